@@ -1,0 +1,567 @@
+//! The file source's document: a TOML or YAML list of workspaces.
+//!
+//! Only reads text; [`super::watch`] follows the file.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use arrayvec::ArrayString;
+use toml_span::{
+    DeserError, Deserialize, Error, Span, Value,
+    de_helpers::TableHelper,
+    value::ValueInner,
+};
+
+use super::{
+    Admission, Destination, Endpoint, EndpointName, Grant, Grantee, Person, Phase, Workspace,
+    WorkspaceId,
+};
+use crate::config::document::{self, Format, Mistakes, choice, mistake};
+
+/// Reads a list of workspaces. `issuers` are the configured names of the issuers: a record that
+/// names a person by subject or username, or a group, must say whose it is when there are several.
+///
+/// # Errors
+/// Every mistake in the text, with its line.
+pub fn parse(
+    file: &str,
+    text: &str,
+    format: Format,
+    issuers: &BTreeSet<&str>,
+) -> Result<Vec<Workspace>, Mistakes> {
+    let list = document::read::<List>(file, text, format)?;
+    let mut errors = Vec::new();
+    let mut seen = HashSet::new();
+    let mut workspaces = Vec::with_capacity(list.0.len());
+    for record in list.0 {
+        for used in &record.issuers {
+            check_issuer(used, issuers, &mut errors);
+        }
+        if !seen.insert(record.workspace.id.clone()) {
+            let id = &record.workspace.id;
+            errors.push(mistake(record.span, format!("the workspace '{id}' is listed twice")));
+        }
+        workspaces.push(record.workspace);
+    }
+    if errors.is_empty() {
+        Ok(workspaces)
+    } else {
+        Err(document::mistakes(file, text, DeserError { errors }))
+    }
+}
+
+fn check_issuer(used: &IssuerUse, issuers: &BTreeSet<&str>, errors: &mut Vec<Error>) {
+    let names = || issuers.iter().copied().collect::<Vec<_>>().join(", ");
+    match used.name.as_deref() {
+        Some(name) if !issuers.contains(name) => errors.push(mistake(
+            used.span,
+            format!("the issuer '{name}' is not configured: expected one of {}", names()),
+        )),
+        None if used.needed && issuers.len() > 1 => errors.push(mistake(
+            used.span,
+            format!(
+                "add 'issuer': a subject, username or group means someone else at each issuer, and \
+                 several are configured ({})",
+                names()
+            ),
+        )),
+        _ => {}
+    }
+}
+
+struct List(Vec<Record>);
+
+impl<'de> Deserialize<'de> for List {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        let mut table = TableHelper::new(value)?;
+        let list = table.required("workspaces");
+        table.finalize(None)?;
+        Ok(Self(list?))
+    }
+}
+
+/// A workspace with what can only be checked against the configuration.
+struct Record {
+    workspace: Workspace,
+    span: Span,
+    issuers: Vec<IssuerUse>,
+}
+
+/// A place where a record names an issuer, or would have to when several are configured.
+struct IssuerUse {
+    name: Option<Box<str>>,
+    span: Span,
+    needed: bool,
+}
+
+impl<'de> Deserialize<'de> for Record {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        let span = value.span;
+        let mut table = TableHelper::new(value)?;
+        let id = table.required::<RawId>("id");
+        let owner = table.required_s::<RawPerson>("owner");
+        let organization = table.optional::<Filled>("organization");
+        let phase = table.required::<RawPhase>("phase");
+        let admission = table.optional::<RawAdmission>("admission").map_or(Admission::Grants, |a| a.0);
+        let destination = table.optional_s::<RawDestination>("destination");
+        let grants = table.optional::<Vec<RawGrant>>("grants").unwrap_or_default();
+        let mut raw_endpoints = table.optional::<Vec<RawEndpoint>>("ports").unwrap_or_default();
+        raw_endpoints.extend(table.optional::<Vec<RawApp>>("apps").unwrap_or_default().into_iter().map(|a| a.0));
+
+        let mut endpoints = Vec::new();
+        let mut address = None;
+        if let Some(destination) = destination {
+            if let Destination::Address(at) = &destination.value.0 {
+                address = Some(at.ip());
+            }
+            endpoints.push(Endpoint {
+                name: EndpointName::Main,
+                admission,
+                destination: destination.value.0,
+            });
+        }
+        for raw in raw_endpoints {
+            let span = raw.span;
+            match raw.endpoint(admission, address) {
+                Err(message) => table.errors.push(mistake(span, message)),
+                Ok(endpoint) if endpoints.iter().any(|e| e.name == endpoint.name) => {
+                    table.errors.push(mistake(span, format!("{} is listed twice", endpoint.name)));
+                }
+                Ok(endpoint) => endpoints.push(endpoint),
+            }
+        }
+        if endpoints.is_empty() && table.errors.is_empty() {
+            table.errors.push(mistake(
+                span,
+                "the workspace has no way in: expected 'destination', or 'ports' with destinations",
+            ));
+        }
+        table.finalize(None)?;
+
+        let owner = owner?;
+        let mut issuers = vec![IssuerUse::of_person(&owner.value.0, owner.span)];
+        issuers.extend(grants.iter().map(RawGrant::issuer_use));
+        Ok(Self {
+            workspace: Workspace {
+                id: id?.0,
+                organization: organization.map(|o| o.0),
+                owner_label: owner.value.0.to_string().into(),
+                owner: owner.value.0,
+                grants: grants.into_iter().map(|g| g.grant).collect(),
+                phase: phase?.0,
+                address,
+                endpoints,
+            },
+            span,
+            issuers,
+        })
+    }
+}
+
+impl IssuerUse {
+    fn of_person(person: &Person, span: Span) -> Self {
+        let needed = person.subject.is_some() || person.username.is_some();
+        Self { name: person.issuer.clone(), span, needed }
+    }
+}
+
+struct RawPerson(Person);
+
+impl<'de> Deserialize<'de> for RawPerson {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        let span = value.span;
+        let mut table = TableHelper::new(value)?;
+        let mut text = |key| table.optional::<Filled>(key).map(|t| t.0);
+        let person = Person {
+            issuer: text("issuer"),
+            subject: text("subject"),
+            email: text("email").map(|e| e.to_lowercase().into()),
+            username: text("username"),
+        };
+        if table.errors.is_empty() && person.subject.is_none() && person.email.is_none() && person.username.is_none() {
+            table.errors.push(mistake(
+                span,
+                "a person is named by at least one of 'subject', 'email' and 'username'",
+            ));
+        }
+        table.finalize(None)?;
+        Ok(Self(person))
+    }
+}
+
+struct RawGrant {
+    grant: Grant,
+    span: Span,
+}
+
+impl RawGrant {
+    fn issuer_use(&self) -> IssuerUse {
+        match &self.grant.to {
+            Grantee::User(person) => IssuerUse::of_person(person, self.span),
+            Grantee::Group { issuer, .. } => {
+                IssuerUse { name: issuer.clone(), span: self.span, needed: true }
+            }
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for RawGrant {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        let span = value.span;
+        let mut table = TableHelper::new(value)?;
+        let user = table.optional::<RawPerson>("user");
+        let group = table.optional::<Filled>("group");
+        let issuer = table.optional::<Filled>("issuer").map(|t| t.0);
+        let endpoints = table
+            .optional::<Vec<RawEndpointName>>("endpoints")
+            .map(|names| names.into_iter().map(|n| n.0).collect());
+        let to = match (user, group) {
+            (Some(user), None) if issuer.is_none() => Some(Grantee::User(user.0)),
+            (None, Some(group)) => Some(Grantee::Group { issuer, name: group.0 }),
+            _ if !table.errors.is_empty() => None,
+            (Some(_), None) => {
+                table.errors.push(mistake(span, "put 'issuer' into the 'user' table"));
+                None
+            }
+            _ => {
+                table.errors.push(mistake(span, "a grant has either 'user' or 'group'"));
+                None
+            }
+        };
+        table.finalize(None)?;
+        let to = to.ok_or_else(|| mistake(span, "a grant has either 'user' or 'group'"))?;
+        Ok(Self { grant: Grant { to, endpoints }, span })
+    }
+}
+
+/// An entry of `ports` or `apps` before it inherits from its workspace.
+struct RawEndpoint {
+    name: EndpointName,
+    admission: Option<Admission>,
+    destination: Option<Destination>,
+    span: Span,
+}
+
+impl RawEndpoint {
+    fn endpoint(self, inherited: Admission, address: Option<IpAddr>) -> Result<Endpoint, String> {
+        let destination = match (self.destination, &self.name, address) {
+            (Some(destination), _, _) => destination,
+            (None, EndpointName::Port(port), Some(ip)) => {
+                Destination::Address(SocketAddr::new(ip, *port))
+            }
+            (None, name, _) => {
+                return Err(format!(
+                    "{name} needs a 'destination': the workspace's own gives it no address"
+                ));
+            }
+        };
+        let admission = self.admission.unwrap_or(inherited);
+        Ok(Endpoint { name: self.name, admission, destination })
+    }
+
+    fn read<'de, N>(value: &mut Value<'de>, key: &'static str) -> Result<Self, DeserError>
+    where
+        N: Deserialize<'de> + Into<EndpointName>,
+    {
+        let span = value.span;
+        let mut table = TableHelper::new(value)?;
+        let name = table.required::<N>(key);
+        let admission = table.optional::<RawAdmission>("admission").map(|a| a.0);
+        let destination = table.optional::<RawDestination>("destination").map(|d| d.0);
+        table.finalize(None)?;
+        Ok(Self { name: name?.into(), admission, destination, span })
+    }
+}
+
+impl<'de> Deserialize<'de> for RawEndpoint {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        Self::read::<Port>(value, "port")
+    }
+}
+
+struct RawApp(RawEndpoint);
+
+impl<'de> Deserialize<'de> for RawApp {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        RawEndpoint::read::<App>(value, "app").map(Self)
+    }
+}
+
+struct Port(u16);
+
+impl<'de> Deserialize<'de> for Port {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        match u16::deserialize(value)? {
+            0 => Err(mistake(value.span, "expected a port from 1 to 65535, found 0").into()),
+            port => Ok(Self(port)),
+        }
+    }
+}
+
+impl From<Port> for EndpointName {
+    fn from(port: Port) -> Self {
+        Self::Port(port.0)
+    }
+}
+
+struct App(ArrayString<63>);
+
+impl<'de> Deserialize<'de> for App {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        let text = value.take_string(None)?;
+        let clean = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        match ArrayString::from(&text) {
+            Ok(name) if !name.is_empty() && name.bytes().all(clean) => Ok(Self(name)),
+            _ => Err(mistake(
+                value.span,
+                "expected an app name: 1 to 63 lower-case letters, digits or '-'",
+            )
+            .into()),
+        }
+    }
+}
+
+impl From<App> for EndpointName {
+    fn from(app: App) -> Self {
+        Self::App(app.0)
+    }
+}
+
+/// An endpoint as grants name it: `main`, a port number, or `app:NAME`.
+struct RawEndpointName(EndpointName);
+
+impl<'de> Deserialize<'de> for RawEndpointName {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        if value.as_integer().is_some() {
+            return Port::deserialize(value).map(|port| Self(port.into()));
+        }
+        let text = value.take_string(Some("a port number, \"main\" or \"app:NAME\""))?;
+        if text == "main" {
+            return Ok(Self(EndpointName::Main));
+        }
+        let Some(app) = text.strip_prefix("app:") else {
+            return Err(mistake(
+                value.span,
+                format!("expected a port number, \"main\" or \"app:NAME\", found {text:?}"),
+            )
+            .into());
+        };
+        let mut app = Value::with_span(ValueInner::String(app.to_owned().into()), value.span);
+        App::deserialize(&mut app).map(|app| Self(app.into()))
+    }
+}
+
+struct RawPhase(Phase);
+
+impl<'de> Deserialize<'de> for RawPhase {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        choice(value, &[
+            ("unknown", Phase::Unknown),
+            ("provisioning", Phase::Provisioning),
+            ("running", Phase::Running),
+            ("updating", Phase::Updating),
+            ("interrupted", Phase::Interrupted),
+            ("stopping", Phase::Stopping),
+            ("stopped", Phase::Stopped),
+            ("deleted", Phase::Deleted),
+            ("failed", Phase::Failed),
+        ])
+        .map(Self)
+    }
+}
+
+struct RawAdmission(Admission);
+
+impl<'de> Deserialize<'de> for RawAdmission {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        choice(value, &[
+            ("owner", Admission::Owner),
+            ("grants", Admission::Grants),
+            ("organization", Admission::Organization),
+            ("authenticated", Admission::Authenticated),
+            ("public", Admission::Public),
+        ])
+        .map(Self)
+    }
+}
+
+struct RawDestination(Destination);
+
+impl<'de> Deserialize<'de> for RawDestination {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        let text = value.take_string(None)?;
+        let backend_byte =
+            |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b':');
+        if let Some(name) = text.strip_prefix("backend:") {
+            if !name.is_empty() && name.bytes().all(backend_byte) {
+                return Ok(Self(Destination::Backend(name.into())));
+            }
+        } else if let Ok(address) = text.parse::<SocketAddr>()
+            && address.port() != 0
+            && !address.ip().is_unspecified()
+        {
+            return Ok(Self(Destination::Address(address)));
+        }
+        Err(mistake(
+            value.span,
+            format!("expected \"IP:PORT\", \"[IPv6]:PORT\" or \"backend:NAME\", found {text:?}"),
+        )
+        .into())
+    }
+}
+
+/// Text that is not empty and has no control characters, which would reach headers and logs.
+struct Filled(Box<str>);
+
+impl<'de> Deserialize<'de> for Filled {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        let text = value.take_string(None)?;
+        if text.is_empty() || text.chars().any(char::is_control) {
+            return Err(mistake(value.span, "expected text without control characters").into());
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+struct RawId(WorkspaceId);
+
+impl<'de> Deserialize<'de> for RawId {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        document::parsed(value).map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WHOLE: &str = r#"
+workspaces:
+  - id: pinkpanda-demo-ns35kd21abc
+    owner: { subject: "00u1", email: Alice@Example.com }
+    organization: acme
+    phase: running
+    destination: 10.1.2.3:23000
+    grants:
+      - user: { email: bob@example.com }
+        endpoints: [3000, main, "app:web"]
+      - group: devs
+    ports:
+      - port: 3000
+        admission: public
+      - { port: 4000, destination: "backend:shared" }
+    apps:
+      - { app: web, admission: owner, destination: "[2001:db8::1]:80" }
+"#;
+
+    fn yaml(text: &str, issuers: &[&str]) -> Result<Vec<Workspace>, Mistakes> {
+        parse("w.yaml", text, Format::Yaml, &issuers.iter().copied().collect())
+    }
+
+    fn messages(result: Result<Vec<Workspace>, Mistakes>) -> Vec<String> {
+        result.unwrap_err().as_slice().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn a_whole_record_is_read() {
+        let workspaces = yaml(WHOLE, &["corp"]).unwrap();
+        let [workspace] = workspaces.as_slice() else { panic!("{workspaces:?}") };
+        assert_eq!(workspace.owner.email.as_deref(), Some("alice@example.com"));
+        assert_eq!(&*workspace.owner_label, "alice@example.com");
+        let endpoints: Vec<_> = workspace
+            .endpoints
+            .iter()
+            .map(|e| format!("{} {} {}", e.name, e.admission, e.destination))
+            .collect();
+        assert_eq!(
+            endpoints,
+            [
+                "main grants 10.1.2.3:23000",
+                "port:3000 public 10.1.2.3:3000",
+                "port:4000 grants backend:shared",
+                "app:web owner [2001:db8::1]:80",
+            ]
+        );
+        assert_eq!(workspace.grants[0].endpoints.as_ref().unwrap().len(), 3);
+        assert_eq!(workspace.grants[1].endpoints, None);
+    }
+
+    #[test]
+    fn toml_says_the_same() {
+        let text = "[[workspaces]]\nid = 'a'\nowner = { username = 'alice' }\nphase = 'running'\ndestination = '10.0.0.1:80'\n";
+        let workspaces = parse("w.toml", text, Format::Toml, &BTreeSet::from(["corp"])).unwrap();
+        assert_eq!(workspaces[0].id.as_str(), "a");
+    }
+
+    #[test]
+    fn an_empty_list_is_a_list_and_an_empty_file_is_not() {
+        assert_eq!(yaml("workspaces: []\n", &[]).unwrap(), []);
+        assert!(yaml("", &[]).is_err());
+        assert!(yaml("workspaces:\n", &[]).is_err());
+    }
+
+    #[test]
+    fn every_mistake_in_the_list_is_reported() {
+        let text = "\
+workspaces:
+  - id: A
+    owner: {}
+    phase: runing
+    destination: somewhere
+  - id: b
+    owner: { subject: 123 }
+    phase: running
+    ports: [{ port: 0 }]
+";
+        assert_eq!(
+            messages(yaml(text, &["corp"])),
+            [
+                "w.yaml:2:9: a workspace id has 1 to 128 lower-case letters, digits, '-', '_' or '.', found \"A\"",
+                "w.yaml:3:12: a person is named by at least one of 'subject', 'email' and 'username'",
+                "w.yaml:4:12: expected one of unknown, provisioning, running, updating, interrupted, stopping, stopped, deleted, failed; found \"runing\"",
+                "w.yaml:5:18: expected \"IP:PORT\", \"[IPv6]:PORT\" or \"backend:NAME\", found \"somewhere\"",
+                "w.yaml:7:23: expected a string, found integer: put it in quotes",
+                "w.yaml:9:21: expected a port from 1 to 65535, found 0",
+            ]
+        );
+    }
+
+    #[test]
+    fn with_several_issuers_a_subject_must_say_whose_it_is() {
+        let text = "\
+workspaces:
+  - id: a
+    owner: { subject: x }
+    phase: running
+    destination: 10.0.0.1:80
+    grants:
+      - group: devs
+      - { group: devs, issuer: nobody }
+      - user: { email: a@example.com }
+";
+        assert!(yaml(text, &["corp"]).unwrap_err().as_slice().len() == 1);
+        let found = messages(yaml(text, &["corp", "partner"]));
+        assert_eq!(found.len(), 3, "{found:?}");
+        assert!(found[0].starts_with("w.yaml:3:12: add 'issuer'"), "{found:?}");
+        assert!(found[2].contains("'nobody' is not configured"), "{found:?}");
+    }
+
+    #[test]
+    fn a_workspace_listed_twice_is_refused() {
+        let one = "  - { id: a, owner: { subject: x }, phase: running, destination: 10.0.0.1:80 }\n";
+        let found = messages(yaml(&format!("workspaces:\n{one}{one}"), &["corp"]));
+        assert_eq!(found, ["w.yaml:3:5: the workspace 'a' is listed twice"]);
+    }
+
+    #[test]
+    fn unspecified_destinations_are_refused() {
+        for destination in ["0.0.0.0:80", "10.0.0.1:0", "backend:", "backend:a b", "[::]:80"] {
+            let text = format!(
+                "workspaces:\n  - {{ id: a, owner: {{ subject: x }}, phase: running, destination: {destination:?} }}\n"
+            );
+            assert!(yaml(&text, &["corp"]).is_err(), "{destination}");
+        }
+    }
+}
