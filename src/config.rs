@@ -1,2 +1,152 @@
-//! temporary
+//! The configuration: what is meant. What was typed is read by [`file`], with every mistake at once.
+
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
+
+use thiserror::Error;
+use url::Url;
+
+use crate::{
+    decision::Policy,
+    identity::{Profile, provider::Schedule},
+    workspace::pattern::PatternSpec,
+};
+
 pub mod document;
+mod file;
+
+use document::{Format, Mistakes};
+
+/// A configuration that holds together.
+#[derive(Debug)]
+pub struct Config {
+    /// Where HAProxy reaches the agent.
+    pub agent: Agent,
+    /// Whose tokens count; at least one, with different names and identifiers.
+    pub issuers: Vec<Issuer>,
+    /// Which hosts are workspaces; at least one.
+    pub hosts: Vec<PatternSpec>,
+    /// The list of workspaces.
+    pub workspaces: PathBuf,
+    /// What holds for all workspaces.
+    pub policy: Policy,
+    /// Where decisions are recorded.
+    pub audit: Audit,
+}
+
+/// How the agent serves HAProxy.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Agent {
+    /// The listeners; at least one.
+    pub listen: Vec<Listen>,
+    /// The mode of unix sockets.
+    pub socket_mode: u32,
+    /// Threads that serve connections.
+    pub workers: usize,
+    /// Every question is answered within this time; shorter than HAProxy's `timeout processing`.
+    pub answer_within: Duration,
+    /// The most connections at once.
+    pub connections: usize,
+    /// The most requests that wait for keys at once, over all connections.
+    pub waiting: usize,
+    /// The most verified tokens that are remembered.
+    pub tokens: u64,
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// TCP.
+    Tcp(SocketAddr),
+    /// A unix stream socket.
+    Unix(PathBuf),
+}
+
+/// Why a text is not an address to listen on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("expected \"unix:/path/to/socket\" or \"IP:PORT\"")]
+pub struct ListenError;
+
+/// An issuer and how its keys are fetched.
+#[derive(Debug)]
+pub struct Issuer {
+    /// What it is trusted to say.
+    pub profile: Arc<Profile>,
+    /// The key set's address, instead of discovery.
+    pub jwks_uri: Option<Url>,
+    /// Certificates of a private authority, PEM.
+    pub authority: Option<PathBuf>,
+    /// When keys are fetched.
+    pub schedule: Schedule,
+}
+
+/// Where decisions are recorded.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// The file, or standard output.
+    pub file: Option<PathBuf>,
+    /// How many records may wait to be written.
+    pub queue: usize,
+}
+
+impl Config {
+    /// Reads a configuration file. Paths in it are relative to its directory.
+    ///
+    /// # Errors
+    /// The file cannot be read, or the mistakes in it, all of them.
+    pub fn load(path: &Path) -> Result<Self, Mistakes> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Mistakes::whole(&name, format!("cannot read the configuration: {e}")))?;
+        let format = Format::of(path).unwrap_or(Format::Toml);
+        let mut config: Self = document::read(&name, &text, format)?;
+        config.resolve(path.parent().unwrap_or(Path::new("")));
+        Ok(config)
+    }
+
+    /// The configured names of the issuers.
+    #[must_use]
+    pub fn issuer_names(&self) -> BTreeSet<&str> {
+        self.issuers.iter().map(|issuer| &*issuer.profile.name).collect()
+    }
+
+    fn resolve(&mut self, directory: &Path) {
+        let resolve = |path: &mut PathBuf| *path = directory.join(&*path);
+        resolve(&mut self.workspaces);
+        self.audit.file.iter_mut().for_each(resolve);
+        self.issuers.iter_mut().filter_map(|i| i.authority.as_mut()).for_each(resolve);
+        for listen in &mut self.agent.listen {
+            if let Listen::Unix(path) = listen {
+                resolve(path);
+            }
+        }
+    }
+}
+
+impl FromStr for Listen {
+    type Err = ListenError;
+
+    fn from_str(text: &str) -> Result<Self, ListenError> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err(ListenError),
+            Some(path) => Ok(Self::Unix(path.into())),
+            None => text.parse().map(Self::Tcp).map_err(|_| ListenError),
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! Follows the file of workspaces and publishes each good version at once.
+//!
+//! A version that cannot be read keeps the last good one and says so. The directory is watched, not
+//! the file, so that replacing the file by renaming (editors, Kubernetes volumes) is seen too.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{Workspace, file, registry::Registry};
+use crate::config::document::{Format, Mistakes};
+
+/// A file is also looked at this often, should an event be lost.
+const SWEEP: Duration = Duration::from_secs(5);
+/// A file of more bytes than this is refused.
+pub const MAX_FILE: u64 = 256 << 20;
+
+/// The file source.
+pub struct FileSource {
+    path: PathBuf,
+    issuers: BTreeSet<Box<str>>,
+    registry: Arc<Registry>,
+    last: Option<Vec<u8>>,
+}
+
+impl FileSource {
+    /// A source that publishes into `registry`.
+    #[must_use]
+    pub fn new(path: PathBuf, issuers: &BTreeSet<&str>, registry: Arc<Registry>) -> Self {
+        let issuers = issuers.iter().map(|name| Box::from(*name)).collect();
+        Self { path, issuers, registry, last: None }
+    }
+
+    /// Reads the file now and publishes it, if it is new and good.
+    ///
+    /// # Errors
+    /// The mistakes in it; the last good version stays.
+    pub fn load(&mut self) -> Result<(), Mistakes> {
+        let name = self.path.display().to_string();
+        let bytes = read(&self.path).map_err(|error| Mistakes::whole(&name, error))?;
+        if self.last.as_deref() == Some(&*bytes) {
+            return Ok(());
+        }
+        let parsed = self.parse(&name, &bytes);
+        // Also after a failure: one broken version is reported once, not every few seconds.
+        self.last = Some(bytes);
+        let workspaces = parsed?;
+        let count = workspaces.len();
+        self.registry.replace(workspaces);
+        info!(file = %name, workspaces = count, "workspaces loaded");
+        Ok(())
+    }
+
+    fn parse(&self, name: &str, bytes: &[u8]) -> Result<Vec<Workspace>, Mistakes> {
+        let text = std::str::from_utf8(bytes)
+            .map_err(|error| Mistakes::whole(name, format!("not UTF-8: {error}")))?;
+        let format = Format::of(&self.path).unwrap_or(Format::Yaml);
+        file::parse(name, text, format, &self.issuers.iter().map(|n| &**n).collect())
+    }
+
+    /// Follows the file until cancelled.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let (sender, mut events) = mpsc::channel(1);
+        let _watcher = match watch(&self.path, sender) {
+            Ok(watcher) => Some(watcher),
+            Err(error) => {
+                warn!(file = %self.path.display(), %error, every = ?SWEEP, "cannot watch the directory: looking at the file now and then");
+                None
+            }
+        };
+        let mut missing = false;
+        loop {
+            match self.load() {
+                Ok(()) => missing = false,
+                Err(mistakes) => {
+                    // A file that stays away is reported once.
+                    let gone = mistakes.as_slice().iter().all(|m| m.place.is_none());
+                    if !(gone && missing) {
+                        error!("the file of workspaces is broken, the last good one stays:\n{mistakes}");
+                    }
+                    missing = gone;
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = events.recv() => {}
+                () = tokio::time::sleep(SWEEP) => {}
+            }
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    use std::io::Read;
+    let file = std::fs::File::open(path).map_err(|e| format!("cannot read the file: {e}"))?;
+    let mut bytes = Vec::new();
+    let read = file.take(MAX_FILE + 1).read_to_end(&mut bytes);
+    read.map_err(|e| format!("cannot read the file: {e}"))?;
+    if u64::try_from(bytes.len()).is_ok_and(|n| n <= MAX_FILE) {
+        Ok(bytes)
+    } else {
+        Err(format!("the file is larger than {MAX_FILE} bytes"))
+    }
+}
+
+fn watch(path: &Path, events: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        let changed = event.is_ok_and(|e| match e.kind {
+            // Our own reading must not wake us.
+            EventKind::Access(kind) => {
+                kind == notify::event::AccessKind::Close(notify::event::AccessMode::Write)
+            }
+            _ => true,
+        });
+        if changed {
+            // One event waiting says all there is to say.
+            let _ = events.try_send(());
+        }
+    })?;
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    watcher.watch(directory, RecursiveMode::NonRecursive)?;
+    Ok(watcher)
+}

@@ -1,0 +1,216 @@
+//! Every outcome: its stable id, its verdict, its HTTP status.
+//!
+//! A new reason is one line in [`Reason::row`] and one in [`Reason::ALL`].
+
+use std::fmt;
+
+use crate::identity::Refusal;
+
+/// What is to happen to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Verdict {
+    /// It travels on.
+    Allow,
+    /// It is refused until somebody signs in.
+    SignIn,
+    /// It is refused.
+    Deny,
+    /// It is refused because nobody can tell at the moment.
+    Unavailable,
+}
+
+/// Why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// The owner asks.
+    Owner,
+    /// The workspace was granted to the user.
+    GrantedUser,
+    /// The workspace was granted to a group of the user.
+    GrantedGroup,
+    /// The endpoint is open to the user's organization.
+    Organization,
+    /// The endpoint is open to everyone signed in.
+    Authenticated,
+    /// The endpoint is open to everyone.
+    Public,
+    /// No credential.
+    CredentialMissing,
+    /// A credential that does not count.
+    Refused(Refusal),
+    /// The request has no host.
+    HostMissing,
+    /// The host is not a host name.
+    HostInvalid,
+    /// The request has several hosts.
+    HostRepeated,
+    /// The request has several Authorization headers.
+    AuthorizationRepeated,
+    /// The request has several Cookie headers.
+    CookieRepeated,
+    /// No pattern matches the host.
+    HostUnmatched,
+    /// The identity has no right to the endpoint.
+    NotPermitted,
+    /// The workspace does not declare the endpoint.
+    EndpointUndeclared,
+    /// There is no such workspace.
+    WorkspaceUnknown,
+    /// The workspace is not running.
+    WorkspaceStopped,
+    /// The workspace is on its way up.
+    WorkspaceStarting,
+    /// The workspace is expected back.
+    WorkspaceInterrupted,
+    /// No source has delivered its workspaces yet.
+    WorkspacesNotLoaded,
+    /// The issuer's keys could not be fetched.
+    KeysUnavailable,
+    /// HAProxy asked with a message or argument that is not the shipped configuration's.
+    MessageUnknown,
+    /// Too many requests wait for an answer.
+    Overloaded,
+    /// No answer in time.
+    Deadline,
+    /// The record of the decision could not be kept.
+    AuditUnavailable,
+    /// A fault of ours.
+    Internal,
+}
+
+impl Reason {
+    /// All reasons but the refusals of credentials ([`Refusal::ALL`]).
+    pub const ALL: [Self; 26] = [
+        Self::Owner,
+        Self::GrantedUser,
+        Self::GrantedGroup,
+        Self::Organization,
+        Self::Authenticated,
+        Self::Public,
+        Self::CredentialMissing,
+        Self::HostMissing,
+        Self::HostInvalid,
+        Self::HostRepeated,
+        Self::AuthorizationRepeated,
+        Self::CookieRepeated,
+        Self::HostUnmatched,
+        Self::NotPermitted,
+        Self::EndpointUndeclared,
+        Self::WorkspaceUnknown,
+        Self::WorkspaceStopped,
+        Self::WorkspaceStarting,
+        Self::WorkspaceInterrupted,
+        Self::WorkspacesNotLoaded,
+        Self::KeysUnavailable,
+        Self::MessageUnknown,
+        Self::Overloaded,
+        Self::Deadline,
+        Self::AuditUnavailable,
+        Self::Internal,
+    ];
+
+    /// The stable id: what HAProxy, the audit trail and the documentation call it.
+    #[must_use]
+    pub const fn id(self) -> &'static str {
+        self.row().0
+    }
+
+    /// What is to happen.
+    #[must_use]
+    pub const fn verdict(self) -> Verdict {
+        self.row().1
+    }
+
+    /// The HTTP status for the client; 200 stands for "allowed" and is never sent by us.
+    #[must_use]
+    pub const fn status(self) -> u16 {
+        self.row().2
+    }
+
+    const fn row(self) -> (&'static str, Verdict, u16) {
+        use Verdict::{Allow, Deny, SignIn, Unavailable};
+        match self {
+            Self::Owner => ("owner", Allow, 200),
+            Self::GrantedUser => ("granted_user", Allow, 200),
+            Self::GrantedGroup => ("granted_group", Allow, 200),
+            Self::Organization => ("organization", Allow, 200),
+            Self::Authenticated => ("authenticated", Allow, 200),
+            Self::Public => ("public", Allow, 200),
+            Self::CredentialMissing => ("credential_missing", SignIn, 401),
+            Self::Refused(refusal) => (refusal.id(), Deny, 401),
+            Self::HostMissing => ("host_missing", Deny, 400),
+            Self::HostInvalid => ("host_invalid", Deny, 400),
+            Self::HostRepeated => ("host_repeated", Deny, 400),
+            Self::AuthorizationRepeated => ("authorization_repeated", Deny, 400),
+            Self::CookieRepeated => ("cookie_repeated", Deny, 400),
+            Self::HostUnmatched => ("host_unmatched", Deny, 421),
+            Self::NotPermitted => ("not_permitted", Deny, 403),
+            Self::EndpointUndeclared => ("endpoint_undeclared", Deny, 403),
+            Self::WorkspaceUnknown => ("workspace_unknown", Deny, 404),
+            Self::WorkspaceStopped => ("workspace_stopped", Deny, 404),
+            Self::WorkspaceStarting => ("workspace_starting", Unavailable, 503),
+            Self::WorkspaceInterrupted => ("workspace_interrupted", Unavailable, 503),
+            Self::WorkspacesNotLoaded => ("workspaces_not_loaded", Unavailable, 503),
+            Self::KeysUnavailable => ("keys_unavailable", Unavailable, 503),
+            Self::MessageUnknown => ("message_unknown", Unavailable, 503),
+            Self::Overloaded => ("overloaded", Unavailable, 503),
+            Self::Deadline => ("deadline", Unavailable, 503),
+            Self::AuditUnavailable => ("audit_unavailable", Unavailable, 503),
+            Self::Internal => ("internal", Unavailable, 503),
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.id())
+    }
+}
+
+impl Verdict {
+    /// The stable id.
+    #[must_use]
+    pub const fn id(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::SignIn => "sign_in",
+            Self::Deny => "deny",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn everything() -> impl Iterator<Item = Reason> {
+        Reason::ALL.into_iter().chain(Refusal::ALL.map(Reason::Refused))
+    }
+
+    #[test]
+    fn ids_are_unique_and_plain() {
+        let mut seen = HashSet::new();
+        for reason in everything() {
+            assert!(seen.insert(reason.id()), "{reason} twice");
+            assert!(reason.id().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{reason}");
+        }
+    }
+
+    #[test]
+    fn only_allowing_reasons_have_status_200() {
+        for reason in everything() {
+            assert_eq!(reason.status() == 200, reason.verdict() == Verdict::Allow, "{reason}");
+            assert!([200, 400, 401, 403, 404, 421, 503].contains(&reason.status()), "{reason}");
+        }
+    }
+
+    #[test]
+    fn refusals_can_stand_in_a_header() {
+        for refusal in Refusal::ALL {
+            assert!(refusal.describe().bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\'));
+        }
+    }
+}

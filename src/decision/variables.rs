@@ -1,0 +1,104 @@
+//! What HAProxy is told: the variables of a decision, `txn.identity.*` there.
+
+use std::{fmt::Write as _, net::IpAddr};
+
+use arrayvec::ArrayString;
+
+use super::{Decision, Reason, Verdict};
+use crate::{
+    request::{Request, cookie},
+    workspace::Destination,
+};
+
+/// The id of one decision: when it was made, by which run of the agent, and its number there.
+pub type DecisionId = ArrayString<40>;
+
+/// The value of a variable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value<'a> {
+    /// true or false.
+    Bool(bool),
+    /// A number.
+    Int(u32),
+    /// An address.
+    Ip(IpAddr),
+    /// Text, or bytes of a header.
+    Text(&'a [u8]),
+}
+
+/// Gives every variable of the decision to `set`, `allow` and `reason` first.
+pub fn each(
+    decision: &Decision,
+    request: &Request<'_>,
+    id: &DecisionId,
+    mut set: impl FnMut(&'static str, Value<'_>),
+) {
+    let allowed = decision.verdict() == Verdict::Allow;
+    set("allow", Value::Bool(allowed));
+    set("reason", Value::Text(decision.reason.id().as_bytes()));
+    set("decision_id", Value::Text(id.as_bytes()));
+    if !allowed {
+        set("status", Value::Int(decision.reason.status().into()));
+        challenge(decision.reason, |value| set("www_authenticate", Value::Text(value.as_bytes())));
+    }
+    if let Some(identity) = &decision.identity {
+        set("user", Value::Text(identity.label().as_bytes()));
+        set("subject", Value::Text(identity.subject.as_bytes()));
+        set("issuer", Value::Text(identity.issuer.issuer.as_str().as_bytes()));
+        if let Some(email) = &identity.email {
+            set("email", Value::Text(email.as_bytes()));
+        }
+        if !identity.groups_joined.is_empty() {
+            set("groups", Value::Text(identity.groups_joined.as_bytes()));
+        }
+    }
+    if let Some(workspace) = &decision.workspace {
+        set("workspace", Value::Text(workspace.id.as_str().as_bytes()));
+        set("owner", Value::Text(workspace.owner_label.as_bytes()));
+        if let Some(endpoint) = &decision.endpoint {
+            let mut text = ArrayString::<80>::new();
+            // An endpoint's name is at most "app:" and 63 bytes.
+            let _ = write!(text, "{endpoint}");
+            set("endpoint", Value::Text(text.as_bytes()));
+        }
+    }
+    if allowed {
+        travel(decision, request, set);
+    }
+}
+
+/// Where an allowed request goes, and what may travel on.
+fn travel(decision: &Decision, request: &Request<'_>, mut set: impl FnMut(&'static str, Value<'_>)) {
+    match &decision.destination {
+        Some(Destination::Address(address)) => {
+            set("dst_ip", Value::Ip(address.ip()));
+            set("dst_port", Value::Int(address.port().into()));
+        }
+        Some(Destination::Backend(name)) => set("backend", Value::Text(name.as_bytes())),
+        None => {}
+    }
+    if decision.strip_authorization {
+        set("strip_authorization", Value::Bool(true));
+    }
+    if let Some(rest) = request.cookie.and_then(cookie::without_ours) {
+        set("cookie", Value::Text(&rest));
+    }
+}
+
+/// The WWW-Authenticate challenge (RFC 6750 section 3): without an error code when there was no
+/// credential, with one when there was.
+fn challenge(reason: Reason, set: impl FnOnce(&str)) {
+    let mut value = ArrayString::<256>::new();
+    let written = match (reason, reason.status()) {
+        (Reason::Refused(refusal), _) => write!(
+            value,
+            "Bearer realm=\"workspaces\", error=\"invalid_token\", error_description=\"{refusal}\""
+        ),
+        (_, 401) => write!(value, "Bearer realm=\"workspaces\""),
+        (_, 403) => write!(value, "Bearer realm=\"workspaces\", error=\"insufficient_scope\""),
+        _ => return,
+    };
+    if written.is_ok() {
+        set(&value);
+    }
+}

@@ -1,0 +1,102 @@
+//! The way of one request through the stages: request, identity, workspace, decision.
+//!
+//! The live path, `explain` and the tests all go through [`Gate::decide`].
+
+use std::sync::Arc;
+
+use crate::{
+    clock::Timestamp,
+    decision::{self, Decision, Place, Policy, Reason},
+    identity::{
+        Authentication,
+        credential::Credential,
+        issuers::{Issuers, KeyWait, Outcome},
+    },
+    request::Request,
+    workspace::{
+        host::Host,
+        pattern::{HostPatterns, Scratch},
+        registry::{Registry, Snapshot},
+    },
+};
+
+/// Everything a decision is made from.
+pub struct Gate {
+    /// Which hosts are workspaces.
+    pub patterns: HostPatterns,
+    /// Whose tokens count.
+    pub issuers: Issuers,
+    /// The workspaces.
+    pub registry: Arc<Registry>,
+    /// What the operator decided for all workspaces.
+    pub policy: Policy,
+}
+
+/// What came of a request.
+pub enum Step {
+    /// A decision.
+    Done(Decision),
+    /// The decision waits for keys under way; decide again after it, with `may_wait` off.
+    Wait(KeyWait),
+}
+
+impl Gate {
+    /// Decides about one request. Never waits: with `may_wait` it may ask the caller to.
+    #[must_use]
+    pub fn decide(
+        &self,
+        request: &Request<'_>,
+        workspaces: &Snapshot,
+        now: Timestamp,
+        scratch: &mut Scratch,
+        may_wait: bool,
+    ) -> Step {
+        if let Some(reason) = repeated(request) {
+            return Step::Done(Decision::refuse(reason));
+        }
+        let place = self.place(request, scratch);
+        let authentication = match (&place, request.authorization) {
+            // Nobody's host: whatever was sent with it is not looked at.
+            (Place::Matched(..), Some(value)) => match self.authenticate(value, now, may_wait) {
+                Outcome::Settled(authentication) => authentication,
+                Outcome::Wait(keys) => return Step::Wait(keys),
+            },
+            _ => Authentication::Absent,
+        };
+        Step::Done(decision::decide(&place, authentication, workspaces, self.policy))
+    }
+
+    /// What the request's host names.
+    #[must_use]
+    pub fn place(&self, request: &Request<'_>, scratch: &mut Scratch) -> Place {
+        let Some(raw) = request.host else { return Place::Missing };
+        match Host::parse(raw) {
+            Err(error) => Place::Invalid(error),
+            Ok(host) => match self.patterns.resolve(&host, scratch) {
+                Some(target) => Place::Matched(host, target),
+                None => Place::Unmatched(host),
+            },
+        }
+    }
+
+    fn authenticate(&self, authorization: &[u8], now: Timestamp, may_wait: bool) -> Outcome {
+        match Credential::from_authorization(authorization) {
+            Credential::Absent => Outcome::Settled(Authentication::Absent),
+            Credential::Bearer(token) => self.issuers.authenticate(token, now, may_wait),
+        }
+    }
+}
+
+/// HAProxy passes the last of several headers: which one the workspace would heed is unknown, so none
+/// counts.
+fn repeated(request: &Request<'_>) -> Option<Reason> {
+    if request.hosts > 1 {
+        Some(Reason::HostRepeated)
+    } else if request.authorizations > 1 {
+        Some(Reason::AuthorizationRepeated)
+    } else if request.cookies > 1 {
+        Some(Reason::CookieRepeated)
+    } else {
+        None
+    }
+}

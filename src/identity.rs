@@ -1,0 +1,166 @@
+//! A credential becomes an [`Identity`], or a [`Refusal`] that says why not.
+//!
+//! [`credential`] finds the credential in a request, [`jwt`] verifies it against the keys that
+//! [`provider`] keeps fresh, [`cache`] remembers what was verified, [`issuers`] joins them. Nothing
+//! here knows workspaces or decides access.
+
+use std::{fmt, sync::Arc};
+
+use crate::clock::Timestamp;
+
+pub mod cache;
+pub mod claims;
+pub mod credential;
+pub mod issuers;
+pub mod json;
+pub mod jwt;
+pub mod keys;
+pub mod profile;
+pub mod provider;
+
+pub use profile::Profile;
+
+/// A person or machine that an issuer vouched for. Exists only for a verified credential.
+///
+/// No text in it has control characters, so that it can stand in headers and logs.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Who vouches, and how its identities are joined to the people in workspace records.
+    pub issuer: Arc<Profile>,
+    /// The issuer's id of the subject; with the issuer it is the principal (OIDC Core section 5.7).
+    pub subject: Box<str>,
+    /// The e-mail address in lower case, present only if the issuer says it is verified.
+    pub email: Option<Box<str>>,
+    /// The login name.
+    pub username: Option<Box<str>>,
+    /// The groups, as the issuer spells them.
+    pub groups: Vec<Box<str>>,
+    /// The groups joined by commas, without those that have a comma in their name.
+    pub groups_joined: Box<str>,
+    /// The organization.
+    pub organization: Option<Box<str>>,
+    /// When the credential ends, with the issuer's leeway included.
+    pub expires: Timestamp,
+}
+
+impl Identity {
+    /// One word for the person: the login name, else the verified e-mail address, else the subject.
+    #[must_use]
+    pub fn label(&self) -> &str {
+        self.username.as_deref().or(self.email.as_deref()).unwrap_or(&self.subject)
+    }
+}
+
+/// What is known about who asks.
+#[derive(Clone, Debug)]
+pub enum Authentication {
+    /// No credential that is meant for us.
+    Absent,
+    /// A verified one.
+    Known(Arc<Identity>),
+    /// A credential that does not count.
+    Refused(Refusal),
+    /// The issuer's keys are not at hand, so nobody can tell.
+    KeysUnavailable,
+}
+
+/// Why a credential does not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// Not a compact JWS with a JSON header and JSON claims, or one with repeated members.
+    Malformed,
+    /// Longer than is read at all.
+    Oversized,
+    /// An algorithm, or an extension in `crit`, that is not accepted here.
+    Algorithm,
+    /// From no configured issuer.
+    Issuer,
+    /// Signed by a key that its issuer does not publish, or that cannot be told from others.
+    Key,
+    /// The signature does not fit.
+    Signature,
+    /// Over.
+    Expired,
+    /// Not yet valid.
+    NotYetValid,
+    /// Meant for somebody else.
+    Audience,
+    /// A claim is missing or of the wrong type.
+    Claims,
+    /// A JWT of a kind that is no access credential, such as a logout token (RFC 8725 section 3.11).
+    Type,
+    /// Bound to a key or certificate that this request does not prove (RFC 8705, RFC 9449).
+    Bound,
+}
+
+impl Refusal {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Malformed,
+        Self::Oversized,
+        Self::Algorithm,
+        Self::Issuer,
+        Self::Key,
+        Self::Signature,
+        Self::Expired,
+        Self::NotYetValid,
+        Self::Audience,
+        Self::Claims,
+        Self::Type,
+        Self::Bound,
+    ];
+
+    /// The stable id.
+    #[must_use]
+    pub const fn id(self) -> &'static str {
+        match self {
+            Self::Malformed => "token_malformed",
+            Self::Oversized => "token_oversized",
+            Self::Algorithm => "token_algorithm",
+            Self::Issuer => "token_issuer",
+            Self::Key => "token_key",
+            Self::Signature => "token_signature",
+            Self::Expired => "token_expired",
+            Self::NotYetValid => "token_not_yet_valid",
+            Self::Audience => "token_audience",
+            Self::Claims => "token_claims",
+            Self::Type => "token_type",
+            Self::Bound => "token_bound",
+        }
+    }
+
+    /// What was wrong, for the person who sent the token (RFC 6750 section 3 `error_description`;
+    /// no quotes or backslashes).
+    #[must_use]
+    pub const fn describe(self) -> &'static str {
+        match self {
+            Self::Malformed => "the token is not a signed JWT in compact form",
+            Self::Oversized => "the token is too long",
+            Self::Algorithm => "the token uses an algorithm or extension that is not accepted",
+            Self::Issuer => "the token is from an issuer that is not configured",
+            Self::Key => "the token is signed by a key that its issuer does not publish",
+            Self::Signature => "the signature of the token does not fit",
+            Self::Expired => "the token is expired",
+            Self::NotYetValid => "the token is not valid yet",
+            Self::Audience => "the token is meant for another audience",
+            Self::Claims => "a claim of the token is missing or of the wrong type",
+            Self::Type => "the token is of a kind that gives no access",
+            Self::Bound => "the token is bound to a key that the request does not prove",
+        }
+    }
+}
+
+impl Refusal {
+    /// Whether the token may be one of a configured issuer all the same, so that it must not travel
+    /// on to a workspace.
+    #[must_use]
+    pub const fn may_be_ours(self) -> bool {
+        !matches!(self, Self::Malformed | Self::Issuer)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.describe())
+    }
+}

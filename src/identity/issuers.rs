@@ -1,0 +1,118 @@
+//! All configured issuers, and the cache of what they vouched for.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Authentication, Refusal,
+    cache::{TokenCache, Verified},
+    jwt::{Unverified, VerifyError},
+    profile::Profile,
+    provider::Provider,
+};
+use crate::clock::Timestamp;
+
+/// The issuers whose tokens count.
+pub struct Issuers {
+    providers: Vec<Arc<Provider>>,
+    cache: TokenCache,
+}
+
+/// What came of a token.
+pub enum Outcome {
+    /// All that can be known.
+    Settled(Authentication),
+    /// The token names a key that a fetch under way may bring.
+    Wait(KeyWait),
+}
+
+/// The end of a fetch of keys, to be waited for.
+pub struct KeyWait(watch::Receiver<u64>);
+
+impl KeyWait {
+    /// Waits until the fetch has ended, or for `limit`.
+    pub async fn ended(mut self, limit: Duration) {
+        // A closed channel means that nobody fetches any more: nothing to wait for.
+        let _ = tokio::time::timeout(limit, self.0.changed()).await;
+    }
+}
+
+impl Issuers {
+    /// Issuers with a cache for tokens; no two may have the same issuer identifier.
+    #[must_use]
+    pub fn new(providers: Vec<Arc<Provider>>, cache: TokenCache) -> Self {
+        Self { providers, cache }
+    }
+
+    /// The issuers, in the order of the configuration.
+    pub fn profiles(&self) -> impl Iterator<Item = &Arc<Profile>> {
+        self.providers.iter().map(|provider| provider.profile())
+    }
+
+    /// The providers, in the order of the configuration.
+    #[must_use]
+    pub fn providers(&self) -> &[Arc<Provider>] {
+        &self.providers
+    }
+
+    /// Starts the tasks that keep the keys fresh.
+    pub fn spawn(&self, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
+        for provider in &self.providers {
+            let (provider, stop) = (Arc::clone(provider), stop.clone());
+            tasks.spawn(async move { provider.run(stop).await });
+        }
+    }
+
+    /// Verifies a bearer token. With `may_wait`, an unknown key id may give [`Outcome::Wait`]; ask
+    /// again after it, without.
+    #[must_use]
+    pub fn authenticate(&self, token: &[u8], now: Timestamp, may_wait: bool) -> Outcome {
+        let digest = self.cache.digest(token);
+        if let Some(verified) = self.cache.find(&digest, now)
+            && self.is_current(&verified, now)
+        {
+            return Outcome::Settled(Authentication::Known(verified.identity));
+        }
+        let refused = |refusal| Outcome::Settled(Authentication::Refused(refusal));
+        let unverified = match Unverified::inspect(token) {
+            Ok(unverified) => unverified,
+            Err(refusal) => return refused(refusal),
+        };
+        let Some((issuer, provider)) = unverified.issuer().and_then(|name| {
+            self.providers
+                .iter()
+                .enumerate()
+                .find(|(_, provider)| provider.profile().issuer.as_str() == name)
+        }) else {
+            return refused(Refusal::Issuer);
+        };
+        let Some(keys) = provider.keys(now) else {
+            return Outcome::Settled(Authentication::KeysUnavailable);
+        };
+        match unverified.verify(provider.profile(), &keys.set, now) {
+            Ok(identity) => {
+                let identity = Arc::new(identity);
+                let verified =
+                    Verified { identity: Arc::clone(&identity), issuer, key_set: keys.number };
+                self.cache.remember(digest, verified);
+                Outcome::Settled(Authentication::Known(identity))
+            }
+            Err(VerifyError::Refused(refusal)) => refused(refusal),
+            Err(VerifyError::UnknownKey) if may_wait => match provider.refetch() {
+                Some(ended) => Outcome::Wait(KeyWait(ended)),
+                None => refused(Refusal::Key),
+            },
+            Err(VerifyError::UnknownKey) => refused(Refusal::Key),
+        }
+    }
+
+    /// Whether the keys that verified a remembered token are still the issuer's.
+    fn is_current(&self, verified: &Verified, now: Timestamp) -> bool {
+        self.providers
+            .get(verified.issuer)
+            .and_then(|provider| provider.keys(now))
+            .is_some_and(|keys| keys.number == verified.key_set)
+    }
+}

@@ -1,0 +1,159 @@
+//! The one verifier of JWTs (RFC 7515, RFC 7519, RFC 8725).
+//!
+//! The structure is read strictly before any signature work; the signature is jsonwebtoken's to
+//! check, with a key and an algorithm chosen by configuration and key set; the claims are
+//! [`super::claims`]'s. Headers that point at keys (`jwk`, `jku`, `x5u`, `x5c`) are never followed.
+
+use std::sync::Arc;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, Validation, errors::ErrorKind};
+use serde_json::{Map, Value};
+
+use super::{
+    Identity, Refusal, claims, json,
+    keys::{Key, KeySet, Miss},
+    profile::{ALGORITHMS, Profile},
+};
+use crate::clock::Timestamp;
+
+/// The longest token that is read, in bytes.
+pub const MAX_TOKEN: usize = 16 * 1024;
+/// The longest header, in bytes of JSON.
+pub const MAX_HEADER: usize = 2 * 1024;
+
+/// A token that is well formed. Nothing in it is proved.
+pub struct Unverified<'t> {
+    token: &'t str,
+    algorithm: Algorithm,
+    key_id: Option<String>,
+    claims: Map<String, Value>,
+}
+
+/// Why a token was not verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VerifyError {
+    /// The key set has no key of that id; a newer one may.
+    UnknownKey,
+    /// The token does not count.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for VerifyError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+/// The algorithm of that exact name, if it is one that can be accepted at all.
+#[must_use]
+pub fn algorithm(name: &str) -> Option<Algorithm> {
+    ALGORITHMS.iter().find(|(known, _)| *known == name).map(|(_, algorithm)| *algorithm)
+}
+
+impl<'t> Unverified<'t> {
+    /// Reads a token in compact form without trusting it.
+    ///
+    /// # Errors
+    /// Anything but three segments of strict base64url with a JSON object in the first two; repeated
+    /// members; critical extensions; an algorithm that is never accepted; a kind of JWT that gives
+    /// no access.
+    pub fn inspect(token: &'t [u8]) -> Result<Self, Refusal> {
+        if token.len() > MAX_TOKEN {
+            return Err(Refusal::Oversized);
+        }
+        let token = std::str::from_utf8(token).map_err(|_| Refusal::Malformed)?;
+        let mut segments = token.split('.');
+        let (Some(header), Some(payload), Some(signature), None) =
+            (segments.next(), segments.next(), segments.next(), segments.next())
+        else {
+            return Err(Refusal::Malformed);
+        };
+        let decode = |segment| URL_SAFE_NO_PAD.decode(segment).map_err(|_| Refusal::Malformed);
+        let header = decode(header)?;
+        if header.len() > MAX_HEADER {
+            return Err(Refusal::Oversized);
+        }
+        let header = json::object(&header).map_err(|_| Refusal::Malformed)?;
+        let (algorithm, key_id) = read_header(&header)?;
+        if decode(signature)?.is_empty() {
+            return Err(Refusal::Malformed);
+        }
+        let claims = json::object(&decode(payload)?).map_err(|_| Refusal::Malformed)?;
+        Ok(Self { token, algorithm, key_id, claims })
+    }
+
+    /// The issuer the token claims to be from.
+    #[must_use]
+    pub fn issuer(&self) -> Option<&str> {
+        self.claims.get("iss")?.as_str()
+    }
+
+    /// Verifies the token against the issuer it claims to be from. Costs at most one signature
+    /// check.
+    ///
+    /// # Errors
+    /// The first check that fails: algorithm, key, signature, then claims.
+    pub fn verify(
+        &self,
+        profile: &Arc<Profile>,
+        keys: &KeySet,
+        now: Timestamp,
+    ) -> Result<Identity, VerifyError> {
+        if !profile.algorithms.contains(&self.algorithm) {
+            return Err(Refusal::Algorithm.into());
+        }
+        let key = keys.select(self.key_id.as_deref(), self.algorithm).map_err(|miss| match miss {
+            Miss::Unknown => VerifyError::UnknownKey,
+            Miss::Algorithm => Refusal::Algorithm.into(),
+            Miss::Ambiguous => Refusal::Key.into(),
+        })?;
+        self.check_signature(profile, key)?;
+        Ok(claims::identity(profile, &self.claims, now)?)
+    }
+
+    fn check_signature(&self, profile: &Profile, key: &Key) -> Result<(), Refusal> {
+        let mut validation = Validation::new(self.algorithm);
+        validation.set_required_spec_claims(&["iss", "aud", "exp"]);
+        validation.set_issuer(&[profile.issuer.as_str()]);
+        validation.set_audience(&profile.audience);
+        // Time is checked by `claims` against the caller's clock.
+        validation.validate_exp = false;
+        validation.validate_nbf = false;
+        jsonwebtoken::decode::<Map<String, Value>>(self.token, &key.decoding, &validation)
+            .map(drop)
+            .map_err(|error| match error.kind() {
+                ErrorKind::InvalidAudience => Refusal::Audience,
+                ErrorKind::InvalidIssuer => Refusal::Issuer,
+                ErrorKind::MissingRequiredClaim(_) | ErrorKind::InvalidClaimFormat(_) => {
+                    Refusal::Claims
+                }
+                _ => Refusal::Signature,
+            })
+    }
+}
+
+fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, Option<String>), Refusal> {
+    // No extension is understood, so none can be critical (RFC 7515 section 4.1.11).
+    if header.contains_key("crit") {
+        return Err(Refusal::Algorithm);
+    }
+    let name = header.get("alg").and_then(Value::as_str).ok_or(Refusal::Malformed)?;
+    let algorithm = algorithm(name).ok_or(Refusal::Algorithm)?;
+    let key_id = match header.get("kid") {
+        None => None,
+        Some(Value::String(id)) => Some(id.clone()),
+        Some(_) => return Err(Refusal::Malformed),
+    };
+    match header.get("typ") {
+        None => {}
+        Some(Value::String(kind)) => {
+            let kind = kind.to_ascii_lowercase();
+            if !matches!(kind.strip_prefix("application/").unwrap_or(&kind), "jwt" | "at+jwt") {
+                return Err(Refusal::Type);
+            }
+        }
+        Some(_) => return Err(Refusal::Malformed),
+    }
+    Ok((algorithm, key_id))
+}

@@ -1,0 +1,184 @@
+//! The keys of one issuer, fetched off the request path and kept fresh.
+//!
+//! A task of its own fetches the discovery document and the key set, on schedule and when a token
+//! names a key id nobody knows. Requests read an atomic pointer. A fetch that fails never takes the
+//! last good set away before its time.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::{Profile, keys::KeySet};
+use crate::clock::Timestamp;
+
+mod fetch;
+
+pub use fetch::{FetchError, Fetcher};
+
+/// When keys are fetched.
+#[derive(Clone, Copy, Debug)]
+pub struct Schedule {
+    /// The longest time between two fetches; what the response's `Cache-Control` says is bounded by
+    /// it.
+    pub refresh: Duration,
+    /// At most one fetch for an unknown key id in this time.
+    pub unknown_key: Duration,
+    /// How long the last good set serves while fetches fail.
+    pub max_stale: Duration,
+}
+
+/// The shortest time between two scheduled fetches, whatever `Cache-Control` says.
+const MIN_REFRESH: Duration = Duration::from_secs(60);
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const MAX_RETRY: Duration = Duration::from_secs(30);
+
+impl Default for Schedule {
+    fn default() -> Self {
+        Self {
+            refresh: Duration::from_secs(3600),
+            unknown_key: Duration::from_secs(30),
+            max_stale: Duration::from_secs(24 * 3600),
+        }
+    }
+}
+
+/// A key set with the moment it was last confirmed.
+pub struct Keys {
+    /// The set.
+    pub set: Arc<KeySet>,
+    /// Counts the different sets this issuer has had since the start.
+    pub number: u64,
+    /// When it was fetched last.
+    pub confirmed: Timestamp,
+}
+
+/// One issuer's keys.
+pub struct Provider {
+    profile: Arc<Profile>,
+    schedule: Schedule,
+    fetcher: Fetcher,
+    keys: ArcSwapOption<Keys>,
+    wake: Notify,
+    fetching: AtomicBool,
+    attempts: watch::Sender<u64>,
+    last_wake: Mutex<Option<Instant>>,
+}
+
+impl Provider {
+    /// A provider without keys; [`Self::run`] fetches them.
+    #[must_use]
+    pub fn new(profile: Arc<Profile>, schedule: Schedule, fetcher: Fetcher) -> Self {
+        Self {
+            profile,
+            schedule,
+            fetcher,
+            keys: ArcSwapOption::empty(),
+            wake: Notify::new(),
+            fetching: AtomicBool::new(false),
+            attempts: watch::Sender::new(0),
+            last_wake: Mutex::new(None),
+        }
+    }
+
+    /// The issuer.
+    #[must_use]
+    pub fn profile(&self) -> &Arc<Profile> {
+        &self.profile
+    }
+
+    /// The keys, if there are any that may still be used at `now`.
+    #[must_use]
+    pub fn keys(&self, now: Timestamp) -> Option<Arc<Keys>> {
+        self.keys.load_full().filter(|k| now.since(k.confirmed) < self.schedule.max_stale)
+    }
+
+    /// Asks for a fetch because a token names an unknown key. Returns what tells of its end, or
+    /// `None` when none is under way and none may be started now.
+    pub fn refetch(&self) -> Option<watch::Receiver<u64>> {
+        let ended = self.attempts.subscribe();
+        let mut last = self.last_wake.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|at| at.elapsed() >= self.schedule.unknown_key) {
+            *last = Some(Instant::now());
+            // Marked here, not when the task wakes: whoever asks in between shall wait too.
+            self.fetching.store(true, Ordering::Release);
+            self.wake.notify_one();
+            return Some(ended);
+        }
+        self.fetching.load(Ordering::Acquire).then_some(ended)
+    }
+
+    /// Keeps the keys fresh until cancelled.
+    pub async fn run(&self, stop: CancellationToken) {
+        let mut failures = 0_u32;
+        loop {
+            let pause = match self.fetch().await {
+                Ok(max_age) => {
+                    failures = 0;
+                    jitter(self.schedule.refresh.min(max_age.max(MIN_REFRESH)))
+                }
+                Err(error) => {
+                    let pause = jitter(FIRST_RETRY * 2_u32.pow(failures.min(10))).min(MAX_RETRY);
+                    let issuer = &self.profile.name;
+                    warn!(%issuer, %error, retry_in = ?pause, "cannot fetch the keys of the issuer");
+                    failures = failures.saturating_add(1);
+                    pause
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+                () = self.wake.notified() => {}
+            }
+        }
+    }
+
+    /// Fetches the keys once; used by [`Self::run`] and by commands that need them just once.
+    ///
+    /// # Errors
+    /// What went wrong; the last good set stays.
+    pub async fn fetch(&self) -> Result<Duration, FetchError> {
+        self.fetching.store(true, Ordering::Release);
+        let fetched = self.fetcher.fetch(&self.profile).await;
+        let result = fetched.map(|(set, max_age)| {
+            self.adopt(set);
+            max_age.unwrap_or(self.schedule.refresh)
+        });
+        self.fetching.store(false, Ordering::Release);
+        self.attempts.send_modify(|count| *count = count.wrapping_add(1));
+        result
+    }
+
+    fn adopt(&self, set: KeySet) {
+        let confirmed = Timestamp::now();
+        let old = self.keys.load();
+        let next = match old.as_ref() {
+            Some(old) if old.set.digest() == set.digest() => {
+                Keys { set: Arc::clone(&old.set), number: old.number, confirmed }
+            }
+            old => {
+                let number = old.map_or(0, |old| old.number.wrapping_add(1));
+                info!(issuer = %self.profile.name, keys = set.len(), number, "new keys of the issuer");
+                Keys { set: Arc::new(set), number, confirmed }
+            }
+        };
+        self.keys.store(Some(Arc::new(next)));
+    }
+}
+
+/// Something between 80 and 100 % of the time, so that many agents do not ask in step.
+fn jitter(time: Duration) -> Duration {
+    let mut byte = [0_u8];
+    // Without random numbers there is no jitter, which is no reason to stop.
+    let _ = aws_lc_rs::rand::fill(&mut byte);
+    let [byte] = byte;
+    time - time.mul_f64(0.2 * f64::from(byte) / 255.0)
+}

@@ -1,0 +1,210 @@
+//! One fetch of an issuer's discovery document and key set, by https, with every size and time
+//! bounded.
+
+use std::{sync::Mutex, time::Duration};
+
+use reqwest::{Client, Response, StatusCode, header, redirect::Policy};
+use serde::Deserialize;
+use thiserror::Error;
+use url::Url;
+
+use crate::identity::{
+    Profile,
+    keys::{KeySet, KeySetError},
+    profile::{UrlError, secure_url},
+};
+
+/// The largest document that is read, in bytes.
+pub const MAX_BODY: usize = 512 * 1024;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
+const WELL_KNOWN: &str = "/.well-known/openid-configuration";
+
+/// Fetches key sets.
+pub struct Fetcher {
+    client: Client,
+    /// The key set's address: configured, or as last discovered.
+    jwks_uri: Mutex<Option<Url>>,
+    discovers: bool,
+}
+
+/// Why keys could not be fetched. Says which address, so that the operator can try it.
+#[derive(Debug, Error)]
+pub enum FetchError {
+    /// No HTTP client, for want of a usable TLS configuration.
+    #[error("cannot set up TLS: {0}")]
+    Client(#[source] reqwest::Error),
+    /// A certificate of the configured authority file is not one.
+    #[error("cannot read the authority certificates: {0}")]
+    Authority(#[source] reqwest::Error),
+    /// No answer.
+    #[error("GET {url}: {}", causes(error))]
+    Request {
+        /// The address.
+        url: Url,
+        /// What went wrong.
+        error: reqwest::Error,
+    },
+    /// An answer other than 200. Redirects are not followed: keys come from the issuer's own address.
+    #[error("GET {url}: expected status 200, got {status}")]
+    Status {
+        /// The address.
+        url: Url,
+        /// The status.
+        status: StatusCode,
+    },
+    /// Too large.
+    #[error("GET {url}: the document is larger than {MAX_BODY} bytes")]
+    TooLarge {
+        /// The address.
+        url: Url,
+    },
+    /// Not a discovery document.
+    #[error("GET {url}: not a discovery document: {error}")]
+    Discovery {
+        /// The address.
+        url: Url,
+        /// What was missing.
+        error: serde_json::Error,
+    },
+    /// The document is another issuer's (OIDC Discovery section 4.3).
+    #[error("GET {url}: the document is of issuer {found:?}, but {expected:?} is configured; they must be equal to the letter")]
+    WrongIssuer {
+        /// The address.
+        url: Url,
+        /// The issuer it names.
+        found: String,
+        /// The issuer as configured.
+        expected: String,
+    },
+    /// The address of the key set is not acceptable.
+    #[error("the discovery document names the key set {found:?}: {error}")]
+    KeysUrl {
+        /// The address as found.
+        found: String,
+        /// Why not.
+        error: UrlError,
+    },
+    /// Not a key set.
+    #[error("GET {url}: {error}")]
+    Keys {
+        /// The address.
+        url: Url,
+        /// Why not.
+        error: KeySetError,
+    },
+}
+
+#[derive(Deserialize)]
+struct Discovery {
+    issuer: String,
+    jwks_uri: String,
+}
+
+impl Fetcher {
+    /// A fetcher. `jwks_uri` replaces discovery; `authority` holds PEM certificates of a private
+    /// authority, trusted beside the system's.
+    ///
+    /// # Errors
+    /// The certificates cannot be read, or TLS cannot be set up.
+    pub fn new(jwks_uri: Option<Url>, authority: Option<&[u8]>) -> Result<Self, FetchError> {
+        let mut builder = Client::builder()
+            .redirect(Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(TOTAL_TIMEOUT)
+            .user_agent(concat!("identity-spoa/", env!("CARGO_PKG_VERSION")));
+        if let Some(pem) = authority {
+            let certificates =
+                reqwest::Certificate::from_pem_bundle(pem).map_err(FetchError::Authority)?;
+            builder = builder.tls_certs_merge(certificates);
+        }
+        let client = builder.build().map_err(FetchError::Client)?;
+        Ok(Self { client, discovers: jwks_uri.is_none(), jwks_uri: Mutex::new(jwks_uri) })
+    }
+
+    /// Fetches the key set; the duration is how long it may be kept, if the response says so.
+    ///
+    /// # Errors
+    /// See [`FetchError`].
+    pub async fn fetch(
+        &self,
+        profile: &Profile,
+    ) -> Result<(KeySet, Option<Duration>), FetchError> {
+        let known = self.lock().clone();
+        let url = match known {
+            Some(url) => url,
+            None => self.discover(profile).await?,
+        };
+        let fetched = self.fetch_keys(url.clone()).await;
+        if self.discovers {
+            // The address is kept while it works, and looked up again once it does not.
+            *self.lock() = fetched.is_ok().then_some(url);
+        }
+        fetched
+    }
+
+    async fn fetch_keys(&self, url: Url) -> Result<(KeySet, Option<Duration>), FetchError> {
+        let (body, max_age) = self.get(&url).await?;
+        let set = KeySet::parse(&body).map_err(|error| FetchError::Keys { url, error })?;
+        Ok((set, max_age))
+    }
+
+    async fn discover(&self, profile: &Profile) -> Result<Url, FetchError> {
+        let issuer = profile.issuer.as_str();
+        let text = format!("{}{WELL_KNOWN}", issuer.trim_end_matches('/'));
+        let plain = profile.issuer.is_plain();
+        let url = secure_url(&text, plain)
+            .map_err(|error| FetchError::KeysUrl { found: text, error })?;
+        let (body, _) = self.get(&url).await?;
+        let document: Discovery = serde_json::from_slice(&body)
+            .map_err(|error| FetchError::Discovery { url: url.clone(), error })?;
+        if document.issuer != issuer {
+            let (found, expected) = (document.issuer, issuer.to_owned());
+            return Err(FetchError::WrongIssuer { url, found, expected });
+        }
+        secure_url(&document.jwks_uri, plain)
+            .map_err(|error| FetchError::KeysUrl { found: document.jwks_uri, error })
+    }
+
+    async fn get(&self, url: &Url) -> Result<(Vec<u8>, Option<Duration>), FetchError> {
+        let failed = |error| FetchError::Request { url: url.clone(), error };
+        let mut response = self.client.get(url.clone()).send().await.map_err(failed)?;
+        if response.status() != StatusCode::OK {
+            return Err(FetchError::Status { url: url.clone(), status: response.status() });
+        }
+        let max_age = max_age(&response);
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            if body.len() + chunk.len() > MAX_BODY {
+                return Err(FetchError::TooLarge { url: url.clone() });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok((body, max_age))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Url>> {
+        self.jwks_uri.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// `max-age` of the response's Cache-Control (RFC 9111 section 5.2.2.1).
+fn max_age(response: &Response) -> Option<Duration> {
+    let value = response.headers().get(header::CACHE_CONTROL)?.to_str().ok()?;
+    let seconds = value.split(',').find_map(|part| {
+        let (name, seconds) = part.trim().split_once('=')?;
+        name.eq_ignore_ascii_case("max-age").then(|| seconds.trim_matches('"').parse().ok())?
+    })?;
+    Some(Duration::from_secs(seconds))
+}
+
+/// reqwest's own text stops at "error sending request"; the reason is in the sources.
+fn causes(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,177 @@
+//! What HAProxy says of one request: the arguments of a NOTIFY message, borrowed.
+//!
+//! Only reads: bytes stay bytes, nothing is decoded, nothing decided.
+
+use std::net::IpAddr;
+
+use thiserror::Error;
+
+use crate::spop::Value;
+
+pub mod cookie;
+
+/// The name of the message for HTTP requests.
+pub const AUTHORIZE: &[u8] = b"authorize";
+/// The name of the message for TCP streams.
+pub const AUTHORIZE_TCP: &[u8] = b"authorize-tcp";
+
+/// One request, as the shipped `identity.spoe.cfg` describes it. Absent and NULL are the same.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Request<'a> {
+    /// HAProxy's unique id of the request.
+    pub unique_id: Option<&'a [u8]>,
+    /// The method.
+    pub method: Option<&'a [u8]>,
+    /// The last Host header, or the TLS server name of a TCP stream.
+    pub host: Option<&'a [u8]>,
+    /// How many Host headers there are.
+    pub hosts: u64,
+    /// The path, without query.
+    pub path: Option<&'a [u8]>,
+    /// The last Authorization header.
+    pub authorization: Option<&'a [u8]>,
+    /// How many Authorization headers there are.
+    pub authorizations: u64,
+    /// The last Cookie header.
+    pub cookie: Option<&'a [u8]>,
+    /// How many Cookie headers there are.
+    pub cookies: u64,
+    /// The client's address.
+    pub client: Option<IpAddr>,
+}
+
+/// Why a message cannot be read. Its cause is an SPOE configuration other than the shipped one.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RequestError {
+    /// A message this agent does not know.
+    #[error("unknown message '{}': expected 'authorize' or 'authorize-tcp'", .0.escape_ascii())]
+    Message(Vec<u8>),
+    /// An argument of the wrong type.
+    #[error("the argument '{0}' has the wrong type: compare the args line with haproxy/identity.spoe.cfg")]
+    Type(&'static str),
+    /// An argument without which duplicates could not be seen.
+    #[error("the argument '{0}' is missing: compare the args line with haproxy/identity.spoe.cfg")]
+    Missing(&'static str),
+}
+
+/// Which arguments were seen, whatever their value.
+#[derive(Default)]
+struct Seen {
+    host: bool,
+    hosts: bool,
+    authorization: bool,
+    authorizations: bool,
+    cookies: bool,
+}
+
+impl<'a> Request<'a> {
+    /// Reads the arguments of a message. Arguments that are not known are passed over; of two with
+    /// one name the last counts, as it would in HAProxy.
+    ///
+    /// # Errors
+    /// An unknown message, an argument of the wrong type, or a missing one that matters.
+    pub fn read(
+        message: &[u8],
+        args: impl Iterator<Item = (&'a [u8], Value<'a>)>,
+    ) -> Result<Self, RequestError> {
+        match message {
+            AUTHORIZE => Self::read_http(args),
+            AUTHORIZE_TCP => Self::read_tcp(args),
+            other => {
+                Err(RequestError::Message(other.iter().copied().take(64).collect()))
+            }
+        }
+    }
+
+    fn read_http(
+        args: impl Iterator<Item = (&'a [u8], Value<'a>)>,
+    ) -> Result<Self, RequestError> {
+        let mut request = Self::default();
+        let mut seen = Seen::default();
+        for (name, value) in args {
+            match name {
+                b"unique_id" => request.unique_id = text(value, "unique_id")?,
+                b"method" => request.method = text(value, "method")?,
+                b"host" => {
+                    seen.host = true;
+                    request.host = text(value, "host")?;
+                }
+                b"hosts" => {
+                    seen.hosts = true;
+                    request.hosts = count(value, "hosts")?;
+                }
+                b"path" => request.path = text(value, "path")?,
+                b"authorization" => {
+                    seen.authorization = true;
+                    request.authorization = text(value, "authorization")?;
+                }
+                b"authorizations" => {
+                    seen.authorizations = true;
+                    request.authorizations = count(value, "authorizations")?;
+                }
+                b"cookie" => request.cookie = text(value, "cookie")?,
+                b"cookies" => {
+                    seen.cookies = true;
+                    request.cookies = count(value, "cookies")?;
+                }
+                b"client" => request.client = address(value, "client")?,
+                _ => {}
+            }
+        }
+        for (present, name) in [
+            (seen.host, "host"),
+            (seen.hosts, "hosts"),
+            (seen.authorization, "authorization"),
+            (seen.authorizations, "authorizations"),
+            (seen.cookies, "cookies"),
+        ] {
+            if !present {
+                return Err(RequestError::Missing(name));
+            }
+        }
+        Ok(request)
+    }
+
+    fn read_tcp(args: impl Iterator<Item = (&'a [u8], Value<'a>)>) -> Result<Self, RequestError> {
+        let mut request = Self::default();
+        for (name, value) in args {
+            match name {
+                b"unique_id" => request.unique_id = text(value, "unique_id")?,
+                b"sni" => request.host = text(value, "sni")?,
+                b"client" => request.client = address(value, "client")?,
+                _ => {}
+            }
+        }
+        request.hosts = u64::from(request.host.is_some());
+        Ok(request)
+    }
+}
+
+fn text<'a>(value: Value<'a>, name: &'static str) -> Result<Option<&'a [u8]>, RequestError> {
+    match value {
+        Value::Null => Ok(None),
+        Value::Str(bytes) | Value::Bin(bytes) => Ok(Some(bytes)),
+        _ => Err(RequestError::Type(name)),
+    }
+}
+
+fn count(value: Value<'_>, name: &'static str) -> Result<u64, RequestError> {
+    let number = match value {
+        Value::Null => Some(0),
+        Value::Int32(n) => u64::try_from(n).ok(),
+        Value::Int64(n) => u64::try_from(n).ok(),
+        Value::Uint32(n) => Some(u64::from(n)),
+        Value::Uint64(n) => Some(n),
+        _ => None,
+    };
+    number.ok_or(RequestError::Type(name))
+}
+
+fn address(value: Value<'_>, name: &'static str) -> Result<Option<IpAddr>, RequestError> {
+    match value {
+        Value::Null => Ok(None),
+        Value::Ipv4(ip) => Ok(Some(ip.into())),
+        Value::Ipv6(ip) => Ok(Some(ip.into())),
+        _ => Err(RequestError::Type(name)),
+    }
+}

@@ -1,0 +1,70 @@
+//! What may travel on of a Cookie header: everything but our own cookies, byte for byte.
+
+/// Each cookie of ours has a name that starts so.
+pub const OUR_PREFIX: &[u8] = b"__Host-identity";
+
+/// The header without our cookies, or `None` if it has none of them and may travel on as it is.
+///
+/// Names are compared without regard to case, as some browsers treat the `__Host-` prefix; a cookie
+/// without a name whose value looks like one of ours counts as ours.
+#[must_use]
+pub fn without_ours(header: &[u8]) -> Option<Vec<u8>> {
+    if !header.split(|&b| b == b';').any(is_ours) {
+        return None;
+    }
+    let mut rest = Vec::with_capacity(header.len());
+    for pair in header.split(|&b| b == b';').filter(|pair| !is_ours(pair)) {
+        if rest.is_empty() {
+            rest.extend_from_slice(pair.trim_ascii_start());
+        } else {
+            rest.push(b';');
+            rest.extend_from_slice(pair);
+        }
+    }
+    Some(rest)
+}
+
+fn is_ours(pair: &[u8]) -> bool {
+    let pair = pair.trim_ascii_start();
+    let name = pair.strip_prefix(b"=").unwrap_or(pair).trim_ascii_start();
+    name.split_at_checked(OUR_PREFIX.len())
+        .is_some_and(|(start, _)| start.eq_ignore_ascii_case(OUR_PREFIX))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn our_cookies_are_taken_out_and_others_stay_as_they_are() {
+        for (header, want) in [
+            (&b"a=1; b=2"[..], None),
+            (b"__Host-identity=x", Some(&b""[..])),
+            (b"a=1; __Host-identity=x; b=2", Some(b"a=1; b=2")),
+            (b"__Host-identity=x; b=\xff\"2\"", Some(b"b=\xff\"2\"")),
+            (b"a=1;__host-IDENTITY_pre=x", Some(b"a=1")),
+            (b"a=1; =__Host-identity=x;  c=3", Some(b"a=1;  c=3")),
+            (b"x__Host-identity=1", None),
+            (b"", None),
+        ] {
+            assert_eq!(without_ours(header).as_deref(), want, "{}", header.escape_ascii());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn p4_what_is_left_never_holds_our_name_and_is_part_of_what_came(
+            pairs in proptest::collection::vec("(__Host-identity[a-z]{0,3}|__HOST-identity|[a-z]{1,4}| |=|)=[ -:<-~]{0,6}", 0..6)
+        ) {
+            let header = pairs.join("; ").into_bytes();
+            if let Some(rest) = without_ours(&header) {
+                prop_assert!(without_ours(&rest).is_none());
+                let kept: Vec<_> = header.split(|b| *b == b';').filter(|p| !is_ours(p)).map(<[u8]>::trim_ascii).collect();
+                let left: Vec<_> = rest.split(|b| *b == b';').map(<[u8]>::trim_ascii).filter(|p| !(p.is_empty() && kept.is_empty())).collect();
+                prop_assert_eq!(kept, left);
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What can be wrong with a frame, and the status code that says so to the peer.
+
+use nom::error::{ErrorKind, ParseError};
+use thiserror::Error;
+
+/// The status codes of DISCONNECT frames (SPOE.txt section 3.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Status {
+    /// No error.
+    Normal = 0,
+    /// An I/O error.
+    Io = 1,
+    /// A timeout.
+    Timeout = 2,
+    /// A frame is too big.
+    TooBig = 3,
+    /// An invalid frame.
+    Invalid = 4,
+    /// The HELLO has no version.
+    NoVersion = 5,
+    /// The HELLO has no max-frame-size.
+    NoMaxFrameSize = 6,
+    /// The HELLO has no capabilities.
+    NoCapabilities = 7,
+    /// No common version.
+    UnsupportedVersion = 8,
+    /// The max-frame-size is too big or too small.
+    BadMaxFrameSize = 9,
+    /// Fragmented payloads are not supported.
+    NoFragmentation = 10,
+    /// Interlaced frames.
+    Interlaced = 11,
+    /// No frame of that id.
+    NoFrameId = 12,
+    /// Out of resources.
+    Resources = 13,
+    /// Anything else.
+    Unknown = 99,
+}
+
+/// What is wrong with a frame. All of these are the peer's fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum FrameError {
+    /// The length says more than was agreed on.
+    #[error("the frame is longer than the negotiated max-frame-size")]
+    TooBig,
+    /// The frame, or something in it, ends too early.
+    #[error("the frame ends in the middle of a value")]
+    Truncated,
+    /// Bytes are left over at the end.
+    #[error("the frame has bytes behind its last value")]
+    Trailing,
+    /// An integer of more than 64 bits, or one that does not fit its type.
+    #[error("an integer does not fit its type")]
+    Integer,
+    /// A data type that the protocol does not define.
+    #[error("a value has an unknown data type")]
+    Type,
+    /// A frame type that may not come here.
+    #[error("a frame of this type is not expected here")]
+    Unexpected,
+    /// The stream id or frame id is zero where it must not be, or the other way round.
+    #[error("the stream id or the frame id is not as the frame type demands")]
+    Ids,
+    /// A fragment of a payload.
+    #[error("the frame is a fragment, and fragmentation was not negotiated")]
+    Fragment,
+    /// The ABORT flag.
+    #[error("the frame is aborted")]
+    Aborted,
+    /// A HELLO without `supported-versions`.
+    #[error("the HELLO has no supported-versions")]
+    NoVersion,
+    /// A HELLO without `max-frame-size`.
+    #[error("the HELLO has no max-frame-size")]
+    NoMaxFrameSize,
+    /// A HELLO without `capabilities`.
+    #[error("the HELLO has no capabilities")]
+    NoCapabilities,
+    /// No version in common.
+    #[error("the HELLO offers no version 2")]
+    UnsupportedVersion,
+    /// A max-frame-size below the protocol's minimum.
+    #[error("the max-frame-size is below 256")]
+    BadMaxFrameSize,
+    /// A DISCONNECT without `status-code` or `message`.
+    #[error("the DISCONNECT has no status-code or no message")]
+    NoStatus,
+    /// An action that the protocol does not define.
+    #[error("an action is of an unknown type or has the wrong number of arguments")]
+    Action,
+}
+
+impl FrameError {
+    /// The status code that tells the peer.
+    #[must_use]
+    pub const fn status(self) -> Status {
+        match self {
+            Self::TooBig => Status::TooBig,
+            Self::Truncated
+            | Self::Trailing
+            | Self::Integer
+            | Self::Type
+            | Self::Unexpected
+            | Self::Ids
+            | Self::Aborted
+            | Self::NoStatus
+            | Self::Action => Status::Invalid,
+            Self::Fragment => Status::NoFragmentation,
+            Self::NoVersion => Status::NoVersion,
+            Self::NoMaxFrameSize => Status::NoMaxFrameSize,
+            Self::NoCapabilities => Status::NoCapabilities,
+            Self::UnsupportedVersion => Status::UnsupportedVersion,
+            Self::BadMaxFrameSize => Status::BadMaxFrameSize,
+        }
+    }
+}
+
+// nom's own parsers fail in one way only here: there are too few bytes.
+impl ParseError<&[u8]> for FrameError {
+    fn from_error_kind(_: &[u8], _: ErrorKind) -> Self {
+        Self::Truncated
+    }
+
+    fn append(_: &[u8], _: ErrorKind, other: Self) -> Self {
+        other
+    }
+}
