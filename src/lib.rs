@@ -1,6 +1,20 @@
-//! x
+//! identity-spoa: a HAProxy SPOE agent that decides who may reach which cloud workspace.
+//!
+//! ```text
+//! HAProxy --NOTIFY--> spop -> request -> identity -> workspace -> decision -> ACK --> HAProxy
+//!                      |                    |            |            |
+//!                    agent                keys        registry      audit
+//! ```
+//!
+//! [`agent`] serves connections with [`spop`]; [`gate`] takes one [`request`] through [`identity`],
+//! [`workspace`] and [`decision`]; [`audit`] records what came of it. [`cli`] and [`config`] put the
+//! parts together.
+
 #![forbid(unsafe_code)]
+
+pub mod agent;
 pub mod audit;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod decision;

@@ -1,1 +1,35 @@
-fn main() {}
+//! The program: exit codes, crypto provider, logs. Everything else is in the library.
+
+use std::{
+    io::{IsTerminal as _, Write as _, stderr},
+    process::ExitCode,
+};
+
+use clap::Parser as _;
+use identity_spoa::cli::Cli;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    start_logs();
+    // An error means that a provider is installed already, which only tests could do.
+    let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
+    match cli.execute() {
+        Ok(code) => code,
+        Err(error) => {
+            let _ = writeln!(stderr(), "identity-spoa: {error:#}");
+            Cli::failure()
+        }
+    }
+}
+
+/// Logs go to standard error; `RUST_LOG` sets their level. Standard output is for the audit trail.
+fn start_logs() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    if stderr().is_terminal() {
+        logs.with_target(false).init();
+    } else {
+        logs.json().init();
+    }
+}

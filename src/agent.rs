@@ -1,0 +1,116 @@
+//! The server that HAProxy asks: listeners, connections, limits, drain.
+//!
+//! Each connection is one task with one writer: it reads what is there, decides what can be decided
+//! at once, and writes all answers in one piece. Decisions that wait for keys leave that loop and
+//! come back to it. Every NOTIFY is answered, with a refusal where nothing better is to be had.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::Semaphore, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{audit::Trail, config, gate::Gate};
+
+mod answer;
+mod connection;
+mod listener;
+
+pub use answer::Answerer;
+pub use listener::{BindError, Listener, Stream};
+
+/// How long connections may take to write their last answers when the agent ends.
+const DRAIN: Duration = Duration::from_secs(5);
+/// A pause when the system gives no more connections (too many open files).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// The server, bound and not yet serving.
+pub struct Server {
+    listeners: Vec<Listener>,
+    shared: Arc<Shared>,
+}
+
+/// What all connections have in common.
+struct Shared {
+    answerer: Answerer,
+    connections: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+    answer_within: Duration,
+}
+
+impl Server {
+    /// Binds all listeners.
+    ///
+    /// # Errors
+    /// The first that cannot be bound.
+    pub fn bind(
+        config: &config::Agent,
+        gate: Arc<Gate>,
+        trail: Arc<Trail>,
+    ) -> Result<Self, BindError> {
+        let listeners = config
+            .listen
+            .iter()
+            .map(|address| Listener::bind(address, config.socket_mode))
+            .collect::<Result<_, _>>()?;
+        let shared = Shared {
+            answerer: Answerer::new(gate, trail),
+            connections: Arc::new(Semaphore::new(config.connections)),
+            waiting: Arc::new(Semaphore::new(config.waiting)),
+            answer_within: config.answer_within,
+        };
+        Ok(Self { listeners, shared: Arc::new(shared) })
+    }
+
+    /// Where the server listens, with the ports the system chose.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<String> {
+        self.listeners.iter().map(ToString::to_string).collect()
+    }
+
+    /// Serves until stopped, then lets the connections finish.
+    pub async fn serve(self, stop: CancellationToken) {
+        let mut accepting = JoinSet::new();
+        for listener in self.listeners {
+            let (shared, stop) = (Arc::clone(&self.shared), stop.clone());
+            accepting.spawn(accept(listener, shared, stop));
+        }
+        while accepting.join_next().await.is_some() {}
+    }
+}
+
+async fn accept(listener: Listener, shared: Arc<Shared>, stop: CancellationToken) {
+    let mut connections = JoinSet::new();
+    loop {
+        let stream = tokio::select! {
+            () = stop.cancelled() => break,
+            // Ended connections are collected as they end, so that the set stays small.
+            Some(_) = connections.join_next() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        match stream {
+            Ok(stream) => match Arc::clone(&shared.connections).try_acquire_owned() {
+                Ok(permit) => {
+                    let (shared, stop) = (Arc::clone(&shared), stop.clone());
+                    connections.spawn(async move {
+                        connection::serve(stream, &shared, stop).await;
+                        drop(permit);
+                    });
+                }
+                Err(_) => warn!(%listener, "too many connections: one was refused"),
+            },
+            Err(error) => {
+                warn!(%listener, %error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    // No new connections from here on; the socket file goes too.
+    drop(listener);
+    let open = connections.len();
+    let drained = tokio::time::timeout(DRAIN, async { while connections.join_next().await.is_some() {} });
+    match drained.await {
+        Ok(()) => info!(connections = open, "drained"),
+        Err(_) => warn!(left = connections.len(), "connections did not finish in time: cut"),
+    }
+}

@@ -1,0 +1,182 @@
+//! One NOTIFY, one ACK.
+
+use std::{
+    fmt::Write as _,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use arrayvec::ArrayString;
+use tracing::{debug, error, warn};
+
+use crate::{
+    audit::{Record, Trail},
+    clock::Timestamp,
+    decision::{
+        Decision, Reason, Verdict,
+        variables::{self, DecisionId},
+    },
+    gate::{Gate, Step},
+    identity::issuers::KeyWait,
+    request::{self, Request},
+    spop::{Actions, Notify, Value, ack, ack::Scope},
+    workspace::{pattern::Scratch, registry::Snapshot},
+};
+
+/// Decides, records and encodes.
+pub struct Answerer {
+    gate: Arc<Gate>,
+    trail: Arc<Trail>,
+    run: u32,
+    count: AtomicU64,
+}
+
+/// What a batch of questions shares.
+pub struct Batch<'s> {
+    /// The workspaces.
+    pub workspaces: &'s Snapshot,
+    /// The time.
+    pub now: Timestamp,
+    /// The largest ACK HAProxy accepts.
+    pub max_frame_size: u32,
+}
+
+/// A question that waits for keys.
+pub struct Waiting {
+    /// The end of the wait.
+    pub keys: KeyWait,
+}
+
+impl Answerer {
+    /// An answerer; its decisions carry a random number that tells this run of the agent from others.
+    #[must_use]
+    pub fn new(gate: Arc<Gate>, trail: Arc<Trail>) -> Self {
+        let mut run = [0; 4];
+        // Without random numbers the time alone tells runs apart.
+        let _ = aws_lc_rs::rand::fill(&mut run);
+        Self { gate, trail, run: u32::from_be_bytes(run), count: AtomicU64::new(0) }
+    }
+
+    /// The gate.
+    #[must_use]
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Answers a question: appends its ACK, or returns what to wait for if `may_wait`.
+    ///
+    /// A panic on the way is a refusal of this question and of no other.
+    pub fn answer(
+        &self,
+        notify: &Notify<'_>,
+        batch: &Batch<'_>,
+        scratch: &mut Scratch,
+        may_wait: bool,
+        out: &mut Vec<u8>,
+    ) -> Option<Waiting> {
+        let start = out.len();
+        let attempt = catch_unwind(AssertUnwindSafe(|| {
+            let request = match read(notify) {
+                Ok(request) => request,
+                Err(reason) => {
+                    self.finish(notify, &Request::default(), Decision::refuse(reason), batch, out);
+                    return None;
+                }
+            };
+            match self.gate.decide(&request, batch.workspaces, batch.now, scratch, may_wait) {
+                Step::Done(decision) => {
+                    self.finish(notify, &request, decision, batch, out);
+                    None
+                }
+                Step::Wait(keys) => Some(Waiting { keys }),
+            }
+        }));
+        attempt.unwrap_or_else(|_| {
+            error!("a question ended in a panic and is refused; please report the lines above");
+            out.truncate(start);
+            self.refuse(notify, Reason::Internal, batch, out);
+            None
+        })
+    }
+
+    /// Answers a question with a refusal that needs no look at it.
+    pub fn refuse(&self, notify: &Notify<'_>, reason: Reason, batch: &Batch<'_>, out: &mut Vec<u8>) {
+        let request = read(notify).unwrap_or_default();
+        self.finish(notify, &request, Decision::refuse(reason), batch, out);
+    }
+
+    fn finish(
+        &self,
+        notify: &Notify<'_>,
+        request: &Request<'_>,
+        decision: Decision,
+        batch: &Batch<'_>,
+        out: &mut Vec<u8>,
+    ) {
+        let start = out.len();
+        let id = self.next_id(batch.now);
+        let mut decision = decision;
+        if encode(notify, request, &decision, &id, batch.max_frame_size, out).is_err() {
+            warn!(max_frame_size = batch.max_frame_size, "an answer does not fit a frame: refused");
+            decision = Decision::refuse(Reason::Internal);
+            // Two hundred bytes: it fits the protocol's smallest frame.
+            let _ = encode(notify, request, &decision, &id, batch.max_frame_size, out);
+        }
+        debug!(decision_id = %id, reason = %decision.reason, "decided");
+        let record = Record::new(&decision, request, id, batch.now);
+        if self.trail.keep(record).is_err() && decision.verdict() == Verdict::Allow {
+            out.truncate(start);
+            decision = Decision::refuse(Reason::AuditUnavailable);
+            let _ = encode(notify, request, &decision, &id, batch.max_frame_size, out);
+        }
+    }
+
+    fn next_id(&self, now: Timestamp) -> DecisionId {
+        let mut id = ArrayString::new();
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        // 11 + 1 + 8 + 1 + at most 16 characters.
+        let _ = write!(id, "{:011x}-{:08x}-{count:x}", now.as_millis() & 0xfff_ffff_ffff, self.run);
+        id
+    }
+}
+
+/// The one question among the messages of a NOTIFY. Messages of other agents' sections, should
+/// somebody put them into the same group, are passed over.
+fn read<'b>(notify: &Notify<'b>) -> Result<Request<'b>, Reason> {
+    let known = |name: &[u8]| name == request::AUTHORIZE || name == request::AUTHORIZE_TCP;
+    let mut questions = notify.messages().filter(|message| known(message.name));
+    let (Some(message), None) = (questions.next(), questions.next()) else {
+        warn!("a NOTIFY without exactly one 'authorize' or 'authorize-tcp' message is refused: compare the SPOE configuration with haproxy/identity.spoe.cfg");
+        return Err(Reason::MessageUnknown);
+    };
+    Request::read(message.name, message.args()).map_err(|error| {
+        warn!(%error, "a question cannot be read and is refused");
+        Reason::MessageUnknown
+    })
+}
+
+fn encode(
+    notify: &Notify<'_>,
+    request: &Request<'_>,
+    decision: &Decision,
+    id: &DecisionId,
+    max_frame_size: u32,
+    out: &mut Vec<u8>,
+) -> Result<(), crate::spop::frame::TooLong> {
+    let ids = (notify.stream_id, notify.frame_id);
+    ack::write(out, ids, max_frame_size, |actions: &mut Actions<'_>| {
+        variables::each(decision, request, id, |name, value| {
+            let value = match value {
+                variables::Value::Bool(value) => Value::Bool(value),
+                variables::Value::Int(number) => Value::Uint32(number),
+                variables::Value::Ip(std::net::IpAddr::V4(ip)) => Value::Ipv4(ip),
+                variables::Value::Ip(std::net::IpAddr::V6(ip)) => Value::Ipv6(ip),
+                variables::Value::Text(text) => Value::Str(text),
+            };
+            actions.set(Scope::Transaction, name, value);
+        });
+    })
+}

@@ -1,0 +1,215 @@
+//! One connection: read what is there, answer it, write once, wait.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Buf, BytesMut};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::{
+    Shared, Stream,
+    answer::{Batch, Waiting},
+};
+use crate::{
+    clock::Timestamp,
+    decision::Reason,
+    spop::{
+        AgentSide, Event, Notify, Status,
+        frame::{self, DEFAULT_SIZE},
+    },
+    workspace::pattern::Scratch,
+};
+
+/// A HELLO must come within this time.
+const HELLO_WITHIN: Duration = Duration::from_secs(5);
+/// A frame that began must be whole within this time.
+const FRAME_WITHIN: Duration = Duration::from_secs(5);
+/// A connection without any frame is closed after this time; HAProxy closes idle ones earlier.
+const IDLE: Duration = Duration::from_secs(600);
+/// A peer that does not take its answers for this long is gone.
+const WRITE_WITHIN: Duration = Duration::from_secs(5);
+/// The longest wait for keys, whatever the deadline.
+const KEYS_WITHIN: Duration = Duration::from_millis(200);
+/// Read at once, in bytes.
+const READ: usize = 16 * 1024;
+/// Answers are written at the latest when so many bytes have come together.
+const WRITE: usize = 64 * 1024;
+/// Reads on the way out, for questions that had arrived when the agent was told to end.
+const DRAIN_READS: usize = 16;
+/// Questions of one connection that wait at once; HAProxy has at most 20 in flight.
+const WAITING: usize = 64;
+
+struct Connection<'s, S> {
+    stream: S,
+    shared: &'s Arc<Shared>,
+    side: AgentSide,
+    input: BytesMut,
+    out: Vec<u8>,
+    scratch: Scratch,
+    waiting: JoinSet<Vec<u8>>,
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(stream: impl Stream, shared: &Arc<Shared>, stop: CancellationToken) {
+    let mut connection = Connection {
+        stream,
+        shared,
+        side: AgentSide::new(DEFAULT_SIZE),
+        input: BytesMut::new(),
+        out: Vec::new(),
+        scratch: Scratch::default(),
+        waiting: JoinSet::new(),
+    };
+    if let Err(error) = connection.run(stop).await {
+        debug!(%error, "a connection ended");
+    }
+}
+
+impl<S: Stream> Connection<'_, S> {
+    async fn run(&mut self, stop: CancellationToken) -> std::io::Result<()> {
+        let mut deadline = Instant::now() + HELLO_WITHIN;
+        loop {
+            let progress = self.answer_input().await?;
+            self.flush().await?;
+            if self.side.is_closed() {
+                return self.stream.shutdown().await;
+            }
+            let whole = self.input.is_empty();
+            if progress {
+                deadline = Instant::now() + if whole { IDLE } else { FRAME_WITHIN };
+            }
+            self.input.reserve(READ);
+            tokio::select! {
+                biased;
+                Some(answer) = self.waiting.join_next() => {
+                    // A task that panicked leaves HAProxy without an answer: it denies by itself.
+                    self.out.extend(answer.unwrap_or_default());
+                }
+                read = self.stream.read_buf(&mut self.input) => {
+                    if read? == 0 {
+                        return Ok(());
+                    }
+                    if whole {
+                        deadline = deadline.min(Instant::now() + FRAME_WITHIN);
+                    }
+                }
+                () = stop.cancelled() => return self.drain().await,
+                () = sleep_until(deadline) => {
+                    self.side.close(Status::Timeout, "no whole frame in time", &mut self.out);
+                }
+            }
+        }
+    }
+
+    /// Answers every whole frame in the input. Returns whether there was one.
+    async fn answer_input(&mut self) -> std::io::Result<bool> {
+        let mut progress = false;
+        loop {
+            let full = self.answer_some(&mut progress);
+            if !full {
+                return Ok(progress);
+            }
+            self.flush().await?;
+        }
+    }
+
+    /// Answers frames until there are no more or the output is full. Returns whether it is full.
+    fn answer_some(&mut self, progress: &mut bool) -> bool {
+        let gate = self.shared.answerer.gate();
+        let workspaces = gate.registry.snapshot();
+        let batch = Batch {
+            workspaces: &workspaces,
+            now: Timestamp::now(),
+            max_frame_size: self.side.frame_limit(),
+        };
+        while self.out.len() < WRITE {
+            let Some((event, used)) = self.side.next(&self.input, &mut self.out) else {
+                return false;
+            };
+            *progress = true;
+            match event {
+                Event::Notify(notify) => {
+                    let answerer = &self.shared.answerer;
+                    let waiting =
+                        answerer.answer(&notify, &batch, &mut self.scratch, true, &mut self.out);
+                    if let Some(waiting) = waiting {
+                        let whole = self.input.get(..used).unwrap_or_default().to_vec();
+                        if !wait(&mut self.waiting, self.shared, waiting, whole, batch.max_frame_size) {
+                            answerer.refuse(&notify, Reason::Overloaded, &batch, &mut self.out);
+                        }
+                    }
+                }
+                Event::Closed(disconnect) if disconnect.status != Status::Normal as u32 => {
+                    let message = disconnect.message.escape_ascii().to_string();
+                    warn!(status = disconnect.status, message, "HAProxy closed the connection");
+                }
+                Event::Refused(error) => warn!(%error, "a connection is closed for a broken frame"),
+                Event::Opened(_) | Event::HealthCheck | Event::Closed(_) | Event::Skipped => {}
+            }
+            self.input.advance(used);
+        }
+        true
+    }
+
+    /// Everything in one write: HAProxy 3.2 resets connections whose HELLO comes in pieces.
+    async fn flush(&mut self) -> std::io::Result<()> {
+        if !self.out.is_empty() {
+            timeout(WRITE_WITHIN, self.stream.write_all(&self.out)).await??;
+            self.out.clear();
+        }
+        Ok(())
+    }
+
+    /// The end of the agent: what was asked is answered, then HAProxy is told to go elsewhere.
+    async fn drain(&mut self) -> std::io::Result<()> {
+        // What has arrived already was asked of us; what arrives later HAProxy asks elsewhere.
+        for _ in 0..DRAIN_READS {
+            self.input.reserve(READ);
+            match timeout(Duration::ZERO, self.stream.read_buf(&mut self.input)).await {
+                Ok(Ok(1..)) => self.answer_input().await?,
+                _ => break,
+            };
+        }
+        while let Some(answer) = self.waiting.join_next().await {
+            self.out.extend(answer.unwrap_or_default());
+        }
+        self.side.close(Status::Normal, "the agent ends", &mut self.out);
+        self.flush().await?;
+        self.stream.shutdown().await
+    }
+}
+
+/// Lets a question wait for keys outside the loop. Returns false if too many wait already.
+fn wait(
+    tasks: &mut JoinSet<Vec<u8>>,
+    shared: &Arc<Shared>,
+    waiting: Waiting,
+    whole: Vec<u8>,
+    max_frame_size: u32,
+) -> bool {
+    if tasks.len() >= WAITING {
+        return false;
+    }
+    let Ok(permit) = Arc::clone(&shared.waiting).try_acquire_owned() else { return false };
+    let shared = Arc::clone(shared);
+    tasks.spawn(async move {
+        waiting.keys.ended(KEYS_WITHIN.min(shared.answer_within)).await;
+        let workspaces = shared.answerer.gate().registry.snapshot();
+        let batch = Batch { workspaces: &workspaces, now: Timestamp::now(), max_frame_size };
+        let mut out = Vec::new();
+        // The frame was a NOTIFY once and still is.
+        if let Ok(Some((frame, _))) = frame::split(&whole, max_frame_size)
+            && let Ok(notify) = Notify::parse(&frame)
+        {
+            shared.answerer.answer(&notify, &batch, &mut Scratch::default(), false, &mut out);
+        }
+        drop(permit);
+        out
+    });
+    true
+}

@@ -1,0 +1,87 @@
+//! The command line: what was typed, and the commands.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+
+mod check;
+mod explain;
+mod run;
+mod setup;
+
+/// Decides for HAProxy who may reach which workspace.
+#[derive(Debug, Parser)]
+#[command(version, about, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves HAProxy until SIGTERM or SIGINT
+    Run(ConfigArg),
+    /// Reads the configuration and the workspaces and reports every mistake
+    Check(CheckArgs),
+    /// Decides about one request as the running agent would, and shows each stage
+    ///
+    /// Exit status: 0 allowed, 1 refused, 2 wrong usage or configuration.
+    Explain(ExplainArgs),
+}
+
+#[derive(Debug, Args)]
+struct ConfigArg {
+    /// The configuration file, TOML
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// Also runs `haproxy -c` on the HAProxy configuration in this directory
+    #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = "haproxy")]
+    haproxy: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct ExplainArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// The Host header
+    #[arg(long)]
+    host: String,
+    /// A file with a bearer token; a token on the command line would be seen by others
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The method
+    #[arg(long, default_value = "GET")]
+    method: String,
+    /// The path
+    #[arg(long, default_value = "/")]
+    path: String,
+}
+
+/// The exit status for wrong usage or configuration; clap's own for wrong arguments.
+const USAGE: u8 = 2;
+
+impl Cli {
+    /// Does what was asked.
+    ///
+    /// # Errors
+    /// What went wrong, for the person at the terminal; the exit status is then 2.
+    pub fn execute(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Run(args) => run::run(&args.config),
+            Command::Check(args) => check::check(&args),
+            Command::Explain(args) => explain::explain(&args),
+        }
+    }
+
+    /// The exit status of [`Self::execute`]'s errors.
+    #[must_use]
+    pub fn failure() -> ExitCode {
+        ExitCode::from(USAGE)
+    }
+}

@@ -1,0 +1,64 @@
+//! `check`: every mistake, before it matters.
+
+use std::{
+    io::{Write as _, stderr, stdout},
+    path::Path,
+    process::{Command, ExitCode},
+};
+
+use anyhow::Context as _;
+
+use super::{CheckArgs, USAGE, setup};
+use crate::config::{Config, document::Mistakes};
+
+pub(super) fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let path = &args.config.config;
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(mistakes) => return report(&mistakes),
+    };
+    let (gate, mut source) = setup::build(&config)?;
+    if let Err(mistakes) = source.load() {
+        return report(&mistakes);
+    }
+    let count = gate.registry.snapshot().len();
+    writeln!(
+        stdout(),
+        "{}: good ({} issuers, {} host patterns, {count} workspaces)",
+        path.display(),
+        config.issuers.len(),
+        config.hosts.len(),
+    )?;
+    match &args.haproxy {
+        Some(directory) => check_haproxy(directory),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn report(mistakes: &Mistakes) -> anyhow::Result<ExitCode> {
+    writeln!(stderr(), "{mistakes}")?;
+    let count = mistakes.as_slice().len();
+    writeln!(stderr(), "{count} {}", if count == 1 { "mistake" } else { "mistakes" })?;
+    Ok(ExitCode::from(USAGE))
+}
+
+/// Runs `haproxy -c` in the directory, as the configuration names its SPOE file relative to it.
+fn check_haproxy(directory: &Path) -> anyhow::Result<ExitCode> {
+    let status = Command::new("haproxy")
+        .args(["-c", "-f", "haproxy.cfg"])
+        .current_dir(directory)
+        .status()
+        .with_context(|| {
+            format!(
+                "cannot run 'haproxy -c' in {}: is haproxy installed, and does the directory exist?",
+                directory.display()
+            )
+        })?;
+    if status.success() {
+        writeln!(stdout(), "{}/haproxy.cfg: good", directory.display())?;
+        Ok(ExitCode::SUCCESS)
+    } else {
+        writeln!(stderr(), "{}/haproxy.cfg: refused by haproxy, see above", directory.display())?;
+        Ok(ExitCode::from(USAGE))
+    }
+}

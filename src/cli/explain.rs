@@ -1,0 +1,144 @@
+//! `explain`: one request through the very code of the live path, each stage shown.
+
+use std::{
+    io::{Write, stdout},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use zeroize::Zeroizing;
+
+use super::{ExplainArgs, setup};
+use crate::{
+    clock::Timestamp,
+    config::Config,
+    decision::{
+        Decision, Place, Verdict,
+        variables::{self, DecisionId, Value},
+    },
+    gate::{Gate, Step},
+    request::Request,
+    workspace::pattern::Scratch,
+};
+
+pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+    let config = Config::load(&args.config.config)?;
+    let (gate, mut source) = setup::build(&config)?;
+    let mut out = stdout();
+    if let Err(mistakes) = source.load() {
+        writeln!(out, "workspaces  cannot be read, so none is known:\n{mistakes}")?;
+    }
+    let authorization = match &args.token_file {
+        Some(path) => {
+            let token = std::fs::read(path).map(Zeroizing::new);
+            let token = token.with_context(|| format!("cannot read {}", path.display()))?;
+            fetch_keys(&gate, &mut out)?;
+            Some(Zeroizing::new([b"Bearer ", token.trim_ascii()].concat()))
+        }
+        None => None,
+    };
+    let request = Request {
+        method: Some(args.method.as_bytes()),
+        host: Some(args.host.as_bytes()),
+        hosts: 1,
+        path: Some(args.path.as_bytes()),
+        authorizations: u64::from(authorization.is_some()),
+        authorization: authorization.as_ref().map(|value| value.as_slice()),
+        ..Request::default()
+    };
+    let decision = decide(&gate, &request);
+    show(&mut out, &gate, &request, &decision)?;
+    let allowed = decision.verdict() == Verdict::Allow;
+    Ok(if allowed { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Fetches the keys of every issuer, once.
+fn fetch_keys(gate: &Gate, out: &mut impl Write) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    for provider in gate.issuers.providers() {
+        let name = &provider.profile().name;
+        match runtime.block_on(provider.fetch()) {
+            Ok(_) => writeln!(out, "keys        of issuer '{name}': fetched")?,
+            Err(error) => writeln!(out, "keys        of issuer '{name}': {error}")?,
+        }
+    }
+    Ok(())
+}
+
+fn decide(gate: &Gate, request: &Request<'_>) -> Decision {
+    let snapshot = gate.registry.snapshot();
+    // Keys were fetched a moment ago, so there is nothing to wait for.
+    match gate.decide(request, &snapshot, Timestamp::now(), &mut Scratch::default(), false) {
+        Step::Done(decision) => decision,
+        Step::Wait(_) => Decision::refuse(crate::decision::Reason::Deadline),
+    }
+}
+
+fn show(
+    out: &mut impl Write,
+    gate: &Gate,
+    request: &Request<'_>,
+    decision: &Decision,
+) -> std::io::Result<()> {
+    match gate.place(request, &mut Scratch::default()) {
+        Place::Missing => writeln!(out, "host        missing")?,
+        Place::Invalid(error) => writeln!(out, "host        {error}")?,
+        Place::Unmatched(host) => writeln!(out, "host        {host}: no [[host]] pattern matches")?,
+        Place::Matched(host, target) => {
+            writeln!(out, "host        {host}: workspace {}, endpoint {}", target.workspace, target.endpoint)?;
+            show_workspace(out, gate, &target)?;
+        }
+    }
+    match (&decision.identity, decision.reason) {
+        (Some(identity), _) => {
+            writeln!(
+                out,
+                "identity    {} (issuer '{}', subject {}), e-mail {}, groups {:?}",
+                identity.label(),
+                identity.issuer.name,
+                identity.subject,
+                identity.email.as_deref().unwrap_or("not verified"),
+                identity.groups,
+            )?;
+        }
+        (None, crate::decision::Reason::Refused(refusal)) => writeln!(out, "identity    none: {refusal}")?,
+        (None, _) if request.authorization.is_none() => writeln!(out, "identity    none: no token given")?,
+        (None, _) => writeln!(out, "identity    not looked at")?,
+    }
+    let reason = decision.reason;
+    writeln!(out, "verdict     {}: {reason}", decision.verdict().id())?;
+    writeln!(out, "variables")?;
+    let mut written = Ok(());
+    variables::each(decision, request, &DecisionId::new(), |name, value| {
+        // Each real decision has an id of its own; this one is not recorded.
+        if name != "decision_id" && written.is_ok() {
+            written = writeln!(out, "  txn.identity.{name} = {}", text(value));
+        }
+    });
+    written
+}
+
+fn show_workspace(
+    out: &mut impl Write,
+    gate: &Gate,
+    target: &crate::workspace::pattern::Target,
+) -> std::io::Result<()> {
+    let snapshot = gate.registry.snapshot();
+    let Some(workspace) = snapshot.find(&target.workspace) else {
+        return writeln!(out, "workspace   {}: unknown", target.workspace);
+    };
+    write!(out, "workspace   {}: {:?}, owner {}", workspace.id, workspace.phase, workspace.owner_label)?;
+    match workspace.endpoint(&target.endpoint) {
+        Some(endpoint) => writeln!(out, ", {} admits {}", endpoint.name, endpoint.admission),
+        None => writeln!(out, ", {} is not declared", target.endpoint),
+    }
+}
+
+fn text(value: Value<'_>) -> String {
+    match value {
+        Value::Bool(value) => value.to_string(),
+        Value::Int(number) => number.to_string(),
+        Value::Ip(ip) => ip.to_string(),
+        Value::Text(text) => format!("\"{}\"", text.escape_ascii()),
+    }
+}

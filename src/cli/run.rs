@@ -1,0 +1,93 @@
+//! `run`: the agent.
+
+use std::{path::Path, process::ExitCode, sync::Arc};
+
+use anyhow::Context as _;
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::setup;
+use crate::{
+    agent::Server,
+    audit::Trail,
+    config::{Config, Listen},
+};
+
+pub(super) fn run(path: &Path) -> anyhow::Result<ExitCode> {
+    let config = Config::load(path)?;
+    for address in &config.agent.listen {
+        if let Listen::Tcp(tcp) = address
+            && !tcp.ip().is_loopback()
+        {
+            warn!(%address, "SPOP has no password: make sure that only HAProxy reaches this address");
+        }
+    }
+    let runtime = runtime(config.agent.workers).context("cannot start the runtime")?;
+    runtime.block_on(serve(config))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn runtime(workers: usize) -> std::io::Result<Runtime> {
+    let mut builder =
+        if workers == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+    if workers > 1 {
+        builder.worker_threads(workers);
+    }
+    builder.enable_all().build()
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let (gate, mut source) = setup::build(&config)?;
+    // Read before the first question comes; a broken file is no reason not to start, and is followed.
+    if let Err(mistakes) = source.load() {
+        error!("the file of workspaces is broken, everything is refused until it is mended:\n{mistakes}");
+    }
+    let audit = config.audit.file.as_deref();
+    let (trail, writer) = Trail::open(audit, config.audit.queue)
+        .with_context(|| format!("cannot open the audit trail {audit:?}"))?;
+    let gate = Arc::new(gate);
+    let server = Server::bind(&config.agent, Arc::clone(&gate), Arc::new(trail))?;
+    let mut end = Signals::listen()?;
+
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    gate.issuers.spawn(&mut tasks, &stop);
+    tasks.spawn(source.run(stop.clone()));
+    info!(version = env!("CARGO_PKG_VERSION"), listening = ?server.addresses(), "ready");
+
+    let serving = tokio::spawn(server.serve(stop.clone()));
+    info!(signal = end.received().await, "ending");
+    stop.cancel();
+    serving.await.context("the server ended in a panic")?;
+    while tasks.join_next().await.is_some() {}
+    // The trail went with the server; what it holds is written before the end.
+    writer.finish();
+    Ok(())
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn received(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

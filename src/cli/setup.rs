@@ -1,0 +1,44 @@
+//! From a configuration to a gate; the same for `run`, `explain` and `check`.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use crate::{
+    config::Config,
+    gate::Gate,
+    identity::{
+        cache::TokenCache,
+        issuers::Issuers,
+        provider::{Fetcher, Provider},
+    },
+    workspace::{pattern::HostPatterns, registry::Registry, watch::FileSource},
+};
+
+/// Builds the gate, without keys and workspaces yet, and the source of its workspaces.
+pub(super) fn build(config: &Config) -> anyhow::Result<(Gate, FileSource)> {
+    let mut providers = Vec::new();
+    for issuer in &config.issuers {
+        let name = &issuer.profile.name;
+        let authority = match &issuer.authority {
+            Some(path) => Some(std::fs::read(path).with_context(|| {
+                format!("cannot read the ca_file {} of the issuer '{name}'", path.display())
+            })?),
+            None => None,
+        };
+        let fetcher = Fetcher::new(issuer.jwks_uri.clone(), authority.as_deref())
+            .with_context(|| format!("the issuer '{name}'"))?;
+        let profile = Arc::clone(&issuer.profile);
+        providers.push(Arc::new(Provider::new(profile, issuer.schedule, fetcher)));
+    }
+    let cache = TokenCache::new(config.agent.tokens).context("no random numbers to be had")?;
+    let patterns = HostPatterns::new(&config.hosts).map_err(|errors| {
+        let errors: Vec<_> = errors.iter().map(|(n, e)| format!("[[host]] {}: {e}", n + 1)).collect();
+        anyhow::anyhow!(errors.join("\n"))
+    })?;
+    let registry = Arc::new(Registry::default());
+    let source =
+        FileSource::new(config.workspaces.clone(), &config.issuer_names(), Arc::clone(&registry));
+    let issuers = Issuers::new(providers, cache);
+    Ok((Gate { patterns, issuers, registry, policy: config.policy }, source))
+}
