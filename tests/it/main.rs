@@ -1,1 +1,16 @@
+//! The integration tests: the program as it is run, in front of it a real HAProxy.
 
+#[path = "../support/dev_idp/server.rs"]
+mod dev_idp;
+#[path = "../support/dev_workspace/server.rs"]
+mod dev_workspace;
+mod support;
+
+mod cli;
+mod fail_closed;
+mod gate;
+mod hygiene;
+mod keys;
+mod shipped;
+mod tokens;
+mod wire;

@@ -1,1 +1,33 @@
-fn main() {}
+//! A development OpenID provider as a program; see [`server`]. FOR TESTS AND THE DEMO ONLY.
+
+use std::net::SocketAddr;
+
+use clap::Parser;
+
+#[path = "server.rs"]
+mod server;
+
+/// A development OpenID provider. It gives a token to whoever asks.
+#[derive(Parser)]
+struct Args {
+    /// Where to listen, on loopback
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// The path of the issuer
+    #[arg(long, default_value = "")]
+    issuer_path: String,
+}
+
+#[tokio::main(flavor = "current_thread")]
+#[allow(clippy::print_stdout, reason = "the line that says it is ready")]
+async fn main() -> std::io::Result<()> {
+    let args = Args::parse();
+    let idp = server::DevIdp::start_at(args.listen, &args.issuer_path).await?;
+    println!("{}", serde_json::json!({"ready": true, "issuer": idp.issuer()}));
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+    Ok(())
+}

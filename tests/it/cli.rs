@@ -1,0 +1,157 @@
+//! The command line, as a person meets it.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+use crate::{
+    dev_idp::DevIdp,
+    dev_workspace::DevWorkspace,
+    support::{self, ALICES, agent::PROGRAM, haproxy::root, host, port_host},
+};
+
+fn program(args: &[&str], directory: &Path) -> Output {
+    Command::new(PROGRAM).args(args).current_dir(directory).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8([&output.stdout[..], &output.stderr].concat()).unwrap()
+}
+
+#[test]
+fn check_reports_every_mistake_with_its_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = "\
+[agent]
+listen = ['nowhere']
+socket_mode = '0999'
+wrokers = 2
+
+[[issuer]]
+name = 'corp'
+isuer = 'https://idp.example.com'
+audience = []
+algorithms = ['HS256']
+match = ['name']
+
+[[issuer]]
+name = 'corp'
+issuer = 'http://idp.example.com'
+audience = 'workspaces'
+leeway_seconds = 3600
+
+[[host]]
+pattern = '(?<workspace>[a-z]+'
+
+[[host]]
+preset = 'gitpd'
+
+[workspaces]
+file = 'workspaces.txt'
+undeclared_ports = 'allow'
+";
+    std::fs::write(directory.path().join("agent.toml"), config).unwrap();
+    let output = program(&["check", "--config", "agent.toml"], directory.path());
+    assert_eq!(output.status.code(), Some(2));
+    let text = text(&output);
+    for (line, message) in [
+        (2, "expected \"unix:/path/to/socket\" or \"IP:PORT\", found \"nowhere\""),
+        (3, "expected a file mode in octal such as \"0660\", found \"0999\""),
+        (4, "unknown key 'wrokers': did you mean 'workers'?"),
+        (6, "the key 'issuer' is missing here"),
+        (8, "unknown key 'isuer': did you mean 'issuer'?"),
+        (9, "expected the audience that tokens for workspaces carry"),
+        (10, "expected one of RS256, RS384"),
+        (11, "expected one of subject, email, username; found \"name\""),
+        (15, "expected an https URL"),
+        (17, "expected a number from 0 to 60"),
+        (20, "not a regular expression"),
+        (23, "expected one of gitpod, ona, coder; found \"gitpd\""),
+        (26, "expected a file name that ends in .toml"),
+        (27, "expected one of deny, owner; found \"allow\""),
+    ] {
+        let found = text.lines().any(|l| l.starts_with(&format!("agent.toml:{line}:")) && l.contains(message));
+        assert!(found, "line {line}: {message}\n{text}");
+    }
+}
+
+#[test]
+fn check_reports_two_issuers_of_one_name() {
+    let directory = tempfile::tempdir().unwrap();
+    let issuer = "[[issuer]]\nname = 'corp'\nissuer = 'https://idp.example.com'\naudience = 'a'\n";
+    let config = format!("[agent]\nlisten = ['127.0.0.1:0']\n{issuer}{issuer}[[host]]\npreset = 'ona'\ndomain = 'x.dev'\n[workspaces]\nfile = 'w.yaml'\n");
+    std::fs::write(directory.path().join("agent.toml"), config).unwrap();
+    let text = text(&program(&["check", "--config", "agent.toml"], directory.path()));
+    assert!(text.contains("agent.toml:7:1: the name \"corp\" is used"), "{text}");
+    assert!(text.contains("the issuer identifier"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn check_takes_a_good_configuration_and_haproxys_too() {
+    let directory = stage().await.0;
+    let output = program(&["check", "--config", "agent.toml"], directory.path());
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("1 issuers, 1 host patterns, 2 workspaces"), "{}", text(&output));
+    if Command::new("haproxy").arg("-v").output().is_ok() {
+        let config = directory.path().join("agent.toml");
+        let output = program(&["check", "--haproxy", "--config", config.to_str().unwrap()], root());
+        assert!(output.status.success(), "{}", text(&output));
+        assert!(text(&output).contains("haproxy/haproxy.cfg: good"), "{}", text(&output));
+    }
+    std::fs::write(directory.path().join("workspaces.yaml"), "workspaces: 7\n").unwrap();
+    let output = program(&["check", "--config", "agent.toml"], directory.path());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output).contains("workspaces.yaml:1:13: expected an array, found integer"), "{}", text(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_shows_each_stage_and_exits_as_the_verdict_says() {
+    let (directory, idp, _workspace) = stage().await;
+    let token = directory.path().join("token");
+    let explain = |host: &str, user: Option<&str>| {
+        let mut args = vec!["explain", "--config", "agent.toml", "--host", host];
+        if let Some(user) = user {
+            std::fs::write(&token, format!("{}\n", idp.token_of(user))).unwrap();
+            args.extend(["--token-file", "token", "--method", "POST", "--path", "/x"]);
+        }
+        let output = program(&args, directory.path());
+        (output.status.code().unwrap(), text(&output))
+    };
+    let (code, text) = explain(&host(ALICES), Some("alice"));
+    assert_eq!(code, 0, "{text}");
+    for part in [
+        &format!("workspace {ALICES}, endpoint main"),
+        "Running, owner alice@example.com, main admits grants",
+        "identity    alice (issuer 'dev', subject sub-alice), e-mail alice@example.com",
+        "verdict     allow: owner",
+        "txn.identity.allow = true",
+        "txn.identity.dst_ip = 127.0.0.1",
+        "txn.identity.strip_authorization = true",
+    ] {
+        assert!(text.contains(part), "{part}\n{text}");
+    }
+    assert!(!text.contains(&idp.token_of("alice")[..20]), "{text}");
+    let (code, text) = explain(&host(ALICES), Some("bob"));
+    assert_eq!((code, text.contains("verdict     deny: not_permitted")), (1, true), "{text}");
+    let (code, text) = explain(&host(ALICES), None);
+    assert_eq!((code, text.contains("verdict     sign_in: credential_missing")), (1, true), "{text}");
+    let (code, text) = explain(&port_host(3000, ALICES), None);
+    assert_eq!((code, text.contains("verdict     allow: public")), (0, true), "{text}");
+    let (code, text) = explain("www.example.com", None);
+    assert_eq!((code, text.contains("no [[host]] pattern matches")), (1, true), "{text}");
+    let output = program(&["explain", "--config", "missing.toml", "--host", "x"], directory.path());
+    assert_eq!(output.status.code(), Some(2));
+    let output = program(&["explain", "--config", "agent.toml"], directory.path());
+    assert_eq!(output.status.code(), Some(2));
+}
+
+async fn stage() -> (tempfile::TempDir, DevIdp, DevWorkspace) {
+    let directory = tempfile::tempdir().unwrap();
+    let idp = DevIdp::start().await;
+    let workspace = DevWorkspace::start("a").await;
+    std::fs::write(directory.path().join("agent.toml"), support::config(idp.issuer())).unwrap();
+    let list = support::workspaces(&workspace, &workspace, "running");
+    std::fs::write(directory.path().join("workspaces.yaml"), list).unwrap();
+    (directory, idp, workspace)
+}

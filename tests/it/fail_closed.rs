@@ -1,0 +1,107 @@
+//! Nothing passes when the agent does not say so for this very request.
+
+use std::time::Duration;
+
+use tokio::{io::AsyncReadExt, io::AsyncWriteExt, net::UnixListener};
+
+use crate::support::{ALICES, AgentProcess, Stage, Version, host, port_host, until};
+
+/// What happens to the agent after it has just allowed a request on a keep-alive connection.
+async fn after(version: &Version, harm: impl AsyncFnOnce(&mut Stage)) {
+    let mut stage = Stage::start(version).await;
+    let token = stage.idp.token_of("alice");
+    let mut client = stage.client().await;
+    let mut stranger = stage.client().await;
+    assert_eq!(client.get(&host(ALICES), Some(&token)).await.status, 200);
+    assert_eq!(stranger.get(&port_host(3000, ALICES), None).await.status, 200);
+    harm(&mut stage).await;
+    for _ in 0..3 {
+        let reply = client.get(&host(ALICES), Some(&token)).await;
+        assert_eq!(reply.status, 503, "{version:?} {}", reply.body);
+        assert!(reply.took < Duration::from_secs(3), "{:?}", reply.took);
+    }
+    // A public port is no exception, nor is a new connection.
+    assert_eq!(stranger.get(&port_host(3000, ALICES), None).await.status, 503);
+    assert_eq!(stage.get(&host(ALICES), Some("alice")).await.status, 503);
+    let refused = stage.haproxy.log();
+    let refused: Vec<_> = refused.lines().filter(|line| line.contains(" 503 ")).collect();
+    assert!(refused.len() >= 5, "{refused:?}");
+    // F2: the log says that it was the agent's failure, not its verdict.
+    assert!(refused.iter().any(|line| !line.ends_with("spoe_error=") && !line.ends_with("spoe_error=-")), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f1_f2_a_hung_agent_refuses_the_next_request_of_an_allowed_connection() {
+    for version in Version::all() {
+        after(version, async |stage| stage.agent.signal("-STOP")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f1_f2_a_killed_agent_refuses_the_next_request_of_an_allowed_connection() {
+    for version in Version::all() {
+        after(version, async |stage| stage.agent.kill()).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f1_f2_an_agent_that_answers_garbage_refuses_the_next_request() {
+    for version in Version::all() {
+        after(version, async |stage| {
+            let socket = stage.agent.socket();
+            stage.agent.kill();
+            std::fs::remove_file(&socket).unwrap();
+            let listener = UnixListener::bind(&socket).unwrap();
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o666);
+            std::fs::set_permissions(&socket, mode).unwrap();
+            tokio::spawn(async move {
+                while let Ok((mut stream, _)) = listener.accept().await {
+                    tokio::spawn(async move {
+                        let mut buffer = [0; 1024];
+                        while let Ok(1..) = stream.read(&mut buffer).await {
+                            if stream.write_all(b"\0\0\0\x10garbage garbage!").await.is_err() {
+                                return;
+                            }
+                        }
+                    });
+                }
+            });
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_comes_back_is_used_again() {
+    for version in Version::all() {
+        let mut stage = Stage::start(version).await;
+        stage.agent.kill();
+        let reply = stage.get(&host(ALICES), Some("alice")).await;
+        assert_eq!(reply.status, 503, "{version:?}");
+        // The socket of the killed agent is still there, and is no obstacle.
+        stage.agent = AgentProcess::start(stage.directory.path()).await;
+        until("the gate to open again", || async {
+            (stage.get(&host(ALICES), Some("alice")).await.status == 200).then_some(())
+        })
+        .await;
+        assert!(stage.agent.end().await, "{}", stage.agent.log());
+        assert!(!stage.agent.socket().exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_decision_that_cannot_be_recorded_is_no_allow() {
+    let stage = Stage::start(Version::newest()).await;
+    let config = std::fs::read_to_string(stage.directory.path().join("agent.toml")).unwrap();
+    let config = config.replace("audit.jsonl", "/dev/full").replace("spop.sock", "other.sock");
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("agent.toml"), config).unwrap();
+    std::fs::copy(stage.workspaces_file(), directory.path().join("workspaces.yaml")).unwrap();
+    let agent = AgentProcess::start(directory.path()).await;
+    let mut peer = crate::wire::Peer::tcp(agent.tcp()).await;
+    // The first record is in the queue before anybody knows that the disk is full.
+    until("the refusal", async || {
+        (peer.ask_public().await.as_deref() == Some("audit_unavailable")).then_some(())
+    })
+    .await;
+}

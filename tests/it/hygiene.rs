@@ -1,0 +1,114 @@
+//! What travels on, and what does not.
+
+use crate::{
+    dev_workspace::Seen,
+    support::{ALICES, Stage, Version, host, port_host},
+};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f3_headers_that_a_client_sends_in_our_name_never_arrive() {
+    for version in Version::all() {
+        let stage = Stage::start(version).await;
+        let spoofed = [
+            "X-Forwarded-User", "x-forwarded-user", "X_Forwarded_User", "X-Forwarded-Email", "X-Forwarded-Groups",
+            "X-Forwarded-Preferred-Username", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto",
+            "X-Forwarded", "Forwarded", "X-Identity-Subject", "X_Identity_Subject", "X-Identity-Workspace",
+            "X-Identity-Decision-Id", "X-Identity", "X-Auth-Request-User", "X-Remote-User", "Remote-User",
+            "Remote_User", "X-WSProxy-Host", "X-Unique-ID",
+        ];
+        let headers: String = spoofed.iter().map(|name| format!("{name}: evil\r\n")).collect();
+        for (host, user) in [(host(ALICES), Some("alice")), (port_host(3000, ALICES), None)] {
+            let mut client = stage.client().await;
+            let token = user.map(|u| format!("Authorization: Bearer {}\r\n", stage.idp.token_of(u)));
+            let lines = format!("{headers}{}X-Mine: kept\r\n", token.unwrap_or_default());
+            let reply = client.send(&host, lines.as_bytes()).await;
+            assert_eq!(reply.status, 200, "{version:?}");
+            assert!(!reply.body.contains("evil"), "{version:?} {}", reply.body);
+            assert_eq!(reply.arrived("x-mine"), ["kept"]);
+            assert_eq!(reply.arrived("x-forwarded-user"), user.as_slice());
+            assert_eq!(reply.arrived("x-identity-workspace"), [ALICES]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p1_no_token_and_no_cookie_of_ours_reaches_a_workspace_or_a_log() {
+    for version in Version::all() {
+        let stage = Stage::start(version).await;
+        let token = stage.idp.token_of("alice");
+        let mut client = stage.client().await;
+        for host in [host(ALICES), port_host(3000, ALICES)] {
+            let lines = format!("Authorization: Bearer {token}\r\nCookie: a=1; __Host-identity=canary; b=\"2\"\r\n");
+            let reply = client.send(&host, lines.as_bytes()).await;
+            assert_eq!(reply.status, 200);
+            assert_eq!(reply.arrived("cookie"), ["a=1; b=\\\"2\\\""], "{version:?}");
+            assert_eq!(reply.arrived("authorization"), [""; 0]);
+            let only_ours = client.send(&host, format!("Authorization: Bearer {token}\r\nCookie: __Host-identity_x=canary\r\n").as_bytes()).await;
+            assert_eq!(only_ours.arrived("cookie"), [""; 0], "{version:?}");
+        }
+        let signature = token.rsplit('.').next().unwrap();
+        let seen: Vec<Seen> = stage.alice.requests();
+        for canary in [signature, "canary"] {
+            assert!(!format!("{seen:?}").contains(canary));
+            assert!(!stage.agent.log().contains(canary));
+            assert!(!stage.haproxy.log().contains(canary));
+            assert!(!stage.audit().iter().any(|record| record.to_string().contains(canary)));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p4_other_cookies_and_the_workspaces_own_credentials_arrive_byte_for_byte() {
+    for version in Version::all() {
+        let stage = Stage::start(version).await;
+        let mut client = stage.client().await;
+        let lines = b"Authorization: Basic dTpw\r\nCookie: a=\xff\xfe; b=%20+\"; __Host-identity=x; c= d\r\n";
+        let reply = client.send(&port_host(3000, ALICES), lines).await;
+        assert_eq!(reply.arrived("cookie"), [r#"a=\xff\xfe; b=%20+\"; c= d"#], "{version:?}");
+        assert_eq!(reply.arrived("authorization"), ["Basic dTpw"], "{version:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p1_a_refused_token_of_our_issuer_does_not_travel_to_a_public_port() {
+    let stage = Stage::start(Version::newest()).await;
+    let request = crate::dev_idp::TokenRequest { expires_in: -3600, ..Default::default() };
+    let token = stage.idp.token(&request);
+    let reply = stage.get_with(&port_host(3000, ALICES), Some(&token)).await;
+    assert_eq!((reply.status, reply.arrived("authorization").len()), (200, 0));
+    let foreign = stage.get_with(&port_host(3000, ALICES), Some("an-opaque-token")).await;
+    assert_eq!(foreign.arrived("authorization"), ["Bearer an-opaque-token"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f4_p5_repeated_headers_are_refused() {
+    for version in Version::all() {
+        let stage = Stage::start(version).await;
+        let token = stage.idp.token_of("alice");
+        for lines in [
+            format!("Authorization: Bearer {token}\r\nAuthorization: Bearer {token}\r\n"),
+            format!("Authorization: Bearer {token}\r\nCookie: a=1\r\nCookie: b=2\r\n"),
+        ] {
+            let reply = stage.client().await.send(&host(ALICES), lines.as_bytes()).await;
+            assert_eq!((reply.status, reply.body.contains("_repeated")), (400, true), "{version:?} {}", reply.body);
+        }
+        let lines = format!("Host: {}\r\nAuthorization: Bearer {token}\r\n", port_host(3000, ALICES));
+        let reply = stage.client().await.send(&host(ALICES), lines.as_bytes()).await;
+        assert_eq!(reply.status, 400, "{version:?} {}", reply.body);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workspace_cannot_set_cookies_of_our_names() {
+    for version in Version::all() {
+        let stage = Stage::start(version).await;
+        let cookies = "a=1; Path=/|__Host-identity=evil; Path=/; Secure|b=2|__host-identity_pre=evil|=__Host-identity=evil|  __Host-identity = evil|x__Host-identity=fine";
+        let request = format!(
+            "GET /set-cookies HTTP/1.1\r\nHost: {}\r\nX-Cookies: {cookies}\r\n\r\n",
+            port_host(3000, ALICES)
+        );
+        let reply = stage.client().await.raw(request.as_bytes()).await;
+        let set: Vec<_> = reply.all("set-cookie").into_iter().filter(|c| !c.is_empty()).collect();
+        assert_eq!(set, ["a=1; Path=/", "b=2", "x__Host-identity=fine"], "{version:?}");
+    }
+}

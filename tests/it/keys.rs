@@ -1,0 +1,139 @@
+//! Keys: fetched off the request's way, kept through faults, changed at once.
+
+use std::sync::Arc;
+
+use identity_spoa::{
+    clock::Timestamp,
+    identity::{
+        Profile,
+        profile::{ClaimPath, ClaimPaths, MatchBy},
+        provider::{FetchError, Fetcher, Provider, Schedule},
+    },
+};
+
+use crate::{
+    dev_idp::{DevIdp, Fault, Faults, TokenRequest},
+    support::{ALICES, Stage, Version, host, until},
+};
+
+fn provider(issuer: &str) -> Provider {
+    let profile = Profile {
+        name: "dev".into(),
+        issuer: issuer.parse().unwrap(),
+        audience: vec!["workspaces".into()],
+        algorithms: vec![],
+        leeway: std::time::Duration::ZERO,
+        matching: vec![MatchBy::Subject],
+        claims: ClaimPaths {
+            email: ClaimPath::named("email"),
+            username: ClaimPath::named("u"),
+            groups: ClaimPath::named("g"),
+            organization: None,
+        },
+        organization: None,
+    };
+    Provider::new(Arc::new(profile), Schedule::default(), Fetcher::new(None, None).unwrap())
+}
+
+#[tokio::test]
+async fn k1_k2_k5_a_bad_answer_is_refused_and_the_last_good_keys_stay() {
+    let idp = DevIdp::start().await;
+    let other = DevIdp::start().await;
+    let provider = provider(idp.issuer());
+    provider.fetch().await.unwrap();
+    let digest = *provider.keys(Timestamp::now()).unwrap().set.digest();
+    idp.rotate(false);
+    let jwks = |jwks| Faults { jwks, ..Faults::default() };
+    let discovery = |discovery| Faults { discovery, jwks: Fault::Status(500) };
+    for (faults, want) in [
+        (jwks(Fault::Status(500)), "expected status 200, got 500"),
+        (jwks(Fault::Garbage), "not a JSON Web Key Set"),
+        (jwks(Fault::Empty), "not a JSON Web Key Set"),
+        (jwks(Fault::Oversize), "larger than"),
+        (jwks(Fault::Redirect(format!("{}/jwks", other.issuer()))), "got 302"),
+        (discovery(Fault::WrongIssuer), "equal to the letter"),
+        (discovery(Fault::Garbage), "not a discovery document"),
+    ] {
+        idp.set_faults(faults);
+        // The first attempt may still use the address it knows; the second looks it up again.
+        let _ = provider.fetch().await;
+        let error = provider.fetch().await.unwrap_err();
+        assert!(error.to_string().contains(want), "{error}");
+        assert_eq!(*provider.keys(Timestamp::now()).unwrap().set.digest(), digest);
+    }
+    assert_eq!(other.counters().jwks, 0);
+    idp.set_faults(Faults::default());
+    provider.fetch().await.unwrap();
+    assert_ne!(*provider.keys(Timestamp::now()).unwrap().set.digest(), digest);
+    // K5: but not for ever.
+    let day = std::time::Duration::from_secs(24 * 3600);
+    assert!(provider.keys(Timestamp::now().plus(day)).is_none());
+}
+
+#[tokio::test]
+async fn an_error_of_a_fetch_names_the_address_and_the_cause() {
+    let mut idp = DevIdp::start().await;
+    idp.halt();
+    let provider = provider(idp.issuer());
+    let error = until("the provider to be gone", || {
+        let fetched = provider.fetch();
+        async { fetched.await.err() }
+    })
+    .await;
+    assert!(matches!(error, FetchError::Request { .. }));
+    let text = error.to_string();
+    assert!(text.contains(idp.issuer()) && text.to_lowercase().contains("refused"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn k11_the_agent_starts_while_the_provider_is_down_and_recovers_by_itself() {
+    let mut idp = DevIdp::start().await;
+    let issuer = idp.issuer().to_owned();
+    idp.halt();
+    let directory = tempfile::tempdir().unwrap();
+    let workspace = crate::dev_workspace::DevWorkspace::start("a").await;
+    std::fs::write(directory.path().join("agent.toml"), crate::support::config(&issuer)).unwrap();
+    let list = crate::support::workspaces(&workspace, &workspace, "running");
+    std::fs::write(directory.path().join("workspaces.yaml"), list).unwrap();
+    let agent = crate::support::AgentProcess::start(directory.path()).await;
+    let mut peer = crate::wire::Peer::unix(&agent.socket()).await;
+    let token = idp.token_of("alice");
+    assert_eq!(peer.ask(&host(ALICES), Some(&token)).await.as_deref(), Some("keys_unavailable"));
+    // What needs no keys works all the same.
+    assert_eq!(peer.ask_public().await.as_deref(), Some("public"));
+    assert!(agent.log().contains("cannot fetch the keys"));
+    idp.restart().await;
+    while peer.ask(&host(ALICES), Some(&token)).await.unwrap() != "owner" {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn k6_a_new_key_counts_at_once_and_a_removed_one_no_longer() {
+    let stage = Stage::start(Version::newest()).await;
+    let old = stage.idp.token_of("alice");
+    assert_eq!(stage.get_with(&host(ALICES), Some(&old)).await.status, 200);
+    stage.idp.rotate(false);
+    // The old key is still known, and so is the old token.
+    assert_eq!(stage.get_with(&host(ALICES), Some(&old)).await.status, 200);
+    let reply = stage.get(&host(ALICES), Some("alice")).await;
+    eprintln!("first request with an unknown key: {:?}", reply.took);
+    assert_eq!(reply.status, 200, "{}", reply.body);
+    // The new set has no old key: the remembered token is verified anew, and refused.
+    let reply = stage.get_with(&host(ALICES), Some(&old)).await;
+    assert_eq!((reply.status, reply.body.contains("token_key")), (401, true), "{}", reply.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn k3_an_unknown_key_of_a_provider_that_hangs_costs_a_bounded_wait() {
+    let stage = Stage::start(Version::newest()).await;
+    stage.idp.set_faults(Faults { jwks: Fault::Hang, ..Faults::default() });
+    let request = TokenRequest { sign_with: "unpublished".into(), ..TokenRequest::default() };
+    let token = stage.idp.token(&request);
+    let reply = stage.get_with(&host(ALICES), Some(&token)).await;
+    eprintln!("an unknown key while the provider hangs: {:?}", reply.took);
+    assert_eq!((reply.status, reply.body.contains("token_key")), (401, true), "{}", reply.body);
+    assert!(reply.took < std::time::Duration::from_millis(490), "{:?}", reply.took);
+    // Others do not wait.
+    assert_eq!(stage.get(&host(ALICES), Some("alice")).await.status, 200);
+}

@@ -1,0 +1,185 @@
+//! The stage: a provider, workspaces, the agent and HAProxy, all real, all on loopback.
+
+#![allow(dead_code, reason = "each test uses what it needs")]
+
+use std::{
+    fmt::Write as _,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+use crate::{dev_idp::DevIdp, dev_workspace::DevWorkspace};
+
+pub mod agent;
+pub mod haproxy;
+pub mod http;
+
+pub use agent::AgentProcess;
+pub use haproxy::{Haproxy, Version};
+pub use http::{Client, Reply};
+
+/// The longest that a test waits for anything.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Waits until `check` gives something.
+pub async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = check().await {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Everything between a client and two workspaces.
+pub struct Stage {
+    pub haproxy: Haproxy,
+    pub agent: AgentProcess,
+    pub idp: DevIdp,
+    pub alice: DevWorkspace,
+    pub bob: DevWorkspace,
+    pub directory: TempDir,
+}
+
+/// alice's workspace, as it stands in host names.
+pub const ALICES: &str = "pinkpanda-demo-ns35kd21abc";
+/// bob's.
+pub const BOBS: &str = "redfox-demo-ns35kd21xyz";
+
+/// The editor of a workspace.
+pub fn host(workspace: &str) -> String {
+    format!("{workspace}.ws.gitpod.test")
+}
+
+/// A port of a workspace.
+pub fn port_host(port: u16, workspace: &str) -> String {
+    format!("{port}-{workspace}.ws.gitpod.test")
+}
+
+impl Stage {
+    pub async fn start(version: &Version) -> Self {
+        let idp = DevIdp::start().await;
+        Self::with(version, idp).await
+    }
+
+    pub async fn with(version: &Version, idp: DevIdp) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let alice = DevWorkspace::start("alices").await;
+        let bob = DevWorkspace::start("bobs").await;
+        std::fs::write(directory.path().join("agent.toml"), config(idp.issuer())).unwrap();
+        std::fs::write(directory.path().join("workspaces.yaml"), workspaces(&alice, &bob, "running")).unwrap();
+        let agent = AgentProcess::start(directory.path()).await;
+        let haproxy = Haproxy::start(version, directory.path(), &agent.socket(), bob.address()).await;
+        let stage = Self { haproxy, agent, idp, alice, bob, directory };
+        // Up when HAProxy has an agent and the agent has keys.
+        until("the gate to open", || async {
+            let reply = stage.get(&host(ALICES), Some("alice")).await;
+            (reply.status == 200).then_some(())
+        })
+        .await;
+        stage
+    }
+
+    pub fn workspaces_file(&self) -> PathBuf {
+        self.directory.path().join("workspaces.yaml")
+    }
+
+    /// Writes the list of workspaces anew, alice's in this phase.
+    pub fn set_phase(&self, phase: &str) {
+        std::fs::write(self.workspaces_file(), workspaces(&self.alice, &self.bob, phase)).unwrap();
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(self.haproxy.http).await
+    }
+
+    /// One request on a connection of its own.
+    pub async fn get(&self, host: &str, user: Option<&str>) -> Reply {
+        let token = user.map(|user| self.idp.token_of(user));
+        self.get_with(host, token.as_deref()).await
+    }
+
+    pub async fn get_with(&self, host: &str, token: Option<&str>) -> Reply {
+        self.client().await.get(host, token).await
+    }
+
+    /// The lines of the audit trail.
+    pub fn audit(&self) -> Vec<serde_json::Value> {
+        let text = std::fs::read_to_string(self.directory.path().join("audit.jsonl")).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+}
+
+/// The configuration of the stage.
+pub fn config(issuer: &str) -> String {
+    format!(
+        r#"
+[agent]
+listen = ["unix:spop.sock", "127.0.0.1:0"]
+socket_mode = "0666"
+
+[[issuer]]
+name = "dev"
+issuer = "{issuer}"
+audience = "workspaces"
+match = ["subject", "email", "username"]
+unknown_key_seconds = 1
+
+[issuer.claims]
+organization = "org"
+
+[[host]]
+preset = "gitpod"
+domain = "gitpod.test"
+
+[workspaces]
+file = "workspaces.yaml"
+
+[audit]
+file = "audit.jsonl"
+"#
+    )
+}
+
+/// The list of workspaces of the stage.
+pub fn workspaces(alice: &DevWorkspace, bob: &DevWorkspace, phase: &str) -> String {
+    let (a, b) = (alice.address(), bob.address());
+    let mut text = format!(
+        r#"
+workspaces:
+  - id: {ALICES}
+    owner: {{ subject: sub-alice, email: alice@example.com }}
+    organization: acme
+    phase: {phase}
+    destination: {a}
+    grants:
+      - user: {{ email: carol@example.com }}
+      - group: engineers
+        endpoints: [4000]
+    ports:
+"#
+    );
+    for (port, admission) in
+        [(3000, "public"), (4000, "grants"), (5000, "organization"), (6000, "authenticated"), (7000, "owner")]
+    {
+        writeln!(text, "      - {{ port: {port}, admission: {admission}, destination: \"{a}\" }}").unwrap();
+    }
+    write!(
+        text,
+        r#"
+  - id: {BOBS}
+    owner: {{ username: bob }}
+    phase: running
+    destination: {b}
+    ports:
+      - {{ port: 8000, destination: "backend:named" }}
+      - {{ port: 8001, destination: "backend:no-such-backend" }}
+"#
+    )
+    .unwrap();
+    text
+}

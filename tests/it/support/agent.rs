@@ -1,0 +1,88 @@
+//! The program, as a process.
+
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+};
+
+use super::until;
+
+/// The path of the program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_identity-spoa");
+
+/// A running agent; killed when dropped.
+pub struct AgentProcess {
+    child: Child,
+    directory: PathBuf,
+    tcp: String,
+}
+
+impl AgentProcess {
+    /// Starts `identity-spoa run` with `agent.toml` of the directory and waits until it is ready.
+    pub async fn start(directory: &Path) -> Self {
+        let log = directory.join("agent.log");
+        let child = Command::new(PROGRAM)
+            .args(["run", "--config"])
+            .arg(directory.join("agent.toml"))
+            .env("RUST_LOG", "debug,hyper=info,h2=info,reqwest=info,hyper_util=info")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        let mut agent = Self { child, directory: directory.into(), tcp: String::new() };
+        let ready = until("the agent to be ready", || {
+            assert!(agent.child.try_wait().unwrap().is_none(), "{}", agent.log());
+            let ready = agent.log().lines().find(|l| l.contains("\"ready\"")).map(String::from);
+            async { ready }
+        })
+        .await;
+        let start = ready.find("127.0.0.1:").unwrap();
+        agent.tcp = ready[start..].chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect();
+        agent
+    }
+
+    /// The unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join("spop.sock")
+    }
+
+    /// The TCP address.
+    pub fn tcp(&self) -> &str {
+        &self.tcp
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.join("agent.log")).unwrap_or_default()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// Kills the agent at once.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Ends the agent in order; returns whether it ended well.
+    pub async fn end(&mut self) -> bool {
+        self.signal("-TERM");
+        until("the agent to end", || {
+            let ended = self.child.try_wait().unwrap();
+            async move { ended.map(|status| status.success()) }
+        })
+        .await
+    }
+}
+
+impl Drop for AgentProcess {
+    fn drop(&mut self) {
+        // A stopped process is killed all the same; one that ended is no error.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,193 @@
+//! A real HAProxy with the shipped configuration: in a container for each version there is an image
+//! of, else the binary of this machine.
+
+use std::{
+    fs::File,
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use super::until;
+
+/// The repository.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A HAProxy to test with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// An image, by its tag.
+    Container(String),
+    /// The binary of this machine.
+    Local,
+}
+
+impl Version {
+    /// All there are; found out once.
+    pub fn all() -> &'static [Self] {
+        static ALL: OnceLock<Vec<Version>> = OnceLock::new();
+        ALL.get_or_init(|| {
+            let script = root().join("tests/containers/images.sh");
+            let output = Command::new(script).stderr(Stdio::inherit()).output().unwrap();
+            let tags = String::from_utf8(output.stdout).unwrap();
+            let images: Vec<_> = tags.lines().map(|tag| Self::Container(tag.into())).collect();
+            if images.is_empty() {
+                eprintln!("no container images: testing with the haproxy of this machine only");
+                return vec![Self::Local];
+            }
+            eprintln!("testing with haproxy {}", tags.split_whitespace().collect::<Vec<_>>().join(", "));
+            images
+        })
+    }
+
+    /// The newest.
+    pub fn newest() -> &'static Self {
+        Self::all().last().unwrap()
+    }
+
+    fn command(&self, name: &str, mounts: &[(&Path, &str)], env: &[(&str, String)]) -> Command {
+        match self {
+            Self::Local => {
+                let mut command = Command::new("haproxy");
+                command.envs(env.iter().map(|(key, value)| (key, value)));
+                command
+            }
+            Self::Container(tag) => {
+                let mut command = Command::new("docker");
+                command.args(["run", "--rm", "--network", "host", "--user", "0", "--name", name]);
+                for (path, mode) in mounts {
+                    let path = path.display();
+                    command.arg("-v").arg(format!("{path}:{path}:{mode}"));
+                }
+                for (key, value) in env {
+                    command.arg("-e").arg(format!("{key}={value}"));
+                }
+                command.arg(format!("identity-spoa/haproxy:{tag}")).arg("haproxy");
+                command
+            }
+        }
+    }
+
+    /// Runs `haproxy -c` on the shipped configuration; its output.
+    pub fn check(&self, env: &[(&str, String)]) -> (bool, String) {
+        let name = unique_name();
+        let shipped = root().join("haproxy");
+        let output = self
+            .command(&name, &[(&shipped, "ro")], env)
+            .args(["-c", "-C"])
+            .arg(&shipped)
+            .args(["-f", "haproxy.cfg"])
+            .output()
+            .unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+fn unique_name() -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!("identity-spoa-test-{}-{count}", std::process::id())
+}
+
+/// An address of loopback that nobody else uses, with a free port: HAProxy cannot tell which port
+/// the system chose, so the test chooses, on an address of its own.
+fn own_address() -> SocketAddr {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let [_, _, c, d] = (std::process::id() << 8 | count & 0xff).to_be_bytes();
+    let e = u8::try_from(32 + (std::process::id() >> 8) % 200).unwrap();
+    let ip = IpAddr::from([127, e, c, d.clamp(1, 254)]);
+    TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap()
+}
+
+/// A running HAProxy; killed when dropped.
+pub struct Haproxy {
+    pub http: SocketAddr,
+    pub https: SocketAddr,
+    child: Child,
+    container: Option<String>,
+    log: PathBuf,
+}
+
+impl Haproxy {
+    /// Starts the shipped configuration. Certificates are made for it; `named` is the server of the
+    /// backend `named`.
+    pub async fn start(version: &Version, directory: &Path, agent: &Path, named: SocketAddr) -> Self {
+        let (http, https) = (own_address(), own_address());
+        let certificate = certificate(directory);
+        let env = [
+            ("GATE_HTTP", http.to_string()),
+            ("GATE_HTTPS", https.to_string()),
+            ("GATE_CERT", certificate.display().to_string()),
+            ("IDENTITY_AGENT", format!("unix@{}", agent.display())),
+            ("GATE_NAMED_BACKEND", named.to_string()),
+            ("GATE_ADMIN_SOCKET", directory.join("admin.sock").display().to_string()),
+        ];
+        let name = unique_name();
+        let shipped = root().join("haproxy");
+        let log = directory.join("haproxy.log");
+        let file = File::create(&log).unwrap();
+        let child = version
+            .command(&name, &[(&shipped, "ro"), (directory, "rw")], &env)
+            .args(["-db", "-C"])
+            .arg(&shipped)
+            .args(["-f", "haproxy.cfg"])
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        let container = matches!(version, Version::Container(_)).then_some(name);
+        let mut haproxy = Self { http, https, child, container, log };
+        until("haproxy to listen", || {
+            assert!(haproxy.child.try_wait().unwrap().is_none(), "{}", haproxy.log());
+            async { TcpStream::connect(http).ok() }
+        })
+        .await;
+        haproxy
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Haproxy {
+    fn drop(&mut self) {
+        match &self.container {
+            Some(name) => {
+                let _ = Command::new("docker").args(["rm", "-f", name]).output();
+            }
+            None => {
+                let _ = self.child.kill();
+            }
+        }
+        let _ = self.child.wait();
+    }
+}
+
+/// A certificate for the hosts of the stage, signed by nobody.
+fn certificate(directory: &Path) -> PathBuf {
+    let (key, certificate) = (directory.join("gate.key"), directory.join("gate.crt"));
+    let made = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
+        .args(["-days", "2", "-subj", "/CN=gate", "-addext", "subjectAltName=DNS:*.ws.gitpod.test"])
+        .arg("-keyout")
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let both = directory.join("gate.pem");
+    let text = [std::fs::read(&certificate).unwrap(), std::fs::read(&key).unwrap()].concat();
+    std::fs::write(&both, text).unwrap();
+    both
+}

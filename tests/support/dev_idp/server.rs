@@ -1,0 +1,357 @@
+//! A development OpenID provider on loopback: discovery, key set, key rotation, tokens for made-up
+//! people, faults on demand. FOR TESTS AND THE DEMO ONLY: it gives a token to whoever asks.
+
+#![allow(dead_code, reason = "the program and the tests use different parts")]
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use axum::{
+    Json, Router,
+    body::{Body, Bytes},
+    extract::State,
+    http::{Response, StatusCode, header},
+    routing::{get, post},
+};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+pub mod keys;
+
+use keys::Keys;
+
+/// A running provider; stops when dropped.
+pub struct DevIdp {
+    shared: Arc<Shared>,
+    address: SocketAddr,
+    stop: CancellationToken,
+}
+
+struct Shared {
+    issuer: String,
+    state: Mutex<Inner>,
+}
+
+struct Inner {
+    keys: Arc<Keys>,
+    previous: Option<Arc<Keys>>,
+    publish_previous: bool,
+    faults: Faults,
+    counters: Counters,
+}
+
+/// What goes wrong at each endpoint.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Faults {
+    pub discovery: Fault,
+    pub jwks: Fault,
+}
+
+/// What goes wrong.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// Nothing.
+    #[default]
+    Ok,
+    /// This status.
+    Status(u16),
+    /// An answer after so many milliseconds.
+    Slow(u64),
+    /// No answer at all.
+    Hang,
+    /// Something that is not JSON.
+    Garbage,
+    /// Two megabytes.
+    Oversize,
+    /// A redirect to the same endpoint of somebody else.
+    Redirect(String),
+    /// Nothing in the body.
+    Empty,
+    /// The discovery document of another issuer.
+    WrongIssuer,
+}
+
+/// How often each endpoint was asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Counters {
+    pub discovery: u64,
+    pub jwks: u64,
+}
+
+/// A token to be made.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TokenRequest {
+    /// `alice`, `bob`, or anybody else.
+    pub user: String,
+    /// The algorithm, `none` and `HS256` (with the public RSA key as secret) among them.
+    pub alg: String,
+    /// The audience: text or a list.
+    pub audience: Value,
+    /// Seconds from now; may be negative.
+    pub expires_in: i64,
+    /// Claims over the usual ones; null takes one away.
+    pub claims: Map<String, Value>,
+    /// Header members over the usual ones; null takes one away.
+    pub header: Map<String, Value>,
+    /// `current`, `previous` or `unpublished`.
+    pub sign_with: String,
+}
+
+impl Default for TokenRequest {
+    fn default() -> Self {
+        Self {
+            user: "alice".into(),
+            alg: "ES256".into(),
+            audience: json!("workspaces"),
+            expires_in: 300,
+            claims: Map::new(),
+            header: Map::new(),
+            sign_with: "current".into(),
+        }
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Rotation {
+    keep_previous: bool,
+}
+
+impl DevIdp {
+    /// Starts on a free port of loopback.
+    pub async fn start() -> Self {
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), "").await.unwrap()
+    }
+
+    /// Starts at an address; the issuer gets the path.
+    pub async fn start_at(address: SocketAddr, path: &str) -> std::io::Result<Self> {
+        assert!(address.ip().is_loopback(), "a development provider serves loopback only");
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let shared = Arc::new(Shared {
+            issuer: format!("http://{address}{path}"),
+            state: Mutex::new(Inner {
+                keys: Arc::new(Keys::generate(1)),
+                previous: None,
+                publish_previous: false,
+                faults: Faults::default(),
+                counters: Counters::default(),
+            }),
+        });
+        let idp = Self { shared, address, stop: CancellationToken::new() };
+        idp.serve(listener, path);
+        Ok(idp)
+    }
+
+    fn serve(&self, listener: TcpListener, path: &str) {
+        let router = Router::new()
+            .route(&format!("{path}/.well-known/openid-configuration"), get(discovery))
+            .route(&format!("{path}/jwks"), get(jwks))
+            .route("/dev/token", post(token))
+            .route("/dev/rotate", post(rotate))
+            .route("/dev/faults", post(faults))
+            .route("/dev/counters", get(counters))
+            .with_state(Arc::clone(&self.shared));
+        let stop = self.stop.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                served = axum::serve(listener, router) => served.unwrap(),
+            }
+        });
+    }
+
+    /// Stops answering; the keys stay for [`Self::restart`].
+    pub fn halt(&mut self) {
+        self.stop.cancel();
+    }
+
+    /// Answers again at the same address with the same keys.
+    pub async fn restart(&mut self) {
+        self.stop = CancellationToken::new();
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        let listener = loop {
+            match TcpListener::bind(self.address).await {
+                Ok(listener) => break listener,
+                Err(error) => assert!(tokio::time::Instant::now() < deadline, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        };
+        self.serve(listener, "");
+    }
+
+    pub fn issuer(&self) -> &str {
+        &self.shared.issuer
+    }
+
+    pub fn token(&self, request: &TokenRequest) -> String {
+        self.shared.token(request)
+    }
+
+    /// The token of a user with everything else as usual.
+    pub fn token_of(&self, user: &str) -> String {
+        self.token(&TokenRequest { user: user.into(), ..TokenRequest::default() })
+    }
+
+    /// New keys; the old ones stay in the key set or not.
+    pub fn rotate(&self, keep_previous: bool) {
+        self.shared.rotate(keep_previous);
+    }
+
+    pub fn set_faults(&self, faults: Faults) {
+        self.shared.lock().faults = faults;
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.shared.lock().counters
+    }
+}
+
+impl Drop for DevIdp {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.state.lock().unwrap()
+    }
+
+    fn rotate(&self, keep_previous: bool) {
+        let mut state = self.lock();
+        let next = Arc::new(Keys::generate(state.keys.generation + 1));
+        state.previous = Some(std::mem::replace(&mut state.keys, next));
+        state.publish_previous = keep_previous;
+    }
+
+    fn token(&self, request: &TokenRequest) -> String {
+        let keys = match request.sign_with.as_str() {
+            "previous" => self.lock().previous.clone().expect("there was no rotation yet"),
+            "unpublished" => Arc::new(Keys::generate(9999)),
+            _ => Arc::clone(&self.lock().keys),
+        };
+        let mut header = json!({"alg": request.alg, "typ": "JWT", "kid": keys.id(&request.alg)});
+        let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap();
+        let user = &request.user;
+        let groups = if user == "alice" { json!(["engineers", "leads"]) } else { json!(["engineers"]) };
+        let mut claims = json!({
+            "iss": self.issuer, "aud": request.audience, "sub": format!("sub-{user}"),
+            "iat": now - 1, "exp": now + request.expires_in,
+            "email": format!("{user}@example.com"), "email_verified": true,
+            "preferred_username": user, "groups": groups, "org": "acme",
+        });
+        merge(&mut header, &request.header);
+        merge(&mut claims, &request.claims);
+        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+        let message = format!("{}.{}", part(&header), part(&claims));
+        let signature = URL_SAFE_NO_PAD.encode(keys.sign(&request.alg, message.as_bytes()));
+        format!("{message}.{signature}")
+    }
+}
+
+fn merge(value: &mut Value, over: &Map<String, Value>) {
+    let members = value.as_object_mut().unwrap();
+    for (name, value) in over {
+        if value.is_null() {
+            members.remove(name);
+        } else {
+            members.insert(name.clone(), value.clone());
+        }
+    }
+}
+
+async fn discovery(State(shared): State<Arc<Shared>>) -> Response<Body> {
+    let fault = {
+        let mut state = shared.lock();
+        state.counters.discovery += 1;
+        state.faults.discovery.clone()
+    };
+    let issuer = if fault == Fault::WrongIssuer { "http://127.0.0.1:1" } else { &shared.issuer };
+    let document = json!({"issuer": issuer, "jwks_uri": format!("{}/jwks", shared.issuer)});
+    respond(&fault, &document).await
+}
+
+async fn jwks(State(shared): State<Arc<Shared>>) -> Response<Body> {
+    let (fault, document) = {
+        let mut state = shared.lock();
+        state.counters.jwks += 1;
+        let mut keys = state.keys.jwks();
+        if let Some(previous) = state.previous.as_ref().filter(|_| state.publish_previous) {
+            keys.extend(previous.jwks());
+        }
+        (state.faults.jwks.clone(), json!({"keys": keys}))
+    };
+    respond(&fault, &document).await
+}
+
+async fn respond(fault: &Fault, document: &Value) -> Response<Body> {
+    let response = |status: u16, body: Vec<u8>| {
+        Response::builder()
+            .status(status)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Body::from(body))
+            .unwrap()
+    };
+    match fault {
+        Fault::Ok | Fault::WrongIssuer => {}
+        Fault::Status(status) => return response(*status, Vec::new()),
+        Fault::Slow(millis) => tokio::time::sleep(Duration::from_millis(*millis)).await,
+        Fault::Hang => {
+            let (): () = std::future::pending().await;
+        }
+        Fault::Garbage => return response(200, b"<html>\xff".to_vec()),
+        Fault::Oversize => {
+            // Without a length, so that only counting helps.
+            let chunks = (0..32).map(|_| Ok::<_, Infallible>(Bytes::from(vec![b' '; 64 * 1024])));
+            return Response::new(Body::from_stream(Chunks(chunks.collect())));
+        }
+        Fault::Redirect(to) => {
+            return Response::builder().status(302).header(header::LOCATION, to).body(Body::empty()).unwrap();
+        }
+        Fault::Empty => return response(200, Vec::new()),
+    }
+    response(200, document.to_string().into_bytes())
+}
+
+/// A body in pieces.
+struct Chunks(std::collections::VecDeque<Result<Bytes, Infallible>>);
+
+impl futures_core::Stream for Chunks {
+    type Item = Result<Bytes, Infallible>;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        std::task::Poll::Ready(self.0.pop_front())
+    }
+}
+
+async fn token(State(shared): State<Arc<Shared>>, Json(request): Json<TokenRequest>) -> String {
+    shared.token(&request)
+}
+
+async fn rotate(State(shared): State<Arc<Shared>>, Json(rotation): Json<Rotation>) -> StatusCode {
+    shared.rotate(rotation.keep_previous);
+    StatusCode::NO_CONTENT
+}
+
+async fn faults(State(shared): State<Arc<Shared>>, Json(faults): Json<Faults>) -> StatusCode {
+    shared.lock().faults = faults;
+    StatusCode::NO_CONTENT
+}
+
+async fn counters(State(shared): State<Arc<Shared>>) -> Json<Counters> {
+    Json(shared.lock().counters)
+}
