@@ -108,7 +108,8 @@ async fn accept(listener: Listener, shared: Arc<Shared>, stop: CancellationToken
     // No new connections from here on; the socket file goes too.
     drop(listener);
     let open = connections.len();
-    let drained = tokio::time::timeout(DRAIN, async { while connections.join_next().await.is_some() {} });
+    let drained =
+        tokio::time::timeout(DRAIN, async { while connections.join_next().await.is_some() {} });
     match drained.await {
         Ok(()) => info!(connections = open, "drained"),
         Err(_) => warn!(left = connections.len(), "connections did not finish in time: cut"),

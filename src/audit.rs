@@ -93,7 +93,12 @@ pub struct NotKept;
 impl Record {
     /// The record of a decision.
     #[must_use]
-    pub fn new(decision: &Decision, request: &Request<'_>, id: DecisionId, time: Timestamp) -> Self {
+    pub fn new(
+        decision: &Decision,
+        request: &Request<'_>,
+        id: DecisionId,
+        time: Timestamp,
+    ) -> Self {
         Self {
             time,
             decision_id: id,

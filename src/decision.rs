@@ -167,11 +167,9 @@ impl Decision {
             Phase::Running | Phase::Updating => allowed,
             Phase::Provisioning => Reason::WorkspaceStarting,
             Phase::Interrupted => Reason::WorkspaceInterrupted,
-            Phase::Unknown
-            | Phase::Stopping
-            | Phase::Stopped
-            | Phase::Deleted
-            | Phase::Failed => Reason::WorkspaceStopped,
+            Phase::Unknown | Phase::Stopping | Phase::Stopped | Phase::Deleted | Phase::Failed => {
+                Reason::WorkspaceStopped
+            }
         };
         if self.verdict() == Verdict::Allow {
             let endpoint = self.endpoint.as_ref();

@@ -47,7 +47,9 @@ pub enum RequestError {
     #[error("unknown message '{}': expected 'authorize' or 'authorize-tcp'", .0.escape_ascii())]
     Message(Vec<u8>),
     /// An argument of the wrong type.
-    #[error("the argument '{0}' has the wrong type: compare the args line with haproxy/identity.spoe.cfg")]
+    #[error(
+        "the argument '{0}' has the wrong type: compare the args line with haproxy/identity.spoe.cfg"
+    )]
     Type(&'static str),
     /// An argument without which duplicates could not be seen.
     #[error("the argument '{0}' is missing: compare the args line with haproxy/identity.spoe.cfg")]
@@ -77,15 +79,11 @@ impl<'a> Request<'a> {
         match message {
             AUTHORIZE => Self::read_http(args),
             AUTHORIZE_TCP => Self::read_tcp(args),
-            other => {
-                Err(RequestError::Message(other.iter().copied().take(64).collect()))
-            }
+            other => Err(RequestError::Message(other.iter().copied().take(64).collect())),
         }
     }
 
-    fn read_http(
-        args: impl Iterator<Item = (&'a [u8], Value<'a>)>,
-    ) -> Result<Self, RequestError> {
+    fn read_http(args: impl Iterator<Item = (&'a [u8], Value<'a>)>) -> Result<Self, RequestError> {
         let mut request = Self::default();
         let mut seen = Seen::default();
         for (name, value) in args {

@@ -44,9 +44,8 @@ impl FromStr for WorkspaceId {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let clean = |b: u8| {
-            b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.')
-        };
+        let clean =
+            |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
         if text.is_empty() || !text.bytes().all(clean) {
             return Err(IdError);
         }

@@ -103,7 +103,13 @@ impl Answerer {
     }
 
     /// Answers a question with a refusal that needs no look at it.
-    pub fn refuse(&self, notify: &Notify<'_>, reason: Reason, batch: &Batch<'_>, out: &mut Vec<u8>) {
+    pub fn refuse(
+        &self,
+        notify: &Notify<'_>,
+        reason: Reason,
+        batch: &Batch<'_>,
+        out: &mut Vec<u8>,
+    ) {
         let request = read(notify).unwrap_or_default();
         self.finish(notify, &request, Decision::refuse(reason), batch, out);
     }
@@ -149,7 +155,9 @@ fn read<'b>(notify: &Notify<'b>) -> Result<Request<'b>, Reason> {
     let known = |name: &[u8]| name == request::AUTHORIZE || name == request::AUTHORIZE_TCP;
     let mut questions = notify.messages().filter(|message| known(message.name));
     let (Some(message), None) = (questions.next(), questions.next()) else {
-        warn!("a NOTIFY without exactly one 'authorize' or 'authorize-tcp' message is refused: compare the SPOE configuration with haproxy/identity.spoe.cfg");
+        warn!(
+            "a NOTIFY without exactly one 'authorize' or 'authorize-tcp' message is refused: compare the SPOE configuration with haproxy/identity.spoe.cfg"
+        );
         return Err(Reason::MessageUnknown);
     };
     Request::read(message.name, message.args()).map_err(|error| {

@@ -139,7 +139,13 @@ impl<S: Stream> Connection<'_, S> {
                         answerer.answer(&notify, &batch, &mut self.scratch, true, &mut self.out);
                     if let Some(waiting) = waiting {
                         let whole = self.input.get(..used).unwrap_or_default().to_vec();
-                        if !wait(&mut self.waiting, self.shared, waiting, whole, batch.max_frame_size) {
+                        if !wait(
+                            &mut self.waiting,
+                            self.shared,
+                            waiting,
+                            whole,
+                            batch.max_frame_size,
+                        ) {
                             answerer.refuse(&notify, Reason::Overloaded, &batch, &mut self.out);
                         }
                     }

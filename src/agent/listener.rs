@@ -1,8 +1,7 @@
 //! TCP and unix listeners behind one type.
 
 use std::{
-    fmt,
-    io,
+    fmt, io,
     os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -115,7 +114,9 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         Ok(_) => {}
     }
     match std::os::unix::net::UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path)
+        }
         Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent answers there")),
         Err(error) => Err(error),
     }

@@ -85,7 +85,11 @@ fn show(
         Place::Invalid(error) => writeln!(out, "host        {error}")?,
         Place::Unmatched(host) => writeln!(out, "host        {host}: no [[host]] pattern matches")?,
         Place::Matched(host, target) => {
-            writeln!(out, "host        {host}: workspace {}, endpoint {}", target.workspace, target.endpoint)?;
+            writeln!(
+                out,
+                "host        {host}: workspace {}, endpoint {}",
+                target.workspace, target.endpoint
+            )?;
             show_workspace(out, gate, &target)?;
         }
     }
@@ -101,8 +105,12 @@ fn show(
                 identity.groups,
             )?;
         }
-        (None, crate::decision::Reason::Refused(refusal)) => writeln!(out, "identity    none: {refusal}")?,
-        (None, _) if request.authorization.is_none() => writeln!(out, "identity    none: no token given")?,
+        (None, crate::decision::Reason::Refused(refusal)) => {
+            writeln!(out, "identity    none: {refusal}")?
+        }
+        (None, _) if request.authorization.is_none() => {
+            writeln!(out, "identity    none: no token given")?
+        }
         (None, _) => writeln!(out, "identity    not looked at")?,
     }
     let reason = decision.reason;
@@ -127,7 +135,11 @@ fn show_workspace(
     let Some(workspace) = snapshot.find(&target.workspace) else {
         return writeln!(out, "workspace   {}: unknown", target.workspace);
     };
-    write!(out, "workspace   {}: {:?}, owner {}", workspace.id, workspace.phase, workspace.owner_label)?;
+    write!(
+        out,
+        "workspace   {}: {:?}, owner {}",
+        workspace.id, workspace.phase, workspace.owner_label
+    )?;
     match workspace.endpoint(&target.endpoint) {
         Some(endpoint) => writeln!(out, ", {} admits {}", endpoint.name, endpoint.admission),
         None => writeln!(out, ", {} is not declared", target.endpoint),

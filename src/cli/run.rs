@@ -45,7 +45,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (gate, mut source) = setup::build(&config)?;
     // Read before the first question comes; a broken file is no reason not to start, and is followed.
     if let Err(mistakes) = source.load() {
-        error!("the file of workspaces is broken, everything is refused until it is mended:\n{mistakes}");
+        error!(
+            "the file of workspaces is broken, everything is refused until it is mended:\n{mistakes}"
+        );
     }
     let audit = config.audit.file.as_deref();
     let (trail, writer) = Trail::open(audit, config.audit.queue)

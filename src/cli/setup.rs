@@ -33,7 +33,8 @@ pub(super) fn build(config: &Config) -> anyhow::Result<(Gate, FileSource)> {
     }
     let cache = TokenCache::new(config.agent.tokens).context("no random numbers to be had")?;
     let patterns = HostPatterns::new(&config.hosts).map_err(|errors| {
-        let errors: Vec<_> = errors.iter().map(|(n, e)| format!("[[host]] {}: {e}", n + 1)).collect();
+        let errors: Vec<_> =
+            errors.iter().map(|(n, e)| format!("[[host]] {}: {e}", n + 1)).collect();
         anyhow::anyhow!(errors.join("\n"))
     })?;
     let registry = Arc::new(Registry::default());

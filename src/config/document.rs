@@ -149,7 +149,10 @@ fn explain(error: Error, text: &str) -> Vec<(usize, String)> {
     let start = error.span.start;
     let message = match error.kind {
         ErrorKind::UnexpectedKeys { keys, expected } => {
-            return keys.into_iter().map(|(key, span)| (span.start, unknown(&key, &expected))).collect();
+            return keys
+                .into_iter()
+                .map(|(key, span)| (span.start, unknown(&key, &expected)))
+                .collect();
         }
         ErrorKind::Wanted { expected, found } => {
             let hint = if expected.contains("string") && found != "table" && found != "array" {
@@ -162,10 +165,16 @@ fn explain(error: Error, text: &str) -> Vec<(usize, String)> {
         ErrorKind::MissingField(key) => format!("the key '{key}' is missing here"),
         ErrorKind::OutOfRange(number) => format!("the number does not fit {number}"),
         ErrorKind::DuplicateKey { key, first } => {
-            format!("the key '{key}' is already set in line {}", line_and_column(text, first.start).0)
+            format!(
+                "the key '{key}' is already set in line {}",
+                line_and_column(text, first.start).0
+            )
         }
         ErrorKind::DuplicateTable { name, first } => {
-            format!("the table '{name}' already began in line {}", line_and_column(text, first.start).0)
+            format!(
+                "the table '{name}' already began in line {}",
+                line_and_column(text, first.start).0
+            )
         }
         ErrorKind::Custom(message) => message.into_owned(),
         kind => Error { kind, span: error.span, line_info: None }.to_string(),
@@ -223,13 +232,19 @@ mod yaml {
         let options = serde_saphyr::options! {
             budget: serde_saphyr::budget! { max_events: MAX_EVENTS, max_nodes: MAX_EVENTS },
         };
-        serde_saphyr::from_str_with_options::<Spanned<Node>>(text, options).map(value).map_err(|e| {
-            let start = e.location().map(|at| offset(text, at)).unwrap_or_default();
-            let span = Span { start, end: start };
-            // The place stands before the message already; the snippet would repeat it.
-            let message = e.without_snippet().to_string();
-            Error { kind: ErrorKind::Custom(format!("not YAML: {message}").into()), span, line_info: None }
-        })
+        serde_saphyr::from_str_with_options::<Spanned<Node>>(text, options).map(value).map_err(
+            |e| {
+                let start = e.location().map(|at| offset(text, at)).unwrap_or_default();
+                let span = Span { start, end: start };
+                // The place stands before the message already; the snippet would repeat it.
+                let message = e.without_snippet().to_string();
+                Error {
+                    kind: ErrorKind::Custom(format!("not YAML: {message}").into()),
+                    span,
+                    line_info: None,
+                }
+            },
+        )
     }
 
     fn value(node: Spanned<Node>) -> Value<'static> {
@@ -337,7 +352,8 @@ mod tests {
 
     #[test]
     fn both_formats_give_the_same_value() {
-        let toml = read::<Pet>("p.toml", "name = 'rex'\nlegs = 4\ntags = ['a', 'b']\n", Format::Toml);
+        let toml =
+            read::<Pet>("p.toml", "name = 'rex'\nlegs = 4\ntags = ['a', 'b']\n", Format::Toml);
         let yaml = read::<Pet>("p.yaml", "name: rex\nlegs: 4\ntags: [a, b]\n", Format::Yaml);
         assert_eq!(toml, yaml);
         assert!(toml.is_ok());

@@ -1,6 +1,9 @@
 //! The configuration file: what was typed. Each table refuses keys it does not know.
 
-use std::{collections::HashMap, ops::RangeInclusive, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap, ops::RangeInclusive, path::PathBuf, str::FromStr, sync::Arc,
+    time::Duration,
+};
 
 use jsonwebtoken::Algorithm;
 use toml_span::{DeserError, Deserialize, Span, Value, de_helpers::TableHelper, value::ValueInner};
@@ -266,8 +269,7 @@ struct RawPreset(Preset);
 
 impl<'de> Deserialize<'de> for RawPreset {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let presets =
-            [("gitpod", Preset::Gitpod), ("ona", Preset::Ona), ("coder", Preset::Coder)];
+        let presets = [("gitpod", Preset::Gitpod), ("ona", Preset::Ona), ("coder", Preset::Coder)];
         choice(value, &presets).map(Self)
     }
 }
@@ -404,7 +406,11 @@ impl<'de> Deserialize<'de> for Mode {
     }
 }
 
-fn number(table: &mut TableHelper<'_>, key: &'static str, range: RangeInclusive<u64>) -> Option<u64> {
+fn number(
+    table: &mut TableHelper<'_>,
+    key: &'static str,
+    range: RangeInclusive<u64>,
+) -> Option<u64> {
     let (_, mut value) = table.take(key)?;
     let span = value.span;
     match value.take() {

@@ -210,7 +210,12 @@ mod tests {
     #[test]
     fn refusals_can_stand_in_a_header() {
         for refusal in Refusal::ALL {
-            assert!(refusal.describe().bytes().all(|b| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\'));
+            assert!(
+                refusal
+                    .describe()
+                    .bytes()
+                    .all(|b| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\')
+            );
         }
     }
 }

@@ -93,7 +93,9 @@ pub fn is_person(identity: &Identity, person: &Person) -> bool {
     let verdict = identity.issuer.matching.iter().find_map(|rule| match rule {
         MatchBy::Subject => person.subject.as_ref().map(|s| *s == identity.subject),
         MatchBy::Email => person.email.as_ref().map(|e| Some(e) == identity.email.as_ref()),
-        MatchBy::Username => person.username.as_ref().map(|u| Some(u) == identity.username.as_ref()),
+        MatchBy::Username => {
+            person.username.as_ref().map(|u| Some(u) == identity.username.as_ref())
+        }
     });
     verdict.unwrap_or(false)
 }

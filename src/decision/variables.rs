@@ -68,7 +68,11 @@ pub fn each(
 }
 
 /// Where an allowed request goes, and what may travel on.
-fn travel(decision: &Decision, request: &Request<'_>, mut set: impl FnMut(&'static str, Value<'_>)) {
+fn travel(
+    decision: &Decision,
+    request: &Request<'_>,
+    mut set: impl FnMut(&'static str, Value<'_>),
+) {
     match &decision.destination {
         Some(Destination::Address(address)) => {
             set("dst_ip", Value::Ip(address.ip()));

@@ -3,7 +3,10 @@
 //! The key is a digest over a random prefix and the token, so that no token lies in memory longer
 //! than its request, and nobody outside can make two tokens meet.
 
-use std::{sync::Arc, time::{Duration, Instant}};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use aws_lc_rs::{digest, rand};
 use moka::{Expiry, sync::Cache};
@@ -71,7 +74,12 @@ impl TokenCache {
 }
 
 impl Expiry<TokenDigest, Verified> for UntilExpiry {
-    fn expire_after_create(&self, _: &TokenDigest, verified: &Verified, _: Instant) -> Option<Duration> {
+    fn expire_after_create(
+        &self,
+        _: &TokenDigest,
+        verified: &Verified,
+        _: Instant,
+    ) -> Option<Duration> {
         Some(verified.identity.expires.since(Timestamp::now()))
     }
 

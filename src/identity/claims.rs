@@ -71,10 +71,13 @@ pub fn identity(
 }
 
 fn check_audience(profile: &Profile, audience: Option<&Value>) -> Result<(), Refusal> {
-    let meant = |value: &Value| value.as_str().is_some_and(|a| profile.audience.iter().any(|b| a == b));
+    let meant =
+        |value: &Value| value.as_str().is_some_and(|a| profile.audience.iter().any(|b| a == b));
     match audience {
         Some(one @ Value::String(_)) if meant(one) => Ok(()),
-        Some(Value::Array(several)) if !several.iter().all(Value::is_string) => Err(Refusal::Claims),
+        Some(Value::Array(several)) if !several.iter().all(Value::is_string) => {
+            Err(Refusal::Claims)
+        }
         Some(Value::Array(several)) if several.iter().any(meant) => Ok(()),
         Some(Value::String(_) | Value::Array(_)) => Err(Refusal::Audience),
         _ => Err(Refusal::Claims),

@@ -114,7 +114,8 @@ mod tests {
 
     #[test]
     fn j6_a_repeated_member_is_refused_at_every_depth() {
-        for text in [r#"{"a":1,"a":1}"#, r#"{"a":{"b":1,"b":2}}"#, r#"{"a":[{"b":1,"\u0062":2}]}"#] {
+        for text in [r#"{"a":1,"a":1}"#, r#"{"a":{"b":1,"b":2}}"#, r#"{"a":[{"b":1,"\u0062":2}]}"#]
+        {
             assert!(object(text.as_bytes()).is_err(), "{text}");
         }
     }
@@ -135,7 +136,9 @@ mod tests {
 
     #[test]
     fn what_is_not_one_object_is_refused() {
-        for text in ["", "[]", "1", "{} {}", "{\"a\":1e999}", "{\"a\":NaN}", "{'a':1}", "{\"a\":\"\n\"}"] {
+        for text in
+            ["", "[]", "1", "{} {}", "{\"a\":1e999}", "{\"a\":NaN}", "{'a':1}", "{\"a\":\"\n\"}"]
+        {
             assert!(object(text.as_bytes()).is_err(), "{text}");
         }
         assert!(object(b"{\"a\":\"\xff\"}").is_err());

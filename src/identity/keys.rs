@@ -185,13 +185,17 @@ impl RawKey {
                 Some((RSA, [n, e].concat(), key))
             }
             ("EC", Some(curve @ ("P-256" | "P-384"))) => {
-                let (family, size): (&[_], _) =
-                    if curve == "P-256" { (&[Algorithm::ES256], 32) } else { (&[Algorithm::ES384], 48) };
+                let (family, size): (&[_], _) = if curve == "P-256" {
+                    (&[Algorithm::ES256], 32)
+                } else {
+                    (&[Algorithm::ES384], 48)
+                };
                 let (x, y) = (bytes(&self.x)?, bytes(&self.y)?);
                 if x.len() != size || y.len() != size {
                     return None;
                 }
-                let key = DecodingKey::from_ec_components(self.x.as_ref()?, self.y.as_ref()?).ok()?;
+                let key =
+                    DecodingKey::from_ec_components(self.x.as_ref()?, self.y.as_ref()?).ok()?;
                 Some((family, [x, y].concat(), key))
             }
             ("OKP", Some("Ed25519")) => {
@@ -322,7 +326,10 @@ mod tests {
             json!({"kty": "OKP", "crv": "X25519", "x": point}),
             json!("not a key"),
         ] {
-            assert!(matches!(set(std::slice::from_ref(&bad)), Err(KeySetError::NoneUsable(1))), "{bad}");
+            assert!(
+                matches!(set(std::slice::from_ref(&bad)), Err(KeySetError::NoneUsable(1))),
+                "{bad}"
+            );
             assert_eq!(set(&[bad, ed("good", 1)]).unwrap().len(), 1);
         }
     }

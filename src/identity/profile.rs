@@ -181,10 +181,25 @@ mod tests {
 
     #[test]
     fn k1_issuers_are_https_or_on_loopback() {
-        for good in ["https://idp.example.com", "https://idp.example.com/realms/a", "http://127.0.0.1:80/x", "http://[::1]:1", "http://localhost:1"] {
+        for good in [
+            "https://idp.example.com",
+            "https://idp.example.com/realms/a",
+            "http://127.0.0.1:80/x",
+            "http://[::1]:1",
+            "http://localhost:1",
+        ] {
             assert_eq!(good.parse::<IssuerUrl>().unwrap().as_str(), good);
         }
-        for bad in ["idp.example.com", "http://idp.example.com", "http://127.0.0.1.evil.com", "https://u@idp.example.com", "https://idp.example.com?x", "https://idp.example.com#x", "ftp://127.0.0.1", "file:///etc/passwd"] {
+        for bad in [
+            "idp.example.com",
+            "http://idp.example.com",
+            "http://127.0.0.1.evil.com",
+            "https://u@idp.example.com",
+            "https://idp.example.com?x",
+            "https://idp.example.com#x",
+            "ftp://127.0.0.1",
+            "file:///etc/passwd",
+        ] {
             assert!(bad.parse::<IssuerUrl>().is_err(), "{bad}");
         }
     }
@@ -193,7 +208,9 @@ mod tests {
     fn a_claim_is_found_by_name_or_pointer() {
         let claims = json!({"groups": 1, "https://x.example/groups": 2, "realm_access": {"roles": 3}, "a/b": {"~": 4}});
         let claims = claims.as_object().unwrap();
-        let find = |path: &str| ClaimPath::new(path).unwrap().find(claims).and_then(serde_json::Value::as_u64);
+        let find = |path: &str| {
+            ClaimPath::new(path).unwrap().find(claims).and_then(serde_json::Value::as_u64)
+        };
         assert_eq!(find("groups"), Some(1));
         assert_eq!(find("https://x.example/groups"), Some(2));
         assert_eq!(find("/realm_access/roles"), Some(3));

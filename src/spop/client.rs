@@ -2,8 +2,7 @@
 //! read by [`super::frame`], [`super::hello::Agreed`], [`super::ack`] and [`super::disconnect`].
 
 use super::{
-    Status, Value,
-    disconnect,
+    Status, Value, disconnect,
     frame::{self, FrameType, TooLong},
     value::{write_bytes, write_key_value},
 };

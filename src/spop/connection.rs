@@ -203,7 +203,8 @@ mod tests {
         let (mut side, _) = opened();
         let Some((Event::Notify(notify), _)) = side.next(&bytes, &mut Vec::new()) else { panic!() };
         assert_eq!((notify.stream_id, notify.frame_id), (1, 2));
-        let read: Vec<_> = notify.messages().map(|m| (m.name, m.args().collect::<Vec<_>>())).collect();
+        let read: Vec<_> =
+            notify.messages().map(|m| (m.name, m.args().collect::<Vec<_>>())).collect();
         assert_eq!(
             read,
             [

@@ -116,7 +116,8 @@ pub fn write(
     varint::write(out, stream_id);
     varint::write(out, frame_id);
     payload(out);
-    let length = u32::try_from(out.len() - start - LENGTH).ok().filter(|length| *length <= max_size);
+    let length =
+        u32::try_from(out.len() - start - LENGTH).ok().filter(|length| *length <= max_size);
     let place = out.get_mut(start..).and_then(|frame| frame.first_chunk_mut::<LENGTH>());
     if let (Some(length), Some(place)) = (length, place) {
         *place = length.to_be_bytes();
@@ -147,7 +148,8 @@ mod tests {
 
     fn frame(payload: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
-        write(&mut out, FrameType::Notify, (7, 300), 1000, |o| o.extend_from_slice(payload)).unwrap();
+        write(&mut out, FrameType::Notify, (7, 300), 1000, |o| o.extend_from_slice(payload))
+            .unwrap();
         out
     }
 
@@ -193,6 +195,8 @@ mod tests {
         let mut out = b"before".to_vec();
         let result = write(&mut out, FrameType::Ack, (1, 1), 20, |o| o.extend_from_slice(&[0; 14]));
         assert_eq!((result, &out[..]), (Err(TooLong), &b"before"[..]));
-        assert!(write(&mut out, FrameType::Ack, (1, 1), 20, |o| o.extend_from_slice(&[0; 13])).is_ok());
+        assert!(
+            write(&mut out, FrameType::Ack, (1, 1), 20, |o| o.extend_from_slice(&[0; 13])).is_ok()
+        );
     }
 }

@@ -48,7 +48,10 @@ impl<'b> HaproxyHello<'b> {
                 (b"healthcheck", Value::Bool(check)) => healthcheck = check,
                 (b"engine-id", Value::Str(text)) => engine_id = Some(text),
                 (
-                    b"supported-versions" | b"max-frame-size" | b"capabilities" | b"healthcheck"
+                    b"supported-versions"
+                    | b"max-frame-size"
+                    | b"capabilities"
+                    | b"healthcheck"
                     | b"engine-id",
                     _,
                 ) => return Err(FrameError::Type),
@@ -147,7 +150,13 @@ mod tests {
 
     #[test]
     fn a_hello_is_read() {
-        let hello = parse(&[VERSIONS, SIZE, CAPABILITIES, (b"engine-id", Value::Str(b"x")), (b"new", Value::Null)]);
+        let hello = parse(&[
+            VERSIONS,
+            SIZE,
+            CAPABILITIES,
+            (b"engine-id", Value::Str(b"x")),
+            (b"new", Value::Null),
+        ]);
         let want = HaproxyHello {
             max_frame_size: 16_380,
             pipelining: true,
@@ -193,14 +202,16 @@ mod tests {
             ("2.0.0", false),
             ("", false),
         ] {
-            let hello = parse(&[(b"supported-versions", Value::Str(text.as_bytes())), SIZE, CAPABILITIES]);
+            let hello =
+                parse(&[(b"supported-versions", Value::Str(text.as_bytes())), SIZE, CAPABILITIES]);
             assert_eq!(hello.is_ok(), good, "{text}");
         }
     }
 
     #[test]
     fn a_small_max_frame_size_is_refused() {
-        let with = |size| parse(&[VERSIONS, (b"max-frame-size", Value::Uint32(size)), CAPABILITIES]);
+        let with =
+            |size| parse(&[VERSIONS, (b"max-frame-size", Value::Uint32(size)), CAPABILITIES]);
         assert_eq!(with(255), Err(FrameError::BadMaxFrameSize));
         assert!(with(256).is_ok());
         assert!(with(u32::MAX).is_ok());

@@ -102,7 +102,9 @@ pub(super) fn write_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// Reads a list of names and values to the end of the input.
-pub(super) fn key_values(input: &[u8]) -> impl Iterator<Item = Result<(&[u8], Value<'_>), FrameError>> {
+pub(super) fn key_values(
+    input: &[u8],
+) -> impl Iterator<Item = Result<(&[u8], Value<'_>), FrameError>> {
     let mut rest = Some(input);
     std::iter::from_fn(move || {
         let input = rest.take().filter(|input| !input.is_empty())?;

@@ -9,9 +9,7 @@ use std::{
 
 use arrayvec::ArrayString;
 use toml_span::{
-    DeserError, Deserialize, Error, Span, Value,
-    de_helpers::TableHelper,
-    value::ValueInner,
+    DeserError, Deserialize, Error, Span, Value, de_helpers::TableHelper, value::ValueInner,
 };
 
 use super::{
@@ -104,11 +102,14 @@ impl<'de> Deserialize<'de> for Record {
         let owner = table.required_s::<RawPerson>("owner");
         let organization = table.optional::<Filled>("organization");
         let phase = table.required::<RawPhase>("phase");
-        let admission = table.optional::<RawAdmission>("admission").map_or(Admission::Grants, |a| a.0);
+        let admission =
+            table.optional::<RawAdmission>("admission").map_or(Admission::Grants, |a| a.0);
         let destination = table.optional_s::<RawDestination>("destination");
         let grants = table.optional::<Vec<RawGrant>>("grants").unwrap_or_default();
         let mut raw_endpoints = table.optional::<Vec<RawEndpoint>>("ports").unwrap_or_default();
-        raw_endpoints.extend(table.optional::<Vec<RawApp>>("apps").unwrap_or_default().into_iter().map(|a| a.0));
+        raw_endpoints.extend(
+            table.optional::<Vec<RawApp>>("apps").unwrap_or_default().into_iter().map(|a| a.0),
+        );
 
         let mut endpoints = Vec::new();
         let mut address = None;
@@ -180,7 +181,11 @@ impl<'de> Deserialize<'de> for RawPerson {
             email: text("email").map(|e| e.to_lowercase().into()),
             username: text("username"),
         };
-        if table.errors.is_empty() && person.subject.is_none() && person.email.is_none() && person.username.is_none() {
+        if table.errors.is_empty()
+            && person.subject.is_none()
+            && person.email.is_none()
+            && person.username.is_none()
+        {
             table.errors.push(mistake(
                 span,
                 "a person is named by at least one of 'subject', 'email' and 'username'",
@@ -357,17 +362,20 @@ struct RawPhase(Phase);
 
 impl<'de> Deserialize<'de> for RawPhase {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        choice(value, &[
-            ("unknown", Phase::Unknown),
-            ("provisioning", Phase::Provisioning),
-            ("running", Phase::Running),
-            ("updating", Phase::Updating),
-            ("interrupted", Phase::Interrupted),
-            ("stopping", Phase::Stopping),
-            ("stopped", Phase::Stopped),
-            ("deleted", Phase::Deleted),
-            ("failed", Phase::Failed),
-        ])
+        choice(
+            value,
+            &[
+                ("unknown", Phase::Unknown),
+                ("provisioning", Phase::Provisioning),
+                ("running", Phase::Running),
+                ("updating", Phase::Updating),
+                ("interrupted", Phase::Interrupted),
+                ("stopping", Phase::Stopping),
+                ("stopped", Phase::Stopped),
+                ("deleted", Phase::Deleted),
+                ("failed", Phase::Failed),
+            ],
+        )
         .map(Self)
     }
 }
@@ -376,13 +384,16 @@ struct RawAdmission(Admission);
 
 impl<'de> Deserialize<'de> for RawAdmission {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        choice(value, &[
-            ("owner", Admission::Owner),
-            ("grants", Admission::Grants),
-            ("organization", Admission::Organization),
-            ("authenticated", Admission::Authenticated),
-            ("public", Admission::Public),
-        ])
+        choice(
+            value,
+            &[
+                ("owner", Admission::Owner),
+                ("grants", Admission::Grants),
+                ("organization", Admission::Organization),
+                ("authenticated", Admission::Authenticated),
+                ("public", Admission::Public),
+            ],
+        )
         .map(Self)
     }
 }
@@ -550,7 +561,8 @@ workspaces:
 
     #[test]
     fn a_workspace_listed_twice_is_refused() {
-        let one = "  - { id: a, owner: { subject: x }, phase: running, destination: 10.0.0.1:80 }\n";
+        let one =
+            "  - { id: a, owner: { subject: x }, phase: running, destination: 10.0.0.1:80 }\n";
         let found = messages(yaml(&format!("workspaces:\n{one}{one}"), &["corp"]));
         assert_eq!(found, ["w.yaml:3:5: the workspace 'a' is listed twice"]);
     }

@@ -119,7 +119,10 @@ mod tests {
 
     #[test]
     fn f4_a_host_is_lowered_and_loses_its_port() {
-        assert_eq!(Host::parse(b"3000-Abc.WS.Example.com:443").unwrap().as_str(), "3000-abc.ws.example.com");
+        assert_eq!(
+            Host::parse(b"3000-Abc.WS.Example.com:443").unwrap().as_str(),
+            "3000-abc.ws.example.com"
+        );
     }
 
     #[test]

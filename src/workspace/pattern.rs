@@ -72,7 +72,9 @@ impl Preset {
                 id: "{workspace}".into(),
             },
             Self::Ona => PatternSpec {
-                regex: format!("(?<port>[0-9]{{1,5}})--(?<workspace>{UUID})\\.[a-z0-9-]+\\.{domain}"),
+                regex: format!(
+                    "(?<port>[0-9]{{1,5}})--(?<workspace>{UUID})\\.[a-z0-9-]+\\.{domain}"
+                ),
                 id: "{workspace}".into(),
             },
             Self::Coder => PatternSpec {
@@ -164,7 +166,8 @@ impl HostPattern {
             match piece {
                 Ok(text) => workspace.push(Piece::Text(text.into())),
                 Err(name) => {
-                    let index = capture(name).ok_or_else(|| PatternError::NoCapture(name.into()))?;
+                    let index =
+                        capture(name).ok_or_else(|| PatternError::NoCapture(name.into()))?;
                     workspace.push(Piece::Capture(index));
                     used.push(name);
                 }

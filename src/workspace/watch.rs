@@ -84,7 +84,9 @@ impl FileSource {
                     // A file that stays away is reported once.
                     let gone = mistakes.as_slice().iter().all(|m| m.place.is_none());
                     if !(gone && missing) {
-                        error!("the file of workspaces is broken, the last good one stays:\n{mistakes}");
+                        error!(
+                            "the file of workspaces is broken, the last good one stays:\n{mistakes}"
+                        );
                     }
                     missing = gone;
                 }

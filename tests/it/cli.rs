@@ -71,7 +71,9 @@ undeclared_ports = 'allow'
         (26, "expected a file name that ends in .toml"),
         (27, "expected one of deny, owner; found \"allow\""),
     ] {
-        let found = text.lines().any(|l| l.starts_with(&format!("agent.toml:{line}:")) && l.contains(message));
+        let found = text
+            .lines()
+            .any(|l| l.starts_with(&format!("agent.toml:{line}:")) && l.contains(message));
         assert!(found, "line {line}: {message}\n{text}");
     }
 }
@@ -80,7 +82,9 @@ undeclared_ports = 'allow'
 fn check_reports_two_issuers_of_one_name() {
     let directory = tempfile::tempdir().unwrap();
     let issuer = "[[issuer]]\nname = 'corp'\nissuer = 'https://idp.example.com'\naudience = 'a'\n";
-    let config = format!("[agent]\nlisten = ['127.0.0.1:0']\n{issuer}{issuer}[[host]]\npreset = 'ona'\ndomain = 'x.dev'\n[workspaces]\nfile = 'w.yaml'\n");
+    let config = format!(
+        "[agent]\nlisten = ['127.0.0.1:0']\n{issuer}{issuer}[[host]]\npreset = 'ona'\ndomain = 'x.dev'\n[workspaces]\nfile = 'w.yaml'\n"
+    );
     std::fs::write(directory.path().join("agent.toml"), config).unwrap();
     let text = text(&program(&["check", "--config", "agent.toml"], directory.path()));
     assert!(text.contains("agent.toml:7:1: the name \"corp\" is used"), "{text}");
@@ -92,7 +96,11 @@ async fn check_takes_a_good_configuration_and_haproxys_too() {
     let directory = stage().await.0;
     let output = program(&["check", "--config", "agent.toml"], directory.path());
     assert!(output.status.success(), "{}", text(&output));
-    assert!(text(&output).contains("1 issuers, 1 host patterns, 2 workspaces"), "{}", text(&output));
+    assert!(
+        text(&output).contains("1 issuers, 1 host patterns, 2 workspaces"),
+        "{}",
+        text(&output)
+    );
     if Command::new("haproxy").arg("-v").output().is_ok() {
         let config = directory.path().join("agent.toml");
         let output = program(&["check", "--haproxy", "--config", config.to_str().unwrap()], root());
@@ -102,7 +110,11 @@ async fn check_takes_a_good_configuration_and_haproxys_too() {
     std::fs::write(directory.path().join("workspaces.yaml"), "workspaces: 7\n").unwrap();
     let output = program(&["check", "--config", "agent.toml"], directory.path());
     assert_eq!(output.status.code(), Some(2));
-    assert!(text(&output).contains("workspaces.yaml:1:13: expected an array, found integer"), "{}", text(&output));
+    assert!(
+        text(&output).contains("workspaces.yaml:1:13: expected an array, found integer"),
+        "{}",
+        text(&output)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,7 +147,11 @@ async fn explain_shows_each_stage_and_exits_as_the_verdict_says() {
     let (code, text) = explain(&host(ALICES), Some("bob"));
     assert_eq!((code, text.contains("verdict     deny: not_permitted")), (1, true), "{text}");
     let (code, text) = explain(&host(ALICES), None);
-    assert_eq!((code, text.contains("verdict     sign_in: credential_missing")), (1, true), "{text}");
+    assert_eq!(
+        (code, text.contains("verdict     sign_in: credential_missing")),
+        (1, true),
+        "{text}"
+    );
     let (code, text) = explain(&port_host(3000, ALICES), None);
     assert_eq!((code, text.contains("verdict     allow: public")), (0, true), "{text}");
     let (code, text) = explain("www.example.com", None);

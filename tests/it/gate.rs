@@ -4,7 +4,10 @@ use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::TcpStream;
-use tokio_tungstenite::{client_async, tungstenite::{Message, client::IntoClientRequest}};
+use tokio_tungstenite::{
+    client_async,
+    tungstenite::{Message, client::IntoClientRequest},
+};
 
 use crate::{
     dev_idp::TokenRequest,
@@ -26,13 +29,18 @@ async fn each_person_reaches_what_is_theirs_and_nothing_else() {
             (port_host(3000, ALICES), Some("bob"), 200, "public"),
             (port_host(4000, ALICES), Some("bob"), 200, "granted_group"),
             (port_host(5000, ALICES), Some("bob"), 200, "organization"),
-            (port_host(6000, ALICES), Some("bob"), 200, "authenticated"),
+            (port_host(6000, ALICES), Some("bob"), 200, "organization"),
             (port_host(6000, ALICES), None, 401, "credential_missing"),
             (port_host(7000, ALICES), Some("carol"), 403, "not_permitted"),
             (port_host(7000, ALICES), Some("alice"), 200, "owner"),
             (port_host(9999, ALICES), Some("alice"), 403, "endpoint_undeclared"),
             (port_host(9999, ALICES), Some("bob"), 403, "not_permitted"),
-            ("nobody-knows-thisonehere.ws.gitpod.test".into(), Some("alice"), 404, "workspace_unknown"),
+            (
+                "nobody-knows-thisonehere.ws.gitpod.test".into(),
+                Some("alice"),
+                404,
+                "workspace_unknown",
+            ),
             ("nobody-knows-thisonehere.ws.gitpod.test".into(), None, 401, "credential_missing"),
             ("www.gitpod.test".into(), Some("alice"), 421, "host_unmatched"),
             (format!("{}.evil.com", host(ALICES)), Some("alice"), 421, "host_unmatched"),
@@ -41,12 +49,18 @@ async fn each_person_reaches_what_is_theirs_and_nothing_else() {
             let reply = stage.get(&host, user).await;
             assert_eq!(reply.status, status, "{version:?} {host} {user:?}: {}", reply.body);
             // The record is written off the request's way.
-            let record = until("the record", || async { stage.audit().last().cloned() }).await;
             let id = if status == 200 {
                 reply.arrived("x-identity-decision-id")[0].to_owned()
             } else {
                 assert!(reply.body.contains(reason), "{}", reply.body);
-                reply.body.rsplit("(decision ").next().unwrap().trim_end().trim_end_matches(')').to_owned()
+                reply
+                    .body
+                    .rsplit("(decision ")
+                    .next()
+                    .unwrap()
+                    .trim_end()
+                    .trim_end_matches(')')
+                    .to_owned()
             };
             let record = until("the record of this decision", || {
                 let found = stage.audit().into_iter().find(|r| r["decision_id"] == *id);
@@ -57,9 +71,19 @@ async fn each_person_reaches_what_is_theirs_and_nothing_else() {
             assert_eq!(record["host"], *host);
             assert_eq!(record["user"].as_str(), user.filter(|_| ![400, 421].contains(&status)));
         }
+        let claims = serde_json::json!({"org": "elsewhere"}).as_object().unwrap().clone();
+        let guest = TokenRequest { user: "guest".into(), claims, ..TokenRequest::default() };
+        let guest = stage.idp.token(&guest);
+        for (port, status) in [(5000, 403), (6000, 200)] {
+            let reply = stage.get_with(&port_host(port, ALICES), Some(&guest)).await;
+            assert_eq!(reply.status, status, "{version:?} {}", reply.body);
+        }
         let log = stage.haproxy.log();
         let line = log.lines().find(|l| l.contains("reason=not_permitted")).unwrap();
-        assert!(line.contains("user=\"bob\"") && line.contains(&format!("workspace={ALICES}")), "{line}");
+        assert!(
+            line.contains("user=\"bob\"") && line.contains(&format!("workspace={ALICES}")),
+            "{line}"
+        );
         assert!(stage.agent.log().contains("ready"));
     }
 }
@@ -76,7 +100,10 @@ async fn e1_e2_a_refusal_challenges_as_rfc_6750_says() {
         let expired = TokenRequest { expires_in: -3600, ..TokenRequest::default() };
         let (status, value) = challenge(Some(&stage.idp.token(&expired))).await;
         assert_eq!(status, 401);
-        assert_eq!(value, "Bearer realm=\"workspaces\", error=\"invalid_token\", error_description=\"the token is expired\"");
+        assert_eq!(
+            value,
+            "Bearer realm=\"workspaces\", error=\"invalid_token\", error_description=\"the token is expired\""
+        );
         let (status, value) = challenge(Some(&stage.idp.token_of("bob"))).await;
         assert_eq!((status, value.contains("insufficient_scope")), (403, true));
         let (status, value) = challenge(Some("nonsense")).await;
@@ -142,9 +169,18 @@ async fn a_destination_is_an_address_or_a_backend_and_nothing_else() {
     for version in Version::all() {
         let stage = Stage::start(version).await;
         let reply = stage.get(&port_host(8000, BOBS), Some("bob")).await;
-        assert_eq!((reply.status, reply.body.starts_with("workspace bobs")), (200, true), "{version:?}");
+        assert_eq!(
+            (reply.status, reply.body.starts_with("workspace bobs")),
+            (200, true),
+            "{version:?}"
+        );
         let reply = stage.get(&port_host(8001, BOBS), Some("bob")).await;
-        assert_eq!((reply.status, reply.body.contains("no destination")), (503, true), "{version:?} {}", reply.body);
+        assert_eq!(
+            (reply.status, reply.body.contains("no destination")),
+            (503, true),
+            "{version:?} {}",
+            reply.body
+        );
         // Two workspaces in turn on one client connection: each answer is of its own.
         let mut client = stage.client().await;
         let (alice, bob) = (stage.idp.token_of("alice"), stage.idp.token_of("bob"));
@@ -194,7 +230,11 @@ async fn f10_http2_over_tls_is_judged_stream_by_stream() {
             [(ALICES, "alice", 200), (ALICES, "bob", 403), (BOBS, "bob", 200), (BOBS, "alice", 403)]
         {
             let token = stage.idp.token_of(user);
-            let request = client.get(url(workspace)).bearer_auth(token).header("cookie", "a=1").header("cookie", "b=2");
+            let request = client
+                .get(url(workspace))
+                .bearer_auth(token)
+                .header("cookie", "a=1")
+                .header("cookie", "b=2");
             let reply = request.send().await.unwrap();
             assert_eq!(reply.version(), reqwest::Version::HTTP_2);
             assert_eq!(reply.status().as_u16(), want, "{version:?} {workspace} {user}");

@@ -10,16 +10,34 @@ async fn f3_headers_that_a_client_sends_in_our_name_never_arrive() {
     for version in Version::all() {
         let stage = Stage::start(version).await;
         let spoofed = [
-            "X-Forwarded-User", "x-forwarded-user", "X_Forwarded_User", "X-Forwarded-Email", "X-Forwarded-Groups",
-            "X-Forwarded-Preferred-Username", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto",
-            "X-Forwarded", "Forwarded", "X-Identity-Subject", "X_Identity_Subject", "X-Identity-Workspace",
-            "X-Identity-Decision-Id", "X-Identity", "X-Auth-Request-User", "X-Remote-User", "Remote-User",
-            "Remote_User", "X-WSProxy-Host", "X-Unique-ID",
+            "X-Forwarded-User",
+            "x-forwarded-user",
+            "X_Forwarded_User",
+            "X-Forwarded-Email",
+            "X-Forwarded-Groups",
+            "X-Forwarded-Preferred-Username",
+            "X-Forwarded-For",
+            "X-Forwarded-Host",
+            "X-Forwarded-Proto",
+            "X-Forwarded",
+            "Forwarded",
+            "X-Identity-Subject",
+            "X_Identity_Subject",
+            "X-Identity-Workspace",
+            "X-Identity-Decision-Id",
+            "X-Identity",
+            "X-Auth-Request-User",
+            "X-Remote-User",
+            "Remote-User",
+            "Remote_User",
+            "X-WSProxy-Host",
+            "X-Unique-ID",
         ];
         let headers: String = spoofed.iter().map(|name| format!("{name}: evil\r\n")).collect();
         for (host, user) in [(host(ALICES), Some("alice")), (port_host(3000, ALICES), None)] {
             let mut client = stage.client().await;
-            let token = user.map(|u| format!("Authorization: Bearer {}\r\n", stage.idp.token_of(u)));
+            let token =
+                user.map(|u| format!("Authorization: Bearer {}\r\n", stage.idp.token_of(u)));
             let lines = format!("{headers}{}X-Mine: kept\r\n", token.unwrap_or_default());
             let reply = client.send(&host, lines.as_bytes()).await;
             assert_eq!(reply.status, 200, "{version:?}");
@@ -38,12 +56,22 @@ async fn p1_no_token_and_no_cookie_of_ours_reaches_a_workspace_or_a_log() {
         let token = stage.idp.token_of("alice");
         let mut client = stage.client().await;
         for host in [host(ALICES), port_host(3000, ALICES)] {
-            let lines = format!("Authorization: Bearer {token}\r\nCookie: a=1; __Host-identity=canary; b=\"2\"\r\n");
+            let lines = format!(
+                "Authorization: Bearer {token}\r\nCookie: a=1; __Host-identity=canary; b=\"2\"\r\n"
+            );
             let reply = client.send(&host, lines.as_bytes()).await;
             assert_eq!(reply.status, 200);
             assert_eq!(reply.arrived("cookie"), ["a=1; b=\\\"2\\\""], "{version:?}");
             assert_eq!(reply.arrived("authorization"), [""; 0]);
-            let only_ours = client.send(&host, format!("Authorization: Bearer {token}\r\nCookie: __Host-identity_x=canary\r\n").as_bytes()).await;
+            let only_ours = client
+                .send(
+                    &host,
+                    format!(
+                        "Authorization: Bearer {token}\r\nCookie: __Host-identity_x=canary\r\n"
+                    )
+                    .as_bytes(),
+                )
+                .await;
             assert_eq!(only_ours.arrived("cookie"), [""; 0], "{version:?}");
         }
         let signature = token.rsplit('.').next().unwrap();
@@ -90,9 +118,15 @@ async fn f4_p5_repeated_headers_are_refused() {
             format!("Authorization: Bearer {token}\r\nCookie: a=1\r\nCookie: b=2\r\n"),
         ] {
             let reply = stage.client().await.send(&host(ALICES), lines.as_bytes()).await;
-            assert_eq!((reply.status, reply.body.contains("_repeated")), (400, true), "{version:?} {}", reply.body);
+            assert_eq!(
+                (reply.status, reply.body.contains("_repeated")),
+                (400, true),
+                "{version:?} {}",
+                reply.body
+            );
         }
-        let lines = format!("Host: {}\r\nAuthorization: Bearer {token}\r\n", port_host(3000, ALICES));
+        let lines =
+            format!("Host: {}\r\nAuthorization: Bearer {token}\r\n", port_host(3000, ALICES));
         let reply = stage.client().await.send(&host(ALICES), lines.as_bytes()).await;
         assert_eq!(reply.status, 400, "{version:?} {}", reply.body);
     }

@@ -31,8 +31,12 @@ fn the_readme_names_every_reason_and_every_variable() {
     }
     let configuration = read("haproxy/haproxy.cfg");
     for part in configuration.split("txn.identity.").skip(1) {
-        let name: String = part.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
-        assert!(readme.contains(&format!("`{name}`")), "README.md does not explain the variable {name}");
+        let name: String =
+            part.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
+        assert!(
+            readme.contains(&format!("`{name}`")),
+            "README.md does not explain the variable {name}"
+        );
     }
 }
 

@@ -71,9 +71,14 @@ impl Stage {
         let alice = DevWorkspace::start("alices").await;
         let bob = DevWorkspace::start("bobs").await;
         std::fs::write(directory.path().join("agent.toml"), config(idp.issuer())).unwrap();
-        std::fs::write(directory.path().join("workspaces.yaml"), workspaces(&alice, &bob, "running")).unwrap();
+        std::fs::write(
+            directory.path().join("workspaces.yaml"),
+            workspaces(&alice, &bob, "running"),
+        )
+        .unwrap();
         let agent = AgentProcess::start(directory.path()).await;
-        let haproxy = Haproxy::start(version, directory.path(), &agent.socket(), bob.address()).await;
+        let haproxy =
+            Haproxy::start(version, directory.path(), &agent.socket(), bob.address()).await;
         let stage = Self { haproxy, agent, idp, alice, bob, directory };
         // Up when HAProxy has an agent and the agent has keys.
         until("the gate to open", || async {
@@ -163,10 +168,15 @@ workspaces:
     ports:
 "#
     );
-    for (port, admission) in
-        [(3000, "public"), (4000, "grants"), (5000, "organization"), (6000, "authenticated"), (7000, "owner")]
-    {
-        writeln!(text, "      - {{ port: {port}, admission: {admission}, destination: \"{a}\" }}").unwrap();
+    for (port, admission) in [
+        (3000, "public"),
+        (4000, "grants"),
+        (5000, "organization"),
+        (6000, "authenticated"),
+        (7000, "owner"),
+    ] {
+        writeln!(text, "      - {{ port: {port}, admission: {admission}, destination: \"{a}\" }}")
+            .unwrap();
     }
     write!(
         text,

@@ -3,8 +3,12 @@
 use std::path::Path;
 
 use identity_spoa::spop::{
-    FrameError, FrameType, Status, Value, ack, ack::Action, client, disconnect::Disconnect,
-    frame::{self, DEFAULT_SIZE}, hello::Agreed,
+    FrameError, FrameType, Status, Value, ack,
+    ack::Action,
+    client,
+    disconnect::Disconnect,
+    frame::{self, DEFAULT_SIZE},
+    hello::Agreed,
 };
 use tempfile::TempDir;
 use tokio::{
@@ -239,8 +243,20 @@ async fn an_allow_says_who_where_and_what_travels() {
     let Heard::Ack(_, variables) = peer.hear().await else { panic!() };
     let names: Vec<_> = variables.iter().map(|(name, _)| name.as_str()).collect();
     let want = [
-        "allow", "reason", "decision_id", "user", "subject", "issuer", "email", "groups", "workspace", "owner",
-        "endpoint", "dst_ip", "dst_port", "strip_authorization",
+        "allow",
+        "reason",
+        "decision_id",
+        "user",
+        "subject",
+        "issuer",
+        "email",
+        "groups",
+        "workspace",
+        "owner",
+        "endpoint",
+        "dst_ip",
+        "dst_port",
+        "strip_authorization",
     ];
     assert_eq!(names, want);
 }
@@ -287,9 +303,11 @@ async fn every_question_is_answered_even_a_strange_one() {
 async fn a_tcp_stream_is_judged_by_its_server_name() {
     let bare = Bare::start().await;
     let mut peer = bare.unix().await;
-    for (name, reason) in
-        [(port_host(3000, ALICES), "public"), (host(ALICES), "credential_missing"), ("x.y".into(), "host_unmatched")]
-    {
+    for (name, reason) in [
+        (port_host(3000, ALICES), "public"),
+        (host(ALICES), "credential_missing"),
+        ("x.y".into(), "host_unmatched"),
+    ] {
         let question = peer.notify(&[(b"authorize-tcp", &[(b"sni", Value::Str(name.as_bytes()))])]);
         peer.write(&question).await;
         assert_eq!(peer.reason().await.as_deref(), Some(reason));

@@ -68,7 +68,9 @@ pub enum FetchError {
         error: serde_json::Error,
     },
     /// The document is another issuer's (OIDC Discovery section 4.3).
-    #[error("GET {url}: the document is of issuer {found:?}, but {expected:?} is configured; they must be equal to the letter")]
+    #[error(
+        "GET {url}: the document is of issuer {found:?}, but {expected:?} is configured; they must be equal to the letter"
+    )]
     WrongIssuer {
         /// The address.
         url: Url,
@@ -126,10 +128,7 @@ impl Fetcher {
     ///
     /// # Errors
     /// See [`FetchError`].
-    pub async fn fetch(
-        &self,
-        profile: &Profile,
-    ) -> Result<(KeySet, Option<Duration>), FetchError> {
+    pub async fn fetch(&self, profile: &Profile) -> Result<(KeySet, Option<Duration>), FetchError> {
         let known = self.lock().clone();
         let url = match known {
             Some(url) => url,
@@ -153,8 +152,8 @@ impl Fetcher {
         let issuer = profile.issuer.as_str();
         let text = format!("{}{WELL_KNOWN}", issuer.trim_end_matches('/'));
         let plain = profile.issuer.is_plain();
-        let url = secure_url(&text, plain)
-            .map_err(|error| FetchError::KeysUrl { found: text, error })?;
+        let url =
+            secure_url(&text, plain).map_err(|error| FetchError::KeysUrl { found: text, error })?;
         let (body, _) = self.get(&url).await?;
         let document: Discovery = serde_json::from_slice(&body)
             .map_err(|error| FetchError::Discovery { url: url.clone(), error })?;

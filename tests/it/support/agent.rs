@@ -39,7 +39,10 @@ impl AgentProcess {
         })
         .await;
         let start = ready.find("127.0.0.1:").unwrap();
-        agent.tcp = ready[start..].chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect();
+        agent.tcp = ready[start..]
+            .chars()
+            .take_while(|c| c.is_ascii_digit() || ".:".contains(*c))
+            .collect();
         agent
     }
 
@@ -60,6 +63,23 @@ impl AgentProcess {
     pub fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    /// Stops the agent in its tracks; returns when every thread stands still, so that no answer can
+    /// follow.
+    pub async fn freeze(&self) {
+        self.signal("-STOP");
+        let tasks = format!("/proc/{}/task", self.child.id());
+        until("the agent to stand still", async || {
+            let mut threads = std::fs::read_dir(&tasks).unwrap();
+            let still = threads.all(|thread| {
+                let stat = std::fs::read_to_string(thread.unwrap().path().join("stat"))
+                    .unwrap_or_default();
+                stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T'))
+            });
+            still.then_some(())
+        })
+        .await;
     }
 
     /// Kills the agent at once.

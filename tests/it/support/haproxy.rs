@@ -41,7 +41,10 @@ impl Version {
                 eprintln!("no container images: testing with the haproxy of this machine only");
                 return vec![Self::Local];
             }
-            eprintln!("testing with haproxy {}", tags.split_whitespace().collect::<Vec<_>>().join(", "));
+            eprintln!(
+                "testing with haproxy {}",
+                tags.split_whitespace().collect::<Vec<_>>().join(", ")
+            );
             images
         })
     }
@@ -119,7 +122,12 @@ pub struct Haproxy {
 impl Haproxy {
     /// Starts the shipped configuration. Certificates are made for it; `named` is the server of the
     /// backend `named`.
-    pub async fn start(version: &Version, directory: &Path, agent: &Path, named: SocketAddr) -> Self {
+    pub async fn start(
+        version: &Version,
+        directory: &Path,
+        agent: &Path,
+        named: SocketAddr,
+    ) -> Self {
         let (http, https) = (own_address(), own_address());
         let certificate = certificate(directory);
         let env = [

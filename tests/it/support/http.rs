@@ -29,7 +29,11 @@ impl Reply {
     /// The values of a header.
     pub fn all(&self, name: &str) -> Vec<String> {
         let named = self.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
-        named.map(|(_, value)| value.escape_ascii().to_string()).collect()
+        let text = |value: &[u8]| match std::str::from_utf8(value) {
+            Ok(text) => text.to_owned(),
+            Err(_) => value.escape_ascii().to_string(),
+        };
+        named.map(|(_, value)| text(value)).collect()
     }
 
     /// The value of a header that is there once.

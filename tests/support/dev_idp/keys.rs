@@ -86,7 +86,8 @@ impl Keys {
             "EdDSA" => self.ed25519.sign(message).as_ref().to_vec(),
             "none" => Vec::new(),
             "HS256" => {
-                let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &self.rsa_public());
+                let key =
+                    aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &self.rsa_public());
                 aws_lc_rs::hmac::sign(&key, message).as_ref().to_vec()
             }
             other => panic!("no key for the algorithm {other}"),

@@ -242,9 +242,11 @@ impl Shared {
             _ => Arc::clone(&self.lock().keys),
         };
         let mut header = json!({"alg": request.alg, "typ": "JWT", "kid": keys.id(&request.alg)});
-        let now = i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap();
+        let now =
+            i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()).unwrap();
         let user = &request.user;
-        let groups = if user == "alice" { json!(["engineers", "leads"]) } else { json!(["engineers"]) };
+        let groups =
+            if user == "alice" { json!(["engineers", "leads"]) } else { json!(["engineers"]) };
         let mut claims = json!({
             "iss": self.issuer, "aud": request.audience, "sub": format!("sub-{user}"),
             "iat": now - 1, "exp": now + request.expires_in,
@@ -317,7 +319,11 @@ async fn respond(fault: &Fault, document: &Value) -> Response<Body> {
             return Response::new(Body::from_stream(Chunks(chunks.collect())));
         }
         Fault::Redirect(to) => {
-            return Response::builder().status(302).header(header::LOCATION, to).body(Body::empty()).unwrap();
+            return Response::builder()
+                .status(302)
+                .header(header::LOCATION, to)
+                .body(Body::empty())
+                .unwrap();
         }
         Fault::Empty => return response(200, Vec::new()),
     }
