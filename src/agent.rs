@@ -89,16 +89,17 @@ async fn accept(listener: Listener, shared: Arc<Shared>, stop: CancellationToken
             accepted = listener.accept() => accepted,
         };
         match stream {
-            Ok(stream) => match Arc::clone(&shared.connections).try_acquire_owned() {
-                Ok(permit) => {
-                    let (shared, stop) = (Arc::clone(&shared), stop.clone());
-                    connections.spawn(async move {
-                        connection::serve(stream, &shared, stop).await;
-                        drop(permit);
-                    });
-                }
-                Err(_) => warn!(%listener, "too many connections: one was refused"),
-            },
+            Ok(stream) => {
+                let Ok(permit) = Arc::clone(&shared.connections).try_acquire_owned() else {
+                    warn!(%listener, "too many connections: one was refused");
+                    continue;
+                };
+                let (shared, stop) = (Arc::clone(&shared), stop.clone());
+                connections.spawn(async move {
+                    connection::serve(stream, &shared, stop).await;
+                    drop(permit);
+                });
+            }
             Err(error) => {
                 warn!(%listener, %error, "cannot accept a connection");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -110,8 +111,9 @@ async fn accept(listener: Listener, shared: Arc<Shared>, stop: CancellationToken
     let open = connections.len();
     let drained =
         tokio::time::timeout(DRAIN, async { while connections.join_next().await.is_some() {} });
-    match drained.await {
-        Ok(()) => info!(connections = open, "drained"),
-        Err(_) => warn!(left = connections.len(), "connections did not finish in time: cut"),
+    if drained.await.is_ok() {
+        info!(connections = open, "drained");
+    } else {
+        warn!(left = connections.len(), "connections did not finish in time: cut");
     }
 }

@@ -56,15 +56,9 @@ pub enum RequestError {
     Missing(&'static str),
 }
 
-/// Which arguments were seen, whatever their value.
-#[derive(Default)]
-struct Seen {
-    host: bool,
-    hosts: bool,
-    authorization: bool,
-    authorizations: bool,
-    cookies: bool,
-}
+/// Without these, a repeated header could not be told from a single one, nor a missing credential
+/// from an argument that nobody passed.
+const NEEDED: [&str; 5] = ["host", "hosts", "authorization", "authorizations", "cookies"];
 
 impl<'a> Request<'a> {
     /// Reads the arguments of a message. Arguments that are not known are passed over; of two with
@@ -85,49 +79,29 @@ impl<'a> Request<'a> {
 
     fn read_http(args: impl Iterator<Item = (&'a [u8], Value<'a>)>) -> Result<Self, RequestError> {
         let mut request = Self::default();
-        let mut seen = Seen::default();
+        let mut seen = [false; NEEDED.len()];
         for (name, value) in args {
+            for (seen, needed) in seen.iter_mut().zip(NEEDED) {
+                *seen |= needed.as_bytes() == name;
+            }
             match name {
                 b"unique_id" => request.unique_id = text(value, "unique_id")?,
                 b"method" => request.method = text(value, "method")?,
-                b"host" => {
-                    seen.host = true;
-                    request.host = text(value, "host")?;
-                }
-                b"hosts" => {
-                    seen.hosts = true;
-                    request.hosts = count(value, "hosts")?;
-                }
+                b"host" => request.host = text(value, "host")?,
+                b"hosts" => request.hosts = count(value, "hosts")?,
                 b"path" => request.path = text(value, "path")?,
-                b"authorization" => {
-                    seen.authorization = true;
-                    request.authorization = text(value, "authorization")?;
-                }
-                b"authorizations" => {
-                    seen.authorizations = true;
-                    request.authorizations = count(value, "authorizations")?;
-                }
+                b"authorization" => request.authorization = text(value, "authorization")?,
+                b"authorizations" => request.authorizations = count(value, "authorizations")?,
                 b"cookie" => request.cookie = text(value, "cookie")?,
-                b"cookies" => {
-                    seen.cookies = true;
-                    request.cookies = count(value, "cookies")?;
-                }
+                b"cookies" => request.cookies = count(value, "cookies")?,
                 b"client" => request.client = address(value, "client")?,
                 _ => {}
             }
         }
-        for (present, name) in [
-            (seen.host, "host"),
-            (seen.hosts, "hosts"),
-            (seen.authorization, "authorization"),
-            (seen.authorizations, "authorizations"),
-            (seen.cookies, "cookies"),
-        ] {
-            if !present {
-                return Err(RequestError::Missing(name));
-            }
+        match seen.iter().zip(NEEDED).find(|(seen, _)| !**seen) {
+            Some((_, name)) => Err(RequestError::Missing(name)),
+            None => Ok(request),
         }
-        Ok(request)
     }
 
     fn read_tcp(args: impl Iterator<Item = (&'a [u8], Value<'a>)>) -> Result<Self, RequestError> {

@@ -30,7 +30,7 @@ const HELLO_WITHIN: Duration = Duration::from_secs(5);
 /// A frame that began must be whole within this time.
 const FRAME_WITHIN: Duration = Duration::from_secs(5);
 /// A connection without any frame is closed after this time; HAProxy closes idle ones earlier.
-const IDLE: Duration = Duration::from_secs(600);
+const IDLE: Duration = Duration::from_mins(10);
 /// A peer that does not take its answers for this long is gone.
 const WRITE_WITHIN: Duration = Duration::from_secs(5);
 /// The longest wait for keys, whatever the deadline.

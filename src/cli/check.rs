@@ -24,7 +24,7 @@ pub(super) fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let count = gate.registry.snapshot().len();
     writeln!(
         stdout(),
-        "{}: good ({} issuers, {} host patterns, {count} workspaces)",
+        "{}: good (issuers: {}, host patterns: {}, workspaces: {count})",
         path.display(),
         config.issuers.len(),
         config.hosts.len(),

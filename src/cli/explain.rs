@@ -106,10 +106,10 @@ fn show(
             )?;
         }
         (None, crate::decision::Reason::Refused(refusal)) => {
-            writeln!(out, "identity    none: {refusal}")?
+            writeln!(out, "identity    none: {refusal}")?;
         }
         (None, _) if request.authorization.is_none() => {
-            writeln!(out, "identity    none: no token given")?
+            writeln!(out, "identity    none: no token given")?;
         }
         (None, _) => writeln!(out, "identity    not looked at")?,
     }

@@ -1,7 +1,7 @@
 //! The configuration file: what was typed. Each table refuses keys it does not know.
 
 use std::{
-    collections::HashMap, ops::RangeInclusive, path::PathBuf, str::FromStr, sync::Arc,
+    collections::HashSet, ops::RangeInclusive, path::PathBuf, str::FromStr, sync::Arc,
     time::Duration,
 };
 
@@ -64,11 +64,11 @@ fn repeated<'i>(
     what: &'static str,
     key: impl Fn(&RawIssuer) -> String + 'i,
 ) -> impl Iterator<Item = toml_span::Error> + 'i {
-    let mut seen = HashMap::new();
+    let mut seen = HashSet::new();
     issuers.iter().filter_map(move |issuer| {
         let key = key(issuer);
         let message = format!("the {what} {key:?} is used by another [[issuer]] already");
-        seen.insert(key, ()).map(|()| mistake(issuer.span, message))
+        (!seen.insert(key)).then(|| mistake(issuer.span, message))
     })
 }
 

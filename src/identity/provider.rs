@@ -37,16 +37,16 @@ pub struct Schedule {
 }
 
 /// The shortest time between two scheduled fetches, whatever `Cache-Control` says.
-const MIN_REFRESH: Duration = Duration::from_secs(60);
+const MIN_REFRESH: Duration = Duration::from_mins(1);
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const MAX_RETRY: Duration = Duration::from_secs(30);
 
 impl Default for Schedule {
     fn default() -> Self {
         Self {
-            refresh: Duration::from_secs(3600),
+            refresh: Duration::from_hours(1),
             unknown_key: Duration::from_secs(30),
-            max_stale: Duration::from_secs(24 * 3600),
+            max_stale: Duration::from_hours(24),
         }
     }
 }
@@ -180,5 +180,5 @@ fn jitter(time: Duration) -> Duration {
     // Without random numbers there is no jitter, which is no reason to stop.
     let _ = aws_lc_rs::rand::fill(&mut byte);
     let [byte] = byte;
-    time - time.mul_f64(0.2 * f64::from(byte) / 255.0)
+    time.mul_f64(1.0 - 0.2 * f64::from(byte) / 255.0)
 }

@@ -22,6 +22,9 @@ pub fn hello(out: &mut Vec<u8>, max_frame_size: u32, capabilities: &str, healthc
     });
 }
 
+/// A name and a value.
+pub type Arg<'a> = (&'a [u8], Value<'a>);
+
 /// Appends a NOTIFY.
 ///
 /// # Errors
@@ -30,7 +33,7 @@ pub fn notify(
     out: &mut Vec<u8>,
     ids: (u64, u64),
     max_size: u32,
-    messages: &[(&[u8], &[(&[u8], Value<'_>)])],
+    messages: &[(&[u8], &[Arg<'_>])],
 ) -> Result<(), TooLong> {
     if messages.iter().any(|(_, args)| args.len() > 255) {
         return Err(TooLong);

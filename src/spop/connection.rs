@@ -155,7 +155,7 @@ mod tests {
         (side, out)
     }
 
-    fn notify(messages: &[(&[u8], &[(&[u8], Value<'_>)])]) -> Vec<u8> {
+    fn notify(messages: &[(&[u8], &[client::Arg<'_>])]) -> Vec<u8> {
         let mut bytes = Vec::new();
         client::notify(&mut bytes, (1, 2), DEFAULT_SIZE, messages).unwrap();
         bytes

@@ -242,6 +242,7 @@ mod tests {
         Some((target.workspace.to_string(), target.endpoint.to_string()))
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "compared with what resolve gives")]
     fn found(workspace: &str, endpoint: &str) -> Option<(String, String)> {
         Some((workspace.into(), endpoint.into()))
     }

@@ -97,7 +97,7 @@ async fn check_takes_a_good_configuration_and_haproxys_too() {
     let output = program(&["check", "--config", "agent.toml"], directory.path());
     assert!(output.status.success(), "{}", text(&output));
     assert!(
-        text(&output).contains("1 issuers, 1 host patterns, 2 workspaces"),
+        text(&output).contains("issuers: 1, host patterns: 1, workspaces: 2"),
         "{}",
         text(&output)
     );

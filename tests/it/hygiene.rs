@@ -33,7 +33,7 @@ async fn f3_headers_that_a_client_sends_in_our_name_never_arrive() {
             "X-WSProxy-Host",
             "X-Unique-ID",
         ];
-        let headers: String = spoofed.iter().map(|name| format!("{name}: evil\r\n")).collect();
+        let headers = spoofed.map(|name| format!("{name}: evil\r\n")).concat();
         for (host, user) in [(host(ALICES), Some("alice")), (port_host(3000, ALICES), None)] {
             let mut client = stage.client().await;
             let token =

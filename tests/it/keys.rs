@@ -66,7 +66,7 @@ async fn k1_k2_k5_a_bad_answer_is_refused_and_the_last_good_keys_stay() {
     provider.fetch().await.unwrap();
     assert_ne!(*provider.keys(Timestamp::now()).unwrap().set.digest(), digest);
     // K5: but not for ever.
-    let day = std::time::Duration::from_secs(24 * 3600);
+    let day = std::time::Duration::from_hours(24);
     assert!(provider.keys(Timestamp::now().plus(day)).is_none());
 }
 

@@ -1,5 +1,16 @@
 //! The integration tests: the program as it is run, in front of it a real HAProxy.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    clippy::format_push_string,
+    unreachable_pub,
+    reason = "tests: a surprise must stop the test, and figures are printed"
+)]
+
 #[path = "../support/dev_idp/server.rs"]
 mod dev_idp;
 #[path = "../support/dev_workspace/server.rs"]

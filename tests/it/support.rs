@@ -12,19 +12,19 @@ use tempfile::TempDir;
 
 use crate::{dev_idp::DevIdp, dev_workspace::DevWorkspace};
 
-pub mod agent;
-pub mod haproxy;
-pub mod http;
+pub(crate) mod agent;
+pub(crate) mod haproxy;
+pub(crate) mod http;
 
-pub use agent::AgentProcess;
-pub use haproxy::{Haproxy, Version};
-pub use http::{Client, Reply};
+pub(crate) use agent::AgentProcess;
+pub(crate) use haproxy::{Haproxy, Version};
+pub(crate) use http::{Client, Reply};
 
 /// The longest that a test waits for anything.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits until `check` gives something.
-pub async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+pub(crate) async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(value) = check().await {
@@ -36,7 +36,7 @@ pub async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> 
 }
 
 /// Everything between a client and two workspaces.
-pub struct Stage {
+pub(crate) struct Stage {
     pub haproxy: Haproxy,
     pub agent: AgentProcess,
     pub idp: DevIdp,
@@ -46,27 +46,27 @@ pub struct Stage {
 }
 
 /// alice's workspace, as it stands in host names.
-pub const ALICES: &str = "pinkpanda-demo-ns35kd21abc";
+pub(crate) const ALICES: &str = "pinkpanda-demo-ns35kd21abc";
 /// bob's.
-pub const BOBS: &str = "redfox-demo-ns35kd21xyz";
+pub(crate) const BOBS: &str = "redfox-demo-ns35kd21xyz";
 
 /// The editor of a workspace.
-pub fn host(workspace: &str) -> String {
+pub(crate) fn host(workspace: &str) -> String {
     format!("{workspace}.ws.gitpod.test")
 }
 
 /// A port of a workspace.
-pub fn port_host(port: u16, workspace: &str) -> String {
+pub(crate) fn port_host(port: u16, workspace: &str) -> String {
     format!("{port}-{workspace}.ws.gitpod.test")
 }
 
 impl Stage {
-    pub async fn start(version: &Version) -> Self {
+    pub(crate) async fn start(version: &Version) -> Self {
         let idp = DevIdp::start().await;
         Self::with(version, idp).await
     }
 
-    pub async fn with(version: &Version, idp: DevIdp) -> Self {
+    pub(crate) async fn with(version: &Version, idp: DevIdp) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let alice = DevWorkspace::start("alices").await;
         let bob = DevWorkspace::start("bobs").await;
@@ -89,38 +89,38 @@ impl Stage {
         stage
     }
 
-    pub fn workspaces_file(&self) -> PathBuf {
+    pub(crate) fn workspaces_file(&self) -> PathBuf {
         self.directory.path().join("workspaces.yaml")
     }
 
     /// Writes the list of workspaces anew, alice's in this phase.
-    pub fn set_phase(&self, phase: &str) {
+    pub(crate) fn set_phase(&self, phase: &str) {
         std::fs::write(self.workspaces_file(), workspaces(&self.alice, &self.bob, phase)).unwrap();
     }
 
-    pub async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         Client::connect(self.haproxy.http).await
     }
 
     /// One request on a connection of its own.
-    pub async fn get(&self, host: &str, user: Option<&str>) -> Reply {
+    pub(crate) async fn get(&self, host: &str, user: Option<&str>) -> Reply {
         let token = user.map(|user| self.idp.token_of(user));
         self.get_with(host, token.as_deref()).await
     }
 
-    pub async fn get_with(&self, host: &str, token: Option<&str>) -> Reply {
+    pub(crate) async fn get_with(&self, host: &str, token: Option<&str>) -> Reply {
         self.client().await.get(host, token).await
     }
 
     /// The lines of the audit trail.
-    pub fn audit(&self) -> Vec<serde_json::Value> {
+    pub(crate) fn audit(&self) -> Vec<serde_json::Value> {
         let text = std::fs::read_to_string(self.directory.path().join("audit.jsonl")).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 }
 
 /// The configuration of the stage.
-pub fn config(issuer: &str) -> String {
+pub(crate) fn config(issuer: &str) -> String {
     format!(
         r#"
 [agent]
@@ -151,10 +151,10 @@ file = "audit.jsonl"
 }
 
 /// The list of workspaces of the stage.
-pub fn workspaces(alice: &DevWorkspace, bob: &DevWorkspace, phase: &str) -> String {
+pub(crate) fn workspaces(alice: &DevWorkspace, bob: &DevWorkspace, phase: &str) -> String {
     let (a, b) = (alice.address(), bob.address());
     let mut text = format!(
-        r#"
+        r"
 workspaces:
   - id: {ALICES}
     owner: {{ subject: sub-alice, email: alice@example.com }}
@@ -166,7 +166,7 @@ workspaces:
       - group: engineers
         endpoints: [4000]
     ports:
-"#
+"
     );
     for (port, admission) in [
         (3000, "public"),

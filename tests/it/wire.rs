@@ -23,11 +23,11 @@ use crate::{
     support::{self, ALICES, AgentProcess, PATIENCE, host, port_host},
 };
 
-pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// HAProxy's end of a connection.
-pub struct Peer {
+pub(crate) struct Peer {
     stream: Box<dyn Stream>,
     buffer: Vec<u8>,
     frame_id: u64,
@@ -35,7 +35,7 @@ pub struct Peer {
 
 /// What the agent sent.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Heard {
+pub(crate) enum Heard {
     Hello(Agreed),
     /// Frame id and variables.
     Ack(u64, Vec<(String, String)>),
@@ -44,11 +44,11 @@ pub enum Heard {
 }
 
 impl Peer {
-    pub async fn tcp(address: &str) -> Self {
+    pub(crate) async fn tcp(address: &str) -> Self {
         Self::open(Box::new(TcpStream::connect(address).await.unwrap())).await
     }
 
-    pub async fn unix(path: &Path) -> Self {
+    pub(crate) async fn unix(path: &Path) -> Self {
         Self::open(Box::new(UnixStream::connect(path).await.unwrap())).await
     }
 
@@ -66,12 +66,12 @@ impl Peer {
         peer
     }
 
-    pub async fn write(&mut self, bytes: &[u8]) {
+    pub(crate) async fn write(&mut self, bytes: &[u8]) {
         // The agent may have closed already, which is then heard.
         let _ = self.stream.write_all(bytes).await;
     }
 
-    pub async fn hear(&mut self) -> Heard {
+    pub(crate) async fn hear(&mut self) -> Heard {
         loop {
             if let Some((frame, used)) = frame::split(&self.buffer, DEFAULT_SIZE).unwrap() {
                 let heard = match frame.kind.unwrap() {
@@ -96,7 +96,7 @@ impl Peer {
     }
 
     /// A NOTIFY with one `authorize` message.
-    pub fn question(&mut self, host: &[u8], authorization: Option<&str>) -> Vec<u8> {
+    pub(crate) fn question(&mut self, host: &[u8], authorization: Option<&str>) -> Vec<u8> {
         let bearer = authorization.map(|token| format!("Bearer {token}"));
         let authorization = bearer.as_ref().map_or(Value::Null, |text| Value::Str(text.as_bytes()));
         self.notify(&[(
@@ -113,7 +113,7 @@ impl Peer {
         )])
     }
 
-    pub fn notify(&mut self, messages: &[(&[u8], &[(&[u8], Value<'_>)])]) -> Vec<u8> {
+    pub(crate) fn notify(&mut self, messages: &[(&[u8], &[client::Arg<'_>])]) -> Vec<u8> {
         self.frame_id += 1;
         let mut bytes = Vec::new();
         client::notify(&mut bytes, (1, self.frame_id), DEFAULT_SIZE, messages).unwrap();
@@ -121,17 +121,17 @@ impl Peer {
     }
 
     /// Asks, and returns the reason of the answer.
-    pub async fn ask(&mut self, host: &str, token: Option<&str>) -> Option<String> {
+    pub(crate) async fn ask(&mut self, host: &str, token: Option<&str>) -> Option<String> {
         let question = self.question(host.as_bytes(), token);
         self.write(&question).await;
         self.reason().await
     }
 
-    pub async fn ask_public(&mut self) -> Option<String> {
+    pub(crate) async fn ask_public(&mut self) -> Option<String> {
         self.ask(&port_host(3000, ALICES), None).await
     }
 
-    pub async fn reason(&mut self) -> Option<String> {
+    pub(crate) async fn reason(&mut self) -> Option<String> {
         let Heard::Ack(_, variables) = self.hear().await else { return None };
         // Every answer says both, whatever the verdict.
         assert!(variables.iter().any(|(name, _)| name == "allow"), "{variables:?}");
@@ -265,15 +265,15 @@ async fn an_allow_says_who_where_and_what_travels() {
 async fn every_question_is_answered_even_a_strange_one() {
     let bare = Bare::start().await;
     let mut peer = bare.unix().await;
-    let args: &[(&[u8], Value<'_>)] = &[
+    let args: &[client::Arg<'_>] = &[
         (b"host", Value::Str(b"h")),
         (b"hosts", Value::Int64(1)),
         (b"authorization", Value::Null),
         (b"authorizations", Value::Int64(0)),
         (b"cookies", Value::Int64(0)),
     ];
-    let wrong_type: &[(&[u8], Value<'_>)] = &[(b"host", Value::Int32(7))];
-    let negative: &[(&[u8], Value<'_>)] =
+    let wrong_type: &[client::Arg<'_>] = &[(b"host", Value::Int32(7))];
+    let negative: &[client::Arg<'_>] =
         &[args[0], (b"hosts", Value::Int64(-1)), args[2], args[3], args[4]];
     for messages in [
         &[][..],

@@ -15,7 +15,7 @@ use crate::identity::{
 };
 
 /// The largest document that is read, in bytes.
-pub const MAX_BODY: usize = 512 * 1024;
+pub(super) const MAX_BODY: usize = 512 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
 const WELL_KNOWN: &str = "/.well-known/openid-configuration";
@@ -41,7 +41,7 @@ pub enum FetchError {
     #[error("GET {url}: {}", causes(error))]
     Request {
         /// The address.
-        url: Url,
+        url: String,
         /// What went wrong.
         error: reqwest::Error,
     },
@@ -49,7 +49,7 @@ pub enum FetchError {
     #[error("GET {url}: expected status 200, got {status}")]
     Status {
         /// The address.
-        url: Url,
+        url: String,
         /// The status.
         status: StatusCode,
     },
@@ -57,13 +57,13 @@ pub enum FetchError {
     #[error("GET {url}: the document is larger than {MAX_BODY} bytes")]
     TooLarge {
         /// The address.
-        url: Url,
+        url: String,
     },
     /// Not a discovery document.
     #[error("GET {url}: not a discovery document: {error}")]
     Discovery {
         /// The address.
-        url: Url,
+        url: String,
         /// What was missing.
         error: serde_json::Error,
     },
@@ -73,7 +73,7 @@ pub enum FetchError {
     )]
     WrongIssuer {
         /// The address.
-        url: Url,
+        url: String,
         /// The issuer it names.
         found: String,
         /// The issuer as configured.
@@ -91,7 +91,7 @@ pub enum FetchError {
     #[error("GET {url}: {error}")]
     Keys {
         /// The address.
-        url: Url,
+        url: String,
         /// Why not.
         error: KeySetError,
     },
@@ -144,7 +144,8 @@ impl Fetcher {
 
     async fn fetch_keys(&self, url: Url) -> Result<(KeySet, Option<Duration>), FetchError> {
         let (body, max_age) = self.get(&url).await?;
-        let set = KeySet::parse(&body).map_err(|error| FetchError::Keys { url, error })?;
+        let set =
+            KeySet::parse(&body).map_err(|error| FetchError::Keys { url: url.into(), error })?;
         Ok((set, max_age))
     }
 
@@ -156,26 +157,26 @@ impl Fetcher {
             secure_url(&text, plain).map_err(|error| FetchError::KeysUrl { found: text, error })?;
         let (body, _) = self.get(&url).await?;
         let document: Discovery = serde_json::from_slice(&body)
-            .map_err(|error| FetchError::Discovery { url: url.clone(), error })?;
+            .map_err(|error| FetchError::Discovery { url: url.to_string(), error })?;
         if document.issuer != issuer {
             let (found, expected) = (document.issuer, issuer.to_owned());
-            return Err(FetchError::WrongIssuer { url, found, expected });
+            return Err(FetchError::WrongIssuer { url: url.into(), found, expected });
         }
         secure_url(&document.jwks_uri, plain)
             .map_err(|error| FetchError::KeysUrl { found: document.jwks_uri, error })
     }
 
     async fn get(&self, url: &Url) -> Result<(Vec<u8>, Option<Duration>), FetchError> {
-        let failed = |error| FetchError::Request { url: url.clone(), error };
+        let failed = |error| FetchError::Request { url: url.to_string(), error };
         let mut response = self.client.get(url.clone()).send().await.map_err(failed)?;
         if response.status() != StatusCode::OK {
-            return Err(FetchError::Status { url: url.clone(), status: response.status() });
+            return Err(FetchError::Status { url: url.to_string(), status: response.status() });
         }
         let max_age = max_age(&response);
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if body.len() + chunk.len() > MAX_BODY {
-                return Err(FetchError::TooLarge { url: url.clone() });
+                return Err(FetchError::TooLarge { url: url.to_string() });
             }
             body.extend_from_slice(&chunk);
         }

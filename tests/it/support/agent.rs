@@ -9,10 +9,10 @@ use std::{
 use super::until;
 
 /// The path of the program under test.
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_identity-spoa");
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_identity-spoa");
 
 /// A running agent; killed when dropped.
-pub struct AgentProcess {
+pub(crate) struct AgentProcess {
     child: Child,
     directory: PathBuf,
     tcp: String,
@@ -20,7 +20,7 @@ pub struct AgentProcess {
 
 impl AgentProcess {
     /// Starts `identity-spoa run` with `agent.toml` of the directory and waits until it is ready.
-    pub async fn start(directory: &Path) -> Self {
+    pub(crate) async fn start(directory: &Path) -> Self {
         let log = directory.join("agent.log");
         let child = Command::new(PROGRAM)
             .args(["run", "--config"])
@@ -47,27 +47,27 @@ impl AgentProcess {
     }
 
     /// The unix socket.
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.directory.join("spop.sock")
     }
 
     /// The TCP address.
-    pub fn tcp(&self) -> &str {
+    pub(crate) fn tcp(&self) -> &str {
         &self.tcp
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.directory.join("agent.log")).unwrap_or_default()
     }
 
-    pub fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
     /// Stops the agent in its tracks; returns when every thread stands still, so that no answer can
     /// follow.
-    pub async fn freeze(&self) {
+    pub(crate) async fn freeze(&self) {
         self.signal("-STOP");
         let tasks = format!("/proc/{}/task", self.child.id());
         until("the agent to stand still", async || {
@@ -83,13 +83,13 @@ impl AgentProcess {
     }
 
     /// Kills the agent at once.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Ends the agent in order; returns whether it ended well.
-    pub async fn end(&mut self) -> bool {
+    pub(crate) async fn end(&mut self) -> bool {
         self.signal("-TERM");
         until("the agent to end", || {
             let ended = self.child.try_wait().unwrap();

@@ -15,13 +15,13 @@ use std::{
 use super::until;
 
 /// The repository.
-pub fn root() -> &'static Path {
+pub(crate) fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A HAProxy to test with.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Version {
+pub(crate) enum Version {
     /// An image, by its tag.
     Container(String),
     /// The binary of this machine.
@@ -30,7 +30,7 @@ pub enum Version {
 
 impl Version {
     /// All there are; found out once.
-    pub fn all() -> &'static [Self] {
+    pub(crate) fn all() -> &'static [Self] {
         static ALL: OnceLock<Vec<Version>> = OnceLock::new();
         ALL.get_or_init(|| {
             let script = root().join("tests/containers/images.sh");
@@ -50,7 +50,7 @@ impl Version {
     }
 
     /// The newest.
-    pub fn newest() -> &'static Self {
+    pub(crate) fn newest() -> &'static Self {
         Self::all().last().unwrap()
     }
 
@@ -78,7 +78,7 @@ impl Version {
     }
 
     /// Runs `haproxy -c` on the shipped configuration; its output.
-    pub fn check(&self, env: &[(&str, String)]) -> (bool, String) {
+    pub(crate) fn check(&self, env: &[(&str, String)]) -> (bool, String) {
         let name = unique_name();
         let shipped = root().join("haproxy");
         let output = self
@@ -111,7 +111,7 @@ fn own_address() -> SocketAddr {
 }
 
 /// A running HAProxy; killed when dropped.
-pub struct Haproxy {
+pub(crate) struct Haproxy {
     pub http: SocketAddr,
     pub https: SocketAddr,
     child: Child,
@@ -122,7 +122,7 @@ pub struct Haproxy {
 impl Haproxy {
     /// Starts the shipped configuration. Certificates are made for it; `named` is the server of the
     /// backend `named`.
-    pub async fn start(
+    pub(crate) async fn start(
         version: &Version,
         directory: &Path,
         agent: &Path,
@@ -162,7 +162,7 @@ impl Haproxy {
         haproxy
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 }

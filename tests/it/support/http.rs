@@ -11,14 +11,14 @@ use tokio::{
 use super::PATIENCE;
 
 /// One connection.
-pub struct Client {
+pub(crate) struct Client {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 /// A response.
 #[derive(Clone, Debug, Default)]
-pub struct Reply {
+pub(crate) struct Reply {
     pub status: u16,
     pub headers: Vec<(String, Vec<u8>)>,
     pub body: String,
@@ -27,7 +27,7 @@ pub struct Reply {
 
 impl Reply {
     /// The values of a header.
-    pub fn all(&self, name: &str) -> Vec<String> {
+    pub(crate) fn all(&self, name: &str) -> Vec<String> {
         let named = self.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
         let text = |value: &[u8]| match std::str::from_utf8(value) {
             Ok(text) => text.to_owned(),
@@ -37,38 +37,38 @@ impl Reply {
     }
 
     /// The value of a header that is there once.
-    pub fn header(&self, name: &str) -> Option<String> {
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
         let mut all = self.all(name);
         assert!(all.len() < 2, "{name} is there {} times", all.len());
         all.pop()
     }
 
     /// The line of a workspace's answer that shows a request header.
-    pub fn arrived(&self, name: &str) -> Vec<&str> {
+    pub(crate) fn arrived(&self, name: &str) -> Vec<&str> {
         let prefix = format!("{name}: ");
         self.body.lines().filter_map(|line| line.strip_prefix(&prefix)).collect()
     }
 }
 
 impl Client {
-    pub async fn connect(address: SocketAddr) -> Self {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
         Self { stream: TcpStream::connect(address).await.unwrap(), buffer: Vec::new() }
     }
 
     /// A GET of `/`, with a bearer token or without.
-    pub async fn get(&mut self, host: &str, token: Option<&str>) -> Reply {
+    pub(crate) async fn get(&mut self, host: &str, token: Option<&str>) -> Reply {
         let headers = token.map(|token| format!("Authorization: Bearer {token}\r\n"));
         self.send(host, headers.unwrap_or_default().as_bytes()).await
     }
 
     /// A GET of `/` with these header lines.
-    pub async fn send(&mut self, host: &str, headers: &[u8]) -> Reply {
+    pub(crate) async fn send(&mut self, host: &str, headers: &[u8]) -> Reply {
         let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n");
         self.raw(&[head.as_bytes(), headers, b"\r\n"].concat()).await
     }
 
     /// Any request.
-    pub async fn raw(&mut self, request: &[u8]) -> Reply {
+    pub(crate) async fn raw(&mut self, request: &[u8]) -> Reply {
         let start = std::time::Instant::now();
         self.stream.write_all(request).await.unwrap();
         let mut reply = timeout(PATIENCE, self.reply()).await.expect("no answer");
