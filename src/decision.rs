@@ -19,6 +19,9 @@ pub mod reason;
 pub mod relation;
 pub mod variables;
 
+#[cfg(test)]
+mod tests;
+
 pub use reason::{Reason, Verdict};
 
 /// What the operator decided once for all workspaces.

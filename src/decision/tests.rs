@@ -1,0 +1,355 @@
+//! The decision against an oracle that is written the other way round: it lists what must hold for
+//! each verdict, not the order in which things are looked at.
+
+use std::{sync::Arc, time::Duration};
+
+use proptest::prelude::*;
+
+use super::{relation::is_person, *};
+use crate::{
+    clock::Timestamp,
+    identity::{
+        Profile, Refusal,
+        profile::{ClaimPaths, MatchBy},
+    },
+    workspace::{
+        Admission, Endpoint, Grant, Grantee, Person, WorkspaceId,
+        registry::{Registry, Snapshot},
+    },
+};
+
+fn profile(name: &str, matching: &[MatchBy]) -> Arc<Profile> {
+    Arc::new(Profile {
+        name: name.into(),
+        issuer: format!("https://{name}.example.com").parse().unwrap(),
+        audience: vec!["a".into()],
+        algorithms: vec![],
+        leeway: Duration::ZERO,
+        matching: matching.to_vec(),
+        claims: ClaimPaths::default(),
+        organization: None,
+    })
+}
+
+fn identity(issuer: &Arc<Profile>, subject: &str) -> Identity {
+    Identity {
+        issuer: Arc::clone(issuer),
+        subject: subject.into(),
+        email: None,
+        username: None,
+        groups: vec![],
+        groups_joined: "".into(),
+        organization: None,
+        expires: Timestamp::from_secs(1),
+    }
+}
+
+fn person(subject: Option<&str>, email: Option<&str>, username: Option<&str>) -> Person {
+    let text = |t: Option<&str>| t.map(Box::from);
+    Person { issuer: None, subject: text(subject), email: text(email), username: text(username) }
+}
+
+fn workspace(owner: Person) -> Workspace {
+    Workspace {
+        id: "w".parse().unwrap(),
+        organization: Some("acme".into()),
+        owner_label: "owner".into(),
+        owner,
+        grants: vec![],
+        phase: Phase::Running,
+        address: Some([10, 0, 0, 1].into()),
+        endpoints: vec![],
+    }
+}
+
+fn snapshot(workspaces: Vec<Workspace>) -> Arc<Snapshot> {
+    let registry = Registry::default();
+    registry.replace(workspaces);
+    Arc::clone(&registry.snapshot())
+}
+
+fn place(endpoint: EndpointName) -> Place {
+    let workspace = arrayvec::ArrayString::from("w").unwrap();
+    Place::Matched(Host::parse(b"w.example.com").unwrap(), Target { workspace, endpoint })
+}
+
+#[test]
+fn the_first_rule_that_a_record_has_a_field_for_decides_alone() {
+    use MatchBy::{Email, Subject, Username};
+    let mut who = identity(&profile("corp", &[Subject, Email, Username]), "s");
+    who.email = Some("a@x".into());
+    who.username = Some("a".into());
+    assert!(is_person(&who, &person(Some("s"), None, None)));
+    assert!(is_person(&who, &person(None, Some("a@x"), None)));
+    assert!(is_person(&who, &person(None, None, Some("a"))));
+    // A subject that differs is not outweighed by an e-mail address that fits.
+    assert!(!is_person(&who, &person(Some("other"), Some("a@x"), Some("a"))));
+    assert!(!is_person(&who, &person(None, Some("b@x"), Some("a"))));
+    assert!(!is_person(&who, &person(None, None, None)));
+}
+
+#[test]
+fn a_person_is_matched_only_by_the_rules_of_their_issuer() {
+    use MatchBy::{Email, Subject};
+    let mut who = identity(&profile("corp", &[Subject]), "s");
+    who.email = Some("a@x".into());
+    assert!(!is_person(&who, &person(None, Some("a@x"), None)), "e-mail is not among the rules");
+    let mut elsewhere = person(Some("s"), None, None);
+    elsewhere.issuer = Some("partner".into());
+    assert!(!is_person(&who, &elsewhere), "the same subject at another issuer is somebody else");
+    elsewhere.issuer = Some("corp".into());
+    assert!(is_person(&who, &elsewhere));
+    let unverified = identity(&profile("corp", &[Email]), "s");
+    assert!(!is_person(&unverified, &person(None, Some("a@x"), None)));
+    assert!(!is_person(&identity(&profile("corp", &[]), "s"), &person(Some("s"), None, None)));
+}
+
+#[test]
+fn no_organization_is_not_the_same_organization() {
+    let mut workspace = workspace(person(Some("owner"), None, None));
+    workspace.organization = None;
+    workspace.endpoints.push(Endpoint {
+        name: EndpointName::Main,
+        admission: Admission::Organization,
+        destination: Destination::Backend("b".into()),
+    });
+    let who = identity(&profile("corp", &[MatchBy::Subject]), "s");
+    let known = Authentication::Known(Arc::new(who));
+    let decision =
+        decide(&place(EndpointName::Main), known, &snapshot(vec![workspace]), Policy::default());
+    assert_eq!(decision.reason, Reason::NotPermitted);
+}
+
+#[test]
+fn before_the_first_list_nobody_is_told_that_a_workspace_is_unknown() {
+    let who = identity(&profile("corp", &[MatchBy::Subject]), "s");
+    let known = Authentication::Known(Arc::new(who));
+    let empty = Snapshot::default();
+    let decision = decide(&place(EndpointName::Main), known, &empty, Policy::default());
+    assert_eq!(decision.reason, Reason::WorkspacesNotLoaded);
+}
+
+#[test]
+fn the_owner_reaches_undeclared_ports_only_where_the_policy_says_so() {
+    let mut workspace = workspace(person(Some("s"), None, None));
+    workspace.endpoints.push(Endpoint {
+        name: EndpointName::Main,
+        admission: Admission::Public,
+        destination: Destination::Backend("b".into()),
+    });
+    let corp = profile("corp", &[MatchBy::Subject]);
+    let ask = |subject: &str, endpoint: EndpointName, policy, address| {
+        let mut workspace = workspace.clone();
+        workspace.address = address;
+        let known = Authentication::Known(Arc::new(identity(&corp, subject)));
+        decide(&place(endpoint), known, &snapshot(vec![workspace]), policy)
+    };
+    let owner = Policy { undeclared_ports: UndeclaredPorts::Owner };
+    let (at, port) = (Some([10, 0, 0, 1].into()), EndpointName::Port(99));
+    let allowed = ask("s", port.clone(), owner, at);
+    assert_eq!(allowed.reason, Reason::Owner);
+    assert_eq!(allowed.destination.unwrap().to_string(), "10.0.0.1:99");
+    let app = EndpointName::App(arrayvec::ArrayString::from("x").unwrap());
+    for (subject, endpoint, policy, address, reason) in [
+        ("s", port.clone(), Policy::default(), at, Reason::EndpointUndeclared),
+        ("s", port.clone(), owner, None, Reason::EndpointUndeclared),
+        ("s", app, owner, at, Reason::EndpointUndeclared),
+        // A public editor opens no port.
+        ("other", port, owner, at, Reason::NotPermitted),
+    ] {
+        assert_eq!(ask(subject, endpoint, policy, address).reason, reason);
+    }
+}
+
+/// Names from a small pool, so that they meet.
+fn name() -> impl Strategy<Value = Box<str>> {
+    prop_oneof![Just("a".into()), Just("b".into())]
+}
+
+fn maybe() -> impl Strategy<Value = Option<Box<str>>> {
+    proptest::option::of(name())
+}
+
+fn any_person() -> impl Strategy<Value = Person> {
+    (maybe(), maybe(), maybe(), maybe()).prop_map(|(issuer, subject, email, username)| Person {
+        issuer,
+        subject,
+        email,
+        username,
+    })
+}
+
+fn any_endpoint_name() -> impl Strategy<Value = EndpointName> {
+    prop_oneof![Just(EndpointName::Main), (1..3_u16).prop_map(EndpointName::Port)]
+}
+
+fn any_admission() -> impl Strategy<Value = Admission> {
+    proptest::sample::select(vec![
+        Admission::Owner,
+        Admission::Grants,
+        Admission::Organization,
+        Admission::Authenticated,
+        Admission::Public,
+    ])
+}
+
+fn any_workspace() -> impl Strategy<Value = Workspace> {
+    let phase = proptest::sample::select(vec![
+        Phase::Unknown,
+        Phase::Provisioning,
+        Phase::Running,
+        Phase::Running,
+        Phase::Updating,
+        Phase::Interrupted,
+        Phase::Stopping,
+        Phase::Stopped,
+        Phase::Deleted,
+        Phase::Failed,
+    ]);
+    let grantee = prop_oneof![
+        any_person().prop_map(Grantee::User),
+        (maybe(), name()).prop_map(|(issuer, name)| Grantee::Group { issuer, name }),
+    ];
+    let covered = proptest::option::of(proptest::collection::vec(any_endpoint_name(), 0..2));
+    let grant = (grantee, covered).prop_map(|(to, endpoints)| Grant { to, endpoints });
+    let endpoint = (any_endpoint_name(), any_admission());
+    (
+        any_person(),
+        maybe(),
+        phase,
+        proptest::collection::vec(grant, 0..3),
+        proptest::collection::vec(endpoint, 0..3),
+        any::<bool>(),
+    )
+        .prop_map(|(owner, organization, phase, grants, endpoints, addressed)| {
+            let mut workspace = workspace(owner);
+            workspace.organization = organization;
+            workspace.phase = phase;
+            workspace.grants = grants;
+            workspace.address = addressed.then(|| [10, 0, 0, 1].into());
+            for (name, admission) in endpoints {
+                if workspace.endpoint(&name).is_none() {
+                    let destination = Destination::Backend("b".into());
+                    workspace.endpoints.push(Endpoint { name, admission, destination });
+                }
+            }
+            workspace
+        })
+}
+
+fn any_identity() -> impl Strategy<Value = Identity> {
+    let rules = proptest::sample::subsequence(
+        vec![MatchBy::Subject, MatchBy::Email, MatchBy::Username],
+        0..=3,
+    );
+    let groups = proptest::collection::vec(name(), 0..2);
+    (name(), name(), rules, maybe(), maybe(), groups, maybe()).prop_map(
+        |(issuer, subject, rules, email, username, groups, organization)| Identity {
+            email,
+            username,
+            groups,
+            organization,
+            ..identity(&profile(&issuer, &rules), &subject)
+        },
+    )
+}
+
+fn any_authentication() -> impl Strategy<Value = Authentication> {
+    prop_oneof![
+        1 => Just(Authentication::Absent),
+        1 => Just(Authentication::KeysUnavailable),
+        1 => proptest::sample::select(Refusal::ALL.to_vec()).prop_map(Authentication::Refused),
+        5 => any_identity().prop_map(|identity| Authentication::Known(Arc::new(identity))),
+    ]
+}
+
+/// Whether the identity may be taken for the person, said by what must not be.
+fn same(identity: &Identity, person: &Person) -> bool {
+    let field = |rule: &MatchBy| match rule {
+        MatchBy::Subject => (person.subject.as_deref(), Some(&*identity.subject)),
+        MatchBy::Email => (person.email.as_deref(), identity.email.as_deref()),
+        MatchBy::Username => (person.username.as_deref(), identity.username.as_deref()),
+    };
+    let mut stated = identity.issuer.matching.iter().map(field).filter(|(said, _)| said.is_some());
+    person.issuer.as_ref().is_none_or(|issuer| *issuer == identity.issuer.name)
+        && stated.next().is_some_and(|(said, is)| said == is)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4096))]
+
+    #[test]
+    fn nothing_is_allowed_without_a_ground(
+        workspace in any_workspace(),
+        authentication in any_authentication(),
+        endpoint in any_endpoint_name(),
+        owner_policy: bool,
+        known: bool,
+    ) {
+        let undeclared_ports =
+            if owner_policy { UndeclaredPorts::Owner } else { UndeclaredPorts::Deny };
+        let workspaces = snapshot(if known { vec![workspace.clone()] } else { vec![] });
+        let decision = decide(
+            &place(endpoint.clone()),
+            authentication.clone(),
+            &workspaces,
+            Policy { undeclared_ports },
+        );
+        let identity = match &authentication {
+            Authentication::Known(identity) => Some(identity),
+            _ => None,
+        };
+        let declared = workspace.endpoint(&endpoint);
+        let admits = |level| declared.is_some_and(|e| e.admission >= level);
+        let owner = identity.is_some_and(|i| same(i, &workspace.owner));
+        let granted = identity.is_some_and(|identity| workspace.grants.iter().any(|grant| {
+            grant.endpoints.as_ref().is_none_or(|e| e.contains(&endpoint)) && match &grant.to {
+                Grantee::User(person) => same(identity, person),
+                Grantee::Group { issuer, name } => identity.groups.contains(name)
+                    && issuer.as_ref().is_none_or(|i| *i == identity.issuer.name),
+            }
+        }));
+        let colleague = identity.is_some_and(|i| i.organization.is_some() && i.organization == workspace.organization);
+        let ground = match decision.reason {
+            Reason::Owner => owner && (declared.is_some() || owner_policy && workspace.address.is_some()),
+            Reason::GrantedUser | Reason::GrantedGroup => granted && admits(Admission::Grants),
+            Reason::Organization => colleague && admits(Admission::Organization),
+            Reason::Authenticated => identity.is_some() && admits(Admission::Authenticated),
+            Reason::Public => admits(Admission::Public),
+            _ => false,
+        };
+        let up = matches!(workspace.phase, Phase::Running | Phase::Updating);
+        if decision.verdict() == Verdict::Allow {
+            prop_assert!(known && up && ground, "{decision:?}");
+            prop_assert!(decision.destination.is_some());
+        } else {
+            // And who has a ground is not kept out.
+            prop_assert!(decision.destination.is_none());
+            let reachable = declared.is_some() && (owner
+                || granted && admits(Admission::Grants)
+                || colleague && admits(Admission::Organization)
+                || identity.is_some() && admits(Admission::Authenticated)
+                || admits(Admission::Public));
+            prop_assert!(!(known && up && reachable), "{decision:?}");
+        }
+        // Strangers learn the same whether the workspace exists or not.
+        if identity.is_none() && decision.verdict() != Verdict::Allow {
+            let nowhere = decide(&place(endpoint), authentication.clone(), &snapshot(vec![]), Policy::default());
+            prop_assert_eq!(decision.reason, nowhere.reason);
+            prop_assert!(decision.workspace.is_none());
+        }
+        // A token that may be ours never travels on.
+        if identity.is_some() {
+            prop_assert!(decision.strip_authorization);
+        }
+    }
+}
+
+#[test]
+fn an_id_is_borrowed_as_the_text_it_is() {
+    // A map keyed by ids is searched by text: both must hash alike.
+    use std::hash::{BuildHasher, RandomState};
+    let state = RandomState::new();
+    let id: WorkspaceId = "abc".parse().unwrap();
+    assert_eq!(state.hash_one(&id), state.hash_one("abc"));
+}
