@@ -79,6 +79,16 @@ impl Cli {
         }
     }
 
+    /// The level of the logs where `RUST_LOG` says nothing: a command that a person waits for prints
+    /// its result, not its steps.
+    #[must_use]
+    pub fn log_level(&self) -> &'static str {
+        match self.command {
+            Command::Run(_) => "info",
+            Command::Check(_) | Command::Explain(_) => "warn",
+        }
+    }
+
     /// The exit status of [`Self::execute`]'s errors.
     #[must_use]
     pub fn failure() -> ExitCode {

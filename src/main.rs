@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    start_logs();
+    start_logs(cli.log_level());
     // An error means that a provider is installed already, which only tests could do.
     let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
     match cli.execute() {
@@ -24,8 +24,8 @@ fn main() -> ExitCode {
 }
 
 /// Logs go to standard error; `RUST_LOG` sets their level. Standard output is for the audit trail.
-fn start_logs() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+fn start_logs(level: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
     if stderr().is_terminal() {
         logs.with_target(false).init();

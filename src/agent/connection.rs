@@ -204,7 +204,7 @@ fn wait(
     let Ok(permit) = Arc::clone(&shared.waiting).try_acquire_owned() else { return false };
     let shared = Arc::clone(shared);
     tasks.spawn(async move {
-        waiting.keys.ended(KEYS_WITHIN.min(shared.answer_within)).await;
+        let ended = waiting.keys.ended(KEYS_WITHIN.min(shared.answer_within)).await;
         let workspaces = shared.answerer.gate().registry.snapshot();
         let batch = Batch { workspaces: &workspaces, now: Timestamp::now(), max_frame_size };
         let mut out = Vec::new();
@@ -212,7 +212,12 @@ fn wait(
         if let Ok(Some((frame, _))) = frame::split(&whole, max_frame_size)
             && let Ok(notify) = Notify::parse(&frame)
         {
-            shared.answerer.answer(&notify, &batch, &mut Scratch::default(), false, &mut out);
+            if ended {
+                let mut scratch = Scratch::default();
+                shared.answerer.answer(&notify, &batch, &mut scratch, false, &mut out);
+            } else {
+                shared.answerer.refuse(&notify, Reason::Deadline, &batch, &mut out);
+            }
         }
         drop(permit);
         out

@@ -32,10 +32,10 @@ pub enum Outcome {
 pub struct KeyWait(watch::Receiver<u64>);
 
 impl KeyWait {
-    /// Waits until the fetch has ended, or for `limit`.
-    pub async fn ended(mut self, limit: Duration) {
+    /// Waits until the fetch has ended, for `limit` at most. Returns whether it has.
+    pub async fn ended(mut self, limit: Duration) -> bool {
         // A closed channel means that nobody fetches any more: nothing to wait for.
-        let _ = tokio::time::timeout(limit, self.0.changed()).await;
+        tokio::time::timeout(limit, self.0.changed()).await.is_ok()
     }
 }
 

@@ -78,7 +78,19 @@ impl FileSource {
         };
         let mut missing = false;
         loop {
-            match self.load() {
+            // Reading a long list takes a moment, in which requests must not wait.
+            let loaded = tokio::task::spawn_blocking(move || {
+                let result = self.load();
+                (self, result)
+            });
+            let Ok((source, result)) = loaded.await else {
+                error!(
+                    "reading the file of workspaces ended in a panic: the last good one stays for good"
+                );
+                return;
+            };
+            self = source;
+            match result {
                 Ok(()) => missing = false,
                 Err(mistakes) => {
                     // A file that stays away is reported once.
