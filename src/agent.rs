@@ -16,7 +16,7 @@ mod answer;
 mod connection;
 mod listener;
 
-pub use answer::Answerer;
+pub use answer::{Answerer, Batch, Waiting};
 pub use listener::{BindError, Listener, Stream};
 
 /// How long connections may take to write their last answers when the agent ends.

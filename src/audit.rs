@@ -5,7 +5,7 @@
 //! nothing is allowed that is not on record. No token, cookie or header value is ever part of one.
 
 use std::{
-    fmt::Write as _,
+    fmt::{self, Write as _},
     fs::OpenOptions,
     io::{self, Write},
     net::IpAddr,
@@ -19,7 +19,7 @@ use std::{
 };
 
 use arrayvec::ArrayString;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use tracing::{error, info};
 
 use crate::{
@@ -32,6 +32,11 @@ use crate::{
 
 /// The longest text of a stranger that a record keeps, in bytes after escaping.
 const MAX_FOREIGN: usize = 255;
+
+/// The bytes that are written at once, but for the last line.
+const BATCH: usize = 64 * 1024;
+/// More than the longest line, in bytes.
+const MAX_LINE: usize = 8 * 1024;
 
 /// One decision, without allocation: what is shared is counted, what is foreign is cut and escaped.
 #[derive(Clone, Debug)]
@@ -70,7 +75,8 @@ struct Line<'a> {
     issuer: Option<&'a str>,
     workspace: Option<&'a str>,
     owner: Option<&'a str>,
-    endpoint: Option<String>,
+    #[serde(serialize_with = "as_text")]
+    endpoint: Option<&'a EndpointName>,
     host: &'a str,
     method: &'a str,
     client: Option<IpAddr>,
@@ -131,7 +137,7 @@ impl Record {
             issuer: identity.map(|i| i.issuer.issuer.as_str()),
             workspace: workspace.map(|w| w.id.as_str()),
             owner: workspace.map(|w| &*w.owner_label),
-            endpoint: self.endpoint.as_ref().map(ToString::to_string),
+            endpoint: self.endpoint.as_ref(),
             host: &self.host,
             method: &self.method,
             client: self.client,
@@ -198,14 +204,16 @@ impl Writer {
 }
 
 fn write(mut sink: Box<dyn Write + Send>, queue: &Receiver<Record>, broken: &AtomicBool) {
-    let mut batch = Vec::new();
+    let mut batch = Vec::with_capacity(BATCH + MAX_LINE);
     while let Ok(first) = queue.recv() {
         batch.clear();
         let mut records = 0_u32;
-        for record in std::iter::once(first).chain(queue.try_iter().take(1023)) {
+        let mut next = Some(first);
+        while let Some(record) = next {
             // Into memory: only serialisation could fail, and these types cannot.
             let _ = record.write_to(&mut batch);
             records += 1;
+            next = if batch.len() < BATCH { queue.try_recv().ok() } else { None };
         }
         let written = sink.write_all(&batch).and_then(|()| sink.flush());
         let failed = written.is_err();
@@ -215,6 +223,14 @@ fn write(mut sink: Box<dyn Write + Send>, queue: &Receiver<Record>, broken: &Ato
                 Err(error) => error!(%error, records, "the audit trail cannot be written: denying"),
             }
         }
+    }
+}
+
+/// Serialises what is displayed, without a string in between.
+fn as_text<S: Serializer>(value: &Option<impl fmt::Display>, out: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => out.collect_str(value),
+        None => out.serialize_none(),
     }
 }
 

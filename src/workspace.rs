@@ -8,6 +8,7 @@ use std::{
     fmt,
     net::{IpAddr, SocketAddr},
     str::FromStr,
+    sync::Arc,
 };
 
 use arrayvec::ArrayString;
@@ -194,7 +195,7 @@ pub enum Destination {
     /// An address, set by `http-request set-dst`.
     Address(SocketAddr),
     /// A backend of haproxy.cfg, by name.
-    Backend(Box<str>),
+    Backend(Arc<str>),
 }
 
 impl fmt::Display for Destination {
