@@ -1,5 +1,5 @@
 # What a person runs here. Everything stays on loopback.
-.PHONY: demo test check fmt lint build install
+.PHONY: demo test check fmt lint build install fuzz corpus bench
 
 # Starts a gate with everything around it, shows what it does, and stays up.
 demo: install
@@ -10,7 +10,21 @@ demo: install
 test: install
 	@tests/containers/images.sh >/dev/null || echo "no container engine: the tests use the haproxy of this machine"
 	cargo test --locked
+	@TIME=3 fuzz/run.sh
 	@tests/demo/run.sh once >/dev/null && echo "the demo works"
+
+# Every fuzz target for TIME seconds; RUNS=10000000 for that many executions at the most.
+TIME ?= 60
+fuzz: install
+	@TIME=$(TIME) fuzz/run.sh
+
+# Writes the seeds of the fuzz targets anew, with frames of every HAProxy.
+corpus: install
+	cargo test --locked --test it the_seeds_are_written -- --ignored
+
+# One table: CPU and rate a decision, ours against a constant answer and a naive agent.
+bench: install
+	cargo bench --locked --bench throughput
 
 # What CI runs before the tests.
 check: fmt lint

@@ -124,7 +124,8 @@ fn a_hit_allocates_nothing() {
 
     let mut round = || {
         let snapshot = gate.registry.snapshot();
-        let batch = Batch { workspaces: &snapshot, now: Timestamp::now(), max_frame_size: DEFAULT_SIZE };
+        let batch =
+            Batch { workspaces: &snapshot, now: Timestamp::now(), max_frame_size: DEFAULT_SIZE };
         let mut rest = &stream[..];
         out.clear();
         while let Some((event, used)) = side.next(rest, &mut out) {
@@ -143,7 +144,10 @@ fn a_hit_allocates_nothing() {
         round();
     }
     let change = region.change();
-    eprintln!("{QUESTIONS} hits: {} allocations, {} reallocations", change.allocations, change.reallocations);
+    eprintln!(
+        "{QUESTIONS} hits: {} allocations, {} reallocations",
+        change.allocations, change.reallocations
+    );
     assert_eq!((change.allocations, change.reallocations), (0, 0));
     drop(answerer);
     writer.finish();

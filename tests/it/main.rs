@@ -18,6 +18,7 @@ mod dev_workspace;
 mod support;
 
 mod cli;
+mod corpus;
 mod fail_closed;
 mod gate;
 mod hygiene;

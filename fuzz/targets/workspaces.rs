@@ -1,0 +1,16 @@
+//! Any text as a list of workspaces, in both languages.
+#![no_main]
+
+use std::collections::BTreeSet;
+
+use identity_spoa::{config::document::Format, workspace::file};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    for format in [Format::Toml, Format::Yaml] {
+        match file::parse("w", text, format, &BTreeSet::from(["corp"])) {
+            Ok(workspaces) => assert!(workspaces.iter().all(|w| !w.endpoints.is_empty())),
+            Err(mistakes) => assert!(!mistakes.as_slice().is_empty()),
+        }
+    }
+});
