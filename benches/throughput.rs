@@ -1,1 +1,323 @@
-fn main() {}
+//! `make bench`: the agent alone, driven over real sockets. One table: microseconds of CPU a decision
+//! and decisions a second, ours against a constant answer (the floor: no parsing, no decision) and
+//! against a naive agent on the `spop` crate, interleaved in one run. Every process counts its own CPU
+//! in the kernel's books, so a noisy machine widens the spread but does not move the middle much.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    unreachable_pub,
+    reason = "a benchmark prints, and stops at the first surprise"
+)]
+
+#[path = "../tests/support/dev_idp/server.rs"]
+mod dev_idp;
+
+#[path = "throughput/rivals.rs"]
+mod rivals;
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::{Duration, Instant},
+};
+
+use identity_spoa::spop::{Value, client, frame::DEFAULT_SIZE};
+
+const CONNECTIONS: usize = 8;
+const DEPTHS: [usize; 3] = [1, 16, 64];
+const REPEATS: usize = 7;
+const RUN: Duration = Duration::from_millis(400);
+const IDLE_CONNECTIONS: usize = 2000;
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    match args.get(1).map(String::as_str) {
+        Some("--floor") => rivals::floor(Path::new(&args[2])),
+        Some("--naive") => rivals::naive(Path::new(&args[2])),
+        Some("--drive") => drive(Path::new(&args[2])),
+        // cargo passes --bench.
+        _ => stage(),
+    }
+}
+
+/// Starts everything, each agent on the first core and the driver on the second.
+fn stage() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let idp = runtime.block_on(dev_idp::DevIdp::start());
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    fs::write(at("agent.toml"), config(idp.issuer())).unwrap();
+    fs::write(at("workspaces.yaml"), WORKSPACES).unwrap();
+    let request =
+        dev_idp::TokenRequest { alg: "RS256".into(), expires_in: 3600, ..Default::default() };
+    fs::write(at("token"), idp.token(&request)).unwrap();
+    let this = std::env::current_exe().unwrap();
+    let log = || Stdio::from(fs::File::create(at("agent.log")).unwrap());
+    let mut ours = pinned("0", Path::new(env!("CARGO_BIN_EXE_identity-spoa")));
+    ours.args(["run", "--config"]).arg(at("agent.toml")).stderr(log());
+    let mut floor = pinned("0", &this);
+    floor.arg("--floor").arg(directory.path());
+    let mut naive = pinned("0", &this);
+    naive.arg("--naive").arg(directory.path());
+    let agents = [("ours", ours), ("floor", floor), ("naive", naive)].map(|(name, mut command)| {
+        let child = Agent(command.spawn().unwrap());
+        fs::write(at(&format!("{name}.pid")), child.0.id().to_string()).unwrap();
+        child
+    });
+    for name in ["ours", "floor", "naive"] {
+        while UnixStream::connect(at(&format!("{name}.sock"))).is_err() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+    let driven = pinned("1", &this).arg("--drive").arg(directory.path()).status().unwrap();
+    drop(agents);
+    assert!(driven.success());
+}
+
+struct Agent(Child);
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A command on one core, where the machine can do that.
+fn pinned(core: &str, program: &Path) -> Command {
+    if Command::new("taskset").args(["-c", core, "true"]).status().is_ok_and(|s| s.success()) {
+        let mut command = Command::new("taskset");
+        command.args(["-c", core]).arg(program);
+        command
+    } else {
+        Command::new(program)
+    }
+}
+
+fn config(issuer: &str) -> String {
+    format!(
+        "[agent]\nlisten = ['unix:ours.sock', '127.0.0.1:0']\nworkers = 1\nconnections = 5000\n\
+         [workspaces]\nfile = 'workspaces.yaml'\n[audit]\nfile = '/dev/null'\nqueue = 65536\n\
+         [[host]]\npreset = 'gitpod'\ndomain = 'bench.test'\n\
+         [[issuer]]\nname = 'dev'\nissuer = '{issuer}'\naudience = 'workspaces'\n"
+    )
+}
+
+const HOST: &str = "pinkpanda-demo-ns35kd21abc.ws.bench.test";
+const WORKSPACES: &str = "workspaces:\n  - { id: pinkpanda-demo-ns35kd21abc, owner: { subject: sub-alice }, phase: running, destination: 10.0.0.1:80 }\n";
+
+/// A question of about the size that the reference measured.
+fn question(token: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let bearer = format!("Bearer {token}");
+    let cookie = "theme=dark; ".repeat(10);
+    let args: &[client::Arg<'_>] = &[
+        (b"unique_id", Value::Str(b"6dab2f21-b361-4d8a-bf7f-c4169c36d182")),
+        (b"method", Value::Str(b"GET")),
+        (b"host", Value::Str(HOST.as_bytes())),
+        (b"hosts", Value::Int64(1)),
+        (b"path", Value::Str(b"/some/where/in/the/workspace.html")),
+        (b"authorization", Value::Str(bearer.as_bytes())),
+        (b"authorizations", Value::Int64(1)),
+        (b"cookie", Value::Str(cookie.as_bytes())),
+        (b"cookies", Value::Int64(1)),
+        (b"client", Value::Ipv4([127, 0, 0, 1].into())),
+    ];
+    client::notify(&mut bytes, (1, 1), DEFAULT_SIZE, &[(b"authorize", args)]).unwrap();
+    bytes
+}
+
+trait Pipe: Read + Write + Send {}
+impl<T: Read + Write + Send> Pipe for T {}
+
+/// One agent as the driver sees it.
+struct Rival {
+    name: &'static str,
+    pid: u32,
+    unix: PathBuf,
+    tcp: String,
+}
+
+impl Rival {
+    fn find(name: &'static str, directory: &Path) -> Self {
+        let read = |file: String| fs::read_to_string(directory.join(file)).unwrap();
+        let tcp = if name == "ours" {
+            let log = read("agent.log".into());
+            let start = log.find("\"127.0.0.1:").or_else(|| log.find("127.0.0.1:")).unwrap();
+            let text = log[start..].trim_start_matches(['"', '\\']);
+            text.chars().take_while(|c| c.is_ascii_digit() || ".:".contains(*c)).collect()
+        } else {
+            read(format!("{name}.tcp"))
+        };
+        let pid = read(format!("{name}.pid")).parse().unwrap();
+        Self { name, pid, unix: directory.join(format!("{name}.sock")), tcp }
+    }
+
+    fn connect(&self, unix: bool) -> Box<dyn Pipe> {
+        let mut stream: Box<dyn Pipe> = if unix {
+            Box::new(UnixStream::connect(&self.unix).unwrap())
+        } else {
+            let stream = TcpStream::connect(&self.tcp).unwrap();
+            stream.set_nodelay(true).unwrap();
+            Box::new(stream)
+        };
+        let mut hello = Vec::new();
+        client::hello(&mut hello, DEFAULT_SIZE, "pipelining", false);
+        stream.write_all(&hello).unwrap();
+        let mut frames = Frames::default();
+        frames.read(&mut stream, 1);
+        stream
+    }
+
+    /// CPU of all threads so far.
+    fn cpu(&self) -> Duration {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid)).unwrap();
+        let spent = |task: fs::DirEntry| {
+            let stat = fs::read_to_string(task.path().join("schedstat")).unwrap();
+            stat.split(' ').next().unwrap().parse::<u64>().unwrap()
+        };
+        Duration::from_nanos(tasks.map(|task| spent(task.unwrap())).sum())
+    }
+
+    fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+/// Counts whole frames that come in; keeps what is left of the last.
+#[derive(Default)]
+struct Frames {
+    buffer: Vec<u8>,
+    last: Vec<u8>,
+}
+
+impl Frames {
+    fn read(&mut self, stream: &mut impl Read, wanted: usize) {
+        let mut chunk = [0; 65536];
+        let mut found = 0;
+        while found < wanted {
+            let n = stream.read(&mut chunk).unwrap();
+            assert_ne!(n, 0, "the agent closed");
+            self.buffer.extend_from_slice(&chunk[..n]);
+            let mut at = 0;
+            while let Some(length) = self.buffer.get(at..at + 4) {
+                let end = at + 4 + u32::from_be_bytes(length.try_into().unwrap()) as usize;
+                let Some(frame) = self.buffer.get(at..end) else { break };
+                if found + 1 == wanted {
+                    self.last = frame.to_vec();
+                }
+                found += 1;
+                at = end;
+            }
+            self.buffer.drain(..at);
+        }
+    }
+}
+
+struct Sample {
+    micros: f64,
+    rate: f64,
+}
+
+/// Eight connections, `depth` questions in flight on each.
+fn measure(rival: &Rival, unix: bool, depth: usize, question: &[u8]) -> Sample {
+    let stop = AtomicBool::new(false);
+    let answered = AtomicU64::new(0);
+    let batch = question.repeat(depth);
+    let (cpu, wall) = std::thread::scope(|scope| {
+        for _ in 0..CONNECTIONS {
+            scope.spawn(|| {
+                let mut stream = rival.connect(unix);
+                let mut frames = Frames::default();
+                while !stop.load(Ordering::Relaxed) {
+                    stream.write_all(&batch).unwrap();
+                    frames.read(&mut stream, depth);
+                    answered.fetch_add(depth as u64, Ordering::Relaxed);
+                }
+            });
+        }
+        // Connections open and the token is verified before the count begins.
+        std::thread::sleep(Duration::from_millis(50));
+        let (cpu, start) = (rival.cpu(), Instant::now());
+        answered.store(0, Ordering::Relaxed);
+        std::thread::sleep(RUN);
+        let count = answered.load(Ordering::Relaxed);
+        let spent = rival.cpu().saturating_sub(cpu);
+        let wall = start.elapsed();
+        stop.store(true, Ordering::Relaxed);
+        (spent.as_secs_f64() / count as f64, count as f64 / wall.as_secs_f64())
+    });
+    Sample { micros: cpu * 1e6, rate: wall }
+}
+
+fn median(mut values: Vec<f64>) -> (f64, f64, f64) {
+    values.sort_by(f64::total_cmp);
+    (values[values.len() / 2], values[0], values[values.len() - 1])
+}
+
+fn drive(directory: &Path) {
+    let question = question(&fs::read_to_string(directory.join("token")).unwrap());
+    let rivals = ["ours", "floor", "naive"].map(|name| Rival::find(name, directory));
+    // The keys may still be on their way: only an allow is worth measuring.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let mut stream = rivals[0].connect(true);
+        let mut frames = Frames::default();
+        stream.write_all(&question).unwrap();
+        frames.read(&mut stream, 1);
+        if frames.last.windows(5).any(|w| w == b"owner") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "no allow: {}", frames.last.escape_ascii());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    println!(
+        "A NOTIFY of {} bytes, {CONNECTIONS} connections, {REPEATS} repeats of {RUN:?}: median (least to most)",
+        question.len()
+    );
+    println!(
+        "{:>5} {:>6} {:>6} {:>30} {:>12}",
+        "", "depth", "", "us of agent CPU a decision", "decisions/s"
+    );
+    for unix in [true, false] {
+        for depth in DEPTHS {
+            let mut samples: [Vec<Sample>; 3] = Default::default();
+            for _ in 0..REPEATS {
+                for (rival, samples) in rivals.iter().zip(&mut samples) {
+                    samples.push(measure(rival, unix, depth, &question));
+                }
+            }
+            for (rival, samples) in rivals.iter().zip(&samples) {
+                let (middle, least, most) = median(samples.iter().map(|s| s.micros).collect());
+                let (rate, ..) = median(samples.iter().map(|s| s.rate).collect());
+                println!(
+                    "{:>5} {depth:>6} {:>6} {:>12.2} ({least:.2} to {most:.2}) {rate:>16.0}",
+                    if unix { "unix" } else { "tcp" },
+                    rival.name,
+                    middle,
+                );
+            }
+        }
+    }
+    let before = rivals[0].resident_kib();
+    let idle: Vec<_> = (0..IDLE_CONNECTIONS).map(|_| rivals[0].connect(true)).collect();
+    let after = rivals[0].resident_kib();
+    println!(
+        "{} idle connections: {} MiB resident ({} MiB before)",
+        idle.len(),
+        after / 1024,
+        before / 1024
+    );
+}
