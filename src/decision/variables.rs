@@ -7,7 +7,7 @@ use arrayvec::ArrayString;
 use super::{Decision, Reason, Verdict};
 use crate::{
     request::{Request, cookie},
-    workspace::Destination,
+    workspace::{Destination, EndpointName},
 };
 
 /// The id of one decision: when it was made, by which run of the agent, and its number there.
@@ -57,9 +57,14 @@ pub fn each(
         set("owner", Value::Text(workspace.owner_label.as_bytes()));
         if let Some(endpoint) = &decision.endpoint {
             let mut text = ArrayString::<80>::new();
-            // An endpoint's name is at most "app:" and 63 bytes.
-            let _ = write!(text, "{endpoint}");
-            set("endpoint", Value::Text(text.as_bytes()));
+            match endpoint {
+                EndpointName::Main => set("endpoint", Value::Text(b"main")),
+                // At most "app:" and 63 bytes.
+                named => {
+                    let _ = write!(text, "{named}");
+                    set("endpoint", Value::Text(text.as_bytes()));
+                }
+            }
         }
     }
     if allowed {

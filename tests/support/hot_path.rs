@@ -1,0 +1,127 @@
+//! A gate with a remembered token, and the question that hits it: what the allocation test counts and
+//! the benchmark of the stages times.
+
+#![allow(clippy::unwrap_used, clippy::panic, dead_code, unreachable_pub, reason = "test support")]
+
+use std::{io::sink, net::SocketAddr, sync::Arc};
+
+use identity_spoa::{
+    agent::Answerer,
+    audit::{Trail, Writer},
+    config::Config,
+    decision::Policy,
+    gate::Gate,
+    identity::{
+        cache::TokenCache,
+        issuers::Issuers,
+        provider::{Fetcher, Provider},
+    },
+    spop::{AgentSide, Value, client, frame::DEFAULT_SIZE},
+    workspace::{
+        Admission, Destination, Endpoint, EndpointName, Person, Phase, Workspace,
+        pattern::HostPatterns, registry::Registry,
+    },
+};
+
+use crate::dev_idp::DevIdp;
+
+/// Everything a hit needs.
+pub struct HotPath {
+    pub gate: Arc<Gate>,
+    pub answerer: Answerer,
+    pub writer: Writer,
+    /// An open connection.
+    pub side: AgentSide,
+    pub token: String,
+}
+
+impl HotPath {
+    pub fn start() -> Self {
+        let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let (gate, token) = runtime.block_on(async {
+            let idp = DevIdp::start().await;
+            let request =
+                crate::dev_idp::TokenRequest { alg: "RS256".into(), ..Default::default() };
+            (gate(&idp).await, idp.token(&request))
+        });
+        let gate = Arc::new(gate);
+        let (trail, writer) = Trail::to(Box::new(sink()), 1 << 16).unwrap();
+        let answerer = Answerer::new(Arc::clone(&gate), Arc::new(trail));
+        let mut side = AgentSide::new(DEFAULT_SIZE);
+        let mut hello = Vec::new();
+        client::hello(&mut hello, DEFAULT_SIZE, "pipelining", false);
+        side.next(&hello, &mut Vec::new()).unwrap();
+        Self { gate, answerer, writer, side, token }
+    }
+
+    /// The question of the owner, to the editor (`""`) or a port (`"3000-"`).
+    pub fn question(&self, port: &str) -> Vec<u8> {
+        let host = format!("{port}pinkpanda-demo-ns35kd21abc.ws.x.test");
+        question(&host, &format!("Bearer {}", self.token))
+    }
+}
+
+fn workspace() -> Workspace {
+    let owner =
+        Person { issuer: None, subject: Some("sub-alice".into()), email: None, username: None };
+    let at = |address: &str| Destination::Address(address.parse::<SocketAddr>().unwrap());
+    let endpoint = |name, destination| Endpoint { name, admission: Admission::Owner, destination };
+    Workspace {
+        id: "pinkpanda-demo-ns35kd21abc".parse().unwrap(),
+        organization: None,
+        owner_label: "alice".into(),
+        owner,
+        grants: vec![],
+        phase: Phase::Running,
+        address: None,
+        endpoints: vec![
+            endpoint(EndpointName::Main, at("10.0.0.1:80")),
+            endpoint(EndpointName::Port(3000), Destination::Backend("shared".into())),
+        ],
+    }
+}
+
+async fn gate(idp: &DevIdp) -> Gate {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.toml");
+    let text = format!(
+        "[agent]\nlisten = ['127.0.0.1:0']\n[workspaces]\nfile = 'w.yaml'\n\
+         [[host]]\npreset = 'gitpod'\ndomain = 'x.test'\n\
+         [[issuer]]\nname = 'dev'\nissuer = '{}'\naudience = 'workspaces'\n",
+        idp.issuer()
+    );
+    std::fs::write(&path, text).unwrap();
+    let config = Config::load(&path).unwrap();
+    let issuer = config.issuers.first().unwrap();
+    let fetcher = Fetcher::new(None, None).unwrap();
+    let provider = Provider::new(Arc::clone(&issuer.profile), issuer.schedule, fetcher);
+    provider.fetch().await.unwrap();
+    let registry = Arc::new(Registry::default());
+    registry.replace([workspace()]);
+    Gate {
+        patterns: HostPatterns::new(&config.hosts).unwrap(),
+        issuers: Issuers::new(vec![Arc::new(provider)], TokenCache::new(1000).unwrap()),
+        registry,
+        policy: Policy::default(),
+    }
+}
+
+/// The bytes of a NOTIFY as the shipped configuration makes it.
+fn question(host: &str, bearer: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let args: &[client::Arg<'_>] = &[
+        (b"unique_id", Value::Str(b"6dab2f21-b361-4d8a-bf7f-c4169c36d182")),
+        (b"method", Value::Str(b"GET")),
+        (b"host", Value::Str(host.as_bytes())),
+        (b"hosts", Value::Int64(1)),
+        (b"path", Value::Str(b"/some/where")),
+        (b"authorization", Value::Str(bearer.as_bytes())),
+        (b"authorizations", Value::Int64(1)),
+        (b"cookie", Value::Str(b"theme=dark; session=0123456789")),
+        (b"cookies", Value::Int64(1)),
+        (b"client", Value::Ipv4([127, 0, 0, 1].into())),
+    ];
+    client::notify(&mut bytes, (1, 1), DEFAULT_SIZE, &[(b"authorize", args)]).unwrap();
+    bytes
+}
