@@ -59,8 +59,9 @@ fn main() {
     let Some((Event::Notify(notify), _)) = hot.side.next(&bytes, &mut out) else { panic!() };
     let read = |notify: &Notify<'_>| {
         let message = notify.messages().next().unwrap();
-        let args = message.args().map(|(name, value)| (name.len(), value)).count();
-        black_box(args);
+        message.args().for_each(|arg| {
+            black_box(arg);
+        });
     };
     time("walk the arguments", || read(black_box(&notify)));
     let message = notify.messages().next().unwrap();

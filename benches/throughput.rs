@@ -205,7 +205,7 @@ struct Frames {
 
 impl Frames {
     fn read(&mut self, stream: &mut impl Read, wanted: usize) {
-        let mut chunk = [0; 65536];
+        let mut chunk = [0; 16384];
         let mut found = 0;
         while found < wanted {
             let n = stream.read(&mut chunk).unwrap();

@@ -5,7 +5,7 @@
 //! nothing is allowed that is not on record. No token, cookie or header value is ever part of one.
 
 use std::{
-    fmt::{self, Write as _},
+    fmt::Write as _,
     fs::OpenOptions,
     io::{self, Write},
     net::IpAddr,
@@ -78,8 +78,7 @@ struct Line<'a> {
     issuer: Option<&'a str>,
     workspace: Option<&'a str>,
     owner: Option<&'a str>,
-    #[serde(serialize_with = "as_text")]
-    endpoint: Option<&'a EndpointName>,
+    endpoint: Option<Displayed<'a>>,
     host: &'a str,
     method: &'a str,
     client: Option<IpAddr>,
@@ -140,7 +139,7 @@ impl Record {
             issuer: identity.map(|i| i.issuer.issuer.as_str()),
             workspace: workspace.map(|w| w.id.as_str()),
             owner: workspace.map(|w| &*w.owner_label),
-            endpoint: self.endpoint.as_ref(),
+            endpoint: self.endpoint.as_ref().map(Displayed),
             host: &self.host,
             method: &self.method,
             client: self.client,
@@ -239,11 +238,12 @@ fn collect(first: Record, queue: &Receiver<Record>, batch: &mut Vec<u8>) -> Opti
     next
 }
 
-/// Serialises what is displayed, without a string in between.
-fn as_text<S: Serializer>(value: &Option<impl fmt::Display>, out: S) -> Result<S::Ok, S::Error> {
-    match value {
-        Some(value) => out.collect_str(value),
-        None => out.serialize_none(),
+/// Serialised as it is displayed, without a string in between.
+struct Displayed<'a>(&'a EndpointName);
+
+impl Serialize for Displayed<'_> {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        out.collect_str(self.0)
     }
 }
 

@@ -1,6 +1,6 @@
 //! One connection: read what is there, answer it, write once, wait.
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::{Buf, BytesMut};
 use tokio::{
@@ -35,8 +35,8 @@ const IDLE: Duration = Duration::from_mins(10);
 const WRITE_WITHIN: Duration = Duration::from_secs(5);
 /// The longest wait for keys, whatever the deadline.
 const KEYS_WITHIN: Duration = Duration::from_millis(200);
-/// Read at once, in bytes.
-const READ: usize = 16 * 1024;
+/// Read at once, in bytes: some twenty questions, which is what HAProxy has in flight.
+const READ: usize = 32 * 1024;
 /// Answers are written at the latest when so many bytes have come together.
 const WRITE: usize = 64 * 1024;
 /// Reads on the way out, for questions that had arrived when the agent was told to end.
@@ -73,6 +73,9 @@ pub(super) async fn serve(stream: impl Stream, shared: &Arc<Shared>, stop: Cance
 impl<S: Stream> Connection<'_, S> {
     async fn run(&mut self, stop: CancellationToken) -> std::io::Result<()> {
         let mut deadline = Instant::now() + HELLO_WITHIN;
+        // Both live as long as the connection: to set up a timer anew costs as much as a decision.
+        let mut timer = pin!(sleep_until(deadline));
+        let mut stopped = pin!(stop.cancelled());
         loop {
             let progress = self.answer_input().await?;
             self.flush().await?;
@@ -82,6 +85,9 @@ impl<S: Stream> Connection<'_, S> {
             let whole = self.input.is_empty();
             if progress {
                 deadline = Instant::now() + if whole { IDLE } else { FRAME_WITHIN };
+            }
+            if deadline < timer.deadline() {
+                timer.as_mut().reset(deadline);
             }
             self.input.reserve(READ);
             tokio::select! {
@@ -98,9 +104,13 @@ impl<S: Stream> Connection<'_, S> {
                         deadline = deadline.min(Instant::now() + FRAME_WITHIN);
                     }
                 }
-                () = stop.cancelled() => return self.drain().await,
-                () = sleep_until(deadline) => {
-                    self.side.close(Status::Timeout, "no whole frame in time", &mut self.out);
+                () = &mut stopped => return self.drain().await,
+                () = &mut timer => {
+                    if Instant::now() >= deadline {
+                        self.side.close(Status::Timeout, "no whole frame in time", &mut self.out);
+                    } else {
+                        timer.as_mut().reset(deadline);
+                    }
                 }
             }
         }

@@ -4,6 +4,8 @@
 //! whether or not it says so) with the named captures `workspace`, `port` and `app`. The first
 //! pattern that matches decides. A host that no pattern matches is nobody's and is refused.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use arrayvec::ArrayString;
 use regex::{CaptureLocations, Regex, RegexBuilder};
 use thiserror::Error;
@@ -98,13 +100,28 @@ pub struct Target {
 }
 
 /// All patterns, in the order of the configuration.
-#[derive(Debug, Default)]
-pub struct HostPatterns(Vec<HostPattern>);
+#[derive(Debug)]
+pub struct HostPatterns {
+    patterns: Vec<HostPattern>,
+    /// Tells these patterns from all others of this process.
+    number: u64,
+}
 
-/// Room for the captures of one match, kept by whoever resolves many hosts, so that a match
-/// allocates nothing.
+/// What whoever resolves many hosts keeps for the next: room for captures, so that a match allocates
+/// nothing, and the last answers, since a connection asks for the same few hosts again and again.
 #[derive(Debug, Default)]
-pub struct Scratch(Vec<CaptureLocations>);
+pub struct Scratch {
+    /// Whose answers these are.
+    patterns: u64,
+    captures: Vec<CaptureLocations>,
+    recent: Vec<Option<Box<(Host, Target)>>>,
+}
+
+/// Numbers [`HostPatterns`]; zero is nobody's.
+static COUNT: AtomicU64 = AtomicU64::new(1);
+
+/// How many answers a [`Scratch`] keeps; each takes half a kilobyte once it is used.
+const RECENT: usize = 16;
 
 #[derive(Debug)]
 struct HostPattern {
@@ -134,22 +151,54 @@ impl HostPatterns {
                 Err(error) => errors.push((index, error)),
             }
         }
-        if errors.is_empty() { Ok(Self(patterns)) } else { Err(errors) }
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        if errors.is_empty() { Ok(Self { patterns, number }) } else { Err(errors) }
     }
 
     /// What the host names; `None` when no pattern matches or a captured port or name is not one.
     #[must_use]
     pub fn resolve(&self, host: &Host, scratch: &mut Scratch) -> Option<Target> {
-        if scratch.0.len() != self.0.len() {
-            scratch.0 = self.0.iter().map(|p| p.regex.capture_locations()).collect();
+        if scratch.patterns != self.number {
+            scratch.patterns = self.number;
+            scratch.captures = self.patterns.iter().map(|p| p.regex.capture_locations()).collect();
+            scratch.recent.clear();
+            scratch.recent.resize(RECENT, None);
         }
-        for (pattern, found) in self.0.iter().zip(&mut scratch.0) {
+        let slot = scratch.recent.get_mut(slot(host));
+        if let Some(Some(known)) = &slot
+            && known.0 == *host
+        {
+            return Some(known.1.clone());
+        }
+        let target = self.find(host, &mut scratch.captures)?;
+        if let Some(slot) = slot {
+            let kept = (host.clone(), target.clone());
+            // The box is used again, so that hosts taking turns allocate nothing.
+            match slot {
+                Some(old) => **old = kept,
+                None => *slot = Some(Box::new(kept)),
+            }
+        }
+        Some(target)
+    }
+
+    fn find(&self, host: &Host, captures: &mut [CaptureLocations]) -> Option<Target> {
+        for (pattern, found) in self.patterns.iter().zip(captures) {
             if pattern.regex.captures_read(found, host.as_str()).is_some() {
                 return pattern.target(host.as_str(), found);
             }
         }
         None
     }
+}
+
+/// Where the answer for a host is kept. Hosts that meet in one slot only cost a match each.
+fn slot(host: &Host) -> usize {
+    let sum = host
+        .as_str()
+        .bytes()
+        .fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(byte)));
+    sum % RECENT
 }
 
 impl HostPattern {
@@ -335,6 +384,24 @@ mod tests {
                 matches!(custom("(?<workspace>a)", template), Err(PatternError::Template(_))),
                 "{template}"
             );
+        }
+    }
+
+    #[test]
+    fn remembered_answers_are_those_of_these_patterns_and_this_host() {
+        let one = custom("(?<workspace>[a-z]+)(?:[.]x)?", "{workspace}").unwrap();
+        let two = custom("(?<workspace>[a-z]+)(?:[.]x)?", "two-{workspace}").unwrap();
+        let mut scratch = Scratch::default();
+        for n in 0..500 {
+            let host = Host::parse(format!("{}.x", "a".repeat(n % 60 + 1)).as_bytes()).unwrap();
+            for _ in 0..2 {
+                let target = one.resolve(&host, &mut scratch).unwrap();
+                assert_eq!(target.workspace.len(), n % 60 + 1);
+            }
+            if n % 7 == 0 {
+                let target = two.resolve(&host, &mut scratch).unwrap();
+                assert!(target.workspace.starts_with("two-a"));
+            }
         }
     }
 
