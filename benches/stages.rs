@@ -93,17 +93,14 @@ fn main() {
     let Step::Done(decided) = gate.decide(&request, &workspaces, now, &mut scratch, true) else {
         panic!()
     };
+    let id = DecisionId::new();
     time("make a record", || {
-        black_box(Record::new(&decided, &request, DecisionId::new(), now));
+        black_box(Record::new(&decided, &request, &id, now));
     });
-    let record = Record::new(&decided, &request, DecisionId::new(), now);
-    time("record to JSON (the writing thread)", || {
-        out.clear();
-        record.write_to(&mut out).unwrap();
-    });
-    let (trail, writer) = Trail::to(Box::new(sink()), 1 << 16).unwrap();
-    time("copy and queue a record (and the writer beside)", || {
-        let _ = trail.keep(record.clone());
+    let record = Record::new(&decided, &request, &id, now);
+    let (trail, writer) = Trail::to(Box::new(sink()), 1 << 28).unwrap();
+    time("keep a record: JSON into the buffer", || {
+        trail.keep(&record).unwrap();
     });
     drop(trail);
     writer.finish();

@@ -1,76 +1,48 @@
 //! The record of each decision: who, which workspace, what verdict and why.
 //!
-//! Records go through a bounded queue to one writing thread, one JSON object a line. When the queue
-//! is full or the last write failed, [`Trail::keep`] says so, and the caller refuses the request:
-//! nothing is allowed that is not on record. No token, cookie or header value is ever part of one.
+//! Records are one JSON object a line. They go into a bounded buffer that one thread writes out; when
+//! the buffer is full or the last write failed, [`Trail::keep`] says so, and the caller refuses the
+//! request: nothing is allowed that is not on record. No token, cookie or header value but the host is
+//! ever part of one.
 
 use std::{
-    fmt::Write as _,
+    fmt,
     fs::OpenOptions,
     io::{self, Write},
     net::IpAddr,
     path::Path,
     sync::{
-        Arc,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::JoinHandle,
     time::Duration,
 };
 
-use arrayvec::ArrayString;
 use serde::{Serialize, Serializer};
 use tracing::{error, info};
 
 use crate::{
     clock::Timestamp,
-    decision::{Decision, Reason, variables::DecisionId},
+    decision::{Decision, variables::DecisionId},
     identity::Identity,
     request::Request,
-    workspace::{EndpointName, Workspace},
 };
 
-/// The longest text of a stranger that a record keeps, in bytes after escaping.
-const MAX_FOREIGN: usize = 255;
-
-/// The bytes that are written at once, but for the last line.
-const BATCH: usize = 64 * 1024;
-/// How long a record may wait for others before they are written together.
+/// The longest text of a stranger that a record keeps, in bytes before escaping: a host name. With
+/// everything escaped, a line stays below 8 KiB.
+const MAX_FOREIGN: usize = 253;
+/// How long records may wait for others before they are written together.
 const COLLECT: Duration = Duration::from_millis(2);
-/// More than the longest line, in bytes.
-const MAX_LINE: usize = 8 * 1024;
+/// The pause after a write that failed.
+const RETRY: Duration = Duration::from_millis(50);
 
-/// One decision, without allocation: what is shared is counted, what is foreign is cut and escaped.
-#[derive(Clone, Debug)]
-pub struct Record {
-    /// When it was made.
-    pub time: Timestamp,
-    /// The id that HAProxy logs too.
-    pub decision_id: DecisionId,
-    /// HAProxy's id of the request.
-    pub unique_id: ArrayString<128>,
-    /// Why.
-    pub reason: Reason,
-    /// Who asked.
-    pub identity: Option<Arc<Identity>>,
-    /// For which workspace.
-    pub workspace: Option<Arc<Workspace>>,
-    /// For which of its endpoints.
-    pub endpoint: Option<EndpointName>,
-    /// The host as sent.
-    pub host: ArrayString<MAX_FOREIGN>,
-    /// The method as sent.
-    pub method: ArrayString<32>,
-    /// The client's address.
-    pub client: Option<IpAddr>,
-}
-
+/// One decision, borrowed from what it was made of.
 #[derive(Serialize)]
-struct Line<'a> {
+pub struct Record<'a> {
     time_ms: u64,
     decision_id: &'a str,
-    unique_id: &'a str,
+    unique_id: Foreign<'a>,
     verdict: &'a str,
     reason: &'a str,
     user: Option<&'a str>,
@@ -79,16 +51,26 @@ struct Line<'a> {
     workspace: Option<&'a str>,
     owner: Option<&'a str>,
     endpoint: Option<Displayed<'a>>,
-    host: &'a str,
-    method: &'a str,
+    host: Foreign<'a>,
+    method: Foreign<'a>,
     client: Option<IpAddr>,
 }
 
 /// Where records go.
-pub struct Trail {
-    queue: SyncSender<Record>,
-    broken: Arc<AtomicBool>,
+pub struct Trail(Arc<Shared>);
+
+struct Shared {
+    waiting: Mutex<Waiting>,
+    wake: Condvar,
+    broken: AtomicBool,
     lost: AtomicU64,
+    capacity: usize,
+}
+
+struct Waiting {
+    lines: Vec<u8>,
+    /// No more records will come.
+    closed: bool,
 }
 
 /// The writing thread; ends when the [`Trail`] is gone and everything is written.
@@ -98,106 +80,112 @@ pub struct Writer(JoinHandle<()>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotKept;
 
-impl Record {
+impl<'a> Record<'a> {
     /// The record of a decision.
     #[must_use]
     pub fn new(
-        decision: &Decision,
-        request: &Request<'_>,
-        id: DecisionId,
+        decision: &'a Decision,
+        request: &Request<'a>,
+        id: &'a DecisionId,
         time: Timestamp,
     ) -> Self {
+        let identity = decision.identity.as_deref();
+        let workspace = decision.workspace.as_deref();
         Self {
-            time,
+            time_ms: time.as_millis(),
             decision_id: id,
-            unique_id: foreign(request.unique_id),
-            reason: decision.reason,
-            identity: decision.identity.clone(),
-            workspace: decision.workspace.clone(),
-            endpoint: decision.endpoint.clone(),
-            host: foreign(request.host),
-            method: foreign(request.method),
-            client: request.client,
-        }
-    }
-
-    /// The record as one line of JSON, with its newline.
-    ///
-    /// # Errors
-    /// The writer's.
-    pub fn write_to(&self, mut out: impl Write) -> io::Result<()> {
-        let identity = self.identity.as_deref();
-        let workspace = self.workspace.as_deref();
-        let line = Line {
-            time_ms: self.time.as_millis(),
-            decision_id: &self.decision_id,
-            unique_id: &self.unique_id,
-            verdict: self.reason.verdict().id(),
-            reason: self.reason.id(),
+            unique_id: Foreign(request.unique_id.unwrap_or_default()),
+            verdict: decision.verdict().id(),
+            reason: decision.reason.id(),
             user: identity.map(Identity::label),
             subject: identity.map(|i| &*i.subject),
             issuer: identity.map(|i| i.issuer.issuer.as_str()),
             workspace: workspace.map(|w| w.id.as_str()),
             owner: workspace.map(|w| &*w.owner_label),
-            endpoint: self.endpoint.as_ref().map(Displayed),
-            host: &self.host,
-            method: &self.method,
-            client: self.client,
-        };
-        serde_json::to_writer(&mut out, &line)?;
-        out.write_all(b"\n")
+            endpoint: decision.endpoint.as_ref().map(|e| Displayed(e)),
+            host: Foreign(request.host.unwrap_or_default()),
+            method: Foreign(request.method.unwrap_or_default()),
+            client: request.client,
+        }
     }
 }
 
 impl Trail {
-    /// Opens the trail: a file that is appended to, or standard output.
+    /// Opens the trail: a file that is appended to, or standard output. `capacity` is how many bytes
+    /// of records may wait to be written.
     ///
     /// # Errors
     /// The file cannot be opened, or the thread not started.
-    pub fn open(file: Option<&Path>, queue: usize) -> io::Result<(Self, Writer)> {
+    pub fn open(file: Option<&Path>, capacity: usize) -> io::Result<(Self, Writer)> {
         let sink: Box<dyn Write + Send> = match file {
             Some(path) => Box::new(OpenOptions::new().append(true).create(true).open(path)?),
             None => Box::new(io::stdout()),
         };
-        Self::to(sink, queue)
+        Self::to(sink, capacity)
     }
 
     /// A trail into any sink.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn to(sink: Box<dyn Write + Send>, queue: usize) -> io::Result<(Self, Writer)> {
-        let (sender, receiver) = sync_channel(queue);
-        let broken = Arc::new(AtomicBool::new(false));
-        let mark = Arc::clone(&broken);
+    pub fn to(sink: Box<dyn Write + Send>, capacity: usize) -> io::Result<(Self, Writer)> {
+        let waiting = Waiting { lines: Vec::with_capacity(capacity), closed: false };
+        let shared = Arc::new(Shared {
+            waiting: Mutex::new(waiting),
+            wake: Condvar::new(),
+            broken: AtomicBool::new(false),
+            lost: AtomicU64::new(0),
+            capacity,
+        });
+        let of_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("audit".into())
-            .spawn(move || write(sink, &receiver, &mark))?;
-        Ok((Self { queue: sender, broken, lost: AtomicU64::new(0) }, Writer(thread)))
+            .spawn(move || of_thread.write(sink))?;
+        Ok((Self(shared), Writer(thread)))
     }
 
-    /// Puts a record into the queue.
+    /// Keeps a record.
     ///
     /// # Errors
-    /// The queue is full, or the last write failed: what the record would allow must be refused.
-    /// The record is in the queue all the same where there was room.
-    pub fn keep(&self, record: Record) -> Result<(), NotKept> {
-        if self.queue.try_send(record).is_err() {
-            self.lost.fetch_add(1, Ordering::Relaxed);
+    /// There is no room, or the last write failed: what the record would allow must be refused. The
+    /// record waits to be written all the same where there is room.
+    pub fn keep(&self, record: &Record<'_>) -> Result<(), NotKept> {
+        let shared = &*self.0;
+        let mut waiting = shared.lock();
+        let start = waiting.lines.len();
+        // Into memory: only serialisation could fail, and these types cannot.
+        let _ = serde_json::to_writer(&mut waiting.lines, record);
+        waiting.lines.push(b'\n');
+        if waiting.lines.len() > shared.capacity {
+            waiting.lines.truncate(start);
+            drop(waiting);
+            shared.lost.fetch_add(1, Ordering::Relaxed);
             return Err(NotKept);
         }
-        if self.broken.load(Ordering::Acquire) { Err(NotKept) } else { Ok(()) }
+        drop(waiting);
+        if start == 0 {
+            // The writer waits only for an empty buffer to fill: one wake-up serves many records.
+            shared.wake.notify_one();
+        }
+        if shared.broken.load(Ordering::Acquire) { Err(NotKept) } else { Ok(()) }
     }
 
     /// How many records found no room.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
+        self.0.lost.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Trail {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.wake.notify_one();
     }
 }
 
 impl Writer {
-    /// Waits until everything is written. Call it after the last [`Trail`] is dropped.
+    /// Waits until everything is written. Call it after the [`Trail`] is dropped.
     pub fn finish(self) {
         if self.0.join().is_err() {
             error!("the audit thread ended in a panic");
@@ -205,41 +193,67 @@ impl Writer {
     }
 }
 
-fn write(mut sink: Box<dyn Write + Send>, queue: &Receiver<Record>, broken: &AtomicBool) {
-    let mut batch = Vec::with_capacity(BATCH + MAX_LINE);
-    while let Ok(first) = queue.recv() {
-        // While this thread does not wait for a record, nobody has to wake it.
-        std::thread::sleep(COLLECT);
-        let mut next = Some(first);
-        while let Some(record) = next {
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        // A panic while a record was written leaves half a line, which the next newline ends.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self, mut sink: Box<dyn Write + Send>) {
+        let mut batch = Vec::with_capacity(self.capacity);
+        loop {
+            let mut waiting = self.lock();
+            while waiting.lines.is_empty() {
+                if waiting.closed {
+                    return;
+                }
+                waiting = self.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            }
+            if !waiting.closed {
+                drop(waiting);
+                std::thread::sleep(COLLECT);
+                waiting = self.lock();
+            }
+            std::mem::swap(&mut waiting.lines, &mut batch);
+            drop(waiting);
+            self.write_out(&mut sink, &batch);
             batch.clear();
-            next = collect(record, queue, &mut batch);
-            let written = sink.write_all(&batch).and_then(|()| sink.flush());
-            let failed = written.is_err();
-            if failed != broken.swap(failed, Ordering::AcqRel) {
-                match written {
-                    Ok(()) => info!("the audit trail is written again"),
-                    Err(error) => error!(%error, "the audit trail cannot be written: denying"),
+        }
+    }
+
+    /// Writes all of it, trying again while the sink fails: what was allowed stays provable. Gives up
+    /// only when the agent ends meanwhile.
+    fn write_out(&self, sink: &mut dyn Write, mut rest: &[u8]) {
+        while !rest.is_empty() {
+            let written = match sink.write(rest) {
+                Ok(0) => Err(io::ErrorKind::WriteZero.into()),
+                other => other.and_then(|n| sink.flush().map(|()| n)),
+            };
+            match written {
+                Ok(n) => {
+                    rest = rest.get(n..).unwrap_or_default();
+                    if self.broken.swap(false, Ordering::AcqRel) {
+                        info!("the audit trail is written again");
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    if !self.broken.swap(true, Ordering::AcqRel) {
+                        error!(%error, "the audit trail cannot be written: denying until it can");
+                    }
+                    if self.lock().closed {
+                        error!(bytes = rest.len(), %error, "the end of the audit trail is lost");
+                        return;
+                    }
+                    std::thread::sleep(RETRY);
                 }
             }
         }
     }
 }
 
-/// Puts records into the batch until it is full or there are no more; returns the one that found it
-/// full.
-fn collect(first: Record, queue: &Receiver<Record>, batch: &mut Vec<u8>) -> Option<Record> {
-    let mut next = Some(first);
-    while let Some(record) = next.take_if(|_| batch.len() < BATCH) {
-        // Into memory: only serialisation could fail, and these types cannot.
-        let _ = record.write_to(&mut *batch);
-        next = queue.try_recv().ok();
-    }
-    next
-}
-
 /// Serialised as it is displayed, without a string in between.
-struct Displayed<'a>(&'a EndpointName);
+struct Displayed<'a>(&'a dyn fmt::Display);
 
 impl Serialize for Displayed<'_> {
     fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
@@ -247,41 +261,122 @@ impl Serialize for Displayed<'_> {
     }
 }
 
-/// Bytes of a stranger as text: escaped, so that no line break, escape sequence or broken UTF-8 gets
-/// into a record, and cut.
-fn foreign<const N: usize>(bytes: Option<&[u8]>) -> ArrayString<N> {
-    let bytes = bytes.unwrap_or_default();
-    let plain = |b: &u8| matches!(b, b' '..=b'~') && !matches!(b, b'\\' | b'"' | b'\'');
-    // Nearly always there is nothing to escape, and formatting byte by byte costs more than the rest
-    // of the record.
-    if bytes.iter().all(plain)
-        && let Ok(text) = std::str::from_utf8(bytes)
-        && let Ok(text) = ArrayString::from(text)
-    {
-        return text;
-    }
-    let mut text = ArrayString::new();
-    for byte in bytes {
-        if write!(text, "{}", byte.escape_ascii()).is_err() {
-            break;
+/// Bytes of a stranger as text: cut, and escaped so that no line break, terminal sequence or broken
+/// UTF-8 gets into a record.
+struct Foreign<'a>(&'a [u8]);
+
+impl Serialize for Foreign<'_> {
+    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
+        let bytes = self.0.get(..MAX_FOREIGN).unwrap_or(self.0);
+        let plain = |b: &u8| matches!(b, b' '..=b'~') && !matches!(b, b'\\' | b'"' | b'\'');
+        // Nearly always there is nothing to escape, and byte by byte costs more than the rest of the
+        // record.
+        match std::str::from_utf8(bytes) {
+            Ok(text) if bytes.iter().all(plain) => out.serialize_str(text),
+            _ => out.collect_str(&bytes.escape_ascii()),
         }
     }
-    text
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+
     use super::*;
+    use crate::decision::Reason;
+
+    fn text(bytes: &[u8]) -> String {
+        serde_json::to_value(Foreign(bytes)).unwrap().as_str().unwrap().to_owned()
+    }
 
     #[test]
     fn a6_what_strangers_send_is_escaped_and_cut() {
-        let text = |bytes: &[u8]| foreign::<16>(Some(bytes)).to_string();
         assert_eq!(text(b"plain text"), "plain text");
         assert_eq!(text(b"a\r\nb"), "a\\r\\nb");
         assert_eq!(text(b"\x1b[31m"), "\\x1b[31m");
         assert_eq!(text(b"\xff\"\\"), "\\xff\\\"\\\\");
-        assert_eq!(text(&[b'a'; 40]).len(), 16);
-        assert_eq!(text("é".repeat(9).as_bytes()), "\\xc3\\xa9\\xc3\\xa9");
-        assert_eq!(foreign::<16>(None).len(), 0);
+        assert_eq!(text(&[b'a'; 400]).len(), MAX_FOREIGN);
+        assert_eq!(text(b""), "");
+    }
+
+    /// A sink that takes a batch only when told to.
+    struct Slow(mpsc::Receiver<()>, mpsc::Sender<Vec<u8>>);
+
+    impl Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.recv().map_err(io::Error::other)?;
+            self.1.send(bytes.to_vec()).map_err(io::Error::other)?;
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a5_a_full_buffer_is_told_and_nothing_kept_is_lost() {
+        let (go, gate) = mpsc::channel();
+        let (sink, written) = mpsc::channel();
+        let (trail, writer) = Trail::to(Box::new(Slow(gate, sink)), 2000).unwrap();
+        let decision = Decision::refuse(Reason::HostMissing);
+        let host = [0xff; 5000];
+        let request = Request { host: Some(&host), ..Request::default() };
+        let (mut kept, mut refused) = (0, 0);
+        while refused < 3 {
+            let id = DecisionId::from("0-0-0").unwrap();
+            let record = Record::new(&decision, &request, &id, Timestamp::default());
+            match trail.keep(&record) {
+                Ok(()) => kept += 1,
+                Err(NotKept) => refused += 1,
+            }
+        }
+        assert_eq!(trail.lost(), 3);
+        drop(trail);
+        drop((0..100).map(|_| go.send(())).collect::<Vec<_>>());
+        writer.finish();
+        let all: Vec<u8> = written.iter().flatten().collect();
+        let lines: Vec<_> = all.split_inclusive(|b| *b == b'\n').collect();
+        assert_eq!(lines.len(), kept);
+        for line in lines {
+            assert!(line.len() < 8192);
+            let record: serde_json::Value = serde_json::from_slice(line).unwrap();
+            assert_eq!(record["reason"], "host_missing");
+        }
+    }
+
+    #[test]
+    fn a_sink_that_fails_is_told_until_it_works_again() {
+        struct Flaky(Arc<AtomicBool>);
+        impl Write for Flaky {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                if self.0.load(Ordering::Acquire) {
+                    Err(io::ErrorKind::StorageFull.into())
+                } else {
+                    Ok(bytes.len())
+                }
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let fails = Arc::new(AtomicBool::new(true));
+        let (trail, writer) = Trail::to(Box::new(Flaky(Arc::clone(&fails))), 1 << 20).unwrap();
+        let decision = Decision::refuse(Reason::Public);
+        let keep = || {
+            std::thread::sleep(Duration::from_millis(1));
+            let id = DecisionId::new();
+            trail.keep(&Record::new(&decision, &Request::default(), &id, Timestamp::default()))
+        };
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while keep().is_ok() {
+            assert!(std::time::Instant::now() < deadline, "the failure is not told");
+        }
+        fails.store(false, Ordering::Release);
+        while keep().is_err() {
+            assert!(std::time::Instant::now() < deadline, "the recovery is not told");
+        }
+        drop(trail);
+        writer.finish();
     }
 }

@@ -92,8 +92,8 @@ pub struct Issuer {
 pub struct Audit {
     /// The file, or standard output.
     pub file: Option<PathBuf>,
-    /// How many records may wait to be written.
-    pub queue: usize,
+    /// How many bytes of records may wait to be written.
+    pub buffer: usize,
 }
 
 impl Config {

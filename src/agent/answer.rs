@@ -131,8 +131,8 @@ impl Answerer {
             let _ = encode(notify, request, &decision, &id, batch.max_frame_size, out);
         }
         debug!(decision_id = %id, reason = %decision.reason, "decided");
-        let record = Record::new(&decision, request, id, batch.now);
-        if self.trail.keep(record).is_err() && decision.verdict() == Verdict::Allow {
+        let kept = self.trail.keep(&Record::new(&decision, request, &id, batch.now));
+        if kept.is_err() && decision.verdict() == Verdict::Allow {
             out.truncate(start);
             decision = Decision::refuse(Reason::AuditUnavailable);
             let _ = encode(notify, request, &decision, &id, batch.max_frame_size, out);

@@ -50,7 +50,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         );
     }
     let audit = config.audit.file.as_deref();
-    let (trail, writer) = Trail::open(audit, config.audit.queue)
+    let (trail, writer) = Trail::open(audit, config.audit.buffer)
         .with_context(|| format!("cannot open the audit trail {audit:?}"))?;
     let gate = Arc::new(gate);
     let server = Server::bind(&config.agent, Arc::clone(&gate), Arc::new(trail))?;

@@ -308,9 +308,12 @@ impl<'de> Deserialize<'de> for RawUndeclared {
     }
 }
 
+/// Some ten thousand records.
+const DEFAULT_AUDIT_KIB: usize = 4096;
+
 impl Default for Audit {
     fn default() -> Self {
-        Self { file: None, queue: 8192 }
+        Self { file: None, buffer: DEFAULT_AUDIT_KIB * 1024 }
     }
 }
 
@@ -318,9 +321,9 @@ impl<'de> Deserialize<'de> for Audit {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
         let mut table = TableHelper::new(value)?;
         let file = table.optional::<String>("file").filter(|file| file != "-").map(PathBuf::from);
-        let queue = number(&mut table, "queue", 16..=1_000_000).map_or(8192, small);
+        let kib = number(&mut table, "buffer_kib", 16..=1_048_576);
         table.finalize(None)?;
-        Ok(Self { file, queue })
+        Ok(Self { file, buffer: kib.map_or(DEFAULT_AUDIT_KIB, small) * 1024 })
     }
 }
 

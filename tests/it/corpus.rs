@@ -30,7 +30,7 @@ fn write(target: &str, name: &str, bytes: &[u8]) {
 }
 
 /// Passes bytes on between HAProxy and the agent, and keeps what HAProxy says.
-async fn record(at: &Path, agent: PathBuf) -> Arc<Mutex<Vec<Vec<u8>>>> {
+fn record(at: &Path, agent: PathBuf) -> Arc<Mutex<Vec<Vec<u8>>>> {
     let said: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
     let listener = UnixListener::bind(at).unwrap();
     std::fs::set_permissions(at, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
@@ -63,7 +63,7 @@ async fn record(at: &Path, agent: PathBuf) -> Arc<Mutex<Vec<Vec<u8>>>> {
 async fn capture(version: &Version) -> Vec<Vec<u8>> {
     let stage = Stage::with(version, DevIdp::start().await).await;
     let recorder = stage.directory.path().join("recorder.sock");
-    let said = record(&recorder, stage.agent.socket()).await;
+    let said = record(&recorder, stage.agent.socket());
     let haproxy =
         Haproxy::start(version, stage.directory.path(), &recorder, stage.bob.address()).await;
     let token = stage.idp.token_of("alice");
@@ -77,8 +77,7 @@ async fn capture(version: &Version) -> Vec<Vec<u8>> {
     }
     client.send(&host(ALICES), b"Cookie: a=\xff\xfe\r\n").await;
     client.send("EXAMPLE.test:8080", b"").await;
-    let said = said.lock().unwrap().clone();
-    said
+    said.lock().unwrap().clone()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -46,7 +46,7 @@ impl HotPath {
             (gate(&idp).await, idp.token(&request))
         });
         let gate = Arc::new(gate);
-        let (trail, writer) = Trail::to(Box::new(sink()), 1 << 16).unwrap();
+        let (trail, writer) = Trail::to(Box::new(sink()), 1 << 24).unwrap();
         let answerer = Answerer::new(Arc::clone(&gate), Arc::new(trail));
         let mut side = AgentSide::new(DEFAULT_SIZE);
         let mut hello = Vec::new();
