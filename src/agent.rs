@@ -48,11 +48,10 @@ impl Server {
         gate: Arc<Gate>,
         trail: Arc<Trail>,
     ) -> Result<Self, BindError> {
-        let listeners = config
-            .listen
-            .iter()
-            .map(|address| Listener::bind(address, config.socket_mode))
-            .collect::<Result<_, _>>()?;
+        let mut listeners = Vec::new();
+        for address in &config.listen {
+            listeners.extend(Listener::bind(address, config)?);
+        }
         let shared = Shared {
             answerer: Answerer::new(gate, trail),
             connections: Arc::new(Semaphore::new(config.connections)),

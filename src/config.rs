@@ -48,6 +48,8 @@ pub struct Agent {
     pub listen: Vec<Listen>,
     /// The mode of unix sockets.
     pub socket_mode: u32,
+    /// Who owns unix sockets; whoever runs the agent unless said.
+    pub socket_owner: Owner,
     /// Threads that serve connections.
     pub workers: usize,
     /// Every question is answered within this time; shorter than HAProxy's `timeout processing`.
@@ -60,6 +62,15 @@ pub struct Agent {
     pub tokens: u64,
 }
 
+/// User and group of a file; `None` leaves it as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// The user's id.
+    pub user: Option<u32>,
+    /// The group's id.
+    pub group: Option<u32>,
+}
+
 /// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
@@ -67,11 +78,13 @@ pub enum Listen {
     Tcp(SocketAddr),
     /// A unix stream socket.
     Unix(PathBuf),
+    /// Every socket that systemd passes (`LISTEN_FDS`, sd_listen_fds(3)).
+    Systemd,
 }
 
 /// Why a text is not an address to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("expected \"unix:/path/to/socket\" or \"IP:PORT\"")]
+#[error("expected \"unix:/path/to/socket\", \"IP:PORT\" or \"systemd\"")]
 pub struct ListenError;
 
 /// An issuer and how its keys are fetched.
@@ -135,6 +148,7 @@ impl FromStr for Listen {
 
     fn from_str(text: &str) -> Result<Self, ListenError> {
         match text.strip_prefix("unix:") {
+            _ if text == "systemd" => Ok(Self::Systemd),
             Some("") => Err(ListenError),
             Some(path) => Ok(Self::Unix(path.into())),
             None => text.parse().map(Self::Tcp).map_err(|_| ListenError),
@@ -147,6 +161,7 @@ impl fmt::Display for Listen {
         match self {
             Self::Tcp(address) => address.fmt(f),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Systemd => f.write_str("systemd"),
         }
     }
 }

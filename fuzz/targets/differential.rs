@@ -5,7 +5,7 @@
 //! - text that is not UTF-8: it replaces bytes, we keep them; such frames are not compared;
 //! - an integer that does not fit its type: it cuts, we refuse;
 //! - a varint of more than 64 bits: it cuts, we refuse;
-//! - a NOTIFY with a zero id, without FIN or with ABORT: we refuse;
+//! - a NOTIFY with a frame id of zero, without FIN or with ABORT: we refuse;
 //! - reserved flag bits: it refuses, we pass over them, as a later HAProxy may use them; such frames
 //!   are not compared.
 //!

@@ -6,20 +6,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use listenfd::ListenFd;
 use thiserror::Error;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
 };
 
-use crate::config::Listen;
+use crate::config::{Agent, Listen, Owner};
 
 /// A listener; a unix socket's file is removed when it is dropped.
 pub enum Listener {
     /// TCP.
     Tcp(TcpListener),
-    /// A unix socket.
-    Unix(UnixListener, SocketFile),
+    /// A unix socket, with its file if the agent made it.
+    Unix(UnixListener, Option<SocketFile>),
 }
 
 /// The file of a unix socket.
@@ -39,15 +40,15 @@ pub struct BindError {
 }
 
 impl Listener {
-    /// Binds an address; `mode` is the mode of a unix socket's file. Must be called within the
-    /// runtime.
+    /// Binds an address, or takes what systemd passes. Must be called within the runtime.
     ///
     /// # Errors
     /// The address is taken, not ours, or not permitted.
-    pub fn bind(address: &Listen, mode: u32) -> Result<Self, BindError> {
+    pub fn bind(address: &Listen, config: &Agent) -> Result<Vec<Self>, BindError> {
         let bound = match address {
-            Listen::Tcp(address) => bind_tcp(*address).map(Self::Tcp),
-            Listen::Unix(path) => bind_unix(path, mode),
+            Listen::Tcp(address) => bind_tcp(*address).map(|listener| vec![listener]),
+            Listen::Unix(path) => bind_unix(path, config).map(|listener| vec![listener]),
+            Listen::Systemd => from_systemd(),
         };
         bound.map_err(|error| BindError { address: address.clone(), error })
     }
@@ -76,7 +77,8 @@ impl fmt::Display for Listener {
                 Ok(address) => address.fmt(f),
                 Err(_) => f.write_str("tcp"),
             },
-            Self::Unix(_, file) => write!(f, "unix:{}", file.0.display()),
+            Self::Unix(_, Some(file)) => write!(f, "unix:{}", file.0.display()),
+            Self::Unix(_, None) => f.write_str("unix socket of systemd"),
         }
     }
 }
@@ -88,18 +90,45 @@ impl Drop for SocketFile {
     }
 }
 
-fn bind_tcp(address: std::net::SocketAddr) -> io::Result<TcpListener> {
-    let listener = std::net::TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener)
+fn bind_tcp(address: std::net::SocketAddr) -> io::Result<Listener> {
+    adopt_tcp(std::net::TcpListener::bind(address)?)
 }
 
-fn bind_unix(path: &Path, mode: u32) -> io::Result<Listener> {
+fn adopt_tcp(listener: std::net::TcpListener) -> io::Result<Listener> {
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener).map(Listener::Tcp)
+}
+
+fn bind_unix(path: &Path, config: &Agent) -> io::Result<Listener> {
     remove_stale(path)?;
     let listener = UnixListener::bind(path)?;
     let file = SocketFile(path.to_owned());
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-    Ok(Listener::Unix(listener, file))
+    let owner = config.socket_owner;
+    if owner != Owner::default() {
+        std::os::unix::fs::chown(path, owner.user, owner.group)?;
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(config.socket_mode))?;
+    Ok(Listener::Unix(listener, Some(file)))
+}
+
+fn from_systemd() -> io::Result<Vec<Listener>> {
+    let mut passed = ListenFd::from_env();
+    let mut listeners = Vec::new();
+    for index in 0..passed.len() {
+        // Which of the two it is, only trying tells.
+        if let Ok(Some(listener)) = passed.take_unix_listener(index) {
+            listener.set_nonblocking(true)?;
+            listeners.push(Listener::Unix(UnixListener::from_std(listener)?, None));
+        } else if let Some(listener) = passed.take_tcp_listener(index)? {
+            listeners.push(adopt_tcp(listener)?);
+        }
+    }
+    if listeners.is_empty() {
+        return Err(io::Error::other(
+            "systemd passed no sockets: is there a socket unit for this service?",
+        ));
+    }
+    Ok(listeners)
 }
 
 /// Removes the socket that an agent left behind when it was killed. A socket that somebody answers,

@@ -9,7 +9,7 @@ use jsonwebtoken::Algorithm;
 use toml_span::{DeserError, Deserialize, Span, Value, de_helpers::TableHelper, value::ValueInner};
 
 use super::{
-    Agent, Audit, Config, Issuer, Listen,
+    Agent, Audit, Config, Issuer, Listen, Owner,
     document::{choice, mistake, parsed},
 };
 use crate::{
@@ -82,6 +82,7 @@ impl<'de> Deserialize<'de> for Agent {
             table.errors.push(mistake(listen.span, "expected at least one address"));
         }
         let socket_mode = table.optional::<Mode>("socket_mode").map_or(0o660, |mode| mode.0);
+        let socket_owner = table.optional::<Owner>("socket_owner").unwrap_or_default();
         let workers = number(&mut table, "workers", 1..=1024);
         let answer_within = number(&mut table, "answer_within_ms", 10..=10_000);
         let connections = number(&mut table, "connections", 1..=100_000);
@@ -92,6 +93,7 @@ impl<'de> Deserialize<'de> for Agent {
         Ok(Self {
             listen: listen?.value.into_iter().map(|listen| listen.0).collect(),
             socket_mode,
+            socket_owner,
             workers: workers.map_or_else(cores, small),
             answer_within: Duration::from_millis(answer_within.unwrap_or(300)),
             connections: connections.map_or(1024, small),
@@ -406,6 +408,34 @@ impl<'de> Deserialize<'de> for Mode {
             )
             .into()),
         }
+    }
+}
+
+impl<'de> Deserialize<'de> for Owner {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        let text = value.take_string(None)?;
+        let unknown = |what, name| {
+            let message = format!(
+                "no {what} {name:?} on this machine: expected \"USER\", \"USER:GROUP\" or \":GROUP\""
+            );
+            mistake(value.span, message)
+        };
+        let (user, group) = text.split_once(':').unwrap_or((&text, ""));
+        let user = match user {
+            "" if !group.is_empty() => None,
+            name => match nix::unistd::User::from_name(name) {
+                Ok(Some(user)) => Some(user.uid.as_raw()),
+                _ => return Err(unknown("user", name).into()),
+            },
+        };
+        let group = match group {
+            "" => None,
+            name => match nix::unistd::Group::from_name(name) {
+                Ok(Some(group)) => Some(group.gid.as_raw()),
+                _ => return Err(unknown("group", name).into()),
+            },
+        };
+        Ok(Self { user, group })
     }
 }
 

@@ -37,7 +37,7 @@ pub enum Event<'b> {
     HealthCheck,
     /// HAProxy closes: write the output, then close.
     Closed(Disconnect<'b>),
-    /// A frame of an unknown type, passed over.
+    /// A frame of an unknown type, or an aborted one, passed over.
     Skipped,
     /// The peer broke the rules: write the output, then close.
     Refused(FrameError),
@@ -108,8 +108,9 @@ impl AgentSide {
         if !frame.fin {
             return Err(FrameError::Fragment);
         }
+        // Whoever asked does not wait any more (SPOE.txt section 3.2): there is nothing to answer.
         if frame.abort {
-            return Err(FrameError::Aborted);
+            return Ok(Event::Skipped);
         }
         if kind != FrameType::Notify && (frame.stream_id, frame.frame_id) != (0, 0) {
             return Err(FrameError::Ids);
@@ -254,8 +255,6 @@ mod tests {
         let notify = |payload: &[u8]| raw(3, 1, [1, 1], payload);
         for (bytes, error, status) in [
             (raw(3, 0, [1, 1], b""), FrameError::Fragment, Status::NoFragmentation),
-            (raw(3, 3, [1, 1], b""), FrameError::Aborted, Status::Invalid),
-            (raw(3, 1, [0, 1], b""), FrameError::Ids, Status::Invalid),
             (raw(3, 1, [1, 0], b""), FrameError::Ids, Status::Invalid),
             (raw(2, 1, [1, 1], b""), FrameError::Ids, Status::Invalid),
             (raw(2, 1, [0, 0], b""), FrameError::NoStatus, Status::Invalid),
@@ -277,6 +276,22 @@ mod tests {
     #[test]
     fn an_unknown_frame_type_is_passed_over() {
         let bytes = raw(50, 1, [1, 1], b"anything");
+        let (mut side, mut out) = (opened().0, Vec::new());
+        assert_eq!(side.next(&bytes, &mut out), Some((Event::Skipped, bytes.len())));
+        assert!(out.is_empty());
+    }
+
+    #[test]
+    fn the_first_stream_of_a_process_is_number_zero() {
+        let bytes = raw(3, 1, [0, 1], b"");
+        let (mut side, mut out) = (opened().0, Vec::new());
+        let Some((Event::Notify(notify), _)) = side.next(&bytes, &mut out) else { panic!() };
+        assert_eq!((notify.stream_id, notify.frame_id), (0, 1));
+    }
+
+    #[test]
+    fn an_aborted_question_is_not_answered() {
+        let bytes = raw(3, 3, [1, 1], b"\x01a\x00");
         let (mut side, mut out) = (opened().0, Vec::new());
         assert_eq!(side.next(&bytes, &mut out), Some((Event::Skipped, bytes.len())));
         assert!(out.is_empty());

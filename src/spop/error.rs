@@ -60,15 +60,12 @@ pub enum FrameError {
     /// A frame type that may not come here.
     #[error("a frame of this type is not expected here")]
     Unexpected,
-    /// The stream id or frame id is zero where it must not be, or the other way round.
+    /// The frame id of a NOTIFY is zero, or an id of another frame is not.
     #[error("the stream id or the frame id is not as the frame type demands")]
     Ids,
     /// A fragment of a payload.
     #[error("the frame is a fragment, and fragmentation was not negotiated")]
     Fragment,
-    /// The ABORT flag.
-    #[error("the frame is aborted")]
-    Aborted,
     /// A HELLO without `supported-versions`.
     #[error("the HELLO has no supported-versions")]
     NoVersion,
@@ -104,7 +101,6 @@ impl FrameError {
             | Self::Type
             | Self::Unexpected
             | Self::Ids
-            | Self::Aborted
             | Self::NoStatus
             | Self::Action => Status::Invalid,
             Self::Fragment => Status::NoFragmentation,

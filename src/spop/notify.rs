@@ -12,7 +12,10 @@ pub struct Notify<'b> {
     pub stream_id: u64,
     /// The frame within the stream; the answer repeats it.
     pub frame_id: u64,
-    payload: &'b [u8],
+    /// The first message; nearly always the only one, so it is not looked for twice.
+    first: Option<Message<'b>>,
+    /// The messages behind the first.
+    others: &'b [u8],
 }
 
 /// One message of a NOTIFY.
@@ -28,30 +31,40 @@ impl<'b> Notify<'b> {
     /// Reads a NOTIFY frame; any number of messages, none included.
     ///
     /// # Errors
-    /// The payload is cut, has bytes left over, or a value that is not one; an id is zero.
+    /// The payload is cut, has bytes left over, or a value that is not one; the frame id is zero.
     pub fn parse(frame: &Frame<'b>) -> Result<Self, FrameError> {
-        if frame.stream_id == 0 || frame.frame_id == 0 {
+        // A stream id of zero is no mistake: each HAProxy process counts its streams from there.
+        if frame.frame_id == 0 {
             return Err(FrameError::Ids);
         }
+        let mut first = None;
+        let mut others = frame.payload;
         let mut rest = frame.payload;
         while !rest.is_empty() {
             rest = match message(rest) {
-                Ok((rest, _)) => rest,
+                Ok((rest, message)) => {
+                    if first.is_none() {
+                        first = Some(message);
+                        others = rest;
+                    }
+                    rest
+                }
                 Err(error) => return finish(Err(error)),
             };
         }
-        Ok(Self { stream_id: frame.stream_id, frame_id: frame.frame_id, payload: frame.payload })
+        Ok(Self { stream_id: frame.stream_id, frame_id: frame.frame_id, first, others })
     }
 
     /// The messages, in the order of the configuration.
     pub fn messages(&self) -> impl Iterator<Item = Message<'b>> + use<'b> {
-        let mut rest = self.payload;
+        let mut rest = self.others;
         // INVARIANT: the payload was parsed once, so this ends at its end and nowhere before.
-        std::iter::from_fn(move || {
+        let others = std::iter::from_fn(move || {
             let (input, message) = message(rest).ok()?;
             rest = input;
             Some(message)
-        })
+        });
+        self.first.into_iter().chain(others)
     }
 }
 

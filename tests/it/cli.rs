@@ -56,7 +56,7 @@ undeclared_ports = 'allow'
     assert_eq!(output.status.code(), Some(2));
     let text = text(&output);
     for (line, message) in [
-        (2, "expected \"unix:/path/to/socket\" or \"IP:PORT\", found \"nowhere\""),
+        (2, "expected \"unix:/path/to/socket\", \"IP:PORT\" or \"systemd\", found \"nowhere\""),
         (3, "expected a file mode in octal such as \"0660\", found \"0999\""),
         (4, "unknown key 'wrokers': did you mean 'workers'?"),
         (6, "the key 'issuer' is missing here"),

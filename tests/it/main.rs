@@ -18,11 +18,13 @@ mod dev_workspace;
 mod support;
 
 mod cli;
+mod conformance;
 mod corpus;
 mod fail_closed;
 mod gate;
 mod hygiene;
 mod keys;
+mod server;
 mod shipped;
 mod tokens;
 mod wire;

@@ -86,6 +86,10 @@ impl Stage {
             (reply.status == 200).then_some(())
         })
         .await;
+        // From the first question of the process on, whose stream id is zero.
+        let log = stage.haproxy.log();
+        let mut errors = log.lines().filter(|line| line.contains("spoe_error="));
+        assert!(errors.all(|line| line.ends_with("spoe_error=-")), "{version:?} {log}");
         stage
     }
 

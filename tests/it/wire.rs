@@ -52,7 +52,7 @@ impl Peer {
         Self::open(Box::new(UnixStream::connect(path).await.unwrap())).await
     }
 
-    fn silent(stream: Box<dyn Stream>) -> Self {
+    pub fn silent(stream: Box<dyn Stream>) -> Self {
         Self { stream, buffer: Vec::new(), frame_id: 0 }
     }
 
@@ -80,7 +80,7 @@ impl Peer {
                         Heard::Disconnect(Disconnect::parse(frame.payload).unwrap().status)
                     }
                     FrameType::Ack => {
-                        assert_eq!(frame.stream_id, 1);
+                        assert!(frame.stream_id <= 1);
                         Heard::Ack(frame.frame_id, variables(frame.payload))
                     }
                     other => panic!("{other:?}"),
@@ -153,19 +153,28 @@ fn variables(payload: &[u8]) -> Vec<(String, String)> {
 }
 
 /// An agent without HAProxy.
-struct Bare {
-    agent: AgentProcess,
-    idp: DevIdp,
+pub struct Bare {
+    pub agent: AgentProcess,
+    pub idp: DevIdp,
     _workspaces: [DevWorkspace; 2],
-    directory: TempDir,
+    pub directory: TempDir,
 }
 
 impl Bare {
-    async fn start() -> Self {
+    pub async fn start() -> Self {
+        Self::with("").await
+    }
+
+    /// With more settings of the agent.
+    pub async fn with(settings: &str) -> Self {
         let idp = DevIdp::start().await;
         let directory = tempfile::tempdir().unwrap();
         let workspaces = [DevWorkspace::start("a").await, DevWorkspace::start("b").await];
-        std::fs::write(directory.path().join("agent.toml"), support::config(idp.issuer())).unwrap();
+        std::fs::write(
+            directory.path().join("agent.toml"),
+            support::config(idp.issuer()).replace("[agent]", &format!("[agent]\n{settings}")),
+        )
+        .unwrap();
         let list = support::workspaces(&workspaces[0], &workspaces[1], "running");
         std::fs::write(directory.path().join("workspaces.yaml"), list).unwrap();
         let agent = AgentProcess::start(directory.path()).await;
@@ -178,7 +187,7 @@ impl Bare {
         bare
     }
 
-    async fn unix(&self) -> Peer {
+    pub async fn unix(&self) -> Peer {
         Peer::unix(&self.agent.socket()).await
     }
 }
@@ -288,6 +297,11 @@ async fn every_question_is_answered_even_a_strange_one() {
         peer.write(&question).await;
         assert_eq!(peer.reason().await.as_deref(), Some("message_unknown"), "{messages:?}");
     }
+    // A HAProxy process counts its streams from zero.
+    let mut first = Vec::new();
+    client::notify(&mut first, (0, 1), DEFAULT_SIZE, &[(b"authorize", args)]).unwrap();
+    peer.write(&first).await;
+    assert_eq!(peer.reason().await.as_deref(), Some("host_unmatched"));
     // A message of somebody else in the same group is passed over.
     let question = peer.notify(&[(b"other", wrong_type), (b"authorize", args)]);
     peer.write(&question).await;

@@ -3,7 +3,7 @@
 
 use std::{
     fs::File,
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
@@ -144,7 +144,8 @@ impl Haproxy {
         let file = File::create(&log).unwrap();
         let child = version
             .command(&name, &[(&shipped, "ro"), (directory, "rw")], &env)
-            .args(["-db", "-C"])
+            // A master process: it is what a reload is asked of.
+            .args(["-W", "-db", "-C"])
             .arg(&shipped)
             .args(["-f", "haproxy.cfg"])
             .stdin(Stdio::null())
@@ -154,15 +155,27 @@ impl Haproxy {
             .unwrap();
         let container = matches!(version, Version::Container(_)).then_some(name);
         let mut haproxy = Self { http, https, child, container, log };
-        until("haproxy to listen", || {
+        // No connection to find out: the first stream of the process is the test's.
+        until("haproxy to listen", async || {
             assert!(haproxy.child.try_wait().unwrap().is_none(), "{}", haproxy.log());
-            async { TcpStream::connect(http).ok() }
+            haproxy.log().contains("Loading success").then_some(())
         })
         .await;
         haproxy
     }
 
-    pub(crate) fn log(&self) -> String {
+    /// Asks the master process for a reload.
+    pub fn reload(&self) {
+        let done = match &self.container {
+            Some(name) => Command::new("docker").args(["kill", "-s", "USR2", name]).output(),
+            None => {
+                Command::new("sh").args(["-c", &format!("kill -USR2 {}", self.child.id())]).output()
+            }
+        };
+        assert!(done.unwrap().status.success());
+    }
+
+    pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
 }
@@ -174,7 +187,9 @@ impl Drop for Haproxy {
                 let _ = Command::new("docker").args(["rm", "-f", name]).output();
             }
             None => {
-                let _ = self.child.kill();
+                // The master takes its workers along only when it is asked to end.
+                let _ =
+                    Command::new("sh").args(["-c", &format!("kill {}", self.child.id())]).status();
             }
         }
         let _ = self.child.wait();
