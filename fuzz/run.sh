@@ -9,7 +9,12 @@ command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz@0.
 # libFuzzer's instrumentation is unstable in rustc; the pinned stable compiler has it all the same.
 export RUSTC_BOOTSTRAP=1
 targets=${TARGETS:-$(cargo fuzz list --fuzz-dir fuzz)}
-cargo fuzz build --fuzz-dir fuzz --sanitizer none 2>&1 | grep -v Compiling || true
+mkdir -p target/fuzz-corpus
+if ! cargo fuzz build --fuzz-dir fuzz --sanitizer none >target/fuzz-corpus/build.log 2>&1; then
+    cat target/fuzz-corpus/build.log
+    echo "fuzz: the targets cannot be built, see above" >&2
+    exit 1
+fi
 for target in $targets; do
     found=target/fuzz-corpus/$target
     mkdir -p "$found" "fuzz/corpus/$target"

@@ -1,7 +1,9 @@
 //! What real HAProxies do, under load and at the edges.
 
 use std::{
+    io::Write,
     net::{Ipv6Addr, SocketAddr},
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -203,5 +205,56 @@ async fn an_ipv6_destination_is_reached() {
             reply.body.starts_with("workspace six").then_some(())
         })
         .await;
+    }
+}
+
+/// Sends a request through TLS with a server name; what comes back, which is nothing when refused.
+fn through_tls(gate: SocketAddr, server_name: &str, request: &str) -> String {
+    let mut child = Command::new("openssl")
+        .args(["s_client", "-quiet", "-servername", server_name, "-connect"])
+        .arg(gate.to_string())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // A stream that was refused at once takes no more input.
+    let _ = child.stdin.as_mut().unwrap().write_all(request.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tcp_stream_reaches_what_its_server_name_may_reach() {
+    for version in Version::all() {
+        let stage = Stage::start(version).await;
+        let gate = stage.haproxy.tcp;
+        let request = "GET / HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n";
+        let ask = async |name: String| {
+            tokio::task::spawn_blocking(move || through_tls(gate, &name, request)).await.unwrap()
+        };
+        let public = ask(port_host(3000, ALICES)).await;
+        assert!(
+            public.contains("workspace alices"),
+            "{version:?} {public} {}",
+            stage.haproxy.log()
+        );
+        for (name, reason) in [
+            (host(ALICES), "credential_missing"),
+            (port_host(3000, "greenfox-demo-ns35kd21qqq"), "workspace_unknown"),
+            ("elsewhere.test".into(), "host_unmatched"),
+        ] {
+            assert_eq!(ask(name.clone()).await, "", "{version:?} {name}");
+            let line = format!("reason={reason} ");
+            until("the refusal in the log", async || {
+                let log = stage.haproxy.log();
+                log.lines()
+                    .any(|l| l.contains("gate-tcp") && l.contains("allow=0") && l.contains(&line))
+                    .then_some(())
+            })
+            .await;
+        }
+        drop(stage.agent);
+        assert_eq!(ask(port_host(3000, ALICES)).await, "", "{version:?}: without an agent");
     }
 }

@@ -42,7 +42,9 @@ fn the_readme_names_every_reason_and_every_variable() {
 
 #[test]
 fn f1_the_verdict_is_in_scope_txn_and_nowhere_else() {
-    let configuration = read("haproxy/haproxy.cfg") + &read("haproxy/identity.spoe.cfg");
+    let configuration = ["haproxy.cfg", "tcp.cfg", "identity.spoe.cfg"]
+        .map(|name| read(&format!("haproxy/{name}")))
+        .concat();
     for scope in ["sess.", "proc."] {
         assert!(!configuration.contains(&format!("var({scope}")), "{scope}");
     }

@@ -85,7 +85,7 @@ impl Version {
             .command(&name, &[(&shipped, "ro")], env)
             .args(["-c", "-C"])
             .arg(&shipped)
-            .args(["-f", "haproxy.cfg"])
+            .args(["-f", "haproxy.cfg", "-f", "tcp.cfg"])
             .output()
             .unwrap();
         let text = [output.stdout, output.stderr].concat();
@@ -114,6 +114,7 @@ fn own_address() -> SocketAddr {
 pub(crate) struct Haproxy {
     pub http: SocketAddr,
     pub https: SocketAddr,
+    pub tcp: SocketAddr,
     child: Child,
     container: Option<String>,
     log: PathBuf,
@@ -128,11 +129,12 @@ impl Haproxy {
         agent: &Path,
         named: SocketAddr,
     ) -> Self {
-        let (http, https) = (own_address(), own_address());
+        let (http, https, tcp) = (own_address(), own_address(), own_address());
         let certificate = certificate(directory);
         let env = [
             ("GATE_HTTP", http.to_string()),
             ("GATE_HTTPS", https.to_string()),
+            ("GATE_TCP", tcp.to_string()),
             ("GATE_CERT", certificate.display().to_string()),
             ("IDENTITY_AGENT", format!("unix@{}", agent.display())),
             ("GATE_NAMED_BACKEND", named.to_string()),
@@ -147,14 +149,14 @@ impl Haproxy {
             // A master process: it is what a reload is asked of.
             .args(["-W", "-db", "-C"])
             .arg(&shipped)
-            .args(["-f", "haproxy.cfg"])
+            .args(["-f", "haproxy.cfg", "-f", "tcp.cfg"])
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
             .stderr(file)
             .spawn()
             .unwrap();
         let container = matches!(version, Version::Container(_)).then_some(name);
-        let mut haproxy = Self { http, https, child, container, log };
+        let mut haproxy = Self { http, https, tcp, child, container, log };
         // No connection to find out: the first stream of the process is the test's.
         until("haproxy to listen", async || {
             assert!(haproxy.child.try_wait().unwrap().is_none(), "{}", haproxy.log());
