@@ -22,9 +22,13 @@ fuzz: install
 corpus: install
 	cargo test --locked --test it the_seeds_are_written -- --ignored
 
-# One table: CPU and rate a decision, ours against a constant answer and a naive agent.
+# CPU and rate a decision, alone and through HAProxy, against a constant answer, a naive agent, no
+# agent and HAProxy's own jwt_verify; then the stages of a decision.
 bench: install
 	cargo bench --locked --bench throughput
+	@tests/containers/images.sh >/dev/null || true
+	cargo bench --locked --bench through_haproxy
+	cargo bench --locked --bench stages
 
 # What CI runs before the tests.
 check: fmt lint

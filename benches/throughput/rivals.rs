@@ -19,17 +19,16 @@ use tokio_util::codec::Framed;
 pub fn floor(directory: &Path) {
     serve(directory, "floor", |mut stream| async move {
         let (mut input, mut out) = (Vec::with_capacity(1 << 17), Vec::new());
-        let mut actions = Vec::new();
-        ack::write(&mut actions, (1, 1), u32::MAX, |actions| {
-            actions.set(ack::Scope::Transaction, "allow", Value::Bool(true));
-            actions.set(ack::Scope::Transaction, "reason", Value::Str(b"owner"));
-        })
-        .unwrap();
         while stream.read_buf(&mut input).await.is_ok_and(|n| n > 0) {
             let mut at = 0;
             while let Ok(Some((frame, used))) = frame::split(&input[at..], frame::DEFAULT_SIZE) {
                 if frame.kind == Some(frame::FrameType::Notify) {
-                    out.extend_from_slice(&actions);
+                    let ids = (frame.stream_id, frame.frame_id);
+                    ack::write(&mut out, ids, frame::DEFAULT_SIZE, |actions| {
+                        actions.set(ack::Scope::Transaction, "allow", Value::Bool(true));
+                        actions.set(ack::Scope::Transaction, "reason", Value::Str(b"owner"));
+                    })
+                    .unwrap();
                 } else {
                     agree(&mut out);
                 }

@@ -76,8 +76,7 @@ impl Answerer {
         may_wait: bool,
         out: &mut Vec<u8>,
     ) -> Option<Waiting> {
-        let start = out.len();
-        let attempt = catch_unwind(AssertUnwindSafe(|| {
+        let attempt = contained(out, |out| {
             let request = match read(notify) {
                 Ok(request) => request,
                 Err(reason) => {
@@ -92,10 +91,8 @@ impl Answerer {
                 }
                 Step::Wait(keys) => Some(Waiting { keys }),
             }
-        }));
-        attempt.unwrap_or_else(|_| {
-            error!("a question ended in a panic and is refused; please report the lines above");
-            out.truncate(start);
+        });
+        attempt.unwrap_or_else(|| {
             self.refuse(notify, Reason::Internal, batch, out);
             None
         })
@@ -160,6 +157,17 @@ fn push_hex(text: &mut DecisionId, number: u64, digits: u32) {
     }
 }
 
+/// Does some work that appends to `out`. After a panic nothing of it is left, and there is no result.
+fn contained<T>(out: &mut Vec<u8>, work: impl FnOnce(&mut Vec<u8>) -> T) -> Option<T> {
+    let start = out.len();
+    let attempt = catch_unwind(AssertUnwindSafe(|| work(out)));
+    if attempt.is_err() {
+        error!("a question ended in a panic and is refused; please report the lines above");
+        out.truncate(start);
+    }
+    attempt.ok()
+}
+
 /// The one question among the messages of a NOTIFY. Messages of other agents' sections, should
 /// somebody put them into the same group, are passed over.
 fn read<'b>(notify: &Notify<'b>) -> Result<Request<'b>, Reason> {
@@ -198,4 +206,24 @@ fn encode(
             actions.set(Scope::Transaction, name, value);
         });
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_takes_nothing_along_but_its_own_answer() {
+        let mut out = b"answers so far".to_vec();
+        let result = contained(&mut out, |out| {
+            out.extend_from_slice(b"half an ans");
+            assert!(out.is_empty(), "on purpose");
+        });
+        assert_eq!((result, out.as_slice()), (None, &b"answers so far"[..]));
+        let result = contained(&mut out, |out| {
+            out.extend_from_slice(b", and one more");
+            7
+        });
+        assert_eq!((result, out.as_slice()), (Some(7), &b"answers so far, and one more"[..]));
+    }
 }

@@ -6,6 +6,8 @@ export DEBIAN_FRONTEND=noninteractive
 missing=()
 need() { command -v "$1" >/dev/null || missing+=("$2"); }
 need cc gcc
+# libFuzzer is C++.
+need c++ g++
 need curl curl
 need openssl openssl
 need haproxy haproxy

@@ -1,11 +1,15 @@
 //! Signing keys, made at start and never written anywhere.
 
 use aws_lc_rs::{
+    encoding::{AsDer as _, PublicKeyX509Der},
     rand::SystemRandom,
     rsa,
     signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair as _, RsaEncoding},
 };
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use serde_json::{Value, json};
 
 /// One key of each type.
@@ -64,6 +68,13 @@ impl Keys {
     /// The modulus of the RSA key: what a forger would use as an HMAC secret.
     pub fn rsa_public(&self) -> Vec<u8> {
         self.rsa.public_key().modulus().big_endian_without_leading_zero().to_vec()
+    }
+
+    /// The public RSA key as PEM (`SubjectPublicKeyInfo`).
+    pub fn rsa_pem(&self) -> String {
+        let der: PublicKeyX509Der<'_> = self.rsa.public_key().as_der().unwrap();
+        let text = STANDARD.encode(der.as_ref());
+        format!("-----BEGIN PUBLIC KEY-----\n{text}\n-----END PUBLIC KEY-----\n")
     }
 
     /// Signs a message; the signature is in the form of JWS (RFC 7518 section 3).

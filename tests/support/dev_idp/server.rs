@@ -210,6 +210,11 @@ impl DevIdp {
         self.token(&TokenRequest { user: user.into(), ..TokenRequest::default() })
     }
 
+    /// The RSA key that signs at present, as PEM.
+    pub fn rsa_pem(&self) -> String {
+        self.shared.lock().keys.rsa_pem()
+    }
+
     /// New keys; the old ones stay in the key set or not.
     pub fn rotate(&self, keep_previous: bool) {
         self.shared.rotate(keep_previous);
