@@ -21,7 +21,11 @@ use identity_spoa::{
     clock::Timestamp,
     decision::{self, Policy, variables::DecisionId},
     gate::Step,
-    identity::{Authentication, cache::TokenCache, issuers::Outcome},
+    identity::{
+        Authentication,
+        cache::{TokenCache, Verified},
+        issuers::Outcome,
+    },
     request::Request,
     spop::{Event, Notify, frame::DEFAULT_SIZE},
     workspace::{host::Host, pattern::Scratch},
@@ -86,6 +90,23 @@ fn main() {
         panic!()
     };
     assert!(matches!(known, Authentication::Known(_)));
+    let Authentication::Known(identity) = &known else { panic!() };
+    let verified = Verified { identity: Arc::clone(identity), issuer: 0, key_set: 0 };
+    let moka = TokenCache::new(100_000).unwrap();
+    let quick = quick_cache::sync::Cache::new(100_000);
+    let digests: Vec<_> = (0..10_000_u32).map(|n| moka.digest(&n.to_be_bytes())).collect();
+    for digest in &digests {
+        moka.remember(*digest, verified.clone());
+        quick.insert(*digest, verified.clone());
+    }
+    let mut next = digests.iter().cycle();
+    time("find one of 10,000 tokens by its digest", || {
+        black_box(moka.find(next.next().unwrap(), now)).unwrap();
+    });
+    time("the same in quick_cache", || {
+        let found = quick.get(next.next().unwrap()).filter(|v| now < v.identity.expires);
+        black_box(found).unwrap();
+    });
     let place = gate.place(&request, &mut scratch);
     time("decide", || {
         black_box(decision::decide(&place, known.clone(), &workspaces, Policy::default()));

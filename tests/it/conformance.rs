@@ -13,7 +13,10 @@ use std::{
 
 use crate::{
     dev_workspace::DevWorkspace,
-    support::{ALICES, AgentProcess, BOBS, Client, Stage, Version, host, port_host, until},
+    support::{
+        ALICES, AgentProcess, BOBS, Client, Haproxy, Stage, Version, haproxy::root, host,
+        port_host, until,
+    },
 };
 
 /// Who asked for what, and what came of it.
@@ -254,5 +257,28 @@ async fn a_tcp_stream_reaches_what_its_server_name_may_reach() {
         }
         drop(stage.agent);
         assert_eq!(ask(port_host(3000, ALICES)).await, "", "{version:?}: without an agent");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn arguments_without_a_name_and_without_a_value_are_passed_over() {
+    for version in Version::all() {
+        let mut stage = Stage::start(version).await;
+        let changed = tempfile::tempdir().unwrap();
+        for file in ["haproxy.cfg", "tcp.cfg", "identity.spoe.cfg"] {
+            let text = std::fs::read_to_string(root().join("haproxy").join(file)).unwrap();
+            // An address and a number without a name, and values that no request has.
+            let text = text.replace(
+                "    args unique_id=unique-id method",
+                "    args src dst_port nothing=req.fhdr(x-not-there) req.fhdr(x-not-there) unique_id=unique-id method",
+            );
+            std::fs::write(changed.path().join(file), text).unwrap();
+        }
+        let (agent, named) = (stage.agent.socket(), stage.bob.address());
+        stage.haproxy =
+            Haproxy::start_from(changed.path(), version, stage.directory.path(), &agent, named)
+                .await;
+        assert_eq!(stage.get(&host(ALICES), Some("alice")).await.status, 200, "{version:?}");
+        assert_eq!(stage.get(&host(ALICES), Some("bob")).await.status, 403, "{version:?}");
     }
 }

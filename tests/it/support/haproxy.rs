@@ -129,6 +129,17 @@ impl Haproxy {
         agent: &Path,
         named: SocketAddr,
     ) -> Self {
+        Self::start_from(&root().join("haproxy"), version, directory, agent, named).await
+    }
+
+    /// Starts a changed copy of the shipped configuration.
+    pub(crate) async fn start_from(
+        configuration: &Path,
+        version: &Version,
+        directory: &Path,
+        agent: &Path,
+        named: SocketAddr,
+    ) -> Self {
         let (http, https, tcp) = (own_address(), own_address(), own_address());
         let certificate = certificate(directory);
         let env = [
@@ -141,14 +152,13 @@ impl Haproxy {
             ("GATE_ADMIN_SOCKET", directory.join("admin.sock").display().to_string()),
         ];
         let name = unique_name();
-        let shipped = root().join("haproxy");
         let log = directory.join("haproxy.log");
         let file = File::create(&log).unwrap();
         let child = version
-            .command(&name, &[(&shipped, "ro"), (directory, "rw")], &env)
+            .command(&name, &[(configuration, "ro"), (directory, "rw")], &env)
             // A master process: it is what a reload is asked of.
             .args(["-W", "-db", "-C"])
-            .arg(&shipped)
+            .arg(configuration)
             .args(["-f", "haproxy.cfg", "-f", "tcp.cfg"])
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
