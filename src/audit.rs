@@ -6,7 +6,6 @@
 //! ever part of one.
 
 use std::{
-    fmt,
     fs::OpenOptions,
     io::{self, Write},
     net::IpAddr,
@@ -19,7 +18,6 @@ use std::{
     time::Duration,
 };
 
-use serde::{Serialize, Serializer};
 use tracing::{error, info};
 
 use crate::{
@@ -27,32 +25,33 @@ use crate::{
     decision::{Decision, variables::DecisionId},
     identity::Identity,
     request::Request,
+    workspace::EndpointName,
 };
 
-/// The longest text of a stranger that a record keeps, in bytes before escaping: a host name. With
-/// everything escaped, a line stays below 8 KiB.
-const MAX_FOREIGN: usize = 253;
+mod object;
+
+use object::Object;
+
 /// How long records may wait for others before they are written together.
 const COLLECT: Duration = Duration::from_millis(2);
 /// The pause after a write that failed.
 const RETRY: Duration = Duration::from_millis(50);
 
 /// One decision, borrowed from what it was made of.
-#[derive(Serialize)]
 pub struct Record<'a> {
     time_ms: u64,
     decision_id: &'a str,
-    unique_id: Foreign<'a>,
-    verdict: &'a str,
-    reason: &'a str,
+    unique_id: &'a [u8],
+    verdict: &'static str,
+    reason: &'static str,
     user: Option<&'a str>,
     subject: Option<&'a str>,
     issuer: Option<&'a str>,
     workspace: Option<&'a str>,
     owner: Option<&'a str>,
-    endpoint: Option<Displayed<'a>>,
-    host: Foreign<'a>,
-    method: Foreign<'a>,
+    endpoint: Option<&'a EndpointName>,
+    host: &'a [u8],
+    method: &'a [u8],
     client: Option<IpAddr>,
 }
 
@@ -94,7 +93,7 @@ impl<'a> Record<'a> {
         Self {
             time_ms: time.as_millis(),
             decision_id: id,
-            unique_id: Foreign(request.unique_id.unwrap_or_default()),
+            unique_id: request.unique_id.unwrap_or_default(),
             verdict: decision.verdict().id(),
             reason: decision.reason.id(),
             user: identity.map(Identity::label),
@@ -102,11 +101,31 @@ impl<'a> Record<'a> {
             issuer: identity.map(|i| i.issuer.issuer.as_str()),
             workspace: workspace.map(|w| w.id.as_str()),
             owner: workspace.map(|w| &*w.owner_label),
-            endpoint: decision.endpoint.as_ref().map(|e| Displayed(e)),
-            host: Foreign(request.host.unwrap_or_default()),
-            method: Foreign(request.method.unwrap_or_default()),
+            endpoint: decision.endpoint.as_ref(),
+            host: request.host.unwrap_or_default(),
+            method: request.method.unwrap_or_default(),
             client: request.client,
         }
+    }
+
+    /// Appends the record as one line.
+    fn write(&self, out: &mut Vec<u8>) {
+        let mut line = Object::begin(out);
+        line.number("time_ms", self.time_ms);
+        line.text("decision_id", self.decision_id);
+        line.foreign("unique_id", self.unique_id);
+        line.text("verdict", self.verdict);
+        line.text("reason", self.reason);
+        line.optional("user", self.user);
+        line.optional("subject", self.subject);
+        line.optional("issuer", self.issuer);
+        line.optional("workspace", self.workspace);
+        line.optional("owner", self.owner);
+        line.displayed("endpoint", self.endpoint);
+        line.foreign("host", self.host);
+        line.foreign("method", self.method);
+        line.displayed("client", self.client);
+        line.end();
     }
 }
 
@@ -153,9 +172,7 @@ impl Trail {
         let shared = &*self.0;
         let mut waiting = shared.lock();
         let start = waiting.lines.len();
-        // Into memory: only serialisation could fail, and these types cannot.
-        let _ = serde_json::to_writer(&mut waiting.lines, record);
-        waiting.lines.push(b'\n');
+        record.write(&mut waiting.lines);
         if waiting.lines.len() > shared.capacity {
             waiting.lines.truncate(start);
             drop(waiting);
@@ -252,52 +269,12 @@ impl Shared {
     }
 }
 
-/// Serialised as it is displayed, without a string in between.
-struct Displayed<'a>(&'a dyn fmt::Display);
-
-impl Serialize for Displayed<'_> {
-    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
-        out.collect_str(self.0)
-    }
-}
-
-/// Bytes of a stranger as text: cut, and escaped so that no line break, terminal sequence or broken
-/// UTF-8 gets into a record.
-struct Foreign<'a>(&'a [u8]);
-
-impl Serialize for Foreign<'_> {
-    fn serialize<S: Serializer>(&self, out: S) -> Result<S::Ok, S::Error> {
-        let bytes = self.0.get(..MAX_FOREIGN).unwrap_or(self.0);
-        let plain = |b: &u8| matches!(b, b' '..=b'~') && !matches!(b, b'\\' | b'"' | b'\'');
-        // Nearly always there is nothing to escape, and byte by byte costs more than the rest of the
-        // record.
-        match std::str::from_utf8(bytes) {
-            Ok(text) if bytes.iter().all(plain) => out.serialize_str(text),
-            _ => out.collect_str(&bytes.escape_ascii()),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc;
 
     use super::*;
     use crate::decision::Reason;
-
-    fn text(bytes: &[u8]) -> String {
-        serde_json::to_value(Foreign(bytes)).unwrap().as_str().unwrap().to_owned()
-    }
-
-    #[test]
-    fn a6_what_strangers_send_is_escaped_and_cut() {
-        assert_eq!(text(b"plain text"), "plain text");
-        assert_eq!(text(b"a\r\nb"), "a\\r\\nb");
-        assert_eq!(text(b"\x1b[31m"), "\\x1b[31m");
-        assert_eq!(text(b"\xff\"\\"), "\\xff\\\"\\\\");
-        assert_eq!(text(&[b'a'; 400]).len(), MAX_FOREIGN);
-        assert_eq!(text(b""), "");
-    }
 
     /// A sink that takes a batch only when told to.
     struct Slow(mpsc::Receiver<()>, mpsc::Sender<Vec<u8>>);
