@@ -98,7 +98,7 @@ impl<'a> Record<'a> {
             reason: decision.reason.id(),
             user: identity.map(Identity::label),
             subject: identity.map(|i| &*i.subject),
-            issuer: identity.map(|i| i.issuer.issuer.as_str()),
+            issuer: identity.map(|i| &*i.issuer),
             workspace: workspace.map(|w| w.id.as_str()),
             owner: workspace.map(|w| &*w.owner_label),
             endpoint: decision.endpoint.as_ref(),

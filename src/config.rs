@@ -21,6 +21,7 @@ use crate::{
 
 pub mod document;
 mod file;
+mod issuer;
 
 use document::{Format, Mistakes};
 
@@ -96,6 +97,8 @@ pub struct Issuer {
     pub jwks_uri: Option<Url>,
     /// Certificates of a private authority, PEM.
     pub authority: Option<PathBuf>,
+    /// Where the last good key set is kept over a restart.
+    pub keys_file: Option<PathBuf>,
     /// When keys are fetched.
     pub schedule: Schedule,
 }
@@ -127,7 +130,7 @@ impl Config {
     /// The configured names of the issuers.
     #[must_use]
     pub fn issuer_names(&self) -> BTreeSet<&str> {
-        self.issuers.iter().map(|issuer| &*issuer.profile.name).collect()
+        self.issuers.iter().map(|issuer| &*issuer.profile.authority.name).collect()
     }
 
     fn resolve(&mut self, directory: &Path) {
@@ -135,6 +138,7 @@ impl Config {
         resolve(&mut self.workspaces);
         self.audit.file.iter_mut().for_each(resolve);
         self.issuers.iter_mut().filter_map(|i| i.authority.as_mut()).for_each(resolve);
+        self.issuers.iter_mut().filter_map(|i| i.keys_file.as_mut()).for_each(resolve);
         for listen in &mut self.agent.listen {
             if let Listen::Unix(path) = listen {
                 resolve(path);

@@ -18,7 +18,7 @@ pub mod keys;
 pub mod profile;
 pub mod provider;
 
-pub use profile::Profile;
+pub use profile::{Authority, Profile};
 
 /// A person or machine that an issuer vouched for. Exists only for a verified credential.
 ///
@@ -26,7 +26,9 @@ pub use profile::Profile;
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// Who vouches, and how its identities are joined to the people in workspace records.
-    pub issuer: Arc<Profile>,
+    pub authority: Arc<Authority>,
+    /// The issuer's identifier, as in the `iss` claim.
+    pub issuer: Box<str>,
     /// The issuer's id of the subject; with the issuer it is the principal (OIDC Core section 5.7).
     pub subject: Box<str>,
     /// The e-mail address in lower case, present only if the issuer says it is verified.
@@ -39,8 +41,26 @@ pub struct Identity {
     pub groups_joined: Box<str>,
     /// The organization.
     pub organization: Option<Box<str>>,
+    /// The issuer left the groups out because there were too many (Entra: more than 200).
+    pub groups_overage: bool,
+    /// What revocation can name.
+    pub token: TokenIds,
+    /// SHA-256 of the client certificate without which the credential is worth nothing
+    /// (RFC 8705 section 3.1).
+    pub bound_to: Option<[u8; 32]>,
     /// When the credential ends, with the issuer's leeway included.
     pub expires: Timestamp,
+}
+
+/// What a credential is called by its issuer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TokenIds {
+    /// The token (`jti`).
+    pub id: Option<Box<str>>,
+    /// The session at the issuer (`sid`).
+    pub session: Option<Box<str>>,
+    /// When it was issued (`iat`).
+    pub issued: Option<Timestamp>,
 }
 
 impl Identity {
@@ -89,13 +109,21 @@ pub enum Refusal {
     Claims,
     /// A JWT of a kind that is no access credential, such as a logout token (RFC 8725 section 3.11).
     Type,
+    /// Encrypted (RFC 7516); nobody here has the key.
+    Encrypted,
+    /// An access token for Microsoft Graph, which only Graph can verify.
+    Graph,
+    /// Of another tenant than those that are configured.
+    Tenant,
+    /// A claim does not say what the configuration requires.
+    Requirement,
     /// Bound to a key or certificate that this request does not prove (RFC 8705, RFC 9449).
     Bound,
 }
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::Malformed,
         Self::Oversized,
         Self::Algorithm,
@@ -107,6 +135,10 @@ impl Refusal {
         Self::Audience,
         Self::Claims,
         Self::Type,
+        Self::Encrypted,
+        Self::Graph,
+        Self::Tenant,
+        Self::Requirement,
         Self::Bound,
     ];
 
@@ -125,6 +157,10 @@ impl Refusal {
             Self::Audience => "token_audience",
             Self::Claims => "token_claims",
             Self::Type => "token_type",
+            Self::Encrypted => "token_encrypted",
+            Self::Graph => "token_graph",
+            Self::Tenant => "token_tenant",
+            Self::Requirement => "token_requirement",
             Self::Bound => "token_bound",
         }
     }
@@ -145,6 +181,12 @@ impl Refusal {
             Self::Audience => "the token is meant for another audience",
             Self::Claims => "a claim of the token is missing or of the wrong type",
             Self::Type => "the token is of a kind that gives no access",
+            Self::Encrypted => {
+                "the token is encrypted, often for want of an audience in the request"
+            }
+            Self::Graph => "the token is for Microsoft Graph and nobody else can verify it",
+            Self::Tenant => "the token is of a tenant that is not configured",
+            Self::Requirement => "a claim of the token does not have a required value",
             Self::Bound => "the token is bound to a key that the request does not prove",
         }
     }
@@ -155,7 +197,7 @@ impl Refusal {
     /// on to a workspace.
     #[must_use]
     pub const fn may_be_ours(self) -> bool {
-        !matches!(self, Self::Malformed | Self::Issuer)
+        !matches!(self, Self::Malformed | Self::Issuer | Self::Encrypted)
     }
 }
 

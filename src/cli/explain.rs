@@ -56,7 +56,7 @@ pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
 fn fetch_keys(gate: &Gate, out: &mut impl Write) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for provider in gate.issuers.providers() {
-        let name = &provider.profile().name;
+        let name = &provider.profile().authority.name;
         match runtime.block_on(provider.fetch()) {
             Ok(_) => writeln!(out, "keys        of issuer '{name}': fetched")?,
             Err(error) => writeln!(out, "keys        of issuer '{name}': {error}")?,
@@ -99,7 +99,7 @@ fn show(
                 out,
                 "identity    {} (issuer '{}', subject {}), e-mail {}, groups {:?}",
                 identity.label(),
-                identity.issuer.name,
+                identity.authority.name,
                 identity.subject,
                 identity.email.as_deref().unwrap_or("not verified"),
                 identity.groups,

@@ -19,7 +19,7 @@ use crate::{
 pub(super) fn build(config: &Config) -> anyhow::Result<(Gate, FileSource)> {
     let mut providers = Vec::new();
     for issuer in &config.issuers {
-        let name = &issuer.profile.name;
+        let name = &issuer.profile.authority.name;
         let authority = match &issuer.authority {
             Some(path) => Some(std::fs::read(path).with_context(|| {
                 format!("cannot read the ca_file {} of the issuer '{name}'", path.display())
@@ -29,7 +29,12 @@ pub(super) fn build(config: &Config) -> anyhow::Result<(Gate, FileSource)> {
         let fetcher = Fetcher::new(issuer.jwks_uri.clone(), authority.as_deref())
             .with_context(|| format!("the issuer '{name}'"))?;
         let profile = Arc::clone(&issuer.profile);
-        providers.push(Arc::new(Provider::new(profile, issuer.schedule, fetcher)));
+        let provider = Provider::new(profile, issuer.schedule, fetcher);
+        let provider = match &issuer.keys_file {
+            Some(path) => provider.with_file(path.clone()),
+            None => provider,
+        };
+        providers.push(Arc::new(provider));
     }
     let cache = TokenCache::new(config.agent.tokens).context("no random numbers to be had")?;
     let patterns = HostPatterns::new(&config.hosts).map_err(|errors| {

@@ -1,23 +1,16 @@
 //! The configuration file: what was typed. Each table refuses keys it does not know.
 
-use std::{
-    collections::HashSet, ops::RangeInclusive, path::PathBuf, str::FromStr, sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
-use jsonwebtoken::Algorithm;
-use toml_span::{DeserError, Deserialize, Span, Value, de_helpers::TableHelper, value::ValueInner};
+use toml_span::{DeserError, Deserialize, Value, de_helpers::TableHelper, value::ValueInner};
 
 use super::{
-    Agent, Audit, Config, Issuer, Listen, Owner,
+    Agent, Audit, Config, Listen, Owner,
     document::{choice, mistake, parsed},
+    issuer::RawIssuer,
 };
 use crate::{
     decision::{Policy, UndeclaredPorts},
-    identity::{
-        profile::{ALGORITHMS, ClaimPath, ClaimPaths, IssuerUrl, MatchBy, Profile, secure_url},
-        provider::Schedule,
-    },
     workspace::pattern::{HostPatterns, PatternError, PatternSpec, Preset},
 };
 
@@ -41,10 +34,12 @@ impl<'de> Deserialize<'de> for Config {
             }
         }
         if let Ok(issuers) = &issuers {
-            let named = |i: &RawIssuer| i.issuer.profile.name.to_string();
-            let identified = |i: &RawIssuer| i.issuer.profile.issuer.as_str().to_owned();
+            let named = |i: &RawIssuer| vec![i.issuer.profile.authority.name.to_string()];
             table.errors.extend(repeated(&issuers.value, "name", named));
-            table.errors.extend(repeated(&issuers.value, "issuer identifier", identified));
+            let accepted = |i: &RawIssuer| {
+                i.issuer.profile.accepted.iter().map(|a| a.iss.to_string()).collect()
+            };
+            table.errors.extend(repeated(&issuers.value, "issuer identifier", accepted));
         }
         table.finalize(None)?;
         let workspaces = workspaces?;
@@ -62,13 +57,13 @@ impl<'de> Deserialize<'de> for Config {
 fn repeated<'i>(
     issuers: &'i [RawIssuer],
     what: &'static str,
-    key: impl Fn(&RawIssuer) -> String + 'i,
+    keys: impl Fn(&RawIssuer) -> Vec<String> + 'i,
 ) -> impl Iterator<Item = toml_span::Error> + 'i {
     let mut seen = HashSet::new();
     issuers.iter().filter_map(move |issuer| {
-        let key = key(issuer);
-        let message = format!("the {what} {key:?} is used by another [[issuer]] already");
-        (!seen.insert(key)).then(|| mistake(issuer.span, message))
+        let again = keys(issuer).into_iter().filter(|key| !seen.insert(key.clone())).next()?;
+        let message = format!("the {what} {again:?} is used by another [[issuer]] already");
+        Some(mistake(issuer.span, message))
     })
 }
 
@@ -100,105 +95,6 @@ impl<'de> Deserialize<'de> for Agent {
             waiting: waiting.map_or(1024, small),
             tokens: tokens.unwrap_or(100_000),
         })
-    }
-}
-
-struct RawIssuer {
-    issuer: Issuer,
-    span: Span,
-}
-
-impl<'de> Deserialize<'de> for RawIssuer {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let span = value.span;
-        let mut table = TableHelper::new(value)?;
-        let name = table.required::<Word>("name");
-        let issuer = table.required::<Parsed<IssuerUrl>>("issuer");
-        let audience = table.required::<Audience>("audience");
-        let algorithms = table.optional::<Vec<RawAlgorithm>>("algorithms");
-        let matching = table.optional::<Vec<RawMatch>>("match");
-        let organization = table.optional::<Word>("organization");
-        let claims = table.optional::<ClaimPaths>("claims");
-        let leeway = number(&mut table, "leeway_seconds", 0..=60);
-        let jwks_uri = table.optional_s::<String>("jwks_uri");
-        let authority = table.optional::<String>("ca_file").map(PathBuf::from);
-        let defaults = Schedule::default();
-        let schedule = Schedule {
-            refresh: seconds(&mut table, "refresh_seconds", 60..=86_400, defaults.refresh),
-            unknown_key: seconds(&mut table, "unknown_key_seconds", 1..=3600, defaults.unknown_key),
-            max_stale: seconds(&mut table, "max_stale_seconds", 60..=604_800, defaults.max_stale),
-        };
-        let plain = issuer.as_ref().is_ok_and(|issuer| issuer.0.is_plain());
-        let jwks_uri = jwks_uri.and_then(|text| match secure_url(&text.value, plain) {
-            Ok(url) => Some(url),
-            Err(error) => {
-                table.errors.push(mistake(text.span, format!("{error}, found {:?}", text.value)));
-                None
-            }
-        });
-        if organization.is_some() && claims.as_ref().is_some_and(|c| c.organization.is_some()) {
-            table.errors.push(mistake(
-                span,
-                "set either 'organization', the same for everybody, or 'claims.organization'",
-            ));
-        }
-        table.finalize(None)?;
-        let profile = Profile {
-            name: name?.0,
-            issuer: issuer?.0,
-            audience: audience?.0,
-            algorithms: algorithms.map_or_else(
-                || ALGORITHMS.iter().map(|(_, algorithm)| *algorithm).collect(),
-                |names| names.into_iter().map(|name| name.0).collect(),
-            ),
-            leeway: Duration::from_secs(leeway.unwrap_or(30)),
-            matching: matching.map_or_else(
-                || vec![MatchBy::Subject],
-                |rules| rules.into_iter().map(|rule| rule.0).collect(),
-            ),
-            claims: claims.unwrap_or_default(),
-            organization: organization.map(|o| o.0),
-        };
-        let issuer = Issuer { profile: Arc::new(profile), jwks_uri, authority, schedule };
-        Ok(Self { issuer, span })
-    }
-}
-
-impl Default for ClaimPaths {
-    fn default() -> Self {
-        Self {
-            email: ClaimPath::named("email"),
-            username: ClaimPath::named("preferred_username"),
-            groups: ClaimPath::named("groups"),
-            organization: None,
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for ClaimPaths {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let defaults = Self::default();
-        let mut table = TableHelper::new(value)?;
-        let mut path = |key| table.optional::<RawPath>(key).map(|path| path.0);
-        let paths = Self {
-            email: path("email").unwrap_or(defaults.email),
-            username: path("username").unwrap_or(defaults.username),
-            groups: path("groups").unwrap_or(defaults.groups),
-            organization: path("organization"),
-        };
-        table.finalize(None)?;
-        Ok(paths)
-    }
-}
-
-struct RawPath(ClaimPath);
-
-impl<'de> Deserialize<'de> for RawPath {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let text = value.take_string(None)?;
-        let path = ClaimPath::new(&text)
-            .ok_or_else(|| mistake(value.span, "expected a claim's name or \"/a/json/pointer\""))?;
-        Ok(Self(path))
     }
 }
 
@@ -330,7 +226,7 @@ impl<'de> Deserialize<'de> for Audit {
 }
 
 /// A string that parses as `T`.
-struct Parsed<T>(T);
+pub(super) struct Parsed<T>(pub(super) T);
 
 impl<'de, T: FromStr<Err: std::fmt::Display>> Deserialize<'de> for Parsed<T> {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
@@ -339,7 +235,7 @@ impl<'de, T: FromStr<Err: std::fmt::Display>> Deserialize<'de> for Parsed<T> {
 }
 
 /// Text that can stand in logs and headers.
-struct Word(Box<str>);
+pub(super) struct Word(pub(super) Box<str>);
 
 impl<'de> Deserialize<'de> for Word {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
@@ -348,49 +244,6 @@ impl<'de> Deserialize<'de> for Word {
             return Err(mistake(value.span, "expected text without control characters").into());
         }
         Ok(Self(text.into()))
-    }
-}
-
-/// One audience or several.
-struct Audience(Vec<String>);
-
-impl<'de> Deserialize<'de> for Audience {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let span = value.span;
-        let audience = match value.as_str() {
-            Some(_) => vec![String::deserialize(value)?],
-            None => Vec::<String>::deserialize(value)?,
-        };
-        if audience.is_empty() || audience.iter().any(String::is_empty) {
-            return Err(mistake(
-                span,
-                "expected the audience that tokens for workspaces carry; without one, any token of \
-                 the issuer would count",
-            )
-            .into());
-        }
-        Ok(Self(audience))
-    }
-}
-
-struct RawAlgorithm(Algorithm);
-
-impl<'de> Deserialize<'de> for RawAlgorithm {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        choice(value, &ALGORITHMS).map(Self)
-    }
-}
-
-struct RawMatch(MatchBy);
-
-impl<'de> Deserialize<'de> for RawMatch {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let rules = [
-            ("subject", MatchBy::Subject),
-            ("email", MatchBy::Email),
-            ("username", MatchBy::Username),
-        ];
-        choice(value, &rules).map(Self)
     }
 }
 
@@ -439,7 +292,7 @@ impl<'de> Deserialize<'de> for Owner {
     }
 }
 
-fn number(
+pub(super) fn number(
     table: &mut TableHelper<'_>,
     key: &'static str,
     range: RangeInclusive<u64>,
@@ -458,7 +311,7 @@ fn number(
     }
 }
 
-fn seconds(
+pub(super) fn seconds(
     table: &mut TableHelper<'_>,
     key: &'static str,
     range: RangeInclusive<u64>,

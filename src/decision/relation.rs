@@ -76,7 +76,7 @@ fn granted(identity: &Identity, grants: &[Grant], endpoint: &EndpointName) -> Op
     grants.iter().filter(covers).find_map(|grant| match &grant.to {
         Grantee::User(person) => is_person(identity, person).then_some(Reason::GrantedUser),
         Grantee::Group { issuer, name } => {
-            let same_issuer = issuer.as_ref().is_none_or(|i| *i == identity.issuer.name);
+            let same_issuer = issuer.as_ref().is_none_or(|i| *i == identity.authority.name);
             (same_issuer && identity.groups.contains(name)).then_some(Reason::GrantedGroup)
         }
     })
@@ -87,10 +87,10 @@ fn granted(identity: &Identity, grants: &[Grant], endpoint: &EndpointName) -> Op
 /// instead.
 #[must_use]
 pub fn is_person(identity: &Identity, person: &Person) -> bool {
-    if person.issuer.as_ref().is_some_and(|issuer| *issuer != identity.issuer.name) {
+    if person.issuer.as_ref().is_some_and(|issuer| *issuer != identity.authority.name) {
         return false;
     }
-    let verdict = identity.issuer.matching.iter().find_map(|rule| match rule {
+    let verdict = identity.authority.matching.iter().find_map(|rule| match rule {
         MatchBy::Subject => person.subject.as_ref().map(|s| *s == identity.subject),
         MatchBy::Email => person.email.as_ref().map(|e| Some(e) == identity.email.as_ref()),
         MatchBy::Username => {

@@ -1,45 +1,37 @@
 //! The decision against an oracle that is written the other way round: it lists what must hold for
 //! each verdict, not the order in which things are looked at.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::{relation::is_person, *};
 use crate::{
     clock::Timestamp,
-    identity::{
-        Profile, Refusal,
-        profile::{ClaimPaths, MatchBy},
-    },
+    identity::{Authority, Refusal, TokenIds, profile::MatchBy},
     workspace::{
         Admission, Endpoint, Grant, Grantee, Person, WorkspaceId,
         registry::{Registry, Snapshot},
     },
 };
 
-fn profile(name: &str, matching: &[MatchBy]) -> Arc<Profile> {
-    Arc::new(Profile {
-        name: name.into(),
-        issuer: format!("https://{name}.example.com").parse().unwrap(),
-        audience: vec!["a".into()],
-        algorithms: vec![],
-        leeway: Duration::ZERO,
-        matching: matching.to_vec(),
-        claims: ClaimPaths::default(),
-        organization: None,
-    })
+fn profile(name: &str, matching: &[MatchBy]) -> Arc<Authority> {
+    Arc::new(Authority { name: name.into(), matching: matching.to_vec() })
 }
 
-fn identity(issuer: &Arc<Profile>, subject: &str) -> Identity {
+fn identity(authority: &Arc<Authority>, subject: &str) -> Identity {
     Identity {
-        issuer: Arc::clone(issuer),
+        authority: Arc::clone(authority),
+        issuer: format!("https://{}.example.com", authority.name).into(),
         subject: subject.into(),
         email: None,
         username: None,
         groups: vec![],
         groups_joined: "".into(),
+        groups_overage: false,
         organization: None,
+        token: TokenIds::default(),
+        bound_to: None,
         expires: Timestamp::from_secs(1),
     }
 }
@@ -270,8 +262,9 @@ fn same(identity: &Identity, person: &Person) -> bool {
         MatchBy::Email => (person.email.as_deref(), identity.email.as_deref()),
         MatchBy::Username => (person.username.as_deref(), identity.username.as_deref()),
     };
-    let mut stated = identity.issuer.matching.iter().map(field).filter(|(said, _)| said.is_some());
-    person.issuer.as_ref().is_none_or(|issuer| *issuer == identity.issuer.name)
+    let mut stated =
+        identity.authority.matching.iter().map(field).filter(|(said, _)| said.is_some());
+    person.issuer.as_ref().is_none_or(|issuer| *issuer == identity.authority.name)
         && stated.next().is_some_and(|(said, is)| said == is)
 }
 
@@ -306,7 +299,7 @@ proptest! {
             grant.endpoints.as_ref().is_none_or(|e| e.contains(&endpoint)) && match &grant.to {
                 Grantee::User(person) => same(identity, person),
                 Grantee::Group { issuer, name } => identity.groups.contains(name)
-                    && issuer.as_ref().is_none_or(|i| *i == identity.issuer.name),
+                    && issuer.as_ref().is_none_or(|i| *i == identity.authority.name),
             }
         }));
         let colleague = identity.is_some_and(|i| i.organization.is_some() && i.organization == workspace.organization);

@@ -44,7 +44,7 @@ pub fn each(
     if let Some(identity) = &decision.identity {
         set("user", Value::Text(identity.label().as_bytes()));
         set("subject", Value::Text(identity.subject.as_bytes()));
-        set("issuer", Value::Text(identity.issuer.issuer.as_str().as_bytes()));
+        set("issuer", Value::Text(identity.issuer.as_bytes()));
         if let Some(email) = &identity.email {
             set("email", Value::Text(email.as_bytes()));
         }

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
 use super::{
-    Identity, Refusal,
-    profile::{ClaimPath, Profile},
+    Identity, Refusal, TokenIds,
+    profile::{ClaimPath, GroupRule, Profile, TokenKinds},
 };
 use crate::clock::Timestamp;
 
@@ -19,61 +20,155 @@ const MAX_GROUPS_JOINED: usize = 4096;
 /// 9999-12-31T23:59:59Z: a `NumericDate` beyond it is a mistake, not a date.
 const MAX_DATE: f64 = 253_402_300_799.0;
 
-/// Checks the claims and reads the identity from them.
+/// Checks the claims and reads the identity from them. `typed_access` says that the header calls the
+/// token an access token.
 ///
 /// # Errors
 /// The first claim that is missing, of the wrong type, or speaks against the token.
 pub fn identity(
-    profile: &Arc<Profile>,
+    profile: &Profile,
     claims: &Map<String, Value>,
+    typed_access: bool,
     now: Timestamp,
 ) -> Result<Identity, Refusal> {
     let issuer = claims.get("iss").and_then(Value::as_str).ok_or(Refusal::Claims)?;
-    if issuer != profile.issuer.as_str() {
-        return Err(Refusal::Issuer);
+    let accepted = profile.accepts(issuer).ok_or(Refusal::Issuer)?;
+    if let Some(tenant) = &accepted.tenant
+        && claims.get("tid").and_then(Value::as_str) != Some(tenant)
+    {
+        return Err(Refusal::Tenant);
     }
-    check_audience(profile, claims.get("aud"))?;
+    let kind = kind(claims, typed_access)?;
+    check_kind(profile.tokens, kind)?;
+    check_audience(profile, claims, kind)?;
     let expires = check_time(profile, claims, now)?;
-    // A token bound to a key is worth nothing without the proof (RFC 7800 section 3.1).
-    if claims.contains_key("cnf") {
-        return Err(Refusal::Bound);
-    }
-    // A logout token tells of a sign-out; its `events` claim tells it from others
-    // (OIDC Back-Channel Logout section 2.4).
-    if claims.contains_key("events") {
-        return Err(Refusal::Type);
-    }
-    let subject = claims.get("sub").and_then(Value::as_str).ok_or(Refusal::Claims)?;
+    let bound_to = confirmation(claims)?;
+    let paths = &profile.claims;
+    let subject = paths.subject.find(claims).and_then(Value::as_str).ok_or(Refusal::Claims)?;
     if subject.is_empty()
         || subject.len() > MAX_SUBJECT
         || !subject.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
     {
         return Err(Refusal::Claims);
     }
-    let paths = &profile.claims;
+    if !profile.require.iter().all(|requirement| requirement.is_met(claims)) {
+        return Err(Refusal::Requirement);
+    }
     let verified = claims.get("email_verified") == Some(&Value::Bool(true));
     let email = text(claims, &paths.email).filter(|_| verified).map(|e| e.to_lowercase().into());
-    let groups = groups(claims, &paths.groups);
+    let groups: Vec<_> = paths.groups.iter().flat_map(|rule| groups(claims, rule)).collect();
     let organization = match &paths.organization {
         Some(path) => text(claims, path).map(Into::into),
         None => profile.organization.clone(),
     };
+    let named = |name| text(claims, &ClaimPath::named(name)).map(Box::from);
     Ok(Identity {
-        issuer: Arc::clone(profile),
+        authority: Arc::clone(&profile.authority),
+        issuer: issuer.into(),
         subject: subject.into(),
         email,
         username: text(claims, &paths.username).map(Into::into),
         groups_joined: join(&groups),
         groups,
+        groups_overage: has_overage(claims),
         organization,
+        token: TokenIds { id: named("jti"), session: named("sid"), issued: date(claims, "iat")? },
+        bound_to,
         expires,
     })
 }
 
-fn check_audience(profile: &Profile, audience: Option<&Value>) -> Result<(), Refusal> {
+/// What a token is, as far as it shows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    TypedAccess,
+    Access,
+    Id,
+}
+
+/// Tells the kinds of JWT apart that one issuer signs with one key (RFC 8725 section 3.12).
+fn kind(claims: &Map<String, Value>, typed_access: bool) -> Result<Kind, Refusal> {
+    // A logout token tells of a sign-out; its `events` claim tells it from others
+    // (OIDC Back-Channel Logout section 2.4).
+    if claims.contains_key("events") {
+        return Err(Refusal::Type);
+    }
+    // Keycloak and Amazon Cognito write the kind into a claim.
+    let said = match (claims.get("typ"), claims.get("token_use")) {
+        (None, None) => None,
+        (Some(Value::String(kind)), None) | (None, Some(Value::String(kind))) => {
+            match kind.to_ascii_lowercase().as_str() {
+                "bearer" | "access" | "at+jwt" => Some(Kind::Access),
+                "id" => Some(Kind::Id),
+                "jwt" => None,
+                // Refresh, Offline, Logout and whatever comes.
+                _ => return Err(Refusal::Type),
+            }
+        }
+        _ => return Err(Refusal::Type),
+    };
+    // Only ID tokens have these (OIDC Core sections 2 and 3.3.2.11).
+    let marked = ["nonce", "at_hash", "c_hash", "s_hash"].iter().any(|m| claims.contains_key(*m));
+    match (typed_access, said) {
+        (true, Some(Kind::Id)) => Err(Refusal::Type),
+        (true, _) => Ok(Kind::TypedAccess),
+        (false, Some(kind)) => Ok(kind),
+        (false, None) if marked => Ok(Kind::Id),
+        (false, None) => Ok(Kind::Access),
+    }
+}
+
+fn check_kind(accepted: TokenKinds, kind: Kind) -> Result<(), Refusal> {
+    let counts = match kind {
+        Kind::TypedAccess => accepted.typed_access || accepted.access,
+        // An ID token need not show that it is one: who accepts nothing else means it.
+        Kind::Access => accepted.access || (accepted.id && !accepted.typed_access),
+        Kind::Id => accepted.id,
+    };
+    if counts { Ok(()) } else { Err(Refusal::Type) }
+}
+
+/// The certificate a token is bound to, if it is bound at all. A token bound to anything else is worth
+/// nothing without a proof that is not understood here (RFC 7800 section 3.1, RFC 9449 section 6).
+fn confirmation(claims: &Map<String, Value>) -> Result<Option<[u8; 32]>, Refusal> {
+    let Some(confirmation) = claims.get("cnf") else { return Ok(None) };
+    let members = confirmation.as_object().ok_or(Refusal::Bound)?;
+    let thumbprint = members.get("x5t#S256").and_then(Value::as_str).ok_or(Refusal::Bound)?;
+    if members.len() != 1 {
+        return Err(Refusal::Bound);
+    }
+    let bytes = URL_SAFE_NO_PAD.decode(thumbprint).map_err(|_| Refusal::Bound)?;
+    bytes.try_into().map(Some).map_err(|_| Refusal::Bound)
+}
+
+/// Entra leaves groups out when there are too many and says where they could be asked for. That address
+/// is never followed.
+fn has_overage(claims: &Map<String, Value>) -> bool {
+    let named = claims.get("_claim_names").and_then(Value::as_object);
+    claims.get("hasgroups") == Some(&Value::Bool(true))
+        || named.is_some_and(|names| names.contains_key("groups"))
+}
+
+/// An access token must name us among its audiences. An ID token must name nobody but us, and be given
+/// to us (OIDC Core section 3.1.3.7, steps 3 to 5).
+fn check_audience(
+    profile: &Profile,
+    claims: &Map<String, Value>,
+    kind: Kind,
+) -> Result<(), Refusal> {
     let meant =
         |value: &Value| value.as_str().is_some_and(|a| profile.audience.iter().any(|b| a == b));
-    match audience {
+    if kind == Kind::Id {
+        let several = claims.get("aud").and_then(Value::as_array);
+        let party = claims.get("azp");
+        if several.is_some_and(|several| !several.iter().all(meant))
+            || party.is_some_and(|party| !meant(party))
+            || (several.is_some_and(|several| several.len() > 1) && party.is_none())
+        {
+            return Err(Refusal::Audience);
+        }
+    }
+    match claims.get("aud") {
         Some(one @ Value::String(_)) if meant(one) => Ok(()),
         Some(Value::Array(several)) if !several.iter().all(Value::is_string) => {
             Err(Refusal::Claims)
@@ -99,7 +194,13 @@ fn check_time(
             return Err(Refusal::NotYetValid);
         }
     }
-    Ok(expires)
+    let Some(max_age) = profile.max_age else { return Ok(expires) };
+    // Without knowing when it was issued, nobody can tell how old it is.
+    let oldest = date(claims, "iat")?.ok_or(Refusal::Claims)?.plus(max_age).plus(profile.leeway);
+    if now >= oldest {
+        return Err(Refusal::Expired);
+    }
+    Ok(expires.min(oldest))
 }
 
 /// A `NumericDate` (RFC 7519 section 2): a number, never text.
@@ -125,9 +226,14 @@ fn is_clean(text: &str) -> bool {
 
 /// The groups: a list of texts, or one text, which is one group whatever it contains. A claim of any
 /// other type is no group at all (never part of one).
-fn groups(claims: &Map<String, Value>, path: &ClaimPath) -> Vec<Box<str>> {
-    let one = |value: &Value| value.as_str().filter(|text| is_clean(text)).map(Box::from);
-    match path.find(claims) {
+fn groups(claims: &Map<String, Value>, rule: &GroupRule) -> Vec<Box<str>> {
+    let one = |value: &Value| {
+        let name = value.as_str()?;
+        let name = name.strip_prefix(&*rule.strip).unwrap_or(name);
+        let name = format!("{}{name}", rule.prefix);
+        is_clean(&name).then(|| name.into())
+    };
+    match rule.claim.find(claims) {
         Some(Value::Array(several)) if several.iter().all(Value::is_string) => {
             several.iter().filter_map(one).collect()
         }

@@ -84,7 +84,7 @@ impl Issuers {
             self.providers
                 .iter()
                 .enumerate()
-                .find(|(_, provider)| provider.profile().issuer.as_str() == name)
+                .find(|(_, provider)| provider.profile().accepts(name).is_some())
         }) else {
             return refused(Refusal::Issuer);
         };

@@ -4,8 +4,6 @@
 //! check, with a key and an algorithm chosen by configuration and key set; the claims are
 //! [`super::claims`]'s. Headers that point at keys (`jwk`, `jku`, `x5u`, `x5c`) are never followed.
 
-use std::sync::Arc;
-
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
@@ -13,7 +11,7 @@ use serde_json::{Map, Value};
 use super::{
     Identity, Refusal, claims, json,
     keys::{Key, KeySet, Miss},
-    profile::{ALGORITHMS, Profile},
+    profile::{ALGORITHMS, Profile, TENANT},
 };
 use crate::clock::Timestamp;
 
@@ -25,9 +23,15 @@ pub const MAX_HEADER: usize = 2 * 1024;
 /// A token that is well formed. Nothing in it is proved.
 pub struct Unverified<'t> {
     token: &'t str,
+    header: Header,
+    claims: Map<String, Value>,
+}
+
+/// What counts of a header.
+struct Header {
     algorithm: Algorithm,
     key_id: Option<String>,
-    claims: Map<String, Value>,
+    typed_access: bool,
 }
 
 /// Why a token was not verified.
@@ -63,6 +67,10 @@ impl<'t> Unverified<'t> {
             return Err(Refusal::Oversized);
         }
         let token = std::str::from_utf8(token).map_err(|_| Refusal::Malformed)?;
+        // Five segments are an encrypted token (RFC 7516 section 7.1).
+        if token.bytes().filter(|b| *b == b'.').count() == 4 {
+            return Err(Refusal::Encrypted);
+        }
         let mut segments = token.split('.');
         let (Some(header), Some(payload), Some(signature), None) =
             (segments.next(), segments.next(), segments.next(), segments.next())
@@ -75,12 +83,12 @@ impl<'t> Unverified<'t> {
             return Err(Refusal::Oversized);
         }
         let header = json::object(&header).map_err(|_| Refusal::Malformed)?;
-        let (algorithm, key_id) = read_header(&header)?;
+        let header = Header::read(&header)?;
         if decode(signature)?.is_empty() {
             return Err(Refusal::Malformed);
         }
         let claims = json::object(&decode(payload)?).map_err(|_| Refusal::Malformed)?;
-        Ok(Self { token, algorithm, key_id, claims })
+        Ok(Self { token, header, claims })
     }
 
     /// The issuer the token claims to be from.
@@ -96,21 +104,38 @@ impl<'t> Unverified<'t> {
     /// The first check that fails: algorithm, key, signature, then claims.
     pub fn verify(
         &self,
-        profile: &Arc<Profile>,
+        profile: &Profile,
         keys: &KeySet,
         now: Timestamp,
     ) -> Result<Identity, VerifyError> {
-        if !profile.algorithms.contains(&self.algorithm) {
+        let algorithm = self.header.algorithm;
+        if !profile.algorithms.contains(&algorithm) {
             return Err(Refusal::Algorithm.into());
         }
         let key =
-            keys.select(self.key_id.as_deref(), self.algorithm).map_err(|miss| match miss {
+            keys.select(self.header.key_id.as_deref(), algorithm).map_err(|miss| match miss {
                 Miss::Unknown => VerifyError::UnknownKey,
                 Miss::Algorithm => Refusal::Algorithm.into(),
                 Miss::Ambiguous => Refusal::Key.into(),
             })?;
+        if !self.is_issuer_of(profile, key) {
+            return Err(Refusal::Key.into());
+        }
         self.check_signature(key)?;
-        Ok(claims::identity(profile, &self.claims, now)?)
+        Ok(claims::identity(profile, &self.claims, self.header.typed_access, now)?)
+    }
+
+    /// Where one key set serves many tenants, each of its keys says whose it is; a key of one must not
+    /// verify tokens of another.
+    fn is_issuer_of(&self, profile: &Profile, key: &Key) -> bool {
+        let tenant = self.issuer().and_then(|iss| profile.accepts(iss)?.tenant.as_deref());
+        match (tenant, &key.issuer) {
+            (Some(tenant), Some(issuer)) => {
+                let issuer = issuer.replace(TENANT, tenant);
+                profile.accepts(&issuer).is_some_and(|a| a.tenant.as_deref() == Some(tenant))
+            }
+            _ => true,
+        }
     }
 
     /// The signature over everything before the last dot (RFC 7515 section 5.2). Only that is left to
@@ -122,33 +147,41 @@ impl<'t> Unverified<'t> {
             signature,
             message.as_bytes(),
             &key.decoding,
-            self.algorithm,
+            self.header.algorithm,
         );
         if matches!(fits, Ok(true)) { Ok(()) } else { Err(Refusal::Signature) }
     }
 }
 
-fn read_header(header: &Map<String, Value>) -> Result<(Algorithm, Option<String>), Refusal> {
-    // No extension is understood, so none can be critical (RFC 7515 section 4.1.11).
-    if header.contains_key("crit") {
-        return Err(Refusal::Algorithm);
-    }
-    let name = header.get("alg").and_then(Value::as_str).ok_or(Refusal::Malformed)?;
-    let algorithm = algorithm(name).ok_or(Refusal::Algorithm)?;
-    let key_id = match header.get("kid") {
-        None => None,
-        Some(Value::String(id)) => Some(id.clone()),
-        Some(_) => return Err(Refusal::Malformed),
-    };
-    match header.get("typ") {
-        None => {}
-        Some(Value::String(kind)) => {
-            let kind = kind.to_ascii_lowercase();
-            if !matches!(kind.strip_prefix("application/").unwrap_or(&kind), "jwt" | "at+jwt") {
-                return Err(Refusal::Type);
-            }
+impl Header {
+    fn read(header: &Map<String, Value>) -> Result<Self, Refusal> {
+        // No extension is understood, so none can be critical (RFC 7515 section 4.1.11).
+        if header.contains_key("crit") {
+            return Err(Refusal::Algorithm);
         }
-        Some(_) => return Err(Refusal::Malformed),
+        // Graph's tokens are signed over a header whose nonce was hashed: no other party can check them.
+        if header.contains_key("nonce") {
+            return Err(Refusal::Graph);
+        }
+        let name = header.get("alg").and_then(Value::as_str).ok_or(Refusal::Malformed)?;
+        let algorithm = algorithm(name).ok_or(Refusal::Algorithm)?;
+        let key_id = match header.get("kid") {
+            None => None,
+            Some(Value::String(id)) => Some(id.clone()),
+            Some(_) => return Err(Refusal::Malformed),
+        };
+        let typed_access = match header.get("typ") {
+            None => false,
+            Some(Value::String(kind)) => {
+                let kind = kind.to_ascii_lowercase();
+                match kind.strip_prefix("application/").unwrap_or(&kind) {
+                    "at+jwt" => true,
+                    "jwt" => false,
+                    _ => return Err(Refusal::Type),
+                }
+            }
+            Some(_) => return Err(Refusal::Malformed),
+        };
+        Ok(Self { algorithm, key_id, typed_access })
     }
-    Ok((algorithm, key_id))
 }

@@ -31,6 +31,8 @@ pub struct Key {
     algorithms: Vec<Algorithm>,
     material: Vec<u8>,
     ambiguous: bool,
+    /// Whose it is, where one set serves several issuers (Entra).
+    pub issuer: Option<Box<str>>,
     /// The key as jsonwebtoken takes it.
     pub decoding: DecodingKey,
 }
@@ -73,6 +75,7 @@ struct RawKey {
     usage: Option<String>,
     key_ops: Option<Vec<String>>,
     alg: Option<String>,
+    issuer: Option<String>,
     crv: Option<String>,
     n: Option<String>,
     e: Option<String>,
@@ -168,7 +171,14 @@ impl Key {
         if algorithms.is_empty() {
             return None;
         }
-        Some(Self { id: raw.kid.map(Into::into), algorithms, material, ambiguous: false, decoding })
+        Some(Self {
+            id: raw.kid.map(Into::into),
+            algorithms,
+            material,
+            ambiguous: false,
+            issuer: raw.issuer.map(Into::into),
+            decoding,
+        })
     }
 }
 
@@ -252,7 +262,8 @@ fn fingerprint(keys: &[Key]) -> [u8; 32] {
     let mut parts: Vec<_> = keys
         .iter()
         .map(|key| {
-            format!("{:?} {:?} {}", key.id, key.algorithms, URL_SAFE_NO_PAD.encode(&key.material))
+            let material = URL_SAFE_NO_PAD.encode(&key.material);
+            format!("{:?} {:?} {:?} {material}", key.id, key.algorithms, key.issuer)
         })
         .collect();
     parts.sort_unstable();

@@ -1,10 +1,15 @@
 //! What an issuer is trusted to say, as configured.
 
-use std::{str::FromStr, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use jsonwebtoken::Algorithm;
-use thiserror::Error;
 use url::Url;
+
+mod address;
+mod claims;
+
+pub use address::{IssuerUrl, UrlError, secure_url};
+pub use claims::{ClaimPath, ClaimPaths, GroupRule, Requirement};
 
 /// The signature algorithms that can be accepted: asymmetric ones only, so that a published key can
 /// never be used as a shared secret (RFC 8725 section 3.1).
@@ -31,192 +36,77 @@ pub enum MatchBy {
     Username,
 }
 
-/// Where a claim is: the name of a top-level claim, or a JSON Pointer (RFC 6901) when it starts with
-/// a slash.
+/// Somebody who vouches for identities: an issuer of tokens, or of client certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClaimPath(Box<str>);
-
-/// Which claims carry what.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClaimPaths {
-    /// The e-mail address; it counts only beside `email_verified: true`.
-    pub email: ClaimPath,
-    /// The login name.
-    pub username: ClaimPath,
-    /// The groups: text, or a list of texts.
-    pub groups: ClaimPath,
-    /// The organization.
-    pub organization: Option<ClaimPath>,
+pub struct Authority {
+    /// The operator's name for it, in workspace records and logs.
+    pub name: Box<str>,
+    /// How identities are joined to people; the first rule that a record has a field for decides.
+    pub matching: Vec<MatchBy>,
 }
+
+/// What kinds of token count (RFC 8725 section 3.12).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenKinds {
+    /// Access tokens that say so (`typ: at+jwt`, RFC 9068).
+    pub typed_access: bool,
+    /// Access tokens that do not say so: any JWT without the marks of another kind.
+    pub access: bool,
+    /// ID tokens (OIDC Core section 2).
+    pub id: bool,
+}
+
+/// An `iss` that counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcceptedIssuer {
+    /// The value, compared byte for byte.
+    pub iss: Box<str>,
+    /// The tenant it belongs to; the `tid` claim must say the same.
+    pub tenant: Option<Box<str>>,
+}
+
+/// Stands for the tenant's id in an issuer identifier (Entra's own spelling).
+pub const TENANT: &str = "{tenantid}";
 
 /// An issuer as configured.
 #[derive(Clone, Debug)]
 pub struct Profile {
-    /// The operator's name for it, in workspace records and logs.
-    pub name: Box<str>,
-    /// The issuer identifier, compared byte for byte with the `iss` claim.
+    /// Its name, and how its identities are joined to people.
+    pub authority: Arc<Authority>,
+    /// The issuer identifier; its discovery document must have the same to the letter.
     pub issuer: IssuerUrl,
+    /// Where the discovery document is.
+    pub discovery: Url,
+    /// The `iss` values that count; just the issuer identifier unless it has tenants or spellings.
+    pub accepted: Vec<AcceptedIssuer>,
     /// A token must be meant for one of these.
     pub audience: Vec<String>,
     /// The accepted algorithms.
     pub algorithms: Vec<Algorithm>,
+    /// What kinds of token count.
+    pub tokens: TokenKinds,
     /// How far clocks may be apart.
     pub leeway: Duration,
-    /// How identities are joined to people; the first rule that a record has a field for decides.
-    pub matching: Vec<MatchBy>,
+    /// How old a token may be by its `iat`, whatever its `exp` says.
+    pub max_age: Option<Duration>,
     /// Which claims carry what.
     pub claims: ClaimPaths,
+    /// What the claims must say.
+    pub require: Vec<Requirement>,
     /// The organization of everybody at this issuer, if no claim carries it.
     pub organization: Option<Box<str>>,
 }
 
-/// An issuer identifier: an https URL without query and fragment (OIDC Discovery section 2), or an
-/// http URL on loopback for development.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IssuerUrl {
-    text: Box<str>,
-    url: Url,
-}
-
-/// Why a text is not the address of an issuer or its keys.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum UrlError {
-    /// Not a URL.
-    #[error("expected a URL such as \"https://idp.example.com\": {0}")]
-    Syntax(#[from] url::ParseError),
-    /// Keys that came in the clear could be anybody's.
-    #[error("expected an https URL (http is accepted for loopback addresses only)")]
-    Insecure,
-    /// Credentials, a query or a fragment.
-    #[error("expected a URL without user, query and fragment")]
-    Parts,
-}
-
-impl IssuerUrl {
-    /// The identifier as configured.
+impl Profile {
+    /// The accepted issuer of that `iss`, byte for byte.
     #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    /// Whether it is an http URL on loopback, so that its keys may be fetched by http too.
-    #[must_use]
-    pub fn is_plain(&self) -> bool {
-        self.url.scheme() == "http"
+    pub fn accepts(&self, iss: &str) -> Option<&AcceptedIssuer> {
+        self.accepted.iter().find(|accepted| *accepted.iss == *iss)
     }
 }
 
-impl FromStr for IssuerUrl {
-    type Err = UrlError;
-
-    fn from_str(text: &str) -> Result<Self, UrlError> {
-        let url = secure_url(text, true)?;
-        if url.query().is_some() {
-            return Err(UrlError::Parts);
-        }
-        Ok(Self { text: text.into(), url })
-    }
-}
-
-/// A URL from which keys may be fetched; http only where `plain` allows it, and then on loopback.
-///
-/// # Errors
-/// Not a URL, not secure, or with user or fragment.
-pub fn secure_url(text: &str, plain: bool) -> Result<Url, UrlError> {
-    let url = Url::parse(text)?;
-    let loopback = match url.host() {
-        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-        Some(url::Host::Domain(name)) => name == "localhost",
-        None => false,
-    };
-    match url.scheme() {
-        "https" => {}
-        "http" if plain && loopback => {}
-        _ => return Err(UrlError::Insecure),
-    }
-    if url.host().is_none()
-        || !url.username().is_empty()
-        || url.password().is_some()
-        || url.fragment().is_some()
-    {
-        return Err(UrlError::Parts);
-    }
-    Ok(url)
-}
-
-impl ClaimPath {
-    /// The top-level claim of that name.
-    #[must_use]
-    pub fn named(name: &'static str) -> Self {
-        Self(name.into())
-    }
-
-    /// A claim's name or JSON Pointer; the empty text is neither.
-    #[must_use]
-    pub fn new(text: &str) -> Option<Self> {
-        (!text.is_empty()).then(|| Self(text.into()))
-    }
-
-    /// The claim, if it is there.
-    #[must_use]
-    pub fn find<'c>(
-        &self,
-        claims: &'c serde_json::Map<String, serde_json::Value>,
-    ) -> Option<&'c serde_json::Value> {
-        let Some(pointer) = self.0.strip_prefix('/') else { return claims.get(&*self.0) };
-        let (first, rest) = match pointer.find('/') {
-            Some(slash) => pointer.split_at(slash),
-            None => (pointer, ""),
-        };
-        claims.get(&first.replace("~1", "/").replace("~0", "~"))?.pointer(rest)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn k1_issuers_are_https_or_on_loopback() {
-        for good in [
-            "https://idp.example.com",
-            "https://idp.example.com/realms/a",
-            "http://127.0.0.1:80/x",
-            "http://[::1]:1",
-            "http://localhost:1",
-        ] {
-            assert_eq!(good.parse::<IssuerUrl>().unwrap().as_str(), good);
-        }
-        for bad in [
-            "idp.example.com",
-            "http://idp.example.com",
-            "http://127.0.0.1.evil.com",
-            "https://u@idp.example.com",
-            "https://idp.example.com?x",
-            "https://idp.example.com#x",
-            "ftp://127.0.0.1",
-            "file:///etc/passwd",
-        ] {
-            assert!(bad.parse::<IssuerUrl>().is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_claim_is_found_by_name_or_pointer() {
-        let claims = json!({"groups": 1, "https://x.example/groups": 2, "realm_access": {"roles": 3}, "a/b": {"~": 4}});
-        let claims = claims.as_object().unwrap();
-        let find = |path: &str| {
-            ClaimPath::new(path).unwrap().find(claims).and_then(serde_json::Value::as_u64)
-        };
-        assert_eq!(find("groups"), Some(1));
-        assert_eq!(find("https://x.example/groups"), Some(2));
-        assert_eq!(find("/realm_access/roles"), Some(3));
-        assert_eq!(find("/a~1b/~0"), Some(4));
-        assert_eq!(find("/groups"), Some(1));
-        assert_eq!(find("/groups/0"), None);
-        assert_eq!(find("realm_access/roles"), None);
+impl Default for TokenKinds {
+    fn default() -> Self {
+        Self { typed_access: true, access: true, id: false }
     }
 }

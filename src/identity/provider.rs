@@ -5,6 +5,7 @@
 //! last good set away before its time.
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -21,8 +22,10 @@ use super::{Profile, keys::KeySet};
 use crate::clock::Timestamp;
 
 mod fetch;
+mod store;
 
-pub use fetch::{FetchError, Fetcher};
+pub use fetch::{FetchError, Fetched, Fetcher};
+use store::KeysFile;
 
 /// When keys are fetched.
 #[derive(Clone, Copy, Debug)]
@@ -66,6 +69,7 @@ pub struct Provider {
     profile: Arc<Profile>,
     schedule: Schedule,
     fetcher: Fetcher,
+    file: Option<KeysFile>,
     keys: ArcSwapOption<Keys>,
     wake: Notify,
     fetching: AtomicBool,
@@ -81,12 +85,32 @@ impl Provider {
             profile,
             schedule,
             fetcher,
+            file: None,
             keys: ArcSwapOption::empty(),
             wake: Notify::new(),
             fetching: AtomicBool::new(false),
             attempts: watch::Sender::new(0),
             last_wake: Mutex::new(None),
         }
+    }
+
+    /// Keeps the last good set in a file, and starts with what is there, for as long as it would have
+    /// served without a restart.
+    #[must_use]
+    pub fn with_file(mut self, path: PathBuf) -> Self {
+        let file = KeysFile::new(path, self.profile.issuer.as_str());
+        let (issuer, path) = (&self.profile.authority.name, file.path());
+        match file.read() {
+            // A set from the future is none: its age could not be told.
+            Ok(Some((set, confirmed))) if confirmed <= Timestamp::now() => {
+                info!(%issuer, path, keys = set.len(), "starting with the keys of the last run");
+                self.adopt(set, confirmed);
+            }
+            Ok(_) => {}
+            Err(error) => warn!(%issuer, path, %error, "the keys of the last run are not used"),
+        }
+        self.file = Some(file);
+        self
     }
 
     /// The issuer.
@@ -127,7 +151,7 @@ impl Provider {
                 }
                 Err(error) => {
                     let pause = jitter(FIRST_RETRY * 2_u32.pow(failures.min(10))).min(MAX_RETRY);
-                    let issuer = &self.profile.name;
+                    let issuer = &self.profile.authority.name;
                     warn!(%issuer, %error, retry_in = ?pause, "cannot fetch the keys of the issuer");
                     failures = failures.saturating_add(1);
                     pause
@@ -148,17 +172,22 @@ impl Provider {
     pub async fn fetch(&self) -> Result<Duration, FetchError> {
         self.fetching.store(true, Ordering::Release);
         let fetched = self.fetcher.fetch(&self.profile).await;
-        let result = fetched.map(|(set, max_age)| {
-            self.adopt(set);
-            max_age.unwrap_or(self.schedule.refresh)
+        let result = fetched.map(|fetched| {
+            let confirmed = Timestamp::now();
+            self.adopt(fetched.set, confirmed);
+            if let Some(file) = &self.file
+                && let Err(error) = file.write(&fetched.document, confirmed)
+            {
+                warn!(path = file.path(), %error, "cannot keep the keys for the next start");
+            }
+            fetched.max_age.unwrap_or(self.schedule.refresh)
         });
         self.fetching.store(false, Ordering::Release);
         self.attempts.send_modify(|count| *count = count.wrapping_add(1));
         result
     }
 
-    fn adopt(&self, set: KeySet) {
-        let confirmed = Timestamp::now();
+    fn adopt(&self, set: KeySet, confirmed: Timestamp) {
         let old = self.keys.load();
         let next = match old.as_ref() {
             Some(old) if old.set.digest() == set.digest() => {
@@ -166,7 +195,7 @@ impl Provider {
             }
             old => {
                 let number = old.map_or(0, |old| old.number.wrapping_add(1));
-                info!(issuer = %self.profile.name, keys = set.len(), number, "new keys of the issuer");
+                info!(issuer = %self.profile.authority.name, keys = set.len(), number, "new keys of the issuer");
                 Keys { set: Arc::new(set), number, confirmed }
             }
         };

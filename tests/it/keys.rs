@@ -1,38 +1,27 @@
 //! Keys: fetched off the request's way, kept through faults, changed at once.
 
-use std::sync::Arc;
+use std::os::unix::fs::PermissionsExt;
 
 use identity_spoa::{
     clock::Timestamp,
-    identity::{
-        Profile,
-        profile::{ClaimPath, ClaimPaths, MatchBy},
-        provider::{FetchError, Fetcher, Provider, Schedule},
-    },
+    identity::provider::{FetchError, Fetcher, Provider},
 };
 
 use crate::{
     dev_idp::{DevIdp, Fault, Faults, TokenRequest},
-    support::{ALICES, Stage, Version, host, until},
+    support::{self, ALICES, Stage, Version, host, until},
 };
 
 fn provider(issuer: &str) -> Provider {
-    let profile = Profile {
-        name: "dev".into(),
-        issuer: issuer.parse().unwrap(),
-        audience: vec!["workspaces".into()],
-        algorithms: vec![],
-        leeway: std::time::Duration::ZERO,
-        matching: vec![MatchBy::Subject],
-        claims: ClaimPaths {
-            email: ClaimPath::named("email"),
-            username: ClaimPath::named("u"),
-            groups: ClaimPath::named("g"),
-            organization: None,
-        },
-        organization: None,
-    };
-    Provider::new(Arc::new(profile), Schedule::default(), Fetcher::new(None, None).unwrap())
+    provider_with(issuer, "")
+}
+
+fn provider_with(issuer: &str, settings: &str) -> Provider {
+    let table = format!(
+        "[[issuer]]\nname = 'dev'\nissuer = '{issuer}'\naudience = 'workspaces'\n{settings}"
+    );
+    let issuer = support::issuers(&table).unwrap().remove(0);
+    Provider::new(issuer.profile, issuer.schedule, Fetcher::new(None, None).unwrap())
 }
 
 #[tokio::test]
@@ -137,4 +126,47 @@ async fn k3_an_unknown_key_of_a_provider_that_hangs_costs_a_bounded_wait() {
     assert!(reply.took < std::time::Duration::from_millis(490), "{:?}", reply.took);
     // Others do not wait.
     assert_eq!(stage.get(&host(ALICES), Some("alice")).await.status, 200);
+}
+
+#[tokio::test]
+async fn k12_the_last_good_keys_survive_a_restart_and_a_damaged_file_does_not_count() {
+    let mut idp = DevIdp::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keys.json");
+    let issuer = idp.issuer().to_owned();
+    let again = || provider(&issuer).with_file(path.clone());
+    let known = |provider: &Provider| provider.keys(Timestamp::now()).map(|k| *k.set.digest());
+    let first = again();
+    assert_eq!(known(&first), None);
+    first.fetch().await.unwrap();
+    let digest = known(&first);
+    assert!(digest.is_some());
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let second = again();
+    assert_eq!(known(&second), digest);
+    // Not for longer than without a restart.
+    let late = Timestamp::now().plus(std::time::Duration::from_hours(24));
+    assert!(second.keys(late).is_none());
+
+    let text = std::fs::read_to_string(&path).unwrap();
+    for damaged in [
+        text.replace("RSA", "RSB"),
+        text.replace("fetched_ms\":1", "fetched_ms\":2"),
+        text[..text.len() / 2].to_owned(),
+        String::new(),
+    ] {
+        assert_ne!(damaged, text);
+        std::fs::write(&path, damaged).unwrap();
+        assert_eq!(known(&again()), None);
+    }
+    std::fs::write(&path, &text).unwrap();
+    assert_eq!(known(&again()), digest);
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o620)).unwrap();
+    assert_eq!(known(&again()), None, "somebody else may have written it");
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+    let elsewhere = DevIdp::start().await;
+    assert_eq!(known(&provider(elsewhere.issuer()).with_file(path.clone())), None);
+    idp.halt();
+    assert!(again().fetch().await.is_err());
+    assert_eq!(known(&again()), digest, "a failed fetch takes nothing away");
 }

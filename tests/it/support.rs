@@ -123,6 +123,19 @@ impl Stage {
     }
 }
 
+/// The issuers of a configuration that holds these tables.
+pub(crate) fn issuers(tables: &str) -> Result<Vec<identity_spoa::config::Issuer>, String> {
+    let text = format!(
+        "[agent]\nlisten = ['127.0.0.1:0']\n[workspaces]\nfile = 'w.yaml'\n\
+         [[host]]\npreset = 'ona'\ndomain = 'x.test'\n{tables}"
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.toml");
+    std::fs::write(&path, text).unwrap();
+    let config = identity_spoa::config::Config::load(&path).map_err(|m| m.to_string())?;
+    Ok(config.issuers)
+}
+
 /// The configuration of the stage.
 pub(crate) fn config(issuer: &str) -> String {
     format!(

@@ -18,7 +18,6 @@ use crate::identity::{
 pub(super) const MAX_BODY: usize = 512 * 1024;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
-const WELL_KNOWN: &str = "/.well-known/openid-configuration";
 
 /// Fetches key sets.
 pub struct Fetcher {
@@ -26,6 +25,16 @@ pub struct Fetcher {
     /// The key set's address: configured, or as last discovered.
     jwks_uri: Mutex<Option<Url>>,
     discovers: bool,
+}
+
+/// A key set as it was fetched.
+pub struct Fetched {
+    /// The keys.
+    pub set: KeySet,
+    /// The document they were read from.
+    pub document: String,
+    /// How long it may be kept, if the response says so.
+    pub max_age: Option<Duration>,
 }
 
 /// Why keys could not be fetched. Says which address, so that the operator can try it.
@@ -124,11 +133,11 @@ impl Fetcher {
         Ok(Self { client, discovers: jwks_uri.is_none(), jwks_uri: Mutex::new(jwks_uri) })
     }
 
-    /// Fetches the key set; the duration is how long it may be kept, if the response says so.
+    /// Fetches the key set.
     ///
     /// # Errors
     /// See [`FetchError`].
-    pub async fn fetch(&self, profile: &Profile) -> Result<(KeySet, Option<Duration>), FetchError> {
+    pub async fn fetch(&self, profile: &Profile) -> Result<Fetched, FetchError> {
         let known = self.lock().clone();
         let url = match known {
             Some(url) => url,
@@ -142,19 +151,19 @@ impl Fetcher {
         fetched
     }
 
-    async fn fetch_keys(&self, url: Url) -> Result<(KeySet, Option<Duration>), FetchError> {
+    async fn fetch_keys(&self, url: Url) -> Result<Fetched, FetchError> {
         let (body, max_age) = self.get(&url).await?;
-        let set =
-            KeySet::parse(&body).map_err(|error| FetchError::Keys { url: url.into(), error })?;
-        Ok((set, max_age))
+        let set = KeySet::parse(&body)
+            .map_err(|error| FetchError::Keys { url: url.to_string(), error })?;
+        // What was parsed as JSON is UTF-8.
+        let document = String::from_utf8(body).unwrap_or_default();
+        Ok(Fetched { set, document, max_age })
     }
 
     async fn discover(&self, profile: &Profile) -> Result<Url, FetchError> {
         let issuer = profile.issuer.as_str();
-        let text = format!("{}{WELL_KNOWN}", issuer.trim_end_matches('/'));
         let plain = profile.issuer.is_plain();
-        let url =
-            secure_url(&text, plain).map_err(|error| FetchError::KeysUrl { found: text, error })?;
+        let url = profile.discovery.clone();
         let (body, _) = self.get(&url).await?;
         let document: Discovery = serde_json::from_slice(&body)
             .map_err(|error| FetchError::Discovery { url: url.to_string(), error })?;

@@ -1,0 +1,111 @@
+//! Addresses of issuers and of what they publish.
+
+use std::str::FromStr;
+
+use thiserror::Error;
+use url::Url;
+
+/// An issuer identifier: an https URL without query and fragment (OIDC Discovery section 2), or an
+/// http URL on loopback for development.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuerUrl {
+    text: Box<str>,
+    url: Url,
+}
+
+/// Why a text is not the address of an issuer or its keys.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum UrlError {
+    /// Not a URL.
+    #[error("expected a URL such as \"https://idp.example.com\": {0}")]
+    Syntax(#[from] url::ParseError),
+    /// Keys that came in the clear could be anybody's.
+    #[error("expected an https URL (http is accepted for loopback addresses only)")]
+    Insecure,
+    /// Credentials, a query or a fragment.
+    #[error("expected a URL without user, query and fragment")]
+    Parts,
+}
+
+impl IssuerUrl {
+    /// The identifier as configured.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// Whether it is an http URL on loopback, so that its keys may be fetched by http too.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        self.url.scheme() == "http"
+    }
+}
+
+impl FromStr for IssuerUrl {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        let url = secure_url(text, true)?;
+        if url.query().is_some() {
+            return Err(UrlError::Parts);
+        }
+        Ok(Self { text: text.into(), url })
+    }
+}
+
+/// A URL from which keys may be fetched; http only where `plain` allows it, and then on loopback.
+///
+/// # Errors
+/// Not a URL, not secure, or with user or fragment.
+pub fn secure_url(text: &str, plain: bool) -> Result<Url, UrlError> {
+    let url = Url::parse(text)?;
+    let loopback = match url.host() {
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(url::Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    match url.scheme() {
+        "https" => {}
+        "http" if plain && loopback => {}
+        _ => return Err(UrlError::Insecure),
+    }
+    if url.host().is_none()
+        || !url.username().is_empty()
+        || url.password().is_some()
+        || url.fragment().is_some()
+    {
+        return Err(UrlError::Parts);
+    }
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn k1_issuers_are_https_or_on_loopback() {
+        for good in [
+            "https://idp.example.com",
+            "https://idp.example.com/realms/a",
+            "http://127.0.0.1:80/x",
+            "http://[::1]:1",
+            "http://localhost:1",
+        ] {
+            assert_eq!(good.parse::<IssuerUrl>().unwrap().as_str(), good);
+        }
+        for bad in [
+            "idp.example.com",
+            "http://idp.example.com",
+            "http://127.0.0.1.evil.com",
+            "https://u@idp.example.com",
+            "https://idp.example.com?x",
+            "https://idp.example.com#x",
+            "ftp://127.0.0.1",
+            "file:///etc/passwd",
+        ] {
+            assert!(bad.parse::<IssuerUrl>().is_err(), "{bad}");
+        }
+    }
+}

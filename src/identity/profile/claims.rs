@@ -1,0 +1,145 @@
+//! Which claims carry what, and what they must say.
+
+use serde_json::{Map, Value};
+
+/// Where a claim is: the name of a top-level claim, or a JSON Pointer (RFC 6901) when it starts with
+/// a slash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimPath(Box<str>);
+
+/// Which claims carry what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimPaths {
+    /// Who it is; `sub` unless the issuer has something better.
+    pub subject: ClaimPath,
+    /// The e-mail address; it counts only beside `email_verified: true`.
+    pub email: ClaimPath,
+    /// The login name.
+    pub username: ClaimPath,
+    /// The groups, roles and the like.
+    pub groups: Vec<GroupRule>,
+    /// The organization.
+    pub organization: Option<ClaimPath>,
+}
+
+/// A claim with groups, and how their names become ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupRule {
+    /// Text, or a list of texts.
+    pub claim: ClaimPath,
+    /// Taken off the start of each name that has it.
+    pub strip: Box<str>,
+    /// Put before each name, so that roles and groups of one name stay apart.
+    pub prefix: Box<str>,
+}
+
+/// A claim that must have one of some values; of a list, any element.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requirement {
+    /// The claim.
+    pub claim: ClaimPath,
+    /// The values, compared as texts, byte for byte; `true` and `false` stand for booleans.
+    pub any_of: Vec<Box<str>>,
+}
+
+impl Default for ClaimPaths {
+    fn default() -> Self {
+        Self {
+            subject: ClaimPath::named("sub"),
+            email: ClaimPath::named("email"),
+            username: ClaimPath::named("preferred_username"),
+            groups: vec![GroupRule::plain("groups")],
+            organization: None,
+        }
+    }
+}
+
+impl GroupRule {
+    /// The groups of a top-level claim as they are.
+    #[must_use]
+    pub fn plain(claim: &'static str) -> Self {
+        Self { claim: ClaimPath::named(claim), strip: "".into(), prefix: "".into() }
+    }
+}
+
+impl Requirement {
+    /// Whether the claims say what they must.
+    #[must_use]
+    pub fn is_met(&self, claims: &Map<String, Value>) -> bool {
+        let wanted = |value: &Value| match value {
+            Value::String(text) => self.any_of.iter().any(|any| **any == **text),
+            Value::Bool(flag) => self.any_of.iter().any(|any| **any == *flag.to_string()),
+            _ => false,
+        };
+        match self.claim.find(claims) {
+            Some(Value::Array(several)) => several.iter().any(wanted),
+            Some(one) => wanted(one),
+            None => false,
+        }
+    }
+}
+
+impl ClaimPath {
+    /// The top-level claim of that name.
+    #[must_use]
+    pub fn named(name: &'static str) -> Self {
+        Self(name.into())
+    }
+
+    /// A claim's name or JSON Pointer; the empty text is neither.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        (!text.is_empty()).then(|| Self(text.into()))
+    }
+
+    /// The claim, if it is there.
+    #[must_use]
+    pub fn find<'c>(&self, claims: &'c Map<String, Value>) -> Option<&'c Value> {
+        let Some(pointer) = self.0.strip_prefix('/') else { return claims.get(&*self.0) };
+        let (first, rest) = match pointer.find('/') {
+            Some(slash) => pointer.split_at(slash),
+            None => (pointer, ""),
+        };
+        claims.get(&first.replace("~1", "/").replace("~0", "~"))?.pointer(rest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_claim_is_found_by_name_or_pointer() {
+        let claims = json!({"groups": 1, "https://x.example/groups": 2, "realm_access": {"roles": 3}, "a/b": {"~": 4}});
+        let claims = claims.as_object().unwrap();
+        let find = |path: &str| ClaimPath::new(path).unwrap().find(claims).and_then(Value::as_u64);
+        assert_eq!(find("groups"), Some(1));
+        assert_eq!(find("https://x.example/groups"), Some(2));
+        assert_eq!(find("/realm_access/roles"), Some(3));
+        assert_eq!(find("/a~1b/~0"), Some(4));
+        assert_eq!(find("/groups"), Some(1));
+        assert_eq!(find("/groups/0"), None);
+        assert_eq!(find("realm_access/roles"), None);
+    }
+
+    #[test]
+    fn a_requirement_wants_one_of_its_values_exactly() {
+        let any_of = vec!["a.example".into(), "true".into()];
+        let requirement = Requirement { claim: ClaimPath::named("hd"), any_of };
+        for (claims, met) in [
+            (json!({"hd": "a.example"}), true),
+            (json!({"hd": ["x", "a.example"]}), true),
+            (json!({"hd": true}), true),
+            (json!({"hd": "A.example"}), false),
+            (json!({"hd": "a.example "}), false),
+            (json!({"hd": {"a.example": "a.example"}}), false),
+            (json!({"hd": [["a.example"]]}), false),
+            (json!({"hd": 1}), false),
+            (json!({}), false),
+        ] {
+            assert_eq!(requirement.is_met(claims.as_object().unwrap()), met, "{claims}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! The last good key set in a file, so that a restart while the provider is down still knows its keys.
+//!
+//! The file holds public keys only, but whoever can write to it can sign tokens: it is written with mode
+//! 0600 and not read when others may write to it.
+
+use std::{
+    fs::{self, OpenOptions, Permissions},
+    io::{self, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::PathBuf,
+};
+
+use aws_lc_rs::digest;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::fetch::MAX_BODY;
+use crate::{
+    clock::Timestamp,
+    identity::keys::{KeySet, KeySetError},
+};
+
+/// The file of one issuer.
+pub(super) struct KeysFile {
+    path: PathBuf,
+    issuer: Box<str>,
+}
+
+/// Why the file is of no use.
+#[derive(Debug, Error)]
+pub(super) enum StoreError {
+    #[error("cannot read it: {0}")]
+    Read(#[from] io::Error),
+    #[error("others than its owner may write to it: set its mode to 0600")]
+    Writable,
+    #[error("it is longer than the keys of any issuer")]
+    TooLarge,
+    #[error("it is not one of ours: {0}")]
+    Form(#[from] serde_json::Error),
+    #[error("it is of the issuer {0:?}")]
+    Issuer(String),
+    #[error("its content was changed or cut")]
+    Digest,
+    #[error(transparent)]
+    Keys(#[from] KeySetError),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    issuer: String,
+    fetched_ms: u64,
+    digest: String,
+    keys: String,
+}
+
+impl KeysFile {
+    pub(super) fn new(path: PathBuf, issuer: &str) -> Self {
+        Self { path, issuer: issuer.into() }
+    }
+
+    pub(super) fn path(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    /// The keys and when they were fetched; `None` if there is no file.
+    pub(super) fn read(&self) -> Result<Option<(KeySet, Timestamp)>, StoreError> {
+        let about = match fs::metadata(&self.path) {
+            Ok(about) => about,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        if about.permissions().mode() & 0o022 != 0 {
+            return Err(StoreError::Writable);
+        }
+        // Each byte of the document may be escaped.
+        if about.len() > 8 * MAX_BODY as u64 {
+            return Err(StoreError::TooLarge);
+        }
+        let stored: Stored = serde_json::from_slice(&fs::read(&self.path)?)?;
+        if *stored.issuer != *self.issuer {
+            return Err(StoreError::Issuer(stored.issuer));
+        }
+        if stored.digest != self.digest(stored.fetched_ms, &stored.keys) {
+            return Err(StoreError::Digest);
+        }
+        let set = KeySet::parse(stored.keys.as_bytes())?;
+        Ok(Some((set, Timestamp::from_millis(stored.fetched_ms))))
+    }
+
+    /// Replaces the file: what is there is always whole.
+    pub(super) fn write(&self, keys: &str, fetched: Timestamp) -> io::Result<()> {
+        let stored = Stored {
+            issuer: self.issuer.to_string(),
+            fetched_ms: fetched.as_millis(),
+            digest: self.digest(fetched.as_millis(), keys),
+            keys: keys.to_owned(),
+        };
+        let part = self.path.with_extension("part");
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+        file.set_permissions(Permissions::from_mode(0o600))?;
+        file.write_all(&serde_json::to_vec(&stored)?)?;
+        file.sync_all()?;
+        fs::rename(part, &self.path)
+    }
+
+    /// Tells a damaged file, not a forged one.
+    fn digest(&self, fetched_ms: u64, keys: &str) -> String {
+        let text = format!("{}\n{fetched_ms}\n{keys}", self.issuer);
+        URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, text.as_bytes()))
+    }
+}
