@@ -84,9 +84,10 @@ fn main() {
         black_box(cache.digest(black_box(hot.token.as_bytes())));
     });
     time("token to identity (digest, cache, key set)", || {
-        black_box(gate.issuers.authenticate(hot.token.as_bytes(), now, true));
+        black_box(gate.issuers.authenticate(hot.token.as_bytes(), None, now, true));
     });
-    let Outcome::Settled(known) = gate.issuers.authenticate(hot.token.as_bytes(), now, true) else {
+    let Outcome::Settled(known) = gate.issuers.authenticate(hot.token.as_bytes(), None, now, true)
+    else {
         panic!()
     };
     assert!(matches!(known, Authentication::Known(_)));

@@ -132,6 +132,8 @@ fn question(token: &str) -> Vec<u8> {
         (b"cookie", Value::Str(cookie.as_bytes())),
         (b"cookies", Value::Int64(1)),
         (b"client", Value::Ipv4([127, 0, 0, 1].into())),
+        (b"certificate", Value::Null),
+        (b"certificate_result", Value::Null),
     ];
     client::notify(&mut bytes, (1, 1), DEFAULT_SIZE, &[(b"authorize", args)]).unwrap();
     bytes

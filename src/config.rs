@@ -15,10 +15,11 @@ use url::Url;
 
 use crate::{
     decision::Policy,
-    identity::{Profile, provider::Schedule},
+    identity::{Profile, certificate::CertificateRule, provider::Schedule},
     workspace::pattern::PatternSpec,
 };
 
+mod certificate;
 pub mod document;
 mod file;
 mod issuer;
@@ -32,6 +33,8 @@ pub struct Config {
     pub agent: Agent,
     /// Whose tokens count; at least one, with different names and identifiers.
     pub issuers: Vec<Issuer>,
+    /// Which client certificates count.
+    pub certificates: Vec<CertificateRule>,
     /// Which hosts are workspaces; at least one.
     pub hosts: Vec<PatternSpec>,
     /// The list of workspaces.
@@ -130,7 +133,9 @@ impl Config {
     /// The configured names of the issuers.
     #[must_use]
     pub fn issuer_names(&self) -> BTreeSet<&str> {
-        self.issuers.iter().map(|issuer| &*issuer.profile.authority.name).collect()
+        let issuers = self.issuers.iter().map(|issuer| &issuer.profile.authority);
+        let all = issuers.chain(self.certificates.iter().map(|rule| &rule.authority));
+        all.map(|authority| &*authority.name).collect()
     }
 
     fn resolve(&mut self, directory: &Path) {

@@ -9,6 +9,7 @@ use crate::{
     decision::{self, Decision, Place, Policy, Reason},
     identity::{
         Authentication,
+        certificate::CertificateRule,
         credential::Credential,
         issuers::{Issuers, KeyWait, Outcome},
     },
@@ -26,6 +27,9 @@ pub struct Gate {
     pub patterns: HostPatterns,
     /// Whose tokens count.
     pub issuers: Issuers,
+    /// Which client certificates count. Without a bearer token, the first rule that is about one
+    /// decides; beside a token a certificate only proves that token.
+    pub certificates: Vec<CertificateRule>,
     /// The workspaces.
     pub registry: Arc<Registry>,
     /// What the operator decided for all workspaces.
@@ -55,15 +59,25 @@ impl Gate {
             return Step::Done(Decision::refuse(reason));
         }
         let place = self.place(request, scratch);
-        let authentication = match (&place, request.authorization) {
-            // Nobody's host: whatever was sent with it is not looked at.
-            (Place::Matched(..), Some(value)) => match self.authenticate(value, now, may_wait) {
-                Outcome::Settled(authentication) => authentication,
-                Outcome::Wait(keys) => return Step::Wait(keys),
-            },
-            _ => Authentication::Absent,
+        // Nobody's host: whatever was sent with it is not looked at.
+        let credential = match (&place, request.authorization) {
+            (Place::Matched(..), Some(value)) => Credential::from_authorization(value),
+            _ => Credential::Absent,
         };
-        Step::Done(decision::decide(&place, authentication, workspaces, self.policy))
+        let authentication = match (credential, request.certificate) {
+            (Credential::Bearer(token), certificate) => {
+                match self.issuers.authenticate(token, certificate, now, may_wait) {
+                    Outcome::Settled(authentication) => authentication,
+                    Outcome::Wait(keys) => return Step::Wait(keys),
+                }
+            }
+            (Credential::Absent, Some(der)) => self.identify(der, now),
+            (Credential::Absent, None) => Authentication::Absent,
+        };
+        let mut decision = decision::decide(&place, authentication, workspaces, self.policy);
+        // An Authorization header that is no bearer token is the workspace's own.
+        decision.strip_authorization &= credential != Credential::Absent;
+        Step::Done(decision)
     }
 
     /// What the request's host names.
@@ -79,11 +93,10 @@ impl Gate {
         }
     }
 
-    fn authenticate(&self, authorization: &[u8], now: Timestamp, may_wait: bool) -> Outcome {
-        match Credential::from_authorization(authorization) {
-            Credential::Absent => Outcome::Settled(Authentication::Absent),
-            Credential::Bearer(token) => self.issuers.authenticate(token, now, may_wait),
-        }
+    /// Who a certificate stands for. One that no rule is about is no credential of ours.
+    fn identify(&self, der: &[u8], now: Timestamp) -> Authentication {
+        let known = self.certificates.iter().find_map(|rule| rule.identify(der, now));
+        known.map_or(Authentication::Absent, |identity| Authentication::Known(Arc::new(identity)))
     }
 }
 

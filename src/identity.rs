@@ -9,6 +9,7 @@ use std::{fmt, sync::Arc};
 use crate::clock::Timestamp;
 
 pub mod cache;
+pub mod certificate;
 pub mod claims;
 pub mod credential;
 pub mod issuers;

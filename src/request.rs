@@ -38,6 +38,8 @@ pub struct Request<'a> {
     pub cookies: u64,
     /// The client's address.
     pub client: Option<IpAddr>,
+    /// The client's certificate, DER. Only one that HAProxy verified is ever here.
+    pub certificate: Option<&'a [u8]>,
 }
 
 /// Why a message cannot be read. Its cause is an SPOE configuration other than the shipped one.
@@ -80,6 +82,7 @@ impl<'a> Request<'a> {
     fn read_http(args: impl Iterator<Item = (&'a [u8], Value<'a>)>) -> Result<Self, RequestError> {
         let mut request = Self::default();
         let mut seen = [false; NEEDED.len()];
+        let mut certificate = Presented::default();
         for (name, value) in args {
             for (seen, needed) in seen.iter_mut().zip(NEEDED) {
                 *seen |= needed.as_bytes() == name;
@@ -95,9 +98,10 @@ impl<'a> Request<'a> {
                 b"cookie" => request.cookie = text(value, "cookie")?,
                 b"cookies" => request.cookies = count(value, "cookies")?,
                 b"client" => request.client = address(value, "client")?,
-                _ => {}
+                _ => certificate.read(name, value)?,
             }
         }
+        request.certificate = certificate.verified();
         match seen.iter().zip(NEEDED).find(|(seen, _)| !**seen) {
             Some((_, name)) => Err(RequestError::Missing(name)),
             None => Ok(request),
@@ -106,16 +110,44 @@ impl<'a> Request<'a> {
 
     fn read_tcp(args: impl Iterator<Item = (&'a [u8], Value<'a>)>) -> Result<Self, RequestError> {
         let mut request = Self::default();
+        let mut certificate = Presented::default();
         for (name, value) in args {
             match name {
                 b"unique_id" => request.unique_id = text(value, "unique_id")?,
                 b"sni" => request.host = text(value, "sni")?,
                 b"client" => request.client = address(value, "client")?,
-                _ => {}
+                _ => certificate.read(name, value)?,
             }
         }
+        request.certificate = certificate.verified();
         request.hosts = u64::from(request.host.is_some());
         Ok(request)
+    }
+}
+
+/// A client certificate and what HAProxy found when it verified it.
+#[derive(Default)]
+struct Presented<'a> {
+    der: Option<&'a [u8]>,
+    result: Option<u64>,
+}
+
+impl<'a> Presented<'a> {
+    fn read(&mut self, name: &[u8], value: Value<'a>) -> Result<(), RequestError> {
+        match name {
+            b"certificate" => self.der = text(value, "certificate")?,
+            b"certificate_result" if value != Value::Null => {
+                self.result = Some(count(value, "certificate_result")?);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// HAProxy may be told to let certificates pass that it could not verify; then the result is not 0
+    /// (X509_V_OK). Without a result nobody knows.
+    fn verified(self) -> Option<&'a [u8]> {
+        self.der.filter(|der| !der.is_empty() && self.result == Some(0))
     }
 }
 

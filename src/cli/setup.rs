@@ -46,5 +46,6 @@ pub(super) fn build(config: &Config) -> anyhow::Result<(Gate, FileSource)> {
     let source =
         FileSource::new(config.workspaces.clone(), &config.issuer_names(), Arc::clone(&registry));
     let issuers = Issuers::new(providers, cache);
-    Ok((Gate { patterns, issuers, registry, policy: config.policy }, source))
+    let certificates = config.certificates.clone();
+    Ok((Gate { patterns, issuers, certificates, registry, policy: config.policy }, source))
 }

@@ -6,6 +6,7 @@ use toml_span::{DeserError, Deserialize, Value, de_helpers::TableHelper, value::
 
 use super::{
     Agent, Audit, Config, Listen, Owner,
+    certificate::RawCertificate,
     document::{choice, mistake, parsed},
     issuer::RawIssuer,
 };
@@ -19,6 +20,7 @@ impl<'de> Deserialize<'de> for Config {
         let mut table = TableHelper::new(value)?;
         let agent = table.required::<Agent>("agent");
         let issuers = table.required_s::<Vec<RawIssuer>>("issuer");
+        let certificates = table.optional::<Vec<RawCertificate>>("certificate").unwrap_or_default();
         let hosts = table.required_s::<Vec<RawHost>>("host");
         let workspaces = table.required::<RawWorkspaces>("workspaces");
         let audit = table.optional::<Audit>("audit").unwrap_or_default();
@@ -36,6 +38,15 @@ impl<'de> Deserialize<'de> for Config {
         if let Ok(issuers) = &issuers {
             let named = |i: &RawIssuer| vec![i.issuer.profile.authority.name.to_string()];
             table.errors.extend(repeated(&issuers.value, "name", named));
+            for raw in &certificates {
+                let name = &raw.rule.authority.name;
+                let issuers = issuers.value.iter().filter(|i| named(i).contains(&name.to_string()));
+                let same = certificates.iter().filter(|c| c.rule.authority.name == *name);
+                if issuers.count() + same.count() > 1 {
+                    let message = format!("the name {name:?} is used more than once");
+                    table.errors.push(mistake(raw.span, message));
+                }
+            }
             let accepted = |i: &RawIssuer| {
                 i.issuer.profile.accepted.iter().map(|a| a.iss.to_string()).collect()
             };
@@ -46,6 +57,7 @@ impl<'de> Deserialize<'de> for Config {
         Ok(Self {
             agent: agent?,
             issuers: issuers?.value.into_iter().map(|raw| raw.issuer).collect(),
+            certificates: certificates.into_iter().map(|raw| raw.rule).collect(),
             hosts: hosts?.value.into_iter().map(|raw| raw.0).collect(),
             workspaces: workspaces.file,
             policy: workspaces.policy,
@@ -61,7 +73,7 @@ fn repeated<'i>(
 ) -> impl Iterator<Item = toml_span::Error> + 'i {
     let mut seen = HashSet::new();
     issuers.iter().filter_map(move |issuer| {
-        let again = keys(issuer).into_iter().filter(|key| !seen.insert(key.clone())).next()?;
+        let again = keys(issuer).into_iter().find(|key| !seen.insert(key.clone()))?;
         let message = format!("the {what} {again:?} is used by another [[issuer]] already");
         Some(mistake(issuer.span, message))
     })

@@ -137,7 +137,7 @@ impl Names {
         texts.extend(preset.into_iter().flat_map(Preset::spellings).map(|s| Box::from(*s)));
         texts.extend(also.into_iter().map(|word| word.0));
         let template = texts.iter().any(|text| text.contains(TENANT));
-        if template != !tenants.is_empty() {
+        if template == tenants.is_empty() {
             let message = format!(
                 "'tenants' and an issuer with \"{TENANT}\" belong together: list the tenants whose tokens count"
             );
@@ -165,17 +165,17 @@ impl Names {
 
 /// Each text, or one for each tenant where it is a template.
 fn accepted(texts: &[Box<str>], tenants: &[Box<str>]) -> Vec<AcceptedIssuer> {
-    let of = |text: &Box<str>| {
+    let of = |text: &str| {
         if !text.contains(TENANT) {
-            return vec![AcceptedIssuer { iss: text.clone(), tenant: None }];
+            return vec![AcceptedIssuer { iss: text.into(), tenant: None }];
         }
-        let tenant = |tenant: &Box<str>| AcceptedIssuer {
+        let tenant = |tenant: &str| AcceptedIssuer {
             iss: text.replace(TENANT, tenant).into(),
-            tenant: Some(tenant.clone()),
+            tenant: Some(tenant.into()),
         };
-        tenants.iter().map(tenant).collect()
+        tenants.iter().map(|id| tenant(id)).collect()
     };
-    texts.iter().flat_map(of).collect()
+    texts.iter().flat_map(|text| of(text)).collect()
 }
 
 /// Below the issuer identifier (OIDC Discovery section 4.1); of a template, Entra's document for all
@@ -341,7 +341,7 @@ impl<'de> Deserialize<'de> for RawAlgorithm {
     }
 }
 
-struct RawMatch(MatchBy);
+pub(super) struct RawMatch(pub(super) MatchBy);
 
 impl<'de> Deserialize<'de> for RawMatch {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {

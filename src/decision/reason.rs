@@ -52,6 +52,9 @@ pub enum Reason {
     HostUnmatched,
     /// The identity has no right to the endpoint.
     NotPermitted,
+    /// The identity has no right to the endpoint, but its issuer left its groups out of the token, and
+    /// the workspace is granted to groups.
+    GroupsOverage,
     /// The workspace does not declare the endpoint.
     EndpointUndeclared,
     /// There is no such workspace.
@@ -80,7 +83,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons but the refusals of credentials ([`Refusal::ALL`]).
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Owner,
         Self::GrantedUser,
         Self::GrantedGroup,
@@ -95,6 +98,7 @@ impl Reason {
         Self::CookieRepeated,
         Self::HostUnmatched,
         Self::NotPermitted,
+        Self::GroupsOverage,
         Self::EndpointUndeclared,
         Self::WorkspaceUnknown,
         Self::WorkspaceStopped,
@@ -145,6 +149,7 @@ impl Reason {
             Self::CookieRepeated => ("cookie_repeated", Deny, 400),
             Self::HostUnmatched => ("host_unmatched", Deny, 421),
             Self::NotPermitted => ("not_permitted", Deny, 403),
+            Self::GroupsOverage => ("groups_overage", Deny, 403),
             Self::EndpointUndeclared => ("endpoint_undeclared", Deny, 403),
             Self::WorkspaceUnknown => ("workspace_unknown", Deny, 404),
             Self::WorkspaceStopped => ("workspace_stopped", Deny, 404),

@@ -50,6 +50,10 @@ pub fn relation(
     if admission >= Admission::Authenticated {
         return Ok(Reason::Authenticated);
     }
+    let to_groups = |grant: &Grant| matches!(grant.to, Grantee::Group { .. });
+    if identity.groups_overage && workspace.grants.iter().any(to_groups) {
+        return Err(Reason::GroupsOverage);
+    }
     Err(Reason::NotPermitted)
 }
 

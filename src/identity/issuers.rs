@@ -2,11 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
+use aws_lc_rs::digest;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Authentication, Refusal,
+    Authentication, Identity, Refusal,
     cache::{TokenCache, Verified},
     jwt::{Unverified, VerifyError},
     profile::Profile,
@@ -65,10 +66,27 @@ impl Issuers {
         }
     }
 
-    /// Verifies a bearer token. With `may_wait`, an unknown key id may give [`Outcome::Wait`]; ask
-    /// again after it, without.
+    /// Verifies a bearer token; one that is bound to a certificate counts only beside it. With
+    /// `may_wait`, an unknown key id may give [`Outcome::Wait`]; ask again after it, without.
     #[must_use]
-    pub fn authenticate(&self, token: &[u8], now: Timestamp, may_wait: bool) -> Outcome {
+    pub fn authenticate(
+        &self,
+        token: &[u8],
+        certificate: Option<&[u8]>,
+        now: Timestamp,
+        may_wait: bool,
+    ) -> Outcome {
+        match self.verify(token, now, may_wait) {
+            Outcome::Settled(Authentication::Known(identity))
+                if !is_proved(&identity, certificate) =>
+            {
+                Outcome::Settled(Authentication::Refused(Refusal::Bound))
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn verify(&self, token: &[u8], now: Timestamp, may_wait: bool) -> Outcome {
         let digest = self.cache.digest(token);
         if let Some(verified) = self.cache.find(&digest, now)
             && self.is_current(&verified, now)
@@ -115,4 +133,14 @@ impl Issuers {
             .and_then(|provider| provider.keys(now))
             .is_some_and(|keys| keys.number == verified.key_set)
     }
+}
+
+/// Whether the request proves what the token is bound to (RFC 8705 section 3). The same token may be
+/// remembered from a request that did.
+fn is_proved(identity: &Identity, certificate: Option<&[u8]>) -> bool {
+    identity.bound_to.is_none_or(|thumbprint| {
+        certificate.is_some_and(|der| {
+            digest::digest(&digest::SHA256, der).as_ref() == thumbprint.as_slice()
+        })
+    })
 }

@@ -3,6 +3,7 @@
 use std::{
     io::Write,
     net::{Ipv6Addr, SocketAddr},
+    path::Path,
     process::{Command, Stdio},
     sync::{
         Arc,
@@ -212,9 +213,19 @@ async fn an_ipv6_destination_is_reached() {
 }
 
 /// Sends a request through TLS with a server name; what comes back, which is nothing when refused.
-fn through_tls(gate: SocketAddr, server_name: &str, request: &str) -> String {
-    let mut child = Command::new("openssl")
-        .args(["s_client", "-quiet", "-servername", server_name, "-connect"])
+pub(crate) fn through_tls(
+    gate: SocketAddr,
+    server_name: &str,
+    certificate: Option<&Path>,
+    request: &str,
+) -> String {
+    let mut command = Command::new("openssl");
+    command.arg("s_client");
+    if let Some(file) = certificate {
+        command.arg("-cert").arg(file);
+    }
+    let mut child = command
+        .args(["-quiet", "-servername", server_name, "-connect"])
         .arg(gate.to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -234,7 +245,9 @@ async fn a_tcp_stream_reaches_what_its_server_name_may_reach() {
         let gate = stage.haproxy.tcp;
         let request = "GET / HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n";
         let ask = async |name: String| {
-            tokio::task::spawn_blocking(move || through_tls(gate, &name, request)).await.unwrap()
+            tokio::task::spawn_blocking(move || through_tls(gate, &name, None, request))
+                .await
+                .unwrap()
         };
         let public = ask(port_host(3000, ALICES)).await;
         assert!(

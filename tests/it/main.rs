@@ -17,6 +17,7 @@ mod dev_idp;
 mod dev_workspace;
 mod support;
 
+mod certificates;
 mod cli;
 mod conformance;
 mod corpus;
@@ -24,6 +25,7 @@ mod fail_closed;
 mod gate;
 mod hygiene;
 mod keys;
+mod providers;
 mod server;
 mod shipped;
 mod tokens;

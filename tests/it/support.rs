@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use crate::{dev_idp::DevIdp, dev_workspace::DevWorkspace};
 
 pub(crate) mod agent;
+pub(crate) mod certificates;
 pub(crate) mod haproxy;
 pub(crate) mod http;
 
@@ -67,15 +68,23 @@ impl Stage {
     }
 
     pub(crate) async fn with(version: &Version, idp: DevIdp) -> Self {
+        Self::changed(version, idp, |_, _, _| ()).await
+    }
+
+    /// With other files: gets the directory, the configuration and the list of workspaces.
+    pub(crate) async fn changed(
+        version: &Version,
+        idp: DevIdp,
+        change: impl FnOnce(&std::path::Path, &mut String, &mut String),
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let alice = DevWorkspace::start("alices").await;
         let bob = DevWorkspace::start("bobs").await;
-        std::fs::write(directory.path().join("agent.toml"), config(idp.issuer())).unwrap();
-        std::fs::write(
-            directory.path().join("workspaces.yaml"),
-            workspaces(&alice, &bob, "running"),
-        )
-        .unwrap();
+        let mut config = config(idp.issuer());
+        let mut list = workspaces(&alice, &bob, "running");
+        change(directory.path(), &mut config, &mut list);
+        std::fs::write(directory.path().join("agent.toml"), config).unwrap();
+        std::fs::write(directory.path().join("workspaces.yaml"), list).unwrap();
         let agent = AgentProcess::start(directory.path()).await;
         let haproxy =
             Haproxy::start(version, directory.path(), &agent.socket(), bob.address()).await;

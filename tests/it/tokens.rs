@@ -64,7 +64,7 @@ impl Verifier {
     }
 
     fn try_at(&self, token: &str, now: Timestamp) -> Result<String, Refusal> {
-        match self.issuers.authenticate(token.as_bytes(), now, false) {
+        match self.issuers.authenticate(token.as_bytes(), None, now, false) {
             Outcome::Settled(Authentication::Known(identity)) => Ok(identity.label().to_owned()),
             Outcome::Settled(Authentication::Refused(refusal)) => Err(refusal),
             _ => panic!("not settled"),
@@ -321,7 +321,7 @@ async fn j19_j20_claims_count_only_in_their_proper_form() {
     let identity = |claims: Value| {
         let request = TokenRequest { claims: object(claims), ..TokenRequest::default() };
         let token = verifier.idps[0].token(&request);
-        match verifier.issuers.authenticate(token.as_bytes(), Timestamp::now(), false) {
+        match verifier.issuers.authenticate(token.as_bytes(), None, Timestamp::now(), false) {
             Outcome::Settled(Authentication::Known(identity)) => identity,
             _ => panic!(),
         }
@@ -353,4 +353,16 @@ async fn an_unknown_issuer_is_refused_without_a_fetch() {
     assert_eq!(stranger.counters().jwks, 0);
     // The configuration that these tests share is one that the program takes.
     assert!(support::config(stranger.issuer()).contains("[[issuer]]"));
+}
+
+#[tokio::test]
+async fn j16_an_encrypted_token_is_told_apart() {
+    let verifier = Verifier::start("").await;
+    assert_eq!(verifier.try_token("eyJhbGciOiJkaXIifQ..aaaa.bbbb.cccc"), Err(Refusal::Encrypted));
+}
+
+#[tokio::test]
+async fn a_token_for_microsoft_graph_is_told_apart() {
+    let verifier = Verifier::start("").await;
+    assert_eq!(verifier.with_header(json!({"nonce": "x"})), Err(Refusal::Graph));
 }

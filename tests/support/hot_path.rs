@@ -102,6 +102,7 @@ async fn gate(idp: &DevIdp) -> Gate {
     Gate {
         patterns: HostPatterns::new(&config.hosts).unwrap(),
         issuers: Issuers::new(vec![Arc::new(provider)], TokenCache::new(1000).unwrap()),
+        certificates: vec![],
         registry,
         policy: Policy::default(),
     }
@@ -121,6 +122,8 @@ fn question(host: &str, bearer: &str) -> Vec<u8> {
         (b"cookie", Value::Str(b"theme=dark; session=0123456789")),
         (b"cookies", Value::Int64(1)),
         (b"client", Value::Ipv4([127, 0, 0, 1].into())),
+        (b"certificate", Value::Null),
+        (b"certificate_result", Value::Null),
     ];
     client::notify(&mut bytes, (1, 1), DEFAULT_SIZE, &[(b"authorize", args)]).unwrap();
     bytes

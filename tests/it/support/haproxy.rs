@@ -12,7 +12,7 @@ use std::{
     },
 };
 
-use super::until;
+use super::{certificates::Authority, until};
 
 /// The repository.
 pub(crate) fn root() -> &'static Path {
@@ -142,11 +142,16 @@ impl Haproxy {
     ) -> Self {
         let (http, https, tcp) = (own_address(), own_address(), own_address());
         let certificate = certificate(directory);
+        let authority = directory.join("client-ca.pem");
+        if !authority.exists() {
+            std::fs::write(&authority, Authority::new("nobody's").pem()).unwrap();
+        }
         let env = [
             ("GATE_HTTP", http.to_string()),
             ("GATE_HTTPS", https.to_string()),
             ("GATE_TCP", tcp.to_string()),
             ("GATE_CERT", certificate.display().to_string()),
+            ("GATE_CLIENT_CA", authority.display().to_string()),
             ("IDENTITY_AGENT", format!("unix@{}", agent.display())),
             ("GATE_NAMED_BACKEND", named.to_string()),
             ("GATE_ADMIN_SOCKET", directory.join("admin.sock").display().to_string()),

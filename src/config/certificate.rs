@@ -1,0 +1,50 @@
+//! A `[[certificate]]` table.
+
+use std::sync::Arc;
+
+use toml_span::{DeserError, Deserialize, Span, Value, de_helpers::TableHelper};
+
+use super::{document::choice, file::Word, issuer::RawMatch};
+use crate::identity::{
+    certificate::{CertificateRule, Field},
+    profile::{Authority, MatchBy},
+};
+
+/// A rule with its place in the file.
+pub(super) struct RawCertificate {
+    pub rule: CertificateRule,
+    pub span: Span,
+}
+
+impl<'de> Deserialize<'de> for RawCertificate {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        let span = value.span;
+        let mut table = TableHelper::new(value)?;
+        let name = table.required::<Word>("name");
+        let field = table.required::<RawField>("identity");
+        let prefix = table.optional::<Word>("prefix").map_or_else(Box::default, |word| word.0);
+        let issuer = table.optional::<Word>("issuer").map(|word| word.0);
+        let matching = table.optional::<Vec<RawMatch>>("match");
+        table.finalize(None)?;
+        let matching = matching.map_or_else(
+            || vec![MatchBy::Subject],
+            |rules| rules.into_iter().map(|rule| rule.0).collect(),
+        );
+        let authority = Arc::new(Authority { name: name?.0, matching });
+        Ok(Self { rule: CertificateRule { authority, field: field?.0, prefix, issuer }, span })
+    }
+}
+
+struct RawField(Field);
+
+impl<'de> Deserialize<'de> for RawField {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        let fields = [
+            ("common_name", Field::CommonName),
+            ("dns_name", Field::DnsName),
+            ("email", Field::Email),
+            ("uri", Field::Uri),
+        ];
+        choice(value, &fields).map(Self)
+    }
+}

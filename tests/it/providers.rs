@@ -1,0 +1,312 @@
+//! Providers and their habits: presets, against tokens of the shape each of them makes.
+
+use identity_spoa::{
+    clock::Timestamp,
+    config::Issuer,
+    identity::{Identity, Refusal, claims},
+};
+use serde_json::{Map, Value, json};
+
+use crate::support::issuers;
+
+const TENANT: &str = "72f988bf-86f1-41af-91ab-2d7cd011db47";
+const OTHER_TENANT: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
+
+fn one(table: &str) -> Issuer {
+    issuers(&format!("[[issuer]]\nname = 'corp'\naudience = 'workspaces'\n{table}"))
+        .unwrap()
+        .remove(0)
+}
+
+fn mistake(table: &str) -> String {
+    issuers(&format!("[[issuer]]\nname = 'corp'\naudience = 'workspaces'\n{table}")).unwrap_err()
+}
+
+/// The identity of claims with those that each token has.
+fn read(issuer: &Issuer, typed: bool, more: Value) -> Result<Identity, Refusal> {
+    let now = Timestamp::now().as_millis() / 1000;
+    let mut all =
+        json!({"aud": "workspaces", "exp": now + 60, "iat": now}).as_object().unwrap().clone();
+    let Value::Object(more) = more else { panic!() };
+    all.extend(more);
+    let all: Map<_, _> = all.into_iter().filter(|(_, value)| !value.is_null()).collect();
+    claims::identity(&issuer.profile, &all, typed, Timestamp::now())
+}
+
+fn groups(identity: &Identity) -> Vec<&str> {
+    identity.groups.iter().map(|group| &**group).collect()
+}
+
+#[test]
+fn okta_access_tokens_of_a_custom_server_count_and_its_org_server_is_pointed_out() {
+    let okta = one("preset = 'okta'\nissuer = 'https://corp.okta.com/oauth2/default'");
+    let token = json!({
+        "ver": 1, "jti": "AT.x", "iss": "https://corp.okta.com/oauth2/default", "cid": "0oa1",
+        "uid": "00u1", "scp": ["openid"], "auth_time": 1, "sub": "alice@corp.test",
+        "groups": ["Everyone", "Engineers"],
+    });
+    let alice = read(&okta, false, token).unwrap();
+    assert_eq!((&*alice.subject, alice.label()), ("alice@corp.test", "alice@corp.test"));
+    assert_eq!(groups(&alice), ["Everyone", "Engineers"]);
+    assert_eq!(alice.email, None, "a login name that looks like an address is no verified address");
+    let text = mistake("preset = 'okta'\nissuer = 'https://corp.okta.com'");
+    assert!(text.contains("oauth2/default"), "{text}");
+}
+
+fn entra(table: &str) -> Issuer {
+    one(&format!("preset = 'entra'\ntenants = ['{TENANT}']\n{table}"))
+}
+
+fn entra_token(version: u8, tenant: &str) -> Value {
+    let iss = match version {
+        1 => format!("https://sts.windows.net/{tenant}/"),
+        _ => format!("https://login.microsoftonline.com/{tenant}/v2.0"),
+    };
+    json!({
+        "iss": iss, "tid": tenant, "oid": "oid-alice", "sub": "pairwise", "ver": format!("{version}.0"),
+        "preferred_username": "alice@corp.test", "email": "alice@corp.test",
+        "roles": ["Admin"], "groups": ["g-1"],
+    })
+}
+
+#[test]
+fn j10_entra_tokens_count_for_the_listed_tenants_only() {
+    let entra = entra("");
+    assert!(
+        entra
+            .profile
+            .discovery
+            .as_str()
+            .ends_with("/organizations/v2.0/.well-known/openid-configuration")
+    );
+    let alice = read(&entra, false, entra_token(2, TENANT)).unwrap();
+    assert_eq!(&*alice.subject, "oid-alice", "sub differs from application to application");
+    assert_eq!(&*alice.issuer, format!("https://login.microsoftonline.com/{TENANT}/v2.0"));
+    assert_eq!(groups(&alice), ["g-1", "role:Admin"]);
+    assert_eq!(alice.email, None, "j20: Entra's e-mail is anything its owner likes");
+    assert_eq!(read(&entra, false, entra_token(2, OTHER_TENANT)).unwrap_err(), Refusal::Issuer);
+    let mut mixed = entra_token(2, TENANT);
+    for tid in [json!(OTHER_TENANT), Value::Null, json!([TENANT])] {
+        mixed["tid"] = tid;
+        assert_eq!(read(&entra, false, mixed.clone()).unwrap_err(), Refusal::Tenant);
+    }
+    let mut template = entra_token(2, TENANT);
+    template["iss"] = json!("https://login.microsoftonline.com/{tenantid}/v2.0");
+    assert_eq!(read(&entra, false, template).unwrap_err(), Refusal::Issuer);
+}
+
+#[test]
+fn j10_entra_tokens_of_version_1_count_only_where_they_are_listed() {
+    assert_eq!(read(&entra(""), false, entra_token(1, TENANT)).unwrap_err(), Refusal::Issuer);
+    let both = entra("also_issuers = ['https://sts.windows.net/{tenantid}/']");
+    assert!(read(&both, false, entra_token(1, TENANT)).is_ok());
+    assert!(read(&both, false, entra_token(2, TENANT)).is_ok());
+    assert_eq!(read(&both, false, entra_token(1, OTHER_TENANT)).unwrap_err(), Refusal::Issuer);
+}
+
+#[test]
+fn entra_without_a_tenant_or_with_all_of_them_is_a_mistake() {
+    for (table, want) in [
+        ("preset = 'entra'", "belong together"),
+        ("preset = 'entra'\ntenants = []", "belong together"),
+        ("preset = 'entra'\ntenants = ['common']", "expected a tenant id"),
+        (
+            "issuer = 'https://a.test'\ntenants = ['72f988bf-86f1-41af-91ab-2d7cd011db47']",
+            "belong together",
+        ),
+    ] {
+        let text = mistake(table);
+        assert!(text.contains(want), "{table}: {text}");
+    }
+}
+
+#[test]
+fn entra_says_when_it_left_the_groups_out() {
+    for mark in [
+        json!({"hasgroups": true}),
+        json!({"_claim_names": {"groups": "src1"}, "_claim_sources": {"src1": {"endpoint": "https://graph.windows.net/x"}}}),
+    ] {
+        let mut token = entra_token(2, TENANT);
+        token["groups"] = Value::Null;
+        token.as_object_mut().unwrap().extend(mark.as_object().unwrap().clone());
+        assert!(read(&entra(""), false, token).unwrap().groups_overage, "{mark}");
+    }
+    assert!(!read(&entra(""), false, entra_token(2, TENANT)).unwrap().groups_overage);
+}
+
+#[test]
+fn auth0_has_namespaced_claims_and_an_issuer_with_a_slash() {
+    let auth0 = one(
+        "preset = 'auth0'\nissuer = 'https://corp.eu.auth0.com/'\n[issuer.claims]\ngroups = [{ claim = 'https://corp.test/roles', prefix = 'role:' }]",
+    );
+    assert_eq!(
+        auth0.profile.discovery.as_str(),
+        "https://corp.eu.auth0.com/.well-known/openid-configuration"
+    );
+    let token = json!({
+        "iss": "https://corp.eu.auth0.com/", "sub": "auth0|5f", "azp": "client", "scope": "openid",
+        "aud": ["workspaces", "https://corp.eu.auth0.com/userinfo"],
+        "https://corp.test/roles": ["admin"],
+    });
+    let alice = read(&auth0, true, token.clone()).unwrap();
+    assert_eq!(groups(&alice), ["role:admin"]);
+    let mut without = token;
+    without["iss"] = json!("https://corp.eu.auth0.com");
+    assert_eq!(read(&auth0, true, without).unwrap_err(), Refusal::Issuer);
+    let text = mistake("preset = 'auth0'\nissuer = 'https://corp.eu.auth0.com'");
+    assert!(text.contains("slash"), "{text}");
+}
+
+#[test]
+fn keycloak_roles_and_groups_are_found_and_its_other_tokens_refused() {
+    let keycloak = one("preset = 'keycloak'\nissuer = 'https://sso.corp.test/realms/main'");
+    let token = |kind: &str| {
+        json!({
+            "iss": "https://sso.corp.test/realms/main", "sub": "f:1", "typ": kind, "azp": "web",
+            "aud": ["workspaces", "account"], "preferred_username": "alice",
+            "email": "Alice@corp.test", "email_verified": true,
+            "realm_access": {"roles": ["developer"]}, "groups": ["/teams/blue", "flat"],
+            "sid": "s-1", "jti": "t-1",
+        })
+    };
+    let alice = read(&keycloak, false, token("Bearer")).unwrap();
+    assert_eq!(groups(&alice), ["teams/blue", "flat", "role:developer"]);
+    assert_eq!(alice.email.as_deref(), Some("alice@corp.test"));
+    assert_eq!(
+        (alice.token.session.as_deref(), alice.token.id.as_deref()),
+        (Some("s-1"), Some("t-1"))
+    );
+    for kind in ["ID", "Refresh", "Offline", "Logout", "Serialized-ID", ""] {
+        assert_eq!(read(&keycloak, false, token(kind)).unwrap_err(), Refusal::Type, "{kind}");
+    }
+    // Keycloak's usual mistake: the audience mapper is missing.
+    let mut unmapped = token("Bearer");
+    unmapped["aud"] = json!("account");
+    assert_eq!(read(&keycloak, false, unmapped).unwrap_err(), Refusal::Audience);
+    let text = mistake("preset = 'keycloak'\nissuer = 'https://sso.corp.test'");
+    assert!(text.contains("realm"), "{text}");
+}
+
+#[test]
+fn google_id_tokens_count_for_the_listed_domain_in_both_spellings_of_the_issuer() {
+    let google = one(
+        "preset = 'google'\nrequire = [{ claim = 'hd', any_of = ['corp.test', 'corp.example'] }]",
+    );
+    let token = |iss: &str, hd: Value| {
+        json!({"iss": iss, "azp": "workspaces", "sub": "1234", "hd": hd, "email": "a@corp.test",
+               "email_verified": true, "at_hash": "x", "nonce": "n"})
+    };
+    for iss in ["https://accounts.google.com", "accounts.google.com"] {
+        let alice = read(&google, false, token(iss, json!("corp.test"))).unwrap();
+        assert_eq!(alice.organization.as_deref(), Some("corp.test"));
+        for hd in [json!("evil.test"), Value::Null, json!("")] {
+            assert_eq!(read(&google, false, token(iss, hd)).unwrap_err(), Refusal::Requirement);
+        }
+    }
+    let wrong = token("http://accounts.google.com", json!("corp.test"));
+    assert_eq!(read(&google, false, wrong).unwrap_err(), Refusal::Issuer);
+    let text = mistake("preset = 'google'");
+    assert!(text.contains("every Google account"), "{text}");
+}
+
+#[test]
+fn gitpod_and_ona_workspace_tokens_stand_for_the_person_they_belong_to() {
+    let gitpod = one("preset = 'gitpod'\nrequire = [{ claim = 'org_id', any_of = ['org-1'] }]");
+    let token = json!({
+        "iss": "https://api.gitpod.io/idp", "sub": "https://github.com/corp/demo", "user_id": "user-a",
+        "org_id": "org-1", "workspace_id": "ws-1", "aud": ["workspaces"],
+    });
+    let alice = read(&gitpod, false, token.clone()).unwrap();
+    assert_eq!((&*alice.subject, alice.organization.as_deref()), ("user-a", Some("org-1")));
+    let mut elsewhere = token;
+    elsewhere["org_id"] = json!("org-2");
+    assert_eq!(read(&gitpod, false, elsewhere).unwrap_err(), Refusal::Requirement);
+
+    let ona = one("preset = 'ona'\nrequire = [{ claim = 'organization_id', any_of = ['o-1'] }]");
+    let token = json!({
+        "iss": "https://app.gitpod.io", "sub": "organization_id:o-1:project_id:p", "creator_id": "u-1",
+        "organization_id": "o-1", "environment_id": "e-1", "creator_email": "a@corp.test",
+    });
+    let alice = read(&ona, false, token).unwrap();
+    assert_eq!((&*alice.subject, alice.email), ("u-1", None));
+    for preset in ["gitpod", "ona"] {
+        assert!(mistake(&format!("preset = '{preset}'")).contains("every"), "{preset}");
+    }
+}
+
+#[test]
+fn j13_the_kinds_of_token_are_kept_apart() {
+    let base = "issuer = 'https://a.test'";
+    let with = |tokens: &str| one(&format!("{base}\ntokens = [{tokens}]"));
+    let access = json!({"iss": "https://a.test", "sub": "s"});
+    let id = json!({"iss": "https://a.test", "sub": "s", "nonce": "n"});
+    let said = json!({"iss": "https://a.test", "sub": "s", "token_use": "id"});
+    let logout = json!({"iss": "https://a.test", "sub": "s", "events": {}});
+    let both = json!({"iss": "https://a.test", "sub": "s", "typ": "Bearer", "token_use": "id"});
+    for (tokens, typed, plain, of_id) in [
+        ("'at+jwt'", true, false, false),
+        ("'access'", true, true, false),
+        ("'access', 'id'", true, true, true),
+        ("'at+jwt', 'id'", true, false, true),
+        ("'id'", false, true, true),
+    ] {
+        let issuer = with(tokens);
+        let counts = |typed, token: &Value| read(&issuer, typed, token.clone()).is_ok();
+        assert_eq!(counts(true, &access), typed, "{tokens}");
+        assert_eq!(counts(false, &access), plain, "{tokens}");
+        assert_eq!((counts(false, &id), counts(false, &said)), (of_id, of_id), "{tokens}");
+        for never in [&logout, &both] {
+            assert!(!counts(false, never) && !counts(true, never), "{tokens} {never}");
+        }
+    }
+    assert!(mistake(&format!("{base}\ntokens = []")).contains("at least one"));
+}
+
+#[test]
+fn j11_an_id_token_is_for_us_alone() {
+    let issuer = one("issuer = 'https://a.test'\ntokens = ['id']");
+    for (aud, azp, counts) in [
+        (json!("workspaces"), Value::Null, true),
+        (json!("workspaces"), json!("workspaces"), true),
+        (json!(["workspaces"]), Value::Null, true),
+        (json!("workspaces"), json!("other"), false),
+        (json!("workspaces"), json!(["workspaces"]), false),
+        (json!(["workspaces", "other"]), json!("workspaces"), false),
+        (json!(["workspaces", "workspaces"]), Value::Null, false),
+        (json!("other"), Value::Null, false),
+        (json!([]), Value::Null, false),
+    ] {
+        let token =
+            json!({"iss": "https://a.test", "sub": "s", "nonce": "n", "aud": aud, "azp": azp});
+        assert_eq!(read(&issuer, false, token).is_ok(), counts, "{aud} {azp}");
+    }
+}
+
+#[test]
+fn j12_a_token_can_be_too_old_whatever_its_end() {
+    let issuer = one("issuer = 'https://a.test'\nmax_age_seconds = 600\nleeway_seconds = 0");
+    let now = Timestamp::now().as_millis() / 1000;
+    let token =
+        |iat: Value| json!({"iss": "https://a.test", "sub": "s", "iat": iat, "exp": now + 86_400});
+    let young = read(&issuer, false, token(json!(now))).unwrap();
+    assert!(young.expires <= Timestamp::from_secs(now + 600), "remembered no longer than that");
+    assert_eq!(read(&issuer, false, token(json!(now - 601))).unwrap_err(), Refusal::Expired);
+    assert_eq!(read(&issuer, false, token(Value::Null)).unwrap_err(), Refusal::Claims);
+}
+
+#[test]
+fn the_example_of_each_providers_page_is_a_good_configuration() {
+    let directory = crate::support::haproxy::root().join("docs/providers");
+    let mut pages = 0;
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (_, rest) = text.split_once("```toml\n").unwrap();
+        let (example, _) = rest.split_once("```").unwrap();
+        let preset = format!("preset = \"{}\"", path.file_stem().unwrap().to_str().unwrap());
+        assert!(example.contains(&preset), "{}", path.display());
+        assert_eq!(issuers(example).unwrap().len(), 1, "{}", path.display());
+        pages += 1;
+    }
+    assert_eq!(pages, 7);
+}
