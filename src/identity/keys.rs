@@ -1,6 +1,12 @@
 //! A JSON Web Key Set (RFC 7517), filtered to the keys that may verify a token.
 
-use aws_lc_rs::digest;
+use aws_lc_rs::{
+    digest,
+    signature::{
+        ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, EcdsaVerificationAlgorithm,
+        ParsedPublicKey,
+    },
+};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
@@ -83,7 +89,8 @@ struct RawKey {
 
 impl KeySet {
     /// Reads a key set. Keys that cannot be used are left out: unknown types and curves, symmetric
-    /// and private keys, keys for encryption, weak RSA keys (RFC 7518 section 3.3).
+    /// and private keys, keys for encryption, weak RSA keys (RFC 7518 section 3.3), points that are
+    /// not on their curve.
     ///
     /// # Errors
     /// Not a key set, too many keys, or no usable one.
@@ -185,13 +192,13 @@ impl RawKey {
                 Some((RSA, [n, e].concat(), key))
             }
             ("EC", Some(curve @ ("P-256" | "P-384"))) => {
-                let (family, size): (&[_], _) = if curve == "P-256" {
-                    (&[Algorithm::ES256], 32)
+                let (family, size, verification): (&[_], _, _) = if curve == "P-256" {
+                    (&[Algorithm::ES256], 32, &ECDSA_P256_SHA256_FIXED)
                 } else {
-                    (&[Algorithm::ES384], 48)
+                    (&[Algorithm::ES384], 48, &ECDSA_P384_SHA384_FIXED)
                 };
                 let (x, y) = (bytes(&self.x)?, bytes(&self.y)?);
-                if x.len() != size || y.len() != size {
+                if x.len() != size || y.len() != size || !on_curve(verification, &x, &y) {
                     return None;
                 }
                 let key =
@@ -228,6 +235,11 @@ fn bits(number: &[u8]) -> usize {
 fn good_exponent(e: &[u8]) -> bool {
     let value = e.iter().try_fold(0_u64, |n, b| n.checked_mul(256)?.checked_add(u64::from(*b)));
     value.is_some_and(|e| e % 2 == 1 && (65_537..=u64::from(u32::MAX)).contains(&e))
+}
+
+/// Whether a point is one of its curve (RFC 8725 section 3.4).
+fn on_curve(curve: &'static EcdsaVerificationAlgorithm, x: &[u8], y: &[u8]) -> bool {
+    ParsedPublicKey::new(curve, [&[4], x, y].concat()).is_ok()
 }
 
 /// Two different keys under one id and algorithm: which is meant is anybody's guess, so neither is.
@@ -323,6 +335,7 @@ mod tests {
             json!({"kty": "oct", "kid": "a", "k": "c2VjcmV0"}),
             json!({"kty": "EC", "crv": "secp256k1", "x": point, "y": point}),
             json!({"kty": "EC", "crv": "P-384", "x": point, "y": point}),
+            json!({"kty": "EC", "crv": "P-256", "x": point, "y": point}),
             json!({"kty": "OKP", "crv": "X25519", "x": point}),
             json!("not a key"),
         ] {
