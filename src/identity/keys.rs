@@ -185,7 +185,7 @@ impl RawKey {
         match (self.kty.as_str(), self.crv.as_deref()) {
             ("RSA", _) => {
                 let (n, e) = (bytes(&self.n)?, bytes(&self.e)?);
-                if !RSA_BITS.contains(&bits(&n)) || !good_exponent(&e) {
+                if !RSA_BITS.contains(&bits(&n)) || !good_exponent(&e) || is_roca(&n) {
                     return None;
                 }
                 let key = DecodingKey::from_rsa_raw_components(&n, &e);
@@ -240,6 +240,20 @@ fn good_exponent(e: &[u8]) -> bool {
 /// Whether a point is one of its curve (RFC 8725 section 3.4).
 fn on_curve(curve: &'static EcdsaVerificationAlgorithm, x: &[u8], y: &[u8]) -> bool {
     ParsedPublicKey::new(curve, [&[4], x, y].concat()).is_ok()
+}
+
+/// Whether a modulus has the form of the primes that one maker's chips generated, from which the
+/// private key can be computed (CVE-2017-15361, ROCA). Of other moduli one in 2^27 has it.
+fn is_roca(n: &[u8]) -> bool {
+    let remainder = |p: u32| n.iter().fold(0, |rest, byte| (rest * 256 + u32::from(*byte)) % p);
+    let is_power_of_65537 = |residue: u32, p: u32| {
+        std::iter::successors(Some(1), |power| Some(power * (65_537 % p) % p))
+            .take(p as usize)
+            .any(|power| power == residue)
+    };
+    (3..=167)
+        .filter(|n| (2..*n).all(|divisor| n % divisor != 0))
+        .all(|p| is_power_of_65537(remainder(p), p))
 }
 
 /// Two different keys under one id and algorithm: which is meant is anybody's guess, so neither is.
@@ -336,6 +350,7 @@ mod tests {
             json!({"kty": "EC", "crv": "secp256k1", "x": point, "y": point}),
             json!({"kty": "EC", "crv": "P-384", "x": point, "y": point}),
             json!({"kty": "EC", "crv": "P-256", "x": point, "y": point}),
+            with(rsa("a", 256, 1), "n", json!(roca_modulus())),
             json!({"kty": "OKP", "crv": "X25519", "x": point}),
             json!("not a key"),
         ] {
@@ -345,6 +360,22 @@ mod tests {
             );
             assert_eq!(set(&[bad, ed("good", 1)]).unwrap().len(), 1);
         }
+    }
+
+    /// 65537 plus a multiple of the odd primes up to 167: of 2048 bits and more, and of the form.
+    fn roca_modulus() -> String {
+        let mut product = vec![1_u8];
+        for prime in (3..=167_u16).filter(|n| (2..*n).all(|divisor| n % divisor != 0)) {
+            let mut carry = 0;
+            for byte in product.iter_mut().rev() {
+                carry += u16::from(*byte) * prime;
+                [_, *byte] = carry.to_be_bytes();
+                carry >>= 8;
+            }
+            product.insert(0, u8::try_from(carry).unwrap());
+        }
+        let product = product.into_iter().skip_while(|byte| *byte == 0);
+        URL_SAFE_NO_PAD.encode(product.chain([0; 229]).chain([1, 0, 1]).collect::<Vec<_>>())
     }
 
     #[test]
