@@ -1,5 +1,5 @@
-//! Data-driven tests of the JWT verifier and the key-set parser: the examples of the RFCs, and
-//! every small change of a token of our own.
+//! Data-driven tests of the JWT verifier and the key-set parser: the examples of the RFCs, the
+//! signature vectors of Wycheproof, and every small change of a token of our own.
 //!
 //! Each test counts what it judged and fails if that was nothing.
 
@@ -20,3 +20,4 @@ mod signer;
 mod changes;
 mod judge;
 mod rfc;
+mod wycheproof;
