@@ -78,26 +78,27 @@ impl<'de> Deserialize<'de> for RawIssuer {
         let (Some(names), Some(paths)) = (names, paths) else {
             return Err(mistake(span, "the issuer cannot be read").into());
         };
-        let matching = matching.map_or_else(
-            || vec![MatchBy::Subject],
-            |rules| rules.into_iter().map(|rule| rule.0).collect(),
-        );
+        let mut profile = Profile::new(&name?.0, names.issuer, audience?.0);
+        if let Some(rules) = matching {
+            let matching = rules.into_iter().map(|rule| rule.0).collect();
+            let name = profile.authority.name.clone();
+            profile.authority = Arc::new(Authority { name, matching });
+        }
+        if let Some(algorithms) = algorithms {
+            profile.algorithms = algorithms.into_iter().map(|name| name.0).collect();
+        }
+        if let Some(leeway) = leeway {
+            profile.leeway = Duration::from_secs(leeway);
+        }
         let profile = Profile {
-            authority: Arc::new(Authority { name: name?.0, matching }),
-            issuer: names.issuer,
             discovery: names.discovery,
             accepted: names.accepted,
-            audience: audience?.0,
-            algorithms: algorithms.map_or_else(
-                || ALGORITHMS.iter().map(|(_, algorithm)| *algorithm).collect(),
-                |names| names.into_iter().map(|name| name.0).collect(),
-            ),
             tokens,
-            leeway: Duration::from_secs(leeway.unwrap_or(30)),
             max_age: max_age.map(Duration::from_secs),
             claims: paths,
             require,
             organization: organization.map(|o| o.0),
+            ..profile
         };
         let (profile, jwks_uri) = (Arc::new(profile), names.jwks_uri);
         let issuer = Issuer { profile, jwks_uri, authority, keys_file, schedule };
@@ -178,12 +179,10 @@ fn accepted(texts: &[Box<str>], tenants: &[Box<str>]) -> Vec<AcceptedIssuer> {
     texts.iter().flat_map(|text| of(text)).collect()
 }
 
-/// Below the issuer identifier (OIDC Discovery section 4.1); of a template, Entra's document for all
-/// tenants.
+/// The issuer's own; for a template, Entra's document for all tenants.
 fn usual_discovery(issuer: &IssuerUrl) -> Option<Url> {
-    let base = issuer.as_str().replace(TENANT, "organizations");
-    let text = format!("{}/.well-known/openid-configuration", base.trim_end_matches('/'));
-    secure_url(&text, issuer.is_plain()).ok()
+    let base: IssuerUrl = issuer.as_str().replace(TENANT, "organizations").parse().ok()?;
+    Some(base.discovery())
 }
 
 fn read_claims(value: &mut Value<'_>, defaults: ClaimPaths) -> Result<ClaimPaths, DeserError> {

@@ -68,7 +68,8 @@ impl<'t> Unverified<'t> {
         }
         let token = std::str::from_utf8(token).map_err(|_| Refusal::Malformed)?;
         // Five segments are an encrypted token (RFC 7516 section 7.1).
-        if token.bytes().filter(|b| *b == b'.').count() == 4 {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        if token.bytes().all(plain) && token.split('.').count() == 5 {
             return Err(Refusal::Encrypted);
         }
         let mut segments = token.split('.');

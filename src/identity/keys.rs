@@ -1,6 +1,12 @@
 //! A JSON Web Key Set (RFC 7517), filtered to the keys that may verify a token.
 
-use aws_lc_rs::digest;
+use aws_lc_rs::{
+    digest,
+    signature::{
+        ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, EcdsaVerificationAlgorithm,
+        ParsedPublicKey,
+    },
+};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
@@ -86,7 +92,8 @@ struct RawKey {
 
 impl KeySet {
     /// Reads a key set. Keys that cannot be used are left out: unknown types and curves, symmetric
-    /// and private keys, keys for encryption, weak RSA keys (RFC 7518 section 3.3).
+    /// and private keys, keys for encryption, weak RSA keys (RFC 7518 section 3.3), points that are
+    /// not on their curve.
     ///
     /// # Errors
     /// Not a key set, too many keys, or no usable one.
@@ -188,20 +195,20 @@ impl RawKey {
         match (self.kty.as_str(), self.crv.as_deref()) {
             ("RSA", _) => {
                 let (n, e) = (bytes(&self.n)?, bytes(&self.e)?);
-                if !RSA_BITS.contains(&bits(&n)) || !good_exponent(&e) {
+                if !RSA_BITS.contains(&bits(&n)) || !good_exponent(&e) || is_roca(&n) {
                     return None;
                 }
                 let key = DecodingKey::from_rsa_raw_components(&n, &e);
                 Some((RSA, [n, e].concat(), key))
             }
             ("EC", Some(curve @ ("P-256" | "P-384"))) => {
-                let (family, size): (&[_], _) = if curve == "P-256" {
-                    (&[Algorithm::ES256], 32)
+                let (family, size, verification): (&[_], _, _) = if curve == "P-256" {
+                    (&[Algorithm::ES256], 32, &ECDSA_P256_SHA256_FIXED)
                 } else {
-                    (&[Algorithm::ES384], 48)
+                    (&[Algorithm::ES384], 48, &ECDSA_P384_SHA384_FIXED)
                 };
                 let (x, y) = (bytes(&self.x)?, bytes(&self.y)?);
-                if x.len() != size || y.len() != size {
+                if x.len() != size || y.len() != size || !on_curve(verification, &x, &y) {
                     return None;
                 }
                 let key =
@@ -238,6 +245,25 @@ fn bits(number: &[u8]) -> usize {
 fn good_exponent(e: &[u8]) -> bool {
     let value = e.iter().try_fold(0_u64, |n, b| n.checked_mul(256)?.checked_add(u64::from(*b)));
     value.is_some_and(|e| e % 2 == 1 && (65_537..=u64::from(u32::MAX)).contains(&e))
+}
+
+/// Whether a point is one of its curve (RFC 8725 section 3.4).
+fn on_curve(curve: &'static EcdsaVerificationAlgorithm, x: &[u8], y: &[u8]) -> bool {
+    ParsedPublicKey::new(curve, [&[4], x, y].concat()).is_ok()
+}
+
+/// Whether a modulus has the form of the primes that one maker's chips generated, from which the
+/// private key can be computed (CVE-2017-15361, ROCA). Of other moduli one in 2^27 has it.
+fn is_roca(n: &[u8]) -> bool {
+    let remainder = |p: u32| n.iter().fold(0, |rest, byte| (rest * 256 + u32::from(*byte)) % p);
+    let is_power_of_65537 = |residue: u32, p: u32| {
+        std::iter::successors(Some(1), |power| Some(power * (65_537 % p) % p))
+            .take(p as usize)
+            .any(|power| power == residue)
+    };
+    (3..=167)
+        .filter(|n| (2..*n).all(|divisor| n % divisor != 0))
+        .all(|p| is_power_of_65537(remainder(p), p))
 }
 
 /// Two different keys under one id and algorithm: which is meant is anybody's guess, so neither is.
@@ -334,6 +360,8 @@ mod tests {
             json!({"kty": "oct", "kid": "a", "k": "c2VjcmV0"}),
             json!({"kty": "EC", "crv": "secp256k1", "x": point, "y": point}),
             json!({"kty": "EC", "crv": "P-384", "x": point, "y": point}),
+            json!({"kty": "EC", "crv": "P-256", "x": point, "y": point}),
+            with(rsa("a", 256, 1), "n", json!(roca_modulus())),
             json!({"kty": "OKP", "crv": "X25519", "x": point}),
             json!("not a key"),
         ] {
@@ -343,6 +371,22 @@ mod tests {
             );
             assert_eq!(set(&[bad, ed("good", 1)]).unwrap().len(), 1);
         }
+    }
+
+    /// 65537 plus a multiple of the odd primes up to 167: of 2048 bits and more, and of the form.
+    fn roca_modulus() -> String {
+        let mut product = vec![1_u8];
+        for prime in (3..=167_u16).filter(|n| (2..*n).all(|divisor| n % divisor != 0)) {
+            let mut carry = 0;
+            for byte in product.iter_mut().rev() {
+                carry += u16::from(*byte) * prime;
+                [_, *byte] = carry.to_be_bytes();
+                carry >>= 8;
+            }
+            product.insert(0, u8::try_from(carry).unwrap());
+        }
+        let product = product.into_iter().skip_while(|byte| *byte == 0);
+        URL_SAFE_NO_PAD.encode(product.chain([0; 229]).chain([1, 0, 1]).collect::<Vec<_>>())
     }
 
     #[test]

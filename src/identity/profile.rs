@@ -98,6 +98,26 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// An issuer with nothing peculiar: every algorithm, access tokens, the usual claims.
+    #[must_use]
+    pub fn new(name: &str, issuer: IssuerUrl, audience: Vec<String>) -> Self {
+        let matching = vec![MatchBy::Subject];
+        Self {
+            authority: Arc::new(Authority { name: name.into(), matching }),
+            discovery: issuer.discovery(),
+            accepted: vec![AcceptedIssuer { iss: issuer.as_str().into(), tenant: None }],
+            issuer,
+            audience,
+            algorithms: ALGORITHMS.iter().map(|(_, algorithm)| *algorithm).collect(),
+            tokens: TokenKinds::default(),
+            leeway: Duration::from_secs(30),
+            max_age: None,
+            claims: ClaimPaths::default(),
+            require: vec![],
+            organization: None,
+        }
+    }
+
     /// The accepted issuer of that `iss`, byte for byte.
     #[must_use]
     pub fn accepts(&self, iss: &str) -> Option<&AcceptedIssuer> {

@@ -5,6 +5,8 @@ use std::str::FromStr;
 use thiserror::Error;
 use url::Url;
 
+const WELL_KNOWN: &str = "/.well-known/openid-configuration";
+
 /// An issuer identifier: an https URL without query and fragment (OIDC Discovery section 2), or an
 /// http URL on loopback for development.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +34,15 @@ impl IssuerUrl {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.text
+    }
+
+    /// Where its discovery document is (OIDC Discovery section 4.1).
+    #[must_use]
+    pub fn discovery(&self) -> Url {
+        let mut url = self.url.clone();
+        let path = format!("{}{WELL_KNOWN}", url.path().trim_end_matches('/'));
+        url.set_path(&path);
+        url
     }
 
     /// Whether it is an http URL on loopback, so that its keys may be fetched by http too.
