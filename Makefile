@@ -1,5 +1,5 @@
 # What a person runs here. Everything stays on loopback.
-.PHONY: demo test check fmt lint build install fuzz corpus bench
+.PHONY: demo test interop check fmt lint build install fuzz corpus bench
 
 # Starts a gate with everything around it, shows what it does, and stays up.
 demo: install
@@ -12,6 +12,11 @@ test: install
 	cargo test --locked
 	@TIME=3 fuzz/run.sh
 	@tests/demo/run.sh once >/dev/null && echo "the demo works"
+
+# Tokens of OpenID providers that nobody here wrote: oidc-provider from npm, Canaille from PyPI. Their
+# keys rotate under traffic. The first run needs those package registries.
+interop: install
+	@tests/interop/run.sh
 
 # Every fuzz target for TIME seconds; RUNS=10000000 for that many executions at the most.
 TIME ?= 60

@@ -33,7 +33,8 @@ pub struct Schedule {
     /// The longest time between two fetches; what the response's `Cache-Control` says is bounded by
     /// it.
     pub refresh: Duration,
-    /// At most one fetch for an unknown key id in this time.
+    /// At most one fetch for an unknown key id in this time, on average; two at once if there was none
+    /// for as long.
     pub unknown_key: Duration,
     /// How long the last good set serves while fetches fail.
     pub max_stale: Duration,
@@ -41,6 +42,8 @@ pub struct Schedule {
 
 /// The shortest time between two scheduled fetches, whatever `Cache-Control` says.
 const MIN_REFRESH: Duration = Duration::from_mins(1);
+/// How many fetches for unknown keys can be saved up.
+const SAVED: u32 = 2;
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const MAX_RETRY: Duration = Duration::from_secs(30);
 
@@ -74,7 +77,8 @@ pub struct Provider {
     wake: Notify,
     fetching: AtomicBool,
     attempts: watch::Sender<u64>,
-    last_wake: Mutex<Option<Instant>>,
+    /// When the last two fetches for unknown keys were started, the older one first.
+    starts: Mutex<[Option<Instant>; SAVED as usize]>,
 }
 
 impl Provider {
@@ -90,7 +94,7 @@ impl Provider {
             wake: Notify::new(),
             fetching: AtomicBool::new(false),
             attempts: watch::Sender::new(0),
-            last_wake: Mutex::new(None),
+            starts: Mutex::default(),
         }
     }
 
@@ -127,17 +131,24 @@ impl Provider {
 
     /// Asks for a fetch because a token names an unknown key. Returns what tells of its end, or
     /// `None` when none is under way and none may be started now.
+    ///
+    /// One fetch may be started in each `unknown_key` time, and a second one that was saved up: a
+    /// stranger's made-up key id shall not keep the provider's own new key out.
     pub fn refetch(&self) -> Option<watch::Receiver<u64>> {
         let ended = self.attempts.subscribe();
-        let mut last = self.last_wake.lock().unwrap_or_else(PoisonError::into_inner);
-        if last.is_none_or(|at| at.elapsed() >= self.schedule.unknown_key) {
-            *last = Some(Instant::now());
+        let mut starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.fetching.load(Ordering::Acquire) {
+            return Some(ended);
+        }
+        let [older, newer] = *starts;
+        if older.is_none_or(|at| at.elapsed() >= SAVED * self.schedule.unknown_key) {
+            *starts = [newer, Some(Instant::now())];
             // Marked here, not when the task wakes: whoever asks in between shall wait too.
             self.fetching.store(true, Ordering::Release);
             self.wake.notify_one();
             return Some(ended);
         }
-        self.fetching.load(Ordering::Acquire).then_some(ended)
+        None
     }
 
     /// Keeps the keys fresh until cancelled.

@@ -129,6 +129,19 @@ async fn k3_an_unknown_key_of_a_provider_that_hangs_costs_a_bounded_wait() {
 }
 
 #[tokio::test]
+async fn k4_one_made_up_key_id_does_not_keep_the_next_real_key_out() {
+    let idp = DevIdp::start().await;
+    let provider = provider(idp.issuer());
+    provider.fetch().await.unwrap();
+    // Whoever asks while a fetch is under way joins it.
+    assert!(provider.refetch().is_some() && provider.refetch().is_some());
+    provider.fetch().await.unwrap();
+    assert!(provider.refetch().is_some(), "the second one that was saved up");
+    provider.fetch().await.unwrap();
+    assert!(provider.refetch().is_none());
+}
+
+#[tokio::test]
 async fn k12_the_last_good_keys_survive_a_restart_and_a_damaged_file_does_not_count() {
     let mut idp = DevIdp::start().await;
     let directory = tempfile::tempdir().unwrap();
