@@ -17,7 +17,8 @@ mod connection;
 mod listener;
 
 pub use answer::{Answerer, Batch, Waiting};
-pub use listener::{BindError, Listener, Stream};
+pub(crate) use listener::bind_unix;
+pub use listener::{BindError, Listener, SocketFile, Stream};
 
 /// How long connections may take to write their last answers when the agent ends.
 const DRAIN: Duration = Duration::from_secs(5);

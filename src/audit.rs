@@ -23,7 +23,7 @@ use tracing::{error, info};
 use crate::{
     clock::Timestamp,
     decision::{Decision, variables::DecisionId},
-    identity::Identity,
+    identity::{Identity, revocation::Revocation},
     request::Request,
     workspace::EndpointName,
 };
@@ -53,6 +53,24 @@ pub struct Record<'a> {
     host: &'a [u8],
     method: &'a [u8],
     client: Option<IpAddr>,
+}
+
+/// What an administrator did.
+pub struct AdminAct<'a> {
+    /// When.
+    pub time: Timestamp,
+    /// `revoke` or `lift`.
+    pub act: &'static str,
+    /// The user id at the other end of the socket.
+    pub uid: Option<u32>,
+    /// What was revoked, or is no longer.
+    pub revocation: &'a Revocation,
+}
+
+/// One line of the trail.
+pub trait Entry {
+    /// Appends the line, its end included.
+    fn write(&self, out: &mut Vec<u8>);
 }
 
 /// Where records go.
@@ -107,8 +125,9 @@ impl<'a> Record<'a> {
             client: request.client,
         }
     }
+}
 
-    /// Appends the record as one line.
+impl Entry for Record<'_> {
     fn write(&self, out: &mut Vec<u8>) {
         let mut line = Object::begin(out);
         line.number("time_ms", self.time_ms);
@@ -125,6 +144,22 @@ impl<'a> Record<'a> {
         line.foreign("host", self.host);
         line.foreign("method", self.method);
         line.displayed("client", self.client);
+        line.end();
+    }
+}
+
+impl Entry for AdminAct<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        let mut line = Object::begin(out);
+        line.number("time_ms", self.time.as_millis());
+        line.text("act", self.act);
+        line.displayed("uid", self.uid);
+        line.text("issuer", &self.revocation.issuer);
+        line.optional("subject", self.revocation.subject.as_deref());
+        line.displayed("before_ms", self.revocation.before_ms);
+        line.optional("session", self.revocation.session.as_deref());
+        line.optional("token_id", self.revocation.token.as_deref());
+        line.optional("note", self.revocation.note.as_deref());
         line.end();
     }
 }
@@ -168,7 +203,7 @@ impl Trail {
     /// # Errors
     /// There is no room, or the last write failed: what the record would allow must be refused. The
     /// record waits to be written all the same where there is room.
-    pub fn keep(&self, record: &Record<'_>) -> Result<(), NotKept> {
+    pub fn keep(&self, record: &impl Entry) -> Result<(), NotKept> {
         let shared = &*self.0;
         let mut waiting = shared.lock();
         let start = waiting.lines.len();

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 mod check;
 mod explain;
+mod revoke;
 mod run;
 mod setup;
 
@@ -27,6 +28,10 @@ enum Command {
     ///
     /// Exit status: 0 allowed, 1 refused, 2 wrong usage or configuration.
     Explain(ExplainArgs),
+    /// Refuses a subject, a session or a token from now on, through the running agent
+    Revoke(RevokeArgs),
+    /// Lists what is revoked
+    Revocations(ListArgs),
 }
 
 #[derive(Debug, Args)]
@@ -63,6 +68,49 @@ struct ExplainArgs {
     path: String,
 }
 
+#[derive(Debug, Args)]
+struct RevokeArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// The configured name of the issuer or certificate rule; needed where there are several
+    #[arg(long, value_name = "NAME")]
+    issuer: Option<String>,
+    #[command(flatten)]
+    target: RevokeTarget,
+    /// Only what the subject was issued before: "now", or seconds since 1970 as in 'iat'
+    #[arg(long, value_name = "TIME", requires = "subject")]
+    before: Option<String>,
+    /// Why; kept with the revocation and in the audit trail
+    #[arg(long, value_name = "TEXT")]
+    note: Option<String>,
+    /// Takes the revocation back
+    #[arg(long)]
+    lift: bool,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct RevokeTarget {
+    /// Everything of this subject (the 'sub' of its tokens)
+    #[arg(long)]
+    subject: Option<String>,
+    /// One session at the issuer (the 'sid' of its tokens)
+    #[arg(long)]
+    session: Option<String>,
+    /// One token (its 'jti')
+    #[arg(long, value_name = "ID")]
+    token: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
+}
+
 /// The exit status for wrong usage or configuration; clap's own for wrong arguments.
 const USAGE: u8 = 2;
 
@@ -76,6 +124,8 @@ impl Cli {
             Command::Run(args) => run::run(&args.config),
             Command::Check(args) => check::check(&args),
             Command::Explain(args) => explain::explain(&args),
+            Command::Revoke(args) => revoke::revoke(&args),
+            Command::Revocations(args) => revoke::list(&args),
         }
     }
 
@@ -85,7 +135,7 @@ impl Cli {
     pub fn log_level(&self) -> &'static str {
         match self.command {
             Command::Run(_) => "info",
-            Command::Check(_) | Command::Explain(_) => "warn",
+            _ => "warn",
         }
     }
 

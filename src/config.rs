@@ -43,6 +43,21 @@ pub struct Config {
     pub policy: Policy,
     /// Where decisions are recorded.
     pub audit: Audit,
+    /// How administrators reach the agent; not at all unless said.
+    pub admin: Option<Admin>,
+}
+
+/// How administrators reach the agent.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// The unix socket.
+    pub socket: PathBuf,
+    /// Its mode; whoever may write to it is an administrator.
+    pub socket_mode: u32,
+    /// Who owns it.
+    pub socket_owner: Owner,
+    /// The file of revocations.
+    pub revocations: PathBuf,
 }
 
 /// How the agent serves HAProxy.
@@ -144,6 +159,9 @@ impl Config {
         self.audit.file.iter_mut().for_each(resolve);
         self.issuers.iter_mut().filter_map(|i| i.authority.as_mut()).for_each(resolve);
         self.issuers.iter_mut().filter_map(|i| i.keys_file.as_mut()).for_each(resolve);
+        for path in self.admin.iter_mut().flat_map(|a| [&mut a.socket, &mut a.revocations]) {
+            resolve(path);
+        }
         for listen in &mut self.agent.listen {
             if let Listen::Unix(path) = listen {
                 resolve(path);

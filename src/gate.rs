@@ -4,14 +4,17 @@
 
 use std::sync::Arc;
 
+use tracing::debug;
+
 use crate::{
     clock::Timestamp,
     decision::{self, Decision, Place, Policy, Reason},
     identity::{
-        Authentication,
+        Authentication, Refusal,
         certificate::CertificateRule,
         credential::Credential,
         issuers::{Issuers, KeyWait, Outcome},
+        revocation::Revocations,
     },
     request::Request,
     workspace::{
@@ -30,6 +33,8 @@ pub struct Gate {
     /// Which client certificates count. Without a bearer token, the first rule that is about one
     /// decides; beside a token a certificate only proves that token.
     pub certificates: Vec<CertificateRule>,
+    /// What was revoked.
+    pub revocations: Arc<Revocations>,
     /// The workspaces.
     pub registry: Arc<Registry>,
     /// What the operator decided for all workspaces.
@@ -73,6 +78,13 @@ impl Gate {
             }
             (Credential::Absent, Some(der)) => self.identify(der, now),
             (Credential::Absent, None) => Authentication::Absent,
+        };
+        let authentication = match authentication {
+            Authentication::Known(identity) if self.revocations.cover(&identity) => {
+                debug!(user = identity.label(), "a revoked credential");
+                Authentication::Refused(Refusal::Revoked)
+            }
+            other => other,
         };
         let mut decision = decision::decide(&place, authentication, workspaces, self.policy);
         // An Authorization header that is no bearer token is the workspace's own.

@@ -18,6 +18,7 @@ pub mod jwt;
 pub mod keys;
 pub mod profile;
 pub mod provider;
+pub mod revocation;
 
 pub use profile::{Authority, Profile};
 
@@ -118,13 +119,15 @@ pub enum Refusal {
     Tenant,
     /// A claim does not say what the configuration requires.
     Requirement,
+    /// Revoked, or of a subject or session that was.
+    Revoked,
     /// Bound to a key or certificate that this request does not prove (RFC 8705, RFC 9449).
     Bound,
 }
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Malformed,
         Self::Oversized,
         Self::Algorithm,
@@ -140,6 +143,7 @@ impl Refusal {
         Self::Graph,
         Self::Tenant,
         Self::Requirement,
+        Self::Revoked,
         Self::Bound,
     ];
 
@@ -162,6 +166,7 @@ impl Refusal {
             Self::Graph => "token_graph",
             Self::Tenant => "token_tenant",
             Self::Requirement => "token_requirement",
+            Self::Revoked => "token_revoked",
             Self::Bound => "token_bound",
         }
     }
@@ -188,6 +193,7 @@ impl Refusal {
             Self::Graph => "the token is for Microsoft Graph and nobody else can verify it",
             Self::Tenant => "the token is of a tenant that is not configured",
             Self::Requirement => "a claim of the token does not have a required value",
+            Self::Revoked => "the token was revoked",
             Self::Bound => "the token is bound to a key that the request does not prove",
         }
     }

@@ -7,11 +7,12 @@
 //! ```
 //!
 //! [`agent`] serves connections with [`spop`]; [`gate`] takes one [`request`] through [`identity`],
-//! [`workspace`] and [`decision`]; [`audit`] records what came of it. [`cli`] and [`config`] put the
-//! parts together.
+//! [`workspace`] and [`decision`]; [`audit`] records what came of it. [`admin`] takes an administrator's
+//! words. [`cli`] and [`config`] put the parts together.
 
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod agent;
 pub mod audit;
 pub mod cli;

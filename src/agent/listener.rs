@@ -47,7 +47,8 @@ impl Listener {
     pub fn bind(address: &Listen, config: &Agent) -> Result<Vec<Self>, BindError> {
         let bound = match address {
             Listen::Tcp(address) => bind_tcp(*address).map(|listener| vec![listener]),
-            Listen::Unix(path) => bind_unix(path, config).map(|listener| vec![listener]),
+            Listen::Unix(path) => bind_unix(path, config.socket_owner, config.socket_mode)
+                .map(|(listener, file)| vec![Self::Unix(listener, Some(file))]),
             Listen::Systemd => from_systemd(),
         };
         bound.map_err(|error| BindError { address: address.clone(), error })
@@ -99,16 +100,20 @@ fn adopt_tcp(listener: std::net::TcpListener) -> io::Result<Listener> {
     TcpListener::from_std(listener).map(Listener::Tcp)
 }
 
-fn bind_unix(path: &Path, config: &Agent) -> io::Result<Listener> {
+/// Binds a unix socket with its owner and mode. Must be called within the runtime.
+pub(crate) fn bind_unix(
+    path: &Path,
+    owner: Owner,
+    mode: u32,
+) -> io::Result<(UnixListener, SocketFile)> {
     remove_stale(path)?;
     let listener = UnixListener::bind(path)?;
     let file = SocketFile(path.to_owned());
-    let owner = config.socket_owner;
     if owner != Owner::default() {
         std::os::unix::fs::chown(path, owner.user, owner.group)?;
     }
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(config.socket_mode))?;
-    Ok(Listener::Unix(listener, Some(file)))
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+    Ok((listener, file))
 }
 
 fn from_systemd() -> io::Result<Vec<Listener>> {

@@ -13,6 +13,7 @@ use tracing::{error, info, warn};
 
 use super::setup;
 use crate::{
+    admin::Admin,
     agent::Server,
     audit::Trail,
     config::{Config, Listen},
@@ -43,6 +44,7 @@ fn runtime(workers: usize) -> std::io::Result<Runtime> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let (gate, mut source) = setup::build(&config)?;
+    gate.revocations.own()?;
     // Read before the first question comes; a broken file is no reason not to start, and is followed.
     if let Err(mistakes) = source.load() {
         error!(
@@ -53,13 +55,25 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (trail, writer) = Trail::open(audit, config.audit.buffer)
         .with_context(|| format!("cannot open the audit trail {audit:?}"))?;
     let gate = Arc::new(gate);
-    let server = Server::bind(&config.agent, Arc::clone(&gate), Arc::new(trail))?;
+    let trail = Arc::new(trail);
+    let admin = match &config.admin {
+        Some(admin) => Some(
+            Admin::bind(admin, Arc::clone(&gate.revocations), Arc::clone(&trail)).with_context(
+                || format!("cannot listen on the admin socket {}", admin.socket.display()),
+            )?,
+        ),
+        None => None,
+    };
+    let server = Server::bind(&config.agent, Arc::clone(&gate), trail)?;
     let mut end = Signals::listen()?;
 
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     gate.issuers.spawn(&mut tasks, &stop);
     tasks.spawn(source.run(stop.clone()));
+    if let Some(admin) = admin {
+        tasks.spawn(admin.serve(stop.clone()));
+    }
     info!(version = env!("CARGO_PKG_VERSION"), listening = ?server.addresses(), "ready");
 
     let serving = tokio::spawn(server.serve(stop.clone()));

@@ -11,6 +11,7 @@ use crate::{
         cache::TokenCache,
         issuers::Issuers,
         provider::{Fetcher, Provider},
+        revocation::Revocations,
     },
     workspace::{pattern::HostPatterns, registry::Registry, watch::FileSource},
 };
@@ -47,5 +48,9 @@ pub(super) fn build(config: &Config) -> anyhow::Result<(Gate, FileSource)> {
         FileSource::new(config.workspaces.clone(), &config.issuer_names(), Arc::clone(&registry));
     let issuers = Issuers::new(providers, cache);
     let certificates = config.certificates.clone();
-    Ok((Gate { patterns, issuers, certificates, registry, policy: config.policy }, source))
+    let names = config.issuer_names().into_iter().map(Box::from).collect();
+    let journal = config.admin.as_ref().map(|admin| admin.revocations.clone());
+    let revocations = Arc::new(Revocations::open(names, journal)?);
+    let policy = config.policy;
+    Ok((Gate { patterns, issuers, certificates, revocations, registry, policy }, source))
 }

@@ -5,7 +5,7 @@ use std::{collections::HashSet, ops::RangeInclusive, path::PathBuf, str::FromStr
 use toml_span::{DeserError, Deserialize, Value, de_helpers::TableHelper, value::ValueInner};
 
 use super::{
-    Agent, Audit, Config, Listen, Owner,
+    Admin, Agent, Audit, Config, Listen, Owner,
     certificate::RawCertificate,
     document::{choice, mistake, parsed},
     issuer::RawIssuer,
@@ -24,6 +24,7 @@ impl<'de> Deserialize<'de> for Config {
         let hosts = table.required_s::<Vec<RawHost>>("host");
         let workspaces = table.required::<RawWorkspaces>("workspaces");
         let audit = table.optional::<Audit>("audit").unwrap_or_default();
+        let admin = table.optional::<Admin>("admin");
         for (empty, span, what) in [
             issuers.as_ref().map(|i| (i.value.is_empty(), i.span, "issuer")),
             hosts.as_ref().map(|h| (h.value.is_empty(), h.span, "host")),
@@ -62,6 +63,7 @@ impl<'de> Deserialize<'de> for Config {
             workspaces: workspaces.file,
             policy: workspaces.policy,
             audit,
+            admin,
         })
     }
 }
@@ -234,6 +236,18 @@ impl<'de> Deserialize<'de> for Audit {
         let kib = number(&mut table, "buffer_kib", 16..=1_048_576);
         table.finalize(None)?;
         Ok(Self { file, buffer: kib.map_or(DEFAULT_AUDIT_KIB, small) * 1024 })
+    }
+}
+
+impl<'de> Deserialize<'de> for Admin {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        let mut table = TableHelper::new(value)?;
+        let socket = table.required::<String>("socket").map(PathBuf::from);
+        let socket_mode = table.optional::<Mode>("socket_mode").map_or(0o600, |mode| mode.0);
+        let socket_owner = table.optional::<Owner>("socket_owner").unwrap_or_default();
+        let revocations = table.required::<String>("revocations").map(PathBuf::from);
+        table.finalize(None)?;
+        Ok(Self { socket: socket?, socket_mode, socket_owner, revocations: revocations? })
     }
 }
 

@@ -26,6 +26,7 @@ mod gate;
 mod hygiene;
 mod keys;
 mod providers;
+mod revocation;
 mod server;
 mod shipped;
 mod tokens;

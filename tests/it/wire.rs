@@ -167,14 +167,20 @@ impl Bare {
 
     /// With more settings of the agent.
     pub async fn with(settings: &str) -> Self {
+        Self::changed(|config| {
+            *config = config.replace("[agent]", &format!("[agent]\n{settings}"));
+        })
+        .await
+    }
+
+    /// With another configuration.
+    pub async fn changed(change: impl FnOnce(&mut String)) -> Self {
         let idp = DevIdp::start().await;
         let directory = tempfile::tempdir().unwrap();
         let workspaces = [DevWorkspace::start("a").await, DevWorkspace::start("b").await];
-        std::fs::write(
-            directory.path().join("agent.toml"),
-            support::config(idp.issuer()).replace("[agent]", &format!("[agent]\n{settings}")),
-        )
-        .unwrap();
+        let mut config = support::config(idp.issuer());
+        change(&mut config);
+        std::fs::write(directory.path().join("agent.toml"), config).unwrap();
         let list = support::workspaces(&workspaces[0], &workspaces[1], "running");
         std::fs::write(directory.path().join("workspaces.yaml"), list).unwrap();
         let agent = AgentProcess::start(directory.path()).await;

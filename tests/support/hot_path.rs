@@ -15,6 +15,7 @@ use identity_spoa::{
         cache::TokenCache,
         issuers::Issuers,
         provider::{Fetcher, Provider},
+        revocation::Revocations,
     },
     spop::{AgentSide, Value, client, frame::DEFAULT_SIZE},
     workspace::{
@@ -103,6 +104,7 @@ async fn gate(idp: &DevIdp) -> Gate {
         patterns: HostPatterns::new(&config.hosts).unwrap(),
         issuers: Issuers::new(vec![Arc::new(provider)], TokenCache::new(1000).unwrap()),
         certificates: vec![],
+        revocations: Arc::new(Revocations::open(vec![], None).unwrap()),
         registry,
         policy: Policy::default(),
     }

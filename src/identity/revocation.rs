@@ -1,0 +1,280 @@
+//! What was revoked before its time: a subject, what a subject was issued so far, a session, a token.
+//!
+//! Every request asks, so a revocation counts for the next one, and nothing that was remembered of a
+//! token needs to be forgotten for it. Each is on disk before it is confirmed.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{
+        Mutex, PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::Identity;
+use crate::clock::Timestamp;
+
+mod journal;
+
+pub use journal::JournalError;
+use journal::{Change, Journal};
+
+/// The most revocations that are kept.
+pub const MAX_REVOCATIONS: usize = 100_000;
+/// The longest text in one, in bytes.
+const MAX_TEXT: usize = 512;
+
+/// One revocation, as the administrator writes it and the journal keeps it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Revocation {
+    /// The configured name of the issuer or certificate rule; may be left out where there is just one.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub issuer: Box<str>,
+    /// Everything of a subject.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<Box<str>>,
+    /// With a subject: only what was issued before, in milliseconds since the Unix epoch, and what does
+    /// not say when it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before_ms: Option<u64>,
+    /// A session at the issuer (`sid`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<Box<str>>,
+    /// A token (`jti`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub token: Option<Box<str>>,
+    /// When it was revoked, by the agent's clock.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_ms: Option<u64>,
+    /// Why, in the administrator's words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<Box<str>>,
+}
+
+/// Why a revocation was not kept.
+#[derive(Debug, Error)]
+pub enum RevokeError {
+    /// Not exactly one thing.
+    #[error(
+        "expected exactly one of 'subject' (with 'before_ms' or without), 'session' and 'token'"
+    )]
+    Target,
+    /// A text that no token could have.
+    #[error("expected texts of 1 to {MAX_TEXT} bytes without control characters")]
+    Text,
+    /// An issuer that is not configured.
+    #[error("expected 'issuer' to be one of {0}")]
+    Issuer(String),
+    /// Too many.
+    #[error("{MAX_REVOCATIONS} revocations are kept already: lift those whose tokens have expired")]
+    Full,
+    /// It would not outlive a restart, so it does not count now either.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Subject,
+    Session,
+    Token,
+}
+
+/// All revocations.
+pub struct Revocations {
+    names: Vec<Box<str>>,
+    all: RwLock<HashMap<Box<str>, OfAuthority>>,
+    /// How many there are; nearly always none, and then a request looks no further.
+    count: AtomicUsize,
+    /// Held for a whole change, so that memory and disk change in the same order.
+    journal: Mutex<Option<Journal>>,
+}
+
+/// The revocations of one authority, by what they name.
+#[derive(Default)]
+struct OfAuthority {
+    subjects: HashMap<Box<str>, Revocation>,
+    sessions: HashMap<Box<str>, Revocation>,
+    tokens: HashMap<Box<str>, Revocation>,
+}
+
+impl Revocations {
+    /// None yet; those of the journal are read first, if there is one. `names` are the configured issuers
+    /// and certificate rules.
+    ///
+    /// # Errors
+    /// The journal cannot be read to its end: nobody knows then what else was revoked.
+    pub fn open(names: Vec<Box<str>>, journal: Option<PathBuf>) -> Result<Self, JournalError> {
+        let revocations = Self {
+            names,
+            all: RwLock::default(),
+            count: AtomicUsize::new(0),
+            journal: Mutex::new(None),
+        };
+        if let Some(path) = journal {
+            let journal = Journal::open(path, |change| match change {
+                Change::Revoke(revocation) => revocations.insert(revocation),
+                Change::Lift(revocation) => {
+                    revocations.remove(&revocation);
+                }
+            })?;
+            *revocations.journal.lock().unwrap_or_else(PoisonError::into_inner) = Some(journal);
+        }
+        Ok(revocations)
+    }
+
+    /// Makes this process the one that writes to the journal; without it, a journal is only read.
+    ///
+    /// # Errors
+    /// Another agent has it, or it cannot be written.
+    pub fn own(&self) -> Result<(), JournalError> {
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        journal.as_mut().map_or(Ok(()), Journal::own)
+    }
+
+    /// Whether the identity, its session or its token was revoked.
+    #[must_use]
+    pub fn cover(&self, identity: &Identity) -> bool {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(of) = all.get(&identity.authority.name) else { return false };
+        let token = &identity.token;
+        let by_subject = of.subjects.get(&identity.subject).is_some_and(|revocation| {
+            match (revocation.before_ms, token.issued) {
+                (Some(before), Some(issued)) => issued < Timestamp::from_millis(before),
+                _ => true,
+            }
+        });
+        by_subject
+            || token.session.as_ref().is_some_and(|id| of.sessions.contains_key(id))
+            || token.id.as_ref().is_some_and(|id| of.tokens.contains_key(id))
+    }
+
+    /// Revokes. Counts for every request from its return on, and after a restart.
+    ///
+    /// # Errors
+    /// It is no revocation, there are too many, or it cannot be written; nothing is revoked then.
+    pub fn revoke(
+        &self,
+        revocation: Revocation,
+        now: Timestamp,
+    ) -> Result<Revocation, RevokeError> {
+        let mut revocation = self.check(revocation)?;
+        revocation.at_ms = Some(now.as_millis());
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.count.load(Ordering::Acquire) >= MAX_REVOCATIONS {
+            return Err(RevokeError::Full);
+        }
+        if let Some(journal) = journal.as_mut() {
+            journal.append(&Change::Revoke(revocation.clone()))?;
+        }
+        self.insert(revocation.clone());
+        Ok(revocation)
+    }
+
+    /// Takes a revocation back. Returns whether there was one.
+    ///
+    /// # Errors
+    /// It names nothing, or cannot be written; the revocation stays then.
+    pub fn lift(&self, revocation: Revocation) -> Result<bool, RevokeError> {
+        let revocation = self.check(revocation)?;
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(journal) = journal.as_mut() {
+            journal.append(&Change::Lift(revocation.clone()))?;
+        }
+        Ok(self.remove(&revocation))
+    }
+
+    /// All of them, the latest first.
+    #[must_use]
+    pub fn list(&self) -> Vec<Revocation> {
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        let mut list: Vec<_> = all
+            .values()
+            .flat_map(|of| [&of.subjects, &of.sessions, &of.tokens])
+            .flat_map(|map| map.values().cloned())
+            .collect();
+        list.sort_by_key(|revocation| std::cmp::Reverse(revocation.at_ms));
+        list
+    }
+
+    fn check(&self, mut revocation: Revocation) -> Result<Revocation, RevokeError> {
+        if revocation.issuer.is_empty()
+            && let [only] = self.names.as_slice()
+        {
+            revocation.issuer = only.clone();
+        }
+        if !self.names.contains(&revocation.issuer) {
+            let names: Vec<_> = self.names.iter().map(|name| format!("{name:?}")).collect();
+            return Err(RevokeError::Issuer(names.join(", ")));
+        }
+        let (_, named) = revocation.target().ok_or(RevokeError::Target)?;
+        let clean = |text: &str| {
+            !text.is_empty() && text.len() <= MAX_TEXT && !text.chars().any(char::is_control)
+        };
+        if !clean(named) || revocation.note.as_deref().is_some_and(|note| !clean(note)) {
+            return Err(RevokeError::Text);
+        }
+        Ok(revocation)
+    }
+
+    fn insert(&self, mut revocation: Revocation) {
+        let Some((kind, named)) = revocation.target() else { return };
+        let named = Box::from(named);
+        let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
+        let map = all.entry(revocation.issuer.clone()).or_default().of_kind(kind);
+        if let Some(old) = map.get(&named) {
+            // A second revocation never takes part of the first one back.
+            revocation.before_ms = match (old.before_ms, revocation.before_ms) {
+                (Some(old), Some(new)) => Some(old.max(new)),
+                _ => None,
+            };
+        }
+        if map.insert(named, revocation).is_none() {
+            self.count.fetch_add(1, Ordering::Release);
+        }
+    }
+
+    fn remove(&self, revocation: &Revocation) -> bool {
+        let Some((kind, named)) = revocation.target() else { return false };
+        let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
+        let map = all.get_mut(&revocation.issuer).map(|of| of.of_kind(kind));
+        let removed = map.and_then(|map| map.remove(named)).is_some();
+        if removed {
+            self.count.fetch_sub(1, Ordering::Release);
+        }
+        removed
+    }
+}
+
+impl OfAuthority {
+    fn of_kind(&mut self, kind: Kind) -> &mut HashMap<Box<str>, Revocation> {
+        match kind {
+            Kind::Subject => &mut self.subjects,
+            Kind::Session => &mut self.sessions,
+            Kind::Token => &mut self.tokens,
+        }
+    }
+}
+
+impl Revocation {
+    /// The one thing that is revoked, if it is one.
+    fn target(&self) -> Option<(Kind, &str)> {
+        match (&self.subject, &self.session, &self.token, self.before_ms) {
+            (Some(subject), None, None, _) => Some((Kind::Subject, subject)),
+            (None, Some(session), None, None) => Some((Kind::Session, session)),
+            (None, None, Some(token), None) => Some((Kind::Token, token)),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

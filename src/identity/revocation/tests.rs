@@ -1,0 +1,151 @@
+use std::sync::Arc;
+
+use super::*;
+use crate::identity::{Authority, TokenIds};
+
+fn identity(authority: &str, subject: &str, issued: Option<u64>) -> Identity {
+    let authority = Authority { name: authority.into(), matching: vec![] };
+    Identity {
+        authority: Arc::new(authority),
+        issuer: "i".into(),
+        subject: subject.into(),
+        email: None,
+        username: None,
+        groups: vec![],
+        groups_joined: "".into(),
+        groups_overage: false,
+        organization: None,
+        token: TokenIds {
+            id: Some(format!("token of {subject}").into()),
+            session: Some(format!("session of {subject}").into()),
+            issued: issued.map(Timestamp::from_millis),
+        },
+        bound_to: None,
+        expires: Timestamp::from_secs(1),
+    }
+}
+
+fn names() -> Vec<Box<str>> {
+    vec!["corp".into(), "partner".into()]
+}
+
+fn none() -> Revocations {
+    Revocations::open(names(), None).unwrap()
+}
+
+fn of(subject: &str) -> Revocation {
+    Revocation { issuer: "corp".into(), subject: Some(subject.into()), ..Revocation::default() }
+}
+
+const NOW: Timestamp = Timestamp::from_millis(5000);
+
+#[test]
+fn a_subject_is_revoked_with_all_it_has_at_its_issuer_only() {
+    let revocations = none();
+    assert!(!revocations.cover(&identity("corp", "alice", Some(1))));
+    revocations.revoke(of("alice"), NOW).unwrap();
+    for issued in [None, Some(1), Some(u64::MAX)] {
+        assert!(revocations.cover(&identity("corp", "alice", issued)));
+        assert!(!revocations.cover(&identity("corp", "bob", issued)));
+        assert!(!revocations.cover(&identity("partner", "alice", issued)), "somebody else");
+    }
+    assert!(revocations.lift(of("alice")).unwrap());
+    assert!(!revocations.lift(of("alice")).unwrap());
+    assert!(!revocations.cover(&identity("corp", "alice", None)));
+}
+
+#[test]
+fn what_was_issued_before_a_moment_is_revoked_and_what_does_not_say_when() {
+    let revocations = none();
+    revocations.revoke(Revocation { before_ms: Some(1000), ..of("alice") }, NOW).unwrap();
+    for (issued, revoked) in [(None, true), (Some(0), true), (Some(999), true), (Some(1000), false)]
+    {
+        assert_eq!(revocations.cover(&identity("corp", "alice", issued)), revoked, "{issued:?}");
+    }
+    // Neither an earlier moment nor a later one gives back what was revoked.
+    revocations.revoke(Revocation { before_ms: Some(500), ..of("alice") }, NOW).unwrap();
+    assert!(revocations.cover(&identity("corp", "alice", Some(999))));
+    revocations.revoke(of("alice"), NOW).unwrap();
+    revocations.revoke(Revocation { before_ms: Some(2000), ..of("alice") }, NOW).unwrap();
+    assert!(revocations.cover(&identity("corp", "alice", Some(u64::MAX))));
+    assert_eq!(revocations.list().len(), 1);
+}
+
+#[test]
+fn a_session_or_a_token_is_revoked_alone() {
+    let revocations = none();
+    let session = Some("session of alice".into());
+    let token = Some("token of bob".into());
+    let issuer: Box<str> = "corp".into();
+    let one = Revocation { issuer: issuer.clone(), session, ..Revocation::default() };
+    let other = Revocation { issuer, token, ..Revocation::default() };
+    revocations.revoke(one, NOW).unwrap();
+    revocations.revoke(other, NOW).unwrap();
+    for (subject, revoked) in [("alice", true), ("bob", true), ("carol", false)] {
+        assert_eq!(revocations.cover(&identity("corp", subject, None)), revoked, "{subject}");
+        assert!(!revocations.cover(&identity("partner", subject, None)));
+    }
+}
+
+#[test]
+fn what_does_not_say_exactly_what_is_refused() {
+    let revocations = none();
+    let text = |text: &str| Some(Box::from(text));
+    for (bad, want) in [
+        (Revocation { subject: None, ..of("") }, "exactly one"),
+        (Revocation { session: text("s"), ..of("a") }, "exactly one"),
+        (
+            Revocation { subject: None, token: text("t"), before_ms: Some(1), ..of("") },
+            "exactly one",
+        ),
+        (of(""), "1 to 512 bytes"),
+        (of("a\nb"), "control"),
+        (of(&"x".repeat(513)), "1 to 512 bytes"),
+        (Revocation { note: text("\x1b"), ..of("a") }, "control"),
+        (Revocation { issuer: "".into(), ..of("a") }, "\"corp\", \"partner\""),
+        (Revocation { issuer: "nobody".into(), ..of("a") }, "\"corp\", \"partner\""),
+    ] {
+        let error = revocations.revoke(bad.clone(), NOW).unwrap_err().to_string();
+        assert!(error.contains(want), "{bad:?}: {error}");
+    }
+    assert!(revocations.list().is_empty());
+    let alone = Revocations::open(vec!["corp".into()], None).unwrap();
+    alone.revoke(Revocation { issuer: "".into(), ..of("alice") }, NOW).unwrap();
+    assert!(alone.cover(&identity("corp", "alice", None)), "there is only one to mean");
+}
+
+#[test]
+fn revocations_outlive_a_restart_and_an_unfinished_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("revocations");
+    let open = || {
+        let revocations = Revocations::open(names(), Some(path.clone()))?;
+        revocations.own().map(|()| revocations)
+    };
+    let first = open().unwrap();
+    first.revoke(of("alice"), NOW).unwrap();
+    let error = open().map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("another agent"), "{error}");
+    first.revoke(of("bob"), NOW).unwrap();
+    first.lift(of("bob")).unwrap();
+    drop(first);
+    let whole = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{whole}{{\"revoke\":{{\"issuer\":\"co")).unwrap();
+    let second = open().unwrap();
+    assert!(second.cover(&identity("corp", "alice", None)));
+    assert!(!second.cover(&identity("corp", "bob", None)));
+    second.revoke(of("carol"), NOW).unwrap();
+    drop(second);
+    assert!(open().unwrap().cover(&identity("corp", "carol", None)));
+    // A broken line in the middle could have revoked anybody.
+    std::fs::write(&path, format!("nonsense\n{whole}")).unwrap();
+    let error = open().map(|_| ()).unwrap_err().to_string();
+    assert!(error.contains("line 1"), "{error}");
+}
+
+#[test]
+fn a_file_that_is_none_of_ours_is_refused_without_reading_all_of_it() {
+    // Endless zeros.
+    let error = Revocations::open(names(), Some("/dev/zero".into())).map(|_| ()).unwrap_err();
+    assert!(error.to_string().contains("line 1"), "{error}");
+}
