@@ -31,7 +31,7 @@ fn done(bare: &Bare, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn token(bare: &Bare, claims: serde_json::Value) -> String {
+fn token(bare: &Bare, claims: &serde_json::Value) -> String {
     let claims = claims.as_object().unwrap().clone();
     bare.idp.token(&TokenRequest { claims, ..TokenRequest::default() })
 }
@@ -40,7 +40,7 @@ fn token(bare: &Bare, claims: serde_json::Value) -> String {
 async fn what_is_revoked_is_refused_with_the_next_question_and_until_it_is_lifted() {
     let bare = stage().await;
     let mut peer = bare.unix().await;
-    let token = token(&bare, json!({"jti": "t-1", "sid": "s-1"}));
+    let token = token(&bare, &json!({"jti": "t-1", "sid": "s-1"}));
     for target in [["--subject", "sub-alice"], ["--session", "s-1"], ["--token", "t-1"]] {
         assert_eq!(peer.ask(&host(ALICES), Some(&token)).await.as_deref(), Some("owner"));
         let said = done(&bare, &["revoke", target[0], target[1], "--note", "left the company"]);
@@ -67,8 +67,8 @@ async fn what_was_issued_until_now_is_revoked_and_a_new_token_counts() {
     let bare = stage().await;
     let mut peer = bare.unix().await;
     let now = identity_spoa::clock::Timestamp::now().as_millis() / 1000;
-    let old = token(&bare, json!({"iat": now - 10}));
-    let new = token(&bare, json!({"iat": now + 5}));
+    let old = token(&bare, &json!({"iat": now - 10}));
+    let new = token(&bare, &json!({"iat": now + 5}));
     done(&bare, &["revoke", "--subject", "sub-alice", "--before", "now"]);
     assert_eq!(peer.ask(&host(ALICES), Some(&old)).await.as_deref(), Some("token_revoked"));
     assert_eq!(peer.ask(&host(ALICES), Some(&new)).await.as_deref(), Some("owner"));
