@@ -15,7 +15,7 @@ use url::Url;
 
 use crate::{
     decision::Policy,
-    identity::{Profile, certificate::CertificateRule, provider::Schedule},
+    identity::{Profile, certificate::CertificateRule, credential::Sources, provider::Schedule},
     workspace::pattern::PatternSpec,
 };
 
@@ -33,6 +33,8 @@ pub struct Config {
     pub agent: Agent,
     /// Whose tokens count; at least one, with different names and identifiers.
     pub issuers: Vec<Issuer>,
+    /// Where tokens may be beside the Authorization header.
+    pub sources: Option<Sources>,
     /// Which client certificates count.
     pub certificates: Vec<CertificateRule>,
     /// Which hosts are workspaces; at least one.

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use crate::{
-    identity::{Authentication, Identity},
+    identity::{Authentication, Identity, credential::Sources},
     workspace::{
         Destination, EndpointName, Phase, Workspace,
         host::{Host, HostError},
@@ -70,6 +70,8 @@ pub struct Decision {
     pub destination: Option<Destination>,
     /// Whether the Authorization header was meant for us and must not travel on.
     pub strip_authorization: bool,
+    /// Where else tokens may be, so that none travels on; nowhere unless configured.
+    pub sources: Option<Arc<Sources>>,
 }
 
 impl Decision {
@@ -83,6 +85,7 @@ impl Decision {
             endpoint: None,
             destination: None,
             strip_authorization: false,
+            sources: None,
         }
     }
 

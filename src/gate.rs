@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::{
     clock::Timestamp,
@@ -12,7 +12,7 @@ use crate::{
     identity::{
         Authentication, Refusal,
         certificate::CertificateRule,
-        credential::Credential,
+        credential::{Credential, Sources},
         issuers::{Issuers, KeyWait, Outcome},
         revocation::Revocations,
     },
@@ -30,6 +30,8 @@ pub struct Gate {
     pub patterns: HostPatterns,
     /// Whose tokens count.
     pub issuers: Issuers,
+    /// Where tokens may be beside the Authorization header; nowhere unless configured.
+    pub sources: Option<Arc<Sources>>,
     /// Which client certificates count. Without a bearer token, the first rule that is about one
     /// decides; beside a token a certificate only proves that token.
     pub certificates: Vec<CertificateRule>,
@@ -64,12 +66,25 @@ impl Gate {
             return Step::Done(Decision::refuse(reason));
         }
         let place = self.place(request, scratch);
+        let none = Sources::default();
+        let sources = self.sources.as_deref().unwrap_or(&none);
+        if (sources.query.is_some() && !request.passes.query)
+            || (sources.subprotocol && !request.passes.protocols)
+        {
+            warn!(
+                "[credentials] names a place that HAProxy does not pass: add the argument to the args line, see haproxy/identity.spoe.cfg"
+            );
+            return Step::Done(Decision::refuse(Reason::MessageUnknown));
+        }
         // Nobody's host: whatever was sent with it is not looked at.
-        let credential = match (&place, request.authorization) {
-            (Place::Matched(..), Some(value)) => Credential::from_authorization(value),
+        let credential = match &place {
+            Place::Matched(..) => Credential::of(request, sources),
             _ => Credential::Absent,
         };
-        let authentication = match (credential, request.certificate) {
+        let authentication = match (&credential, request.certificate) {
+            (Credential::Several, _) => {
+                return Step::Done(Decision::refuse(Reason::CredentialRepeated));
+            }
             (Credential::Bearer(token), certificate) => {
                 match self.issuers.authenticate(token, certificate, now, may_wait) {
                     Outcome::Settled(authentication) => authentication,
@@ -88,7 +103,9 @@ impl Gate {
         };
         let mut decision = decision::decide(&place, authentication, workspaces, self.policy);
         // An Authorization header that is no bearer token is the workspace's own.
-        decision.strip_authorization &= credential != Credential::Absent;
+        let header = request.authorization.map(Credential::from_authorization);
+        decision.strip_authorization &= matches!(header, Some(Credential::Bearer(_)));
+        decision.sources.clone_from(&self.sources);
         Step::Done(decision)
     }
 
@@ -119,6 +136,8 @@ fn repeated(request: &Request<'_>) -> Option<Reason> {
         Some(Reason::HostRepeated)
     } else if request.authorizations > 1 {
         Some(Reason::AuthorizationRepeated)
+    } else if request.protocol_lines > 1 {
+        Some(Reason::CredentialRepeated)
     } else if request.cookies > 1 {
         Some(Reason::CookieRepeated)
     } else {

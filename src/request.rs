@@ -9,6 +9,7 @@ use thiserror::Error;
 use crate::spop::Value;
 
 pub mod cookie;
+pub mod place;
 
 /// The name of the message for HTTP requests.
 pub const AUTHORIZE: &[u8] = b"authorize";
@@ -36,10 +37,28 @@ pub struct Request<'a> {
     pub cookie: Option<&'a [u8]>,
     /// How many Cookie headers there are.
     pub cookies: u64,
+    /// The query string; sent only where tokens may be in it.
+    pub query: Option<&'a [u8]>,
+    /// The last Sec-WebSocket-Protocol header; sent only where tokens may be in it.
+    pub protocols: Option<&'a [u8]>,
+    /// How many Sec-WebSocket-Protocol headers there are.
+    pub protocol_lines: u64,
+    /// Whether HAProxy passes the query and the subprotocols at all: without them nobody would see a token
+    /// there, and it would travel on.
+    pub passes: Passes,
     /// The client's address.
     pub client: Option<IpAddr>,
     /// The client's certificate, DER. Only one that HAProxy verified is ever here.
     pub certificate: Option<&'a [u8]>,
+}
+
+/// Arguments that HAProxy passes only where the operator added them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Passes {
+    /// `query`.
+    pub query: bool,
+    /// `protocols` and `protocol_lines`.
+    pub protocols: bool,
 }
 
 /// Why a message cannot be read. Its cause is an SPOE configuration other than the shipped one.
@@ -97,6 +116,15 @@ impl<'a> Request<'a> {
                 b"authorizations" => request.authorizations = count(value, "authorizations")?,
                 b"cookie" => request.cookie = text(value, "cookie")?,
                 b"cookies" => request.cookies = count(value, "cookies")?,
+                b"query" => {
+                    request.query = text(value, "query")?;
+                    request.passes.query = true;
+                }
+                b"protocols" => request.protocols = text(value, "protocols")?,
+                b"protocol_lines" => {
+                    request.protocol_lines = count(value, "protocol_lines")?;
+                    request.passes.protocols = true;
+                }
                 b"client" => request.client = address(value, "client")?,
                 _ => certificate.read(name, value)?,
             }
@@ -120,6 +148,8 @@ impl<'a> Request<'a> {
             }
         }
         request.certificate = certificate.verified();
+        // A stream has neither.
+        request.passes = Passes { query: true, protocols: true };
         request.hosts = u64::from(request.host.is_some());
         Ok(request)
     }

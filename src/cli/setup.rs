@@ -52,5 +52,6 @@ pub(super) fn build(config: &Config) -> anyhow::Result<(Gate, FileSource)> {
     let journal = config.admin.as_ref().map(|admin| admin.revocations.clone());
     let revocations = Arc::new(Revocations::open(names, journal)?);
     let policy = config.policy;
-    Ok((Gate { patterns, issuers, certificates, revocations, registry, policy }, source))
+    let sources = config.sources.clone().map(Arc::new);
+    Ok((Gate { patterns, issuers, sources, certificates, revocations, registry, policy }, source))
 }

@@ -12,6 +12,7 @@ use super::{
 };
 use crate::{
     decision::{Policy, UndeclaredPorts},
+    identity::credential::Sources,
     workspace::pattern::{HostPatterns, PatternError, PatternSpec, Preset},
 };
 
@@ -20,6 +21,7 @@ impl<'de> Deserialize<'de> for Config {
         let mut table = TableHelper::new(value)?;
         let agent = table.required::<Agent>("agent");
         let issuers = table.required_s::<Vec<RawIssuer>>("issuer");
+        let sources = table.optional::<Sources>("credentials");
         let certificates = table.optional::<Vec<RawCertificate>>("certificate").unwrap_or_default();
         let hosts = table.required_s::<Vec<RawHost>>("host");
         let workspaces = table.required::<RawWorkspaces>("workspaces");
@@ -58,6 +60,7 @@ impl<'de> Deserialize<'de> for Config {
         Ok(Self {
             agent: agent?,
             issuers: issuers?.value.into_iter().map(|raw| raw.issuer).collect(),
+            sources,
             certificates: certificates.into_iter().map(|raw| raw.rule).collect(),
             hosts: hosts?.value.into_iter().map(|raw| raw.0).collect(),
             workspaces: workspaces.file,
@@ -236,6 +239,33 @@ impl<'de> Deserialize<'de> for Audit {
         let kib = number(&mut table, "buffer_kib", 16..=1_048_576);
         table.finalize(None)?;
         Ok(Self { file, buffer: kib.map_or(DEFAULT_AUDIT_KIB, small) * 1024 })
+    }
+}
+
+impl<'de> Deserialize<'de> for Sources {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        let mut table = TableHelper::new(value)?;
+        let cookie = table.optional::<Token>("cookie").map(|name| name.0);
+        let query = table.optional::<Token>("query").map(|name| name.0);
+        let subprotocol = table.optional::<bool>("subprotocol").unwrap_or(false);
+        table.finalize(None)?;
+        Ok(Self { cookie, query, subprotocol })
+    }
+}
+
+/// The name of a cookie or parameter, of characters that need no escaping in either.
+struct Token(Box<str>);
+
+impl<'de> Deserialize<'de> for Token {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        let text = value.take_string(None)?;
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        if text.is_empty() || !text.bytes().all(plain) {
+            let message =
+                format!("expected a name of letters, digits, '-', '_' and '.', found {text:?}");
+            return Err(mistake(value.span, message).into());
+        }
+        Ok(Self(text.into()))
     }
 }
 

@@ -48,6 +48,8 @@ pub enum Reason {
     AuthorizationRepeated,
     /// The request has several Cookie headers.
     CookieRepeated,
+    /// The request has several credentials.
+    CredentialRepeated,
     /// No pattern matches the host.
     HostUnmatched,
     /// The identity has no right to the endpoint.
@@ -83,7 +85,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons but the refusals of credentials ([`Refusal::ALL`]).
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::Owner,
         Self::GrantedUser,
         Self::GrantedGroup,
@@ -96,6 +98,7 @@ impl Reason {
         Self::HostRepeated,
         Self::AuthorizationRepeated,
         Self::CookieRepeated,
+        Self::CredentialRepeated,
         Self::HostUnmatched,
         Self::NotPermitted,
         Self::GroupsOverage,
@@ -147,6 +150,7 @@ impl Reason {
             Self::HostRepeated => ("host_repeated", Deny, 400),
             Self::AuthorizationRepeated => ("authorization_repeated", Deny, 400),
             Self::CookieRepeated => ("cookie_repeated", Deny, 400),
+            Self::CredentialRepeated => ("credential_repeated", Deny, 400),
             Self::HostUnmatched => ("host_unmatched", Deny, 421),
             Self::NotPermitted => ("not_permitted", Deny, 403),
             Self::GroupsOverage => ("groups_overage", Deny, 403),

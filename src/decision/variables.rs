@@ -6,7 +6,7 @@ use arrayvec::ArrayString;
 
 use super::{Decision, Reason, Verdict};
 use crate::{
-    request::{Request, cookie},
+    request::{Request, cookie, place},
     workspace::{Destination, EndpointName},
 };
 
@@ -89,8 +89,23 @@ fn travel(
     if decision.strip_authorization {
         set("strip_authorization", Value::Bool(true));
     }
-    if let Some(rest) = request.cookie.and_then(cookie::without_ours) {
+    let sources = decision.sources.as_deref();
+    let token = sources.and_then(|sources| sources.cookie.as_deref());
+    if let Some(rest) =
+        request.cookie.and_then(|header| cookie::without_ours(header, token.map(str::as_bytes)))
+    {
         set("cookie", Value::Text(&rest));
+    }
+    let Some(sources) = sources else { return };
+    if let Some((name, query)) = sources.query.as_deref().zip(request.query)
+        && let Some(rest) = place::without_parameter(query, name.as_bytes())
+    {
+        set("query", Value::Text(&rest));
+    }
+    if let Some(header) = request.protocols.filter(|_| sources.subprotocol)
+        && let Some(rest) = place::without_subprotocol(header)
+    {
+        set("protocols", Value::Text(&rest));
     }
 }
 

@@ -1,12 +1,34 @@
 //! Which credential of a request counts.
 
+use std::borrow::Cow;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+
+use crate::request::{
+    Request,
+    place::{self, Found},
+};
+
+/// Where a token may be beside the Authorization header (RFC 6750 section 2 advises against others).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources {
+    /// A cookie of this name.
+    pub cookie: Option<Box<str>>,
+    /// A parameter of the query of this name.
+    pub query: Option<Box<str>>,
+    /// A WebSocket subprotocol.
+    pub subprotocol: bool,
+}
+
 /// The credential a request carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credential<'a> {
     /// None, or one of a scheme that is not ours and belongs to the workspace (Basic, Digest …).
     Absent,
-    /// A bearer token (RFC 6750 section 2.1).
-    Bearer(&'a [u8]),
+    /// A bearer token (RFC 6750 section 2).
+    Bearer(Cow<'a, [u8]>),
+    /// More than one: whichever counted, somebody could be made to use another's.
+    Several,
 }
 
 impl<'a> Credential<'a> {
@@ -16,10 +38,53 @@ impl<'a> Credential<'a> {
     pub fn from_authorization(value: &'a [u8]) -> Self {
         match value.split_at_checked(BEARER.len()) {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case(BEARER) => match rest.first() {
-                None | Some(b' ' | b'\t') => Self::Bearer(rest.trim_ascii()),
+                None | Some(b' ' | b'\t') => Self::Bearer(rest.trim_ascii().into()),
                 Some(_) => Self::Absent,
             },
             _ => Self::Absent,
+        }
+    }
+
+    /// The one credential of a request, in the header or where `sources` says.
+    #[must_use]
+    pub fn of(request: &Request<'a>, sources: &Sources) -> Self {
+        let header = request.authorization.map_or(Self::Absent, Self::from_authorization);
+        let others = [
+            sources.cookie.as_deref().zip(request.cookie).map_or(Self::Absent, |(name, header)| {
+                Self::from(place::cookie(header, name.as_bytes()))
+            }),
+            sources.query.as_deref().zip(request.query).map_or(Self::Absent, |(name, query)| {
+                Self::from(place::parameter(query, name.as_bytes()))
+            }),
+            request
+                .protocols
+                .filter(|_| sources.subprotocol)
+                .map_or(Self::Absent, |header| Self::from(place::subprotocol(header)).decoded()),
+        ];
+        others.into_iter().fold(header, |one, other| match (one, other) {
+            (one, Self::Absent) => one,
+            (Self::Absent, other) => other,
+            _ => Self::Several,
+        })
+    }
+
+    fn decoded(self) -> Self {
+        match self {
+            // What cannot be decoded is no token, and is refused as one.
+            Self::Bearer(text) => {
+                Self::Bearer(URL_SAFE_NO_PAD.decode(text).unwrap_or_default().into())
+            }
+            other => other,
+        }
+    }
+}
+
+impl<'a> From<Found<'a>> for Credential<'a> {
+    fn from(found: Found<'a>) -> Self {
+        match found {
+            Found::Nothing => Self::Absent,
+            Found::One(token) => Self::Bearer(token.into()),
+            Found::Several => Self::Several,
         }
     }
 }
@@ -30,20 +95,64 @@ const BEARER: &[u8] = b"Bearer";
 mod tests {
     use super::*;
 
+    fn bearer(token: &[u8]) -> Credential<'_> {
+        Credential::Bearer(token.into())
+    }
+
     #[test]
     fn only_a_bearer_token_is_a_credential() {
         for (value, want) in [
-            (&b"Bearer abc"[..], Credential::Bearer(b"abc")),
-            (b"bEARER   abc ", Credential::Bearer(b"abc")),
-            (b"Bearer", Credential::Bearer(b"")),
-            (b"Bearer ", Credential::Bearer(b"")),
+            (&b"Bearer abc"[..], bearer(b"abc")),
+            (b"bEARER   abc ", bearer(b"abc")),
+            (b"Bearer", bearer(b"")),
+            (b"Bearer ", bearer(b"")),
             (b"Bearerabc", Credential::Absent),
             (b"Basic YTpi", Credential::Absent),
             (b"abc", Credential::Absent),
             (b"", Credential::Absent),
-            (b"Bearer \xff", Credential::Bearer(b"\xff")),
+            (b"Bearer \xff", bearer(b"\xff")),
         ] {
             assert_eq!(Credential::from_authorization(value), want, "{}", value.escape_ascii());
         }
+    }
+
+    #[test]
+    fn j17_other_places_count_only_where_configured_and_two_credentials_never() {
+        let all = Sources {
+            cookie: Some("token".into()),
+            query: Some("access_token".into()),
+            subprotocol: true,
+        };
+        let none = Sources::default();
+        let subprotocol = [place::SUBPROTOCOL, b"YWJj"].concat();
+        let empty = Request::default();
+        let places = [
+            Request { authorization: Some(b"Bearer abc"), ..empty },
+            Request { cookie: Some(b"a=b; token=abc"), ..empty },
+            Request { query: Some(b"a=b&access_token=abc"), ..empty },
+            Request { protocols: Some(&subprotocol), ..empty },
+        ];
+        for (n, request) in places.iter().enumerate() {
+            assert_eq!(Credential::of(request, &all), bearer(b"abc"));
+            let want = if n == 0 { bearer(b"abc") } else { Credential::Absent };
+            assert_eq!(Credential::of(request, &none), want);
+            for other in &places[n + 1..] {
+                let both = Request {
+                    authorization: request.authorization.or(other.authorization),
+                    cookie: request.cookie.or(other.cookie),
+                    query: request.query.or(other.query),
+                    protocols: request.protocols.or(other.protocols),
+                    ..empty
+                };
+                assert_eq!(Credential::of(&both, &all), Credential::Several, "{both:?}");
+            }
+        }
+        let twice = Request { cookie: Some(b"token=abc; token=abc"), ..empty };
+        assert_eq!(Credential::of(&twice, &all), Credential::Several);
+        let basic = Request { authorization: Some(b"Basic YTpi"), ..places[1] };
+        assert_eq!(Credential::of(&basic, &all), bearer(b"abc"), "Basic is the workspace's own");
+        let broken = [place::SUBPROTOCOL, b"!"].concat();
+        let broken = Request { protocols: Some(&broken), ..empty };
+        assert_eq!(Credential::of(&broken, &all), bearer(b""));
     }
 }

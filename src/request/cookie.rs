@@ -5,12 +5,14 @@ use std::iter;
 /// Each cookie of ours has a name that starts so.
 pub const OUR_PREFIX: &[u8] = b"__Host-identity";
 
-/// The header without our cookies, or `None` if it has none of them and may travel on as it is.
+/// The header without our cookies and the one called `token`, if there is such a one; `None` if it has none
+/// of them and may travel on as it is.
 ///
 /// Names are compared without regard to case, as some browsers treat the `__Host-` prefix; a cookie
 /// without a name whose value looks like one of ours counts as ours.
 #[must_use]
-pub fn without_ours(header: &[u8]) -> Option<Vec<u8>> {
+pub fn without_ours(header: &[u8], token: Option<&[u8]>) -> Option<Vec<u8>> {
+    let is_ours = |pair: &[u8]| is_ours(pair) || token.is_some_and(|name| is_named(pair, name));
     let starts = memchr::memchr_iter(b';', header).map(|at| at + 1);
     if !iter::once(0).chain(starts).any(|at| header.get(at..).is_some_and(is_ours)) {
         return None;
@@ -27,6 +29,11 @@ pub fn without_ours(header: &[u8]) -> Option<Vec<u8>> {
     Some(rest)
 }
 
+/// The name to the letter, as it is looked for.
+fn is_named(pair: &[u8], name: &[u8]) -> bool {
+    pair.trim_ascii().strip_prefix(name).is_some_and(|rest| rest.starts_with(b"="))
+}
+
 fn is_ours(pair: &[u8]) -> bool {
     let pair = pair.trim_ascii_start();
     let name = pair.strip_prefix(b"=").unwrap_or(pair).trim_ascii_start();
@@ -41,6 +48,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn p1_the_cookie_with_a_token_is_taken_out_too() {
+        let without = |header| without_ours(header, Some(b"token"));
+        assert_eq!(without(b"a=1; token=x; b=2; token=y").as_deref(), Some(&b"a=1; b=2"[..]));
+        assert_eq!(without(b"a=1; tokens=x; xtoken=1; Token=2; token"), None);
+    }
+
+    #[test]
     fn our_cookies_are_taken_out_and_others_stay_as_they_are() {
         for (header, want) in [
             (&b"a=1; b=2"[..], None),
@@ -52,7 +66,7 @@ mod tests {
             (b"x__Host-identity=1", None),
             (b"", None),
         ] {
-            assert_eq!(without_ours(header).as_deref(), want, "{}", header.escape_ascii());
+            assert_eq!(without_ours(header, None).as_deref(), want, "{}", header.escape_ascii());
         }
     }
 
@@ -62,8 +76,8 @@ mod tests {
             pairs in proptest::collection::vec("(__Host-identity[a-z]{0,3}|__HOST-identity|[a-z]{1,4}| |=|)=[ -:<-~]{0,6}", 0..6)
         ) {
             let header = pairs.join("; ").into_bytes();
-            if let Some(rest) = without_ours(&header) {
-                prop_assert!(without_ours(&rest).is_none());
+            if let Some(rest) = without_ours(&header, None) {
+                prop_assert!(without_ours(&rest, None).is_none());
                 let kept: Vec<_> = header.split(|b| *b == b';').filter(|p| !is_ours(p)).map(<[u8]>::trim_ascii).collect();
                 let left: Vec<_> = rest.split(|b| *b == b';').map(<[u8]>::trim_ascii).filter(|p| !(p.is_empty() && kept.is_empty())).collect();
                 prop_assert_eq!(kept, left);

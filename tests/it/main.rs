@@ -21,6 +21,7 @@ mod certificates;
 mod cli;
 mod conformance;
 mod corpus;
+mod credentials;
 mod fail_closed;
 mod gate;
 mod hygiene;

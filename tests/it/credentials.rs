@@ -1,0 +1,92 @@
+//! Tokens in other places than the Authorization header, through real HAProxies.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+
+use crate::{
+    support::{ALICES, AgentProcess, Haproxy, Stage, Version, haproxy::root, host, until},
+    wire::Bare,
+};
+
+const CREDENTIALS: &str =
+    "\n[credentials]\ncookie = 'token'\nquery = 'access_token'\nsubprotocol = true\n";
+const ARGS: &str = " query=query protocols=req.fhdr(sec-websocket-protocol) \
+    protocol_lines=req.fhdr_cnt(sec-websocket-protocol)\n";
+
+/// A stage that takes tokens from everywhere.
+async fn stage(version: &Version) -> Stage {
+    let mut stage = Stage::start(version).await;
+    let directory = stage.directory.path().to_owned();
+    let config = std::fs::read_to_string(directory.join("agent.toml")).unwrap() + CREDENTIALS;
+    std::fs::write(directory.join("agent.toml"), config).unwrap();
+    assert!(stage.agent.end().await);
+    stage.agent = AgentProcess::start(&directory).await;
+    let changed = tempfile::tempdir().unwrap();
+    for file in ["haproxy.cfg", "tcp.cfg", "identity.spoe.cfg"] {
+        let text = std::fs::read_to_string(root().join("haproxy").join(file)).unwrap();
+        let args = "cookies=req.fhdr_cnt(cookie)";
+        let text = text.replace(args, &format!("{args}{}", ARGS.trim_end()));
+        std::fs::write(changed.path().join(file), text).unwrap();
+    }
+    let (agent, named) = (stage.agent.socket(), stage.bob.address());
+    stage.haproxy = Haproxy::start_from(changed.path(), version, &directory, &agent, named).await;
+    stage
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn j17_p1_a_token_counts_where_configured_and_never_travels_on() {
+    for version in Version::all() {
+        let stage = stage(version).await;
+        let token = stage.idp.token_of("alice");
+        until("the keys", async || {
+            (stage.get(&host(ALICES), Some("alice")).await.status == 200).then_some(())
+        })
+        .await;
+        let encoded = URL_SAFE_NO_PAD.encode(&token);
+        let ask = async |target: &str, lines: &str| {
+            let request = format!("GET {target} HTTP/1.1\r\nHost: {}\r\n{lines}\r\n", host(ALICES));
+            stage.client().await.raw(request.as_bytes()).await
+        };
+        let in_cookie = format!("Cookie: a=1; token={token}; b=2\r\n");
+        let in_query = format!("/x?a=1&access_token={token}&b=2");
+        let in_protocol = format!(
+            "Sec-WebSocket-Protocol: v1.chat, base64url.bearer.authorization.k8s.io.{encoded}\r\n"
+        );
+        for (target, lines, left) in [
+            ("/x", &*in_cookie, "cookie: a=1; b=2"),
+            (&in_query, "", "/x?a=1&b=2"),
+            ("/x", &in_protocol, "sec-websocket-protocol: v1.chat"),
+        ] {
+            let reply = ask(target, lines).await;
+            assert_eq!(reply.status, 200, "{version:?} {lines} {}", reply.body);
+            assert!(reply.body.to_lowercase().contains(left), "{version:?} {left}: {}", reply.body);
+            for secret in [&*token, &encoded] {
+                assert!(!reply.body.contains(secret), "{version:?} {}", reply.body);
+            }
+        }
+        // Two of them, even the same, and two headers that HAProxy would join.
+        let bearer = format!("Authorization: Bearer {token}\r\n");
+        for (target, lines) in [
+            ("/x", format!("{in_cookie}{bearer}")),
+            (&*in_query, in_cookie.clone()),
+            ("/x", format!("{in_protocol}{in_cookie}")),
+            ("/x", format!("{in_protocol}{in_protocol}")),
+        ] {
+            let reply = ask(target, &lines).await;
+            assert_eq!(reply.status, 400, "{version:?} {}", reply.body);
+            assert!(reply.body.contains("credential_repeated"), "{}", reply.body);
+        }
+        let log = stage.haproxy.log() + &stage.agent.log();
+        assert!(!log.contains(&token) && !log.contains(&encoded), "{version:?}: a token in a log");
+    }
+}
+
+#[tokio::test]
+async fn a_place_that_haproxy_does_not_pass_refuses_everything() {
+    let mut bare = Bare::start().await;
+    let path = bare.directory.path().join("agent.toml");
+    std::fs::write(&path, std::fs::read_to_string(&path).unwrap() + CREDENTIALS).unwrap();
+    assert!(bare.agent.end().await);
+    bare.agent = AgentProcess::start(bare.directory.path()).await;
+    let mut peer = bare.unix().await;
+    assert_eq!(peer.ask_public().await.as_deref(), Some("message_unknown"));
+}
