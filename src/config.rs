@@ -71,6 +71,8 @@ pub struct Agent {
     pub socket_mode: u32,
     /// Who owns unix sockets; whoever runs the agent unless said.
     pub socket_owner: Owner,
+    /// Whether workspaces tell clients which issuers' tokens they accept (RFC 9728).
+    pub resource_metadata: bool,
     /// Threads that serve connections.
     pub workers: usize,
     /// Every question is answered within this time; shorter than HAProxy's `timeout processing`.

@@ -72,6 +72,20 @@ pub struct Decision {
     pub strip_authorization: bool,
     /// Where else tokens may be, so that none travels on; nowhere unless configured.
     pub sources: Option<Arc<Sources>>,
+    /// Who gives tokens for workspaces, where clients may be told.
+    pub metadata: Option<Arc<Metadata>>,
+}
+
+/// What clients are told of tokens for workspaces (RFC 9728).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// The issuer identifiers.
+    pub authorization_servers: Vec<Box<str>>,
+}
+
+impl Metadata {
+    /// Where each workspace's document is (RFC 9728 section 3).
+    pub const PATH: &str = "/.well-known/oauth-protected-resource";
 }
 
 impl Decision {
@@ -86,6 +100,7 @@ impl Decision {
             destination: None,
             strip_authorization: false,
             sources: None,
+            metadata: None,
         }
     }
 

@@ -8,7 +8,7 @@ use tracing::{debug, warn};
 
 use crate::{
     clock::Timestamp,
-    decision::{self, Decision, Place, Policy, Reason},
+    decision::{self, Decision, Metadata, Place, Policy, Reason},
     identity::{
         Authentication, Refusal,
         certificate::CertificateRule,
@@ -32,6 +32,8 @@ pub struct Gate {
     pub issuers: Issuers,
     /// Where tokens may be beside the Authorization header; nowhere unless configured.
     pub sources: Option<Arc<Sources>>,
+    /// What clients are told of tokens for workspaces; nothing unless configured.
+    pub metadata: Option<Arc<Metadata>>,
     /// Which client certificates count. Without a bearer token, the first rule that is about one
     /// decides; beside a token a certificate only proves that token.
     pub certificates: Vec<CertificateRule>,
@@ -66,6 +68,13 @@ impl Gate {
             return Step::Done(Decision::refuse(reason));
         }
         let place = self.place(request, scratch);
+        if self.metadata.is_some()
+            && matches!(place, Place::Matched(..))
+            && request.path == Some(Metadata::PATH.as_bytes())
+        {
+            let metadata = self.metadata.clone();
+            return Step::Done(Decision { metadata, ..Decision::refuse(Reason::ResourceMetadata) });
+        }
         let none = Sources::default();
         let sources = self.sources.as_deref().unwrap_or(&none);
         if (sources.query.is_some() && !request.passes.query)
@@ -106,6 +115,7 @@ impl Gate {
         let header = request.authorization.map(Credential::from_authorization);
         decision.strip_authorization &= matches!(header, Some(Credential::Bearer(_)));
         decision.sources.clone_from(&self.sources);
+        decision.metadata.clone_from(&self.metadata);
         Step::Done(decision)
     }
 

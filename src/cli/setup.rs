@@ -6,6 +6,7 @@ use anyhow::Context as _;
 
 use crate::{
     config::Config,
+    decision::Metadata,
     gate::Gate,
     identity::{
         cache::TokenCache,
@@ -53,5 +54,14 @@ pub(super) fn build(config: &Config) -> anyhow::Result<(Gate, FileSource)> {
     let revocations = Arc::new(Revocations::open(names, journal)?);
     let policy = config.policy;
     let sources = config.sources.clone().map(Arc::new);
-    Ok((Gate { patterns, issuers, sources, certificates, revocations, registry, policy }, source))
+    let servers = issuers.profiles().map(|profile| profile.issuer.as_str().into());
+    let metadata = config
+        .agent
+        .resource_metadata
+        .then(|| Metadata { authorization_servers: servers.collect() });
+    let metadata = metadata.map(Arc::new);
+    Ok((
+        Gate { patterns, issuers, sources, metadata, certificates, revocations, registry, policy },
+        source,
+    ))
 }

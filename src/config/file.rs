@@ -95,6 +95,7 @@ impl<'de> Deserialize<'de> for Agent {
         }
         let socket_mode = table.optional::<Mode>("socket_mode").map_or(0o660, |mode| mode.0);
         let socket_owner = table.optional::<Owner>("socket_owner").unwrap_or_default();
+        let resource_metadata = table.optional::<bool>("resource_metadata").unwrap_or(false);
         let workers = number(&mut table, "workers", 1..=1024);
         let answer_within = number(&mut table, "answer_within_ms", 10..=10_000);
         let connections = number(&mut table, "connections", 1..=100_000);
@@ -106,6 +107,7 @@ impl<'de> Deserialize<'de> for Agent {
             listen: listen?.value.into_iter().map(|listen| listen.0).collect(),
             socket_mode,
             socket_owner,
+            resource_metadata,
             workers: workers.map_or_else(cores, small),
             answer_within: Duration::from_millis(answer_within.unwrap_or(300)),
             connections: connections.map_or(1024, small),

@@ -50,6 +50,8 @@ pub enum Reason {
     CookieRepeated,
     /// The request has several credentials.
     CredentialRepeated,
+    /// The request asks which issuers' tokens count here, which HAProxy answers itself (RFC 9728).
+    ResourceMetadata,
     /// No pattern matches the host.
     HostUnmatched,
     /// The identity has no right to the endpoint.
@@ -85,7 +87,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons but the refusals of credentials ([`Refusal::ALL`]).
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 29] = [
         Self::Owner,
         Self::GrantedUser,
         Self::GrantedGroup,
@@ -99,6 +101,7 @@ impl Reason {
         Self::AuthorizationRepeated,
         Self::CookieRepeated,
         Self::CredentialRepeated,
+        Self::ResourceMetadata,
         Self::HostUnmatched,
         Self::NotPermitted,
         Self::GroupsOverage,
@@ -151,6 +154,7 @@ impl Reason {
             Self::AuthorizationRepeated => ("authorization_repeated", Deny, 400),
             Self::CookieRepeated => ("cookie_repeated", Deny, 400),
             Self::CredentialRepeated => ("credential_repeated", Deny, 400),
+            Self::ResourceMetadata => ("resource_metadata", Deny, 404),
             Self::HostUnmatched => ("host_unmatched", Deny, 421),
             Self::NotPermitted => ("not_permitted", Deny, 403),
             Self::GroupsOverage => ("groups_overage", Deny, 403),

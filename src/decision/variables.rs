@@ -4,7 +4,7 @@ use std::{fmt::Write as _, net::IpAddr};
 
 use arrayvec::ArrayString;
 
-use super::{Decision, Reason, Verdict};
+use super::{Decision, Metadata, Reason, Verdict};
 use crate::{
     request::{Request, cookie, place},
     workspace::{Destination, EndpointName},
@@ -39,7 +39,13 @@ pub fn each(
     set("decision_id", Value::Text(id.as_bytes()));
     if !allowed {
         set("status", Value::Int(decision.reason.status().into()));
-        challenge(decision.reason, |value| set("www_authenticate", Value::Text(value.as_bytes())));
+        let metadata = decision.metadata.as_deref().zip(request.host);
+        challenge(decision.reason, metadata.map(|(_, host)| host), |value| {
+            set("www_authenticate", Value::Text(value.as_bytes()));
+        });
+        if let (Reason::ResourceMetadata, Some((metadata, host))) = (decision.reason, metadata) {
+            set("metadata", Value::Text(document(metadata, host).as_bytes()));
+        }
     }
     if let Some(identity) = &decision.identity {
         set("user", Value::Text(identity.label().as_bytes()));
@@ -109,10 +115,22 @@ fn travel(
     }
 }
 
+/// What a workspace at this host accepts (RFC 9728 section 3.2). The host matched a pattern, so it is a
+/// plain name.
+fn document(metadata: &Metadata, host: &[u8]) -> String {
+    serde_json::json!({
+        "resource": format!("https://{}", host.escape_ascii()),
+        "authorization_servers": metadata.authorization_servers,
+        "bearer_methods_supported": ["header"],
+    })
+    .to_string()
+}
+
 /// The WWW-Authenticate challenge (RFC 6750 section 3): without an error code when there was no
-/// credential, with one when there was.
-fn challenge(reason: Reason, set: impl FnOnce(&str)) {
-    let mut value = ArrayString::<256>::new();
+/// credential, with one when there was; with the address of the metadata for a host that has some
+/// (RFC 9728 section 5.1).
+fn challenge(reason: Reason, host: Option<&[u8]>, set: impl FnOnce(&str)) {
+    let mut value = ArrayString::<768>::new();
     let written = match (reason, reason.status()) {
         (Reason::Refused(refusal), _) => write!(
             value,
@@ -122,7 +140,11 @@ fn challenge(reason: Reason, set: impl FnOnce(&str)) {
         (_, 403) => write!(value, "Bearer realm=\"workspaces\", error=\"insufficient_scope\""),
         _ => return,
     };
-    if written.is_ok() {
+    let told = host.map_or(Ok(()), |host| {
+        let (host, path) = (host.escape_ascii(), Metadata::PATH);
+        write!(value, ", resource_metadata=\"https://{host}{path}\"")
+    });
+    if written.is_ok() && told.is_ok() {
         set(&value);
     }
 }

@@ -47,6 +47,13 @@ const SAVED: u32 = 2;
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const MAX_RETRY: Duration = Duration::from_secs(30);
 
+impl Schedule {
+    /// When to fetch again a set that may be kept so long.
+    fn next(&self, max_age: Duration) -> Duration {
+        self.refresh.min(max_age.max(MIN_REFRESH))
+    }
+}
+
 impl Default for Schedule {
     fn default() -> Self {
         Self {
@@ -158,7 +165,7 @@ impl Provider {
             let pause = match self.fetch().await {
                 Ok(max_age) => {
                     failures = 0;
-                    jitter(self.schedule.refresh.min(max_age.max(MIN_REFRESH)))
+                    jitter(self.schedule.next(max_age))
                 }
                 Err(error) => {
                     let pause = jitter(FIRST_RETRY * 2_u32.pow(failures.min(10))).min(MAX_RETRY);
@@ -221,4 +228,22 @@ fn jitter(time: Duration) -> Duration {
     let _ = aws_lc_rs::rand::fill(&mut byte);
     let [byte] = byte;
     time.mul_f64(1.0 - 0.2 * f64::from(byte) / 255.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn k7_keys_are_fetched_again_as_the_response_says_within_bounds() {
+        let schedule = Schedule::default();
+        for (max_age, next) in [(0, 60), (59, 60), (600, 600), (3600, 3600), (1_000_000, 3600)] {
+            let next = Duration::from_secs(next);
+            assert_eq!(schedule.next(Duration::from_secs(max_age)), next);
+            for _ in 0..100 {
+                let jittered = jitter(next);
+                assert!(jittered <= next && jittered >= next.mul_f64(0.79), "{jittered:?}");
+            }
+        }
+    }
 }

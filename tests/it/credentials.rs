@@ -3,6 +3,7 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use crate::{
+    dev_idp::DevIdp,
     support::{ALICES, AgentProcess, Haproxy, Stage, Version, haproxy::root, host, until},
     wire::Bare,
 };
@@ -89,4 +90,32 @@ async fn a_place_that_haproxy_does_not_pass_refuses_everything() {
     bare.agent = AgentProcess::start(bare.directory.path()).await;
     let mut peer = bare.unix().await;
     assert_eq!(peer.ask_public().await.as_deref(), Some("message_unknown"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e3_a_challenge_names_the_document_that_names_the_issuers() {
+    for version in Version::all() {
+        let stage = Stage::changed(version, DevIdp::start().await, |_, config, _| {
+            *config = config.replace("[agent]", "[agent]\nresource_metadata = true");
+        })
+        .await;
+        let document = format!("https://{}/.well-known/oauth-protected-resource", host(ALICES));
+        let reply = stage.get(&host(ALICES), None).await;
+        let challenge = reply.header("www-authenticate").unwrap();
+        assert!(challenge.contains(&format!("resource_metadata=\"{document}\"")), "{challenge}");
+        assert!(!challenge.contains("error="), "e1: {challenge}");
+        let ask = async |path: &str, host: &str| {
+            let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            stage.client().await.raw(request.as_bytes()).await
+        };
+        let path = "/.well-known/oauth-protected-resource";
+        let reply = ask(path, &host(ALICES)).await;
+        assert_eq!(reply.status, 200, "{version:?} {}", reply.body);
+        let said: serde_json::Value = serde_json::from_str(&reply.body).unwrap();
+        assert_eq!(said["resource"], format!("https://{}", host(ALICES)));
+        assert_eq!(said["authorization_servers"], serde_json::json!([stage.idp.issuer()]));
+        // Neither below that path nor on other hosts.
+        assert_eq!(ask(&format!("{path}/x"), &host(ALICES)).await.status, 401);
+        assert_eq!(ask(path, "elsewhere.test").await.status, 421);
+    }
 }

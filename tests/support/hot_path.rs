@@ -104,6 +104,7 @@ async fn gate(idp: &DevIdp) -> Gate {
         patterns: HostPatterns::new(&config.hosts).unwrap(),
         issuers: Issuers::new(vec![Arc::new(provider)], TokenCache::new(1000).unwrap()),
         sources: None,
+        metadata: None,
         certificates: vec![],
         revocations: Arc::new(Revocations::open(vec![], None).unwrap()),
         registry,
