@@ -16,7 +16,7 @@ use tokio::{
 
 use crate::{
     dev_idp::DevIdp,
-    support::{ALICES, Haproxy, Stage, Version, haproxy::root, host},
+    support::{ALICES, Haproxy, Stage, Version, certificates::Authority, haproxy::root, host},
 };
 
 fn corpus() -> PathBuf {
@@ -123,6 +123,17 @@ async fn the_seeds_are_written() {
 }
 
 fn made_up() {
+    let names = [
+        rcgen::SanType::DnsName("ci.corp.test".try_into().unwrap()),
+        rcgen::SanType::Rfc822Name("ci@corp.test".try_into().unwrap()),
+        rcgen::SanType::URI("spiffe://corp/ci".try_into().unwrap()),
+    ];
+    let authority = Authority::new("corp");
+    write("certificate", "all-names", &authority.certificate("runner 7", &names, |_| ()).der);
+    write("certificate", "common-name", &authority.certificate("runner", &[], |_| ()).der);
+    write("place", "cookies", b"a=1; token=x.y.z; b=2");
+    write("place", "query", b"a=1&token=x.y.z&b=%20");
+    write("place", "subprotocols", b"chat, base64url.bearer.authorization.k8s.io.YQ, v2");
     let mut bytes = Vec::new();
     client::disconnect(&mut bytes, Status::Timeout, "slow");
     write("frame", "disconnect", &bytes);

@@ -1,0 +1,26 @@
+//! Any bytes as a client certificate: an identity with a plain subject, or none, never a panic.
+#![no_main]
+
+use std::sync::Arc;
+
+use identity_spoa::{
+    clock::Timestamp,
+    identity::{
+        Authority,
+        certificate::{CertificateRule, Field},
+    },
+};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|data: &[u8]| {
+    for field in [Field::CommonName, Field::DnsName, Field::Email, Field::Uri] {
+        let authority = Authority { name: "machines".into(), matching: vec![] };
+        let rule =
+            CertificateRule { authority: Arc::new(authority), field, prefix: "".into(), issuer: None };
+        if let Some(identity) = rule.identify(data, Timestamp::from_secs(0)) {
+            assert!(identity.subject.bytes().all(|b| (b' '..=b'~').contains(&b)));
+            assert!(!identity.subject.is_empty());
+            assert!(!identity.issuer.chars().any(char::is_control));
+        }
+    }
+});
