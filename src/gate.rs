@@ -100,6 +100,15 @@ impl Gate {
                     Outcome::Wait(keys) => return Step::Wait(keys),
                 }
             }
+            (Credential::Dpop(token), certificate) => {
+                match self.issuers.authenticate(token, certificate, now, may_wait) {
+                    Outcome::Settled(Authentication::Known(_)) => {
+                        Authentication::Refused(Refusal::Bound)
+                    }
+                    Outcome::Settled(authentication) => authentication,
+                    Outcome::Wait(keys) => return Step::Wait(keys),
+                }
+            }
             (Credential::Absent, Some(der)) => self.identify(der, now),
             (Credential::Absent, None) => Authentication::Absent,
         };
@@ -113,7 +122,8 @@ impl Gate {
         let mut decision = decision::decide(&place, authentication, workspaces, self.policy);
         // An Authorization header that is no bearer token is the workspace's own.
         let header = request.authorization.map(Credential::from_authorization);
-        decision.strip_authorization &= matches!(header, Some(Credential::Bearer(_)));
+        decision.strip_authorization &=
+            matches!(header, Some(Credential::Bearer(_) | Credential::Dpop(_)));
         decision.sources.clone_from(&self.sources);
         decision.metadata.clone_from(&self.metadata);
         Step::Done(decision)

@@ -27,6 +27,9 @@ pub enum Credential<'a> {
     Absent,
     /// A bearer token (RFC 6750 section 2).
     Bearer(Cow<'a, [u8]>),
+    /// A token that its sender means to prove with a key (RFC 9449 section 7.1). Proofs are not understood
+    /// here, and without one it is no bearer token either.
+    Dpop(&'a [u8]),
     /// More than one: whichever counted, somebody could be made to use another's.
     Several,
 }
@@ -36,12 +39,14 @@ impl<'a> Credential<'a> {
     /// (RFC 9110 section 11.1).
     #[must_use]
     pub fn from_authorization(value: &'a [u8]) -> Self {
-        match value.split_at_checked(BEARER.len()) {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case(BEARER) => match rest.first() {
-                None | Some(b' ' | b'\t') => Self::Bearer(rest.trim_ascii().into()),
-                Some(_) => Self::Absent,
-            },
-            _ => Self::Absent,
+        let end = value.iter().position(|b| matches!(b, b' ' | b'\t')).unwrap_or(value.len());
+        let (scheme, rest) = value.split_at_checked(end).unwrap_or((value, b""));
+        if scheme.eq_ignore_ascii_case(b"Bearer") {
+            Self::Bearer(rest.trim_ascii().into())
+        } else if scheme.eq_ignore_ascii_case(b"DPoP") {
+            Self::Dpop(rest.trim_ascii())
+        } else {
+            Self::Absent
         }
     }
 
@@ -89,8 +94,6 @@ impl<'a> From<Found<'a>> for Credential<'a> {
     }
 }
 
-const BEARER: &[u8] = b"Bearer";
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,6 +114,9 @@ mod tests {
             (b"abc", Credential::Absent),
             (b"", Credential::Absent),
             (b"Bearer \xff", bearer(b"\xff")),
+            (b"DPoP abc", Credential::Dpop(b"abc")),
+            (b"dpop  abc", Credential::Dpop(b"abc")),
+            (b"DPoPabc", Credential::Absent),
         ] {
             assert_eq!(Credential::from_authorization(value), want, "{}", value.escape_ascii());
         }

@@ -20,7 +20,7 @@ use crate::{
     support::{
         ALICES, Stage, Version,
         certificates::{Authority, Certificate},
-        host,
+        host, port_host,
     },
 };
 
@@ -193,4 +193,22 @@ async fn j18_a_bound_token_counts_only_beside_its_certificate() {
         }
         assert!(stage.haproxy.log().contains("reason=token_bound"));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn j18_p1_a_token_sent_with_dpop_is_refused_and_does_not_travel_on() {
+    let stage = Stage::start(Version::newest()).await;
+    let ask = async |name: &str, token: &str| {
+        let line = format!("Authorization: DPoP {token}\r\nDPoP: a.b.c\r\n");
+        stage.client().await.send(name, line.as_bytes()).await
+    };
+    let plain = stage.idp.token_of("alice");
+    let reply = ask(&host(ALICES), &plain).await;
+    assert_eq!((reply.status, reply.body.contains("token_bound")), (401, true), "{}", reply.body);
+    // A public port opens all the same; our issuer's token stays outside, anybody else's is the port's.
+    let public = port_host(3000, ALICES);
+    let reply = ask(&public, &plain).await;
+    assert_eq!((reply.status, reply.body.contains(&plain)), (200, false));
+    let reply = ask(&public, "somebody.elses.token").await;
+    assert_eq!((reply.status, reply.body.contains("somebody.elses.token")), (200, true));
 }
