@@ -8,6 +8,7 @@ mod check;
 mod explain;
 mod revoke;
 mod run;
+mod secrets;
 mod setup;
 
 /// Decides for HAProxy who may reach which workspace.

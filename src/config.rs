@@ -119,10 +119,36 @@ pub struct Issuer {
     pub jwks_uri: Option<Url>,
     /// Certificates of a private authority, PEM.
     pub authority: Option<PathBuf>,
+    /// How the issuer is asked about opaque tokens; not at all unless said.
+    pub introspection: Option<Introspection>,
     /// Where the last good key set is kept over a restart.
     pub keys_file: Option<PathBuf>,
     /// When keys are fetched.
     pub schedule: Schedule,
+}
+
+/// How an issuer is asked about opaque tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Introspection {
+    /// Our name at the issuer.
+    pub client_id: Box<str>,
+    /// How we prove it.
+    pub key: ClientKey,
+    /// The endpoint, instead of the discovery document's.
+    pub endpoint: Option<String>,
+    /// How long an answer is kept at most.
+    pub keep: Duration,
+}
+
+/// How we prove to an issuer who we are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientKey {
+    /// A secret in a file.
+    SecretFile(PathBuf),
+    /// A secret in a variable of the environment.
+    SecretEnv(String),
+    /// A private key, PEM, with what the issuer calls it.
+    PrivateKey(PathBuf, Option<String>),
 }
 
 /// Where decisions are recorded.
@@ -163,6 +189,12 @@ impl Config {
         self.audit.file.iter_mut().for_each(resolve);
         self.issuers.iter_mut().filter_map(|i| i.authority.as_mut()).for_each(resolve);
         self.issuers.iter_mut().filter_map(|i| i.keys_file.as_mut()).for_each(resolve);
+        let keys = self.issuers.iter_mut().filter_map(|issuer| issuer.introspection.as_mut());
+        for key in keys.map(|introspection| &mut introspection.key) {
+            if let ClientKey::SecretFile(path) | ClientKey::PrivateKey(path, _) = key {
+                resolve(path);
+            }
+        }
         for path in self.admin.iter_mut().flat_map(|a| [&mut a.socket, &mut a.revocations]) {
             resolve(path);
         }

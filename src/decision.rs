@@ -132,7 +132,9 @@ pub fn decide(
     };
     let strip_authorization = match &authentication {
         Authentication::Absent => false,
-        Authentication::Known(_) | Authentication::KeysUnavailable => true,
+        Authentication::Known(_)
+        | Authentication::KeysUnavailable
+        | Authentication::IntrospectionUnavailable => true,
         Authentication::Refused(refusal) => refusal.may_be_ours(),
     };
     let mut decision = Decision {
@@ -154,6 +156,10 @@ pub fn decide(
         Authentication::Absent => return decision,
         Authentication::Refused(refusal) => {
             decision.reason = Reason::Refused(refusal);
+            return decision;
+        }
+        Authentication::IntrospectionUnavailable => {
+            decision.reason = Reason::IntrospectionUnavailable;
             return decision;
         }
         Authentication::KeysUnavailable => {

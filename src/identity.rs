@@ -12,6 +12,7 @@ pub mod cache;
 pub mod certificate;
 pub mod claims;
 pub mod credential;
+pub mod introspection;
 pub mod issuers;
 pub mod json;
 pub mod jwt;
@@ -84,6 +85,8 @@ pub enum Authentication {
     Refused(Refusal),
     /// The issuer's keys are not at hand, so nobody can tell.
     KeysUnavailable,
+    /// The issuer cannot be asked about an opaque token, so nobody can tell.
+    IntrospectionUnavailable,
 }
 
 /// Why a credential does not count.
@@ -119,6 +122,8 @@ pub enum Refusal {
     Tenant,
     /// A claim does not say what the configuration requires.
     Requirement,
+    /// Opaque, and its issuer says that it is not active.
+    Inactive,
     /// Revoked, or of a subject or session that was.
     Revoked,
     /// Bound to a key or certificate that this request does not prove (RFC 8705, RFC 9449).
@@ -127,7 +132,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// All of them.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Malformed,
         Self::Oversized,
         Self::Algorithm,
@@ -143,6 +148,7 @@ impl Refusal {
         Self::Graph,
         Self::Tenant,
         Self::Requirement,
+        Self::Inactive,
         Self::Revoked,
         Self::Bound,
     ];
@@ -166,6 +172,7 @@ impl Refusal {
             Self::Graph => "token_graph",
             Self::Tenant => "token_tenant",
             Self::Requirement => "token_requirement",
+            Self::Inactive => "token_inactive",
             Self::Revoked => "token_revoked",
             Self::Bound => "token_bound",
         }
@@ -193,6 +200,7 @@ impl Refusal {
             Self::Graph => "the token is for Microsoft Graph and nobody else can verify it",
             Self::Tenant => "the token is of a tenant that is not configured",
             Self::Requirement => "a claim of the token does not have a required value",
+            Self::Inactive => "the token is not active, its issuer says",
             Self::Revoked => "the token was revoked",
             Self::Bound => "the token is bound to a key that the request does not prove",
         }

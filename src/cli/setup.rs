@@ -4,12 +4,14 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
+use super::secrets;
 use crate::{
     config::Config,
     decision::Metadata,
     gate::Gate,
     identity::{
         cache::TokenCache,
+        introspection::{Client, Introspector},
         issuers::Issuers,
         provider::{Fetcher, Provider},
         revocation::Revocations,
@@ -20,6 +22,7 @@ use crate::{
 /// Builds the gate, without keys and workspaces yet, and the source of its workspaces.
 pub(super) fn build(config: &Config) -> anyhow::Result<(Gate, FileSource)> {
     let mut providers = Vec::new();
+    let mut introspector = None;
     for issuer in &config.issuers {
         let name = &issuer.profile.authority.name;
         let authority = match &issuer.authority {
@@ -28,10 +31,22 @@ pub(super) fn build(config: &Config) -> anyhow::Result<(Gate, FileSource)> {
             })?),
             None => None,
         };
-        let fetcher = Fetcher::new(issuer.jwks_uri.clone(), authority.as_deref())
-            .with_context(|| format!("the issuer '{name}'"))?;
+        let fetcher = || {
+            Fetcher::new(issuer.jwks_uri.clone(), authority.as_deref())
+                .with_context(|| format!("the issuer '{name}'"))
+        };
         let profile = Arc::clone(&issuer.profile);
-        let provider = Provider::new(profile, issuer.schedule, fetcher);
+        if let Some(about) = &issuer.introspection {
+            let authentication = secrets::client_authentication(&about.key)
+                .with_context(|| format!("[issuer.introspection] of the issuer '{name}'"))?;
+            let endpoint = about.endpoint.as_deref().map(str::parse).transpose()?;
+            let client_id = about.client_id.to_string();
+            let client = Client::new(fetcher()?, client_id, authentication, endpoint);
+            let profile = Arc::clone(&profile);
+            let tokens = config.agent.tokens;
+            introspector = Some(Introspector::new(profile, client, about.keep, tokens));
+        }
+        let provider = Provider::new(profile, issuer.schedule, fetcher()?);
         let provider = match &issuer.keys_file {
             Some(path) => provider.with_file(path.clone()),
             None => provider,
@@ -47,7 +62,10 @@ pub(super) fn build(config: &Config) -> anyhow::Result<(Gate, FileSource)> {
     let registry = Arc::new(Registry::default());
     let source =
         FileSource::new(config.workspaces.clone(), &config.issuer_names(), Arc::clone(&registry));
-    let issuers = Issuers::new(providers, cache);
+    let mut issuers = Issuers::new(providers, cache);
+    if let Some(introspector) = introspector {
+        issuers = issuers.with_introspector(introspector);
+    }
     let certificates = config.certificates.clone();
     let names = config.issuer_names().into_iter().map(Box::from).collect();
     let journal = config.admin.as_ref().map(|admin| admin.revocations.clone());

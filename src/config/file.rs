@@ -50,6 +50,13 @@ impl<'de> Deserialize<'de> for Config {
                     table.errors.push(mistake(raw.span, message));
                 }
             }
+            let asked = |raw: &&RawIssuer| raw.issuer.introspection.is_some();
+            for raw in issuers.value.iter().filter(asked).skip(1) {
+                table.errors.push(mistake(
+                    raw.span,
+                    "another issuer has 'introspection' already: an opaque token does not tell whose it is, so only one can be asked",
+                ));
+            }
             let accepted = |i: &RawIssuer| {
                 i.issuer.profile.accepted.iter().map(|a| a.iss.to_string()).collect()
             };

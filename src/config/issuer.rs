@@ -7,7 +7,7 @@ use toml_span::{DeserError, Deserialize, Span, Value, de_helpers::TableHelper};
 use url::Url;
 
 use super::{
-    Issuer,
+    Introspection, Issuer,
     document::{choice, mistake},
     file::{Parsed, Word, number, seconds},
 };
@@ -19,6 +19,7 @@ use crate::identity::{
     provider::Schedule,
 };
 
+mod introspection;
 mod preset;
 
 use preset::Preset;
@@ -56,6 +57,13 @@ impl<'de> Deserialize<'de> for RawIssuer {
         let leeway = number(&mut table, "leeway_seconds", 0..=60);
         let max_age = number(&mut table, "max_age_seconds", 60..=31_536_000);
         let authority = table.optional::<String>("ca_file").map(PathBuf::from);
+        let introspection = table.optional::<Introspection>("introspection");
+        if let (Some(found), Some(names)) =
+            (introspection.as_ref().and_then(|i| i.endpoint.as_ref()), &names)
+            && let Err(error) = secure_url(found, names.issuer.is_plain())
+        {
+            table.errors.push(mistake(span, format!("{error}, found {found:?}")));
+        }
         let keys_file = table.optional::<String>("keys_file").map(PathBuf::from);
         let defaults = Schedule::default();
         let schedule = Schedule {
@@ -101,7 +109,7 @@ impl<'de> Deserialize<'de> for RawIssuer {
             ..profile
         };
         let (profile, jwks_uri) = (Arc::new(profile), names.jwks_uri);
-        let issuer = Issuer { profile, jwks_uri, authority, keys_file, schedule };
+        let issuer = Issuer { profile, jwks_uri, authority, introspection, keys_file, schedule };
         Ok(Self { issuer, span })
     }
 }

@@ -73,6 +73,8 @@ pub enum Reason {
     WorkspacesNotLoaded,
     /// The issuer's keys could not be fetched.
     KeysUnavailable,
+    /// The issuer of an opaque token could not be asked about it.
+    IntrospectionUnavailable,
     /// HAProxy asked with a message or argument that is not the shipped configuration's.
     MessageUnknown,
     /// Too many requests wait for an answer.
@@ -87,7 +89,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons but the refusals of credentials ([`Refusal::ALL`]).
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::Owner,
         Self::GrantedUser,
         Self::GrantedGroup,
@@ -112,6 +114,7 @@ impl Reason {
         Self::WorkspaceInterrupted,
         Self::WorkspacesNotLoaded,
         Self::KeysUnavailable,
+        Self::IntrospectionUnavailable,
         Self::MessageUnknown,
         Self::Overloaded,
         Self::Deadline,
@@ -165,6 +168,7 @@ impl Reason {
             Self::WorkspaceInterrupted => ("workspace_interrupted", Unavailable, 503),
             Self::WorkspacesNotLoaded => ("workspaces_not_loaded", Unavailable, 503),
             Self::KeysUnavailable => ("keys_unavailable", Unavailable, 503),
+            Self::IntrospectionUnavailable => ("introspection_unavailable", Unavailable, 503),
             Self::MessageUnknown => ("message_unknown", Unavailable, 503),
             Self::Overloaded => ("overloaded", Unavailable, 503),
             Self::Deadline => ("deadline", Unavailable, 503),

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Authentication, Identity, Refusal,
     cache::{TokenCache, Verified},
+    introspection::Introspector,
     jwt::{Unverified, VerifyError},
     profile::Profile,
     provider::Provider,
@@ -19,17 +20,18 @@ use crate::clock::Timestamp;
 pub struct Issuers {
     providers: Vec<Arc<Provider>>,
     cache: TokenCache,
+    introspector: Option<Arc<Introspector>>,
 }
 
 /// What came of a token.
 pub enum Outcome {
     /// All that can be known.
     Settled(Authentication),
-    /// The token names a key that a fetch under way may bring.
+    /// The token names a key that a fetch under way may bring, or is opaque and being asked about.
     Wait(KeyWait),
 }
 
-/// The end of a fetch of keys, to be waited for.
+/// The end of a fetch of keys or of a question about a token, to be waited for.
 pub struct KeyWait(watch::Receiver<u64>);
 
 impl KeyWait {
@@ -44,7 +46,14 @@ impl Issuers {
     /// Issuers with a cache for tokens; no two may have the same issuer identifier.
     #[must_use]
     pub fn new(providers: Vec<Arc<Provider>>, cache: TokenCache) -> Self {
-        Self { providers, cache }
+        Self { providers, cache, introspector: None }
+    }
+
+    /// Lets one of the issuers be asked about opaque tokens.
+    #[must_use]
+    pub fn with_introspector(mut self, introspector: Introspector) -> Self {
+        self.introspector = Some(Arc::new(introspector));
+        self
     }
 
     /// The issuers, in the order of the configuration.
@@ -92,6 +101,14 @@ impl Issuers {
             && self.is_current(&verified, now)
         {
             return Outcome::Settled(Authentication::Known(verified.identity));
+        }
+        if let Some(introspector) = &self.introspector
+            && Introspector::is_opaque(token)
+        {
+            return match introspector.judge(token, digest, now, may_wait) {
+                Ok(authentication) => Outcome::Settled(authentication),
+                Err(ended) => Outcome::Wait(KeyWait(ended)),
+            };
         }
         let refused = |refusal| Outcome::Settled(Authentication::Refused(refusal));
         let unverified = match Unverified::inspect(token) {

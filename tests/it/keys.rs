@@ -33,7 +33,7 @@ async fn k1_k2_k5_a_bad_answer_is_refused_and_the_last_good_keys_stay() {
     let digest = *provider.keys(Timestamp::now()).unwrap().set.digest();
     idp.rotate(false);
     let jwks = |jwks| Faults { jwks, ..Faults::default() };
-    let discovery = |discovery| Faults { discovery, jwks: Fault::Status(500) };
+    let discovery = |discovery| Faults { discovery, jwks: Fault::Status(500), ..Faults::default() };
     for (faults, want) in [
         (jwks(Fault::Status(500)), "expected status 200, got 500"),
         (jwks(Fault::Garbage), "not a JSON Web Key Set"),

@@ -25,6 +25,7 @@ mod credentials;
 mod fail_closed;
 mod gate;
 mod hygiene;
+mod introspection;
 mod keys;
 mod providers;
 mod revocation;

@@ -175,11 +175,16 @@ impl Bare {
 
     /// With another configuration.
     pub async fn changed(change: impl FnOnce(&mut String)) -> Self {
+        Self::changed_in(|_, config| change(config)).await
+    }
+
+    /// With another configuration and other files in its directory.
+    pub async fn changed_in(change: impl FnOnce(&Path, &mut String)) -> Self {
         let idp = DevIdp::start().await;
         let directory = tempfile::tempdir().unwrap();
         let workspaces = [DevWorkspace::start("a").await, DevWorkspace::start("b").await];
         let mut config = support::config(idp.issuer());
-        change(&mut config);
+        change(directory.path(), &mut config);
         std::fs::write(directory.path().join("agent.toml"), config).unwrap();
         let list = support::workspaces(&workspaces[0], &workspaces[1], "running");
         std::fs::write(directory.path().join("workspaces.yaml"), list).unwrap();

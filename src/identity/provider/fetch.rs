@@ -3,7 +3,7 @@
 
 use std::{sync::Mutex, time::Duration};
 
-use reqwest::{Client, Response, StatusCode, header, redirect::Policy};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, header, redirect::Policy};
 use serde::Deserialize;
 use thiserror::Error;
 use url::Url;
@@ -47,7 +47,7 @@ pub enum FetchError {
     #[error("cannot read the authority certificates: {0}")]
     Authority(#[source] reqwest::Error),
     /// No answer.
-    #[error("GET {url}: {}", causes(error))]
+    #[error("{url}: {}", causes(error))]
     Request {
         /// The address.
         url: String,
@@ -55,7 +55,7 @@ pub enum FetchError {
         error: reqwest::Error,
     },
     /// An answer other than 200. Redirects are not followed: keys come from the issuer's own address.
-    #[error("GET {url}: expected status 200, got {status}")]
+    #[error("{url}: expected status 200, got {status}")]
     Status {
         /// The address.
         url: String,
@@ -63,10 +63,12 @@ pub enum FetchError {
         status: StatusCode,
     },
     /// Too large.
-    #[error("GET {url}: the document is larger than {MAX_BODY} bytes")]
+    #[error("{url}: the document is larger than {limit} bytes")]
     TooLarge {
         /// The address.
         url: String,
+        /// How much is read.
+        limit: usize,
     },
     /// Not a discovery document.
     #[error("GET {url}: not a discovery document: {error}")]
@@ -88,9 +90,9 @@ pub enum FetchError {
         /// The issuer as configured.
         expected: String,
     },
-    /// The address of the key set is not acceptable.
-    #[error("the discovery document names the key set {found:?}: {error}")]
-    KeysUrl {
+    /// An address in the discovery document is not acceptable.
+    #[error("the discovery document names {found:?}: {error}")]
+    Address {
         /// The address as found.
         found: String,
         /// Why not.
@@ -110,6 +112,7 @@ pub enum FetchError {
 struct Discovery {
     issuer: String,
     jwks_uri: String,
+    introspection_endpoint: Option<String>,
 }
 
 impl Fetcher {
@@ -161,40 +164,80 @@ impl Fetcher {
     }
 
     async fn discover(&self, profile: &Profile) -> Result<Url, FetchError> {
+        let document = self.document(profile).await?;
+        secure_url(&document.jwks_uri, profile.issuer.is_plain())
+            .map_err(|error| FetchError::Address { found: document.jwks_uri, error })
+    }
+
+    /// The introspection endpoint of the discovery document, if it names one.
+    pub(in crate::identity) async fn introspection_endpoint(
+        &self,
+        profile: &Profile,
+    ) -> Result<Option<Url>, FetchError> {
+        let Some(found) = self.document(profile).await?.introspection_endpoint else {
+            return Ok(None);
+        };
+        secure_url(&found, profile.issuer.is_plain())
+            .map(Some)
+            .map_err(|error| FetchError::Address { found, error })
+    }
+
+    async fn document(&self, profile: &Profile) -> Result<Discovery, FetchError> {
         let issuer = profile.issuer.as_str();
-        let plain = profile.issuer.is_plain();
-        let url = profile.discovery.clone();
-        let (body, _) = self.get(&url).await?;
+        let url = &profile.discovery;
+        let (body, _) = self.get(url).await?;
         let document: Discovery = serde_json::from_slice(&body)
             .map_err(|error| FetchError::Discovery { url: url.to_string(), error })?;
         if document.issuer != issuer {
             let (found, expected) = (document.issuer, issuer.to_owned());
-            return Err(FetchError::WrongIssuer { url: url.into(), found, expected });
+            return Err(FetchError::WrongIssuer { url: url.to_string(), found, expected });
         }
-        secure_url(&document.jwks_uri, plain)
-            .map_err(|error| FetchError::KeysUrl { found: document.jwks_uri, error })
+        Ok(document)
+    }
+
+    /// A POST request, to be sent by [`Self::answer`].
+    pub(in crate::identity) fn post(&self, url: &Url) -> RequestBuilder {
+        self.client.post(url.clone())
+    }
+
+    /// Sends a request and reads `limit` bytes of the answer at most.
+    pub(in crate::identity) async fn answer(
+        &self,
+        url: &Url,
+        request: RequestBuilder,
+        limit: usize,
+    ) -> Result<(StatusCode, Vec<u8>), FetchError> {
+        let failed = |error| FetchError::Request { url: url.to_string(), error };
+        let response = request.send().await.map_err(failed)?;
+        let status = response.status();
+        Ok((status, body(url, response, limit).await?))
     }
 
     async fn get(&self, url: &Url) -> Result<(Vec<u8>, Option<Duration>), FetchError> {
         let failed = |error| FetchError::Request { url: url.to_string(), error };
-        let mut response = self.client.get(url.clone()).send().await.map_err(failed)?;
+        let response = self.client.get(url.clone()).send().await.map_err(failed)?;
         if response.status() != StatusCode::OK {
             return Err(FetchError::Status { url: url.to_string(), status: response.status() });
         }
         let max_age = max_age(&response);
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(failed)? {
-            if body.len() + chunk.len() > MAX_BODY {
-                return Err(FetchError::TooLarge { url: url.to_string() });
-            }
-            body.extend_from_slice(&chunk);
-        }
-        Ok((body, max_age))
+        Ok((body(url, response, MAX_BODY).await?, max_age))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Url>> {
         self.jwks_uri.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+}
+
+async fn body(url: &Url, mut response: Response, limit: usize) -> Result<Vec<u8>, FetchError> {
+    let failed = |error| FetchError::Request { url: url.to_string(), error };
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        if body.len() + chunk.len() > limit {
+            return Err(FetchError::TooLarge { url: url.to_string(), limit });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
 }
 
 /// `max-age` of the response's Cache-Control (RFC 9111 section 5.2.2.1).

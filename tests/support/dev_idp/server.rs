@@ -21,10 +21,13 @@ use axum::{
     Json, Router,
     body::{Body, Bytes},
     extract::State,
-    http::{Response, StatusCode, header},
+    http::{HeaderMap, Response, StatusCode, header},
     routing::{get, post},
 };
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
@@ -60,6 +63,7 @@ struct Inner {
 pub struct Faults {
     pub discovery: Fault,
     pub jwks: Fault,
+    pub introspection: Fault,
 }
 
 /// What goes wrong.
@@ -92,6 +96,7 @@ pub enum Fault {
 pub struct Counters {
     pub discovery: u64,
     pub jwks: u64,
+    pub introspection: u64,
 }
 
 /// A token to be made.
@@ -164,6 +169,7 @@ impl DevIdp {
         let router = Router::new()
             .route(&format!("{path}/.well-known/openid-configuration"), get(discovery))
             .route(&format!("{path}/jwks"), get(jwks))
+            .route(&format!("{path}/introspect"), post(introspect))
             .route("/dev/token", post(token))
             .route("/dev/rotate", post(rotate))
             .route("/dev/faults", post(faults))
@@ -292,7 +298,11 @@ async fn discovery(State(shared): State<Arc<Shared>>) -> Response<Body> {
         state.faults.discovery.clone()
     };
     let issuer = if fault == Fault::WrongIssuer { "http://127.0.0.1:1" } else { &shared.issuer };
-    let document = json!({"issuer": issuer, "jwks_uri": format!("{}/jwks", shared.issuer)});
+    let document = json!({
+        "issuer": issuer,
+        "jwks_uri": format!("{}/jwks", shared.issuer),
+        "introspection_endpoint": format!("{}/introspect", shared.issuer),
+    });
     respond(&fault, &document).await
 }
 
@@ -307,6 +317,40 @@ async fn jwks(State(shared): State<Arc<Shared>>) -> Response<Body> {
         (state.faults.jwks.clone(), json!({"keys": keys}))
     };
     respond(&fault, &document).await
+}
+
+/// What an opaque token says: `opaque-USER` is that user's for a minute, and the others say what their
+/// names say. The client is `gate` with the secret `s3cret&+`, form-encoded as it must be.
+async fn introspect(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    body: String,
+) -> Response<Body> {
+    let fault = {
+        let mut state = shared.lock();
+        state.counters.introspection += 1;
+        state.faults.introspection.clone()
+    };
+    let known = format!("Basic {}", STANDARD.encode("gate:s3cret%26%2B"));
+    let authorized = headers.get(header::AUTHORIZATION).is_some_and(|value| value == &known);
+    if !authorized && !body.contains("client_assertion=") {
+        return respond(&Fault::Status(401), &Value::Null).await;
+    }
+    let token = body.split('&').find_map(|pair| pair.strip_prefix("token=")).unwrap_or_default();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let user = token.strip_prefix("opaque-").unwrap_or_default();
+    let mut answer = json!({
+        "active": true, "iss": shared.issuer, "aud": "workspaces", "sub": format!("sub-{user}"),
+        "exp": now + 60, "token_type": "Bearer", "preferred_username": user,
+    });
+    match user {
+        "" | "inactive" => answer = json!({"active": false}),
+        "textual" => answer["active"] = json!("true"),
+        "elsewhere" => answer["aud"] = json!("elsewhere"),
+        "short" => answer["exp"] = json!(now - 28),
+        _ => {}
+    }
+    respond(&fault, &answer).await
 }
 
 async fn respond(fault: &Fault, document: &Value) -> Response<Body> {

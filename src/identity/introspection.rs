@@ -1,0 +1,263 @@
+//! Opaque tokens: what they say, their issuer says when asked (RFC 7662).
+//!
+//! Asking happens off the request's way, once for all who wait for the same token. What was learnt is
+//! remembered for a short time under the token's digest, never the token.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use moka::{Expiry, sync::Cache};
+use serde_json::{Map, Value};
+use tokio::sync::{Semaphore, watch};
+use tracing::{debug, warn};
+use zeroize::Zeroizing;
+
+use super::{Authentication, Identity, Profile, Refusal, cache::TokenDigest, claims, json};
+use crate::clock::Timestamp;
+
+mod ask;
+
+pub use ask::{Client, ClientAuthentication, IntrospectionError};
+
+/// The longest opaque token that is asked about, in bytes.
+const MAX_TOKEN: usize = 4096;
+/// How many questions may be under way.
+const IN_FLIGHT: usize = 256;
+/// For how long a token that is not active is remembered as such.
+const INACTIVE_FOR: Duration = Duration::from_secs(10);
+/// For how long an issuer that cannot answer is not asked again about the same token.
+const FAILED_FOR: Duration = Duration::from_secs(1);
+
+/// Asks one issuer about opaque tokens.
+pub struct Introspector {
+    profile: Arc<Profile>,
+    client: Client,
+    keep: Duration,
+    answers: Cache<TokenDigest, Answer>,
+    pending: Mutex<HashMap<TokenDigest, watch::Sender<u64>>>,
+    in_flight: Arc<Semaphore>,
+}
+
+/// What is known of a token, and for how long.
+#[derive(Clone)]
+struct Answer {
+    verdict: Result<Arc<Identity>, Option<Refusal>>,
+    until: Timestamp,
+}
+
+struct UntilOver;
+
+/// Tells all who wait that a question is over, however it ended.
+struct Ending {
+    introspector: Arc<Introspector>,
+    digest: TokenDigest,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if let Some(done) = self.introspector.lock().remove(&self.digest) {
+            done.send_replace(1);
+        }
+    }
+}
+
+impl Introspector {
+    /// Asks with `client`; keeps what it learns for `keep` at most, `capacity` tokens of it.
+    #[must_use]
+    pub fn new(profile: Arc<Profile>, client: Client, keep: Duration, capacity: u64) -> Self {
+        let answers = Cache::builder().max_capacity(capacity).expire_after(UntilOver).build();
+        Self {
+            profile,
+            client,
+            keep,
+            answers,
+            pending: Mutex::default(),
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+        }
+    }
+
+    /// Whether it is a token to ask about: not a JWT, and of the characters of a bearer token (RFC 6750
+    /// section 2.1).
+    #[must_use]
+    pub fn is_opaque(token: &[u8]) -> bool {
+        let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(b);
+        let dots = token.iter().filter(|b| **b == b'.').count();
+        dots != 2 && !token.is_empty() && token.len() <= MAX_TOKEN && token.iter().all(plain)
+    }
+
+    /// What is known of the token, or what to wait for. Asks in a task of its own.
+    pub(super) fn judge(
+        self: &Arc<Self>,
+        token: &[u8],
+        digest: TokenDigest,
+        now: Timestamp,
+        may_wait: bool,
+    ) -> Result<Authentication, watch::Receiver<u64>> {
+        if let Some(answer) = self.answers.get(&digest).filter(|answer| now < answer.until) {
+            return Ok(match answer.verdict {
+                Ok(identity) => Authentication::Known(identity),
+                Err(Some(refusal)) => Authentication::Refused(refusal),
+                Err(None) => Authentication::IntrospectionUnavailable,
+            });
+        }
+        let (true, Ok(runtime)) = (may_wait, tokio::runtime::Handle::try_current()) else {
+            return Ok(Authentication::IntrospectionUnavailable);
+        };
+        let mut pending = self.lock();
+        if let Some(under_way) = pending.get(&digest) {
+            return Err(under_way.subscribe());
+        }
+        let Ok(permit) = Arc::clone(&self.in_flight).try_acquire_owned() else {
+            warn!(issuer = %self.profile.authority.name, "too many opaque tokens to ask about: one is refused");
+            return Ok(Authentication::IntrospectionUnavailable);
+        };
+        let (done, wait) = watch::channel(0);
+        pending.insert(digest, done);
+        drop(pending);
+        let ending = Ending { introspector: Arc::clone(self), digest };
+        let token = Zeroizing::new(token.to_vec());
+        runtime.spawn(async move {
+            let this = &ending.introspector;
+            let answer = this.ask(&token).await;
+            this.answers.insert(digest, answer);
+            drop(permit);
+        });
+        Err(wait)
+    }
+
+    async fn ask(&self, token: &[u8]) -> Answer {
+        let name = &self.profile.authority.name;
+        let response = match self.client.introspect(&self.profile, token).await {
+            Ok(response) => response,
+            Err(error) => {
+                warn!(issuer = %name, %error, "cannot ask about an opaque token");
+                return Answer { verdict: Err(None), until: Timestamp::now().plus(FAILED_FOR) };
+            }
+        };
+        let now = Timestamp::now();
+        match read(&self.profile, &response, now.plus(self.keep), now) {
+            Ok(identity) => {
+                let until = identity.expires.min(now.plus(self.keep));
+                Answer { verdict: Ok(Arc::new(identity)), until }
+            }
+            Err(refusal) => {
+                debug!(issuer = %name, ?refusal, "an opaque token does not count");
+                let kept = if refusal.is_some() { INACTIVE_FOR } else { FAILED_FOR };
+                Answer { verdict: Err(refusal), until: now.plus(kept) }
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<TokenDigest, watch::Sender<u64>>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Judges a response (RFC 7662 section 2.2) as strictly as a token that says the same itself. `None` is a
+/// response that says nothing.
+fn read(
+    profile: &Profile,
+    response: &[u8],
+    at_most: Timestamp,
+    now: Timestamp,
+) -> Result<Identity, Option<Refusal>> {
+    let mut claims: Map<String, Value> = json::object(response).map_err(|_| None)?;
+    match claims.remove("active") {
+        Some(Value::Bool(true)) => {}
+        Some(Value::Bool(false)) => return Err(Some(Refusal::Inactive)),
+        _ => return Err(None),
+    }
+    if let Some(kind) = claims.remove("token_type") {
+        match kind.as_str().map(str::to_ascii_lowercase).as_deref() {
+            Some("bearer" | "access_token") => {}
+            Some("dpop") => return Err(Some(Refusal::Bound)),
+            _ => return Err(Some(Refusal::Type)),
+        }
+    }
+    // Who was asked is who says it; an end is optional in a response, and then the next question's.
+    claims.entry("iss").or_insert_with(|| profile.issuer.as_str().into());
+    claims.entry("exp").or_insert_with(|| (at_most.as_millis() / 1000).into());
+    claims::identity(profile, &claims, true, now).map_err(Some)
+}
+
+impl Expiry<TokenDigest, Answer> for UntilOver {
+    fn expire_after_create(
+        &self,
+        _: &TokenDigest,
+        answer: &Answer,
+        _: Instant,
+    ) -> Option<Duration> {
+        Some(answer.until.since(Timestamp::now()))
+    }
+
+    fn expire_after_update(
+        &self,
+        _: &TokenDigest,
+        answer: &Answer,
+        _: Instant,
+        _: Option<Duration>,
+    ) -> Option<Duration> {
+        Some(answer.until.since(Timestamp::now()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn i1_only_what_is_no_jwt_is_asked_about() {
+        for opaque in [&b"abc"[..], b"a.b", b"a.b.c.d.e", b"2YotnFZFEjr1zCsicMWpAA", b"a+/~-_="] {
+            assert!(Introspector::is_opaque(opaque));
+        }
+        for other in [&b""[..], b"a.b.c", b"a b", b"a\r\nb", b"\xff", &[b'a'; 4097]] {
+            assert!(!Introspector::is_opaque(other), "{}", other.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn i1_a_response_is_judged_like_a_token() {
+        let issuer = "https://idp.example.com".parse().unwrap();
+        let profile = Profile::new("corp", issuer, vec!["workspaces".into()]);
+        let now = Timestamp::from_secs(1_000_000);
+        let judge = |over: Value| {
+            let mut response = json!({
+                "active": true, "sub": "alice", "aud": ["workspaces", "x"], "exp": 1_000_060,
+                "token_type": "Bearer", "client_id": "c", "scope": "a b",
+            });
+            for (name, value) in over.as_object().unwrap() {
+                response[name] = value.clone();
+            }
+            response.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+            read(&profile, response.to_string().as_bytes(), now.plus(Duration::from_mins(1)), now)
+                .map(|identity| identity.subject)
+        };
+        assert_eq!(judge(json!({})).as_deref(), Ok("alice"));
+        assert_eq!(judge(json!({"exp": null, "token_type": null})).as_deref(), Ok("alice"));
+        for (over, want) in [
+            (json!({"active": false}), Some(Refusal::Inactive)),
+            (json!({"active": "true"}), None),
+            (json!({"active": 1}), None),
+            (json!({"active": null}), None),
+            (json!({"aud": "other"}), Some(Refusal::Audience)),
+            (json!({"aud": null}), Some(Refusal::Claims)),
+            (json!({"sub": null}), Some(Refusal::Claims)),
+            (json!({"exp": 1}), Some(Refusal::Expired)),
+            (json!({"exp": "never"}), Some(Refusal::Claims)),
+            (json!({"nbf": 2_000_000}), Some(Refusal::NotYetValid)),
+            (json!({"iss": "https://elsewhere"}), Some(Refusal::Issuer)),
+            (json!({"token_type": "DPoP"}), Some(Refusal::Bound)),
+            (json!({"token_type": "refresh_token"}), Some(Refusal::Type)),
+            (json!({"cnf": {"jkt": "x"}}), Some(Refusal::Bound)),
+        ] {
+            assert_eq!(judge(over.clone()).err(), Some(want), "{over}");
+        }
+        let twice = br#"{"active": false, "active": true, "sub": "a"}"#;
+        assert_eq!(read(&profile, twice, now, now).err(), Some(None));
+    }
+}

@@ -1,0 +1,166 @@
+//! One question to an introspection endpoint, with our own credentials (RFC 7662 section 2.1).
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use aws_lc_rs::rand;
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use reqwest::{StatusCode, header};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::json;
+use thiserror::Error;
+use url::{Url, form_urlencoded};
+use zeroize::Zeroizing;
+
+use crate::{
+    clock::Timestamp,
+    identity::{
+        Profile,
+        provider::{FetchError, Fetcher},
+    },
+};
+
+/// The largest response that is read, in bytes.
+const MAX_BODY: usize = 64 * 1024;
+/// How long a signed statement of who we are is good for.
+const ASSERTION_FOR: Duration = Duration::from_mins(1);
+
+/// How we say who we are.
+pub enum ClientAuthentication {
+    /// `client_secret_basic` (RFC 6749 section 2.3.1).
+    Secret(SecretString),
+    /// `private_key_jwt` (OIDC Core section 9).
+    PrivateKey {
+        /// The key.
+        key: EncodingKey,
+        /// RS256 or ES256.
+        algorithm: Algorithm,
+        /// What the issuer calls the key.
+        key_id: Option<String>,
+    },
+}
+
+/// A client of an introspection endpoint.
+pub struct Client {
+    fetcher: Fetcher,
+    client_id: String,
+    authentication: ClientAuthentication,
+    /// Configured, or as last discovered.
+    endpoint: Mutex<Option<Url>>,
+}
+
+/// Why there is no response. Never says anything of the token or our credentials.
+#[derive(Debug, Error)]
+pub enum IntrospectionError {
+    /// The endpoint could not be found or asked.
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    /// The issuer has none.
+    #[error("the discovery document names no introspection_endpoint: set 'introspection.endpoint'")]
+    NoEndpoint,
+    /// Our own credentials were refused.
+    #[error(
+        "POST {url}: status {status}: the issuer refuses our credentials, see [issuer.introspection]"
+    )]
+    Credentials {
+        /// The address.
+        url: String,
+        /// The status.
+        status: StatusCode,
+    },
+    /// We could not say who we are.
+    #[error("cannot sign with the private key: {0}")]
+    Sign(#[from] jsonwebtoken::errors::Error),
+    /// No random numbers.
+    #[error("no random numbers to be had")]
+    Random,
+}
+
+impl Client {
+    /// A client that asks through `fetcher`; without `endpoint` it is discovered.
+    #[must_use]
+    pub fn new(
+        fetcher: Fetcher,
+        client_id: String,
+        authentication: ClientAuthentication,
+        endpoint: Option<Url>,
+    ) -> Self {
+        Self { fetcher, client_id, authentication, endpoint: Mutex::new(endpoint) }
+    }
+
+    /// The response about a token, unread.
+    pub(super) async fn introspect(
+        &self,
+        profile: &Profile,
+        token: &[u8],
+    ) -> Result<Vec<u8>, IntrospectionError> {
+        let url = self.endpoint(profile).await?;
+        let form = self.form(profile, token)?;
+        let mut request = self
+            .fetcher
+            .post(&url)
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(header::ACCEPT, "application/json");
+        if let ClientAuthentication::Secret(secret) = &self.authentication {
+            let encode = |text: &str| -> String {
+                form_urlencoded::byte_serialize(text.as_bytes()).collect()
+            };
+            let secret = Zeroizing::new(encode(secret.expose_secret()));
+            let pair = Zeroizing::new(format!("{}:{}", encode(&self.client_id), *secret));
+            let value = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
+            if let Ok(mut value) = header::HeaderValue::from_str(&value) {
+                value.set_sensitive(true);
+                request = request.header(header::AUTHORIZATION, value);
+            }
+        }
+        let (status, body) = self.fetcher.answer(&url, request.body(form), MAX_BODY).await?;
+        match status {
+            StatusCode::OK => Ok(body),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => {
+                Err(IntrospectionError::Credentials { url: url.into(), status })
+            }
+            status => Err(FetchError::Status { url: url.into(), status }.into()),
+        }
+    }
+
+    async fn endpoint(&self, profile: &Profile) -> Result<Url, IntrospectionError> {
+        let known = self.endpoint.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(url) = known {
+            return Ok(url);
+        }
+        let found = self.fetcher.introspection_endpoint(profile).await?;
+        let url = found.ok_or(IntrospectionError::NoEndpoint)?;
+        *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = Some(url.clone());
+        Ok(url)
+    }
+
+    fn form(&self, profile: &Profile, token: &[u8]) -> Result<Vec<u8>, IntrospectionError> {
+        let mut form = form_urlencoded::Serializer::new(String::new());
+        // An opaque token is ASCII: `is_opaque` looked.
+        form.append_pair("token", &String::from_utf8_lossy(token));
+        form.append_pair("token_type_hint", "access_token");
+        if let ClientAuthentication::PrivateKey { key, algorithm, key_id } = &self.authentication {
+            let mut id = [0; 16];
+            rand::fill(&mut id).map_err(|_| IntrospectionError::Random)?;
+            let now = Timestamp::now();
+            let claims = json!({
+                "iss": self.client_id, "sub": self.client_id, "aud": profile.issuer.as_str(),
+                "jti": URL_SAFE_NO_PAD.encode(id), "iat": now.as_millis() / 1000,
+                "exp": now.plus(ASSERTION_FOR).as_millis() / 1000,
+            });
+            let header = Header { kid: key_id.clone(), ..Header::new(*algorithm) };
+            let assertion = jsonwebtoken::encode(&header, &claims, key)?;
+            form.append_pair("client_id", &self.client_id);
+            let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+            form.append_pair("client_assertion_type", kind);
+            form.append_pair("client_assertion", &assertion);
+        }
+        Ok(form.finish().into_bytes())
+    }
+}
