@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 
 mod check;
+mod doctor;
 mod explain;
 mod revoke;
 mod run;
@@ -29,6 +30,10 @@ enum Command {
     ///
     /// Exit status: 0 allowed, 1 refused, 2 wrong usage or configuration.
     Explain(ExplainArgs),
+    /// Looks for what is wrong with each provider, the files and a token, and says what to change
+    ///
+    /// Exit status: 0 all well, 1 something fails, 2 wrong usage or configuration.
+    Doctor(DoctorArgs),
     /// Refuses a subject, a session or a token from now on, through the running agent
     Revoke(RevokeArgs),
     /// Lists what is revoked
@@ -67,6 +72,15 @@ struct ExplainArgs {
     /// The path
     #[arg(long, default_value = "/")]
     path: String,
+}
+
+#[derive(Debug, Args)]
+struct DoctorArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// A file with a token to look at; nothing of it is shown but its claims
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -125,6 +139,7 @@ impl Cli {
             Command::Run(args) => run::run(&args.config),
             Command::Check(args) => check::check(&args),
             Command::Explain(args) => explain::explain(&args),
+            Command::Doctor(args) => doctor::doctor(&args),
             Command::Revoke(args) => revoke::revoke(&args),
             Command::Revocations(args) => revoke::list(&args),
         }

@@ -84,8 +84,8 @@ impl Introspector {
     #[must_use]
     pub fn is_opaque(token: &[u8]) -> bool {
         let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(b);
-        let dots = token.iter().filter(|b| **b == b'.').count();
-        dots != 2 && !token.is_empty() && token.len() <= MAX_TOKEN && token.iter().all(plain)
+        let is_jwt = token.split(|b| *b == b'.').count() == 3;
+        !is_jwt && !token.is_empty() && token.len() <= MAX_TOKEN && token.iter().all(plain)
     }
 
     /// What is known of the token, or what to wait for. Asks in a task of its own.

@@ -94,6 +94,18 @@ impl<'t> Unverified<'t> {
         Ok(Self { token, header, claims })
     }
 
+    /// The claims, none of them proved.
+    #[must_use]
+    pub fn claims(&self) -> &Map<String, Value> {
+        &self.claims
+    }
+
+    /// The key id of the header.
+    #[must_use]
+    pub fn key_id(&self) -> Option<&str> {
+        self.header.key_id.as_deref()
+    }
+
     /// The issuer the token claims to be from.
     #[must_use]
     pub fn issuer(&self) -> Option<&str> {

@@ -115,6 +115,24 @@ impl KeySet {
         Ok(Self { keys, digest })
     }
 
+    /// How many keys a document lists, usable or not; zero if it lists none.
+    #[must_use]
+    pub fn listed(document: &[u8]) -> usize {
+        serde_json::from_slice::<RawSet>(document).map_or(0, |raw| raw.keys.len())
+    }
+
+    /// The keys that are ambiguous: another one has the same id and algorithm.
+    #[must_use]
+    pub fn ambiguous(&self) -> usize {
+        self.keys.iter().filter(|key| key.ambiguous).count()
+    }
+
+    /// How many keys have no id.
+    #[must_use]
+    pub fn nameless(&self) -> usize {
+        self.keys.iter().filter(|key| key.id.is_none()).count()
+    }
+
     /// The key for a token's header.
     ///
     /// Without a key id, the one key that fits the algorithm is meant, if there is just one

@@ -24,7 +24,7 @@ use crate::clock::Timestamp;
 mod fetch;
 mod store;
 
-pub use fetch::{FetchError, Fetched, Fetcher};
+pub use fetch::{Discovery, Examined, FetchError, Fetched, Fetcher};
 use store::KeysFile;
 
 /// When keys are fetched.
@@ -128,6 +128,11 @@ impl Provider {
     #[must_use]
     pub fn profile(&self) -> &Arc<Profile> {
         &self.profile
+    }
+
+    /// Fetches everything once, for a person who wants to know what is wrong.
+    pub async fn examine(&self) -> Examined {
+        self.fetcher.examine(&self.profile).await
     }
 
     /// The keys, if there are any that may still be used at `now`.

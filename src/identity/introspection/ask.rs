@@ -49,7 +49,8 @@ pub enum ClientAuthentication {
 /// A client of an introspection endpoint.
 pub struct Client {
     fetcher: Fetcher,
-    client_id: String,
+    /// Our name at the issuer (`client_id`).
+    id: String,
     authentication: ClientAuthentication,
     /// Configured, or as last discovered.
     endpoint: Mutex<Option<Url>>,
@@ -87,11 +88,11 @@ impl Client {
     #[must_use]
     pub fn new(
         fetcher: Fetcher,
-        client_id: String,
+        id: String,
         authentication: ClientAuthentication,
         endpoint: Option<Url>,
     ) -> Self {
-        Self { fetcher, client_id, authentication, endpoint: Mutex::new(endpoint) }
+        Self { fetcher, id, authentication, endpoint: Mutex::new(endpoint) }
     }
 
     /// The response about a token, unread.
@@ -112,7 +113,7 @@ impl Client {
                 form_urlencoded::byte_serialize(text.as_bytes()).collect()
             };
             let secret = Zeroizing::new(encode(secret.expose_secret()));
-            let pair = Zeroizing::new(format!("{}:{}", encode(&self.client_id), *secret));
+            let pair = Zeroizing::new(format!("{}:{}", encode(&self.id), *secret));
             let value = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
             if let Ok(mut value) = header::HeaderValue::from_str(&value) {
                 value.set_sensitive(true);
@@ -150,13 +151,13 @@ impl Client {
             rand::fill(&mut id).map_err(|_| IntrospectionError::Random)?;
             let now = Timestamp::now();
             let claims = json!({
-                "iss": self.client_id, "sub": self.client_id, "aud": profile.issuer.as_str(),
+                "iss": self.id, "sub": self.id, "aud": profile.issuer.as_str(),
                 "jti": URL_SAFE_NO_PAD.encode(id), "iat": now.as_millis() / 1000,
                 "exp": now.plus(ASSERTION_FOR).as_millis() / 1000,
             });
             let header = Header { kid: key_id.clone(), ..Header::new(*algorithm) };
             let assertion = jsonwebtoken::encode(&header, &claims, key)?;
-            form.append_pair("client_id", &self.client_id);
+            form.append_pair("client_id", &self.id);
             let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
             form.append_pair("client_assertion_type", kind);
             form.append_pair("client_assertion", &assertion);

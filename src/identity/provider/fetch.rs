@@ -108,12 +108,32 @@ pub enum FetchError {
     },
 }
 
-#[derive(Deserialize)]
-struct Discovery {
-    issuer: String,
-    jwks_uri: String,
-    introspection_endpoint: Option<String>,
+/// What is read of a discovery document.
+#[derive(Debug, Deserialize)]
+pub struct Discovery {
+    /// The issuer it is of.
+    pub issuer: String,
+    /// Where the keys are.
+    pub jwks_uri: String,
+    /// Where opaque tokens are asked about.
+    pub introspection_endpoint: Option<String>,
+    /// The algorithms of its ID tokens, which its access tokens nearly always share.
+    #[serde(default)]
+    pub id_token_signing_alg_values_supported: Vec<String>,
 }
+
+/// What an examination of an issuer found.
+pub struct Examined {
+    /// The discovery document, with whatever issuer it names.
+    pub discovery: Result<Discovery, FetchError>,
+    /// The clock of who served it, by its `Date`, in seconds since the Unix epoch.
+    pub date: Option<std::time::SystemTime>,
+    /// The document of the key set, as it came.
+    pub keys: Option<Result<KeysDocument, FetchError>>,
+}
+
+/// Where the key set is, its text, and how long it may be kept.
+pub type KeysDocument = (Url, Vec<u8>, Option<Duration>);
 
 impl Fetcher {
     /// A fetcher. `jwks_uri` replaces discovery; `authority` holds PEM certificates of a private
@@ -193,6 +213,44 @@ impl Fetcher {
             return Err(FetchError::WrongIssuer { url: url.to_string(), found, expected });
         }
         Ok(document)
+    }
+
+    /// Fetches everything once and judges nothing, for a person who wants to know what is wrong.
+    pub async fn examine(&self, profile: &Profile) -> Examined {
+        let url = &profile.discovery;
+        let mut date = None;
+        let discovery = async {
+            let failed = |error| FetchError::Request { url: url.to_string(), error };
+            let response = self.client.get(url.clone()).send().await.map_err(failed)?;
+            let stamp = response.headers().get(header::DATE).and_then(|v| v.to_str().ok());
+            date = stamp.and_then(|text| httpdate::parse_http_date(text).ok());
+            if response.status() != StatusCode::OK {
+                let status = response.status();
+                return Err(FetchError::Status { url: url.to_string(), status });
+            }
+            let document = body(url, response, MAX_BODY).await?;
+            serde_json::from_slice::<Discovery>(&document)
+                .map_err(|error| FetchError::Discovery { url: url.to_string(), error })
+        }
+        .await;
+        let known = self.lock().clone();
+        let address = match (known, &discovery) {
+            (Some(url), _) => Some(Ok(url)),
+            (None, Ok(document)) => {
+                let found = document.jwks_uri.clone();
+                Some(
+                    secure_url(&found, profile.issuer.is_plain())
+                        .map_err(|error| FetchError::Address { found, error }),
+                )
+            }
+            (None, Err(_)) => None,
+        };
+        let keys = match address {
+            None => None,
+            Some(Err(error)) => Some(Err(error)),
+            Some(Ok(url)) => Some(self.get(&url).await.map(|(body, age)| (url, body, age))),
+        };
+        Examined { discovery, date, keys }
     }
 
     /// A POST request, to be sent by [`Self::answer`].

@@ -1,0 +1,144 @@
+//! `doctor`: what is wrong between the agent and its providers, and what to change.
+
+use std::{
+    io::{Write, stdout},
+    path::Path,
+    process::ExitCode,
+    time::SystemTime,
+};
+
+use anyhow::Context as _;
+
+use super::{DoctorArgs, setup};
+use crate::{clock::Timestamp, config::Config, gate::Gate};
+
+mod issuer;
+mod token;
+
+/// How grave a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Level {
+    /// As it should be.
+    Ok,
+    /// Works, but not for ever or not for everybody.
+    Warn,
+    /// Does not work.
+    Fail,
+}
+
+/// What was found, and what to do.
+#[derive(Debug, PartialEq, Eq)]
+struct Finding {
+    level: Level,
+    text: String,
+    advice: Option<String>,
+}
+
+impl Finding {
+    fn ok(text: impl Into<String>) -> Self {
+        Self { level: Level::Ok, text: text.into(), advice: None }
+    }
+
+    fn warn(text: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { level: Level::Warn, text: text.into(), advice: Some(advice.into()) }
+    }
+
+    fn fail(text: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self { level: Level::Fail, text: text.into(), advice: Some(advice.into()) }
+    }
+}
+
+pub(super) fn doctor(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
+    let config = Config::load(&args.config.config)?;
+    let token = match &args.token_file {
+        Some(path) => Some(zeroize::Zeroizing::new(
+            std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?,
+        )),
+        None => None,
+    };
+    let (gate, _) = setup::build(&config)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut out = stdout().lock();
+    let mut failed = false;
+    for (provider, issuer) in gate.issuers.providers().iter().zip(&config.issuers) {
+        let profile = provider.profile();
+        writeln!(out, "issuer '{}' ({})", profile.authority.name, profile.issuer.as_str())?;
+        let examined = runtime.block_on(provider.examine());
+        let findings = issuer::judge(profile, issuer, &examined, SystemTime::now());
+        failed |= show(&mut out, &findings)?;
+    }
+    writeln!(out, "files")?;
+    failed |= show(&mut out, &files(&config))?;
+    if let Some(token) = token {
+        writeln!(out, "token")?;
+        failed |= show(&mut out, &examine_token(&gate, &runtime, token.trim_ascii()))?;
+    }
+    Ok(if failed { ExitCode::from(1) } else { ExitCode::SUCCESS })
+}
+
+fn examine_token(gate: &Gate, runtime: &tokio::runtime::Runtime, token: &[u8]) -> Vec<Finding> {
+    for provider in gate.issuers.providers() {
+        // What went wrong is told with the issuer.
+        let _ = runtime.block_on(provider.fetch());
+    }
+    token::judge(&gate.issuers, token, Timestamp::now())
+}
+
+/// Prints findings; returns whether one of them is a failure.
+fn show(out: &mut impl Write, findings: &[Finding]) -> std::io::Result<bool> {
+    for Finding { level, text, advice } in findings {
+        let mark = match level {
+            Level::Ok => "ok  ",
+            Level::Warn => "warn",
+            Level::Fail => "FAIL",
+        };
+        writeln!(out, "  {mark}  {text}")?;
+        if let Some(advice) = advice {
+            writeln!(out, "        -> {advice}")?;
+        }
+    }
+    Ok(findings.iter().any(|finding| finding.level == Level::Fail))
+}
+
+/// Whether what the agent will write has a place.
+fn files(config: &Config) -> Vec<Finding> {
+    let sockets = config.agent.listen.iter().filter_map(|listen| match listen {
+        crate::config::Listen::Unix(path) => Some(("listen", path.as_path())),
+        _ => None,
+    });
+    let keys = config.issuers.iter().filter_map(|issuer| issuer.keys_file.as_deref());
+    let admin = config.admin.iter().flat_map(|admin| {
+        [("admin.socket", admin.socket.as_path()), ("admin.revocations", &*admin.revocations)]
+    });
+    let mut findings: Vec<_> = sockets
+        .chain(keys.map(|path| ("keys_file", path)))
+        .chain(config.audit.file.as_deref().map(|path| ("audit.file", path)))
+        .chain(admin)
+        .map(|(key, path)| place(key, path))
+        .collect();
+    findings.push(if config.workspaces.is_file() {
+        Finding::ok(format!("workspaces: {}", config.workspaces.display()))
+    } else {
+        Finding::fail(
+            format!("workspaces: there is no file {}", config.workspaces.display()),
+            "write it, or correct 'file' in [workspaces]; nothing is allowed without it",
+        )
+    });
+    findings
+}
+
+fn place(key: &str, path: &Path) -> Finding {
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if directory.is_dir() {
+        Finding::ok(format!("{key}: {}", path.display()))
+    } else {
+        let text = format!("{key}: there is no directory {}", directory.display());
+        Finding::fail(text, "make it, writable for whoever runs the agent")
+    }
+}
+
+/// A stranger's text in a terminal: cut, and nothing but text.
+fn quoted(text: &str) -> String {
+    let cut: String = text.chars().take(120).collect();
+    format!("\"{}\"", cut.escape_debug())
+}

@@ -1,0 +1,225 @@
+//! What an examination of an issuer means.
+
+use std::time::{Duration, SystemTime};
+
+use super::{Finding, quoted};
+use crate::{
+    config::Issuer,
+    identity::{
+        Profile, jwt,
+        keys::KeySet,
+        profile::TENANT,
+        provider::{Discovery, Examined},
+    },
+};
+
+/// Clocks further apart than this are worth a word.
+const NOTICEABLE: Duration = Duration::from_secs(5);
+
+pub(super) fn judge(
+    profile: &Profile,
+    issuer: &Issuer,
+    examined: &Examined,
+    now: SystemTime,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    match &examined.discovery {
+        Ok(document) => {
+            findings.push(names(profile, document));
+            findings.push(algorithms(profile, document));
+            if issuer.introspection.is_some() {
+                findings.push(introspection(issuer, document));
+            }
+        }
+        // Whoever has configured where the keys are needs no discovery.
+        Err(error) if issuer.jwks_uri.is_some() => findings.push(Finding::warn(
+            format!("discovery: {error}"),
+            "not needed, since 'jwks_uri' is set; sign-in and introspection would need it",
+        )),
+        Err(error) => findings.push(Finding::fail(
+            format!("discovery: {error}"),
+            "check 'issuer', and that this machine reaches the address (proxy, DNS, 'ca_file')",
+        )),
+    }
+    findings.extend(examined.date.map(|date| clock(profile, date, now)));
+    match &examined.keys {
+        None => {}
+        Some(Err(error)) => findings.push(Finding::fail(
+            format!("keys: {error}"),
+            "check that this machine reaches the address; until then only 'keys_file' could help",
+        )),
+        Some(Ok((url, document, max_age))) => {
+            findings.extend(keys(profile, document));
+            if url.origin() != profile.discovery.origin() {
+                findings.push(Finding::ok(format!("keys: on another host, {}", url.as_str())));
+            }
+            if let Some(age) = max_age.filter(|age| *age > issuer.schedule.refresh) {
+                findings.push(Finding::ok(format!(
+                    "keys: may be kept {} s, and are fetched every {} s",
+                    age.as_secs(),
+                    issuer.schedule.refresh.as_secs()
+                )));
+            }
+        }
+    }
+    findings
+}
+
+fn names(profile: &Profile, document: &Discovery) -> Finding {
+    let (found, configured) = (document.issuer.as_str(), profile.issuer.as_str());
+    if found == configured {
+        return Finding::ok("discovery: the issuer is the configured one");
+    }
+    let text = format!("discovery: the document is of {}", quoted(found));
+    let advice = if found.trim_end_matches('/') == configured.trim_end_matches('/') {
+        format!("a slash at the end makes the difference: set issuer = {}", quoted(found))
+    } else if found.contains(TENANT) {
+        "the document is Entra's for all tenants: use preset = \"entra\" with 'tenants'".to_owned()
+    } else {
+        format!(
+            "tokens will say that too: if it is the right provider, set issuer = {}",
+            quoted(found)
+        )
+    };
+    Finding::fail(text, advice)
+}
+
+fn algorithms(profile: &Profile, document: &Discovery) -> Finding {
+    let offered = &document.id_token_signing_alg_values_supported;
+    let common = offered
+        .iter()
+        .filter(|name| jwt::algorithm(name).is_some_and(|a| profile.algorithms.contains(&a)));
+    let common: Vec<_> = common.map(String::as_str).collect();
+    let list = offered.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
+    if offered.is_empty() {
+        Finding::ok("algorithms: the provider does not say")
+    } else if common.is_empty() {
+        Finding::fail(
+            format!("algorithms: the provider signs with {list}, none of which is accepted"),
+            "let it sign with RS256 or ES256; HS algorithms share their secret with every verifier",
+        )
+    } else {
+        Finding::ok(format!("algorithms: {}", common.join(", ")))
+    }
+}
+
+fn introspection(issuer: &Issuer, document: &Discovery) -> Finding {
+    let configured = issuer.introspection.as_ref().and_then(|i| i.endpoint.as_ref());
+    match (configured, &document.introspection_endpoint) {
+        (None, None) => Finding::fail(
+            "introspection: the discovery document names no introspection_endpoint",
+            "set 'endpoint' in [issuer.introspection], or take the table out",
+        ),
+        (Some(_), _) => Finding::ok("introspection: at the configured endpoint"),
+        (None, Some(found)) => Finding::ok(format!("introspection: {}", quoted(found))),
+    }
+}
+
+fn clock(profile: &Profile, theirs: SystemTime, ours: SystemTime) -> Finding {
+    let (apart, ahead) = match theirs.duration_since(ours) {
+        Ok(apart) => (apart, "behind"),
+        Err(error) => (error.duration(), "ahead of"),
+    };
+    let text = format!("clock: ours is {} s {ahead} the provider's", apart.as_secs());
+    if apart > profile.leeway.max(NOTICEABLE) {
+        Finding::fail(
+            text,
+            "set this machine's clock (chrony, systemd-timesyncd): good tokens are refused",
+        )
+    } else if apart > NOTICEABLE {
+        Finding::warn(text, "within 'leeway_seconds' still; set this machine's clock")
+    } else {
+        Finding::ok(format!("clock: within {} s of the provider's", apart.as_secs()))
+    }
+}
+
+fn keys(profile: &Profile, document: &[u8]) -> Vec<Finding> {
+    let set = match KeySet::parse(document) {
+        Ok(set) => set,
+        Err(error) => {
+            let advice =
+                "publish an RSA key of 2048 bits or more, or one of P-256, P-384 or Ed25519";
+            return vec![Finding::fail(format!("keys: {error}"), advice)];
+        }
+    };
+    let (listed, usable) = (KeySet::listed(document), set.len());
+    let mut findings = vec![Finding::ok(format!("keys: {usable} of {listed} can verify tokens"))];
+    let serves = |algorithm: &&jsonwebtoken::Algorithm| {
+        // A key without an id or one among several: either way it is there.
+        !matches!(set.select(None, **algorithm), Err(crate::identity::keys::Miss::Algorithm))
+    };
+    if !profile.algorithms.iter().any(|algorithm| serves(&algorithm)) {
+        findings.push(Finding::fail(
+            "keys: none is for an accepted algorithm",
+            "compare 'algorithms' with what the provider signs with",
+        ));
+    }
+    if set.ambiguous() > 0 {
+        findings.push(Finding::warn(
+            format!(
+                "keys: {} have an id that another key has too, and are not used",
+                set.ambiguous()
+            ),
+            "give each key an id of its own at the provider",
+        ));
+    }
+    if set.nameless() > 0 && usable > 1 {
+        findings.push(Finding::warn(
+            format!("keys: {} have no id", set.nameless()),
+            "tokens without a key id are refused as soon as two keys of one type are published",
+        ));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::doctor::Level;
+
+    fn profile() -> Profile {
+        Profile::new("corp", "https://idp.example.com/".parse().unwrap(), vec!["a".into()])
+    }
+
+    fn document(issuer: &str, algorithms: &[&str]) -> Discovery {
+        Discovery {
+            issuer: issuer.into(),
+            jwks_uri: "https://idp.example.com/jwks".into(),
+            introspection_endpoint: None,
+            id_token_signing_alg_values_supported: algorithms.iter().map(|a| (*a).into()).collect(),
+        }
+    }
+
+    #[test]
+    fn another_issuer_is_told_with_what_makes_the_difference() {
+        for (found, want) in [
+            ("https://idp.example.com", "a slash at the end"),
+            ("https://login.microsoftonline.com/{tenantid}/v2.0", "'tenants'"),
+            ("https://other.example.com/\u{1b}[31m", "\\u{1b}"),
+        ] {
+            let finding = names(&profile(), &document(found, &[]));
+            assert_eq!(finding.level, Level::Fail);
+            assert!(finding.advice.unwrap().contains(want), "{found}");
+        }
+        let finding = names(&profile(), &document("https://idp.example.com/", &[]));
+        assert_eq!(finding.level, Level::Ok);
+    }
+
+    #[test]
+    fn a_provider_that_shares_its_secret_is_told() {
+        let of = |names: &[&str]| algorithms(&profile(), &document("x", names)).level;
+        assert_eq!(of(&["HS256"]), Level::Fail);
+        assert_eq!(of(&["HS256", "RS256"]), Level::Ok);
+        assert_eq!(of(&[]), Level::Ok);
+    }
+
+    #[test]
+    fn a_clock_is_judged_by_the_leeway() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        for (seconds, level) in [(0, Level::Ok), (6, Level::Warn), (31, Level::Fail)] {
+            for theirs in [now + Duration::from_secs(seconds), now - Duration::from_secs(seconds)] {
+                assert_eq!(clock(&profile(), theirs, now).level, level, "{seconds}");
+            }
+        }
+    }
+}
