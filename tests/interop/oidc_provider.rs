@@ -140,6 +140,27 @@ async fn opaque_and_encrypted_oidc_provider_tokens_are_refused() {
 
 #[tokio::test]
 #[ignore = "needs the providers: make interop"]
+async fn i1_oidc_provider_is_asked_about_its_opaque_tokens() {
+    let provider = start().await;
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(secret.path(), "sec/ret+&\n").unwrap();
+    // A client's own token has no subject but the client.
+    let settings = format!(
+        "[issuer.claims]\nsubject = 'client_id'\n[issuer.introspection]\nclient_id = 'gate'\nclient_secret_file = '{}'\n",
+        secret.path().display()
+    );
+    let gate = Gate::start(&provider, "interop", &settings).await;
+    let mut peer = gate.peer().await;
+    let opaque = token(&provider, "opaque").await;
+    assert_eq!(peer.ask(&opaque).await, "owner");
+    assert_eq!(peer.ask("made-up").await, "token_inactive");
+    let strangers = Gate::start(&provider, "somebody", &settings).await;
+    assert_eq!(strangers.peer().await.ask(&opaque).await, "not_permitted");
+    println!("oidc-provider opaque: owner, by introspection");
+}
+
+#[tokio::test]
+#[ignore = "needs the providers: make interop"]
 async fn an_oidc_provider_token_that_is_bound_to_a_key_is_no_bearer_token() {
     let provider = start().await;
     let gate = Gate::start(&provider, "interop", "").await;

@@ -57,6 +57,14 @@ function instance(issuer, keys) {
       redirect_uris: [],
       response_types: [],
       scope: 'reach',
+    }, {
+      // Who asks about opaque tokens.
+      client_id: 'gate',
+      client_secret: 'sec/ret+&',
+      token_endpoint_auth_method: 'client_secret_basic',
+      grant_types: ['client_credentials'],
+      redirect_uris: [],
+      response_types: [],
     }],
     cookies: { keys: ['interop'] },
     features: {
