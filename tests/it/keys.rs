@@ -1,6 +1,10 @@
 //! Keys: fetched off the request's way, kept through faults, changed at once.
 
-use std::os::unix::fs::PermissionsExt;
+use std::{
+    io::BufRead,
+    os::unix::fs::PermissionsExt,
+    process::{Command, Stdio},
+};
 
 use identity_spoa::{
     clock::Timestamp,
@@ -9,7 +13,7 @@ use identity_spoa::{
 
 use crate::{
     dev_idp::{DevIdp, Fault, Faults, TokenRequest},
-    support::{self, ALICES, Stage, Version, host, until},
+    support::{self, ALICES, Stage, Version, certificates::Authority, host, until},
 };
 
 fn provider(issuer: &str) -> Provider {
@@ -182,4 +186,70 @@ async fn k12_the_last_good_keys_survive_a_restart_and_a_damaged_file_does_not_co
     idp.halt();
     assert!(again().fetch().await.is_err());
     assert_eq!(known(&again()), digest, "a failed fetch takes nothing away");
+}
+
+/// Serves the files of a directory by TLS; killed when dropped.
+struct TlsFiles {
+    child: std::process::Child,
+    port: u16,
+}
+
+impl TlsFiles {
+    fn start(directory: &std::path::Path, pem: &str) -> Self {
+        std::fs::write(directory.join("server.pem"), pem).unwrap();
+        let mut child = Command::new("openssl")
+            .args(["s_server", "-accept", "127.0.0.1:0", "-cert", "server.pem", "-key"])
+            .args(["server.pem", "-WWW"])
+            .current_dir(directory)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let lines = std::io::BufReader::new(child.stdout.as_mut().unwrap()).lines();
+        let line = lines.map(Result::unwrap).find(|line| line.starts_with("ACCEPT")).unwrap();
+        let port = line.rsplit(':').next().unwrap().parse().unwrap();
+        Self { child, port }
+    }
+}
+
+impl Drop for TlsFiles {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn k1_keys_come_from_whom_a_trusted_authority_vouches_for_and_no_one_else() {
+    let idp = DevIdp::start().await;
+    let keys = reqwest::get(format!("{}/jwks", idp.issuer())).await.unwrap().text().await.unwrap();
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let named = |name: &str| [rcgen::SanType::DnsName(name.try_into().unwrap())];
+    for (name, trusted, works) in [
+        ("localhost", Some(&ours), true),
+        ("localhost", Some(&theirs), false),
+        ("localhost", None, false),
+        ("elsewhere.test", Some(&ours), false),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let certificate = ours.certificate("server", &named(name), |_| ());
+        let server = TlsFiles::start(directory.path(), &certificate.pem);
+        let issuer = format!("https://localhost:{}", server.port);
+        let document = serde_json::json!({"issuer": issuer, "jwks_uri": format!("{issuer}/jwks")});
+        std::fs::create_dir(directory.path().join(".well-known")).unwrap();
+        let well_known = directory.path().join(".well-known/openid-configuration");
+        std::fs::write(well_known, document.to_string()).unwrap();
+        std::fs::write(directory.path().join("jwks"), &keys).unwrap();
+        let table = format!("[[issuer]]\nname = 'dev'\nissuer = '{issuer}'\naudience = 'a'\n");
+        let configured = support::issuers(&table).unwrap().remove(0);
+        let fetcher = Fetcher::new(None, trusted.map(|a| a.pem().as_bytes())).unwrap();
+        let provider = Provider::new(configured.profile, configured.schedule, fetcher);
+        match provider.fetch().await {
+            Ok(_) => assert!(works, "{name}"),
+            Err(error) => {
+                assert!(!works && error.to_string().contains("certificate"), "{name}: {error}");
+            }
+        }
+    }
 }
