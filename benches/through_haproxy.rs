@@ -66,7 +66,7 @@ fn stage() {
         at("agent.toml"),
         format!(
             "[agent]\nlisten = ['unix:ours.sock']\nsocket_mode = '0666'\nworkers = 1\n\
-             [workspaces]\nfile = 'workspaces.yaml'\n[audit]\nfile = '/dev/null'\nbuffer_kib = 65536\n\
+             [destinations]\nallow = ['127.0.0.0/8']\n[workspaces]\nfile = 'workspaces.yaml'\n[audit]\nfile = '/dev/null'\nbuffer_kib = 65536\n\
              [[host]]\npreset = 'gitpod'\ndomain = 'bench.test'\n\
              [[issuer]]\nname = 'dev'\nissuer = '{}'\naudience = 'workspaces'\n",
             idp.issuer()

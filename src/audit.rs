@@ -118,7 +118,7 @@ impl<'a> Record<'a> {
             subject: identity.map(|i| &*i.subject),
             issuer: identity.map(|i| &*i.issuer),
             workspace: workspace.map(|w| w.id.as_str()),
-            owner: workspace.map(|w| &*w.owner_label),
+            owner: decision.owner.as_deref(),
             endpoint: decision.endpoint.as_ref(),
             host: request.host.unwrap_or_default(),
             method: request.method.unwrap_or_default(),

@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 mod check;
 mod doctor;
 mod explain;
+mod feeds;
 mod revoke;
 mod run;
 mod secrets;

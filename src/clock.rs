@@ -1,9 +1,12 @@
-//! Wall time as a value.
+//! Time as a value: [`Timestamp`] is the wall clock's, [`Moment`] the monotonic one's.
 //!
-//! Everything that depends on time takes a [`Timestamp`] as an argument; only the edges (the agent's
-//! loop, the refresh tasks, the command line) read the clock, once per batch of requests.
+//! Everything that depends on time takes it as an argument; only the edges (the agent's loop, the
+//! refresh tasks, the command line) read the clocks, once per batch of requests.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::OnceLock,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 /// Milliseconds since the Unix epoch, UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -52,5 +55,37 @@ impl From<SystemTime> for Timestamp {
     fn from(time: SystemTime) -> Self {
         let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// Time since some moment before the first use in this process. What must not depend on whoever sets
+/// the wall clock, such as the age of what is known of a workspace, is measured so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(Duration);
+
+impl Moment {
+    /// The present moment.
+    #[must_use]
+    pub fn now() -> Self {
+        static START: OnceLock<Instant> = OnceLock::new();
+        Self(START.get_or_init(Instant::now).elapsed())
+    }
+
+    /// The moment so long after the start of the count; for tests, and for moments yet to come.
+    #[must_use]
+    pub const fn at(since_start: Duration) -> Self {
+        Self(since_start)
+    }
+
+    /// The moment `later` after this one.
+    #[must_use]
+    pub const fn plus(self, later: Duration) -> Self {
+        Self(self.0.saturating_add(later))
+    }
+
+    /// How long ago `earlier` was; zero when it is yet to come.
+    #[must_use]
+    pub const fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
     }
 }

@@ -16,15 +16,17 @@ use url::Url;
 use crate::{
     decision::Policy,
     identity::{Profile, certificate::CertificateRule, credential::Sources, provider::Schedule},
-    workspace::pattern::PatternSpec,
+    workspace::{pattern::PatternSpec, registry::SourceRules},
 };
 
 mod certificate;
 pub mod document;
 mod file;
 mod issuer;
+mod source;
 
 use document::{Format, Mistakes};
+pub(crate) use source::RawAdmission;
 
 /// A configuration that holds together.
 #[derive(Debug)]
@@ -34,19 +36,37 @@ pub struct Config {
     /// Whose tokens count; at least one, with different names and identifiers.
     pub issuers: Vec<Issuer>,
     /// Where tokens may be beside the Authorization header.
-    pub sources: Option<Sources>,
+    pub credentials: Option<Sources>,
     /// Which client certificates count.
     pub certificates: Vec<CertificateRule>,
     /// Which hosts are workspaces; at least one.
     pub hosts: Vec<PatternSpec>,
-    /// The list of workspaces.
-    pub workspaces: PathBuf,
+    /// Where workspaces come from; at least one, with different names.
+    pub sources: Vec<Source>,
     /// What holds for all workspaces.
     pub policy: Policy,
     /// Where decisions are recorded.
     pub audit: Audit,
     /// How administrators reach the agent; not at all unless said.
     pub admin: Option<Admin>,
+}
+
+/// Where workspaces come from.
+#[derive(Debug)]
+pub struct Source {
+    /// The operator's name for it.
+    pub name: Box<str>,
+    /// What holds for its workspaces.
+    pub rules: SourceRules,
+    /// What it is.
+    pub kind: SourceKind,
+}
+
+/// What a source is.
+#[derive(Debug)]
+pub enum SourceKind {
+    /// A list in a file, followed as it changes.
+    File(PathBuf),
 }
 
 /// How administrators reach the agent.
@@ -185,7 +205,11 @@ impl Config {
 
     fn resolve(&mut self, directory: &Path) {
         let resolve = |path: &mut PathBuf| *path = directory.join(&*path);
-        resolve(&mut self.workspaces);
+        for source in &mut self.sources {
+            match &mut source.kind {
+                SourceKind::File(path) => resolve(path),
+            }
+        }
         self.audit.file.iter_mut().for_each(resolve);
         self.issuers.iter_mut().filter_map(|i| i.authority.as_mut()).for_each(resolve);
         self.issuers.iter_mut().filter_map(|i| i.keys_file.as_mut()).for_each(resolve);

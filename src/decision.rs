@@ -3,15 +3,16 @@
 //! A pure function without I/O or clock, so that the live path, `explain` and the tests run the very
 //! same code. [`reason`] lists every outcome; [`variables`] turns one into what HAProxy is told.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use crate::{
     identity::{Authentication, Identity, credential::Sources},
     workspace::{
-        Destination, EndpointName, Phase, Workspace,
+        Admission, Destination, EndpointName, Gateway, Phase, Workspace,
+        destination::Ranges,
         host::{Host, HostError},
         pattern::Target,
-        registry::Snapshot,
+        registry::{Found, Record, Snapshot},
     },
 };
 
@@ -25,20 +26,29 @@ mod tests;
 pub use reason::{Reason, Verdict};
 
 /// What the operator decided once for all workspaces.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// What happens to a port that the workspace does not declare.
-    pub undeclared_ports: UndeclaredPorts,
+    /// No endpoint admits more than this, whatever its workspace says.
+    pub max_admission: Admission,
+    /// Where requests may be sent.
+    pub ranges: Ranges,
 }
 
-/// What happens to a port that the workspace does not declare.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum UndeclaredPorts {
-    /// Nobody reaches it.
-    #[default]
-    Deny,
-    /// The owner reaches it, at the workspace's own address.
-    Owner,
+impl Default for Policy {
+    fn default() -> Self {
+        Self { max_admission: Admission::Public, ranges: Ranges::default() }
+    }
+}
+
+/// Where an allowed request goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// To a backend of haproxy.cfg.
+    Backend(Arc<str>),
+    /// To an address.
+    Direct(SocketAddr),
+    /// To the address that a name had at this moment, under that name.
+    Named(SocketAddr, Arc<Gateway>),
 }
 
 /// The host of a request, as far as it can be read.
@@ -64,10 +74,12 @@ pub struct Decision {
     pub identity: Option<Arc<Identity>>,
     /// The workspace, if there is one and the one who asked may know.
     pub workspace: Option<Arc<Workspace>>,
+    /// Its owner in one word.
+    pub owner: Option<Arc<str>>,
     /// The endpoint the host names.
     pub endpoint: Option<EndpointName>,
     /// Where an allowed request goes.
-    pub destination: Option<Destination>,
+    pub route: Option<Route>,
     /// Whether the Authorization header was meant for us and must not travel on.
     pub strip_authorization: bool,
     /// Where else tokens may be, so that none travels on; nowhere unless configured.
@@ -96,8 +108,9 @@ impl Decision {
             reason,
             identity: None,
             workspace: None,
+            owner: None,
             endpoint: None,
-            destination: None,
+            route: None,
             strip_authorization: false,
             sources: None,
             metadata: None,
@@ -122,7 +135,7 @@ pub fn decide(
     place: &Place,
     authentication: Authentication,
     workspaces: &Snapshot,
-    policy: Policy,
+    policy: &Policy,
 ) -> Decision {
     let target = match place {
         Place::Missing => return Decision::refuse(Reason::HostMissing),
@@ -142,15 +155,18 @@ pub fn decide(
         strip_authorization,
         ..Decision::refuse(Reason::CredentialMissing)
     };
-    let workspace = workspaces.find(&target.workspace);
-    if let Some(workspace) = workspace
-        && relation::is_public(workspace, &target.endpoint)
-        && workspace.phase.is_routable()
+    let found = workspaces.find(target.source, &target.workspace);
+    if let Found::Workspace(record) = &found
+        && relation::admission(record, &target.endpoint, policy) == Some(Admission::Public)
+        && record.workspace.phase.is_routable()
     {
-        if let Authentication::Known(identity) = authentication {
-            decision.identity = Some(identity);
+        let fresh = record.age <= record.rules.stale_open_after;
+        if fresh || matches!(authentication, Authentication::Absent) {
+            if let Authentication::Known(identity) = authentication {
+                decision.identity = Some(identity);
+            }
+            return decision.reach(record, Reason::Public, policy);
         }
-        return decision.reach(workspace, Reason::Public, policy);
     }
     let identity = match authentication {
         Authentication::Absent => return decision,
@@ -169,18 +185,16 @@ pub fn decide(
         Authentication::Known(identity) => identity,
     };
     decision.identity = Some(Arc::clone(&identity));
-    let Some(workspace) = workspace else {
-        decision.reason = if workspaces.is_loaded() {
-            Reason::WorkspaceUnknown
-        } else {
-            Reason::WorkspacesNotLoaded
-        };
-        return decision;
+    let record = match found {
+        Found::Workspace(record) => record,
+        Found::Unknown => return Decision { reason: Reason::WorkspaceUnknown, ..decision },
+        Found::NotLoaded => return Decision { reason: Reason::WorkspacesNotLoaded, ..decision },
+        Found::Ambiguous => return Decision { reason: Reason::WorkspaceAmbiguous, ..decision },
     };
-    match relation::relation(&identity, workspace, &target.endpoint, policy) {
-        Ok(reason) => decision.reach(workspace, reason, policy),
+    match relation::relation(&identity, &record, &target.endpoint, policy) {
+        Ok(reason) => decision.reach(&record, reason, policy),
         Err(reason) => {
-            decision.workspace = Some(Arc::clone(workspace));
+            decision.about(&record);
             decision.reason = reason;
             decision
         }
@@ -188,32 +202,75 @@ pub fn decide(
 }
 
 impl Decision {
-    /// The end of the way for a request that may reach the workspace, if it is up.
-    fn reach(mut self, workspace: &Arc<Workspace>, allowed: Reason, policy: Policy) -> Self {
-        self.workspace = Some(Arc::clone(workspace));
-        self.reason = match workspace.phase {
-            Phase::Running | Phase::Updating => allowed,
+    /// The end of the way for a request that may reach the workspace, if it is up and can be found.
+    fn reach(mut self, record: &Record<'_>, allowed: Reason, policy: &Policy) -> Self {
+        self.about(record);
+        self.reason = match record.workspace.phase {
+            _ if is_stale(record, allowed) => Reason::WorkspaceStale,
+            Phase::Running | Phase::Updating if owner_has_left(record) => Reason::OwnerInactive,
+            Phase::Running | Phase::Updating => match self.route(record, policy) {
+                Ok(route) => {
+                    self.route = Some(route);
+                    allowed
+                }
+                Err(reason) => reason,
+            },
             Phase::Provisioning => Reason::WorkspaceStarting,
             Phase::Interrupted => Reason::WorkspaceInterrupted,
             Phase::Unknown | Phase::Stopping | Phase::Stopped | Phase::Deleted | Phase::Failed => {
                 Reason::WorkspaceStopped
             }
         };
-        if self.verdict() == Verdict::Allow {
-            let endpoint = self.endpoint.as_ref();
-            match endpoint.and_then(|name| relation::destination(workspace, name, policy)) {
-                Some(destination) => self.destination = Some(destination),
-                None => self.reason = Reason::EndpointUndeclared,
-            }
-        }
         self
+    }
+
+    fn about(&mut self, record: &Record<'_>) {
+        let account = record.workspace.owner.account.as_deref();
+        let owner = record.directory.zip(account).and_then(|(all, id)| all.account(id));
+        let label = owner.map_or(&record.workspace.owner_label, |member| &member.label);
+        self.owner = Some(Arc::clone(label));
+        self.workspace = Some(Arc::clone(record.workspace));
+    }
+
+    fn route(&self, record: &Record<'_>, policy: &Policy) -> Result<Route, Reason> {
+        if record.contested {
+            return Err(Reason::DestinationContested);
+        }
+        let endpoint = self.endpoint.as_ref();
+        let destination = endpoint.and_then(|name| relation::destination(record, name));
+        let route = match destination.ok_or(Reason::EndpointUndeclared)? {
+            Destination::Backend(name) => return Ok(Route::Backend(name)),
+            Destination::Address(address) => Route::Direct(address),
+            Destination::Gateway(gateway) => {
+                let address = gateway.address().ok_or(Reason::DestinationUnresolved)?;
+                Route::Named(address, gateway)
+            }
+        };
+        match &route {
+            Route::Direct(to) | Route::Named(to, _) if !policy.ranges.permits(to.ip()) => {
+                Err(Reason::DestinationForbidden)
+            }
+            _ => Ok(route),
+        }
     }
 }
 
-impl Phase {
-    /// Whether requests may reach a workspace in this phase.
-    #[must_use]
-    pub fn is_routable(self) -> bool {
-        matches!(self, Self::Running | Self::Updating)
+/// Whether the workspace was confirmed too long ago to let somebody in for that reason: whom it belongs
+/// to changes seldom, whom it is open to may change at any time.
+fn is_stale(record: &Record<'_>, allowed: Reason) -> bool {
+    let limit = match allowed {
+        Reason::Owner | Reason::GrantedUser | Reason::GrantedGroup => record.rules.stale_after,
+        _ => record.rules.stale_open_after,
+    };
+    record.age > limit
+}
+
+/// Whether the workspace is left over from somebody whose account is suspended or gone.
+fn owner_has_left(record: &Record<'_>) -> bool {
+    match (record.directory, &record.workspace.owner.account) {
+        (Some(directory), Some(account)) => {
+            directory.account(account).is_none_or(|member| !member.active)
+        }
+        _ => false,
     }
 }

@@ -119,7 +119,7 @@ impl Gate {
             }
             other => other,
         };
-        let mut decision = decision::decide(&place, authentication, workspaces, self.policy);
+        let mut decision = decision::decide(&place, authentication, workspaces, &self.policy);
         // An Authorization header that is no bearer token is the workspace's own.
         let header = request.authorization.map(Credential::from_authorization);
         decision.strip_authorization &=

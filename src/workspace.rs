@@ -1,32 +1,32 @@
 //! Workspaces: who owns them, who may reach them, and where they are.
 //!
 //! A host name is matched by [`pattern`] to a workspace id and one of its endpoints; the
-//! [`registry`] holds what the sources last said of each workspace. Says nothing about who asks:
-//! that is [`crate::identity`], and whether they may is [`crate::decision`].
+//! [`registry`] holds what each [`source`] last said of its workspaces, which [`reconcile`] keeps
+//! fresh, and whom its [`directory`] knows. Says nothing about who asks: that is [`crate::identity`],
+//! and whether they may is [`crate::decision`].
 
-use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
-    str::FromStr,
-    sync::Arc,
-};
+use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
 use arrayvec::ArrayString;
 use thiserror::Error;
 
-pub mod file;
+pub mod destination;
+pub mod directory;
 pub mod host;
 pub mod pattern;
+pub mod reconcile;
 pub mod registry;
-pub mod watch;
+pub mod source;
+
+pub use destination::{Destination, Gateway};
 
 /// The longest workspace id in bytes.
 pub const MAX_ID: usize = 128;
 
 /// The platform's id of a workspace: 1 to [`MAX_ID`] bytes of letters, digits, `-`, `_` and `.`,
 /// lower case, as it stands in host names.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct WorkspaceId(ArrayString<MAX_ID>);
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WorkspaceId(Arc<str>);
 
 /// Why a text is not a workspace id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -47,10 +47,10 @@ impl FromStr for WorkspaceId {
     fn from_str(text: &str) -> Result<Self, IdError> {
         let clean =
             |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
-        if text.is_empty() || !text.bytes().all(clean) {
+        if text.is_empty() || text.len() > MAX_ID || !text.bytes().all(clean) {
             return Err(IdError);
         }
-        ArrayString::from(text).map(Self).map_err(|_| IdError)
+        Ok(Self(text.into()))
     }
 }
 
@@ -145,9 +145,12 @@ impl fmt::Display for Admission {
     }
 }
 
-/// A person as a workspace record names them. At least one of subject, e-mail and username is there.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// A person as a workspace record names them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Person {
+    /// The platform's own id of the person. Whose identity that is, the source's
+    /// [`directory::Directory`] tells, and nothing else here counts then.
+    pub account: Option<Box<str>>,
     /// The configured name of the issuer whose identities this person signs in with; `None` stands
     /// for "any issuer whose match rules reach this record".
     pub issuer: Option<Box<str>>,
@@ -161,8 +164,8 @@ pub struct Person {
 
 impl fmt::Display for Person {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.username.as_deref().or(self.email.as_deref()).or(self.subject.as_deref());
-        f.write_str(name.unwrap_or("?"))
+        let names = [&self.username, &self.email, &self.subject, &self.account];
+        f.write_str(names.into_iter().flatten().next().map_or("?", |name| name))
     }
 }
 
@@ -178,6 +181,8 @@ pub enum Grantee {
         /// The group.
         name: Box<str>,
     },
+    /// A group of the platform, by its id there; who is in it, the source's directory tells.
+    Team(Box<str>),
 }
 
 /// One share of a workspace.
@@ -189,33 +194,42 @@ pub struct Grant {
     pub endpoints: Option<Vec<EndpointName>>,
 }
 
-/// Where HAProxy sends an allowed request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Destination {
-    /// An address, set by `http-request set-dst`.
-    Address(SocketAddr),
-    /// A backend of haproxy.cfg, by name.
-    Backend(Arc<str>),
-}
-
-impl fmt::Display for Destination {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(address) => address.fmt(f),
-            Self::Backend(name) => write!(f, "backend:{name}"),
-        }
-    }
-}
-
 /// A declared endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Which.
     pub name: EndpointName,
-    /// Whom it admits.
+    /// Whom it admits, before the caps of the operator.
     pub admission: Admission,
     /// Where it is.
     pub destination: Destination,
+}
+
+/// How new a description of a workspace is, by the platform's own counters. Descriptions of different
+/// instances cannot be compared, nor those without counters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Revision {
+    /// Counts changes of what it is to be.
+    pub spec: Option<u64>,
+    /// Counts changes of what it is.
+    pub status: Option<u64>,
+}
+
+impl Revision {
+    /// Whether this is surely older than the other: one counter is behind and none is ahead.
+    #[must_use]
+    pub fn is_older_than(self, other: Self) -> bool {
+        let pairs = [(self.spec, other.spec), (self.status, other.status)];
+        let mut behind = false;
+        for (mine, theirs) in pairs {
+            match mine.zip(theirs) {
+                Some((mine, theirs)) if mine > theirs => return false,
+                Some((mine, theirs)) => behind |= mine < theirs,
+                None => {}
+            }
+        }
+        behind
+    }
 }
 
 /// A workspace as its source last described it.
@@ -223,12 +237,17 @@ pub struct Endpoint {
 pub struct Workspace {
     /// The platform's id.
     pub id: WorkspaceId,
+    /// The platform's name for this life of the workspace: one that was stopped and started again has
+    /// another.
+    pub instance: Option<Box<str>>,
+    /// How new this is, within the instance.
+    pub revision: Revision,
     /// The organization it belongs to.
     pub organization: Option<Box<str>>,
     /// Who owns it.
     pub owner: Person,
     /// The owner in one word, for records and headers.
-    pub owner_label: Box<str>,
+    pub owner_label: Arc<str>,
     /// With whom it is shared.
     pub grants: Vec<Grant>,
     /// What it is doing.
@@ -244,5 +263,50 @@ impl Workspace {
     #[must_use]
     pub fn endpoint(&self, name: &EndpointName) -> Option<&Endpoint> {
         self.endpoints.iter().find(|endpoint| endpoint.name == *name)
+    }
+}
+
+impl Phase {
+    /// Whether requests may reach a workspace in this phase.
+    #[must_use]
+    pub fn is_routable(self) -> bool {
+        matches!(self, Self::Running | Self::Updating)
+    }
+
+    /// The word for it, as in the file of workspaces.
+    #[must_use]
+    pub const fn id(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Provisioning => "provisioning",
+            Self::Running => "running",
+            Self::Updating => "updating",
+            Self::Interrupted => "interrupted",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Deleted => "deleted",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_revision_is_older_only_when_no_counter_is_ahead() {
+        let rev = |spec, status| Revision { spec, status };
+        for (one, other, older) in [
+            (rev(Some(1), Some(1)), rev(Some(1), Some(2)), true),
+            (rev(Some(1), Some(1)), rev(Some(1), Some(1)), false),
+            (rev(Some(2), Some(1)), rev(Some(1), Some(2)), false),
+            (rev(Some(2), Some(2)), rev(Some(1), Some(2)), false),
+            (rev(None, Some(1)), rev(Some(1), Some(2)), true),
+            (rev(None, None), rev(Some(1), Some(2)), false),
+            (rev(Some(1), None), rev(None, Some(2)), false),
+        ] {
+            assert_eq!(one.is_older_than(other), older, "{one:?} {other:?}");
+        }
     }
 }

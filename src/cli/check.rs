@@ -17,8 +17,8 @@ pub(super) fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         Ok(config) => config,
         Err(mistakes) => return report(&mistakes),
     };
-    let (gate, mut source) = setup::build(&config)?;
-    if let Err(mistakes) = source.load() {
+    let (gate, mut feeds) = setup::build(&config)?;
+    if let Err(mistakes) = feeds.check_files() {
         return report(&mistakes);
     }
     let count = gate.registry.snapshot().len();

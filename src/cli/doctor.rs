@@ -10,7 +10,11 @@ use std::{
 use anyhow::Context as _;
 
 use super::{DoctorArgs, setup};
-use crate::{clock::Timestamp, config::Config, gate::Gate};
+use crate::{
+    clock::Timestamp,
+    config::{Config, SourceKind},
+    gate::Gate,
+};
 
 mod issuer;
 mod token;
@@ -116,14 +120,17 @@ fn files(config: &Config) -> Vec<Finding> {
         .chain(admin)
         .map(|(key, path)| place(key, path))
         .collect();
-    findings.push(if config.workspaces.is_file() {
-        Finding::ok(format!("workspaces: {}", config.workspaces.display()))
-    } else {
-        Finding::fail(
-            format!("workspaces: there is no file {}", config.workspaces.display()),
-            "write it, or correct 'file' in [workspaces]; nothing is allowed without it",
-        )
-    });
+    for source in &config.sources {
+        match &source.kind {
+            SourceKind::File(path) if path.is_file() => {
+                findings.push(Finding::ok(format!("workspaces: {}", path.display())));
+            }
+            SourceKind::File(path) => findings.push(Finding::fail(
+                format!("workspaces: there is no file {}", path.display()),
+                "write it, or correct 'file' in [workspaces]; nothing is allowed without it",
+            )),
+        }
+    }
     findings
 }
 

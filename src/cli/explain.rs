@@ -20,15 +20,15 @@ use crate::{
     gate::{Gate, Step},
     identity::{credential::Credential, introspection::Introspector},
     request::{Passes, Request},
-    workspace::pattern::Scratch,
+    workspace::{pattern::Scratch, registry::Found},
 };
 
 pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config.config)?;
-    let (gate, mut source) = setup::build(&config)?;
+    let (gate, mut feeds) = setup::build(&config)?;
     let mut out = stdout();
-    if let Err(mistakes) = source.load() {
-        writeln!(out, "workspaces  cannot be read, so none is known:\n{mistakes}")?;
+    for failure in feeds.load() {
+        writeln!(out, "workspaces  cannot be read, so none is known:\n{failure}")?;
     }
     let authorization = match &args.token_file {
         Some(path) => {
@@ -155,8 +155,15 @@ fn show_workspace(
     target: &crate::workspace::pattern::Target,
 ) -> std::io::Result<()> {
     let snapshot = gate.registry.snapshot();
-    let Some(workspace) = snapshot.find(&target.workspace) else {
-        return writeln!(out, "workspace   {}: unknown", target.workspace);
+    let workspace = match snapshot.find(target.source, &target.workspace) {
+        Found::Workspace(record) => record.workspace,
+        Found::Unknown => return writeln!(out, "workspace   {}: unknown", target.workspace),
+        Found::NotLoaded => {
+            return writeln!(out, "workspace   {}: not all sources are read", target.workspace);
+        }
+        Found::Ambiguous => {
+            return writeln!(out, "workspace   {}: several sources have it", target.workspace);
+        }
     };
     write!(
         out,

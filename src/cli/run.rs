@@ -9,7 +9,7 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::setup;
 use crate::{
@@ -43,14 +43,10 @@ fn runtime(workers: usize) -> std::io::Result<Runtime> {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
-    let (gate, mut source) = setup::build(&config)?;
+    let (gate, mut feeds) = setup::build(&config)?;
     gate.revocations.own()?;
     // Read before the first question comes; a broken file is no reason not to start, and is followed.
-    if let Err(mistakes) = source.load() {
-        error!(
-            "the file of workspaces is broken, everything is refused until it is mended:\n{mistakes}"
-        );
-    }
+    feeds.load_files();
     let audit = config.audit.file.as_deref();
     let (trail, writer) = Trail::open(audit, config.audit.buffer)
         .with_context(|| format!("cannot open the audit trail {audit:?}"))?;
@@ -70,7 +66,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     gate.issuers.spawn(&mut tasks, &stop);
-    tasks.spawn(source.run(stop.clone()));
+    feeds.spawn(&mut tasks, &stop);
     if let Some(admin) = admin {
         tasks.spawn(admin.serve(stop.clone()));
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use super::secrets;
+use super::{feeds::Feeds, secrets};
 use crate::{
     config::Config,
     decision::Metadata,
@@ -16,11 +16,11 @@ use crate::{
         provider::{Fetcher, Provider},
         revocation::Revocations,
     },
-    workspace::{pattern::HostPatterns, registry::Registry, watch::FileSource},
+    workspace::pattern::HostPatterns,
 };
 
-/// Builds the gate, without keys and workspaces yet, and the source of its workspaces.
-pub(super) fn build(config: &Config) -> anyhow::Result<(Gate, FileSource)> {
+/// Builds the gate, without keys and workspaces yet, and the sources of its workspaces.
+pub(super) fn build(config: &Config) -> anyhow::Result<(Gate, Feeds)> {
     let mut providers = Vec::new();
     let mut introspector = None;
     for issuer in &config.issuers {
@@ -59,9 +59,8 @@ pub(super) fn build(config: &Config) -> anyhow::Result<(Gate, FileSource)> {
             errors.iter().map(|(n, e)| format!("[[host]] {}: {e}", n + 1)).collect();
         anyhow::anyhow!(errors.join("\n"))
     })?;
-    let registry = Arc::new(Registry::default());
-    let source =
-        FileSource::new(config.workspaces.clone(), &config.issuer_names(), Arc::clone(&registry));
+    let feeds = Feeds::new(config);
+    let registry = Arc::clone(&feeds.registry);
     let mut issuers = Issuers::new(providers, cache);
     if let Some(introspector) = introspector {
         issuers = issuers.with_introspector(introspector);
@@ -70,8 +69,8 @@ pub(super) fn build(config: &Config) -> anyhow::Result<(Gate, FileSource)> {
     let names = config.issuer_names().into_iter().map(Box::from).collect();
     let journal = config.admin.as_ref().map(|admin| admin.revocations.clone());
     let revocations = Arc::new(Revocations::open(names, journal)?);
-    let policy = config.policy;
-    let sources = config.sources.clone().map(Arc::new);
+    let policy = config.policy.clone();
+    let sources = config.credentials.clone().map(Arc::new);
     let servers = issuers.profiles().map(|profile| profile.issuer.as_str().into());
     let metadata = config
         .agent
@@ -80,6 +79,6 @@ pub(super) fn build(config: &Config) -> anyhow::Result<(Gate, FileSource)> {
     let metadata = metadata.map(Arc::new);
     Ok((
         Gate { patterns, issuers, sources, metadata, certificates, revocations, registry, policy },
-        source,
+        feeds,
     ))
 }

@@ -9,22 +9,27 @@ use super::{
     certificate::RawCertificate,
     document::{choice, mistake, parsed},
     issuer::RawIssuer,
+    source::RawWorkspaces,
 };
 use crate::{
-    decision::{Policy, UndeclaredPorts},
     identity::credential::Sources,
-    workspace::pattern::{HostPatterns, PatternError, PatternSpec, Preset},
+    workspace::{
+        destination::Ranges,
+        pattern::{HostPatterns, PatternError, PatternSpec, Preset},
+    },
 };
 
 impl<'de> Deserialize<'de> for Config {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        let value_span = value.span;
         let mut table = TableHelper::new(value)?;
         let agent = table.required::<Agent>("agent");
         let issuers = table.required_s::<Vec<RawIssuer>>("issuer");
-        let sources = table.optional::<Sources>("credentials");
+        let credentials = table.optional::<Sources>("credentials");
         let certificates = table.optional::<Vec<RawCertificate>>("certificate").unwrap_or_default();
         let hosts = table.required_s::<Vec<RawHost>>("host");
-        let workspaces = table.required::<RawWorkspaces>("workspaces");
+        let workspaces = table.optional::<RawWorkspaces>("workspaces").unwrap_or_default();
+        let ranges = table.optional::<Ranges>("destinations").unwrap_or_default();
         let audit = table.optional::<Audit>("audit").unwrap_or_default();
         let admin = table.optional::<Admin>("admin");
         for (empty, span, what) in [
@@ -37,6 +42,12 @@ impl<'de> Deserialize<'de> for Config {
             if empty {
                 table.errors.push(mistake(span, format!("expected at least one [[{what}]]")));
             }
+        }
+        if workspaces.file.is_none() && table.errors.is_empty() {
+            table.errors.push(mistake(
+                value_span,
+                "no workspaces: expected [workspaces] with 'file', or a [[source]]",
+            ));
         }
         if let Ok(issuers) = &issuers {
             let named = |i: &RawIssuer| vec![i.issuer.profile.authority.name.to_string()];
@@ -63,15 +74,16 @@ impl<'de> Deserialize<'de> for Config {
             table.errors.extend(repeated(&issuers.value, "issuer identifier", accepted));
         }
         table.finalize(None)?;
-        let workspaces = workspaces?;
+        let policy = workspaces.policy(ranges);
+        let sources: Vec<_> = workspaces.file.into_iter().collect();
         Ok(Self {
             agent: agent?,
             issuers: issuers?.value.into_iter().map(|raw| raw.issuer).collect(),
-            sources,
+            credentials,
             certificates: certificates.into_iter().map(|raw| raw.rule).collect(),
             hosts: hosts?.value.into_iter().map(|raw| raw.0).collect(),
-            workspaces: workspaces.file,
-            policy: workspaces.policy,
+            sources,
+            policy,
             audit,
             admin,
         })
@@ -157,7 +169,7 @@ impl<'de> Deserialize<'de> for RawHost {
             },
             (None, Some(pattern)) if domain.is_none() && agent.is_none() => {
                 let id = id.map_or_else(|| "{workspace}".to_owned(), |id| id.value);
-                Some((PatternSpec { regex: pattern.value, id }, pattern.span))
+                Some((PatternSpec { regex: pattern.value, id, source: None }, pattern.span))
             }
             _ if !table.errors.is_empty() => None,
             _ => {
@@ -195,40 +207,6 @@ impl<'de> Deserialize<'de> for RawPreset {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
         let presets = [("gitpod", Preset::Gitpod), ("ona", Preset::Ona), ("coder", Preset::Coder)];
         choice(value, &presets).map(Self)
-    }
-}
-
-struct RawWorkspaces {
-    file: PathBuf,
-    policy: Policy,
-}
-
-impl<'de> Deserialize<'de> for RawWorkspaces {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let mut table = TableHelper::new(value)?;
-        let file = table.required_s::<String>("file");
-        let undeclared = table.optional::<RawUndeclared>("undeclared_ports");
-        if let Ok(file) = &file
-            && super::Format::of(file.value.as_ref()).is_none()
-        {
-            let message = format!(
-                "expected a file name that ends in .toml, .yaml, .yml or .json, found {:?}",
-                file.value
-            );
-            table.errors.push(mistake(file.span, message));
-        }
-        table.finalize(None)?;
-        let undeclared_ports = undeclared.map(|u| u.0).unwrap_or_default();
-        Ok(Self { file: file?.value.into(), policy: Policy { undeclared_ports } })
-    }
-}
-
-struct RawUndeclared(UndeclaredPorts);
-
-impl<'de> Deserialize<'de> for RawUndeclared {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        choice(value, &[("deny", UndeclaredPorts::Deny), ("owner", UndeclaredPorts::Owner)])
-            .map(Self)
     }
 }
 

@@ -59,6 +59,12 @@ pub enum Reason {
     /// The identity has no right to the endpoint, but its issuer left its groups out of the token, and
     /// the workspace is granted to groups.
     GroupsOverage,
+    /// The identity's account at the workspace's platform is suspended or left.
+    UserInactive,
+    /// Several accounts of the workspace's platform fit the identity.
+    UserAmbiguous,
+    /// The owner's account at the platform is suspended or gone.
+    OwnerInactive,
     /// The workspace does not declare the endpoint.
     EndpointUndeclared,
     /// There is no such workspace.
@@ -71,6 +77,16 @@ pub enum Reason {
     WorkspaceInterrupted,
     /// No source has delivered its workspaces yet.
     WorkspacesNotLoaded,
+    /// Several sources have a workspace of that id.
+    WorkspaceAmbiguous,
+    /// What is known of the workspace is too old, or it changed in a way nobody could read yet.
+    WorkspaceStale,
+    /// Another workspace claims to be at the same address.
+    DestinationContested,
+    /// The name of the place where the workspace is does not resolve.
+    DestinationUnresolved,
+    /// The workspace claims to be where no request may be sent.
+    DestinationForbidden,
     /// The issuer's keys could not be fetched.
     KeysUnavailable,
     /// The issuer of an opaque token could not be asked about it.
@@ -89,7 +105,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons but the refusals of credentials ([`Refusal::ALL`]).
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 38] = [
         Self::Owner,
         Self::GrantedUser,
         Self::GrantedGroup,
@@ -107,12 +123,20 @@ impl Reason {
         Self::HostUnmatched,
         Self::NotPermitted,
         Self::GroupsOverage,
+        Self::UserInactive,
+        Self::UserAmbiguous,
+        Self::OwnerInactive,
         Self::EndpointUndeclared,
         Self::WorkspaceUnknown,
         Self::WorkspaceStopped,
         Self::WorkspaceStarting,
         Self::WorkspaceInterrupted,
         Self::WorkspacesNotLoaded,
+        Self::WorkspaceAmbiguous,
+        Self::WorkspaceStale,
+        Self::DestinationContested,
+        Self::DestinationUnresolved,
+        Self::DestinationForbidden,
         Self::KeysUnavailable,
         Self::IntrospectionUnavailable,
         Self::MessageUnknown,
@@ -161,12 +185,20 @@ impl Reason {
             Self::HostUnmatched => ("host_unmatched", Deny, 421),
             Self::NotPermitted => ("not_permitted", Deny, 403),
             Self::GroupsOverage => ("groups_overage", Deny, 403),
+            Self::UserInactive => ("user_inactive", Deny, 403),
+            Self::UserAmbiguous => ("user_ambiguous", Deny, 403),
+            Self::OwnerInactive => ("owner_inactive", Deny, 403),
             Self::EndpointUndeclared => ("endpoint_undeclared", Deny, 403),
             Self::WorkspaceUnknown => ("workspace_unknown", Deny, 404),
             Self::WorkspaceStopped => ("workspace_stopped", Deny, 404),
             Self::WorkspaceStarting => ("workspace_starting", Unavailable, 503),
             Self::WorkspaceInterrupted => ("workspace_interrupted", Unavailable, 503),
             Self::WorkspacesNotLoaded => ("workspaces_not_loaded", Unavailable, 503),
+            Self::WorkspaceAmbiguous => ("workspace_ambiguous", Unavailable, 503),
+            Self::WorkspaceStale => ("workspace_stale", Unavailable, 503),
+            Self::DestinationContested => ("destination_contested", Unavailable, 503),
+            Self::DestinationUnresolved => ("destination_unresolved", Unavailable, 503),
+            Self::DestinationForbidden => ("destination_forbidden", Unavailable, 503),
             Self::KeysUnavailable => ("keys_unavailable", Unavailable, 503),
             Self::IntrospectionUnavailable => ("introspection_unavailable", Unavailable, 503),
             Self::MessageUnknown => ("message_unknown", Unavailable, 503),

@@ -3,16 +3,26 @@
 
 use std::net::SocketAddr;
 
-use super::{Policy, Reason, UndeclaredPorts};
+use super::{Policy, Reason};
 use crate::{
-    identity::{Identity, profile::MatchBy},
-    workspace::{Admission, Destination, EndpointName, Grant, Grantee, Person, Workspace},
+    identity::Identity,
+    workspace::{
+        Admission, Destination, EndpointName, Grant, Grantee, Person,
+        directory::{Standing, is_person},
+        registry::{Record, UndeclaredPorts},
+    },
 };
 
-/// Whether the endpoint is open to everyone.
+/// Whom the endpoint admits, if it is declared: what its workspace says, within what the operator lets
+/// any workspace and this source's say.
 #[must_use]
-pub fn is_public(workspace: &Workspace, endpoint: &EndpointName) -> bool {
-    workspace.endpoint(endpoint).is_some_and(|e| e.admission == Admission::Public)
+pub fn admission(
+    record: &Record<'_>,
+    endpoint: &EndpointName,
+    policy: &Policy,
+) -> Option<Admission> {
+    let declared = record.workspace.endpoint(endpoint)?;
+    Some(declared.admission.min(record.rules.max_admission).min(policy.max_admission))
 }
 
 /// Why the identity may reach the endpoint.
@@ -21,13 +31,24 @@ pub fn is_public(workspace: &Workspace, endpoint: &EndpointName) -> bool {
 /// Why it may not.
 pub fn relation(
     identity: &Identity,
-    workspace: &Workspace,
+    record: &Record<'_>,
     endpoint: &EndpointName,
-    policy: Policy,
+    policy: &Policy,
 ) -> Result<Reason, Reason> {
-    let owner = is_person(identity, &workspace.owner);
-    let Some(declared) = workspace.endpoint(endpoint) else {
-        return match (owner, destination(workspace, endpoint, policy)) {
+    let workspace = record.workspace;
+    let standing = match record.directory {
+        None => Standing::NoDirectory,
+        Some(directory) => directory.standing(identity),
+    };
+    match standing {
+        Standing::Ambiguous => return Err(Reason::UserAmbiguous),
+        Standing::Inactive(_) => return Err(Reason::UserInactive),
+        Standing::NoDirectory | Standing::Stranger | Standing::Member(_) => {}
+    }
+    let asker = Asker { identity, standing };
+    let owner = asker.is(&workspace.owner);
+    let Some(admission) = admission(record, endpoint, policy) else {
+        return match (owner, destination(record, endpoint)) {
             (true, Some(_)) => Ok(Reason::Owner),
             (true, None) => Err(Reason::EndpointUndeclared),
             (false, _) => Err(Reason::NotPermitted),
@@ -36,14 +57,13 @@ pub fn relation(
     if owner {
         return Ok(Reason::Owner);
     }
-    let admission = declared.admission;
     if admission >= Admission::Grants
-        && let Some(reason) = granted(identity, &workspace.grants, endpoint)
+        && let Some(reason) = asker.granted(&workspace.grants, endpoint)
     {
         return Ok(reason);
     }
-    let colleague =
-        workspace.organization.is_some() && workspace.organization == identity.organization;
+    let colleague = matches!(standing, Standing::Member(_))
+        || (workspace.organization.is_some() && workspace.organization == identity.organization);
     if admission >= Admission::Organization && colleague {
         return Ok(Reason::Organization);
     }
@@ -59,15 +79,12 @@ pub fn relation(
 
 /// Where the endpoint is. An undeclared port has a place only where the policy gives it one.
 #[must_use]
-pub fn destination(
-    workspace: &Workspace,
-    endpoint: &EndpointName,
-    policy: Policy,
-) -> Option<Destination> {
+pub fn destination(record: &Record<'_>, endpoint: &EndpointName) -> Option<Destination> {
+    let workspace = record.workspace;
     if let Some(declared) = workspace.endpoint(endpoint) {
         return Some(declared.destination.clone());
     }
-    match (policy.undeclared_ports, endpoint, workspace.address) {
+    match (record.rules.undeclared_ports, endpoint, workspace.address) {
         (UndeclaredPorts::Owner, EndpointName::Port(port), Some(ip)) => {
             Some(Destination::Address(SocketAddr::new(ip, *port)))
         }
@@ -75,31 +92,37 @@ pub fn destination(
     }
 }
 
-fn granted(identity: &Identity, grants: &[Grant], endpoint: &EndpointName) -> Option<Reason> {
-    let covers = |grant: &&Grant| grant.endpoints.as_ref().is_none_or(|e| e.contains(endpoint));
-    grants.iter().filter(covers).find_map(|grant| match &grant.to {
-        Grantee::User(person) => is_person(identity, person).then_some(Reason::GrantedUser),
-        Grantee::Group { issuer, name } => {
-            let same_issuer = issuer.as_ref().is_none_or(|i| *i == identity.authority.name);
-            (same_issuer && identity.groups.contains(name)).then_some(Reason::GrantedGroup)
-        }
-    })
+/// Who asks, and what that is to the workspace's platform.
+struct Asker<'a> {
+    identity: &'a Identity,
+    standing: Standing<'a>,
 }
 
-/// Whether the identity is the person. The first of the issuer's match rules that the record has a
-/// field for decides alone: a record that names a subject is never matched by an e-mail address
-/// instead.
-#[must_use]
-pub fn is_person(identity: &Identity, person: &Person) -> bool {
-    if person.issuer.as_ref().is_some_and(|issuer| *issuer != identity.authority.name) {
-        return false;
-    }
-    let verdict = identity.authority.matching.iter().find_map(|rule| match rule {
-        MatchBy::Subject => person.subject.as_ref().map(|s| *s == identity.subject),
-        MatchBy::Email => person.email.as_ref().map(|e| Some(e) == identity.email.as_ref()),
-        MatchBy::Username => {
-            person.username.as_ref().map(|u| Some(u) == identity.username.as_ref())
+impl Asker<'_> {
+    /// Whether this is the person. An account of the platform is what the directory says and nothing
+    /// else.
+    fn is(&self, person: &Person) -> bool {
+        match &person.account {
+            Some(account) => {
+                matches!(self.standing, Standing::Member(member) if member.account == *account)
+            }
+            None => is_person(self.identity, person),
         }
-    });
-    verdict.unwrap_or(false)
+    }
+
+    fn granted(&self, grants: &[Grant], endpoint: &EndpointName) -> Option<Reason> {
+        let covers = |grant: &&Grant| grant.endpoints.as_ref().is_none_or(|e| e.contains(endpoint));
+        grants.iter().filter(covers).find_map(|grant| match &grant.to {
+            Grantee::User(person) => self.is(person).then_some(Reason::GrantedUser),
+            Grantee::Group { issuer, name } => {
+                let authority = &self.identity.authority.name;
+                let same_issuer = issuer.as_ref().is_none_or(|issuer| issuer == authority);
+                (same_issuer && self.identity.groups.contains(name)).then_some(Reason::GrantedGroup)
+            }
+            Grantee::Team(team) => {
+                let member = matches!(self.standing, Standing::Member(m) if m.teams.contains(team));
+                member.then_some(Reason::GrantedGroup)
+            }
+        })
+    }
 }

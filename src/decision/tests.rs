@@ -1,17 +1,19 @@
 //! The decision against an oracle that is written the other way round: it lists what must hold for
 //! each verdict, not the order in which things are looked at.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use proptest::prelude::*;
 
-use super::{relation::is_person, *};
+use super::*;
 use crate::{
-    clock::Timestamp,
+    clock::{Moment, Timestamp},
     identity::{Authority, Refusal, TokenIds, profile::MatchBy},
     workspace::{
-        Admission, Endpoint, Grant, Grantee, Person, WorkspaceId,
-        registry::{Registry, Snapshot},
+        Endpoint, Grant, Grantee, Person, Revision, WorkspaceId,
+        destination::resolver::Resolver,
+        directory::{Directory, Member, is_person},
+        registry::{Publisher, Registry, SourceRules, UndeclaredPorts},
     },
 };
 
@@ -38,12 +40,15 @@ fn identity(authority: &Arc<Authority>, subject: &str) -> Identity {
 
 fn person(subject: Option<&str>, email: Option<&str>, username: Option<&str>) -> Person {
     let text = |t: Option<&str>| t.map(Box::from);
-    Person { issuer: None, subject: text(subject), email: text(email), username: text(username) }
+    let (subject, email, username) = (text(subject), text(email), text(username));
+    Person { subject, email, username, ..Person::default() }
 }
 
 fn workspace(owner: Person) -> Workspace {
     Workspace {
         id: "w".parse().unwrap(),
+        instance: None,
+        revision: Revision::default(),
         organization: Some("acme".into()),
         owner_label: "owner".into(),
         owner,
@@ -54,15 +59,43 @@ fn workspace(owner: Person) -> Workspace {
     }
 }
 
-fn snapshot(workspaces: Vec<Workspace>) -> Arc<Snapshot> {
-    let registry = Registry::default();
-    registry.replace(workspaces);
-    Arc::clone(&registry.snapshot())
+fn registry(rules: SourceRules) -> (Arc<Registry>, Publisher) {
+    let registry = Arc::new(Registry::new(&[("test", rules)], Arc::new(Resolver::default())));
+    let publisher = Publisher::new(Arc::clone(&registry), 0);
+    (registry, publisher)
+}
+
+/// Workspaces that were confirmed `age` ago.
+fn aged(
+    rules: SourceRules,
+    workspaces: Vec<Workspace>,
+    members: Option<Vec<Member>>,
+    age: Duration,
+) -> Snapshot {
+    let (registry, publisher) = registry(rules);
+    let then = Moment::at(Duration::from_secs(1));
+    publisher.complete(workspaces, then, true);
+    if let Some(members) = members {
+        publisher.set_directory(Directory::new(members));
+    }
+    publisher.confirm(then);
+    registry.snapshot_at(then.plus(age))
+}
+
+fn ruled(rules: SourceRules, workspaces: Vec<Workspace>) -> Snapshot {
+    aged(rules, workspaces, None, Duration::ZERO)
+}
+
+fn snapshot(workspaces: Vec<Workspace>) -> Snapshot {
+    ruled(SourceRules::default(), workspaces)
 }
 
 fn place(endpoint: EndpointName) -> Place {
     let workspace = arrayvec::ArrayString::from("w").unwrap();
-    Place::Matched(Host::parse(b"w.example.com").unwrap(), Target { workspace, endpoint })
+    Place::Matched(
+        Host::parse(b"w.example.com").unwrap(),
+        Target { source: None, workspace, endpoint },
+    )
 }
 
 #[test]
@@ -108,7 +141,7 @@ fn no_organization_is_not_the_same_organization() {
     let who = identity(&profile("corp", &[MatchBy::Subject]), "s");
     let known = Authentication::Known(Arc::new(who));
     let decision =
-        decide(&place(EndpointName::Main), known, &snapshot(vec![workspace]), Policy::default());
+        decide(&place(EndpointName::Main), known, &snapshot(vec![workspace]), &Policy::default());
     assert_eq!(decision.reason, Reason::NotPermitted);
 }
 
@@ -116,8 +149,9 @@ fn no_organization_is_not_the_same_organization() {
 fn before_the_first_list_nobody_is_told_that_a_workspace_is_unknown() {
     let who = identity(&profile("corp", &[MatchBy::Subject]), "s");
     let known = Authentication::Known(Arc::new(who));
-    let empty = Snapshot::default();
-    let decision = decide(&place(EndpointName::Main), known, &empty, Policy::default());
+    let (registry, _) = registry(SourceRules::default());
+    let decision =
+        decide(&place(EndpointName::Main), known, &registry.snapshot(), &Policy::default());
     assert_eq!(decision.reason, Reason::WorkspacesNotLoaded);
 }
 
@@ -130,20 +164,21 @@ fn the_owner_reaches_undeclared_ports_only_where_the_policy_says_so() {
         destination: Destination::Backend("b".into()),
     });
     let corp = profile("corp", &[MatchBy::Subject]);
-    let ask = |subject: &str, endpoint: EndpointName, policy, address| {
+    let ask = |subject: &str, endpoint: EndpointName, undeclared_ports, address| {
         let mut workspace = workspace.clone();
         workspace.address = address;
         let known = Authentication::Known(Arc::new(identity(&corp, subject)));
-        decide(&place(endpoint), known, &snapshot(vec![workspace]), policy)
+        let rules = SourceRules { undeclared_ports, ..SourceRules::default() };
+        decide(&place(endpoint), known, &ruled(rules, vec![workspace]), &Policy::default())
     };
-    let owner = Policy { undeclared_ports: UndeclaredPorts::Owner };
+    let (owner, deny) = (UndeclaredPorts::Owner, UndeclaredPorts::Deny);
     let (at, port) = (Some([10, 0, 0, 1].into()), EndpointName::Port(99));
     let allowed = ask("s", port.clone(), owner, at);
     assert_eq!(allowed.reason, Reason::Owner);
-    assert_eq!(allowed.destination.unwrap().to_string(), "10.0.0.1:99");
+    assert_eq!(allowed.route, Some(Route::Direct("10.0.0.1:99".parse().unwrap())));
     let app = EndpointName::App(arrayvec::ArrayString::from("x").unwrap());
     for (subject, endpoint, policy, address, reason) in [
-        ("s", port.clone(), Policy::default(), at, Reason::EndpointUndeclared),
+        ("s", port.clone(), deny, at, Reason::EndpointUndeclared),
         ("s", port.clone(), owner, None, Reason::EndpointUndeclared),
         ("s", app, owner, at, Reason::EndpointUndeclared),
         // A public editor opens no port.
@@ -164,11 +199,35 @@ fn maybe() -> impl Strategy<Value = Option<Box<str>>> {
 
 fn any_person() -> impl Strategy<Value = Person> {
     (maybe(), maybe(), maybe(), maybe()).prop_map(|(issuer, subject, email, username)| Person {
+        account: None,
         issuer,
         subject,
         email,
         username,
     })
+}
+
+/// A person as a platform with accounts names one, or one without.
+fn any_named() -> impl Strategy<Value = Person> {
+    let account = name().prop_map(|account| Person { account: Some(account), ..Person::default() });
+    prop_oneof![any_person(), account]
+}
+
+fn any_members() -> impl Strategy<Value = Option<Vec<Member>>> {
+    let member = (name(), any_person(), any::<bool>(), proptest::collection::vec(name(), 0..2));
+    let member = member.prop_map(|(account, person, active, teams)| Member {
+        label: "label".into(),
+        account,
+        person,
+        active,
+        teams,
+    });
+    let members = proptest::collection::vec(member, 0..3).prop_map(|mut members| {
+        members.sort_by(|a: &Member, b| a.account.cmp(&b.account));
+        members.dedup_by(|a, b| a.account == b.account);
+        members
+    });
+    proptest::option::of(members)
 }
 
 fn any_endpoint_name() -> impl Strategy<Value = EndpointName> {
@@ -199,14 +258,15 @@ fn any_workspace() -> impl Strategy<Value = Workspace> {
         Phase::Failed,
     ]);
     let grantee = prop_oneof![
-        any_person().prop_map(Grantee::User),
+        any_named().prop_map(Grantee::User),
+        name().prop_map(Grantee::Team),
         (maybe(), name()).prop_map(|(issuer, name)| Grantee::Group { issuer, name }),
     ];
     let covered = proptest::option::of(proptest::collection::vec(any_endpoint_name(), 0..2));
     let grant = (grantee, covered).prop_map(|(to, endpoints)| Grant { to, endpoints });
     let endpoint = (any_endpoint_name(), any_admission());
     (
-        any_person(),
+        any_named(),
         maybe(),
         phase,
         proptest::collection::vec(grant, 0..3),
@@ -277,58 +337,94 @@ proptest! {
         workspace in any_workspace(),
         authentication in any_authentication(),
         endpoint in any_endpoint_name(),
+        members in any_members(),
+        (max_admission, source_max) in (any_admission(), any_admission()),
+        age in proptest::sample::select(vec![0, 60, 61, 300, 301]),
         owner_policy: bool,
         known: bool,
     ) {
-        let undeclared_ports =
-            if owner_policy { UndeclaredPorts::Owner } else { UndeclaredPorts::Deny };
-        let workspaces = snapshot(if known { vec![workspace.clone()] } else { vec![] });
-        let decision = decide(
-            &place(endpoint.clone()),
-            authentication.clone(),
-            &workspaces,
-            Policy { undeclared_ports },
-        );
+        let rules = SourceRules {
+            undeclared_ports:
+                if owner_policy { UndeclaredPorts::Owner } else { UndeclaredPorts::Deny },
+            max_admission: source_max,
+            ..SourceRules::default()
+        };
+        let policy = Policy { max_admission, ..Policy::default() };
+        let list = if known { vec![workspace.clone()] } else { vec![] };
+        let age = Duration::from_secs(age);
+        let workspaces = aged(rules, list, members.clone(), age);
+        let decision =
+            decide(&place(endpoint.clone()), authentication.clone(), &workspaces, &policy);
         let identity = match &authentication {
             Authentication::Known(identity) => Some(identity),
             _ => None,
         };
         let declared = workspace.endpoint(&endpoint);
-        let admits = |level| declared.is_some_and(|e| e.admission >= level);
-        let owner = identity.is_some_and(|i| same(i, &workspace.owner));
+        let admits = |level| {
+            declared.is_some_and(|e| e.admission >= level)
+                && max_admission >= level
+                && source_max >= level
+        };
+        // The accounts that the identity may be.
+        let accounts: Vec<&Member> = members
+            .iter()
+            .flatten()
+            .filter(|member| identity.is_some_and(|i| same(i, &member.person)))
+            .collect();
+        let told_apart = accounts.len() < 2 && accounts.iter().all(|member| member.active);
+        let account = accounts.first();
+        let is = |person: &Person| match &person.account {
+            Some(id) => account.is_some_and(|member| member.account == *id),
+            None => identity.is_some_and(|i| same(i, person)),
+        };
+        let owner = is(&workspace.owner);
         let granted = identity.is_some_and(|identity| workspace.grants.iter().any(|grant| {
             grant.endpoints.as_ref().is_none_or(|e| e.contains(&endpoint)) && match &grant.to {
-                Grantee::User(person) => same(identity, person),
+                Grantee::User(person) => is(person),
+                Grantee::Team(team) => account.is_some_and(|member| member.teams.contains(team)),
                 Grantee::Group { issuer, name } => identity.groups.contains(name)
                     && issuer.as_ref().is_none_or(|i| *i == identity.authority.name),
             }
         }));
-        let colleague = identity.is_some_and(|i| i.organization.is_some() && i.organization == workspace.organization);
+        let colleague = account.is_some()
+            || identity.is_some_and(|i| i.organization.is_some() && i.organization == workspace.organization);
+        let fresh = age <= Duration::from_secs(300);
+        let fresh_open = age <= Duration::from_secs(60);
         let ground = match decision.reason {
-            Reason::Owner => owner && (declared.is_some() || owner_policy && workspace.address.is_some()),
-            Reason::GrantedUser | Reason::GrantedGroup => granted && admits(Admission::Grants),
-            Reason::Organization => colleague && admits(Admission::Organization),
-            Reason::Authenticated => identity.is_some() && admits(Admission::Authenticated),
-            Reason::Public => admits(Admission::Public),
+            Reason::Owner => told_apart && fresh && owner
+                && (declared.is_some() || owner_policy && workspace.address.is_some()),
+            Reason::GrantedUser | Reason::GrantedGroup =>
+                told_apart && fresh && granted && admits(Admission::Grants),
+            Reason::Organization =>
+                told_apart && fresh_open && colleague && admits(Admission::Organization),
+            Reason::Authenticated =>
+                told_apart && fresh_open && identity.is_some() && admits(Admission::Authenticated),
+            Reason::Public => fresh_open && admits(Admission::Public),
             _ => false,
         };
-        let up = matches!(workspace.phase, Phase::Running | Phase::Updating);
+        let owner_there = match (&members, &workspace.owner.account) {
+            (Some(members), Some(id)) => members.iter().any(|m| m.account == *id && m.active),
+            _ => true,
+        };
+        let up = matches!(workspace.phase, Phase::Running | Phase::Updating) && owner_there;
         if decision.verdict() == Verdict::Allow {
             prop_assert!(known && up && ground, "{decision:?}");
-            prop_assert!(decision.destination.is_some());
+            prop_assert!(decision.route.is_some());
         } else {
             // And who has a ground is not kept out.
-            prop_assert!(decision.destination.is_none());
-            let reachable = declared.is_some() && (owner
-                || granted && admits(Admission::Grants)
-                || colleague && admits(Admission::Organization)
-                || identity.is_some() && admits(Admission::Authenticated)
-                || admits(Admission::Public));
+            prop_assert!(decision.route.is_none());
+            let reachable = declared.is_some() && (told_apart && fresh && owner
+                || told_apart && fresh && granted && admits(Admission::Grants)
+                || told_apart && fresh_open && colleague && admits(Admission::Organization)
+                || told_apart && fresh_open && identity.is_some() && admits(Admission::Authenticated)
+                || fresh_open && admits(Admission::Public));
             prop_assert!(!(known && up && reachable), "{decision:?}");
         }
         // Strangers learn the same whether the workspace exists or not.
-        if identity.is_none() && decision.verdict() != Verdict::Allow {
-            let nowhere = decide(&place(endpoint), authentication.clone(), &snapshot(vec![]), Policy::default());
+        let was_public = known && admits(Admission::Public);
+        if identity.is_none() && decision.verdict() != Verdict::Allow && !was_public {
+            let nowhere =
+                decide(&place(endpoint), authentication.clone(), &snapshot(vec![]), &policy);
             prop_assert_eq!(decision.reason, nowhere.reason);
             prop_assert!(decision.workspace.is_none());
         }

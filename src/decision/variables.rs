@@ -4,10 +4,10 @@ use std::{fmt::Write as _, net::IpAddr};
 
 use arrayvec::ArrayString;
 
-use super::{Decision, Metadata, Reason, Verdict};
+use super::{Decision, Metadata, Reason, Route, Verdict};
 use crate::{
     request::{Request, cookie, place},
-    workspace::{Destination, EndpointName},
+    workspace::{EndpointName, Gateway, host::MAX_HOST},
 };
 
 /// The id of one decision: when it was made, by which run of the agent, and its number there.
@@ -60,7 +60,9 @@ pub fn each(
     }
     if let Some(workspace) = &decision.workspace {
         set("workspace", Value::Text(workspace.id.as_str().as_bytes()));
-        set("owner", Value::Text(workspace.owner_label.as_bytes()));
+        if let Some(owner) = &decision.owner {
+            set("owner", Value::Text(owner.as_bytes()));
+        }
         if let Some(endpoint) = &decision.endpoint {
             let mut text = ArrayString::<80>::new();
             match endpoint {
@@ -84,12 +86,20 @@ fn travel(
     request: &Request<'_>,
     mut set: impl FnMut(&'static str, Value<'_>),
 ) {
-    match &decision.destination {
-        Some(Destination::Address(address)) => {
+    match &decision.route {
+        Some(Route::Direct(address)) => {
             set("dst_ip", Value::Ip(address.ip()));
             set("dst_port", Value::Int(address.port().into()));
         }
-        Some(Destination::Backend(name)) => set("backend", Value::Text(name.as_bytes())),
+        Some(Route::Named(address, gateway)) => {
+            set("dst_ip", Value::Ip(address.ip()));
+            set("dst_port", Value::Int(address.port().into()));
+            set("dst_host", Value::Text(authority(gateway).as_bytes()));
+            if gateway.tls {
+                set("sni", Value::Text(gateway.host.as_str().as_bytes()));
+            }
+        }
+        Some(Route::Backend(name)) => set("backend", Value::Text(name.as_bytes())),
         None => {}
     }
     if decision.strip_authorization {
@@ -113,6 +123,19 @@ fn travel(
     {
         set("protocols", Value::Text(&rest));
     }
+}
+
+/// The Host header for a named place (RFC 9110 section 7.2): with the port where it is not the scheme's.
+fn authority(gateway: &Gateway) -> ArrayString<{ MAX_HOST + 6 }> {
+    let mut text = ArrayString::new();
+    let usual = if gateway.tls { 443 } else { 80 };
+    // At most a host name, a colon and five digits.
+    let _ = if gateway.port == usual {
+        write!(text, "{}", gateway.host)
+    } else {
+        write!(text, "{}:{}", gateway.host, gateway.port)
+    };
+    text
 }
 
 /// What a workspace at this host accepts (RFC 9728 section 3.2). The host matched a pattern, so it is a

@@ -36,6 +36,8 @@ pub struct PatternSpec {
     pub regex: String,
     /// How the workspace id is put together from captures, `{workspace}` unless said.
     pub id: String,
+    /// The number of the source whose workspaces these are; any source's unless said.
+    pub source: Option<usize>,
 }
 
 /// Why a pattern cannot be used.
@@ -72,12 +74,14 @@ impl Preset {
                      \\.ws(?:-[a-z0-9]+)?\\.{domain}"
                 ),
                 id: "{workspace}".into(),
+                source: None,
             },
             Self::Ona => PatternSpec {
                 regex: format!(
                     "(?<port>[0-9]{{1,5}})--(?<workspace>{UUID})\\.[a-z0-9-]+\\.{domain}"
                 ),
                 id: "{workspace}".into(),
+                source: None,
             },
             Self::Coder => PatternSpec {
                 regex: format!(
@@ -85,6 +89,7 @@ impl Preset {
                     agent = regex::escape(agent),
                 ),
                 id: "{workspace}--{owner}".into(),
+                source: None,
             },
         }
     }
@@ -93,6 +98,8 @@ impl Preset {
 /// The workspace and endpoint a host names. Whether they exist is the registry's to say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
+    /// The number of the source it is of, if the pattern says so.
+    pub source: Option<usize>,
     /// The workspace id as text; not every text is an id that exists.
     pub workspace: ArrayString<MAX_ID>,
     /// The endpoint.
@@ -129,6 +136,7 @@ struct HostPattern {
     workspace: Vec<Piece>,
     port: Option<usize>,
     app: Option<usize>,
+    source: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -226,7 +234,7 @@ impl HostPattern {
             return Err(PatternError::UnusedCapture(name.into()));
         }
         let (port, app) = (capture("port"), capture("app"));
-        Ok(Self { regex, workspace, port, app })
+        Ok(Self { regex, workspace, port, app, source: spec.source })
     }
 
     fn target(&self, host: &str, found: &CaptureLocations) -> Option<Target> {
@@ -244,7 +252,7 @@ impl HostPattern {
             (None, Some(app)) => EndpointName::App(ArrayString::from(app).ok()?),
             (None, None) => EndpointName::Main,
         };
-        Some(Target { workspace, endpoint })
+        Some(Target { source: self.source, workspace, endpoint })
     }
 }
 
@@ -301,7 +309,7 @@ mod tests {
     }
 
     fn custom(regex: &str, id: &str) -> Result<HostPatterns, PatternError> {
-        HostPatterns::new(&[PatternSpec { regex: regex.into(), id: id.into() }])
+        HostPatterns::new(&[PatternSpec { regex: regex.into(), id: id.into(), source: None }])
             .map_err(|mut errors| errors.remove(0).1)
     }
 
@@ -407,7 +415,11 @@ mod tests {
 
     #[test]
     fn the_first_pattern_that_matches_decides() {
-        let spec = |regex: &str, id: &str| PatternSpec { regex: regex.into(), id: id.into() };
+        let spec = |regex: &str, id: &str| PatternSpec {
+            regex: regex.into(),
+            id: id.into(),
+            source: None,
+        };
         let patterns = HostPatterns::new(&[
             spec("special-(?<workspace>[a-z]+)", "{workspace}"),
             spec("(?<workspace>[a-z-]+)", "{workspace}"),

@@ -64,6 +64,9 @@ audience = "workspaces"
 preset = "gitpod"
 domain = "gitpod.test"
 
+[destinations]
+allow = ["127.0.0.0/8"]
+
 [workspaces]
 file = "workspaces.yaml"
 

@@ -80,6 +80,9 @@ match = ["subject"]
 preset = "gitpod"
 domain = "gitpod.test"
 
+[destinations]
+allow = ["127.0.0.0/8"]
+
 [workspaces]
 file = "workspaces.yaml"
 

@@ -166,8 +166,9 @@ async fn stage() -> (tempfile::TempDir, DevIdp, DevWorkspace) {
     let directory = tempfile::tempdir().unwrap();
     let idp = DevIdp::start().await;
     let workspace = DevWorkspace::start("a").await;
+    let other = DevWorkspace::start("other").await;
     std::fs::write(directory.path().join("agent.toml"), support::config(idp.issuer())).unwrap();
-    let list = support::workspaces(&workspace, &workspace, "running");
+    let list = support::workspaces(&workspace, &other, "running");
     std::fs::write(directory.path().join("workspaces.yaml"), list).unwrap();
     (directory, idp, workspace)
 }

@@ -20,8 +20,9 @@ impl Patient {
         let idp = DevIdp::start().await;
         let directory = tempfile::tempdir().unwrap();
         let workspace = DevWorkspace::start("a").await;
+        let other = DevWorkspace::start("other").await;
         std::fs::write(directory.path().join("agent.toml"), support::config(idp.issuer())).unwrap();
-        let list = support::workspaces(&workspace, &workspace, "running");
+        let list = support::workspaces(&workspace, &other, "running");
         std::fs::write(directory.path().join("workspaces.yaml"), list).unwrap();
         Self { idp, directory }
     }

@@ -85,8 +85,9 @@ async fn k11_the_agent_starts_while_the_provider_is_down_and_recovers_by_itself(
     idp.halt();
     let directory = tempfile::tempdir().unwrap();
     let workspace = crate::dev_workspace::DevWorkspace::start("a").await;
+    let other = crate::dev_workspace::DevWorkspace::start("b").await;
     std::fs::write(directory.path().join("agent.toml"), crate::support::config(&issuer)).unwrap();
-    let list = crate::support::workspaces(&workspace, &workspace, "running");
+    let list = crate::support::workspaces(&workspace, &other, "running");
     std::fs::write(directory.path().join("workspaces.yaml"), list).unwrap();
     let agent = crate::support::AgentProcess::start(directory.path()).await;
     let mut peer = crate::wire::Peer::unix(&agent.socket()).await;

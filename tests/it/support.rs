@@ -167,6 +167,9 @@ organization = "org"
 preset = "gitpod"
 domain = "gitpod.test"
 
+[destinations]
+allow = ["127.0.0.0/8", "::1"]
+
 [workspaces]
 file = "workspaces.yaml"
 

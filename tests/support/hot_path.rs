@@ -8,6 +8,7 @@ use std::{io::sink, net::SocketAddr, sync::Arc};
 use identity_spoa::{
     agent::Answerer,
     audit::{Trail, Writer},
+    clock::Moment,
     config::Config,
     decision::Policy,
     gate::Gate,
@@ -19,8 +20,10 @@ use identity_spoa::{
     },
     spop::{AgentSide, Value, client, frame::DEFAULT_SIZE},
     workspace::{
-        Admission, Destination, Endpoint, EndpointName, Person, Phase, Workspace,
-        pattern::HostPatterns, registry::Registry,
+        Admission, Destination, Endpoint, EndpointName, Person, Phase, Revision, Workspace,
+        destination::resolver::Resolver,
+        pattern::HostPatterns,
+        registry::{Publisher, Registry, SourceRules},
     },
 };
 
@@ -64,12 +67,13 @@ impl HotPath {
 }
 
 fn workspace() -> Workspace {
-    let owner =
-        Person { issuer: None, subject: Some("sub-alice".into()), email: None, username: None };
+    let owner = Person { subject: Some("sub-alice".into()), ..Person::default() };
     let at = |address: &str| Destination::Address(address.parse::<SocketAddr>().unwrap());
     let endpoint = |name, destination| Endpoint { name, admission: Admission::Owner, destination };
     Workspace {
         id: "pinkpanda-demo-ns35kd21abc".parse().unwrap(),
+        instance: None,
+        revision: Revision::default(),
         organization: None,
         owner_label: "alice".into(),
         owner,
@@ -98,8 +102,11 @@ async fn gate(idp: &DevIdp) -> Gate {
     let fetcher = Fetcher::new(None, None).unwrap();
     let provider = Provider::new(Arc::clone(&issuer.profile), issuer.schedule, fetcher);
     provider.fetch().await.unwrap();
-    let registry = Arc::new(Registry::default());
-    registry.replace([workspace()]);
+    let rules = SourceRules::default().never_stale();
+    let registry = Arc::new(Registry::new(&[("test", rules)], Arc::new(Resolver::default())));
+    let publisher = Publisher::new(Arc::clone(&registry), 0);
+    publisher.complete(vec![workspace()], Moment::now(), true);
+    publisher.confirm(Moment::now());
     Gate {
         patterns: HostPatterns::new(&config.hosts).unwrap(),
         issuers: Issuers::new(vec![Arc::new(provider)], TokenCache::new(1000).unwrap()),

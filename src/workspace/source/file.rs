@@ -6,7 +6,6 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
-    sync::Arc,
     time::Duration,
 };
 
@@ -15,8 +14,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{Workspace, file, registry::Registry};
-use crate::config::document::{Format, Mistakes};
+use crate::{
+    clock::Moment,
+    config::document::{Format, Mistakes},
+    workspace::{Workspace, registry::Publisher},
+};
+
+pub mod document;
 
 /// A file is also looked at this often, should an event be lost.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -27,16 +31,16 @@ pub const MAX_FILE: u64 = 256 << 20;
 pub struct FileSource {
     path: PathBuf,
     issuers: BTreeSet<Box<str>>,
-    registry: Arc<Registry>,
+    publisher: Publisher,
     last: Option<Vec<u8>>,
 }
 
 impl FileSource {
-    /// A source that publishes into `registry`.
+    /// A source that publishes through `publisher`.
     #[must_use]
-    pub fn new(path: PathBuf, issuers: &BTreeSet<&str>, registry: Arc<Registry>) -> Self {
+    pub fn new(path: PathBuf, issuers: &BTreeSet<&str>, publisher: Publisher) -> Self {
         let issuers = issuers.iter().map(|name| Box::from(*name)).collect();
-        Self { path, issuers, registry, last: None }
+        Self { path, issuers, publisher, last: None }
     }
 
     /// Reads the file now and publishes it, if it is new and good.
@@ -54,7 +58,9 @@ impl FileSource {
         self.last = Some(bytes);
         let workspaces = parsed?;
         let count = workspaces.len();
-        self.registry.replace(workspaces);
+        let now = Moment::now();
+        self.publisher.complete(workspaces, now, true);
+        self.publisher.confirm(now);
         info!(file = %name, workspaces = count, "workspaces loaded");
         Ok(())
     }
@@ -63,7 +69,7 @@ impl FileSource {
         let text = std::str::from_utf8(bytes)
             .map_err(|error| Mistakes::whole(name, format!("not UTF-8: {error}")))?;
         let format = Format::of(&self.path).unwrap_or(Format::Yaml);
-        file::parse(name, text, format, &self.issuers.iter().map(|n| &**n).collect())
+        document::parse(name, text, format, &self.issuers.iter().map(|n| &**n).collect())
     }
 
     /// Follows the file until cancelled.

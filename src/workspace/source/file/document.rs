@@ -1,10 +1,11 @@
 //! The file source's document: a TOML or YAML list of workspaces.
 //!
-//! Only reads text; [`super::watch`] follows the file.
+//! Only reads text; [`super`] follows the file.
 
 use std::{
     collections::{BTreeSet, HashSet},
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use arrayvec::ArrayString;
@@ -12,11 +13,16 @@ use toml_span::{
     DeserError, Deserialize, Error, Span, Value, de_helpers::TableHelper, value::ValueInner,
 };
 
-use super::{
-    Admission, Destination, Endpoint, EndpointName, Grant, Grantee, Person, Phase, Workspace,
-    WorkspaceId,
+use crate::{
+    config::{
+        RawAdmission,
+        document::{self, Format, Mistakes, choice, mistake},
+    },
+    workspace::{
+        Admission, Destination, Endpoint, EndpointName, Gateway, Grant, Grantee, Person, Phase,
+        Revision, Workspace, WorkspaceId,
+    },
 };
-use crate::config::document::{self, Format, Mistakes, choice, mistake};
 
 /// Reads a list of workspaces. `issuers` are the configured names of the issuers: a record that
 /// names a person by subject or username, or a group, must say whose it is when there are several.
@@ -147,6 +153,8 @@ impl<'de> Deserialize<'de> for Record {
         Ok(Self {
             workspace: Workspace {
                 id: id?.0,
+                instance: None,
+                revision: Revision::default(),
                 organization: organization.map(|o| o.0),
                 owner_label: owner.value.0.to_string().into(),
                 owner: owner.value.0,
@@ -176,6 +184,7 @@ impl<'de> Deserialize<'de> for RawPerson {
         let mut table = TableHelper::new(value)?;
         let mut text = |key| table.optional::<Filled>(key).map(|t| t.0);
         let person = Person {
+            account: None,
             issuer: text("issuer"),
             subject: text("subject"),
             email: text("email").map(|e| e.to_lowercase().into()),
@@ -208,6 +217,7 @@ impl RawGrant {
             Grantee::Group { issuer, .. } => {
                 IssuerUse { name: issuer.clone(), span: self.span, needed: true }
             }
+            Grantee::Team(_) => IssuerUse { name: None, span: self.span, needed: false },
         }
     }
 }
@@ -380,24 +390,6 @@ impl<'de> Deserialize<'de> for RawPhase {
     }
 }
 
-struct RawAdmission(Admission);
-
-impl<'de> Deserialize<'de> for RawAdmission {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        choice(
-            value,
-            &[
-                ("owner", Admission::Owner),
-                ("grants", Admission::Grants),
-                ("organization", Admission::Organization),
-                ("authenticated", Admission::Authenticated),
-                ("public", Admission::Public),
-            ],
-        )
-        .map(Self)
-    }
-}
-
 struct RawDestination(Destination);
 
 impl<'de> Deserialize<'de> for RawDestination {
@@ -409,6 +401,10 @@ impl<'de> Deserialize<'de> for RawDestination {
             if !name.is_empty() && name.bytes().all(backend_byte) {
                 return Ok(Self(Destination::Backend(name.into())));
             }
+        } else if text.contains("://") {
+            let gateway = Gateway::parse(&text)
+                .map_err(|error| mistake(value.span, format!("{error}, found {text:?}")))?;
+            return Ok(Self(Destination::Gateway(Arc::new(gateway))));
         } else if let Ok(address) = text.parse::<SocketAddr>()
             && address.port() != 0
             && !address.ip().is_unspecified()
@@ -417,7 +413,9 @@ impl<'de> Deserialize<'de> for RawDestination {
         }
         Err(mistake(
             value.span,
-            format!("expected \"IP:PORT\", \"[IPv6]:PORT\" or \"backend:NAME\", found {text:?}"),
+            format!(
+                "expected \"IP:PORT\", \"[IPv6]:PORT\", \"http://NAME:PORT\", \"https://NAME:PORT\" or \"backend:NAME\", found {text:?}"
+            ),
         )
         .into())
     }
@@ -532,7 +530,7 @@ workspaces:
                 "w.yaml:2:9: a workspace id has 1 to 128 lower-case letters, digits, '-', '_' or '.', found \"A\"",
                 "w.yaml:3:12: a person is named by at least one of 'subject', 'email' and 'username'",
                 "w.yaml:4:12: expected one of unknown, provisioning, running, updating, interrupted, stopping, stopped, deleted, failed; found \"runing\"",
-                "w.yaml:5:18: expected \"IP:PORT\", \"[IPv6]:PORT\" or \"backend:NAME\", found \"somewhere\"",
+                "w.yaml:5:18: expected \"IP:PORT\", \"[IPv6]:PORT\", \"http://NAME:PORT\", \"https://NAME:PORT\" or \"backend:NAME\", found \"somewhere\"",
                 "w.yaml:7:23: expected a string, found integer: put it in quotes",
                 "w.yaml:9:21: expected a port from 1 to 65535, found 0",
             ]
