@@ -74,7 +74,7 @@ fn aged(
 ) -> Snapshot {
     let (registry, publisher) = registry(rules);
     let then = Moment::at(Duration::from_secs(1));
-    publisher.complete(workspaces, then, true);
+    publisher.complete(workspaces, then, then, true);
     if let Some(members) = members {
         publisher.set_directory(Directory::new(members));
     }

@@ -24,7 +24,7 @@ mod publisher;
 mod tests;
 
 use claims::Claims;
-pub use publisher::{Completed, Publisher};
+pub use publisher::{Completed, Observed, Publisher};
 
 /// Where the current snapshot is.
 pub struct Registry {
@@ -97,6 +97,8 @@ struct Entry {
     workspace: Arc<Workspace>,
     /// When this was asked for or received; what it says was true then or later.
     seen: Moment,
+    /// When the answer came; what it says was true by then.
+    arrived: Moment,
     /// Whether every complete list since had it, and the same.
     listed: bool,
     /// Something changed since, and nobody knows what.

@@ -105,8 +105,9 @@ async fn gate(idp: &DevIdp) -> Gate {
     let rules = SourceRules::default().never_stale();
     let registry = Arc::new(Registry::new(&[("test", rules)], Arc::new(Resolver::default())));
     let publisher = Publisher::new(Arc::clone(&registry), 0);
-    publisher.complete(vec![workspace()], Moment::now(), true);
-    publisher.confirm(Moment::now());
+    let now = Moment::now();
+    publisher.complete(vec![workspace()], now, now, true);
+    publisher.confirm(now);
     Gate {
         patterns: HostPatterns::new(&config.hosts).unwrap(),
         issuers: Issuers::new(vec![Arc::new(provider)], TokenCache::new(1000).unwrap()),

@@ -15,7 +15,7 @@ use super::{
     super::{
         Workspace, WorkspaceId,
         directory::{Directory, Member},
-        registry::Publisher,
+        registry::{Observed, Publisher},
         source::{Abilities, Event, SourceError},
     },
     status::{Health, Status},
@@ -274,7 +274,7 @@ impl Core {
             }
             Event::Described(workspace) => {
                 let id = workspace.id.clone();
-                self.publisher.observe(*workspace, self.now);
+                self.publisher.observe(*workspace, self.now, self.now);
                 if let Some(unread) = self.reads.get_mut(&id) {
                     unread.changed = None;
                 }
@@ -314,7 +314,7 @@ impl Core {
         self.status.lists += 1;
         let whole = self.abilities.whole_lists;
         let count = list.len();
-        let completed = self.publisher.complete(list, started, whole);
+        let completed = self.publisher.complete(list, started, self.now, whole);
         if self.good().is_none() || completed.changed > 0 || completed.removed > 0 {
             info!(
                 source = self.publisher.name(),
@@ -331,7 +331,7 @@ impl Core {
                 unread.failures = 0;
             }
         }
-        for id in completed.missing {
+        for id in completed.unclear {
             if self.abilities.reads {
                 self.enqueue(id);
             } else {
@@ -383,14 +383,19 @@ impl Core {
         self.status.reads += 1;
         let ended = match result {
             Ok(Some(workspace)) if workspace.id == id => {
-                self.publisher.observe(workspace, started);
+                let observed = self.publisher.observe(workspace, started, self.now);
+                if observed == Observed::Overlap
+                    && let Some(unread) = self.reads.get_mut(&id)
+                {
+                    unread.again = true;
+                }
                 Ok(())
             }
             Ok(Some(other)) => {
                 Err(SourceError::Protocol(format!("asked for '{id}', got '{}'", other.id)))
             }
             Ok(None) => {
-                self.publisher.absent(&id, started);
+                self.publisher.absent(&id, started, self.now);
                 Ok(())
             }
             Err(error) => Err(error),

@@ -38,19 +38,34 @@ pub struct Publisher {
 
 /// A workspace that went.
 pub(super) struct Gone {
+    /// When the platform was asked, or told.
     at: Moment,
+    /// When the answer came.
+    arrived: Moment,
     /// Whether the platform said so by itself, rather than by not having it any more.
     reported: bool,
     instance: Option<Box<str>>,
     revision: Revision,
 }
 
+/// What came of a description of a workspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Observed {
+    /// It is what is known now.
+    News,
+    /// It says the same as before, or is older.
+    Nothing,
+    /// It and what is known were asked for at the same time and differ, so that nobody can tell which
+    /// is newer: to be read again.
+    Overlap,
+}
+
 /// What came of a complete list.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Completed {
-    /// Workspaces that are up and were not in the list: to be read one by one, since a list over
-    /// several pages can miss some.
-    pub missing: Vec<WorkspaceId>,
+    /// Workspaces to be read one by one: they are up and were not in the list, and one over several
+    /// pages can miss some; or they changed while it was made.
+    pub unclear: Vec<WorkspaceId>,
     /// How many were removed.
     pub removed: usize,
     /// How many came or changed.
@@ -82,10 +97,9 @@ impl Publisher {
         self.source
     }
 
-    /// Takes in what was read of a workspace; the platform was asked at `seen`. Returns whether it was
-    /// news and not older than what is known.
-    pub fn observe(&self, workspace: Workspace, seen: Moment) -> bool {
-        self.write(|change| change.observe(workspace, seen, true))
+    /// Takes in what was read of a workspace; the platform was asked at `seen`, the answer came now.
+    pub fn observe(&self, workspace: Workspace, seen: Moment, now: Moment) -> Observed {
+        self.write(|change| change.observe(workspace, seen, now))
     }
 
     /// Takes in what the platform, or whoever writes for it, says by itself: the newest there is.
@@ -94,22 +108,22 @@ impl Publisher {
             change.gone(|gone| {
                 gone.remove(&workspace.id);
             });
-            change.put(workspace, now, false);
+            change.put(workspace, now, now);
         });
     }
 
     /// The platform says that the workspace has ended.
     pub fn end(&self, id: &WorkspaceId, at: Moment) {
-        self.write(|change| change.remove(id, at, true));
+        self.write(|change| change.remove(id, at, at, true));
     }
 
     /// The platform, asked at `seen`, does not have the workspace. Returns whether that is news.
-    pub fn absent(&self, id: &WorkspaceId, seen: Moment) -> bool {
+    pub fn absent(&self, id: &WorkspaceId, seen: Moment, now: Moment) -> bool {
         self.write(|change| {
             let known = change.find(id).map(|(part, entry)| part.seen(entry));
             let older = known.is_some_and(|known| seen < known);
             if !older {
-                change.remove(id, seen, false);
+                change.remove(id, seen, now, false);
             }
             known.is_some() && !older
         })
@@ -126,13 +140,24 @@ impl Publisher {
 
     /// Takes in a complete list; the platform was asked for its first page at `started`. `whole` says
     /// that it was made at one moment, so that what is not in it is nowhere.
-    pub fn complete(&self, list: Vec<Workspace>, started: Moment, whole: bool) -> Completed {
+    pub fn complete(
+        &self,
+        list: Vec<Workspace>,
+        started: Moment,
+        now: Moment,
+        whole: bool,
+    ) -> Completed {
         self.write(|change| {
             let mut completed = Completed::default();
             let mut listed = HashSet::with_capacity(list.len());
             for workspace in list {
-                listed.insert(workspace.id.clone());
-                completed.changed += usize::from(change.observe(workspace, started, true));
+                let id = workspace.id.clone();
+                match change.observe(workspace, started, now) {
+                    Observed::News => completed.changed += 1,
+                    Observed::Nothing => {}
+                    Observed::Overlap => completed.unclear.push(id.clone()),
+                }
+                listed.insert(id);
             }
             let Some(part) = change.part() else { return completed };
             let before = part.listed;
@@ -144,8 +169,9 @@ impl Publisher {
                 .collect();
             for entry in unlisted {
                 let id = entry.workspace.id.clone();
-                if whole || !entry.workspace.phase.is_routable() {
-                    change.remove(&id, started, false);
+                let clear = whole && entry.arrived <= started;
+                if clear || !entry.workspace.phase.is_routable() {
+                    change.remove(&id, started, now, false);
                     completed.removed += 1;
                 } else {
                     let seen = match before {
@@ -153,7 +179,7 @@ impl Publisher {
                         _ => entry.seen,
                     };
                     change.insert(Entry { listed: false, seen, ..entry });
-                    completed.missing.push(id);
+                    completed.unclear.push(id);
                 }
             }
             if let Some(part) = change.part() {
@@ -223,36 +249,42 @@ impl Change<'_> {
         part.map.get(id).map(|entry| (part, entry))
     }
 
-    fn observe(&mut self, workspace: Workspace, seen: Moment, listed: bool) -> bool {
-        if self.gone(|gone| gone.get(&workspace.id).is_some_and(|g| g.outdates(&workspace, seen)))
-            != Some(false)
-        {
-            return false;
+    fn observe(&mut self, workspace: Workspace, seen: Moment, now: Moment) -> Observed {
+        let judge = |gone: &mut HashMap<WorkspaceId, Gone>| {
+            gone.get(&workspace.id).and_then(|gone| gone.judge(&workspace, seen))
+        };
+        if let Some(verdict) = self.gone(judge).flatten() {
+            return verdict;
         }
         if let Some((part, known)) = self.find(&workspace.id) {
             let same_life = known.workspace.instance == workspace.instance;
-            if seen < part.seen(known)
-                || (same_life && workspace.revision.is_older_than(known.workspace.revision))
-            {
-                return false;
+            let older = workspace.revision.is_older_than(known.workspace.revision);
+            let newer = known.workspace.revision.is_older_than(workspace.revision);
+            if seen < part.seen(known) || (same_life && older) {
+                return Observed::Nothing;
             }
-            if !known.doubtful && known.listed && *known.workspace == workspace {
-                return false;
+            let same = *known.workspace == workspace;
+            if same && !known.doubtful && known.listed {
+                return Observed::Nothing;
+            }
+            if !same && !(same_life && newer) && seen < known.arrived {
+                return Observed::Overlap;
             }
         }
         self.gone(|gone| gone.remove(&workspace.id));
-        self.put(workspace, seen, listed);
-        true
+        self.put(workspace, seen, now);
+        Observed::News
     }
 
-    fn put(&mut self, mut workspace: Workspace, seen: Moment, listed: bool) {
+    fn put(&mut self, mut workspace: Workspace, seen: Moment, arrived: Moment) {
         for endpoint in &mut workspace.endpoints {
             if let Destination::Gateway(gateway) = &mut endpoint.destination {
                 *gateway = self.resolver.adopt(gateway);
             }
         }
         let workspace = Arc::new(workspace);
-        self.insert(Entry { workspace, seen, listed, doubtful: false, contested: false });
+        let (doubtful, contested) = (false, false);
+        self.insert(Entry { workspace, seen, arrived, listed: true, doubtful, contested });
     }
 
     /// Inserts or replaces an entry, and settles who is at its addresses.
@@ -270,7 +302,7 @@ impl Change<'_> {
         self.settle(touched);
     }
 
-    fn remove(&mut self, id: &WorkspaceId, at: Moment, reported: bool) {
+    fn remove(&mut self, id: &WorkspaceId, at: Moment, arrived: Moment, reported: bool) {
         let source = self.source;
         let Some(part) = self.state.get_mut(source) else { return };
         let old = part.map.remove(id).map(|entry| Arc::clone(&entry.workspace));
@@ -283,7 +315,7 @@ impl Change<'_> {
             if gone.len() >= MAX_GONE {
                 gone.retain(|_, gone| at.since(gone.at) < Duration::from_mins(1));
             }
-            gone.insert(id.clone(), Gone { at, reported, instance, revision });
+            gone.insert(id.clone(), Gone { at, arrived, reported, instance, revision });
         });
     }
 
@@ -309,15 +341,19 @@ impl Change<'_> {
 }
 
 impl Gone {
-    /// Whether a description that was asked for at `seen` is from before the end.
-    fn outdates(&self, workspace: &Workspace, seen: Moment) -> bool {
+    /// What a description that was asked for at `seen` is worth after the end, if not what it says.
+    fn judge(&self, workspace: &Workspace, seen: Moment) -> Option<Observed> {
         let known = self.instance.is_some()
             || self.revision.spec.is_some()
             || self.revision.status.is_some();
         let same_life = known
             && self.instance == workspace.instance
             && !self.revision.is_older_than(workspace.revision);
-        let lagging = self.reported && same_life && seen.since(self.at) < LAG;
-        seen <= self.at || lagging
+        let another_life = self.instance.is_some() && self.instance != workspace.instance;
+        if seen <= self.at || (self.reported && same_life && seen.since(self.at) < LAG) {
+            Some(Observed::Nothing)
+        } else {
+            (seen < self.arrived && !another_life).then_some(Observed::Overlap)
+        }
     }
 }

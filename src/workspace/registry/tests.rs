@@ -67,12 +67,16 @@ fn id(text: &str) -> WorkspaceId {
 #[test]
 fn a_read_that_began_before_the_end_does_not_bring_a_workspace_back() {
     let publisher = one();
-    assert!(publisher.observe(running("w"), at(1)));
+    assert_eq!(publisher.observe(running("w"), at(1), at(1)), Observed::News);
     publisher.end(&id("w"), at(5));
-    assert!(!publisher.observe(running("w"), at(4)), "read before the end");
-    assert!(!publisher.observe(running("w"), at(5)));
+    assert_eq!(
+        publisher.observe(running("w"), at(4), at(4)),
+        Observed::Nothing,
+        "read before the end"
+    );
+    assert_eq!(publisher.observe(running("w"), at(5), at(5)), Observed::Nothing);
     assert_eq!(phase(&publisher, "w"), None);
-    assert!(publisher.observe(running("w"), at(6)), "started again");
+    assert_eq!(publisher.observe(running("w"), at(6), at(6)), Observed::News, "started again");
     assert_eq!(phase(&publisher, "w"), Some(Phase::Running));
 }
 
@@ -80,27 +84,45 @@ fn a_read_that_began_before_the_end_does_not_bring_a_workspace_back() {
 fn a_list_that_began_before_the_end_does_not_bring_a_workspace_back() {
     let publisher = one();
     publisher.end(&id("w"), at(5));
-    publisher.complete(vec![running("w")], at(4), true);
+    publisher.complete(vec![running("w")], at(4), at(4), true);
     assert_eq!(phase(&publisher, "w"), None);
 }
 
 #[test]
 fn a_copy_that_lags_behind_a_reported_end_is_told_by_its_revision() {
     let publisher = one();
-    publisher.observe(revised("w", "i1", 7, Phase::Running), at(1));
+    publisher.observe(revised("w", "i1", 7, Phase::Running), at(1), at(1));
     publisher.end(&id("w"), at(5));
-    assert!(!publisher.observe(revised("w", "i1", 7, Phase::Running), at(6)), "the old life");
-    assert!(publisher.observe(revised("w", "i2", 1, Phase::Running), at(7)), "a new one");
+    assert_eq!(
+        publisher.observe(revised("w", "i1", 7, Phase::Running), at(6), at(6)),
+        Observed::Nothing,
+        "the old life"
+    );
+    assert_eq!(
+        publisher.observe(revised("w", "i2", 1, Phase::Running), at(7), at(7)),
+        Observed::News,
+        "a new one"
+    );
 }
 
 #[test]
 fn what_was_read_earlier_or_is_of_an_older_revision_is_dropped() {
     let publisher = one();
-    publisher.observe(revised("w", "i", 2, Phase::Stopped), at(10));
-    assert!(!publisher.observe(revised("w", "i", 3, Phase::Running), at(9)));
-    assert!(!publisher.observe(revised("w", "i", 1, Phase::Running), at(11)));
+    publisher.observe(revised("w", "i", 2, Phase::Stopped), at(10), at(10));
+    assert_eq!(
+        publisher.observe(revised("w", "i", 3, Phase::Running), at(9), at(9)),
+        Observed::Nothing
+    );
+    assert_eq!(
+        publisher.observe(revised("w", "i", 1, Phase::Running), at(11), at(11)),
+        Observed::Nothing
+    );
     assert_eq!(phase(&publisher, "w"), Some(Phase::Stopped));
-    assert!(publisher.observe(revised("w", "i2", 1, Phase::Running), at(12)), "another life");
+    assert_eq!(
+        publisher.observe(revised("w", "i2", 1, Phase::Running), at(12), at(12)),
+        Observed::News,
+        "another life"
+    );
 }
 
 #[test]
@@ -109,14 +131,15 @@ fn only_a_whole_list_removes_at_once_and_only_what_is_older_than_it() {
     publisher.complete(
         vec![running("a"), running("b"), workspace("c", Phase::Stopped)],
         at(1),
+        at(1),
         false,
     );
-    publisher.observe(running("d"), at(6));
-    let completed = publisher.complete(vec![running("a")], at(5), false);
-    assert_eq!(completed.missing, [id("b")], "to be read one by one");
+    publisher.observe(running("d"), at(6), at(6));
+    let completed = publisher.complete(vec![running("a")], at(5), at(5), false);
+    assert_eq!(completed.unclear, [id("b")], "to be read one by one");
     assert_eq!(completed.removed, 1, "what is down needs no second look");
     assert_eq!(phase(&publisher, "d"), Some(Phase::Running), "came after the list began");
-    publisher.complete(vec![running("a")], at(7), true);
+    publisher.complete(vec![running("a")], at(7), at(7), true);
     assert_eq!((phase(&publisher, "b"), phase(&publisher, "d")), (None, None));
 }
 
@@ -128,21 +151,21 @@ fn a_workspace_that_a_list_lacks_keeps_the_age_of_the_list_before() {
         _ => panic!("gone"),
     };
     for secs in [1, 100] {
-        publisher.complete(vec![running("a"), running("b")], at(secs), false);
+        publisher.complete(vec![running("a"), running("b")], at(secs), at(secs), false);
         publisher.confirm(at(secs));
     }
     assert_eq!(age(at(110)), 10);
-    publisher.complete(vec![running("a")], at(200), false);
+    publisher.complete(vec![running("a")], at(200), at(200), false);
     publisher.confirm(at(200));
     assert_eq!(age(at(210)), 110);
-    publisher.observe(running("b"), at(205));
+    publisher.observe(running("b"), at(205), at(205));
     assert_eq!(age(at(210)), 5);
 }
 
 #[test]
 fn a_doubtful_workspace_is_older_than_any_limit_until_it_is_read() {
     let publisher = one();
-    publisher.complete(vec![running("w")], at(1), true);
+    publisher.complete(vec![running("w")], at(1), at(1), true);
     publisher.confirm(at(1));
     publisher.doubt(&id("w"));
     let age = || match publisher.registry().snapshot_at(at(2)).find(None, "w") {
@@ -150,7 +173,7 @@ fn a_doubtful_workspace_is_older_than_any_limit_until_it_is_read() {
         _ => panic!("gone"),
     };
     assert_eq!(age(), Duration::MAX);
-    publisher.observe(running("w"), at(2));
+    publisher.observe(running("w"), at(2), at(2));
     assert_eq!(age(), Duration::ZERO);
 }
 
@@ -161,15 +184,15 @@ fn two_workspaces_at_one_address_are_both_contested_until_one_goes() {
         Found::Workspace(record) => record.contested,
         _ => panic!("{id} is gone"),
     };
-    publishers[0].observe(placed("a", "10.0.0.1:80"), at(1));
-    publishers[1].observe(placed("b", "10.0.0.2:80"), at(1));
+    publishers[0].observe(placed("a", "10.0.0.1:80"), at(1), at(1));
+    publishers[1].observe(placed("b", "10.0.0.2:80"), at(1), at(1));
     assert!(!contested("a") && !contested("b"));
-    publishers[1].observe(placed("b", "10.0.0.1:80"), at(2));
+    publishers[1].observe(placed("b", "10.0.0.1:80"), at(2), at(2));
     assert!(contested("a") && contested("b"));
     let stopped = Workspace { phase: Phase::Stopping, ..placed("a", "10.0.0.1:80") };
-    publishers[0].observe(stopped, at(3));
+    publishers[0].observe(stopped, at(3), at(3));
     assert!(!contested("a") && !contested("b"), "what is down claims nothing");
-    publishers[0].observe(placed("a", "10.0.0.1:80"), at(4));
+    publishers[0].observe(placed("a", "10.0.0.1:80"), at(4), at(4));
     assert!(contested("b"));
     publishers[0].end(&id("a"), at(5));
     assert!(!contested("b"));
@@ -182,7 +205,7 @@ fn where_undeclared_ports_are_open_an_address_is_one_workspaces_alone() {
     let publisher = Publisher::new(Arc::clone(&registry), 0);
     for (id, address) in [("a", "10.0.0.1:80"), ("b", "10.0.0.1:81")] {
         let workspace = Workspace { address: Some([10, 0, 0, 1].into()), ..placed(id, address) };
-        publisher.observe(workspace, at(1));
+        publisher.observe(workspace, at(1), at(1));
     }
     assert_eq!(registry.snapshot().state(0).unwrap().contested, 2);
 }
@@ -191,7 +214,7 @@ fn where_undeclared_ports_are_open_an_address_is_one_workspaces_alone() {
 fn an_id_that_two_sources_have_is_nobodys_unless_the_host_names_the_source() {
     let publishers = registry(&["one", "two"]);
     for publisher in &publishers {
-        publisher.complete(vec![running("w")], at(1), true);
+        publisher.complete(vec![running("w")], at(1), at(1), true);
         publisher.confirm(at(1));
     }
     let snapshot = publishers[0].registry().snapshot_at(at(2));
@@ -203,7 +226,7 @@ fn an_id_that_two_sources_have_is_nobodys_unless_the_host_names_the_source() {
 #[test]
 fn nobody_is_told_that_a_workspace_is_unknown_while_a_source_is_silent() {
     let publishers = registry(&["one", "two"]);
-    publishers[0].complete(vec![], at(1), true);
+    publishers[0].complete(vec![], at(1), at(1), true);
     publishers[0].confirm(at(1));
     let registry = publishers[0].registry();
     assert!(matches!(registry.snapshot_at(at(2)).find(None, "w"), Found::NotLoaded));
@@ -217,7 +240,7 @@ fn nobody_is_told_that_a_workspace_is_unknown_while_a_source_is_silent() {
 fn a_change_costs_no_copy_of_the_others() {
     let publisher = one();
     let list = (0..1000).map(|n| running(&format!("w{n}"))).collect();
-    publisher.complete(list, at(1), true);
+    publisher.complete(list, at(1), at(1), true);
     let before = publisher.registry().snapshot();
     publisher.end(&id("w7"), at(2));
     // Readers of the old snapshot still see all of it.

@@ -59,7 +59,7 @@ impl FileSource {
         let workspaces = parsed?;
         let count = workspaces.len();
         let now = Moment::now();
-        self.publisher.complete(workspaces, now, true);
+        self.publisher.complete(workspaces, now, now, true);
         self.publisher.confirm(now);
         info!(file = %name, workspaces = count, "workspaces loaded");
         Ok(())
