@@ -67,6 +67,22 @@ pub struct AdminAct<'a> {
     pub revocation: &'a Revocation,
 }
 
+/// What a writer of the administrator's API did to a workspace.
+pub struct WorkspaceAct<'a> {
+    /// When.
+    pub time: Timestamp,
+    /// `put_workspace` or `delete_workspace`.
+    pub act: &'static str,
+    /// The user id at the other end of the socket.
+    pub uid: Option<u32>,
+    /// The name of the source.
+    pub source: &'a str,
+    /// The workspace.
+    pub workspace: &'a str,
+    /// The number of this version; zero where the writer gave none.
+    pub revision: u64,
+}
+
 /// One line of the trail.
 pub trait Entry {
     /// Appends the line, its end included.
@@ -160,6 +176,19 @@ impl Entry for AdminAct<'_> {
         line.optional("session", self.revocation.session.as_deref());
         line.optional("token_id", self.revocation.token.as_deref());
         line.optional("note", self.revocation.note.as_deref());
+        line.end();
+    }
+}
+
+impl Entry for WorkspaceAct<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        let mut line = Object::begin(out);
+        line.number("time_ms", self.time.as_millis());
+        line.text("act", self.act);
+        line.displayed("uid", self.uid);
+        line.text("source", self.source);
+        line.text("workspace", self.workspace);
+        line.number("revision", self.revision);
         line.end();
     }
 }

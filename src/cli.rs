@@ -4,6 +4,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
+mod agent;
 mod check;
 mod doctor;
 mod explain;
@@ -12,6 +13,7 @@ mod revoke;
 mod run;
 mod secrets;
 mod setup;
+mod workspaces;
 
 /// Decides for HAProxy who may reach which workspace.
 #[derive(Debug, Parser)]
@@ -39,6 +41,8 @@ enum Command {
     Revoke(RevokeArgs),
     /// Lists what is revoked
     Revocations(ListArgs),
+    /// Shows what the running agent knows of workspaces and of their sources
+    Workspaces(WorkspacesArgs),
 }
 
 #[derive(Debug, Args)]
@@ -119,6 +123,32 @@ struct RevokeTarget {
 }
 
 #[derive(Debug, Args)]
+struct WorkspacesArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// As JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: WorkspacesCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum WorkspacesCommand {
+    /// Lists all workspaces
+    List,
+    /// Shows one workspace with its endpoints
+    Show {
+        /// Its id
+        id: String,
+    },
+    /// Prints each change as it comes, until interrupted
+    Watch,
+    /// Shows how each source is doing
+    Sources,
+}
+
+#[derive(Debug, Args)]
 struct ListArgs {
     #[command(flatten)]
     config: ConfigArg,
@@ -143,6 +173,7 @@ impl Cli {
             Command::Doctor(args) => doctor::doctor(&args),
             Command::Revoke(args) => revoke::revoke(&args),
             Command::Revocations(args) => revoke::list(&args),
+            Command::Workspaces(args) => workspaces::workspaces(&args),
         }
     }
 

@@ -16,7 +16,12 @@ use url::Url;
 use crate::{
     decision::Policy,
     identity::{Profile, certificate::CertificateRule, credential::Sources, provider::Schedule},
-    workspace::{pattern::PatternSpec, registry::SourceRules},
+    workspace::{
+        pattern::PatternSpec,
+        reconcile::core::Timing,
+        registry::SourceRules,
+        source::{http::Credential, ona},
+    },
 };
 
 mod certificate;
@@ -67,6 +72,23 @@ pub struct Source {
 pub enum SourceKind {
     /// A list in a file, followed as it changes.
     File(PathBuf),
+    /// Whatever is written through the administrator's API, each for so long at most.
+    Api(Duration),
+    /// An Ona organization.
+    Ona(Platform, ona::Settings),
+}
+
+/// Where a platform is and how it is asked.
+#[derive(Debug)]
+pub struct Platform {
+    /// The address of its API.
+    pub url: Url,
+    /// Who we are to it.
+    pub credential: Credential,
+    /// Certificates of a private authority, PEM.
+    pub authority: Option<PathBuf>,
+    /// How often it is asked.
+    pub timing: Timing,
 }
 
 /// How administrators reach the agent.
@@ -206,8 +228,17 @@ impl Config {
     fn resolve(&mut self, directory: &Path) {
         let resolve = |path: &mut PathBuf| *path = directory.join(&*path);
         for source in &mut self.sources {
-            match &mut source.kind {
-                SourceKind::File(path) => resolve(path),
+            let platform = match &mut source.kind {
+                SourceKind::File(path) => {
+                    resolve(path);
+                    continue;
+                }
+                SourceKind::Api(_) => continue,
+                SourceKind::Ona(platform, _) => platform,
+            };
+            platform.authority.iter_mut().for_each(resolve);
+            if let Credential::File(path) = &mut platform.credential {
+                resolve(path);
             }
         }
         self.audit.file.iter_mut().for_each(resolve);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tracing::{debug, warn};
 
 use crate::{
-    clock::Timestamp,
+    clock::{Moment, Timestamp},
     decision::{self, Decision, Metadata, Place, Policy, Reason},
     identity::{
         Authentication, Refusal,
@@ -19,7 +19,8 @@ use crate::{
     request::Request,
     workspace::{
         host::Host,
-        pattern::{HostPatterns, Scratch},
+        pattern::{HostPatterns, Scratch, Target},
+        reconcile::lookup::Lookup,
         registry::{Registry, Snapshot},
     },
 };
@@ -41,6 +42,8 @@ pub struct Gate {
     pub revocations: Arc<Revocations>,
     /// The workspaces.
     pub registry: Arc<Registry>,
+    /// How each source is asked about one workspace, by their numbers; those that cannot be have none.
+    pub lookups: Vec<Option<Lookup>>,
     /// What the operator decided for all workspaces.
     pub policy: Policy,
 }
@@ -49,7 +52,7 @@ pub struct Gate {
 pub enum Step {
     /// A decision.
     Done(Decision),
-    /// The decision waits for keys under way; decide again after it, with `may_wait` off.
+    /// The decision waits for keys or a workspace under way; decide again after it, with `may_wait` off.
     Wait(KeyWait),
 }
 
@@ -120,6 +123,13 @@ impl Gate {
             other => other,
         };
         let mut decision = decision::decide(&place, authentication, workspaces, &self.policy);
+        if decision.reason == Reason::WorkspaceUnknown
+            && may_wait
+            && let Place::Matched(_, target) = &place
+            && let Some(ended) = self.look_up(target)
+        {
+            return Step::Wait(ended);
+        }
         // An Authorization header that is no bearer token is the workspace's own.
         let header = request.authorization.map(Credential::from_authorization);
         decision.strip_authorization &=
@@ -140,6 +150,20 @@ impl Gate {
                 None => Place::Unmatched(host),
             },
         }
+    }
+
+    /// Asks for a workspace that somebody with an identity wants and nobody here knows: it may have
+    /// started a moment ago. With several sources that can be asked, the host must name one.
+    fn look_up(&self, target: &Target) -> Option<KeyWait> {
+        let mut able = self.lookups.iter().enumerate().filter_map(|(number, lookup)| {
+            let named = target.source.is_none_or(|source| source == number);
+            lookup.as_ref().filter(|_| named)
+        });
+        let (lookup, others) = (able.next()?, able.next());
+        if others.is_some() {
+            return None;
+        }
+        lookup.ask(&target.workspace, Moment::now()).map(KeyWait::new)
     }
 
     /// Who a certificate stands for. One that no rule is about is no credential of ours.

@@ -27,7 +27,8 @@ pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config.config)?;
     let (gate, mut feeds) = setup::build(&config)?;
     let mut out = stdout();
-    for failure in feeds.load() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    for failure in runtime.block_on(feeds.load()) {
         writeln!(out, "workspaces  cannot be read, so none is known:\n{failure}")?;
     }
     let authorization = match &args.token_file {

@@ -5,17 +5,27 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use anyhow::Context as _;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::{
-    config::{Config, SourceKind, document::Mistakes},
+    admin::WatchedSource,
+    clock::Moment,
+    config::{Config, Platform, SourceKind, document::Mistakes},
     workspace::{
         destination::resolver::Resolver,
-        reconcile::status::Status,
+        directory::Directory,
+        reconcile::{
+            core::Core,
+            driver::Driver,
+            jitter,
+            lookup::Lookup,
+            status::{Health, Status},
+        },
         registry::{Publisher, Registry},
-        source::file::FileSource,
+        source::{Source, SourceError, api::Leases, file::FileSource, http::Api, ona::Ona},
     },
 };
 
@@ -26,29 +36,57 @@ pub(super) struct Feeds {
     feeds: Vec<Feed>,
 }
 
+/// A source.
 struct Feed {
     name: Box<str>,
     status: Arc<Mutex<Status>>,
+    lookup: Option<Lookup>,
     kind: Kind,
 }
 
 enum Kind {
     File(FileSource),
+    Api(Arc<Leases>),
+    Ona(Follower<Ona>),
+}
+
+/// A platform that is asked.
+struct Follower<S> {
+    driver: Driver<S>,
+    publisher: Publisher,
 }
 
 impl Feeds {
-    pub(super) fn new(config: &Config) -> Self {
+    pub(super) fn new(config: &Config) -> anyhow::Result<Self> {
         let resolver = Arc::new(Resolver::new(config.policy.ranges.clone()));
         let names: Vec<_> = config.sources.iter().map(|s| (&*s.name, s.rules)).collect();
         let registry = Arc::new(Registry::new(&names, Arc::clone(&resolver)));
         let issuers = config.issuer_names();
         let feeds = config.sources.iter().enumerate().map(|(number, source)| {
             let publisher = Publisher::new(Arc::clone(&registry), number);
-            let kind = Kind::new(&source.kind, &issuers, publisher);
-            Feed { name: source.name.clone(), status: Arc::default(), kind }
+            Feed::new(&source.name, &source.kind, &issuers, publisher)
+                .with_context(|| format!("the source '{}'", source.name))
         });
-        let feeds = feeds.collect();
-        Self { registry, resolver, feeds }
+        let feeds = feeds.collect::<Result<_, _>>()?;
+        Ok(Self { registry, resolver, feeds })
+    }
+
+    /// What the administrator sees of the sources.
+    pub(super) fn watched(&self) -> Vec<WatchedSource> {
+        let watched = self.feeds.iter().map(|feed| WatchedSource {
+            name: feed.name.clone(),
+            status: Arc::clone(&feed.status),
+            leases: match &feed.kind {
+                Kind::Api(leases) => Some(Arc::clone(leases)),
+                Kind::File(_) | Kind::Ona(_) => None,
+            },
+        });
+        watched.collect()
+    }
+
+    /// What requests for unknown workspaces ask through, by the numbers of the sources.
+    pub(super) fn lookups(&self) -> Vec<Option<Lookup>> {
+        self.feeds.iter().map(|feed| feed.lookup.clone()).collect()
     }
 
     /// Reads the files.
@@ -56,30 +94,27 @@ impl Feeds {
     /// # Errors
     /// The mistakes in the first that is broken.
     pub(super) fn check_files(&mut self) -> Result<(), Mistakes> {
-        for feed in &mut self.feeds {
-            let Kind::File(file) = &mut feed.kind;
-            file.load()?;
-        }
-        Ok(())
+        self.files().try_for_each(FileSource::load)
     }
 
-    /// Asks every source once. Returns what each of those said that could not tell.
-    pub(super) fn load(&mut self) -> Vec<String> {
+    /// Asks every source once. Returns what those said that could not tell.
+    pub(super) async fn load(&mut self) -> Vec<String> {
         let mut failures = Vec::new();
         for feed in &mut self.feeds {
-            match &mut feed.kind {
-                Kind::File(file) => {
-                    failures.extend(file.load().err().map(|mistakes| mistakes.to_string()));
-                }
-            }
+            let name = &feed.name;
+            let failed = match &mut feed.kind {
+                Kind::File(file) => file.load().err().map(|mistakes| mistakes.to_string()),
+                Kind::Api(_) => None,
+                Kind::Ona(follower) => follower.load().await.err().map(|error| error.to_string()),
+            };
+            failures.extend(failed.map(|failure| format!("source '{name}': {failure}")));
         }
         failures
     }
 
     /// Reads the files: what they say holds from the first question on.
     pub(super) fn load_files(&mut self) {
-        for feed in &mut self.feeds {
-            let Kind::File(file) = &mut feed.kind;
+        for file in self.files() {
             if let Err(mistakes) = file.load() {
                 error!(
                     "the file of workspaces is broken, everything is refused until it is mended:\n{mistakes}"
@@ -88,21 +123,97 @@ impl Feeds {
         }
     }
 
+    fn files(&mut self) -> impl Iterator<Item = &mut FileSource> {
+        self.feeds.iter_mut().filter_map(|feed| match &mut feed.kind {
+            Kind::File(file) => Some(file),
+            Kind::Api(_) | Kind::Ona(_) => None,
+        })
+    }
+
     /// Starts the tasks that follow the sources.
     pub(super) fn spawn(self, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
         tasks.spawn(self.resolver.run(stop.clone()));
         for feed in self.feeds {
+            let stop = stop.clone();
             match feed.kind {
-                Kind::File(file) => tasks.spawn(file.run(stop.clone())),
+                Kind::File(file) => tasks.spawn(file.run(stop)),
+                Kind::Api(leases) => tasks.spawn(leases.run(stop)),
+                Kind::Ona(follower) => tasks.spawn(follower.driver.run(stop)),
             };
         }
     }
 }
 
-impl Kind {
-    fn new(kind: &SourceKind, issuers: &BTreeSet<&str>, publisher: Publisher) -> Self {
-        match kind {
-            SourceKind::File(path) => Self::File(FileSource::new(path.clone(), issuers, publisher)),
+impl Feed {
+    fn new(
+        name: &str,
+        kind: &SourceKind,
+        issuers: &BTreeSet<&str>,
+        publisher: Publisher,
+    ) -> anyhow::Result<Self> {
+        let mut status: Arc<Mutex<Status>> = Arc::default();
+        let (lookup, kind) = match kind {
+            SourceKind::File(path) => {
+                let file = FileSource::new(path.clone(), issuers, publisher);
+                status = file.status();
+                (None, Kind::File(file))
+            }
+            SourceKind::Api(longest) => {
+                // What was not written does not exist: it knows all from the start.
+                let live = Status { health: Health::Live, ..Status::default() };
+                status = Arc::new(Mutex::new(live));
+                (None, Kind::Api(Leases::new(publisher, *longest)))
+            }
+            SourceKind::Ona(platform, settings) => {
+                let source = Ona::new(api(platform, "Bearer ")?, settings.clone());
+                let (lookup, follower) = follow(source, platform, publisher, &status);
+                (Some(lookup), Kind::Ona(follower))
+            }
+        };
+        Ok(Self { name: name.into(), status, lookup, kind })
+    }
+}
+
+fn api(platform: &Platform, scheme: &'static str) -> anyhow::Result<Api> {
+    let authority = match &platform.authority {
+        Some(path) => Some(
+            std::fs::read(path)
+                .with_context(|| format!("cannot read the ca_file {}", path.display()))?,
+        ),
+        None => None,
+    };
+    let credential = Some(platform.credential.clone());
+    Ok(Api::new(platform.url.clone(), credential, scheme, authority.as_deref())?)
+}
+
+fn follow<S: Source>(
+    source: S,
+    platform: &Platform,
+    publisher: Publisher,
+    status: &Arc<Mutex<Status>>,
+) -> (Lookup, Follower<S>) {
+    let (lookup, questions) = Lookup::new();
+    let core = Core::new(publisher.clone(), source.abilities(), platform.timing, jitter);
+    let driver = Driver {
+        source: Arc::new(source),
+        core,
+        lookup: lookup.clone(),
+        questions,
+        status: Arc::clone(status),
+    };
+    (lookup, Follower { driver, publisher })
+}
+
+impl<S: Source> Follower<S> {
+    /// Asks for everything once, for commands that need it just once.
+    async fn load(&mut self) -> Result<(), SourceError> {
+        let (source, publisher) = (&self.driver.source, &self.publisher);
+        let started = Moment::now();
+        if source.abilities().accounts {
+            publisher.set_directory(Directory::new(source.accounts().await?));
         }
+        publisher.complete(source.list().await?, started, Moment::now(), true);
+        publisher.confirm(started);
+        Ok(())
     }
 }

@@ -3,13 +3,12 @@
 use std::{io::Write as _, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, bail};
-use reqwest::{Client, Method};
+use reqwest::Method;
 
-use super::{ListArgs, RevokeArgs};
+use super::{ListArgs, RevokeArgs, agent::Agent};
 use crate::{
     admin::{Answer, REVOCATIONS},
     clock::Timestamp,
-    config::Config,
     identity::revocation::Revocation,
 };
 
@@ -79,25 +78,7 @@ fn seconds(text: &str) -> anyhow::Result<u64> {
 }
 
 fn ask(config: &Path, method: Method, body: Option<Vec<u8>>) -> anyhow::Result<Answer> {
-    let config = Config::load(config)?;
-    let Some(admin) = config.admin else {
-        bail!("the configuration has no [admin] table: the agent takes no revocations");
-    };
-    let socket = admin.socket.display();
-    let client = Client::builder().unix_socket(admin.socket.clone()).build()?;
-    let mut request = client.request(method, format!("http://agent{REVOCATIONS}"));
-    if let Some(body) = body {
-        request = request.header("content-type", "application/json").body(body);
-    }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let answered = runtime.block_on(async {
-        let reply = request.send().await?;
-        reply.bytes().await
-    });
-    let answered =
-        answered.with_context(|| format!("no answer at {socket}: is the agent running?"))?;
-    let answer: Answer = serde_json::from_slice(&answered)
-        .with_context(|| format!("what answers at {socket} is no agent of this version"))?;
+    let answer: Answer = Agent::of(config)?.ask(method, REVOCATIONS, body)?;
     match answer.error {
         Some(error) => bail!("{error}"),
         None => Ok(answer),

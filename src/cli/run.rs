@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::setup;
 use crate::{
-    admin::Admin,
+    admin::{Admin, Subject},
     agent::Server,
     audit::Trail,
     config::{Config, Listen},
@@ -54,9 +54,19 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let trail = Arc::new(trail);
     let admin = match &config.admin {
         Some(admin) => Some(
-            Admin::bind(admin, Arc::clone(&gate.revocations), Arc::clone(&trail)).with_context(
-                || format!("cannot listen on the admin socket {}", admin.socket.display()),
-            )?,
+            Admin::bind(
+                admin,
+                Subject {
+                    revocations: Arc::clone(&gate.revocations),
+                    trail: Arc::clone(&trail),
+                    registry: Arc::clone(&gate.registry),
+                    sources: feeds.watched(),
+                    issuers: config.issuer_names().into_iter().map(Box::from).collect(),
+                },
+            )
+            .with_context(|| {
+                format!("cannot listen on the admin socket {}", admin.socket.display())
+            })?,
         ),
         None => None,
     };

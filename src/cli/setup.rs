@@ -59,7 +59,8 @@ pub(super) fn build(config: &Config) -> anyhow::Result<(Gate, Feeds)> {
             errors.iter().map(|(n, e)| format!("[[host]] {}: {e}", n + 1)).collect();
         anyhow::anyhow!(errors.join("\n"))
     })?;
-    let feeds = Feeds::new(config);
+    let feeds = Feeds::new(config)?;
+    let lookups = feeds.lookups();
     let registry = Arc::clone(&feeds.registry);
     let mut issuers = Issuers::new(providers, cache);
     if let Some(introspector) = introspector {
@@ -78,7 +79,17 @@ pub(super) fn build(config: &Config) -> anyhow::Result<(Gate, Feeds)> {
         .then(|| Metadata { authorization_servers: servers.collect() });
     let metadata = metadata.map(Arc::new);
     Ok((
-        Gate { patterns, issuers, sources, metadata, certificates, revocations, registry, policy },
+        Gate {
+            patterns,
+            issuers,
+            sources,
+            metadata,
+            certificates,
+            revocations,
+            registry,
+            lookups,
+            policy,
+        },
         feeds,
     ))
 }

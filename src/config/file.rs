@@ -2,14 +2,16 @@
 
 use std::{collections::HashSet, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
-use toml_span::{DeserError, Deserialize, Value, de_helpers::TableHelper, value::ValueInner};
+use toml_span::{
+    DeserError, Deserialize, Spanned, Value, de_helpers::TableHelper, value::ValueInner,
+};
 
 use super::{
-    Admin, Agent, Audit, Config, Listen, Owner,
+    Admin, Agent, Audit, Config, Listen, Owner, SourceKind,
     certificate::RawCertificate,
     document::{choice, mistake, parsed},
     issuer::RawIssuer,
-    source::RawWorkspaces,
+    source::{RawSource, RawWorkspaces},
 };
 use crate::{
     identity::credential::Sources,
@@ -27,8 +29,9 @@ impl<'de> Deserialize<'de> for Config {
         let issuers = table.required_s::<Vec<RawIssuer>>("issuer");
         let credentials = table.optional::<Sources>("credentials");
         let certificates = table.optional::<Vec<RawCertificate>>("certificate").unwrap_or_default();
-        let hosts = table.required_s::<Vec<RawHost>>("host");
+        let mut hosts = table.required_s::<Vec<RawHost>>("host");
         let workspaces = table.optional::<RawWorkspaces>("workspaces").unwrap_or_default();
+        let listed = table.optional::<Vec<RawSource>>("source").unwrap_or_default();
         let ranges = table.optional::<Ranges>("destinations").unwrap_or_default();
         let audit = table.optional::<Audit>("audit").unwrap_or_default();
         let admin = table.optional::<Admin>("admin");
@@ -43,11 +46,44 @@ impl<'de> Deserialize<'de> for Config {
                 table.errors.push(mistake(span, format!("expected at least one [[{what}]]")));
             }
         }
-        if workspaces.file.is_none() && table.errors.is_empty() {
+        if workspaces.file.is_none() && listed.is_empty() && table.errors.is_empty() {
             table.errors.push(mistake(
                 value_span,
                 "no workspaces: expected [workspaces] with 'file', or a [[source]]",
             ));
+        }
+        if admin.is_none()
+            && let Some(raw) =
+                listed.iter().find(|raw| matches!(raw.source.kind, SourceKind::Api(_)))
+        {
+            let message = "a source of kind \"api\" needs the table [admin]: it is written through that socket";
+            table.errors.push(mistake(raw.span, message));
+        }
+        let names: Vec<Box<str>> = workspaces
+            .file
+            .iter()
+            .map(|file| file.name.clone())
+            .chain(listed.iter().map(|raw| raw.source.name.clone()))
+            .collect();
+        for (number, raw) in listed.iter().enumerate() {
+            let number = number + usize::from(workspaces.file.is_some());
+            if names.iter().take(number).any(|name| *name == raw.source.name) {
+                let message =
+                    format!("the name {:?} is used by another source already", raw.source.name);
+                table.errors.push(mistake(raw.span, message));
+            }
+        }
+        for host in hosts.iter_mut().flat_map(|hosts| &mut hosts.value) {
+            let Some(wanted) = &host.source else { continue };
+            host.spec.source = names.iter().position(|name| **name == *wanted.value);
+            if host.spec.source.is_none() {
+                let message = format!(
+                    "there is no source {:?}: expected one of {}",
+                    wanted.value,
+                    names.join(", ")
+                );
+                table.errors.push(mistake(wanted.span, message));
+            }
         }
         if let Ok(issuers) = &issuers {
             let named = |i: &RawIssuer| vec![i.issuer.profile.authority.name.to_string()];
@@ -75,13 +111,14 @@ impl<'de> Deserialize<'de> for Config {
         }
         table.finalize(None)?;
         let policy = workspaces.policy(ranges);
-        let sources: Vec<_> = workspaces.file.into_iter().collect();
+        let listed = listed.into_iter().map(|raw| raw.source);
+        let sources: Vec<_> = workspaces.file.into_iter().chain(listed).collect();
         Ok(Self {
             agent: agent?,
             issuers: issuers?.value.into_iter().map(|raw| raw.issuer).collect(),
             credentials,
             certificates: certificates.into_iter().map(|raw| raw.rule).collect(),
-            hosts: hosts?.value.into_iter().map(|raw| raw.0).collect(),
+            hosts: hosts?.value.into_iter().map(|raw| raw.spec).collect(),
             sources,
             policy,
             audit,
@@ -136,7 +173,10 @@ impl<'de> Deserialize<'de> for Agent {
     }
 }
 
-struct RawHost(PatternSpec);
+struct RawHost {
+    spec: PatternSpec,
+    source: Option<Spanned<String>>,
+}
 
 impl<'de> Deserialize<'de> for RawHost {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
@@ -147,6 +187,7 @@ impl<'de> Deserialize<'de> for RawHost {
         let agent = table.optional::<String>("agent");
         let pattern = table.optional_s::<String>("pattern");
         let id = table.optional_s::<String>("id");
+        let source = table.optional_s::<String>("source");
         let id_span = id.as_ref().map(|id| id.span);
         let spec = match (preset, pattern) {
             (Some(preset), None) if id.is_none() => match domain {
@@ -192,7 +233,7 @@ impl<'de> Deserialize<'de> for RawHost {
             }
         }
         table.finalize(None)?;
-        spec.map(|(spec, _)| Self(spec))
+        spec.map(|(spec, _)| Self { spec, source })
             .ok_or_else(|| mistake(span, "expected 'preset' or 'pattern'").into())
     }
 }

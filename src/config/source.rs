@@ -1,40 +1,42 @@
 //! Where workspaces come from: the tables `[workspaces]`, `[[source]]` and `[destinations]`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
-use toml_span::{DeserError, Deserialize, Value, de_helpers::TableHelper};
+use toml_span::{DeserError, Deserialize, Span, Value, de_helpers::TableHelper};
 
 use super::{
-    Format, Source, SourceKind,
+    Format, Platform, Source, SourceKind,
     document::{choice, mistake},
+    file::{Word, seconds},
 };
 use crate::{
     decision::Policy,
+    identity::profile::secure_url,
     workspace::{
         Admission,
-        destination::Ranges,
+        destination::{Ranges, Template},
+        reconcile::core::Timing,
         registry::{SourceRules, UndeclaredPorts},
+        source::{http::Credential, ona},
     },
 };
 
 /// The name of the source that `[workspaces]` stands for.
 pub(super) const FILE: &str = "file";
 
+/// How long a workspace that is written through the API may be held, unless said.
+const LEASE: Duration = Duration::from_mins(5);
+
 /// What holds for all sources, and the list of workspaces if there is one.
 pub(super) struct RawWorkspaces {
     pub(super) file: Option<Source>,
-    pub(super) undeclared_ports: UndeclaredPorts,
     pub(super) max_admission: Admission,
 }
 
 impl Default for RawWorkspaces {
     fn default() -> Self {
-        Self {
-            file: None,
-            undeclared_ports: UndeclaredPorts::Deny,
-            max_admission: Admission::Public,
-        }
+        Self { file: None, max_admission: Admission::Public }
     }
 }
 
@@ -59,7 +61,7 @@ impl<'de> Deserialize<'de> for RawWorkspaces {
             kind: SourceKind::File(path),
         });
         let max_admission = max_admission.map_or(Admission::Public, |a| a.0);
-        Ok(Self { file, undeclared_ports, max_admission })
+        Ok(Self { file, max_admission })
     }
 }
 
@@ -131,5 +133,134 @@ impl<'de> Deserialize<'de> for Net {
                 format!("expected an address or a range such as \"10.0.0.0/8\", found {text:?}");
             mistake(value.span, message).into()
         })
+    }
+}
+
+/// A `[[source]]`, before the names in it are looked up.
+pub(super) struct RawSource {
+    pub(super) source: Source,
+    pub(super) span: Span,
+}
+
+#[derive(Clone, Copy)]
+enum KindName {
+    File,
+    Api,
+    Ona,
+}
+
+impl KindName {
+    /// What the platform calls its public service, where there is one.
+    fn usual_url(self) -> Option<&'static str> {
+        match self {
+            Self::Ona => Some("https://app.ona.com/api"),
+            Self::File | Self::Api => None,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for RawSource {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        let span = value.span;
+        let mut table = TableHelper::new(value)?;
+        let name = table.required::<Word>("name");
+        let kind = table.required::<RawKind>("kind").ok().map(|kind| kind.0);
+        let rules = rules(&mut table);
+        let kind = kind.and_then(|kind| match kind {
+            KindName::File => {
+                table.required::<ListFile>("file").ok().map(|file| SourceKind::File(file.0))
+            }
+            KindName::Api => {
+                let longest = seconds(&mut table, "lease_seconds", 1..=86_400, LEASE);
+                Some(SourceKind::Api(longest))
+            }
+            KindName::Ona => {
+                let platform = platform(&mut table, span, kind);
+                let settings = ona::Settings {
+                    issuer: word(&mut table, "issuer"),
+                    organization: word(&mut table, "organization"),
+                    destination: table.optional::<RawTemplate>("destination").map(|t| t.0),
+                    shares: table.optional("shares").unwrap_or(false),
+                    policies: table.optional("policies").unwrap_or(true),
+                };
+                platform.map(|platform| SourceKind::Ona(platform, settings))
+            }
+        });
+        table.finalize(None)?;
+        let kind = kind.ok_or_else(|| mistake(span, "a source that cannot be read"))?;
+        let rules = match kind {
+            SourceKind::File(_) | SourceKind::Api(_) => rules.never_stale(),
+            SourceKind::Ona(..) => rules,
+        };
+        Ok(Self { source: Source { name: name?.0, rules, kind }, span })
+    }
+}
+
+fn rules(table: &mut TableHelper<'_>) -> SourceRules {
+    let usual = SourceRules::default();
+    let stale_after = seconds(table, "stale_seconds", 1..=86_400, usual.stale_after);
+    let open = usual.stale_open_after.min(stale_after);
+    let stale_open_after = seconds(table, "stale_open_seconds", 1..=86_400, open).min(stale_after);
+    SourceRules {
+        max_admission: table
+            .optional::<RawAdmission>("max_admission")
+            .map_or(usual.max_admission, |a| a.0),
+        undeclared_ports: table
+            .optional::<RawUndeclared>("undeclared_ports")
+            .map_or(usual.undeclared_ports, |u| u.0),
+        stale_after,
+        stale_open_after,
+    }
+}
+
+/// Where a platform is and how it is asked.
+fn platform(table: &mut TableHelper<'_>, span: Span, kind: KindName) -> Option<Platform> {
+    let url = match table.optional_s::<String>("url") {
+        Some(url) => secure_url(&url.value, true)
+            .map_err(|error| mistake(url.span, format!("{error}, found {:?}", url.value))),
+        None => kind.usual_url().and_then(|url| url.parse().ok()).ok_or_else(|| {
+            mistake(span, "the key 'url' is missing here: where the platform's API is")
+        }),
+    };
+    let url = url.map_err(|error| table.errors.push(error)).ok();
+    let file = table.optional::<String>("token_file");
+    let variable = table.optional::<String>("token_env");
+    let credential = match (file, variable) {
+        (Some(file), None) => Some(Credential::File(file.into())),
+        (None, Some(name)) => Some(Credential::Env(name)),
+        _ => {
+            let message = "expected either 'token_file' or 'token_env': the platform's token";
+            table.errors.push(mistake(span, message));
+            None
+        }
+    };
+    let authority = table.optional::<String>("ca_file").map(PathBuf::from);
+    let timing = Timing::default();
+    let resync = seconds(table, "resync_seconds", 1..=3600, timing.resync);
+    let timing = Timing { resync, ..timing };
+    Some(Platform { url: url?, credential: credential?, authority, timing })
+}
+
+fn word(table: &mut TableHelper<'_>, key: &'static str) -> Option<Box<str>> {
+    table.optional::<Word>(key).map(|word| word.0)
+}
+
+struct RawKind(KindName);
+
+impl<'de> Deserialize<'de> for RawKind {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        choice(value, &[("file", KindName::File), ("api", KindName::Api), ("ona", KindName::Ona)])
+            .map(Self)
+    }
+}
+
+struct RawTemplate(Template);
+
+impl<'de> Deserialize<'de> for RawTemplate {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        let text = value.take_string(None)?;
+        Template::parse(&text)
+            .map(Self)
+            .map_err(|error| mistake(value.span, error.to_string()).into())
     }
 }

@@ -94,7 +94,9 @@ fn travel(
         Some(Route::Named(address, gateway)) => {
             set("dst_ip", Value::Ip(address.ip()));
             set("dst_port", Value::Int(address.port().into()));
-            set("dst_host", Value::Text(authority(gateway).as_bytes()));
+            if gateway.renames {
+                set("dst_host", Value::Text(authority(gateway).as_bytes()));
+            }
             if gateway.tls {
                 set("sni", Value::Text(gateway.host.as_str().as_bytes()));
             }

@@ -31,10 +31,16 @@ pub enum Outcome {
     Wait(KeyWait),
 }
 
-/// The end of a fetch of keys or of a question about a token, to be waited for.
+/// The end of a fetch of keys, or of a question about a token or a workspace, to be waited for.
 pub struct KeyWait(watch::Receiver<u64>);
 
 impl KeyWait {
+    /// A wait for whoever writes to the channel, or closes it.
+    #[must_use]
+    pub fn new(ended: watch::Receiver<u64>) -> Self {
+        Self(ended)
+    }
+
     /// Waits until the fetch has ended, for `limit` at most. Returns whether it has.
     pub async fn ended(mut self, limit: Duration) -> bool {
         // A closed channel means that nobody fetches any more: nothing to wait for.

@@ -11,11 +11,12 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
+use arrayvec::ArrayString;
 use ipnet::IpNet;
 use thiserror::Error;
 use url::Url;
 
-use super::host::Host;
+use super::{EndpointName, WorkspaceId, host::Host};
 
 pub mod resolver;
 
@@ -26,8 +27,7 @@ pub enum Destination {
     Address(SocketAddr),
     /// A backend of haproxy.cfg, by name.
     Backend(Arc<str>),
-    /// A name that is resolved beside the request; others may be reached there too, so the name
-    /// travels along.
+    /// A name that is resolved beside the request; others may be reached there too.
     Gateway(Arc<Gateway>),
 }
 
@@ -44,12 +44,14 @@ impl fmt::Display for Destination {
 /// A named place.
 #[derive(Debug)]
 pub struct Gateway {
-    /// The name: what is resolved, the Host header there, and the server name in TLS.
+    /// The name: what is resolved, and the server name in TLS.
     pub host: Host,
     /// The port.
     pub port: u16,
     /// Whether it speaks TLS.
     pub tls: bool,
+    /// Whether the name is the Host header there; the client's own unless said.
+    pub renames: bool,
     address: ArcSwapOption<IpAddr>,
 }
 
@@ -91,7 +93,13 @@ impl Gateway {
         let host = Host::parse(name.as_bytes()).map_err(|_| GatewayError::Name)?;
         let port =
             url.port_or_known_default().filter(|port| *port != 0).ok_or(GatewayError::Url)?;
-        Ok(Self { host, port, tls, address: ArcSwapOption::empty() })
+        Ok(Self { host, port, tls, renames: false, address: ArcSwapOption::empty() })
+    }
+
+    /// The same place, which tells workspaces apart by their names there.
+    #[must_use]
+    pub fn renaming(self) -> Self {
+        Self { renames: true, ..self }
     }
 
     /// Where it is, if that is known.
@@ -108,7 +116,8 @@ impl Gateway {
 
 impl PartialEq for Gateway {
     fn eq(&self, other: &Self) -> bool {
-        (&self.host, self.port, self.tls) == (&other.host, other.port, other.tls)
+        self.host == other.host
+            && (self.port, self.tls, self.renames) == (other.port, other.tls, other.renames)
     }
 }
 
@@ -119,6 +128,70 @@ impl fmt::Display for Gateway {
         let scheme = if self.tls { "https" } else { "http" };
         write!(f, "{scheme}://{}:{}", self.host, self.port)
     }
+}
+
+/// Where the endpoints of a source's workspaces are, in the operator's words: a destination with
+/// `{workspace}`, `{port}` and `{app}` in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template(Box<str>);
+
+/// Why a text is not a template.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error(
+    "expected \"http://{{workspace}}.example:{{port}}\", \"https://…\" or \"backend:NAME\", with {{workspace}}, {{port}} and {{app}} where they belong, found {0:?}"
+)]
+pub struct TemplateError(String);
+
+impl Template {
+    /// Reads a template.
+    ///
+    /// # Errors
+    /// What comes of it is no destination.
+    pub fn parse(text: &str) -> Result<Self, TemplateError> {
+        let template = Self(text.into());
+        let error = || TemplateError(text.into());
+        let id: WorkspaceId = "w".parse().map_err(|_| error())?;
+        let app = ArrayString::from("a").map_err(|_| error())?;
+        let name =
+            if text.contains("{app}") { EndpointName::App(app) } else { EndpointName::Port(80) };
+        // A template without the workspace sends everybody's requests to one place, which only a
+        // backend that tells them apart by host can mean.
+        let told_apart = text.contains("{workspace}") || text.starts_with("backend:");
+        template
+            .render(&id, &name)
+            .filter(|_| told_apart)
+            .map(|_| template.clone())
+            .ok_or_else(error)
+    }
+
+    /// Where that endpoint is; `None` for one that the template has no place for.
+    #[must_use]
+    pub fn render(&self, workspace: &WorkspaceId, endpoint: &EndpointName) -> Option<Destination> {
+        // With a dot in it, an id would name something in another zone.
+        if workspace.as_str().contains('.') && !self.0.starts_with("backend:") {
+            return None;
+        }
+        let mut text = self.0.replace("{workspace}", workspace.as_str());
+        if text.contains("{port}") {
+            let EndpointName::Port(port) = endpoint else { return None };
+            text = text.replace("{port}", &port.to_string());
+        }
+        if text.contains("{app}") {
+            let EndpointName::App(app) = endpoint else { return None };
+            text = text.replace("{app}", app);
+        }
+        if let Some(name) = text.strip_prefix("backend:") {
+            return is_backend(name).then(|| Destination::Backend(name.into()));
+        }
+        Gateway::parse(&text).ok().map(|gateway| Destination::Gateway(Arc::new(gateway)))
+    }
+}
+
+/// Whether HAProxy can have a backend of that name (its manual, section 2.1).
+#[must_use]
+pub fn is_backend(name: &str) -> bool {
+    let clean = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b':');
+    !name.is_empty() && name.bytes().all(clean)
 }
 
 /// Which addresses requests may be sent to.
@@ -245,6 +318,26 @@ mod tests {
         assert!(!narrow.permits("10.2.2.3".parse().unwrap()));
         // Within the limit is no exception.
         assert!(!ranges(&[], &["127.0.0.0/8"]).permits("127.0.0.1".parse().unwrap()));
+    }
+
+    #[test]
+    fn a_template_says_where_each_workspace_is() {
+        let template = Template::parse("http://{workspace}.svc:{port}").unwrap();
+        let id: WorkspaceId = "w1".parse().unwrap();
+        let at = template.render(&id, &EndpointName::Port(3000)).unwrap();
+        assert_eq!(at.to_string(), "http://w1.svc:3000");
+        assert_eq!(template.render(&id, &EndpointName::Main), None);
+        // An id cannot break out of its place.
+        for odd in ["w.kube-system", "w-", "w_x"] {
+            assert_eq!(template.render(&odd.parse().unwrap(), &EndpointName::Port(1)), None);
+        }
+        let backend = Template::parse("backend:ws-{workspace}").unwrap();
+        let at = backend.render(&id, &EndpointName::Main).unwrap();
+        assert_eq!(at.to_string(), "backend:ws-w1");
+        for text in ["", "http://fixed:80", "{workspace}", "http://{workspace}/x", "http://{w}:80"]
+        {
+            assert!(Template::parse(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -12,7 +12,11 @@ use tokio::sync::mpsc;
 use super::{Workspace, WorkspaceId, directory::Member};
 use crate::clock::Moment;
 
+pub mod api;
+pub mod connect;
 pub mod file;
+pub mod http;
+pub mod ona;
 
 /// What a source can do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,6 +67,8 @@ pub enum Event {
     Everything(Vec<Workspace>, Moment),
     /// Something about accounts changed.
     Accounts,
+    /// Something changed that may concern any workspace.
+    Anything,
 }
 
 /// Why a source cannot tell.

@@ -116,6 +116,7 @@ async fn gate(idp: &DevIdp) -> Gate {
         certificates: vec![],
         revocations: Arc::new(Revocations::open(vec![], None).unwrap()),
         registry,
+        lookups: vec![],
         policy: Policy::default(),
     }
 }

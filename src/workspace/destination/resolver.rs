@@ -28,7 +28,7 @@ const WAITING: usize = 4096;
 
 /// All named places, each name once.
 pub struct Resolver {
-    places: Mutex<HashMap<Box<str>, Weak<Gateway>>>,
+    places: Mutex<HashMap<(Box<str>, bool), Weak<Gateway>>>,
     fresh: mpsc::Sender<Weak<Gateway>>,
     waiting: Mutex<Option<mpsc::Receiver<Weak<Gateway>>>>,
     ranges: Ranges,
@@ -51,12 +51,12 @@ impl Resolver {
     /// The one that stands for all places of that name, port and scheme; resolved from now on.
     #[must_use]
     pub fn adopt(&self, gateway: &Arc<Gateway>) -> Arc<Gateway> {
-        let url = gateway.to_string();
+        let key = (gateway.to_string().into_boxed_str(), gateway.renames);
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = places.get(&*url).and_then(Weak::upgrade) {
+        if let Some(known) = places.get(&key).and_then(Weak::upgrade) {
             return known;
         }
-        places.insert(url.into(), Arc::downgrade(gateway));
+        places.insert(key, Arc::downgrade(gateway));
         // When nobody resolves, or too many wait, the next round will.
         let _ = self.fresh.try_send(Arc::downgrade(gateway));
         Arc::clone(gateway)

@@ -281,6 +281,7 @@ impl Core {
             }
             Event::Everything(list, started) => self.listed(started, Ok(list)),
             Event::Accounts => self.accounts.soon(self.now),
+            Event::Anything => self.lists.soon(self.now),
         }
     }
 

@@ -6,6 +6,7 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -17,7 +18,11 @@ use tracing::{error, info, warn};
 use crate::{
     clock::Moment,
     config::document::{Format, Mistakes},
-    workspace::{Workspace, registry::Publisher},
+    workspace::{
+        Workspace,
+        reconcile::status::{Health, Status},
+        registry::Publisher,
+    },
 };
 
 pub mod document;
@@ -33,6 +38,7 @@ pub struct FileSource {
     issuers: BTreeSet<Box<str>>,
     publisher: Publisher,
     last: Option<Vec<u8>>,
+    status: Arc<Mutex<Status>>,
 }
 
 impl FileSource {
@@ -40,7 +46,13 @@ impl FileSource {
     #[must_use]
     pub fn new(path: PathBuf, issuers: &BTreeSet<&str>, publisher: Publisher) -> Self {
         let issuers = issuers.iter().map(|name| Box::from(*name)).collect();
-        Self { path, issuers, publisher, last: None }
+        Self { path, issuers, publisher, last: None, status: Arc::default() }
+    }
+
+    /// How it is doing.
+    #[must_use]
+    pub fn status(&self) -> Arc<Mutex<Status>> {
+        Arc::clone(&self.status)
     }
 
     /// Reads the file now and publishes it, if it is new and good.
@@ -48,10 +60,30 @@ impl FileSource {
     /// # Errors
     /// The mistakes in it; the last good version stays.
     pub fn load(&mut self) -> Result<(), Mistakes> {
+        let result = self.read();
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        match &result {
+            // What did not change may be broken still.
+            Ok(false) => {}
+            Ok(true) => {
+                status.health = Health::Live;
+                status.lists += 1;
+                status.last_error = None;
+            }
+            Err(mistakes) => {
+                status.failures += 1;
+                status.last_error = mistakes.as_slice().first().map(ToString::to_string);
+            }
+        }
+        result.map(|_| ())
+    }
+
+    /// Returns whether there was something new.
+    fn read(&mut self) -> Result<bool, Mistakes> {
         let name = self.path.display().to_string();
         let bytes = read(&self.path).map_err(|error| Mistakes::whole(&name, error))?;
         if self.last.as_deref() == Some(&*bytes) {
-            return Ok(());
+            return Ok(false);
         }
         let parsed = self.parse(&name, &bytes);
         // Also after a failure: one broken version is reported once, not every few seconds.
@@ -62,7 +94,7 @@ impl FileSource {
         self.publisher.complete(workspaces, now, now, true);
         self.publisher.confirm(now);
         info!(file = %name, workspaces = count, "workspaces loaded");
-        Ok(())
+        Ok(true)
     }
 
     fn parse(&self, name: &str, bytes: &[u8]) -> Result<Vec<Workspace>, Mistakes> {

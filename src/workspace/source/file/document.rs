@@ -20,7 +20,7 @@ use crate::{
     },
     workspace::{
         Admission, Destination, Endpoint, EndpointName, Gateway, Grant, Grantee, Person, Phase,
-        Revision, Workspace, WorkspaceId,
+        Revision, Workspace, WorkspaceId, destination::is_backend,
     },
 };
 
@@ -53,6 +53,23 @@ pub fn parse(
         Ok(workspaces)
     } else {
         Err(document::mistakes(file, text, DeserError { errors }))
+    }
+}
+
+/// Reads one record of such a list, in JSON or YAML.
+///
+/// # Errors
+/// Every mistake in the text, with its line.
+pub fn parse_one(name: &str, text: &str, issuers: &BTreeSet<&str>) -> Result<Workspace, Mistakes> {
+    let record = document::read::<Record>(name, text, Format::Yaml)?;
+    let mut errors = Vec::new();
+    for used in &record.issuers {
+        check_issuer(used, issuers, &mut errors);
+    }
+    if errors.is_empty() {
+        Ok(record.workspace)
+    } else {
+        Err(document::mistakes(name, text, DeserError { errors }))
     }
 }
 
@@ -395,10 +412,8 @@ struct RawDestination(Destination);
 impl<'de> Deserialize<'de> for RawDestination {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
         let text = value.take_string(None)?;
-        let backend_byte =
-            |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b':');
         if let Some(name) = text.strip_prefix("backend:") {
-            if !name.is_empty() && name.bytes().all(backend_byte) {
+            if is_backend(name) {
                 return Ok(Self(Destination::Backend(name.into())));
             }
         } else if text.contains("://") {

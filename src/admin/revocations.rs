@@ -1,0 +1,96 @@
+//! What is revoked: listed, added and lifted.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{ConnectInfo, State, rejection::JsonRejection},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use tracing::{error, info};
+
+use super::{Caller, Shared, failed};
+use crate::{
+    audit::AdminAct,
+    clock::Timestamp,
+    identity::revocation::{Revocation, Revocations, RevokeError},
+};
+
+/// An answer to the administrator.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Answer {
+    /// The revocations it is about.
+    pub revocations: Vec<Revocation>,
+    /// What went wrong.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+type Body = Result<Json<Revocation>, JsonRejection>;
+
+pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Json<Answer> {
+    Json(Answer { revocations: shared.revocations.list(), error: None })
+}
+
+pub(super) async fn revoke(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    body: Body,
+) -> Response {
+    change(shared, caller, body, "revoke", |revocations, revocation| {
+        revocations.revoke(revocation, Timestamp::now()).map(Some)
+    })
+    .await
+}
+
+pub(super) async fn lift(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    body: Body,
+) -> Response {
+    change(shared, caller, body, "lift", |revocations, revocation| {
+        revocations.lift(revocation.clone()).map(|was| was.then_some(revocation))
+    })
+    .await
+}
+
+async fn change(
+    shared: Arc<Shared>,
+    caller: Caller,
+    body: Body,
+    act: &'static str,
+    change: impl FnOnce(&Revocations, Revocation) -> Result<Option<Revocation>, RevokeError>
+    + Send
+    + 'static,
+) -> Response {
+    let revocation = match body {
+        Ok(Json(revocation)) => revocation,
+        Err(error) => return failed(error.status(), error.body_text()),
+    };
+    // The journal is synced to disk, which is not to be waited for here.
+    let changed = tokio::task::spawn_blocking(move || {
+        let changed = change(&shared.revocations, revocation);
+        if let Ok(Some(revocation)) = &changed {
+            info!(act, uid = caller.uid, issuer = &*revocation.issuer, "an administrator's act");
+            let record = AdminAct { time: Timestamp::now(), act, uid: caller.uid, revocation };
+            if shared.trail.keep(&record).is_err() {
+                error!(act, "done, but the audit trail has no room for the record of it");
+            }
+        }
+        changed
+    });
+    match changed.await {
+        Ok(Ok(Some(revocation))) => {
+            Json(Answer { revocations: vec![revocation], error: None }).into_response()
+        }
+        Ok(Ok(None)) => failed(StatusCode::NOT_FOUND, "nothing of the kind is revoked"),
+        Ok(Err(error @ (RevokeError::Full | RevokeError::Journal(_)))) => {
+            failed(StatusCode::INSUFFICIENT_STORAGE, error.to_string())
+        }
+        Ok(Err(error)) => failed(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
+        Err(_) => failed(StatusCode::INTERNAL_SERVER_ERROR, "a fault of the agent: see its log"),
+    }
+}

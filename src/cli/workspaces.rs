@@ -1,0 +1,185 @@
+//! `workspaces`: what the running agent knows of workspaces and their sources.
+
+use std::{
+    collections::BTreeMap,
+    io::{self, Write, stdout},
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::bail;
+use reqwest::Method;
+
+use super::{WorkspacesArgs, WorkspacesCommand, agent::Agent};
+use crate::{
+    admin::{SOURCES, SourceView, Sources, View, Views, WORKSPACES},
+    workspace::WorkspaceId,
+};
+
+/// How often a watch looks.
+const EVERY: Duration = Duration::from_millis(500);
+
+pub(super) fn workspaces(args: &WorkspacesArgs) -> anyhow::Result<ExitCode> {
+    let agent = Agent::of(&args.config.config)?;
+    let mut out = stdout().lock();
+    match &args.command {
+        WorkspacesCommand::List => {
+            let views = ask(&agent, WORKSPACES)?;
+            if args.json {
+                json(&mut out, &views)?;
+            } else {
+                table(&mut out, &views)?;
+            }
+        }
+        WorkspacesCommand::Show { id } => {
+            let id: WorkspaceId = id.parse()?;
+            let views = ask(&agent, &format!("{WORKSPACES}/{id}"))?;
+            if args.json {
+                json(&mut out, &views)?;
+            } else {
+                views.iter().try_for_each(|view| show(&mut out, view))?;
+            }
+        }
+        WorkspacesCommand::Sources => {
+            let sources: Sources = agent.ask(Method::GET, SOURCES, None)?;
+            if args.json {
+                json(&mut out, &sources.sources)?;
+            } else {
+                show_sources(&mut out, &sources.sources)?;
+            }
+        }
+        WorkspacesCommand::Watch => watch(&agent, args.json, &mut out)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn ask(agent: &Agent, path: &str) -> anyhow::Result<Vec<View>> {
+    let views: Views = agent.ask(Method::GET, path, None)?;
+    match views.error {
+        Some(error) => bail!("{error}"),
+        None => Ok(views.workspaces),
+    }
+}
+
+/// Prints each change until the reader goes away.
+fn watch(agent: &Agent, as_json: bool, out: &mut impl Write) -> anyhow::Result<()> {
+    let mut known: BTreeMap<(String, String), View> = BTreeMap::new();
+    loop {
+        let mut now = BTreeMap::new();
+        for view in ask(agent, WORKSPACES)? {
+            now.insert((view.source.clone(), view.id.clone()), view);
+        }
+        for (key, view) in &now {
+            if known.get(key) != Some(view) {
+                let sign = if known.contains_key(key) { '~' } else { '+' };
+                change(out, sign, view, as_json)?;
+            }
+        }
+        for (key, view) in &known {
+            if !now.contains_key(key) {
+                change(out, '-', view, as_json)?;
+            }
+        }
+        out.flush()?;
+        known = now;
+        std::thread::sleep(EVERY);
+    }
+}
+
+fn change(out: &mut impl Write, sign: char, view: &View, as_json: bool) -> anyhow::Result<()> {
+    if as_json {
+        let change = match sign {
+            '+' => "added",
+            '-' => "removed",
+            _ => "changed",
+        };
+        serde_json::to_writer(
+            &mut *out,
+            &serde_json::json!({ "change": change, "workspace": view }),
+        )?;
+        writeln!(out)?;
+    } else {
+        writeln!(out, "{sign} {}", cells(view).join("  "))?;
+    }
+    Ok(())
+}
+
+fn json(out: &mut impl Write, value: &impl serde::Serialize) -> anyhow::Result<()> {
+    serde_json::to_writer_pretty(&mut *out, value)?;
+    writeln!(out)?;
+    Ok(())
+}
+
+/// Names are the platform's: in a terminal they must not be more than text.
+fn plain(text: &str) -> String {
+    text.escape_debug().to_string()
+}
+
+fn cells(view: &View) -> [String; 5] {
+    let state = view.closed.as_ref().filter(|closed| *closed != "not_running");
+    let phase = state.map_or_else(|| view.phase.clone(), |why| format!("{} ({why})", view.phase));
+    let endpoints = view.endpoints.iter().map(|e| format!("{}={}", e.name, e.admission));
+    let endpoints: Vec<_> = endpoints.collect();
+    [
+        plain(&view.id),
+        phase,
+        plain(&view.owner),
+        plain(&view.source),
+        if endpoints.is_empty() { "-".into() } else { plain(&endpoints.join(" ")) },
+    ]
+}
+
+fn table(out: &mut impl Write, views: &[View]) -> io::Result<()> {
+    let head = ["WORKSPACE", "PHASE", "OWNER", "SOURCE", "ENDPOINTS"].map(String::from);
+    columns(out, std::iter::once(head).chain(views.iter().map(cells)).collect())
+}
+
+fn columns<const N: usize>(out: &mut impl Write, rows: Vec<[String; N]>) -> io::Result<()> {
+    let mut widths = [0; N];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    for row in rows {
+        let line: Vec<_> =
+            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        writeln!(out, "{}", line.join("  ").trim_end())?;
+    }
+    Ok(())
+}
+
+fn show(out: &mut impl Write, view: &View) -> io::Result<()> {
+    let or = |text: &Option<String>| text.as_deref().map_or_else(|| "-".into(), plain);
+    writeln!(out, "workspace     {}", plain(&view.id))?;
+    writeln!(out, "source        {}", plain(&view.source))?;
+    writeln!(out, "owner         {}", plain(&view.owner))?;
+    writeln!(out, "organization  {}", or(&view.organization))?;
+    writeln!(out, "phase         {}", view.phase)?;
+    writeln!(out, "closed        {}", or(&view.closed))?;
+    writeln!(out, "instance      {}", or(&view.instance))?;
+    let rows = view.endpoints.iter().map(|endpoint| {
+        [
+            format!("endpoint      {}", plain(&endpoint.name)),
+            endpoint.admission.clone(),
+            plain(&endpoint.destination),
+        ]
+    });
+    columns(out, rows.collect())
+}
+
+fn show_sources(out: &mut impl Write, sources: &[SourceView]) -> io::Result<()> {
+    let head = ["SOURCE", "HEALTH", "WORKSPACES", "UP", "AGE", "LAST ERROR"].map(String::from);
+    let rows = sources.iter().map(|source| {
+        let health = format!("{:?}", source.status.health).to_lowercase();
+        [
+            plain(&source.name),
+            if source.status.unauthorized { format!("{health}, unauthorized") } else { health },
+            source.workspaces.to_string(),
+            source.routable.to_string(),
+            source.age_seconds.map_or_else(|| "-".into(), |age| format!("{age} s")),
+            source.status.last_error.as_deref().map_or_else(|| "-".into(), plain),
+        ]
+    });
+    columns(out, std::iter::once(head).chain(rows).collect())
+}
