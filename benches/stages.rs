@@ -110,7 +110,7 @@ fn main() {
     });
     let place = gate.place(&request, &mut scratch);
     time("decide", || {
-        black_box(decision::decide(&place, known.clone(), &workspaces, &Policy::default()));
+        black_box(decision::decide(&place, None, known.clone(), &workspaces, &Policy::default()));
     });
     let Step::Done(decided) = gate.decide(&request, &workspaces, now, &mut scratch, true) else {
         panic!()

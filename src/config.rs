@@ -20,7 +20,7 @@ use crate::{
         pattern::PatternSpec,
         reconcile::core::Timing,
         registry::SourceRules,
-        source::{http::Credential, ona},
+        source::{http::Credential, hub, ona},
     },
 };
 
@@ -74,6 +74,8 @@ pub enum SourceKind {
     File(PathBuf),
     /// Whatever is written through the administrator's API, each for so long at most.
     Api(Duration),
+    /// A JupyterHub, and where it tells of its routes.
+    Hub(Platform, hub::Settings, hub::server::Listen),
     /// An Ona organization.
     Ona(Platform, ona::Settings),
 }
@@ -234,6 +236,12 @@ impl Config {
                     continue;
                 }
                 SourceKind::Api(_) => continue,
+                SourceKind::Hub(platform, _, listen) => {
+                    if let Credential::File(path) = &mut listen.token {
+                        resolve(path);
+                    }
+                    platform
+                }
                 SourceKind::Ona(platform, _) => platform,
             };
             platform.authority.iter_mut().for_each(resolve);

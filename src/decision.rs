@@ -133,6 +133,7 @@ impl Decision {
 #[must_use]
 pub fn decide(
     place: &Place,
+    path: Option<&[u8]>,
     authentication: Authentication,
     workspaces: &Snapshot,
     policy: &Policy,
@@ -150,14 +151,18 @@ pub fn decide(
         | Authentication::IntrospectionUnavailable => true,
         Authentication::Refused(refusal) => refusal.may_be_ours(),
     };
+    let found = workspaces.find(target.source, &target.workspace);
+    let endpoint = match &found {
+        Found::Workspace(record) => record.workspace.endpoint_at(&target.endpoint, path),
+        Found::Unknown | Found::NotLoaded | Found::Ambiguous => target.endpoint.clone(),
+    };
     let mut decision = Decision {
-        endpoint: Some(target.endpoint.clone()),
+        endpoint: Some(endpoint.clone()),
         strip_authorization,
         ..Decision::refuse(Reason::CredentialMissing)
     };
-    let found = workspaces.find(target.source, &target.workspace);
     if let Found::Workspace(record) = &found
-        && relation::admission(record, &target.endpoint, policy) == Some(Admission::Public)
+        && relation::admission(record, &endpoint, policy) == Some(Admission::Public)
         && record.workspace.phase.is_routable()
     {
         let fresh = record.age <= record.rules.stale_open_after;
@@ -191,7 +196,7 @@ pub fn decide(
         Found::NotLoaded => return Decision { reason: Reason::WorkspacesNotLoaded, ..decision },
         Found::Ambiguous => return Decision { reason: Reason::WorkspaceAmbiguous, ..decision },
     };
-    match relation::relation(&identity, &record, &target.endpoint, policy) {
+    match relation::relation(&identity, &record, &endpoint, policy) {
         Ok(reason) => decision.reach(&record, reason, policy),
         Err(reason) => {
             decision.about(&record);

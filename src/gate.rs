@@ -122,7 +122,8 @@ impl Gate {
             }
             other => other,
         };
-        let mut decision = decision::decide(&place, authentication, workspaces, &self.policy);
+        let mut decision =
+            decision::decide(&place, request.path, authentication, workspaces, &self.policy);
         if decision.reason == Reason::WorkspaceUnknown
             && may_wait
             && let Place::Matched(_, target) = &place

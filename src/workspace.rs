@@ -256,6 +256,17 @@ pub struct Workspace {
     pub address: Option<IpAddr>,
     /// The declared endpoints.
     pub endpoints: Vec<Endpoint>,
+    /// Endpoints that are below a path of the workspace's own host.
+    pub paths: Vec<PathRule>,
+}
+
+/// An endpoint that is told by its path, where a platform gives it no host of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathRule {
+    /// The path, with a slash at its end.
+    pub prefix: Box<str>,
+    /// The endpoint.
+    pub endpoint: EndpointName,
 }
 
 impl Workspace {
@@ -263,6 +274,19 @@ impl Workspace {
     #[must_use]
     pub fn endpoint(&self, name: &EndpointName) -> Option<&Endpoint> {
         self.endpoints.iter().find(|endpoint| endpoint.name == *name)
+    }
+
+    /// Which endpoint a request is for whose host names `name`: one below whose path it is, the longest
+    /// such path first.
+    #[must_use]
+    pub fn endpoint_at(&self, name: &EndpointName, path: Option<&[u8]>) -> EndpointName {
+        if *name != EndpointName::Main || self.paths.is_empty() {
+            return name.clone();
+        }
+        let path = path.unwrap_or_default();
+        let below = |rule: &&PathRule| path.starts_with(rule.prefix.as_bytes());
+        let longest = self.paths.iter().filter(below).max_by_key(|rule| rule.prefix.len());
+        longest.map_or_else(|| name.clone(), |rule| rule.endpoint.clone())
     }
 }
 

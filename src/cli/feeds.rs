@@ -25,7 +25,17 @@ use crate::{
             status::{Health, Status},
         },
         registry::{Publisher, Registry},
-        source::{Source, SourceError, api::Leases, file::FileSource, http::Api, ona::Ona},
+        source::{
+            Source, SourceError,
+            api::Leases,
+            file::FileSource,
+            http::Api,
+            hub::{
+                Hub,
+                server::{Listen, Server},
+            },
+            ona::Ona,
+        },
     },
 };
 
@@ -47,6 +57,7 @@ struct Feed {
 enum Kind {
     File(FileSource),
     Api(Arc<Leases>),
+    Hub(Follower<Hub>, Listen),
     Ona(Follower<Ona>),
 }
 
@@ -78,7 +89,7 @@ impl Feeds {
             status: Arc::clone(&feed.status),
             leases: match &feed.kind {
                 Kind::Api(leases) => Some(Arc::clone(leases)),
-                Kind::File(_) | Kind::Ona(_) => None,
+                Kind::File(_) | Kind::Hub(..) | Kind::Ona(_) => None,
             },
         });
         watched.collect()
@@ -104,7 +115,9 @@ impl Feeds {
             let name = &feed.name;
             let failed = match &mut feed.kind {
                 Kind::File(file) => file.load().err().map(|mistakes| mistakes.to_string()),
-                Kind::Api(_) => None,
+                Kind::Api(_) | Kind::Hub(..) => {
+                    Some("tells the running agent only: see `workspaces show`".to_owned())
+                }
                 Kind::Ona(follower) => follower.load().await.err().map(|error| error.to_string()),
             };
             failures.extend(failed.map(|failure| format!("source '{name}': {failure}")));
@@ -126,21 +139,37 @@ impl Feeds {
     fn files(&mut self) -> impl Iterator<Item = &mut FileSource> {
         self.feeds.iter_mut().filter_map(|feed| match &mut feed.kind {
             Kind::File(file) => Some(file),
-            Kind::Api(_) | Kind::Ona(_) => None,
+            Kind::Api(_) | Kind::Hub(..) | Kind::Ona(_) => None,
         })
     }
 
     /// Starts the tasks that follow the sources.
-    pub(super) fn spawn(self, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
+    ///
+    /// # Errors
+    /// A source cannot listen where it is to.
+    pub(super) fn spawn(
+        self,
+        tasks: &mut JoinSet<()>,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<()> {
         tasks.spawn(self.resolver.run(stop.clone()));
         for feed in self.feeds {
             let stop = stop.clone();
             match feed.kind {
                 Kind::File(file) => tasks.spawn(file.run(stop)),
                 Kind::Api(leases) => tasks.spawn(leases.run(stop)),
+                Kind::Hub(follower, listen) => {
+                    let hub = Arc::clone(&follower.driver.source);
+                    let server = Server::bind(&listen, hub).with_context(|| {
+                        format!("the source '{}' cannot listen at {}", feed.name, listen.address)
+                    })?;
+                    tasks.spawn(server.serve(stop.clone()));
+                    tasks.spawn(follower.driver.run(stop))
+                }
                 Kind::Ona(follower) => tasks.spawn(follower.driver.run(stop)),
             };
         }
+        Ok(())
     }
 }
 
@@ -163,6 +192,11 @@ impl Feed {
                 let live = Status { health: Health::Live, ..Status::default() };
                 status = Arc::new(Mutex::new(live));
                 (None, Kind::Api(Leases::new(publisher, *longest)))
+            }
+            SourceKind::Hub(platform, settings, listen) => {
+                let source = Hub::new(api(platform, "token ")?, settings.clone());
+                let (_, follower) = follow(source, platform, publisher, &status);
+                (None, Kind::Hub(follower, listen.clone()))
             }
             SourceKind::Ona(platform, settings) => {
                 let source = Ona::new(api(platform, "Bearer ")?, settings.clone());

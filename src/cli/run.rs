@@ -76,7 +76,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     gate.issuers.spawn(&mut tasks, &stop);
-    feeds.spawn(&mut tasks, &stop);
+    feeds.spawn(&mut tasks, &stop)?;
     if let Some(admin) = admin {
         tasks.spawn(admin.serve(stop.clone()));
     }

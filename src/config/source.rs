@@ -1,6 +1,6 @@
 //! Where workspaces come from: the tables `[workspaces]`, `[[source]]` and `[destinations]`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 use toml_span::{DeserError, Deserialize, Span, Value, de_helpers::TableHelper};
@@ -8,7 +8,7 @@ use toml_span::{DeserError, Deserialize, Span, Value, de_helpers::TableHelper};
 use super::{
     Format, Platform, Source, SourceKind,
     document::{choice, mistake},
-    file::{Word, seconds},
+    file::{Parsed, Word, seconds},
 };
 use crate::{
     decision::Policy,
@@ -18,7 +18,7 @@ use crate::{
         destination::{Ranges, Template},
         reconcile::core::Timing,
         registry::{SourceRules, UndeclaredPorts},
-        source::{http::Credential, ona},
+        source::{http::Credential, hub, ona},
     },
 };
 
@@ -146,6 +146,7 @@ pub(super) struct RawSource {
 enum KindName {
     File,
     Api,
+    Hub,
     Ona,
 }
 
@@ -154,7 +155,7 @@ impl KindName {
     fn usual_url(self) -> Option<&'static str> {
         match self {
             Self::Ona => Some("https://app.ona.com/api"),
-            Self::File | Self::Api => None,
+            Self::File | Self::Api | Self::Hub => None,
         }
     }
 }
@@ -174,6 +175,23 @@ impl<'de> Deserialize<'de> for RawSource {
                 let longest = seconds(&mut table, "lease_seconds", 1..=86_400, LEASE);
                 Some(SourceKind::Api(longest))
             }
+            KindName::Hub => {
+                let platform = platform(&mut table, span, kind);
+                let token = credential(&mut table, span, "routes_token_file", "routes_token_env");
+                let address = table.required::<Parsed<SocketAddr>>("routes_listen").ok();
+                let settings = hub::Settings {
+                    issuer: word(&mut table, "issuer"),
+                    organization: word(&mut table, "organization"),
+                    hub_admission: table
+                        .optional::<RawAdmission>("hub_admission")
+                        .map_or(Admission::Authenticated, |a| a.0),
+                    shares: table.optional("shares").unwrap_or(true),
+                };
+                let listen = address
+                    .zip(token)
+                    .map(|(address, token)| hub::server::Listen { address: address.0, token });
+                platform.zip(listen).map(|(p, listen)| SourceKind::Hub(p, settings, listen))
+            }
             KindName::Ona => {
                 let platform = platform(&mut table, span, kind);
                 let settings = ona::Settings {
@@ -190,7 +208,7 @@ impl<'de> Deserialize<'de> for RawSource {
         let kind = kind.ok_or_else(|| mistake(span, "a source that cannot be read"))?;
         let rules = match kind {
             SourceKind::File(_) | SourceKind::Api(_) => rules.never_stale(),
-            SourceKind::Ona(..) => rules,
+            SourceKind::Hub(..) | SourceKind::Ona(..) => rules,
         };
         Ok(Self { source: Source { name: name?.0, rules, kind }, span })
     }
@@ -223,22 +241,32 @@ fn platform(table: &mut TableHelper<'_>, span: Span, kind: KindName) -> Option<P
         }),
     };
     let url = url.map_err(|error| table.errors.push(error)).ok();
-    let file = table.optional::<String>("token_file");
-    let variable = table.optional::<String>("token_env");
-    let credential = match (file, variable) {
-        (Some(file), None) => Some(Credential::File(file.into())),
-        (None, Some(name)) => Some(Credential::Env(name)),
-        _ => {
-            let message = "expected either 'token_file' or 'token_env': the platform's token";
-            table.errors.push(mistake(span, message));
-            None
-        }
-    };
+    let credential = credential(table, span, "token_file", "token_env");
     let authority = table.optional::<String>("ca_file").map(PathBuf::from);
     let timing = Timing::default();
     let resync = seconds(table, "resync_seconds", 1..=3600, timing.resync);
     let timing = Timing { resync, ..timing };
     Some(Platform { url: url?, credential: credential?, authority, timing })
+}
+
+/// A token, which is in a file or in a variable of the environment.
+fn credential(
+    table: &mut TableHelper<'_>,
+    span: Span,
+    in_file: &'static str,
+    in_variable: &'static str,
+) -> Option<Credential> {
+    let file = table.optional::<String>(in_file);
+    let variable = table.optional::<String>(in_variable);
+    match (file, variable) {
+        (Some(file), None) => Some(Credential::File(file.into())),
+        (None, Some(name)) => Some(Credential::Env(name)),
+        _ => {
+            let message = format!("expected either '{in_file}' or '{in_variable}'");
+            table.errors.push(mistake(span, message));
+            None
+        }
+    }
 }
 
 fn word(table: &mut TableHelper<'_>, key: &'static str) -> Option<Box<str>> {
@@ -249,8 +277,16 @@ struct RawKind(KindName);
 
 impl<'de> Deserialize<'de> for RawKind {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        choice(value, &[("file", KindName::File), ("api", KindName::Api), ("ona", KindName::Ona)])
-            .map(Self)
+        choice(
+            value,
+            &[
+                ("file", KindName::File),
+                ("api", KindName::Api),
+                ("jupyterhub", KindName::Hub),
+                ("ona", KindName::Ona),
+            ],
+        )
+        .map(Self)
     }
 }
 

@@ -56,6 +56,7 @@ fn workspace(owner: Person) -> Workspace {
         phase: Phase::Running,
         address: Some([10, 0, 0, 1].into()),
         endpoints: vec![],
+        paths: vec![],
     }
 }
 
@@ -140,8 +141,13 @@ fn no_organization_is_not_the_same_organization() {
     });
     let who = identity(&profile("corp", &[MatchBy::Subject]), "s");
     let known = Authentication::Known(Arc::new(who));
-    let decision =
-        decide(&place(EndpointName::Main), known, &snapshot(vec![workspace]), &Policy::default());
+    let decision = decide(
+        &place(EndpointName::Main),
+        None,
+        known,
+        &snapshot(vec![workspace]),
+        &Policy::default(),
+    );
     assert_eq!(decision.reason, Reason::NotPermitted);
 }
 
@@ -151,7 +157,7 @@ fn before_the_first_list_nobody_is_told_that_a_workspace_is_unknown() {
     let known = Authentication::Known(Arc::new(who));
     let (registry, _) = registry(SourceRules::default());
     let decision =
-        decide(&place(EndpointName::Main), known, &registry.snapshot(), &Policy::default());
+        decide(&place(EndpointName::Main), None, known, &registry.snapshot(), &Policy::default());
     assert_eq!(decision.reason, Reason::WorkspacesNotLoaded);
 }
 
@@ -169,7 +175,7 @@ fn the_owner_reaches_undeclared_ports_only_where_the_policy_says_so() {
         workspace.address = address;
         let known = Authentication::Known(Arc::new(identity(&corp, subject)));
         let rules = SourceRules { undeclared_ports, ..SourceRules::default() };
-        decide(&place(endpoint), known, &ruled(rules, vec![workspace]), &Policy::default())
+        decide(&place(endpoint), None, known, &ruled(rules, vec![workspace]), &Policy::default())
     };
     let (owner, deny) = (UndeclaredPorts::Owner, UndeclaredPorts::Deny);
     let (at, port) = (Some([10, 0, 0, 1].into()), EndpointName::Port(99));
@@ -354,7 +360,7 @@ proptest! {
         let age = Duration::from_secs(age);
         let workspaces = aged(rules, list, members.clone(), age);
         let decision =
-            decide(&place(endpoint.clone()), authentication.clone(), &workspaces, &policy);
+            decide(&place(endpoint.clone()), None, authentication.clone(), &workspaces, &policy);
         let identity = match &authentication {
             Authentication::Known(identity) => Some(identity),
             _ => None,
@@ -424,7 +430,7 @@ proptest! {
         let was_public = known && admits(Admission::Public);
         if identity.is_none() && decision.verdict() != Verdict::Allow && !was_public {
             let nowhere =
-                decide(&place(endpoint), authentication.clone(), &snapshot(vec![]), &policy);
+                decide(&place(endpoint), None, authentication.clone(), &snapshot(vec![]), &policy);
             prop_assert_eq!(decision.reason, nowhere.reason);
             prop_assert!(decision.workspace.is_none());
         }

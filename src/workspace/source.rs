@@ -16,6 +16,7 @@ pub mod api;
 pub mod connect;
 pub mod file;
 pub mod http;
+pub mod hub;
 pub mod ona;
 
 /// What a source can do.

@@ -84,6 +84,7 @@ fn workspace() -> Workspace {
             endpoint(EndpointName::Main, at("10.0.0.1:80")),
             endpoint(EndpointName::Port(3000), Destination::Backend("shared".into())),
         ],
+        paths: vec![],
     }
 }
 

@@ -113,6 +113,7 @@ fn described(number: u8, life: Life) -> Workspace {
         phase: Phase::Running,
         address: None,
         endpoints: vec![endpoint],
+        paths: vec![],
     }
 }
 

@@ -35,6 +35,7 @@ fn workspace(id: &str, phase: Phase) -> Workspace {
         phase,
         address: None,
         endpoints: vec![endpoint],
+        paths: vec![],
     }
 }
 

@@ -223,6 +223,7 @@ impl Ona {
             phase: phase(text(environment, "/status/phase")),
             address: None,
             endpoints: self.endpoints(environment, &id, context),
+            paths: vec![],
             id,
         })
     }

@@ -179,6 +179,7 @@ impl<'de> Deserialize<'de> for Record {
                 phase: phase?.0,
                 address,
                 endpoints,
+                paths: vec![],
             },
             span,
             issuers,

@@ -1,0 +1,137 @@
+//! The API of configurable-http-proxy, as a hub calls it.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use axum::{
+    Json, Router,
+    body::Bytes,
+    extract::{DefaultBodyLimit, Path, Request, State},
+    http::{StatusCode, header::AUTHORIZATION},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use secrecy::ExposeSecret as _;
+use serde_json::{Map, Value, json};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{super::http::Credential, Hub, RouteError};
+
+/// The longest body of a route.
+const MAX_BODY: usize = 64 * 1024;
+
+/// Where a hub tells of its routes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// The address; on this machine, or behind something that keeps strangers out.
+    pub address: SocketAddr,
+    /// What the hub proves itself with (its `CONFIGPROXY_AUTH_TOKEN`).
+    pub token: Credential,
+}
+
+/// The API, bound and not yet serving.
+pub struct Server {
+    listener: std::net::TcpListener,
+    hub: Arc<Hub>,
+    token: Credential,
+}
+
+#[derive(Clone)]
+struct Shared {
+    hub: Arc<Hub>,
+    token: Credential,
+}
+
+impl Server {
+    /// Binds the address.
+    ///
+    /// # Errors
+    /// It is taken, or not this machine's.
+    pub fn bind(listen: &Listen, hub: Arc<Hub>) -> io::Result<Self> {
+        let listener = std::net::TcpListener::bind(listen.address)?;
+        listener.set_nonblocking(true)?;
+        info!(address = %listener.local_addr()?, "listening for the routes of a JupyterHub");
+        Ok(Self { listener, hub, token: listen.token.clone() })
+    }
+
+    /// Serves until stopped.
+    pub async fn serve(self, stop: CancellationToken) {
+        let shared = Shared { hub: self.hub, token: self.token };
+        let one = get(list).post(add_root).delete(remove_root);
+        let router = Router::new()
+            .route("/api/routes", one.clone())
+            .route("/api/routes/", one)
+            .route("/api/routes/{*path}", axum::routing::post(add).delete(remove))
+            .layer(DefaultBodyLimit::max(MAX_BODY))
+            .layer(middleware::from_fn_with_state(shared.clone(), only_the_hub))
+            .with_state(shared);
+        let serving = async {
+            let listener = tokio::net::TcpListener::from_std(self.listener)?;
+            axum::serve(listener, router)
+                .with_graceful_shutdown(async move { stop.cancelled().await })
+                .await
+        };
+        if let Err(error) = serving.await {
+            error!(%error, "the API for the hub's routes ended");
+        }
+    }
+}
+
+/// Whoever can write routes can lead anybody anywhere, so nobody comes further without the token.
+async fn only_the_hub(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    let Ok(token) = shared.token.read() else {
+        warn!("the token of the hub's routes cannot be read: the hub is refused");
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    };
+    let given = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
+    let given = given.and_then(|value| value.strip_prefix(b"token ")).unwrap_or_default();
+    let same =
+        aws_lc_rs::constant_time::verify_slices_are_equal(given, token.expose_secret().as_bytes());
+    if same.is_err() {
+        warn!("somebody without the hub's token wants to change routes");
+        return StatusCode::FORBIDDEN.into_response();
+    }
+    next.run(request).await
+}
+
+async fn list(State(shared): State<Shared>) -> Json<Map<String, Value>> {
+    Json(shared.hub.routes())
+}
+
+async fn add(State(shared): State<Shared>, Path(path): Path<String>, body: Bytes) -> Response {
+    put(&shared, &path, &body)
+}
+
+async fn add_root(State(shared): State<Shared>, body: Bytes) -> Response {
+    put(&shared, "/", &body)
+}
+
+fn put(shared: &Shared, path: &str, body: &[u8]) -> Response {
+    let Ok(body) = serde_json::from_slice(body) else {
+        return refused(StatusCode::BAD_REQUEST, "expected a JSON object");
+    };
+    match shared.hub.add(path, body) {
+        Ok(()) => StatusCode::CREATED.into_response(),
+        Err(error) => {
+            error!(%error, "a route of the hub is refused");
+            let status = match error {
+                RouteError::NoHost(_) | RouteError::Target(_) => StatusCode::BAD_REQUEST,
+                RouteError::Full => StatusCode::INSUFFICIENT_STORAGE,
+            };
+            refused(status, &error.to_string())
+        }
+    }
+}
+
+async fn remove(State(shared): State<Shared>, Path(path): Path<String>) -> StatusCode {
+    if shared.hub.remove(&path) { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }
+}
+
+async fn remove_root(State(shared): State<Shared>) -> StatusCode {
+    if shared.hub.remove("/") { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }
+}
+
+fn refused(status: StatusCode, message: &str) -> Response {
+    (status, Json(json!({ "message": message }))).into_response()
+}
