@@ -16,6 +16,7 @@ use crate::{
     workspace::{
         Admission,
         destination::{Ranges, Template},
+        host::Host,
         reconcile::core::Timing,
         registry::{SourceRules, UndeclaredPorts},
         source::{http::Credential, hub, ona},
@@ -179,18 +180,20 @@ impl<'de> Deserialize<'de> for RawSource {
                 let platform = platform(&mut table, span, kind);
                 let token = credential(&mut table, span, "routes_token_file", "routes_token_env");
                 let address = table.required::<Parsed<SocketAddr>>("routes_listen").ok();
-                let settings = hub::Settings {
+                let host = table.required::<Parsed<Host>>("host").ok();
+                let settings = host.map(|host| hub::Settings {
+                    host: host.0,
                     issuer: word(&mut table, "issuer"),
                     organization: word(&mut table, "organization"),
                     hub_admission: table
                         .optional::<RawAdmission>("hub_admission")
                         .map_or(Admission::Authenticated, |a| a.0),
                     shares: table.optional("shares").unwrap_or(true),
-                };
+                });
                 let listen = address
                     .zip(token)
                     .map(|(address, token)| hub::server::Listen { address: address.0, token });
-                platform.zip(listen).map(|(p, listen)| SourceKind::Hub(p, settings, listen))
+                Some(SourceKind::Hub(platform?, settings?, listen?))
             }
             KindName::Ona => {
                 let platform = platform(&mut table, span, kind);

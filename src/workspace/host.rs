@@ -2,7 +2,7 @@
 //!
 //! Does not know which hosts are workspaces: [`super::pattern`] does.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 use arrayvec::ArrayString;
 use thiserror::Error;
@@ -82,6 +82,14 @@ impl Host {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+impl FromStr for Host {
+    type Err = HostError;
+
+    fn from_str(text: &str) -> Result<Self, HostError> {
+        Self::parse(text.as_bytes())
     }
 }
 

@@ -28,6 +28,7 @@ mod gate;
 mod hygiene;
 mod introspection;
 mod keys;
+mod platforms;
 mod providers;
 mod revocation;
 mod server;

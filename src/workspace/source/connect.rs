@@ -29,7 +29,22 @@ pub async fn call<T: DeserializeOwned>(
     message: &impl Serialize,
 ) -> Result<Option<T>, SourceError> {
     let request = api.post(method)?.header("Connect-Protocol-Version", "1");
-    http::ask(request.header(CONTENT_TYPE, "application/json").body(json(message)?)).await
+    let request = request.header(CONTENT_TYPE, "application/json").body(json(message)?);
+    // A wrong address is "404" too; only the code says that the thing is gone.
+    http::ask_unless(request, |body| {
+        let error: Option<Failure> = serde_json::from_slice(body).ok();
+        error.is_some_and(|error| error.code == "not_found")
+    })
+    .await
+}
+
+/// What went wrong, as the platform says it.
+#[derive(Deserialize)]
+struct Failure {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
 }
 
 /// A stream of messages from a platform.
@@ -107,13 +122,6 @@ fn end(message: &[u8]) -> SourceError {
     #[derive(Deserialize)]
     struct End {
         error: Option<Failure>,
-    }
-    #[derive(Deserialize)]
-    struct Failure {
-        #[serde(default)]
-        code: String,
-        #[serde(default)]
-        message: String,
     }
     let Ok(end) = serde_json::from_slice::<End>(message) else {
         return SourceError::Protocol("an end of the stream that is not JSON".into());

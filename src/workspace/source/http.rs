@@ -134,10 +134,26 @@ impl Api {
 /// # Errors
 /// No answer, a refusal, or one that is not the JSON that was asked for.
 pub async fn ask<T: DeserializeOwned>(request: RequestBuilder) -> Result<Option<T>, SourceError> {
+    ask_unless(request, |_| true).await
+}
+
+/// As [`ask`], where the body of a 404 tells whether there is no such thing.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn ask_unless<T: DeserializeOwned>(
+    request: RequestBuilder,
+    gone: impl FnOnce(&[u8]) -> bool,
+) -> Result<Option<T>, SourceError> {
     let question = async {
         let response = send(request).await?;
         if response.status() == StatusCode::NOT_FOUND {
-            return Ok(None);
+            let body = body(response).await?;
+            if gone(&body) {
+                return Ok(None);
+            }
+            let text = format!("status 404 Not Found {}", reason(&body));
+            return Err(SourceError::Unavailable(text));
         }
         let response = accept(response).await?;
         let body = body(response).await?;

@@ -45,6 +45,8 @@ const PAGINATION: &str = "application/jupyterhub-pagination+json";
 /// What the operator says of a hub.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
+    /// The hub's own host, as in `c.JupyterHub.subdomain_host`; users' hosts are below it.
+    pub host: Host,
     /// The configured name of the issuer whose login names are the hub's user names.
     pub issuer: Option<Box<str>>,
     /// What the hub's users are called together in identities.
@@ -79,7 +81,8 @@ struct Table {
 /// A route, as the hub gave it.
 #[derive(Clone, Debug, PartialEq)]
 struct Route {
-    host: Host,
+    /// As the hub named it.
+    key: String,
     destination: Destination,
     body: Map<String, Value>,
 }
@@ -87,11 +90,11 @@ struct Route {
 /// Why a route is not taken.
 #[derive(Debug, Error)]
 pub enum RouteError {
-    /// Without a host, all users' servers would share one.
+    /// Without a host, all users' servers would share one; with another, who knows whose it is.
     #[error(
-        "the route {0:?} has no host: set c.JupyterHub.subdomain_host, so that each user's servers have a host name of their own"
+        "the route {0:?} is of no host below {1}: set c.JupyterHub.subdomain_host to that, so that each user's servers have a host name of their own"
     )]
-    NoHost(String),
+    Host(String, Host),
     /// The body is not what a hub sends.
     #[error("the body has no 'target' with an address: {0}")]
     Target(String),
@@ -100,31 +103,33 @@ pub enum RouteError {
     Full,
 }
 
-/// Where a route is: a host, and a path below it that ends in a slash.
+/// Where a route is: a workspace, and a path of its host that ends in a slash.
 struct Spec {
-    host: Host,
+    workspace: WorkspaceId,
     path: String,
 }
 
 impl Spec {
-    /// Reads the path of an API call, percent-decoded, without the prefix.
-    fn parse(path: &str) -> Result<Self, RouteError> {
-        let no_host = || RouteError::NoHost(path.into());
+    /// Reads the path of an API call, percent-decoded, without the prefix. The hub's own route is "/",
+    /// whatever its host is; those of users begin with a host.
+    fn parse(path: &str, hub: &Host) -> Result<Self, RouteError> {
+        let wrong = || RouteError::Host(path.into(), hub.clone());
         let trimmed = path.trim_matches('/');
-        let (host, rest) = trimmed.split_once('/').unwrap_or((trimmed, ""));
-        // "user" of "/user/alice" is a name too, but no hub's domain.
-        if !host.contains('.') {
-            return Err(no_host());
-        }
-        let host = Host::parse(host.as_bytes()).map_err(|_| no_host())?;
+        let (host, rest) = match trimmed.split_once('/') {
+            _ if trimmed.is_empty() => (hub.as_str(), ""),
+            Some(parts) => parts,
+            None => (trimmed, ""),
+        };
+        let host = Host::parse(host.as_bytes()).map_err(|_| wrong())?;
+        let below = host.as_str().strip_suffix(hub.as_str());
+        let label = match below.map(|below| below.strip_suffix('.').unwrap_or(below)) {
+            Some("") => hub.as_str().split('.').next().unwrap_or_default(),
+            Some(label) if !label.contains('.') && below.is_some_and(|b| b.ends_with('.')) => label,
+            _ => return Err(wrong()),
+        };
+        let workspace = label.parse().map_err(|_| wrong())?;
         let path = if rest.is_empty() { "/".into() } else { format!("/{rest}/") };
-        Ok(Self { host, path })
-    }
-
-    /// The workspace of a host is called by its first label.
-    fn workspace(&self) -> Result<WorkspaceId, RouteError> {
-        let label = self.host.as_str().split('.').next().unwrap_or_default();
-        label.parse().map_err(|_| RouteError::NoHost(self.host.to_string()))
+        Ok(Self { workspace, path })
     }
 }
 
@@ -150,15 +155,16 @@ impl Hub {
     /// # Errors
     /// See [`RouteError`].
     pub fn add(&self, path: &str, body: Map<String, Value>) -> Result<(), RouteError> {
-        let spec = Spec::parse(path)?;
-        let id = spec.workspace()?;
+        let spec = Spec::parse(path, &self.settings.host)?;
+        let id = spec.workspace;
         let target = body.get("target").and_then(Value::as_str).unwrap_or_default();
         let destination = destination(target).ok_or_else(|| RouteError::Target(target.into()))?;
         let mut table = self.table();
         if table.routes.len() >= MAX_ROUTES && !table.routes.contains_key(&id) {
             return Err(RouteError::Full);
         }
-        let route = Route { host: spec.host, destination, body };
+        let key = format!("/{}", path.trim_matches('/'));
+        let route = Route { key, destination, body };
         table.routes.entry(id.clone()).or_default().insert(spec.path, route);
         self.changed(&mut table, &id);
         Ok(())
@@ -166,8 +172,8 @@ impl Hub {
 
     /// The hub takes a route away. Returns whether it was there.
     pub fn remove(&self, path: &str) -> bool {
-        let Ok(spec) = Spec::parse(path) else { return false };
-        let Ok(id) = spec.workspace() else { return false };
+        let Ok(spec) = Spec::parse(path, &self.settings.host) else { return false };
+        let id = spec.workspace;
         let mut table = self.table();
         let Some(routes) = table.routes.get_mut(&id) else { return false };
         let there = routes.remove(&spec.path).is_some();
@@ -181,11 +187,8 @@ impl Hub {
     /// Every route, as the hub expects them back: by host and path, with what it sent.
     pub fn routes(&self) -> Map<String, Value> {
         let table = self.table();
-        let routes = table.routes.values().flatten().map(|(path, route)| {
-            let path = path.trim_end_matches('/');
-            (format!("/{}{path}", route.host), Value::Object(route.body.clone()))
-        });
-        routes.collect()
+        let routes = table.routes.values().flat_map(BTreeMap::values);
+        routes.map(|route| (route.key.clone(), Value::Object(route.body.clone()))).collect()
     }
 
     /// Tells whoever follows what became of a workspace. Under the table's lock, so that what is told
@@ -444,6 +447,7 @@ mod tests {
     fn hub() -> Hub {
         let url = "http://127.0.0.1:9".parse().unwrap();
         let settings = Settings {
+            host: Host::parse(b"hub.test").unwrap(),
             issuer: None,
             organization: None,
             hub_admission: Admission::Authenticated,
@@ -514,7 +518,14 @@ mod tests {
     fn a_route_that_cannot_be_served_is_refused_with_the_reason() {
         let hub = hub();
         let target = body(r#"{"user":"alice","target":"http://127.0.0.1:1"}"#);
-        for path in ["/", "/user/alice", "/user/alice/gpu", "/ev il.test/user/alice"] {
+        for path in [
+            "/user/alice",
+            "/user/alice/gpu",
+            "/ev il.test/user/alice",
+            "/alice.other.test/user/alice",
+            "/a.b.hub.test/user/alice",
+            "/alicehub.test/user/alice",
+        ] {
             let error = hub.add(path, target.clone()).unwrap_err();
             assert!(error.to_string().contains("subdomain_host"), "{path}: {error}");
         }
@@ -528,11 +539,11 @@ mod tests {
     async fn the_hub_itself_is_open_to_whom_the_operator_says() {
         let hub = Arc::new(hub());
         let mut events = follow(&hub).await;
-        hub.add("/hub.test", body(r#"{"hub":true,"target":"http://127.0.0.1:8081"}"#)).unwrap();
+        hub.add("/", body(r#"{"hub":true,"target":"http://127.0.0.1:8081"}"#)).unwrap();
         let Some(Event::Described(workspace)) = events.recv().await else { panic!() };
         assert_eq!(workspace.id.as_str(), "hub");
         assert_eq!(workspace.endpoints[0].admission, Admission::Authenticated);
         assert_eq!(workspace.owner, Person::default());
-        assert!(hub.routes().contains_key("/hub.test"));
+        assert!(hub.routes().contains_key("/"));
     }
 }

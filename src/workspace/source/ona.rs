@@ -273,7 +273,7 @@ impl Source for Ona {
     async fn list(&self) -> Result<Vec<Workspace>, SourceError> {
         let context = Arc::new(Context { cap: self.cap().await?, shared: self.shared().await? });
         *self.context.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&context);
-        let request = json!({ "filter": { "statusPhases": [
+        let request = json!({ "filter": { "archivalStatus": "ARCHIVAL_STATUS_ALL", "statusPhases": [
             "ENVIRONMENT_PHASE_CREATING",
             "ENVIRONMENT_PHASE_STARTING",
             "ENVIRONMENT_PHASE_RUNNING",

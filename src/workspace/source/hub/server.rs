@@ -116,7 +116,7 @@ fn put(shared: &Shared, path: &str, body: &[u8]) -> Response {
         Err(error) => {
             error!(%error, "a route of the hub is refused");
             let status = match error {
-                RouteError::NoHost(_) | RouteError::Target(_) => StatusCode::BAD_REQUEST,
+                RouteError::Host(..) | RouteError::Target(_) => StatusCode::BAD_REQUEST,
                 RouteError::Full => StatusCode::INSUFFICIENT_STORAGE,
             };
             refused(status, &error.to_string())
