@@ -172,18 +172,24 @@ impl Core {
     /// How the source is doing.
     #[must_use]
     pub fn status(&self) -> Status {
-        let rules = self.publisher.registry().snapshot_at(self.now).rules(self.publisher.source());
-        let good = self.good();
-        let fresh =
-            good.zip(rules).is_some_and(|(good, rules)| self.now.since(good) <= rules.stale_after);
-        let health = match good {
-            None => Health::Starting,
-            Some(_) if !fresh => Health::Stale,
-            Some(_) if self.abilities.watches && self.watch.open.is_none() => Health::Degraded,
-            Some(_) => Health::Live,
-        };
         let pending = self.reads.values().filter(|unread| unread.changed.is_some()).count();
-        Status { health, pending, ..self.status.clone() }
+        Status { pending, ..self.status.clone() }
+    }
+
+    fn health(&self) -> Health {
+        match (self.good(), self.stale_at()) {
+            (Some(_), Some(stale)) if self.now > stale => Health::Stale,
+            (Some(_), _) if self.abilities.watches && self.watch.open.is_none() => Health::Degraded,
+            (Some(_), _) => Health::Live,
+            (None, _) => Health::Starting,
+        }
+    }
+
+    /// When everything of the source will be too old.
+    fn stale_at(&self) -> Option<Moment> {
+        let snapshot = self.publisher.registry().snapshot_at(self.now);
+        let rules = snapshot.rules(self.publisher.source())?;
+        self.good().map(|good| good.plus(rules.stale_after))
     }
 
     /// Takes in what happened, and appends what to do.
@@ -198,6 +204,25 @@ impl Core {
             self.take(input, out);
         }
         self.go_on(out);
+        self.notice();
+    }
+
+    /// Tells of the source's health when it changes.
+    fn notice(&mut self) {
+        let health = self.health();
+        let before = std::mem::replace(&mut self.status.health, health);
+        let source = self.publisher.name();
+        match health {
+            _ if health == before => {}
+            Health::Stale => {
+                error!(
+                    source,
+                    "the source has been silent for too long: its workspaces are refused"
+                );
+            }
+            Health::Degraded => warn!(source, "no events come: what ends is noticed late"),
+            Health::Starting | Health::Live => info!(source, ?health, "the source's state"),
+        }
     }
 
     fn take(&mut self, input: Input, out: &mut Vec<Command>) {
@@ -226,7 +251,9 @@ impl Core {
         let closes =
             self.reads.values().filter_map(|r| r.changed).map(|at| at.plus(self.timing.unread));
         let closes = closes.filter(|at| *at > self.now);
-        [asking(&self.lists), self.accounts_due(), watch, self.watch.list_at]
+        let stale = self.stale_at().map(|at| at.plus(Duration::from_millis(1)));
+        let stale = stale.filter(|at| *at > self.now);
+        [asking(&self.lists), self.accounts_due(), watch, self.watch.list_at, stale]
             .into_iter()
             .flatten()
             .chain(reads)

@@ -25,7 +25,7 @@ use crate::clock::Moment;
 const REMEMBER: Duration = Duration::from_mins(15);
 /// For how long a platform that reported an end may still give the old description from a copy that
 /// lags behind.
-const LAG: Duration = Duration::from_secs(30);
+const LAG: Duration = Duration::from_secs(10);
 /// How many workspaces that went are remembered; beyond it, only those of the last minute.
 const MAX_GONE: usize = 100_000;
 
