@@ -79,6 +79,8 @@ struct Platform {
     connected: bool,
     outage_until: u64,
     lose: u8,
+    /// No more faults of any kind.
+    calm: bool,
     lives: u32,
     answered: Vec<WorkspaceId>,
     /// The last life of each workspace whose end arrived here.
@@ -137,6 +139,7 @@ impl Platform {
             connected: false,
             outage_until: 0,
             lose: 0,
+            calm: false,
             lives: 0,
             answered: vec![],
             ended: BTreeMap::new(),
@@ -285,7 +288,8 @@ impl Platform {
                     let mut list = Vec::new();
                     for number in 0..4 {
                         // Pages that shift under the reader miss one now and then.
-                        let missed = !self.abilities.whole_lists && self.random(8) == 0;
+                        let shifts = !self.calm && !self.abilities.whole_lists;
+                        let missed = shifts && self.random(8) == 0;
                         list.extend(
                             self.life(number)
                                 .filter(|_| !missed)
@@ -371,6 +375,7 @@ impl Platform {
     fn quiet(&mut self) {
         self.outage_until = 0;
         self.lose = 0;
+        self.calm = true;
         self.run(30_000_000);
         for number in 0..4 {
             let truth = self.life(number).map(|life| (life.number, life.open));
