@@ -1,60 +1,139 @@
-"""A hub whose proxy is the agent: everything that differs from run to run comes from the environment."""
+"""A real JupyterHub on loopback whose proxy is somebody else: the agent, or prove.py.
 
+Start: python -m jupyterhub -f jupyterhub_config.py
+Prints `listening http://127.0.0.1:PORT/hub/` once its routes are set, and ends, with every server
+that it started, when its standard input does (so that one must be a pipe). The environment says:
+
+HUB_STATE        an own directory: database, cookie secret, the users' homes
+HUB_PUBLIC       where browsers find the hub: http://hub.test:PORT
+HUB_PROXY_API    where the proxy listens for routes: http://127.0.0.1:PORT, which must be up before
+HUB_PROXY_TOKEN  what the hub proves itself with there
+HUB_AGENT_TOKEN  what the agent proves itself with at the hub's REST API
+HUB_ADMIN_TOKEN  the same for the test: starts and stops servers, makes tokens of users
+HUB_BIND         the hub's own address: 127.0.0.1:PORT; without it, the system chooses a port
+HUB_ROUTESPEC    which requests the proxy leads to the hub, "/" (any other) if not said: hub.test/
+HUB_CHECK        seconds between two looks at the proxy's routes, 300 if not said
+"""
+
+import ctypes
+import logging
 import os
+import pathlib
+import signal
+import socket
 import sys
-from pathlib import Path
+import threading
+import time
 
-state = Path(os.environ["HUB_STATE"])
-hub = f"http://127.0.0.1:{os.environ['HUB_PORT']}"
+from jupyterhub.spawner import SimpleLocalProcessSpawner
 
-# Where browsers come in. Subdomains give each user's servers a host name, and so an origin, of their own.
-c.JupyterHub.bind_url = os.environ["HUB_PUBLIC"]
-c.JupyterHub.subdomain_host = os.environ["HUB_PUBLIC"]
-c.JupyterHub.hub_bind_url = hub
-# Servers ask the hub by its address: nobody resolves names here.
-c.JupyterHub.hub_connect_url = hub
+c = get_config()  # noqa: F821
+state = pathlib.Path(os.environ["HUB_STATE"]).resolve()
+state.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-# The agent is the proxy: it is there already, and knows its token.
-c.JupyterHub.proxy_class = "jupyterhub.proxy.ConfigurableHTTPProxy"
+
+def free():
+    """An address of this machine that is free now. The hub takes port 0 for 80."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+# The agent is the proxy. The hub asks it for its routes first of all and ends if nobody answers
+# for 30 s.
 c.ConfigurableHTTPProxy.should_start = False
 c.ConfigurableHTTPProxy.api_url = os.environ["HUB_PROXY_API"]
 c.ConfigurableHTTPProxy.auth_token = os.environ["HUB_PROXY_TOKEN"]
+c.JupyterHub.cleanup_proxy = False
+c.JupyterHub.last_activity_interval = int(os.environ.get("HUB_CHECK", "300"))
 
-c.JupyterHub.authenticator_class = "dummy"
-c.Authenticator.allowed_users = {"alice", "bob", "carol"}
-c.JupyterHub.allow_named_servers = True
-
-c.JupyterHub.spawner_class = "simple"
-c.SimpleLocalProcessSpawner.home_dir_template = str(state / "homes" / "{username}")
-# Without an interface of its own; the tests may run as root.
-c.Spawner.cmd = [sys.executable, "-m", "jupyterhub.singleuser"]
-c.Spawner.args = ["--allow-root"]
-c.Spawner.environment = {
-    "JUPYTERHUB_SINGLEUSER_APP": "jupyter_server.serverapp.ServerApp",
-    "JUPYTER_PLATFORM_DIRS": "1",
-}
-c.Spawner.poll_interval = 1
-c.JupyterHub.cleanup_servers = True
+# Each user has a host, USER.hub.test. The URL serves for links and redirects only: nothing here
+# looks that name up. Servers reach the hub, and the hub its servers, by the address it is bound to;
+# a hub bound to all addresses would give its servers the machine's name instead.
+c.JupyterHub.subdomain_host = os.environ["HUB_PUBLIC"]
+c.JupyterHub.hub_bind_url = "http://" + (os.environ.get("HUB_BIND") or free())
+c.JupyterHub.hub_routespec = os.environ.get("HUB_ROUTESPEC", "/")
 
 c.JupyterHub.db_url = f"sqlite:///{state}/hub.sqlite"
-c.JupyterHub.cookie_secret_file = str(state / "cookie_secret")
-c.JupyterHub.log_level = "INFO"
+c.JupyterHub.cookie_secret_file = f"{state}/cookie_secret"
 
+# Who exists. Any password will do at the login form. Of the group, dave.
+c.JupyterHub.authenticator_class = "dummy"
+c.Authenticator.allowed_users = {"alice", "bob", "carol", "dave", "zoë+x@example.org"}
+c.JupyterHub.load_groups = {"team": {"users": ["dave"]}}
+c.JupyterHub.allow_named_servers = True
 c.JupyterHub.services = [
     {"name": "agent", "api_token": os.environ["HUB_AGENT_TOKEN"]},
-    {"name": "test", "api_token": os.environ["HUB_ADMIN_TOKEN"], "admin": True},
+    {"name": "test", "api_token": os.environ["HUB_ADMIN_TOKEN"]},
 ]
-# What the agent needs, and no more.
 c.JupyterHub.load_roles = [
     {
         "name": "agent",
         "services": ["agent"],
-        "scopes": ["proxy", "list:users", "read:users:name", "read:users:groups", "read:shares"],
+        # The list with its servers, groups in it, who shares with whom, POST /hub/api/proxy.
+        "scopes": ["list:users", "read:servers", "read:users:groups", "read:shares", "proxy"],
     },
-    # Owners may share their servers, and the tokens of users reach them.
+    {
+        "name": "test",
+        "services": ["test"],
+        "scopes": ["admin:users", "admin:servers", "admin:groups", "tokens", "shares", "proxy"],
+    },
+    # Nobody may share unless told so, and naming people takes a scope of its own.
     {
         "name": "user",
         "scopes": ["self", "shares!user", "read:users:name", "read:groups:name"],
     },
 ]
-c.JupyterHub.load_groups = {"team": {"users": ["bob"]}}
+
+# prctl is looked up here: little is safe between fork and exec.
+prctl = ctypes.CDLL(None).prctl
+
+
+class Spawner(SimpleLocalProcessSpawner):
+    """Servers as processes of whoever runs the hub, that do not outlive a hub that is killed."""
+
+    def make_preexec_fn(self, name):
+        home = super().make_preexec_fn(name)
+
+        def preexec():
+            home()
+            prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+        return preexec
+
+
+c.JupyterHub.spawner_class = Spawner
+c.SimpleLocalProcessSpawner.home_dir_template = f"{state}/home/{{username}}"
+# The environment's bin need not be in PATH. Without this class it asks for JupyterLab.
+c.Spawner.cmd = [sys.executable, "-m", "jupyterhub.singleuser"]
+c.Spawner.environment = {"JUPYTERHUB_SINGLEUSER_APP": "jupyter_server.serverapp.ServerApp"}
+c.Spawner.args = ["--allow-root"] if os.geteuid() == 0 else []
+# A server that dies by itself is noticed after so many seconds (30 if not said).
+c.Spawner.poll_interval = 2
+
+
+class Listening(logging.Handler):
+    """Tells that the hub runs."""
+
+    def emit(self, record):
+        if "internal Hub API at" in str(record.msg):
+            print("listening", record.args[0], flush=True)
+
+    def __deepcopy__(self, memo):
+        # Configuration is copied, and a handler's lock cannot be.
+        return self
+
+
+def ending():
+    """Ends the hub in its own way when nobody holds its standard input any more."""
+    # Not sys.stdin: its lock would be in the way when Python ends.
+    while os.read(0, 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    # A hub whose database is gone, as a directory of a test that failed may be, does not get there.
+    time.sleep(10)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+c.JupyterHub.extra_log_handlers = [Listening()]
+threading.Thread(target=ending, daemon=True).start()

@@ -1,0 +1,302 @@
+//! The kinds of custom resource that are workspaces.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use kube::{
+    api::{ApiResource, DynamicObject},
+    core::GroupVersionKind,
+};
+use serde_json::Value;
+
+use super::Settings;
+use crate::{
+    identity::profile::MatchBy,
+    workspace::{
+        Admission, Destination, Endpoint, EndpointName, Person, Phase, Revision, Workspace,
+        WorkspaceId,
+    },
+};
+
+/// A kind of custom resource.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resource {
+    /// `workspace.gitpod.io/v1` `Workspace`, of Gitpod's ws-manager: what its own ws-proxy watches.
+    /// The editor is at `ide_port` of the pod.
+    Gitpod {
+        /// The editor's port.
+        ide_port: u16,
+    },
+    /// `workspace.devfile.io/v1alpha2` `DevWorkspace`, of the DevWorkspace operator (Eclipse Che).
+    DevWorkspace,
+}
+
+/// Where the operator records who made a DevWorkspace.
+const CREATOR: &str = "controller.devfile.io/creator";
+
+impl Resource {
+    pub(super) fn kind(self) -> ApiResource {
+        let (group, version, kind) = match self {
+            Self::Gitpod { .. } => ("workspace.gitpod.io", "v1", "Workspace"),
+            Self::DevWorkspace => ("workspace.devfile.io", "v1alpha2", "DevWorkspace"),
+        };
+        ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
+    }
+
+    /// The workspace that an object describes; `None` for one that has no usable id yet.
+    pub(super) fn workspace(
+        self,
+        object: &DynamicObject,
+        settings: &Settings,
+    ) -> Option<Workspace> {
+        let mut workspace = match self {
+            Self::Gitpod { ide_port } => gitpod(object, settings, ide_port)?,
+            Self::DevWorkspace => devworkspace(object, settings)?,
+        };
+        let metadata = &object.metadata;
+        workspace.instance = metadata.uid.as_deref().map(Into::into);
+        workspace.revision = Revision {
+            spec: None,
+            // Compared only within one life of one object.
+            status: metadata.resource_version.as_deref().and_then(|text| text.parse().ok()),
+        };
+        if metadata.deletion_timestamp.is_some() {
+            workspace.phase = Phase::Stopping;
+        }
+        Some(workspace)
+    }
+}
+
+fn gitpod(object: &DynamicObject, settings: &Settings, ide_port: u16) -> Option<Workspace> {
+    let data = &object.data;
+    let id: WorkspaceId = text(data, "/spec/ownership/workspaceID")?.parse().ok()?;
+    let owner = text(data, "/spec/ownership/owner").unwrap_or_default();
+    let pod: Option<IpAddr> = text(data, "/status/runtime/podIP").and_then(|ip| ip.parse().ok());
+    let whole = gitpod_admission(text(data, "/spec/admission/level"));
+    let mut workspace = blank(id, owner, settings);
+    workspace.address = pod.filter(|_| settings.destination.is_none());
+    let mut push = |name: EndpointName, port: u16, admission: Admission| {
+        let destination = match (&settings.destination, pod) {
+            (Some(template), _) => template.render(&workspace.id, &name),
+            (None, Some(ip)) => Some(Destination::Address(SocketAddr::new(ip, port))),
+            (None, None) => None,
+        };
+        let new = workspace.endpoints.iter().all(|endpoint| endpoint.name != name);
+        if let Some(destination) = destination.filter(|_| new && port != 0) {
+            workspace.endpoints.push(Endpoint { name, admission, destination });
+        }
+    };
+    push(EndpointName::Main, ide_port, whole);
+    let ports = data.pointer("/spec/ports").and_then(Value::as_array);
+    for port in ports.into_iter().flatten() {
+        let number = port.get("port").and_then(Value::as_u64);
+        let own = gitpod_admission(text(port, "/visibility"));
+        if let Some(number) = number.and_then(|number| u16::try_from(number).ok()) {
+            push(EndpointName::Port(number), number, own.max(whole));
+        }
+    }
+    workspace.phase = match text(data, "/status/phase").unwrap_or_default() {
+        "Pending" | "Imagebuild" | "Creating" | "Initializing" => Phase::Provisioning,
+        "Running" => Phase::Running,
+        "Stopping" => Phase::Stopping,
+        "Stopped" => Phase::Stopped,
+        _ => Phase::Unknown,
+    };
+    Some(workspace)
+}
+
+fn devworkspace(object: &DynamicObject, settings: &Settings) -> Option<Workspace> {
+    let data = &object.data;
+    let id: WorkspaceId = text(data, "/status/devworkspaceId")?.parse().ok()?;
+    let labels = object.metadata.labels.as_ref();
+    let annotations = object.metadata.annotations.as_ref();
+    let creator = [annotations, labels].into_iter().flatten().find_map(|all| all.get(CREATOR));
+    let mut workspace = blank(id, creator.map_or("", String::as_str), settings);
+    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+    let components = data.pointer("/spec/template/components").and_then(Value::as_array);
+    let endpoints = components.into_iter().flatten().filter_map(|component| {
+        component.pointer("/container/endpoints").and_then(Value::as_array)
+    });
+    for endpoint in endpoints.flatten() {
+        // Others are for the inside of the cluster, or of the pod.
+        if !matches!(text(endpoint, "/exposure"), None | Some("public")) {
+            continue;
+        }
+        let port = endpoint.get("targetPort").and_then(Value::as_u64);
+        let Some(port) = port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0) else {
+            continue;
+        };
+        let main = text(endpoint, "/attributes/type") == Some("main");
+        let names = [main.then_some(EndpointName::Main), Some(EndpointName::Port(port))];
+        for name in names.into_iter().flatten() {
+            let place = EndpointName::Port(port);
+            let destination = match &settings.destination {
+                Some(template) => template.render_in(&workspace.id, &place, namespace),
+                None => service(&workspace.id, namespace, port),
+            };
+            let new = workspace.endpoints.iter().all(|endpoint| endpoint.name != name);
+            if let Some(destination) = destination.filter(|_| new) {
+                let admission = Admission::Owner;
+                workspace.endpoints.push(Endpoint { name, admission, destination });
+            }
+        }
+    }
+    workspace.phase = match text(data, "/status/phase").unwrap_or_default() {
+        "Starting" => Phase::Provisioning,
+        "Running" => Phase::Running,
+        "Stopping" => Phase::Stopping,
+        "Stopped" => Phase::Stopped,
+        "Failing" | "Failed" | "Error" => Phase::Failed,
+        _ => Phase::Unknown,
+    };
+    Some(workspace)
+}
+
+/// The service that the operator makes for a DevWorkspace.
+fn service(id: &WorkspaceId, namespace: &str, port: u16) -> Option<Destination> {
+    let template = crate::workspace::destination::Template::parse(
+        "http://{workspace}-service.{namespace}.svc:{port}",
+    );
+    template.ok()?.render_in(id, &EndpointName::Port(port), namespace)
+}
+
+fn blank(id: WorkspaceId, owner: &str, settings: &Settings) -> Workspace {
+    let named = (!owner.is_empty()).then(|| Box::from(owner));
+    let mut person = Person { issuer: settings.issuer.clone(), ..Person::default() };
+    match settings.owner {
+        MatchBy::Subject => person.subject = named,
+        MatchBy::Email => person.email = named.map(|email| email.to_lowercase().into()),
+        MatchBy::Username => person.username = named,
+    }
+    Workspace {
+        id,
+        instance: None,
+        revision: Revision::default(),
+        organization: settings.organization.clone(),
+        owner: person,
+        owner_label: owner.into(),
+        grants: vec![],
+        phase: Phase::Unknown,
+        address: None,
+        template: settings.destination.clone().map(Arc::new),
+        endpoints: vec![],
+        paths: vec![],
+    }
+}
+
+fn text<'v>(value: &'v Value, pointer: &str) -> Option<&'v str> {
+    let text = value.pointer(pointer)?.as_str()?;
+    (!text.is_empty() && !text.chars().any(char::is_control)).then_some(text)
+}
+
+/// Anything that is not understood is the narrowest.
+fn gitpod_admission(level: Option<&str>) -> Admission {
+    match level {
+        Some("Everyone") => Admission::Public,
+        _ => Admission::Owner,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn settings(resource: Resource) -> Settings {
+        Settings {
+            resource,
+            namespace: None,
+            kubeconfig: None,
+            owner: MatchBy::Username,
+            issuer: None,
+            organization: None,
+            destination: None,
+        }
+    }
+
+    fn read(resource: Resource, object: Value) -> Option<Workspace> {
+        let object: DynamicObject = serde_json::from_value(object).unwrap();
+        resource.workspace(&object, &settings(resource))
+    }
+
+    fn lines(workspace: &Workspace) -> Vec<String> {
+        let line = |e: &Endpoint| format!("{} {} {}", e.name, e.admission, e.destination);
+        workspace.endpoints.iter().map(line).collect()
+    }
+
+    #[test]
+    fn a_gitpod_workspace_is_at_its_pod() {
+        let object = |phase: &str, deleted: bool| {
+            let mut object = json!({
+                "apiVersion": "workspace.gitpod.io/v1", "kind": "Workspace",
+                "metadata": { "name": "i1", "uid": "uid-1", "resourceVersion": "42" },
+                "spec": {
+                    "ownership": { "owner": "alice", "workspaceID": "pinkpanda-demo-ns35kd21abc" },
+                    "admission": { "level": "Owner" },
+                    "ports": [{ "port": 3000, "visibility": "Everyone" }, { "port": 4000 }],
+                },
+                "status": { "phase": phase, "runtime": { "podIP": "10.1.2.3" } },
+            });
+            if deleted {
+                object["metadata"]["deletionTimestamp"] = json!("2026-11-24T00:00:00Z");
+            }
+            object
+        };
+        let resource = Resource::Gitpod { ide_port: 23000 };
+        let workspace = read(resource, object("Running", false)).unwrap();
+        assert_eq!(
+            lines(&workspace),
+            [
+                "main owner 10.1.2.3:23000",
+                "port:3000 public 10.1.2.3:3000",
+                "port:4000 owner 10.1.2.3:4000"
+            ]
+        );
+        assert_eq!(workspace.instance.as_deref(), Some("uid-1"));
+        assert_eq!(workspace.revision.status, Some(42));
+        let going = read(resource, object("Running", true)).unwrap();
+        assert_eq!(going.phase, Phase::Stopping);
+        assert_eq!(read(resource, object("Dreaming", false)).unwrap().phase, Phase::Unknown);
+    }
+
+    #[test]
+    fn a_devworkspace_is_behind_its_service() {
+        let workspace = read(
+            Resource::DevWorkspace,
+            json!({
+                "apiVersion": "workspace.devfile.io/v1alpha2", "kind": "DevWorkspace",
+                "metadata": { "name": "web", "namespace": "alice-dev", "uid": "u",
+                    "labels": { CREATOR: "alice" } },
+                "spec": { "template": { "components": [{ "container": { "endpoints": [
+                    { "name": "ide", "targetPort": 3100, "attributes": { "type": "main" } },
+                    { "name": "db", "targetPort": 5432, "exposure": "internal" },
+                    { "name": "none", "targetPort": 1, "exposure": "none" },
+                    { "name": "app", "targetPort": 8080, "exposure": "public" },
+                ]}}]}},
+                "status": { "phase": "Running", "devworkspaceId": "workspace0123456789abcdef" },
+            }),
+        )
+        .unwrap();
+        let service = "http://workspace0123456789abcdef-service.alice-dev.svc";
+        assert_eq!(
+            lines(&workspace),
+            [
+                format!("main owner {service}:3100"),
+                format!("port:3100 owner {service}:3100"),
+                format!("port:8080 owner {service}:8080")
+            ]
+        );
+        assert_eq!(workspace.owner.username.as_deref(), Some("alice"));
+    }
+
+    #[test]
+    fn an_object_without_an_id_is_none() {
+        for resource in [Resource::Gitpod { ide_port: 1 }, Resource::DevWorkspace] {
+            let object = json!({ "apiVersion": "a/v1", "kind": "B", "metadata": { "name": "x" } });
+            assert!(read(resource, object).is_none());
+        }
+    }
+}
