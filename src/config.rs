@@ -20,7 +20,7 @@ use crate::{
         pattern::PatternSpec,
         reconcile::core::Timing,
         registry::SourceRules,
-        source::{http::Credential, hub, ona},
+        source::{coder, gitpod, http::Credential, hub, kubernetes, ona},
     },
 };
 
@@ -76,6 +76,12 @@ pub enum SourceKind {
     Api(Duration),
     /// A JupyterHub, and where it tells of its routes.
     Hub(Platform, hub::Settings, hub::server::Listen),
+    /// A Coder deployment.
+    Coder(Platform, coder::Settings),
+    /// A Gitpod classic organization.
+    Gitpod(Platform, gitpod::Settings),
+    /// A Kubernetes cluster, and how often all of it is listed.
+    Kubernetes(kubernetes::Settings, Timing),
     /// An Ona organization.
     Ona(Platform, ona::Settings),
 }
@@ -242,7 +248,13 @@ impl Config {
                     }
                     platform
                 }
-                SourceKind::Ona(platform, _) => platform,
+                SourceKind::Kubernetes(settings, _) => {
+                    settings.kubeconfig.iter_mut().for_each(resolve);
+                    continue;
+                }
+                SourceKind::Coder(platform, _)
+                | SourceKind::Gitpod(platform, _)
+                | SourceKind::Ona(platform, _) => platform,
             };
             platform.authority.iter_mut().for_each(resolve);
             if let Credential::File(path) = &mut platform.credential {

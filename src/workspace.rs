@@ -254,6 +254,8 @@ pub struct Workspace {
     pub phase: Phase,
     /// Where undeclared ports would be, when the policy lets the owner reach them.
     pub address: Option<IpAddr>,
+    /// The same, where the operator's words say it and not an address.
+    pub template: Option<Arc<destination::Template>>,
     /// The declared endpoints.
     pub endpoints: Vec<Endpoint>,
     /// Endpoints that are below a path of the workspace's own host.

@@ -125,11 +125,11 @@ fn files(config: &Config) -> Vec<Finding> {
             SourceKind::File(path) if path.is_file() => {
                 findings.push(Finding::ok(format!("workspaces: {}", path.display())));
             }
-            SourceKind::Hub(..) | SourceKind::Ona(..) | SourceKind::Api(_) => {}
             SourceKind::File(path) => findings.push(Finding::fail(
                 format!("workspaces: there is no file {}", path.display()),
                 "write it, or correct 'file' in [workspaces]; nothing is allowed without it",
             )),
+            _ => {}
         }
     }
     findings

@@ -18,7 +18,7 @@ use crate::{
         destination::resolver::Resolver,
         directory::Directory,
         reconcile::{
-            core::Core,
+            core::{Core, Timing},
             driver::Driver,
             jitter,
             lookup::Lookup,
@@ -28,12 +28,15 @@ use crate::{
         source::{
             Source, SourceError,
             api::Leases,
+            coder::Coder,
             file::FileSource,
+            gitpod::Gitpod,
             http::Api,
             hub::{
                 Hub,
                 server::{Listen, Server},
             },
+            kubernetes::Kubernetes,
             ona::Ona,
         },
     },
@@ -58,6 +61,9 @@ enum Kind {
     File(FileSource),
     Api(Arc<Leases>),
     Hub(Follower<Hub>, Listen),
+    Coder(Follower<Coder>),
+    Gitpod(Follower<Gitpod>),
+    Kubernetes(Follower<Kubernetes>),
     Ona(Follower<Ona>),
 }
 
@@ -89,7 +95,7 @@ impl Feeds {
             status: Arc::clone(&feed.status),
             leases: match &feed.kind {
                 Kind::Api(leases) => Some(Arc::clone(leases)),
-                Kind::File(_) | Kind::Hub(..) | Kind::Ona(_) => None,
+                _ => None,
             },
         });
         watched.collect()
@@ -118,7 +124,10 @@ impl Feeds {
                 Kind::Api(_) | Kind::Hub(..) => {
                     Some("tells the running agent only: see `workspaces show`".to_owned())
                 }
-                Kind::Ona(follower) => follower.load().await.err().map(|error| error.to_string()),
+                Kind::Coder(follower) => follower.load().await,
+                Kind::Gitpod(follower) => follower.load().await,
+                Kind::Kubernetes(follower) => follower.load().await,
+                Kind::Ona(follower) => follower.load().await,
             };
             failures.extend(failed.map(|failure| format!("source '{name}': {failure}")));
         }
@@ -139,7 +148,7 @@ impl Feeds {
     fn files(&mut self) -> impl Iterator<Item = &mut FileSource> {
         self.feeds.iter_mut().filter_map(|feed| match &mut feed.kind {
             Kind::File(file) => Some(file),
-            Kind::Api(_) | Kind::Hub(..) | Kind::Ona(_) => None,
+            _ => None,
         })
     }
 
@@ -166,6 +175,9 @@ impl Feeds {
                     tasks.spawn(server.serve(stop.clone()));
                     tasks.spawn(follower.driver.run(stop))
                 }
+                Kind::Coder(follower) => tasks.spawn(follower.driver.run(stop)),
+                Kind::Gitpod(follower) => tasks.spawn(follower.driver.run(stop)),
+                Kind::Kubernetes(follower) => tasks.spawn(follower.driver.run(stop)),
                 Kind::Ona(follower) => tasks.spawn(follower.driver.run(stop)),
             };
         }
@@ -195,12 +207,27 @@ impl Feed {
             }
             SourceKind::Hub(platform, settings, listen) => {
                 let source = Hub::new(api(platform, "token ")?, settings.clone());
-                let (_, follower) = follow(source, platform, publisher, &status);
+                let (_, follower) = follow(source, platform.timing, publisher, &status);
                 (None, Kind::Hub(follower, listen.clone()))
+            }
+            SourceKind::Coder(platform, settings) => {
+                let source = Coder::new(api(platform, "Coder-Session-Token:")?, settings.clone());
+                let (lookup, follower) = follow(source, platform.timing, publisher, &status);
+                (Some(lookup), Kind::Coder(follower))
+            }
+            SourceKind::Gitpod(platform, settings) => {
+                let source = Gitpod::new(api(platform, "Bearer ")?, settings.clone());
+                let (lookup, follower) = follow(source, platform.timing, publisher, &status);
+                (Some(lookup), Kind::Gitpod(follower))
+            }
+            SourceKind::Kubernetes(settings, timing) => {
+                let source = Kubernetes::new(settings.clone());
+                let (_, follower) = follow(source, *timing, publisher, &status);
+                (None, Kind::Kubernetes(follower))
             }
             SourceKind::Ona(platform, settings) => {
                 let source = Ona::new(api(platform, "Bearer ")?, settings.clone());
-                let (lookup, follower) = follow(source, platform, publisher, &status);
+                let (lookup, follower) = follow(source, platform.timing, publisher, &status);
                 (Some(lookup), Kind::Ona(follower))
             }
         };
@@ -222,12 +249,12 @@ fn api(platform: &Platform, scheme: &'static str) -> anyhow::Result<Api> {
 
 fn follow<S: Source>(
     source: S,
-    platform: &Platform,
+    timing: Timing,
     publisher: Publisher,
     status: &Arc<Mutex<Status>>,
 ) -> (Lookup, Follower<S>) {
     let (lookup, questions) = Lookup::new();
-    let core = Core::new(publisher.clone(), source.abilities(), platform.timing, jitter);
+    let core = Core::new(publisher.clone(), source.abilities(), timing, jitter);
     let driver = Driver {
         source: Arc::new(source),
         core,
@@ -239,8 +266,12 @@ fn follow<S: Source>(
 }
 
 impl<S: Source> Follower<S> {
-    /// Asks for everything once, for commands that need it just once.
-    async fn load(&mut self) -> Result<(), SourceError> {
+    /// Asks for everything once, for commands that need it just once. Returns why that failed, if so.
+    async fn load(&mut self) -> Option<String> {
+        self.ask().await.err().map(|error| error.to_string())
+    }
+
+    async fn ask(&mut self) -> Result<(), SourceError> {
         let (source, publisher) = (&self.driver.source, &self.publisher);
         let started = Moment::now();
         if source.abilities().accounts {

@@ -8,18 +8,25 @@ use toml_span::{DeserError, Deserialize, Span, Value, de_helpers::TableHelper};
 use super::{
     Format, Platform, Source, SourceKind,
     document::{choice, mistake},
-    file::{Parsed, Word, seconds},
+    file::{Parsed, Word, number, seconds},
+    issuer::RawMatch,
 };
 use crate::{
     decision::Policy,
-    identity::profile::secure_url,
+    identity::profile::{MatchBy, secure_url},
     workspace::{
         Admission,
         destination::{Ranges, Template},
         host::Host,
         reconcile::core::Timing,
         registry::{SourceRules, UndeclaredPorts},
-        source::{http::Credential, hub, ona},
+        source::{
+            coder, gitpod,
+            http::Credential,
+            hub,
+            kubernetes::{self, Resource},
+            ona,
+        },
     },
 };
 
@@ -148,6 +155,9 @@ enum KindName {
     File,
     Api,
     Hub,
+    Coder,
+    Gitpod,
+    Kubernetes,
     Ona,
 }
 
@@ -156,7 +166,7 @@ impl KindName {
     fn usual_url(self) -> Option<&'static str> {
         match self {
             Self::Ona => Some("https://app.ona.com/api"),
-            Self::File | Self::Api | Self::Hub => None,
+            _ => None,
         }
     }
 }
@@ -167,7 +177,7 @@ impl<'de> Deserialize<'de> for RawSource {
         let mut table = TableHelper::new(value)?;
         let name = table.required::<Word>("name");
         let kind = table.required::<RawKind>("kind").ok().map(|kind| kind.0);
-        let rules = rules(&mut table);
+        let rules = rules(&mut table, kind);
         let kind = kind.and_then(|kind| match kind {
             KindName::File => {
                 table.required::<ListFile>("file").ok().map(|file| SourceKind::File(file.0))
@@ -195,6 +205,32 @@ impl<'de> Deserialize<'de> for RawSource {
                     .map(|(address, token)| hub::server::Listen { address: address.0, token });
                 Some(SourceKind::Hub(platform?, settings?, listen?))
             }
+            KindName::Coder => {
+                let platform = platform(&mut table, span, kind);
+                let destination = table.required::<RawTemplate>("destination").ok();
+                let (issuer, organization) =
+                    (word(&mut table, "issuer"), word(&mut table, "organization"));
+                let agent = word(&mut table, "agent").unwrap_or_else(|| "main".into());
+                let port_shares = table.optional("port_shares").unwrap_or(true);
+                let destination = destination?.0;
+                let settings =
+                    coder::Settings { issuer, organization, destination, agent, port_shares };
+                Some(SourceKind::Coder(platform?, settings))
+            }
+            KindName::Gitpod => {
+                let platform = platform(&mut table, span, kind);
+                let id = table.required::<Word>("organization_id").ok();
+                let destination = table.required::<RawTemplate>("destination").ok();
+                let (issuer, organization) =
+                    (word(&mut table, "issuer"), word(&mut table, "organization"));
+                let days = number(&mut table, "lookback_days", 1..=365).unwrap_or(30);
+                let lookback_days = i64::try_from(days).unwrap_or(365);
+                let (id, destination) = (id?.0, destination?.0);
+                let settings =
+                    gitpod::Settings { id, issuer, organization, destination, lookback_days };
+                Some(SourceKind::Gitpod(platform?, settings))
+            }
+            KindName::Kubernetes => kubernetes(&mut table),
             KindName::Ona => {
                 let platform = platform(&mut table, span, kind);
                 let settings = ona::Settings {
@@ -211,14 +247,18 @@ impl<'de> Deserialize<'de> for RawSource {
         let kind = kind.ok_or_else(|| mistake(span, "a source that cannot be read"))?;
         let rules = match kind {
             SourceKind::File(_) | SourceKind::Api(_) => rules.never_stale(),
-            SourceKind::Hub(..) | SourceKind::Ona(..) => rules,
+            _ => rules,
         };
         Ok(Self { source: Source { name: name?.0, rules, kind }, span })
     }
 }
 
-fn rules(table: &mut TableHelper<'_>) -> SourceRules {
-    let usual = SourceRules::default();
+fn rules(table: &mut TableHelper<'_>, kind: Option<KindName>) -> SourceRules {
+    let mut usual = SourceRules::default();
+    if matches!(kind, Some(KindName::Hub)) {
+        // A hub that ends leaves its routes behind, to ports that may soon be somebody else's.
+        usual.stale_after = usual.stale_open_after;
+    }
     let stale_after = seconds(table, "stale_seconds", 1..=86_400, usual.stale_after);
     let open = usual.stale_open_after.min(stale_after);
     let stale_open_after = seconds(table, "stale_open_seconds", 1..=86_400, open).min(stale_after);
@@ -234,6 +274,31 @@ fn rules(table: &mut TableHelper<'_>) -> SourceRules {
     }
 }
 
+fn kubernetes(table: &mut TableHelper<'_>) -> Option<SourceKind> {
+    let resource = table.required::<RawResource>("resource").ok().map(|resource| resource.0);
+    let ide_port = number(table, "ide_port", 1..=65_535).and_then(|port| u16::try_from(port).ok());
+    let resource = match (resource, ide_port) {
+        (Some(Resource::Gitpod { .. }), Some(ide_port)) => Some(Resource::Gitpod { ide_port }),
+        (resource, _) => resource,
+    };
+    let settings = kubernetes::Settings {
+        resource: resource.unwrap_or(Resource::DevWorkspace),
+        namespace: word(table, "namespace").map(String::from),
+        kubeconfig: table.optional::<String>("kubeconfig").map(PathBuf::from),
+        owner: table.optional::<RawMatch>("owner").map_or(MatchBy::Subject, |owner| owner.0),
+        issuer: word(table, "issuer"),
+        organization: word(table, "organization"),
+        destination: table.optional::<RawTemplate>("destination").map(|t| t.0),
+    };
+    let timing = timing(table, Timing::default().resync);
+    resource.map(|_| SourceKind::Kubernetes(settings, timing))
+}
+
+fn timing(table: &mut TableHelper<'_>, usual: Duration) -> Timing {
+    let resync = seconds(table, "resync_seconds", 1..=3600, usual);
+    Timing { resync, ..Timing::default() }
+}
+
 /// Where a platform is and how it is asked.
 fn platform(table: &mut TableHelper<'_>, span: Span, kind: KindName) -> Option<Platform> {
     let url = match table.optional_s::<String>("url") {
@@ -246,9 +311,14 @@ fn platform(table: &mut TableHelper<'_>, span: Span, kind: KindName) -> Option<P
     let url = url.map_err(|error| table.errors.push(error)).ok();
     let credential = credential(table, span, "token_file", "token_env");
     let authority = table.optional::<String>("ca_file").map(PathBuf::from);
-    let timing = Timing::default();
-    let resync = seconds(table, "resync_seconds", 1..=3600, timing.resync);
-    let timing = Timing { resync, ..timing };
+    let usual = match kind {
+        // Lists are all there is, or nearly.
+        KindName::Coder | KindName::Gitpod => Duration::from_secs(5),
+        // With whom servers are shared is told by nothing else.
+        KindName::Hub => Duration::from_secs(30),
+        _ => Timing::default().resync,
+    };
+    let timing = timing(table, usual);
     Some(Platform { url: url?, credential: credential?, authority, timing })
 }
 
@@ -286,10 +356,22 @@ impl<'de> Deserialize<'de> for RawKind {
                 ("file", KindName::File),
                 ("api", KindName::Api),
                 ("jupyterhub", KindName::Hub),
+                ("coder", KindName::Coder),
+                ("gitpod", KindName::Gitpod),
+                ("kubernetes", KindName::Kubernetes),
                 ("ona", KindName::Ona),
             ],
         )
         .map(Self)
+    }
+}
+
+struct RawResource(Resource);
+
+impl<'de> Deserialize<'de> for RawResource {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        let gitpod = Resource::Gitpod { ide_port: 23_000 };
+        choice(value, &[("gitpod", gitpod), ("devworkspace", Resource::DevWorkspace)]).map(Self)
     }
 }
 

@@ -84,10 +84,11 @@ pub fn destination(record: &Record<'_>, endpoint: &EndpointName) -> Option<Desti
     if let Some(declared) = workspace.endpoint(endpoint) {
         return Some(declared.destination.clone());
     }
-    match (record.rules.undeclared_ports, endpoint, workspace.address) {
-        (UndeclaredPorts::Owner, EndpointName::Port(port), Some(ip)) => {
-            Some(Destination::Address(SocketAddr::new(ip, *port)))
-        }
+    match (record.rules.undeclared_ports, endpoint) {
+        (UndeclaredPorts::Owner, EndpointName::Port(port)) => match workspace.address {
+            Some(ip) => Some(Destination::Address(SocketAddr::new(ip, *port))),
+            None => workspace.template.as_ref()?.render_backend(&workspace.id, endpoint),
+        },
         _ => None,
     }
 }

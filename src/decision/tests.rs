@@ -55,6 +55,7 @@ fn workspace(owner: Person) -> Workspace {
         grants: vec![],
         phase: Phase::Running,
         address: Some([10, 0, 0, 1].into()),
+        template: None,
         endpoints: vec![],
         paths: vec![],
     }

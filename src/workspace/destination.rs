@@ -158,7 +158,7 @@ impl Template {
         // backend that tells them apart by host can mean.
         let told_apart = text.contains("{workspace}") || text.starts_with("backend:");
         template
-            .render(&id, &name)
+            .render_in(&id, &name, "n")
             .filter(|_| told_apart)
             .map(|_| template.clone())
             .ok_or_else(error)
@@ -167,11 +167,41 @@ impl Template {
     /// Where that endpoint is; `None` for one that the template has no place for.
     #[must_use]
     pub fn render(&self, workspace: &WorkspaceId, endpoint: &EndpointName) -> Option<Destination> {
+        self.render_in(workspace, endpoint, "")
+    }
+
+    /// As [`Self::render`], if that is a backend: a name would have to be resolved first, which a
+    /// request does not wait for.
+    #[must_use]
+    pub fn render_backend(
+        &self,
+        workspace: &WorkspaceId,
+        endpoint: &EndpointName,
+    ) -> Option<Destination> {
+        self.render(workspace, endpoint).filter(|d| matches!(d, Destination::Backend(_)))
+    }
+
+    /// As [`Self::render`], with `{namespace}` standing for that one.
+    #[must_use]
+    pub fn render_in(
+        &self,
+        workspace: &WorkspaceId,
+        endpoint: &EndpointName,
+        namespace: &str,
+    ) -> Option<Destination> {
         // With a dot in it, an id would name something in another zone.
         if workspace.as_str().contains('.') && !self.0.starts_with("backend:") {
             return None;
         }
         let mut text = self.0.replace("{workspace}", workspace.as_str());
+        if text.contains("{namespace}") {
+            // As Kubernetes has them (RFC 1123 label).
+            let clean = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+            if namespace.is_empty() || !namespace.bytes().all(clean) {
+                return None;
+            }
+            text = text.replace("{namespace}", namespace);
+        }
         if text.contains("{port}") {
             let EndpointName::Port(port) = endpoint else { return None };
             text = text.replace("{port}", &port.to_string());

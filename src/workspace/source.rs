@@ -13,10 +13,13 @@ use super::{Workspace, WorkspaceId, directory::Member};
 use crate::clock::Moment;
 
 pub mod api;
+pub mod coder;
 pub mod connect;
 pub mod file;
+pub mod gitpod;
 pub mod http;
 pub mod hub;
+pub mod kubernetes;
 pub mod ona;
 
 /// What a source can do.

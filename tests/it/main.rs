@@ -33,5 +33,6 @@ mod providers;
 mod revocation;
 mod server;
 mod shipped;
+mod sources;
 mod tokens;
 mod wire;

@@ -80,6 +80,7 @@ fn workspace() -> Workspace {
         grants: vec![],
         phase: Phase::Running,
         address: None,
+        template: None,
         endpoints: vec![
             endpoint(EndpointName::Main, at("10.0.0.1:80")),
             endpoint(EndpointName::Port(3000), Destination::Backend("shared".into())),

@@ -363,7 +363,9 @@ impl Core {
             if self.abilities.reads {
                 self.enqueue(id);
             } else {
+                // Which is newer only another list can tell.
                 self.publisher.doubt(&id);
+                self.lists.again = true;
             }
         }
         let resync = self.timing.resync.mul_f64(0.8 + 0.4 * (self.jitter)());

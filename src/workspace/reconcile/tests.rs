@@ -114,6 +114,7 @@ fn described(number: u8, life: Life) -> Workspace {
         grants: vec![],
         phase: Phase::Running,
         address: None,
+        template: None,
         endpoints: vec![endpoint],
         paths: vec![],
     }

@@ -34,6 +34,7 @@ fn workspace(id: &str, phase: Phase) -> Workspace {
         grants: vec![],
         phase,
         address: None,
+        template: None,
         endpoints: vec![endpoint],
         paths: vec![],
     }

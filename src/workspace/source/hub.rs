@@ -92,7 +92,7 @@ struct Route {
 pub enum RouteError {
     /// Without a host, all users' servers would share one; with another, who knows whose it is.
     #[error(
-        "the route {0:?} is of no host below {1}: set c.JupyterHub.subdomain_host to that, so that each user's servers have a host name of their own"
+        "the route {0:?} is of no host below {1} for a user: set c.JupyterHub.subdomain_host to that, so that each user's servers have a host name of their own; a user cannot be called like the hub's host"
     )]
     Host(String, Host),
     /// The body is not what a hub sends.
@@ -124,6 +124,8 @@ impl Spec {
         let below = host.as_str().strip_suffix(hub.as_str());
         let label = match below.map(|below| below.strip_suffix('.').unwrap_or(below)) {
             Some("") => hub.as_str().split('.').next().unwrap_or_default(),
+            // A user who is called like the hub would have its workspace.
+            Some(label) if hub.as_str().split('.').next() == Some(label) => return Err(wrong()),
             Some(label) if !label.contains('.') && below.is_some_and(|b| b.ends_with('.')) => label,
             _ => return Err(wrong()),
         };
@@ -260,6 +262,7 @@ impl Hub {
             grants,
             phase: Phase::Running,
             address: None,
+            template: None,
             endpoints,
             paths,
         }
@@ -525,6 +528,7 @@ mod tests {
             "/alice.other.test/user/alice",
             "/a.b.hub.test/user/alice",
             "/alicehub.test/user/alice",
+            "/hub.hub.test/user/hub",
         ] {
             let error = hub.add(path, target.clone()).unwrap_err();
             assert!(error.to_string().contains("subdomain_host"), "{path}: {error}");

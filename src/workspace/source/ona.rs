@@ -222,6 +222,7 @@ impl Ona {
             grants,
             phase: phase(text(environment, "/status/phase")),
             address: None,
+            template: None,
             endpoints: self.endpoints(environment, &id, context),
             paths: vec![],
             id,

@@ -98,7 +98,7 @@ impl Stage {
             .arg(file("jupyterhub", "jupyterhub_config.py"))
             .current_dir(&state)
             .env("HUB_STATE", &state)
-            .env("HUB_PORT", hub_address.port().to_string())
+            .env("HUB_BIND", hub_address.to_string())
             .env("HUB_PUBLIC", format!("http://hub.test:{}", haproxy.http.port()))
             .env("HUB_PROXY_API", format!("http://{routes}"))
             .env("HUB_PROXY_TOKEN", PROXY_TOKEN)
@@ -273,17 +273,17 @@ async fn a_server_that_is_shared_is_open_to_whom_it_is_shared_with() {
     })
     .await;
     assert_eq!(stage.get(&host, path, Some("bob")).await.status, 403);
-    // bob is of the team.
+    // dave is of the team.
     stage.admin("POST", "shares/alice/", json!({ "group": "team" })).await;
-    until("bob to get in", async || {
-        (stage.get(&host, path, Some("bob")).await.status == 200).then_some(())
+    until("dave to get in", async || {
+        (stage.get(&host, path, Some("dave")).await.status == 200).then_some(())
     })
     .await;
     stage.admin("DELETE", "shares/alice/", json!({})).await;
     until("both to be out", async || {
         let carol = stage.get(&host, path, Some("carol")).await;
-        let bob = stage.get(&host, path, Some("bob")).await;
-        (carol.status == 403 && bob.status == 403).then_some(())
+        let dave = stage.get(&host, path, Some("dave")).await;
+        (carol.status == 403 && dave.status == 403).then_some(())
     })
     .await;
     stage.end().await;

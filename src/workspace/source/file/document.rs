@@ -178,6 +178,7 @@ impl<'de> Deserialize<'de> for Record {
                 grants: grants.into_iter().map(|g| g.grant).collect(),
                 phase: phase?.0,
                 address,
+                template: None,
                 endpoints,
                 paths: vec![],
             },
