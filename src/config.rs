@@ -69,6 +69,7 @@ pub struct Source {
 
 /// What a source is.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there are a few in a process")]
 pub enum SourceKind {
     /// A list in a file, followed as it changes.
     File(PathBuf),

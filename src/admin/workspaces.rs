@@ -144,15 +144,16 @@ impl View {
 }
 
 impl Shared {
-    fn leases(&self, source: &str) -> Result<&Arc<Leases>, Response> {
+    fn leases(&self, source: &str) -> Result<&Arc<Leases>, Box<Response>> {
         let known = self.sources.iter().find(|known| *known.name == *source);
         let Some(known) = known else {
-            return Err(failed(StatusCode::NOT_FOUND, format!("there is no source {source:?}")));
+            let error = format!("there is no source {source:?}");
+            return Err(Box::new(failed(StatusCode::NOT_FOUND, error)));
         };
         known.leases.as_ref().ok_or_else(|| {
             let error =
                 format!("the source {source:?} is not of kind \"api\": it cannot be written");
-            failed(StatusCode::METHOD_NOT_ALLOWED, error)
+            Box::new(failed(StatusCode::METHOD_NOT_ALLOWED, error))
         })
     }
 
@@ -217,7 +218,7 @@ pub(super) async fn held(
 ) -> Response {
     match shared.leases(&source) {
         Ok(leases) => Json(json!({ "workspaces": leases.list(Moment::now()) })).into_response(),
-        Err(response) => response,
+        Err(response) => *response,
     }
 }
 
@@ -227,7 +228,7 @@ pub(super) async fn show_held(
 ) -> Response {
     let leases = match shared.leases(&source) {
         Ok(leases) => leases,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     match leases.list(Moment::now()).into_iter().find(|held| held.id == id) {
         Some(held) => Json(held).into_response(),
@@ -244,7 +245,7 @@ pub(super) async fn put(
 ) -> Response {
     let leases = match shared.leases(&source) {
         Ok(leases) => leases,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     let issuers = shared.issuers.iter().map(|name| &**name).collect();
     let workspace = match document::parse_one("body", &body, &issuers) {
@@ -276,7 +277,7 @@ pub(super) async fn delete(
 ) -> Response {
     let leases = match shared.leases(&source) {
         Ok(leases) => leases,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     let there = match id.parse::<WorkspaceId>() {
         Ok(id) => leases.delete(&id, terms.revision, Moment::now()),

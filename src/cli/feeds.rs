@@ -46,7 +46,7 @@ use crate::{
 pub(super) struct Feeds {
     pub(super) registry: Arc<Registry>,
     resolver: Arc<Resolver>,
-    feeds: Vec<Feed>,
+    all: Vec<Feed>,
 }
 
 /// A source.
@@ -84,13 +84,13 @@ impl Feeds {
             Feed::new(&source.name, &source.kind, &issuers, publisher)
                 .with_context(|| format!("the source '{}'", source.name))
         });
-        let feeds = feeds.collect::<Result<_, _>>()?;
-        Ok(Self { registry, resolver, feeds })
+        let all = feeds.collect::<Result<_, _>>()?;
+        Ok(Self { registry, resolver, all })
     }
 
     /// What the administrator sees of the sources.
     pub(super) fn watched(&self) -> Vec<WatchedSource> {
-        let watched = self.feeds.iter().map(|feed| WatchedSource {
+        let watched = self.all.iter().map(|feed| WatchedSource {
             name: feed.name.clone(),
             status: Arc::clone(&feed.status),
             leases: match &feed.kind {
@@ -103,7 +103,7 @@ impl Feeds {
 
     /// What requests for unknown workspaces ask through, by the numbers of the sources.
     pub(super) fn lookups(&self) -> Vec<Option<Lookup>> {
-        self.feeds.iter().map(|feed| feed.lookup.clone()).collect()
+        self.all.iter().map(|feed| feed.lookup.clone()).collect()
     }
 
     /// Reads the files.
@@ -117,7 +117,7 @@ impl Feeds {
     /// Asks every source once. Returns what those said that could not tell.
     pub(super) async fn load(&mut self) -> Vec<String> {
         let mut failures = Vec::new();
-        for feed in &mut self.feeds {
+        for feed in &mut self.all {
             let name = &feed.name;
             let failed = match &mut feed.kind {
                 Kind::File(file) => file.load().err().map(|mistakes| mistakes.to_string()),
@@ -146,7 +146,7 @@ impl Feeds {
     }
 
     fn files(&mut self) -> impl Iterator<Item = &mut FileSource> {
-        self.feeds.iter_mut().filter_map(|feed| match &mut feed.kind {
+        self.all.iter_mut().filter_map(|feed| match &mut feed.kind {
             Kind::File(file) => Some(file),
             _ => None,
         })
@@ -162,7 +162,7 @@ impl Feeds {
         stop: &CancellationToken,
     ) -> anyhow::Result<()> {
         tasks.spawn(self.resolver.run(stop.clone()));
-        for feed in self.feeds {
+        for feed in self.all {
             let stop = stop.clone();
             match feed.kind {
                 Kind::File(file) => tasks.spawn(file.run(stop)),

@@ -3,11 +3,11 @@
 use std::{collections::HashSet, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
 
 use toml_span::{
-    DeserError, Deserialize, Spanned, Value, de_helpers::TableHelper, value::ValueInner,
+    DeserError, Deserialize, Span, Spanned, Value, de_helpers::TableHelper, value::ValueInner,
 };
 
 use super::{
-    Admin, Agent, Audit, Config, Listen, Owner, SourceKind,
+    Admin, Agent, Audit, Config, Listen, Owner, Source, SourceKind,
     certificate::RawCertificate,
     document::{choice, mistake, parsed},
     issuer::RawIssuer,
@@ -46,44 +46,12 @@ impl<'de> Deserialize<'de> for Config {
                 table.errors.push(mistake(span, format!("expected at least one [[{what}]]")));
             }
         }
-        if workspaces.file.is_none() && listed.is_empty() && table.errors.is_empty() {
-            table.errors.push(mistake(
-                value_span,
-                "no workspaces: expected [workspaces] with 'file', or a [[source]]",
-            ));
-        }
-        if admin.is_none()
-            && let Some(raw) =
-                listed.iter().find(|raw| matches!(raw.source.kind, SourceKind::Api(_)))
-        {
-            let message = "a source of kind \"api\" needs the table [admin]: it is written through that socket";
-            table.errors.push(mistake(raw.span, message));
-        }
-        let names: Vec<Box<str>> = workspaces
-            .file
-            .iter()
-            .map(|file| file.name.clone())
-            .chain(listed.iter().map(|raw| raw.source.name.clone()))
-            .collect();
-        for (number, raw) in listed.iter().enumerate() {
-            let number = number + usize::from(workspaces.file.is_some());
-            if names.iter().take(number).any(|name| *name == raw.source.name) {
-                let message =
-                    format!("the name {:?} is used by another source already", raw.source.name);
-                table.errors.push(mistake(raw.span, message));
-            }
-        }
-        for host in hosts.iter_mut().flat_map(|hosts| &mut hosts.value) {
-            let Some(wanted) = &host.source else { continue };
-            host.spec.source = names.iter().position(|name| **name == *wanted.value);
-            if host.spec.source.is_none() {
-                let message = format!(
-                    "there is no source {:?}: expected one of {}",
-                    wanted.value,
-                    names.join(", ")
-                );
-                table.errors.push(mistake(wanted.span, message));
-            }
+        let file = workspaces.file.as_ref();
+        let no_hosts = &mut [][..];
+        let raw_hosts = hosts.as_mut().map_or(no_hosts, |hosts| &mut hosts.value);
+        let found = check_sources(file, &listed, raw_hosts, admin.is_some(), value_span);
+        if table.errors.is_empty() || !listed.is_empty() {
+            table.errors.extend(found);
         }
         if let Ok(issuers) = &issuers {
             let named = |i: &RawIssuer| vec![i.issuer.profile.authority.name.to_string()];
@@ -125,6 +93,46 @@ impl<'de> Deserialize<'de> for Config {
             admin,
         })
     }
+}
+
+/// What is wrong with the sources together, and with hosts that name one; hosts get its number.
+fn check_sources(
+    file: Option<&Source>,
+    listed: &[RawSource],
+    hosts: &mut [RawHost],
+    has_admin: bool,
+    span: Span,
+) -> Vec<toml_span::Error> {
+    let mut errors = Vec::new();
+    if file.is_none() && listed.is_empty() {
+        let message = "no workspaces: expected [workspaces] with 'file', or a [[source]]";
+        errors.push(mistake(span, message));
+    }
+    let is_api = |raw: &&RawSource| matches!(raw.source.kind, SourceKind::Api(_));
+    if let Some(raw) = listed.iter().find(is_api).filter(|_| !has_admin) {
+        let message =
+            "a source of kind \"api\" needs the table [admin]: it is written through that socket";
+        errors.push(mistake(raw.span, message));
+    }
+    let mut names: Vec<&str> = file.iter().map(|file| &*file.name).collect();
+    for raw in listed {
+        let name = &*raw.source.name;
+        if names.contains(&name) {
+            let message = format!("the name {name:?} is used by another source already");
+            errors.push(mistake(raw.span, message));
+        }
+        names.push(name);
+    }
+    for host in hosts {
+        let Some(wanted) = &host.source else { continue };
+        host.spec.source = names.iter().position(|name| *name == wanted.value);
+        if host.spec.source.is_none() {
+            let names = names.join(", ");
+            let message = format!("there is no source {:?}: expected one of {names}", wanted.value);
+            errors.push(mistake(wanted.span, message));
+        }
+    }
+    errors
 }
 
 fn repeated<'i>(

@@ -395,8 +395,8 @@ proptest! {
         }));
         let colleague = account.is_some()
             || identity.is_some_and(|i| i.organization.is_some() && i.organization == workspace.organization);
-        let fresh = age <= Duration::from_secs(300);
-        let fresh_open = age <= Duration::from_secs(60);
+        let fresh = age <= Duration::from_mins(5);
+        let fresh_open = age <= Duration::from_mins(1);
         let ground = match decision.reason {
             Reason::Owner => told_apart && fresh && owner
                 && (declared.is_some() || owner_policy && workspace.address.is_some()),

@@ -176,7 +176,7 @@ mod tests {
         Member { account: account.into(), label: email.into(), person, active, teams: vec![] }
     }
 
-    fn account<'d>(standing: Standing<'d>) -> Option<&'d str> {
+    fn account(standing: Standing<'_>) -> Option<&str> {
         match standing {
             Standing::Member(member) => Some(&member.account),
             _ => None,

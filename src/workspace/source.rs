@@ -24,6 +24,7 @@ pub mod ona;
 
 /// What a source can do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "independent of each other")]
 pub struct Abilities {
     /// It tells of changes.
     pub watches: bool,

@@ -178,19 +178,19 @@ async fn coder(coder: Arc<Mutex<Coder>>) -> SocketAddr {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn coder_workspaces_apps_and_shared_ports_are_followed() {
-    let state = Arc::new(Mutex::new(Coder::default()));
+    let deployment = Arc::new(Mutex::new(Coder::default()));
     let put = |name: &str, build, status| {
         let workspace = coder_workspace(name, "alice", build, status);
-        state.lock().unwrap().workspaces.insert(format!("{name}--alice"), workspace);
+        deployment.lock().unwrap().workspaces.insert(format!("{name}--alice"), workspace);
     };
     // More than a page.
     (0..130).for_each(|n| put(&format!("w{n:03}"), 1, "running"));
     put("dev", 1, "running");
-    state.lock().unwrap().shares = vec![
+    deployment.lock().unwrap().shares = vec![
         json!({ "workspace_id": "id-dev-alice", "agent_name": "main", "port": 8080, "protocol": "http", "share_level": "organization" }),
         json!({ "workspace_id": "id-dev-alice", "agent_name": "main", "port": 9090, "protocol": "http", "share_level": "public" }),
     ];
-    let address = coder(Arc::clone(&state)).await;
+    let address = coder(Arc::clone(&deployment)).await;
     let settings = format!(
         "[[source]]\nname = 'coder'\nkind = 'coder'\nurl = 'http://{address}'\ntoken_file = 'token'\n\
          destination = 'backend:coder'\nresync_seconds = 1\nundeclared_ports = 'owner'\n\
@@ -218,16 +218,16 @@ async fn coder_workspaces_apps_and_shared_ports_are_followed() {
         assert_eq!(stage.reason(&host, who).await, want, "{what} {who:?}");
     }
     assert_eq!(stage.reason("code--w129--alice.apps.test", Some("alice")).await, "owner");
-    state.lock().unwrap().suspended = Some("alice".into());
+    deployment.lock().unwrap().suspended = Some("alice".into());
     stage.until(&host("code"), Some("alice"), "user_inactive").await;
     assert_eq!(stage.reason(&host("site"), None).await, "owner_inactive");
-    state.lock().unwrap().suspended = None;
+    deployment.lock().unwrap().suspended = None;
     stage.until(&host("code"), Some("alice"), "owner").await;
-    state.lock().unwrap().shares.clear();
+    deployment.lock().unwrap().shares.clear();
     stage.until(&host("9090--main"), None, "credential_missing").await;
     put("dev", 2, "stopping");
     stage.until(&host("code"), Some("alice"), "workspace_stopped").await;
-    state.lock().unwrap().workspaces.remove("dev--alice");
+    deployment.lock().unwrap().workspaces.remove("dev--alice");
     stage.until(&host("code"), Some("alice"), "workspace_unknown").await;
 }
 

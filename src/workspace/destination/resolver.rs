@@ -26,9 +26,12 @@ const AT_ONCE: usize = 64;
 /// How many new names may wait to be resolved first; the others wait for the next round.
 const WAITING: usize = 4096;
 
+type Places = HashMap<(Box<str>, bool), Weak<Gateway>>;
+
 /// All named places, each name once.
 pub struct Resolver {
-    places: Mutex<HashMap<(Box<str>, bool), Weak<Gateway>>>,
+    /// By URL, and whether the Host header is renamed.
+    places: Mutex<Places>,
     fresh: mpsc::Sender<Weak<Gateway>>,
     waiting: Mutex<Option<mpsc::Receiver<Weak<Gateway>>>>,
     ranges: Ranges,

@@ -38,7 +38,7 @@ pub struct Timing {
 impl Default for Timing {
     fn default() -> Self {
         Self {
-            resync: Duration::from_secs(60),
+            resync: Duration::from_mins(1),
             unread: Duration::from_secs(4),
             retry: Duration::from_secs(16),
             recycle: Duration::from_mins(12),
@@ -57,6 +57,7 @@ const QUIET_CONNECT: Duration = Duration::from_secs(2);
 
 /// What happened.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "moved once for each question")]
 pub enum Input {
     /// Time passed.
     Tick,
@@ -128,11 +129,22 @@ struct Asking {
     good: Option<Moment>,
 }
 
+/// How far the read of a workspace is.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Step {
+    /// It waits for its time.
+    #[default]
+    Due,
+    /// It waits for others to end.
+    Queued,
+    /// The platform is being asked.
+    Running,
+}
+
 /// A workspace that is to be read.
 #[derive(Default)]
 struct Unread {
-    running: bool,
-    queued: bool,
+    step: Step,
     /// Something changed after the read under way began.
     again: bool,
     /// Since when a change is unread.
@@ -246,7 +258,7 @@ impl Core {
             None => Some(self.watch.retry_at),
             Some(open) => Some(open.plus(self.timing.recycle)),
         };
-        let reads = self.reads.values().filter(|r| !r.running && !r.queued).map(|r| r.due);
+        let reads = self.reads.values().filter(|r| r.step == Step::Due).map(|r| r.due);
         // A read that hangs must not keep its workspace open.
         let closes =
             self.reads.values().filter_map(|r| r.changed).map(|at| at.plus(self.timing.unread));
@@ -277,7 +289,7 @@ impl Core {
             Event::Changed(id) if self.abilities.reads => {
                 let unread = self.reads.entry(id.clone()).or_default();
                 unread.changed.get_or_insert(self.now);
-                if unread.running {
+                if unread.step == Step::Running {
                     unread.again = true;
                 } else {
                     unread.due = self.now;
@@ -287,14 +299,13 @@ impl Core {
                     self.lists.soon(self.now);
                 }
             }
-            Event::Changed(_) => self.lists.soon(self.now),
             Event::Ended(id) => {
                 self.publisher.end(&id, self.now);
                 // A read under way was asked for before the end, so its answer will not count.
                 if let Some(unread) = self.reads.get_mut(&id) {
                     unread.changed = None;
                     unread.again = false;
-                    if !unread.running {
+                    if unread.step != Step::Running {
                         self.forget(&id, out);
                     }
                 }
@@ -308,13 +319,13 @@ impl Core {
             }
             Event::Everything(list, started) => self.listed(started, Ok(list)),
             Event::Accounts => self.accounts.soon(self.now),
-            Event::Anything => self.lists.soon(self.now),
+            Event::Changed(_) | Event::Anything => self.lists.soon(self.now),
         }
     }
 
     fn watch_ended(&mut self, error: &SourceError) {
         let served = self.watch.connected.map(|at| self.now.since(at)).unwrap_or_default();
-        if served > Duration::from_secs(60) {
+        if served > Duration::from_mins(1) {
             self.watch.failures = 0;
         }
         self.failed("events", error);
@@ -441,7 +452,7 @@ impl Core {
                 / if matches!(error, SourceError::RateLimited(_)) { 1 } else { 4 }
         });
         let Some(unread) = self.reads.get_mut(&id) else { return };
-        unread.running = false;
+        unread.step = Step::Due;
         if unread.wanted {
             unread.wanted = false;
             out.push(Command::Answered(id.clone()));
@@ -474,7 +485,7 @@ impl Core {
         }
         let unread = self.reads.entry(id.clone()).or_default();
         unread.wanted = true;
-        if !unread.running {
+        if unread.step != Step::Running {
             unread.due = self.now;
             self.enqueue(id);
         }
@@ -482,8 +493,8 @@ impl Core {
 
     fn enqueue(&mut self, id: WorkspaceId) {
         let unread = self.reads.entry(id.clone()).or_default();
-        if !unread.queued && !unread.running {
-            unread.queued = true;
+        if unread.step == Step::Due {
+            unread.step = Step::Queued;
             self.queue.push_back(id);
         }
     }
@@ -522,7 +533,7 @@ impl Core {
         let due: Vec<WorkspaceId> = self
             .reads
             .iter()
-            .filter(|(_, unread)| !unread.running && !unread.queued && unread.due <= now)
+            .filter(|(_, unread)| unread.step == Step::Due && unread.due <= now)
             .map(|(id, _)| id.clone())
             .collect();
         for id in due {
@@ -532,8 +543,7 @@ impl Core {
             && let Some(id) = self.queue.pop_front()
         {
             let Some(unread) = self.reads.get_mut(&id) else { continue };
-            unread.queued = false;
-            unread.running = true;
+            unread.step = Step::Running;
             self.reading += 1;
             out.push(Command::Read(id));
         }

@@ -29,7 +29,7 @@ const TIMING: Timing = Timing {
     resync: Duration::from_secs(8),
     unread: Duration::from_secs(4),
     retry: Duration::from_secs(4),
-    recycle: Duration::from_secs(60),
+    recycle: Duration::from_mins(1),
 };
 
 /// What the platform has of a workspace: the life it is in, and whether it is open to everybody.
@@ -55,6 +55,7 @@ enum Step {
 }
 
 /// Something on its way.
+#[expect(clippy::large_enum_variant, reason = "a test")]
 enum Parcel {
     /// An event, and the newest life when it was sent.
     Event(u32, Event, u32),
@@ -361,7 +362,7 @@ impl Platform {
                 if let Some(life) = self.life(number) {
                     let open = matches!(step, Step::Share(_));
                     let revision = life.revision + 1;
-                    self.change(number, Some(Life { open, revision, ..life }));
+                    self.change(number, Some(Life { revision, open, ..life }));
                 }
             }
             Step::Start(_) | Step::Stop(_) => {}

@@ -98,6 +98,7 @@ impl Publisher {
     }
 
     /// Takes in what was read of a workspace; the platform was asked at `seen`, the answer came now.
+    #[expect(clippy::must_use_candidate, reason = "told, not asked")]
     pub fn observe(&self, workspace: Workspace, seen: Moment, now: Moment) -> Observed {
         self.write(|change| change.observe(workspace, seen, now))
     }
@@ -118,6 +119,7 @@ impl Publisher {
     }
 
     /// The platform, asked at `seen`, does not have the workspace. Returns whether that is news.
+    #[expect(clippy::must_use_candidate, reason = "told, not asked")]
     pub fn absent(&self, id: &WorkspaceId, seen: Moment, now: Moment) -> bool {
         self.write(|change| {
             let known = change.find(id).map(|(part, entry)| part.seen(entry));
@@ -140,6 +142,7 @@ impl Publisher {
 
     /// Takes in a complete list; the platform was asked for its first page at `started`. `whole` says
     /// that it was made at one moment, so that what is not in it is nowhere.
+    #[expect(clippy::must_use_candidate, reason = "told, not asked")]
     pub fn complete(
         &self,
         list: Vec<Workspace>,
@@ -267,7 +270,8 @@ impl Change<'_> {
             if same && !known.doubtful && known.listed {
                 return Observed::Nothing;
             }
-            if !same && !(same_life && newer) && seen < known.arrived {
+            let told_apart = same || (same_life && newer);
+            if !told_apart && seen < known.arrived {
                 return Observed::Overlap;
             }
         }

@@ -198,7 +198,7 @@ mod tests {
         let rules = SourceRules::default().never_stale();
         let registry = Arc::new(Registry::new(&[("api", rules)], Arc::default()));
         let publisher = Publisher::new(Arc::clone(&registry), 0);
-        (registry, Leases::new(publisher, Duration::from_secs(60)))
+        (registry, Leases::new(publisher, Duration::from_mins(1)))
     }
 
     fn workspace(port: u16) -> Workspace {

@@ -69,8 +69,8 @@ struct Described {
 #[derive(Deserialize)]
 struct Build {
     id: String,
-    #[serde(default)]
-    build_number: u64,
+    #[serde(default, rename = "build_number")]
+    number: u64,
     #[serde(default)]
     status: String,
     #[serde(default)]
@@ -194,7 +194,7 @@ impl Coder {
         let grant = Grant { to: Grantee::Team(team.into()), endpoints: Some(covered) };
         Some(Workspace {
             instance: Some(described.latest_build.id.as_str().into()),
-            revision: Revision { spec: Some(described.latest_build.build_number), status: None },
+            revision: Revision { spec: Some(described.latest_build.number), status: None },
             organization: self.settings.organization.clone(),
             owner_label: described.owner_name.as_str().into(),
             owner: Person {
@@ -256,7 +256,7 @@ impl Source for Coder {
             let users: Users = http::must(self.api.get(&path)?).await?;
             let last = users.users.len() < PAGE;
             members
-                .extend(users.users.into_iter().map(|user| (user.id.clone(), self.member(user))));
+                .extend(users.users.into_iter().map(|user| (user.id.clone(), self.member(&user))));
             if last {
                 return Ok(members.into_values().collect());
             }
@@ -266,7 +266,7 @@ impl Source for Coder {
 }
 
 impl Coder {
-    fn member(&self, user: User) -> Member {
+    fn member(&self, user: &User) -> Member {
         let email = Some(user.email.to_lowercase()).filter(|email| !email.is_empty());
         Member {
             account: user.id.as_str().into(),
@@ -378,9 +378,9 @@ mod tests {
         for (status, active) in
             [("active", true), ("dormant", true), ("suspended", false), ("", false), ("new", false)]
         {
-            assert_eq!(coder().member(user(status)).active, active, "{status}");
+            assert_eq!(coder().member(&user(status)).active, active, "{status}");
         }
-        let person = coder().member(user("active")).person;
+        let person = coder().member(&user("active")).person;
         assert_eq!(person.email.as_deref(), Some("alice@example.com"));
     }
 }

@@ -236,12 +236,11 @@ fn reason(body: &[u8]) -> String {
 /// second.
 fn pause(response: &Response) -> Option<Duration> {
     let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
-    let seconds = match text.parse::<f64>() {
-        Ok(seconds) => seconds,
-        Err(_) => {
-            let at = httpdate::parse_http_date(text).ok()?;
-            at.duration_since(std::time::SystemTime::now()).unwrap_or_default().as_secs_f64()
-        }
+    let seconds = if let Ok(seconds) = text.parse::<f64>() {
+        seconds
+    } else {
+        let at = httpdate::parse_http_date(text).ok()?;
+        at.duration_since(std::time::SystemTime::now()).unwrap_or_default().as_secs_f64()
     };
     Duration::try_from_secs_f64(seconds).ok().map(|pause| pause.min(MAX_PAUSE))
 }

@@ -94,7 +94,7 @@ pub enum RouteError {
     #[error(
         "the route {0:?} is of no host below {1} for a user: set c.JupyterHub.subdomain_host to that, so that each user's servers have a host name of their own; a user cannot be called like the hub's host"
     )]
-    Host(String, Host),
+    Host(String, Box<str>),
     /// The body is not what a hub sends.
     #[error("the body has no 'target' with an address: {0}")]
     Target(String),
@@ -113,7 +113,7 @@ impl Spec {
     /// Reads the path of an API call, percent-decoded, without the prefix. The hub's own route is "/",
     /// whatever its host is; those of users begin with a host.
     fn parse(path: &str, hub: &Host) -> Result<Self, RouteError> {
-        let wrong = || RouteError::Host(path.into(), hub.clone());
+        let wrong = || RouteError::Host(path.into(), hub.as_str().into());
         let trimmed = path.trim_matches('/');
         let (host, rest) = match trimmed.split_once('/') {
             _ if trimmed.is_empty() => (hub.as_str(), ""),
@@ -197,16 +197,12 @@ impl Hub {
     /// last is what holds.
     fn changed(&self, table: &mut Table, id: &WorkspaceId) {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
-        let event = match table.routes.get(id) {
-            Some(routes) => {
-                table.revisions.insert(id.clone(), number);
-                let workspace = self.workspace(id, routes, table);
-                Event::Described(Box::new(workspace))
-            }
-            None => {
-                table.revisions.remove(id);
-                Event::Ended(id.clone())
-            }
+        let event = if let Some(routes) = table.routes.get(id) {
+            table.revisions.insert(id.clone(), number);
+            Event::Described(Box::new(self.workspace(id, routes, table)))
+        } else {
+            table.revisions.remove(id);
+            Event::Ended(id.clone())
         };
         let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(listener) = listener.as_ref()

@@ -89,15 +89,15 @@ impl Stage {
         secret(path, "proxy-token", PROXY_TOKEN);
         let agent = AgentProcess::start(path).await;
         let haproxy = Haproxy::start(version, path, &agent.socket(), hub_address).await;
-        let state = path.join("hub");
-        std::fs::create_dir(&state).unwrap();
+        let home = path.join("hub");
+        std::fs::create_dir(&home).unwrap();
         let python = python("jupyterhub");
         let mut command = Command::new(&python);
         command
             .args(["-m", "jupyterhub", "-f"])
             .arg(file("jupyterhub", "jupyterhub_config.py"))
-            .current_dir(&state)
-            .env("HUB_STATE", &state)
+            .current_dir(&home)
+            .env("HUB_STATE", &home)
             .env("HUB_BIND", hub_address.to_string())
             .env("HUB_PUBLIC", format!("http://hub.test:{}", haproxy.http.port()))
             .env("HUB_PROXY_API", format!("http://{routes}"))

@@ -84,7 +84,7 @@ async fn only_the_hub(State(shared): State<Shared>, request: Request, next: Next
         warn!("the token of the hub's routes cannot be read: the hub is refused");
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
-    let given = request.headers().get(AUTHORIZATION).map(|value| value.as_bytes());
+    let given = request.headers().get(AUTHORIZATION).map(axum::http::HeaderValue::as_bytes);
     let given = given.and_then(|value| value.strip_prefix(b"token ")).unwrap_or_default();
     let same =
         aws_lc_rs::constant_time::verify_slices_are_equal(given, token.expose_secret().as_bytes());
