@@ -58,34 +58,34 @@ impl From<SystemTime> for Timestamp {
     }
 }
 
-/// Time since some moment before the first use in this process. What must not depend on whoever sets
-/// the wall clock, such as the age of what is known of a workspace, is measured so.
+/// Nanoseconds since some moment before the first use in this process. What must not depend on whoever
+/// sets the wall clock, such as the age of what is known of a workspace, is measured so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Moment(Duration);
+pub struct Moment(u64);
 
 impl Moment {
     /// The present moment.
     #[must_use]
     pub fn now() -> Self {
         static START: OnceLock<Instant> = OnceLock::new();
-        Self(START.get_or_init(Instant::now).elapsed())
+        Self::at(START.get_or_init(Instant::now).elapsed())
     }
 
     /// The moment so long after the start of the count; for tests, and for moments yet to come.
     #[must_use]
-    pub const fn at(since_start: Duration) -> Self {
-        Self(since_start)
+    pub fn at(since_start: Duration) -> Self {
+        Self(u64::try_from(since_start.as_nanos()).unwrap_or(u64::MAX))
     }
 
-    /// The moment `later` after this one.
+    /// The moment `later` after this one; the end of time when it does not fit.
     #[must_use]
-    pub const fn plus(self, later: Duration) -> Self {
-        Self(self.0.saturating_add(later))
+    pub fn plus(self, later: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(later.as_nanos()).unwrap_or(u64::MAX)))
     }
 
     /// How long ago `earlier` was; zero when it is yet to come.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
-        self.0.saturating_sub(earlier.0)
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }

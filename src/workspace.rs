@@ -7,7 +7,6 @@
 
 use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
 
-use arrayvec::ArrayString;
 use thiserror::Error;
 
 pub mod destination;
@@ -81,7 +80,29 @@ pub enum EndpointName {
     /// A port that a process in the workspace listens on.
     Port(u16),
     /// An application that the platform names.
-    App(ArrayString<63>),
+    App(AppName),
+}
+
+/// The name of an application: 1 to [`MAX_APP`] bytes without control characters.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct AppName(Arc<str>);
+
+/// The longest name of an application in bytes: a label of a host.
+pub const MAX_APP: usize = 63;
+
+impl AppName {
+    /// The name, if the text is one.
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
+        let clean = !text.is_empty() && !text.chars().any(char::is_control);
+        (clean && text.len() <= MAX_APP).then(|| Self(text.into()))
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 impl fmt::Display for EndpointName {
@@ -89,7 +110,7 @@ impl fmt::Display for EndpointName {
         match self {
             Self::Main => f.write_str("main"),
             Self::Port(port) => write!(f, "port:{port}"),
-            Self::App(name) => write!(f, "app:{name}"),
+            Self::App(name) => write!(f, "app:{}", name.as_str()),
         }
     }
 }

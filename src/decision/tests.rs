@@ -183,7 +183,7 @@ fn the_owner_reaches_undeclared_ports_only_where_the_policy_says_so() {
     let allowed = ask("s", port.clone(), owner, at);
     assert_eq!(allowed.reason, Reason::Owner);
     assert_eq!(allowed.route, Some(Route::Direct("10.0.0.1:99".parse().unwrap())));
-    let app = EndpointName::App(arrayvec::ArrayString::from("x").unwrap());
+    let app = EndpointName::App(crate::workspace::AppName::new("x").unwrap());
     for (subject, endpoint, policy, address, reason) in [
         ("s", port.clone(), deny, at, Reason::EndpointUndeclared),
         ("s", port.clone(), owner, None, Reason::EndpointUndeclared),

@@ -11,12 +11,11 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use arrayvec::ArrayString;
 use ipnet::IpNet;
 use thiserror::Error;
 use url::Url;
 
-use super::{EndpointName, WorkspaceId, host::Host};
+use super::{AppName, EndpointName, WorkspaceId, host::Host};
 
 pub mod resolver;
 
@@ -151,7 +150,7 @@ impl Template {
         let template = Self(text.into());
         let error = || TemplateError(text.into());
         let id: WorkspaceId = "w".parse().map_err(|_| error())?;
-        let app = ArrayString::from("a").map_err(|_| error())?;
+        let app = AppName::new("a").ok_or_else(error)?;
         let name =
             if text.contains("{app}") { EndpointName::App(app) } else { EndpointName::Port(80) };
         // A template without the workspace sends everybody's requests to one place, which only a
@@ -208,7 +207,7 @@ impl Template {
         }
         if text.contains("{app}") {
             let EndpointName::App(app) = endpoint else { return None };
-            text = text.replace("{app}", app);
+            text = text.replace("{app}", app.as_str());
         }
         if let Some(name) = text.strip_prefix("backend:") {
             return is_backend(name).then(|| Destination::Backend(name.into()));

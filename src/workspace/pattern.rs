@@ -10,7 +10,7 @@ use arrayvec::ArrayString;
 use regex::{CaptureLocations, Regex, RegexBuilder};
 use thiserror::Error;
 
-use super::{EndpointName, MAX_ID, host::Host};
+use super::{AppName, EndpointName, MAX_ID, host::Host};
 
 /// A compiled pattern may take this much memory, in bytes: the operator wrote it, but by hand.
 const MAX_PROGRAM: usize = 1 << 20;
@@ -249,7 +249,7 @@ impl HostPattern {
         }
         let endpoint = match (self.port.and_then(text), self.app.and_then(text)) {
             (Some(port), _) => EndpointName::Port(parse_port(port)?),
-            (None, Some(app)) => EndpointName::App(ArrayString::from(app).ok()?),
+            (None, Some(app)) => EndpointName::App(AppName::new(app)?),
             (None, None) => EndpointName::Main,
         };
         Some(Target { source: self.source, workspace, endpoint })

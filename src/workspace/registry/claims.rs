@@ -6,7 +6,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use super::{
@@ -14,10 +14,17 @@ use super::{
     UndeclaredPorts,
 };
 
-type Holder = (usize, WorkspaceId);
+pub(super) type Holder = (usize, WorkspaceId);
 
+/// Who has something at an address, whatever the port.
 #[derive(Default)]
-pub(super) struct Claims(HashMap<SocketAddr, Vec<Holder>>);
+pub(super) struct Claims(HashMap<IpAddr, Holders>);
+
+/// Nearly always one.
+enum Holders {
+    One(Holder),
+    Many(Vec<Holder>),
+}
 
 impl Claims {
     /// Replaces what a workspace claims. Returns everybody whose lot may have changed, others only.
@@ -29,28 +36,61 @@ impl Claims {
         new: Option<&Workspace>,
         undeclared: UndeclaredPorts,
     ) -> BTreeSet<Holder> {
-        let (old, new) = (addresses(old, undeclared), addresses(new, undeclared));
+        let (before, after) = (addresses(old, undeclared), addresses(new, undeclared));
         let mut touched = BTreeSet::new();
-        for address in old.difference(&new) {
-            let Some(holders) = self.0.get_mut(address) else { continue };
-            holders.retain(|(s, other)| (*s, other) != (source, id));
-            touched.extend(holders.iter().cloned());
-            if holders.is_empty() {
-                self.0.remove(address);
-            }
+        if before == after {
+            return touched;
         }
-        for address in new.difference(&old) {
-            let holders = self.0.entry(*address).or_default();
-            touched.extend(holders.iter().cloned());
-            holders.push((source, id.clone()));
+        let ips = |all: &BTreeSet<SocketAddr>| all.iter().map(SocketAddr::ip).collect();
+        let (before, after): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) = (ips(&before), ips(&after));
+        let holder = (source, id.clone());
+        for ip in before.union(&after) {
+            let others = self.others(*ip, &holder);
+            touched.extend(others.iter().cloned());
+            let all = others.into_iter().chain(after.contains(ip).then(|| holder.clone()));
+            let mut all: Vec<Holder> = all.collect();
+            match (all.pop(), all.is_empty()) {
+                (None, _) => self.0.remove(ip),
+                (Some(one), true) => self.0.insert(*ip, Holders::One(one)),
+                (Some(last), false) => {
+                    all.push(last);
+                    self.0.insert(*ip, Holders::Many(all))
+                }
+            };
         }
         touched
     }
 
-    /// Whether another workspace claims one of this one's addresses.
-    pub(super) fn contested(&self, workspace: &Workspace, undeclared: UndeclaredPorts) -> bool {
-        let holders = |address| self.0.get(address).map_or(0, Vec::len);
-        addresses(Some(workspace), undeclared).iter().any(|address| holders(address) > 1)
+    /// Whether another workspace claims one of this one's addresses; `find` gives what others are.
+    pub(super) fn contested<'w>(
+        &self,
+        source: usize,
+        workspace: &Workspace,
+        undeclared: UndeclaredPorts,
+        find: impl Fn(&Holder) -> Option<(&'w Workspace, UndeclaredPorts)>,
+    ) -> bool {
+        let mine = addresses(Some(workspace), undeclared);
+        let ips: BTreeSet<IpAddr> = mine.iter().map(SocketAddr::ip).collect();
+        let me = (source, workspace.id.clone());
+        let others = ips.into_iter().flat_map(|ip| self.others(ip, &me));
+        others.into_iter().filter_map(|other| find(&other)).any(|(other, undeclared)| {
+            addresses(Some(other), undeclared).iter().any(|theirs| {
+                // Port 0 stands for all of them.
+                let clash = |own: &&SocketAddr| {
+                    own.ip() == theirs.ip()
+                        && (own.port() == theirs.port() || own.port() == 0 || theirs.port() == 0)
+                };
+                mine.iter().any(|own| clash(&own))
+            })
+        })
+    }
+
+    fn others(&self, ip: IpAddr, me: &Holder) -> Vec<Holder> {
+        match self.0.get(&ip) {
+            None => vec![],
+            Some(Holders::One(one)) => std::iter::once(one).filter(|h| *h != me).cloned().collect(),
+            Some(Holders::Many(all)) => all.iter().filter(|h| *h != me).cloned().collect(),
+        }
     }
 }
 

@@ -17,7 +17,8 @@ use super::{
         Destination, Revision, Workspace, WorkspaceId, destination::resolver::Resolver,
         directory::Directory,
     },
-    Entry, Part, Registry, Writer,
+    Entry, Part, Registry, UndeclaredPorts, Writer,
+    claims::Holder,
 };
 use crate::clock::Moment;
 
@@ -301,9 +302,21 @@ impl Change<'_> {
         let claims = &mut self.writer.claims;
         let touched =
             claims.change(source, &id, old.as_deref(), Some(&entry.workspace), undeclared);
-        entry.contested = claims.contested(&entry.workspace, undeclared);
-        part.map.insert(id, Arc::new(entry));
+        entry.contested = self.contested(source, &entry.workspace);
+        if let Some(part) = self.state.get_mut(source) {
+            part.map.insert(id, Arc::new(entry));
+        }
         self.settle(touched);
+    }
+
+    fn contested(&self, source: usize, workspace: &Workspace) -> bool {
+        let undeclared = |source: usize| {
+            self.state.get(source).map_or(UndeclaredPorts::Deny, |p| p.rules.undeclared_ports)
+        };
+        self.writer.claims.contested(source, workspace, undeclared(source), |(source, id)| {
+            let entry = self.state.get(*source)?.map.get(id)?;
+            Some((&*entry.workspace, undeclared(*source)))
+        })
     }
 
     fn remove(&mut self, id: &WorkspaceId, at: Moment, arrived: Moment, reported: bool) {
@@ -324,20 +337,22 @@ impl Change<'_> {
     }
 
     /// Marks anew who shares an address with another.
-    fn settle(&mut self, touched: BTreeSet<(usize, WorkspaceId)>) {
+    fn settle(&mut self, touched: BTreeSet<Holder>) {
         for (source, id) in touched {
-            let Some(part) = self.state.get_mut(source) else { continue };
-            let Some(entry) = part.map.get(&id) else { continue };
-            let contested =
-                self.writer.claims.contested(&entry.workspace, part.rules.undeclared_ports);
-            if contested != entry.contested {
-                if contested {
-                    error!(
-                        workspace = %id,
-                        "another workspace claims to be at the same address: neither is routed to"
-                    );
-                }
-                let entry = Entry { contested, ..Entry::clone(entry) };
+            let entry = self.state.get(source).and_then(|part| part.map.get(&id)).map(Arc::clone);
+            let Some(entry) = entry else { continue };
+            let contested = self.contested(source, &entry.workspace);
+            if contested == entry.contested {
+                continue;
+            }
+            if contested {
+                error!(
+                    workspace = %id,
+                    "another workspace claims to be at the same address: neither is routed to"
+                );
+            }
+            let entry = Entry { contested, ..Entry::clone(&entry) };
+            if let Some(part) = self.state.get_mut(source) {
                 part.map.insert(id, Arc::new(entry));
             }
         }

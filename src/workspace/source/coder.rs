@@ -7,7 +7,6 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use arrayvec::ArrayString;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -17,7 +16,7 @@ use super::{
     http::{self, Api},
 };
 use crate::workspace::{
-    Admission, Endpoint, EndpointName, Grant, Grantee, Person, Phase, Revision, Workspace,
+    Admission, AppName, Endpoint, EndpointName, Grant, Grantee, Person, Phase, Revision, Workspace,
     WorkspaceId, destination::Template, directory::Member,
 };
 
@@ -173,7 +172,7 @@ impl Coder {
             // Others are links elsewhere, or below a path of the dashboard's host.
             if app.subdomain
                 && !app.external
-                && let Ok(slug) = ArrayString::from(&app.slug.to_lowercase())
+                && let Some(slug) = AppName::new(&app.slug.to_lowercase())
             {
                 push(EndpointName::App(slug), &app.sharing_level);
             }

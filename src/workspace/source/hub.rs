@@ -14,7 +14,6 @@ use std::{
     },
 };
 
-use arrayvec::ArrayString;
 use reqwest::header::ACCEPT;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -28,8 +27,8 @@ use super::{
     http::{self, Api},
 };
 use crate::workspace::{
-    Admission, Destination, Endpoint, EndpointName, Gateway, Grant, Grantee, PathRule, Person,
-    Phase, Revision, Workspace, WorkspaceId, directory::Member, host::Host,
+    Admission, AppName, Destination, Endpoint, EndpointName, Gateway, Grant, Grantee, PathRule,
+    Person, Phase, Revision, Workspace, WorkspaceId, directory::Member, host::Host,
 };
 
 pub mod server;
@@ -228,9 +227,9 @@ impl Hub {
             let server = text(route, "server_name").filter(|name| !name.is_empty());
             let name = match &server {
                 None => EndpointName::Main,
-                Some(server) => match ArrayString::from(server) {
-                    Ok(app) if !server.chars().any(char::is_control) => EndpointName::App(app),
-                    _ => continue,
+                Some(server) => match AppName::new(server) {
+                    Some(app) => EndpointName::App(app),
+                    None => continue,
                 },
             };
             let of_user = route.body.contains_key("user");

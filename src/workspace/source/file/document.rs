@@ -8,7 +8,6 @@ use std::{
     sync::Arc,
 };
 
-use arrayvec::ArrayString;
 use toml_span::{
     DeserError, Deserialize, Error, Span, Value, de_helpers::TableHelper, value::ValueInner,
 };
@@ -19,8 +18,8 @@ use crate::{
         document::{self, Format, Mistakes, choice, mistake},
     },
     workspace::{
-        Admission, Destination, Endpoint, EndpointName, Gateway, Grant, Grantee, Person, Phase,
-        Revision, Workspace, WorkspaceId, destination::is_backend,
+        Admission, AppName, Destination, Endpoint, EndpointName, Gateway, Grant, Grantee, Person,
+        Phase, Revision, Workspace, WorkspaceId, destination::is_backend,
     },
 };
 
@@ -340,14 +339,14 @@ impl From<Port> for EndpointName {
     }
 }
 
-struct App(ArrayString<63>);
+struct App(AppName);
 
 impl<'de> Deserialize<'de> for App {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
         let text = value.take_string(None)?;
         let clean = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        match ArrayString::from(&text) {
-            Ok(name) if !name.is_empty() && name.bytes().all(clean) => Ok(Self(name)),
+        match AppName::new(&text) {
+            Some(name) if text.bytes().all(clean) => Ok(Self(name)),
             _ => Err(mistake(
                 value.span,
                 "expected an app name: 1 to 63 lower-case letters, digits or '-'",
