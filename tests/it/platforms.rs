@@ -10,6 +10,7 @@ use std::{
 
 use crate::support::{haproxy::root, until};
 
+mod gitpod;
 mod jupyterhub;
 mod ona;
 

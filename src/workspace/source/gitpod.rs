@@ -126,7 +126,8 @@ impl Gitpod {
 
 impl Source for Gitpod {
     fn abilities(&self) -> Abilities {
-        Abilities { watches: true, reads: true, accounts: true, whole_lists: false }
+        // Sessions only ever come on top of the list, so its pages miss none.
+        Abilities { watches: true, reads: true, accounts: true, whole_lists: true }
     }
 
     async fn list(&self) -> Result<Vec<Workspace>, SourceError> {
@@ -145,6 +146,10 @@ impl Source for Gitpod {
             let sessions = self.page(method, "workspaceSessions", request.clone(), page).await?;
             for session in &sessions {
                 let described = session.get("workspace").unwrap_or(&Value::Null);
+                // Prebuilds are nobody's to enter.
+                if text(described, "/spec/type") == Some("WORKSPACE_TYPE_PREBUILD") {
+                    continue;
+                }
                 let Some(workspace) = self.workspace(described) else { continue };
                 // The newest session of a workspace comes first, and only it counts.
                 let newest = seen.insert(workspace.id.clone());
@@ -162,8 +167,17 @@ impl Source for Gitpod {
 
     async fn read(&self, id: &WorkspaceId) -> Result<Option<Workspace>, SourceError> {
         let request = json!({ "workspaceId": id.as_str() });
-        let answer: Option<Value> = self.call("WorkspaceService/GetWorkspace", &request).await?;
-        let Some(answer) = answer else { return Ok(None) };
+        let answer = match self.call("WorkspaceService/GetWorkspace", &request).await {
+            Ok(Some(answer)) => answer,
+            Ok(None) => return Ok(None),
+            // An owner of the organization may list everybody's workspaces but read only their own,
+            // which is no fault of the credential.
+            Err(SourceError::Forbidden(text)) => {
+                return Err(SourceError::Unavailable(format!("somebody else's workspace: {text}")));
+            }
+            Err(error) => return Err(error),
+        };
+        let answer: Value = answer;
         let described = answer.get("workspace").unwrap_or(&Value::Null);
         // Another organization's is none of this source's.
         if text(described, "/metadata/organizationId").is_some_and(|o| *o != *self.settings.id) {
