@@ -53,7 +53,6 @@ pub enum Route {
 
 /// The host of a request, as far as it can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(clippy::large_enum_variant, reason = "on the stack for one request; a box would allocate")]
 pub enum Place {
     /// No host was sent.
     Missing,

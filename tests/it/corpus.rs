@@ -193,6 +193,11 @@ fn made_up() {
     write("workspaces", "yaml", yaml.as_bytes());
     let toml = "[[workspaces]]\nid = 'a'\nowner = { email = 'a@b' }\nphase = 'stopped'\ndestination = 'backend:b'\n";
     write("workspaces", "toml", toml.as_bytes());
+    write("envelope", "hint-and-end", b"\x03\0\0\0\0\x02{}\x02\0\0\0\x02{}");
+    let routes = r#"/alice.hub.test/user/alice {"user":"alice","server_name":"","target":"http://127.0.0.1:1"}
+/ {"hub":true,"target":"http://10.0.0.1:8081"}
+/alice.hub.test/user/alice/gpu {"user":"alice","server_name":"gpu","target":"http://pod.svc:8888"}"#;
+    write("routes", "user-hub-named", routes.as_bytes());
 }
 
 #[test]

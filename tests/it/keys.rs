@@ -190,13 +190,13 @@ async fn k12_the_last_good_keys_survive_a_restart_and_a_damaged_file_does_not_co
 }
 
 /// Serves the files of a directory by TLS; killed when dropped.
-struct TlsFiles {
+pub(crate) struct TlsFiles {
     child: std::process::Child,
-    port: u16,
+    pub port: u16,
 }
 
 impl TlsFiles {
-    fn start(directory: &std::path::Path, pem: &str) -> Self {
+    pub(crate) fn start(directory: &std::path::Path, pem: &str) -> Self {
         std::fs::write(directory.join("server.pem"), pem).unwrap();
         let mut child = Command::new("openssl")
             .args(["s_server", "-accept", "127.0.0.1:0", "-cert", "server.pem", "-key"])

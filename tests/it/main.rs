@@ -22,6 +22,7 @@ mod cli;
 mod conformance;
 mod corpus;
 mod credentials;
+mod destinations;
 mod doctor;
 mod fail_closed;
 mod gate;

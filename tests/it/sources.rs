@@ -544,3 +544,32 @@ fn every_mistake_in_a_source_is_told_with_its_line() {
         assert!(text.contains(part), "{part}: {text}");
     }
 }
+
+#[test]
+fn the_example_of_each_platforms_page_is_a_good_configuration() {
+    let directory = crate::support::haproxy::root().join("docs/platforms");
+    let mut pages = 0;
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let page = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let (_, rest) = text.split_once("```toml\n").unwrap();
+        let (example, _) = rest.split_once("```").unwrap();
+        // What the page leaves unsaid is said as it stands there.
+        let commented = example.lines().map(|line| line.strip_prefix("# ").unwrap_or(line));
+        for example in [example.to_owned(), commented.map(|line| format!("{line}\n")).collect()] {
+            let text = format!(
+                "[agent]\nlisten = ['127.0.0.1:0']\n\
+                 [[issuer]]\nname = 'corp'\nissuer = 'https://corp.test'\naudience = 'w'\n{example}"
+            );
+            let directory = tempfile::tempdir().unwrap();
+            std::fs::write(directory.path().join("agent.toml"), &text).unwrap();
+            let config = identity_spoa::config::Config::load(&directory.path().join("agent.toml"));
+            let config = config.unwrap_or_else(|error| panic!("{page}: {error}\n{text}"));
+            assert!(example.contains(&format!("kind = \"{page}\"")), "{page}");
+            assert_eq!(config.sources.len(), 1, "{page}");
+        }
+        pages += 1;
+    }
+    assert_eq!(pages, 6);
+}

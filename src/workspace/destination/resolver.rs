@@ -144,7 +144,12 @@ impl Resolver {
 
 async fn look_up(gateway: Arc<Gateway>) -> (Arc<Gateway>, std::io::Result<Vec<IpAddr>>) {
     let found = tokio::net::lookup_host((gateway.host.as_str(), gateway.port)).await;
-    let found = found.map(|addresses| addresses.map(|address| address.ip()).collect::<Vec<_>>());
+    let found = found.map(|addresses| {
+        let mut addresses: Vec<IpAddr> = addresses.map(|address| address.ip()).collect();
+        // Of a name with both, HAProxy gets one only, and IPv4 is reached from nearly everywhere.
+        addresses.sort_by_key(IpAddr::is_ipv6);
+        addresses
+    });
     (gateway, found)
 }
 

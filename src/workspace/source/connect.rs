@@ -99,8 +99,11 @@ impl Stream {
     }
 }
 
-/// Takes one whole envelope off the input.
-fn split(input: &mut BytesMut) -> Result<Option<(u8, BytesMut)>, SourceError> {
+/// Takes one whole envelope off the input: its flags and its message.
+///
+/// # Errors
+/// It claims to be larger than any event, or is compressed.
+pub fn split(input: &mut BytesMut) -> Result<Option<(u8, BytesMut)>, SourceError> {
     let Some((head, _)) = input.split_first_chunk::<ENVELOPE>() else { return Ok(None) };
     let [flags, length @ ..] = *head;
     let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);

@@ -146,7 +146,11 @@ impl Haproxy {
         if !authority.exists() {
             std::fs::write(&authority, Authority::new("nobody's").pem()).unwrap();
         }
+        let upstream = directory.join("upstream-ca.pem");
+        let upstream =
+            if upstream.exists() { upstream.display().to_string() } else { "@system-ca".into() };
         let env = [
+            ("GATE_UPSTREAM_CA", upstream),
             ("GATE_HTTP", http.to_string()),
             ("GATE_HTTPS", https.to_string()),
             ("GATE_TCP", tcp.to_string()),

@@ -1,0 +1,86 @@
+//! Where allowed requests go when a workspace is at a name, through a real HAProxy.
+
+use crate::{
+    dev_idp::DevIdp,
+    keys::TlsFiles,
+    support::{
+        ALICES, Client, Reply, Stage, Version, certificates::Authority, host, port_host, until,
+    },
+};
+
+async fn get(stage: &Stage, host: &str, path: &str, user: &str) -> Reply {
+    let token = stage.idp.token_of(user);
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n\r\n");
+    Client::connect(stage.haproxy.http).await.raw(request.as_bytes()).await
+}
+
+/// Adds a port with a destination to alice's workspace.
+fn add_port(list: &str, port: u16, destination: &str) -> String {
+    let entry = format!("    ports:\n      - {{ port: {port}, destination: \"{destination}\" }}\n");
+    list.replacen("    ports:\n", &entry, 1)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workspace_at_a_name_is_reached_where_the_name_leads() {
+    for version in Version::all() {
+        let idp = DevIdp::start().await;
+        let mut stage = Stage::with(version, idp).await;
+        let list = std::fs::read_to_string(stage.workspaces_file()).unwrap();
+        let named = format!("http://localhost:{}", stage.alice.address().port());
+        // A name that leads nowhere, and one that leads where no request may be sent.
+        let list = add_port(&list, 8100, &named);
+        let list = add_port(&list, 8200, "http://no-such-name.invalid:80");
+        std::fs::write(stage.workspaces_file(), list).unwrap();
+        until("the named place", async || {
+            let reply = get(&stage, &port_host(8100, ALICES), "/", "alice").await;
+            (reply.status == 200).then_some(())
+        })
+        .await;
+        let reply = get(&stage, &port_host(8100, ALICES), "/", "alice").await;
+        assert!(reply.body.starts_with("workspace alices"), "{}", reply.body);
+        // Its own host, as the client sent it: links and origins stay what they are.
+        assert_eq!(reply.arrived("host"), [port_host(8100, ALICES)]);
+        let reply = get(&stage, &port_host(8200, ALICES), "/", "alice").await;
+        assert_eq!(reply.status, 503);
+        assert!(reply.body.contains("destination_unresolved"), "{}", reply.body);
+        // Without the exception, this machine is no place for a request, by any name.
+        let config = std::fs::read_to_string(stage.directory.path().join("agent.toml")).unwrap();
+        let config = config.replace("allow = [\"127.0.0.0/8\", \"::1\"]", "");
+        std::fs::write(stage.directory.path().join("agent.toml"), config).unwrap();
+        assert!(stage.agent.end().await);
+        stage.agent = crate::support::AgentProcess::start(stage.directory.path()).await;
+        for host in [host(ALICES), port_host(8100, ALICES)] {
+            until("the refusal", async || {
+                let reply = get(&stage, &host, "/", "alice").await;
+                reply.body.contains("destination_forbidden").then_some(())
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workspace_by_https_must_show_the_certificate_of_its_name() {
+    let authority = Authority::new("ours");
+    for version in Version::all() {
+        for (name, status) in [("localhost", 200), ("elsewhere.test", 503)] {
+            let files = tempfile::tempdir().unwrap();
+            std::fs::write(files.path().join("hello"), "hello").unwrap();
+            let name = [rcgen::SanType::DnsName(name.try_into().unwrap())];
+            let certificate = authority.certificate("server", &name, |_| ());
+            let server = TlsFiles::start(files.path(), &certificate.pem);
+            let stage = Stage::changed(version, DevIdp::start().await, |directory, _, list| {
+                std::fs::write(directory.join("upstream-ca.pem"), authority.pem()).unwrap();
+                *list = add_port(list, 9443, &format!("https://localhost:{}", server.port));
+            })
+            .await;
+            let answered = until("the name to be resolved", async || {
+                let reply = get(&stage, &port_host(9443, ALICES), "/hello", "alice").await;
+                (!reply.body.contains("destination_unresolved")).then_some(reply.status)
+            })
+            .await;
+            assert_eq!(answered, status, "{version:?} {}", stage.haproxy.log());
+        }
+    }
+}
