@@ -214,12 +214,12 @@ fn events(per_second: u32, seconds: u32) -> Lag {
     std::thread::sleep(Duration::from_secs(3));
     counting.store(true, Ordering::Release);
     let sender = platform.events.lock().unwrap().clone().unwrap();
-    let (mut times, mut timed) = (Vec::new(), Vec::new());
+    let (mut times, mut waiting) = (Vec::new(), Vec::new());
     let start = Instant::now();
     for n in 0..per_second * seconds {
         let due = start + Duration::from_secs(1) * n / per_second;
         while Instant::now() < due {
-            timed.retain(|(number, at): &(u32, Instant)| {
+            waiting.retain(|(number, at): &(u32, Instant)| {
                 let up = is_up(&registry, &id(*number));
                 if !up {
                     times.push(at.elapsed());
@@ -233,13 +233,13 @@ fn events(per_second: u32, seconds: u32) -> Lag {
         let phase = if ends { Phase::Stopped } else { Phase::Running };
         let id = platform.change(number, phase);
         if ends {
-            timed.push((number, Instant::now()));
+            waiting.push((number, Instant::now()));
         }
         sender.blocking_send(Event::Changed(id)).unwrap();
     }
     let told = Instant::now();
-    while !timed.is_empty() {
-        timed.retain(|(number, at)| {
+    while !waiting.is_empty() {
+        waiting.retain(|(number, at)| {
             let up = is_up(&registry, &id(*number));
             if !up {
                 times.push(at.elapsed());
