@@ -557,7 +557,8 @@ fn the_example_of_each_platforms_page_is_a_good_configuration() {
         let (example, _) = rest.split_once("```").unwrap();
         // What the page leaves unsaid is said as it stands there.
         let commented = example.lines().map(|line| line.strip_prefix("# ").unwrap_or(line));
-        for example in [example.to_owned(), commented.map(|line| format!("{line}\n")).collect()] {
+        let commented: Vec<_> = commented.collect();
+        for example in [example.to_owned(), commented.join("\n")] {
             let text = format!(
                 "[agent]\nlisten = ['127.0.0.1:0']\n\
                  [[issuer]]\nname = 'corp'\nissuer = 'https://corp.test'\naudience = 'w'\n{example}"

@@ -165,8 +165,8 @@ async fn a_workspace_of_the_tokens_owner_is_followed_by_events() {
     until("the stream", async || {
         let url = format!("{}/control/state", stage.url);
         let text = stage.http.get(url).send().await.unwrap().text().await.unwrap();
-        let state: Value = serde_json::from_str(&text).unwrap();
-        (state["streams"] == 1).then_some(())
+        let told: Value = serde_json::from_str(&text).unwrap();
+        (told["streams"] == 1).then_some(())
     })
     .await;
     // The list is of no help now.
