@@ -26,8 +26,9 @@ use crate::{
     },
 };
 
-/// The longest that a list or the accounts, over all pages, may take.
-const LIST_WITHIN: Duration = Duration::from_mins(1);
+/// The longest that a list or the accounts, over all pages, may take; less than owners are let in for
+/// without one.
+const LIST_WITHIN: Duration = Duration::from_mins(4);
 /// The longest that one read may take.
 const READ_WITHIN: Duration = Duration::from_secs(5);
 /// How many events wait to be taken in before the platform is made to wait.

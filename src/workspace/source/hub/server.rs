@@ -51,6 +51,12 @@ impl Server {
     pub fn bind(listen: &Listen, hub: Arc<Hub>) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind(listen.address)?;
         listener.set_nonblocking(true)?;
+        if !listen.address.ip().is_loopback() {
+            warn!(
+                address = %listen.address,
+                "the hub's routes come in the clear and lead people anywhere: make sure that only the hub reaches this address"
+            );
+        }
         info!(address = %listener.local_addr()?, "listening for the routes of a JupyterHub");
         Ok(Self { listener, hub, token: listen.token.clone() })
     }
