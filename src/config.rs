@@ -16,6 +16,7 @@ use url::Url;
 use crate::{
     decision::Policy,
     identity::{Profile, certificate::CertificateRule, credential::Sources, provider::Schedule},
+    session::{Lifetime, flow::Places},
     workspace::{
         pattern::PatternSpec,
         reconcile::core::Timing,
@@ -28,6 +29,7 @@ mod certificate;
 pub mod document;
 mod file;
 mod issuer;
+mod sign_in;
 mod source;
 
 use document::{Format, Mistakes};
@@ -52,6 +54,8 @@ pub struct Config {
     pub policy: Policy,
     /// Where decisions are recorded.
     pub audit: Audit,
+    /// How people sign in with a browser; not at all unless said.
+    pub sign_in: Option<SignIn>,
     /// How administrators reach the agent; not at all unless said.
     pub admin: Option<Admin>,
 }
@@ -98,6 +102,30 @@ pub struct Platform {
     pub authority: Option<PathBuf>,
     /// How often it is asked.
     pub timing: Timing,
+}
+
+/// How people sign in with a browser.
+#[derive(Debug)]
+pub struct SignIn {
+    /// Where HAProxy finds the pages.
+    pub listen: SocketAddr,
+    /// The login host, and the port of HAProxy's https.
+    pub places: Places,
+    /// The ring of keys.
+    pub keys: PathBuf,
+    /// How long sessions last.
+    pub lifetime: Lifetime,
+}
+
+/// We as a client of an issuer at which people sign in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Our name at the issuer.
+    pub id: Box<str>,
+    /// How we prove it.
+    pub key: ClientKey,
+    /// What is asked for.
+    pub scopes: String,
 }
 
 /// How administrators reach the agent.
@@ -172,6 +200,8 @@ pub struct Issuer {
     pub authority: Option<PathBuf>,
     /// How the issuer is asked about opaque tokens; not at all unless said.
     pub introspection: Option<Introspection>,
+    /// How people sign in at it; not at all unless said.
+    pub client: Option<Client>,
     /// Where the last good key set is kept over a restart.
     pub keys_file: Option<PathBuf>,
     /// When keys are fetched.
@@ -265,8 +295,12 @@ impl Config {
         self.audit.file.iter_mut().for_each(resolve);
         self.issuers.iter_mut().filter_map(|i| i.authority.as_mut()).for_each(resolve);
         self.issuers.iter_mut().filter_map(|i| i.keys_file.as_mut()).for_each(resolve);
-        let keys = self.issuers.iter_mut().filter_map(|issuer| issuer.introspection.as_mut());
-        for key in keys.map(|introspection| &mut introspection.key) {
+        self.sign_in.iter_mut().for_each(|sign_in| resolve(&mut sign_in.keys));
+        let keys = self.issuers.iter_mut().flat_map(|issuer| {
+            let asked = issuer.introspection.as_mut().map(|about| &mut about.key);
+            asked.into_iter().chain(issuer.client.as_mut().map(|client| &mut client.key))
+        });
+        for key in keys {
             if let ClientKey::SecretFile(path) | ClientKey::PrivateKey(path, _) = key {
                 resolve(path);
             }

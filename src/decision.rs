@@ -7,6 +7,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use crate::{
     identity::{Authentication, Identity, credential::Sources},
+    session::flow::Offer,
     workspace::{
         Admission, Destination, EndpointName, Gateway, Phase, Workspace,
         destination::Ranges,
@@ -85,6 +86,8 @@ pub struct Decision {
     pub sources: Option<Arc<Sources>>,
     /// Who gives tokens for workspaces, where clients may be told.
     pub metadata: Option<Arc<Metadata>>,
+    /// Where a person is sent to sign in.
+    pub offer: Option<Arc<Offer>>,
 }
 
 /// What clients are told of tokens for workspaces (RFC 9728).
@@ -113,6 +116,7 @@ impl Decision {
             strip_authorization: false,
             sources: None,
             metadata: None,
+            offer: None,
         }
     }
 

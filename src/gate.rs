@@ -10,13 +10,17 @@ use crate::{
     clock::{Moment, Timestamp},
     decision::{self, Decision, Metadata, Place, Policy, Reason},
     identity::{
-        Authentication, Refusal,
+        Authentication, Identity, Refusal,
         certificate::CertificateRule,
         credential::{Credential, Sources},
         issuers::{Issuers, KeyWait, Outcome},
         revocation::Revocations,
     },
-    request::Request,
+    request::{Request, cookie},
+    session::{
+        self, SignIn,
+        flow::{Offer, Start},
+    },
     workspace::{
         host::Host,
         pattern::{HostPatterns, Scratch, Target},
@@ -38,6 +42,8 @@ pub struct Gate {
     /// Which client certificates count. Without a bearer token, the first rule that is about one
     /// decides; beside a token a certificate only proves that token.
     pub certificates: Vec<CertificateRule>,
+    /// How people sign in with a browser; not at all unless configured.
+    pub sign_in: Option<Arc<SignIn>>,
     /// What was revoked.
     pub revocations: Arc<Revocations>,
     /// The workspaces.
@@ -80,6 +86,12 @@ impl Gate {
         }
         let none = Sources::default();
         let sources = self.sources.as_deref().unwrap_or(&none);
+        if self.sign_in.is_some() && !request.passes.browser {
+            warn!(
+                "[sign_in] needs arguments that HAProxy does not pass: add them to the args line, see haproxy/identity.spoe.cfg"
+            );
+            return Step::Done(Decision::refuse(Reason::MessageUnknown));
+        }
         if (sources.query.is_some() && !request.passes.query)
             || (sources.subprotocol && !request.passes.protocols)
         {
@@ -112,8 +124,15 @@ impl Gate {
                     Outcome::Wait(keys) => return Step::Wait(keys),
                 }
             }
-            (Credential::Absent, Some(der)) => self.identify(der, now),
-            (Credential::Absent, None) => Authentication::Absent,
+            (Credential::Absent, certificate) => match self.session(request, &place, now) {
+                // A page elsewhere can open a WebSocket with the cookies of its visitor
+                // (RFC 6455 section 10.2).
+                Some(_) if !self.is_same_origin(request, &place) => {
+                    return Step::Done(Decision::refuse(Reason::OriginForeign));
+                }
+                Some(identity) => Authentication::Known(identity),
+                None => certificate.map_or(Authentication::Absent, |der| self.identify(der, now)),
+            },
         };
         let authentication = match authentication {
             Authentication::Known(identity) if self.revocations.cover(&identity) => {
@@ -137,7 +156,60 @@ impl Gate {
             matches!(header, Some(Credential::Bearer(_) | Credential::Dpop(_)));
         decision.sources.clone_from(&self.sources);
         decision.metadata.clone_from(&self.metadata);
+        if decision.reason == Reason::CredentialMissing
+            && let (Some(sign_in), Place::Matched(host, _)) = (&self.sign_in, &place)
+            && request.navigates()
+        {
+            decision.offer = offer(sign_in, request, host, now);
+        }
         Step::Done(decision)
+    }
+
+    /// What would come of a request of somebody who is known, for the pages of sign-in.
+    #[must_use]
+    pub fn judge(&self, host: &Host, path: &[u8], identity: Arc<Identity>) -> Decision {
+        let Some(target) = self.patterns.resolve(host, &mut Scratch::default()) else {
+            return Decision::refuse(Reason::HostUnmatched);
+        };
+        let place = Place::Matched(host.clone(), target);
+        let known = if self.revocations.cover(&identity) {
+            Authentication::Refused(Refusal::Revoked)
+        } else {
+            Authentication::Known(identity)
+        };
+        let path = path.split(|byte| *byte == b'?').next();
+        decision::decide(&place, path, known, &self.registry.snapshot(), &self.policy)
+    }
+
+    /// Who the session's cookie of this very host stands for.
+    fn session(
+        &self,
+        request: &Request<'_>,
+        place: &Place,
+        now: Timestamp,
+    ) -> Option<Arc<Identity>> {
+        let (sign_in, Place::Matched(host, _)) = (self.sign_in.as_ref()?, place) else {
+            return None;
+        };
+        let id = cookie::only(request.cookie?, session::COOKIE.as_bytes())?;
+        let session = sign_in.sessions.find(id, host.as_str(), now)?;
+        // Whoever was only signed out may sign in again, and is sent to.
+        let revoked = self.revocations.cover(&session.identity);
+        (!revoked).then(|| Arc::clone(&session.identity))
+    }
+
+    fn is_same_origin(&self, request: &Request<'_>, place: &Place) -> bool {
+        let upgrade = request.browser.upgrade.is_some_and(|upgrade| !upgrade.is_empty());
+        if !upgrade {
+            return true;
+        }
+        match (&self.sign_in, place) {
+            (Some(sign_in), Place::Matched(host, _)) => {
+                let origin = sign_in.places.origin(host.as_str());
+                request.browser.origin == Some(origin.as_bytes())
+            }
+            _ => false,
+        }
     }
 
     /// What the request's host names.
@@ -172,6 +244,23 @@ impl Gate {
         let known = self.certificates.iter().find_map(|rule| rule.identify(der, now));
         known.map_or(Authentication::Absent, |identity| Authentication::Known(Arc::new(identity)))
     }
+}
+
+/// Where a browser without a session is sent.
+fn offer(
+    sign_in: &SignIn,
+    request: &Request<'_>,
+    host: &Host,
+    now: Timestamp,
+) -> Option<Arc<Offer>> {
+    let path = request.path.and_then(|path| std::str::from_utf8(path).ok()).unwrap_or("/");
+    let query = request.query.and_then(|query| std::str::from_utf8(query).ok());
+    let whole = match query.filter(|query| !query.is_empty()) {
+        Some(query) => format!("{path}?{query}"),
+        None => path.to_owned(),
+    };
+    let SignIn { sealer, places, .. } = sign_in;
+    Start::offer(sealer, places, host.as_str(), &whole, now).ok().map(Arc::new)
 }
 
 /// HAProxy passes the last of several headers: which one the workspace would heed is unknown, so none

@@ -22,5 +22,6 @@ pub mod decision;
 pub mod gate;
 pub mod identity;
 pub mod request;
+pub mod session;
 pub mod spop;
 pub mod workspace;

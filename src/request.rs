@@ -46,6 +46,8 @@ pub struct Request<'a> {
     /// Whether HAProxy passes the query and the subprotocols at all: without them nobody would see a token
     /// there, and it would travel on.
     pub passes: Passes,
+    /// What tells a person's browser from a program.
+    pub browser: Browser<'a>,
     /// The client's address.
     pub client: Option<IpAddr>,
     /// The client's certificate, DER. Only one that HAProxy verified is ever here.
@@ -59,6 +61,25 @@ pub struct Passes {
     pub query: bool,
     /// `protocols` and `protocol_lines`.
     pub protocols: bool,
+    /// `origin` and the others that tell browsers from programs.
+    pub browser: bool,
+}
+
+/// Headers that tell a person who opens a page from a program that fetches something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Browser<'a> {
+    /// Sec-Fetch-Mode.
+    pub mode: Option<&'a [u8]>,
+    /// Sec-Fetch-Dest.
+    pub dest: Option<&'a [u8]>,
+    /// Accept.
+    pub accept: Option<&'a [u8]>,
+    /// Upgrade.
+    pub upgrade: Option<&'a [u8]>,
+    /// X-Requested-With.
+    pub requested_with: Option<&'a [u8]>,
+    /// Origin.
+    pub origin: Option<&'a [u8]>,
 }
 
 /// Why a message cannot be read. Its cause is an SPOE configuration other than the shipped one.
@@ -126,6 +147,17 @@ impl<'a> Request<'a> {
                     request.passes.protocols = true;
                 }
                 b"client" => request.client = address(value, "client")?,
+                b"fetch_mode" => request.browser.mode = text(value, "fetch_mode")?,
+                b"fetch_dest" => request.browser.dest = text(value, "fetch_dest")?,
+                b"accept" => request.browser.accept = text(value, "accept")?,
+                b"upgrade" => request.browser.upgrade = text(value, "upgrade")?,
+                b"requested_with" => {
+                    request.browser.requested_with = text(value, "requested_with")?;
+                }
+                b"origin" => {
+                    request.browser.origin = text(value, "origin")?;
+                    request.passes.browser = true;
+                }
                 _ => certificate.read(name, value)?,
             }
         }
@@ -149,10 +181,46 @@ impl<'a> Request<'a> {
         }
         request.certificate = certificate.verified();
         // A stream has neither.
-        request.passes = Passes { query: true, protocols: true };
+        request.passes = Passes { query: true, protocols: true, browser: true };
         request.hosts = u64::from(request.host.is_some());
         Ok(request)
     }
+}
+
+impl Request<'_> {
+    /// Whether a person opens a page: somebody who can be sent elsewhere to sign in and come back. A
+    /// program, a WebSocket or a script gets an answer instead.
+    #[must_use]
+    pub fn navigates(&self) -> bool {
+        let Browser { mode, dest, accept, upgrade, requested_with, .. } = self.browser;
+        let set = |value: Option<&[u8]>| value.is_some_and(|value| !value.is_empty());
+        if !matches!(self.method, Some(b"GET" | b"HEAD")) || set(upgrade) {
+            return false;
+        }
+        if let Some(mode) = mode.filter(|mode| !mode.is_empty()) {
+            return mode == b"navigate" && matches!(dest, Some(b"document" | b"iframe"));
+        }
+        let script = requested_with.is_some_and(|by| by.eq_ignore_ascii_case(b"XMLHttpRequest"));
+        !script && !set(self.authorization) && accept.is_some_and(prefers_html)
+    }
+}
+
+/// Whether HTML is asked for, and nothing rather than it (RFC 9110 section 12.5.1).
+fn prefers_html(accept: &[u8]) -> bool {
+    let (mut html, mut most) = (0.0_f32, 0.0_f32);
+    for range in accept.split(|byte| *byte == b',') {
+        let mut parts = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+        let kind = parts.next().unwrap_or_default();
+        let quality = parts.find_map(|part| part.strip_prefix(b"q="));
+        let quality = quality.map_or(Some(1.0), |q| std::str::from_utf8(q).ok()?.parse().ok());
+        let quality: f32 = quality.filter(|q| (0.0..=1.0).contains(q)).unwrap_or(0.0);
+        if kind.eq_ignore_ascii_case(b"text/html") {
+            html = quality;
+        } else {
+            most = most.max(quality);
+        }
+    }
+    html > 0.0 && html >= most
 }
 
 /// A client certificate and what HAProxy found when it verified it.
@@ -207,5 +275,41 @@ fn address(value: Value<'_>, name: &'static str) -> Result<Option<IpAddr>, Reque
         Value::Ipv4(ip) => Ok(Some(ip.into())),
         Value::Ipv6(ip) => Ok(Some(ip.into())),
         _ => Err(RequestError::Type(name)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_person_who_opens_a_page_is_told_from_programs_and_scripts() {
+        let request = |change: fn(&mut Request<'_>)| {
+            let mut request = Request { method: Some(b"GET"), ..Request::default() };
+            request.browser.accept = Some(b"text/html,application/xhtml+xml,*/*;q=0.8");
+            change(&mut request);
+            request.navigates()
+        };
+        assert!(request(|_| ()));
+        assert!(request(|r| r.method = Some(b"HEAD")));
+        assert!(request(|r| {
+            r.browser = Browser { mode: Some(b"navigate"), dest: Some(b"document"), ..r.browser };
+        }));
+        let programs: [fn(&mut Request<'_>); 11] = [
+            |r| r.method = Some(b"POST"),
+            |r| r.method = None,
+            |r| r.browser.upgrade = Some(b"websocket"),
+            |r| r.browser.mode = Some(b"cors"),
+            |r| r.browser.mode = Some(b"websocket"),
+            |r| r.browser = Browser { mode: Some(b"navigate"), dest: Some(b"image"), ..r.browser },
+            |r| r.browser.requested_with = Some(b"XMLHttpRequest"),
+            |r| r.authorization = Some(b"Basic x"),
+            |r| r.browser.accept = None,
+            |r| r.browser.accept = Some(b"*/*"),
+            |r| r.browser.accept = Some(b"application/json, text/html;q=0.5"),
+        ];
+        for (number, change) in programs.into_iter().enumerate() {
+            assert!(!request(change), "{number}");
+        }
     }
 }

@@ -25,7 +25,7 @@ use crate::{
 
 pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config.config)?;
-    let (gate, mut feeds) = setup::build(&config)?;
+    let setup::Built { gate, mut feeds, .. } = setup::build(&config)?;
     let mut out = stdout();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for failure in runtime.block_on(feeds.load()) {
@@ -45,7 +45,7 @@ pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         host: Some(args.host.as_bytes()),
         hosts: 1,
         path: Some(args.path.as_bytes()),
-        passes: Passes { query: true, protocols: true },
+        passes: Passes { query: true, protocols: true, browser: true },
         authorizations: u64::from(authorization.is_some()),
         authorization: authorization.as_ref().map(|value| value.as_slice()),
         ..Request::default()

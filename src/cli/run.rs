@@ -17,6 +17,11 @@ use crate::{
     agent::Server,
     audit::Trail,
     config::{Config, Listen},
+    session::{
+        flow::Used,
+        seal::Sealer,
+        web::{self, Web},
+    },
 };
 
 pub(super) fn run(path: &Path) -> anyhow::Result<ExitCode> {
@@ -43,7 +48,12 @@ fn runtime(workers: usize) -> std::io::Result<Runtime> {
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
-    let (gate, mut feeds) = setup::build(&config)?;
+    if let Some(about) = &config.sign_in {
+        let path = about.keys.display();
+        Sealer::make_ring(&about.keys)
+            .with_context(|| format!("the keys_file of [sign_in], {path}"))?;
+    }
+    let setup::Built { gate, mut feeds, clients } = setup::build(&config)?;
     gate.revocations.own()?;
     // Read before the first question comes; a broken file is no reason not to start, and is followed.
     feeds.load_files();
@@ -79,6 +89,15 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     feeds.spawn(&mut tasks, &stop)?;
     if let Some(admin) = admin {
         tasks.spawn(admin.serve(stop.clone()));
+    }
+    if let (Some(about), Some(sign_in)) = (&config.sign_in, &gate.sign_in) {
+        let address = about.listen;
+        let listener =
+            web::bind(address).with_context(|| format!("[sign_in] cannot listen at {address}"))?;
+        let (sign_in, gate) = (Arc::clone(sign_in), Arc::clone(&gate));
+        let web = Web { sign_in, gate, clients, used: Used::default() };
+        info!(address = %listener.local_addr()?, host = %about.places.login, "sign-in pages");
+        tasks.spawn(web.serve(listener, stop.clone()));
     }
     info!(version = env!("CARGO_PKG_VERSION"), listening = ?server.addresses(), "ready");
 

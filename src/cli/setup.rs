@@ -16,13 +16,23 @@ use crate::{
         provider::{Fetcher, Provider},
         revocation::Revocations,
     },
+    session::{self, Sessions, SignIn, seal::Sealer},
     workspace::pattern::HostPatterns,
 };
 
+/// A gate with everything that keeps it going.
+pub(super) struct Built {
+    pub(super) gate: Gate,
+    pub(super) feeds: Feeds,
+    /// The providers at which people sign in.
+    pub(super) clients: Vec<session::client::Client>,
+}
+
 /// Builds the gate, without keys and workspaces yet, and the sources of its workspaces.
-pub(super) fn build(config: &Config) -> anyhow::Result<(Gate, Feeds)> {
+pub(super) fn build(config: &Config) -> anyhow::Result<Built> {
     let mut providers = Vec::new();
     let mut introspector = None;
+    let mut clients = Vec::new();
     for issuer in &config.issuers {
         let name = &issuer.profile.authority.name;
         let authority = match &issuer.authority {
@@ -47,11 +57,22 @@ pub(super) fn build(config: &Config) -> anyhow::Result<(Gate, Feeds)> {
             introspector = Some(Introspector::new(profile, client, about.keep, tokens));
         }
         let provider = Provider::new(profile, issuer.schedule, fetcher()?);
-        let provider = match &issuer.keys_file {
+        let provider = Arc::new(match &issuer.keys_file {
             Some(path) => provider.with_file(path.clone()),
             None => provider,
-        };
-        providers.push(Arc::new(provider));
+        });
+        if let Some(client) = &issuer.client {
+            let authentication = secrets::client_authentication(&client.key)
+                .with_context(|| format!("[issuer.sign_in] of the issuer '{name}'"))?;
+            clients.push(session::client::Client::new(
+                Arc::clone(&provider),
+                fetcher()?,
+                client.id.to_string(),
+                authentication,
+                client.scopes.clone(),
+            ));
+        }
+        providers.push(provider);
     }
     let cache = TokenCache::new(config.agent.tokens).context("no random numbers to be had")?;
     let patterns = HostPatterns::new(&config.hosts).map_err(|errors| {
@@ -78,18 +99,27 @@ pub(super) fn build(config: &Config) -> anyhow::Result<(Gate, Feeds)> {
         .resource_metadata
         .then(|| Metadata { authorization_servers: servers.collect() });
     let metadata = metadata.map(Arc::new);
-    Ok((
-        Gate {
-            patterns,
-            issuers,
-            sources,
-            metadata,
-            certificates,
-            revocations,
-            registry,
-            lookups,
-            policy,
-        },
-        feeds,
-    ))
+    let sign_in = match &config.sign_in {
+        Some(about) => {
+            let path = about.keys.display();
+            let sealer = Sealer::read_ring(&about.keys)
+                .with_context(|| format!("the keys_file of [sign_in], {path}"))?;
+            let sessions = Sessions::new(about.lifetime);
+            Some(Arc::new(SignIn { sessions, sealer, places: about.places.clone() }))
+        }
+        None => None,
+    };
+    let gate = Gate {
+        patterns,
+        issuers,
+        sources,
+        metadata,
+        certificates,
+        sign_in,
+        revocations,
+        registry,
+        lookups,
+        policy,
+    };
+    Ok(Built { gate, feeds, clients })
 }

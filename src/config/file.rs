@@ -7,7 +7,7 @@ use toml_span::{
 };
 
 use super::{
-    Admin, Agent, Audit, Config, Listen, Owner, Source, SourceKind,
+    Admin, Agent, Audit, Config, Listen, Owner, SignIn, Source, SourceKind,
     certificate::RawCertificate,
     document::{choice, mistake, parsed},
     issuer::RawIssuer,
@@ -35,6 +35,7 @@ impl<'de> Deserialize<'de> for Config {
         let ranges = table.optional::<Ranges>("destinations").unwrap_or_default();
         let audit = table.optional::<Audit>("audit").unwrap_or_default();
         let admin = table.optional::<Admin>("admin");
+        let sign_in = table.optional::<SignIn>("sign_in");
         for (empty, span, what) in [
             issuers.as_ref().map(|i| (i.value.is_empty(), i.span, "issuer")),
             hosts.as_ref().map(|h| (h.value.is_empty(), h.span, "host")),
@@ -77,6 +78,13 @@ impl<'de> Deserialize<'de> for Config {
             };
             table.errors.extend(repeated(&issuers.value, "issuer identifier", accepted));
         }
+        if sign_in.is_some()
+            && issuers.as_ref().is_ok_and(|i| i.value.iter().all(|i| i.issuer.client.is_none()))
+        {
+            let message =
+                "[sign_in] needs an issuer with a table [issuer.sign_in], at which people sign in";
+            table.errors.push(mistake(value_span, message));
+        }
         table.finalize(None)?;
         let policy = workspaces.policy(ranges);
         let listed = listed.into_iter().map(|raw| raw.source);
@@ -90,6 +98,7 @@ impl<'de> Deserialize<'de> for Config {
             sources,
             policy,
             audit,
+            sign_in,
             admin,
         })
     }

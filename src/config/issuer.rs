@@ -7,7 +7,7 @@ use toml_span::{DeserError, Deserialize, Span, Value, de_helpers::TableHelper};
 use url::Url;
 
 use super::{
-    Introspection, Issuer,
+    Client, Introspection, Issuer,
     document::{choice, mistake},
     file::{Parsed, Word, number, seconds},
 };
@@ -58,6 +58,7 @@ impl<'de> Deserialize<'de> for RawIssuer {
         let max_age = number(&mut table, "max_age_seconds", 60..=31_536_000);
         let authority = table.optional::<String>("ca_file").map(PathBuf::from);
         let introspection = table.optional::<Introspection>("introspection");
+        let client = table.optional::<Client>("sign_in");
         if let (Some(found), Some(names)) =
             (introspection.as_ref().and_then(|i| i.endpoint.as_ref()), &names)
             && let Err(error) = secure_url(found, names.issuer.is_plain())
@@ -109,7 +110,8 @@ impl<'de> Deserialize<'de> for RawIssuer {
             ..profile
         };
         let (profile, jwks_uri) = (Arc::new(profile), names.jwks_uri);
-        let issuer = Issuer { profile, jwks_uri, authority, introspection, keys_file, schedule };
+        let issuer =
+            Issuer { profile, jwks_uri, authority, introspection, client, keys_file, schedule };
         Ok(Self { issuer, span })
     }
 }

@@ -52,6 +52,8 @@ pub enum Reason {
     CredentialRepeated,
     /// The request asks which issuers' tokens count here, which HAProxy answers itself (RFC 9728).
     ResourceMetadata,
+    /// A WebSocket with a session's cookie, opened by a page of another origin.
+    OriginForeign,
     /// No pattern matches the host.
     HostUnmatched,
     /// The identity has no right to the endpoint.
@@ -105,7 +107,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons but the refusals of credentials ([`Refusal::ALL`]).
-    pub const ALL: [Self; 38] = [
+    pub const ALL: [Self; 39] = [
         Self::Owner,
         Self::GrantedUser,
         Self::GrantedGroup,
@@ -120,6 +122,7 @@ impl Reason {
         Self::CookieRepeated,
         Self::CredentialRepeated,
         Self::ResourceMetadata,
+        Self::OriginForeign,
         Self::HostUnmatched,
         Self::NotPermitted,
         Self::GroupsOverage,
@@ -182,6 +185,7 @@ impl Reason {
             Self::CookieRepeated => ("cookie_repeated", Deny, 400),
             Self::CredentialRepeated => ("credential_repeated", Deny, 400),
             Self::ResourceMetadata => ("resource_metadata", Deny, 404),
+            Self::OriginForeign => ("origin_foreign", Deny, 403),
             Self::HostUnmatched => ("host_unmatched", Deny, 421),
             Self::NotPermitted => ("not_permitted", Deny, 403),
             Self::GroupsOverage => ("groups_overage", Deny, 403),

@@ -38,7 +38,14 @@ pub fn each(
     set("reason", Value::Text(decision.reason.id().as_bytes()));
     set("decision_id", Value::Text(id.as_bytes()));
     if !allowed {
-        set("status", Value::Int(decision.reason.status().into()));
+        match &decision.offer {
+            Some(offer) => {
+                set("status", Value::Int(302));
+                set("location", Value::Text(offer.location.as_bytes()));
+                set("set_cookie", Value::Text(offer.cookie.as_bytes()));
+            }
+            None => set("status", Value::Int(decision.reason.status().into())),
+        }
         let metadata = decision.metadata.as_deref().zip(request.host);
         challenge(decision.reason, metadata.map(|(_, host)| host), |value| {
             set("www_authenticate", Value::Text(value.as_bytes()));

@@ -24,7 +24,7 @@ use crate::clock::Timestamp;
 mod fetch;
 mod store;
 
-pub use fetch::{Discovery, Examined, FetchError, Fetched, Fetcher, KeysDocument};
+pub use fetch::{Discovery, Endpoints, Examined, FetchError, Fetched, Fetcher, KeysDocument};
 use store::KeysFile;
 
 /// When keys are fetched.

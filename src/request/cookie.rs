@@ -29,6 +29,15 @@ pub fn without_ours(header: &[u8], token: Option<&[u8]>) -> Option<Vec<u8>> {
     Some(rest)
 }
 
+/// The value of the cookie of that name, if there is just one; of two, nobody knows which is meant.
+#[must_use]
+pub fn only<'h>(header: &'h [u8], name: &[u8]) -> Option<&'h [u8]> {
+    let pairs = header.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    let mut values = pairs.filter_map(|pair| pair.strip_prefix(name)?.strip_prefix(b"="));
+    let value = values.next()?;
+    values.next().is_none().then_some(value)
+}
+
 /// The name to the letter, as it is looked for.
 fn is_named(pair: &[u8], name: &[u8]) -> bool {
     pair.trim_ascii().strip_prefix(name).is_some_and(|rest| rest.starts_with(b"="))
@@ -52,6 +61,15 @@ mod tests {
         let without = |header| without_ours(header, Some(b"token"));
         assert_eq!(without(b"a=1; token=x; b=2; token=y").as_deref(), Some(&b"a=1; b=2"[..]));
         assert_eq!(without(b"a=1; tokens=x; xtoken=1; Token=2; token"), None);
+    }
+
+    #[test]
+    fn c5_of_two_cookies_of_one_name_none_counts() {
+        let only = |header| only(header, b"__Host-identity");
+        assert_eq!(only(b"a=1; __Host-identity=x; b=2"), Some(&b"x"[..]));
+        assert_eq!(only(b"__Host-identity=x; __Host-identity=x"), None);
+        assert_eq!(only(b"__Host-identity_pre=x; __host-identity=y; =__Host-identity=z"), None);
+        assert_eq!(only(b""), None);
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod providers;
 mod revocation;
 mod server;
 mod shipped;
+mod sign_in;
 mod sources;
 mod tokens;
 mod wire;

@@ -3,12 +3,14 @@
 
 use std::{
     fs::File,
-    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
 
-use crate::support::{haproxy::root, until};
+use crate::support::{
+    haproxy::{free_port, root},
+    until,
+};
 
 mod gitpod;
 mod jupyterhub;
@@ -71,11 +73,6 @@ fn python(platform: &str) -> PathBuf {
 /// A file of a platform's.
 fn file(platform: &str, name: &str) -> PathBuf {
     root().join("tests/platforms").join(platform).join(name)
-}
-
-/// A port that nobody has at this moment, for programs that cannot be told to choose one.
-fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// Writes a secret as the agent wants it.

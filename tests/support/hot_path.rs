@@ -116,6 +116,7 @@ async fn gate(idp: &DevIdp) -> Gate {
         sources: None,
         metadata: None,
         certificates: vec![],
+        sign_in: None,
         revocations: Arc::new(Revocations::open(vec![], None).unwrap()),
         registry,
         lookups: vec![],

@@ -186,6 +186,10 @@ mod tests {
             issuer: issuer.into(),
             jwks_uri: "https://idp.example.com/jwks".into(),
             introspection_endpoint: None,
+            authorization_endpoint: None,
+            token_endpoint: None,
+            end_session_endpoint: None,
+            authorization_response_iss_parameter_supported: false,
             id_token_signing_alg_values_supported: algorithms.iter().map(|a| (*a).into()).collect(),
         }
     }

@@ -11,7 +11,7 @@ use base64::{
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
-use reqwest::{StatusCode, header};
+use reqwest::{RequestBuilder, StatusCode, header};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 use thiserror::Error;
@@ -102,25 +102,12 @@ impl Client {
         token: &[u8],
     ) -> Result<Vec<u8>, IntrospectionError> {
         let url = self.endpoint(profile).await?;
-        let form = self.form(profile, token)?;
-        let mut request = self
-            .fetcher
-            .post(&url)
-            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
-            .header(header::ACCEPT, "application/json");
-        if let ClientAuthentication::Secret(secret) = &self.authentication {
-            let encode = |text: &str| -> String {
-                form_urlencoded::byte_serialize(text.as_bytes()).collect()
-            };
-            let secret = Zeroizing::new(encode(secret.expose_secret()));
-            let pair = Zeroizing::new(format!("{}:{}", encode(&self.id), *secret));
-            let value = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
-            if let Ok(mut value) = header::HeaderValue::from_str(&value) {
-                value.set_sensitive(true);
-                request = request.header(header::AUTHORIZATION, value);
-            }
-        }
-        let (status, body) = self.fetcher.answer(&url, request.body(form), MAX_BODY).await?;
+        // An opaque token is ASCII: `is_opaque` looked.
+        let token = String::from_utf8_lossy(token);
+        let form = [("token", &*token), ("token_type_hint", "access_token")];
+        let issuer = profile.issuer.as_str();
+        let request = self.authentication.sign(self.fetcher.post(&url), &self.id, issuer, &form)?;
+        let (status, body) = self.fetcher.answer(&url, request, MAX_BODY).await?;
         match status {
             StatusCode::OK => Ok(body),
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => {
@@ -140,28 +127,55 @@ impl Client {
         *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = Some(url.clone());
         Ok(url)
     }
+}
 
-    fn form(&self, profile: &Profile, token: &[u8]) -> Result<Vec<u8>, IntrospectionError> {
+impl ClientAuthentication {
+    /// Completes a POST of a form to an endpoint of the issuer with who we are.
+    ///
+    /// # Errors
+    /// We cannot say so.
+    pub fn sign(
+        &self,
+        request: RequestBuilder,
+        id: &str,
+        issuer: &str,
+        pairs: &[(&str, &str)],
+    ) -> Result<RequestBuilder, IntrospectionError> {
         let mut form = form_urlencoded::Serializer::new(String::new());
-        // An opaque token is ASCII: `is_opaque` looked.
-        form.append_pair("token", &String::from_utf8_lossy(token));
-        form.append_pair("token_type_hint", "access_token");
-        if let ClientAuthentication::PrivateKey { key, algorithm, key_id } = &self.authentication {
-            let mut id = [0; 16];
-            rand::fill(&mut id).map_err(|_| IntrospectionError::Random)?;
-            let now = Timestamp::now();
-            let claims = json!({
-                "iss": self.id, "sub": self.id, "aud": profile.issuer.as_str(),
-                "jti": URL_SAFE_NO_PAD.encode(id), "iat": now.as_millis() / 1000,
-                "exp": now.plus(ASSERTION_FOR).as_millis() / 1000,
-            });
-            let header = Header { kid: key_id.clone(), ..Header::new(*algorithm) };
-            let assertion = jsonwebtoken::encode(&header, &claims, key)?;
-            form.append_pair("client_id", &self.id);
-            let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
-            form.append_pair("client_assertion_type", kind);
-            form.append_pair("client_assertion", &assertion);
+        form.extend_pairs(pairs);
+        let mut request = request
+            .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
+            .header(header::ACCEPT, "application/json");
+        match self {
+            Self::Secret(secret) => {
+                let encode = |text: &str| -> String {
+                    form_urlencoded::byte_serialize(text.as_bytes()).collect()
+                };
+                let secret = Zeroizing::new(encode(secret.expose_secret()));
+                let pair = Zeroizing::new(format!("{}:{}", encode(id), *secret));
+                let value = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
+                if let Ok(mut value) = header::HeaderValue::from_str(&value) {
+                    value.set_sensitive(true);
+                    request = request.header(header::AUTHORIZATION, value);
+                }
+            }
+            Self::PrivateKey { key, algorithm, key_id } => {
+                let mut number = [0; 16];
+                rand::fill(&mut number).map_err(|_| IntrospectionError::Random)?;
+                let now = Timestamp::now();
+                let claims = json!({
+                    "iss": id, "sub": id, "aud": issuer,
+                    "jti": URL_SAFE_NO_PAD.encode(number), "iat": now.as_millis() / 1000,
+                    "exp": now.plus(ASSERTION_FOR).as_millis() / 1000,
+                });
+                let header = Header { kid: key_id.clone(), ..Header::new(*algorithm) };
+                let assertion = jsonwebtoken::encode(&header, &claims, key)?;
+                form.append_pair("client_id", id);
+                let kind = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+                form.append_pair("client_assertion_type", kind);
+                form.append_pair("client_assertion", &assertion);
+            }
         }
-        Ok(form.finish().into_bytes())
+        Ok(request.body(form.finish().into_bytes()))
     }
 }

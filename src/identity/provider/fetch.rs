@@ -117,9 +117,30 @@ pub struct Discovery {
     pub jwks_uri: String,
     /// Where opaque tokens are asked about.
     pub introspection_endpoint: Option<String>,
+    /// Where people sign in.
+    pub authorization_endpoint: Option<String>,
+    /// Where codes are exchanged.
+    pub token_endpoint: Option<String>,
+    /// Where people sign out.
+    pub end_session_endpoint: Option<String>,
+    /// Whether the issuer says in each answer that it is of it (RFC 9207 section 3).
+    #[serde(default)]
+    pub authorization_response_iss_parameter_supported: bool,
     /// The algorithms of its ID tokens, which its access tokens nearly always share.
     #[serde(default)]
     pub id_token_signing_alg_values_supported: Vec<String>,
+}
+
+/// Where people sign in and out at an issuer.
+pub struct Endpoints {
+    /// Where they sign in.
+    pub authorization: Option<Url>,
+    /// Where codes are exchanged.
+    pub token: Option<Url>,
+    /// Where they sign out.
+    pub end_session: Option<Url>,
+    /// Whether the issuer says in each answer that it is of it (RFC 9207 section 3).
+    pub issuer_in_answers: bool,
 }
 
 /// What an examination of an issuer found.
@@ -202,6 +223,27 @@ impl Fetcher {
             .map_err(|error| FetchError::Address { found, error })
     }
 
+    /// Where people sign in and out.
+    ///
+    /// # Errors
+    /// The discovery document cannot be had, or an address in it is not acceptable.
+    pub async fn endpoints(&self, profile: &Profile) -> Result<Endpoints, FetchError> {
+        let document = self.document(profile).await?;
+        let url = |found: Option<String>| {
+            let url = |found: String| {
+                secure_url(&found, profile.issuer.is_plain())
+                    .map_err(|error| FetchError::Address { found, error })
+            };
+            found.map(url).transpose()
+        };
+        Ok(Endpoints {
+            authorization: url(document.authorization_endpoint)?,
+            token: url(document.token_endpoint)?,
+            end_session: url(document.end_session_endpoint)?,
+            issuer_in_answers: document.authorization_response_iss_parameter_supported,
+        })
+    }
+
     async fn document(&self, profile: &Profile) -> Result<Discovery, FetchError> {
         let issuer = profile.issuer.as_str();
         let url = &profile.discovery;
@@ -254,12 +296,12 @@ impl Fetcher {
     }
 
     /// A POST request, to be sent by [`Self::answer`].
-    pub(in crate::identity) fn post(&self, url: &Url) -> RequestBuilder {
+    pub(crate) fn post(&self, url: &Url) -> RequestBuilder {
         self.client.post(url.clone())
     }
 
     /// Sends a request and reads `limit` bytes of the answer at most.
-    pub(in crate::identity) async fn answer(
+    pub(crate) async fn answer(
         &self,
         url: &Url,
         request: RequestBuilder,

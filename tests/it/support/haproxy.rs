@@ -110,6 +110,11 @@ fn own_address() -> SocketAddr {
     TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap()
 }
 
+/// A port that nobody has at this moment, for programs that cannot be told to choose one.
+pub(crate) fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
 /// A running HAProxy; killed when dropped.
 pub(crate) struct Haproxy {
     pub http: SocketAddr,
@@ -160,6 +165,11 @@ impl Haproxy {
             ("GATE_NAMED_BACKEND", named.to_string()),
             ("GATE_ADMIN_SOCKET", directory.join("admin.sock").display().to_string()),
         ];
+        // What a test adds, a variable a line.
+        let more = std::fs::read_to_string(directory.join("haproxy.env")).unwrap_or_default();
+        let more = more.lines().filter_map(|line| line.split_once('='));
+        let more: Vec<_> = more.map(|(name, value)| (name, value.to_owned())).collect();
+        let env = [&env[..], &more].concat();
         let name = unique_name();
         let log = directory.join("haproxy.log");
         let file = File::create(&log).unwrap();

@@ -11,6 +11,7 @@
 )]
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard},
@@ -20,7 +21,7 @@ use std::{
 use axum::{
     Json, Router,
     body::{Body, Bytes},
-    extract::State,
+    extract::{Form, Query, State},
     http::{HeaderMap, Response, StatusCode, header},
     routing::{get, post},
 };
@@ -55,6 +56,10 @@ struct Inner {
     publish_previous: bool,
     faults: Faults,
     counters: Counters,
+    /// Who is signed in at the provider.
+    user: String,
+    /// What was promised for each code.
+    codes: HashMap<String, HashMap<String, String>>,
 }
 
 /// What goes wrong at each endpoint.
@@ -158,6 +163,8 @@ impl DevIdp {
                 publish_previous: false,
                 faults: Faults::default(),
                 counters: Counters::default(),
+                user: "alice".into(),
+                codes: HashMap::new(),
             }),
         });
         let idp = Self { shared, address, stop: CancellationToken::new() };
@@ -170,6 +177,9 @@ impl DevIdp {
             .route(&format!("{path}/.well-known/openid-configuration"), get(discovery))
             .route(&format!("{path}/jwks"), get(jwks))
             .route(&format!("{path}/introspect"), post(introspect))
+            .route(&format!("{path}/authorize"), get(authorize))
+            .route(&format!("{path}/token"), post(exchange))
+            .route(&format!("{path}/end-session"), get(end_session))
             .route("/dev/token", post(token))
             .route("/dev/rotate", post(rotate))
             .route("/dev/faults", post(faults))
@@ -219,6 +229,11 @@ impl DevIdp {
     /// The RSA key that signs at present, as PEM.
     pub fn rsa_pem(&self) -> String {
         self.shared.lock().keys.rsa_pem()
+    }
+
+    /// Who is signed in at the provider, and so signs in elsewhere without being asked.
+    pub fn set_user(&self, user: &str) {
+        self.shared.lock().user = user.into();
     }
 
     /// New keys; the old ones stay in the key set or not.
@@ -302,6 +317,10 @@ async fn discovery(State(shared): State<Arc<Shared>>) -> Response<Body> {
         "issuer": issuer,
         "jwks_uri": format!("{}/jwks", shared.issuer),
         "introspection_endpoint": format!("{}/introspect", shared.issuer),
+        "authorization_endpoint": format!("{}/authorize", shared.issuer),
+        "token_endpoint": format!("{}/token", shared.issuer),
+        "end_session_endpoint": format!("{}/end-session", shared.issuer),
+        "authorization_response_iss_parameter_supported": true,
     });
     respond(&fault, &document).await
 }
@@ -351,6 +370,70 @@ async fn introspect(
         _ => {}
     }
     respond(&fault, &answer).await
+}
+
+/// Signs in whoever is signed in here, without a question (OIDC Core section 3.1.2).
+async fn authorize(
+    State(shared): State<Arc<Shared>>,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response<Body> {
+    for (name, value) in
+        [("response_type", "code"), ("code_challenge_method", "S256"), ("client_id", "gate")]
+    {
+        assert_eq!(query[name], value, "{query:?}");
+    }
+    let code = {
+        let mut state = shared.lock();
+        let code = format!("code-{}", state.codes.len());
+        let mut promised = query.clone();
+        promised.insert("user".into(), state.user.clone());
+        state.codes.insert(code.clone(), promised);
+        code
+    };
+    let issuer = shared.issuer.replace(':', "%3A").replace('/', "%2F");
+    let (to, state) = (&query["redirect_uri"], &query["state"]);
+    let to = format!("{to}?code={code}&state={state}&iss={issuer}");
+    Response::builder().status(302).header(header::LOCATION, to).body(Body::empty()).unwrap()
+}
+
+/// Gives an ID token for a code, once, to who has its verifier (RFC 7636 section 4.6).
+async fn exchange(
+    State(shared): State<Arc<Shared>>,
+    headers: HeaderMap,
+    Form(form): Form<HashMap<String, String>>,
+) -> Response<Body> {
+    let known = format!("Basic {}", STANDARD.encode("gate:s3cret%26%2B"));
+    let authorized = headers.get(header::AUTHORIZATION).is_some_and(|value| value == &known);
+    let promised = shared.lock().codes.remove(&form["code"]);
+    let challenge = {
+        let digest =
+            aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, form["code_verifier"].as_bytes());
+        URL_SAFE_NO_PAD.encode(digest)
+    };
+    let promised = promised.filter(|promised| {
+        authorized
+            && promised["code_challenge"] == challenge
+            && promised["redirect_uri"] == form["redirect_uri"]
+    });
+    let Some(promised) = promised else {
+        return respond(&Fault::Status(400), &Value::Null).await;
+    };
+    let claims = json!({ "nonce": promised["nonce"], "sid": "idp-session" });
+    let id_token = shared.token(&TokenRequest {
+        user: promised["user"].clone(),
+        audience: json!("gate"),
+        claims: claims.as_object().unwrap().clone(),
+        ..TokenRequest::default()
+    });
+    let answer = json!({ "id_token": id_token, "access_token": "opaque", "token_type": "Bearer" });
+    respond(&Fault::Ok, &answer).await
+}
+
+/// Where a person signs out; sends them back.
+async fn end_session(Query(query): Query<HashMap<String, String>>) -> Response<Body> {
+    assert!(query["id_token_hint"].split('.').count() == 3);
+    let to = &query["post_logout_redirect_uri"];
+    Response::builder().status(302).header(header::LOCATION, to).body(Body::empty()).unwrap()
 }
 
 async fn respond(fault: &Fault, document: &Value) -> Response<Body> {

@@ -1,0 +1,66 @@
+//! The tables `[sign_in]` and `[issuer.sign_in]`.
+
+use std::{path::PathBuf, time::Duration};
+
+use toml_span::{DeserError, Deserialize, Span, Value, de_helpers::TableHelper};
+
+use super::{
+    Client, ClientKey, SignIn,
+    document::mistake,
+    file::{Parsed, Word, number, seconds},
+};
+use crate::{
+    session::{Lifetime, flow::Places},
+    workspace::host::Host,
+};
+
+impl<'de> Deserialize<'de> for SignIn {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        let mut table = TableHelper::new(value)?;
+        let host = table.required::<Parsed<Host>>("host");
+        let port = number(&mut table, "port", 1..=65_535).and_then(|port| u16::try_from(port).ok());
+        let listen = table.required::<Parsed<std::net::SocketAddr>>("listen");
+        let keys = table.required::<String>("keys_file").map(PathBuf::from);
+        let idle = seconds(&mut table, "idle_seconds", 60..=2_592_000, Duration::from_hours(8));
+        let absolute =
+            seconds(&mut table, "absolute_seconds", 60..=2_592_000, Duration::from_hours(24));
+        table.finalize(None)?;
+        let places = Places { login: host?.0.as_str().into(), port: port.unwrap_or(443) };
+        let lifetime = Lifetime { idle: idle.min(absolute), absolute };
+        Ok(Self { listen: listen?.0, places, keys: keys?, lifetime })
+    }
+}
+
+/// The keys of a client: a secret in a file or the environment, or a private key.
+pub(super) fn client_key(table: &mut TableHelper<'_>, span: Span) -> Option<ClientKey> {
+    let secret_file = table.optional::<String>("client_secret_file").map(PathBuf::from);
+    let secret_env = table.optional::<String>("client_secret_env");
+    let key_file = table.optional::<String>("private_key_file").map(PathBuf::from);
+    let key_id = table.optional::<String>("key_id");
+    match (secret_file, secret_env, key_file, key_id) {
+        (Some(file), None, None, None) => Some(ClientKey::SecretFile(file)),
+        (None, Some(name), None, None) => Some(ClientKey::SecretEnv(name)),
+        (None, None, Some(file), id) => Some(ClientKey::PrivateKey(file, id)),
+        _ => {
+            table.errors.push(mistake(
+                span,
+                "expected exactly one of 'client_secret_file', 'client_secret_env' and 'private_key_file' (with 'key_id')",
+            ));
+            None
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Client {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        let span = value.span;
+        let mut table = TableHelper::new(value)?;
+        let id = table.required::<Word>("client_id");
+        let key = client_key(&mut table, span);
+        let scopes = table.optional::<String>("scopes");
+        table.finalize(None)?;
+        let Some(key) = key else { return Err(mistake(span, "no client key").into()) };
+        let scopes = scopes.unwrap_or_else(|| "openid email profile".into());
+        Ok(Self { id: id?.0, key, scopes })
+    }
+}

@@ -1,0 +1,412 @@
+//! The way from a workspace's host to the provider and back, as values: no HTTP here.
+//!
+//! 1. A browser without a session opens a workspace's host. It gets a secret, as a cookie of that host,
+//!    and is sent to the login host with a sealed [`Start`] that knows a hash of the secret.
+//! 2. The login host has a session of its own, or an [`Attempt`] is made at the provider: code, PKCE,
+//!    state and nonce, all in a sealed cookie, so that nothing is kept for strangers.
+//! 3. A sealed [`Ticket`] goes back to the workspace's host: good for half a minute, once, there, and in
+//!    the browser that has the secret.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use aws_lc_rs::{constant_time, digest, rand};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde::{Deserialize, Serialize};
+
+use super::seal::{Purpose, SealError, Sealer};
+use crate::clock::Timestamp;
+
+/// The cookie with the secret of a workspace's host.
+pub const PRE_COOKIE: &str = "__Host-identity_pre";
+/// How the cookies of attempts begin.
+pub const ATTEMPT_COOKIE: &str = "__Host-identity_at_";
+/// The path of our own pages, at the login host and at those of workspaces.
+pub const PATHS: &str = "/.well-known/identity-spoa/";
+/// How long a person may take at the provider.
+pub const ATTEMPT_FOR: Duration = Duration::from_mins(10);
+/// How long a ticket is good.
+const TICKET_FOR: Duration = Duration::from_secs(30);
+/// The longest path that is come back to, in bytes.
+const MAX_PATH: usize = 2048;
+/// The most ids that are remembered as used.
+const MAX_USED: usize = 100_000;
+
+/// What the login host is told of where somebody wants to go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Start {
+    /// The workspace's host.
+    pub host: String,
+    /// The path there, with its query.
+    pub path: String,
+    /// SHA-256 of the secret in the browser.
+    secret: String,
+    /// In milliseconds since the Unix epoch.
+    until: u64,
+}
+
+/// What is remembered while a person is at the provider.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The configured name of the issuer.
+    pub issuer: String,
+    /// Echoed by the provider (RFC 6749 section 10.12).
+    pub state: String,
+    /// Found again in the ID token (OIDC Core section 15.5.2).
+    pub nonce: String,
+    /// The PKCE verifier (RFC 7636 section 4.1).
+    pub verifier: String,
+    /// Where to go then.
+    pub start: Option<Start>,
+    until: u64,
+}
+
+/// The right to a session's cookie at one host.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Ticket {
+    /// The cookie of the login host, whose session this is.
+    pub session: String,
+    /// The path to go on to.
+    pub path: String,
+    secret: String,
+    id: String,
+    until: u64,
+}
+
+/// Where a browser is sent, and the secret that it keeps.
+#[derive(Debug)]
+pub struct Offer {
+    /// The address at the login host.
+    pub location: String,
+    /// The Set-Cookie header for the workspace's host.
+    pub cookie: String,
+}
+
+/// The addresses of the login host and of workspaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    /// The login host.
+    pub login: Box<str>,
+    /// The port of HAProxy's https, the same for all.
+    pub port: u16,
+}
+
+impl Places {
+    /// The origin of a host (RFC 6454 section 6.2).
+    #[must_use]
+    pub fn origin(&self, host: &str) -> String {
+        match self.port {
+            443 => format!("https://{host}"),
+            port => format!("https://{host}:{port}"),
+        }
+    }
+
+    /// The address of one of our own pages at the login host.
+    #[must_use]
+    pub fn page(&self, name: &str) -> String {
+        format!("{}{PATHS}{name}", self.origin(&self.login))
+    }
+}
+
+impl Start {
+    /// Sends a browser to the login host.
+    ///
+    /// # Errors
+    /// There are no random numbers.
+    pub fn offer(
+        sealer: &Sealer,
+        places: &Places,
+        host: &str,
+        path: &str,
+        now: Timestamp,
+    ) -> Result<Offer, SealError> {
+        let secret = random()?;
+        let start = Self {
+            host: host.into(),
+            path: if is_path(path) { path.into() } else { "/".into() },
+            secret: hash(&secret),
+            until: now.plus(ATTEMPT_FOR).as_millis(),
+        };
+        let text = sealer.seal(Purpose::Start, &places.login, &start)?;
+        let seconds = ATTEMPT_FOR.as_secs();
+        Ok(Offer {
+            location: format!("{}?r={text}", places.page("start")),
+            cookie: format!(
+                "{PRE_COOKIE}={secret}; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age={seconds}"
+            ),
+        })
+    }
+
+    /// Reads what came back from the browser.
+    #[must_use]
+    pub fn open(sealer: &Sealer, places: &Places, text: &str, now: Timestamp) -> Option<Self> {
+        let start: Self = sealer.open(Purpose::Start, &places.login, text)?;
+        (now.as_millis() < start.until).then_some(start)
+    }
+
+    /// The same again, for a link on a page.
+    ///
+    /// # Errors
+    /// There are no random numbers.
+    pub fn seal(&self, sealer: &Sealer, places: &Places) -> Result<String, SealError> {
+        sealer.seal(Purpose::Start, &places.login, self)
+    }
+
+    /// The address at the workspace's host that makes a session's cookie there.
+    ///
+    /// # Errors
+    /// There are no random numbers.
+    pub fn ticket(
+        &self,
+        sealer: &Sealer,
+        places: &Places,
+        session: &str,
+        now: Timestamp,
+    ) -> Result<String, SealError> {
+        let ticket = Ticket {
+            session: session.into(),
+            path: self.path.clone(),
+            secret: self.secret.clone(),
+            id: random()?,
+            until: now.plus(TICKET_FOR).as_millis(),
+        };
+        let text = sealer.seal(Purpose::Ticket, &self.host, &ticket)?;
+        Ok(format!("{}{PATHS}finish?t={text}", places.origin(&self.host)))
+    }
+}
+
+impl Attempt {
+    /// An attempt at an issuer, with a fresh state, nonce and verifier.
+    ///
+    /// # Errors
+    /// There are no random numbers.
+    pub fn new(issuer: &str, start: Option<Start>, now: Timestamp) -> Result<Self, SealError> {
+        Ok(Self {
+            issuer: issuer.into(),
+            state: random()?,
+            nonce: random()?,
+            verifier: random()?,
+            start,
+            until: now.plus(ATTEMPT_FOR).as_millis(),
+        })
+    }
+
+    /// The PKCE challenge, always S256 (RFC 7636 section 4.2).
+    #[must_use]
+    pub fn challenge(&self) -> String {
+        hash(&self.verifier)
+    }
+
+    /// The name of its cookie: each tab has one of its own.
+    #[must_use]
+    pub fn cookie_of(state: &str) -> String {
+        let name: String = state.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
+        format!("{ATTEMPT_COOKIE}{name}")
+    }
+
+    /// The Set-Cookie header that remembers it.
+    ///
+    /// # Errors
+    /// There are no random numbers.
+    pub fn cookie(&self, sealer: &Sealer, places: &Places) -> Result<String, SealError> {
+        let text = sealer.seal(Purpose::Attempt, &places.login, self)?;
+        let (name, seconds) = (Self::cookie_of(&self.state), ATTEMPT_FOR.as_secs());
+        // Lax: it must come along when the provider sends the browser back.
+        Ok(format!("{name}={text}; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age={seconds}"))
+    }
+
+    /// Reads its cookie; `None` unless it is the attempt of that state.
+    #[must_use]
+    pub fn open(
+        sealer: &Sealer,
+        places: &Places,
+        cookie: &str,
+        state: &str,
+        now: Timestamp,
+    ) -> Option<Self> {
+        let attempt: Self = sealer.open(Purpose::Attempt, &places.login, cookie)?;
+        (same(&attempt.state, state) && now.as_millis() < attempt.until).then_some(attempt)
+    }
+}
+
+impl Ticket {
+    /// Reads a ticket; `None` unless it is for that host, in time, and of the browser with the secret.
+    #[must_use]
+    pub fn open(
+        sealer: &Sealer,
+        host: &str,
+        text: &str,
+        secret: &str,
+        now: Timestamp,
+    ) -> Option<Self> {
+        let ticket: Self = sealer.open(Purpose::Ticket, host, text)?;
+        (now.as_millis() < ticket.until && same(&hash(secret), &ticket.secret)).then_some(ticket)
+    }
+
+    /// Takes it; false when it was taken before.
+    #[must_use]
+    pub fn take(&self, used: &Used, now: Timestamp) -> bool {
+        used.take(&self.id, Timestamp::from_millis(self.until), now)
+    }
+}
+
+/// Ids that count once.
+#[derive(Default)]
+pub struct Used(Mutex<HashMap<String, Timestamp>>);
+
+impl Used {
+    /// Takes an id, which is good until some moment anyway; false when it was taken before, or when
+    /// nobody can remember that.
+    #[must_use]
+    pub fn take(&self, id: &str, until: Timestamp, now: Timestamp) -> bool {
+        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if used.len() >= MAX_USED {
+            used.retain(|_, until| now < *until);
+        }
+        used.len() < MAX_USED && used.insert(id.into(), until).is_none()
+    }
+}
+
+/// Whether a text is a path to come back to: at this host whatever a browser makes of it
+/// (RFC 9700 section 4.11).
+fn is_path(text: &str) -> bool {
+    text.len() <= MAX_PATH
+        && text.starts_with('/')
+        && text.bytes().all(|b| b.is_ascii_graphic() && b != b'\\')
+}
+
+/// 32 random bytes as text.
+fn random() -> Result<String, SealError> {
+    let mut bytes = [0; 32];
+    rand::fill(&mut bytes).map_err(|_| SealError)?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+/// SHA-256 in base64url.
+fn hash(text: &str) -> String {
+    URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, text.as_bytes()))
+}
+
+/// Whether two secrets are the same, in a time that tells nothing of them.
+#[must_use]
+pub fn same(one: &str, other: &str) -> bool {
+    constant_time::verify_slices_are_equal(one.as_bytes(), other.as_bytes()).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sealer() -> Sealer {
+        Sealer::ring(&URL_SAFE_NO_PAD.encode([7; 32])).unwrap()
+    }
+
+    fn places() -> Places {
+        Places { login: "login.test".into(), port: 443 }
+    }
+
+    fn at(secs: u64) -> Timestamp {
+        Timestamp::from_secs(1_000_000 + secs)
+    }
+
+    /// An offer's sealed text and the browser's secret.
+    fn offer(path: &str) -> (String, String) {
+        let offer = Start::offer(&sealer(), &places(), "w.test", path, at(0)).unwrap();
+        let sealed = offer.location.split("?r=").nth(1).unwrap().to_owned();
+        let secret = offer.cookie.split(['=', ';']).nth(1).unwrap().to_owned();
+        (sealed, secret)
+    }
+
+    fn ticket(path: &str) -> (String, String) {
+        let (sealed, secret) = offer(path);
+        let start = Start::open(&sealer(), &places(), &sealed, at(1)).unwrap();
+        let address = start.ticket(&sealer(), &places(), "session", at(1)).unwrap();
+        let ticket = address.strip_prefix("https://w.test/.well-known/identity-spoa/finish?t=");
+        (ticket.unwrap().to_owned(), secret)
+    }
+
+    #[test]
+    fn p3_a_ticket_counts_once_at_its_host_in_its_browser_for_half_a_minute() {
+        let (text, secret) = ticket("/x");
+        let open =
+            |host, secret: &str, secs| Ticket::open(&sealer(), host, &text, secret, at(secs));
+        assert!(open("other.test", &secret, 2).is_none(), "another host");
+        assert!(open("w.test", "somebody else's", 2).is_none(), "another browser");
+        assert!(open("w.test", &secret, 31).is_none(), "too late");
+        let ticket = open("w.test", &secret, 2).unwrap();
+        let used = Used::default();
+        assert!(ticket.take(&used, at(2)));
+        assert!(!open("w.test", &secret, 3).unwrap().take(&used, at(3)), "again");
+    }
+
+    #[test]
+    fn c2_what_is_for_one_step_is_nothing_for_another() {
+        let (start, secret) = offer("/");
+        assert!(Ticket::open(&sealer(), "login.test", &start, &secret, at(1)).is_none());
+        let (ticket, _) = ticket("/");
+        assert!(Start::open(&sealer(), &places(), &ticket, at(1)).is_none());
+        assert!(Start::open(&sealer(), &places(), &start, at(601)).is_none(), "too late");
+    }
+
+    #[test]
+    fn l2_an_attempt_is_of_its_state_and_ends() {
+        let attempt = Attempt::new("corp", None, at(0)).unwrap();
+        let cookie = attempt.cookie(&sealer(), &places()).unwrap();
+        let value = cookie.split(['=', ';']).nth(1).unwrap();
+        let open = |state: &str, secs| Attempt::open(&sealer(), &places(), value, state, at(secs));
+        assert_eq!(open(&attempt.state, 599).as_ref(), Some(&attempt));
+        assert_eq!(open(&attempt.state, 600), None);
+        assert_eq!(open("another", 1), None);
+    }
+
+    #[test]
+    fn l1_l3_each_attempt_has_its_own_verifier_state_and_nonce() {
+        let (one, two) = (Attempt::new("c", None, at(0)), Attempt::new("c", None, at(0)));
+        let (one, two) = (one.unwrap(), two.unwrap());
+        assert!(one.state != two.state && one.nonce != two.nonce && one.verifier != two.verifier);
+        assert_eq!(one.verifier.len(), 43);
+        // RFC 7636 appendix B.
+        let attempt = Attempt {
+            verifier: "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk".into(),
+            ..Attempt::new("c", None, at(0)).unwrap()
+        };
+        assert_eq!(attempt.challenge(), "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM");
+    }
+
+    #[test]
+    fn l5_only_a_path_is_come_back_to() {
+        for path in ["/", "/a/b?c=d", "//evil.test/", "/%5c%5cevil"] {
+            assert!(is_path(path), "{path}");
+            // It is appended to the origin of the host, so that two slashes are only slashes.
+            let (text, secret) = ticket(path);
+            let ticket = Ticket::open(&sealer(), "w.test", &text, &secret, at(2)).unwrap();
+            assert_eq!(ticket.path, path);
+        }
+        for path in ["", "evil", "https://evil.test", "/\\evil", "/a\r\nb", "/\u{e9}", "@evil"] {
+            assert!(!is_path(path), "{path}");
+        }
+        assert!(!is_path(&format!("/{}", "a".repeat(MAX_PATH))));
+    }
+
+    #[test]
+    fn c1_cookies_are_of_their_host_alone() {
+        let offer = Start::offer(&sealer(), &places(), "w.test", "/", at(0)).unwrap();
+        let attempt = Attempt::new("c", None, at(0)).unwrap();
+        for cookie in [offer.cookie, attempt.cookie(&sealer(), &places()).unwrap()] {
+            assert!(cookie.starts_with("__Host-"), "{cookie}");
+            for part in ["; Path=/;", "; Secure;", "; HttpOnly;", "; SameSite=Lax;"] {
+                assert!(cookie.contains(part), "{cookie}");
+            }
+            assert!(!cookie.contains("Domain") && cookie.len() < 4096, "{cookie}");
+        }
+    }
+
+    #[test]
+    fn a_port_other_than_the_usual_is_part_of_addresses() {
+        let places = Places { login: "login.test".into(), port: 8443 };
+        assert_eq!(places.page("start"), "https://login.test:8443/.well-known/identity-spoa/start");
+    }
+}

@@ -1,0 +1,481 @@
+//! Browser sign-in through a real HAProxy: from a workspace's host to the provider and back.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use reqwest::header::{LOCATION, SET_COOKIE};
+use tempfile::TempDir;
+
+use crate::{
+    dev_idp::DevIdp,
+    dev_workspace::DevWorkspace,
+    support::{
+        self, ALICES, AgentProcess, BOBS, Haproxy, Version,
+        haproxy::{free_port, root},
+        host, port_host, until,
+    },
+};
+
+const LOGIN: &str = "login.gate.test";
+
+struct Stage {
+    haproxy: Haproxy,
+    agent: AgentProcess,
+    idp: DevIdp,
+    _workspaces: [DevWorkspace; 2],
+    directory: TempDir,
+}
+
+impl Stage {
+    async fn start(version: &Version) -> Self {
+        let idp = DevIdp::start().await;
+        let workspaces = [DevWorkspace::start("alices").await, DevWorkspace::start("bobs").await];
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let pages = free_port();
+        let env = format!("GATE_LOGIN_HOST={LOGIN}\nGATE_LOGIN_PAGES={pages}\n");
+        std::fs::write(path.join("haproxy.env"), env).unwrap();
+        let changed = tempfile::tempdir().unwrap();
+        for file in ["haproxy.cfg", "tcp.cfg", "identity.spoe.cfg"] {
+            let text = std::fs::read_to_string(root().join("haproxy").join(file)).unwrap();
+            let args = "certificate_result=ssl_c_verify\n\nspoe-group authorize\n";
+            // As the file itself says it.
+            let more =
+                text.lines().find_map(|line| line.strip_prefix("#     query=query fetch_mode"));
+            let more =
+                more.map(|more| format!(" query=query fetch_mode{more}")).unwrap_or_default();
+            let with = format!("certificate_result=ssl_c_verify{more}\n\nspoe-group authorize\n");
+            std::fs::write(changed.path().join(file), text.replace(args, &with)).unwrap();
+        }
+        let socket = path.join("spop.sock");
+        let named = workspaces[1].address();
+        let haproxy = Haproxy::start_from(changed.path(), version, path, &socket, named).await;
+        let config = support::config(idp.issuer()).replace(
+            "[[host]]",
+            &format!(
+                "[issuer.sign_in]\nclient_id = 'gate'\nclient_secret_file = 'secret'\n\n\
+                 [sign_in]\nhost = '{LOGIN}'\nport = {}\nlisten = '{pages}'\nkeys_file = 'keys'\n\n[[host]]",
+                haproxy.https.port()
+            ),
+        );
+        let config = format!(
+            "{config}\n[admin]\nsocket = 'agent-admin.sock'\nrevocations = 'revocations.jsonl'\n"
+        );
+        std::fs::write(path.join("agent.toml"), config).unwrap();
+        std::fs::write(path.join("secret"), "s3cret&+\n").unwrap();
+        let list = support::workspaces(&workspaces[0], &workspaces[1], "running");
+        std::fs::write(path.join("workspaces.yaml"), list).unwrap();
+        let agent = AgentProcess::start(path).await;
+        let stage = Self { haproxy, agent, idp, _workspaces: workspaces, directory };
+        let mut browser = stage.browser();
+        until("the gate to open", async || {
+            let reply = browser.get(&host(ALICES), "/").await;
+            (reply.status == 302).then_some(())
+        })
+        .await;
+        stage
+    }
+
+    fn browser(&self) -> Browser {
+        Browser::new(self.haproxy.https)
+    }
+}
+
+/// A browser: follows nothing by itself, keeps the cookies of each host apart.
+struct Browser {
+    gate: SocketAddr,
+    http: reqwest::Client,
+    cookies: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+#[derive(Debug)]
+struct Reply {
+    status: u16,
+    location: Option<String>,
+    headers: reqwest::header::HeaderMap,
+    body: String,
+}
+
+impl Browser {
+    fn new(gate: SocketAddr) -> Self {
+        let redirect = reqwest::redirect::Policy::none();
+        let mut builder = reqwest::Client::builder()
+            .no_proxy()
+            .tls_danger_accept_invalid_certs(true)
+            .redirect(redirect);
+        for name in [
+            LOGIN.to_owned(),
+            host(ALICES),
+            host(BOBS),
+            port_host(3000, ALICES),
+            port_host(7000, ALICES),
+        ] {
+            builder = builder.resolve(&name, gate);
+        }
+        Self { gate, http: builder.build().unwrap(), cookies: BTreeMap::new() }
+    }
+
+    async fn get(&mut self, host: &str, path: &str) -> Reply {
+        let html = [
+            ("accept", "text/html"),
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-dest", "document"),
+        ];
+        self.ask("GET", host, path, &html).await
+    }
+
+    async fn ask(
+        &mut self,
+        method: &str,
+        host: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Reply {
+        let url = format!("https://{host}:{}{path}", self.gate.port());
+        let mut request = self.http.request(method.parse().unwrap(), url);
+        let jar = self.cookies.entry(host.into()).or_default();
+        if !jar.is_empty() {
+            let pairs: Vec<_> = jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            request = request.header("cookie", pairs.join("; "));
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = request.send().await.unwrap();
+        for cookie in response.headers().get_all(SET_COOKIE) {
+            let cookie = cookie.to_str().unwrap();
+            // A workspace's own, and those of our names that HAProxy emptied.
+            let Some((name, rest)) = cookie.split_once('=') else { continue };
+            if !name.starts_with("__Host-identity") {
+                continue;
+            }
+            for part in ["; Path=/;", "; Secure;", "; HttpOnly;", "; SameSite=Lax"] {
+                assert!(cookie.contains(part) && !cookie.contains("Domain"), "c1: {cookie}");
+            }
+            if cookie.contains("Max-Age=0") {
+                jar.remove(name);
+            } else {
+                jar.insert(name.into(), rest.split(';').next().unwrap().into());
+            }
+        }
+        Reply {
+            status: response.status().as_u16(),
+            location: response.headers().get(LOCATION).map(|l| l.to_str().unwrap().to_owned()),
+            headers: response.headers().clone(),
+            body: response.text().await.unwrap(),
+        }
+    }
+
+    /// Goes where a reply leads, to our hosts or the provider's.
+    async fn follow(&mut self, reply: &Reply) -> Reply {
+        let location = reply.location.clone().unwrap_or_else(|| panic!("{reply:?}"));
+        let Some(rest) = location.strip_prefix("https://") else {
+            let response = self.http.get(&location).send().await.unwrap();
+            return Reply {
+                status: response.status().as_u16(),
+                location: response.headers().get(LOCATION).map(|l| l.to_str().unwrap().to_owned()),
+                headers: response.headers().clone(),
+                body: String::new(),
+            };
+        };
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let host = authority.split(':').next().unwrap().to_owned();
+        self.get(&host, &format!("/{path}")).await
+    }
+
+    /// Follows until there is nowhere to go on.
+    async fn browse(&mut self, host: &str, path: &str) -> Reply {
+        let mut reply = self.get(host, path).await;
+        for _ in 0..10 {
+            if reply.location.is_none() {
+                return reply;
+            }
+            reply = self.follow(&reply).await;
+        }
+        panic!("round and round: {reply:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_opens_a_workspaces_address_and_is_simply_there() {
+    for version in Version::all() {
+        let stage = Stage::start(version).await;
+        let mut browser = stage.browser();
+        let reply = browser.browse(&host(ALICES), "/some/where?a=1&b=%20").await;
+        assert_eq!(reply.status, 200, "{version:?} {reply:?} {}", stage.agent.log());
+        assert!(reply.body.starts_with("workspace alices"), "{}", reply.body);
+        assert!(reply.body.contains("/some/where?a=1&b=%20"), "{}", reply.body);
+        assert!(reply.body.contains("x-forwarded-user: alice"), "{}", reply.body);
+        // p1: nothing of ours reaches the workspace.
+        assert!(!reply.body.contains("__Host-identity"), "{}", reply.body);
+        // Another host of hers: the login host knows her already, the provider is not asked.
+        let reply = browser.browse(&port_host(7000, ALICES), "/").await;
+        assert_eq!(reply.status, 200, "{reply:?}");
+        // Somebody else's: told who she is, and why not.
+        let reply = browser.browse(&host(BOBS), "/").await;
+        assert_eq!(reply.status, 403, "{reply:?}");
+        assert!(reply.body.contains("signed in as alice"), "{}", reply.body);
+        assert!(reply.body.contains("not_permitted"), "{}", reply.body);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p2_the_cookie_of_one_host_is_nothing_at_another() {
+    let stage = Stage::start(Version::newest()).await;
+    let mut browser = stage.browser();
+    assert_eq!(browser.browse(&host(ALICES), "/").await.status, 200);
+    let stolen = browser.cookies[&host(ALICES)].clone();
+    assert!(stolen.contains_key("__Host-identity"));
+    for other in [port_host(7000, ALICES), LOGIN.into()] {
+        let mut thief = stage.browser();
+        thief.cookies.insert(other.clone(), stolen.clone());
+        let login = stolen["__Host-identity"].clone();
+        thief.cookies.get_mut(&other).unwrap().insert("__Host-identity_login".into(), login);
+        let reply = thief.get(&other, "/").await;
+        assert!(reply.status == 302 || reply.body.contains("Choose where"), "{other} {reply:?}");
+    }
+    // Two cookies of one name: nobody knows which is ours.
+    let value = &stolen["__Host-identity"];
+    let mut twice = stage.browser();
+    let cookies = format!("__Host-identity={value}; __Host-identity=x");
+    let headers = [("cookie", cookies.as_str()), ("accept", "application/json")];
+    assert_eq!(twice.ask("GET", &host(ALICES), "/", &headers).await.status, 401, "p5");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p3_a_ticket_is_worth_nothing_again_elsewhere_or_in_another_browser() {
+    let stage = Stage::start(Version::newest()).await;
+    let mut browser = stage.browser();
+    let mut reply = browser.get(&host(ALICES), "/").await;
+    while !reply.location.as_ref().is_some_and(|l| l.contains("/finish?t=")) {
+        reply = browser.follow(&reply).await;
+    }
+    let ticket = reply.location.clone().unwrap();
+    assert_eq!(reply.headers["referrer-policy"], "no-referrer", "l7");
+    assert_eq!(reply.headers["cache-control"], "no-store", "l7");
+    assert_eq!(reply.status, 303, "l6");
+    let mut thief = stage.browser();
+    assert_eq!(thief.follow(&reply).await.status, 400, "another browser");
+    let elsewhere =
+        Reply { location: Some(ticket.replace(&host(ALICES), &port_host(7000, ALICES))), ..reply };
+    let pre = browser.cookies[&host(ALICES)].clone();
+    browser.cookies.insert(port_host(7000, ALICES), pre.clone());
+    assert_eq!(browser.follow(&elsewhere).await.status, 400, "another host");
+    let reply = Reply { location: Some(ticket), ..elsewhere };
+    assert_eq!(browser.follow(&reply).await.status, 303);
+    browser.cookies.insert(host(ALICES), pre);
+    assert_eq!(browser.follow(&reply).await.status, 400, "again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l2_l8_a_callback_counts_once_in_the_browser_that_asked() {
+    let stage = Stage::start(Version::newest()).await;
+    let mut browser = stage.browser();
+    let mut reply = browser.get(&host(ALICES), "/").await;
+    while !reply.location.as_ref().is_some_and(|l| l.contains("/callback/")) {
+        reply = browser.follow(&reply).await;
+    }
+    let mut other = stage.browser();
+    assert_eq!(other.follow(&reply).await.status, 400, "another browser");
+    let cookies = browser.cookies.clone();
+    let wrong = |from: &str, to: &str| Reply {
+        status: 302,
+        location: Some(reply.location.as_ref().unwrap().replace(from, to)),
+        headers: reply.headers.clone(),
+        body: String::new(),
+    };
+    assert_eq!(browser.follow(&wrong("state=", "state=x")).await.status, 400, "l2");
+    assert_eq!(browser.follow(&wrong("/callback/dev", "/callback/other")).await.status, 400);
+    let reply = reply;
+    assert_eq!(browser.follow(&reply).await.status, 303);
+    browser.cookies = cookies;
+    assert_eq!(browser.follow(&reply).await.status, 400, "l8: the same callback again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l4_an_answer_of_another_issuer_is_refused() {
+    let stage = Stage::start(Version::newest()).await;
+    let mut browser = stage.browser();
+    for change in ["&iss=https%3A%2F%2Fevil.test", ""] {
+        let mut reply = browser.get(&host(ALICES), "/").await;
+        while !reply.location.as_ref().is_some_and(|l| l.contains("/callback/")) {
+            reply = browser.follow(&reply).await;
+        }
+        let location = reply.location.take().unwrap();
+        let (before, _) = location.split_once("&iss=").unwrap();
+        let reply = Reply { location: Some(format!("{before}{change}")), ..reply };
+        assert_eq!(browser.follow(&reply).await.status, 400, "{change}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn programs_get_an_answer_and_not_a_page() {
+    let stage = Stage::start(Version::newest()).await;
+    let mut browser = stage.browser();
+    for headers in [
+        vec![("accept", "application/json")],
+        vec![("accept", "text/html"), ("sec-fetch-mode", "cors")],
+        vec![("accept", "text/html"), ("x-requested-with", "XMLHttpRequest")],
+        vec![],
+    ] {
+        let reply = browser.ask("GET", &host(ALICES), "/", &headers).await;
+        assert_eq!(reply.status, 401, "{headers:?}");
+        assert!(reply.headers["www-authenticate"].to_str().unwrap().starts_with("Bearer"));
+    }
+    let reply = browser.ask("POST", &host(ALICES), "/", &[("accept", "text/html")]).await;
+    assert_eq!(reply.status, 401);
+    // A token is as good as ever.
+    let bearer = format!("Bearer {}", stage.idp.token_of("alice"));
+    let reply = browser.ask("GET", &host(ALICES), "/", &[("authorization", &bearer)]).await;
+    assert_eq!(reply.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_websocket_with_the_cookie_must_be_of_the_same_origin() {
+    let stage = Stage::start(Version::newest()).await;
+    let mut browser = stage.browser();
+    assert_eq!(browser.browse(&host(ALICES), "/").await.status, 200);
+    let own = format!("https://{}:{}", host(ALICES), stage.haproxy.https.port());
+    let upgrade = |origin: &'static str| {
+        vec![
+            ("connection", "Upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+            ("origin", origin),
+        ]
+    };
+    let own: &'static str = own.leak();
+    for (origin, status) in [(own, 101), ("https://evil.test", 403), ("null", 403), ("", 403)] {
+        let mut http1 = Browser::new(stage.haproxy.https);
+        http1.http = reqwest::Client::builder()
+            .no_proxy()
+            .http1_only()
+            .tls_danger_accept_invalid_certs(true)
+            .resolve(&host(ALICES), stage.haproxy.https)
+            .build()
+            .unwrap();
+        http1.cookies = browser.cookies.clone();
+        let url = format!("https://{}:{}/ws", host(ALICES), stage.haproxy.https.port());
+        let mut request = http1.http.get(url);
+        let id = &http1.cookies[&host(ALICES)]["__Host-identity"];
+        request = request.header("cookie", format!("__Host-identity={id}"));
+        for (name, value) in upgrade(origin) {
+            request = request.header(name, value);
+        }
+        let reply = request.send().await.unwrap();
+        assert_eq!(reply.status().as_u16(), status, "{origin}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l11_who_signs_out_is_out_everywhere() {
+    let stage = Stage::start(Version::newest()).await;
+    let mut browser = stage.browser();
+    for name in [host(ALICES), port_host(7000, ALICES)] {
+        assert_eq!(browser.browse(&name, "/").await.status, 200);
+    }
+    let page = browser.get(LOGIN, "/").await;
+    assert!(page.body.contains("signed in as alice"), "{}", page.body);
+    assert!(
+        page.headers["content-security-policy"].to_str().unwrap().contains("default-src 'none'")
+    );
+    // A workspace's page cannot do it for her.
+    let path = "/.well-known/identity-spoa/sign-out";
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    let foreign = format!("https://{}:{}", host(ALICES), stage.haproxy.https.port());
+    let reply = browser.ask("POST", LOGIN, path, &[form, ("origin", &foreign)]).await;
+    assert_eq!(reply.status, 404);
+    assert_eq!(browser.get(&host(ALICES), "/").await.status, 200);
+    let origin = format!("https://{LOGIN}:{}", stage.haproxy.https.port());
+    let reply = browser.ask("POST", LOGIN, path, &[form, ("origin", &origin)]).await;
+    assert_eq!(reply.status, 303);
+    assert!(reply.location.as_ref().unwrap().contains("/end-session?id_token_hint="));
+    let back = browser.follow(&reply).await;
+    let signed_out = browser.follow(&back).await;
+    assert!(signed_out.body.contains("Signed out"), "{signed_out:?}");
+    for name in [host(ALICES), port_host(7000, ALICES)] {
+        assert_eq!(browser.get(&name, "/").await.status, 302, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_administrator_ends_every_session_of_a_user_and_no_others() {
+    let stage = Stage::start(Version::newest()).await;
+    let mut alice = stage.browser();
+    assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
+    stage.idp.set_user("bob");
+    let mut bob = stage.browser();
+    assert_eq!(bob.browse(&host(BOBS), "/").await.status, 200);
+    let output = std::process::Command::new(support::agent::PROGRAM)
+        .args(["revoke", "--subject", "sub-alice", "--before", "now", "--config"])
+        .arg(stage.directory.path().join("agent.toml"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let json = [("accept", "application/json")];
+    let reply = alice.ask("GET", &host(ALICES), "/", &json).await;
+    assert_eq!(reply.status, 401, "{reply:?}");
+    assert_eq!(bob.get(&host(BOBS), "/").await.status, 200);
+    // She may sign in again; who is revoked for good may not, and is told so.
+    stage.idp.set_user("alice");
+    assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
+    let output = std::process::Command::new(support::agent::PROGRAM)
+        .args(["revoke", "--subject", "sub-alice", "--config"])
+        .arg(stage.directory.path().join("agent.toml"))
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let reply = alice.browse(&host(ALICES), "/").await;
+    assert_eq!(reply.status, 403, "{reply:?}");
+    assert!(reply.body.contains("token_revoked"), "{}", reply.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_cookie_heals_itself_and_several_tabs_sign_in_at_once() {
+    let mut stage = Stage::start(Version::newest()).await;
+    let mut browser = stage.browser();
+    assert_eq!(browser.browse(&host(ALICES), "/").await.status, 200);
+    // Sessions do not survive the agent; cookies do.
+    assert!(stage.agent.end().await);
+    stage.agent = AgentProcess::start(stage.directory.path()).await;
+    until("the way in", async || {
+        let reply = browser.get(&host(ALICES), "/").await;
+        (reply.status == 302).then_some(())
+    })
+    .await;
+    assert_eq!(browser.browse(&host(ALICES), "/again").await.status, 200);
+    // Three tabs, of which none is signed in yet, each go the whole way.
+    let mut browser = stage.browser();
+    let hosts = [host(ALICES), port_host(7000, ALICES)];
+    let mut tabs = Vec::new();
+    for name in &hosts {
+        let mut reply = browser.get(name, "/").await;
+        while !reply.location.as_ref().is_some_and(|l| l.contains("/callback/")) {
+            reply = browser.follow(&reply).await;
+        }
+        tabs.push(reply);
+    }
+    for mut reply in tabs {
+        while reply.location.is_some() {
+            reply = browser.follow(&reply).await;
+        }
+        assert_eq!(reply.status, 200, "{reply:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_own_paths_never_reach_a_workspace() {
+    let stage = Stage::start(Version::newest()).await;
+    let mut browser = stage.browser();
+    assert_eq!(browser.browse(&host(ALICES), "/").await.status, 200);
+    for path in ["/.well-known/identity-spoa/", "/.well-known/identity-spoa/nothing"] {
+        let reply = browser.get(&host(ALICES), path).await;
+        assert_eq!(reply.status, 404, "{path}");
+        assert!(reply.body.contains("There is nothing here"), "{}", reply.body);
+    }
+    // Pages of the login host are not to be had at a workspace's.
+    for page in ["start", "sign-out", "callback/dev?code=x&state=y"] {
+        let reply = browser.get(&host(ALICES), &format!("/.well-known/identity-spoa/{page}")).await;
+        assert_eq!(reply.status, 404, "{page}");
+    }
+}
