@@ -24,6 +24,7 @@ use crate::{clock::Timestamp, identity::Identity};
 
 pub mod client;
 pub mod flow;
+pub mod logout;
 mod page;
 pub mod seal;
 pub mod web;
@@ -163,6 +164,14 @@ impl Sessions {
         }
         handle.session.last.fetch_max(now.as_millis(), Ordering::Relaxed);
         Some(Arc::clone(&handle.session))
+    }
+
+    /// Ends every session of which that is true. Returns how many.
+    pub fn end(&self, is_over: impl Fn(&Identity) -> bool) -> usize {
+        let handles = self.handles.load();
+        let over = handles.values().filter(|handle| is_over(&handle.session.identity));
+        // A session has a cookie for each host, and ends once.
+        over.filter(|handle| !handle.session.ended.swap(true, Ordering::AcqRel)).count()
     }
 
     fn is_alive(&self, session: &Session, now: Timestamp) -> bool {

@@ -27,11 +27,22 @@ pub struct Unverified<'t> {
     claims: Map<String, Value>,
 }
 
+/// What a header calls its token (RFC 9068 section 2.1, OIDC Back-Channel Logout section 2.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Typ {
+    /// Nothing, or a JWT.
+    Plain,
+    /// An access token.
+    Access,
+    /// A logout token.
+    Logout,
+}
+
 /// What counts of a header.
 struct Header {
     algorithm: Algorithm,
     key_id: Option<String>,
-    typed_access: bool,
+    kind: Typ,
 }
 
 /// Why a token was not verified.
@@ -65,6 +76,27 @@ impl<'t> Unverified<'t> {
     /// members; critical extensions; an algorithm that is never accepted; a kind of JWT that gives
     /// no access.
     pub fn inspect(token: &'t [u8]) -> Result<Self, Refusal> {
+        let unverified = Self::read(token)?;
+        if unverified.header.kind == Typ::Logout {
+            return Err(Refusal::Type);
+        }
+        Ok(unverified)
+    }
+
+    /// As [`Self::inspect`], for a token that ends sessions and gives no access
+    /// (OIDC Back-Channel Logout section 2.4).
+    ///
+    /// # Errors
+    /// As [`Self::inspect`]; one that calls itself an access token.
+    pub fn inspect_logout(token: &'t [u8]) -> Result<Self, Refusal> {
+        let unverified = Self::read(token)?;
+        if unverified.header.kind == Typ::Access {
+            return Err(Refusal::Type);
+        }
+        Ok(unverified)
+    }
+
+    fn read(token: &'t [u8]) -> Result<Self, Refusal> {
         if token.len() > MAX_TOKEN {
             return Err(Refusal::Oversized);
         }
@@ -123,6 +155,16 @@ impl<'t> Unverified<'t> {
         keys: &KeySet,
         now: Timestamp,
     ) -> Result<Identity, VerifyError> {
+        self.verify_signature(profile, keys)?;
+        let typed_access = self.header.kind == Typ::Access;
+        Ok(claims::identity(profile, &self.claims, typed_access, now)?)
+    }
+
+    /// Verifies the signature alone.
+    ///
+    /// # Errors
+    /// The first check that fails: algorithm, key, signature.
+    pub fn verify_signature(&self, profile: &Profile, keys: &KeySet) -> Result<(), VerifyError> {
         let algorithm = self.header.algorithm;
         if !profile.algorithms.contains(&algorithm) {
             return Err(Refusal::Algorithm.into());
@@ -136,8 +178,7 @@ impl<'t> Unverified<'t> {
         if !self.is_issuer_of(profile, key) {
             return Err(Refusal::Key.into());
         }
-        self.check_signature(key)?;
-        Ok(claims::identity(profile, &self.claims, self.header.typed_access, now)?)
+        Ok(self.check_signature(key)?)
     }
 
     /// Where one key set serves many tenants, each of its keys says whose it is; a key of one must not
@@ -185,18 +226,19 @@ impl Header {
             Some(Value::String(id)) => Some(id.clone()),
             Some(_) => return Err(Refusal::Malformed),
         };
-        let typed_access = match header.get("typ") {
-            None => false,
+        let kind = match header.get("typ") {
+            None => Typ::Plain,
             Some(Value::String(kind)) => {
                 let kind = kind.to_ascii_lowercase();
                 match kind.strip_prefix("application/").unwrap_or(&kind) {
-                    "at+jwt" => true,
-                    "jwt" => false,
+                    "at+jwt" => Typ::Access,
+                    "logout+jwt" => Typ::Logout,
+                    "jwt" => Typ::Plain,
                     _ => return Err(Refusal::Type),
                 }
             }
             Some(_) => return Err(Refusal::Malformed),
         };
-        Ok(Self { algorithm, key_id, typed_access })
+        Ok(Self { algorithm, key_id, kind })
     }
 }

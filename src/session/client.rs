@@ -1,14 +1,17 @@
 //! We as a client of a provider: where it lets people sign in, and the exchange of a code for an ID token
 //! (OIDC Core section 3.1).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use secrecy::SecretString;
 use serde::Deserialize;
 use thiserror::Error;
 use url::Url;
 
-use super::flow::{Attempt, Places, same};
+use super::{
+    flow::{Attempt, Places, same},
+    logout::{self, Ended, LogoutError},
+};
 use crate::{
     clock::Timestamp,
     identity::{
@@ -16,10 +19,12 @@ use crate::{
         introspection::ClientAuthentication,
         jwt::{Unverified, VerifyError},
         profile::{Profile, TokenKinds},
-        provider::{Endpoints, FetchError, Fetcher, Provider},
+        provider::{Endpoints, FetchError, Fetcher, Keys, Provider},
     },
 };
 
+/// How long a logout token with an unknown key waits for the provider's keys.
+const REFETCH: Duration = Duration::from_secs(5);
 /// The largest answer to a code, in bytes.
 const MAX_BODY: usize = 256 * 1024;
 
@@ -99,6 +104,29 @@ impl Client {
     #[must_use]
     pub fn issuer(&self) -> &str {
         &self.profile.authority.name
+    }
+
+    /// Reads a logout token of the issuer for us.
+    ///
+    /// # Errors
+    /// See [`LogoutError`].
+    pub async fn logout(&self, token: &str) -> Result<Ended, LogoutError> {
+        let now = Timestamp::now();
+        let read = |keys: &Keys| logout::read(token, &self.profile, &keys.set, now);
+        let known = self.provider.keys(now);
+        match known.as_deref().map_or(Err(LogoutError::UnknownKey), read) {
+            // The provider's keys may have changed a moment ago; anybody can ask for a look at them, so
+            // it is bounded as for tokens.
+            Err(LogoutError::UnknownKey) => {
+                let Some(mut ended) = self.provider.refetch() else {
+                    return Err(LogoutError::UnknownKey);
+                };
+                let _ = tokio::time::timeout(REFETCH, ended.changed()).await;
+                let keys = self.provider.keys(now);
+                keys.as_deref().map_or(Err(LogoutError::UnknownKey), read)
+            }
+            read => read,
+        }
     }
 
     /// The path of its callback, of its own for each issuer (RFC 9207 section 1).

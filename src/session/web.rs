@@ -12,7 +12,7 @@ use axum::{
         header::{CONTENT_TYPE, COOKIE, HOST, LOCATION, ORIGIN, SET_COOKIE},
     },
     response::{AppendHeaders, IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
 };
 use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
@@ -56,6 +56,7 @@ impl Web {
             .route(&path("finish"), get(finish))
             .route(&path("sign-out"), get(ask_sign_out).post(sign_out))
             .route(&path("signed-out"), get(signed_out))
+            .route(&path("back-channel/{issuer}"), post(back_channel))
             .route(&path("style.css"), get(style))
             .fallback(nothing)
             .with_state(Arc::new(self));
@@ -307,6 +308,53 @@ async fn sign_out(State(web): Shared, headers: HeaderMap, Form(_): Form<Paramete
         }
     }
     see_other(&address, [expired(LOGIN_COOKIE)])
+}
+
+/// A provider says that sessions ended there (OIDC Back-Channel Logout section 2.5).
+async fn back_channel(
+    State(web): Shared,
+    Path(issuer): Path<String>,
+    headers: HeaderMap,
+    Form(form): Form<Parameters>,
+) -> Response {
+    if !web.is_login(&headers) {
+        return nothing().await;
+    }
+    let answer = |status: StatusCode, error: &str| {
+        let body = serde_json::json!({ "error": "invalid_request", "error_description": error });
+        let body = if error.is_empty() { String::new() } else { body.to_string() };
+        let mut response = (status, body).into_response();
+        page::protect(response.headers_mut());
+        response
+    };
+    let client = web.clients.iter().find(|client| client.issuer() == issuer);
+    let (Some(client), Some(token)) = (client, form.get("logout_token")) else {
+        return answer(StatusCode::BAD_REQUEST, "expected a logout_token of a known issuer");
+    };
+    let ended = match client.logout(token).await {
+        Ok(ended) => ended,
+        Err(error) => {
+            warn!(issuer, %error, "a logout token is refused");
+            return answer(StatusCode::BAD_REQUEST, &error.to_string());
+        }
+    };
+    let now = Timestamp::now();
+    let until = now.plus(std::time::Duration::from_mins(10));
+    if !web.used.take(&format!("{} {}", ended.issuer, ended.id), until, now) {
+        return answer(StatusCode::BAD_REQUEST, "the token was used before");
+    }
+    let count = web.sign_in.sessions.end(|identity| {
+        let session =
+            ended.session.as_ref().map(|sid| identity.token.session.as_ref() == Some(sid));
+        let subject = ended.subject.as_ref().map(|subject| identity.subject == *subject);
+        // With both, the session is one of the subject's.
+        identity.issuer == ended.issuer
+            && session.unwrap_or(true)
+            && subject.unwrap_or(true)
+            && (session.is_some() || subject.is_some())
+    });
+    info!(issuer, sessions = count, "sessions ended at their provider");
+    answer(StatusCode::OK, "")
 }
 
 async fn signed_out() -> Response {

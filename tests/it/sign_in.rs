@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use reqwest::header::{LOCATION, SET_COOKIE};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    dev_idp::DevIdp,
+    dev_idp::{DevIdp, TokenRequest},
     dev_workspace::DevWorkspace,
     support::{
         self, ALICES, AgentProcess, BOBS, Haproxy, Version,
@@ -396,6 +397,87 @@ async fn l11_who_signs_out_is_out_everywhere() {
     for name in [host(ALICES), port_host(7000, ALICES)] {
         assert_eq!(browser.get(&name, "/").await.status, 302, "{name}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l12_the_provider_ends_the_sessions_that_its_token_names_once_and_no_others() {
+    let stage = Stage::start(Version::newest()).await;
+    let mut alice = stage.browser();
+    assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
+    stage.idp.set_user("bob");
+    let mut bob = stage.browser();
+    assert_eq!(bob.browse(&host(BOBS), "/").await.status, 200);
+    let post = async |token: &str| {
+        let url = format!(
+            "https://{LOGIN}:{}/.well-known/identity-spoa/back-channel/dev",
+            stage.haproxy.https.port()
+        );
+        let request = stage.browser().http.post(url);
+        let request = request.header("content-type", "application/x-www-form-urlencoded");
+        let reply = request.body(format!("logout_token={token}")).send().await.unwrap();
+        assert_eq!(reply.headers()["cache-control"], "no-store");
+        reply.status().as_u16()
+    };
+    let event = "http://schemas.openid.net/event/backchannel-logout";
+    let usual = json!({
+        "events": { event: {} }, "jti": "1", "sub": "sub-alice", "nonce": null,
+        "email": null, "preferred_username": null, "groups": null, "org": null,
+    });
+    let token = |change: Value, header: Value, alg: &str| {
+        let mut claims = usual.as_object().unwrap().clone();
+        claims.extend(change.as_object().unwrap().clone());
+        let mut all = json!({ "typ": "logout+jwt" }).as_object().unwrap().clone();
+        all.extend(header.as_object().unwrap().clone());
+        stage.idp.token(&TokenRequest {
+            audience: json!("gate"),
+            alg: alg.into(),
+            claims,
+            header: all,
+            ..TokenRequest::default()
+        })
+    };
+    for (number, (change, header, alg)) in [
+        (json!({ "events": null }), json!({}), "ES256"),
+        (json!({ "events": { "another": {} } }), json!({}), "ES256"),
+        (json!({ "events": { event: "no" } }), json!({}), "ES256"),
+        (json!({ "nonce": "n" }), json!({}), "ES256"),
+        (json!({ "aud": "workspaces" }), json!({}), "ES256"),
+        (json!({ "iss": "https://evil.test" }), json!({}), "ES256"),
+        (json!({ "iat": 1 }), json!({}), "ES256"),
+        (json!({ "iat": null }), json!({}), "ES256"),
+        (json!({ "exp": 1 }), json!({}), "ES256"),
+        (json!({ "jti": null }), json!({}), "ES256"),
+        (json!({ "sub": null }), json!({}), "ES256"),
+        (json!({}), json!({ "typ": "at+jwt" }), "ES256"),
+        (json!({}), json!({}), "none"),
+        (json!({}), json!({}), "HS256"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(post(&token(change, header, alg)).await, 400, "{number}");
+    }
+    assert_eq!(alice.get(&host(ALICES), "/").await.status, 200);
+    // The session is not hers.
+    let other = token(json!({ "sid": "another", "jti": "2" }), json!({}), "ES256");
+    assert_eq!(post(&other).await, 200);
+    assert_eq!(alice.get(&host(ALICES), "/").await.status, 200);
+    let right = token(json!({}), json!({}), "ES256");
+    assert_eq!(post(&right).await, 200);
+    assert_eq!(alice.get(&host(ALICES), "/").await.status, 302);
+    assert_eq!(bob.get(&host(BOBS), "/").await.status, 200);
+    assert_eq!(post(&right).await, 400, "again");
+    let by_session = token(
+        json!({ "sub": null, "sid": "idp-session", "jti": "3" }),
+        json!({ "typ": "JWT" }),
+        "ES256",
+    );
+    assert_eq!(post(&by_session).await, 200);
+    assert_eq!(bob.get(&host(BOBS), "/").await.status, 302);
+    // j13: a logout token lets nobody in.
+    let bearer = format!("Bearer {}", token(json!({ "jti": "4" }), json!({}), "ES256"));
+    let reply = alice.ask("GET", &host(ALICES), "/", &[("authorization", &bearer)]).await;
+    assert_eq!(reply.status, 401);
 }
 
 #[tokio::test(flavor = "multi_thread")]
