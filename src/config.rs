@@ -113,6 +113,8 @@ pub struct SignIn {
     pub places: Places,
     /// The ring of keys.
     pub keys: PathBuf,
+    /// Where sessions outlive the agent; nowhere unless said.
+    pub sessions: Option<PathBuf>,
     /// How long sessions last.
     pub lifetime: Lifetime,
 }
@@ -295,7 +297,10 @@ impl Config {
         self.audit.file.iter_mut().for_each(resolve);
         self.issuers.iter_mut().filter_map(|i| i.authority.as_mut()).for_each(resolve);
         self.issuers.iter_mut().filter_map(|i| i.keys_file.as_mut()).for_each(resolve);
-        self.sign_in.iter_mut().for_each(|sign_in| resolve(&mut sign_in.keys));
+        if let Some(sign_in) = &mut self.sign_in {
+            resolve(&mut sign_in.keys);
+            sign_in.sessions.iter_mut().for_each(resolve);
+        }
         let keys = self.issuers.iter_mut().flat_map(|issuer| {
             let asked = issuer.introspection.as_mut().map(|about| &mut about.key);
             asked.into_iter().chain(issuer.client.as_mut().map(|client| &mut client.key))

@@ -8,6 +8,7 @@
 //! protects what travels through browsers meanwhile.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -19,18 +20,24 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::{digest, rand};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use secrecy::SecretString;
+use tracing::error;
 
-use crate::{clock::Timestamp, identity::Identity};
+use crate::{
+    clock::Timestamp,
+    identity::{Identity, profile::Authority},
+};
 
 pub mod client;
 pub mod flow;
 pub mod logout;
 mod page;
 pub mod seal;
+pub mod store;
 pub mod web;
 
 use flow::Places;
 use seal::Sealer;
+use store::{Store, StoreError};
 
 /// The cookie of a workspace's host.
 pub const COOKIE: &str = "__Host-identity";
@@ -45,7 +52,7 @@ pub struct SignIn {
     /// The sessions.
     pub sessions: Sessions,
     /// Protects what travels through browsers.
-    pub sealer: Sealer,
+    pub sealer: Arc<Sealer>,
     /// Where things are.
     pub places: Places,
 }
@@ -65,10 +72,13 @@ pub struct Session {
     pub identity: Arc<Identity>,
     /// What the provider calls this sign-in's proof, which its logout asks for.
     pub id_token: SecretString,
+    key: store::Key,
     /// When it ends whatever happens.
     end: Timestamp,
     /// The last request, in milliseconds since the Unix epoch.
     last: AtomicU64,
+    /// The last request that is on disk.
+    kept: AtomicU64,
     ended: AtomicBool,
 }
 
@@ -83,29 +93,90 @@ struct Handle {
 type Digest = [u8; 32];
 type Handles = imbl::HashMap<Digest, Handle>;
 
-/// All sessions. Readers never lock.
+/// All sessions. Readers never lock; writers may wait for the disk.
 pub struct Sessions {
     handles: ArcSwap<Handles>,
     writer: Mutex<()>,
     lifetime: Lifetime,
+    file: Option<File>,
 }
 
-/// There is no room for another session, or no random number for its id.
+/// Where sessions outlive the agent.
+struct File {
+    store: Store,
+    sealer: Arc<Sealer>,
+}
+
+/// There is no room for another session, or it cannot be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no more sessions can be held at the moment")]
 pub struct NoRoom;
 
 impl Sessions {
-    /// No sessions yet.
+    /// No sessions yet; they end with the process.
     #[must_use]
     pub fn new(lifetime: Lifetime) -> Self {
-        Self { handles: ArcSwap::default(), writer: Mutex::default(), lifetime }
+        Self { handles: ArcSwap::default(), writer: Mutex::default(), lifetime, file: None }
+    }
+
+    /// The sessions of a file, whose issuers are still known.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn load(
+        lifetime: Lifetime,
+        store: Store,
+        sealer: Arc<Sealer>,
+        authorities: &[Arc<Authority>],
+        now: Timestamp,
+    ) -> Result<Self, StoreError> {
+        let loaded = store.load(&sealer)?;
+        let file = Some(File { store, sealer });
+        let sessions = Self { file, ..Self::new(lifetime) };
+        let mut known = HashMap::new();
+        for (key, kept) in loaded.sessions {
+            let (end, last) = (Timestamp::from_millis(kept.end), kept.last);
+            let Some((identity, id_token)) = kept.identity(authorities) else { continue };
+            let session = Session {
+                identity: Arc::new(identity),
+                id_token,
+                key,
+                end,
+                last: AtomicU64::new(last),
+                kept: AtomicU64::new(last),
+                ended: AtomicBool::new(false),
+            };
+            if sessions.is_alive(&session, now) {
+                known.insert(key, Arc::new(session));
+            }
+        }
+        let mut handles = Handles::new();
+        for (digest, key, host) in loaded.handles {
+            if let Some(session) = known.get(&key) {
+                let session = Arc::clone(session);
+                handles.insert(digest, Handle { session, host: host.into() });
+            }
+        }
+        sessions.handles.store(Arc::new(handles));
+        Ok(sessions)
+    }
+
+    /// How many cookies there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.handles.load().len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// Begins a session. Returns the id for the login host's cookie.
     ///
     /// # Errors
-    /// There are too many.
+    /// There are too many, or it cannot be kept.
     pub fn begin(
         &self,
         identity: Identity,
@@ -114,30 +185,45 @@ impl Sessions {
         now: Timestamp,
     ) -> Result<(String, Arc<Session>), NoRoom> {
         let end = now.plus(self.lifetime.absolute);
+        let mut key = store::Key::default();
+        rand::fill(&mut key).map_err(|_| NoRoom)?;
         let session = Arc::new(Session {
             identity: Arc::new(Identity { expires: end, ..identity }),
             id_token,
+            key,
             end,
             last: AtomicU64::new(now.as_millis()),
+            kept: AtomicU64::new(now.as_millis()),
             ended: AtomicBool::new(false),
         });
-        let id = self.handle(&session, login_host, now)?;
+        let id = self.add(&session, login_host, true, now)?;
         Ok((id, session))
     }
 
     /// Gives a session a cookie for another host. Returns its id.
     ///
     /// # Errors
-    /// There are too many.
+    /// There are too many, or it cannot be kept.
     pub fn handle(
         &self,
         session: &Arc<Session>,
         host: &str,
         now: Timestamp,
     ) -> Result<String, NoRoom> {
+        self.add(session, host, false, now)
+    }
+
+    fn add(
+        &self,
+        session: &Arc<Session>,
+        host: &str,
+        is_new: bool,
+        now: Timestamp,
+    ) -> Result<String, NoRoom> {
         let mut id = [0; 32];
         rand::fill(&mut id).map_err(|_| NoRoom)?;
-        let handle = Handle { session: Arc::clone(session), host: host.into() };
+        // What is kept is no cookie: whoever reads our memory or our file cannot sign in with it.
+        let digest = hash(&id);
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut handles = Handles::clone(&self.handles.load());
         if handles.len() >= MAX_SESSIONS {
@@ -146,8 +232,14 @@ impl Sessions {
         if handles.len() >= MAX_SESSIONS * HOSTS_EACH {
             return Err(NoRoom);
         }
-        // What is kept is no cookie: whoever reads our memory or a dump of it cannot sign in with it.
-        handles.insert(hash(&id), handle);
+        if let Some(File { store, sealer }) = &self.file {
+            let kept = is_new.then(|| session.as_kept());
+            if let Err(error) = store.keep(sealer, &session.key, kept.as_ref(), &digest, host) {
+                error!(%error, "nobody can sign in");
+                return Err(NoRoom);
+            }
+        }
+        handles.insert(digest, Handle { session: Arc::clone(session), host: host.into() });
         self.handles.store(Arc::new(handles));
         Ok(URL_SAFE_NO_PAD.encode(id))
     }
@@ -166,12 +258,53 @@ impl Sessions {
         Some(Arc::clone(&handle.session))
     }
 
-    /// Ends every session of which that is true. Returns how many.
-    pub fn end(&self, is_over: impl Fn(&Identity) -> bool) -> usize {
+    /// Ends every session of which that is true, at every host. Returns how many.
+    ///
+    /// # Errors
+    /// They are ended here, but the file could not be told: they come back with the next start.
+    pub fn end(&self, is_over: impl Fn(&Session) -> bool) -> Result<usize, StoreError> {
         let handles = self.handles.load();
-        let over = handles.values().filter(|handle| is_over(&handle.session.identity));
+        let over = handles.values().filter(|handle| is_over(&handle.session));
         // A session has a cookie for each host, and ends once.
-        over.filter(|handle| !handle.session.ended.swap(true, Ordering::AcqRel)).count()
+        let count = over.filter(|h| !h.session.ended.swap(true, Ordering::AcqRel)).count();
+        self.tidy_now(None)?;
+        Ok(count)
+    }
+
+    /// Forgets what is over, and keeps when the others were used last; to be done now and then.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn tidy(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.tidy_now(Some(now))
+    }
+
+    fn tidy_now(&self, now: Option<Timestamp>) -> Result<(), StoreError> {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut handles = Handles::clone(&self.handles.load());
+        let is_over = |session: &Session| match now {
+            Some(now) => !self.is_alive(session, now),
+            None => session.ended.load(Ordering::Acquire),
+        };
+        let over = handles.iter().filter(|(_, handle)| is_over(&handle.session));
+        let over: Vec<_> = over.map(|(digest, handle)| (*digest, handle.session.key)).collect();
+        for (digest, _) in &over {
+            handles.remove(digest);
+        }
+        if let Some(File { store, sealer }) = &self.file {
+            let mut changed = HashMap::new();
+            for session in handles.values().map(|handle| &handle.session) {
+                let last = session.last.load(Ordering::Relaxed);
+                if session.kept.swap(last, Ordering::Relaxed) != last {
+                    changed.insert(session.key, session.as_kept());
+                }
+            }
+            let changed: Vec<_> = changed.into_iter().collect();
+            let (digests, keys): (Vec<_>, Vec<_>) = over.into_iter().unzip();
+            store.update(sealer, &changed, &keys, &digests)?;
+        }
+        self.handles.store(Arc::new(handles));
+        Ok(())
     }
 
     fn is_alive(&self, session: &Session, now: Timestamp) -> bool {
@@ -183,9 +316,15 @@ impl Sessions {
 }
 
 impl Session {
-    /// Ends it, at every host.
-    pub fn end(&self) {
-        self.ended.store(true, Ordering::Release);
+    fn as_kept(&self) -> store::Kept {
+        let last = Timestamp::from_millis(self.last.load(Ordering::Relaxed));
+        store::Kept::new(&self.identity, &self.id_token, self.end, last)
+    }
+
+    /// Whether two are the same session.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        self.key == other.key
     }
 }
 
@@ -199,10 +338,7 @@ fn hash(bytes: &[u8]) -> Digest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::{
-        TokenIds,
-        profile::{Authority, MatchBy},
-    };
+    use crate::identity::{TokenIds, profile::MatchBy};
 
     fn identity() -> Identity {
         let matching = vec![MatchBy::Subject];
@@ -269,9 +405,42 @@ mod tests {
         let sessions = sessions();
         let (id, session) = begin(&sessions);
         let one = sessions.handle(&session, "one", at(0)).unwrap();
-        session.end();
+        assert_eq!(sessions.end(|other| other.is(&session)).unwrap(), 1);
         assert!(sessions.find(id.as_bytes(), "login", at(1)).is_none());
         assert!(sessions.find(one.as_bytes(), "one", at(1)).is_none());
+    }
+
+    #[test]
+    fn sessions_outlive_the_agent_in_a_file_and_ended_ones_do_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("sessions");
+        let sealer = || Arc::new(Sealer::ring(&URL_SAFE_NO_PAD.encode([7; 32])).unwrap());
+        let authority = identity().authority;
+        let load = |sealer: Arc<Sealer>, secs| {
+            let store = Store::open(&path).unwrap();
+            let lifetime = sessions().lifetime;
+            let authorities = [Arc::clone(&authority)];
+            Sessions::load(lifetime, store, sealer, &authorities, at(secs)).unwrap()
+        };
+        let sessions = load(sealer(), 0);
+        let (first, one) = begin(&sessions);
+        let host = sessions.handle(&one, "one", at(0)).unwrap();
+        let (second, two) = begin(&sessions);
+        assert!(sessions.find(host.as_bytes(), "one", at(50)).is_some());
+        sessions.tidy(at(50)).unwrap();
+        assert_eq!(sessions.end(|session| session.is(&two)).unwrap(), 1);
+        drop(sessions);
+        let text = std::fs::read(&path).unwrap();
+        assert!(!text.windows(5).any(|part| part == b"https"), "nothing can be read in it");
+        let sessions = load(sealer(), 100);
+        assert!(sessions.find(host.as_bytes(), "one", at(100)).is_some(), "used at 50");
+        let found = sessions.find(first.as_bytes(), "login", at(100)).unwrap();
+        assert_eq!((&*found.identity.subject, found.identity.expires), ("s", at(300)));
+        assert!(sessions.find(second.as_bytes(), "login", at(100)).is_none(), "ended");
+        drop((sessions, found));
+        let other = Arc::new(Sealer::ring(&URL_SAFE_NO_PAD.encode([8; 32])).unwrap());
+        assert!(load(other, 101).is_empty(), "keys of somebody else open nothing");
+        assert!(load(sealer(), 301).is_empty(), "over");
     }
 
     #[test]

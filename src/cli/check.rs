@@ -17,7 +17,7 @@ pub(super) fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         Ok(config) => config,
         Err(mistakes) => return report(&mistakes),
     };
-    let setup::Built { gate, mut feeds, .. } = setup::build(&config)?;
+    let setup::Built { gate, mut feeds, .. } = setup::build(&config, false)?;
     if let Err(mistakes) = feeds.check_files() {
         return report(&mistakes);
     }

@@ -53,7 +53,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         Sealer::make_ring(&about.keys)
             .with_context(|| format!("the keys_file of [sign_in], {path}"))?;
     }
-    let setup::Built { gate, mut feeds, clients } = setup::build(&config)?;
+    let setup::Built { gate, mut feeds, clients } = setup::build(&config, true)?;
     gate.revocations.own()?;
     // Read before the first question comes; a broken file is no reason not to start, and is followed.
     feeds.load_files();

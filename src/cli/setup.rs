@@ -6,17 +6,19 @@ use anyhow::Context as _;
 
 use super::{feeds::Feeds, secrets};
 use crate::{
-    config::Config,
+    clock::Timestamp,
+    config::{self, Config},
     decision::Metadata,
     gate::Gate,
     identity::{
         cache::TokenCache,
         introspection::{Client, Introspector},
         issuers::Issuers,
+        profile::Authority,
         provider::{Fetcher, Provider},
         revocation::Revocations,
     },
-    session::{self, Sessions, SignIn, seal::Sealer},
+    session::{self, Sessions, SignIn, seal::Sealer, store::Store},
     workspace::pattern::HostPatterns,
 };
 
@@ -28,8 +30,9 @@ pub(super) struct Built {
     pub(super) clients: Vec<session::client::Client>,
 }
 
-/// Builds the gate, without keys and workspaces yet, and the sources of its workspaces.
-pub(super) fn build(config: &Config) -> anyhow::Result<Built> {
+/// Builds the gate, without keys and workspaces yet, and the sources of its workspaces. `runs` says that it
+/// is for the running agent.
+pub(super) fn build(config: &Config, runs: bool) -> anyhow::Result<Built> {
     let mut providers = Vec::new();
     let mut introspector = None;
     let mut clients = Vec::new();
@@ -99,16 +102,10 @@ pub(super) fn build(config: &Config) -> anyhow::Result<Built> {
         .resource_metadata
         .then(|| Metadata { authorization_servers: servers.collect() });
     let metadata = metadata.map(Arc::new);
-    let sign_in = match &config.sign_in {
-        Some(about) => {
-            let path = about.keys.display();
-            let sealer = Sealer::read_ring(&about.keys)
-                .with_context(|| format!("the keys_file of [sign_in], {path}"))?;
-            let sessions = Sessions::new(about.lifetime);
-            Some(Arc::new(SignIn { sessions, sealer, places: about.places.clone() }))
-        }
-        None => None,
-    };
+    let authorities: Vec<_> =
+        issuers.profiles().map(|profile| Arc::clone(&profile.authority)).collect();
+    let sign_in = config.sign_in.as_ref().map(|about| sign_in(about, &authorities, runs));
+    let sign_in = sign_in.transpose()?.map(Arc::new);
     let gate = Gate {
         patterns,
         issuers,
@@ -122,4 +119,26 @@ pub(super) fn build(config: &Config) -> anyhow::Result<Built> {
         policy,
     };
     Ok(Built { gate, feeds, clients })
+}
+
+/// Sessions and keys. The file of sessions is the running agent's; other commands need none.
+fn sign_in(
+    about: &config::SignIn,
+    authorities: &[Arc<Authority>],
+    runs: bool,
+) -> anyhow::Result<SignIn> {
+    let path = about.keys.display();
+    let sealer = Sealer::read_ring(&about.keys)
+        .with_context(|| format!("the keys_file of [sign_in], {path}"))?;
+    let sealer = Arc::new(sealer);
+    let sessions = match about.sessions.as_ref().filter(|_| runs) {
+        Some(path) => Store::open(path)
+            .and_then(|store| {
+                let sealer = Arc::clone(&sealer);
+                Sessions::load(about.lifetime, store, sealer, authorities, Timestamp::now())
+            })
+            .with_context(|| format!("the sessions_file {}", path.display()))?,
+        None => Sessions::new(about.lifetime),
+    };
+    Ok(SignIn { sessions, sealer, places: about.places.clone() })
 }

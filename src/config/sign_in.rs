@@ -21,13 +21,14 @@ impl<'de> Deserialize<'de> for SignIn {
         let port = number(&mut table, "port", 1..=65_535).and_then(|port| u16::try_from(port).ok());
         let listen = table.required::<Parsed<std::net::SocketAddr>>("listen");
         let keys = table.required::<String>("keys_file").map(PathBuf::from);
+        let sessions = table.optional::<String>("sessions_file").map(PathBuf::from);
         let idle = seconds(&mut table, "idle_seconds", 60..=2_592_000, Duration::from_hours(8));
         let absolute =
             seconds(&mut table, "absolute_seconds", 60..=2_592_000, Duration::from_hours(24));
         table.finalize(None)?;
         let places = Places { login: host?.0.as_str().into(), port: port.unwrap_or(443) };
         let lifetime = Lifetime { idle: idle.min(absolute), absolute };
-        Ok(Self { listen: listen?.0, places, keys: keys?, lifetime })
+        Ok(Self { listen: listen?.0, places, keys: keys?, sessions, lifetime })
     }
 }
 

@@ -243,7 +243,7 @@ fn groups(claims: &Map<String, Value>, rule: &GroupRule) -> Vec<Box<str>> {
 }
 
 /// The groups in one header value. A group with a comma would read as two, so it is left out.
-fn join(groups: &[Box<str>]) -> Box<str> {
+pub(crate) fn join(groups: &[Box<str>]) -> Box<str> {
     let mut joined = String::new();
     for group in groups.iter().filter(|group| !group.contains(',')) {
         if joined.len() + group.len() >= MAX_GROUPS_JOINED {

@@ -1,5 +1,7 @@
 //! Logout tokens: a provider says that somebody's session there has ended (OIDC Back-Channel Logout 1.0).
 
+use std::time::Duration;
+
 use serde_json::{Map, Value};
 use thiserror::Error;
 
@@ -79,17 +81,17 @@ pub fn read(
     if !audience.iter().any(|audience| profile.audience.iter().any(|ours| ours == audience)) {
         return Err(Refusal::Audience.into());
     }
-    let seconds = now.as_millis() as f64 / 1000.0;
+    let seconds = Duration::from_millis(now.as_millis()).as_secs_f64();
     let leeway = profile.leeway.as_secs_f64();
-    let issued = number(claims, "iat").ok_or(LogoutError::Claim("iat"))?;
-    if issued > seconds + leeway {
+    let made = number(claims, "iat").ok_or(LogoutError::Claim("iat"))?;
+    if made > seconds + leeway {
         return Err(Refusal::NotYetValid.into());
     }
     let expired = match claims.get("exp") {
         None => false,
         Some(_) => number(claims, "exp").ok_or(LogoutError::Claim("exp"))? + leeway <= seconds,
     };
-    if expired || issued + MAX_AGE + leeway < seconds {
+    if expired || made + MAX_AGE + leeway < seconds {
         return Err(Refusal::Expired.into());
     }
     let event = claims.get("events").and_then(|events| events.get(EVENT));

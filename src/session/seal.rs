@@ -33,6 +33,8 @@ pub enum Purpose {
     Attempt,
     /// The way from the login host back to a workspace.
     Ticket,
+    /// A session, in the file of sessions.
+    Session,
 }
 
 /// A ring of keys.
@@ -172,6 +174,7 @@ impl Key {
             Purpose::Start => "start",
             Purpose::Attempt => "attempt",
             Purpose::Ticket => "ticket",
+            Purpose::Session => "session",
         };
         let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(self.secret.as_ref());
         // The purpose has no separator in it, so that no two pairs read the same.

@@ -21,7 +21,7 @@ use tracing::{error, info, warn};
 
 use super::{
     COOKIE as SESSION, LOGIN_COOKIE, Session, SignIn,
-    client::Client,
+    client::{Client, SignedIn},
     flow::{ATTEMPT_COOKIE, Attempt, PATHS, PRE_COOKIE, Places, Start, Ticket, Used},
     page::{self, Page, STYLE},
 };
@@ -29,6 +29,9 @@ use crate::{clock::Timestamp, gate::Gate, workspace::host::Host};
 
 /// The most attempts to sign in that one browser can have under way; beyond it, the others are dropped.
 const MAX_ATTEMPTS: usize = 5;
+
+/// How often sessions that are over are forgotten.
+const TIDY: std::time::Duration = std::time::Duration::from_secs(30);
 
 /// The pages.
 pub struct Web {
@@ -48,6 +51,7 @@ type Parameters = BTreeMap<String, String>;
 impl Web {
     /// Serves until stopped.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) {
+        let sign_in = Arc::clone(&self.sign_in);
         let path = |name: &str| format!("{PATHS}{name}");
         let router = Router::new()
             .route("/", get(home))
@@ -60,6 +64,7 @@ impl Web {
             .route(&path("style.css"), get(style))
             .fallback(nothing)
             .with_state(Arc::new(self));
+        tokio::spawn(tidy(sign_in, stop.clone()));
         let serving = axum::serve(listener, router)
             .with_graceful_shutdown(async move { stop.cancelled().await });
         if let Err(error) = serving.await {
@@ -129,6 +134,21 @@ impl Web {
         let dropped = if old.len() >= MAX_ATTEMPTS { old } else { vec![] };
         let cookies = dropped.iter().map(|name| expired(name)).chain([cookie]);
         see_other(address.as_str(), cookies)
+    }
+}
+
+/// Forgets what is over, now and then.
+async fn tidy(sign_in: Arc<SignIn>, stop: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(TIDY) => {}
+        }
+        let sign_in = Arc::clone(&sign_in);
+        let tidied = blocking(move || sign_in.sessions.tidy(Timestamp::now())).await;
+        if let Some(Err(error)) = tidied {
+            error!(%error, "when sessions were used last is not kept");
+        }
     }
 }
 
@@ -238,8 +258,12 @@ async fn callback(
         }
     };
     let login = web.places().login.clone();
-    let begun = web.sign_in.sessions.begin(signed_in.identity, signed_in.id_token, &login, now);
-    let Ok((id, session)) = begun else { return unavailable() };
+    let begun = {
+        let (sign_in, login) = (Arc::clone(&web.sign_in), login.clone());
+        let SignedIn { identity, id_token } = signed_in;
+        blocking(move || sign_in.sessions.begin(identity, id_token, &login, now)).await
+    };
+    let Some(Ok((id, session))) = begun else { return unavailable() };
     info!(user = session.identity.label(), issuer, "signed in");
     let cookies = [session_cookie(LOGIN_COOKIE, &id), expired(&name)];
     let mut response = match &attempt.start {
@@ -273,7 +297,11 @@ async fn finish(
     let Some(session) = sessions.find(ticket.session.as_bytes(), login, now) else {
         return again();
     };
-    let Ok(id) = sessions.handle(&session, host.as_str(), now) else { return unavailable() };
+    let id = {
+        let (sign_in, host) = (Arc::clone(&web.sign_in), host.clone());
+        blocking(move || sign_in.sessions.handle(&session, host.as_str(), now)).await
+    };
+    let Some(Ok(id)) = id else { return unavailable() };
     let address = format!("{}{}", web.places().origin(host.as_str()), ticket.path);
     see_other(&address, [session_cookie(SESSION, &id), expired(PRE_COOKIE)])
 }
@@ -298,7 +326,11 @@ async fn sign_out(State(web): Shared, headers: HeaderMap, Form(_): Form<Paramete
     }
     let mut address = web.places().page("signed-out");
     if let Some((_, session)) = web.login(&headers, Timestamp::now()) {
-        session.end();
+        let (sign_in, ended) = (Arc::clone(&web.sign_in), Arc::clone(&session));
+        let end = move || sign_in.sessions.end(|other| other.is(&ended));
+        if !matches!(blocking(end).await, Some(Ok(_))) {
+            error!("a session that was signed out may come back with the next start");
+        }
         info!(user = session.identity.label(), "signed out");
         let issuer = &*session.identity.authority.name;
         if let Some(client) = web.clients.iter().find(|client| client.issuer() == issuer)
@@ -343,16 +375,24 @@ async fn back_channel(
     if !web.used.take(&format!("{} {}", ended.issuer, ended.id), until, now) {
         return answer(StatusCode::BAD_REQUEST, "the token was used before");
     }
-    let count = web.sign_in.sessions.end(|identity| {
-        let session =
-            ended.session.as_ref().map(|sid| identity.token.session.as_ref() == Some(sid));
-        let subject = ended.subject.as_ref().map(|subject| identity.subject == *subject);
-        // With both, the session is one of the subject's.
-        identity.issuer == ended.issuer
-            && session.unwrap_or(true)
-            && subject.unwrap_or(true)
-            && (session.is_some() || subject.is_some())
-    });
+    let sign_in = Arc::clone(&web.sign_in);
+    let end = move || {
+        sign_in.sessions.end(|session| {
+            let identity = &session.identity;
+            let session = ended.session.as_ref();
+            let session = session.map(|sid| identity.token.session.as_ref() == Some(sid));
+            let subject = ended.subject.as_ref().map(|subject| identity.subject == *subject);
+            // With both, the session is one of the subject's.
+            identity.issuer == ended.issuer
+                && session.unwrap_or(true)
+                && subject.unwrap_or(true)
+                && (session.is_some() || subject.is_some())
+        })
+    };
+    // The provider asks again.
+    let Some(Ok(count)) = blocking(end).await else {
+        return answer(StatusCode::BAD_REQUEST, "the sessions ended but may come back");
+    };
     info!(issuer, sessions = count, "sessions ended at their provider");
     answer(StatusCode::OK, "")
 }
@@ -405,6 +445,11 @@ fn session_cookie(name: &str, id: &str) -> String {
 
 fn expired(name: &str) -> String {
     format!("{name}=; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age=0")
+}
+
+/// Does something that may wait for the disk; `None` after a panic.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
 }
 
 /// The host of a request without its port.

@@ -28,6 +28,11 @@ struct Stage {
 
 impl Stage {
     async fn start(version: &Version) -> Self {
+        Self::with(version, "").await
+    }
+
+    /// With more lines in `[sign_in]`.
+    async fn with(version: &Version, more: &str) -> Self {
         let idp = DevIdp::start().await;
         let workspaces = [DevWorkspace::start("alices").await, DevWorkspace::start("bobs").await];
         let directory = tempfile::tempdir().unwrap();
@@ -54,7 +59,7 @@ impl Stage {
             "[[host]]",
             &format!(
                 "[issuer.sign_in]\nclient_id = 'gate'\nclient_secret_file = 'secret'\n\n\
-                 [sign_in]\nhost = '{LOGIN}'\nport = {}\nlisten = '{pages}'\nkeys_file = 'keys'\n\n[[host]]",
+                 [sign_in]\nhost = '{LOGIN}'\nport = {}\nlisten = '{pages}'\nkeys_file = 'keys'\n{more}\n[[host]]",
                 haproxy.https.port()
             ),
         );
@@ -546,6 +551,45 @@ async fn a_stale_cookie_heals_itself_and_several_tabs_sign_in_at_once() {
             reply = browser.follow(&reply).await;
         }
         assert_eq!(reply.status, 200, "{reply:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_in_a_file_outlives_the_agent_and_a_new_key() {
+    let mut stage = Stage::with(Version::newest(), "sessions_file = 'sessions'").await;
+    let mut browser = stage.browser();
+    assert_eq!(browser.browse(&host(ALICES), "/").await.status, 200);
+    assert!(stage.agent.end().await);
+    // c3: a new key before the old one signs nobody out.
+    let keys = stage.directory.path().join("keys");
+    let ring = std::fs::read_to_string(&keys).unwrap();
+    std::fs::write(&keys, format!("{}\n{ring}", "A".repeat(43))).unwrap();
+    stage.agent = AgentProcess::start(stage.directory.path()).await;
+    until("the gate to open", async || {
+        (browser.get(&host(ALICES), "/").await.status == 200).then_some(())
+    })
+    .await;
+    // Killed, too: what is confirmed is on disk.
+    stage.agent.kill();
+    stage.agent = AgentProcess::start(stage.directory.path()).await;
+    until("the gate to open", async || {
+        (browser.get(&host(ALICES), "/").await.status == 200).then_some(())
+    })
+    .await;
+    // Signed out is signed out.
+    let path = "/.well-known/identity-spoa/sign-out";
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    assert_eq!(browser.ask("POST", LOGIN, path, &[form]).await.status, 303);
+    stage.agent.kill();
+    stage.agent = AgentProcess::start(stage.directory.path()).await;
+    until("the way to sign in", async || {
+        (browser.get(&host(ALICES), "/").await.status == 302).then_some(())
+    })
+    .await;
+    for file in ["sessions", "keys"] {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = std::fs::metadata(stage.directory.path().join(file)).unwrap().permissions();
+        assert_eq!(mode.mode() & 0o777, 0o600, "{file}");
     }
 }
 
