@@ -315,24 +315,29 @@ async fn l4_an_answer_of_another_issuer_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn programs_get_an_answer_and_not_a_page() {
-    let stage = Stage::start(Version::newest()).await;
-    let mut browser = stage.browser();
-    for headers in [
-        vec![("accept", "application/json")],
-        vec![("accept", "text/html"), ("sec-fetch-mode", "cors")],
-        vec![("accept", "text/html"), ("x-requested-with", "XMLHttpRequest")],
-        vec![],
-    ] {
-        let reply = browser.ask("GET", &host(ALICES), "/", &headers).await;
-        assert_eq!(reply.status, 401, "{headers:?}");
-        assert!(reply.headers["www-authenticate"].to_str().unwrap().starts_with("Bearer"));
+    for version in Version::all() {
+        let stage = Stage::start(version).await;
+        let mut browser = stage.browser();
+        for headers in [
+            vec![("accept", "application/json")],
+            vec![("accept", "text/html"), ("sec-fetch-mode", "cors")],
+            vec![("accept", "text/html"), ("x-requested-with", "XMLHttpRequest")],
+            vec![],
+        ] {
+            let reply = browser.ask("GET", &host(ALICES), "/", &headers).await;
+            assert_eq!(reply.status, 401, "{headers:?}");
+            assert!(reply.headers["www-authenticate"].to_str().unwrap().starts_with("Bearer"));
+            let body: Value = serde_json::from_str(&reply.body).unwrap();
+            assert_eq!(body["reason"], "credential_missing");
+            assert_eq!(body["sign_in"], format!("https://{LOGIN}/"));
+        }
+        let reply = browser.ask("POST", &host(ALICES), "/", &[("accept", "text/html")]).await;
+        assert_eq!(reply.status, 401);
+        // A token is as good as ever.
+        let bearer = format!("Bearer {}", stage.idp.token_of("alice"));
+        let reply = browser.ask("GET", &host(ALICES), "/", &[("authorization", &bearer)]).await;
+        assert_eq!(reply.status, 200);
     }
-    let reply = browser.ask("POST", &host(ALICES), "/", &[("accept", "text/html")]).await;
-    assert_eq!(reply.status, 401);
-    // A token is as good as ever.
-    let bearer = format!("Bearer {}", stage.idp.token_of("alice"));
-    let reply = browser.ask("GET", &host(ALICES), "/", &[("authorization", &bearer)]).await;
-    assert_eq!(reply.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
