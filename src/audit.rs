@@ -83,6 +83,22 @@ pub struct WorkspaceAct<'a> {
     pub revision: u64,
 }
 
+/// What happened to a person's session.
+pub struct SessionAct<'a> {
+    /// When.
+    pub time: Timestamp,
+    /// `sign_in`, `sign_in_denied`, `session_host`, `sign_out` or `back_channel_logout`.
+    pub act: &'static str,
+    /// Who, if it is about one person.
+    pub identity: Option<&'a Identity>,
+    /// The workspace's host, if it is about one.
+    pub host: Option<&'a str>,
+    /// Why it was denied.
+    pub reason: Option<&'a str>,
+    /// How many sessions ended.
+    pub sessions: Option<usize>,
+}
+
 /// One line of the trail.
 pub trait Entry {
     /// Appends the line, its end included.
@@ -193,6 +209,21 @@ impl Entry for WorkspaceAct<'_> {
     }
 }
 
+impl Entry for SessionAct<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        let mut line = Object::begin(out);
+        line.number("time_ms", self.time.as_millis());
+        line.text("act", self.act);
+        line.optional("user", self.identity.map(Identity::label));
+        line.optional("subject", self.identity.map(|identity| &*identity.subject));
+        line.optional("issuer", self.identity.map(|identity| &*identity.issuer));
+        line.optional("host", self.host);
+        line.optional("reason", self.reason);
+        line.displayed("sessions", self.sessions);
+        line.end();
+    }
+}
+
 impl Trail {
     /// Opens the trail: a file that is appended to, or standard output. `capacity` is how many bytes
     /// of records may wait to be written.
@@ -230,11 +261,14 @@ impl Trail {
     /// Keeps a record.
     ///
     /// # Errors
-    /// There is no room, or the last write failed: what the record would allow must be refused. The
-    /// record waits to be written all the same where there is room.
+    /// There is no room, the last write failed, or the trail is closed: what the record would allow must be refused. The
+    /// record waits to be written all the same where there is room and the trail is open.
     pub fn keep(&self, record: &impl Entry) -> Result<(), NotKept> {
         let shared = &*self.0;
         let mut waiting = shared.lock();
+        if waiting.closed {
+            return Err(NotKept);
+        }
         let start = waiting.lines.len();
         record.write(&mut waiting.lines);
         if waiting.lines.len() > shared.capacity {
@@ -251,6 +285,12 @@ impl Trail {
         if shared.broken.load(Ordering::Acquire) { Err(NotKept) } else { Ok(()) }
     }
 
+    /// Takes no further record: [`Writer::finish`] then ends once what is kept is written.
+    pub fn close(&self) {
+        self.0.lock().closed = true;
+        self.0.wake.notify_one();
+    }
+
     /// How many records found no room.
     #[must_use]
     pub fn lost(&self) -> u64 {
@@ -260,13 +300,12 @@ impl Trail {
 
 impl Drop for Trail {
     fn drop(&mut self) {
-        self.0.lock().closed = true;
-        self.0.wake.notify_one();
+        self.close();
     }
 }
 
 impl Writer {
-    /// Waits until everything is written. Call it after the [`Trail`] is dropped.
+    /// Waits until everything is written. Call it after [`Trail::close`], or after the trail is dropped.
     pub fn finish(self) {
         if self.0.join().is_err() {
             error!("the audit thread ended in a panic");

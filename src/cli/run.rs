@@ -80,7 +80,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         ),
         None => None,
     };
-    let server = Server::bind(&config.agent, Arc::clone(&gate), trail)?;
+    let server = Server::bind(&config.agent, Arc::clone(&gate), Arc::clone(&trail))?;
     let mut end = Signals::listen()?;
 
     let stop = CancellationToken::new();
@@ -95,7 +95,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         let listener =
             web::bind(address).with_context(|| format!("[sign_in] cannot listen at {address}"))?;
         let (sign_in, gate) = (Arc::clone(sign_in), Arc::clone(&gate));
-        let web = Web { sign_in, gate, clients, used: Used::default() };
+        let (used, trail) = (Used::default(), Arc::clone(&trail));
+        let web = Web { sign_in, gate, clients, used, trail };
         info!(address = %listener.local_addr()?, host = %about.places.login, "sign-in pages");
         tasks.spawn(web.serve(listener, stop.clone()));
     }
@@ -106,7 +107,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     stop.cancel();
     serving.await.context("the server ended in a panic")?;
     while tasks.join_next().await.is_some() {}
-    // The trail went with the server; what it holds is written before the end.
+    // Whatever still runs gets nothing on record any more, and so allows nothing.
+    trail.close();
     writer.finish();
     Ok(())
 }

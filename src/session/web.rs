@@ -2,7 +2,7 @@
 //!
 //! HAProxy leads only these here, and never leads them to a workspace.
 
-use std::{collections::BTreeMap, io, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
@@ -25,13 +25,21 @@ use super::{
     flow::{ATTEMPT_COOKIE, Attempt, PATHS, PRE_COOKIE, Places, Start, Ticket, Used},
     page::{self, Page, STYLE},
 };
-use crate::{clock::Timestamp, gate::Gate, workspace::host::Host};
+use crate::{
+    audit::{SessionAct, Trail},
+    clock::Timestamp,
+    gate::Gate,
+    identity::Identity,
+    workspace::host::Host,
+};
 
+/// How long requests under way have when the agent ends.
+const DRAIN: Duration = Duration::from_secs(5);
 /// The most attempts to sign in that one browser can have under way; beyond it, the others are dropped.
 const MAX_ATTEMPTS: usize = 5;
 
 /// How often sessions that are over are forgotten.
-const TIDY: std::time::Duration = std::time::Duration::from_secs(30);
+const TIDY: Duration = Duration::from_secs(30);
 
 /// The pages.
 pub struct Web {
@@ -43,6 +51,8 @@ pub struct Web {
     pub clients: Vec<Client>,
     /// What was used.
     pub used: Used,
+    /// Where what happens to sessions is recorded.
+    pub trail: Arc<Trail>,
 }
 
 type Shared = State<Arc<Web>>;
@@ -65,10 +75,18 @@ impl Web {
             .fallback(nothing)
             .with_state(Arc::new(self));
         tokio::spawn(tidy(sign_in, stop.clone()));
+        let ending = stop.clone();
         let serving = axum::serve(listener, router)
             .with_graceful_shutdown(async move { stop.cancelled().await });
-        if let Err(error) = serving.await {
-            error!(%error, "the sign-in pages ended");
+        let too_late = async {
+            ending.cancelled().await;
+            tokio::time::sleep(DRAIN).await;
+        };
+        tokio::select! {
+            end = serving.into_future() => if let Err(error) = end {
+                error!(%error, "the sign-in pages ended");
+            },
+            () = too_late => info!("ending with sign-in requests under way"),
         }
     }
 
@@ -83,6 +101,23 @@ impl Web {
         let session = self.sign_in.sessions.find(cookie.as_bytes(), login, now)?;
         // A new sign-in shows whether the person may have one.
         (!self.gate.revocations.cover(&session.identity)).then_some((cookie, session))
+    }
+
+    /// Records what happened. Returns whether it is on record.
+    fn record(
+        &self,
+        act: &'static str,
+        identity: &Identity,
+        host: Option<&str>,
+        reason: Option<&str>,
+    ) -> bool {
+        let (time, identity) = (Timestamp::now(), Some(identity));
+        let act = SessionAct { time, act, identity, host, reason, sessions: None };
+        let kept = self.trail.keep(&act).is_ok();
+        if !kept {
+            error!(act = act.act, "the audit trail has no room for the record of it");
+        }
+        kept
     }
 
     /// Whether this is the login host.
@@ -100,6 +135,8 @@ impl Web {
         // Only whoever may never reach it is told so here; a workspace that is starting is on its own
         // host soon.
         if decision.verdict() == crate::decision::Verdict::Deny {
+            let reason = Some(decision.reason.id());
+            self.record("sign_in_denied", &session.identity, Some(&start.host), reason);
             let text = format!(
                 "You are signed in as {}, who may not open {}. Reason: {}. Ask the workspace's owner, or sign in as somebody else.",
                 session.identity.label(),
@@ -265,6 +302,10 @@ async fn callback(
     };
     let Some(Ok((id, session))) = begun else { return unavailable() };
     info!(user = session.identity.label(), issuer, "signed in");
+    // Nobody is signed in without a record of it.
+    if !web.record("sign_in", &session.identity, None, None) {
+        return unavailable();
+    }
     let cookies = [session_cookie(LOGIN_COOKIE, &id), expired(&name)];
     let mut response = match &attempt.start {
         Some(start) => web.go(start, &id, &session, now),
@@ -297,6 +338,9 @@ async fn finish(
     let Some(session) = sessions.find(ticket.session.as_bytes(), login, now) else {
         return again();
     };
+    if !web.record("session_host", &session.identity, Some(host.as_str()), None) {
+        return unavailable();
+    }
     let id = {
         let (sign_in, host) = (Arc::clone(&web.sign_in), host.clone());
         blocking(move || sign_in.sessions.handle(&session, host.as_str(), now)).await
@@ -332,6 +376,7 @@ async fn sign_out(State(web): Shared, headers: HeaderMap, Form(_): Form<Paramete
             error!("a session that was signed out may come back with the next start");
         }
         info!(user = session.identity.label(), "signed out");
+        web.record("sign_out", &session.identity, None, None);
         let issuer = &*session.identity.authority.name;
         if let Some(client) = web.clients.iter().find(|client| client.issuer() == issuer)
             && let Some(url) = client.sign_out(session.id_token.expose_secret(), web.places()).await
@@ -371,7 +416,7 @@ async fn back_channel(
         }
     };
     let now = Timestamp::now();
-    let until = now.plus(std::time::Duration::from_mins(10));
+    let until = now.plus(Duration::from_mins(10));
     if !web.used.take(&format!("{} {}", ended.issuer, ended.id), until, now) {
         return answer(StatusCode::BAD_REQUEST, "the token was used before");
     }
@@ -394,6 +439,12 @@ async fn back_channel(
         return answer(StatusCode::BAD_REQUEST, "the sessions ended but may come back");
     };
     info!(issuer, sessions = count, "sessions ended at their provider");
+    let act = "back_channel_logout";
+    let (identity, host, reason, sessions) = (None, None, None, Some(count));
+    let act = SessionAct { time: now, act, identity, host, reason, sessions };
+    if web.trail.keep(&act).is_err() {
+        error!("the audit trail has no room for the record of a back-channel logout");
+    }
     answer(StatusCode::OK, "")
 }
 

@@ -221,6 +221,25 @@ async fn a_person_opens_a_workspaces_address_and_is_simply_there() {
         assert_eq!(reply.status, 403, "{reply:?}");
         assert!(reply.body.contains("signed in as alice"), "{}", reply.body);
         assert!(reply.body.contains("not_permitted"), "{}", reply.body);
+        let audit = until("the record", async || {
+            let text = std::fs::read_to_string(stage.directory.path().join("audit.jsonl")).unwrap();
+            text.contains("sign_in_denied").then_some(text)
+        })
+        .await;
+        for (act, host) in [
+            ("sign_in", None),
+            ("session_host", Some(host(ALICES))),
+            ("session_host", Some(port_host(7000, ALICES))),
+            ("sign_in_denied", Some(host(BOBS))),
+        ] {
+            let mut lines = audit.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            let is = |line: &Value| {
+                line["act"] == act
+                    && line["user"] == "alice"
+                    && host.as_ref().is_none_or(|host| line["host"] == **host)
+            };
+            assert!(lines.any(|line| is(&line)), "{act} {audit}");
+        }
     }
 }
 
