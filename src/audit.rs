@@ -84,6 +84,7 @@ pub struct WorkspaceAct<'a> {
 }
 
 /// What happened to a person's session.
+#[derive(Default)]
 pub struct SessionAct<'a> {
     /// When.
     pub time: Timestamp,
@@ -95,6 +96,8 @@ pub struct SessionAct<'a> {
     pub host: Option<&'a str>,
     /// Why it was denied.
     pub reason: Option<&'a str>,
+    /// The id of the decision that denied it, which the person was told.
+    pub decision_id: Option<&'a str>,
     /// How many sessions ended.
     pub sessions: Option<usize>,
 }
@@ -219,6 +222,7 @@ impl Entry for SessionAct<'_> {
         line.optional("issuer", self.identity.map(|identity| &*identity.issuer));
         line.optional("host", self.host);
         line.optional("reason", self.reason);
+        line.optional("decision_id", self.decision_id);
         line.displayed("sessions", self.sessions);
         line.end();
     }

@@ -138,11 +138,17 @@ impl Client {
         Ok(self.fetcher.endpoints(&self.profile).await?)
     }
 
-    /// Where to send the browser.
+    /// Where to send the browser. With `ask`, the provider is to ask who it is even if it knows
+    /// (`prompt=login`, OIDC Core section 3.1.2.1).
     ///
     /// # Errors
     /// The provider cannot be asked, or has no such page.
-    pub async fn authorize(&self, attempt: &Attempt, places: &Places) -> Result<Url, SignInError> {
+    pub async fn authorize(
+        &self,
+        attempt: &Attempt,
+        places: &Places,
+        ask: bool,
+    ) -> Result<Url, SignInError> {
         let endpoints = self.endpoints().await?;
         let missing = SignInError::NoEndpoint("authorization_endpoint");
         let mut url = endpoints.authorization.ok_or(missing)?;
@@ -155,6 +161,9 @@ impl Client {
             .append_pair("nonce", &attempt.nonce)
             .append_pair("code_challenge", &attempt.challenge())
             .append_pair("code_challenge_method", "S256");
+        if ask {
+            url.query_pairs_mut().append_pair("prompt", "login");
+        }
         Ok(url)
     }
 

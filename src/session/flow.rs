@@ -278,6 +278,16 @@ fn is_path(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_graphic() && b != b'\\')
 }
 
+/// An id for a decision that is made here and not at HAProxy's question.
+///
+/// # Errors
+/// There are no random numbers.
+pub fn decision_id() -> Result<String, SealError> {
+    let mut bytes = [0; 8];
+    rand::fill(&mut bytes).map_err(|_| SealError)?;
+    Ok(format!("web-{:016x}", u64::from_be_bytes(bytes)))
+}
+
 /// 32 random bytes as text.
 fn random() -> Result<String, SealError> {
     let mut bytes = [0; 32];

@@ -22,12 +22,13 @@ use tracing::{error, info, warn};
 use super::{
     COOKIE as SESSION, LOGIN_COOKIE, Session, SignIn,
     client::{Client, SignedIn},
-    flow::{ATTEMPT_COOKIE, Attempt, PATHS, PRE_COOKIE, Places, Start, Ticket, Used},
+    flow::{ATTEMPT_COOKIE, Attempt, PATHS, PRE_COOKIE, Places, Start, Ticket, Used, decision_id},
     page::{self, Page, STYLE},
 };
 use crate::{
     audit::{SessionAct, Trail},
     clock::Timestamp,
+    decision::Reason,
     gate::Gate,
     identity::Identity,
     workspace::host::Host,
@@ -104,16 +105,24 @@ impl Web {
     }
 
     /// Records what happened. Returns whether it is on record.
-    fn record(
-        &self,
-        act: &'static str,
-        identity: &Identity,
-        host: Option<&str>,
-        reason: Option<&str>,
-    ) -> bool {
+    fn record(&self, act: &'static str, identity: &Identity, host: Option<&str>) -> bool {
         let (time, identity) = (Timestamp::now(), Some(identity));
-        let act = SessionAct { time, act, identity, host, reason, sessions: None };
-        let kept = self.trail.keep(&act).is_ok();
+        self.keep(&SessionAct { time, act, identity, host, ..SessionAct::default() })
+    }
+
+    /// Ends a session at every host.
+    async fn end(&self, session: Arc<Session>) {
+        let (sign_in, ended) = (Arc::clone(&self.sign_in), Arc::clone(&session));
+        let end = move || sign_in.sessions.end(|other| other.is(&ended));
+        if !matches!(blocking(end).await, Some(Ok(_))) {
+            error!("a session that was signed out may come back with the next start");
+        }
+        info!(user = session.identity.label(), "signed out");
+        self.record("sign_out", &session.identity, None);
+    }
+
+    fn keep(&self, act: &SessionAct) -> bool {
+        let kept = self.trail.keep(act).is_ok();
         if !kept {
             error!(act = act.act, "the audit trail has no room for the record of it");
         }
@@ -135,17 +144,7 @@ impl Web {
         // Only whoever may never reach it is told so here; a workspace that is starting is on its own
         // host soon.
         if decision.verdict() == crate::decision::Verdict::Deny {
-            let reason = Some(decision.reason.id());
-            self.record("sign_in_denied", &session.identity, Some(&start.host), reason);
-            let text = format!(
-                "You are signed in as {}, who may not open {}. Reason: {}. Ask the workspace's owner, or sign in as somebody else.",
-                session.identity.label(),
-                start.host,
-                decision.reason,
-            );
-            let links = [(format!("{PATHS}sign-out"), "Sign out".to_owned())];
-            let (title, status) = ("No access", StatusCode::FORBIDDEN);
-            return Page { status, title, text: &text, links: &links, form: None }.into_response();
+            return self.deny(start, session, decision.reason, now);
         }
         match start.ticket(&self.sign_in.sealer, self.places(), login, now) {
             Ok(address) => see_other(&address, []),
@@ -153,11 +152,45 @@ impl Web {
         }
     }
 
-    async fn begin(&self, client: &Client, start: Option<Start>, headers: &HeaderMap) -> Response {
+    /// Tells a person why a workspace is not for them, and what they can do.
+    fn deny(&self, start: &Start, session: &Session, reason: Reason, now: Timestamp) -> Response {
+        let (Ok(id), Ok(sealed)) = (decision_id(), start.seal(&self.sign_in.sealer, self.places()))
+        else {
+            return unavailable();
+        };
+        self.keep(&SessionAct {
+            time: now,
+            act: "sign_in_denied",
+            identity: Some(&session.identity),
+            host: Some(&start.host),
+            reason: Some(reason.id()),
+            decision_id: Some(&id),
+            sessions: None,
+        });
+        let text = format!(
+            "You are signed in as {}, who may not open {}: {reason}. Ask the workspace's owner to share it with you, and name the decision {id} to whoever looks into it.",
+            session.identity.label(),
+            start.host,
+        );
+        let links = [
+            (format!("{PATHS}start?ask=1&r={sealed}"), "Sign in as somebody else".to_owned()),
+            (format!("{PATHS}sign-out"), "Sign out".to_owned()),
+        ];
+        let (title, status) = ("No access", StatusCode::FORBIDDEN);
+        Page { status, title, text: &text, links: &links, form: None }.into_response()
+    }
+
+    async fn begin(
+        &self,
+        client: &Client,
+        start: Option<Start>,
+        headers: &HeaderMap,
+        ask: bool,
+    ) -> Response {
         let now = Timestamp::now();
         let attempt = Attempt::new(client.issuer(), start, now);
         let Ok(attempt) = attempt else { return unavailable() };
-        let address = match client.authorize(&attempt, self.places()).await {
+        let address = match client.authorize(&attempt, self.places(), ask).await {
             Ok(address) => address,
             Err(error) => {
                 warn!(issuer = client.issuer(), %error, "nobody can sign in at this provider");
@@ -202,7 +235,7 @@ async fn home(State(web): Shared, headers: HeaderMap) -> Response {
             let (status, title) = (StatusCode::OK, "Signed in");
             Page { status, title, text: &text, links: &[], form }.into_response()
         }
-        None => choose(&web, None).unwrap_or_else(unavailable),
+        None => choose(&web, None, false).unwrap_or_else(unavailable),
     }
 }
 
@@ -220,7 +253,9 @@ async fn start(
     if sealed.is_some() && start.is_none() {
         return problem("That took too long", "Please open the workspace again.");
     }
-    if let (Some(start), Some((login, session))) = (&start, web.login(&headers, now)) {
+    // Somebody else wants to sign in.
+    let ask = query.contains_key("ask");
+    if !ask && let (Some(start), Some((login, session))) = (&start, web.login(&headers, now)) {
         return web.go(start, &login, &session, now);
     }
     let named = query.get("with").map(String::as_str);
@@ -230,13 +265,13 @@ async fn start(
         (None, _) => None,
     };
     match client {
-        Some(client) => web.begin(client, start, &headers).await,
-        None => choose(&web, start.as_ref()).unwrap_or_else(unavailable),
+        Some(client) => web.begin(client, start, &headers, ask).await,
+        None => choose(&web, start.as_ref(), ask).unwrap_or_else(unavailable),
     }
 }
 
 /// A page to choose a provider from.
-fn choose(web: &Web, start: Option<&Start>) -> Option<Response> {
+fn choose(web: &Web, start: Option<&Start>, ask: bool) -> Option<Response> {
     let sealed = match start {
         Some(start) => Some(start.seal(&web.sign_in.sealer, web.places()).ok()?),
         None => None,
@@ -246,6 +281,9 @@ fn choose(web: &Web, start: Option<&Start>) -> Option<Response> {
         query.append_pair("with", client.issuer());
         if let Some(sealed) = &sealed {
             query.append_pair("r", sealed);
+        }
+        if ask {
+            query.append_pair("ask", "1");
         }
         let address = format!("{PATHS}start?{}", query.finish());
         (address, format!("Sign in with {}", client.issuer()))
@@ -302,8 +340,15 @@ async fn callback(
     };
     let Some(Ok((id, session))) = begun else { return unavailable() };
     info!(user = session.identity.label(), issuer, "signed in");
+    if let Some((_, before)) = web.login(&headers, now)
+        && (&before.identity.issuer, &before.identity.subject)
+            != (&session.identity.issuer, &session.identity.subject)
+    {
+        // Somebody else used this browser, and is gone.
+        web.end(before).await;
+    }
     // Nobody is signed in without a record of it.
-    if !web.record("sign_in", &session.identity, None, None) {
+    if !web.record("sign_in", &session.identity, None) {
         return unavailable();
     }
     let cookies = [session_cookie(LOGIN_COOKIE, &id), expired(&name)];
@@ -338,7 +383,7 @@ async fn finish(
     let Some(session) = sessions.find(ticket.session.as_bytes(), login, now) else {
         return again();
     };
-    if !web.record("session_host", &session.identity, Some(host.as_str()), None) {
+    if !web.record("session_host", &session.identity, Some(host.as_str())) {
         return unavailable();
     }
     let id = {
@@ -370,13 +415,7 @@ async fn sign_out(State(web): Shared, headers: HeaderMap, Form(_): Form<Paramete
     }
     let mut address = web.places().page("signed-out");
     if let Some((_, session)) = web.login(&headers, Timestamp::now()) {
-        let (sign_in, ended) = (Arc::clone(&web.sign_in), Arc::clone(&session));
-        let end = move || sign_in.sessions.end(|other| other.is(&ended));
-        if !matches!(blocking(end).await, Some(Ok(_))) {
-            error!("a session that was signed out may come back with the next start");
-        }
-        info!(user = session.identity.label(), "signed out");
-        web.record("sign_out", &session.identity, None, None);
+        web.end(Arc::clone(&session)).await;
         let issuer = &*session.identity.authority.name;
         if let Some(client) = web.clients.iter().find(|client| client.issuer() == issuer)
             && let Some(url) = client.sign_out(session.id_token.expose_secret(), web.places()).await
@@ -440,11 +479,7 @@ async fn back_channel(
     };
     info!(issuer, sessions = count, "sessions ended at their provider");
     let act = "back_channel_logout";
-    let (identity, host, reason, sessions) = (None, None, None, Some(count));
-    let act = SessionAct { time: now, act, identity, host, reason, sessions };
-    if web.trail.keep(&act).is_err() {
-        error!("the audit trail has no room for the record of a back-channel logout");
-    }
+    web.keep(&SessionAct { time: now, act, sessions: Some(count), ..SessionAct::default() });
     answer(StatusCode::OK, "")
 }
 

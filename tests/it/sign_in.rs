@@ -87,6 +87,7 @@ impl Stage {
 }
 
 /// A browser: follows nothing by itself, keeps the cookies of each host apart.
+#[derive(Clone)]
 struct Browser {
     gate: SocketAddr,
     http: reqwest::Client,
@@ -221,9 +222,11 @@ async fn a_person_opens_a_workspaces_address_and_is_simply_there() {
         assert_eq!(reply.status, 403, "{reply:?}");
         assert!(reply.body.contains("signed in as alice"), "{}", reply.body);
         assert!(reply.body.contains("not_permitted"), "{}", reply.body);
+        let named = reply.body.split("decision ").nth(1).unwrap().split(' ').next().unwrap();
         let audit = until("the record", async || {
             let text = std::fs::read_to_string(stage.directory.path().join("audit.jsonl")).unwrap();
-            text.contains("sign_in_denied").then_some(text)
+            let denied = format!("\"decision_id\":\"{named}\"");
+            (text.contains("sign_in_denied") && text.contains(&denied)).then_some(text)
         })
         .await;
         for (act, host) in [
@@ -241,6 +244,28 @@ async fn a_person_opens_a_workspaces_address_and_is_simply_there() {
             assert!(lines.any(|line| is(&line)), "{act} {audit}");
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_denied_can_sign_in_as_somebody_else_and_the_first_is_signed_out() {
+    let stage = Stage::start(Version::newest()).await;
+    let mut browser = stage.browser();
+    assert_eq!(browser.browse(&host(ALICES), "/").await.status, 200);
+    let mut second = browser.clone();
+    let reply = browser.browse(&host(BOBS), "/his").await;
+    assert_eq!(reply.status, 403, "{reply:?}");
+    stage.idp.set_user("bob");
+    let link = reply.body.split("href=\"").find(|link| link.contains("ask=1")).unwrap();
+    let link = link.split('"').next().unwrap().replace("&amp;", "&");
+    let asked = browser.get(LOGIN, &link).await;
+    assert!(asked.location.as_ref().unwrap().contains("prompt=login"), "{asked:?}");
+    let reply = browser.browse(LOGIN, &link).await;
+    assert_eq!(reply.status, 200, "{reply:?} {}", stage.agent.log());
+    assert!(reply.body.contains("x-forwarded-user: bob"), "{}", reply.body);
+    assert!(reply.body.contains("/his"), "{}", reply.body);
+    // What the browser kept of alice is worth nothing any more, even in a copy of it.
+    let reply = second.get(&host(ALICES), "/").await;
+    assert_eq!(reply.status, 302, "{reply:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
