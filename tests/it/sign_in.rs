@@ -1,6 +1,6 @@
 //! Browser sign-in through a real HAProxy: from a workspace's host to the provider and back.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 
 use reqwest::header::{LOCATION, SET_COOKIE};
 use serde_json::{Value, json};
@@ -41,6 +41,11 @@ impl Stage {
         let env = format!("GATE_LOGIN_HOST={LOGIN}\nGATE_LOGIN_PAGES={pages}\n");
         std::fs::write(path.join("haproxy.env"), env).unwrap();
         let changed = tempfile::tempdir().unwrap();
+        std::fs::create_dir(changed.path().join("pages")).unwrap();
+        for page in ["denied.html", "stopped.html", "unavailable.html"] {
+            let page = Path::new("pages").join(page);
+            std::fs::copy(root().join("haproxy").join(&page), changed.path().join(&page)).unwrap();
+        }
         for file in ["haproxy.cfg", "tcp.cfg", "identity.spoe.cfg"] {
             let text = std::fs::read_to_string(root().join("haproxy").join(file)).unwrap();
             let args = "certificate_result=ssl_c_verify\n\nspoe-group authorize\n";
@@ -266,6 +271,49 @@ async fn who_is_denied_can_sign_in_as_somebody_else_and_the_first_is_signed_out(
     // What the browser kept of alice is worth nothing any more, even in a copy of it.
     let reply = second.get(&host(ALICES), "/").await;
     assert_eq!(reply.status, 302, "{reply:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_gets_a_page_and_a_program_gets_text_when_a_workspace_is_not_to_be_had() {
+    for version in Version::all() {
+        let mut stage = Stage::start(version).await;
+        let mut browser = stage.browser();
+        assert_eq!(browser.browse(&host(ALICES), "/").await.status, 200);
+        let list = stage.directory.path().join("workspaces.yaml");
+        let before = std::fs::read_to_string(&list).unwrap();
+        let cases = [
+            (before.replace("alice", "carol"), 403, "<h1>No access</h1>", "Not permitted: "),
+            ("workspaces: []\n".into(), 404, "<h1>This workspace is not running</h1>", "No such "),
+        ];
+        for (list_now, status, page, text) in cases {
+            std::fs::write(&list, list_now).unwrap();
+            let reply = until("the change", async || {
+                let reply = browser.get(&host(ALICES), "/").await;
+                (reply.status != 200 && reply.status == status).then_some(reply)
+            })
+            .await;
+            is_page(&reply, page);
+            let reply = browser.ask("GET", &host(ALICES), "/", &[("accept", "*/*")]).await;
+            assert_eq!(reply.status, status, "{reply:?}");
+            assert!(reply.body.starts_with(text), "{}", reply.body);
+        }
+        stage.agent.kill();
+        let reply = browser.get(&host(ALICES), "/").await;
+        assert_eq!(reply.status, 503, "{reply:?}");
+        is_page(&reply, "<h1>Not possible at the moment</h1>");
+        let reply = browser.ask("GET", &host(ALICES), "/", &[("accept", "*/*")]).await;
+        assert_eq!(reply.status, 503, "{reply:?}");
+        assert!(reply.body.starts_with("Cannot tell who may pass"), "{}", reply.body);
+    }
+}
+
+fn is_page(reply: &Reply, heading: &str) {
+    assert!(reply.body.contains(heading), "{}", reply.body);
+    assert!(!reply.body.contains("%["), "{}", reply.body);
+    assert_eq!(reply.headers["content-type"], "text/html; charset=utf-8");
+    assert_eq!(reply.headers["cache-control"], "no-store");
+    let policy = reply.headers["content-security-policy"].to_str().unwrap();
+    assert!(policy.starts_with("default-src 'none'"), "{policy}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
