@@ -8,7 +8,7 @@
 //! protects what travels through browsers meanwhile.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -46,6 +46,8 @@ pub const LOGIN_COOKIE: &str = "__Host-identity_login";
 /// The most sessions, and the most cookies of hosts for each on average.
 const MAX_SESSIONS: usize = 100_000;
 const HOSTS_EACH: usize = 16;
+/// The most cookies of one session; beyond it, the oldest counts no more.
+const MAX_HOSTS: usize = 256;
 
 /// What sign-in needs, for the gate and for the pages.
 pub struct SignIn {
@@ -80,6 +82,8 @@ pub struct Session {
     /// The last request that is on disk.
     kept: AtomicU64,
     ended: AtomicBool,
+    /// Its cookies, oldest first: one for each host, so that nobody fills the table by coming again.
+    hosts: Mutex<VecDeque<(Box<str>, Digest)>>,
 }
 
 /// A cookie of a host.
@@ -145,6 +149,7 @@ impl Sessions {
                 last: AtomicU64::new(last),
                 kept: AtomicU64::new(last),
                 ended: AtomicBool::new(false),
+                hosts: Mutex::default(),
             };
             if sessions.is_alive(&session, now) {
                 known.insert(key, Arc::new(session));
@@ -154,6 +159,9 @@ impl Sessions {
         for (digest, key, host) in loaded.handles {
             if let Some(session) = known.get(&key) {
                 let session = Arc::clone(session);
+                if let Some(old) = session.take_in(&host, digest) {
+                    handles.remove(&old);
+                }
                 handles.insert(digest, Handle { session, host: host.into() });
             }
         }
@@ -195,6 +203,7 @@ impl Sessions {
             last: AtomicU64::new(now.as_millis()),
             kept: AtomicU64::new(now.as_millis()),
             ended: AtomicBool::new(false),
+            hosts: Mutex::default(),
         });
         let id = self.add(&session, login_host, true, now)?;
         Ok((id, session))
@@ -232,12 +241,17 @@ impl Sessions {
         if handles.len() >= MAX_SESSIONS * HOSTS_EACH {
             return Err(NoRoom);
         }
+        let old = session.replaces(host);
         if let Some(File { store, sealer }) = &self.file {
             let kept = is_new.then(|| session.as_kept());
-            if let Err(error) = store.keep(sealer, &session.key, kept.as_ref(), &digest, host) {
+            let row = store::Row { session: &session.key, handle: &digest, host };
+            if let Err(error) = store.keep(sealer, kept.as_ref(), &row, old.as_ref()) {
                 error!(%error, "nobody can sign in");
                 return Err(NoRoom);
             }
+        }
+        if let Some(old) = session.take_in(host, digest) {
+            handles.remove(&old);
         }
         handles.insert(digest, Handle { session: Arc::clone(session), host: host.into() });
         self.handles.store(Arc::new(handles));
@@ -319,6 +333,23 @@ impl Session {
     fn as_kept(&self) -> store::Kept {
         let last = Timestamp::from_millis(self.last.load(Ordering::Relaxed));
         store::Kept::new(&self.identity, &self.id_token, self.end, last)
+    }
+
+    /// The cookie that another one for the host will replace.
+    fn replaces(&self, host: &str) -> Option<Digest> {
+        let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = hosts.iter().find(|(known, _)| **known == *host);
+        let oldest = || hosts.front().filter(|_| hosts.len() >= MAX_HOSTS);
+        same.or_else(oldest).map(|(_, digest)| *digest)
+    }
+
+    /// Notes a cookie for a host. Returns the one it replaces.
+    fn take_in(&self, host: &str, digest: Digest) -> Option<Digest> {
+        let old = self.replaces(host);
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.retain(|(_, known)| Some(*known) != old);
+        hosts.push_back((host.into(), digest));
+        old
     }
 
     /// Whether two are the same session.
@@ -411,6 +442,24 @@ mod tests {
     }
 
     #[test]
+    fn a_session_has_one_cookie_for_each_host_and_a_bounded_number_of_them() {
+        let sessions = sessions();
+        let (login, session) = begin(&sessions);
+        let first = sessions.handle(&session, "one", at(0)).unwrap();
+        let second = sessions.handle(&session, "one", at(0)).unwrap();
+        assert!(sessions.find(first.as_bytes(), "one", at(1)).is_none());
+        assert!(sessions.find(second.as_bytes(), "one", at(1)).is_some());
+        assert_eq!(sessions.len(), 2);
+        for number in 0..2 * MAX_HOSTS {
+            sessions.handle(&session, &format!("host{number}"), at(0)).unwrap();
+        }
+        assert_eq!(sessions.len(), MAX_HOSTS);
+        assert!(sessions.find(second.as_bytes(), "one", at(1)).is_none());
+        // Whoever comes and goes that much signs in anew, and no other session is touched.
+        assert!(sessions.find(login.as_bytes(), "login", at(1)).is_none());
+    }
+
+    #[test]
     fn sessions_outlive_the_agent_in_a_file_and_ended_ones_do_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("sessions");
@@ -424,6 +473,7 @@ mod tests {
         };
         let sessions = load(sealer(), 0);
         let (first, one) = begin(&sessions);
+        let replaced = sessions.handle(&one, "one", at(0)).unwrap();
         let host = sessions.handle(&one, "one", at(0)).unwrap();
         let (second, two) = begin(&sessions);
         assert!(sessions.find(host.as_bytes(), "one", at(50)).is_some());
@@ -434,6 +484,8 @@ mod tests {
         assert!(!text.windows(5).any(|part| part == b"https"), "nothing can be read in it");
         let sessions = load(sealer(), 100);
         assert!(sessions.find(host.as_bytes(), "one", at(100)).is_some(), "used at 50");
+        assert!(sessions.find(replaced.as_bytes(), "one", at(100)).is_none());
+        assert_eq!(sessions.len(), 2);
         let found = sessions.find(first.as_bytes(), "login", at(100)).unwrap();
         assert_eq!((&*found.identity.subject, found.identity.expires), ("s", at(300)));
         assert!(sessions.find(second.as_bytes(), "login", at(100)).is_none(), "ended");

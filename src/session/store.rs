@@ -62,6 +62,13 @@ struct KeptHandle {
     host: String,
 }
 
+/// A cookie to keep.
+pub(super) struct Row<'a> {
+    pub(super) session: &'a Key,
+    pub(super) handle: &'a Digest,
+    pub(super) host: &'a str,
+}
+
 /// Everything in the file.
 #[derive(Default)]
 pub(super) struct Loaded {
@@ -175,15 +182,15 @@ impl Store {
         Ok(read()?)
     }
 
-    /// Keeps a cookie, and its session if it is a new one.
+    /// Keeps a cookie, and its session if it is a new one; takes away the cookie that it replaces.
     pub(super) fn keep(
         &self,
         sealer: &Sealer,
-        key: &Key,
         session: Option<&Kept>,
-        handle: &Digest,
-        host: &str,
+        row: &Row<'_>,
+        old: Option<&Digest>,
     ) -> Result<(), StoreError> {
+        let Row { session: key, handle, host } = *row;
         let kept = KeptHandle { session: *key, host: host.into() };
         let kept = sealer.seal(Purpose::Session, "", &kept)?;
         let session = session.map(|kept| sealer.seal(Purpose::Session, "", kept)).transpose()?;
@@ -192,7 +199,12 @@ impl Store {
             if let Some(session) = &session {
                 write.open_table(SESSIONS)?.insert(&key[..], &**session)?;
             }
-            write.open_table(HANDLES)?.insert(&handle[..], &*kept)?;
+            let mut table = write.open_table(HANDLES)?;
+            if let Some(old) = old {
+                table.remove(&old[..])?;
+            }
+            table.insert(&handle[..], &*kept)?;
+            drop(table);
             write.commit()?;
             Ok(())
         };
