@@ -15,6 +15,16 @@ flock 9
 # Debian's suite for each version we promise to work with.
 wanted="2.6:bookworm 3.0:trixie 3.2:sid"
 
+# What is in an image that is built here; haproxy.cfg trusts the system's authorities.
+packages=haproxy,ca-certificates
+
+# Whether there is an image of a version with all that is needed: the official one, or one of ours.
+there() {
+    local about
+    about=$(docker image inspect -f '{{index .Config.Labels "packages"}}{{.Config.Entrypoint}}' "identity-spoa/haproxy:$1" 2>/dev/null) || return 1
+    [ "$about" != "[]" ] && [ -n "$about" ] && { [ "${about%[*}" = "$packages" ] || [ "${about#*[}" != "]" ]; }
+}
+
 # The mirror this machine uses itself; empty means mmdebstrap's own default.
 mirror() {
     sed -n 's/^URIs: *\([^ ]*\).*/\1/p' /etc/apt/sources.list.d/*.sources 2>/dev/null | head -n 1
@@ -29,7 +39,7 @@ tools() {
 }
 
 build() { # version suite
-    local version=$1 suite=$2 tar="$state/haproxy-$2.tar" options=() found
+    local version=$1 suite=$2 tar="$state/haproxy-ca-$2.tar" options=() found
     # Where a registry is reached, it answers quickly; where none is, nobody waits for it.
     if timeout 15 docker pull -q "haproxy:$version" >/dev/null 2>&1; then
         docker tag "haproxy:$version" "identity-spoa/haproxy:$version"
@@ -41,11 +51,11 @@ build() { # version suite
     if [ ! -s "$tar" ]; then
         echo "building the image of haproxy $version from Debian $suite" >&2
         # shellcheck disable=SC2046
-        mmdebstrap --variant=minbase --include=haproxy "${options[@]}" "$suite" "${tar%.tar}.part.tar" $(mirror | head -n 1) \
+        mmdebstrap --variant=minbase --include="$packages" "${options[@]}" "$suite" "${tar%.tar}.part.tar" $(mirror | head -n 1) \
             >"$state/haproxy-$suite.log" 2>&1 || { rm -rf "${tar%.tar}.part.tar"; return 1; }
         mv "${tar%.tar}.part.tar" "$tar"
     fi
-    docker import "$tar" identity-spoa/haproxy:building >/dev/null || return 1
+    docker import --change "LABEL packages=$packages" "$tar" identity-spoa/haproxy:building >/dev/null || return 1
     found=$(docker run --rm --network none identity-spoa/haproxy:building haproxy -v |
         sed -n 's/^HAProxy version \([0-9]*\.[0-9]*\).*/\1/p')
     # The name says what is inside: the unstable suite moves on.
@@ -56,8 +66,8 @@ build() { # version suite
 
 for pair in $wanted; do
     version=${pair%%:*} suite=${pair##*:}
-    docker image inspect "identity-spoa/haproxy:$version" >/dev/null 2>&1 && continue
-    [ -e "$state/built-$suite" ] && docker image inspect "identity-spoa/haproxy:$(cat "$state/built-$suite")" >/dev/null 2>&1 && continue
+    there "$version" && continue
+    [ -e "$state/built-$suite" ] && there "$(cat "$state/built-$suite")" && continue
     before=$(docker images --format '{{.Tag}}' identity-spoa/haproxy | sort)
     if build "$version" "$suite"; then
         docker images --format '{{.Tag}}' identity-spoa/haproxy | sort |
