@@ -29,10 +29,12 @@ mod certificate;
 pub mod document;
 mod file;
 mod issuer;
+mod shared;
 mod sign_in;
 mod source;
 
 use document::{Format, Mistakes};
+pub use shared::{Password, Shared};
 pub(crate) use source::RawAdmission;
 
 /// A configuration that holds together.
@@ -56,6 +58,8 @@ pub struct Config {
     pub audit: Audit,
     /// How people sign in with a browser; not at all unless said.
     pub sign_in: Option<SignIn>,
+    /// Where several agents share sessions and revocations.
+    pub shared: Option<Shared>,
     /// How administrators reach the agent; not at all unless said.
     pub admin: Option<Admin>,
 }
@@ -117,6 +121,8 @@ pub struct SignIn {
     pub sessions: Option<PathBuf>,
     /// How long sessions last.
     pub lifetime: Lifetime,
+    /// How often providers are asked whether a session in use still counts; never unless said.
+    pub refresh: Option<Duration>,
 }
 
 /// We as a client of an issuer at which people sign in.
@@ -300,6 +306,12 @@ impl Config {
         if let Some(sign_in) = &mut self.sign_in {
             resolve(&mut sign_in.keys);
             sign_in.sessions.iter_mut().for_each(resolve);
+        }
+        if let Some(shared) = &mut self.shared {
+            shared.authority.iter_mut().for_each(resolve);
+            if let Some(Password::File(path)) = &mut shared.password {
+                resolve(path);
+            }
         }
         let keys = self.issuers.iter_mut().flat_map(|issuer| {
             let asked = issuer.introspection.as_mut().map(|about| &mut about.key);

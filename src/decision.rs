@@ -148,7 +148,7 @@ pub fn decide(
         Place::Matched(_, target) => target,
     };
     let strip_authorization = match &authentication {
-        Authentication::Absent => false,
+        Authentication::Absent | Authentication::SessionsUnavailable => false,
         Authentication::Known(_)
         | Authentication::KeysUnavailable
         | Authentication::IntrospectionUnavailable => true,
@@ -184,6 +184,10 @@ pub fn decide(
         }
         Authentication::IntrospectionUnavailable => {
             decision.reason = Reason::IntrospectionUnavailable;
+            return decision;
+        }
+        Authentication::SessionsUnavailable => {
+            decision.reason = Reason::SessionsUnavailable;
             return decision;
         }
         Authentication::KeysUnavailable => {

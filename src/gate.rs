@@ -18,8 +18,8 @@ use crate::{
     },
     request::{Request, cookie},
     session::{
-        self, SignIn,
-        flow::{Offer, Start},
+        self, Session, SignIn,
+        flow::{Offer, PRE_COOKIE, Start},
     },
     workspace::{
         host::Host,
@@ -60,6 +60,18 @@ pub enum Step {
     Done(Decision),
     /// The decision waits for keys or a workspace under way; decide again after it, with `may_wait` off.
     Wait(KeyWait),
+}
+
+/// Whom a session's cookie stands for.
+enum Visitor {
+    /// Nobody, as far as anybody can tell.
+    Nobody,
+    /// Somebody who signed in.
+    SignedIn(Arc<Session>),
+    /// The store of sessions is asked.
+    Wait(KeyWait),
+    /// The store of sessions is away.
+    Unsettled,
 }
 
 impl Gate {
@@ -124,14 +136,19 @@ impl Gate {
                     Outcome::Wait(keys) => return Step::Wait(keys),
                 }
             }
-            (Credential::Absent, certificate) => match self.session(request, &place, now) {
+            (Credential::Absent, certificate) => match self.session(request, &place, now, may_wait)
+            {
                 // A page elsewhere can open a WebSocket with the cookies of its visitor
                 // (RFC 6455 section 10.2).
-                Some(_) if !self.is_same_origin(request, &place) => {
+                Visitor::SignedIn(_) if !self.is_same_origin(request, &place) => {
                     return Step::Done(Decision::refuse(Reason::OriginForeign));
                 }
-                Some(identity) => Authentication::Known(identity),
-                None => certificate.map_or(Authentication::Absent, |der| self.identify(der, now)),
+                Visitor::SignedIn(session) => Authentication::Known(session.identity()),
+                Visitor::Nobody => {
+                    certificate.map_or(Authentication::Absent, |der| self.identify(der, now))
+                }
+                Visitor::Wait(answer) => return Step::Wait(answer),
+                Visitor::Unsettled => Authentication::SessionsUnavailable,
             },
         };
         let authentication = match authentication {
@@ -181,21 +198,31 @@ impl Gate {
         decision::decide(&place, path, known, &self.registry.snapshot(), &self.policy)
     }
 
-    /// Who the session's cookie of this very host stands for.
+    /// Whom the session's cookie of this very host stands for.
     fn session(
         &self,
         request: &Request<'_>,
         place: &Place,
         now: Timestamp,
-    ) -> Option<Arc<Identity>> {
-        let (sign_in, Place::Matched(host, _)) = (self.sign_in.as_ref()?, place) else {
-            return None;
+        may_wait: bool,
+    ) -> Visitor {
+        let (Some(sign_in), Place::Matched(host, _)) = (&self.sign_in, place) else {
+            return Visitor::Nobody;
         };
-        let id = cookie::only(request.cookie?, session::COOKIE.as_bytes())?;
-        let session = sign_in.sessions.find(id, host.as_str(), now)?;
-        // Whoever was only signed out may sign in again, and is sent to.
-        let revoked = self.revocations.cover(&session.identity);
-        (!revoked).then(|| Arc::clone(&session.identity))
+        let id = request.cookie.and_then(|all| cookie::only(all, session::COOKIE.as_bytes()));
+        let Some(id) = id else { return Visitor::Nobody };
+        let (sessions, host) = (&sign_in.sessions, host.as_str());
+        match sessions.find(id, host, now) {
+            // Whoever was only signed out may sign in again, and is sent to.
+            Some(session) if self.revocations.cover(&session.identity.load()) => Visitor::Nobody,
+            Some(_) if sessions.is_stale() => Visitor::Unsettled,
+            Some(session) => Visitor::SignedIn(session),
+            None if !sessions.is_unsettled(id, host) => Visitor::Nobody,
+            None => match sessions.ask(id, host).filter(|_| may_wait) {
+                Some(answer) => Visitor::Wait(KeyWait::new(answer)),
+                None => Visitor::Unsettled,
+            },
+        }
     }
 
     fn is_same_origin(&self, request: &Request<'_>, place: &Place) -> bool {
@@ -260,7 +287,8 @@ fn offer(
         None => path.to_owned(),
     };
     let SignIn { sealer, places, .. } = sign_in;
-    Start::offer(sealer, places, host.as_str(), &whole, now).ok().map(Arc::new)
+    let secret = request.cookie.and_then(|all| cookie::only(all, PRE_COOKIE.as_bytes()));
+    Start::offer(sealer, places, (host.as_str(), &whole), secret, now).ok().map(Arc::new)
 }
 
 /// HAProxy passes the last of several headers: which one the workspace would heed is unknown, so none

@@ -67,6 +67,12 @@ pub struct TokenIds {
 }
 
 impl Identity {
+    /// Whether two are the same person: issuer and subject, and nothing else (OIDC Core section 5.7).
+    #[must_use]
+    pub fn is_same_person(&self, other: &Self) -> bool {
+        (&self.issuer, &self.subject) == (&other.issuer, &other.subject)
+    }
+
     /// One word for the person: the login name, else the verified e-mail address, else the subject.
     #[must_use]
     pub fn label(&self) -> &str {
@@ -87,6 +93,8 @@ pub enum Authentication {
     KeysUnavailable,
     /// The issuer cannot be asked about an opaque token, so nobody can tell.
     IntrospectionUnavailable,
+    /// The store of sessions is away, so nobody can tell.
+    SessionsUnavailable,
 }
 
 /// Why a credential does not count.

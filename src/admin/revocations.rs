@@ -52,7 +52,7 @@ pub(super) async fn lift(
     body: Body,
 ) -> Response {
     change(shared, caller, body, "lift", |revocations, revocation| {
-        revocations.lift(revocation.clone()).map(|was| was.then_some(revocation))
+        revocations.lift(revocation.clone(), Timestamp::now()).map(|was| was.then_some(revocation))
     })
     .await
 }
@@ -79,6 +79,12 @@ async fn change(
             if shared.trail.keep(&record).is_err() {
                 error!(act, "done, but the audit trail has no room for the record of it");
             }
+            if act == "revoke"
+                && let Err(error) = shared.revocations.tell(revocation, false, Timestamp::now())
+            {
+                error!(error, "other agents do not know of a revocation yet");
+                return Err(RevokeError::Others(error));
+            }
         }
         changed
     });
@@ -89,6 +95,9 @@ async fn change(
         Ok(Ok(None)) => failed(StatusCode::NOT_FOUND, "nothing of the kind is revoked"),
         Ok(Err(error @ (RevokeError::Full | RevokeError::Journal(_)))) => {
             failed(StatusCode::INSUFFICIENT_STORAGE, error.to_string())
+        }
+        Ok(Err(error @ (RevokeError::Others(_) | RevokeError::Stays(_)))) => {
+            failed(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
         }
         Ok(Err(error)) => failed(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
         Err(_) => failed(StatusCode::INTERNAL_SERVER_ERROR, "a fault of the agent: see its log"),

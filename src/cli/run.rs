@@ -19,6 +19,7 @@ use crate::{
     config::{Config, Listen},
     session::{
         flow::Used,
+        refresh::Refresher,
         seal::Sealer,
         web::{self, Web},
     },
@@ -95,7 +96,18 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         let listener =
             web::bind(address).with_context(|| format!("[sign_in] cannot listen at {address}"))?;
         let (sign_in, gate) = (Arc::clone(sign_in), Arc::clone(&gate));
-        let (used, trail) = (Used::default(), Arc::clone(&trail));
+        let (used, trail) = (Used::new(sign_in.shared.clone()), Arc::clone(&trail));
+        if let Some(shared) = &sign_in.shared {
+            gate.revocations.share(Arc::clone(shared) as _);
+            let (sessions, revocations) = (&sign_in.sessions, &gate.revocations);
+            let (sessions, revocations) = (Arc::clone(sessions), Arc::clone(revocations));
+            tasks.spawn(Arc::clone(shared).follow(sessions, revocations, stop.clone()));
+        }
+        if about.refresh.is_some() {
+            let (sign_in, gate) = (Arc::clone(&sign_in), Arc::clone(&gate));
+            let (clients, trail) = (Arc::clone(&clients), Arc::clone(&trail));
+            tasks.spawn(Refresher { sign_in, clients, gate, trail }.run(stop.clone()));
+        }
         let web = Web { sign_in, gate, clients, used, trail };
         info!(address = %listener.local_addr()?, host = %about.places.login, "sign-in pages");
         tasks.spawn(web.serve(listener, stop.clone()));

@@ -8,7 +8,10 @@ use secrecy::SecretString;
 use tracing::warn;
 use zeroize::Zeroizing;
 
-use crate::{config::ClientKey, identity::introspection::ClientAuthentication};
+use crate::{
+    config::{ClientKey, Password},
+    identity::introspection::ClientAuthentication,
+};
 
 /// The longest secret that is read, in bytes.
 const MAX_SECRET: u64 = 64 * 1024;
@@ -17,13 +20,17 @@ pub(super) fn client_authentication(key: &ClientKey) -> anyhow::Result<ClientAut
     match key {
         ClientKey::SecretFile(path) => {
             let text = read(path)?;
-            secret(&text).with_context(|| format!("the client_secret_file {}", path.display()))
+            let secret = secret(&text);
+            let secret =
+                secret.with_context(|| format!("the client_secret_file {}", path.display()))?;
+            Ok(ClientAuthentication::Secret(secret))
         }
         ClientKey::SecretEnv(name) => {
             let text = Zeroizing::new(std::env::var(name).with_context(|| {
                 format!("client_secret_env: the environment has no variable {name}")
             })?);
-            secret(&text).with_context(|| format!("the variable {name}"))
+            let secret = secret(&text).with_context(|| format!("the variable {name}"))?;
+            Ok(ClientAuthentication::Secret(secret))
         }
         ClientKey::PrivateKey(path, key_id) => {
             let pem = read(path)?;
@@ -42,13 +49,28 @@ pub(super) fn client_authentication(key: &ClientKey) -> anyhow::Result<ClientAut
     }
 }
 
+/// The password of a store.
+pub(super) fn password(password: &Password) -> anyhow::Result<SecretString> {
+    match password {
+        Password::File(path) => {
+            secret(&read(path)?).with_context(|| format!("the password_file {}", path.display()))
+        }
+        Password::Env(name) => {
+            let text = Zeroizing::new(std::env::var(name).with_context(|| {
+                format!("password_env: the environment has no variable {name}")
+            })?);
+            secret(&text).with_context(|| format!("the variable {name}"))
+        }
+    }
+}
+
 /// Without the newline that editors add.
-fn secret(text: &str) -> anyhow::Result<ClientAuthentication> {
+fn secret(text: &str) -> anyhow::Result<SecretString> {
     let text = text.strip_suffix('\n').unwrap_or(text);
     if text.is_empty() {
         bail!("expected a secret, found nothing");
     }
-    Ok(ClientAuthentication::Secret(SecretString::from(text)))
+    Ok(SecretString::from(text))
 }
 
 fn read(path: &Path) -> anyhow::Result<Zeroizing<String>> {

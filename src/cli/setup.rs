@@ -18,7 +18,12 @@ use crate::{
         provider::{Fetcher, Provider},
         revocation::Revocations,
     },
-    session::{self, Sessions, SignIn, seal::Sealer, store::Store},
+    session::{
+        self, Sessions, SignIn,
+        seal::Sealer,
+        shared::{self, Shared},
+        store::Store,
+    },
     workspace::pattern::HostPatterns,
 };
 
@@ -27,7 +32,7 @@ pub(super) struct Built {
     pub(super) gate: Gate,
     pub(super) feeds: Feeds,
     /// The providers at which people sign in.
-    pub(super) clients: Vec<session::client::Client>,
+    pub(super) clients: Arc<[session::client::Client]>,
 }
 
 /// Builds the gate, without keys and workspaces yet, and the sources of its workspaces. `runs` says that it
@@ -73,6 +78,7 @@ pub(super) fn build(config: &Config, runs: bool) -> anyhow::Result<Built> {
                 client.id.to_string(),
                 authentication,
                 client.scopes.clone(),
+                config.sign_in.as_ref().and_then(|about| about.refresh),
             ));
         }
         providers.push(provider);
@@ -104,7 +110,8 @@ pub(super) fn build(config: &Config, runs: bool) -> anyhow::Result<Built> {
     let metadata = metadata.map(Arc::new);
     let authorities: Vec<_> =
         issuers.profiles().map(|profile| Arc::clone(&profile.authority)).collect();
-    let sign_in = config.sign_in.as_ref().map(|about| sign_in(about, &authorities, runs));
+    let shared = config.shared.as_ref().filter(|_| runs);
+    let sign_in = config.sign_in.as_ref().map(|about| sign_in(about, shared, authorities, runs));
     let sign_in = sign_in.transpose()?.map(Arc::new);
     let gate = Gate {
         patterns,
@@ -118,27 +125,45 @@ pub(super) fn build(config: &Config, runs: bool) -> anyhow::Result<Built> {
         lookups,
         policy,
     };
-    Ok(Built { gate, feeds, clients })
+    Ok(Built { gate, feeds, clients: clients.into() })
 }
 
-/// Sessions and keys. The file of sessions is the running agent's; other commands need none.
+/// Sessions and keys. The file or store of sessions is the running agent's; other commands need none.
 fn sign_in(
     about: &config::SignIn,
-    authorities: &[Arc<Authority>],
+    shared: Option<&config::Shared>,
+    authorities: Vec<Arc<Authority>>,
     runs: bool,
 ) -> anyhow::Result<SignIn> {
     let path = about.keys.display();
     let sealer = Sealer::read_ring(&about.keys)
         .with_context(|| format!("the keys_file of [sign_in], {path}"))?;
     let sealer = Arc::new(sealer);
-    let sessions = match about.sessions.as_ref().filter(|_| runs) {
-        Some(path) => Store::open(path)
-            .and_then(|store| {
-                let sealer = Arc::clone(&sealer);
-                Sessions::load(about.lifetime, store, sealer, authorities, Timestamp::now())
-            })
+    let (lifetime, ring) = (about.lifetime, Arc::clone(&sealer));
+    let shared = shared.map(|shared| share(shared, Arc::clone(&sealer))).transpose()?;
+    let sessions = match (&shared, about.sessions.as_ref().filter(|_| runs)) {
+        (Some(shared), _) => Sessions::shared(lifetime, Arc::clone(shared), ring, authorities),
+        (None, Some(path)) => Store::open(path)
+            .and_then(|store| Sessions::load(lifetime, store, ring, authorities, Timestamp::now()))
             .with_context(|| format!("the sessions_file {}", path.display()))?,
-        None => Sessions::new(about.lifetime),
+        (None, None) => Sessions::new(lifetime, ring),
     };
-    Ok(SignIn { sessions, sealer, places: about.places.clone() })
+    Ok(SignIn { sessions: Arc::new(sessions), shared, sealer, places: about.places.clone() })
+}
+
+/// The store of several agents.
+fn share(about: &config::Shared, sealer: Arc<Sealer>) -> anyhow::Result<Arc<Shared>> {
+    let authority = about.authority.as_ref().map(|path| {
+        std::fs::read(path)
+            .with_context(|| format!("cannot read the ca_file {} of [shared]", path.display()))
+    });
+    let settings = shared::Settings {
+        address: about.address.clone(),
+        user: about.user.clone(),
+        password: about.password.as_ref().map(secrets::password).transpose()?,
+        authority: authority.transpose()?,
+        prefix: about.prefix.clone(),
+        keep: about.keep,
+    };
+    Ok(Arc::new(Shared::new(&settings, sealer).context("the store of [shared]")?))
 }

@@ -7,7 +7,7 @@ use toml_span::{
 };
 
 use super::{
-    Admin, Agent, Audit, Config, Listen, Owner, SignIn, Source, SourceKind,
+    Admin, Agent, Audit, Config, Listen, Owner, Shared, SignIn, Source, SourceKind,
     certificate::RawCertificate,
     document::{choice, mistake, parsed},
     issuer::RawIssuer,
@@ -36,6 +36,7 @@ impl<'de> Deserialize<'de> for Config {
         let audit = table.optional::<Audit>("audit").unwrap_or_default();
         let admin = table.optional::<Admin>("admin");
         let sign_in = table.optional::<SignIn>("sign_in");
+        let shared = table.optional_s::<Shared>("shared");
         for (empty, span, what) in [
             issuers.as_ref().map(|i| (i.value.is_empty(), i.span, "issuer")),
             hosts.as_ref().map(|h| (h.value.is_empty(), h.span, "host")),
@@ -85,6 +86,18 @@ impl<'de> Deserialize<'de> for Config {
                 "[sign_in] needs an issuer with a table [issuer.sign_in], at which people sign in";
             table.errors.push(mistake(value_span, message));
         }
+        if let Some(shared) = &shared {
+            let message = match &sign_in {
+                None => Some(
+                    "[shared] needs the table [sign_in], whose 'keys_file' seals what is shared",
+                ),
+                Some(sign_in) if sign_in.sessions.is_some() => Some(
+                    "sessions are either in the 'sessions_file' of [sign_in] or in the store of [shared]",
+                ),
+                Some(_) => None,
+            };
+            table.errors.extend(message.map(|message| mistake(shared.span, message)));
+        }
         table.finalize(None)?;
         let policy = workspaces.policy(ranges);
         let listed = listed.into_iter().map(|raw| raw.source);
@@ -99,6 +112,7 @@ impl<'de> Deserialize<'de> for Config {
             policy,
             audit,
             sign_in,
+            shared: shared.map(|shared| shared.value),
             admin,
         })
     }

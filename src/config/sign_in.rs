@@ -25,10 +25,12 @@ impl<'de> Deserialize<'de> for SignIn {
         let idle = seconds(&mut table, "idle_seconds", 60..=2_592_000, Duration::from_hours(8));
         let absolute =
             seconds(&mut table, "absolute_seconds", 60..=2_592_000, Duration::from_hours(24));
+        let refresh = seconds(&mut table, "refresh_seconds", 0..=86_400, Duration::from_mins(5));
         table.finalize(None)?;
         let places = Places { login: host?.0.as_str().into(), port: port.unwrap_or(443) };
         let lifetime = Lifetime { idle: idle.min(absolute), absolute };
-        Ok(Self { listen: listen?.0, places, keys: keys?, sessions, lifetime })
+        let refresh = Some(refresh).filter(|every| !every.is_zero());
+        Ok(Self { listen: listen?.0, places, keys: keys?, sessions, lifetime, refresh })
     }
 }
 

@@ -93,6 +93,8 @@ pub enum Reason {
     KeysUnavailable,
     /// The issuer of an opaque token could not be asked about it.
     IntrospectionUnavailable,
+    /// The store of sessions is away, and whether the session still counts cannot be told.
+    SessionsUnavailable,
     /// HAProxy asked with a message or argument that is not the shipped configuration's.
     MessageUnknown,
     /// Too many requests wait for an answer.
@@ -107,7 +109,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons but the refusals of credentials ([`Refusal::ALL`]).
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::Owner,
         Self::GrantedUser,
         Self::GrantedGroup,
@@ -142,6 +144,7 @@ impl Reason {
         Self::DestinationForbidden,
         Self::KeysUnavailable,
         Self::IntrospectionUnavailable,
+        Self::SessionsUnavailable,
         Self::MessageUnknown,
         Self::Overloaded,
         Self::Deadline,
@@ -205,6 +208,7 @@ impl Reason {
             Self::DestinationForbidden => ("destination_forbidden", Unavailable, 503),
             Self::KeysUnavailable => ("keys_unavailable", Unavailable, 503),
             Self::IntrospectionUnavailable => ("introspection_unavailable", Unavailable, 503),
+            Self::SessionsUnavailable => ("sessions_unavailable", Unavailable, 503),
             Self::MessageUnknown => ("message_unknown", Unavailable, 503),
             Self::Overloaded => ("overloaded", Unavailable, 503),
             Self::Deadline => ("deadline", Unavailable, 503),

@@ -318,6 +318,7 @@ fn any_authentication() -> impl Strategy<Value = Authentication> {
         1 => Just(Authentication::Absent),
         1 => Just(Authentication::KeysUnavailable),
         1 => Just(Authentication::IntrospectionUnavailable),
+        1 => Just(Authentication::SessionsUnavailable),
         1 => proptest::sample::select(Refusal::ALL.to_vec()).prop_map(Authentication::Refused),
         5 => any_identity().prop_map(|identity| Authentication::Known(Arc::new(identity))),
     ]

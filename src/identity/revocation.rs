@@ -7,13 +7,15 @@ use std::{
     collections::HashMap,
     path::PathBuf,
     sync::{
-        Mutex, PoisonError, RwLock,
+        Arc, Mutex, OnceLock, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
+use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use tracing::{error, warn};
 
 use super::Identity;
 use crate::clock::Timestamp;
@@ -76,6 +78,12 @@ pub enum RevokeError {
     /// It would not outlive a restart, so it does not count now either.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// It counts here, but other agents could not be told.
+    #[error("done at this agent; the others hear of it when they can be reached again: {0}")]
+    Others(String),
+    /// Other agents could not be told, so it is not taken back.
+    #[error("other agents cannot be told, so the revocation stays: {0}")]
+    Stays(String),
 }
 
 #[derive(Clone, Copy)]
@@ -93,6 +101,27 @@ pub struct Revocations {
     count: AtomicUsize,
     /// Held for a whole change, so that memory and disk change in the same order.
     journal: Mutex<Option<Journal>>,
+    others: OnceLock<Arc<dyn Others>>,
+}
+
+/// A change for other agents.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spread {
+    /// What is revoked.
+    pub revocation: Revocation,
+    /// Whether it is no longer.
+    pub lifted: bool,
+    /// When that was, in milliseconds since the Unix epoch: of two changes the later one counts.
+    pub at_ms: u64,
+}
+
+/// Other agents, which must hear of what is revoked here.
+pub trait Others: Send + Sync {
+    /// Tells them. May wait.
+    ///
+    /// # Errors
+    /// Why not; they are told as soon as they can be.
+    fn tell(&self, spread: &Spread) -> Result<(), String>;
 }
 
 /// The revocations of one authority, by what they name.
@@ -115,6 +144,7 @@ impl Revocations {
             all: RwLock::default(),
             count: AtomicUsize::new(0),
             journal: Mutex::new(None),
+            others: OnceLock::new(),
         };
         if let Some(path) = journal {
             let journal = Journal::open(path, |change| match change {
@@ -182,14 +212,77 @@ impl Revocations {
     /// Takes a revocation back. Returns whether there was one.
     ///
     /// # Errors
-    /// It names nothing, or cannot be written; the revocation stays then.
-    pub fn lift(&self, revocation: Revocation) -> Result<bool, RevokeError> {
+    /// It names nothing, other agents cannot be told, or it cannot be written; the revocation stays then.
+    pub fn lift(&self, revocation: Revocation, now: Timestamp) -> Result<bool, RevokeError> {
         let revocation = self.check(revocation)?;
+        // First the others, so that none of them brings it back.
+        self.tell(&revocation, true, now).map_err(RevokeError::Stays)?;
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(journal) = journal.as_mut() {
             journal.append(&Change::Lift(revocation.clone()))?;
         }
         Ok(self.remove(&revocation))
+    }
+
+    /// Names the other agents, once.
+    pub fn share(&self, others: Arc<dyn Others>) {
+        // A second time would be a fault of the start-up, and changes nothing.
+        let _ = self.others.set(others);
+    }
+
+    /// Tells other agents what was done here, if there are any. May wait.
+    ///
+    /// # Errors
+    /// Why they could not be told.
+    pub fn tell(
+        &self,
+        revocation: &Revocation,
+        lifted: bool,
+        now: Timestamp,
+    ) -> Result<(), String> {
+        let Some(others) = self.others.get() else { return Ok(()) };
+        let (revocation, at_ms) = (revocation.clone(), now.as_millis());
+        others.tell(&Spread { revocation, lifted, at_ms })
+    }
+
+    /// Takes in what was done at another agent, unless something later is known here. May wait for the
+    /// disk; what cannot be written counts until the next start.
+    pub fn learn(&self, spread: &Spread) {
+        let Ok(revocation) = self.check(spread.revocation.clone()) else {
+            return warn!(
+                "another agent revoked something of an issuer that is not configured here"
+            );
+        };
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = self.known_at(&revocation);
+        let change = match (spread.lifted, known) {
+            (true, Some(at)) if at <= spread.at_ms => Change::Lift(revocation.clone()),
+            (false, None) => Change::Revoke(revocation.clone()),
+            (false, Some(at)) if at < spread.at_ms => Change::Revoke(revocation.clone()),
+            _ => return,
+        };
+        if !spread.lifted && self.count.load(Ordering::Acquire) >= MAX_REVOCATIONS {
+            return error!("a revocation of another agent is not taken in: {}", RevokeError::Full);
+        }
+        if let Some(journal) = journal.as_mut()
+            && let Err(error) = journal.append(&change)
+        {
+            error!(%error, "a revocation of another agent counts until the next start only");
+        }
+        match change {
+            Change::Revoke(revocation) => self.insert(revocation),
+            Change::Lift(revocation) => {
+                self.remove(&revocation);
+            }
+        }
+    }
+
+    /// When something was revoked, if it is; zero if nobody says.
+    fn known_at(&self, revocation: &Revocation) -> Option<u64> {
+        let (kind, named) = revocation.target()?;
+        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        let known = all.get(&revocation.issuer)?.kind(kind).get(named)?;
+        Some(known.at_ms.unwrap_or_default())
     }
 
     /// All of them, the latest first.
@@ -262,6 +355,14 @@ impl OfAuthority {
             Kind::Token => &mut self.tokens,
         }
     }
+
+    fn kind(&self, kind: Kind) -> &HashMap<Box<str>, Revocation> {
+        match kind {
+            Kind::Subject => &self.subjects,
+            Kind::Session => &self.sessions,
+            Kind::Token => &self.tokens,
+        }
+    }
 }
 
 impl Revocation {
@@ -273,6 +374,17 @@ impl Revocation {
             (None, None, Some(token), None) => Some((Kind::Token, token)),
             _ => None,
         }
+    }
+
+    /// SHA-256 of what is revoked, whatever else is said of it.
+    #[must_use]
+    pub fn name(&self) -> [u8; 32] {
+        let target = self.target().map(|(kind, named)| (kind as u8, named));
+        // Numbers, strings and pairs of them cannot fail to be written.
+        let text = serde_json::to_vec(&(&*self.issuer, target)).unwrap_or_default();
+        let mut name = [0; 32];
+        name.copy_from_slice(digest::digest(&digest::SHA256, &text).as_ref());
+        name
     }
 }
 

@@ -3,12 +3,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use secrecy::SecretString;
+use reqwest::{RequestBuilder, StatusCode};
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use thiserror::Error;
+use tracing::debug;
 use url::Url;
 
 use super::{
+    Tokens,
     flow::{Attempt, Places, same},
     logout::{self, Ended, LogoutError},
 };
@@ -37,14 +40,27 @@ pub struct Client {
     id: String,
     authentication: ClientAuthentication,
     scopes: String,
+    /// How often it is asked whether a session still counts; never unless said.
+    refresh: Option<Duration>,
 }
 
 /// Somebody who signed in.
 pub struct SignedIn {
     /// Who.
     pub identity: Identity,
-    /// The proof.
-    pub id_token: SecretString,
+    /// The proofs.
+    pub tokens: Tokens,
+}
+
+/// Why a session was not confirmed by its provider.
+#[derive(Debug, Error)]
+pub enum RenewError {
+    /// The provider says that it counts no more, or names somebody else.
+    #[error("the provider no longer vouches for it: {0}")]
+    Over(&'static str),
+    /// Nobody can tell.
+    #[error(transparent)]
+    Failed(#[from] SignInError),
 }
 
 /// Why a sign-in failed. Says nothing of codes and tokens.
@@ -78,6 +94,8 @@ struct Answer {
     #[serde(default)]
     id_token: Option<String>,
     #[serde(default)]
+    refresh_token: Option<String>,
+    #[serde(default)]
     error: Option<String>,
 }
 
@@ -90,6 +108,7 @@ impl Client {
         id: String,
         authentication: ClientAuthentication,
         scopes: String,
+        refresh: Option<Duration>,
     ) -> Self {
         let profile = Profile {
             // An ID token is for its client, whatever access tokens are for.
@@ -97,7 +116,7 @@ impl Client {
             tokens: TokenKinds { typed_access: false, access: false, id: true },
             ..Profile::clone(provider.profile())
         };
-        Self { provider, fetcher, profile, id, authentication, scopes }
+        Self { provider, fetcher, profile, id, authentication, scopes, refresh }
     }
 
     /// The configured name of the issuer.
@@ -198,7 +217,6 @@ impl Client {
                 "the answer is not of the issuer that was asked".into(),
             ));
         }
-        let url = endpoints.token.ok_or(SignInError::NoEndpoint("token_endpoint"))?;
         let callback = self.callback(places);
         let form = [
             ("grant_type", "authorization_code"),
@@ -206,22 +224,120 @@ impl Client {
             ("redirect_uri", &callback),
             ("code_verifier", &attempt.verifier),
         ];
-        let request = self
-            .authentication
-            .sign(self.fetcher.post(&url), &self.id, expected, &form)
-            .map_err(|_| SignInError::Client)?;
+        let answer = match self.grant(endpoints, &form).await? {
+            Granted::Yes(answer) => answer,
+            Granted::No { status, error } => {
+                return Err(SignInError::Refused(format!("status {status} {error}")));
+            }
+        };
+        let id_token = answer.id_token.ok_or(SignInError::Answer)?;
+        let (identity, nonce) = self.verify(&id_token).await?;
+        if !nonce.is_some_and(|nonce| same(&nonce, &attempt.nonce)) {
+            return Err(SignInError::Nonce);
+        }
+        let now = Timestamp::now();
+        let tokens = Tokens {
+            id: SecretString::from(id_token),
+            refresh: answer.refresh_token.filter(|_| self.refresh.is_some()).map(Into::into),
+            nonce: attempt.nonce.as_str().into(),
+            asked: now,
+            due: self.due(now),
+        };
+        Ok(SignedIn { identity, tokens })
+    }
+
+    fn due(&self, now: Timestamp) -> Timestamp {
+        self.refresh.map_or(Timestamp::from_millis(u64::MAX), |every| now.plus(every))
+    }
+
+    /// Asks whether a session still counts and what there is to say of its person now (RFC 6749 section 6,
+    /// OIDC Core section 12). What the session is known by stays: a revocation of what was issued before
+    /// some moment must not be outlived by asking again.
+    ///
+    /// # Errors
+    /// See [`RenewError`].
+    pub async fn renew(
+        &self,
+        identity: &Identity,
+        tokens: &Tokens,
+    ) -> Result<SignedIn, RenewError> {
+        let Some(token) = &tokens.refresh else { return Err(SignInError::Answer.into()) };
+        let form = [("grant_type", "refresh_token"), ("refresh_token", token.expose_secret())];
+        let answer = match self.grant(self.endpoints().await?, &form).await? {
+            Granted::Yes(answer) => answer,
+            Granted::No { error, .. } if error == "invalid_grant" => {
+                return Err(RenewError::Over("invalid_grant"));
+            }
+            Granted::No { status, error } => {
+                return Err(SignInError::Refused(format!("status {status} {error}")).into());
+            }
+        };
+        let now = Timestamp::now();
+        let mut renewed = Tokens { asked: now, due: self.due(now), ..tokens.clone() };
+        // A provider that rotates takes the old one back (RFC 9700 section 4.14).
+        if let Some(token) = answer.refresh_token {
+            renewed.refresh = Some(token.into());
+        }
+        let Some(id_token) = answer.id_token else {
+            return Ok(SignedIn { identity: identity.clone(), tokens: renewed });
+        };
+        let (found, nonce) = self.verify(&id_token).await?;
+        if (&found.issuer, &found.subject) != (&identity.issuer, &identity.subject) {
+            return Err(RenewError::Over("the new ID token is somebody else's"));
+        }
+        if nonce.is_some_and(|nonce| !same(&nonce, &tokens.nonce)) {
+            return Err(RenewError::Over("the new ID token is of another sign-in"));
+        }
+        renewed.id = SecretString::from(id_token);
+        let identity = Identity { token: identity.token.clone(), ..found };
+        Ok(SignedIn { identity, tokens: renewed })
+    }
+
+    /// Gives a refresh token back, so that nobody can use it (RFC 7009); as good as can be.
+    pub async fn give_back(&self, tokens: &Tokens) {
+        let Some(token) = &tokens.refresh else { return };
+        let given = async {
+            let Some(url) = self.endpoints().await?.revocation else { return Ok(()) };
+            let form = [("token", token.expose_secret()), ("token_type_hint", "refresh_token")];
+            let request = self.sign(&url, &form)?;
+            self.fetcher.answer(&url, request, MAX_BODY).await?;
+            Ok::<_, SignInError>(())
+        };
+        if let Err(error) = given.await {
+            debug!(issuer = self.issuer(), %error, "a refresh token was not given back");
+        }
+    }
+
+    fn sign(&self, url: &Url, form: &[(&str, &str)]) -> Result<RequestBuilder, SignInError> {
+        let issuer = self.profile.issuer.as_str();
+        self.authentication
+            .sign(self.fetcher.post(url), &self.id, issuer, form)
+            .map_err(|_| SignInError::Client)
+    }
+
+    /// Asks the token endpoint (RFC 6749 section 3.2).
+    async fn grant(
+        &self,
+        endpoints: Endpoints,
+        form: &[(&str, &str)],
+    ) -> Result<Granted, SignInError> {
+        let url = endpoints.token.ok_or(SignInError::NoEndpoint("token_endpoint"))?;
+        let request = self.sign(&url, form)?;
         let (status, body) = self.fetcher.answer(&url, request, MAX_BODY).await?;
+        if status.is_server_error() {
+            return Err(SignInError::Refused(format!("status {status}")));
+        }
         let answer: Answer = serde_json::from_slice(&body).map_err(|_| SignInError::Answer)?;
         if !status.is_success() {
             let error: String = answer.error.unwrap_or_default().chars().take(64).collect();
-            return Err(SignInError::Refused(format!("status {status} {}", error.escape_debug())));
+            let error = error.escape_debug().to_string();
+            return Ok(Granted::No { status, error });
         }
-        let id_token = answer.id_token.ok_or(SignInError::Answer)?;
-        let identity = self.verify(&id_token, attempt).await?;
-        Ok(SignedIn { identity, id_token: SecretString::from(id_token) })
+        Ok(Granted::Yes(answer))
     }
 
-    async fn verify(&self, id_token: &str, attempt: &Attempt) -> Result<Identity, SignInError> {
+    /// Reads an ID token for us. Returns its nonce too.
+    async fn verify(&self, id_token: &str) -> Result<(Identity, Option<String>), SignInError> {
         let unverified = Unverified::inspect(id_token.as_bytes()).map_err(SignInError::Token)?;
         let mut fetched = false;
         let identity = loop {
@@ -243,10 +359,12 @@ impl Client {
             }
         };
         let nonce = unverified.claims().get("nonce").and_then(|nonce| nonce.as_str());
-        if nonce.is_some_and(|nonce| same(nonce, &attempt.nonce)) {
-            Ok(identity)
-        } else {
-            Err(SignInError::Nonce)
-        }
+        Ok((identity, nonce.map(str::to_owned)))
     }
+}
+
+/// What a token endpoint says.
+enum Granted {
+    Yes(Answer),
+    No { status: StatusCode, error: String },
 }

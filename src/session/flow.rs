@@ -9,7 +9,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -17,7 +17,10 @@ use aws_lc_rs::{constant_time, digest, rand};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 
-use super::seal::{Purpose, SealError, Sealer};
+use super::{
+    seal::{Purpose, SealError, Sealer},
+    shared::Shared,
+};
 use crate::clock::Timestamp;
 
 /// The cookie with the secret of a workspace's host.
@@ -112,18 +115,23 @@ impl Places {
 }
 
 impl Start {
-    /// Sends a browser to the login host.
+    /// Sends a browser to the login host. `secret` is the one it has already, so that several tabs can be
+    /// on their way.
     ///
     /// # Errors
     /// There are no random numbers.
     pub fn offer(
         sealer: &Sealer,
         places: &Places,
-        host: &str,
-        path: &str,
+        (host, path): (&str, &str),
+        secret: Option<&[u8]>,
         now: Timestamp,
     ) -> Result<Offer, SealError> {
-        let secret = random()?;
+        let known = secret.and_then(|secret| std::str::from_utf8(secret).ok());
+        let secret = match known.filter(|secret| is_random(secret)) {
+            Some(secret) => secret.to_owned(),
+            None => random()?,
+        };
         let start = Self {
             host: host.into(),
             path: if is_path(path) { path.into() } else { "/".into() },
@@ -246,23 +254,45 @@ impl Ticket {
         (now.as_millis() < ticket.until && same(&hash(secret), &ticket.secret)).then_some(ticket)
     }
 
-    /// Takes it; false when it was taken before.
+    /// Where a ticket of that host leads, whoever has it: a path there, as in any link.
     #[must_use]
-    pub fn take(&self, used: &Used, now: Timestamp) -> bool {
-        used.take(&self.id, Timestamp::from_millis(self.until), now)
+    pub fn path(sealer: &Sealer, host: &str, text: &str) -> Option<String> {
+        let ticket: Self = sealer.open(Purpose::Ticket, host, text)?;
+        Some(ticket.path)
+    }
+
+    /// Takes it; false when it was taken before.
+    pub async fn take(&self, used: &Used, now: Timestamp) -> bool {
+        used.take(&self.id, Timestamp::from_millis(self.until), now).await
     }
 }
 
-/// Ids that count once.
+/// Ids that count once, among all agents.
 #[derive(Default)]
-pub struct Used(Mutex<HashMap<String, Timestamp>>);
+pub struct Used {
+    here: Mutex<HashMap<String, Timestamp>>,
+    shared: Option<Arc<Shared>>,
+}
 
 impl Used {
-    /// Takes an id, which is good until some moment anyway; false when it was taken before, or when
-    /// nobody can remember that.
+    /// None yet; with a store, what other agents took counts too.
     #[must_use]
-    pub fn take(&self, id: &str, until: Timestamp, now: Timestamp) -> bool {
-        let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub fn new(shared: Option<Arc<Shared>>) -> Self {
+        Self { here: Mutex::default(), shared }
+    }
+
+    /// Takes an id, which is good until some moment anyway; false when it was taken before, or when
+    /// nobody can tell or remember that.
+    pub async fn take(&self, id: &str, until: Timestamp, now: Timestamp) -> bool {
+        match &self.shared {
+            _ if !self.take_here(id, until, now) => false,
+            Some(shared) => shared.take(id, until).await,
+            None => true,
+        }
+    }
+
+    fn take_here(&self, id: &str, until: Timestamp, now: Timestamp) -> bool {
+        let mut used = self.here.lock().unwrap_or_else(PoisonError::into_inner);
         if used.len() >= MAX_USED {
             used.retain(|_, until| now < *until);
         }
@@ -295,6 +325,11 @@ fn random() -> Result<String, SealError> {
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
+/// Whether a text may be one of [`random`].
+fn is_random(text: &str) -> bool {
+    text.len() == 43 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
 /// SHA-256 in base64url.
 fn hash(text: &str) -> String {
     URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, text.as_bytes()))
@@ -324,7 +359,7 @@ mod tests {
 
     /// An offer's sealed text and the browser's secret.
     fn offer(path: &str) -> (String, String) {
-        let offer = Start::offer(&sealer(), &places(), "w.test", path, at(0)).unwrap();
+        let offer = Start::offer(&sealer(), &places(), ("w.test", path), None, at(0)).unwrap();
         let sealed = offer.location.split("?r=").nth(1).unwrap().to_owned();
         let secret = offer.cookie.split(['=', ';']).nth(1).unwrap().to_owned();
         (sealed, secret)
@@ -339,7 +374,20 @@ mod tests {
     }
 
     #[test]
-    fn p3_a_ticket_counts_once_at_its_host_in_its_browser_for_half_a_minute() {
+    fn several_tabs_of_a_browser_share_its_secret() {
+        let (_, secret) = offer("/one");
+        let offer = |secret: &[u8]| {
+            let place = ("w.test", "/two");
+            Start::offer(&sealer(), &places(), place, Some(secret), at(0)).unwrap().cookie
+        };
+        assert!(offer(secret.as_bytes()).contains(&secret));
+        for other in ["", "short", &format!("{}\r\n", &secret[..41])] {
+            assert!(!offer(other.as_bytes()).contains(&format!("={other};")), "{other}");
+        }
+    }
+
+    #[tokio::test]
+    async fn p3_a_ticket_counts_once_at_its_host_in_its_browser_for_half_a_minute() {
         let (text, secret) = ticket("/x");
         let open =
             |host, secret: &str, secs| Ticket::open(&sealer(), host, &text, secret, at(secs));
@@ -348,8 +396,8 @@ mod tests {
         assert!(open("w.test", &secret, 31).is_none(), "too late");
         let ticket = open("w.test", &secret, 2).unwrap();
         let used = Used::default();
-        assert!(ticket.take(&used, at(2)));
-        assert!(!open("w.test", &secret, 3).unwrap().take(&used, at(3)), "again");
+        assert!(ticket.take(&used, at(2)).await);
+        assert!(!open("w.test", &secret, 3).unwrap().take(&used, at(3)).await, "again");
     }
 
     #[test]
@@ -403,7 +451,7 @@ mod tests {
 
     #[test]
     fn c1_cookies_are_of_their_host_alone() {
-        let offer = Start::offer(&sealer(), &places(), "w.test", "/", at(0)).unwrap();
+        let offer = Start::offer(&sealer(), &places(), ("w.test", "/"), None, at(0)).unwrap();
         let attempt = Attempt::new("c", None, at(0)).unwrap();
         for cookie in [offer.cookie, attempt.cookie(&sealer(), &places()).unwrap()] {
             assert!(cookie.starts_with("__Host-"), "{cookie}");

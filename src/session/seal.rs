@@ -35,6 +35,10 @@ pub enum Purpose {
     Ticket,
     /// A session, in the file of sessions.
     Session,
+    /// A cookie of a session.
+    Cookie,
+    /// What several agents share.
+    Shared,
 }
 
 /// A ring of keys.
@@ -175,6 +179,8 @@ impl Key {
             Purpose::Attempt => "attempt",
             Purpose::Ticket => "ticket",
             Purpose::Session => "session",
+            Purpose::Cookie => "cookie",
+            Purpose::Shared => "shared",
         };
         let secret = hkdf::Salt::new(hkdf::HKDF_SHA256, salt).extract(self.secret.as_ref());
         // The purpose has no separator in it, so that no two pairs read the same.

@@ -4,16 +4,18 @@
 //! many sessions there are and nothing else. Only what is on disk is confirmed, so that a session that was
 //! ended stays ended.
 
-use std::{collections::HashMap, io, os::unix::fs::OpenOptionsExt as _, path::Path, sync::Arc};
+use std::{io, os::unix::fs::OpenOptionsExt as _, path::Path, sync::Arc};
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use redb::{Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::{
-    Digest,
+    Digest, Tokens,
     seal::{Purpose, SealError, Sealer},
+    table::{CookieEntry, Entry},
 };
 use crate::{
     clock::Timestamp,
@@ -24,7 +26,12 @@ const SESSIONS: TableDefinition<'_, &[u8], &str> = TableDefinition::new("session
 const HANDLES: TableDefinition<'_, &[u8], &str> = TableDefinition::new("handles");
 
 /// The key of a session in the file.
-pub(super) type Key = [u8; 16];
+pub(crate) type Key = [u8; 16];
+
+/// The name of a row, which it is sealed with: moved to another, it does not open.
+pub(super) fn name(key: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(key)
+}
 
 /// The file.
 pub struct Store {
@@ -38,7 +45,7 @@ pub struct StoreError(#[from] redb::Error);
 
 /// A session as it is kept.
 #[derive(Serialize, Deserialize)]
-pub(super) struct Kept {
+pub(crate) struct Kept {
     authority: String,
     issuer: String,
     subject: String,
@@ -51,15 +58,25 @@ pub(super) struct Kept {
     session: Option<String>,
     issued: Option<u64>,
     id_token: String,
+    #[serde(default)]
+    refresh_token: Option<String>,
+    #[serde(default)]
+    nonce: String,
+    #[serde(default)]
+    asked: u64,
+    #[serde(default)]
+    due: u64,
+    #[serde(default)]
+    pub(super) began: u64,
     pub(super) end: u64,
     pub(super) last: u64,
 }
 
 /// A cookie as it is kept.
 #[derive(Serialize, Deserialize)]
-struct KeptHandle {
-    session: Key,
-    host: String,
+pub(super) struct KeptHandle {
+    pub(super) session: Key,
+    pub(super) host: String,
 }
 
 /// A cookie to keep.
@@ -72,8 +89,8 @@ pub(super) struct Row<'a> {
 /// Everything in the file.
 #[derive(Default)]
 pub(super) struct Loaded {
-    pub(super) sessions: HashMap<Key, Kept>,
-    pub(super) handles: Vec<(Digest, Key, String)>,
+    pub(super) sessions: Vec<Entry>,
+    pub(super) handles: Vec<CookieEntry>,
 }
 
 impl From<SealError> for StoreError {
@@ -85,9 +102,8 @@ impl From<SealError> for StoreError {
 impl Kept {
     pub(super) fn new(
         identity: &Identity,
-        id_token: &SecretString,
-        end: Timestamp,
-        last: Timestamp,
+        tokens: &Tokens,
+        [began, end, last]: [Timestamp; 3],
     ) -> Self {
         let text = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
         Self {
@@ -102,17 +118,19 @@ impl Kept {
             token: text(&identity.token.id),
             session: text(&identity.token.session),
             issued: identity.token.issued.map(Timestamp::as_millis),
-            id_token: id_token.expose_secret().into(),
+            id_token: tokens.id.expose_secret().into(),
+            refresh_token: tokens.refresh.as_ref().map(|token| token.expose_secret().into()),
+            nonce: tokens.nonce.to_string(),
+            asked: tokens.asked.as_millis(),
+            due: tokens.due.as_millis(),
+            began: began.as_millis(),
             end: end.as_millis(),
             last: last.as_millis(),
         }
     }
 
-    /// The identity and its proof; `None` for an issuer that is not configured any more.
-    pub(super) fn identity(
-        self,
-        authorities: &[Arc<Authority>],
-    ) -> Option<(Identity, SecretString)> {
+    /// The identity and its proofs; `None` for an issuer that is not configured any more.
+    pub(super) fn identity(self, authorities: &[Arc<Authority>]) -> Option<(Identity, Tokens)> {
         let authority = authorities.iter().find(|known| *known.name == *self.authority)?;
         let text = |text: Option<String>| text.map(String::into_boxed_str);
         let groups: Vec<Box<str>> = self.groups.into_iter().map(Into::into).collect();
@@ -134,7 +152,14 @@ impl Kept {
             bound_to: None,
             expires: Timestamp::from_millis(self.end),
         };
-        Some((identity, SecretString::from(self.id_token)))
+        let tokens = Tokens {
+            id: SecretString::from(self.id_token),
+            refresh: self.refresh_token.map(SecretString::from),
+            nonce: self.nonce.into(),
+            asked: Timestamp::from_millis(self.asked),
+            due: Timestamp::from_millis(self.due),
+        };
+        Some((identity, tokens))
     }
 }
 
@@ -165,16 +190,18 @@ impl Store {
             let mut loaded = Loaded::default();
             for row in read.open_table(SESSIONS)?.iter()? {
                 let (key, text) = row?;
-                let kept = sealer.open::<Kept>(Purpose::Session, "", text.value());
+                let kept = sealer.open::<Kept>(Purpose::Session, &name(key.value()), text.value());
                 if let (Ok(key), Some(kept)) = (Key::try_from(key.value()), kept) {
-                    loaded.sessions.insert(key, kept);
+                    loaded.sessions.push(Entry { key, kept, last: None });
                 }
             }
             for row in read.open_table(HANDLES)?.iter()? {
                 let (key, text) = row?;
-                let kept = sealer.open::<KeptHandle>(Purpose::Session, "", text.value());
-                if let (Ok(key), Some(kept)) = (Digest::try_from(key.value()), kept) {
-                    loaded.handles.push((key, kept.session, kept.host));
+                let kept =
+                    sealer.open::<KeptHandle>(Purpose::Session, &name(key.value()), text.value());
+                if let (Ok(digest), Some(kept)) = (Digest::try_from(key.value()), kept) {
+                    let KeptHandle { session, host } = kept;
+                    loaded.handles.push(CookieEntry { digest, session, host });
                 }
             }
             Ok(loaded)
@@ -192,8 +219,9 @@ impl Store {
     ) -> Result<(), StoreError> {
         let Row { session: key, handle, host } = *row;
         let kept = KeptHandle { session: *key, host: host.into() };
-        let kept = sealer.seal(Purpose::Session, "", &kept)?;
-        let session = session.map(|kept| sealer.seal(Purpose::Session, "", kept)).transpose()?;
+        let kept = sealer.seal(Purpose::Session, &name(handle), &kept)?;
+        let session = session.map(|kept| sealer.seal(Purpose::Session, &name(key), kept));
+        let session = session.transpose()?;
         let write = || -> Result<(), redb::Error> {
             let write = self.database.begin_write()?;
             if let Some(session) = &session {
@@ -224,7 +252,7 @@ impl Store {
         }
         let mut texts = Vec::new();
         for (key, kept) in changed {
-            texts.push((key, sealer.seal(Purpose::Session, "", kept)?));
+            texts.push((key, sealer.seal(Purpose::Session, &name(key), kept)?));
         }
         let write = || -> Result<(), redb::Error> {
             let write = self.database.begin_write()?;

@@ -38,6 +38,8 @@ use crate::{
 const DRAIN: Duration = Duration::from_secs(5);
 /// The most attempts to sign in that one browser can have under way; beyond it, the others are dropped.
 const MAX_ATTEMPTS: usize = 5;
+/// The same for their length in bytes: HAProxy takes 16 KiB of headers in all.
+const MAX_ATTEMPTS_LENGTH: usize = 8 * 1024;
 
 /// How often sessions that are over are forgotten.
 const TIDY: Duration = Duration::from_secs(30);
@@ -49,7 +51,7 @@ pub struct Web {
     /// Decides where a ticket may lead.
     pub gate: Arc<Gate>,
     /// The providers at which people sign in; at least one.
-    pub clients: Vec<Client>,
+    pub clients: Arc<[Client]>,
     /// What was used.
     pub used: Used,
     /// Where what happens to sessions is recorded.
@@ -96,12 +98,18 @@ impl Web {
     }
 
     /// The login host's session of a browser, with its cookie.
-    fn login(&self, headers: &HeaderMap, now: Timestamp) -> Option<(String, Arc<Session>)> {
+    async fn login(&self, headers: &HeaderMap, now: Timestamp) -> Option<(String, Arc<Session>)> {
         let cookie = cookie(headers, LOGIN_COOKIE)?;
         let login = &self.places().login;
-        let session = self.sign_in.sessions.find(cookie.as_bytes(), login, now)?;
-        // A new sign-in shows whether the person may have one.
-        (!self.gate.revocations.cover(&session.identity)).then_some((cookie, session))
+        let session = self.find(&cookie, login, now).await?;
+        Some((cookie, session))
+    }
+
+    /// The session of a cookie, unless it is revoked: a new sign-in shows whether the person may have one.
+    async fn find(&self, cookie: &str, host: &str, now: Timestamp) -> Option<Arc<Session>> {
+        let sessions = &self.sign_in.sessions;
+        let session = sessions.find_anywhere(cookie.as_bytes(), host, now).await?;
+        (!self.gate.revocations.cover(&session.identity.load())).then_some(session)
     }
 
     /// Records what happened. Returns whether it is on record.
@@ -117,8 +125,16 @@ impl Web {
         if !matches!(blocking(end).await, Some(Ok(_))) {
             error!("a session that was signed out may come back with the next start");
         }
-        info!(user = session.identity.label(), "signed out");
-        self.record("sign_out", &session.identity, None);
+        let identity = session.identity();
+        info!(user = identity.label(), "signed out");
+        self.record("sign_out", &identity, None);
+        if let Some(client) = self.client(&identity.authority.name) {
+            client.give_back(&session.tokens()).await;
+        }
+    }
+
+    fn client(&self, issuer: &str) -> Option<&Client> {
+        self.clients.iter().find(|client| client.issuer() == issuer)
     }
 
     fn keep(&self, act: &SessionAct) -> bool {
@@ -136,7 +152,7 @@ impl Web {
 
     /// Sends a browser on to its workspace, if whoever signed in may go there.
     fn go(&self, start: &Start, login: &str, session: &Session, now: Timestamp) -> Response {
-        let identity = Arc::clone(&session.identity);
+        let identity = session.identity();
         let Ok(place) = Host::parse(start.host.as_bytes()) else {
             return problem("That is no workspace's address", "Please open the workspace again.");
         };
@@ -158,10 +174,11 @@ impl Web {
         else {
             return unavailable();
         };
+        let identity = session.identity();
         self.keep(&SessionAct {
             time: now,
             act: "sign_in_denied",
-            identity: Some(&session.identity),
+            identity: Some(&identity),
             host: Some(&start.host),
             reason: Some(reason.id()),
             decision_id: Some(&id),
@@ -169,7 +186,7 @@ impl Web {
         });
         let text = format!(
             "You are signed in as {}, who may not open {}: {reason}. Ask the workspace's owner to share it with you, and name the decision {id} to whoever looks into it.",
-            session.identity.label(),
+            identity.label(),
             start.host,
         );
         let links = [
@@ -200,8 +217,9 @@ impl Web {
         let Ok(cookie) = attempt.cookie(&self.sign_in.sealer, self.places()) else {
             return unavailable();
         };
-        let old = attempts(headers);
-        let dropped = if old.len() >= MAX_ATTEMPTS { old } else { vec![] };
+        let (old, length) = attempts(headers);
+        let many = old.len() >= MAX_ATTEMPTS || length + cookie.len() > MAX_ATTEMPTS_LENGTH;
+        let dropped = if many { old } else { vec![] };
         let cookies = dropped.iter().map(|name| expired(name)).chain([cookie]);
         see_other(address.as_str(), cookies)
     }
@@ -227,9 +245,9 @@ async fn home(State(web): Shared, headers: HeaderMap) -> Response {
     if !web.is_login(&headers) {
         return nothing().await;
     }
-    match web.login(&headers, Timestamp::now()) {
+    match web.login(&headers, Timestamp::now()).await {
         Some((_, session)) => {
-            let text = format!("You are signed in as {}.", session.identity.label());
+            let text = format!("You are signed in as {}.", session.identity().label());
             let address = format!("{PATHS}sign-out");
             let form = Some((address.as_str(), "Sign out"));
             let (status, title) = (StatusCode::OK, "Signed in");
@@ -255,12 +273,14 @@ async fn start(
     }
     // Somebody else wants to sign in.
     let ask = query.contains_key("ask");
-    if !ask && let (Some(start), Some((login, session))) = (&start, web.login(&headers, now)) {
+    if let Some(start) = start.as_ref().filter(|_| !ask)
+        && let Some((login, session)) = web.login(&headers, now).await
+    {
         return web.go(start, &login, &session, now);
     }
     let named = query.get("with").map(String::as_str);
-    let client = match (named, web.clients.as_slice()) {
-        (Some(named), clients) => clients.iter().find(|client| client.issuer() == named),
+    let client = match (named, &*web.clients) {
+        (Some(named), _) => web.client(named),
         (None, [only]) => Some(only),
         (None, _) => None,
     };
@@ -315,7 +335,7 @@ async fn callback(
         return again();
     };
     let until = now.plus(super::flow::ATTEMPT_FOR);
-    if !web.used.take(&attempt.state, until, now) {
+    if !web.used.take(&attempt.state, until, now).await {
         return again();
     }
     if let Some(error) = parameter("error") {
@@ -323,7 +343,7 @@ async fn callback(
         info!(issuer, error, "the provider signed nobody in");
         return problem("You are not signed in", "The provider did not sign you in.");
     }
-    let client = web.clients.iter().find(|client| client.issuer() == issuer);
+    let client = web.client(&issuer);
     let (Some(client), Some(code)) = (client, parameter("code")) else { return again() };
     let signed_in = match client.exchange(&attempt, web.places(), code, parameter("iss")).await {
         Ok(signed_in) => signed_in,
@@ -335,20 +355,20 @@ async fn callback(
     let login = web.places().login.clone();
     let begun = {
         let (sign_in, login) = (Arc::clone(&web.sign_in), login.clone());
-        let SignedIn { identity, id_token } = signed_in;
-        blocking(move || sign_in.sessions.begin(identity, id_token, &login, now)).await
+        let SignedIn { identity, tokens } = signed_in;
+        blocking(move || sign_in.sessions.begin(identity, tokens, &login, now)).await
     };
     let Some(Ok((id, session))) = begun else { return unavailable() };
-    info!(user = session.identity.label(), issuer, "signed in");
-    if let Some((_, before)) = web.login(&headers, now)
-        && (&before.identity.issuer, &before.identity.subject)
-            != (&session.identity.issuer, &session.identity.subject)
+    let identity = session.identity();
+    info!(user = identity.label(), issuer, "signed in");
+    if let Some((_, before)) = web.login(&headers, now).await
+        && !before.identity.load().is_same_person(&identity)
     {
         // Somebody else used this browser, and is gone.
         web.end(before).await;
     }
     // Nobody is signed in without a record of it.
-    if !web.record("sign_in", &session.identity, None) {
+    if !web.record("sign_in", &identity, None) {
         return unavailable();
     }
     let cookies = [session_cookie(LOGIN_COOKIE, &id), expired(&name)];
@@ -373,17 +393,34 @@ async fn finish(
     let now = Timestamp::now();
     let again = || problem("That took too long", "Please open this workspace again.");
     let (Some(host), Some(text)) = (host(&headers), query.get("t")) else { return again() };
+    let here = match cookie(&headers, SESSION) {
+        Some(id) => web.find(&id, host.as_str(), now).await,
+        None => None,
+    };
     let ticket = cookie(&headers, PRE_COOKIE)
         .and_then(|secret| Ticket::open(&web.sign_in.sealer, host.as_str(), text, &secret, now));
-    let Some(ticket) = ticket.filter(|ticket| ticket.take(&web.used, now)) else {
-        return again();
+    let taken = match &ticket {
+        Some(ticket) => ticket.take(&web.used, now).await,
+        None => false,
+    };
+    let Some(ticket) = ticket.filter(|_| taken) else {
+        // Another tab was faster: the browser has what this one came for.
+        let path = Ticket::path(&web.sign_in.sealer, host.as_str(), text);
+        return match (here, path) {
+            (Some(_), Some(path)) => {
+                see_other(&format!("{}{path}", web.places().origin(host.as_str())), [])
+            }
+            _ => again(),
+        };
     };
     let login = &web.places().login;
-    let sessions = &web.sign_in.sessions;
-    let Some(session) = sessions.find(ticket.session.as_bytes(), login, now) else {
-        return again();
-    };
-    if !web.record("session_host", &session.identity, Some(host.as_str())) {
+    let Some(session) = web.find(&ticket.session, login, now).await else { return again() };
+    let address = format!("{}{}", web.places().origin(host.as_str()), ticket.path);
+    if here.is_some_and(|here| here.is(&session)) {
+        // What another tab loads at the moment must go on to count.
+        return see_other(&address, [expired(PRE_COOKIE)]);
+    }
+    if !web.record("session_host", &session.identity.load(), Some(host.as_str())) {
         return unavailable();
     }
     let id = {
@@ -391,7 +428,6 @@ async fn finish(
         blocking(move || sign_in.sessions.handle(&session, host.as_str(), now)).await
     };
     let Some(Ok(id)) = id else { return unavailable() };
-    let address = format!("{}{}", web.places().origin(host.as_str()), ticket.path);
     see_other(&address, [session_cookie(SESSION, &id), expired(PRE_COOKIE)])
 }
 
@@ -414,11 +450,11 @@ async fn sign_out(State(web): Shared, headers: HeaderMap, Form(_): Form<Paramete
         return nothing().await;
     }
     let mut address = web.places().page("signed-out");
-    if let Some((_, session)) = web.login(&headers, Timestamp::now()) {
+    if let Some((_, session)) = web.login(&headers, Timestamp::now()).await {
         web.end(Arc::clone(&session)).await;
-        let issuer = &*session.identity.authority.name;
-        if let Some(client) = web.clients.iter().find(|client| client.issuer() == issuer)
-            && let Some(url) = client.sign_out(session.id_token.expose_secret(), web.places()).await
+        if let Some(client) = web.client(&session.identity().authority.name)
+            && let Some(url) =
+                client.sign_out(session.tokens().id.expose_secret(), web.places()).await
         {
             address = url.into();
         }
@@ -443,7 +479,7 @@ async fn back_channel(
         page::protect(response.headers_mut());
         response
     };
-    let client = web.clients.iter().find(|client| client.issuer() == issuer);
+    let client = web.client(&issuer);
     let (Some(client), Some(token)) = (client, form.get("logout_token")) else {
         return answer(StatusCode::BAD_REQUEST, "expected a logout_token of a known issuer");
     };
@@ -456,13 +492,13 @@ async fn back_channel(
     };
     let now = Timestamp::now();
     let until = now.plus(Duration::from_mins(10));
-    if !web.used.take(&format!("{} {}", ended.issuer, ended.id), until, now) {
+    if !web.used.take(&format!("{} {}", ended.issuer, ended.id), until, now).await {
         return answer(StatusCode::BAD_REQUEST, "the token was used before");
     }
     let sign_in = Arc::clone(&web.sign_in);
     let end = move || {
         sign_in.sessions.end(|session| {
-            let identity = &session.identity;
+            let identity = session.identity();
             let session = ended.session.as_ref();
             let session = session.map(|sid| identity.token.session.as_ref() == Some(sid));
             let subject = ended.subject.as_ref().map(|subject| identity.subject == *subject);
@@ -555,12 +591,13 @@ fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
     found.next().is_none().then_some(value)
 }
 
-/// The names of the cookies of attempts that a browser has.
-fn attempts(headers: &HeaderMap) -> Vec<String> {
-    let pairs = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let names =
-        pairs.flat_map(|pairs| pairs.split(';')).filter_map(|pair| pair.trim().split('=').next());
-    names.filter(|name| name.starts_with(ATTEMPT_COOKIE)).map(str::to_owned).collect()
+/// The names of the cookies of attempts that a browser has, and how long they are together.
+fn attempts(headers: &HeaderMap) -> (Vec<String>, usize) {
+    let values = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let pairs = values.flat_map(|pairs| pairs.split(';')).map(str::trim);
+    let ours: Vec<_> = pairs.filter(|pair| pair.starts_with(ATTEMPT_COOKIE)).collect();
+    let names = ours.iter().filter_map(|pair| pair.split('=').next()).map(str::to_owned).collect();
+    (names, ours.iter().map(|pair| pair.len()).sum())
 }
 
 /// Binds where HAProxy finds the pages.

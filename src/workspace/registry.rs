@@ -239,6 +239,11 @@ impl Snapshot {
         self.len() == 0
     }
 
+    /// The accounts of each source that has a directory.
+    pub fn directories(&self) -> impl Iterator<Item = &Directory> {
+        self.state.iter().filter_map(|part| part.directory.as_deref())
+    }
+
     /// The accounts of a source.
     #[must_use]
     pub fn directory(&self, source: usize) -> Option<&Directory> {

@@ -189,6 +189,7 @@ mod tests {
             authorization_endpoint: None,
             token_endpoint: None,
             end_session_endpoint: None,
+            revocation_endpoint: None,
             authorization_response_iss_parameter_supported: false,
             id_token_signing_alg_values_supported: algorithms.iter().map(|a| (*a).into()).collect(),
         }

@@ -123,6 +123,8 @@ pub struct Discovery {
     pub token_endpoint: Option<String>,
     /// Where people sign out.
     pub end_session_endpoint: Option<String>,
+    /// Where tokens are given back (RFC 7009).
+    pub revocation_endpoint: Option<String>,
     /// Whether the issuer says in each answer that it is of it (RFC 9207 section 3).
     #[serde(default)]
     pub authorization_response_iss_parameter_supported: bool,
@@ -139,6 +141,8 @@ pub struct Endpoints {
     pub token: Option<Url>,
     /// Where they sign out.
     pub end_session: Option<Url>,
+    /// Where tokens are given back (RFC 7009).
+    pub revocation: Option<Url>,
     /// Whether the issuer says in each answer that it is of it (RFC 9207 section 3).
     pub issuer_in_answers: bool,
 }
@@ -240,6 +244,7 @@ impl Fetcher {
             authorization: url(document.authorization_endpoint)?,
             token: url(document.token_endpoint)?,
             end_session: url(document.end_session_endpoint)?,
+            revocation: url(document.revocation_endpoint)?,
             issuer_in_answers: document.authorization_response_iss_parameter_supported,
         })
     }

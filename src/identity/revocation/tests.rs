@@ -49,8 +49,8 @@ fn a_subject_is_revoked_with_all_it_has_at_its_issuer_only() {
         assert!(!revocations.cover(&identity("corp", "bob", issued)));
         assert!(!revocations.cover(&identity("partner", "alice", issued)), "somebody else");
     }
-    assert!(revocations.lift(of("alice")).unwrap());
-    assert!(!revocations.lift(of("alice")).unwrap());
+    assert!(revocations.lift(of("alice"), NOW).unwrap());
+    assert!(!revocations.lift(of("alice"), NOW).unwrap());
     assert!(!revocations.cover(&identity("corp", "alice", None)));
 }
 
@@ -127,7 +127,7 @@ fn revocations_outlive_a_restart_and_an_unfinished_line() {
     let error = open().map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("another agent"), "{error}");
     first.revoke(of("bob"), NOW).unwrap();
-    first.lift(of("bob")).unwrap();
+    first.lift(of("bob"), NOW).unwrap();
     drop(first);
     let whole = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, format!("{whole}{{\"revoke\":{{\"issuer\":\"co")).unwrap();
