@@ -215,13 +215,17 @@ impl Revocations {
     /// It names nothing, other agents cannot be told, or it cannot be written; the revocation stays then.
     pub fn lift(&self, revocation: Revocation, now: Timestamp) -> Result<bool, RevokeError> {
         let revocation = self.check(revocation)?;
+        if self.known_at(&revocation).is_none() {
+            return Ok(false);
+        }
         // First the others, so that none of them brings it back.
         self.tell(&revocation, true, now).map_err(RevokeError::Stays)?;
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(journal) = journal.as_mut() {
             journal.append(&Change::Lift(revocation.clone()))?;
         }
-        Ok(self.remove(&revocation))
+        self.remove(&revocation);
+        Ok(true)
     }
 
     /// Names the other agents, once.

@@ -83,7 +83,8 @@ impl Refresher {
         if !self.sign_in.sessions.claim(&session).await {
             return;
         }
-        match client.renew(&identity, &session.tokens()).await {
+        let said = client.renew(&identity, &session.tokens()).await;
+        match said {
             Ok(SignedIn { identity: found, tokens }) => {
                 self.take_in(&session, &identity, found, tokens).await;
             }
@@ -95,6 +96,7 @@ impl Refresher {
                 warn!(issuer, %error, "a provider was asked about a session in vain");
             }
         }
+        self.sign_in.sessions.release(&session).await;
     }
 
     async fn take_in(

@@ -26,6 +26,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::{runtime::Handle, sync::watch, time::timeout};
+use tracing::debug;
 
 use super::{
     Digest, Sessions,
@@ -348,12 +349,29 @@ impl Shared {
         self.set(&set).await
     }
 
-    /// Takes the right to ask the provider about a session; false while another agent does.
-    pub(super) async fn claim(&self, key: &Key) -> bool {
+    /// Takes the right to ask the provider about a session. Returns the session as it is then, which
+    /// another agent may have asked about a moment ago; `None` while one does, or when nobody can tell.
+    pub(super) async fn claim(&self, key: &Key) -> Option<Kept> {
         let millis = u64::try_from(RENEWING.as_millis()).unwrap_or(u64::MAX);
         let mut set = redis::cmd("SET");
         set.arg(self.names.claim(key)).arg(1).arg("NX").arg("PX").arg(millis);
-        self.set(&set).await
+        if !self.set(&set).await {
+            return None;
+        }
+        let mut commands = self.commands.clone();
+        let text: Option<String> =
+            redis::cmd("GET").arg(self.names.session(key)).query_async(&mut commands).await.ok()?;
+        self.sealer.open(Purpose::Session, &name(key), &text?)
+    }
+
+    /// Gives the right back; without, it ends by itself.
+    pub(super) async fn release(&self, key: &Key) {
+        let mut commands = self.commands.clone();
+        let done: Result<(), _> =
+            redis::cmd("DEL").arg(self.names.claim(key)).query_async(&mut commands).await;
+        if let Err(error) = done {
+            debug!(%error, "the right to ask about a session ends by itself");
+        }
     }
 
     async fn set(&self, set: &redis::Cmd) -> bool {

@@ -343,11 +343,24 @@ impl Sessions {
         self.lock().sessions.values().cloned().collect()
     }
 
-    /// Takes the right to ask a provider about a session; false while another agent does.
+    /// Takes the right to ask a provider about a session; false while another agent does, or when it just
+    /// has. To be given back by [`Sessions::release`].
     pub async fn claim(&self, session: &Session) -> bool {
-        match &self.keeper {
-            Keeper::Shared(shared) => shared.claim(&session.key).await,
-            Keeper::Nowhere | Keeper::File(_) => true,
+        let Keeper::Shared(shared) = &self.keeper else { return true };
+        let Some(kept) = shared.claim(&session.key).await else { return false };
+        let asked = session.tokens().asked;
+        self.apply(Change::Renewed { key: session.key, kept }, Timestamp::now());
+        if session.tokens().asked == asked {
+            return true;
+        }
+        self.release(session).await;
+        false
+    }
+
+    /// Gives the right to ask back.
+    pub async fn release(&self, session: &Session) {
+        if let Keeper::Shared(shared) = &self.keeper {
+            shared.release(&session.key).await;
         }
     }
 

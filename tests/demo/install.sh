@@ -11,6 +11,7 @@ need c++ g++
 need curl curl
 need openssl openssl
 need haproxy haproxy
+need redis-server redis-server
 need git git
 [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)

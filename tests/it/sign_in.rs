@@ -16,14 +16,27 @@ use crate::{
     },
 };
 
-const LOGIN: &str = "login.gate.test";
+pub(crate) const LOGIN: &str = "login.gate.test";
 
-struct Stage {
-    haproxy: Haproxy,
-    agent: AgentProcess,
-    idp: DevIdp,
+pub(crate) struct Stage {
+    pub(crate) haproxy: Haproxy,
+    pub(crate) agent: AgentProcess,
+    /// A second one, with the same configuration, where it was asked for.
+    pub(crate) second: Option<AgentProcess>,
+    pub(crate) idp: DevIdp,
     _workspaces: [DevWorkspace; 2],
-    directory: TempDir,
+    pub(crate) directory: TempDir,
+}
+
+/// What is different from the usual.
+#[derive(Default)]
+pub(crate) struct Changes<'a> {
+    /// Lines in `[sign_in]`.
+    pub(crate) sign_in: &'a str,
+    /// Tables.
+    pub(crate) tables: &'a str,
+    /// Whether there are two agents.
+    pub(crate) two: bool,
 }
 
 impl Stage {
@@ -32,13 +45,28 @@ impl Stage {
     }
 
     /// With more lines in `[sign_in]`.
-    async fn with(version: &Version, more: &str) -> Self {
+    pub(crate) async fn with(version: &Version, sign_in: &str) -> Self {
+        Self::changed(version, &Changes { sign_in, ..Changes::default() }).await
+    }
+
+    pub(crate) async fn changed(version: &Version, changes: &Changes<'_>) -> Self {
         let idp = DevIdp::start().await;
         let workspaces = [DevWorkspace::start("alices").await, DevWorkspace::start("bobs").await];
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         let pages = free_port();
-        let env = format!("GATE_LOGIN_HOST={LOGIN}\nGATE_LOGIN_PAGES={pages}\n");
+        let mut env = format!("GATE_LOGIN_HOST={LOGIN}\nGATE_LOGIN_PAGES={pages}\n");
+        let second = path.join("second");
+        let second_pages = free_port();
+        if changes.two {
+            std::fs::create_dir(&second).unwrap();
+            let socket = second.join("spop.sock");
+            let more = format!(
+                "GATE_LOGIN_PAGES_2={second_pages}\nIDENTITY_AGENT_2=unix@{}\n",
+                socket.display()
+            );
+            env.push_str(&more);
+        }
         std::fs::write(path.join("haproxy.env"), env).unwrap();
         let changed = tempfile::tempdir().unwrap();
         std::fs::create_dir(changed.path().join("pages")).unwrap();
@@ -64,19 +92,33 @@ impl Stage {
             "[[host]]",
             &format!(
                 "[issuer.sign_in]\nclient_id = 'gate'\nclient_secret_file = 'secret'\n\n\
-                 [sign_in]\nhost = '{LOGIN}'\nport = {}\nlisten = '{pages}'\nkeys_file = 'keys'\n{more}\n[[host]]",
-                haproxy.https.port()
+                 [sign_in]\nhost = '{LOGIN}'\nport = {}\nlisten = '{pages}'\nkeys_file = 'keys'\n{}\n[[host]]",
+                haproxy.https.port(),
+                changes.sign_in,
             ),
         );
         let config = format!(
-            "{config}\n[admin]\nsocket = 'agent-admin.sock'\nrevocations = 'revocations.jsonl'\n"
+            "{config}\n[admin]\nsocket = 'agent-admin.sock'\nrevocations = 'revocations.jsonl'\n{}\n",
+            changes.tables
         );
         std::fs::write(path.join("agent.toml"), config).unwrap();
         std::fs::write(path.join("secret"), "s3cret&+\n").unwrap();
         let list = support::workspaces(&workspaces[0], &workspaces[1], "running");
         std::fs::write(path.join("workspaces.yaml"), list).unwrap();
         let agent = AgentProcess::start(path).await;
-        let stage = Self { haproxy, agent, idp, _workspaces: workspaces, directory };
+        let second = if changes.two {
+            let text = std::fs::read_to_string(path.join("agent.toml")).unwrap();
+            let text = text
+                .replace(&pages.to_string(), &second_pages.to_string())
+                .replace("'keys'", "'../keys'")
+                .replace("'secret'", "'../secret'")
+                .replace("\"workspaces.yaml\"", "\"../workspaces.yaml\"");
+            std::fs::write(second.join("agent.toml"), text).unwrap();
+            Some(AgentProcess::start(&second).await)
+        } else {
+            None
+        };
+        let stage = Self { haproxy, agent, second, idp, _workspaces: workspaces, directory };
         let mut browser = stage.browser();
         until("the gate to open", async || {
             let reply = browser.get(&host(ALICES), "/").await;
@@ -86,25 +128,25 @@ impl Stage {
         stage
     }
 
-    fn browser(&self) -> Browser {
+    pub(crate) fn browser(&self) -> Browser {
         Browser::new(self.haproxy.https)
     }
 }
 
 /// A browser: follows nothing by itself, keeps the cookies of each host apart.
 #[derive(Clone)]
-struct Browser {
+pub(crate) struct Browser {
     gate: SocketAddr,
     http: reqwest::Client,
-    cookies: BTreeMap<String, BTreeMap<String, String>>,
+    pub(crate) cookies: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 #[derive(Debug)]
-struct Reply {
-    status: u16,
-    location: Option<String>,
-    headers: reqwest::header::HeaderMap,
-    body: String,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) location: Option<String>,
+    pub(crate) headers: reqwest::header::HeaderMap,
+    pub(crate) body: String,
 }
 
 impl Browser {
@@ -119,6 +161,8 @@ impl Browser {
             host(ALICES),
             host(BOBS),
             port_host(3000, ALICES),
+            port_host(4000, ALICES),
+            port_host(6000, ALICES),
             port_host(7000, ALICES),
         ] {
             builder = builder.resolve(&name, gate);
@@ -126,7 +170,7 @@ impl Browser {
         Self { gate, http: builder.build().unwrap(), cookies: BTreeMap::new() }
     }
 
-    async fn get(&mut self, host: &str, path: &str) -> Reply {
+    pub(crate) async fn get(&mut self, host: &str, path: &str) -> Reply {
         let html = [
             ("accept", "text/html"),
             ("sec-fetch-mode", "navigate"),
@@ -135,7 +179,7 @@ impl Browser {
         self.ask("GET", host, path, &html).await
     }
 
-    async fn ask(
+    pub(crate) async fn ask(
         &mut self,
         method: &str,
         host: &str,
@@ -178,7 +222,7 @@ impl Browser {
     }
 
     /// Goes where a reply leads, to our hosts or the provider's.
-    async fn follow(&mut self, reply: &Reply) -> Reply {
+    pub(crate) async fn follow(&mut self, reply: &Reply) -> Reply {
         let location = reply.location.clone().unwrap_or_else(|| panic!("{reply:?}"));
         let Some(rest) = location.strip_prefix("https://") else {
             let response = self.http.get(&location).send().await.unwrap();
@@ -195,7 +239,7 @@ impl Browser {
     }
 
     /// Follows until there is nowhere to go on.
-    async fn browse(&mut self, host: &str, path: &str) -> Reply {
+    pub(crate) async fn browse(&mut self, host: &str, path: &str) -> Reply {
         let mut reply = self.get(host, path).await;
         for _ in 0..10 {
             if reply.location.is_none() {

@@ -16,6 +16,7 @@ pub(crate) mod agent;
 pub(crate) mod certificates;
 pub(crate) mod haproxy;
 pub(crate) mod http;
+pub(crate) mod redis;
 
 pub(crate) use agent::AgentProcess;
 pub(crate) use haproxy::{Haproxy, Version};

@@ -60,6 +60,10 @@ struct Inner {
     user: String,
     /// What was promised for each code.
     codes: HashMap<String, HashMap<String, String>>,
+    /// Whose each refresh token is; one that was used is gone.
+    refresh: HashMap<String, String>,
+    /// Claims over the usual ones of ID tokens that are given for a refresh token.
+    renewed: Map<String, Value>,
 }
 
 /// What goes wrong at each endpoint.
@@ -69,6 +73,7 @@ pub struct Faults {
     pub discovery: Fault,
     pub jwks: Fault,
     pub introspection: Fault,
+    pub refresh: Fault,
 }
 
 /// What goes wrong.
@@ -102,6 +107,12 @@ pub struct Counters {
     pub discovery: u64,
     pub jwks: u64,
     pub introspection: u64,
+    /// Refresh tokens that were used.
+    pub refresh: u64,
+    /// Refresh tokens that were used again, or never given.
+    pub refused: u64,
+    /// Tokens that were given back.
+    pub given_back: u64,
 }
 
 /// A token to be made.
@@ -165,6 +176,8 @@ impl DevIdp {
                 counters: Counters::default(),
                 user: "alice".into(),
                 codes: HashMap::new(),
+                refresh: HashMap::new(),
+                renewed: Map::new(),
             }),
         });
         let idp = Self { shared, address, stop: CancellationToken::new() };
@@ -180,6 +193,7 @@ impl DevIdp {
             .route(&format!("{path}/authorize"), get(authorize))
             .route(&format!("{path}/token"), post(exchange))
             .route(&format!("{path}/end-session"), get(end_session))
+            .route(&format!("{path}/revoke"), post(give_back))
             .route("/dev/token", post(token))
             .route("/dev/rotate", post(rotate))
             .route("/dev/faults", post(faults))
@@ -239,6 +253,16 @@ impl DevIdp {
     /// New keys; the old ones stay in the key set or not.
     pub fn rotate(&self, keep_previous: bool) {
         self.shared.rotate(keep_previous);
+    }
+
+    /// Says something else of people when it is asked again.
+    pub fn set_renewed(&self, claims: &Value) {
+        self.shared.lock().renewed.clone_from(claims.as_object().unwrap());
+    }
+
+    /// Takes every refresh token back.
+    pub fn forget_refresh_tokens(&self) {
+        self.shared.lock().refresh.clear();
     }
 
     pub fn set_faults(&self, faults: Faults) {
@@ -320,6 +344,7 @@ async fn discovery(State(shared): State<Arc<Shared>>) -> Response<Body> {
         "authorization_endpoint": format!("{}/authorize", shared.issuer),
         "token_endpoint": format!("{}/token", shared.issuer),
         "end_session_endpoint": format!("{}/end-session", shared.issuer),
+        "revocation_endpoint": format!("{}/revoke", shared.issuer),
         "authorization_response_iss_parameter_supported": true,
     });
     respond(&fault, &document).await
@@ -404,6 +429,9 @@ async fn exchange(
 ) -> Response<Body> {
     let known = format!("Basic {}", STANDARD.encode("gate:s3cret%26%2B"));
     let authorized = headers.get(header::AUTHORIZATION).is_some_and(|value| value == &known);
+    if form["grant_type"] == "refresh_token" {
+        return renew(&shared, authorized, &form["refresh_token"]).await;
+    }
     let promised = shared.lock().codes.remove(&form["code"]);
     let challenge = {
         let digest =
@@ -425,8 +453,72 @@ async fn exchange(
         claims: claims.as_object().unwrap().clone(),
         ..TokenRequest::default()
     });
-    let answer = json!({ "id_token": id_token, "access_token": "opaque", "token_type": "Bearer" });
+    let mut answer =
+        json!({ "id_token": id_token, "access_token": "opaque", "token_type": "Bearer" });
+    answer["refresh_token"] = shared.lock().new_refresh(&promised["user"]).into();
     respond(&Fault::Ok, &answer).await
+}
+
+impl Inner {
+    fn new_refresh(&mut self, user: &str) -> String {
+        let token = format!("refresh-canary-{:016x}", rand());
+        self.refresh.insert(token.clone(), user.to_owned());
+        token
+    }
+}
+
+fn rand() -> u64 {
+    let mut bytes = [0; 8];
+    aws_lc_rs::rand::fill(&mut bytes).unwrap();
+    u64::from_be_bytes(bytes)
+}
+
+/// Gives new tokens for a refresh token, once (RFC 6749 section 6).
+async fn renew(shared: &Shared, authorized: bool, token: &str) -> Response<Body> {
+    let (fault, answer) = {
+        let mut state = shared.lock();
+        let fault = state.faults.refresh.clone();
+        let user = state.refresh.get(token).cloned().filter(|_| authorized);
+        let answer = match user {
+            _ if fault != Fault::Ok => None,
+            None => {
+                state.counters.refused += 1;
+                None
+            }
+            Some(user) => {
+                state.counters.refresh += 1;
+                state.refresh.remove(token);
+                let next = state.new_refresh(&user);
+                Some((user, next, state.renewed.clone()))
+            }
+        };
+        (fault, answer)
+    };
+    let Some((user, next, claims)) = answer else {
+        let document = json!({ "error": "invalid_grant" });
+        let mut response = respond(&fault, &document).await;
+        if fault == Fault::Ok {
+            *response.status_mut() = StatusCode::BAD_REQUEST;
+        }
+        return response;
+    };
+    let audience = json!("gate");
+    let id_token =
+        shared.token(&TokenRequest { user, audience, claims, ..TokenRequest::default() });
+    let answer = json!({ "id_token": id_token, "access_token": "opaque", "refresh_token": next });
+    respond(&Fault::Ok, &answer).await
+}
+
+/// Takes a token back (RFC 7009).
+async fn give_back(
+    State(shared): State<Arc<Shared>>,
+    Form(form): Form<HashMap<String, String>>,
+) -> StatusCode {
+    let mut state = shared.lock();
+    if state.refresh.remove(&form["token"]).is_some() {
+        state.counters.given_back += 1;
+    }
+    StatusCode::OK
 }
 
 /// Where a person signs out; sends them back.

@@ -1,0 +1,280 @@
+//! Two agents behind one HAProxy, which share sessions and revocations in a real Redis.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    sign_in::{Browser, Changes, LOGIN, Reply, Stage},
+    support::{
+        ALICES, AgentProcess, BOBS, Version, agent::PROGRAM, host, port_host, redis::Redis, until,
+    },
+};
+
+/// The stage, its store, and the directory of the store, in the order in which they end.
+type World = (Stage, Redis, tempfile::TempDir);
+
+async fn world(version: &Version, shared: &str) -> World {
+    let directory = tempfile::tempdir().unwrap();
+    let redis = Redis::start(directory.path()).await;
+    let tables = redis.table(shared);
+    let changes = Changes { tables: &tables, two: true, ..Changes::default() };
+    let stage = Stage::changed(version, &changes).await;
+    until("both agents to be asked", async || {
+        let log = stage.second.as_ref().unwrap().log();
+        log.contains("the sessions of the store are read").then_some(())
+    })
+    .await;
+    (stage, redis, directory)
+}
+
+/// Asks often enough that each agent is asked several times, and gives all answers.
+async fn statuses(browser: &mut Browser, host: &str) -> Vec<u16> {
+    let mut all = Vec::new();
+    for _ in 0..8 {
+        all.push(browser.get(host, "/").await.status);
+    }
+    all
+}
+
+fn all_are(all: &[u16], status: u16) -> Option<()> {
+    all.iter().all(|found| *found == status).then_some(())
+}
+
+async fn sign_out(browser: &mut Browser) -> Reply {
+    let path = "/.well-known/identity-spoa/sign-out";
+    browser.ask("POST", LOGIN, path, &[("content-type", "application/x-www-form-urlencoded")]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_good_at_every_agent_and_ends_at_all_of_them() {
+    for version in Version::all() {
+        let (stage, redis, _directory) = world(version, "").await;
+        let mut alice = stage.browser();
+        // Whatever agent each step goes to.
+        for _ in 0..4 {
+            let mut browser = stage.browser();
+            let reply = browser.browse(&host(ALICES), "/some/where").await;
+            assert_eq!(reply.status, 200, "{version:?} {reply:?} {}", stage.agent.log());
+        }
+        assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
+        assert_eq!(alice.browse(&port_host(7000, ALICES), "/").await.status, 200);
+        let found = statuses(&mut alice, &host(ALICES)).await;
+        assert_eq!(found, [200; 8], "{}", stage.agent.log());
+        // What the store has is nothing to read.
+        let keys: Vec<String> = redis.ask("KEYS *").await;
+        assert!(keys.len() > 4, "{keys:?}");
+        for key in &keys {
+            assert!(key.starts_with("{identity-spoa}:"), "{key}");
+            let blob: Vec<u8> = redis.ask(&format!("DUMP {key}")).await;
+            for word in ["alice", "pinkpanda", "gitpod", "refresh-canary", "eyJ", "https"] {
+                let has = blob.windows(word.len()).any(|part| part == word.as_bytes());
+                assert!(!has && !key.contains(word), "{word} in {key}");
+            }
+        }
+        let since = Instant::now();
+        assert_eq!(sign_out(&mut alice).await.status, 303);
+        until("the end at every agent", async || {
+            all_are(&statuses(&mut alice, &host(ALICES)).await, 302)
+        })
+        .await;
+        let took = since.elapsed();
+        eprintln!("{version:?}: signed out at every agent, seen by 8 requests, after {took:?}");
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        assert_eq!(statuses(&mut alice, &port_host(7000, ALICES)).await, [302; 8]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_reaches_all_agents_within_a_second_and_one_that_was_away_too() {
+    let (mut stage, _redis, _directory) = world(Version::newest(), "").await;
+    let mut alice = stage.browser();
+    assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
+    let json = [("accept", "application/json")];
+    let ask = |directory: std::path::PathBuf, more: &'static [&'static str]| {
+        let output = std::process::Command::new(PROGRAM)
+            .arg("revoke")
+            .args(more)
+            .arg("--config")
+            .arg(directory.join("agent.toml"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    let path = stage.directory.path().to_owned();
+    let mut took = Vec::new();
+    for _ in 0..10 {
+        let token = stage.idp.token_of("alice");
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", bearer.as_str()), ("accept", "*/*")];
+        let mut program = stage.browser();
+        ask(path.clone(), &["--subject", "sub-alice"]);
+        let since = Instant::now();
+        until("the revocation at both agents", async || {
+            for _ in 0..4 {
+                let reply = program.ask("GET", &host(ALICES), "/", &headers).await;
+                if reply.status != 401 {
+                    return None;
+                }
+            }
+            Some(())
+        })
+        .await;
+        took.push(since.elapsed());
+        // Taken back at the other agent.
+        ask(path.join("second"), &["--subject", "sub-alice", "--lift"]);
+        until("the lift at both agents", async || {
+            for _ in 0..4 {
+                let reply = program.ask("GET", &host(ALICES), "/", &headers).await;
+                if reply.status != 200 {
+                    return None;
+                }
+            }
+            Some(())
+        })
+        .await;
+    }
+    took.sort_unstable();
+    eprintln!("a revocation at both agents, seen by 4 requests: {:?} to {:?}", took[0], took[9]);
+    assert!(took[9] < Duration::from_secs(1), "{took:?}");
+    // An agent that is not there hears of it when it comes back, and keeps it on its own.
+    stage.second.as_mut().unwrap().kill();
+    ask(path.clone(), &["--subject", "sub-alice"]);
+    stage.second = Some(AgentProcess::start(&path.join("second")).await);
+    until("the agent that was away", async || {
+        let kept = std::fs::read_to_string(path.join("second/revocations.jsonl")).unwrap();
+        kept.contains("sub-alice").then_some(())
+    })
+    .await;
+    until("both agents to refuse her", async || {
+        for _ in 0..8 {
+            let status = alice.ask("GET", &host(ALICES), "/", &json).await.status;
+            // An agent that begins may not have its keys yet.
+            assert!(matches!(status, 401 | 503), "{status}");
+            if status != 401 {
+                return None;
+            }
+        }
+        Some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_store_is_away_sessions_go_on_and_nobody_new_signs_in() {
+    let (stage, mut redis, _directory) = world(Version::newest(), "").await;
+    let mut alice = stage.browser();
+    assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
+    assert_eq!(statuses(&mut alice, &host(ALICES)).await, [200; 8]);
+    redis.kill();
+    until("the agents to notice", async || {
+        stage.agent.log().contains("the store of sessions is away").then_some(())
+    })
+    .await;
+    assert_eq!(statuses(&mut alice, &host(ALICES)).await, [200; 8]);
+    // Public ports need nobody's session.
+    assert_eq!(stage.browser().get(&port_host(3000, ALICES), "/").await.status, 200);
+    let mut bob = stage.browser();
+    stage.idp.set_user("bob");
+    let reply = bob.browse(&host(BOBS), "/").await;
+    // The attempt at the provider cannot be taken once, so it does not count at all.
+    assert!(matches!(reply.status, 400 | 503), "{reply:?}");
+    // Who signs out is out here at once, and everywhere when the store is back.
+    let reply = sign_out(&mut alice).await;
+    assert_eq!(reply.status, 303);
+    redis.restart().await;
+    // Empty: nobody knows which sessions ended meanwhile, so all have.
+    until("a new start", async || all_are(&statuses(&mut alice, &host(ALICES)).await, 302)).await;
+    until("the way in", async || (bob.browse(&host(BOBS), "/").await.status == 200).then_some(()))
+        .await;
+    assert_eq!(statuses(&mut bob, &host(BOBS)).await, [200; 8]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f8_a_session_that_nobody_can_confirm_is_unavailable_and_never_allowed() {
+    let (stage, redis, _directory) = world(Version::newest(), "keep_seconds = 1").await;
+    let mut alice = stage.browser();
+    assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
+    // Silent, not gone.
+    redis.signal("-STOP");
+    let json = [("accept", "application/json")];
+    let reply = until("the sessions to be in doubt", async || {
+        let reply = alice.ask("GET", &host(ALICES), "/", &json).await;
+        (reply.status != 200).then_some(reply)
+    })
+    .await;
+    assert_eq!(reply.status, 503, "{reply:?}");
+    assert!(reply.body.contains("sessions_unavailable"), "{}", reply.body);
+    for _ in 0..8 {
+        let reply = alice.ask("GET", &host(ALICES), "/", &json).await;
+        assert_eq!(reply.status, 503, "{reply:?}");
+    }
+    // What is no cookie of ours is no question for the store.
+    let mut stranger = stage.browser();
+    let value = "A".repeat(64);
+    let cookie = format!("__Host-identity={value}");
+    let headers = [("cookie", cookie.as_str()), ("accept", "application/json")];
+    assert_eq!(stranger.ask("GET", &host(ALICES), "/", &headers).await.status, 401);
+    redis.signal("-CONT");
+    until("the store to be heard", async || {
+        all_are(&statuses(&mut alice, &host(ALICES)).await, 200)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_was_cut_off_hears_what_ended_meanwhile() {
+    let (stage, redis, _directory) = world(Version::newest(), "").await;
+    let mut alice = stage.browser();
+    assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
+    assert_eq!(statuses(&mut alice, &host(ALICES)).await, [200; 8]);
+    // The store is silent; who signs out is out at the agent that was asked, the others hear later.
+    redis.signal("-STOP");
+    assert_eq!(sign_out(&mut alice).await.status, 303);
+    let found = statuses(&mut alice, &host(ALICES)).await;
+    assert!(found.iter().any(|status| *status != 200), "{found:?}");
+    redis.signal("-CONT");
+    until("both agents to know", async || all_are(&statuses(&mut alice, &host(ALICES)).await, 302))
+        .await;
+    // Emptied under their feet, which loses what ended: all sessions have.
+    assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
+    let _: String = redis.ask("FLUSHALL").await;
+    until("both agents to notice", async || {
+        all_are(&statuses(&mut alice, &host(ALICES)).await, 302)
+    })
+    .await;
+    until("the way in", async || {
+        (alice.browse(&host(ALICES), "/").await.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn p3_a_ticket_counts_once_among_all_agents() {
+    let (stage, _redis, _directory) = world(Version::newest(), "").await;
+    let mut browser = stage.browser();
+    let mut reply = browser.get(&host(ALICES), "/").await;
+    while !reply.location.as_ref().is_some_and(|l| l.contains("/finish?t=")) {
+        reply = browser.follow(&reply).await;
+    }
+    let before = browser.cookies[&host(ALICES)].clone();
+    assert_eq!(browser.follow(&reply).await.status, 303);
+    for _ in 0..6 {
+        browser.cookies.insert(host(ALICES), before.clone());
+        assert_eq!(browser.follow(&reply).await.status, 400, "again");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_outlive_all_agents_in_the_store() {
+    let (mut stage, _redis, _directory) = world(Version::newest(), "").await;
+    let mut alice = stage.browser();
+    assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
+    stage.agent.kill();
+    stage.second.as_mut().unwrap().kill();
+    let path = stage.directory.path().to_owned();
+    stage.agent = AgentProcess::start(&path).await;
+    stage.second = Some(AgentProcess::start(&path.join("second")).await);
+    until("the sessions to be back", async || {
+        all_are(&statuses(&mut alice, &host(ALICES)).await, 200)
+    })
+    .await;
+}
