@@ -24,18 +24,23 @@ use crate::{
     audit::Trail,
     config,
     identity::revocation::Revocations,
+    session::SignIn,
     workspace::registry::Registry,
 };
 
 mod metrics;
 mod revocations;
+mod sessions;
 mod workspaces;
 
 pub use revocations::Answer;
+pub use sessions::{SessionView, SessionViews, WhichSessions};
 pub use workspaces::{EndpointView, SourceView, Sources, View, Views, WatchedSource};
 
 /// Where revocations are.
 pub const REVOCATIONS: &str = "/v1/revocations";
+/// Where sessions are.
+pub const SESSIONS: &str = "/v1/sessions";
 /// Where workspaces are.
 pub const WORKSPACES: &str = "/v1/workspaces";
 /// Where the sources of workspaces are.
@@ -56,6 +61,8 @@ pub struct Subject {
     pub revocations: Arc<Revocations>,
     /// Where what is done is recorded.
     pub trail: Arc<Trail>,
+    /// Who is signed in, where people sign in.
+    pub sign_in: Option<Arc<SignIn>>,
     /// The workspaces.
     pub registry: Arc<Registry>,
     /// Their sources, by number.
@@ -90,6 +97,7 @@ impl Admin {
         let one = get(workspaces::show_held).put(workspaces::put).delete(workspaces::delete);
         let router = Router::new()
             .route(REVOCATIONS, revocations)
+            .route(SESSIONS, get(sessions::list).delete(sessions::end))
             .route(WORKSPACES, get(workspaces::list))
             .route("/v1/workspaces/{id}", get(workspaces::show))
             .route(SOURCES, get(workspaces::sources))

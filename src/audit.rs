@@ -100,6 +100,8 @@ pub struct SessionAct<'a> {
     pub decision_id: Option<&'a str>,
     /// How many sessions ended.
     pub sessions: Option<usize>,
+    /// The user id at the other end of the admin socket, if an administrator did it.
+    pub uid: Option<u32>,
 }
 
 /// One line of the trail.
@@ -224,6 +226,7 @@ impl Entry for SessionAct<'_> {
         line.optional("reason", self.reason);
         line.optional("decision_id", self.decision_id);
         line.displayed("sessions", self.sessions);
+        line.displayed("uid", self.uid);
         line.end();
     }
 }

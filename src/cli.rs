@@ -9,9 +9,11 @@ mod check;
 mod doctor;
 mod explain;
 mod feeds;
+mod login;
 mod revoke;
 mod run;
 mod secrets;
+mod sessions;
 mod setup;
 mod workspaces;
 
@@ -41,6 +43,13 @@ enum Command {
     Revoke(RevokeArgs),
     /// Lists what is revoked
     Revocations(ListArgs),
+    /// Signs you in at the provider and prints a token for curl, git and other programs
+    ///
+    /// Needs no configuration of the agent: only the provider's address, or that of a workspace, and a client
+    /// that the provider knows as public (without a secret).
+    Login(LoginArgs),
+    /// Lists or ends the sessions of people who signed in with a browser
+    Sessions(SessionsArgs),
     /// Shows what the running agent knows of workspaces and of their sources
     Workspaces(WorkspacesArgs),
 }
@@ -123,6 +132,100 @@ struct RevokeTarget {
 }
 
 #[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag that somebody types")]
+#[group(id = "whose", required = true, multiple = true, args = ["issuer", "gate"])]
+struct LoginArgs {
+    /// The provider's issuer identifier, such as https://idp.example.com/realms/corp
+    #[arg(long, value_name = "URL")]
+    issuer: Option<String>,
+    /// A workspace's address, which says whose tokens count there (with 'resource_metadata' at the agent)
+    #[arg(long, value_name = "URL")]
+    gate: Option<String>,
+    /// The client at the provider
+    #[arg(long, value_name = "ID")]
+    client_id: String,
+    /// What is asked for; offline_access saves signing in again tomorrow
+    #[arg(long, default_value = "openid profile email offline_access")]
+    scope: String,
+    /// Whom the token is for, where the provider wants to be told (RFC 8707; 'audience' at Auth0)
+    #[arg(long, value_name = "AUDIENCE")]
+    resource: Option<String>,
+    /// Prints the ID token instead of the access token (the agent must take it: tokens = ["id"])
+    #[arg(long)]
+    id_token: bool,
+    /// token; header, for curl -H; git, as a credential helper of Git 2.46 or later
+    #[arg(long, value_enum, default_value = "token")]
+    format: LoginFormat,
+    /// Signs in with a code in a browser on another machine
+    #[arg(long, conflicts_with = "browser")]
+    device: bool,
+    /// Signs in with a browser on this machine, even if it seems to have no screen
+    #[arg(long)]
+    browser: bool,
+    /// The port of loopback that the browser comes back to; any free one unless said
+    #[arg(long, default_value = "0")]
+    port: u16,
+    /// Certificates of a private authority, PEM
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// Where tokens are kept between calls; empty for nowhere
+    #[arg(long, value_name = "FILE")]
+    cache: Option<PathBuf>,
+    /// Asks again, whatever is kept
+    #[arg(long)]
+    again: bool,
+    /// What Git asks its helpers to do
+    #[arg(hide = true)]
+    operation: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum LoginFormat {
+    Token,
+    Header,
+    Git,
+}
+
+#[derive(Debug, Args)]
+struct SessionsArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// As JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: SessionsCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum SessionsCommand {
+    /// Lists all sessions
+    List,
+    /// Ends sessions, at every host and every agent; their people may sign in again
+    End {
+        /// The configured name of the issuer; any unless said
+        #[arg(long, value_name = "NAME")]
+        issuer: Option<String>,
+        #[command(flatten)]
+        target: SessionsTarget,
+    },
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct SessionsTarget {
+    /// All of a user, as the list names them
+    #[arg(long)]
+    user: Option<String>,
+    /// All of a subject (the 'sub' of its tokens)
+    #[arg(long)]
+    subject: Option<String>,
+    /// One, by the id in the list
+    #[arg(long)]
+    id: Option<String>,
+}
+
+#[derive(Debug, Args)]
 struct WorkspacesArgs {
     #[command(flatten)]
     config: ConfigArg,
@@ -173,6 +276,8 @@ impl Cli {
             Command::Doctor(args) => doctor::doctor(&args),
             Command::Revoke(args) => revoke::revoke(&args),
             Command::Revocations(args) => revoke::list(&args),
+            Command::Login(args) => login::login(&args),
+            Command::Sessions(args) => sessions::sessions(&args),
             Command::Workspaces(args) => workspaces::workspaces(&args),
         }
     }

@@ -109,6 +109,37 @@ impl Session {
         self.identity.load_full()
     }
 
+    /// What tells it from others, and says nothing of its cookies.
+    #[must_use]
+    pub fn name(&self) -> String {
+        store::name(&self.key)
+    }
+
+    /// When the person signed in.
+    #[must_use]
+    pub const fn began(&self) -> Timestamp {
+        self.began
+    }
+
+    /// When it ends whatever happens.
+    #[must_use]
+    pub const fn end(&self) -> Timestamp {
+        self.end
+    }
+
+    /// The last request.
+    #[must_use]
+    pub fn last(&self) -> Timestamp {
+        Timestamp::from_millis(self.last.load(Ordering::Relaxed))
+    }
+
+    /// The hosts that have a cookie of it, the login host among them.
+    #[must_use]
+    pub fn host_names(&self) -> Vec<String> {
+        let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.iter().map(|(host, _)| host.to_string()).collect()
+    }
+
     /// What the provider gave last.
     #[must_use]
     pub fn tokens(&self) -> Tokens {
@@ -118,8 +149,7 @@ impl Session {
     /// Whether the provider is to be asked whether it still counts: it was used since it was asked last.
     fn is_due(&self, now: Timestamp) -> bool {
         let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
-        let used = Timestamp::from_millis(self.last.load(Ordering::Relaxed));
-        tokens.refresh.is_some() && tokens.due <= now && tokens.asked < used
+        tokens.refresh.is_some() && tokens.due <= now && tokens.asked < self.last()
     }
 
     /// Puts the question off, at this agent.
@@ -133,8 +163,7 @@ impl Session {
     }
 
     fn as_kept(&self) -> store::Kept {
-        let last = Timestamp::from_millis(self.last.load(Ordering::Relaxed));
-        store::Kept::new(&self.identity(), &self.tokens(), [self.began, self.end, last])
+        store::Kept::new(&self.identity(), &self.tokens(), [self.began, self.end, self.last()])
     }
 
     /// What ends with it.

@@ -70,6 +70,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
                 Subject {
                     revocations: Arc::clone(&gate.revocations),
                     trail: Arc::clone(&trail),
+                    sign_in: gate.sign_in.clone(),
                     registry: Arc::clone(&gate.registry),
                     sources: feeds.watched(),
                     issuers: config.issuer_names().into_iter().map(Box::from).collect(),

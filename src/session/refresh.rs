@@ -136,7 +136,7 @@ impl Refresher {
         let is_gone = |identity: &Identity| {
             directories.iter().any(|all| matches!(all.standing(identity), Standing::Inactive(_)))
         };
-        for session in self.sign_in.sessions.all() {
+        for session in self.sign_in.sessions.alive(Timestamp::now()) {
             if is_gone(&session.identity.load()) {
                 info!(user = session.identity().label(), "a session ends: its person has left");
                 self.end(&session, "session_departed").await;

@@ -337,10 +337,11 @@ impl Sessions {
         due.filter(|session| self.is_alive(session, now)).cloned().collect()
     }
 
-    /// All of them, as they are now.
+    /// Those that count.
     #[must_use]
-    pub fn all(&self) -> Vec<Arc<Session>> {
-        self.lock().sessions.values().cloned().collect()
+    pub fn alive(&self, now: Timestamp) -> Vec<Arc<Session>> {
+        let known = self.lock();
+        known.sessions.values().filter(|session| self.is_alive(session, now)).cloned().collect()
     }
 
     /// Takes the right to ask a provider about a session; false while another agent does, or when it just

@@ -182,7 +182,7 @@ impl Web {
             host: Some(&start.host),
             reason: Some(reason.id()),
             decision_id: Some(&id),
-            sessions: None,
+            ..SessionAct::default()
         });
         let text = format!(
             "You are signed in as {}, who may not open {}: {reason}. Ask the workspace's owner to share it with you, and name the decision {id} to whoever looks into it.",

@@ -29,6 +29,7 @@ mod gate;
 mod hygiene;
 mod introspection;
 mod keys;
+mod login;
 mod platforms;
 mod providers;
 mod refresh;

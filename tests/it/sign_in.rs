@@ -68,11 +68,11 @@ impl Stage {
             env.push_str(&more);
         }
         std::fs::write(path.join("haproxy.env"), env).unwrap();
-        let changed = tempfile::tempdir().unwrap();
-        std::fs::create_dir(changed.path().join("pages")).unwrap();
+        let files = tempfile::tempdir().unwrap();
+        std::fs::create_dir(files.path().join("pages")).unwrap();
         for page in ["denied.html", "stopped.html", "unavailable.html"] {
             let page = Path::new("pages").join(page);
-            std::fs::copy(root().join("haproxy").join(&page), changed.path().join(&page)).unwrap();
+            std::fs::copy(root().join("haproxy").join(&page), files.path().join(&page)).unwrap();
         }
         for file in ["haproxy.cfg", "tcp.cfg", "identity.spoe.cfg"] {
             let text = std::fs::read_to_string(root().join("haproxy").join(file)).unwrap();
@@ -83,11 +83,11 @@ impl Stage {
             let more =
                 more.map(|more| format!(" query=query fetch_mode{more}")).unwrap_or_default();
             let with = format!("certificate_result=ssl_c_verify{more}\n\nspoe-group authorize\n");
-            std::fs::write(changed.path().join(file), text.replace(args, &with)).unwrap();
+            std::fs::write(files.path().join(file), text.replace(args, &with)).unwrap();
         }
         let socket = path.join("spop.sock");
         let named = workspaces[1].address();
-        let haproxy = Haproxy::start_from(changed.path(), version, path, &socket, named).await;
+        let haproxy = Haproxy::start_from(files.path(), version, path, &socket, named).await;
         let config = support::config(idp.issuer()).replace(
             "[[host]]",
             &format!(
@@ -660,6 +660,57 @@ async fn an_administrator_ends_every_session_of_a_user_and_no_others() {
     let reply = alice.browse(&host(ALICES), "/").await;
     assert_eq!(reply.status, 403, "{reply:?}");
     assert!(reply.body.contains("token_revoked"), "{}", reply.body);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_administrator_sees_who_is_signed_in_and_ends_it() {
+    let stage = Stage::start(Version::newest()).await;
+    let mut alice = stage.browser();
+    assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
+    stage.idp.set_user("bob");
+    let mut bob = stage.browser();
+    assert_eq!(bob.browse(&host(BOBS), "/").await.status, 200);
+    let ask = |args: &[&str]| {
+        let output = std::process::Command::new(support::agent::PROGRAM)
+            .args(["sessions", "--json", "--config"])
+            .arg(stage.directory.path().join("agent.toml"))
+            .args(args)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        (output.status.success(), serde_json::from_str::<Value>(&text).unwrap_or_default())
+    };
+    let (done, list) = ask(&["list"]);
+    assert!(done);
+    let found: Vec<_> =
+        list.as_array().unwrap().iter().map(|one| one["user"].as_str().unwrap()).collect();
+    assert_eq!(found, ["alice", "bob"]);
+    let hosts = list[0]["hosts"].as_array().unwrap();
+    assert!(hosts.contains(&json!(host(ALICES))) && hosts.contains(&json!(LOGIN)), "{list}");
+    // No cookie can be made of what is listed.
+    for value in alice.cookies.values().flat_map(BTreeMap::values) {
+        assert!(!list.to_string().contains(value.as_str()));
+    }
+    for args in [&["end"][..], &["end", "--user", "alice", "--subject", "sub-alice"]] {
+        assert!(!ask(args).0, "{args:?}");
+    }
+    let (done, ended) = ask(&["end", "--user", "nobody"]);
+    assert!(done && ended.as_array().unwrap().is_empty());
+    let (done, ended) = ask(&["end", "--user", "alice", "--issuer", "dev"]);
+    assert!(done && ended.as_array().unwrap().len() == 1, "{ended}");
+    assert_eq!(alice.get(&host(ALICES), "/").await.status, 302);
+    assert_eq!(bob.get(&host(BOBS), "/").await.status, 200);
+    let id = list[1]["id"].as_str().unwrap();
+    assert!(ask(&["end", "--id", id]).0);
+    assert_eq!(bob.get(&host(BOBS), "/").await.status, 302);
+    let audit = until("the records", async || {
+        let text = std::fs::read_to_string(stage.directory.path().join("audit.jsonl")).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let ends: Vec<_> = lines.filter(|line| line["act"] == "end_session").collect();
+        (ends.len() == 2).then_some(ends)
+    })
+    .await;
+    assert!(audit.iter().all(|line| line["uid"].is_string()), "{audit:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -62,6 +62,8 @@ struct Inner {
     codes: HashMap<String, HashMap<String, String>>,
     /// Whose each refresh token is; one that was used is gone.
     refresh: HashMap<String, String>,
+    /// Whose each device code is, once somebody signed in with it.
+    devices: HashMap<String, Option<String>>,
     /// Claims over the usual ones of ID tokens that are given for a refresh token.
     renewed: Map<String, Value>,
 }
@@ -177,6 +179,7 @@ impl DevIdp {
                 user: "alice".into(),
                 codes: HashMap::new(),
                 refresh: HashMap::new(),
+                devices: HashMap::new(),
                 renewed: Map::new(),
             }),
         });
@@ -194,6 +197,7 @@ impl DevIdp {
             .route(&format!("{path}/token"), post(exchange))
             .route(&format!("{path}/end-session"), get(end_session))
             .route(&format!("{path}/revoke"), post(give_back))
+            .route(&format!("{path}/device"), post(device))
             .route("/dev/token", post(token))
             .route("/dev/rotate", post(rotate))
             .route("/dev/faults", post(faults))
@@ -258,6 +262,16 @@ impl DevIdp {
     /// Says something else of people when it is asked again.
     pub fn set_renewed(&self, claims: &Value) {
         self.shared.lock().renewed.clone_from(claims.as_object().unwrap());
+    }
+
+    /// Somebody entered the code of every device that waits.
+    pub fn approve_devices(&self, user: &str) {
+        self.shared.lock().devices.values_mut().for_each(|who| *who = Some(user.into()));
+    }
+
+    /// How many devices wait for somebody.
+    pub fn devices(&self) -> usize {
+        self.shared.lock().devices.len()
     }
 
     /// Takes every refresh token back.
@@ -345,6 +359,7 @@ async fn discovery(State(shared): State<Arc<Shared>>) -> Response<Body> {
         "token_endpoint": format!("{}/token", shared.issuer),
         "end_session_endpoint": format!("{}/end-session", shared.issuer),
         "revocation_endpoint": format!("{}/revoke", shared.issuer),
+        "device_authorization_endpoint": format!("{}/device", shared.issuer),
         "authorization_response_iss_parameter_supported": true,
     });
     respond(&fault, &document).await
@@ -402,11 +417,10 @@ async fn authorize(
     State(shared): State<Arc<Shared>>,
     Query(query): Query<HashMap<String, String>>,
 ) -> Response<Body> {
-    for (name, value) in
-        [("response_type", "code"), ("code_challenge_method", "S256"), ("client_id", "gate")]
-    {
+    for (name, value) in [("response_type", "code"), ("code_challenge_method", "S256")] {
         assert_eq!(query[name], value, "{query:?}");
     }
+    assert!(matches!(query["client_id"].as_str(), "gate" | "cli"), "{query:?}");
     let code = {
         let mut state = shared.lock();
         let code = format!("code-{}", state.codes.len());
@@ -429,8 +443,19 @@ async fn exchange(
 ) -> Response<Body> {
     let known = format!("Basic {}", STANDARD.encode("gate:s3cret%26%2B"));
     let authorized = headers.get(header::AUTHORIZATION).is_some_and(|value| value == &known);
+    // The command line's, which has no secret.
+    let public = form.get("client_id").is_some_and(|id| id == "cli");
     if form["grant_type"] == "refresh_token" {
-        return renew(&shared, authorized, &form["refresh_token"]).await;
+        return renew(&shared, authorized || public, &form["refresh_token"]).await;
+    }
+    if public && form.contains_key("device_code") {
+        let user = shared.lock().devices.get(&form["device_code"]).cloned();
+        let answer = match user {
+            None => json!({ "error": "invalid_grant" }),
+            Some(None) => json!({ "error": "authorization_pending" }),
+            Some(Some(user)) => shared.for_programs(&user),
+        };
+        return respond(&Fault::Ok, &answer).await;
     }
     let promised = shared.lock().codes.remove(&form["code"]);
     let challenge = {
@@ -439,13 +464,16 @@ async fn exchange(
         URL_SAFE_NO_PAD.encode(digest)
     };
     let promised = promised.filter(|promised| {
-        authorized
+        (authorized || public && promised["client_id"] == "cli")
             && promised["code_challenge"] == challenge
             && promised["redirect_uri"] == form["redirect_uri"]
     });
     let Some(promised) = promised else {
         return respond(&Fault::Status(400), &Value::Null).await;
     };
+    if public {
+        return respond(&Fault::Ok, &shared.for_programs(&promised["user"])).await;
+    }
     let claims = json!({ "nonce": promised["nonce"], "sid": "idp-session" });
     let id_token = shared.token(&TokenRequest {
         user: promised["user"].clone(),
@@ -456,6 +484,26 @@ async fn exchange(
     let mut answer =
         json!({ "id_token": id_token, "access_token": "opaque", "token_type": "Bearer" });
     answer["refresh_token"] = shared.lock().new_refresh(&promised["user"]).into();
+    respond(&Fault::Ok, &answer).await
+}
+
+impl Shared {
+    /// The tokens of somebody at a terminal.
+    fn for_programs(&self, user: &str) -> Value {
+        let request = TokenRequest { user: user.into(), ..TokenRequest::default() };
+        let refresh = self.lock().new_refresh(user);
+        json!({ "access_token": self.token(&request), "token_type": "Bearer", "expires_in": 300, "refresh_token": refresh })
+    }
+}
+
+/// A code for a browser somewhere else (RFC 8628 section 3.2).
+async fn device(State(shared): State<Arc<Shared>>) -> Response<Body> {
+    let code = format!("device-{:016x}", rand());
+    shared.lock().devices.insert(code.clone(), None);
+    let answer = json!({
+        "device_code": code, "user_code": "WDJB-MJHT", "interval": 1, "expires_in": 60,
+        "verification_uri": format!("{}/enter", shared.issuer),
+    });
     respond(&Fault::Ok, &answer).await
 }
 
@@ -503,9 +551,10 @@ async fn renew(shared: &Shared, authorized: bool, token: &str) -> Response<Body>
         return response;
     };
     let audience = json!("gate");
+    let access = shared.token(&TokenRequest { user: user.clone(), ..TokenRequest::default() });
     let id_token =
         shared.token(&TokenRequest { user, audience, claims, ..TokenRequest::default() });
-    let answer = json!({ "id_token": id_token, "access_token": "opaque", "refresh_token": next });
+    let answer = json!({ "id_token": id_token, "access_token": access, "expires_in": 300, "refresh_token": next });
     respond(&Fault::Ok, &answer).await
 }
 

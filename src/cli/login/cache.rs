@@ -1,0 +1,107 @@
+//! The tokens of a person, in a file that only they can read.
+
+use std::{
+    collections::BTreeMap,
+    io::Write as _,
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+use zeroize::Zeroizing;
+
+use crate::clock::Timestamp;
+
+/// The most tokens that are kept.
+const MAX_ENTRIES: usize = 100;
+
+#[derive(Clone, Serialize, Deserialize)]
+struct Entry {
+    token: String,
+    /// In milliseconds since the Unix epoch.
+    end: u64,
+    refresh: Option<String>,
+}
+
+/// The file; none if the person has no home.
+pub(super) struct Cache {
+    path: Option<PathBuf>,
+    entries: BTreeMap<String, Entry>,
+}
+
+impl Cache {
+    /// Reads it. An empty path means that nothing is kept.
+    pub(super) fn open(path: Option<&Path>) -> anyhow::Result<Self> {
+        let path = if let Some(path) = path {
+            Some(path.to_owned()).filter(|path| !path.as_os_str().is_empty())
+        } else {
+            let var = |name| std::env::var_os(name).map(PathBuf::from);
+            let base = var("XDG_CACHE_HOME").or_else(|| Some(var("HOME")?.join(".cache")));
+            base.map(|base| base.join("identity-spoa/tokens.json"))
+        };
+        let mut cache = Self { path, entries: BTreeMap::new() };
+        let Some(path) = &cache.path else { return Ok(cache) };
+        let Ok(about) = std::fs::metadata(path) else { return Ok(cache) };
+        if about.permissions().mode() & 0o077 != 0 {
+            bail!("others can read the tokens in {}: set its mode to 0600", path.display());
+        }
+        let text = std::fs::read_to_string(path).map(Zeroizing::new);
+        let text = text.with_context(|| format!("cannot read {}", path.display()))?;
+        match serde_json::from_str(&text) {
+            Ok(entries) => cache.entries = entries,
+            Err(_) => {
+                warn!(path = %path.display(), "what was kept cannot be read, and is made anew");
+            }
+        }
+        Ok(cache)
+    }
+
+    /// A token that is good until then at least.
+    pub(super) fn token(&self, name: &str, until: Timestamp) -> Option<SecretString> {
+        let entry = self.entries.get(name)?;
+        (until.as_millis() < entry.end).then(|| entry.token.as_str().into())
+    }
+
+    pub(super) fn refresh_token(&self, name: &str) -> Option<SecretString> {
+        self.entries.get(name)?.refresh.as_deref().map(Into::into)
+    }
+
+    /// Keeps a token. That it cannot be kept is no reason not to have it.
+    pub(super) fn keep(
+        mut self,
+        name: &str,
+        token: &SecretString,
+        end: Timestamp,
+        refresh: Option<&SecretString>,
+    ) {
+        let Some(path) = self.path.take() else { return };
+        if self.entries.len() >= MAX_ENTRIES {
+            self.entries.clear();
+        }
+        let entry = Entry {
+            token: token.expose_secret().into(),
+            end: end.as_millis(),
+            refresh: refresh.map(|token| token.expose_secret().into()),
+        };
+        self.entries.insert(name.into(), entry);
+        if let Err(error) = self.write(&path) {
+            warn!(path = %path.display(), %error, "the token is not kept for the next time");
+        }
+    }
+
+    fn write(&self, path: &Path) -> anyhow::Result<()> {
+        let directory = path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(directory)?;
+        let text = Zeroizing::new(serde_json::to_string(&self.entries)?);
+        // Replaced as a whole: two terminals may sign in at once.
+        let part = path.with_extension(format!("{}.part", std::process::id()));
+        let mut options = std::fs::OpenOptions::new();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+        file.write_all(text.as_bytes())?;
+        std::fs::rename(&part, path)?;
+        Ok(())
+    }
+}
