@@ -150,7 +150,7 @@ struct LoginArgs {
     /// Whom the token is for, where the provider wants to be told (RFC 8707; 'audience' at Auth0)
     #[arg(long, value_name = "AUDIENCE")]
     resource: Option<String>,
-    /// Prints the ID token instead of the access token (the agent must take it: tokens = ["id"])
+    /// Prints the ID token instead of the access token (which the agent must take: its 'tokens' key)
     #[arg(long)]
     id_token: bool,
     /// token; header, for curl -H; git, as a credential helper of Git 2.46 or later
