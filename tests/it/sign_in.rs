@@ -450,6 +450,80 @@ async fn l4_an_answer_of_another_issuer_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn l6_l7_no_step_of_the_way_is_kept_framed_or_told_to_the_next_place() {
+    let stage = Stage::start(Version::newest()).await;
+    let mut browser = stage.browser();
+    let mut reply = browser.get(&host(ALICES), "/").await;
+    let mut ours = 0;
+    while reply.location.is_some() {
+        // The provider's own answer is not ours.
+        if reply.headers.contains_key("x-content-type-options") || reply.status == 303 {
+            ours += 1;
+            assert_eq!(reply.status, 303, "l6: {reply:?}");
+            assert_eq!(reply.headers["x-content-type-options"], "nosniff");
+            let policy = reply.headers["content-security-policy"].to_str().unwrap();
+            assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
+            assert_eq!(reply.headers["referrer-policy"], "no-referrer");
+            assert_eq!(reply.headers["cache-control"], "no-store");
+        }
+        reply = browser.follow(&reply).await;
+    }
+    // start, callback, finish.
+    assert_eq!(ours, 3, "{reply:?}");
+    let path = "/.well-known/identity-spoa/sign-out";
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    assert_eq!(browser.ask("POST", LOGIN, path, &[form]).await.status, 303, "l6: after a form");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c4_cookies_stay_small_however_long_the_way_and_however_many_the_tabs() {
+    let stage = Stage::start(Version::newest()).await;
+    let mut browser = stage.browser();
+    for tab in 0..12 {
+        let path = format!("/{tab}{}", "a".repeat(2000));
+        let mut reply = browser.get(&host(ALICES), &path).await;
+        for _ in 0..2 {
+            for cookie in reply.headers.get_all(SET_COOKIE) {
+                assert!(cookie.len() <= 4096, "{} bytes", cookie.len());
+            }
+            reply = browser.follow(&reply).await;
+        }
+        // Nobody gets an address or headers that a server refuses to read.
+        let all: usize = browser.cookies[LOGIN].iter().map(|(n, v)| n.len() + v.len() + 3).sum();
+        assert!(all <= 12 * 1024, "{all} bytes after {tab} tabs");
+        assert!(reply.location.as_ref().is_none_or(|l| l.len() < 8 * 1024), "{reply:?}");
+    }
+    let path = format!("/{}", "a".repeat(2000));
+    let reply = browser.browse(&host(ALICES), &path).await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert!(reply.body.contains(&path));
+}
+
+#[test]
+fn l13_a_client_secret_is_in_a_file_or_the_environment_and_never_in_a_configuration() {
+    let issuer = |keys: &str| {
+        support::issuers(&format!(
+            "[[issuer]]\nname = 'dev'\nissuer = 'https://idp.test'\naudience = 'a'\nmatch = ['subject']\n\
+             [issuer.sign_in]\nclient_id = 'gate'\n{keys}\n"
+        ))
+    };
+    assert!(issuer("client_secret_file = 'f'").is_ok());
+    assert!(issuer("client_secret_env = 'E'").is_ok());
+    assert!(issuer("private_key_file = 'f'").is_ok());
+    for keys in
+        ["client_secret = 's3cret'", "", "client_secret_file = 'f'\nclient_secret_env = 'E'"]
+    {
+        let mistakes = issuer(keys).unwrap_err();
+        assert!(mistakes.contains("client_secret"), "{mistakes}");
+        assert!(!mistakes.contains("s3cret"), "{mistakes}");
+    }
+    for file in ["haproxy.cfg", "identity.spoe.cfg", "tcp.cfg"] {
+        let text = std::fs::read_to_string(root().join("haproxy").join(file)).unwrap();
+        assert!(!text.contains("secret"), "{file}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn programs_get_an_answer_and_not_a_page() {
     for version in Version::all() {
         let stage = Stage::start(version).await;
