@@ -13,6 +13,7 @@ mod revoke;
 mod run;
 mod secrets;
 mod setup;
+mod tunnels;
 mod workspaces;
 
 /// Decides for HAProxy who may reach which workspace.
@@ -43,6 +44,8 @@ enum Command {
     Revocations(ListArgs),
     /// Shows what the running agent knows of workspaces and of their sources
     Workspaces(WorkspacesArgs),
+    /// Shows who is connected to what right now, and cuts
+    Tunnels(TunnelsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -149,6 +152,41 @@ enum WorkspacesCommand {
 }
 
 #[derive(Debug, Args)]
+struct TunnelsArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// As JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Option<TunnelsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+enum TunnelsCommand {
+    /// Lists live tunnels, the oldest first; what is done unless said
+    List,
+    /// Prints each tunnel as it opens and closes, until interrupted
+    Watch,
+    /// Cuts all tunnels that are meant; what may be opened again is no matter of it
+    Cut(CutArgs),
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct CutArgs {
+    /// Of this user, as `list` shows it, or of this subject
+    #[arg(long)]
+    user: Option<String>,
+    /// To this workspace
+    #[arg(long, value_name = "ID")]
+    workspace: Option<String>,
+    /// This one
+    #[arg(long)]
+    id: Option<String>,
+}
+
+#[derive(Debug, Args)]
 struct ListArgs {
     #[command(flatten)]
     config: ConfigArg,
@@ -174,6 +212,7 @@ impl Cli {
             Command::Revoke(args) => revoke::revoke(&args),
             Command::Revocations(args) => revoke::list(&args),
             Command::Workspaces(args) => workspaces::workspaces(&args),
+            Command::Tunnels(args) => tunnels::tunnels(&args),
         }
     }
 

@@ -18,7 +18,7 @@ use crate::{
     },
     request::{Request, cookie},
     session::{
-        self, SignIn,
+        self, Session, SignIn,
         flow::{Offer, Start},
     },
     workspace::{
@@ -105,6 +105,7 @@ impl Gate {
             Place::Matched(..) => Credential::of(request, sources),
             _ => Credential::Absent,
         };
+        let mut by_session = None;
         let authentication = match (&credential, request.certificate) {
             (Credential::Several, _) => {
                 return Step::Done(Decision::refuse(Reason::CredentialRepeated));
@@ -130,7 +131,11 @@ impl Gate {
                 Some(_) if !self.is_same_origin(request, &place) => {
                     return Step::Done(Decision::refuse(Reason::OriginForeign));
                 }
-                Some(identity) => Authentication::Known(identity),
+                Some(session) => {
+                    let identity = Arc::clone(&session.identity);
+                    by_session = Some(session);
+                    Authentication::Known(identity)
+                }
                 None => certificate.map_or(Authentication::Absent, |der| self.identify(der, now)),
             },
         };
@@ -156,6 +161,7 @@ impl Gate {
             matches!(header, Some(Credential::Bearer(_) | Credential::Dpop(_)));
         decision.sources.clone_from(&self.sources);
         decision.metadata.clone_from(&self.metadata);
+        decision.session = by_session;
         if decision.reason == Reason::CredentialMissing
             && let (Some(sign_in), Place::Matched(host, _)) = (&self.sign_in, &place)
             && request.navigates()
@@ -168,26 +174,42 @@ impl Gate {
     /// What would come of a request of somebody who is known, for the pages of sign-in.
     #[must_use]
     pub fn judge(&self, host: &Host, path: &[u8], identity: Arc<Identity>) -> Decision {
-        let Some(target) = self.patterns.resolve(host, &mut Scratch::default()) else {
+        let path = path.split(|byte| *byte == b'?').next();
+        let workspaces = self.registry.snapshot();
+        self.judge_in(&workspaces, host, path, Some(identity), &mut Scratch::default())
+    }
+
+    /// What would come of a request of somebody whose credential was verified before, or of nobody.
+    #[must_use]
+    pub fn judge_in(
+        &self,
+        workspaces: &Snapshot,
+        host: &Host,
+        path: Option<&[u8]>,
+        identity: Option<Arc<Identity>>,
+        scratch: &mut Scratch,
+    ) -> Decision {
+        let Some(target) = self.patterns.resolve(host, scratch) else {
             return Decision::refuse(Reason::HostUnmatched);
         };
         let place = Place::Matched(host.clone(), target);
-        let known = if self.revocations.cover(&identity) {
-            Authentication::Refused(Refusal::Revoked)
-        } else {
-            Authentication::Known(identity)
+        let authentication = match identity {
+            None => Authentication::Absent,
+            Some(identity) if self.revocations.cover(&identity) => {
+                Authentication::Refused(Refusal::Revoked)
+            }
+            Some(identity) => Authentication::Known(identity),
         };
-        let path = path.split(|byte| *byte == b'?').next();
-        decision::decide(&place, path, known, &self.registry.snapshot(), &self.policy)
+        decision::decide(&place, path, authentication, workspaces, &self.policy)
     }
 
-    /// Who the session's cookie of this very host stands for.
+    /// The session that the cookie of this very host stands for.
     fn session(
         &self,
         request: &Request<'_>,
         place: &Place,
         now: Timestamp,
-    ) -> Option<Arc<Identity>> {
+    ) -> Option<Arc<Session>> {
         let (sign_in, Place::Matched(host, _)) = (self.sign_in.as_ref()?, place) else {
             return None;
         };
@@ -195,7 +217,7 @@ impl Gate {
         let session = sign_in.sessions.find(id, host.as_str(), now)?;
         // Whoever was only signed out may sign in again, and is sent to.
         let revoked = self.revocations.cover(&session.identity);
-        (!revoked).then(|| Arc::clone(&session.identity))
+        (!revoked).then_some(session)
     }
 
     fn is_same_origin(&self, request: &Request<'_>, place: &Place) -> bool {

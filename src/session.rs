@@ -272,6 +272,26 @@ impl Sessions {
         Some(Arc::clone(&handle.session))
     }
 
+    /// Whether the session lasts. An open tunnel is use of it, and keeps it awake.
+    // main: Sessions::counts
+    #[must_use]
+    pub fn counts(&self, session: &Session, now: Timestamp) -> bool {
+        let lasts = self.is_alive(session, now);
+        if lasts {
+            session.last.fetch_max(now.as_millis(), Ordering::Relaxed);
+        }
+        lasts
+    }
+
+    /// A session of which that is true.
+    // main: for tunnels that outlive the agent
+    #[must_use]
+    pub fn any(&self, is_it: impl Fn(&Session) -> bool) -> Option<Arc<Session>> {
+        let handles = self.handles.load();
+        let found = handles.values().find(|handle| is_it(&handle.session));
+        found.map(|handle| Arc::clone(&handle.session))
+    }
+
     /// Ends every session of which that is true, at every host. Returns how many.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::setup;
+use super::{setup, tunnels};
 use crate::{
     admin::{Admin, Subject},
     agent::Server,
@@ -62,6 +62,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         .with_context(|| format!("cannot open the audit trail {audit:?}"))?;
     let gate = Arc::new(gate);
     let trail = Arc::new(trail);
+    let tunnels = tunnels::build(&config, &gate, &trail);
     let admin = match &config.admin {
         Some(admin) => Some(
             Admin::bind(
@@ -72,6 +73,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
                     registry: Arc::clone(&gate.registry),
                     sources: feeds.watched(),
                     issuers: config.issuer_names().into_iter().map(Box::from).collect(),
+                    tunnels: tunnels.clone(),
                 },
             )
             .with_context(|| {
@@ -80,13 +82,16 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         ),
         None => None,
     };
-    let server = Server::bind(&config.agent, Arc::clone(&gate), Arc::clone(&trail))?;
+    let server = Server::bind(&config.agent, Arc::clone(&gate), Arc::clone(&trail), tunnels.clone())?;
     let mut end = Signals::listen()?;
 
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     gate.issuers.spawn(&mut tasks, &stop);
     feeds.spawn(&mut tasks, &stop)?;
+    if let Some(tunnels) = tunnels {
+        tunnels::spawn(&config, &gate, &tunnels, &mut tasks, &stop);
+    }
     if let Some(admin) = admin {
         tasks.spawn(admin.serve(stop.clone()));
     }

@@ -7,7 +7,7 @@ use toml_span::{
 };
 
 use super::{
-    Admin, Agent, Audit, Config, Listen, Owner, SignIn, Source, SourceKind,
+    Admin, Agent, Audit, Config, Haproxy, Listen, Owner, SignIn, Source, SourceKind, Tunnels,
     certificate::RawCertificate,
     document::{choice, mistake, parsed},
     issuer::RawIssuer,
@@ -36,6 +36,13 @@ impl<'de> Deserialize<'de> for Config {
         let audit = table.optional::<Audit>("audit").unwrap_or_default();
         let admin = table.optional::<Admin>("admin");
         let sign_in = table.optional::<SignIn>("sign_in");
+        let haproxy = table.optional::<Haproxy>("haproxy");
+        let tunnels = table.optional_s::<Tunnels>("tunnels");
+        if let (None, Some(tunnels)) = (&haproxy, &tunnels) {
+            let message =
+                "[tunnels] needs [haproxy] with 'sockets': without them no tunnel is tracked or cut";
+            table.errors.push(mistake(tunnels.span, message));
+        }
         for (empty, span, what) in [
             issuers.as_ref().map(|i| (i.value.is_empty(), i.span, "issuer")),
             hosts.as_ref().map(|h| (h.value.is_empty(), h.span, "host")),
@@ -100,6 +107,8 @@ impl<'de> Deserialize<'de> for Config {
             audit,
             sign_in,
             admin,
+            haproxy,
+            tunnels: tunnels.map(|tunnels| tunnels.value).unwrap_or_default(),
         })
     }
 }
@@ -422,6 +431,6 @@ pub(super) fn seconds(
 }
 
 /// A number whose range fits every machine.
-fn small(number: u64) -> usize {
+pub(super) fn small(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }

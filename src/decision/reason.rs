@@ -95,6 +95,8 @@ pub enum Reason {
     IntrospectionUnavailable,
     /// HAProxy asked with a message or argument that is not the shipped configuration's.
     MessageUnknown,
+    /// No further tunnel can be tracked, so none is opened that could not be cut.
+    TunnelsFull,
     /// Too many requests wait for an answer.
     Overloaded,
     /// No answer in time.
@@ -107,7 +109,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons but the refusals of credentials ([`Refusal::ALL`]).
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::Owner,
         Self::GrantedUser,
         Self::GrantedGroup,
@@ -143,6 +145,7 @@ impl Reason {
         Self::KeysUnavailable,
         Self::IntrospectionUnavailable,
         Self::MessageUnknown,
+        Self::TunnelsFull,
         Self::Overloaded,
         Self::Deadline,
         Self::AuditUnavailable,
@@ -206,6 +209,7 @@ impl Reason {
             Self::KeysUnavailable => ("keys_unavailable", Unavailable, 503),
             Self::IntrospectionUnavailable => ("introspection_unavailable", Unavailable, 503),
             Self::MessageUnknown => ("message_unknown", Unavailable, 503),
+            Self::TunnelsFull => ("tunnels_full", Unavailable, 503),
             Self::Overloaded => ("overloaded", Unavailable, 503),
             Self::Deadline => ("deadline", Unavailable, 503),
             Self::AuditUnavailable => ("audit_unavailable", Unavailable, 503),

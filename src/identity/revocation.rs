@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
     sync::{
         Mutex, PoisonError, RwLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -91,6 +91,8 @@ pub struct Revocations {
     all: RwLock<HashMap<Box<str>, OfAuthority>>,
     /// How many there are; nearly always none, and then a request looks no further.
     count: AtomicUsize,
+    /// How often they changed.
+    changes: AtomicU64,
     /// Held for a whole change, so that memory and disk change in the same order.
     journal: Mutex<Option<Journal>>,
 }
@@ -114,6 +116,7 @@ impl Revocations {
             names,
             all: RwLock::default(),
             count: AtomicUsize::new(0),
+            changes: AtomicU64::new(0),
             journal: Mutex::new(None),
         };
         if let Some(path) = journal {
@@ -155,6 +158,12 @@ impl Revocations {
         by_subject
             || token.session.as_ref().is_some_and(|id| of.sessions.contains_key(id))
             || token.id.as_ref().is_some_and(|id| of.tokens.contains_key(id))
+    }
+
+    /// A number that grows with each change, so that whoever acts on revocations knows of one.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// Revokes. Counts for every request from its return on, and after a restart.
@@ -240,6 +249,7 @@ impl Revocations {
         if map.insert(named, revocation).is_none() {
             self.count.fetch_add(1, Ordering::Release);
         }
+        self.changes.fetch_add(1, Ordering::Release);
     }
 
     fn remove(&self, revocation: &Revocation) -> bool {
