@@ -45,7 +45,7 @@ pub struct Settings {
     pub longest: Option<Duration>,
     /// Whether a tunnel goes on after the end of the token or certificate that opened it.
     pub outlive_token: bool,
-    /// Whether tunnels from before the agent's start that nobody knows are cut.
+    /// Whether tunnels that this agent did not allow are cut; only for an agent that is alone.
     pub cut_unknown: bool,
     /// The frontends whose tunnels are the gate's, before the first question comes from one.
     pub frontends: Vec<Box<[u8]>>,
@@ -100,7 +100,7 @@ pub enum Cause {
     Moved,
     /// An administrator said so.
     Administrator(Option<u32>),
-    /// It is older than the agent, and nobody knows who opened it.
+    /// This agent did not allow it, and nobody knows who opened it.
     Unknown,
 }
 
@@ -275,7 +275,10 @@ impl Place {
             stream: spot.stream,
             started: spot.started,
             process: spot.process,
-            source: spot.source.zip(spot.port).map(|(ip, port)| SocketAddr::new(ip.to_canonical(), port)),
+            source: spot
+                .source
+                .zip(spot.port)
+                .map(|(ip, port)| SocketAddr::new(ip.to_canonical(), port)),
         })
     }
 

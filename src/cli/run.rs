@@ -82,7 +82,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         ),
         None => None,
     };
-    let server = Server::bind(&config.agent, Arc::clone(&gate), Arc::clone(&trail), tunnels.clone())?;
+    let server =
+        Server::bind(&config.agent, Arc::clone(&gate), Arc::clone(&trail), tunnels.clone())?;
     let mut end = Signals::listen()?;
 
     let stop = CancellationToken::new();

@@ -32,11 +32,7 @@ use crate::{
 const EVERY: Duration = Duration::from_millis(500);
 
 /// The table of tunnels with what the agent before this one left, where HAProxy can be reached.
-pub(super) fn build(
-    config: &Config,
-    gate: &Arc<Gate>,
-    trail: &Arc<Trail>,
-) -> Option<Arc<Tunnels>> {
+pub(super) fn build(config: &Config, gate: &Arc<Gate>, trail: &Arc<Trail>) -> Option<Arc<Tunnels>> {
     let haproxy = config.haproxy.as_ref()?;
     let frontends = haproxy.frontends.clone();
     let settings = Settings { frontends, ..config.tunnels.settings.clone() };

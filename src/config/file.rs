@@ -39,8 +39,7 @@ impl<'de> Deserialize<'de> for Config {
         let haproxy = table.optional::<Haproxy>("haproxy");
         let tunnels = table.optional_s::<Tunnels>("tunnels");
         if let (None, Some(tunnels)) = (&haproxy, &tunnels) {
-            let message =
-                "[tunnels] needs [haproxy] with 'sockets': without them no tunnel is tracked or cut";
+            let message = "[tunnels] needs [haproxy] with 'sockets': without them no tunnel is tracked or cut";
             table.errors.push(mistake(tunnels.span, message));
         }
         for (empty, span, what) in [

@@ -3,7 +3,11 @@
 //! An answer is whole only with the process's id at its end, which is asked for last. What cannot be read
 //! is an error and never "nothing": a stream that is overlooked would be taken for one that has ended.
 
-use std::{fmt, net::{IpAddr, SocketAddr}, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use thiserror::Error;
 
@@ -25,7 +29,7 @@ pub struct List {
 pub struct Listed {
     /// Which it is.
     pub pointer: Pointer,
-    /// Where the client's connection came in.
+    /// Where the client's connection came in; empty for what HAProxy does for itself.
     pub frontend: Box<[u8]>,
     /// The other end of it; `None` for a unix socket.
     pub source: Option<SocketAddr>,
@@ -157,14 +161,15 @@ pub fn details(answer: &[u8]) -> Result<Vec<Detail>, Malformed> {
     let mut block: Vec<&[u8]> = Vec::new();
     for line in lines(streams).chain([&b"0x"[..]]) {
         if line.starts_with(b"0x") && !block.is_empty() {
-            details.push(detail(&block).ok_or_else(|| {
-                Malformed::answer(block.first().copied().unwrap_or_default())
-            })?);
+            details
+                .push(detail(&block).ok_or_else(|| {
+                    Malformed::answer(block.first().copied().unwrap_or_default())
+                })?);
             block.clear();
         }
         if line.starts_with(b"0x") || line.starts_with(b" ") {
             block.push(line);
-        } else if !line.is_empty() {
+        } else if !line.is_empty() && line != b"Session not found." {
             return Err(Malformed::answer(line));
         }
     }
@@ -210,26 +215,24 @@ fn body(answer: &[u8]) -> Result<(&[u8], u32), Malformed> {
     Ok((before, id))
 }
 
+/// Only which stream it is must be there: HAProxy's own have no frontend, and what a line does not say
+/// makes no stream another one.
 fn listed(line: &[u8]) -> Option<Listed> {
     let mut words = line.split(|b| *b == b' ');
     let pointer = Pointer::read(words.next()?.strip_suffix(b":")?)?;
-    let (mut source, mut frontend, mut age) = (None, None, None);
+    let (mut source, mut frontend) = (None, &b""[..]);
+    let mut age = (Duration::ZERO, Duration::MAX);
     for word in words {
         if let Some(text) = word.strip_prefix(b"src=") {
-            source.get_or_insert(text);
+            source = address(text);
         } else if let Some(name) = word.strip_prefix(b"fe=") {
-            frontend.get_or_insert(name);
+            frontend = name;
         } else if let Some(text) = word.strip_prefix(b"age=") {
-            age = Some(duration(text)?);
+            age = duration(text).unwrap_or(age);
             break;
         }
     }
-    Some(Listed {
-        pointer,
-        frontend: frontend?.into(),
-        source: source.and_then(address),
-        age: age?,
-    })
+    Some(Listed { pointer, frontend: frontend.into(), source, age })
 }
 
 fn detail(block: &[&[u8]]) -> Option<Detail> {
@@ -246,9 +249,8 @@ fn detail(block: &[&[u8]]) -> Option<Detail> {
     }
     let find = |key: &[u8]| block.iter().find_map(|line| line.strip_prefix(key));
     let frontend = find(b"  frontend=")?.split(|b| *b == b' ').next()?;
-    let is_tunnel = find(b"  txn=").is_none_or(|txn| {
-        txn.split(|b| *b == b' ').any(|word| word == b"rsp.st=MSG_TUNNEL")
-    });
+    let is_tunnel = find(b"  txn=")
+        .is_none_or(|txn| txn.split(|b| *b == b' ').any(|word| word == b"rsp.st=MSG_TUNNEL"));
     // The first is the client's.
     let mux = block.iter().find_map(|line| line.trim_ascii_start().strip_prefix(b"co0="));
     let mut words = mux.into_iter().flat_map(|line| line.split(|b| *b == b' '));
@@ -287,11 +289,12 @@ fn address(text: &[u8]) -> Option<SocketAddr> {
 /// `1d2h`, `3m10s`, `5s`: so long at least, and at most. What is yet to come, by clocks that differ, is zero.
 fn duration(text: &[u8]) -> Option<(Duration, Duration)> {
     let (text, is_future) = text.strip_prefix(b"-").map_or((text, false), |rest| (rest, true));
-    let (mut seconds, mut digits, mut last) = (0_u64, 0_u64, None);
+    let (mut seconds, mut digits, mut last) = (0_u64, None, None);
     for byte in text {
         let unit = match byte {
             b'0'..=b'9' => {
-                digits = digits.checked_mul(10)?.checked_add(u64::from(byte - b'0'))?;
+                let more = digits.unwrap_or(0_u64).checked_mul(10)?;
+                digits = Some(more.checked_add(u64::from(byte - b'0'))?);
                 continue;
             }
             b'd' => 86_400,
@@ -300,11 +303,10 @@ fn duration(text: &[u8]) -> Option<(Duration, Duration)> {
             b's' => 1,
             _ => return None,
         };
-        seconds = seconds.checked_add(digits.checked_mul(unit)?)?;
-        digits = 0;
+        seconds = seconds.checked_add(digits.take()?.checked_mul(unit)?)?;
         last = Some(unit);
     }
-    let most = seconds.checked_add(last.filter(|_| digits == 0)?)?;
+    let most = seconds.checked_add(last.filter(|_| digits.is_none())?)?;
     let least = if is_future { 0 } else { seconds };
     Some((Duration::from_secs(least), Duration::from_secs(most)))
 }

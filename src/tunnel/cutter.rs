@@ -32,6 +32,8 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(2);
 /// HAProxy rounds ages down, and its clock ticks by itself.
 const ROUNDING: Duration = Duration::from_secs(2);
+/// A stream that is older was asked about, or never will be.
+const ASKED_WITHIN: Duration = Duration::from_secs(4);
 /// The pause after a failure, at first and at most.
 const RETRY: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(2);
@@ -57,8 +59,6 @@ pub struct Cutter {
     pub number: usize,
     /// The table.
     pub tunnels: Arc<Tunnels>,
-    /// When the agent began.
-    pub since: Moment,
     /// Streams that nobody knows, and that were looked at.
     strangers: HashSet<(u32, Pointer)>,
 }
@@ -70,7 +70,7 @@ impl Cutter {
     /// For one of the table's sockets, by its number.
     #[must_use]
     pub fn new(socket: Socket, number: usize, tunnels: Arc<Tunnels>) -> Self {
-        Self { socket, number, tunnels, since: Moment::now(), strangers: HashSet::new() }
+        Self { socket, number, tunnels, strangers: HashSet::new() }
     }
 
     /// Works until stopped.
@@ -185,7 +185,13 @@ impl Cutter {
         let (mut wanted, gone) = self.compare(process, &list);
         self.tunnels.ended(&gone);
         let strangers = self.strangers(&list);
-        wanted.extend(strangers.iter().filter(|pointer| !wanted.contains(pointer)).copied().collect::<Vec<_>>());
+        wanted.extend(
+            strangers
+                .iter()
+                .filter(|pointer| !wanted.contains(pointer))
+                .copied()
+                .collect::<Vec<_>>(),
+        );
         if !wanted.is_empty() {
             let details = process.details(&wanted).await?;
             self.locate(process, list.process, &details);
@@ -301,9 +307,8 @@ impl Cutter {
         }
         let gone: Vec<_> = {
             let state = self.tunnels.lock();
-            let is_gone = |found: &Found| {
-                found.socket == self.number && !processes.contains(&found.process)
-            };
+            let is_gone =
+                |found: &Found| found.socket == self.number && !processes.contains(&found.process);
             let all = state.entries.iter();
             all.filter(|(_, e)| e.found.as_ref().is_some_and(is_gone)).map(|(id, _)| *id).collect()
         };
@@ -353,26 +358,24 @@ impl Cutter {
         Ok(())
     }
 
-    /// Streams of our frontends from before the agent's start that the table has not, and that were not
-    /// looked at before.
+    /// Streams of our frontends that the table has not, and that were not looked at before. Whatever this agent
+    /// allowed is in the table before it can be a tunnel.
     fn strangers(&mut self, list: &List) -> Vec<Pointer> {
-        let uptime = Moment::now().since(self.since);
         let state = self.tunnels.lock();
         let known: HashSet<_> = {
             let found = state.entries.values().filter_map(|entry| entry.found.as_ref());
             found.filter(|f| f.process_id == list.process).map(|found| found.pointer).collect()
         };
-        let old = list.streams.iter().filter(|stream| {
-            stream.age.0 > uptime.saturating_add(ROUNDING)
+        let strange = list.streams.iter().filter(|stream| {
+            // A TCP stream is one before the agent is asked.
+            stream.age.0 >= ASKED_WITHIN
                 && state.frontends.contains(&stream.frontend)
                 && !known.contains(&stream.pointer)
         });
-        let old: HashSet<_> = old.map(|stream| (list.process, stream.pointer)).collect();
-        self.strangers.retain(|known| known.0 != list.process || old.contains(known));
-        old.into_iter()
-            .filter(|stranger| self.strangers.insert(*stranger))
-            .map(|(_, pointer)| pointer)
-            .collect()
+        let strange: HashSet<_> = strange.map(|stream| (list.process, stream.pointer)).collect();
+        self.strangers.retain(|known| known.0 != list.process || strange.contains(known));
+        let new = strange.into_iter().filter(|stranger| self.strangers.insert(*stranger));
+        new.map(|(_, pointer)| pointer).collect()
     }
 
     /// What strangers are: a tunnel that nobody knows is told, and cut if that is wanted.
@@ -383,19 +386,25 @@ impl Cutter {
         strangers: &[Pointer],
         details: &[Detail],
     ) -> Result<(), AskError> {
-        let taken = self.taken(&self.tunnels.lock(), process);
-        let is_stranger = |detail: &&Detail| {
-            detail.is_tunnel
-                && strangers.contains(&detail.pointer)
-                && !taken.contains(&detail.pointer)
+        let unknown: Vec<_> = {
+            let state = self.tunnels.lock();
+            let taken = self.taken(&state, process);
+            let sought = state.entries.values().filter(|entry| entry.found.is_none());
+            let sought: HashSet<_> = sought.map(|entry| entry.tunnel.place.source).collect();
+            let is_stranger = |detail: &&Detail| {
+                detail.is_tunnel
+                    && strangers.contains(&detail.pointer)
+                    && !taken.contains(&detail.pointer)
+                    && !sought.contains(&detail.source)
+            };
+            details.iter().filter(is_stranger).collect()
         };
-        let unknown: Vec<_> = details.iter().filter(is_stranger).collect();
         if unknown.is_empty() {
             return Ok(());
         }
         let count = unknown.len();
         let cut = self.tunnels.settings.cut_unknown;
-        warn!(%process, count, cut, "HAProxy has tunnels from before the agent's start that nobody knows");
+        warn!(%process, count, cut, "HAProxy has tunnels that this agent did not allow");
         self.tunnels.lock().unknown += count;
         if cut {
             let pointers: Vec<_> = unknown.iter().map(|detail| detail.pointer).collect();

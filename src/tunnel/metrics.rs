@@ -23,7 +23,8 @@ pub fn render(tunnels: &Tunnels, text: &mut String) {
         let up: Vec<_> = state.errors.iter().map(|error| u64::from(error.is_none())).collect();
         (up, u64::try_from(state.unknown).unwrap_or(u64::MAX))
     };
-    let of_kind = |(kind, count): (Kind, u64)| (format!("{{kind=\"{}\"}}", kind.id()), whole(count));
+    let of_kind =
+        |(kind, count): (Kind, u64)| (format!("{{kind=\"{}\"}}", kind.id()), whole(count));
     let open: Vec<_> = kinds.into_iter().map(of_kind).collect();
     metric(text, "tunnels", "gauge", "Live tunnels", &open);
     let counts = &tunnels.counts;
@@ -54,7 +55,7 @@ pub fn render(tunnels: &Tunnels, text: &mut String) {
         (
             "tunnels_unknown_total",
             "counter",
-            "Tunnels from before the start that nobody knows",
+            "Tunnels in HAProxy that this agent did not allow",
             whole(unknown),
         ),
         ("tunnels_due", "gauge", "Tunnels that are to be cut and still there", whole(due)),

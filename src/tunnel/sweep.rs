@@ -157,8 +157,8 @@ impl<'t> Sweeper<'t> {
             let workspaces = self.gate.registry.snapshot();
             let count = self.gate.registry.names().len();
             let mut states = (0..count).filter_map(|number| workspaces.state(number));
-            self.settled = states.all(|state| state.age.is_some())
-                || at.since(Moment::default()) >= SETTLE;
+            self.settled =
+                states.all(|state| state.age.is_some()) || at.since(Moment::default()) >= SETTLE;
         }
         self.settled
     }

@@ -14,7 +14,7 @@ use std::{
 };
 
 use tokio::sync::watch;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::{Cause, Settings, Tunnel, cutter::Found};
 use crate::{
@@ -66,7 +66,7 @@ pub(super) struct State {
     pub(super) rounds: Vec<Option<Round>>,
     /// Why each socket tells nothing at the moment.
     pub(super) errors: Vec<Option<String>>,
-    /// How many tunnels from before the start nobody knows.
+    /// How many tunnels were met that this agent did not allow.
     pub(super) unknown: usize,
     /// How often tunnels came and went.
     pub(super) version: u64,
@@ -215,7 +215,7 @@ impl Tunnels {
             if entry.due.is_none() {
                 entry.due = Some(Due { cause, since, reported: false });
                 any = true;
-                info!(decision_id = %id, cause = cause.id(), "a tunnel is to be cut");
+                debug!(decision_id = %id, cause = cause.id(), "a tunnel is to be cut");
             }
         }
         drop(state);
@@ -373,7 +373,8 @@ impl State {
     /// What no process has that could have it: it has ended. What a process may have that is not reached is
     /// kept, though not for ever.
     fn nowhere(&mut self, now: Moment) -> Vec<DecisionId> {
-        let Some(rounds) = self.rounds.iter().map(Option::as_ref).collect::<Option<Vec<_>>>() else {
+        let Some(rounds) = self.rounds.iter().map(Option::as_ref).collect::<Option<Vec<_>>>()
+        else {
             return vec![];
         };
         let Some(started) = rounds.iter().map(|round| round.started).min() else { return vec![] };

@@ -89,12 +89,14 @@ impl Selection {
     #[must_use]
     pub fn covers(&self, tunnel: &Tunnel) -> bool {
         let identity = tunnel.identity.as_deref();
-        let user = self.user.as_ref().is_none_or(|user| {
-            identity.is_some_and(|i| i.label() == user || *i.subject == **user)
-        });
-        let workspace = self.workspace.as_ref().is_none_or(|wanted| {
-            tunnel.workspace.as_ref().is_some_and(|id| id.as_str() == wanted)
-        });
+        let user = self
+            .user
+            .as_ref()
+            .is_none_or(|user| identity.is_some_and(|i| i.label() == user || *i.subject == **user));
+        let workspace = self
+            .workspace
+            .as_ref()
+            .is_none_or(|wanted| tunnel.workspace.as_ref().is_some_and(|id| id.as_str() == wanted));
         user && workspace && self.id.as_ref().is_none_or(|id| tunnel.id.as_str() == id)
     }
 }

@@ -16,14 +16,14 @@ use crate::{
     },
 };
 
-const LOGIN: &str = "login.gate.test";
+pub(crate) const LOGIN: &str = "login.gate.test";
 
-struct Stage {
-    haproxy: Haproxy,
-    agent: AgentProcess,
-    idp: DevIdp,
+pub(crate) struct Stage {
+    pub(crate) haproxy: Haproxy,
+    pub(crate) agent: AgentProcess,
+    pub(crate) idp: DevIdp,
     _workspaces: [DevWorkspace; 2],
-    directory: TempDir,
+    pub(crate) directory: TempDir,
 }
 
 impl Stage {
@@ -32,7 +32,7 @@ impl Stage {
     }
 
     /// With more lines in `[sign_in]`.
-    async fn with(version: &Version, more: &str) -> Self {
+    pub(crate) async fn with(version: &Version, more: &str) -> Self {
         let idp = DevIdp::start().await;
         let workspaces = [DevWorkspace::start("alices").await, DevWorkspace::start("bobs").await];
         let directory = tempfile::tempdir().unwrap();
@@ -86,22 +86,22 @@ impl Stage {
         stage
     }
 
-    fn browser(&self) -> Browser {
+    pub(crate) fn browser(&self) -> Browser {
         Browser::new(self.haproxy.https)
     }
 }
 
 /// A browser: follows nothing by itself, keeps the cookies of each host apart.
 #[derive(Clone)]
-struct Browser {
+pub(crate) struct Browser {
     gate: SocketAddr,
-    http: reqwest::Client,
-    cookies: BTreeMap<String, BTreeMap<String, String>>,
+    pub(crate) http: reqwest::Client,
+    pub(crate) cookies: BTreeMap<String, BTreeMap<String, String>>,
 }
 
 #[derive(Debug)]
-struct Reply {
-    status: u16,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
     location: Option<String>,
     headers: reqwest::header::HeaderMap,
     body: String,
@@ -135,7 +135,7 @@ impl Browser {
         self.ask("GET", host, path, &html).await
     }
 
-    async fn ask(
+    pub(crate) async fn ask(
         &mut self,
         method: &str,
         host: &str,
@@ -195,7 +195,7 @@ impl Browser {
     }
 
     /// Follows until there is nowhere to go on.
-    async fn browse(&mut self, host: &str, path: &str) -> Reply {
+    pub(crate) async fn browse(&mut self, host: &str, path: &str) -> Reply {
         let mut reply = self.get(host, path).await;
         for _ in 0..10 {
             if reply.location.is_none() {

@@ -176,7 +176,9 @@ impl Haproxy {
         let child = version
             .command(&name, &[(configuration, "ro"), (directory, "rw")], &env)
             // A master process: it is what a reload is asked of.
-            .args(["-W", "-db", "-C"])
+            .args(["-W", "-db", "-S"])
+            .arg(directory.join("master.sock"))
+            .arg("-C")
             .arg(configuration)
             .args(["-f", "haproxy.cfg", "-f", "tcp.cfg"])
             .stdin(Stdio::null())
