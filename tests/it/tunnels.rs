@@ -1,13 +1,14 @@
 //! Live tunnels through real HAProxies: when access ends, the connection ends, and no other.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::{AgentProcess, Version, certificates::Authority, until};
+use crate::{
+    dev_idp::DevIdp,
+    support::{ALICES, AgentProcess, Version, certificates::Authority, config, host, until},
+    wire::Peer,
+};
 
 mod http2;
 mod scene;
@@ -372,4 +373,70 @@ async fn the_operator_sees_who_is_connected_to_what() {
     assert_eq!(scene.done(&["tunnels", "cut", "--id", one["id"].as_str().unwrap()]), "1 tunnel\n");
     let metrics = scene.metrics().await;
     assert!(metrics.contains("identity_spoa_tunnels_opened_total 2\n"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_lasts_as_long_as_the_operator_says_whatever_its_token_says() {
+    let more = "[tunnels]\nmax_seconds = 4\noutlive_token = true\n";
+    let scene = Scene::start(Version::newest(), 2, 1, more).await;
+    let (token, end) = scene.token_for(2, "u0");
+    let opened = Instant::now();
+    let mut line = scene.try_open(0, "u0", &token, 0, 3000).await.unwrap();
+    tokio::time::sleep_until((end + Duration::from_millis(500)).into()).await;
+    line.echoes().await;
+    let lasted = line.ended().await.saturating_duration_since(opened);
+    assert!((4.0..5.0).contains(&lasted.as_secs_f64()), "{lasted:?}");
+    let cut = until("the record", async || scene.records("tunnel_cut").pop()).await;
+    assert_eq!(cut["cause"], "lifetime_reached");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_upgrade_hides_behind_repeated_headers() {
+    for version in Version::all() {
+        let scene = Scene::start(version, 1, 1, "").await;
+        let token = scene.idp.token_of("u0");
+        let mut upgraded = Vec::new();
+        for lines in [
+            "Upgrade: websocket\r\nUpgrade:\r\n",
+            "Upgrade:\r\nUpgrade: websocket\r\n",
+            "Upgrade: websocket\r\nUpgrade: websocket\r\n",
+            "upgrade: WebSocket\r\n",
+            "Upgrade: other, websocket\r\n",
+        ] {
+            let mut client = crate::support::Client::connect(scene.haproxies[0].0.http).await;
+            let head = format!(
+                "GET /ws HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {token}\r\n\
+                 Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n{lines}\r\n",
+                scene::at(0, 3000)
+            );
+            if client.raw(head.as_bytes()).await.status == 101 {
+                upgraded.push(client);
+            }
+        }
+        assert!(!upgraded.is_empty(), "{version:?}");
+        until("the others to leave", async || {
+            (scene.tunnels().len() == upgraded.len()).then_some(())
+        })
+        .await;
+        scene.done(&["tunnels", "cut", "--user", "u0"]);
+        for client in &mut upgraded {
+            client.closed().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn without_haproxys_word_on_what_is_a_tunnel_nothing_is_allowed() {
+    let directory = tempfile::tempdir().unwrap();
+    let idp = DevIdp::start().await;
+    let text = format!("{}\n[haproxy]\nsockets = ['unix:none.sock']\n", config(idp.issuer()));
+    std::fs::write(directory.path().join("agent.toml"), text).unwrap();
+    std::fs::write(directory.path().join("workspaces.yaml"), "workspaces: []\n").unwrap();
+    let agent = AgentProcess::start(directory.path()).await;
+    let mut peer = Peer::unix(&agent.socket()).await;
+    let token = idp.token_of("alice");
+    let reason = peer.ask(&host(ALICES), Some(&token)).await;
+    assert_eq!(reason.as_deref(), Some("message_unknown"));
+    assert!(agent.log().contains("[haproxy] needs arguments"));
 }

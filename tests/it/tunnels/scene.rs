@@ -14,6 +14,7 @@ use tempfile::TempDir;
 use tokio::{
     net::TcpStream,
     sync::{mpsc, watch},
+    task::JoinHandle,
     time::timeout,
 };
 use tokio_tungstenite::{
@@ -45,7 +46,7 @@ pub(super) struct Scene {
     pub haproxies: Vec<(Haproxy, TempDir)>,
     pub agent: AgentProcess,
     pub idp: DevIdp,
-    pub workspaces: Vec<DevWorkspace>,
+    _workspaces: Vec<DevWorkspace>,
     /// The list, by number; none once it is deleted.
     pub list: Vec<Option<Listed>>,
     pub directory: TempDir,
@@ -159,7 +160,7 @@ impl Scene {
             let named = servers[0].address();
             running.push((Haproxy::start(version, own.path(), &spop, named).await, own));
         }
-        let scene = Self { haproxies: running, agent, idp, workspaces: servers, list, directory };
+        let scene = Self { haproxies: running, agent, idp, _workspaces: servers, list, directory };
         for (haproxy, _) in &scene.haproxies {
             until("the gate to open", async || {
                 let token = scene.idp.token_of("u0");
@@ -309,6 +310,14 @@ pub(super) struct Line {
     sink: SplitSink<WebSocketStream<TcpStream>, Message>,
     messages: mpsc::UnboundedReceiver<Message>,
     closed: watch::Receiver<Option<Instant>>,
+    reader: JoinHandle<()>,
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        // It holds the other half of the socket.
+        self.reader.abort();
+    }
 }
 
 impl Line {
@@ -316,7 +325,7 @@ impl Line {
         let (sink, mut stream) = socket.split();
         let (sender, messages) = mpsc::unbounded_channel();
         let (close, closed) = watch::channel(None);
-        tokio::spawn(async move {
+        let reader = tokio::spawn(async move {
             while let Some(Ok(message)) = stream.next().await {
                 if sender.send(message).is_err() {
                     return;
@@ -324,7 +333,7 @@ impl Line {
             }
             close.send_replace(Some(Instant::now()));
         });
-        Self { user: user.into(), workspace, port, sink, messages, closed }
+        Self { user: user.into(), workspace, port, sink, messages, closed, reader }
     }
 
     pub(super) fn is_closed(&self) -> bool {

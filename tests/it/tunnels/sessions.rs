@@ -1,6 +1,6 @@
 //! Tunnels of browser sessions: they end with them, and keep them awake.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use reqwest::Upgraded;
 use serde_json::json;
@@ -13,7 +13,7 @@ use super::scene::Figures;
 use crate::{
     dev_idp::TokenRequest,
     sign_in::{Browser, LOGIN, Stage},
-    support::{self, ALICES, BOBS, PATIENCE, Version, host},
+    support::{self, ALICES, BOBS, PATIENCE, host},
 };
 
 const HAPROXY: &str = "\n[haproxy]\nsockets = ['unix:master.sock']\n";
