@@ -14,6 +14,7 @@ mod dev_idp;
 mod hot_path;
 
 use std::{
+    fmt::Write as _,
     hint::black_box,
     io::sink,
     sync::Arc,
@@ -156,10 +157,12 @@ fn tunnels(gate: &Gate, request: &Request<'_>, decided: &Decision, now: Timestam
         let id = DecisionId::from(&format!("{number}")).unwrap();
         all.open(Tunnel::of(decided, &request, &id, &[], now).unwrap()).unwrap();
         let [_, _, c, d] = number.to_be_bytes();
-        list += &format!(
-            "{:#x}: proto=tcpv4 src=10.0.{c}.{d}:54321 fe=gate be=workspace srv=direct ts=00 epoch=0 age=1h2m calls=3 rate=0 cpu=0 lat=0 rq[f=848000h,i=0,an=00h,ax=] rp[f=80048000h,i=0,an=00h,ax=] scf=[8,1400h,fd=15,rex=59m58s,wex=] scb=[8,1001h,fd=14,rex=59m58s,wex=] exp=3s rc=0 c_exp=\n",
-            0x7fb5_fb24_1c00_u64 + u64::from(number) * 1024
-        );
+        let pointer = 0x7fb5_fb24_1c00_u64 + u64::from(number) * 1024;
+        writeln!(
+            list,
+            "{pointer:#x}: proto=tcpv4 src=10.0.{c}.{d}:54321 fe=gate be=workspace srv=direct ts=00 epoch=0 age=1h2m calls=3 rate=0 cpu=0 lat=0 rq[f=848000h,i=0,an=00h,ax=] rp[f=80048000h,i=0,an=00h,ax=] scf=[8,1400h,fd=15,rex=59m58s,wex=] scb=[8,1001h,fd=14,rex=59m58s,wex=] exp=3s rc=0 c_exp="
+        )
+        .unwrap();
     }
     list += "\nName: HAProxy\nPid: 7\n\n";
     let mut sweeper = Sweeper::new(&all, gate);

@@ -79,6 +79,7 @@ pub struct Spot<'a> {
 
 /// Arguments that HAProxy passes only where the operator added them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an argument of its own")]
 pub struct Passes {
     /// `query`.
     pub query: bool,

@@ -6,6 +6,7 @@ use crate::{
     haproxy::runtime::Detail,
     identity::Identity,
     tunnel::{Cause, Tunnel},
+    workspace::WorkspaceId,
 };
 
 /// What happened to a tunnel.
@@ -43,7 +44,7 @@ impl Entry for TunnelAct<'_> {
         line.optional("user", identity.map(Identity::label));
         line.optional("subject", identity.map(|identity| &*identity.subject));
         line.optional("issuer", identity.map(|identity| &*identity.issuer));
-        line.optional("workspace", self.tunnel.workspace.as_ref().map(|id| id.as_str()));
+        line.optional("workspace", self.tunnel.workspace.as_ref().map(WorkspaceId::as_str));
         line.optional("owner", self.tunnel.owner.as_deref());
         line.displayed("endpoint", self.tunnel.endpoint.as_ref());
         line.text("host", self.tunnel.host.as_str());

@@ -252,9 +252,9 @@ fn detail(block: &[&[u8]]) -> Option<Detail> {
     let is_tunnel = find(b"  txn=")
         .is_none_or(|txn| txn.split(|b| *b == b' ').any(|word| word == b"rsp.st=MSG_TUNNEL"));
     // The first is the client's.
-    let mux = block.iter().find_map(|line| line.trim_ascii_start().strip_prefix(b"co0="));
-    let mut words = mux.into_iter().flat_map(|line| line.split(|b| *b == b' '));
-    let shares_connection = !words.any(|word| matches!(word, b"mux=H1" | b"mux=PASS"));
+    let client = block.iter().find_map(|line| line.trim_ascii_start().strip_prefix(b"co0="));
+    let mut said = client.into_iter().flat_map(|line| line.split(|b| *b == b' '));
+    let shares_connection = !said.any(|word| matches!(word, b"mux=H1" | b"mux=PASS"));
     Some(Detail {
         pointer,
         id: id?,
@@ -289,7 +289,7 @@ fn address(text: &[u8]) -> Option<SocketAddr> {
 /// `1d2h`, `3m10s`, `5s`: so long at least, and at most. What is yet to come, by clocks that differ, is zero.
 fn duration(text: &[u8]) -> Option<(Duration, Duration)> {
     let (text, is_future) = text.strip_prefix(b"-").map_or((text, false), |rest| (rest, true));
-    let (mut seconds, mut digits, mut last) = (0_u64, None, None);
+    let (mut seconds, mut digits, mut unit_shown) = (0_u64, None, None);
     for byte in text {
         let unit = match byte {
             b'0'..=b'9' => {
@@ -304,9 +304,9 @@ fn duration(text: &[u8]) -> Option<(Duration, Duration)> {
             _ => return None,
         };
         seconds = seconds.checked_add(digits.take()?.checked_mul(unit)?)?;
-        last = Some(unit);
+        unit_shown = Some(unit);
     }
-    let most = seconds.checked_add(last.filter(|_| digits.is_none())?)?;
+    let most = seconds.checked_add(unit_shown.filter(|_| digits.is_none())?)?;
     let least = if is_future { 0 } else { seconds };
     Some((Duration::from_secs(least), Duration::from_secs(most)))
 }

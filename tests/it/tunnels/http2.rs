@@ -19,6 +19,8 @@ struct Stream {
     receive: RecvStream,
 }
 
+type Meant = fn(&Stream) -> bool;
+
 async fn connect(scene: &Scene) -> SendRequest<Bytes> {
     let stream = TcpStream::connect(scene.haproxies[0].0.http).await.unwrap();
     let (client, connection) = h2::client::handshake(stream).await.unwrap();
@@ -86,7 +88,7 @@ async fn over_http2_a_stream_is_cut_and_its_connection_goes_on() {
             }
         }
         let mut figures = Figures::default();
-        let triggers: [(&str, fn(&Stream) -> bool); 3] = [
+        let triggers: [(&str, Meant); 3] = [
             ("stopped", |stream| stream.workspace == 0),
             ("revoked", |stream| stream.user == "u1"),
             ("by workspace", |stream| stream.workspace == 3),
