@@ -311,3 +311,6 @@ impl std::fmt::Debug for Session {
         f.debug_struct("Session").field("user", &self.identity.label()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

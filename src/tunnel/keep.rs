@@ -312,3 +312,30 @@ impl KeptIdentity {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tunnel::tests::{identity, named, tunnel};
+
+    #[test]
+    fn what_is_kept_of_a_tunnel_is_all_that_decides_about_it() {
+        let authority = identity().authority;
+        let direct = Route::Direct("10.0.0.1:80".parse().unwrap());
+        for route in [direct, Route::Backend("b".into()), named(false), named(true)] {
+            for by in [By::Token, By::Certificate, By::Nobody] {
+                let tunnel = tunnel(by, route.clone());
+                let text = serde_json::to_vec(&[Kept::of(&tunnel)]).unwrap();
+                let kept: Vec<Kept> = serde_json::from_slice(&text).unwrap();
+                let kept = kept.into_iter().next().unwrap().tunnel(&[&authority]).unwrap();
+                assert_eq!(format!("{kept:?}"), format!("{tunnel:?}"));
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_an_unknown_authority_vouched_for_is_nobody() {
+        let kept = Kept::of(&tunnel(By::Token, named(false)));
+        assert!(kept.tunnel(&[]).unwrap().identity.is_none());
+    }
+}

@@ -212,3 +212,28 @@ fn is_named(workspaces: &Snapshot, decision: &Decision, tunnel: &Tunnel) -> bool
         Found::Unknown | Found::NotLoaded | Found::Ambiguous => false,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workspace::Gateway;
+
+    #[test]
+    fn a_name_is_one_place_whatever_its_address_is() {
+        let named = |at: &str, url: &str| {
+            Some(Route::Named(at.parse().unwrap(), Arc::new(Gateway::parse(url).unwrap())))
+        };
+        let was = named("10.0.0.1:80", "http://a.test");
+        assert!(same(was.as_ref(), named("10.0.0.2:80", "http://a.test").as_ref()));
+        for other in [
+            named("10.0.0.1:80", "http://b.test"),
+            named("10.0.0.1:80", "https://a.test"),
+            named("10.0.0.1:80", "http://a.test:81"),
+            Some(Route::Direct("10.0.0.1:80".parse().unwrap())),
+            Some(Route::Backend("a".into())),
+            None,
+        ] {
+            assert!(!same(was.as_ref(), other.as_ref()), "{other:?}");
+        }
+    }
+}
