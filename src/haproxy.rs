@@ -22,7 +22,7 @@ const WITHIN: Duration = Duration::from_secs(3);
 /// The longest answer: some 150,000 streams.
 const MAX_ANSWER: u64 = 64 * 1024 * 1024;
 /// Commands at once. HAProxy takes a line of `tune.bufsize` bytes at most, 16 KiB unless configured.
-const BATCH: usize = 200;
+pub(crate) const BATCH: usize = 200;
 
 /// Where a runtime API is.
 #[derive(Clone, Debug, PartialEq, Eq)]

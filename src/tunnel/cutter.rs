@@ -23,7 +23,7 @@ use crate::{
     clock::Moment,
     decision::variables::DecisionId,
     haproxy::{
-        AskError, Process, Socket,
+        AskError, BATCH, Process, Socket,
         runtime::{Detail, List, Listed, Pointer},
     },
 };
@@ -37,6 +37,8 @@ const ASKED_WITHIN: Duration = Duration::from_secs(4);
 /// The pause after a failure, at first and at most.
 const RETRY: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(2);
+/// How long something that is to be cut is looked for without rest.
+const HURRY: Duration = Duration::from_secs(3);
 /// What HAProxy was told to end and still has is told again after this time.
 const AGAIN: Duration = Duration::from_secs(1);
 
@@ -127,17 +129,20 @@ impl Cutter {
         let mut processes: Vec<Process> = Vec::new();
         let mut seek = Moment::now() >= *next;
         {
-            let state = self.tunnels.lock();
-            for entry in state.entries.values().filter(|entry| entry.due.is_some()) {
+            let (state, now) = (self.tunnels.lock(), Moment::now());
+            for entry in state.entries.values() {
+                let Some(due) = &entry.due else { continue };
+                // What does not show up soon is looked for at the usual pace.
+                let is_new = now.since(due.since) < HURRY;
                 match &entry.found {
                     Some(found) if found.socket == self.number => {
                         if !processes.contains(&found.process) {
                             processes.push(found.process.clone());
                         }
-                        seek |= entry.shut.is_some();
+                        seek |= entry.shut.is_some() && is_new;
                     }
                     Some(_) => {}
-                    None => seek = true,
+                    None => seek |= is_new,
                 }
             }
         }
@@ -181,17 +186,13 @@ impl Cutter {
     }
 
     async fn seek_in(&mut self, process: &Process) -> Result<u32, AskError> {
+        let asked = Moment::now();
         let list = process.list().await?;
-        let (mut wanted, gone) = self.compare(process, &list);
+        let (mut wanted, gone) = self.compare(process, &list, asked);
         self.tunnels.ended(&gone);
         let strangers = self.strangers(&list);
-        wanted.extend(
-            strangers
-                .iter()
-                .filter(|pointer| !wanted.contains(pointer))
-                .copied()
-                .collect::<Vec<_>>(),
-        );
+        wanted.extend(&strangers);
+        let wanted: Vec<_> = wanted.into_iter().collect();
         if !wanted.is_empty() {
             let details = process.details(&wanted).await?;
             self.locate(process, list.process, &details);
@@ -202,7 +203,12 @@ impl Cutter {
     }
 
     /// What of the table is in this process: streams to look at more closely, and tunnels that have ended.
-    fn compare(&self, process: &Process, list: &List) -> (Vec<Pointer>, Vec<DecisionId>) {
+    fn compare(
+        &self,
+        process: &Process,
+        list: &List,
+        asked: Moment,
+    ) -> (HashSet<Pointer>, Vec<DecisionId>) {
         let by_pointer: HashMap<Pointer, &Listed> =
             list.streams.iter().map(|stream| (stream.pointer, stream)).collect();
         let mut places = Places::new();
@@ -213,7 +219,6 @@ impl Cutter {
                 places.entry((&stream.frontend, None)).or_default().push(stream);
             }
         }
-        let now = Moment::now();
         let mut state = self.tunnels.lock();
         let mut taken = HashSet::new();
         let mut gone = Vec::new();
@@ -230,15 +235,17 @@ impl Cutter {
                 continue;
             }
             let place = &entry.tunnel.place;
-            let there = by_pointer.get(&found.pointer).is_some_and(|stream| {
+            let there = by_pointer.get(&found.pointer).filter(|stream| {
                 *stream.frontend == *place.frontend
                     && (place.source.is_none() || stream.source == place.source)
-                    && is_old_enough(stream, entry.tunnel.opened, now)
             });
-            if there {
-                taken.insert(found.pointer);
-            } else {
-                gone.push(*id);
+            match there {
+                None => gone.push(*id),
+                Some(stream) if is_old_enough(stream, entry.tunnel.opened, asked) => {
+                    taken.insert(found.pointer);
+                }
+                // Another stream of the connection may have come to its place: it is looked at anew.
+                Some(_) => entry.found = None,
             }
         }
         let mut wanted = HashSet::new();
@@ -248,10 +255,13 @@ impl Cutter {
                 continue;
             }
             let near = places.get(&(&*place.frontend, place.source)).into_iter().flatten();
-            let old = near.filter(|stream| is_old_enough(stream, entry.tunnel.opened, now));
-            wanted.extend(old.map(|stream| stream.pointer).filter(|p| !taken.contains(p)));
+            // A number is sure. Without one, a stream that is younger is another one.
+            let near = near.filter(|stream| {
+                place.stream.is_some() || is_old_enough(stream, entry.tunnel.opened, asked)
+            });
+            wanted.extend(near.map(|stream| stream.pointer).filter(|p| !taken.contains(p)));
         }
-        (wanted.into_iter().collect(), gone)
+        (wanted, gone)
     }
 
     /// Notes which streams the tunnels are.
@@ -335,26 +345,29 @@ impl Cutter {
         let details: HashMap<_, _> = details.iter().map(|d| (d.pointer, d)).collect();
         let (mut sure, mut gone) = (Vec::new(), Vec::new());
         {
-            let state = self.tunnels.lock();
+            let mut state = self.tunnels.lock();
             for (pointer, id) in due {
-                let Some(entry) = state.entries.get(&id) else { continue };
+                let Some(entry) = state.entries.get_mut(&id) else { continue };
                 let Some(found) = &entry.found else { continue };
                 let place = &entry.tunnel.place;
                 if details.get(&pointer).is_some_and(|d| place.is(d, found.process_id)) {
+                    // Should the answer be lost, the record of its end says why all the same.
+                    entry.tried = true;
                     sure.push((pointer, id));
                 } else {
                     gone.push(id);
                 }
             }
         }
-        let pointers: Vec<_> = sure.iter().map(|(pointer, _)| *pointer).collect();
-        let shut = if pointers.is_empty() { vec![] } else { process.shut(&pointers).await? };
-        let mut cut = Vec::new();
-        for ((_, id), was_there) in sure.into_iter().zip(shut) {
-            if was_there { cut.push(id) } else { gone.push(id) }
-        }
-        self.tunnels.was_cut(&cut);
         self.tunnels.ended(&gone);
+        for batch in sure.chunks(BATCH) {
+            let pointers: Vec<_> = batch.iter().map(|(pointer, _)| *pointer).collect();
+            let shut = process.shut(&pointers).await?;
+            let done = batch.iter().zip(shut).map(|((_, id), was_there)| (*id, was_there));
+            let (cut, gone): (Vec<_>, Vec<_>) = done.partition(|(_, was_there)| *was_there);
+            self.tunnels.was_cut(cut.into_iter().map(|(id, _)| id));
+            self.tunnels.ended(&gone.into_iter().map(|(id, _)| id).collect::<Vec<_>>());
+        }
         Ok(())
     }
 
@@ -417,7 +430,8 @@ impl Cutter {
     }
 }
 
-/// A stream that is younger than the tunnel is another one.
-fn is_old_enough(stream: &Listed, opened: Moment, now: Moment) -> bool {
-    stream.age.1.saturating_add(ROUNDING) >= now.since(opened)
+/// Whether a stream is as old as the tunnel, as far as ages tell. They are HAProxy's, whose clock stands still
+/// when HAProxy does, so that they never are enough to let go of a tunnel with a number.
+fn is_old_enough(stream: &Listed, opened: Moment, asked: Moment) -> bool {
+    stream.age.1.saturating_add(ROUNDING) >= asked.since(opened)
 }

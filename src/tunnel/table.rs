@@ -81,6 +81,8 @@ pub(super) struct Entry {
     pub(super) due: Option<Due>,
     /// When HAProxy was told to end it.
     pub(super) shut: Option<Moment>,
+    /// Whether HAProxy may have been told.
+    pub(super) tried: bool,
     /// Whether it was decided about again since it was opened.
     pub(super) judged: bool,
     /// When several streams could be it.
@@ -237,12 +239,12 @@ impl Tunnels {
     }
 
     /// HAProxy was told to end these.
-    pub(super) fn was_cut(&self, ids: &[DecisionId]) {
+    pub(super) fn was_cut(&self, ids: impl IntoIterator<Item = DecisionId>) {
         let now = Moment::now();
         let mut cut = Vec::new();
         let mut state = self.lock();
         for id in ids {
-            let Some(entry) = state.entries.get_mut(id) else { continue };
+            let Some(entry) = state.entries.get_mut(&id) else { continue };
             let Some(due) = entry.due else { continue };
             if entry.shut.replace(now).is_none() {
                 let took = now.since(due.since);
@@ -265,10 +267,10 @@ impl Tunnels {
             let mut state = self.lock();
             ids.iter().filter_map(|id| state.remove(id)).collect()
         };
-        for Entry { tunnel, due, shut, .. } in ended {
+        for Entry { tunnel, due, tried, .. } in ended {
             self.counts.closed.fetch_add(1, Ordering::Relaxed);
             // Whoever was to be cut and went by itself was not cut.
-            let cause = due.filter(|_| shut.is_some()).map(|due| due.cause);
+            let cause = due.filter(|_| tried).map(|due| due.cause);
             self.keep("tunnel_close", &tunnel, cause, None);
         }
     }
@@ -349,6 +351,7 @@ impl State {
             found: None,
             due: None,
             shut: None,
+            tried: false,
             judged: false,
             doubt: None,
             out_of_reach: None,

@@ -203,6 +203,40 @@ async fn two_haproxies_at_one_agent_are_not_mistaken_for_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_haproxy_that_stands_still_loses_no_tunnel() {
+    let mut scene = Scene::start(Version::newest(), 2, 1, "").await;
+    let mut lines = vec![scene.open("u0", 0, 3000).await, scene.open("u1", 1, 3000).await];
+    until("both to be found", async || {
+        scene.tunnels().iter().all(|tunnel| tunnel["found"] == true).then_some(())
+    })
+    .await;
+    if !scene.haproxies[0].0.pause(true) {
+        eprintln!("only a container can be paused");
+        return;
+    }
+    // Longer than ages are off by rounding: HAProxy's own clock does not count it.
+    until("the agent to miss it, for a while", async || {
+        let missed = scene.agent.log().matches("\"no whole answer within").count() > 0;
+        let since = scene.tunnels()[0]["age_seconds"].as_u64().unwrap();
+        (missed || since >= 8).then_some(())
+    })
+    .await;
+    scene.listed(0).phase = "stopped";
+    let _ = scene.write();
+    until("the alarm", async || scene.records("tunnel_cut_failed").pop()).await;
+    assert!(scene.haproxies[0].0.pause(false));
+    cut(&mut lines, Instant::now(), |line| line.workspace == 0).await;
+    // It is still followed.
+    until("a whole round", async || {
+        scene.metrics().await.contains("identity_spoa_tunnels_not_found 0\n").then_some(())
+    })
+    .await;
+    scene.listed(1).phase = "stopped";
+    let _ = scene.write();
+    lines.remove(0).ended().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn before_haproxy_3_a_tunnel_is_found_by_its_clients_address_and_port() {
     let old = Version::all().iter().find(|version| !versions().any(|new| new == *version));
     let Some(version) = old else {

@@ -208,6 +208,13 @@ impl Haproxy {
         assert!(done.unwrap().status.success());
     }
 
+    /// Lets every process of it stand still, or go on. Returns whether that is possible here.
+    pub fn pause(&self, pause: bool) -> bool {
+        let Some(name) = &self.container else { return false };
+        let what = if pause { "pause" } else { "unpause" };
+        Command::new("docker").args([what, name]).output().unwrap().status.success()
+    }
+
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap_or_default()
     }
