@@ -142,6 +142,16 @@ impl Process {
         Ok(shut)
     }
 
+    /// Whether streams may be ended here: asks for the end of one that cannot be.
+    ///
+    /// # Errors
+    /// They may not, or there is no whole answer.
+    pub async fn may_cut(&self) -> Result<(), AskError> {
+        let answer = self.ask(["shutdown session 0x1"].into_iter()).await?;
+        runtime::shut(&answer, 1)?;
+        Ok(())
+    }
+
     /// Asks, and at the end which process answers: without that an answer is not whole.
     async fn ask(
         &self,

@@ -340,6 +340,8 @@ async fn what_cannot_be_cut_is_an_alarm_and_is_cut_once_it_can_be() {
     let metrics = scene.metrics().await;
     assert!(metrics.contains("identity_spoa_tunnels_cut_failed_total 1\n"), "{metrics}");
     assert!(metrics.contains("identity_spoa_haproxy_up{socket=\"0\"} 0\n"), "{metrics}");
+    let doctor = String::from_utf8(scene.command(&["doctor"]).stdout).unwrap();
+    assert!(doctor.contains("FAIL") && doctor.contains("start HAProxy with -S"), "{doctor}");
     let list = scene.done(&["tunnels"]);
     assert!(list.contains("PROBLEM") && list.contains("cutting: workspace_stopped"), "{list}");
     all_echo(&mut lines).await;
@@ -407,6 +409,9 @@ async fn the_operator_sees_who_is_connected_to_what() {
     assert_eq!(scene.done(&["tunnels", "cut", "--id", one["id"].as_str().unwrap()]), "1 tunnel\n");
     let metrics = scene.metrics().await;
     assert!(metrics.contains("identity_spoa_tunnels_opened_total 2\n"), "{metrics}");
+    let doctor = String::from_utf8(scene.command(&["doctor"]).stdout).unwrap();
+    let line = doctor.lines().find(|line| line.contains("master.sock")).unwrap();
+    assert!(line.trim_start().starts_with("ok") && line.contains("1 process"), "{doctor}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
