@@ -25,12 +25,14 @@ use crate::{
     config,
     identity::revocation::Revocations,
     session::SignIn,
+    tunnel::Tunnels,
     workspace::registry::Registry,
 };
 
 mod metrics;
 mod revocations;
 mod sessions;
+mod tunnels;
 mod workspaces;
 
 pub use revocations::Answer;
@@ -45,6 +47,8 @@ pub const SESSIONS: &str = "/v1/sessions";
 pub const WORKSPACES: &str = "/v1/workspaces";
 /// Where the sources of workspaces are.
 pub const SOURCES: &str = "/v1/sources";
+/// Where live tunnels are.
+pub const TUNNELS: &str = "/v1/tunnels";
 /// The longest request body, in bytes.
 const MAX_BODY: usize = 64 * 1024;
 
@@ -69,6 +73,8 @@ pub struct Subject {
     pub sources: Vec<WatchedSource>,
     /// The configured names of the issuers, which records of workspaces may name.
     pub issuers: BTreeSet<Box<str>>,
+    /// Live tunnels, where they are tracked.
+    pub tunnels: Option<Arc<Tunnels>>,
 }
 
 type Shared = Subject;
@@ -103,6 +109,7 @@ impl Admin {
             .route(SOURCES, get(workspaces::sources))
             .route("/v1/sources/{source}/workspaces", get(workspaces::held))
             .route("/v1/sources/{source}/workspaces/{id}", one)
+            .route(TUNNELS, get(tunnels::list).delete(tunnels::cut))
             .route("/metrics", get(metrics::metrics))
             .layer(DefaultBodyLimit::max(MAX_BODY))
             .with_state(self.shared)

@@ -10,7 +10,7 @@ use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{audit::Trail, config, gate::Gate};
+use crate::{audit::Trail, config, gate::Gate, tunnel::Tunnels};
 
 mod answer;
 mod connection;
@@ -40,7 +40,7 @@ struct Shared {
 }
 
 impl Server {
-    /// Binds all listeners.
+    /// Binds all listeners. What is allowed to last is entered into `tunnels`.
     ///
     /// # Errors
     /// The first that cannot be bound.
@@ -48,13 +48,14 @@ impl Server {
         config: &config::Agent,
         gate: Arc<Gate>,
         trail: Arc<Trail>,
+        tunnels: Option<Arc<Tunnels>>,
     ) -> Result<Self, BindError> {
         let mut listeners = Vec::new();
         for address in &config.listen {
             listeners.extend(Listener::bind(address, config)?);
         }
         let shared = Shared {
-            answerer: Answerer::new(gate, trail),
+            answerer: Answerer::new(gate, trail).tracking(tunnels),
             connections: Arc::new(Semaphore::new(config.connections)),
             waiting: Arc::new(Semaphore::new(config.waiting)),
             answer_within: config.answer_within,

@@ -29,6 +29,7 @@ use crate::{
 };
 
 mod object;
+pub mod tunnel;
 
 use object::Object;
 

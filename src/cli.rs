@@ -15,6 +15,7 @@ mod run;
 mod secrets;
 mod sessions;
 mod setup;
+mod tunnels;
 mod workspaces;
 
 /// Decides for HAProxy who may reach which workspace.
@@ -52,6 +53,8 @@ enum Command {
     Sessions(SessionsArgs),
     /// Shows what the running agent knows of workspaces and of their sources
     Workspaces(WorkspacesArgs),
+    /// Shows who is connected to what right now, and cuts
+    Tunnels(TunnelsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -252,6 +255,41 @@ enum WorkspacesCommand {
 }
 
 #[derive(Debug, Args)]
+struct TunnelsArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// As JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Option<TunnelsCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+enum TunnelsCommand {
+    /// Lists live tunnels, the oldest first; what is done unless said
+    List,
+    /// Prints each tunnel as it opens and closes, until interrupted
+    Watch,
+    /// Cuts all tunnels that are meant; what may be opened again is no matter of it
+    Cut(CutArgs),
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = true)]
+struct CutArgs {
+    /// Of this user, as `list` shows it, or of this subject
+    #[arg(long)]
+    user: Option<String>,
+    /// To this workspace
+    #[arg(long, value_name = "ID")]
+    workspace: Option<String>,
+    /// This one
+    #[arg(long)]
+    id: Option<String>,
+}
+
+#[derive(Debug, Args)]
 struct ListArgs {
     #[command(flatten)]
     config: ConfigArg,
@@ -279,6 +317,7 @@ impl Cli {
             Command::Login(args) => login::login(&args),
             Command::Sessions(args) => sessions::sessions(&args),
             Command::Workspaces(args) => workspaces::workspaces(&args),
+            Command::Tunnels(args) => tunnels::tunnels(&args),
         }
     }
 

@@ -15,8 +15,10 @@ use url::Url;
 
 use crate::{
     decision::Policy,
+    haproxy,
     identity::{Profile, certificate::CertificateRule, credential::Sources, provider::Schedule},
     session::{Lifetime, flow::Places},
+    tunnel,
     workspace::{
         pattern::PatternSpec,
         reconcile::core::Timing,
@@ -32,6 +34,7 @@ mod issuer;
 mod shared;
 mod sign_in;
 mod source;
+mod tunnels;
 
 use document::{Format, Mistakes};
 pub use shared::{Password, Shared};
@@ -62,6 +65,28 @@ pub struct Config {
     pub shared: Option<Shared>,
     /// How administrators reach the agent; not at all unless said.
     pub admin: Option<Admin>,
+    /// How the agent reaches HAProxy to cut tunnels; not at all unless said.
+    pub haproxy: Option<Haproxy>,
+    /// What holds for tunnels.
+    pub tunnels: Tunnels,
+}
+
+/// How the agent reaches HAProxy.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Haproxy {
+    /// The sockets of processes and of masters; at least one.
+    pub sockets: Vec<haproxy::Socket>,
+    /// The frontends whose tunnels are the gate's, before a question comes from one.
+    pub frontends: Vec<Box<[u8]>>,
+}
+
+/// What holds for tunnels.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Tunnels {
+    /// What the operator decided.
+    pub settings: tunnel::Settings,
+    /// Where tunnels outlive the agent; nowhere unless said.
+    pub file: Option<PathBuf>,
 }
 
 /// Where workspaces come from.
@@ -301,6 +326,12 @@ impl Config {
             }
         }
         self.audit.file.iter_mut().for_each(resolve);
+        self.tunnels.file.iter_mut().for_each(resolve);
+        for socket in self.haproxy.iter_mut().flat_map(|haproxy| &mut haproxy.sockets) {
+            if let haproxy::Socket::Unix(path) = socket {
+                resolve(path);
+            }
+        }
         self.issuers.iter_mut().filter_map(|i| i.authority.as_mut()).for_each(resolve);
         self.issuers.iter_mut().filter_map(|i| i.keys_file.as_mut()).for_each(resolve);
         if let Some(sign_in) = &mut self.sign_in {

@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use crate::{
     identity::{Authentication, Identity, credential::Sources},
-    session::flow::Offer,
+    session::{Session, flow::Offer},
     workspace::{
         Admission, Destination, EndpointName, Gateway, Phase, Workspace,
         destination::Ranges,
@@ -88,6 +88,8 @@ pub struct Decision {
     pub metadata: Option<Arc<Metadata>>,
     /// Where a person is sent to sign in.
     pub offer: Option<Arc<Offer>>,
+    /// The browser session that says who asked, if one does.
+    pub session: Option<Arc<Session>>,
 }
 
 /// What clients are told of tokens for workspaces (RFC 9728).
@@ -117,6 +119,7 @@ impl Decision {
             sources: None,
             metadata: None,
             offer: None,
+            session: None,
         }
     }
 

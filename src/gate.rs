@@ -117,6 +117,7 @@ impl Gate {
             Place::Matched(..) => Credential::of(request, sources),
             _ => Credential::Absent,
         };
+        let mut by_session = None;
         let authentication = match (&credential, request.certificate) {
             (Credential::Several, _) => {
                 return Step::Done(Decision::refuse(Reason::CredentialRepeated));
@@ -143,7 +144,11 @@ impl Gate {
                 Visitor::SignedIn(_) if !self.is_same_origin(request, &place) => {
                     return Step::Done(Decision::refuse(Reason::OriginForeign));
                 }
-                Visitor::SignedIn(session) => Authentication::Known(session.identity()),
+                Visitor::SignedIn(session) => {
+                    let identity = session.identity();
+                    by_session = Some(session);
+                    Authentication::Known(identity)
+                }
                 Visitor::Nobody => {
                     certificate.map_or(Authentication::Absent, |der| self.identify(der, now))
                 }
@@ -173,6 +178,7 @@ impl Gate {
             matches!(header, Some(Credential::Bearer(_) | Credential::Dpop(_)));
         decision.sources.clone_from(&self.sources);
         decision.metadata.clone_from(&self.metadata);
+        decision.session = by_session;
         if decision.reason == Reason::CredentialMissing
             && let (Some(sign_in), Place::Matched(host, _)) = (&self.sign_in, &place)
             && request.navigates()
@@ -185,17 +191,33 @@ impl Gate {
     /// What would come of a request of somebody who is known, for the pages of sign-in.
     #[must_use]
     pub fn judge(&self, host: &Host, path: &[u8], identity: Arc<Identity>) -> Decision {
-        let Some(target) = self.patterns.resolve(host, &mut Scratch::default()) else {
+        let path = path.split(|byte| *byte == b'?').next();
+        let workspaces = self.registry.snapshot();
+        self.judge_in(&workspaces, host, path, Some(identity), &mut Scratch::default())
+    }
+
+    /// What would come of a request of somebody whose credential was verified before, or of nobody.
+    #[must_use]
+    pub fn judge_in(
+        &self,
+        workspaces: &Snapshot,
+        host: &Host,
+        path: Option<&[u8]>,
+        identity: Option<Arc<Identity>>,
+        scratch: &mut Scratch,
+    ) -> Decision {
+        let Some(target) = self.patterns.resolve(host, scratch) else {
             return Decision::refuse(Reason::HostUnmatched);
         };
         let place = Place::Matched(host.clone(), target);
-        let known = if self.revocations.cover(&identity) {
-            Authentication::Refused(Refusal::Revoked)
-        } else {
-            Authentication::Known(identity)
+        let authentication = match identity {
+            None => Authentication::Absent,
+            Some(identity) if self.revocations.cover(&identity) => {
+                Authentication::Refused(Refusal::Revoked)
+            }
+            Some(identity) => Authentication::Known(identity),
         };
-        let path = path.split(|byte| *byte == b'?').next();
-        decision::decide(&place, path, known, &self.registry.snapshot(), &self.policy)
+        decision::decide(&place, path, authentication, workspaces, &self.policy)
     }
 
     /// Whom the session's cookie of this very host stands for.

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! [`agent`] serves connections with [`spop`]; [`gate`] takes one [`request`] through [`identity`],
-//! [`workspace`] and [`decision`]; [`audit`] records what came of it. [`admin`] takes an administrator's
-//! words. [`cli`] and [`config`] put the parts together.
+//! [`workspace`] and [`decision`]; [`audit`] records what came of it. [`tunnel`] follows what lasts, and cuts
+//! it through [`haproxy`] when access ends. [`admin`] takes an administrator's words. [`cli`] and [`config`] put the parts together.
 
 #![forbid(unsafe_code)]
 
@@ -20,8 +20,10 @@ pub mod clock;
 pub mod config;
 pub mod decision;
 pub mod gate;
+pub mod haproxy;
 pub mod identity;
 pub mod request;
 pub mod session;
 pub mod spop;
+pub mod tunnel;
 pub mod workspace;

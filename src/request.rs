@@ -52,10 +52,34 @@ pub struct Request<'a> {
     pub client: Option<IpAddr>,
     /// The client's certificate, DER. Only one that HAProxy verified is ever here.
     pub certificate: Option<&'a [u8]>,
+    /// How many Upgrade headers there are; sent only where tunnels are tracked.
+    pub upgrades: u64,
+    /// Whether this is a TCP stream.
+    pub is_stream: bool,
+    /// Where HAProxy has it.
+    pub spot: Spot<'a>,
+}
+
+/// Where HAProxy has a stream, so that it can be found again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Spot<'a> {
+    /// The frontend.
+    pub frontend: Option<&'a [u8]>,
+    /// HAProxy's number of the stream (`txn.id32`), which counts from zero in each process.
+    pub stream: Option<u32>,
+    /// When it began, in microseconds since the Unix epoch by HAProxy's clock.
+    pub started: Option<u64>,
+    /// The process id of HAProxy, as HAProxy sees it.
+    pub process: Option<u32>,
+    /// The other end of the client's connection, whatever the rules say the client's address is.
+    pub source: Option<IpAddr>,
+    /// Its port.
+    pub port: Option<u16>,
 }
 
 /// Arguments that HAProxy passes only where the operator added them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an argument of its own")]
 pub struct Passes {
     /// `query`.
     pub query: bool,
@@ -63,6 +87,8 @@ pub struct Passes {
     pub protocols: bool,
     /// `origin` and the others that tell browsers from programs.
     pub browser: bool,
+    /// `frontend`, and for HTTP `upgrades`: what is, and where, a tunnel.
+    pub tunnels: bool,
 }
 
 /// Headers that tell a person who opens a page from a program that fetches something.
@@ -158,10 +184,16 @@ impl<'a> Request<'a> {
                     request.browser.origin = text(value, "origin")?;
                     request.passes.browser = true;
                 }
+                b"upgrades" => {
+                    request.upgrades = count(value, "upgrades")?;
+                    request.passes.tunnels = true;
+                }
+                _ if request.spot.read(name, value)? => {}
                 _ => certificate.read(name, value)?,
             }
         }
         request.certificate = certificate.verified();
+        request.passes.tunnels &= request.spot.frontend.is_some();
         match seen.iter().zip(NEEDED).find(|(seen, _)| !**seen) {
             Some((_, name)) => Err(RequestError::Missing(name)),
             None => Ok(request),
@@ -176,12 +208,15 @@ impl<'a> Request<'a> {
                 b"unique_id" => request.unique_id = text(value, "unique_id")?,
                 b"sni" => request.host = text(value, "sni")?,
                 b"client" => request.client = address(value, "client")?,
+                _ if request.spot.read(name, value)? => {}
                 _ => certificate.read(name, value)?,
             }
         }
         request.certificate = certificate.verified();
-        // A stream has neither.
-        request.passes = Passes { query: true, protocols: true, browser: true };
+        request.is_stream = true;
+        // A stream has neither of the others.
+        let tunnels = request.spot.frontend.is_some();
+        request.passes = Passes { query: true, protocols: true, browser: true, tunnels };
         request.hosts = u64::from(request.host.is_some());
         Ok(request)
     }
@@ -202,6 +237,22 @@ impl Request<'_> {
         }
         let script = requested_with.is_some_and(|by| by.eq_ignore_ascii_case(b"XMLHttpRequest"));
         !script && !set(self.authorization) && accept.is_some_and(prefers_html)
+    }
+}
+
+impl<'a> Spot<'a> {
+    /// Takes in an argument; returns whether it is one of these.
+    fn read(&mut self, name: &[u8], value: Value<'a>) -> Result<bool, RequestError> {
+        match name {
+            b"frontend" => self.frontend = text(value, "frontend")?,
+            b"stream" => self.stream = number(value, "stream")?,
+            b"started" => self.started = number(value, "started")?,
+            b"process" => self.process = number(value, "process")?,
+            b"source" => self.source = address(value, "source")?,
+            b"source_port" => self.port = number(value, "source_port")?,
+            _ => return Ok(false),
+        }
+        Ok(true)
     }
 }
 
@@ -267,6 +318,17 @@ fn count(value: Value<'_>, name: &'static str) -> Result<u64, RequestError> {
         _ => None,
     };
     number.ok_or(RequestError::Type(name))
+}
+
+/// A number that may be absent.
+fn number<T: TryFrom<u64>>(
+    value: Value<'_>,
+    name: &'static str,
+) -> Result<Option<T>, RequestError> {
+    if value == Value::Null {
+        return Ok(None);
+    }
+    T::try_from(count(value, name)?).map(Some).map_err(|_| RequestError::Type(name))
 }
 
 fn address(value: Value<'_>, name: &'static str) -> Result<Option<IpAddr>, RequestError> {

@@ -5,7 +5,7 @@ use std::{fmt::Write as _, sync::Arc};
 use axum::{extract::State, http::header::CONTENT_TYPE, response::IntoResponse};
 
 use super::{Shared, workspaces::SourceView};
-use crate::workspace::reconcile::status::Health;
+use crate::{tunnel, workspace::reconcile::status::Health};
 
 struct Metric {
     name: &'static str,
@@ -54,7 +54,11 @@ fn count(number: usize) -> Option<u64> {
 }
 
 pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], render(&shared.source_views()))
+    let mut text = render(&shared.source_views());
+    if let Some(tunnels) = &shared.tunnels {
+        tunnel::metrics::render(tunnels, &mut text);
+    }
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text)
 }
 
 fn render(sources: &[SourceView]) -> String {

@@ -22,6 +22,7 @@ use crate::{
     identity::issuers::KeyWait,
     request::{self, Request},
     spop::{Actions, Notify, Value, ack, ack::Scope},
+    tunnel::{Full, Kind, Tunnel, Tunnels},
     workspace::{pattern::Scratch, registry::Snapshot},
 };
 
@@ -29,6 +30,7 @@ use crate::{
 pub struct Answerer {
     gate: Arc<Gate>,
     trail: Arc<Trail>,
+    tunnels: Option<Arc<Tunnels>>,
     run: u32,
     count: AtomicU64,
 }
@@ -56,7 +58,13 @@ impl Answerer {
         let mut run = [0; 4];
         // Without random numbers the time alone tells runs apart.
         let _ = aws_lc_rs::rand::fill(&mut run);
-        Self { gate, trail, run: u32::from_be_bytes(run), count: AtomicU64::new(0) }
+        Self { gate, trail, tunnels: None, run: u32::from_be_bytes(run), count: AtomicU64::new(0) }
+    }
+
+    /// The same, which tracks what it allows to last.
+    #[must_use]
+    pub fn tracking(self, tunnels: Option<Arc<Tunnels>>) -> Self {
+        Self { tunnels, ..self }
     }
 
     /// The gate.
@@ -84,6 +92,14 @@ impl Answerer {
                     return None;
                 }
             };
+            if self.tunnels.is_some() && !request.passes.tunnels {
+                warn!(
+                    "[haproxy] needs arguments that HAProxy does not pass: compare the args lines with haproxy/identity.spoe.cfg"
+                );
+                let decision = Decision::refuse(Reason::MessageUnknown);
+                self.finish(notify, &request, decision, batch, out);
+                return None;
+            }
             match self.gate.decide(&request, batch.workspaces, batch.now, scratch, may_wait) {
                 Step::Done(decision) => {
                     self.finish(notify, &request, decision, batch, out);
@@ -121,6 +137,10 @@ impl Answerer {
         let start = out.len();
         let id = self.next_id(batch.now);
         let mut decision = decision;
+        let tunnel = self.open(&decision, request, &id, batch.now);
+        if tunnel.is_err() {
+            decision = Decision::refuse(Reason::TunnelsFull);
+        }
         if encode(notify, request, &decision, &id, batch.max_frame_size, out).is_err() {
             warn!(max_frame_size = batch.max_frame_size, "an answer does not fit a frame: refused");
             decision = Decision::refuse(Reason::Internal);
@@ -128,12 +148,39 @@ impl Answerer {
             let _ = encode(notify, request, &decision, &id, batch.max_frame_size, out);
         }
         debug!(decision_id = %id, reason = %decision.reason, "decided");
-        let kept = self.trail.keep(&Record::new(&decision, request, &id, batch.now));
-        if kept.is_err() && decision.verdict() == Verdict::Allow {
+        let mut kept = self.trail.keep(&Record::new(&decision, request, &id, batch.now)).is_ok();
+        if let (Some(tunnels), Ok(true)) = (&self.tunnels, tunnel) {
+            let allowed = kept && decision.verdict() == Verdict::Allow;
+            kept = allowed && tunnels.record_opening(&id).is_ok();
+            if !kept {
+                tunnels.forget(&id);
+            }
+        }
+        if !kept && decision.verdict() == Verdict::Allow {
             out.truncate(start);
             decision = Decision::refuse(Reason::AuditUnavailable);
             let _ = encode(notify, request, &decision, &id, batch.max_frame_size, out);
         }
+    }
+
+    /// Takes an allowed tunnel in; returns whether it is one.
+    fn open(
+        &self,
+        decision: &Decision,
+        request: &Request<'_>,
+        id: &DecisionId,
+        now: Timestamp,
+    ) -> Result<bool, Full> {
+        let Some(tunnels) = self.tunnels.as_ref().filter(|_| decision.verdict() == Verdict::Allow)
+        else {
+            return Ok(false);
+        };
+        if Kind::of(request).is_none() {
+            return Ok(false);
+        }
+        // What cannot be tracked cannot be cut.
+        let tunnel = Tunnel::of(decision, request, id, &self.gate.certificates, now).ok_or(Full)?;
+        tunnels.open(tunnel).map(|()| true)
     }
 
     fn next_id(&self, now: Timestamp) -> DecisionId {

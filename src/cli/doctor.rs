@@ -1,4 +1,4 @@
-//! `doctor`: what is wrong between the agent and its providers, and what to change.
+//! `doctor`: what is wrong between the agent, its providers and HAProxy, and what to change.
 
 use std::{
     io::{Write, stdout},
@@ -16,6 +16,7 @@ use crate::{
     gate::Gate,
 };
 
+mod haproxy;
 mod issuer;
 mod token;
 
@@ -73,6 +74,11 @@ pub(super) fn doctor(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     }
     writeln!(out, "files")?;
     failed |= show(&mut out, &files(&config))?;
+    if let Some(haproxy) = &config.haproxy {
+        writeln!(out, "haproxy")?;
+        let findings = runtime.block_on(haproxy::examine(&haproxy.sockets));
+        failed |= show(&mut out, &findings)?;
+    }
     if let Some(token) = token {
         writeln!(out, "token")?;
         failed |= show(&mut out, &examine_token(&gate, &runtime, token.trim_ascii()))?;

@@ -45,7 +45,7 @@ pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         host: Some(args.host.as_bytes()),
         hosts: 1,
         path: Some(args.path.as_bytes()),
-        passes: Passes { query: true, protocols: true, browser: true },
+        passes: Passes { query: true, protocols: true, browser: true, tunnels: true },
         authorizations: u64::from(authorization.is_some()),
         authorization: authorization.as_ref().map(|value| value.as_slice()),
         ..Request::default()

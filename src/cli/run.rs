@@ -1,6 +1,6 @@
 //! `run`: the agent.
 
-use std::{path::Path, process::ExitCode, sync::Arc};
+use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
@@ -11,7 +11,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::setup;
+use super::{setup, tunnels};
 use crate::{
     admin::{Admin, Subject},
     agent::Server,
@@ -24,6 +24,9 @@ use crate::{
         web::{self, Web},
     },
 };
+
+/// How long the start waits for the store of sessions; without it the agent starts all the same.
+const STORE_AT_START: Duration = Duration::from_secs(3);
 
 pub(super) fn run(path: &Path) -> anyhow::Result<ExitCode> {
     let config = Config::load(path)?;
@@ -63,6 +66,18 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         .with_context(|| format!("cannot open the audit trail {audit:?}"))?;
     let gate = Arc::new(gate);
     let trail = Arc::new(trail);
+    let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+    if let Some(sign_in) = &gate.sign_in
+        && let Some(shared) = &sign_in.shared
+    {
+        gate.revocations.share(Arc::clone(shared) as _);
+        let (sessions, revocations) = (&sign_in.sessions, &gate.revocations);
+        let (sessions, revocations) = (Arc::clone(sessions), Arc::clone(revocations));
+        tasks.spawn(Arc::clone(shared).follow(sessions, revocations, stop.clone()));
+        // Tunnels of the agent before this one belong to sessions that are in the store.
+        shared.heard(STORE_AT_START).await;
+    }
+    let tunnels = tunnels::build(&config, &gate, &trail);
     let admin = match &config.admin {
         Some(admin) => Some(
             Admin::bind(
@@ -74,6 +89,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
                     registry: Arc::clone(&gate.registry),
                     sources: feeds.watched(),
                     issuers: config.issuer_names().into_iter().map(Box::from).collect(),
+                    tunnels: tunnels.clone(),
                 },
             )
             .with_context(|| {
@@ -82,13 +98,15 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         ),
         None => None,
     };
-    let server = Server::bind(&config.agent, Arc::clone(&gate), Arc::clone(&trail))?;
+    let server =
+        Server::bind(&config.agent, Arc::clone(&gate), Arc::clone(&trail), tunnels.clone())?;
     let mut end = Signals::listen()?;
 
-    let stop = CancellationToken::new();
-    let mut tasks = JoinSet::new();
     gate.issuers.spawn(&mut tasks, &stop);
     feeds.spawn(&mut tasks, &stop)?;
+    if let Some(tunnels) = tunnels {
+        tunnels::spawn(&config, &gate, &tunnels, &mut tasks, &stop);
+    }
     if let Some(admin) = admin {
         tasks.spawn(admin.serve(stop.clone()));
     }
@@ -98,12 +116,6 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             web::bind(address).with_context(|| format!("[sign_in] cannot listen at {address}"))?;
         let (sign_in, gate) = (Arc::clone(sign_in), Arc::clone(&gate));
         let (used, trail) = (Used::new(sign_in.shared.clone()), Arc::clone(&trail));
-        if let Some(shared) = &sign_in.shared {
-            gate.revocations.share(Arc::clone(shared) as _);
-            let (sessions, revocations) = (&sign_in.sessions, &gate.revocations);
-            let (sessions, revocations) = (Arc::clone(sessions), Arc::clone(revocations));
-            tasks.spawn(Arc::clone(shared).follow(sessions, revocations, stop.clone()));
-        }
         if about.refresh.is_some() {
             let (sign_in, gate) = (Arc::clone(&sign_in), Arc::clone(&gate));
             let (clients, trail) = (Arc::clone(&clients), Arc::clone(&trail));

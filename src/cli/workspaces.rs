@@ -134,7 +134,10 @@ fn table(out: &mut impl Write, views: &[View]) -> io::Result<()> {
     columns(out, std::iter::once(head).chain(views.iter().map(cells)).collect())
 }
 
-fn columns<const N: usize>(out: &mut impl Write, rows: Vec<[String; N]>) -> io::Result<()> {
+pub(super) fn columns<const N: usize>(
+    out: &mut impl Write,
+    rows: Vec<[String; N]>,
+) -> io::Result<()> {
     let mut widths = [0; N];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {

@@ -7,7 +7,8 @@ use toml_span::{
 };
 
 use super::{
-    Admin, Agent, Audit, Config, Listen, Owner, Shared, SignIn, Source, SourceKind,
+    Admin, Agent, Audit, Config, Haproxy, Listen, Owner, Shared, SignIn, Source, SourceKind,
+    Tunnels,
     certificate::RawCertificate,
     document::{choice, mistake, parsed},
     issuer::RawIssuer,
@@ -37,6 +38,12 @@ impl<'de> Deserialize<'de> for Config {
         let admin = table.optional::<Admin>("admin");
         let sign_in = table.optional::<SignIn>("sign_in");
         let shared = table.optional_s::<Shared>("shared");
+        let haproxy = table.optional::<Haproxy>("haproxy");
+        let tunnels = table.optional_s::<Tunnels>("tunnels");
+        if let (None, Some(tunnels)) = (&haproxy, &tunnels) {
+            let message = "[tunnels] needs [haproxy] with 'sockets': without them no tunnel is tracked or cut";
+            table.errors.push(mistake(tunnels.span, message));
+        }
         for (empty, span, what) in [
             issuers.as_ref().map(|i| (i.value.is_empty(), i.span, "issuer")),
             hosts.as_ref().map(|h| (h.value.is_empty(), h.span, "host")),
@@ -114,6 +121,8 @@ impl<'de> Deserialize<'de> for Config {
             sign_in,
             shared: shared.map(|shared| shared.value),
             admin,
+            haproxy,
+            tunnels: tunnels.map(|tunnels| tunnels.value).unwrap_or_default(),
         })
     }
 }
@@ -436,6 +445,6 @@ pub(super) fn seconds(
 }
 
 /// A number whose range fits every machine.
-fn small(number: u64) -> usize {
+pub(super) fn small(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }

@@ -97,6 +97,8 @@ pub enum Reason {
     SessionsUnavailable,
     /// HAProxy asked with a message or argument that is not the shipped configuration's.
     MessageUnknown,
+    /// No further tunnel can be tracked, so none is opened that could not be cut.
+    TunnelsFull,
     /// Too many requests wait for an answer.
     Overloaded,
     /// No answer in time.
@@ -109,7 +111,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons but the refusals of credentials ([`Refusal::ALL`]).
-    pub const ALL: [Self; 40] = [
+    pub const ALL: [Self; 41] = [
         Self::Owner,
         Self::GrantedUser,
         Self::GrantedGroup,
@@ -146,6 +148,7 @@ impl Reason {
         Self::IntrospectionUnavailable,
         Self::SessionsUnavailable,
         Self::MessageUnknown,
+        Self::TunnelsFull,
         Self::Overloaded,
         Self::Deadline,
         Self::AuditUnavailable,
@@ -210,6 +213,7 @@ impl Reason {
             Self::IntrospectionUnavailable => ("introspection_unavailable", Unavailable, 503),
             Self::SessionsUnavailable => ("sessions_unavailable", Unavailable, 503),
             Self::MessageUnknown => ("message_unknown", Unavailable, 503),
+            Self::TunnelsFull => ("tunnels_full", Unavailable, 503),
             Self::Overloaded => ("overloaded", Unavailable, 503),
             Self::Deadline => ("deadline", Unavailable, 503),
             Self::AuditUnavailable => ("audit_unavailable", Unavailable, 503),

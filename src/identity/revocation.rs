@@ -8,7 +8,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc, Mutex, OnceLock, PoisonError, RwLock,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
@@ -99,6 +99,8 @@ pub struct Revocations {
     all: RwLock<HashMap<Box<str>, OfAuthority>>,
     /// How many there are; nearly always none, and then a request looks no further.
     count: AtomicUsize,
+    /// How often they changed.
+    changes: AtomicU64,
     /// Held for a whole change, so that memory and disk change in the same order.
     journal: Mutex<Option<Journal>>,
     others: OnceLock<Arc<dyn Others>>,
@@ -143,6 +145,7 @@ impl Revocations {
             names,
             all: RwLock::default(),
             count: AtomicUsize::new(0),
+            changes: AtomicU64::new(0),
             journal: Mutex::new(None),
             others: OnceLock::new(),
         };
@@ -185,6 +188,12 @@ impl Revocations {
         by_subject
             || token.session.as_ref().is_some_and(|id| of.sessions.contains_key(id))
             || token.id.as_ref().is_some_and(|id| of.tokens.contains_key(id))
+    }
+
+    /// A number that grows with each change, so that whoever acts on revocations knows of one.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
     }
 
     /// Revokes. Counts for every request from its return on, and after a restart.
@@ -337,6 +346,7 @@ impl Revocations {
         if map.insert(named, revocation).is_none() {
             self.count.fetch_add(1, Ordering::Release);
         }
+        self.changes.fetch_add(1, Ordering::Release);
     }
 
     fn remove(&self, revocation: &Revocation) -> bool {

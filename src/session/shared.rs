@@ -26,7 +26,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::{runtime::Handle, sync::watch, time::timeout};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::{
     Digest, Sessions,
@@ -224,6 +224,18 @@ impl Shared {
         let heard = self.heard.load(Ordering::Relaxed);
         let heard = Moment::at(Duration::from_nanos(heard));
         heard == Moment::default() || Moment::now().since(heard) > self.keep
+    }
+
+    /// Waits until it was heard, for `limit` at most.
+    pub async fn heard(&self, limit: Duration) {
+        let heard = async {
+            while self.heard.load(Ordering::Relaxed) == 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        if timeout(limit, heard).await.is_err() {
+            warn!("the store of sessions is away at the start");
+        }
     }
 
     fn hear(&self) {

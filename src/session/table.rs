@@ -265,6 +265,22 @@ impl Sessions {
         Some(Arc::clone(&handle.session))
     }
 
+    /// Whether the session lasts. An open tunnel is use of it, and keeps it awake.
+    #[must_use]
+    pub fn counts(&self, session: &Session, now: Timestamp) -> bool {
+        let lasts = self.is_alive(session, now);
+        if lasts {
+            session.last.fetch_max(now.as_millis(), Ordering::Relaxed);
+        }
+        lasts && !self.is_stale()
+    }
+
+    /// A session of which that is true.
+    #[must_use]
+    pub fn any(&self, is_it: impl Fn(&Session) -> bool) -> Option<Arc<Session>> {
+        self.lock().sessions.values().find(|session| is_it(session)).cloned()
+    }
+
     /// Whether nobody can tell at the moment which sessions have ended elsewhere.
     #[must_use]
     pub fn is_stale(&self) -> bool {

@@ -119,6 +119,15 @@ pub struct Snapshot {
     now: Moment,
 }
 
+/// See [`Registry::mark`]. Holds the snapshot, so that no other comes to be at its address.
+pub struct Mark(Arc<State>);
+
+impl PartialEq for Mark {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
 /// What is known of a workspace id.
 pub enum Found<'s> {
     /// This.
@@ -191,6 +200,12 @@ impl Registry {
     /// The current snapshot, as it looks at some moment.
     pub fn snapshot_at(&self, now: Moment) -> Snapshot {
         Snapshot { state: self.current.load(), now }
+    }
+
+    /// Which snapshot is current: two marks are equal as long as nothing was written between them.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark(self.current.load_full())
     }
 
     /// The names of the sources, by their numbers.

@@ -40,4 +40,5 @@ mod shipped;
 mod sign_in;
 mod sources;
 mod tokens;
+mod tunnels;
 mod wire;

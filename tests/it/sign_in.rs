@@ -137,7 +137,7 @@ impl Stage {
 #[derive(Clone)]
 pub(crate) struct Browser {
     gate: SocketAddr,
-    http: reqwest::Client,
+    pub(crate) http: reqwest::Client,
     pub(crate) cookies: BTreeMap<String, BTreeMap<String, String>>,
 }
 

@@ -19,6 +19,7 @@ use identity_spoa::{
         revocation::Revocations,
     },
     spop::{AgentSide, Value, client, frame::DEFAULT_SIZE},
+    tunnel::{Settings, Tunnels},
     workspace::{
         Admission, Destination, Endpoint, EndpointName, Person, Phase, Revision, Workspace,
         destination::resolver::Resolver,
@@ -51,7 +52,9 @@ impl HotPath {
         });
         let gate = Arc::new(gate);
         let (trail, writer) = Trail::to(Box::new(sink()), 1 << 24).unwrap();
-        let answerer = Answerer::new(Arc::clone(&gate), Arc::new(trail));
+        let trail = Arc::new(trail);
+        let tunnels = Tunnels::new(Settings::default(), 1, Arc::clone(&trail));
+        let answerer = Answerer::new(Arc::clone(&gate), trail).tracking(Some(Arc::new(tunnels)));
         let mut side = AgentSide::new(DEFAULT_SIZE);
         let mut hello = Vec::new();
         client::hello(&mut hello, DEFAULT_SIZE, "pipelining", false);
@@ -140,6 +143,13 @@ fn question(host: &str, bearer: &str) -> Vec<u8> {
         (b"client", Value::Ipv4([127, 0, 0, 1].into())),
         (b"certificate", Value::Null),
         (b"certificate_result", Value::Null),
+        (b"stream", Value::Int64(4711)),
+        (b"started", Value::Int64(1_795_548_036_812_610)),
+        (b"process", Value::Int64(8)),
+        (b"frontend", Value::Str(b"gate")),
+        (b"source", Value::Ipv4([127, 0, 0, 1].into())),
+        (b"source_port", Value::Int64(54321)),
+        (b"upgrades", Value::Int64(0)),
     ];
     client::notify(&mut bytes, (1, 1), DEFAULT_SIZE, &[(b"authorize", args)]).unwrap();
     bytes

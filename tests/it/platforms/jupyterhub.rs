@@ -1,12 +1,16 @@
 //! A real JupyterHub with real single-user servers, behind a real HAProxy whose agent is the hub's
 //! proxy.
 
-use std::{net::SocketAddr, process::Command, time::Instant};
+use std::{
+    net::SocketAddr,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
     WebSocketStream, client_async,
     tungstenite::{Error, Message, client::IntoClientRequest as _},
@@ -15,7 +19,7 @@ use tokio_tungstenite::{
 use super::{Program, file, free_port, python, secret};
 use crate::{
     dev_idp::DevIdp,
-    support::{AgentProcess, Client, Haproxy, Reply, Version, until},
+    support::{AgentProcess, Client, Haproxy, PATIENCE, Reply, Version, agent::PROGRAM, until},
 };
 
 const AGENT_TOKEN: &str = "agent-0123456789abcdef";
@@ -74,6 +78,9 @@ revocations = "revocations.jsonl"
 
 [audit]
 file = "audit.jsonl"
+
+[haproxy]
+sockets = ["unix:master.sock"]
 "#
     )
 }
@@ -181,11 +188,59 @@ impl Stage {
         client_async(request, stream).await.map(|(socket, _)| socket)
     }
 
+    /// A terminal of a user's server that is running, and has answered.
+    async fn terminal(&self, user: &str) -> WebSocketStream<TcpStream> {
+        let (host, token) = (self.start_server(user).await, self.hub_token(user).await);
+        let path = format!("/user/{user}/api/terminals");
+        let created = self.request("POST", &host, &path, Some(user), Some(&token)).await;
+        assert_eq!(created.status, 200, "{}", created.body);
+        let name: Value = serde_json::from_str(&created.body).unwrap();
+        let path = format!("/user/{user}/terminals/websocket/{}", name["name"].as_str().unwrap());
+        let mut socket = self.websocket(&host, &path, user, &token).await.unwrap();
+        typed(&mut socket, 40).await;
+        socket
+    }
+
+    /// The records of cut tunnels: who, and why.
+    fn cuts(&self) -> Vec<(String, String)> {
+        let text = std::fs::read_to_string(self.directory.path().join("audit.jsonl")).unwrap();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let all = whole.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let cuts = all.filter(|record| record["act"] == "tunnel_cut");
+        let text = |value: &Value| value.as_str().unwrap().to_owned();
+        cuts.map(|record| (text(&record["user"]), text(&record["cause"]))).collect()
+    }
+
     async fn end(mut self) {
         self.hub.terminate();
         assert!(self.agent.end().await);
         drop(self.directory);
     }
+}
+
+/// Lets the shell of a terminal add two to a number.
+async fn typed(socket: &mut WebSocketStream<TcpStream>, number: u32) {
+    let line = json!(["stdin", format!("echo $(({number}+2))=\r")]);
+    socket.send(Message::text(line.to_string())).await.unwrap();
+    let mut written = String::new();
+    until("the shell's answer", async || {
+        let Ok(Some(Ok(Message::Text(text)))) = timeout(PATIENCE, socket.next()).await else {
+            return None;
+        };
+        let message: Value = serde_json::from_str(&text).unwrap();
+        if message[0] == "stdout" {
+            written += message[1].as_str().unwrap();
+        }
+        written.contains(&format!("{}=", number + 2)).then_some(())
+    })
+    .await;
+}
+
+/// Waits for the end of a terminal; returns when it was.
+async fn ended(mut socket: WebSocketStream<TcpStream>) -> Instant {
+    let rest = async { while let Some(Ok(_)) = socket.next().await {} };
+    timeout(PATIENCE, rest).await.expect("the terminal is still open");
+    Instant::now()
 }
 
 /// Runs a line of Python in a kernel over its WebSocket.
@@ -256,6 +311,44 @@ async fn a_notebook_server_is_its_owners_and_gone_when_it_stops() {
         );
         let reply = stage.get(&host, path, Some("alice")).await;
         assert!(reply.body.contains("workspace_unknown"), "{}", reply.body);
+        stage.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs JupyterHub: make platforms"]
+async fn a_terminal_is_cut_when_its_user_is_logged_out_and_when_its_server_stops() {
+    for version in
+        Version::all().iter().filter(|v| !matches!(v, Version::Container(t) if t == "2.6"))
+    {
+        let stage = Stage::start(version).await;
+        let alices = stage.terminal("alice").await;
+        let mut bobs = stage.terminal("bob").await;
+        // Everything that alice was given so far counts no more.
+        let start = Instant::now();
+        let revoked = Command::new(PROGRAM)
+            .args(["revoke", "--subject", "sub-alice", "--before", "now", "--config"])
+            .arg(stage.directory.path().join("agent.toml"))
+            .output()
+            .unwrap();
+        assert!(revoked.status.success(), "{revoked:?}");
+        let took = ended(alices).await - start;
+        println!("{version:?}: logged out, cut after {took:?}");
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        typed(&mut bobs, 50).await;
+        // The hub takes the route away before it ends the server: the terminal is cut, and not by that.
+        let start = Instant::now();
+        let (_, end) =
+            tokio::join!(stage.admin("DELETE", "users/bob/server", json!({})), ended(bobs),);
+        println!("{version:?}: server stopped, cut after {:?}", end - start);
+        assert!(end - start < Duration::from_secs(1), "{:?}", end - start);
+        let cuts = until("the records", async || {
+            let cuts = stage.cuts();
+            (cuts.len() == 2).then_some(cuts)
+        })
+        .await;
+        let want = [("alice", "token_revoked"), ("bob", "workspace_unknown")];
+        assert_eq!(cuts, want.map(|(user, cause)| (user.to_owned(), cause.to_owned())));
         stage.end().await;
     }
 }

@@ -176,7 +176,9 @@ impl Haproxy {
         let child = version
             .command(&name, &[(configuration, "ro"), (directory, "rw")], &env)
             // A master process: it is what a reload is asked of.
-            .args(["-W", "-db", "-C"])
+            .args(["-W", "-db", "-S"])
+            .arg(directory.join("master.sock"))
+            .arg("-C")
             .arg(configuration)
             .args(["-f", "haproxy.cfg", "-f", "tcp.cfg"])
             .stdin(Stdio::null())
@@ -204,6 +206,13 @@ impl Haproxy {
             }
         };
         assert!(done.unwrap().status.success());
+    }
+
+    /// Lets every process of it stand still, or go on. Returns whether that is possible here.
+    pub fn pause(&self, pause: bool) -> bool {
+        let Some(name) = &self.container else { return false };
+        let what = if pause { "pause" } else { "unpause" };
+        Command::new("docker").args([what, name]).output().unwrap().status.success()
     }
 
     pub fn log(&self) -> String {

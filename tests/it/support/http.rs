@@ -110,6 +110,13 @@ impl Client {
         String::new()
     }
 
+    /// Waits for the other end to close.
+    pub(crate) async fn closed(&mut self) {
+        let rest =
+            async { while matches!(self.stream.read_buf(&mut self.buffer).await, Ok(1..)) {} };
+        timeout(PATIENCE, rest).await.expect("still open");
+    }
+
     async fn more(&mut self) {
         let read = self.stream.read_buf(&mut self.buffer).await.unwrap();
         assert_ne!(read, 0, "the connection was closed: {}", self.buffer.escape_ascii());

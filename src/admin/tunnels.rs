@@ -1,0 +1,57 @@
+//! Live tunnels: listed, and cut by an administrator.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    extract::{ConnectInfo, State, rejection::JsonRejection},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use tracing::info;
+
+use super::{Caller, Shared, failed};
+use crate::{
+    clock::Timestamp,
+    tunnel::{
+        Tunnels,
+        view::{Selection, Views},
+    },
+};
+
+const UNTRACKED: &str =
+    "tunnels are not tracked: give the configuration a table [haproxy] with 'sockets'";
+
+pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Response {
+    with(&shared, |tunnels| {
+        Json(tunnels.views(&Selection::default(), Timestamp::now())).into_response()
+    })
+}
+
+pub(super) async fn cut(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(caller): ConnectInfo<Caller>,
+    body: Result<Json<Selection>, JsonRejection>,
+) -> Response {
+    let selection = match body {
+        Ok(Json(selection)) => selection,
+        Err(error) => return failed(error.status(), error.body_text()),
+    };
+    if selection.is_empty() {
+        let error = "expected 'user', 'workspace' or 'id'";
+        return failed(StatusCode::UNPROCESSABLE_ENTITY, error);
+    }
+    with(&shared, |tunnels| {
+        // Each is on record with the user id once it is cut.
+        let count = tunnels.cut(caller.uid, |tunnel| selection.covers(tunnel));
+        info!(uid = caller.uid, count, "an administrator cuts tunnels");
+        Json(Views { cut: Some(count), ..Views::default() }).into_response()
+    })
+}
+
+fn with(shared: &Shared, answer: impl FnOnce(&Tunnels) -> Response) -> Response {
+    match &shared.tunnels {
+        Some(tunnels) => answer(tunnels),
+        None => failed(StatusCode::NOT_FOUND, UNTRACKED),
+    }
+}

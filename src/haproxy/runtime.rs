@@ -1,0 +1,315 @@
+//! What HAProxy answers at its runtime API, read from bytes.
+//!
+//! An answer is whole only with the process's id at its end, which is asked for last. What cannot be read
+//! is an error and never "nothing": a stream that is overlooked would be taken for one that has ended.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use thiserror::Error;
+
+/// What HAProxy calls a stream in its process: an address, which another stream gets afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pointer(u64);
+
+/// The streams of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct List {
+    /// The process's id, as it sees it.
+    pub process: u32,
+    /// Every stream, those of the runtime API among them.
+    pub streams: Vec<Listed>,
+}
+
+/// A stream in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Which it is.
+    pub pointer: Pointer,
+    /// Where the client's connection came in; empty for what HAProxy does for itself.
+    pub frontend: Box<[u8]>,
+    /// The other end of it; `None` for a unix socket.
+    pub source: Option<SocketAddr>,
+    /// How old it is at least, and at most: HAProxy writes the two largest units.
+    pub age: (Duration, Duration),
+}
+
+/// More of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Detail {
+    /// Which it is.
+    pub pointer: Pointer,
+    /// Its number (`txn.id32`).
+    pub id: u32,
+    /// Where the client's connection came in.
+    pub frontend: Box<[u8]>,
+    /// The other end of it; `None` for a unix socket.
+    pub source: Option<SocketAddr>,
+    /// When it began.
+    pub started: Quarter,
+    /// Whether it is no HTTP, or was upgraded.
+    pub is_tunnel: bool,
+    /// Whether the client's connection may carry other streams beside it (HTTP/2).
+    pub shares_connection: bool,
+}
+
+/// A moment within a quarter of an hour, in microseconds: HAProxy writes local time, and no time zone is off
+/// by less than a quarter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quarter(u64);
+
+/// An answer that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Malformed {
+    /// It says no, or something else than it was asked.
+    #[error("HAProxy answers: {}", .0.escape_ascii())]
+    Answer(Vec<u8>),
+    /// Its end is missing.
+    #[error("the answer of HAProxy has no end")]
+    Cut,
+}
+
+impl Malformed {
+    fn answer(line: &[u8]) -> Self {
+        Self::Answer(line.iter().copied().take(120).collect())
+    }
+}
+
+impl Quarter {
+    const MICROS: u64 = 15 * 60 * 1_000_000;
+
+    /// Of a moment in microseconds since the Unix epoch.
+    #[must_use]
+    pub const fn of(micros: u64) -> Self {
+        Self(micros % Self::MICROS)
+    }
+
+    /// From `24/Nov/2026:19:20:36.812610`.
+    fn read(text: &[u8]) -> Option<Self> {
+        let mut parts = text.rsplit(|b| *b == b':');
+        let (seconds, minutes) = (parts.next()?, number(parts.next()?)?);
+        let dot = seconds.iter().position(|b| *b == b'.')?;
+        let (whole, rest) = seconds.split_at(dot);
+        let micros = number(rest.get(1..).filter(|digits| digits.len() == 6)?)?;
+        let whole = number(whole)?;
+        // A leap second is the first of the next minute.
+        let fits = minutes < 60 && whole <= 60;
+        fits.then(|| Self::of((minutes * 60 + whole) * 1_000_000 + micros))
+    }
+}
+
+impl fmt::Display for Pointer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0)
+    }
+}
+
+impl Pointer {
+    fn read(text: &[u8]) -> Option<Self> {
+        let digits = std::str::from_utf8(text.strip_prefix(b"0x")?).ok()?;
+        let plain = digits.bytes().all(|b| b.is_ascii_hexdigit());
+        u64::from_str_radix(digits, 16).ok().filter(|_| plain).map(Self)
+    }
+}
+
+/// The ids of the processes of a master (`show proc`); `None` where no master answers.
+///
+/// # Errors
+/// It is neither a master nor a process that says so.
+pub fn processes(answer: &[u8]) -> Result<Option<Vec<u32>>, Malformed> {
+    let mut lines = lines(answer).filter(|line| !line.is_empty());
+    match lines.next() {
+        Some(head) if head.starts_with(b"#<PID>") => {}
+        Some(other) if other.starts_with(b"Unknown command") => return Ok(None),
+        Some(other) => return Err(Malformed::answer(other)),
+        None => return Err(Malformed::Cut),
+    }
+    let mut ids = Vec::new();
+    for line in lines.filter(|line| !line.starts_with(b"#")) {
+        let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
+        let id = words.next().and_then(number).and_then(|id| u32::try_from(id).ok());
+        match (id, words.next()) {
+            (Some(id), Some(b"worker")) => ids.push(id),
+            (Some(_), Some(_)) => {}
+            _ => return Err(Malformed::answer(line)),
+        }
+    }
+    Ok(Some(ids))
+}
+
+/// All streams of a process (`show sess`).
+///
+/// # Errors
+/// The answer is not whole, or a line of it cannot be read.
+pub fn list(answer: &[u8]) -> Result<List, Malformed> {
+    let (streams, process) = body(answer)?;
+    let streams = lines(streams).filter(|line| !line.is_empty());
+    let read = |line| listed(line).ok_or_else(|| Malformed::answer(line));
+    Ok(List { process, streams: streams.map(read).collect::<Result<_, _>>()? })
+}
+
+/// More of some streams (`show sess 0x…` for each).
+///
+/// # Errors
+/// The answer is not whole, or cannot be read.
+pub fn details(answer: &[u8]) -> Result<Vec<Detail>, Malformed> {
+    let (streams, _) = body(answer)?;
+    let mut details = Vec::new();
+    let mut block: Vec<&[u8]> = Vec::new();
+    for line in lines(streams).chain([&b"0x"[..]]) {
+        if line.starts_with(b"0x") && !block.is_empty() {
+            details
+                .push(detail(&block).ok_or_else(|| {
+                    Malformed::answer(block.first().copied().unwrap_or_default())
+                })?);
+            block.clear();
+        }
+        if line.starts_with(b"0x") || line.starts_with(b" ") {
+            block.push(line);
+        } else if !line.is_empty() && line != b"Session not found." {
+            return Err(Malformed::answer(line));
+        }
+    }
+    Ok(details)
+}
+
+/// What became of `count` commands `shutdown session`: whether each found its stream.
+///
+/// # Errors
+/// The answer is not whole, or one of them was not permitted.
+pub fn shut(answer: &[u8], count: usize) -> Result<Vec<bool>, Malformed> {
+    let (results, _) = body(answer)?;
+    let mut shut = Vec::new();
+    let mut lines = lines(results);
+    while let Some(line) = lines.next() {
+        if line.is_empty() {
+            shut.push(true);
+        } else if line.starts_with(b"No such session") {
+            shut.push(false);
+            // A text ends in an empty line.
+            lines.next();
+        } else {
+            return Err(Malformed::answer(line));
+        }
+    }
+    // The empty line before the end belongs to the last command.
+    if shut.len() == count { Ok(shut) } else { Err(Malformed::Cut) }
+}
+
+/// What stands before the answer to `show info`, and the process's id in that.
+fn body(answer: &[u8]) -> Result<(&[u8], u32), Malformed> {
+    let mark = b"Name: ";
+    let starts = |at: &usize| *at == 0 || answer.get(at - 1) == Some(&b'\n');
+    let info = memchr::memmem::rfind_iter(answer, mark).find(starts);
+    let Some(info) = info else {
+        let first = lines(answer).find(|line| !line.is_empty());
+        let refused = first.filter(|line| !line.starts_with(b"0x"));
+        return Err(refused.map_or(Malformed::Cut, Malformed::answer));
+    };
+    let (before, info) = answer.split_at(info);
+    let id = lines(info).find_map(|line| line.strip_prefix(b"Pid: ")).and_then(number);
+    let id = id.and_then(|id| u32::try_from(id).ok()).ok_or(Malformed::Cut)?;
+    Ok((before, id))
+}
+
+/// Only which stream it is must be there: HAProxy's own have no frontend, and what a line does not say
+/// makes no stream another one.
+fn listed(line: &[u8]) -> Option<Listed> {
+    let mut words = line.split(|b| *b == b' ');
+    let pointer = Pointer::read(words.next()?.strip_suffix(b":")?)?;
+    let (mut source, mut frontend) = (None, &b""[..]);
+    let mut age = (Duration::ZERO, Duration::MAX);
+    for word in words {
+        if let Some(text) = word.strip_prefix(b"src=") {
+            source = address(text);
+        } else if let Some(name) = word.strip_prefix(b"fe=") {
+            frontend = name;
+        } else if let Some(text) = word.strip_prefix(b"age=") {
+            age = duration(text).unwrap_or(age);
+            break;
+        }
+    }
+    Some(Listed { pointer, frontend: frontend.into(), source, age })
+}
+
+fn detail(block: &[&[u8]]) -> Option<Detail> {
+    let mut head = block.first()?.split(|b| *b == b' ');
+    let pointer = Pointer::read(head.next()?.strip_suffix(b":")?)?;
+    let started = head.next()?.strip_prefix(b"[")?.strip_suffix(b"]")?;
+    let (mut id, mut source) = (None, None);
+    for word in head {
+        if let Some(text) = word.strip_prefix(b"id=") {
+            id = id.or(u32::try_from(number(text)?).ok());
+        } else if let Some(text) = word.strip_prefix(b"source=") {
+            source = source.or(address(text));
+        }
+    }
+    let find = |key: &[u8]| block.iter().find_map(|line| line.strip_prefix(key));
+    let frontend = find(b"  frontend=")?.split(|b| *b == b' ').next()?;
+    let is_tunnel = find(b"  txn=")
+        .is_none_or(|txn| txn.split(|b| *b == b' ').any(|word| word == b"rsp.st=MSG_TUNNEL"));
+    // The first is the client's.
+    let client = block.iter().find_map(|line| line.trim_ascii_start().strip_prefix(b"co0="));
+    let mut said = client.into_iter().flat_map(|line| line.split(|b| *b == b' '));
+    let shares_connection = !said.any(|word| matches!(word, b"mux=H1" | b"mux=PASS"));
+    Some(Detail {
+        pointer,
+        id: id?,
+        frontend: frontend.into(),
+        source,
+        started: Quarter::read(started)?,
+        is_tunnel,
+        shares_connection,
+    })
+}
+
+fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
+    // What follows the last line break is no line.
+    let whole = memchr::memrchr(b'\n', text).and_then(|end| text.get(..end));
+    whole.into_iter().flat_map(|text| text.split(|b| *b == b'\n'))
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    let plain = digits.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(digits).ok().filter(|_| plain)?.parse().ok()
+}
+
+/// `127.0.0.1:80` or `::1:80`; nothing else is an address.
+fn address(text: &[u8]) -> Option<SocketAddr> {
+    let text = std::str::from_utf8(text).ok()?;
+    let (ip, port) = text.rsplit_once(':')?;
+    let ip: IpAddr = ip.parse().ok()?;
+    // A socket for both families writes IPv4 in the longer form.
+    Some(SocketAddr::new(ip.to_canonical(), port.parse().ok()?))
+}
+
+/// `1d2h`, `3m10s`, `5s`: so long at least, and at most. What is yet to come, by clocks that differ, is zero.
+fn duration(text: &[u8]) -> Option<(Duration, Duration)> {
+    let (text, is_future) = text.strip_prefix(b"-").map_or((text, false), |rest| (rest, true));
+    let (mut seconds, mut digits, mut unit_shown) = (0_u64, None, None);
+    for byte in text {
+        let unit = match byte {
+            b'0'..=b'9' => {
+                let more = digits.unwrap_or(0_u64).checked_mul(10)?;
+                digits = Some(more.checked_add(u64::from(byte - b'0'))?);
+                continue;
+            }
+            b'd' => 86_400,
+            b'h' => 3600,
+            b'm' => 60,
+            b's' => 1,
+            _ => return None,
+        };
+        seconds = seconds.checked_add(digits.take()?.checked_mul(unit)?)?;
+        unit_shown = Some(unit);
+    }
+    let most = seconds.checked_add(unit_shown.filter(|_| digits.is_none())?)?;
+    let least = if is_future { 0 } else { seconds };
+    Some((Duration::from_secs(least), Duration::from_secs(most)))
+}
+
+#[cfg(test)]
+mod tests;

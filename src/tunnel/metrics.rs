@@ -1,0 +1,101 @@
+//! What a Prometheus server reads of live tunnels (text exposition format 0.0.4).
+
+use std::{
+    fmt::Write as _,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use super::{Kind, Tunnels};
+
+/// Appends all metrics of tunnels.
+pub fn render(tunnels: &Tunnels, text: &mut String) {
+    let mut kinds = [Kind::Upgrade, Kind::Connect, Kind::Tcp].map(|kind| (kind, 0_u64));
+    let (mut due, mut lost) = (0_u64, 0_u64);
+    let (up, unknown) = {
+        let state = tunnels.lock();
+        for entry in state.entries.values() {
+            for (kind, count) in &mut kinds {
+                *count += u64::from(*kind == entry.tunnel.kind);
+            }
+            due += u64::from(entry.due.is_some() && entry.shut.is_none());
+            lost += u64::from(entry.found.is_none());
+        }
+        let up: Vec<_> = state.errors.iter().map(|error| u64::from(error.is_none())).collect();
+        (up, u64::try_from(state.unknown).unwrap_or(u64::MAX))
+    };
+    let of_kind =
+        |(kind, count): (Kind, u64)| (format!("{{kind=\"{}\"}}", kind.id()), whole(count));
+    let open: Vec<_> = kinds.into_iter().map(of_kind).collect();
+    metric(text, "tunnels", "gauge", "Live tunnels", &open);
+    let counts = &tunnels.counts;
+    let read = |counter: &AtomicU64| whole(counter.load(Ordering::Relaxed));
+    let seconds = |counter: &AtomicU64| read(counter) / 1e6;
+    for (name, kind, help, value) in [
+        ("tunnels_opened_total", "counter", "Tunnels that were allowed", read(&counts.opened)),
+        ("tunnels_closed_total", "counter", "Tunnels that have ended", read(&counts.closed)),
+        ("tunnels_cut_total", "counter", "Tunnels that were cut", read(&counts.cut)),
+        (
+            "tunnels_cut_failed_total",
+            "counter",
+            "Tunnels that could not be cut within a second",
+            read(&counts.failed),
+        ),
+        (
+            "tunnels_refused_total",
+            "counter",
+            "Tunnels refused for want of room",
+            read(&counts.full),
+        ),
+        (
+            "tunnels_uncuttable_total",
+            "counter",
+            "Tunnels of which HAProxy does not tell the stream",
+            read(&counts.cannot),
+        ),
+        (
+            "tunnels_unknown_total",
+            "counter",
+            "Tunnels in HAProxy that this agent did not allow",
+            whole(unknown),
+        ),
+        ("tunnels_due", "gauge", "Tunnels that are to be cut and still there", whole(due)),
+        ("tunnels_not_found", "gauge", "Tunnels not found in HAProxy yet", whole(lost)),
+        (
+            "tunnels_cut_seconds_total",
+            "counter",
+            "Time from the causes of cuts to the cuts",
+            seconds(&counts.cut_micros),
+        ),
+        (
+            "tunnels_sweeps_total",
+            "counter",
+            "Rounds in which tunnels were decided about",
+            read(&counts.sweeps),
+        ),
+        (
+            "tunnels_sweep_seconds_total",
+            "counter",
+            "Time spent in those rounds",
+            seconds(&counts.sweep_micros),
+        ),
+    ] {
+        metric(text, name, kind, help, &[(String::new(), value)]);
+    }
+    let socket = |(number, up)| (format!("{{socket=\"{number}\"}}"), whole(up));
+    let up: Vec<_> = up.into_iter().enumerate().map(socket).collect();
+    metric(text, "haproxy_up", "gauge", "Whether a socket of HAProxy answers", &up);
+}
+
+fn metric(text: &mut String, name: &str, kind: &str, help: &str, values: &[(String, f64)]) {
+    let name = format!("identity_spoa_{name}");
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    for (labels, value) in values {
+        let _ = writeln!(text, "{name}{labels} {value}");
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "what Prometheus does with every number")]
+fn whole(number: u64) -> f64 {
+    number as f64
+}

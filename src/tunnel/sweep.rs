@@ -1,0 +1,241 @@
+//! Deciding about live tunnels again.
+//!
+//! There is one way for every reason: what would be refused if it were asked for now is due. Deadlines and
+//! sessions are looked at in each round, a few times a second; the whole decision is made when workspaces
+//! or revocations changed, for a tunnel that is new, and once a second, since what nobody confirms grows
+//! stale by itself. However much changes, a tenth of one core at most goes into it.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::{Cause, Tunnel, Tunnels};
+use crate::{
+    clock::{Moment, Timestamp},
+    decision::{Decision, Reason, Route, Verdict, relation},
+    gate::Gate,
+    workspace::{
+        Destination,
+        pattern::Scratch,
+        registry::{Found, Mark, Snapshot},
+    },
+};
+
+/// Between two rounds.
+const EVERY: Duration = Duration::from_millis(50);
+/// Between two decisions about a tunnel when nothing changed.
+const IN_ANY_CASE: Duration = Duration::from_secs(1);
+/// A round of decisions is followed by so many times its length of rest.
+const REST: u32 = 9;
+/// How long a source of a restarted agent may be silent before that ends tunnels of the agent before it.
+const SETTLE: Duration = Duration::from_mins(1);
+
+/// Decides about live tunnels until stopped.
+pub async fn run(tunnels: Arc<Tunnels>, gate: Arc<Gate>, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut sweeper = Sweeper::new(&tunnels, &gate);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => sweeper.round(Timestamp::now(), Moment::now()),
+        }
+    }
+}
+
+/// What a round remembers of the one before.
+pub struct Sweeper<'t> {
+    tunnels: &'t Tunnels,
+    gate: &'t Gate,
+    scratch: Scratch,
+    seen: Option<(Mark, u64)>,
+    last: Moment,
+    rest_until: Moment,
+    settled: bool,
+}
+
+impl<'t> Sweeper<'t> {
+    /// Before the first round.
+    #[must_use]
+    pub fn new(tunnels: &'t Tunnels, gate: &'t Gate) -> Self {
+        Self {
+            tunnels,
+            gate,
+            scratch: Scratch::default(),
+            seen: None,
+            last: Moment::default(),
+            rest_until: Moment::default(),
+            settled: false,
+        }
+    }
+
+    /// One round.
+    pub fn round(&mut self, now: Timestamp, at: Moment) {
+        self.deadlines(now);
+        if at >= self.rest_until {
+            let settled = self.settled(at);
+            let seen = (self.gate.registry.mark(), self.gate.revocations.version());
+            let changed = self.seen.as_ref() != Some(&seen);
+            let all = changed || at.since(self.last) >= IN_ANY_CASE;
+            self.seen = Some(seen);
+            if all {
+                self.last = at;
+            }
+            let start = Instant::now();
+            self.decide(all, settled);
+            self.rest_until = at.plus(start.elapsed() * REST);
+        }
+        self.tunnels.review();
+    }
+
+    /// What has a time to end at, and what belongs to a session.
+    fn deadlines(&self, now: Timestamp) {
+        let sessions = self.gate.sign_in.as_ref().map(|sign_in| &sign_in.sessions);
+        let mut due = Vec::new();
+        {
+            let state = self.tunnels.lock();
+            for entry in state.entries.values().filter(|entry| entry.due.is_none()) {
+                let tunnel = &entry.tunnel;
+                if let Some(session) = &tunnel.session
+                    && sessions.is_none_or(|sessions| !sessions.counts(session, now))
+                {
+                    due.push((tunnel.id, Cause::SessionEnded));
+                } else if let Some((end, cause)) = tunnel.end(&self.tunnels.settings)
+                    && now >= end
+                {
+                    due.push((tunnel.id, cause));
+                }
+            }
+        }
+        self.tunnels.due(due);
+    }
+
+    /// Decides about all tunnels, or about those that are new: something may have changed while they were
+    /// being opened.
+    fn decide(&mut self, all: bool, settled: bool) {
+        let start = Instant::now();
+        let tunnels: Vec<Arc<Tunnel>> = {
+            let state = self.tunnels.lock();
+            let open = state.entries.values().filter(|entry| entry.due.is_none());
+            let wanted = open.filter(|entry| all || !entry.judged);
+            wanted.map(|entry| Arc::clone(&entry.tunnel)).collect()
+        };
+        if tunnels.is_empty() {
+            return;
+        }
+        let workspaces = self.gate.registry.snapshot();
+        let mut due = Vec::new();
+        for tunnel in &tunnels {
+            match judge(self.gate, &workspaces, tunnel, &mut self.scratch) {
+                Err(Cause::Refused(Reason::WorkspacesNotLoaded)) if !settled => {}
+                Err(cause) => due.push((tunnel.id, cause)),
+                Ok(()) => {}
+            }
+        }
+        drop(workspaces);
+        {
+            let mut state = self.tunnels.lock();
+            for tunnel in &tunnels {
+                if let Some(entry) = state.entries.get_mut(&tunnel.id) {
+                    entry.judged = true;
+                }
+            }
+        }
+        self.tunnels.due(due);
+        let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.tunnels.counts.sweeps.fetch_add(1, Ordering::Relaxed);
+        self.tunnels.counts.sweep_micros.fetch_add(micros, Ordering::Relaxed);
+    }
+
+    /// Whether every source has said what it knows, or has had the time to.
+    fn settled(&mut self, at: Moment) -> bool {
+        if !self.settled {
+            let workspaces = self.gate.registry.snapshot();
+            let count = self.gate.registry.names().len();
+            let mut states = (0..count).filter_map(|number| workspaces.state(number));
+            self.settled =
+                states.all(|state| state.age.is_some()) || at.since(Moment::default()) >= SETTLE;
+        }
+        self.settled
+    }
+}
+
+/// Whether a tunnel may go on.
+///
+/// # Errors
+/// Why it may not.
+pub fn judge(
+    gate: &Gate,
+    workspaces: &Snapshot,
+    tunnel: &Tunnel,
+    scratch: &mut Scratch,
+) -> Result<(), Cause> {
+    // A session's person may have other groups by now.
+    let session = tunnel.session.as_ref();
+    let identity = session.map(|session| session.identity()).or_else(|| tunnel.identity.clone());
+    let path = tunnel.path.as_deref();
+    let decision = gate.judge_in(workspaces, &tunnel.host, path, identity, scratch);
+    let same_place = match decision.verdict() {
+        Verdict::Allow => same(tunnel.route.as_ref(), decision.route.as_ref()),
+        // A name that does not resolve at this moment moves nobody who is there already.
+        _ if decision.reason == Reason::DestinationUnresolved => {
+            is_named(workspaces, &decision, tunnel)
+        }
+        Verdict::SignIn | Verdict::Deny | Verdict::Unavailable => {
+            return Err(Cause::Refused(decision.reason));
+        }
+    };
+    if same_place { Ok(()) } else { Err(Cause::Moved) }
+}
+
+/// Whether two routes lead to one place. A name is one place, whatever its address is at the moment.
+fn same(was: Option<&Route>, is: Option<&Route>) -> bool {
+    match (was, is) {
+        (Some(Route::Named(_, was)), Some(Route::Named(_, is))) => was == is,
+        (was, is) => was == is,
+    }
+}
+
+/// Whether the workspace is still where the tunnel leads, by name.
+fn is_named(workspaces: &Snapshot, decision: &Decision, tunnel: &Tunnel) -> bool {
+    let (Some(Route::Named(_, was)), Some(workspace), Some(endpoint)) =
+        (&tunnel.route, &decision.workspace, &decision.endpoint)
+    else {
+        return false;
+    };
+    match workspaces.find(None, workspace.id.as_str()) {
+        Found::Workspace(record) => {
+            matches!(relation::destination(&record, endpoint), Some(Destination::Gateway(is)) if is == *was)
+        }
+        Found::Unknown | Found::NotLoaded | Found::Ambiguous => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workspace::Gateway;
+
+    #[test]
+    fn a_name_is_one_place_whatever_its_address_is() {
+        let named = |at: &str, url: &str| {
+            Some(Route::Named(at.parse().unwrap(), Arc::new(Gateway::parse(url).unwrap())))
+        };
+        let was = named("10.0.0.1:80", "http://a.test");
+        assert!(same(was.as_ref(), named("10.0.0.2:80", "http://a.test").as_ref()));
+        for other in [
+            named("10.0.0.1:80", "http://b.test"),
+            named("10.0.0.1:80", "https://a.test"),
+            named("10.0.0.1:80", "http://a.test:81"),
+            Some(Route::Direct("10.0.0.1:80".parse().unwrap())),
+            Some(Route::Backend("a".into())),
+            None,
+        ] {
+            assert!(!same(was.as_ref(), other.as_ref()), "{other:?}");
+        }
+    }
+}

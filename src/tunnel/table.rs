@@ -1,0 +1,408 @@
+//! The tunnels there are: a bounded table.
+//!
+//! The request path enters a tunnel before HAProxy is answered, so that none is open and unknown. Everything
+//! else happens beside it, and holds the lock for looking through the table at most.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::watch;
+use tracing::{debug, error, info, warn};
+
+use super::{Cause, Settings, Tunnel, cutter::Found};
+use crate::{
+    audit::{
+        Trail,
+        tunnel::{StrangerCut, TunnelAct},
+    },
+    clock::{Moment, Timestamp},
+    decision::variables::DecisionId,
+    haproxy::runtime::Detail,
+};
+
+/// The part of the table that one person, or one address without a person, may fill.
+const SHARE: usize = 8;
+/// A cut that is not done within this time is a failure, and on record.
+const CUT_WITHIN: Duration = Duration::from_secs(1);
+/// A tunnel whose process of HAProxy is not reached is kept for this time.
+const OUT_OF_REACH: Duration = Duration::from_hours(1);
+
+/// The table.
+pub struct Tunnels {
+    pub(super) settings: Settings,
+    trail: Arc<Trail>,
+    state: Mutex<State>,
+    wake: watch::Sender<()>,
+    pub(super) counts: Counts,
+}
+
+/// What happened so far.
+#[derive(Default)]
+pub(super) struct Counts {
+    pub(super) opened: AtomicU64,
+    pub(super) closed: AtomicU64,
+    pub(super) cut: AtomicU64,
+    pub(super) failed: AtomicU64,
+    pub(super) full: AtomicU64,
+    pub(super) cannot: AtomicU64,
+    pub(super) cut_micros: AtomicU64,
+    pub(super) sweeps: AtomicU64,
+    pub(super) sweep_micros: AtomicU64,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) entries: HashMap<DecisionId, Entry>,
+    held: HashMap<Holder, usize>,
+    pub(super) frontends: HashSet<Box<[u8]>>,
+    /// What each socket told last.
+    pub(super) rounds: Vec<Option<Round>>,
+    /// Why each socket tells nothing at the moment.
+    pub(super) errors: Vec<Option<String>>,
+    /// How many tunnels were met that this agent did not allow.
+    pub(super) unknown: usize,
+    /// How often tunnels came and went.
+    pub(super) version: u64,
+}
+
+/// A tunnel, and how it is doing.
+pub(super) struct Entry {
+    pub(super) tunnel: Arc<Tunnel>,
+    /// Its stream, once it is found.
+    pub(super) found: Option<Found>,
+    /// It is to be cut.
+    pub(super) due: Option<Due>,
+    /// When HAProxy was told to end it.
+    pub(super) shut: Option<Moment>,
+    /// Whether HAProxy may have been told.
+    pub(super) tried: bool,
+    /// Whether it was decided about again since it was opened.
+    pub(super) judged: bool,
+    /// When several streams could be it.
+    pub(super) doubt: Option<Moment>,
+    /// Since when its process is not reached.
+    out_of_reach: Option<Moment>,
+}
+
+/// A tunnel is to be cut.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Due {
+    pub(super) cause: Cause,
+    pub(super) since: Moment,
+    /// That it could not be cut is on record.
+    reported: bool,
+}
+
+/// All that a socket tells, at a time.
+pub(super) struct Round {
+    pub(super) started: Moment,
+    /// The processes that answered.
+    pub(super) processes: Vec<u32>,
+    /// Whether the socket knows every process there is behind it.
+    pub(super) is_master: bool,
+}
+
+/// Whose share a tunnel takes.
+#[derive(PartialEq, Eq, Hash)]
+enum Holder {
+    Person(Box<str>, Box<str>),
+    Address(Option<IpAddr>),
+}
+
+/// There is no room for another tunnel, or the one who opens it has enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+impl Holder {
+    fn of(tunnel: &Tunnel) -> Self {
+        match &tunnel.identity {
+            Some(identity) => Self::Person(identity.issuer.clone(), identity.subject.clone()),
+            None => Self::Address(tunnel.client),
+        }
+    }
+}
+
+impl Tunnels {
+    /// No tunnels yet, of HAProxies with so many sockets.
+    #[must_use]
+    pub fn new(settings: Settings, sockets: usize, trail: Arc<Trail>) -> Self {
+        let state = State {
+            frontends: settings.frontends.iter().cloned().collect(),
+            rounds: (0..sockets).map(|_| None).collect(),
+            errors: (0..sockets).map(|_| None).collect(),
+            ..State::default()
+        };
+        Self {
+            settings,
+            trail,
+            state: Mutex::new(state),
+            wake: watch::Sender::new(()),
+            counts: Counts::default(),
+        }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change is whole at any moment that could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who wants to hear that something is to be cut.
+    pub(super) fn wakes(&self) -> watch::Receiver<()> {
+        self.wake.subscribe()
+    }
+
+    /// Takes a tunnel in.
+    ///
+    /// # Errors
+    /// There is no room for it: it must not be opened.
+    pub fn open(&self, tunnel: Tunnel) -> Result<(), Full> {
+        let mut state = self.lock();
+        let holder = Holder::of(&tunnel);
+        let holds = state.held.get(&holder).copied().unwrap_or_default();
+        if state.entries.len() >= self.settings.most || holds >= self.share() {
+            let count = state.entries.len();
+            drop(state);
+            if self.counts.full.fetch_add(1, Ordering::Relaxed) == 0 {
+                warn!(count, holds, "a tunnel is refused for want of room: see [tunnels]");
+            }
+            return Err(Full);
+        }
+        if !tunnel.place.can_be_found() && self.counts.cannot.fetch_add(1, Ordering::Relaxed) == 0 {
+            error!(
+                "HAProxy does not tell which stream a tunnel is: it cannot be cut; compare the args lines with haproxy/identity.spoe.cfg"
+            );
+        }
+        if !state.frontends.contains(&tunnel.place.frontend) && state.frontends.len() < 64 {
+            state.frontends.insert(tunnel.place.frontend.clone());
+        }
+        *state.held.entry(holder).or_default() += 1;
+        state.insert(tunnel);
+        drop(state);
+        self.counts.opened.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes a tunnel in that an agent before this one opened.
+    pub(super) fn adopt(&self, tunnel: Tunnel) {
+        let mut state = self.lock();
+        *state.held.entry(Holder::of(&tunnel)).or_default() += 1;
+        state.insert(tunnel);
+    }
+
+    fn share(&self) -> usize {
+        self.settings.most.div_ceil(SHARE)
+    }
+
+    /// Takes back what was never told to HAProxy.
+    pub fn forget(&self, id: &DecisionId) {
+        if self.lock().remove(id).is_some() {
+            self.counts.opened.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Says that tunnels are to be cut. One that is due already stays so for its first cause.
+    pub(super) fn due(&self, tunnels: impl IntoIterator<Item = (DecisionId, Cause)>) {
+        let mut any = false;
+        let since = Moment::now();
+        let mut state = self.lock();
+        for (id, cause) in tunnels {
+            let Some(entry) = state.entries.get_mut(&id) else { continue };
+            if entry.due.is_none() {
+                entry.due = Some(Due { cause, since, reported: false });
+                any = true;
+                debug!(decision_id = %id, cause = cause.id(), "a tunnel is to be cut");
+            }
+        }
+        drop(state);
+        if any {
+            self.wake.send_replace(());
+        }
+    }
+
+    /// Cuts what an administrator names. Returns how many that is.
+    pub fn cut(&self, uid: Option<u32>, is_meant: impl Fn(&Tunnel) -> bool) -> usize {
+        let meant: Vec<_> = {
+            let state = self.lock();
+            let all = state.entries.values().map(|entry| &entry.tunnel);
+            all.filter(|tunnel| is_meant(tunnel)).map(|tunnel| tunnel.id).collect()
+        };
+        let count = meant.len();
+        self.due(meant.into_iter().map(|id| (id, Cause::Administrator(uid))));
+        count
+    }
+
+    /// HAProxy was told to end these.
+    pub(super) fn was_cut(&self, ids: impl IntoIterator<Item = DecisionId>) {
+        let now = Moment::now();
+        let mut cut = Vec::new();
+        let mut state = self.lock();
+        for id in ids {
+            let Some(entry) = state.entries.get_mut(&id) else { continue };
+            let Some(due) = entry.due else { continue };
+            if entry.shut.replace(now).is_none() {
+                let took = now.since(due.since);
+                let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                self.counts.cut.fetch_add(1, Ordering::Relaxed);
+                self.counts.cut_micros.fetch_add(micros, Ordering::Relaxed);
+                cut.push((Arc::clone(&entry.tunnel), due.cause, took));
+            }
+        }
+        drop(state);
+        for (tunnel, cause, took) in cut {
+            info!(decision_id = %tunnel.id, cause = cause.id(), ?took, "a tunnel was cut");
+            self.keep("tunnel_cut", &tunnel, Some(cause), None);
+        }
+    }
+
+    /// These have ended.
+    pub(super) fn ended(&self, ids: &[DecisionId]) {
+        let ended: Vec<_> = {
+            let mut state = self.lock();
+            ids.iter().filter_map(|id| state.remove(id)).collect()
+        };
+        for Entry { tunnel, due, tried, .. } in ended {
+            self.counts.closed.fetch_add(1, Ordering::Relaxed);
+            // Whoever was to be cut and went by itself was not cut.
+            let cause = due.filter(|_| tried).map(|due| due.cause);
+            self.keep("tunnel_close", &tunnel, cause, None);
+        }
+    }
+
+    /// Looks for what should have been cut, and for what is nowhere.
+    pub(super) fn review(&self) {
+        let now = Moment::now();
+        let mut failed = Vec::new();
+        let mut state = self.lock();
+        let error = state.errors.iter().flatten().next().cloned();
+        for entry in state.entries.values_mut() {
+            let Some(due) = &mut entry.due else { continue };
+            if entry.shut.is_none() && !due.reported && now.since(due.since) >= CUT_WITHIN {
+                due.reported = true;
+                let error = match &error {
+                    _ if !entry.tunnel.place.can_be_found() => {
+                        "HAProxy does not tell which stream it is".into()
+                    }
+                    Some(error) => error.clone(),
+                    None if entry.doubt.is_some() => {
+                        "several streams of HAProxy could be it".into()
+                    }
+                    None => "no process of HAProxy that is reached has it".into(),
+                };
+                failed.push((Arc::clone(&entry.tunnel), due.cause, error));
+            }
+        }
+        let nowhere = state.nowhere(now);
+        drop(state);
+        for (tunnel, cause, error) in failed {
+            self.counts.failed.fetch_add(1, Ordering::Relaxed);
+            error!(decision_id = %tunnel.id, cause = cause.id(), error, "a tunnel could not be cut yet");
+            self.keep("tunnel_cut_failed", &tunnel, Some(cause), Some(&error));
+        }
+        self.ended(&nowhere);
+    }
+
+    /// Keeps a record of a tunnel.
+    pub(super) fn keep(
+        &self,
+        act: &'static str,
+        tunnel: &Tunnel,
+        cause: Option<Cause>,
+        error: Option<&str>,
+    ) -> bool {
+        let record = TunnelAct { time: Timestamp::now(), act, tunnel, cause, error };
+        let kept = self.trail.keep(&record).is_ok();
+        if !kept {
+            error!(act, decision_id = %tunnel.id, "the audit trail has no room for the record");
+        }
+        kept
+    }
+
+    /// Keeps the record of one that was cut because nobody knows it.
+    pub(super) fn record_stranger(&self, detail: &Detail, process: u32) {
+        self.counts.cut.fetch_add(1, Ordering::Relaxed);
+        let record = StrangerCut { time: Timestamp::now(), detail, process };
+        if self.trail.keep(&record).is_err() {
+            error!("the audit trail has no room for the record of an unknown tunnel that was cut");
+        }
+    }
+
+    /// Keeps the record of one that was opened.
+    ///
+    /// # Errors
+    /// It is not on record, and must not be opened.
+    pub fn record_opening(&self, id: &DecisionId) -> Result<(), Full> {
+        let tunnel = self.lock().entries.get(id).map(|entry| Arc::clone(&entry.tunnel));
+        let kept = tunnel.is_none_or(|tunnel| self.keep("tunnel_open", &tunnel, None, None));
+        if kept { Ok(()) } else { Err(Full) }
+    }
+}
+
+impl State {
+    fn insert(&mut self, tunnel: Tunnel) {
+        let entry = Entry {
+            tunnel: Arc::new(tunnel),
+            found: None,
+            due: None,
+            shut: None,
+            tried: false,
+            judged: false,
+            doubt: None,
+            out_of_reach: None,
+        };
+        self.version += 1;
+        self.entries.insert(entry.tunnel.id, entry);
+    }
+
+    fn remove(&mut self, id: &DecisionId) -> Option<Entry> {
+        let entry = self.entries.remove(id)?;
+        let holder = Holder::of(&entry.tunnel);
+        if let Some(count) = self.held.get_mut(&holder) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.held.remove(&holder);
+            }
+        }
+        self.version += 1;
+        Some(entry)
+    }
+
+    /// What no process has that could have it: it has ended. What a process may have that is not reached is
+    /// kept, though not for ever.
+    fn nowhere(&mut self, now: Moment) -> Vec<DecisionId> {
+        let Some(rounds) = self.rounds.iter().map(Option::as_ref).collect::<Option<Vec<_>>>()
+        else {
+            return vec![];
+        };
+        let Some(started) = rounds.iter().map(|round| round.started).min() else { return vec![] };
+        let all_masters = rounds.iter().all(|round| round.is_master);
+        let answered: HashSet<u32> = rounds.iter().flat_map(|r| r.processes.clone()).collect();
+        let mut gone = Vec::new();
+        for (id, entry) in &mut self.entries {
+            if entry.found.is_some() || entry.tunnel.opened >= started {
+                continue;
+            }
+            let place = &entry.tunnel.place;
+            let doubtful = !place.can_be_found() || entry.doubt.is_some_and(|at| at >= started);
+            let reached = all_masters || place.process.is_none_or(|id| answered.contains(&id));
+            if reached && !doubtful {
+                gone.push(*id);
+                continue;
+            }
+            let since = *entry.out_of_reach.get_or_insert(now);
+            if now == since {
+                warn!(decision_id = %id, process = place.process, "a tunnel is out of reach: give [haproxy] the socket of HAProxy's master");
+            }
+            if now.since(since) >= OUT_OF_REACH {
+                gone.push(*id);
+            }
+        }
+        gone
+    }
+}

@@ -1,0 +1,131 @@
+//! Tunnels of browser sessions: they end with them, and keep them awake.
+
+use std::time::Instant;
+
+use reqwest::Upgraded;
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    time::timeout,
+};
+
+use super::scene::Figures;
+use crate::{
+    dev_idp::TokenRequest,
+    sign_in::{Browser, LOGIN, Stage},
+    support::{self, ALICES, BOBS, PATIENCE, host},
+};
+
+const HAPROXY: &str = "\n[haproxy]\nsockets = ['unix:master.sock']\n";
+
+async fn open(stage: &Stage, browser: &Browser, host: &str) -> Upgraded {
+    let port = stage.haproxy.https.port();
+    let http = reqwest::Client::builder()
+        .no_proxy()
+        .http1_only()
+        .tls_danger_accept_invalid_certs(true)
+        .resolve(host, stage.haproxy.https)
+        .build()
+        .unwrap();
+    let id = &browser.cookies[host]["__Host-identity"];
+    let response = http
+        .get(format!("https://{host}:{port}/ws"))
+        .header("cookie", format!("__Host-identity={id}"))
+        .header("connection", "Upgrade")
+        .header("upgrade", "websocket")
+        .header("sec-websocket-version", "13")
+        .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+        .header("origin", format!("https://{host}:{port}"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 101, "{}", stage.agent.log());
+    response.upgrade().await.unwrap()
+}
+
+async fn echoes(tunnel: &mut Upgraded) {
+    tunnel.write_all(b"\x81\x82\0\0\0\0hi").await.unwrap();
+    let mut heard = [0; 4];
+    timeout(PATIENCE, tunnel.read_exact(&mut heard)).await.unwrap().unwrap();
+    assert_eq!(&heard, b"\x81\x02hi");
+}
+
+async fn ended(tunnel: &mut Upgraded) -> Instant {
+    let read = timeout(PATIENCE, tunnel.read_u8()).await.expect("still connected");
+    assert!(read.is_err(), "{read:?}");
+    Instant::now()
+}
+
+/// alice with two tunnels of one session, bob with one.
+async fn both(stage: &Stage) -> (Browser, [Upgraded; 2], Upgraded) {
+    let mut alice = stage.browser();
+    assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
+    stage.idp.set_user("bob");
+    let mut bob = stage.browser();
+    assert_eq!(bob.browse(&host(BOBS), "/").await.status, 200);
+    let name = host(ALICES);
+    let hers = [open(stage, &alice, &name).await, open(stage, &alice, &name).await];
+    let his = open(stage, &bob, &host(BOBS)).await;
+    (alice, hers, his)
+}
+
+fn revoke(stage: &Stage, subject: &str) {
+    let output = std::process::Command::new(support::agent::PROGRAM)
+        .args(["revoke", "--subject", subject, "--before", "now", "--config"])
+        .arg(stage.directory.path().join("agent.toml"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l11_l12_a_session_that_ends_ends_its_tunnels_and_no_others() {
+    for version in super::versions() {
+        let mut figures = Figures::default();
+        for way in ["signed out", "ended by the provider", "ended by an administrator"] {
+            let stage = Stage::with(version, HAPROXY).await;
+            let (mut alice, mut hers, mut his) = both(&stage).await;
+            echoes(&mut his).await;
+            let gate = stage.haproxy.https.port();
+            let since = Instant::now();
+            match way {
+                "signed out" => {
+                    let path = "/.well-known/identity-spoa/sign-out";
+                    let origin = format!("https://{LOGIN}:{gate}");
+                    let headers = [
+                        ("content-type", "application/x-www-form-urlencoded"),
+                        ("origin", origin.as_str()),
+                    ];
+                    assert_eq!(alice.ask("POST", LOGIN, path, &headers).await.status, 303);
+                }
+                "ended by the provider" => {
+                    let claims = json!({
+                        "events": { "http://schemas.openid.net/event/backchannel-logout": {} },
+                        "jti": "1", "sub": "sub-alice", "email": null, "groups": null, "org": null,
+                        "preferred_username": null,
+                    });
+                    let token = stage.idp.token(&TokenRequest {
+                        audience: json!("gate"),
+                        claims: claims.as_object().unwrap().clone(),
+                        header: json!({ "typ": "logout+jwt" }).as_object().unwrap().clone(),
+                        ..TokenRequest::default()
+                    });
+                    let path = "/.well-known/identity-spoa/back-channel/dev";
+                    let request = alice.http.post(format!("https://{LOGIN}:{gate}{path}"));
+                    let request =
+                        request.header("content-type", "application/x-www-form-urlencoded");
+                    let reply = request.body(format!("logout_token={token}")).send().await;
+                    assert_eq!(reply.unwrap().status(), 200);
+                }
+                _ => revoke(&stage, "sub-alice"),
+            }
+            let mut took = Vec::new();
+            for tunnel in &mut hers {
+                took.push(ended(tunnel).await.saturating_duration_since(since));
+            }
+            figures.add(way, took);
+            echoes(&mut his).await;
+        }
+        figures.judge(&format!("haproxy {version:?}, sessions"));
+    }
+}
