@@ -30,7 +30,7 @@ use crate::{
 pub mod client;
 pub mod flow;
 pub mod logout;
-mod page;
+pub mod page;
 pub mod seal;
 pub mod store;
 pub mod web;

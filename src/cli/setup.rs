@@ -18,7 +18,7 @@ use crate::{
         provider::{Fetcher, Provider},
         revocation::Revocations,
     },
-    session::{self, Sessions, SignIn, seal::Sealer, store::Store},
+    session::{self, Sessions, SignIn, page::Pages, seal::Sealer, store::Store},
     workspace::pattern::HostPatterns,
 };
 
@@ -28,6 +28,8 @@ pub(super) struct Built {
     pub(super) feeds: Feeds,
     /// The providers at which people sign in.
     pub(super) clients: Vec<session::client::Client>,
+    /// What they see.
+    pub(super) pages: Option<Pages>,
 }
 
 /// Builds the gate, without keys and workspaces yet, and the sources of its workspaces. `runs` says that it
@@ -106,6 +108,14 @@ pub(super) fn build(config: &Config, runs: bool) -> anyhow::Result<Built> {
         issuers.profiles().map(|profile| Arc::clone(&profile.authority)).collect();
     let sign_in = config.sign_in.as_ref().map(|about| sign_in(about, &authorities, runs));
     let sign_in = sign_in.transpose()?.map(Arc::new);
+    let labels = config.issuers.iter().filter_map(|issuer| {
+        let label = issuer.client.as_ref()?.label.clone()?;
+        Some((issuer.profile.authority.name.clone(), label))
+    });
+    let pages = config.sign_in.as_ref().map(|about| {
+        Pages::load(about.pages.clone(), labels.collect()).context("the table [sign_in.pages]")
+    });
+    let pages = pages.transpose()?;
     let gate = Gate {
         patterns,
         issuers,
@@ -118,7 +128,7 @@ pub(super) fn build(config: &Config, runs: bool) -> anyhow::Result<Built> {
         lookups,
         policy,
     };
-    Ok(Built { gate, feeds, clients })
+    Ok(Built { gate, feeds, clients, pages })
 }
 
 /// Sessions and keys. The file of sessions is the running agent's; other commands need none.

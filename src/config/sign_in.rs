@@ -1,4 +1,4 @@
-//! The tables `[sign_in]` and `[issuer.sign_in]`.
+//! The tables `[sign_in]` and `[issuer.sign_in]`; `[sign_in.pages]` is in [`super::pages`].
 
 use std::{path::PathBuf, time::Duration};
 
@@ -25,10 +25,11 @@ impl<'de> Deserialize<'de> for SignIn {
         let idle = seconds(&mut table, "idle_seconds", 60..=2_592_000, Duration::from_hours(8));
         let absolute =
             seconds(&mut table, "absolute_seconds", 60..=2_592_000, Duration::from_hours(24));
+        let pages = table.optional("pages").unwrap_or_default();
         table.finalize(None)?;
         let places = Places { login: host?.0.as_str().into(), port: port.unwrap_or(443) };
         let lifetime = Lifetime { idle: idle.min(absolute), absolute };
-        Ok(Self { listen: listen?.0, places, keys: keys?, sessions, lifetime })
+        Ok(Self { listen: listen?.0, places, keys: keys?, sessions, lifetime, pages })
     }
 }
 
@@ -59,9 +60,10 @@ impl<'de> Deserialize<'de> for Client {
         let id = table.required::<Word>("client_id");
         let key = client_key(&mut table, span);
         let scopes = table.optional::<String>("scopes");
+        let label = table.optional::<Word>("label").map(|label| label.0);
         table.finalize(None)?;
         let Some(key) = key else { return Err(mistake(span, "no client key").into()) };
         let scopes = scopes.unwrap_or_else(|| "openid email profile".into());
-        Ok(Self { id: id?.0, key, scopes })
+        Ok(Self { id: id?.0, key, scopes, label })
     }
 }

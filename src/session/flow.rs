@@ -143,8 +143,19 @@ impl Start {
     /// Reads what came back from the browser.
     #[must_use]
     pub fn open(sealer: &Sealer, places: &Places, text: &str, now: Timestamp) -> Option<Self> {
-        let start: Self = sealer.open(Purpose::Start, &places.login, text)?;
-        (now.as_millis() < start.until).then_some(start)
+        Self::of(sealer, places, text).filter(|start| now.as_millis() < start.until)
+    }
+
+    /// Reads it even if it is too late to go on from there: for a link to where it began.
+    #[must_use]
+    pub fn of(sealer: &Sealer, places: &Places, text: &str) -> Option<Self> {
+        sealer.open(Purpose::Start, &places.login, text)
+    }
+
+    /// Where it began.
+    #[must_use]
+    pub fn address(&self, places: &Places) -> String {
+        format!("{}{}", places.origin(&self.host), self.path)
     }
 
     /// The same again, for a link on a page.

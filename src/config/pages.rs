@@ -1,0 +1,68 @@
+//! The table `[sign_in.pages]`.
+
+use std::path::PathBuf;
+
+use toml_span::{DeserError, Deserialize, Spanned, Value, de_helpers::TableHelper};
+use url::Url;
+
+use super::{Pages, document::mistake, file::Word};
+
+impl Default for Pages {
+    fn default() -> Self {
+        Self {
+            title: None,
+            language: "en".into(),
+            logo: None,
+            help_text: None,
+            contact: None,
+            texts: None,
+            show_owner: false,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Pages {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        let mut table = TableHelper::new(value)?;
+        let title = table.optional::<Word>("title").map(|title| title.0);
+        let language = table.optional_s::<String>("language");
+        let logo = table.optional::<String>("logo_file").map(PathBuf::from);
+        let help_text = table.optional::<String>("help_text").map(Into::into);
+        let contact = table.optional_s::<String>("contact");
+        let texts = table.optional::<String>("texts_file").map(PathBuf::from);
+        let show_owner = table.optional::<bool>("show_owner").unwrap_or(false);
+        if let Some(Spanned { value, span }) = &language
+            && !is_language(value)
+        {
+            let message =
+                format!("expected a language tag such as \"en\" or \"pt-BR\", found {value:?}");
+            table.errors.push(mistake(*span, message));
+        }
+        if let Some(Spanned { value, span }) = &contact
+            && !value.parse::<Url>().is_ok_and(|url| ["mailto", "https"].contains(&url.scheme()))
+        {
+            let message = format!(
+                "expected an address such as \"mailto:help@example.com\" or \"https://help.example.com\", found {value:?}"
+            );
+            table.errors.push(mistake(*span, message));
+        }
+        table.finalize(None)?;
+        Ok(Self {
+            title,
+            language: language.map_or_else(|| "en".into(), |language| language.value.into()),
+            logo,
+            help_text,
+            contact: contact.map(|contact| contact.value.into()),
+            texts,
+            show_owner,
+        })
+    }
+}
+
+/// Whether a text has the form of a language tag (RFC 5646 section 2.1), as far as anybody uses it.
+fn is_language(text: &str) -> bool {
+    let mut parts = text.split('-');
+    let plain = |part: &str| part.bytes().all(|b| b.is_ascii_alphanumeric());
+    parts.next().is_some_and(|part| (2..=3).contains(&part.len()) && plain(part))
+        && parts.all(|part| (1..=8).contains(&part.len()) && plain(part))
+}
