@@ -125,9 +125,8 @@ impl Gate {
                 }
             }
             (Credential::Absent, certificate) => match self.session(request, &place, now) {
-                // A page elsewhere can open a WebSocket with the cookies of its visitor
-                // (RFC 6455 section 10.2).
-                Some(_) if !self.is_same_origin(request, &place) => {
+                // A page elsewhere can do much with the cookies of its visitor.
+                Some(_) if !self.is_own_doing(request, &place, scratch) => {
                     return Step::Done(Decision::refuse(Reason::OriginForeign));
                 }
                 Some(identity) => Authentication::Known(identity),
@@ -198,18 +197,27 @@ impl Gate {
         (!revoked).then(|| Arc::clone(&session.identity))
     }
 
-    fn is_same_origin(&self, request: &Request<'_>, place: &Place) -> bool {
-        let upgrade = request.browser.upgrade.is_some_and(|upgrade| !upgrade.is_empty());
-        if !upgrade {
+    /// Whether a request is made by the person or by the workspace's own pages. Cookies come along from every
+    /// page of a sibling host too, for which SameSite is no obstacle, and hostile code runs there: so what
+    /// such a page does counts only where it is of the same workspace, at another port. A WebSocket
+    /// must be of the very host (RFC 6455 section 10.2).
+    fn is_own_doing(&self, request: &Request<'_>, place: &Place, scratch: &mut Scratch) -> bool {
+        let (Some(sign_in), Place::Matched(host, target)) = (&self.sign_in, place) else {
+            return false;
+        };
+        let origin = request.browser.origin.filter(|origin| !origin.is_empty());
+        if request.browser.upgrade.is_some_and(|upgrade| !upgrade.is_empty()) {
+            return origin == Some(sign_in.places.origin(host.as_str()).as_bytes());
+        }
+        if request.is_asked_for() {
             return true;
         }
-        match (&self.sign_in, place) {
-            (Some(sign_in), Place::Matched(host, _)) => {
-                let origin = sign_in.places.origin(host.as_str());
-                request.browser.origin == Some(origin.as_bytes())
-            }
-            _ => false,
-        }
+        let from = origin.and_then(|origin| Host::parse(origin.strip_prefix(b"https://")?).ok());
+        let same_port =
+            |from: &Host| origin == Some(sign_in.places.origin(from.as_str()).as_bytes());
+        from.filter(same_port)
+            .and_then(|from| self.patterns.resolve(&from, scratch))
+            .is_some_and(|from| from.workspace == target.workspace && from.source == target.source)
     }
 
     /// What the request's host names.
@@ -260,7 +268,8 @@ fn offer(
         None => path.to_owned(),
     };
     let SignIn { sealer, places, .. } = sign_in;
-    Start::offer(sealer, places, host.as_str(), &whole, now).ok().map(Arc::new)
+    let held = request.cookie.unwrap_or_default();
+    Start::offer(sealer, places, host.as_str(), &whole, held, now).ok().map(Arc::new)
 }
 
 /// HAProxy passes the last of several headers: which one the workspace would heed is unknown, so none

@@ -91,6 +91,7 @@ struct Page<'a> {
     body: String,
     actions: String,
     facts: String,
+    has_form: bool,
 }
 
 impl Pages {
@@ -111,10 +112,16 @@ impl Pages {
         self.texts.say(text, values)
     }
 
-    fn page(&self, status: StatusCode, title: Text, text: Text, values: &[(&str, &str)]) -> Page<'_> {
+    fn page(
+        &self,
+        status: StatusCode,
+        title: Text,
+        text: Text,
+        values: &[(&str, &str)],
+    ) -> Page<'_> {
         let title = self.say(title, values);
         let (body, actions, facts) = <(String, String, String)>::default();
-        let mut page = Page { pages: self, status, title, body, actions, facts };
+        let mut page = Page { pages: self, status, title, body, actions, facts, has_form: false };
         page.text(text, values);
         page
     }
@@ -172,12 +179,13 @@ impl Pages {
                 Some(owner) => page.text(Text::AskNamedOwner, &[("owner", owner)]),
                 None => page.text(Text::AskOwner, &[]),
             },
+            Reason::OriginForeign => {}
             _ if status == StatusCode::FORBIDDEN || matches!(reason, Reason::Refused(_)) => {
                 page.text(Text::AskAdministrator, &[]);
             }
             _ => {}
         }
-        let is_about_them = matches!(status.as_u16(), 401 | 403);
+        let is_about_them = matches!(status.as_u16(), 401 | 403) && reason != Reason::OriginForeign;
         if is_about_them {
             page.link(switch, Text::Switch, &[], true);
             if user.is_some() {
@@ -284,6 +292,7 @@ impl Page<'_> {
     }
 
     fn form(&mut self, address: &str, text: Text) {
+        self.has_form = true;
         let (address, says) = (escape(address), escape(&self.pages.say(text, &[])));
         let _ = writeln!(
             self.actions,
@@ -296,7 +305,10 @@ impl Page<'_> {
         let (name, value) = (escape(&self.pages.say(text, &[])), escape(value));
         let _ = match code {
             Some(class) => {
-                writeln!(self.facts, "<dt>{name}</dt><dd><code class=\"{class}\">{value}</code></dd>")
+                writeln!(
+                    self.facts,
+                    "<dt>{name}</dt><dd><code class=\"{class}\">{value}</code></dd>"
+                )
             }
             None => writeln!(self.facts, "<dt>{name}</dt><dd>{value}</dd>"),
         };
@@ -305,7 +317,7 @@ impl Page<'_> {
 
 impl IntoResponse for Page<'_> {
     fn into_response(self) -> Response {
-        let Self { pages, status, title, body, actions, facts } = self;
+        let Self { pages, status, title, body, actions, facts, has_form } = self;
         let config::Pages { title: brand, language, help_text, contact, .. } = &pages.about;
         let (title, language) = (escape(&title), escape(language));
         let brand = brand.as_deref().map(escape);
@@ -351,6 +363,10 @@ impl IntoResponse for Page<'_> {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
         protect(headers);
+        if has_form {
+            // Else browsers would not say that it is ours (Fetch section 3.1.1).
+            headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+        }
         response
     }
 }

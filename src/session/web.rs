@@ -22,7 +22,7 @@ use tracing::{error, info, warn};
 use super::{
     COOKIE as SESSION, LOGIN_COOKIE, Session, SignIn,
     client::{Client, SignedIn},
-    flow::{ATTEMPT_COOKIE, Attempt, PATHS, PRE_COOKIE, Places, Start, Ticket, Used, decision_id},
+    flow::{self, ATTEMPT_COOKIE, Attempt, PATHS, Places, Start, Ticket, Used, decision_id},
     page::{self, Pages, Refused},
 };
 use crate::{
@@ -36,7 +36,7 @@ use crate::{
 
 /// How long requests under way have when the agent ends.
 const DRAIN: Duration = Duration::from_secs(5);
-/// The most attempts to sign in that one browser can have under way; beyond it, the others are dropped.
+/// The most attempts to sign in that one browser can have under way; beyond it, the oldest are dropped.
 const MAX_ATTEMPTS: usize = 5;
 
 /// How often sessions that are over are forgotten.
@@ -219,9 +219,10 @@ impl Web {
         let Ok(cookie) = attempt.cookie(&self.sign_in.sealer, self.places()) else {
             return self.pages.unavailable();
         };
+        // Browsers send the oldest first.
         let old = attempts(headers);
-        let dropped = if old.len() >= MAX_ATTEMPTS { old } else { vec![] };
-        let cookies = dropped.iter().map(|name| expired(name)).chain([cookie]);
+        let many = (old.len() + 1).saturating_sub(MAX_ATTEMPTS);
+        let cookies = old.iter().take(many).map(|name| expired(name)).chain([cookie]);
         see_other(address.as_str(), cookies)
     }
 }
@@ -387,9 +388,13 @@ async fn finish(
     let now = Timestamp::now();
     let again = || web.pages.late("/");
     let (Some(host), Some(text)) = (host(&headers), query.get("t")) else { return again() };
-    let ticket = cookie(&headers, PRE_COOKIE)
-        .and_then(|secret| Ticket::open(&web.sign_in.sealer, host.as_str(), text, &secret, now));
-    let Some(ticket) = ticket.filter(|ticket| ticket.take(&web.used, now)) else {
+    // HAProxy makes one of several Cookie headers, if there are some.
+    let held = headers.get(COOKIE).map_or(&b""[..], |header| header.as_bytes());
+    let ticket = flow::secrets(held).find_map(|(name, secret)| {
+        let ticket = Ticket::open(&web.sign_in.sealer, host.as_str(), text, secret, now)?;
+        Some((ticket, name))
+    });
+    let Some((ticket, name)) = ticket.filter(|(ticket, _)| ticket.take(&web.used, now)) else {
         return again();
     };
     let login = &web.places().login;
@@ -406,7 +411,7 @@ async fn finish(
     };
     let Some(Ok(id)) = id else { return web.pages.unavailable() };
     let address = format!("{}{}", web.places().origin(host.as_str()), ticket.path);
-    see_other(&address, [session_cookie(SESSION, &id), expired(PRE_COOKIE)])
+    see_other(&address, [session_cookie(SESSION, &id), expired(name)])
 }
 
 async fn ask_sign_out(State(web): Shared, headers: HeaderMap) -> Response {
@@ -417,10 +422,15 @@ async fn ask_sign_out(State(web): Shared, headers: HeaderMap) -> Response {
 }
 
 async fn sign_out(State(web): Shared, headers: HeaderMap, Form(_): Form<Parameters>) -> Response {
-    let origin = headers.get(ORIGIN).and_then(|origin| origin.to_str().ok());
-    // A workspace's page must not sign anybody out.
+    // A workspace's page must not sign anybody out. Browsers that say where a request comes from may call
+    // our own origin "null", as the page they are at lets no referrer out.
     let ours = web.places().origin(&web.places().login);
-    if !web.is_login(&headers) || origin.is_some_and(|origin| origin != ours) {
+    let is_ours = match (headers.get("sec-fetch-site"), headers.get(ORIGIN)) {
+        (Some(site), _) => site == "same-origin",
+        (None, Some(origin)) => *origin == *ours,
+        (None, None) => true,
+    };
+    if !web.is_login(&headers) || !is_ours {
         return web.pages.nothing();
     }
     let mut address = web.places().page("signed-out");
@@ -533,8 +543,9 @@ async fn switch(
         |host: &Host| web.gate.patterns.resolve(host, &mut Scratch::default()).is_some();
     let Some(host) = host(&headers).filter(is_workspace) else { return web.pages.nothing() };
     let to = query.get("to").map_or("/", String::as_str);
+    let held = headers.get(COOKIE).map_or(&b""[..], |header| header.as_bytes());
     let (sealer, now) = (&web.sign_in.sealer, Timestamp::now());
-    match Start::offer(sealer, web.places(), host.as_str(), to, now) {
+    match Start::offer(sealer, web.places(), host.as_str(), to, held, now) {
         Ok(offer) => see_other(&format!("{}&ask=1", offer.location), [offer.cookie]),
         Err(_) => web.pages.unavailable(),
     }

@@ -9,25 +9,20 @@ import { until } from './until.mjs';
 
 const OURS = '/.well-known/identity-spoa/';
 
-// Stops a browser on its way to a ticket's address and returns that address.
+// Goes a person's way to a workspace up to the ticket's address, which is returned unused; the browser has
+// the secret for it.
 async function ticket(gate, person, workspace) {
-  const caught = Promise.withResolvers?.() ?? deferred();
-  const pattern = `**${OURS}finish?t=*`;
-  await person.context.route(pattern, (route) => {
-    caught.resolve(route.request().url());
-    route.abort();
-  });
-  await person.page.goto(gate.url(workspace, '/kept')).catch(() => {});
-  const url = await caught.promise;
-  await person.context.unroute(pattern);
-  keep(new URL(url).searchParams.get('t'), `ticket of ${new URL(url).hostname}`);
-  return url;
-}
-
-function deferred() {
-  const made = {};
-  made.promise = new Promise((resolve, reject) => Object.assign(made, { resolve, reject }));
-  return made;
+  const first = await ask(gate, gate.url(workspace, '/kept'), { headers: NAVIGATION });
+  const [name, value] = first.headers['set-cookie'][0].split(';')[0].split('=');
+  await person.context.addCookies([{ name, value, url: gate.url(workspace), secure: true, httpOnly: true, sameSite: 'Lax' }]);
+  const login = await person.cookie(LOGIN, '__Host-identity_login');
+  const headers = { ...NAVIGATION, cookie: `__Host-identity_login=${login}` };
+  const { headers: { location } } = await ask(gate, first.headers.location, { headers });
+  const url = new URL(location);
+  assert(url.pathname.endsWith('/finish'), location);
+  keep(value, `cookie of ${url.hostname}`);
+  keep(url.searchParams.get('t'), `ticket of ${url.hostname}`);
+  return location;
 }
 
 export const tests = {
@@ -195,7 +190,7 @@ export const tests = {
       await person.page.waitForSelector('h1:text-is("workspace mine")');
       assert.equal(new URL(person.page.url()).hostname, gate.host('mine'), text);
     }
-    const hosts = new Set(person.requests.map(({ url }) => new URL(url).hostname));
+    const hosts = new Set(person.requests.filter(({ navigation }) => navigation).map(({ url }) => new URL(url).hostname));
     const known = [LOGIN, gate.host('mine'), gate.host('second'), new URL(gate.providers[0].issuer).hostname];
     assert.deepEqual([...hosts].filter((host) => !known.includes(host)), []);
     await person.close();
@@ -272,7 +267,9 @@ function counting(gate) {
   const before = names.map((name) => gate.workspaces[name].recording().length);
   return () => names.flatMap((name, at) => {
     const since = gate.workspaces[name].recording().slice(before[at]);
-    const requests = since.split(/(?=(?:GET|POST|OPTIONS|HEAD) \/)/).filter((text) => /^x-forwarded-user: alice/im.test(text));
+    const requests = since.split(/(?=(?:GET|POST|OPTIONS|HEAD) \/)/).filter((text) => /^x-forwarded-user: alice/im.test(text))
+      // Which the browser asks for by itself.
+      .filter((text) => !text.startsWith('GET /favicon.ico '));
     return requests.map((text) => text.split('\r\n')[0]);
   });
 }

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os';
 import { join, resolve } from 'node:path';
 
 import { certificates, freePort, Gate, LOGIN, PARENT } from './gate.mjs';
-import { Person } from './person.mjs';
+import { people, Person } from './person.mjs';
 import { startProvider } from './provider.mjs';
 import { startWorkspace } from './workspace.mjs';
 import * as core from './scenarios.mjs';
@@ -29,6 +29,7 @@ let failed = 0;
 async function test(name, run) {
   if (!only.test(name)) return;
   const start = Date.now();
+  const before = new Set(people);
   let timer;
   const limit = new Promise((_, reject) => {
     timer = setTimeout(() => reject(new Error('took longer than two minutes')), 120_000);
@@ -39,7 +40,12 @@ async function test(name, run) {
     console.log(`ok      ${name} (${((Date.now() - start) / 1000).toFixed(1)} s)`);
   } catch (error) {
     failed += 1;
-    console.log(`FAILED  ${name}\n        ${String(error.stack ?? error).replaceAll('\n', '\n        ')}`);
+    const seen = await Promise.all([...people].filter((person) => !before.has(person)).map(async (person) => {
+      const saw = await person.saw();
+      await person.close();
+      return saw;
+    }));
+    console.log(`FAILED  ${name}\n${error.stack ?? error}\nThey saw:\n${seen.join('\n')}`.replaceAll('\n', '\n        '));
   } finally {
     clearTimeout(timer);
   }

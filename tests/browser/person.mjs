@@ -15,6 +15,9 @@ export function keep(value, what) {
   if (value && value.length >= 16) secrets.set(value, what);
 }
 
+// Whoever's browser is open, so that a failed test can show what they saw and leaves none behind.
+export const people = new Set();
+
 export class Person {
   // `gate` is where every host of the name `*.test` is.
   static async open(gate, { pin, ...options } = {}) {
@@ -39,6 +42,7 @@ export class Person {
       if (/Content Security Policy/i.test(message.text())) person.complaints.push(message.text());
     });
     person.page = context.pages()[0] ?? await context.newPage();
+    people.add(person);
     return person;
   }
 
@@ -89,7 +93,16 @@ export class Person {
   async visit(url, page = this.page) { return page.goto(url); }
   async heading(page = this.page) { return (await page.textContent('h1')).trim(); }
 
+  async saw() {
+    const seen = await Promise.all(this.context.pages().map(async (page) => {
+      const text = await page.textContent('body', { timeout: 1000 }).catch(() => '');
+      return `${page.url()}: ${text.trim().replaceAll(/\s+/g, ' ').slice(0, 400)}`;
+    }));
+    return [...seen, ...this.complaints].join('\n');
+  }
+
   async close() {
+    people.delete(this);
     for (const { value, domain } of await this.cookies()) keep(value, `cookie of ${domain}`);
     await Promise.all(this.pending);
     await this.context.close();

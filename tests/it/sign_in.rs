@@ -42,7 +42,7 @@ impl Stage {
         std::fs::write(path.join("haproxy.env"), env).unwrap();
         let changed = tempfile::tempdir().unwrap();
         std::fs::create_dir(changed.path().join("pages")).unwrap();
-        for page in ["denied.html", "stopped.html", "unavailable.html"] {
+        for page in ["style.css", "unavailable.html"] {
             let page = Path::new("pages").join(page);
             std::fs::copy(root().join("haproxy").join(&page), changed.path().join(&page)).unwrap();
         }

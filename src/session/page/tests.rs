@@ -94,7 +94,7 @@ fn a_logo_is_what_its_name_says_and_runs_nothing() {
         ("b.svg", b"\x89PNG\r\n\x1a\n"),
         ("b.html", b"<svg/>"),
         ("b.svg", b"\xff<svg"),
-        ("c.svg", &[b' '; 300_000]),
+        ("c.svg", &vec![b' '; 300_000]),
     ] {
         assert!(load(name, bytes).is_err(), "{name}");
     }
