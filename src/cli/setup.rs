@@ -109,8 +109,8 @@ pub(super) fn build(config: &Config, runs: bool) -> anyhow::Result<Built> {
     let sign_in = config.sign_in.as_ref().map(|about| sign_in(about, &authorities, runs));
     let sign_in = sign_in.transpose()?.map(Arc::new);
     let labels = config.issuers.iter().filter_map(|issuer| {
-        let label = issuer.client.as_ref()?.label.clone()?;
-        Some((issuer.profile.authority.name.clone(), label))
+        let (name, client) = (&issuer.profile.authority.name, issuer.client.as_ref()?);
+        Some((name.clone(), client.label.clone().unwrap_or_else(|| name.clone())))
     });
     let pages = config.sign_in.as_ref().map(|about| {
         Pages::load(about.pages.clone(), labels.collect()).context("the table [sign_in.pages]")

@@ -42,7 +42,7 @@ pub struct Pages {
     about: config::Pages,
     texts: Texts,
     logo: Option<Logo>,
-    /// What people call the issuers, by their configured names.
+    /// What people call the issuers at which they sign in, by their configured names.
     labels: Vec<(Box<str>, Box<str>)>,
 }
 
@@ -95,7 +95,8 @@ struct Page<'a> {
 }
 
 impl Pages {
-    /// Reads what the operator's pages are made of. `labels` are what people call the issuers.
+    /// Reads what the operator's pages are made of. `labels` are what people call the
+    /// issuers at which they sign in.
     ///
     /// # Errors
     /// See [`PagesError`].
@@ -129,6 +130,17 @@ impl Pages {
     fn label<'a>(&'a self, issuer: &'a str) -> &'a str {
         let known = self.labels.iter().find(|(name, _)| **name == *issuer);
         known.map_or(issuer, |(_, label)| label)
+    }
+
+    /// What a person is called: where there are several issuers, there may be two of a name.
+    pub(super) fn person(&self, user: &str, issuer: Option<&str>) -> String {
+        match issuer {
+            Some(issuer) if self.labels.len() > 1 => {
+                let provider = self.label(issuer);
+                self.say(Text::UserOf, &[("user", user), ("provider", provider)])
+            }
+            _ => user.to_owned(),
+        }
     }
 
     /// To choose an issuer from: each with its address. `host` is where the person wants to go.

@@ -182,12 +182,17 @@ impl Web {
         self.pages.refused(&Refused {
             reason,
             decision: &id,
-            user: Some(session.identity.label()),
+            user: Some(&self.person(&session.identity)),
             host: &start.host,
             owner: decision.owner.as_deref(),
             switch: &format!("{PATHS}start?ask=1&r={sealed}"),
             sign_out: &format!("{PATHS}sign-out"),
         })
+    }
+
+    /// What a person is called.
+    fn person(&self, identity: &Identity) -> String {
+        self.pages.person(identity.label(), Some(&identity.authority.name))
     }
 
     /// Where somebody begins again who was on the way there.
@@ -248,7 +253,7 @@ async fn home(State(web): Shared, headers: HeaderMap) -> Response {
         return web.pages.nothing();
     }
     match web.login(&headers, Timestamp::now()) {
-        Some((_, session)) => web.pages.home(session.identity.label()),
+        Some((_, session)) => web.pages.home(&web.person(&session.identity)),
         None => choose(&web, None, false),
     }
 }
@@ -518,6 +523,12 @@ async fn refused(State(web): Shared, headers: HeaderMap) -> Response {
     let Some(reason) = text("x-identity-reason").and_then(|id| Reason::of(&id)) else {
         return web.pages.nothing();
     };
+    let issuer = text("x-identity-issuer").and_then(|issuer| {
+        let mut profiles = web.gate.issuers.profiles();
+        profiles.find(|profile| profile.accepts(&issuer).is_some())
+    });
+    let issuer = issuer.map(|profile| &*profile.authority.name);
+    let user = text("x-identity-user").map(|user| web.pages.person(&user, issuer));
     let host = host(&headers);
     let path = text("x-identity-path").unwrap_or_else(|| "/".into());
     let mut query = url::form_urlencoded::Serializer::new(String::new());
@@ -525,7 +536,7 @@ async fn refused(State(web): Shared, headers: HeaderMap) -> Response {
     web.pages.refused(&Refused {
         reason,
         decision: &text("x-identity-decision-id").unwrap_or_default(),
-        user: text("x-identity-user").as_deref(),
+        user: user.as_deref(),
         host: host.as_ref().map_or("", Host::as_str),
         owner: text("x-identity-owner").as_deref(),
         switch: &format!("{PATHS}switch?{}", query.finish()),

@@ -46,8 +46,8 @@ async function look(gate, person, name) {
 }
 
 async function isStyled(page) {
-  const style = await page.locator('main').evaluate((it) => getComputedStyle(it).borderTopWidth);
-  assert.equal(style, '4px', 'the style is there');
+  const style = await page.locator('main').evaluate((it) => getComputedStyle(it).borderRadius);
+  assert.equal(style, '12px', 'the style is there');
 }
 
 export const chooser = {
@@ -73,6 +73,8 @@ export const chooser = {
     await person.page.waitForSelector('h1:text-is("You are signed in")');
     await person.visit(gate.url('mine'));
     assert.equal(await person.heading(), 'No access');
+    const text = await person.page.textContent('main');
+    assert(text.includes('alice (Partner & Sons)') && text.includes('Ask alice to share it'), text);
     await look(gate, person, 'denied-with-owner');
     const logo = await ask(gate, gate.own('logo'));
     assert.equal(logo.headers['content-type'], 'image/svg+xml');

@@ -92,6 +92,7 @@ texts! {
     AskOwner = "ask_owner": "Ask the owner to share it with you, or sign in with an account that may open it.",
     AskNamedOwner = "ask_named_owner": "Ask {owner} to share it with you, or sign in with an account that may open it.",
     AskAdministrator = "ask_administrator": "If that is wrong, ask your administrator and name the decision below.",
+    UserOf = "user_of": "{user} ({provider})",
     FactUser = "fact_user": "Signed in as",
     FactHost = "fact_host": "Workspace",
     FactOwner = "fact_owner": "Owner",
