@@ -205,11 +205,15 @@ impl Gate {
         let (Some(sign_in), Place::Matched(host, target)) = (&self.sign_in, place) else {
             return false;
         };
-        let origin = request.browser.origin.filter(|origin| !origin.is_empty());
-        if request.browser.upgrade.is_some_and(|upgrade| !upgrade.is_empty()) {
-            return origin == Some(sign_in.places.origin(host.as_str()).as_bytes());
+        let set = |value: &&[u8]| !value.is_empty();
+        let origin = request.browser.origin.filter(set);
+        let is_own = origin == Some(sign_in.places.origin(host.as_str()).as_bytes());
+        if is_own || request.browser.upgrade.is_some_and(|upgrade| !upgrade.is_empty()) {
+            return is_own;
         }
-        if request.is_asked_for() {
+        // A browser that says nothing of where a request comes from may still name the origin.
+        let said = request.browser.site.is_some_and(|site| !site.is_empty());
+        if request.is_asked_for() && (said || origin.is_none()) {
             return true;
         }
         let from = origin.and_then(|origin| Host::parse(origin.strip_prefix(b"https://")?).ok());

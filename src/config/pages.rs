@@ -66,3 +66,41 @@ fn is_language(text: &str) -> bool {
     parts.next().is_some_and(|part| (2..=3).contains(&part.len()) && plain(part))
         && parts.all(|part| (1..=8).contains(&part.len()) && plain(part))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::document::{self, Format},
+        *,
+    };
+
+    fn read(text: &str) -> Result<Pages, String> {
+        document::read("agent.toml", text, Format::Toml).map_err(|mistakes| mistakes.to_string())
+    }
+
+    #[test]
+    fn what_is_not_said_is_as_it_was_built() {
+        assert_eq!(read("").unwrap(), Pages::default());
+        let pages = read("language = 'pt-BR'\ncontact = 'https://help.test/'\nshow_owner = true");
+        let pages = pages.unwrap();
+        assert_eq!((&*pages.language, pages.show_owner), ("pt-BR", true));
+    }
+
+    #[test]
+    fn each_mistake_is_told_with_its_line() {
+        let error =
+            read("language = 'e\"n'\ncontact = 'javascript:alert(1)'\nlogo = 'x'\ntitle = ''")
+                .unwrap_err();
+        for part in [
+            "agent.toml:1:13: expected a language tag",
+            "agent.toml:2:12: expected an address such as",
+            "agent.toml:3:1: unknown key 'logo'",
+            "agent.toml:4:",
+        ] {
+            assert!(error.contains(part), "{error}");
+        }
+        for contact in ["http://help.test", "data:text/html,x", "help@example.com", "//x"] {
+            assert!(read(&format!("contact = '{contact}'")).is_err(), "{contact}");
+        }
+    }
+}
