@@ -183,7 +183,11 @@ impl Pages {
         let (title, why) = Text::of(reason);
         let status = StatusCode::from_u16(reason.status()).ok();
         let status = status.filter(|status| !status.is_success());
-        let status = status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE);
+        let status = match status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE) {
+            // There is no challenge to answer: who it is, is known.
+            StatusCode::UNAUTHORIZED => StatusCode::FORBIDDEN,
+            status => status,
+        };
         let values = [("user", user.unwrap_or_default()), ("host", host)];
         let mut page = self.page(status, title, why, &values);
         match reason {
@@ -192,12 +196,10 @@ impl Pages {
                 None => page.text(Text::AskOwner, &[]),
             },
             Reason::OriginForeign => {}
-            _ if status == StatusCode::FORBIDDEN || matches!(reason, Reason::Refused(_)) => {
-                page.text(Text::AskAdministrator, &[]);
-            }
+            _ if status == StatusCode::FORBIDDEN => page.text(Text::AskAdministrator, &[]),
             _ => {}
         }
-        let is_about_them = matches!(status.as_u16(), 401 | 403) && reason != Reason::OriginForeign;
+        let is_about_them = status == StatusCode::FORBIDDEN && reason != Reason::OriginForeign;
         if is_about_them {
             page.link(switch, Text::Switch, &[], true);
             if user.is_some() {

@@ -603,7 +603,7 @@ async fn l11_who_signs_out_is_out_everywhere() {
     assert!(reply.location.as_ref().unwrap().contains("/end-session?id_token_hint="));
     let back = browser.follow(&reply).await;
     let signed_out = browser.follow(&back).await;
-    assert!(signed_out.body.contains("Signed out"), "{signed_out:?}");
+    assert!(signed_out.body.contains("You are signed out"), "{signed_out:?}");
     for name in [host(ALICES), port_host(7000, ALICES)] {
         assert_eq!(browser.get(&name, "/").await.status, 302, "{name}");
     }
