@@ -1,5 +1,5 @@
 # What a person runs here. Everything stays on loopback.
-.PHONY: demo test interop platforms check fmt lint build install fuzz corpus bench
+.PHONY: demo test interop browser platforms check fmt lint build install fuzz corpus bench
 
 # Starts a gate with everything around it, shows what it does, and stays up.
 demo: install
@@ -17,6 +17,11 @@ test: install
 # keys rotate under traffic. The first run needs those package registries.
 interop: install
 	@tests/interop/run.sh
+
+# Sign-in in a real Chromium, in front of real HAProxy, at oidc-provider from npm; pictures of every page
+# are kept in target/browser/pages. The first run needs Debian's and npm's package registries.
+browser: install
+	@tests/browser/run.sh
 
 # Workspace platforms: a real JupyterHub, and fakes made from the platforms' own libraries. The first
 # run needs the package registries.

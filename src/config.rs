@@ -31,6 +31,7 @@ mod certificate;
 pub mod document;
 mod file;
 mod issuer;
+mod pages;
 mod shared;
 mod sign_in;
 mod source;
@@ -148,6 +149,27 @@ pub struct SignIn {
     pub lifetime: Lifetime,
     /// How often providers are asked whether a session in use still counts; never unless said.
     pub refresh: Option<Duration>,
+    /// What people see.
+    pub pages: Pages,
+}
+
+/// What the pages of sign-in show.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pages {
+    /// Whose workspaces they are, above everything else.
+    pub title: Option<Box<str>>,
+    /// The language of the texts (RFC 5646).
+    pub language: Box<str>,
+    /// An image, PNG or SVG.
+    pub logo: Option<PathBuf>,
+    /// What stands below everything else.
+    pub help_text: Option<Box<str>>,
+    /// Where people get help: an address of `mailto:` or `https:`.
+    pub contact: Option<Box<str>>,
+    /// The operator's own texts.
+    pub texts: Option<PathBuf>,
+    /// Whether who is denied is told whose workspace it is.
+    pub show_owner: bool,
 }
 
 /// We as a client of an issuer at which people sign in.
@@ -159,6 +181,8 @@ pub struct Client {
     pub key: ClientKey,
     /// What is asked for.
     pub scopes: String,
+    /// What people call the issuer; its configured name unless said.
+    pub label: Option<Box<str>>,
 }
 
 /// How administrators reach the agent.
@@ -337,6 +361,8 @@ impl Config {
         if let Some(sign_in) = &mut self.sign_in {
             resolve(&mut sign_in.keys);
             sign_in.sessions.iter_mut().for_each(resolve);
+            let Pages { logo, texts, .. } = &mut sign_in.pages;
+            logo.iter_mut().chain(texts).for_each(resolve);
         }
         if let Some(shared) = &mut self.shared {
             shared.authority.iter_mut().for_each(resolve);

@@ -19,7 +19,7 @@ use crate::{
     request::{Request, cookie},
     session::{
         self, Session, SignIn,
-        flow::{Offer, PRE_COOKIE, Start},
+        flow::{Offer, Start},
     },
     workspace::{
         host::Host,
@@ -139,9 +139,8 @@ impl Gate {
             }
             (Credential::Absent, certificate) => match self.session(request, &place, now, may_wait)
             {
-                // A page elsewhere can open a WebSocket with the cookies of its visitor
-                // (RFC 6455 section 10.2).
-                Visitor::SignedIn(_) if !self.is_same_origin(request, &place) => {
+                // A page elsewhere can do much with the cookies of its visitor.
+                Visitor::SignedIn(_) if !self.is_own_doing(request, &place, scratch) => {
                     return Step::Done(Decision::refuse(Reason::OriginForeign));
                 }
                 Visitor::SignedIn(session) => {
@@ -247,18 +246,31 @@ impl Gate {
         }
     }
 
-    fn is_same_origin(&self, request: &Request<'_>, place: &Place) -> bool {
-        let upgrade = request.browser.upgrade.is_some_and(|upgrade| !upgrade.is_empty());
-        if !upgrade {
+    /// Whether a request is made by the person or by the workspace's own pages. Cookies come along from every
+    /// page of a sibling host too, for which SameSite is no obstacle, and hostile code runs there: so what
+    /// such a page does counts only where it is of the same workspace, at another port. A WebSocket
+    /// must be of the very host (RFC 6455 section 10.2).
+    fn is_own_doing(&self, request: &Request<'_>, place: &Place, scratch: &mut Scratch) -> bool {
+        let (Some(sign_in), Place::Matched(host, target)) = (&self.sign_in, place) else {
+            return false;
+        };
+        let set = |value: &&[u8]| !value.is_empty();
+        let origin = request.browser.origin.filter(set);
+        let is_own = origin == Some(sign_in.places.origin(host.as_str()).as_bytes());
+        if is_own || request.browser.upgrade.is_some_and(|upgrade| !upgrade.is_empty()) {
+            return is_own;
+        }
+        // A browser that says nothing of where a request comes from may still name the origin.
+        let said = request.browser.site.is_some_and(|site| !site.is_empty());
+        if request.is_asked_for() && (said || origin.is_none()) {
             return true;
         }
-        match (&self.sign_in, place) {
-            (Some(sign_in), Place::Matched(host, _)) => {
-                let origin = sign_in.places.origin(host.as_str());
-                request.browser.origin == Some(origin.as_bytes())
-            }
-            _ => false,
-        }
+        let from = origin.and_then(|origin| Host::parse(origin.strip_prefix(b"https://")?).ok());
+        let same_port =
+            |from: &Host| origin == Some(sign_in.places.origin(from.as_str()).as_bytes());
+        from.filter(same_port)
+            .and_then(|from| self.patterns.resolve(&from, scratch))
+            .is_some_and(|from| from.workspace == target.workspace && from.source == target.source)
     }
 
     /// What the request's host names.
@@ -309,8 +321,8 @@ fn offer(
         None => path.to_owned(),
     };
     let SignIn { sealer, places, .. } = sign_in;
-    let secret = request.cookie.and_then(|all| cookie::only(all, PRE_COOKIE.as_bytes()));
-    Start::offer(sealer, places, (host.as_str(), &whole), secret, now).ok().map(Arc::new)
+    let held = request.cookie.unwrap_or_default();
+    Start::offer(sealer, places, host.as_str(), &whole, held, now).ok().map(Arc::new)
 }
 
 /// HAProxy passes the last of several headers: which one the workspace would heed is unknown, so none

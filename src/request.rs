@@ -85,7 +85,7 @@ pub struct Passes {
     pub query: bool,
     /// `protocols` and `protocol_lines`.
     pub protocols: bool,
-    /// `origin` and the others that tell browsers from programs.
+    /// `origin`, `fetch_site` and the others that tell browsers from programs.
     pub browser: bool,
     /// `frontend`, and for HTTP `upgrades`: what is, and where, a tunnel.
     pub tunnels: bool,
@@ -96,6 +96,8 @@ pub struct Passes {
 pub struct Browser<'a> {
     /// Sec-Fetch-Mode.
     pub mode: Option<&'a [u8]>,
+    /// Sec-Fetch-Site.
+    pub site: Option<&'a [u8]>,
     /// Sec-Fetch-Dest.
     pub dest: Option<&'a [u8]>,
     /// Accept.
@@ -148,6 +150,7 @@ impl<'a> Request<'a> {
     fn read_http(args: impl Iterator<Item = (&'a [u8], Value<'a>)>) -> Result<Self, RequestError> {
         let mut request = Self::default();
         let mut seen = [false; NEEDED.len()];
+        let (mut origin, mut site) = (false, false);
         let mut certificate = Presented::default();
         for (name, value) in args {
             for (seen, needed) in seen.iter_mut().zip(NEEDED) {
@@ -182,7 +185,11 @@ impl<'a> Request<'a> {
                 }
                 b"origin" => {
                     request.browser.origin = text(value, "origin")?;
-                    request.passes.browser = true;
+                    origin = true;
+                }
+                b"fetch_site" => {
+                    request.browser.site = text(value, "fetch_site")?;
+                    site = true;
                 }
                 b"upgrades" => {
                     request.upgrades = count(value, "upgrades")?;
@@ -194,6 +201,7 @@ impl<'a> Request<'a> {
         }
         request.certificate = certificate.verified();
         request.passes.tunnels &= request.spot.frontend.is_some();
+        request.passes.browser = origin && site;
         match seen.iter().zip(NEEDED).find(|(seen, _)| !**seen) {
             Some((_, name)) => Err(RequestError::Missing(name)),
             None => Ok(request),
@@ -233,7 +241,7 @@ impl Request<'_> {
             return false;
         }
         if let Some(mode) = mode.filter(|mode| !mode.is_empty()) {
-            return mode == b"navigate" && matches!(dest, Some(b"document" | b"iframe"));
+            return mode == b"navigate" && dest.is_some_and(is_page);
         }
         let script = requested_with.is_some_and(|by| by.eq_ignore_ascii_case(b"XMLHttpRequest"));
         !script && !set(self.authorization) && accept.is_some_and(prefers_html)
@@ -254,6 +262,29 @@ impl<'a> Spot<'a> {
         }
         Ok(true)
     }
+}
+
+impl Request<'_> {
+    /// Whether the browser does what its user asked for, or a page of this very host: all but a request that
+    /// a page elsewhere makes in the user's name, beside opening this one (Fetch Metadata section 2.4).
+    /// Where the browser does not say, it is too old to be asked.
+    #[must_use]
+    pub fn is_asked_for(&self) -> bool {
+        let Browser { mode, site, dest, .. } = self.browser;
+        match site {
+            None | Some(b"" | b"none" | b"same-origin") => true,
+            Some(_) => {
+                matches!(self.method, Some(b"GET" | b"HEAD"))
+                    && mode == Some(b"navigate")
+                    && dest.is_some_and(is_page)
+            }
+        }
+    }
+}
+
+/// Whether a navigation shows what comes of it to a person. A service worker that passes one on says "empty".
+fn is_page(dest: &[u8]) -> bool {
+    matches!(dest, b"document" | b"iframe" | b"empty")
 }
 
 /// Whether HTML is asked for, and nothing rather than it (RFC 9110 section 12.5.1).
@@ -345,6 +376,30 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_a_page_elsewhere_does_is_told_from_what_a_person_does() {
+        let asked = |method: &'static [u8], site: &'static [u8], mode: &'static [u8]| {
+            let dest = Some(if mode == b"navigate" { &b"document"[..] } else { b"empty" });
+            let browser =
+                Browser { site: Some(site), mode: Some(mode), dest, ..Browser::default() };
+            Request { method: Some(method), browser, ..Request::default() }.is_asked_for()
+        };
+        assert!(Request::default().is_asked_for());
+        for site in [&b"none"[..], b"same-origin"] {
+            for (method, mode) in [(&b"POST"[..], &b"cors"[..]), (b"GET", b"navigate")] {
+                assert!(asked(method, site, mode));
+            }
+        }
+        for site in [&b"same-site"[..], b"cross-site", b"something"] {
+            assert!(asked(b"GET", site, b"navigate"), "a link");
+            for (method, mode) in
+                [(&b"POST"[..], &b"navigate"[..]), (b"GET", b"no-cors"), (b"POST", b"cors")]
+            {
+                assert!(!asked(method, site, mode));
+            }
+        }
+    }
+
+    #[test]
     fn a_person_who_opens_a_page_is_told_from_programs_and_scripts() {
         let request = |change: fn(&mut Request<'_>)| {
             let mut request = Request { method: Some(b"GET"), ..Request::default() };
@@ -356,6 +411,9 @@ mod tests {
         assert!(request(|r| r.method = Some(b"HEAD")));
         assert!(request(|r| {
             r.browser = Browser { mode: Some(b"navigate"), dest: Some(b"document"), ..r.browser };
+        }));
+        assert!(request(|r| {
+            r.browser = Browser { mode: Some(b"navigate"), dest: Some(b"empty"), ..r.browser };
         }));
         let programs: [fn(&mut Request<'_>); 11] = [
             |r| r.method = Some(b"POST"),

@@ -26,7 +26,7 @@ use crate::{clock::Timestamp, identity::Identity};
 pub mod client;
 pub mod flow;
 pub mod logout;
-mod page;
+pub mod page;
 pub mod refresh;
 pub mod seal;
 pub mod shared;

@@ -57,7 +57,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         Sealer::make_ring(&about.keys)
             .with_context(|| format!("the keys_file of [sign_in], {path}"))?;
     }
-    let setup::Built { gate, mut feeds, clients } = setup::build(&config, true)?;
+    let setup::Built { gate, mut feeds, clients, pages } = setup::build(&config, true)?;
     gate.revocations.own()?;
     // Read before the first question comes; a broken file is no reason not to start, and is followed.
     feeds.load_files();
@@ -110,7 +110,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     if let Some(admin) = admin {
         tasks.spawn(admin.serve(stop.clone()));
     }
-    if let (Some(about), Some(sign_in)) = (&config.sign_in, &gate.sign_in) {
+    if let (Some(about), Some(sign_in), Some(pages)) = (&config.sign_in, &gate.sign_in, pages) {
         let address = about.listen;
         let listener =
             web::bind(address).with_context(|| format!("[sign_in] cannot listen at {address}"))?;
@@ -121,7 +121,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
             let (clients, trail) = (Arc::clone(&clients), Arc::clone(&trail));
             tasks.spawn(Refresher { sign_in, clients, gate, trail }.run(stop.clone()));
         }
-        let web = Web { sign_in, gate, clients, used, trail };
+        let web = Web { sign_in, gate, clients, pages, used, trail };
         info!(address = %listener.local_addr()?, host = %about.places.login, "sign-in pages");
         tasks.spawn(web.serve(listener, stop.clone()));
     }

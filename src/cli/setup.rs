@@ -20,6 +20,7 @@ use crate::{
     },
     session::{
         self, Sessions, SignIn,
+        page::Pages,
         seal::Sealer,
         shared::{self, Shared},
         store::Store,
@@ -33,6 +34,8 @@ pub(super) struct Built {
     pub(super) feeds: Feeds,
     /// The providers at which people sign in.
     pub(super) clients: Arc<[session::client::Client]>,
+    /// What they see.
+    pub(super) pages: Option<Pages>,
 }
 
 /// Builds the gate, without keys and workspaces yet, and the sources of its workspaces. `runs` says that it
@@ -113,6 +116,14 @@ pub(super) fn build(config: &Config, runs: bool) -> anyhow::Result<Built> {
     let shared = config.shared.as_ref().filter(|_| runs);
     let sign_in = config.sign_in.as_ref().map(|about| sign_in(about, shared, authorities, runs));
     let sign_in = sign_in.transpose()?.map(Arc::new);
+    let labels = config.issuers.iter().filter_map(|issuer| {
+        let (name, client) = (&issuer.profile.authority.name, issuer.client.as_ref()?);
+        Some((name.clone(), client.label.clone().unwrap_or_else(|| name.clone())))
+    });
+    let pages = config.sign_in.as_ref().map(|about| {
+        Pages::load(about.pages.clone(), labels.collect()).context("the table [sign_in.pages]")
+    });
+    let pages = pages.transpose()?;
     let gate = Gate {
         patterns,
         issuers,
@@ -125,7 +136,7 @@ pub(super) fn build(config: &Config, runs: bool) -> anyhow::Result<Built> {
         lookups,
         policy,
     };
-    Ok(Built { gate, feeds, clients: clients.into() })
+    Ok(Built { gate, feeds, clients: clients.into(), pages })
 }
 
 /// Sessions and keys. The file or store of sessions is the running agent's; other commands need none.

@@ -1,4 +1,4 @@
-//! The tables `[sign_in]` and `[issuer.sign_in]`.
+//! The tables `[sign_in]` and `[issuer.sign_in]`; `[sign_in.pages]` is in [`super::pages`].
 
 use std::{path::PathBuf, time::Duration};
 
@@ -26,11 +26,12 @@ impl<'de> Deserialize<'de> for SignIn {
         let absolute =
             seconds(&mut table, "absolute_seconds", 60..=2_592_000, Duration::from_hours(24));
         let refresh = seconds(&mut table, "refresh_seconds", 0..=86_400, Duration::from_mins(5));
+        let pages = table.optional("pages").unwrap_or_default();
         table.finalize(None)?;
         let places = Places { login: host?.0.as_str().into(), port: port.unwrap_or(443) };
         let lifetime = Lifetime { idle: idle.min(absolute), absolute };
         let refresh = Some(refresh).filter(|every| !every.is_zero());
-        Ok(Self { listen: listen?.0, places, keys: keys?, sessions, lifetime, refresh })
+        Ok(Self { listen: listen?.0, places, keys: keys?, sessions, lifetime, refresh, pages })
     }
 }
 
@@ -61,9 +62,10 @@ impl<'de> Deserialize<'de> for Client {
         let id = table.required::<Word>("client_id");
         let key = client_key(&mut table, span);
         let scopes = table.optional::<String>("scopes");
+        let label = table.optional::<Word>("label").map(|label| label.0);
         table.finalize(None)?;
         let Some(key) = key else { return Err(mistake(span, "no client key").into()) };
         let scopes = scopes.unwrap_or_else(|| "openid email profile".into());
-        Ok(Self { id: id?.0, key, scopes })
+        Ok(Self { id: id?.0, key, scopes, label })
     }
 }

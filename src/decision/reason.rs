@@ -155,6 +155,13 @@ impl Reason {
         Self::Internal,
     ];
 
+    /// The reason of an id.
+    #[must_use]
+    pub fn of(id: &str) -> Option<Self> {
+        let mut all = Self::ALL.into_iter().chain(Refusal::ALL.map(Self::Refused));
+        all.find(|reason| reason.id() == id)
+    }
+
     /// The stable id: what HAProxy, the audit trail and the documentation call it.
     #[must_use]
     pub const fn id(self) -> &'static str {

@@ -23,8 +23,8 @@ use super::{
 };
 use crate::clock::Timestamp;
 
-/// The cookie with the secret of a workspace's host.
-pub const PRE_COOKIE: &str = "__Host-identity_pre";
+/// How the cookies with the secrets of a workspace's host begin; each tab has one of its own.
+pub const PRE_COOKIE: &str = "__Host-identity_pre_";
 /// How the cookies of attempts begin.
 pub const ATTEMPT_COOKIE: &str = "__Host-identity_at_";
 /// The path of our own pages, at the login host and at those of workspaces.
@@ -33,8 +33,12 @@ pub const PATHS: &str = "/.well-known/identity-spoa/";
 pub const ATTEMPT_FOR: Duration = Duration::from_mins(10);
 /// How long a ticket is good.
 const TICKET_FOR: Duration = Duration::from_secs(30);
+/// The length of what tells cookies of one kind apart.
+const NAME: usize = 8;
 /// The longest path that is come back to, in bytes.
 const MAX_PATH: usize = 2048;
+/// The most secrets that one browser has at one host; beyond it, the oldest goes.
+const MAX_SECRETS: usize = 8;
 /// The most ids that are remembered as used.
 const MAX_USED: usize = 100_000;
 
@@ -115,23 +119,20 @@ impl Places {
 }
 
 impl Start {
-    /// Sends a browser to the login host. `secret` is the one it has already, so that several tabs can be
-    /// on their way.
+    /// Sends a browser to the login host. `held` is the Cookie header that it sent.
     ///
     /// # Errors
     /// There are no random numbers.
     pub fn offer(
         sealer: &Sealer,
         places: &Places,
-        (host, path): (&str, &str),
-        secret: Option<&[u8]>,
+        host: &str,
+        path: &str,
+        held: &[u8],
         now: Timestamp,
     ) -> Result<Offer, SealError> {
-        let known = secret.and_then(|secret| std::str::from_utf8(secret).ok());
-        let secret = match known.filter(|secret| is_random(secret)) {
-            Some(secret) => secret.to_owned(),
-            None => random()?,
-        };
+        let secret = random()?;
+        let name = secret_name(&secret, held);
         let start = Self {
             host: host.into(),
             path: if is_path(path) { path.into() } else { "/".into() },
@@ -143,7 +144,7 @@ impl Start {
         Ok(Offer {
             location: format!("{}?r={text}", places.page("start")),
             cookie: format!(
-                "{PRE_COOKIE}={secret}; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age={seconds}"
+                "{name}={secret}; Path=/; Secure; HttpOnly; SameSite=Lax; Max-Age={seconds}"
             ),
         })
     }
@@ -151,8 +152,19 @@ impl Start {
     /// Reads what came back from the browser.
     #[must_use]
     pub fn open(sealer: &Sealer, places: &Places, text: &str, now: Timestamp) -> Option<Self> {
-        let start: Self = sealer.open(Purpose::Start, &places.login, text)?;
-        (now.as_millis() < start.until).then_some(start)
+        Self::of(sealer, places, text).filter(|start| now.as_millis() < start.until)
+    }
+
+    /// Reads it even if it is too late to go on from there: for a link to where it began.
+    #[must_use]
+    pub fn of(sealer: &Sealer, places: &Places, text: &str) -> Option<Self> {
+        sealer.open(Purpose::Start, &places.login, text)
+    }
+
+    /// Where it began.
+    #[must_use]
+    pub fn address(&self, places: &Places) -> String {
+        format!("{}{}", places.origin(&self.host), self.path)
     }
 
     /// The same again, for a link on a page.
@@ -211,8 +223,7 @@ impl Attempt {
     /// The name of its cookie: each tab has one of its own.
     #[must_use]
     pub fn cookie_of(state: &str) -> String {
-        let name: String = state.chars().filter(char::is_ascii_alphanumeric).take(8).collect();
-        format!("{ATTEMPT_COOKIE}{name}")
+        format!("{ATTEMPT_COOKIE}{}", short(state))
     }
 
     /// The Set-Cookie header that remembers it.
@@ -252,13 +263,6 @@ impl Ticket {
     ) -> Option<Self> {
         let ticket: Self = sealer.open(Purpose::Ticket, host, text)?;
         (now.as_millis() < ticket.until && same(&hash(secret), &ticket.secret)).then_some(ticket)
-    }
-
-    /// Where a ticket of that host leads, whoever has it: a path there, as in any link.
-    #[must_use]
-    pub fn path(sealer: &Sealer, host: &str, text: &str) -> Option<String> {
-        let ticket: Self = sealer.open(Purpose::Ticket, host, text)?;
-        Some(ticket.path)
     }
 
     /// Takes it; false when it was taken before.
@@ -308,6 +312,33 @@ fn is_path(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_graphic() && b != b'\\')
 }
 
+/// The cookies with secrets in a Cookie header, with their names. Whoever sends more than a browser of ours
+/// has, sent them in vain.
+pub fn secrets(header: &[u8]) -> impl Iterator<Item = (&str, &str)> {
+    let pairs = header.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    let pairs = pairs.filter(|pair| pair.starts_with(PRE_COOKIE.as_bytes()));
+    pairs.filter_map(|pair| std::str::from_utf8(pair).ok()?.split_once('=')).take(2 * MAX_SECRETS)
+}
+
+/// The name of a new secret's cookie. Browsers send the oldest first, which gives way when there are many.
+fn secret_name(secret: &str, held: &[u8]) -> String {
+    let is_ours = |name: &&str| {
+        let own = name.get(PRE_COOKIE.len()..).unwrap_or_default();
+        own.len() == NAME && own.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    };
+    let mut old = secrets(held).map(|(name, _)| name).filter(is_ours);
+    let first = old.next();
+    match first {
+        Some(name) if old.count() + 1 >= MAX_SECRETS => name.into(),
+        _ => format!("{PRE_COOKIE}{}", short(&hash(secret))),
+    }
+}
+
+/// What tells cookies of one kind apart.
+fn short(text: &str) -> String {
+    text.chars().filter(char::is_ascii_alphanumeric).take(NAME).collect()
+}
+
 /// An id for a decision that is made here and not at HAProxy's question.
 ///
 /// # Errors
@@ -323,11 +354,6 @@ fn random() -> Result<String, SealError> {
     let mut bytes = [0; 32];
     rand::fill(&mut bytes).map_err(|_| SealError)?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))
-}
-
-/// Whether a text may be one of [`random`].
-fn is_random(text: &str) -> bool {
-    text.len() == 43 && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
 }
 
 /// SHA-256 in base64url.
@@ -359,7 +385,7 @@ mod tests {
 
     /// An offer's sealed text and the browser's secret.
     fn offer(path: &str) -> (String, String) {
-        let offer = Start::offer(&sealer(), &places(), ("w.test", path), None, at(0)).unwrap();
+        let offer = Start::offer(&sealer(), &places(), "w.test", path, b"", at(0)).unwrap();
         let sealed = offer.location.split("?r=").nth(1).unwrap().to_owned();
         let secret = offer.cookie.split(['=', ';']).nth(1).unwrap().to_owned();
         (sealed, secret)
@@ -371,19 +397,6 @@ mod tests {
         let address = start.ticket(&sealer(), &places(), "session", at(1)).unwrap();
         let ticket = address.strip_prefix("https://w.test/.well-known/identity-spoa/finish?t=");
         (ticket.unwrap().to_owned(), secret)
-    }
-
-    #[test]
-    fn several_tabs_of_a_browser_share_its_secret() {
-        let (_, secret) = offer("/one");
-        let offer = |secret: &[u8]| {
-            let place = ("w.test", "/two");
-            Start::offer(&sealer(), &places(), place, Some(secret), at(0)).unwrap().cookie
-        };
-        assert!(offer(secret.as_bytes()).contains(&secret));
-        for other in ["", "short", &format!("{}\r\n", &secret[..41])] {
-            assert!(!offer(other.as_bytes()).contains(&format!("={other};")), "{other}");
-        }
     }
 
     #[tokio::test]
@@ -398,6 +411,27 @@ mod tests {
         let used = Used::default();
         assert!(ticket.take(&used, at(2)).await);
         assert!(!open("w.test", &secret, 3).unwrap().take(&used, at(3)).await, "again");
+    }
+
+    #[test]
+    fn each_tab_has_a_secret_of_its_own_and_they_do_not_pile_up() {
+        let mut held: Vec<(String, String)> = Vec::new();
+        for _ in 0..20 {
+            let header: Vec<_> =
+                held.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            let header = format!("a=1; {}", header.join("; "));
+            let offer = Start::offer(&sealer(), &places(), "w.test", "/", header.as_bytes(), at(0));
+            let cookie = offer.unwrap().cookie;
+            let (name, rest) = cookie.split_once('=').unwrap();
+            let value = rest.split(';').next().unwrap();
+            held.retain(|(known, _)| known != name);
+            held.push((name.into(), value.into()));
+        }
+        assert_eq!(held.len(), MAX_SECRETS);
+        // What others put there is not taken over: nothing but one of our names is set.
+        let evil = format!("{PRE_COOKIE}e\r\nvil=x; ").repeat(20);
+        let offer = Start::offer(&sealer(), &places(), "w.test", "/", evil.as_bytes(), at(0));
+        assert!(!offer.unwrap().cookie.contains("vil"));
     }
 
     #[test]
@@ -451,7 +485,7 @@ mod tests {
 
     #[test]
     fn c1_cookies_are_of_their_host_alone() {
-        let offer = Start::offer(&sealer(), &places(), ("w.test", "/"), None, at(0)).unwrap();
+        let offer = Start::offer(&sealer(), &places(), "w.test", "/", b"", at(0)).unwrap();
         let attempt = Attempt::new("c", None, at(0)).unwrap();
         for cookie in [offer.cookie, attempt.cookie(&sealer(), &places()).unwrap()] {
             assert!(cookie.starts_with("__Host-"), "{cookie}");

@@ -1,91 +1,407 @@
-//! The pages that people see: plain HTML without scripts, light and dark.
+//! The pages that people see: plain HTML without scripts, light and dark, in the operator's words.
+//!
+//! [`texts`] has what they say; their look is `haproxy/pages/style.css`, which HAProxy's own page shares.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, io, path::Path};
 
 use axum::{
     http::{
-        HeaderValue, StatusCode,
+        HeaderMap, HeaderValue, StatusCode,
         header::{
-            CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY,
+            CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER,
             X_CONTENT_TYPE_OPTIONS,
         },
     },
     response::{IntoResponse, Response},
 };
+use thiserror::Error;
 
-/// The style of all pages; colours have a contrast of at least 7 to 1 in both schemes.
-pub(super) const STYLE: &str = "\
-:root { color-scheme: light dark; }
-body { font: 1.1rem/1.5 system-ui, sans-serif; margin: 0; display: grid; min-height: 100vh;
-  place-items: center; background: #f6f7f9; color: #1b1f24; }
-main { max-width: 30rem; margin: 1rem; padding: 2rem; background: #fff; border-radius: .75rem;
-  box-shadow: 0 1px 4px rgb(0 0 0 / 15%); }
-h1 { font-size: 1.4rem; margin: 0 0 1rem; }
-a.button, button { display: block; width: 100%; box-sizing: border-box; margin-top: .75rem;
-  padding: .7rem 1rem; border: 0; border-radius: .5rem; background: #0b4f9e; color: #fff;
-  font: inherit; text-align: center; text-decoration: none; cursor: pointer; }
-a.button:focus, button:focus { outline: 3px solid #8ab8f0; }
-@media (prefers-color-scheme: dark) {
-  body { background: #14171a; color: #e8eaed; }
-  main { background: #1f2327; }
-  a.button, button { background: #9cc7ff; color: #0b1a2b; }
+use super::flow::PATHS;
+use crate::{
+    config::{self, document::Mistakes},
+    decision::Reason,
+};
+
+pub mod texts;
+
+use texts::{Text, Texts};
+
+/// The style of all pages.
+const STYLE: &str = include_str!("../../haproxy/pages/style.css");
+/// Nothing but our own style and logo, in no frame (RFC 9700 section 4.16). Signing out leads on to the
+/// provider, wherever it is.
+const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self' https:; base-uri 'none'; frame-ancestors 'none'";
+/// An image that is opened by itself runs nothing.
+const LOGO_POLICY: &str =
+    "default-src 'none'; style-src 'unsafe-inline'; sandbox; frame-ancestors 'none'";
+/// The largest logo, in bytes.
+const MAX_LOGO: u64 = 256 * 1024;
+
+/// The pages, as the operator wants them.
+pub struct Pages {
+    about: config::Pages,
+    texts: Texts,
+    logo: Option<Logo>,
+    /// What people call the issuers at which they sign in, by their configured names.
+    labels: Vec<(Box<str>, Box<str>)>,
 }
-";
 
-/// A page.
-pub(super) struct Page<'a> {
-    pub(super) status: StatusCode,
-    pub(super) title: &'a str,
-    pub(super) text: &'a str,
-    /// Links, with what they say.
-    pub(super) links: &'a [(String, String)],
-    /// The address of a form with one button, and what it says.
-    pub(super) form: Option<(&'a str, &'a str)>,
+struct Logo {
+    kind: &'static str,
+    bytes: Vec<u8>,
+}
+
+/// Why there are no such pages.
+#[derive(Debug, Error)]
+pub enum PagesError {
+    /// The logo cannot be read.
+    #[error("the logo_file cannot be read: {0}")]
+    Logo(#[from] io::Error),
+    /// The logo is something else.
+    #[error("the logo_file is neither a PNG nor an SVG: expected .png or .svg, and such a file")]
+    LogoKind,
+    /// Everybody would have to load it.
+    #[error("the logo_file is larger than {} KiB", MAX_LOGO / 1024)]
+    LogoSize,
+    /// What is wrong in the file of texts.
+    #[error("{0}")]
+    Texts(#[from] Mistakes),
+}
+
+/// Somebody who may not go on, or not now.
+pub(super) struct Refused<'a> {
+    pub(super) reason: Reason,
+    pub(super) decision: &'a str,
+    /// Who, if that is known.
+    pub(super) user: Option<&'a str>,
+    /// The workspace's host.
+    pub(super) host: &'a str,
+    pub(super) owner: Option<&'a str>,
+    /// Where to sign in as somebody else.
+    pub(super) switch: &'a str,
+    pub(super) sign_out: &'a str,
+}
+
+/// A page that is being written.
+struct Page<'a> {
+    pages: &'a Pages,
+    status: StatusCode,
+    title: String,
+    /// What stands in `<main>` below the title, as HTML.
+    body: String,
+    actions: String,
+    facts: String,
+    has_form: bool,
+}
+
+impl Pages {
+    /// Reads what the operator's pages are made of. `labels` are what people call the
+    /// issuers at which they sign in.
+    ///
+    /// # Errors
+    /// See [`PagesError`].
+    pub fn load(
+        about: config::Pages,
+        labels: Vec<(Box<str>, Box<str>)>,
+    ) -> Result<Self, PagesError> {
+        let texts = about.texts.as_deref().map(Texts::load).transpose()?.unwrap_or_default();
+        let logo = about.logo.as_deref().map(Logo::load).transpose()?;
+        Ok(Self { about, texts, logo, labels })
+    }
+
+    fn say(&self, text: Text, values: &[(&str, &str)]) -> String {
+        self.texts.say(text, values)
+    }
+
+    fn page(
+        &self,
+        status: StatusCode,
+        title: Text,
+        text: Text,
+        values: &[(&str, &str)],
+    ) -> Page<'_> {
+        let title = self.say(title, values);
+        let (body, actions, facts) = <(String, String, String)>::default();
+        let mut page = Page { pages: self, status, title, body, actions, facts, has_form: false };
+        page.text(text, values);
+        page
+    }
+
+    fn label<'a>(&'a self, issuer: &'a str) -> &'a str {
+        let known = self.labels.iter().find(|(name, _)| **name == *issuer);
+        known.map_or(issuer, |(_, label)| label)
+    }
+
+    /// What a person is called: where there are several issuers, there may be two of a name.
+    pub(super) fn person(&self, user: &str, issuer: Option<&str>) -> String {
+        match issuer {
+            Some(issuer) if self.labels.len() > 1 => {
+                let provider = self.label(issuer);
+                self.say(Text::UserOf, &[("user", user), ("provider", provider)])
+            }
+            _ => user.to_owned(),
+        }
+    }
+
+    /// To choose an issuer from: each with its address. `host` is where the person wants to go.
+    pub(super) fn choose(&self, host: Option<&str>, issuers: &[(String, &str)]) -> Response {
+        let text = host.map_or(Text::ChooseText, |_| Text::ChooseFor);
+        let values = [("host", host.unwrap_or_default())];
+        let mut page = self.page(StatusCode::OK, Text::ChooseTitle, text, &values);
+        for (address, issuer) in issuers {
+            page.link(address, Text::ChooseLink, &[("provider", self.label(issuer))], true);
+        }
+        page.into_response()
+    }
+
+    /// The login host itself, for somebody who is signed in.
+    pub(super) fn home(&self, user: &str) -> Response {
+        let values = [("user", user)];
+        let mut page = self.page(StatusCode::OK, Text::HomeTitle, Text::HomeText, &values);
+        page.form(&format!("{PATHS}sign-out"), Text::SignOut);
+        page.link(&format!("{PATHS}start?ask=1"), Text::Switch, &[], false);
+        page.into_response()
+    }
+
+    pub(super) fn ask_sign_out(&self) -> Response {
+        let mut page = self.page(StatusCode::OK, Text::SignOutTitle, Text::SignOutText, &[]);
+        page.form(&format!("{PATHS}sign-out"), Text::SignOut);
+        page.into_response()
+    }
+
+    /// `login` is the login host's own page.
+    pub(super) fn signed_out(&self, login: &str) -> Response {
+        let mut page = self.page(StatusCode::OK, Text::SignedOutTitle, Text::SignedOutText, &[]);
+        page.link(login, Text::SignInAgain, &[], true);
+        page.into_response()
+    }
+
+    /// Tells a person why they cannot go on, and what they can do.
+    pub(super) fn refused(&self, refused: &Refused<'_>) -> Response {
+        let Refused { reason, decision, user, host, owner, switch, sign_out } = *refused;
+        let owner = owner.filter(|owner| self.about.show_owner && !owner.is_empty());
+        let (title, why) = Text::of(reason);
+        let status = StatusCode::from_u16(reason.status()).ok();
+        let status = status.filter(|status| !status.is_success());
+        let status = match status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE) {
+            // There is no challenge to answer: who it is, is known.
+            StatusCode::UNAUTHORIZED => StatusCode::FORBIDDEN,
+            status => status,
+        };
+        let values = [("user", user.unwrap_or_default()), ("host", host)];
+        let mut page = self.page(status, title, why, &values);
+        match reason {
+            Reason::NotPermitted | Reason::GroupsOverage => match owner {
+                Some(owner) => page.text(Text::AskNamedOwner, &[("owner", owner)]),
+                None => page.text(Text::AskOwner, &[]),
+            },
+            Reason::OriginForeign => {}
+            _ if status == StatusCode::FORBIDDEN => page.text(Text::AskAdministrator, &[]),
+            _ => {}
+        }
+        let is_about_them = status == StatusCode::FORBIDDEN && reason != Reason::OriginForeign;
+        if is_about_them {
+            page.link(switch, Text::Switch, &[], true);
+            if user.is_some() {
+                page.link(sign_out, Text::SignOut, &[], false);
+            }
+        } else if reason != Reason::HostUnmatched {
+            // The address of the page itself.
+            page.link("", Text::TryAgain, &[], true);
+            if user.is_some() && status == StatusCode::NOT_FOUND {
+                page.link(switch, Text::Switch, &[], false);
+            }
+        }
+        if let Some(user) = user {
+            page.fact(Text::FactUser, user, None);
+        }
+        page.fact(Text::FactHost, host, None);
+        if let Some(owner) = owner.filter(|_| is_about_them) {
+            page.fact(Text::FactOwner, owner, None);
+        }
+        page.fact(Text::FactReason, reason.id(), Some("reason"));
+        page.fact(Text::FactDecision, decision, Some("decision"));
+        let mut response = page.into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+
+    /// The way to the workspace was used, or took too long; it begins again at `again`.
+    pub(super) fn late(&self, again: &str) -> Response {
+        let mut page = self.page(StatusCode::BAD_REQUEST, Text::LateTitle, Text::LateText, &[]);
+        page.link(again, Text::TryAgain, &[], true);
+        page.into_response()
+    }
+
+    /// An answer that belongs to no attempt. It never leads on by itself, so that nothing can go round in
+    /// circles.
+    pub(super) fn failed(&self) -> Response {
+        self.page(StatusCode::BAD_REQUEST, Text::FailedTitle, Text::FailedText, &[]).into_response()
+    }
+
+    /// An issuer signed nobody in, or (`verified`) what it says cannot be believed.
+    pub(super) fn not_signed_in(&self, issuer: &str, verified: bool, again: &str) -> Response {
+        let text = if verified { Text::RefusedText } else { Text::UnverifiedText };
+        let values = [("provider", self.label(issuer))];
+        let mut page = self.page(StatusCode::BAD_REQUEST, Text::FailedTitle, text, &values);
+        page.link(again, Text::TryAgain, &[], true);
+        page.into_response()
+    }
+
+    /// Nobody can tell at the moment; opening the same page again may help.
+    pub(super) fn unavailable(&self) -> Response {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        let mut page = self.page(status, Text::UnavailableTitle, Text::UnavailableText, &[]);
+        page.link("", Text::TryAgain, &[], true);
+        page.into_response()
+    }
+
+    pub(super) fn nothing(&self) -> Response {
+        self.page(StatusCode::NOT_FOUND, Text::NothingTitle, Text::NothingText, &[]).into_response()
+    }
+
+    /// The operator's logo.
+    pub(super) fn logo(&self) -> Option<Response> {
+        let Logo { kind, bytes } = self.logo.as_ref()?;
+        let mut response = bytes.clone().into_response();
+        let headers = response.headers_mut();
+        protect(headers);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("max-age=3600"));
+        headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(LOGO_POLICY));
+        Some(response)
+    }
+}
+
+impl Logo {
+    fn load(path: &Path) -> Result<Self, PagesError> {
+        if std::fs::metadata(path)?.len() > MAX_LOGO {
+            return Err(PagesError::LogoSize);
+        }
+        let bytes = std::fs::read(path)?;
+        let kind = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("png") if bytes.starts_with(b"\x89PNG\r\n\x1a\n") => "image/png",
+            Some("svg") if std::str::from_utf8(&bytes).is_ok_and(|text| text.contains("<svg")) => {
+                "image/svg+xml"
+            }
+            _ => return Err(PagesError::LogoKind),
+        };
+        Ok(Self { kind, bytes })
+    }
+}
+
+// Writing to a String cannot fail.
+impl Page<'_> {
+    fn text(&mut self, text: Text, values: &[(&str, &str)]) {
+        let _ = writeln!(self.body, "<p>{}</p>", escape(&self.pages.say(text, values)));
+    }
+
+    fn link(&mut self, address: &str, text: Text, values: &[(&str, &str)], first: bool) {
+        let says = escape(&self.pages.say(text, values));
+        let class = if first { "button" } else { "button second" };
+        let address = escape(address);
+        let _ = writeln!(self.actions, "<a class=\"{class}\" href=\"{address}\">{says}</a>");
+    }
+
+    fn form(&mut self, address: &str, text: Text) {
+        self.has_form = true;
+        let (address, says) = (escape(address), escape(&self.pages.say(text, &[])));
+        let _ = writeln!(
+            self.actions,
+            "<form method=\"post\" action=\"{address}\"><button class=\"button\">{says}</button></form>"
+        );
+    }
+
+    /// With `code`, something to copy for whoever looks into it.
+    fn fact(&mut self, text: Text, value: &str, code: Option<&str>) {
+        let (name, value) = (escape(&self.pages.say(text, &[])), escape(value));
+        let _ = match code {
+            Some(class) => {
+                writeln!(
+                    self.facts,
+                    "<dt>{name}</dt><dd><code class=\"{class}\">{value}</code></dd>"
+                )
+            }
+            None => writeln!(self.facts, "<dt>{name}</dt><dd>{value}</dd>"),
+        };
+    }
 }
 
 impl IntoResponse for Page<'_> {
     fn into_response(self) -> Response {
-        let mut body = format!(
-            "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
+        let Self { pages, status, title, body, actions, facts, has_form } = self;
+        let config::Pages { title: brand, language, help_text, contact, .. } = &pages.about;
+        let (title, language) = (escape(&title), escape(language));
+        let brand = brand.as_deref().map(escape);
+        let mut html = format!(
+            "<!doctype html>\n<html lang=\"{language}\">\n<head>\n<meta charset=\"utf-8\">\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-             <title>{title}</title>\n\
-             <link rel=\"stylesheet\" href=\"/.well-known/identity-spoa/style.css\">\n</head>\n\
-             <body>\n<main>\n<h1>{title}</h1>\n<p>{text}</p>\n",
-            title = escape(self.title),
-            text = escape(self.text),
+             <meta name=\"robots\" content=\"noindex\">\n<title>{title}{}</title>\n\
+             <link rel=\"stylesheet\" href=\"{PATHS}style.css\">\n",
+            brand.as_ref().map(|brand| format!(" · {brand}")).unwrap_or_default(),
         );
-        for (address, says) in self.links {
-            let (address, says) = (escape(address), escape(says));
-            // Writing to a String cannot fail.
-            let _ = writeln!(body, "<a class=\"button\" href=\"{address}\">{says}</a>");
+        if pages.logo.is_some() {
+            let _ = writeln!(html, "<link rel=\"icon\" href=\"{PATHS}logo\">");
         }
-        if let Some((address, says)) = self.form {
-            let (address, says) = (escape(address), escape(says));
-            let _ = writeln!(
-                body,
-                "<form method=\"post\" action=\"{address}\"><button>{says}</button></form>"
-            );
+        html.push_str("</head>\n<body>\n<main>\n");
+        if pages.logo.is_some() || brand.is_some() {
+            html.push_str("<p class=\"brand\">");
+            if pages.logo.is_some() {
+                // Its name stands beside it, if it has one.
+                let _ = write!(html, "<img src=\"{PATHS}logo\" alt=\"\">");
+            }
+            let _ = writeln!(html, "{}</p>", brand.unwrap_or_default());
         }
-        body.push_str("</main>\n</body>\n</html>\n");
-        let mut response = (self.status, body).into_response();
+        let _ = write!(html, "<h1>{title}</h1>\n{body}");
+        if !actions.is_empty() {
+            let _ = write!(html, "<div class=\"actions\">\n{actions}</div>\n");
+        }
+        if !facts.is_empty() {
+            let _ = write!(html, "<dl>\n{facts}</dl>\n");
+        }
+        if help_text.is_some() || contact.is_some() {
+            html.push_str("<footer>");
+            if let Some(help) = help_text {
+                let _ = write!(html, "<p>{}</p>", escape(help));
+            }
+            if let Some(contact) = contact {
+                let (address, says) = (escape(contact), escape(&pages.say(Text::Contact, &[])));
+                let _ = write!(html, "<p><a href=\"{address}\">{says}</a></p>");
+            }
+            html.push_str("</footer>\n");
+        }
+        html.push_str("</main>\n</body>\n</html>\n");
+        let mut response = (status, html).into_response();
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
         protect(headers);
+        if has_form {
+            // Else browsers would not say that it is ours (Fetch section 3.1.1).
+            headers.insert(REFERRER_POLICY, HeaderValue::from_static("same-origin"));
+        }
         response
     }
 }
 
+/// The style, where HAProxy does not serve it itself.
+pub(super) fn style() -> Response {
+    let mut response = STYLE.into_response();
+    protect(response.headers_mut());
+    let kind = HeaderValue::from_static("text/css; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, kind);
+    response
+}
+
 /// What every answer of ours says: nobody keeps it, frames it, or learns where it led
 /// (RFC 9700 sections 4.2 and 4.16).
-pub(super) fn protect(headers: &mut axum::http::HeaderMap) {
+pub(super) fn protect(headers: &mut HeaderMap) {
     for (name, value) in [
         (CACHE_CONTROL, "no-store"),
         (REFERRER_POLICY, "no-referrer"),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (
-            CONTENT_SECURITY_POLICY,
-            "default-src 'none'; style-src 'self'; form-action 'self' https:; base-uri 'none'; frame-ancestors 'none'",
-        ),
+        (CONTENT_SECURITY_POLICY, POLICY),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }
@@ -108,11 +424,4 @@ fn escape(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_others_say_is_text_and_no_markup() {
-        assert_eq!(escape("<a href='x'>\"&"), "&lt;a href=&#39;x&#39;&gt;&quot;&amp;");
-    }
-}
+mod tests;

@@ -9,10 +9,10 @@ use axum::{
     extract::{Form, Path, Query, State},
     http::{
         HeaderMap, StatusCode,
-        header::{CONTENT_TYPE, COOKIE, HOST, LOCATION, ORIGIN, SET_COOKIE},
+        header::{COOKIE, HOST, LOCATION, ORIGIN, SET_COOKIE},
     },
     response::{AppendHeaders, IntoResponse, Response},
-    routing::{get, post},
+    routing::{any, get, post},
 };
 use secrecy::ExposeSecret as _;
 use tokio::net::TcpListener;
@@ -22,21 +22,21 @@ use tracing::{error, info, warn};
 use super::{
     COOKIE as SESSION, LOGIN_COOKIE, Session, SignIn,
     client::{Client, SignedIn},
-    flow::{ATTEMPT_COOKIE, Attempt, PATHS, PRE_COOKIE, Places, Start, Ticket, Used, decision_id},
-    page::{self, Page, STYLE},
+    flow::{self, ATTEMPT_COOKIE, Attempt, PATHS, Places, Start, Ticket, Used, decision_id},
+    page::{self, Pages, Refused},
 };
 use crate::{
     audit::{SessionAct, Trail},
     clock::Timestamp,
-    decision::Reason,
+    decision::{Decision, Reason},
     gate::Gate,
     identity::Identity,
-    workspace::host::Host,
+    workspace::{host::Host, pattern::Scratch},
 };
 
 /// How long requests under way have when the agent ends.
 const DRAIN: Duration = Duration::from_secs(5);
-/// The most attempts to sign in that one browser can have under way; beyond it, the others are dropped.
+/// The most attempts to sign in that one browser can have under way; beyond it, the oldest are dropped.
 const MAX_ATTEMPTS: usize = 5;
 /// The same for their length in bytes: HAProxy takes 16 KiB of headers in all.
 const MAX_ATTEMPTS_LENGTH: usize = 8 * 1024;
@@ -52,6 +52,8 @@ pub struct Web {
     pub gate: Arc<Gate>,
     /// The providers at which people sign in; at least one.
     pub clients: Arc<[Client]>,
+    /// What people see.
+    pub pages: Pages,
     /// What was used.
     pub used: Used,
     /// Where what happens to sessions is recorded.
@@ -74,7 +76,10 @@ impl Web {
             .route(&path("sign-out"), get(ask_sign_out).post(sign_out))
             .route(&path("signed-out"), get(signed_out))
             .route(&path("back-channel/{issuer}"), post(back_channel))
+            .route(&path("refused"), any(refused))
+            .route(&path("switch"), get(switch))
             .route(&path("style.css"), get(style))
+            .route(&path("logo"), get(logo))
             .fallback(nothing)
             .with_state(Arc::new(self));
         tokio::spawn(tidy(sign_in, stop.clone()));
@@ -154,25 +159,32 @@ impl Web {
     fn go(&self, start: &Start, login: &str, session: &Session, now: Timestamp) -> Response {
         let identity = session.identity();
         let Ok(place) = Host::parse(start.host.as_bytes()) else {
-            return problem("That is no workspace's address", "Please open the workspace again.");
+            return self.pages.failed();
         };
         let decision = self.gate.judge(&place, start.path.as_bytes(), identity);
         // Only whoever may never reach it is told so here; a workspace that is starting is on its own
         // host soon.
         if decision.verdict() == crate::decision::Verdict::Deny {
-            return self.deny(start, session, decision.reason, now);
+            return self.deny(start, session, &decision, now);
         }
         match start.ticket(&self.sign_in.sealer, self.places(), login, now) {
             Ok(address) => see_other(&address, []),
-            Err(_) => unavailable(),
+            Err(_) => self.pages.unavailable(),
         }
     }
 
     /// Tells a person why a workspace is not for them, and what they can do.
-    fn deny(&self, start: &Start, session: &Session, reason: Reason, now: Timestamp) -> Response {
+    fn deny(
+        &self,
+        start: &Start,
+        session: &Session,
+        decision: &Decision,
+        now: Timestamp,
+    ) -> Response {
+        let reason = decision.reason;
         let (Ok(id), Ok(sealed)) = (decision_id(), start.seal(&self.sign_in.sealer, self.places()))
         else {
-            return unavailable();
+            return self.pages.unavailable();
         };
         let identity = session.identity();
         self.keep(&SessionAct {
@@ -184,17 +196,29 @@ impl Web {
             decision_id: Some(&id),
             ..SessionAct::default()
         });
-        let text = format!(
-            "You are signed in as {}, who may not open {}: {reason}. Ask the workspace's owner to share it with you, and name the decision {id} to whoever looks into it.",
-            identity.label(),
-            start.host,
-        );
-        let links = [
-            (format!("{PATHS}start?ask=1&r={sealed}"), "Sign in as somebody else".to_owned()),
-            (format!("{PATHS}sign-out"), "Sign out".to_owned()),
-        ];
-        let (title, status) = ("No access", StatusCode::FORBIDDEN);
-        Page { status, title, text: &text, links: &links, form: None }.into_response()
+        self.pages.refused(&Refused {
+            reason,
+            decision: &id,
+            user: Some(&self.person(&identity)),
+            host: &start.host,
+            owner: decision.owner.as_deref(),
+            switch: &format!("{PATHS}start?ask=1&r={sealed}"),
+            sign_out: &format!("{PATHS}sign-out"),
+        })
+    }
+
+    /// What a person is called.
+    fn person(&self, identity: &Identity) -> String {
+        self.pages.person(identity.label(), Some(&identity.authority.name))
+    }
+
+    /// Where somebody begins again who was on the way there.
+    fn again(&self, start: Option<&Start>) -> String {
+        let sealed = start.and_then(|start| start.seal(&self.sign_in.sealer, self.places()).ok());
+        match sealed {
+            Some(sealed) => format!("{PATHS}start?r={sealed}"),
+            None => format!("{PATHS}start"),
+        }
     }
 
     async fn begin(
@@ -206,21 +230,29 @@ impl Web {
     ) -> Response {
         let now = Timestamp::now();
         let attempt = Attempt::new(client.issuer(), start, now);
-        let Ok(attempt) = attempt else { return unavailable() };
+        let Ok(attempt) = attempt else { return self.pages.unavailable() };
         let address = match client.authorize(&attempt, self.places(), ask).await {
             Ok(address) => address,
             Err(error) => {
                 warn!(issuer = client.issuer(), %error, "nobody can sign in at this provider");
-                return unavailable();
+                return self.pages.unavailable();
             }
         };
         let Ok(cookie) = attempt.cookie(&self.sign_in.sealer, self.places()) else {
-            return unavailable();
+            return self.pages.unavailable();
         };
-        let (old, length) = attempts(headers);
-        let many = old.len() >= MAX_ATTEMPTS || length + cookie.len() > MAX_ATTEMPTS_LENGTH;
-        let dropped = if many { old } else { vec![] };
-        let cookies = dropped.iter().map(|name| expired(name)).chain([cookie]);
+        // Browsers send the oldest first.
+        let old = attempts(headers);
+        let mut length: usize = cookie.len() + old.iter().map(|(_, length)| length).sum::<usize>();
+        let mut count = old.len() + 1;
+        let too_many = old.iter().take_while(|(_, of_one)| {
+            let is = count > MAX_ATTEMPTS || length > MAX_ATTEMPTS_LENGTH;
+            count -= 1;
+            length = length.saturating_sub(*of_one);
+            is
+        });
+        let dropped: Vec<_> = too_many.map(|(name, _)| expired(name)).collect();
+        let cookies = dropped.into_iter().chain([cookie]);
         see_other(address.as_str(), cookies)
     }
 }
@@ -243,17 +275,11 @@ async fn tidy(sign_in: Arc<SignIn>, stop: CancellationToken) {
 /// Somebody opened the login host itself.
 async fn home(State(web): Shared, headers: HeaderMap) -> Response {
     if !web.is_login(&headers) {
-        return nothing().await;
+        return web.pages.nothing();
     }
     match web.login(&headers, Timestamp::now()).await {
-        Some((_, session)) => {
-            let text = format!("You are signed in as {}.", session.identity().label());
-            let address = format!("{PATHS}sign-out");
-            let form = Some((address.as_str(), "Sign out"));
-            let (status, title) = (StatusCode::OK, "Signed in");
-            Page { status, title, text: &text, links: &[], form }.into_response()
-        }
-        None => choose(&web, None, false).unwrap_or_else(unavailable),
+        Some((_, session)) => web.pages.home(&web.person(&session.identity())),
+        None => choose(&web, None, false),
     }
 }
 
@@ -263,13 +289,17 @@ async fn start(
     Query(query): Query<Parameters>,
 ) -> Response {
     if !web.is_login(&headers) {
-        return nothing().await;
+        return web.pages.nothing();
     }
     let now = Timestamp::now();
     let sealed = query.get("r");
     let start = sealed.and_then(|r| Start::open(&web.sign_in.sealer, web.places(), r, now));
-    if sealed.is_some() && start.is_none() {
-        return problem("That took too long", "Please open the workspace again.");
+    if let (Some(sealed), None) = (sealed, &start) {
+        let late = Start::of(&web.sign_in.sealer, web.places(), sealed);
+        return match late {
+            Some(late) => web.pages.late(&late.address(web.places())),
+            None => web.pages.failed(),
+        };
     }
     // Somebody else wants to sign in.
     let ask = query.contains_key("ask");
@@ -286,17 +316,16 @@ async fn start(
     };
     match client {
         Some(client) => web.begin(client, start, &headers, ask).await,
-        None => choose(&web, start.as_ref(), ask).unwrap_or_else(unavailable),
+        None => choose(&web, start.as_ref(), ask),
     }
 }
 
 /// A page to choose a provider from.
-fn choose(web: &Web, start: Option<&Start>, ask: bool) -> Option<Response> {
-    let sealed = match start {
-        Some(start) => Some(start.seal(&web.sign_in.sealer, web.places()).ok()?),
-        None => None,
-    };
-    let link = |client: &Client| {
+fn choose(web: &Web, start: Option<&Start>, ask: bool) -> Response {
+    let sealed = start.map(|start| start.seal(&web.sign_in.sealer, web.places())).transpose();
+    let Ok(sealed) = sealed else { return web.pages.unavailable() };
+    let link = |client| {
+        let client: &Client = client;
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         query.append_pair("with", client.issuer());
         if let Some(sealed) = &sealed {
@@ -305,13 +334,10 @@ fn choose(web: &Web, start: Option<&Start>, ask: bool) -> Option<Response> {
         if ask {
             query.append_pair("ask", "1");
         }
-        let address = format!("{PATHS}start?{}", query.finish());
-        (address, format!("Sign in with {}", client.issuer()))
+        (format!("{PATHS}start?{}", query.finish()), client.issuer())
     };
     let links: Vec<_> = web.clients.iter().map(link).collect();
-    let (status, title) = (StatusCode::OK, "Sign in");
-    let text = "Choose where you have an account.";
-    Some(Page { status, title, text, links: &links, form: None }.into_response())
+    web.pages.choose(start.map(|start| &*start.host), &links)
 }
 
 /// The provider sends the browser back (OIDC Core section 3.1.2.5).
@@ -322,10 +348,10 @@ async fn callback(
     Query(query): Query<Parameters>,
 ) -> Response {
     if !web.is_login(&headers) {
-        return nothing().await;
+        return web.pages.nothing();
     }
     let now = Timestamp::now();
-    let again = || problem("That did not work", "Please open the workspace again.");
+    let again = || web.pages.failed();
     let parameter = |name: &str| query.get(name).map(String::as_str);
     let state = parameter("state").unwrap_or_default();
     let name = Attempt::cookie_of(state);
@@ -341,7 +367,7 @@ async fn callback(
     if let Some(error) = parameter("error") {
         let error: String = error.chars().take(64).flat_map(char::escape_debug).collect();
         info!(issuer, error, "the provider signed nobody in");
-        return problem("You are not signed in", "The provider did not sign you in.");
+        return web.pages.not_signed_in(&issuer, true, &web.again(attempt.start.as_ref()));
     }
     let client = web.client(&issuer);
     let (Some(client), Some(code)) = (client, parameter("code")) else { return again() };
@@ -349,7 +375,8 @@ async fn callback(
         Ok(signed_in) => signed_in,
         Err(error) => {
             warn!(issuer, %error, "a sign-in failed");
-            return problem("That did not work", "The provider's answer could not be verified.");
+            let address = web.again(attempt.start.as_ref());
+            return web.pages.not_signed_in(&issuer, false, &address);
         }
     };
     let login = web.places().login.clone();
@@ -358,7 +385,7 @@ async fn callback(
         let SignedIn { identity, tokens } = signed_in;
         blocking(move || sign_in.sessions.begin(identity, tokens, &login, now)).await
     };
-    let Some(Ok((id, session))) = begun else { return unavailable() };
+    let Some(Ok((id, session))) = begun else { return web.pages.unavailable() };
     let identity = session.identity();
     info!(user = identity.label(), issuer, "signed in");
     if let Some((_, before)) = web.login(&headers, now).await
@@ -369,7 +396,7 @@ async fn callback(
     }
     // Nobody is signed in without a record of it.
     if !web.record("sign_in", &identity, None) {
-        return unavailable();
+        return web.pages.unavailable();
     }
     let cookies = [session_cookie(LOGIN_COOKIE, &id), expired(&name)];
     let mut response = match &attempt.start {
@@ -391,63 +418,58 @@ async fn finish(
     Query(query): Query<Parameters>,
 ) -> Response {
     let now = Timestamp::now();
-    let again = || problem("That took too long", "Please open this workspace again.");
+    let again = || web.pages.late("/");
     let (Some(host), Some(text)) = (host(&headers), query.get("t")) else { return again() };
     let here = match cookie(&headers, SESSION) {
         Some(id) => web.find(&id, host.as_str(), now).await,
         None => None,
     };
-    let ticket = cookie(&headers, PRE_COOKIE)
-        .and_then(|secret| Ticket::open(&web.sign_in.sealer, host.as_str(), text, &secret, now));
-    let taken = match &ticket {
-        Some(ticket) => ticket.take(&web.used, now).await,
-        None => false,
-    };
-    let Some(ticket) = ticket.filter(|_| taken) else {
-        // Another tab was faster: the browser has what this one came for.
-        let path = Ticket::path(&web.sign_in.sealer, host.as_str(), text);
-        return match (here, path) {
-            (Some(_), Some(path)) => {
-                see_other(&format!("{}{path}", web.places().origin(host.as_str())), [])
-            }
-            _ => again(),
-        };
-    };
+    // HAProxy makes one of several Cookie headers, if there are some.
+    let held = headers.get(COOKIE).map_or(&b""[..], |header| header.as_bytes());
+    let ticket = flow::secrets(held).find_map(|(name, secret)| {
+        let ticket = Ticket::open(&web.sign_in.sealer, host.as_str(), text, secret, now)?;
+        Some((ticket, name))
+    });
+    let Some((ticket, name)) = ticket else { return again() };
+    if !ticket.take(&web.used, now).await {
+        return again();
+    }
     let login = &web.places().login;
     let Some(session) = web.find(&ticket.session, login, now).await else { return again() };
     let address = format!("{}{}", web.places().origin(host.as_str()), ticket.path);
     if here.is_some_and(|here| here.is(&session)) {
         // What another tab loads at the moment must go on to count.
-        return see_other(&address, [expired(PRE_COOKIE)]);
+        return see_other(&address, [expired(name)]);
     }
     if !web.record("session_host", &session.identity.load(), Some(host.as_str())) {
-        return unavailable();
+        return web.pages.unavailable();
     }
     let id = {
         let (sign_in, host) = (Arc::clone(&web.sign_in), host.clone());
         blocking(move || sign_in.sessions.handle(&session, host.as_str(), now)).await
     };
-    let Some(Ok(id)) = id else { return unavailable() };
-    see_other(&address, [session_cookie(SESSION, &id), expired(PRE_COOKIE)])
+    let Some(Ok(id)) = id else { return web.pages.unavailable() };
+    see_other(&address, [session_cookie(SESSION, &id), expired(name)])
 }
 
 async fn ask_sign_out(State(web): Shared, headers: HeaderMap) -> Response {
     if !web.is_login(&headers) {
-        return nothing().await;
+        return web.pages.nothing();
     }
-    let address = format!("{PATHS}sign-out");
-    let form = Some((address.as_str(), "Sign out"));
-    let (status, title) = (StatusCode::OK, "Sign out");
-    let text = "This ends your session at every workspace.";
-    Page { status, title, text, links: &[], form }.into_response()
+    web.pages.ask_sign_out()
 }
 
 async fn sign_out(State(web): Shared, headers: HeaderMap, Form(_): Form<Parameters>) -> Response {
-    let origin = headers.get(ORIGIN).and_then(|origin| origin.to_str().ok());
-    // A workspace's page must not sign anybody out.
+    // A workspace's page must not sign anybody out. Browsers that say where a request comes from may call
+    // our own origin "null", as the page they are at lets no referrer out.
     let ours = web.places().origin(&web.places().login);
-    if !web.is_login(&headers) || origin.is_some_and(|origin| origin != ours) {
-        return nothing().await;
+    let is_ours = match (headers.get("sec-fetch-site"), headers.get(ORIGIN)) {
+        (Some(site), _) => site == "same-origin",
+        (None, Some(origin)) => *origin == *ours,
+        (None, None) => true,
+    };
+    if !web.is_login(&headers) || !is_ours {
+        return web.pages.nothing();
     }
     let mut address = web.places().page("signed-out");
     if let Some((_, session)) = web.login(&headers, Timestamp::now()).await {
@@ -470,7 +492,7 @@ async fn back_channel(
     Form(form): Form<Parameters>,
 ) -> Response {
     if !web.is_login(&headers) {
-        return nothing().await;
+        return web.pages.nothing();
     }
     let answer = |status: StatusCode, error: &str| {
         let body = serde_json::json!({ "error": "invalid_request", "error_description": error });
@@ -519,37 +541,70 @@ async fn back_channel(
     answer(StatusCode::OK, "")
 }
 
-async fn signed_out() -> Response {
-    let (status, title) = (StatusCode::OK, "Signed out");
-    let text = "Your session has ended at every workspace.";
-    Page { status, title, text, links: &[], form: None }.into_response()
+async fn signed_out(State(web): Shared) -> Response {
+    let places = web.places();
+    web.pages.signed_out(&format!("{}/", places.origin(&places.login)))
+}
+
+/// HAProxy refused somebody who opens a page at a workspace's host, and has the page of us. What it says
+/// of the refusal is in headers that it takes from clients first.
+async fn refused(State(web): Shared, headers: HeaderMap) -> Response {
+    let text = |name: &str| {
+        let value = headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
+        value.filter(|value| !value.is_empty())
+    };
+    let Some(reason) = text("x-identity-reason").and_then(|id| Reason::of(&id)) else {
+        return web.pages.nothing();
+    };
+    let issuer = text("x-identity-issuer").and_then(|issuer| {
+        let mut profiles = web.gate.issuers.profiles();
+        profiles.find(|profile| profile.accepts(&issuer).is_some())
+    });
+    let issuer = issuer.map(|profile| &*profile.authority.name);
+    let user = text("x-identity-user").map(|user| web.pages.person(&user, issuer));
+    let host = host(&headers);
+    let path = text("x-identity-path").unwrap_or_else(|| "/".into());
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.append_pair("to", &path);
+    web.pages.refused(&Refused {
+        reason,
+        decision: &text("x-identity-decision-id").unwrap_or_default(),
+        user: user.as_deref(),
+        host: host.as_ref().map_or("", Host::as_str),
+        owner: text("x-identity-owner").as_deref(),
+        switch: &format!("{PATHS}switch?{}", query.finish()),
+        sign_out: &web.places().page("sign-out"),
+    })
+}
+
+/// Somebody at a workspace's host wants to be somebody else.
+async fn switch(
+    State(web): Shared,
+    headers: HeaderMap,
+    Query(query): Query<Parameters>,
+) -> Response {
+    let is_workspace =
+        |host: &Host| web.gate.patterns.resolve(host, &mut Scratch::default()).is_some();
+    let Some(host) = host(&headers).filter(is_workspace) else { return web.pages.nothing() };
+    let to = query.get("to").map_or("/", String::as_str);
+    let held = headers.get(COOKIE).map_or(&b""[..], |header| header.as_bytes());
+    let (sealer, now) = (&web.sign_in.sealer, Timestamp::now());
+    match Start::offer(sealer, web.places(), host.as_str(), to, held, now) {
+        Ok(offer) => see_other(&format!("{}&ask=1", offer.location), [offer.cookie]),
+        Err(_) => web.pages.unavailable(),
+    }
 }
 
 async fn style() -> Response {
-    let mut response = STYLE.into_response();
-    page::protect(response.headers_mut());
-    if let Ok(kind) = "text/css; charset=utf-8".parse() {
-        response.headers_mut().insert(CONTENT_TYPE, kind);
-    }
-    response
+    page::style()
 }
 
-async fn nothing() -> Response {
-    let (status, title) = (StatusCode::NOT_FOUND, "There is nothing here");
-    Page { status, title, text: "Please check the address.", links: &[], form: None }
-        .into_response()
+async fn logo(State(web): Shared) -> Response {
+    web.pages.logo().unwrap_or_else(|| web.pages.nothing())
 }
 
-/// A page that never leads on by itself, so that nothing can go round in circles.
-fn problem(title: &str, text: &str) -> Response {
-    let status = StatusCode::BAD_REQUEST;
-    Page { status, title, text, links: &[], form: None }.into_response()
-}
-
-fn unavailable() -> Response {
-    let (status, title) = (StatusCode::SERVICE_UNAVAILABLE, "Not possible at the moment");
-    Page { status, title, text: "Please try again in a minute.", links: &[], form: None }
-        .into_response()
+async fn nothing(State(web): Shared) -> Response {
+    web.pages.nothing()
 }
 
 /// Sends a browser on with a GET, whatever it came with (RFC 9700 section 4.12).
@@ -591,13 +646,12 @@ fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
     found.next().is_none().then_some(value)
 }
 
-/// The names of the cookies of attempts that a browser has, and how long they are together.
-fn attempts(headers: &HeaderMap) -> (Vec<String>, usize) {
+/// The names of the cookies of attempts that a browser has, and how long each is.
+fn attempts(headers: &HeaderMap) -> Vec<(String, usize)> {
     let values = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
     let pairs = values.flat_map(|pairs| pairs.split(';')).map(str::trim);
-    let ours: Vec<_> = pairs.filter(|pair| pair.starts_with(ATTEMPT_COOKIE)).collect();
-    let names = ours.iter().filter_map(|pair| pair.split('=').next()).map(str::to_owned).collect();
-    (names, ours.iter().map(|pair| pair.len()).sum())
+    let ours = pairs.filter(|pair| pair.starts_with(ATTEMPT_COOKIE));
+    ours.filter_map(|pair| Some((pair.split('=').next()?.to_owned(), pair.len()))).collect()
 }
 
 /// Binds where HAProxy finds the pages.

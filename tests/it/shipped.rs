@@ -1,6 +1,6 @@
 //! What is shipped is what works: configurations, and what the README says of them.
 
-use identity_spoa::{decision::Reason, identity::Refusal};
+use identity_spoa::{decision::Reason, identity::Refusal, session::page::texts::Text};
 
 use crate::support::{Version, haproxy::root};
 
@@ -11,7 +11,11 @@ fn read(path: &str) -> String {
 #[test]
 fn each_haproxy_takes_the_shipped_configuration_without_a_warning() {
     for version in Version::all() {
-        for env in [vec![], vec![("GATE_NAMED_BACKEND", "127.0.0.1:1".to_owned())]] {
+        for env in [
+            vec![],
+            vec![("GATE_NAMED_BACKEND", "127.0.0.1:1".to_owned())],
+            vec![("GATE_LOGIN_HOST", "login.test".to_owned())],
+        ] {
             let (good, text) = version.check(&env);
             assert!(good, "{version:?}: {text}");
             for word in ["WARNING", "ALERT"] {
@@ -38,6 +42,17 @@ fn the_readme_names_every_reason_and_every_variable() {
             "README.md does not explain the variable {name}"
         );
     }
+}
+
+#[test]
+fn the_texts_of_the_pages_are_on_file() {
+    assert_eq!(read("docs/texts.toml"), Text::reference(), "write it: see CONTRIBUTING.md");
+}
+
+#[test]
+#[ignore = "writes docs/texts.toml"]
+fn the_texts_are_written() {
+    std::fs::write(root().join("docs/texts.toml"), Text::reference()).unwrap();
 }
 
 #[test]

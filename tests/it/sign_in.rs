@@ -70,7 +70,7 @@ impl Stage {
         std::fs::write(path.join("haproxy.env"), env).unwrap();
         let files = tempfile::tempdir().unwrap();
         std::fs::create_dir(files.path().join("pages")).unwrap();
-        for page in ["denied.html", "stopped.html", "unavailable.html"] {
+        for page in ["style.css", "unavailable.html"] {
             let page = Path::new("pages").join(page);
             std::fs::copy(root().join("haproxy").join(&page), files.path().join(&page)).unwrap();
         }
@@ -269,9 +269,9 @@ async fn a_person_opens_a_workspaces_address_and_is_simply_there() {
         // Somebody else's: told who she is, and why not.
         let reply = browser.browse(&host(BOBS), "/").await;
         assert_eq!(reply.status, 403, "{reply:?}");
-        assert!(reply.body.contains("signed in as alice"), "{}", reply.body);
+        assert!(reply.body.contains("<dd>alice</dd>"), "{}", reply.body);
         assert!(reply.body.contains("not_permitted"), "{}", reply.body);
-        let named = reply.body.split("decision ").nth(1).unwrap().split(' ').next().unwrap();
+        let named = reply.body.split("\"decision\">").nth(1).unwrap().split('<').next().unwrap();
         let audit = until("the record", async || {
             let text = std::fs::read_to_string(stage.directory.path().join("audit.jsonl")).unwrap();
             let denied = format!("\"decision_id\":\"{named}\"");
@@ -327,7 +327,7 @@ async fn a_person_gets_a_page_and_a_program_gets_text_when_a_workspace_is_not_to
         let before = std::fs::read_to_string(&list).unwrap();
         let cases = [
             (before.replace("alice", "carol"), 403, "<h1>No access</h1>", "Not permitted: "),
-            ("workspaces: []\n".into(), 404, "<h1>This workspace is not running</h1>", "No such "),
+            ("workspaces: []\n".into(), 404, "<h1>No such workspace</h1>", "No such "),
         ];
         for (list_now, status, page, text) in cases {
             std::fs::write(&list, list_now).unwrap();
@@ -589,6 +589,102 @@ async fn a_websocket_with_the_cookie_must_be_of_the_same_origin() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_page_of_another_workspace_asks_for_is_refused_beside_opening_a_page() {
+    for version in Version::all() {
+        let stage = Stage::start(version).await;
+        let mut browser = stage.browser();
+        assert_eq!(browser.browse(&host(ALICES), "/").await.status, 200);
+        let origin = |name: &str| format!("https://{name}:{}", stage.haproxy.https.port());
+        let (bobs, own) = (origin(&host(BOBS)), origin(&host(ALICES)));
+        let (sibling, elsewhere) =
+            (origin(&port_host(7000, ALICES)), "https://evil.test".to_owned());
+        let wrong_port = format!("https://{}:1", port_host(7000, ALICES));
+        let plain = format!("http://{}", port_host(7000, ALICES));
+        for (method, site, mode, dest, origin, status) in [
+            ("GET", "none", "navigate", "document", None, 200),
+            ("GET", "same-site", "navigate", "document", None, 200),
+            ("GET", "cross-site", "navigate", "iframe", None, 200),
+            // Through a service worker.
+            ("GET", "same-origin", "navigate", "empty", None, 200),
+            ("POST", "same-origin", "navigate", "document", Some("null"), 200),
+            ("POST", "same-origin", "cors", "empty", Some(&*own), 200),
+            ("POST", "same-site", "cors", "empty", Some(&sibling), 200),
+            ("POST", "same-site", "cors", "empty", Some(&wrong_port), 403),
+            ("POST", "same-site", "cors", "empty", Some(&plain), 403),
+            ("POST", "same-site", "cors", "empty", Some(&bobs), 403),
+            ("POST", "same-site", "navigate", "document", Some(&bobs), 403),
+            ("POST", "cross-site", "no-cors", "empty", Some(&elsewhere), 403),
+            ("POST", "same-site", "cors", "empty", Some("null"), 403),
+            ("GET", "same-site", "no-cors", "image", None, 403),
+            ("GET", "same-site", "no-cors", "script", None, 403),
+            ("GET", "same-site", "navigate", "object", None, 403),
+            ("GET", "nonsense", "cors", "empty", None, 403),
+            // A browser that does not say.
+            ("GET", "", "", "", None, 200),
+            ("POST", "", "", "", Some(&own), 200),
+            ("POST", "", "", "", Some(&bobs), 403),
+        ] {
+            let mut headers = vec![("accept", "*/*")];
+            for (name, value) in
+                [("sec-fetch-site", site), ("sec-fetch-mode", mode), ("sec-fetch-dest", dest)]
+            {
+                if !value.is_empty() {
+                    headers.push((name, value));
+                }
+            }
+            headers.extend(origin.map(|origin| ("origin", origin)));
+            let reply = browser.ask(method, &host(ALICES), "/", &headers).await;
+            assert_eq!(reply.status, status, "{version:?} {method} {headers:?}");
+            assert_eq!(reply.body.contains("origin_foreign"), status == 403, "{}", reply.body);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_says_what_haproxy_says_and_nothing_that_a_client_says() {
+    for version in Version::all() {
+        let stage = Stage::start(version).await;
+        let mut browser = stage.browser();
+        let said = [
+            ("accept", "text/html"),
+            ("x-identity-reason", "not_permitted"),
+            ("x-identity-user", "mallory"),
+            ("x-identity-owner", "mallory"),
+            ("x_identity_decision_id", "mallory"),
+        ];
+        for name in [LOGIN.to_owned(), host(ALICES)] {
+            let path = "/.well-known/identity-spoa/refused";
+            let reply = browser.ask("GET", &name, path, &said).await;
+            assert_eq!(reply.status, 404, "{version:?} {name}");
+            assert!(!reply.body.contains("mallory"), "{}", reply.body);
+        }
+        assert_eq!(browser.browse(&host(ALICES), "/").await.status, 200);
+        let list = stage.directory.path().join("workspaces.yaml");
+        let before = std::fs::read_to_string(&list).unwrap();
+        std::fs::write(&list, before.replace("alice", "carol")).unwrap();
+        let path = "/a?b=\"><script>&c=%27";
+        let reply = until("the change", async || {
+            let reply = browser.ask("GET", &host(ALICES), path, &said).await;
+            (reply.status == 403).then_some(reply)
+        })
+        .await;
+        is_page(&reply, "<h1>No access</h1>");
+        assert!(reply.body.contains("<dd>alice</dd>"), "{}", reply.body);
+        assert!(!reply.body.contains("mallory") && !reply.body.contains("carol"), "{}", reply.body);
+        assert!(!reply.body.contains("<script"), "{}", reply.body);
+        // The link to be somebody else leads back to where they were.
+        let link = reply.body.split("href=\"").find(|link| link.contains("/switch?")).unwrap();
+        let link = link.split('"').next().unwrap().replace("&amp;", "&");
+        let reply = browser.get(&host(ALICES), &link).await;
+        assert_eq!(reply.status, 303, "{reply:?}");
+        let asked = browser.follow(&reply).await;
+        assert!(asked.location.as_ref().unwrap().contains("prompt=login"), "{asked:?}");
+        // It is for workspaces' hosts.
+        assert_eq!(browser.get(LOGIN, &link).await.status, 404);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn l11_who_signs_out_is_out_everywhere() {
     let stage = Stage::start(Version::newest()).await;
     let mut browser = stage.browser();
@@ -604,16 +700,28 @@ async fn l11_who_signs_out_is_out_everywhere() {
     let path = "/.well-known/identity-spoa/sign-out";
     let form = ("content-type", "application/x-www-form-urlencoded");
     let foreign = format!("https://{}:{}", host(ALICES), stage.haproxy.https.port());
-    let reply = browser.ask("POST", LOGIN, path, &[form, ("origin", &foreign)]).await;
-    assert_eq!(reply.status, 404);
+    for headers in [
+        vec![form, ("origin", &*foreign)],
+        vec![form, ("origin", "null")],
+        vec![form, ("origin", "null"), ("sec-fetch-site", "same-site")],
+        vec![form, ("sec-fetch-site", "cross-site")],
+    ] {
+        let reply = browser.ask("POST", LOGIN, path, &headers).await;
+        assert_eq!(reply.status, 404, "{headers:?}");
+    }
     assert_eq!(browser.get(&host(ALICES), "/").await.status, 200);
     let origin = format!("https://{LOGIN}:{}", stage.haproxy.https.port());
+    // As a browser that lets no referrer out calls it, or with its name.
+    let mut other = stage.browser();
+    assert_eq!(other.browse(&host(ALICES), "/").await.status, 200);
+    let ours = [form, ("origin", "null"), ("sec-fetch-site", "same-origin")];
+    assert_eq!(other.ask("POST", LOGIN, path, &ours).await.status, 303);
     let reply = browser.ask("POST", LOGIN, path, &[form, ("origin", &origin)]).await;
     assert_eq!(reply.status, 303);
     assert!(reply.location.as_ref().unwrap().contains("/end-session?id_token_hint="));
     let back = browser.follow(&reply).await;
     let signed_out = browser.follow(&back).await;
-    assert!(signed_out.body.contains("Signed out"), "{signed_out:?}");
+    assert!(signed_out.body.contains("You are signed out"), "{signed_out:?}");
     for name in [host(ALICES), port_host(7000, ALICES)] {
         assert_eq!(browser.get(&name, "/").await.status, 302, "{name}");
     }
@@ -803,7 +911,7 @@ async fn a_stale_cookie_heals_itself_and_several_tabs_sign_in_at_once() {
     assert_eq!(browser.browse(&host(ALICES), "/again").await.status, 200);
     // Three tabs, of which none is signed in yet, each go the whole way.
     let mut browser = stage.browser();
-    let hosts = [host(ALICES), port_host(7000, ALICES)];
+    let hosts = [host(ALICES), port_host(7000, ALICES), host(ALICES)];
     let mut tabs = Vec::new();
     for name in &hosts {
         let mut reply = browser.get(name, "/").await;
