@@ -9,6 +9,7 @@ mod check;
 mod doctor;
 mod explain;
 mod feeds;
+mod haproxy;
 mod revoke;
 mod run;
 mod secrets;
@@ -43,6 +44,35 @@ enum Command {
     Revocations(ListArgs),
     /// Shows what the running agent knows of workspaces and of their sources
     Workspaces(WorkspacesArgs),
+    /// Looks at HAProxy's side of the gate
+    Haproxy(HaproxyArgs),
+}
+
+#[derive(Debug, Args)]
+struct HaproxyArgs {
+    #[command(subcommand)]
+    command: HaproxyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum HaproxyCommand {
+    /// Finds dangerous mistakes in a configuration of HAProxy, each with its line and the fix
+    ///
+    /// Exit status: 0 none found, 1 some, 2 wrong usage or configuration.
+    Lint(HaproxyLintArgs),
+}
+
+#[derive(Debug, Args)]
+struct HaproxyLintArgs {
+    /// HAProxy's configuration; several files are one configuration, as with `haproxy -f`
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The agent's configuration, which HAProxy's must fit
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -174,6 +204,7 @@ impl Cli {
             Command::Revoke(args) => revoke::revoke(&args),
             Command::Revocations(args) => revoke::list(&args),
             Command::Workspaces(args) => workspaces::workspaces(&args),
+            Command::Haproxy(args) => haproxy::haproxy(&args),
         }
     }
 

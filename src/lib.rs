@@ -8,7 +8,8 @@
 //!
 //! [`agent`] serves connections with [`spop`]; [`gate`] takes one [`request`] through [`identity`],
 //! [`workspace`] and [`decision`]; [`audit`] records what came of it. [`admin`] takes an administrator's
-//! words. [`cli`] and [`config`] put the parts together.
+//! words. [`cli`] and [`config`] put the parts together. [`haproxy`] reads and writes HAProxy's
+//! configuration.
 
 #![forbid(unsafe_code)]
 
@@ -20,6 +21,7 @@ pub mod clock;
 pub mod config;
 pub mod decision;
 pub mod gate;
+pub mod haproxy;
 pub mod identity;
 pub mod request;
 pub mod session;

@@ -29,6 +29,7 @@ mod gate;
 mod hygiene;
 mod introspection;
 mod keys;
+mod lint;
 mod platforms;
 mod providers;
 mod revocation;

@@ -1,0 +1,13 @@
+//! `haproxy`: HAProxy's side of the gate.
+
+use std::process::ExitCode;
+
+use super::{HaproxyArgs, HaproxyCommand};
+
+mod lint;
+
+pub(super) fn haproxy(args: &HaproxyArgs) -> anyhow::Result<ExitCode> {
+    match &args.command {
+        HaproxyCommand::Lint(args) => lint::lint(args),
+    }
+}

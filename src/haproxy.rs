@@ -1,0 +1,10 @@
+//! The side of HAProxy: its configuration is read and judged here, and written.
+//!
+//! [`document`] knows the language, [`condition`] its rules' conditions, [`spoe`] the SPOE file; [`lint`]
+//! finds dangerous mistakes. Nothing here talks to a running HAProxy.
+
+pub mod condition;
+pub mod document;
+pub mod line;
+pub mod lint;
+pub mod spoe;
