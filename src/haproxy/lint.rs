@@ -21,6 +21,7 @@ mod engine;
 mod guard;
 mod headers;
 mod host;
+mod pages;
 mod question;
 
 use guard::Guard;

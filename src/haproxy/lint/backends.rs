@@ -7,7 +7,8 @@ use regex::Regex;
 use super::{
     Report, Rule, Variant,
     guard::Guard,
-    question::{acts, pages, place},
+    pages,
+    question::{acts, place},
 };
 use crate::haproxy::{
     condition::{Condition, Test},
@@ -16,7 +17,7 @@ use crate::haproxy::{
 use crate::session::{COOKIE, flow::PATHS};
 
 pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
-    let ours: BTreeSet<_> = variant.guards.iter().flat_map(|guard| pages(guard)).collect();
+    let ours: BTreeSet<_> = variant.guards.iter().flat_map(|guard| pages::all(guard)).collect();
     let mut routed = BTreeSet::new();
     for guard in variant.guards.iter().filter(|guard| guard.http) {
         routed.extend(targets(&guard.lines).filter(|name| !ours.contains(name)));
@@ -185,16 +186,14 @@ fn check_reserved(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report)
         when.is_always() || (!when.unless && when.any.iter().any(whole))
     };
     let mut rules = guard.rules("http-request").filter(|(_, line, _)| acts(line, &["allow"]));
-    let allowed = rules.any(|(.., when)| takes(&when));
-    let mut routes = guard.rules("use_backend").chain(guard.rules("default_backend"));
-    let own: BTreeSet<_> = pages(guard).collect();
-    let Some((_, line, when)) = routes.next() else { return };
-    let served = takes(&when) && line.words.get(1).is_some_and(|name| own.contains(name.as_str()));
-    if !served || !allowed {
-        let what =
-            format!("the first route is not that of {PATHS}: those requests can reach a workspace");
-        report.add(Rule::ReservedPath, line.at, what, fix);
+    if rules.any(|(number, _, when)| takes(&when) && pages::of(guard, number, &when).is_some()) {
+        return;
     }
+    let first = guard.rules("use_backend").chain(guard.rules("default_backend")).next();
+    let at = first.map_or_else(|| place(guard), |(_, line, _)| line.at);
+    let what =
+        format!("the first route is not that of {PATHS}: those requests can reach a workspace");
+    report.add(Rule::ReservedPath, at, what, fix);
 }
 
 /// Addresses where nobody but this machine can listen in.

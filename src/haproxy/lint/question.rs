@@ -3,6 +3,7 @@
 use super::{
     Report, Rule, Variant,
     guard::{Asked, Guard},
+    pages,
 };
 use crate::haproxy::{
     condition::Condition,
@@ -12,7 +13,7 @@ use crate::haproxy::{
 /// Actions that end a request.
 const REFUSALS: [&str; 6] = ["deny", "reject", "return", "tarpit", "silent-drop", "redirect"];
 /// Actions that end the rules and let the request pass.
-const PASSES: [&str; 2] = ["allow", "accept"];
+pub(super) const PASSES: [&str; 2] = ["allow", "accept"];
 
 /// Verdicts in a scope that outlives the request, anywhere.
 pub(super) fn check_scopes(variant: &Variant<'_>, report: &mut Report) {
@@ -74,7 +75,9 @@ pub(super) fn check(guard: &Guard<'_>, report: &mut Report) {
     let end = default.map_or(usize::MAX, |(number, ..)| *number);
     for (number, line, when) in &rules {
         let passes = acts(line, &PASSES) && *number < end;
-        if passes && !when.needs(|test| guard.is_verdict(test)) && own_pages(guard, when).is_none()
+        if passes
+            && !when.needs(|test| guard.is_verdict(test))
+            && pages::of(guard, *number, when).is_none()
         {
             let what =
                 format!("requests pass {} before what is not allowed is refused", said(when));
@@ -82,26 +85,6 @@ pub(super) fn check(guard: &Guard<'_>, report: &mut Report) {
             report.add(Rule::Bypass, line.at, what, fix);
         }
     }
-}
-
-/// The back end of requests that a rule lets pass, if they are for our own pages: the first `use_backend`
-/// has the same condition, and no other leads there.
-pub(super) fn own_pages<'g>(guard: &'g Guard<'_>, when: &Condition) -> Option<&'g str> {
-    let routes: Vec<_> = guard.rules("use_backend").collect();
-    let (_, line, first) = routes.first()?;
-    let name = line.words.get(1)?;
-    let others = routes.iter().skip(1).any(|(_, other, _)| other.words.get(1) == Some(name));
-    let default =
-        guard.rules("default_backend").any(|(_, line, _)| line.words.get(1) == Some(name));
-    let same = !when.is_always() && first.words == when.words && first.unless == when.unless;
-    let line: &'g Line = guard.lines.iter().find(|found| found.at == line.at)?;
-    line.words.get(1).filter(|_| same && !others && !default).map(String::as_str)
-}
-
-/// The back ends of our own pages, reached without a question.
-pub(super) fn pages<'g>(guard: &'g Guard<'_>) -> impl Iterator<Item = &'g str> {
-    let passes = guard.rules("http-request").filter(|(_, line, _)| acts(line, &PASSES));
-    passes.filter_map(|(_, _, when)| own_pages(guard, &when))
 }
 
 fn check_found(guard: &Guard<'_>, report: &mut Report) {
