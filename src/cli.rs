@@ -4,6 +4,8 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::haproxy::generate::Version;
+
 mod agent;
 mod check;
 mod doctor;
@@ -60,6 +62,26 @@ enum HaproxyCommand {
     ///
     /// Exit status: 0 none found, 1 some, 2 wrong usage or configuration.
     Lint(HaproxyLintArgs),
+    /// Writes HAProxy's configuration from the agent's
+    ///
+    /// Exit status: 0 done, or with --check nothing differs; 1 something differs; 2 wrong usage or
+    /// configuration.
+    Generate(HaproxyGenerateArgs),
+}
+
+#[derive(Debug, Args)]
+struct HaproxyGenerateArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// For which HAProxy
+    #[arg(long, value_name = "VERSION", value_enum, default_value = "3.0")]
+    haproxy_version: Version,
+    /// Writes the files into this directory; otherwise they are printed
+    #[arg(long, value_name = "DIR", conflicts_with = "check")]
+    out: Option<PathBuf>,
+    /// Writes nothing, and shows how the files in this directory differ
+    #[arg(long, value_name = "DIR")]
+    check: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

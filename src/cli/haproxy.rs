@@ -4,10 +4,12 @@ use std::process::ExitCode;
 
 use super::{HaproxyArgs, HaproxyCommand};
 
+mod generate;
 mod lint;
 
 pub(super) fn haproxy(args: &HaproxyArgs) -> anyhow::Result<ExitCode> {
     match &args.command {
         HaproxyCommand::Lint(args) => lint::lint(args),
+        HaproxyCommand::Generate(args) => generate::generate(args),
     }
 }

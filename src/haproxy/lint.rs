@@ -24,6 +24,7 @@ mod host;
 mod pages;
 mod question;
 
+pub(super) use engine::MARGIN;
 use guard::Guard;
 
 /// What the agent's configuration says that HAProxy's must fit.

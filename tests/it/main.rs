@@ -26,6 +26,7 @@ mod destinations;
 mod doctor;
 mod fail_closed;
 mod gate;
+mod generate;
 mod hygiene;
 mod introspection;
 mod keys;

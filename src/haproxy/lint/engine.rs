@@ -120,7 +120,7 @@ fn check_processing(section: &Block, agent: &Agent, report: &mut Report) {
 }
 
 /// By how much HAProxy waits longer than the agent takes at most.
-pub(super) const MARGIN: Duration = Duration::from_millis(200);
+pub(in crate::haproxy) const MARGIN: Duration = Duration::from_millis(200);
 
 /// A time as HAProxy reads it: a number, in milliseconds unless a unit follows.
 fn time(text: &str) -> Option<Duration> {
