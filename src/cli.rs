@@ -3,6 +3,7 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
+use url::Url;
 
 use crate::haproxy::generate::Version;
 
@@ -67,6 +68,32 @@ enum HaproxyCommand {
     /// Exit status: 0 done, or with --check nothing differs; 1 something differs; 2 wrong usage or
     /// configuration.
     Generate(HaproxyGenerateArgs),
+    /// Tries a running gate from outside: whether it refuses what it must
+    ///
+    /// Exit status: 0 all checks passed, 1 some failed, 2 wrong usage or no gate there.
+    Selftest(HaproxySelftestArgs),
+}
+
+#[derive(Debug, Args)]
+struct HaproxySelftestArgs {
+    /// Where the gate is, such as https://gate.example.com:8443
+    #[arg(long)]
+    url: Url,
+    /// The host of a workspace that is running and not public
+    #[arg(long)]
+    host: String,
+    /// A file with the token of somebody who may reach the workspace; tries what happens after an allow
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The workspace answers with the request as it arrived: looks at that, too
+    #[arg(long, requires = "token_file")]
+    echo: bool,
+    /// The authorities that vouch for the gate, PEM; the machine's unless given
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    ca: Option<PathBuf>,
+    /// Takes any certificate
+    #[arg(long)]
+    insecure: bool,
 }
 
 #[derive(Debug, Args)]

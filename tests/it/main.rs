@@ -34,6 +34,7 @@ mod lint;
 mod platforms;
 mod providers;
 mod revocation;
+mod selftest;
 mod server;
 mod shipped;
 mod sign_in;
