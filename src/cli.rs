@@ -15,6 +15,7 @@ mod feeds;
 mod haproxy;
 mod revoke;
 mod run;
+mod schema;
 mod secrets;
 mod setup;
 mod workspaces;
@@ -47,8 +48,17 @@ enum Command {
     Revocations(ListArgs),
     /// Shows what the running agent knows of workspaces and of their sources
     Workspaces(WorkspacesArgs),
+    /// Prints the JSON Schema of the configuration, for editors
+    Schema(SchemaArgs),
     /// Looks at HAProxy's side of the gate
     Haproxy(HaproxyArgs),
+}
+
+#[derive(Debug, Args)]
+struct SchemaArgs {
+    /// The same as a reference to read, docs/configuration.md
+    #[arg(long)]
+    markdown: bool,
 }
 
 #[derive(Debug, Args)]
@@ -253,6 +263,7 @@ impl Cli {
             Command::Revoke(args) => revoke::revoke(&args),
             Command::Revocations(args) => revoke::list(&args),
             Command::Workspaces(args) => workspaces::workspaces(&args),
+            Command::Schema(args) => schema::schema(&args),
             Command::Haproxy(args) => haproxy::haproxy(&args),
         }
     }

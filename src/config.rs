@@ -29,6 +29,7 @@ mod certificate;
 pub mod document;
 mod file;
 mod issuer;
+pub mod reference;
 mod sign_in;
 mod source;
 

@@ -33,6 +33,7 @@ mod keys;
 mod lint;
 mod platforms;
 mod providers;
+mod reference;
 mod revocation;
 mod selftest;
 mod server;
