@@ -3,15 +3,20 @@
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
+use url::Url;
+
+use crate::haproxy::generate::Version;
 
 mod agent;
 mod check;
 mod doctor;
 mod explain;
 mod feeds;
+mod haproxy;
 mod login;
 mod revoke;
 mod run;
+mod schema;
 mod secrets;
 mod sessions;
 mod setup;
@@ -55,6 +60,90 @@ enum Command {
     Workspaces(WorkspacesArgs),
     /// Shows who is connected to what right now, and cuts
     Tunnels(TunnelsArgs),
+    /// Prints the JSON Schema of the configuration, for editors
+    Schema(SchemaArgs),
+    /// Looks at HAProxy's side of the gate
+    Haproxy(HaproxyArgs),
+}
+
+#[derive(Debug, Args)]
+struct SchemaArgs {
+    /// The same as a reference to read, docs/configuration.md
+    #[arg(long)]
+    markdown: bool,
+}
+
+#[derive(Debug, Args)]
+struct HaproxyArgs {
+    #[command(subcommand)]
+    command: HaproxyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum HaproxyCommand {
+    /// Finds dangerous mistakes in a configuration of HAProxy, each with its line and the fix
+    ///
+    /// Exit status: 0 none found, 1 some, 2 wrong usage or configuration.
+    Lint(HaproxyLintArgs),
+    /// Writes HAProxy's configuration from the agent's
+    ///
+    /// Exit status: 0 done, or with --check nothing differs; 1 something differs; 2 wrong usage or
+    /// configuration.
+    Generate(HaproxyGenerateArgs),
+    /// Tries a running gate from outside: whether it refuses what it must
+    ///
+    /// Exit status: 0 all checks passed, 1 some failed, 2 wrong usage or no gate there.
+    Selftest(HaproxySelftestArgs),
+}
+
+#[derive(Debug, Args)]
+struct HaproxySelftestArgs {
+    /// Where the gate is, such as https://gate.example.com:8443
+    #[arg(long)]
+    url: Url,
+    /// The host of a workspace that is running and not public
+    #[arg(long)]
+    host: String,
+    /// A file with the token of somebody who may reach the workspace; tries what happens after an allow
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    /// The workspace answers with the request as it arrived: looks at that, too
+    #[arg(long, requires = "token_file")]
+    echo: bool,
+    /// The authorities that vouch for the gate, PEM; the machine's unless given
+    #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
+    ca: Option<PathBuf>,
+    /// Takes any certificate
+    #[arg(long)]
+    insecure: bool,
+}
+
+#[derive(Debug, Args)]
+struct HaproxyGenerateArgs {
+    #[command(flatten)]
+    config: ConfigArg,
+    /// For which HAProxy
+    #[arg(long, value_name = "VERSION", value_enum, default_value = "3.0")]
+    haproxy_version: Version,
+    /// Writes the files into this directory; otherwise they are printed
+    #[arg(long, value_name = "DIR", conflicts_with = "check")]
+    out: Option<PathBuf>,
+    /// Writes nothing, and shows how the files in this directory differ
+    #[arg(long, value_name = "DIR")]
+    check: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct HaproxyLintArgs {
+    /// HAProxy's configuration; several files are one configuration, as with `haproxy -f`
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The agent's configuration, which HAProxy's must fit
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// As JSON
+    #[arg(long)]
+    json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -318,6 +407,8 @@ impl Cli {
             Command::Sessions(args) => sessions::sessions(&args),
             Command::Workspaces(args) => workspaces::workspaces(&args),
             Command::Tunnels(args) => tunnels::tunnels(&args),
+            Command::Schema(args) => schema::schema(&args),
+            Command::Haproxy(args) => haproxy::haproxy(&args),
         }
     }
 

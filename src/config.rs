@@ -32,6 +32,7 @@ pub mod document;
 mod file;
 mod issuer;
 mod pages;
+pub mod reference;
 mod shared;
 mod sign_in;
 mod source;

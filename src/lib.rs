@@ -8,7 +8,8 @@
 //!
 //! [`agent`] serves connections with [`spop`]; [`gate`] takes one [`request`] through [`identity`],
 //! [`workspace`] and [`decision`]; [`audit`] records what came of it. [`tunnel`] follows what lasts, and cuts
-//! it through [`haproxy`] when access ends. [`admin`] takes an administrator's words. [`cli`] and [`config`] put the parts together.
+//! it through [`haproxy`] when access ends; [`haproxy`] also reads and writes HAProxy's configuration. [`admin`]
+//! takes an administrator's words. [`cli`] and [`config`] put the parts together.
 
 #![forbid(unsafe_code)]
 

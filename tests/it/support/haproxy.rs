@@ -79,12 +79,16 @@ impl Version {
 
     /// Runs `haproxy -c` on the shipped configuration; its output.
     pub(crate) fn check(&self, env: &[(&str, String)]) -> (bool, String) {
+        self.check_in(&root().join("haproxy"), env)
+    }
+
+    /// Runs `haproxy -c` on the configuration in a directory; its output.
+    pub(crate) fn check_in(&self, directory: &Path, env: &[(&str, String)]) -> (bool, String) {
         let name = unique_name();
-        let shipped = root().join("haproxy");
         let output = self
-            .command(&name, &[(&shipped, "ro")], env)
+            .command(&name, &[(directory, "ro")], env)
             .args(["-c", "-C"])
-            .arg(&shipped)
+            .arg(directory)
             .args(["-f", "haproxy.cfg", "-f", "tcp.cfg"])
             .output()
             .unwrap();

@@ -1,0 +1,17 @@
+//! `haproxy`: HAProxy's side of the gate.
+
+use std::process::ExitCode;
+
+use super::{HaproxyArgs, HaproxyCommand};
+
+mod generate;
+mod lint;
+mod selftest;
+
+pub(super) fn haproxy(args: &HaproxyArgs) -> anyhow::Result<ExitCode> {
+    match &args.command {
+        HaproxyCommand::Lint(args) => lint::lint(args),
+        HaproxyCommand::Generate(args) => generate::generate(args),
+        HaproxyCommand::Selftest(args) => selftest::selftest(args),
+    }
+}

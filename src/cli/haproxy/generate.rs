@@ -1,0 +1,67 @@
+//! `haproxy generate`: HAProxy's configuration from the agent's.
+
+use std::{
+    io::{Write as _, stdout},
+    path::Path,
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use similar::TextDiff;
+
+use crate::{
+    cli::HaproxyGenerateArgs,
+    config::Config,
+    haproxy::generate::{self, Facts, File},
+};
+
+pub(super) fn generate(args: &HaproxyGenerateArgs) -> anyhow::Result<ExitCode> {
+    let config = Config::load(&args.config.config)?;
+    let files = generate::generate(&Facts::of(&config, args.haproxy_version));
+    match (&args.out, &args.check) {
+        (Some(directory), _) => write(directory, &files),
+        (None, Some(directory)) => check(directory, &files),
+        (None, None) => {
+            let mut out = stdout().lock();
+            for File { path, text } in &files {
+                write!(out, "##### {path}\n{text}\n")?;
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn write(directory: &Path, files: &[File]) -> anyhow::Result<ExitCode> {
+    for File { path, text } in files {
+        let path = directory.join(path);
+        let parent = path.parent().unwrap_or(directory);
+        std::fs::create_dir_all(parent)
+            .with_context(|| format!("cannot make the directory {}", parent.display()))?;
+        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+        writeln!(stdout(), "{}", path.display())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Shows how the files differ from what would be written.
+fn check(directory: &Path, files: &[File]) -> anyhow::Result<ExitCode> {
+    let mut out = stdout().lock();
+    let mut differ = false;
+    for File { path, text } in files {
+        let path = directory.join(path);
+        let there = match std::fs::read_to_string(&path) {
+            Ok(there) => there,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
+        };
+        if there != *text {
+            differ = true;
+            let name = path.display().to_string();
+            let diff = TextDiff::from_lines(there.as_str(), text.as_str());
+            write!(out, "{}", diff.unified_diff().header(&name, "generated"))?;
+        }
+    }
+    Ok(if differ { ExitCode::from(1) } else { ExitCode::SUCCESS })
+}

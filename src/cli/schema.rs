@@ -1,0 +1,20 @@
+//! `schema`: what can be configured, for editors and people.
+
+use std::{
+    io::{Write as _, stdout},
+    process::ExitCode,
+};
+
+use super::SchemaArgs;
+use crate::config::reference;
+
+pub(super) fn schema(args: &SchemaArgs) -> anyhow::Result<ExitCode> {
+    let mut out = stdout().lock();
+    if args.markdown {
+        write!(out, "{}", reference::markdown())?;
+    } else {
+        serde_json::to_writer_pretty(&mut out, &reference::schema())?;
+        writeln!(out)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,195 @@
+//! HAProxy's configuration from the agent's: the shipped files, without what this agent never says and with
+//! its addresses and times.
+//!
+//! There is no second copy: `haproxy/` is compiled in and specialised by [`template`].
+
+use std::{fmt, path::Path, time::Duration};
+
+use include_dir::{Dir, include_dir};
+
+use super::lint::MARGIN;
+use crate::config::{Config, Listen};
+
+mod template;
+
+const GATE: &str = include_str!("../../haproxy/haproxy.cfg");
+const TCP: &str = include_str!("../../haproxy/tcp.cfg");
+const SPOE: &str = include_str!("../../haproxy/identity.spoe.cfg");
+static PAGES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/haproxy/pages");
+
+/// A version of HAProxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Version {
+    /// 2.6 and 2.8
+    #[value(name = "2.6")]
+    V2_6,
+    /// 3.0
+    #[value(name = "3.0")]
+    V3_0,
+    /// 3.2 and later, where SPOP has a mode of its own
+    #[value(name = "3.2")]
+    V3_2,
+}
+
+impl Version {
+    /// Every version.
+    pub const ALL: [Self; 3] = [Self::V2_6, Self::V3_0, Self::V3_2];
+
+    /// As HAProxy writes it.
+    #[must_use]
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::V2_6 => "2.6",
+            Self::V3_0 => "3.0",
+            Self::V3_2 => "3.2",
+        }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+/// A file to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// Its path below the directory of HAProxy's configuration.
+    pub path: String,
+    /// What is in it.
+    pub text: String,
+}
+
+/// What the agent's configuration says that matters to HAProxy's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// HAProxy's version.
+    pub version: Version,
+    /// Where HAProxy finds the agent, as a `server` line says it; the shipped address where the
+    /// configuration does not tell.
+    pub agent: Option<String>,
+    /// How long HAProxy waits for an answer.
+    pub processing: Duration,
+    /// Within which time the agent answers.
+    pub answer_within: Duration,
+    /// The login host and the address of its pages.
+    pub sign_in: Option<(String, String)>,
+    /// Whether tokens may be in the query.
+    pub query: bool,
+    /// Whether tokens may be in a WebSocket subprotocol.
+    pub subprotocol: bool,
+    /// Whether workspaces tell which issuers' tokens count.
+    pub metadata: bool,
+    /// Whether another agent may share sessions with this one.
+    pub several: bool,
+}
+
+impl Facts {
+    /// What a configuration says.
+    #[must_use]
+    pub fn of(config: &Config, version: Version) -> Self {
+        let credentials = config.credentials.as_ref();
+        let answer_within = config.agent.answer_within;
+        let sign_in = config
+            .sign_in
+            .as_ref()
+            .map(|sign_in| (sign_in.places.login.to_string(), sign_in.listen.to_string()));
+        Self {
+            version,
+            agent: address(&config.agent.listen),
+            processing: answer_within + MARGIN,
+            answer_within,
+            sign_in,
+            query: credentials.is_some_and(|sources| sources.query.is_some()),
+            subprotocol: credentials.is_some_and(|sources| sources.subprotocol),
+            metadata: config.agent.resource_metadata,
+            several: config.shared.is_some(),
+        }
+    }
+
+    /// Whether the agent ever sets a variable, whatever is asked.
+    fn says(&self, variable: &str) -> bool {
+        match variable {
+            "location" | "set_cookie" => self.sign_in.is_some(),
+            "query" => self.query,
+            "protocols" => self.subprotocol,
+            "metadata" => self.metadata,
+            _ => true,
+        }
+    }
+
+    /// Whether the question has this argument, of those that not everybody needs.
+    fn asks(&self, argument: &str, sample: &str) -> bool {
+        match argument {
+            "query" => self.query || self.sign_in.is_some(),
+            "protocols" | "protocol_lines" => self.subprotocol,
+            "fetch_mode" | "fetch_dest" | "accept" | "upgrade" | "requested_with"
+            | "fetch_site" | "origin" => self.sign_in.is_some(),
+            // HAProxy has had the stream's number since 2.9.
+            _ => self.version >= Version::V3_0 || !sample.contains("txn.id32"),
+        }
+    }
+
+    /// How a condition of `.if` turns out, where that is known here.
+    fn decides(&self, condition: &str) -> Option<bool> {
+        if condition == "defined(GATE_LOGIN_HOST)" {
+            return Some(self.sign_in.is_some());
+        }
+        if ["defined(IDENTITY_AGENT_2)", "defined(GATE_LOGIN_PAGES_2)"].contains(&condition) {
+            // Where the second one is, only the environment says.
+            return (!self.several).then_some(false);
+        }
+        let wanted = condition.strip_prefix("version_atleast(")?.strip_suffix(')')?;
+        let number = |text: &str| -> Option<(u32, u32)> {
+            let mut parts = text.trim_matches('"').split('.').map(str::parse);
+            Some((parts.next()?.ok()?, parts.next()?.ok()?))
+        };
+        Some(number(self.version.text())? >= number(wanted)?)
+    }
+}
+
+/// Every file, in the order of their names; the same for the same configuration.
+#[must_use]
+pub fn generate(facts: &Facts) -> Vec<File> {
+    let gate = template::gate(GATE, facts);
+    let mut files = vec![
+        File { path: "haproxy.cfg".into(), text: gate },
+        File { path: "identity.spoe.cfg".into(), text: template::spoe(SPOE, facts) },
+        File { path: "tcp.cfg".into(), text: template::gate(TCP, facts) },
+    ];
+    let mut pages: Vec<_> = PAGES.files().collect();
+    pages.sort_by_key(|page| page.path());
+    for page in pages {
+        let name = page.path().file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let path = format!("pages/{name}");
+        let named = files.iter().any(|file| file.text.contains(&path));
+        if let Some(text) = page.contents_utf8().filter(|_| named) {
+            files.push(File { path, text: text.to_owned() });
+        }
+    }
+    files
+}
+
+/// Where HAProxy finds the agent: a unix socket rather than TCP, which costs twice as much.
+fn address(listen: &[Listen]) -> Option<String> {
+    let unix = listen.iter().find_map(|listen| match listen {
+        Listen::Unix(path) => Some(format!("unix@{}", absolute(path))),
+        Listen::Tcp(_) | Listen::Systemd => None,
+    });
+    unix.or_else(|| {
+        listen.iter().find_map(|listen| match listen {
+            // Whoever listens everywhere is found at home.
+            Listen::Tcp(address) if address.ip().is_unspecified() && address.port() != 0 => {
+                let home = if address.is_ipv4() { "127.0.0.1" } else { "[::1]" };
+                Some(format!("{home}:{}", address.port()))
+            }
+            Listen::Tcp(address) if address.port() != 0 => Some(address.to_string()),
+            _ => None,
+        })
+    })
+}
+
+fn absolute(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()).display().to_string()
+}

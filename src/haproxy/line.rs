@@ -1,0 +1,152 @@
+//! One line of a HAProxy configuration as words: quotes, escapes, comments and variables of the
+//! environment (HAProxy's configuration manual, section 2.2 and 2.3).
+
+use std::{collections::BTreeMap, iter::Peekable, str::Chars};
+
+use thiserror::Error;
+
+/// The longest line that is read, in bytes; HAProxy's own limit is shorter.
+pub const MAX_LINE: usize = 64 * 1024;
+
+/// Variables that the configuration itself gives a value (`presetenv`, `setenv`).
+pub type Environment = BTreeMap<String, String>;
+
+/// Why a line is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum LineError {
+    /// A quote that never ends.
+    #[error("a quote is opened and not closed")]
+    Quote,
+    /// A line beyond [`MAX_LINE`], also after variables are put in.
+    #[error("the line is longer than 64 KiB")]
+    Long,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Quote {
+    No,
+    Single,
+    Double,
+}
+
+/// The words of a line. A variable without a known value stays as it is written, `${NAME}`.
+///
+/// # Errors
+/// An open quote, or a line that is too long.
+pub fn words(line: &str, environment: &Environment) -> Result<Vec<String>, LineError> {
+    if line.len() > MAX_LINE {
+        return Err(LineError::Long);
+    }
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = Quote::No;
+    let mut size = 0;
+    let mut chars = line.chars().peekable();
+    while let Some(c) = chars.next() {
+        match (quote, c) {
+            (Quote::No, '#') => break,
+            (Quote::No, ' ' | '\t' | '\r' | '\n') => words.extend(word.take()),
+            (Quote::No, '\'') => {
+                quote = Quote::Single;
+                word.get_or_insert_default();
+            }
+            (Quote::No, '"') => {
+                quote = Quote::Double;
+                word.get_or_insert_default();
+            }
+            (Quote::Single, '\'') | (Quote::Double, '"') => quote = Quote::No,
+            (Quote::No | Quote::Double, '\\') => {
+                escape(&mut chars, word.get_or_insert_default());
+            }
+            (Quote::Double, '$') => {
+                let value = variable(&mut chars, environment);
+                size += value.len();
+                if size > MAX_LINE {
+                    return Err(LineError::Long);
+                }
+                word.get_or_insert_default().push_str(&value);
+            }
+            (_, c) => word.get_or_insert_default().push(c),
+        }
+    }
+    if quote != Quote::No {
+        return Err(LineError::Quote);
+    }
+    words.extend(word);
+    Ok(words)
+}
+
+/// What follows a backslash. One that HAProxy does not know stays, as regular expressions need it.
+fn escape(chars: &mut Peekable<Chars<'_>>, word: &mut String) {
+    let Some(next) = chars.next() else {
+        word.push('\\');
+        return;
+    };
+    match next {
+        ' ' | '\\' | '#' | '\'' | '"' | '$' => word.push(next),
+        'n' => word.push('\n'),
+        'r' => word.push('\r'),
+        't' => word.push('\t'),
+        other => {
+            word.push('\\');
+            word.push(other);
+        }
+    }
+}
+
+/// What follows a dollar sign within double quotes: `NAME`, `{NAME}` or `{NAME-default}`.
+fn variable(chars: &mut Peekable<Chars<'_>>, environment: &Environment) -> String {
+    let is_name = |c: &char| c.is_ascii_alphanumeric() || *c == '_';
+    let braces = chars.next_if_eq(&'{').is_some();
+    let mut name = String::new();
+    while let Some(c) = chars.next_if(is_name) {
+        name.push(c);
+    }
+    let mut default = None;
+    if braces {
+        let mut rest = String::new();
+        for c in chars.by_ref() {
+            if c == '}' {
+                break;
+            }
+            rest.push(c);
+        }
+        default = rest.strip_prefix('-').map(str::to_owned);
+    }
+    match environment.get(&name) {
+        Some(value) => value.clone(),
+        None => default.unwrap_or_else(|| format!("${{{name}}}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(line: &str) -> Vec<String> {
+        let environment = Environment::from([("A".into(), "one two".into())]);
+        words(line, &environment).unwrap()
+    }
+
+    #[test]
+    fn words_are_what_haproxy_makes_of_a_line() {
+        for (line, want) in [
+            ("  bind :80 # in the clear", &["bind", ":80"][..]),
+            ("a\tb\\ c 'd \"e\\n' \"f 'g\\\"\"", &["a", "b c", "d \"e\\n", "f 'g\""]),
+            (
+                "x \"${A}\" ${A} \"${B-three}\" \"$A\" \"${B}\"",
+                &["x", "one two", "${A}", "three", "one two", "${B}"],
+            ),
+            (r"-m reg ^a\.b$ \x", &["-m", "reg", r"^a\.b$", r"\x"]),
+            ("a#b", &["a"]),
+            ("\"\" ''", &["", ""]),
+            ("", &[]),
+        ] {
+            assert_eq!(split(line), want, "{line}");
+        }
+        assert_eq!(words("a 'b", &Environment::new()), Err(LineError::Quote));
+        assert_eq!(words(&"a".repeat(MAX_LINE + 1), &Environment::new()), Err(LineError::Long));
+        let long = Environment::from([("A".into(), "x".repeat(MAX_LINE))]);
+        assert_eq!(words("\"$A$A\"", &long), Err(LineError::Long));
+    }
+}

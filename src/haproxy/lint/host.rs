@@ -1,0 +1,131 @@
+//! Conditions and routes that look at a part of Host only.
+
+use super::{Report, Rule, guard::Guard};
+use crate::haproxy::condition::{Condition, Test};
+
+/// Samples that are the Host header, or begin with it.
+const FETCHES: [&str; 6] = ["hdr", "req.hdr", "req.fhdr", "fhdr", "base", "url_dom"];
+/// Comparisons with a part.
+const PARTS: [&str; 6] = ["beg", "end", "sub", "dom", "dir", "reg"];
+/// Lines on which somebody's way depends.
+const DECIDES: [&str; 5] =
+    ["http-request", "tcp-request", "use_backend", "use-server", "force-persist"];
+/// Actions of `http-request` that send nobody to a workspace.
+const HARMLESS: [&str; 6] =
+    ["redirect", "set-header", "add-header", "del-header", "set-log-level", "capture"];
+
+pub(super) fn check(guard: &Guard<'_>, report: &mut Report) {
+    for line in guard.lines.iter().filter(|line| is_about(line, &DECIDES)) {
+        if line.words.get(1).is_some_and(|action| HARMLESS.contains(&action.as_str())) {
+            continue;
+        }
+        let when = Condition::of(&line.words, &guard.acls);
+        for term in when.terms() {
+            for test in &term.any {
+                let Some(how) = compares_part(test) else { continue };
+                // The line that says it: the ACL's own where it has a name.
+                let said = term.name.as_ref().and_then(|name| {
+                    guard.lines.iter().find(|line| match &line.words[..] {
+                        [acl, named, rest @ ..] => {
+                            acl == "acl" && named == name && Test::read(rest) == *test
+                        }
+                        _ => false,
+                    })
+                });
+                let what = format!("Host is compared by '{how}'");
+                report.add(Rule::HostInPart, said.unwrap_or(line).at, what, fix(test));
+            }
+        }
+        let mapped = line.words.iter().find(|word| {
+            let host = FETCHES.iter().any(|fetch| word.contains(&format!("{fetch}(host")));
+            host && PARTS.iter().any(|part| word.contains(&format!("map_{part}(")))
+        });
+        if mapped.is_some() {
+            let what = "a map is looked up by a part of Host";
+            let fix = "req.hdr(host),host_only,lower,map_str(FILE), with whole names in the file";
+            report.add(Rule::HostInPart, line.at, what, fix);
+        }
+    }
+}
+
+fn is_about(line: &crate::haproxy::document::Line, keywords: &[&str]) -> bool {
+    line.words.first().is_some_and(|word| keywords.contains(&word.as_str()))
+}
+
+/// How a test compares a part of Host, if it does.
+fn compares_part(test: &Test) -> Option<String> {
+    let fetch = test.fetch.to_ascii_lowercase();
+    let (name, rest) = fetch.split_once('(').unwrap_or((&fetch, ""));
+    let (bare, suffix) = match name.rsplit_once('_') {
+        Some((bare, suffix)) if PARTS.contains(&suffix) => (bare, Some(suffix)),
+        _ => (name, None),
+    };
+    let header = rest.split([')', ',']).next().unwrap_or_default().trim();
+    let of_host = match bare {
+        "base" | "url_dom" => true,
+        _ => FETCHES.contains(&bare) && header == "host",
+    };
+    let method = suffix.or(test.method.as_deref()).filter(|method| PARTS.contains(method))?;
+    if !of_host || (method == "reg" && test.values.iter().all(|value| is_whole(value))) {
+        return None;
+    }
+    Some(suffix.map_or_else(|| format!("-m {method}"), |_| name.to_owned()))
+}
+
+/// Whether a regular expression is about the text from its beginning to its end.
+fn is_whole(pattern: &str) -> bool {
+    let ends = pattern.ends_with('$') && !pattern.ends_with("\\$");
+    if !pattern.trim_start_matches("(?i)").starts_with('^') || !ends {
+        return false;
+    }
+    // An alternative outside parentheses would be free of one of the two.
+    let mut depth = 0_usize;
+    let mut chars = pattern.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '\\' => {
+                chars.next();
+            }
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            '|' if depth == 0 => return false,
+            _ => {}
+        }
+    }
+    true
+}
+
+fn fix(test: &Test) -> String {
+    let value = test.values.first().map_or("NAME", String::as_str);
+    let is_name = value.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'));
+    if is_name && !value.starts_with('.') && !value.ends_with('.') {
+        return format!("req.hdr(host),host_only -m str -i {value}");
+    }
+    let domain = value.trim_matches(['.', '^', '$']).trim_start_matches(".*").replace('\\', "");
+    let domain = domain.trim_matches('.').replace('.', "\\.");
+    format!(
+        "req.hdr(host),host_only,lower -m reg '^[a-z0-9-]+\\.{domain}$'   # or leave it to the agent's [[host]]"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_expression_of_the_whole_is_whole() {
+        for (pattern, whole) in [
+            (r"^[a-z]+\.ws\.test$", true),
+            (r"^(a|b)\.test$", true),
+            (r"(?i)^a$", true),
+            (r"^a\.test$|b", false),
+            (r"^a|b$", false),
+            (r"a\.test$", false),
+            (r"^a\.test", false),
+            (r"^a\$", false),
+            ("", false),
+        ] {
+            assert_eq!(is_whole(pattern), whole, "{pattern}");
+        }
+    }
+}

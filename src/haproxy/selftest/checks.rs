@@ -1,0 +1,160 @@
+//! What is tried.
+
+use secrecy::ExposeSecret as _;
+use zeroize::Zeroizing;
+
+use super::{Check, From, Outcome, Target, client::Reply};
+
+mod allowed;
+mod strangers;
+
+use strangers::Attempt;
+
+/// What no request of anybody else contains.
+const CANARY: &str = "identity-spoa-selftest";
+/// A token that nobody signed: `{"alg":"none"}`, then `{"sub":"admin"}`.
+const UNSIGNED: &str = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiJ9.";
+
+const QUESTION: &str = "keep 'http-request send-spoe-group identity authorize' and the rules of section 3 of haproxy/haproxy.cfg, and look with 'identity-spoa haproxy lint'";
+const DENY: &str = "http-request deny deny_status 503 unless { var(txn.identity.allow) -m bool }   # after the question, before anything that routes";
+const HOSTS: &str = "take conditions on Host out of the front end, or compare all of it: req.hdr(host),host_only -m str -i NAME";
+const HEADERS: &str = "copy section 1 of haproxy/haproxy.cfg to the top of the front end: http-request del-header ^x[-_](identity|forwarded|…)([-_]|$) -m reg";
+const COUNTS: &str = "pass hosts=req.fhdr_cnt(host) and authorizations=req.fhdr_cnt(authorization) in the SPOE file, as haproxy/identity.spoe.cfg does";
+const SCOPE: &str = "use var(txn.identity.allow), and never a variable in the scope 'sess'";
+const PATHS: &str = "use_backend identity-web if { path_beg /.well-known/identity-spoa/ }   # first, with 'http-request allow' above the question";
+const PARSER: &str = "remove 'option accept-invalid-http-request' ('accept-unsafe-violations-in-http-request') from HAProxy's configuration";
+
+/// What is expected of an answer.
+#[derive(Clone, Copy)]
+enum Want {
+    /// A refusal of any kind, or no answer.
+    Refused,
+    /// The challenge to show a token, or the way to sign in.
+    Challenged,
+}
+
+pub(super) async fn run(target: &Target, mut tell: impl FnMut(&Check)) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let mut keep = |check: Check| {
+        tell(&check);
+        checks.push(check);
+    };
+    for attempt in strangers::all(&target.host) {
+        let outcome = match send(target, attempt.request.as_bytes()).await {
+            Ok(reply) => judge(attempt.want, reply.as_ref()),
+            Err(outcome) => outcome,
+        };
+        let Attempt { id, what, fix, .. } = attempt;
+        keep(Check { id, what, outcome, fix });
+    }
+    let host = &target.host;
+    let hidden = format!("GET /{CANARY} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    let next = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    let two = send_two(target, smuggling(host, "", &hidden).as_bytes(), next.as_bytes()).await;
+    let outcome = match two {
+        Ok((first, second)) => match judge(Want::Refused, first.as_ref()) {
+            Outcome::Pass(_) => judge(Want::Refused, second.as_ref()),
+            open => open,
+        },
+        Err(outcome) => outcome,
+    };
+    let what = "a body with two lengths hides no request";
+    keep(Check { id: "smuggling-both", what, outcome, fix: PARSER });
+    let outcome = reserved(target).await;
+    keep(Check {
+        id: "reserved-path",
+        what: "requests for the pages of sign-in do not reach the workspace",
+        outcome,
+        fix: PATHS,
+    });
+    for check in allowed::all(target).await {
+        keep(check);
+    }
+    checks
+}
+
+/// One request on a connection of its own, and the answer to it.
+async fn send(target: &Target, request: &[u8]) -> Result<Option<Reply>, Outcome> {
+    let mut connection = target.client.connect().await.map_err(failed)?;
+    connection.exchange(request).await.map_err(failed)
+}
+
+/// Two requests on one connection, and the answers to them. What the first hid in its body would be
+/// answered second.
+async fn send_two(
+    target: &Target,
+    first: &[u8],
+    second: &[u8],
+) -> Result<(Option<Reply>, Option<Reply>), Outcome> {
+    let mut connection = target.client.connect().await.map_err(failed)?;
+    let before = connection.exchange(first).await.map_err(failed)?;
+    if before.is_none() {
+        return Ok((None, None));
+    }
+    let after = connection.exchange(second).await.map_err(failed)?;
+    Ok((before, after))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "is given to map_err")]
+fn failed(error: std::io::Error) -> Outcome {
+    Outcome::Fail(format!("no answer: {error}"))
+}
+
+fn judge(want: Want, reply: Option<&Reply>) -> Outcome {
+    let saw = saw(reply);
+    match (want, From::of(reply), reply) {
+        (_, From::Through, _) => Outcome::Fail(format!("let through: {saw}")),
+        (Want::Refused, ..) | (Want::Challenged, From::SignIn, _) => Outcome::Pass(saw),
+        (Want::Challenged, From::Refused, Some(reply)) if reply.status == 401 => Outcome::Pass(saw),
+        (Want::Challenged, _, Some(reply)) if reply.status == 503 => {
+            Outcome::Fail(format!("{saw}: closed, but the agent does not answer"))
+        }
+        (Want::Challenged, ..) => Outcome::Fail(format!("{saw} instead of 401 or a redirect")),
+    }
+}
+
+/// The status, and whose it is where that is seen. Nothing else of an answer is shown.
+fn saw(reply: Option<&Reply>) -> String {
+    let Some(reply) = reply else { return "closed without an answer".into() };
+    let ours = reply
+        .header("www-authenticate")
+        .is_some_and(|value| value.contains("realm=\"workspaces\""))
+        || reply.body.contains("decision");
+    format!("{}{}", reply.status, if ours { " of the gate" } else { "" })
+}
+
+/// Whether the gate has pages of sign-in: then they are its own.
+async fn reserved(target: &Target) -> Outcome {
+    let Target { host, token, echo, .. } = target;
+    let browser = format!(
+        "GET / HTTP/1.1\r\nHost: {host}\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\nAccept: text/html\r\n\r\n"
+    );
+    match send(target, browser.as_bytes()).await {
+        Ok(reply) if From::of(reply.as_ref()) == From::SignIn => {}
+        Ok(_) => return Outcome::Skip("nobody signs in here with a browser"),
+        Err(outcome) => return outcome,
+    }
+    let path = format!("/.well-known/identity-spoa/{CANARY}");
+    let bearer = token.as_ref().map(|token| token.expose_secret().to_owned()).unwrap_or_default();
+    let request = Zeroizing::new(format!(
+        "GET {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {bearer}\r\n\r\n"
+    ));
+    match send(target, request.as_bytes()).await {
+        Ok(Some(reply)) if *echo && reply.body.contains(CANARY) => {
+            Outcome::Fail(format!("{}, and the workspace saw the request", reply.status))
+        }
+        Ok(reply) if From::of(reply.as_ref()) == From::Through => {
+            Outcome::Fail(format!("let through: {}", saw(reply.as_ref())))
+        }
+        Ok(reply) => Outcome::Pass(saw(reply.as_ref())),
+        Err(outcome) => outcome,
+    }
+}
+
+/// A request with two lengths of its body, in which another one is hidden (RFC 9112 section 6.3).
+fn smuggling(host: &str, lines: &str, hidden: &str) -> Zeroizing<String> {
+    let length = hidden.len() + "0\r\n\r\n".len();
+    Zeroizing::new(format!(
+        "POST / HTTP/1.1\r\nHost: {host}\r\n{lines}Content-Length: {length}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{hidden}"
+    ))
+}

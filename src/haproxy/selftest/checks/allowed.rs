@@ -1,0 +1,160 @@
+//! What happens once somebody was let in.
+
+use secrecy::{ExposeSecret as _, SecretString};
+use zeroize::Zeroizing;
+
+use super::{
+    CANARY, COUNTS, Check, From, HEADERS, Outcome, PARSER, SCOPE, Target, Want, judge, saw, send,
+    send_two, smuggling,
+};
+
+const TOKEN: &str =
+    "give a token of somebody who may reach this workspace: 'identity-spoa explain' says who";
+const STRIP: &str =
+    "http-request del-header Authorization if { var(txn.identity.strip_authorization) -m bool }";
+
+/// Name, what must be so, what to do if it is not.
+type About = (&'static str, &'static str, &'static str);
+const PASSES: About = ("token-passes", "the token given for this test passes", TOKEN);
+const AGAIN: About =
+    ("asked-again", "after an allow, the next request on the connection is asked about", SCOPE);
+const HIDDEN: About =
+    ("asked-again-in-a-body", "after an allow, a request hidden in a body is asked about", PARSER);
+const TWO: About = ("two-tokens-one-good", "a good token beside another is refused", COUNTS);
+const ARRIVES: About = (
+    "spoofed-headers-arrive",
+    "no header in our name of a client's arrives at the workspace",
+    HEADERS,
+);
+const TRAVELS: About = ("token-travels", "the token does not arrive at the workspace", STRIP);
+
+/// Headers in which servers believe whom a gateway let in.
+const SPOOFED: [&str; 13] = [
+    "X-Forwarded-User",
+    "X_Forwarded_User",
+    "X-Forwarded-Email",
+    "X-Forwarded-Groups",
+    "X-Forwarded-For",
+    "X-Forwarded-Host",
+    "X-Identity-Subject",
+    "X_Identity_Subject",
+    "X-Identity-Workspace",
+    "X-Auth-Request-User",
+    "X-Remote-User",
+    "Remote-User",
+    "Forwarded",
+];
+
+pub(super) async fn all(target: &Target) -> Vec<Check> {
+    let rest = [AGAIN, HIDDEN, TWO, ARRIVES, TRAVELS];
+    let skip = |about: About, why| check(about, Outcome::Skip(why));
+    let Some(token) = &target.token else {
+        let all = [PASSES].into_iter().chain(rest);
+        return all.map(|about| skip(about, "no --token-file given")).collect();
+    };
+    let allowed = Allowed { target, token };
+    let (passes, again) = allowed.twice().await;
+    let mut checks = vec![check(PASSES, passes)];
+    if checks.iter().any(Check::failed) {
+        checks.extend(rest.map(|about| skip(about, "the token does not pass")));
+        return checks;
+    }
+    checks.push(check(AGAIN, again));
+    checks.push(check(HIDDEN, allowed.hidden().await.unwrap_or_else(|outcome| outcome)));
+    checks.push(check(TWO, allowed.two_tokens().await.unwrap_or_else(|outcome| outcome)));
+    if target.echo {
+        let (spoofed, token) = allowed.echo().await;
+        checks.push(check(ARRIVES, spoofed));
+        checks.push(check(TRAVELS, token));
+    } else {
+        let why = "no --echo: what arrives is not seen";
+        checks.extend([ARRIVES, TRAVELS].map(|about| skip(about, why)));
+    }
+    checks
+}
+
+fn check((id, what, fix): About, outcome: Outcome) -> Check {
+    Check { id, what, outcome, fix }
+}
+
+struct Allowed<'t> {
+    target: &'t Target,
+    token: &'t SecretString,
+}
+
+impl Allowed<'_> {
+    fn bearer(&self) -> Zeroizing<String> {
+        Zeroizing::new(format!("Authorization: Bearer {}\r\n", self.token.expose_secret()))
+    }
+
+    fn get(&self, lines: &str) -> Zeroizing<String> {
+        let host = &self.target.host;
+        Zeroizing::new(format!("GET / HTTP/1.1\r\nHost: {host}\r\n{lines}\r\n"))
+    }
+
+    /// With the token, then on the same connection without.
+    async fn twice(&self) -> (Outcome, Outcome) {
+        let (first, second) = (self.get(&self.bearer()), self.get(""));
+        match send_two(self.target, first.as_bytes(), second.as_bytes()).await {
+            Ok((Some(first), second)) if From::of(Some(&first)) == From::Through => {
+                (Outcome::Pass(first.status.to_string()), judge(Want::Refused, second.as_ref()))
+            }
+            Ok((first, _)) => (Outcome::Fail(saw(first.as_ref())), Outcome::Skip("")),
+            Err(outcome) => (outcome, Outcome::Skip("")),
+        }
+    }
+
+    /// A request without the token, in the body of one with it.
+    async fn hidden(&self) -> Result<Outcome, Outcome> {
+        let without = self.get("");
+        let request = smuggling(&self.target.host, &self.bearer(), &without);
+        let (first, second) = send_two(self.target, request.as_bytes(), without.as_bytes()).await?;
+        Ok(match From::of(first.as_ref()) {
+            From::Through => judge(Want::Refused, second.as_ref()),
+            // HAProxy or the agent would have none of it.
+            _ => Outcome::Pass(saw(first.as_ref())),
+        })
+    }
+
+    async fn two_tokens(&self) -> Result<Outcome, Outcome> {
+        let (good, garbage) = (self.bearer(), "Authorization: Bearer garbage\r\n");
+        let mut outcome = Outcome::Skip("");
+        for lines in [[good.as_str(), garbage], [garbage, good.as_str()]] {
+            let request = self.get(&Zeroizing::new(lines.concat()));
+            let reply = send(self.target, request.as_bytes()).await?;
+            outcome = judge(Want::Refused, reply.as_ref());
+            if matches!(outcome, Outcome::Fail(_)) {
+                break;
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Which of a client's headers, and whether the token, arrive.
+    async fn echo(&self) -> (Outcome, Outcome) {
+        const SEEN: &str = "x-of-the-client: seen";
+        let spoofed = SPOOFED.map(|name| format!("{name}: {CANARY}\r\n")).concat();
+        let lines = Zeroizing::new(format!("{}{spoofed}{SEEN}\r\n", self.bearer().as_str()));
+        let body = match send(self.target, self.get(&lines).as_bytes()).await {
+            Ok(reply) => Zeroizing::new(reply.map(|reply| reply.body).unwrap_or_default()),
+            Err(outcome) => return (outcome.clone(), outcome),
+        };
+        let lower = body.to_ascii_lowercase();
+        if !lower.contains(SEEN) {
+            let outcome = Outcome::Fail("the workspace's answer does not show the request".into());
+            return (outcome.clone(), outcome);
+        }
+        let came =
+            |name: &&&str| lower.contains(&format!("{}: {CANARY}", name.to_ascii_lowercase()));
+        let spoofed = match SPOOFED.iter().find(came) {
+            Some(name) => Outcome::Fail(format!("{name} arrived")),
+            None => Outcome::Pass("none arrived".into()),
+        };
+        let token = if body.contains(self.token.expose_secret()) {
+            Outcome::Fail("it arrived".into())
+        } else {
+            Outcome::Pass("it did not arrive".into())
+        };
+        (spoofed, token)
+    }
+}

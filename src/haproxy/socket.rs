@@ -1,0 +1,202 @@
+//! HAProxy's runtime API: which streams it has, and ending one (management.txt section 9.3).
+//!
+//! A socket is a process's own (`stats socket`) or its master's (`haproxy -S`), through which every
+//! process of it is reached, old ones after a reload too; which it is, it is asked. Every question has a
+//! time limit and every answer a size limit. [`super::runtime`] reads the answers; nothing here knows tunnels.
+
+use std::{fmt, fmt::Write as _, io, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use thiserror::Error;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpStream, UnixStream},
+    time::timeout,
+};
+
+use super::runtime::{self, Detail, List, Malformed, Pointer};
+
+/// An answer must be whole within this time.
+const WITHIN: Duration = Duration::from_secs(3);
+/// The longest answer: some 150,000 streams.
+const MAX_ANSWER: u64 = 64 * 1024 * 1024;
+/// Commands at once. HAProxy takes a line of `tune.bufsize` bytes at most, 16 KiB unless configured.
+pub(crate) const BATCH: usize = 200;
+
+/// Where a runtime API is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Socket {
+    /// A unix socket.
+    Unix(PathBuf),
+    /// TCP.
+    Tcp(SocketAddr),
+}
+
+/// Why a text is no such place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("expected \"unix:/path/to/socket\" or \"IP:PORT\"")]
+pub struct SocketError;
+
+/// Why there is no answer that counts.
+#[derive(Debug, Error)]
+pub enum AskError {
+    /// Nobody listens, or the connection broke.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// No whole answer in time.
+    #[error("no whole answer within {} s", WITHIN.as_secs())]
+    Late,
+    /// More than is read.
+    #[error("the answer is longer than {} MiB", MAX_ANSWER >> 20)]
+    Long,
+    /// Not what HAProxy answers.
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+}
+
+/// One process, and the way to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    socket: Socket,
+    /// Its id, where the socket is its master's.
+    through_master: Option<u32>,
+}
+
+impl Socket {
+    /// The processes that are reached here.
+    ///
+    /// # Errors
+    /// No answer, or none that can be read.
+    pub async fn processes(&self) -> Result<Vec<Process>, AskError> {
+        let process = |through_master| Process { socket: self.clone(), through_master };
+        let answer = self.ask("show proc\n").await?;
+        Ok(match runtime::processes(&answer)? {
+            Some(ids) => ids.into_iter().map(|id| process(Some(id))).collect(),
+            None => vec![process(None)],
+        })
+    }
+
+    async fn ask(&self, commands: &str) -> Result<Vec<u8>, AskError> {
+        let answer = async {
+            match self {
+                Self::Unix(path) => converse(UnixStream::connect(path).await?, commands).await,
+                Self::Tcp(address) => converse(TcpStream::connect(address).await?, commands).await,
+            }
+        };
+        timeout(WITHIN, answer).await.map_err(|_| AskError::Late)?
+    }
+}
+
+async fn converse(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    commands: &str,
+) -> Result<Vec<u8>, AskError> {
+    stream.write_all(commands.as_bytes()).await?;
+    // A master would wait for more.
+    stream.shutdown().await?;
+    let mut answer = Vec::new();
+    stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
+    if answer.len() as u64 == MAX_ANSWER { Err(AskError::Long) } else { Ok(answer) }
+}
+
+impl Process {
+    /// Its id, where that is known without asking.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.through_master
+    }
+
+    /// All its streams.
+    ///
+    /// # Errors
+    /// No whole answer, or one that cannot be read.
+    pub async fn list(&self) -> Result<List, AskError> {
+        Ok(runtime::list(&self.ask(["show sess"].into_iter()).await?)?)
+    }
+
+    /// More of some streams. Those that are gone are left out.
+    ///
+    /// # Errors
+    /// No whole answer, or one that cannot be read.
+    pub async fn details(&self, streams: &[Pointer]) -> Result<Vec<Detail>, AskError> {
+        let mut details = Vec::new();
+        for batch in streams.chunks(BATCH) {
+            let commands = batch.iter().map(|stream| format!("show sess {stream}"));
+            details.extend(runtime::details(&self.ask(commands).await?)?);
+        }
+        Ok(details)
+    }
+
+    /// Ends streams. Says of each whether it was there.
+    ///
+    /// # Errors
+    /// No whole answer, or one that cannot be read: the socket's level is not `admin`.
+    pub async fn shut(&self, streams: &[Pointer]) -> Result<Vec<bool>, AskError> {
+        let mut shut = Vec::new();
+        for batch in streams.chunks(BATCH) {
+            let commands = batch.iter().map(|stream| format!("shutdown session {stream}"));
+            let answer = self.ask(commands).await?;
+            shut.extend(runtime::shut(&answer, batch.len())?);
+        }
+        Ok(shut)
+    }
+
+    /// Whether streams may be ended here: asks for the end of one that cannot be.
+    ///
+    /// # Errors
+    /// They may not, or there is no whole answer.
+    pub async fn may_cut(&self) -> Result<(), AskError> {
+        let answer = self.ask(["shutdown session 0x1"].into_iter()).await?;
+        runtime::shut(&answer, 1)?;
+        Ok(())
+    }
+
+    /// Asks, and at the end which process answers: without that an answer is not whole.
+    async fn ask(
+        &self,
+        commands: impl Iterator<Item = impl fmt::Display>,
+    ) -> Result<Vec<u8>, AskError> {
+        let mut line = String::new();
+        let mut push = |command: &dyn fmt::Display| {
+            // Into memory: it cannot fail. A master takes one command of a line for each process named.
+            let _ = match self.through_master {
+                Some(id) => write!(line, "@!{id} {command};"),
+                None => write!(line, "{command};"),
+            };
+        };
+        commands.for_each(|command| push(&command));
+        push(&"show info");
+        line.pop();
+        line.push('\n');
+        self.socket.ask(&line).await
+    }
+}
+
+impl fmt::Display for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.through_master {
+            Some(id) => write!(f, "{} process {id}", self.socket),
+            None => self.socket.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Socket {
+    type Err = SocketError;
+
+    fn from_str(text: &str) -> Result<Self, SocketError> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err(SocketError),
+            Some(path) => Ok(Self::Unix(path.into())),
+            None => text.parse().map(Self::Tcp).map_err(|_| SocketError),
+        }
+    }
+}
+
+impl fmt::Display for Socket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp(address) => address.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! The SPOE configuration file: agents, messages and groups of one engine (HAProxy's doc/SPOE.txt,
+//! section 2).
+
+use super::{
+    document::{At, Line, Source},
+    line::{self, Environment},
+};
+
+/// What one engine says.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Engine {
+    /// The `spoe-agent` section, if there is one.
+    pub agent: Option<Block>,
+    /// The `spoe-message` sections.
+    pub messages: Vec<Block>,
+    /// The `spoe-group` sections.
+    pub groups: Vec<Block>,
+}
+
+/// A section of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// Where it begins.
+    pub at: At,
+    /// Its name.
+    pub name: String,
+    /// Its lines.
+    pub lines: Vec<Line>,
+}
+
+impl Block {
+    /// The first line that begins with these words.
+    #[must_use]
+    pub fn line(&self, words: &[&str]) -> Option<&Line> {
+        self.lines.iter().find(|line| line.words.iter().take(words.len()).eq(words.iter()))
+    }
+
+    /// What follows these words on all lines that begin with them.
+    pub fn after(&self, words: &[&str]) -> impl Iterator<Item = &String> {
+        let lines = self.lines.iter().filter(|l| l.words.iter().take(words.len()).eq(words.iter()));
+        lines.flat_map(|line| line.words.iter().skip(words.len()))
+    }
+
+    /// The arguments of a message, name and sample.
+    pub fn args(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.after(&["args"]).map(|arg| arg.split_once('=').unwrap_or(("", arg)))
+    }
+}
+
+impl Engine {
+    /// Reads the sections of a scope (`[NAME]`); without one, those before any scope. `file` is the
+    /// number of the file in places. Lines that cannot be read are passed over; HAProxy refuses them.
+    #[must_use]
+    pub fn read(source: &Source, file: usize, scope: Option<&str>) -> Self {
+        let mut engine = Self::default();
+        let mut inside = scope.is_none();
+        let environment = Environment::new();
+        // The section that lines belong to: none until the first one begins.
+        let mut open: Option<(Kind, Block)> = None;
+        for (index, text) in source.text.lines().enumerate() {
+            let at = At { file, line: index + 1 };
+            let trimmed = text.trim();
+            if let Some(name) = trimmed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+                inside = scope == Some(name);
+                engine.close(open.take());
+                continue;
+            }
+            let Ok(words) = line::words(text, &environment) else { continue };
+            let Some(first) = words.first().filter(|_| inside) else { continue };
+            let kind = match first.as_str() {
+                "spoe-agent" => Kind::Agent,
+                "spoe-message" => Kind::Message,
+                "spoe-group" => Kind::Group,
+                _ => {
+                    if let Some((_, block)) = &mut open {
+                        block.lines.push(Line { at, words });
+                    }
+                    continue;
+                }
+            };
+            engine.close(open.take());
+            let name = words.get(1).cloned().unwrap_or_default();
+            open = Some((kind, Block { at, name, lines: Vec::new() }));
+        }
+        engine.close(open);
+        engine
+    }
+
+    fn close(&mut self, open: Option<(Kind, Block)>) {
+        match open {
+            Some((Kind::Agent, block)) => {
+                self.agent.get_or_insert(block);
+            }
+            Some((Kind::Message, block)) => self.messages.push(block),
+            Some((Kind::Group, block)) => self.groups.push(block),
+            None => {}
+        }
+    }
+
+    /// The message of a name.
+    #[must_use]
+    pub fn message(&self, name: &str) -> Option<&Block> {
+        self.messages.iter().find(|message| message.name == name)
+    }
+
+    /// Whether a group sends a message.
+    #[must_use]
+    pub fn sends(&self, group: &str, message: &str) -> bool {
+        let mut groups = self.groups.iter().filter(|block| block.name == group);
+        groups.any(|block| block.after(&["messages"]).any(|name| name == message))
+    }
+
+    /// Whether the agent sends a message by itself, at an event of this kind (`http-request`,
+    /// `tcp-request`), without a rule that asks for it.
+    #[must_use]
+    pub fn sends_by_itself(&self, message: &str, kind: &str) -> bool {
+        let listed = self.agent.iter().flat_map(|agent| agent.after(&["messages"]));
+        let event = self.message(message).and_then(|block| block.line(&["event"]));
+        let event = event.and_then(|line| line.words.get(1));
+        listed.into_iter().any(|name| name == message)
+            && event.is_some_and(|event| event.ends_with(kind))
+    }
+}
+
+enum Kind {
+    Agent,
+    Message,
+    Group,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_shipped_file_is_read() {
+        let text = include_str!("../../haproxy/identity.spoe.cfg");
+        let source = Source { name: "identity.spoe.cfg".into(), text: text.into() };
+        let engine = Engine::read(&source, 3, Some("identity"));
+        let agent = engine.agent.as_ref().unwrap();
+        assert_eq!(agent.line(&["option", "var-prefix"]).unwrap().words[2], "identity");
+        assert!(engine.sends("authorize", "authorize") && !engine.sends("authorize-tcp", "x"));
+        let message = engine.message("authorize").unwrap();
+        assert!(message.args().any(|arg| arg == ("hosts", "req.fhdr_cnt(host)")));
+        assert_eq!(Engine::read(&source, 3, Some("other")), Engine::default());
+        assert_eq!(Engine::read(&source, 3, None), Engine::default());
+    }
+}

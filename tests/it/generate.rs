@@ -1,0 +1,196 @@
+//! `haproxy generate`: what is written is the shipped configuration, made for one agent; every HAProxy takes
+//! it and it guards.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+    time::Duration,
+};
+
+use identity_spoa::haproxy::{
+    document::Source,
+    generate::{Facts, File, Version as Dialect, generate},
+    lint::{Agent, lint},
+};
+
+use crate::support::{ALICES, Haproxy, Stage, Version, agent::PROGRAM, haproxy::root, host, until};
+
+/// An agent with everything, or with as little as there can be.
+fn facts(version: Dialect, everything: bool) -> Facts {
+    Facts {
+        version,
+        agent: everything.then(|| "unix@/run/identity-spoa/spop.sock".into()),
+        processing: Duration::from_millis(if everything { 1_700 } else { 500 }),
+        answer_within: Duration::from_millis(if everything { 1_500 } else { 300 }),
+        sign_in: everything.then(|| ("login.example.com".into(), "127.0.0.1:9099".into())),
+        query: everything,
+        subprotocol: everything,
+        metadata: everything,
+        several: false,
+    }
+}
+
+fn agent(facts: &Facts) -> Agent {
+    Agent {
+        answer_within: facts.answer_within,
+        sign_in: facts.sign_in.is_some(),
+        query: facts.query,
+        subprotocol: facts.subprotocol,
+    }
+}
+
+fn write(directory: &Path, files: &[File]) {
+    for file in files {
+        let path = directory.join(&file.path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, &file.text).unwrap();
+    }
+}
+
+fn file<'f>(files: &'f [File], name: &str) -> &'f str {
+    &files.iter().find(|file| file.path == name).unwrap().text
+}
+
+/// The dialect of a HAProxy that tests run.
+fn dialect(version: &Version) -> Dialect {
+    match version {
+        Version::Container(tag) => {
+            Dialect::ALL.into_iter().rfind(|dialect| tag.as_str() >= dialect.text()).unwrap()
+        }
+        Version::Local => Dialect::V2_6,
+    }
+}
+
+#[test]
+fn each_haproxy_takes_what_is_written_for_it_without_a_warning() {
+    for version in Version::all() {
+        for everything in [false, true] {
+            let directory = tempfile::tempdir().unwrap();
+            write(directory.path(), &generate(&facts(dialect(version), everything)));
+            let (good, text) = version.check_in(directory.path(), &[]);
+            assert!(good, "{version:?} {everything}: {text}");
+            // HAProxy 2.6 only says that routes are looked at last, which is what is meant.
+            let order = "placed after a 'use_backend' rule will still be processed before";
+            let mut lines = text.lines().filter(|line| !line.contains(order));
+            let complains = |line: &str| line.contains("[WARNING]") || line.contains("[ALERT]");
+            assert!(!lines.any(complains), "{version:?} {everything}: {text}");
+        }
+    }
+}
+
+#[test]
+fn what_is_written_has_no_mistakes_and_nothing_that_nobody_needs() {
+    for version in Dialect::ALL {
+        for everything in [false, true] {
+            let facts = facts(version, everything);
+            let files = generate(&facts);
+            let named = |name: &str| {
+                let file = files.iter().find(|file| file.path == name)?;
+                Some(Source { name: name.into(), text: file.text.clone() })
+            };
+            let sources = ["haproxy.cfg", "tcp.cfg"].map(|name| named(name).unwrap());
+            let found = lint(&sources, &named, &agent(&facts));
+            assert!(found.is_empty(), "{found:#?}");
+            let (gate, spoe) = (file(&files, "haproxy.cfg"), file(&files, "identity.spoe.cfg"));
+            let args = spoe.lines().find(|line| line.contains("authorization=")).unwrap();
+            for (text, part, there) in [
+                (gate, "GATE_LOGIN", false),
+                (gate, "login.example.com", everything),
+                (gate, "server pages \"127.0.0.1:9099\"", everything),
+                (gate, "presetenv IDENTITY_AGENT unix@/run/identity-spoa/spop.sock", everything),
+                (gate, "set-query", everything),
+                (gate, "Sec-WebSocket-Protocol", everything),
+                (gate, "txn.identity.metadata", everything),
+                (gate, "where [credentials] lets it", everything),
+                (gate, "unless allowed", true),
+                (gate, "Without our own cookies", true),
+                (gate, "tests run", false),
+                (gate, "mode spop", version == Dialect::V3_2),
+                (spoe, "to the args above", false),
+                (spoe, "timeout processing 1700ms", everything),
+                (spoe, "within 1500 ms", everything),
+                (spoe, "timeout processing 500ms", !everything),
+                (args, " query=query", everything),
+                (args, " protocol_lines=", everything),
+                (args, " origin=", everything),
+                (args, " cookies=", true),
+            ] {
+                assert_eq!(text.contains(part), there, "{version} {everything}: {part}\n{text}");
+            }
+            assert_eq!(args.matches(" query=").count(), usize::from(everything), "{args}");
+            let ifs = |word: &str| gate.lines().filter(|l| l.starts_with(word)).count();
+            assert_eq!(ifs(".if "), ifs(".endif"), "{gate}");
+            let pages = files.iter().any(|file| file.path.starts_with("pages/"));
+            assert_eq!(pages, everything);
+            assert_eq!(files, generate(&facts), "not the same again");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_guards_in_each_haproxy() {
+    for version in Version::all() {
+        let stage = Stage::start(version).await;
+        let written = tempfile::tempdir_in(stage.directory.path()).unwrap();
+        let agent_toml = stage.directory.path().join("agent.toml");
+        let output = program(
+            &[
+                "--haproxy-version",
+                dialect(version).text(),
+                "--out",
+                written.path().to_str().unwrap(),
+            ],
+            &agent_toml,
+        );
+        assert!(output.status.success(), "{output:?}");
+        let gate = std::fs::read_to_string(written.path().join("haproxy.cfg")).unwrap();
+        let socket = stage.directory.path().join("spop.sock");
+        assert!(gate.contains(&format!("presetenv IDENTITY_AGENT unix@{}\n", socket.display())));
+        let haproxy = Haproxy::start_from(
+            written.path(),
+            version,
+            stage.directory.path(),
+            &stage.agent.socket(),
+            stage.bob.address(),
+        )
+        .await;
+        let get = async |user: Option<&str>| {
+            let token = user.map(|user| stage.idp.token_of(user));
+            let mut client = crate::support::Client::connect(haproxy.http).await;
+            client.get(&host(ALICES), token.as_deref()).await.status
+        };
+        until("the gate to open", async || (get(Some("alice")).await == 200).then_some(())).await;
+        assert_eq!((get(Some("bob")).await, get(None).await), (403, 401), "{version:?}");
+    }
+}
+
+fn program(args: &[&str], config: &Path) -> Output {
+    let mut command = Command::new(PROGRAM);
+    command.args(["haproxy", "generate", "--config"]).arg(config).args(args);
+    command.current_dir(root()).output().unwrap()
+}
+
+#[test]
+fn a_difference_is_shown_and_said_by_the_status() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = directory.path().join("agent.toml");
+    std::fs::write(&config, crate::support::config("https://idp.example.com")).unwrap();
+    let written = directory.path().join("haproxy");
+    let written = written.to_str().unwrap();
+    assert!(program(&["--out", written], &config).status.success());
+    let same = program(&["--check", written], &config);
+    assert_eq!((same.status.code(), same.stdout.len()), (Some(0), 0), "{same:?}");
+    let spoe = format!("{written}/identity.spoe.cfg");
+    let text = std::fs::read_to_string(&spoe).unwrap();
+    std::fs::write(&spoe, text.replace("    option set-on-error spoe_error\n", "")).unwrap();
+    let output = program(&["--check", written], &config);
+    assert_eq!(output.status.code(), Some(1));
+    let diff = String::from_utf8(output.stdout).unwrap();
+    assert!(diff.starts_with(&format!("--- {spoe}\n+++ generated\n")), "{diff}");
+    assert!(diff.contains("\n+    option set-on-error spoe_error\n"), "{diff}");
+    let printed = String::from_utf8(program(&[], &config).stdout).unwrap();
+    assert!(printed.contains("##### identity.spoe.cfg\n"), "{printed}");
+    for wrong in [&["--haproxy-version", "1.8"][..], &["--out", "a", "--check", "b"]] {
+        assert_eq!(program(wrong, &config).status.code(), Some(2));
+    }
+}
