@@ -63,6 +63,7 @@ pub struct File {
 
 /// What the agent's configuration says that matters to HAProxy's.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is one thing that a configuration says")]
 pub struct Facts {
     /// HAProxy's version.
     pub version: Version,
