@@ -18,12 +18,13 @@ use std::{hint::black_box, io::sink, sync::Arc, time::Instant};
 use identity_spoa::{
     agent::Batch,
     audit::{Record, Trail},
-    clock::Timestamp,
+    clock::{Moment, Timestamp},
     decision::{self, Policy, variables::DecisionId},
     gate::Step,
     identity::{
         Authentication,
         cache::{TokenCache, Verified},
+        evidence::Evidence,
         issuers::Outcome,
     },
     request::Request,
@@ -92,7 +93,8 @@ fn main() {
     };
     assert!(matches!(known, Authentication::Known(_)));
     let Authentication::Known(identity) = &known else { panic!() };
-    let verified = Verified { identity: Arc::clone(identity), issuer: 0, key_set: 0 };
+    let evidence = Evidence::default();
+    let verified = Verified { identity: Arc::clone(identity), issuer: 0, key_set: 0, evidence };
     let moka = TokenCache::new(100_000).unwrap();
     let quick = quick_cache::sync::Cache::new(100_000);
     let digests: Vec<_> = (0..10_000_u32).map(|n| moka.digest(&n.to_be_bytes())).collect();
@@ -126,7 +128,8 @@ fn main() {
     });
     drop(trail);
     writer.finish();
-    let batch = Batch { workspaces: &workspaces, now, max_frame_size: DEFAULT_SIZE };
+    let started = Moment::now();
+    let batch = Batch { workspaces: &workspaces, now, started, max_frame_size: DEFAULT_SIZE };
     time("all of it: one question answered", || {
         out.clear();
         hot.answerer.answer(&notify, &batch, &mut scratch, true, &mut out);

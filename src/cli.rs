@@ -5,6 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 
 mod agent;
+mod audit;
 mod check;
 mod doctor;
 mod explain;
@@ -43,6 +44,9 @@ enum Command {
     Revocations(ListArgs),
     /// Shows what the running agent knows of workspaces and of their sources
     Workspaces(WorkspacesArgs),
+    /// Proves, searches and exports the audit trail, without the agent
+    #[command(subcommand)]
+    Audit(audit::Command),
 }
 
 #[derive(Debug, Args)]
@@ -174,6 +178,7 @@ impl Cli {
             Command::Revoke(args) => revoke::revoke(&args),
             Command::Revocations(args) => revoke::list(&args),
             Command::Workspaces(args) => workspaces::workspaces(&args),
+            Command::Audit(command) => audit::audit(&command),
         }
     }
 

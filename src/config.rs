@@ -14,8 +14,12 @@ use thiserror::Error;
 use url::Url;
 
 use crate::{
+    audit,
     decision::Policy,
-    identity::{Profile, certificate::CertificateRule, credential::Sources, provider::Schedule},
+    identity::{
+        Profile, certificate::CertificateRule, credential::Sources, evidence::Fingerprint,
+        provider::Schedule,
+    },
     session::{Lifetime, flow::Places},
     workspace::{
         pattern::PatternSpec,
@@ -25,6 +29,7 @@ use crate::{
     },
 };
 
+mod audit_table;
 mod certificate;
 pub mod document;
 mod file;
@@ -53,11 +58,15 @@ pub struct Config {
     /// What holds for all workspaces.
     pub policy: Policy,
     /// Where decisions are recorded.
-    pub audit: Audit,
+    pub audit: audit::Settings,
     /// How people sign in with a browser; not at all unless said.
     pub sign_in: Option<SignIn>,
     /// How administrators reach the agent; not at all unless said.
     pub admin: Option<Admin>,
+    /// Where metrics are beside the administrator's socket; nowhere unless said.
+    pub metrics: Option<Metrics>,
+    /// Of the file it was read from.
+    pub fingerprint: Option<Fingerprint>,
 }
 
 /// Where workspaces come from.
@@ -141,6 +150,13 @@ pub struct Admin {
     pub socket_owner: Owner,
     /// The file of revocations.
     pub revocations: PathBuf,
+}
+
+/// Where metrics and the agent's health can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// The address.
+    pub listen: SocketAddr,
 }
 
 /// How the agent serves HAProxy.
@@ -234,15 +250,6 @@ pub enum ClientKey {
     PrivateKey(PathBuf, Option<String>),
 }
 
-/// Where decisions are recorded.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Audit {
-    /// The file, or standard output.
-    pub file: Option<PathBuf>,
-    /// How many bytes of records may wait to be written.
-    pub buffer: usize,
-}
-
 impl Config {
     /// Reads a configuration file. Paths in it are relative to its directory.
     ///
@@ -254,6 +261,7 @@ impl Config {
             .map_err(|e| Mistakes::whole(&name, format!("cannot read the configuration: {e}")))?;
         let format = Format::of(path).unwrap_or(Format::Toml);
         let mut config: Self = document::read(&name, &text, format)?;
+        config.fingerprint = Some(Fingerprint::of(text.as_bytes()));
         config.resolve(path.parent().unwrap_or(Path::new("")));
         Ok(config)
     }
@@ -294,7 +302,7 @@ impl Config {
                 resolve(path);
             }
         }
-        self.audit.file.iter_mut().for_each(resolve);
+        self.audit.file.iter_mut().chain(&mut self.audit.key).for_each(resolve);
         self.issuers.iter_mut().filter_map(|i| i.authority.as_mut()).for_each(resolve);
         self.issuers.iter_mut().filter_map(|i| i.keys_file.as_mut()).for_each(resolve);
         if let Some(sign_in) = &mut self.sign_in {

@@ -6,7 +6,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use crate::{
-    identity::{Authentication, Identity, credential::Sources},
+    identity::{Authentication, Identity, credential::Sources, evidence::Evidence},
     session::flow::Offer,
     workspace::{
         Admission, Destination, EndpointName, Gateway, Phase, Workspace,
@@ -88,6 +88,8 @@ pub struct Decision {
     pub metadata: Option<Arc<Metadata>>,
     /// Where a person is sent to sign in.
     pub offer: Option<Arc<Offer>>,
+    /// What the decision rests on.
+    pub evidence: Evidence,
 }
 
 /// What clients are told of tokens for workspaces (RFC 9728).
@@ -117,6 +119,7 @@ impl Decision {
             sources: None,
             metadata: None,
             offer: None,
+            evidence: Evidence::default(),
         }
     }
 

@@ -7,15 +7,18 @@ use std::sync::Arc;
 use tracing::{debug, warn};
 
 use crate::{
+    audit::Versions,
     clock::{Moment, Timestamp},
     decision::{self, Decision, Metadata, Place, Policy, Reason},
     identity::{
         Authentication, Identity, Refusal,
         certificate::CertificateRule,
         credential::{Credential, Sources},
+        evidence::{Evidence, Shown},
         issuers::{Issuers, KeyWait, Outcome},
         revocation::Revocations,
     },
+    metrics::Metrics,
     request::{Request, cookie},
     session::{
         self, SignIn,
@@ -52,6 +55,10 @@ pub struct Gate {
     pub lookups: Vec<Option<Lookup>>,
     /// What the operator decided for all workspaces.
     pub policy: Policy,
+    /// The fingerprints of what decides.
+    pub versions: Versions,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// What came of a request.
@@ -105,17 +112,22 @@ impl Gate {
             Place::Matched(..) => Credential::of(request, sources),
             _ => Credential::Absent,
         };
+        let mut evidence = Evidence::default();
         let authentication = match (&credential, request.certificate) {
             (Credential::Several, _) => {
                 return Step::Done(Decision::refuse(Reason::CredentialRepeated));
             }
             (Credential::Bearer(token), certificate) => {
-                match self.issuers.authenticate(token, certificate, now, may_wait) {
+                evidence.credential = Shown::Bearer;
+                let issuers = &self.issuers;
+                match issuers.authenticate_noting(token, certificate, now, may_wait, &mut evidence)
+                {
                     Outcome::Settled(authentication) => authentication,
                     Outcome::Wait(keys) => return Step::Wait(keys),
                 }
             }
             (Credential::Dpop(token), certificate) => {
+                evidence.credential = Shown::Dpop;
                 match self.issuers.authenticate(token, certificate, now, may_wait) {
                     Outcome::Settled(Authentication::Known(_)) => {
                         Authentication::Refused(Refusal::Bound)
@@ -130,8 +142,17 @@ impl Gate {
                 Some(_) if !self.is_same_origin(request, &place) => {
                     return Step::Done(Decision::refuse(Reason::OriginForeign));
                 }
-                Some(identity) => Authentication::Known(identity),
-                None => certificate.map_or(Authentication::Absent, |der| self.identify(der, now)),
+                Some(identity) => {
+                    evidence.credential = Shown::Session;
+                    Authentication::Known(identity)
+                }
+                None => {
+                    let known = certificate.map(|der| self.identify(der, now));
+                    if matches!(known, Some(Authentication::Known(_))) {
+                        evidence.credential = Shown::Certificate;
+                    }
+                    known.unwrap_or(Authentication::Absent)
+                }
             },
         };
         let authentication = match authentication {
@@ -143,6 +164,7 @@ impl Gate {
         };
         let mut decision =
             decision::decide(&place, request.path, authentication, workspaces, &self.policy);
+        decision.evidence = evidence;
         if decision.reason == Reason::WorkspaceUnknown
             && may_wait
             && let Place::Matched(_, target) = &place

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! [`agent`] serves connections with [`spop`]; [`gate`] takes one [`request`] through [`identity`],
-//! [`workspace`] and [`decision`]; [`audit`] records what came of it. [`admin`] takes an administrator's
-//! words. [`cli`] and [`config`] put the parts together.
+//! [`workspace`] and [`decision`]; [`audit`] records what came of it, [`metrics`] counts it. [`admin`]
+//! takes an administrator's words. [`cli`] and [`config`] put the parts together.
 
 #![forbid(unsafe_code)]
 
@@ -21,6 +21,7 @@ pub mod config;
 pub mod decision;
 pub mod gate;
 pub mod identity;
+pub mod metrics;
 pub mod request;
 pub mod session;
 pub mod spop;

@@ -13,7 +13,7 @@ use tracing::{debug, error, warn};
 
 use crate::{
     audit::{Record, Trail},
-    clock::Timestamp,
+    clock::{Moment, Timestamp},
     decision::{
         Decision, Reason, Verdict,
         variables::{self, DecisionId},
@@ -39,6 +39,8 @@ pub struct Batch<'s> {
     pub workspaces: &'s Snapshot,
     /// The time.
     pub now: Timestamp,
+    /// When the questions were read.
+    pub started: Moment,
     /// The largest ACK HAProxy accepts.
     pub max_frame_size: u32,
 }
@@ -128,12 +130,15 @@ impl Answerer {
             let _ = encode(notify, request, &decision, &id, batch.max_frame_size, out);
         }
         debug!(decision_id = %id, reason = %decision.reason, "decided");
-        let kept = self.trail.keep(&Record::new(&decision, request, &id, batch.now));
+        let latency = Moment::now().since(batch.started);
+        let record = Record::new(&decision, request, &id, batch.now);
+        let kept = self.trail.keep(&record.made(self.gate.versions, latency));
         if kept.is_err() && decision.verdict() == Verdict::Allow {
             out.truncate(start);
             decision = Decision::refuse(Reason::AuditUnavailable);
             let _ = encode(notify, request, &decision, &id, batch.max_frame_size, out);
         }
+        self.gate.metrics.decided(decision.reason, &decision.evidence, latency);
     }
 
     fn next_id(&self, now: Timestamp) -> DecisionId {

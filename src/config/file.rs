@@ -7,13 +7,14 @@ use toml_span::{
 };
 
 use super::{
-    Admin, Agent, Audit, Config, Listen, Owner, SignIn, Source, SourceKind,
+    Admin, Agent, Config, Listen, Metrics, Owner, SignIn, Source, SourceKind,
     certificate::RawCertificate,
     document::{choice, mistake, parsed},
     issuer::RawIssuer,
     source::{RawSource, RawWorkspaces},
 };
 use crate::{
+    audit,
     identity::credential::Sources,
     workspace::{
         destination::Ranges,
@@ -33,8 +34,9 @@ impl<'de> Deserialize<'de> for Config {
         let workspaces = table.optional::<RawWorkspaces>("workspaces").unwrap_or_default();
         let listed = table.optional::<Vec<RawSource>>("source").unwrap_or_default();
         let ranges = table.optional::<Ranges>("destinations").unwrap_or_default();
-        let audit = table.optional::<Audit>("audit").unwrap_or_default();
+        let audit = table.optional::<audit::Settings>("audit").unwrap_or_default();
         let admin = table.optional::<Admin>("admin");
+        let metrics = table.optional::<Metrics>("metrics");
         let sign_in = table.optional::<SignIn>("sign_in");
         for (empty, span, what) in [
             issuers.as_ref().map(|i| (i.value.is_empty(), i.span, "issuer")),
@@ -100,6 +102,8 @@ impl<'de> Deserialize<'de> for Config {
             audit,
             sign_in,
             admin,
+            metrics,
+            fingerprint: None,
         })
     }
 }
@@ -268,25 +272,6 @@ impl<'de> Deserialize<'de> for RawPreset {
     }
 }
 
-/// Some ten thousand records.
-const DEFAULT_AUDIT_KIB: usize = 4096;
-
-impl Default for Audit {
-    fn default() -> Self {
-        Self { file: None, buffer: DEFAULT_AUDIT_KIB * 1024 }
-    }
-}
-
-impl<'de> Deserialize<'de> for Audit {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let mut table = TableHelper::new(value)?;
-        let file = table.optional::<String>("file").filter(|file| file != "-").map(PathBuf::from);
-        let kib = number(&mut table, "buffer_kib", 16..=1_048_576);
-        table.finalize(None)?;
-        Ok(Self { file, buffer: kib.map_or(DEFAULT_AUDIT_KIB, small) * 1024 })
-    }
-}
-
 impl<'de> Deserialize<'de> for Sources {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
         let mut table = TableHelper::new(value)?;
@@ -311,6 +296,15 @@ impl<'de> Deserialize<'de> for Token {
             return Err(mistake(value.span, message).into());
         }
         Ok(Self(text.into()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Metrics {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        let mut table = TableHelper::new(value)?;
+        let listen = table.required::<Parsed<std::net::SocketAddr>>("listen");
+        table.finalize(None)?;
+        Ok(Self { listen: listen?.0 })
     }
 }
 
@@ -422,6 +416,6 @@ pub(super) fn seconds(
 }
 
 /// A number whose range fits every machine.
-fn small(number: u64) -> usize {
+pub(super) fn small(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
