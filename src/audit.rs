@@ -329,13 +329,13 @@ mod tests {
         drop((0..100).map(|_| go.send(())).collect::<Vec<_>>());
         writer.finish();
         let all: Vec<u8> = written.iter().flatten().collect();
-        let lines: Vec<_> = all.split_inclusive(|b| *b == b'\n').collect();
-        assert_eq!(lines.len(), kept);
-        for line in lines {
-            assert!(line.len() < 8192);
-            let record: serde_json::Value = serde_json::from_slice(line).unwrap();
-            assert_eq!(record["reason"], "host_missing");
-        }
+        let lines = all.split_inclusive(|b| *b == b'\n').inspect(|l| assert!(l.len() < MAX_LINE));
+        let records: Vec<serde_json::Value> =
+            lines.map(|line| serde_json::from_slice(line).unwrap()).collect();
+        let decisions = records.iter().filter(|record| record["reason"] == "host_missing");
+        assert_eq!(decisions.count(), kept);
+        let gap = records.iter().find(|record| record["act"] == "gap").unwrap();
+        assert_eq!((&gap["lost"], records.len()), (&3.into(), kept + 2));
     }
 
     #[test]

@@ -338,7 +338,8 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }
         assert_eq!(metrics.decisions(Verdict::Allow), 2);
-        let reasons = text.lines().filter(|l| l.starts_with("identity_spoa_decisions_total")).count();
+        let reasons =
+            text.lines().filter(|l| l.starts_with("identity_spoa_decisions_total")).count();
         assert_eq!(reasons, Reason::ALL.len() + Refusal::ALL.len());
     }
 

@@ -99,8 +99,7 @@ async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
 
 async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
     let readiness = shared.readiness(Timestamp::now());
-    let status =
-        if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(readiness)).into_response()
 }
 
@@ -118,7 +117,9 @@ impl Shared {
                     keys.set.len(),
                     now.since(keys.confirmed).as_secs()
                 ),
-                None => "no keys that may be used: see the log for why they cannot be fetched".into(),
+                None => {
+                    "no keys that may be used: see the log for why they cannot be fetched".into()
+                }
             };
             checks.push(Check { part: "issuer".into(), name, ok: keys.is_some(), reason });
         }

@@ -266,8 +266,7 @@ mod tests {
     #[test]
     fn a6_a_record_that_is_too_long_is_cut_to_a_line_below_8_kib() {
         let long = "x\u{1b}".repeat(9000);
-        let texts: Vec<_> =
-            (0..40).map(|n| format!("\"t{n}\":{}", Value::from(&*long))).collect();
+        let texts: Vec<_> = (0..40).map(|n| format!("\"t{n}\":{}", Value::from(&*long))).collect();
         let line = format!("{{\"act\":\"revoke\",{}}}", texts.join(","));
         let written = chained(&[line.as_bytes(), b"half a li", b"\xff\n\x1b"]);
         for line in &written {

@@ -66,7 +66,8 @@ impl SigningKey {
     }
 
     fn make(path: &Path) -> io::Result<Self> {
-        let pair = Ed25519KeyPair::generate().map_err(|_| invalid("no random numbers to be had"))?;
+        let pair =
+            Ed25519KeyPair::generate().map_err(|_| invalid("no random numbers to be had"))?;
         let der = pair.to_pkcs8v1().map_err(|_| invalid("the new key cannot be written down"))?;
         let text = Zeroizing::new(pem(PRIVATE, der.as_ref()));
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;

@@ -43,8 +43,12 @@ impl<'o> Object<'o> {
 
     /// Text that is cut where it is too long, with what could move a cursor or a line escaped.
     pub(super) fn text(&mut self, name: &'static str, text: &str) {
-        self.name(name);
         let kept = text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or(text);
+        self.kept(name, kept, text);
+    }
+
+    fn kept(&mut self, name: &'static str, kept: &str, text: &str) {
+        self.name(name);
         if is_plain(kept.as_bytes()) && kept.len() == text.len() {
             return self.quoted(kept.as_bytes());
         }
@@ -124,7 +128,8 @@ impl<'o> Object<'o> {
             self.name(name);
             self.quoted(bytes);
         } else {
-            self.text(name, &bytes.escape_ascii().to_string());
+            let escaped = bytes.escape_ascii().to_string();
+            self.kept(name, &escaped, &escaped);
         }
     }
 
@@ -216,7 +221,8 @@ mod tests {
 
     #[test]
     fn a2_a_path_is_recorded_as_its_shape() {
-        let path = |path: &[u8]| object(|o| o.path("p", Some(path))).1["p"].as_str().unwrap().to_owned();
+        let path =
+            |path: &[u8]| object(|o| o.path("p", Some(path))).1["p"].as_str().unwrap().to_owned();
         assert_eq!(path(b"/"), "/");
         assert_eq!(path(b"/api/v1/users/12345/edit"), "/api/v1/users/*/edit");
         assert_eq!(path(b"/reset/eyJhbGciOiJIUzI1NiJ9eyJzdWIi"), "/reset/*");

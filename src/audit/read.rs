@@ -145,7 +145,9 @@ pub fn summarise(summaries: &mut Summaries, record: &Value) {
 /// formula, whatever the quotes: an apostrophe before it makes it text.
 #[must_use]
 pub fn cell(text: &str) -> String {
-    let risky = text.trim_start().starts_with(['=', '+', '-', '@', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}'])
+    let risky = text
+        .trim_start()
+        .starts_with(['=', '+', '-', '@', '\u{ff1d}', '\u{ff0b}', '\u{ff0d}', '\u{ff20}'])
         || text.starts_with(['\t', '\r', '\n']);
     format!("\"{}{}\"", if risky { "'" } else { "" }, text.replace('"', "\"\""))
 }

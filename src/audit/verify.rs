@@ -368,22 +368,16 @@ impl<'t> Verifier<'t> {
         if self.report.records == 0 && self.report.problems.is_empty() {
             self.problem("there is no record");
         }
-        // The checkpoint's own record may be cut off with what follows it.
         let next = self.before.map_or(1, |(seq, _)| seq.saturating_add(1));
-        let last = self.before.map(|(_, hash)| hash);
         let first = self.report.range.map_or(u64::MAX, |(first, _)| first);
         for (seq, expected) in std::mem::take(&mut self.expected) {
-            for (hash, time_ms) in expected {
-                let before = seq.saturating_sub(1);
+            for (_, time_ms) in expected.into_iter().filter(|_| seq >= first) {
                 let at = moment(time_ms);
-                if seq < first || (seq == next && Some(hash) == last) {
-                    continue;
-                }
                 self.problem(if seq < next {
-                    format!("record {before} is missing, which the given checkpoint of {at} follows")
+                    format!("the given checkpoint of {at} is record {seq}, which is missing")
                 } else {
                     let last = next - 1;
-                    format!("the end is cut off: the given checkpoint of {at} follows record {before}, the files end with record {last}")
+                    format!("the end is cut off: the given checkpoint of {at} is record {seq}, the files end with record {last}")
                 });
             }
         }
@@ -398,7 +392,9 @@ impl<'t> Verifier<'t> {
         }
         let late = self.last_ms.saturating_sub(self.signed_ms);
         if self.report.signed == 0 {
-            self.problem("there is no checkpoint that a given key signed: nothing proves the records");
+            self.problem(
+                "there is no checkpoint that a given key signed: nothing proves the records",
+            );
         } else if self.report.after_checkpoint > MAX_RECORDS || late > MAX_MS {
             let count = self.report.after_checkpoint;
             self.problem(format!(

@@ -83,9 +83,9 @@ impl Output {
             })?),
             None => None,
         };
-        let fold = settings.fold.map(|window| {
-            Fold::new(u64::try_from(window.as_millis()).unwrap_or(u64::MAX))
-        });
+        let fold = settings
+            .fold
+            .map(|window| Fold::new(u64::try_from(window.as_millis()).unwrap_or(u64::MAX)));
         Ok(Self { key, fold, every: settings.checkpoint, ..Self::after(sinks, &tail) })
     }
 

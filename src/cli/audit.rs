@@ -131,13 +131,48 @@ pub(super) enum Format {
 
 /// The columns of an export; what a record does not have is empty.
 const COLUMNS: [&str; 31] = [
-    "seq", "time", "act", "verdict", "reason", "user", "subject", "issuer", "workspace", "owner",
-    "endpoint", "host", "method", "path", "client", "credential", "decision_id", "unique_id",
-    "count", "from_ms", "until_ms", "latency_us", "cached", "token", "key_set", "config", "policy",
-    "uid", "note", "time_ms", "hash",
+    "seq",
+    "time",
+    "act",
+    "verdict",
+    "reason",
+    "user",
+    "subject",
+    "issuer",
+    "workspace",
+    "owner",
+    "endpoint",
+    "host",
+    "method",
+    "path",
+    "client",
+    "credential",
+    "decision_id",
+    "unique_id",
+    "count",
+    "from_ms",
+    "until_ms",
+    "latency_us",
+    "cached",
+    "token",
+    "key_set",
+    "config",
+    "policy",
+    "uid",
+    "note",
+    "time_ms",
+    "hash",
 ];
 const SUMMARY: [&str; 10] = [
-    "issuer", "subject", "user", "workspace", "owner", "allowed", "refused", "first", "last",
+    "issuer",
+    "subject",
+    "user",
+    "workspace",
+    "owner",
+    "allowed",
+    "refused",
+    "first",
+    "last",
     "reasons",
 ];
 
@@ -179,8 +214,8 @@ impl Trail {
 fn check(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let mut trusted = Trusted { partial: args.partial, ..Trusted::default() };
     for path in &args.public_key {
-        let key = PublicKey::read(path)
-            .with_context(|| format!("the public key {}", path.display()))?;
+        let key =
+            PublicKey::read(path).with_context(|| format!("the public key {}", path.display()))?;
         trusted.keys.push(key);
     }
     for path in &args.checkpoint {
@@ -205,9 +240,10 @@ fn check(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn as_json(report: &Report) -> Value {
-    let problems = report.problems.iter().map(|problem| {
-        json!({ "file": problem.file, "line": problem.line, "what": problem.what })
-    });
+    let problems = report
+        .problems
+        .iter()
+        .map(|problem| json!({ "file": problem.file, "line": problem.line, "what": problem.what }));
     json!({
         "whole": report.is_whole(),
         "first": report.range.map(|(first, _)| first),
@@ -241,16 +277,22 @@ fn tell(report: &Report, no_key: bool, out: &mut impl Write) -> io::Result<()> {
     }
     writeln!(out, "after them   {} records in the chain, not signed yet", report.after_checkpoint)?;
     writeln!(out, "lost         {} records, by the agent's own word", report.lost)?;
-    let how = if report.ended { "closed" } else { "not closed: the agent runs, crashed, or the end is missing" };
+    let how = if report.ended {
+        "closed"
+    } else {
+        "not closed: the agent runs, crashed, or the end is missing"
+    };
     writeln!(out, "end          {how}; {} crashes before", report.crashes)?;
     writeln!(out, "{}", if report.is_whole() { "whole" } else { "NOT WHOLE" })
 }
 
 impl FilterArgs {
     fn filter(&self) -> anyhow::Result<Filter> {
-        let time = |text: &Option<String>, name: &str| match text {
+        let time = |text: &Option<String>, name: &str| {
+            match text {
             Some(text) => moment(text).map(Some).with_context(|| format!("--{name}: expected a time such as 2026-11-24T08:00:00Z, a date, or a time ago such as 36h or 7d; found {text:?}")),
             None => Ok(None),
+        }
         };
         Ok(Filter {
             user: self.user.clone(),
@@ -334,7 +376,8 @@ fn query(args: &QueryArgs) -> anyhow::Result<()> {
         } else {
             let skip = ["seq", "up_ms", "time_ms", "act", "hash", "signature", "previous"];
             let members = record.as_object().into_iter().flatten();
-            let rest = members.filter(|(name, value)| !skip.contains(&name.as_str()) && !value.is_null());
+            let rest =
+                members.filter(|(name, value)| !skip.contains(&name.as_str()) && !value.is_null());
             let rest: Vec<_> = rest.map(|(name, _)| format!("{name}={}", word(name))).collect();
             writeln!(out, "{time}  {:<11} {}", word("act"), rest.join(" "))
         }
@@ -356,10 +399,13 @@ fn export(args: &ExportArgs) -> anyhow::Result<()> {
             summarise(&mut summaries, record);
             Ok(())
         } else if csv {
-            row(&mut out, COLUMNS.iter().map(|name| match *name {
-                "time" => time_of(record.get("time_ms").and_then(Value::as_u64)),
-                name => text(record, name),
-            }))
+            row(
+                &mut out,
+                COLUMNS.iter().map(|name| match *name {
+                    "time" => time_of(record.get("time_ms").and_then(Value::as_u64)),
+                    name => text(record, name),
+                }),
+            )
         } else {
             out.write_all(line)?;
             out.write_all(b"\n")
@@ -413,7 +459,6 @@ fn public_key(args: &KeyArgs) -> anyhow::Result<()> {
 }
 
 fn read_key(path: &Path) -> anyhow::Result<PublicKey> {
-    PublicKey::read(path).with_context(|| {
-        format!("the key {} (the agent makes it when it starts)", path.display())
-    })
+    PublicKey::read(path)
+        .with_context(|| format!("the key {} (the agent makes it when it starts)", path.display()))
 }

@@ -75,11 +75,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         issuers: config.issuer_names().into_iter().map(Box::from).collect(),
     });
     let admin = match &config.admin {
-        Some(admin) => {
-            Some(Admin::bind(admin, Arc::clone(&subject)).with_context(|| {
-                format!("cannot listen on the admin socket {}", admin.socket.display())
-            })?)
-        }
+        Some(admin) => Some(Admin::bind(admin, Arc::clone(&subject)).with_context(|| {
+            format!("cannot listen on the admin socket {}", admin.socket.display())
+        })?),
         None => None,
     };
     let server = Server::bind(&config.agent, Arc::clone(&gate), Arc::clone(&trail))?;

@@ -135,7 +135,10 @@ impl Provider {
 
     /// Tells of each change of the keys from now on, and of the keys there are already. Only the first
     /// call counts.
-    pub fn on_change(&self, tell: impl Fn(&Profile, &KeySet, Option<&KeySet>) + Send + Sync + 'static) {
+    pub fn on_change(
+        &self,
+        tell: impl Fn(&Profile, &KeySet, Option<&KeySet>) + Send + Sync + 'static,
+    ) {
         let tell = self.on_change.get_or_init(|| Box::new(tell));
         if let Some(keys) = self.latest() {
             tell(&self.profile, &keys.set, None);

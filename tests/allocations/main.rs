@@ -33,8 +33,7 @@ fn a_hit_allocates_nothing() {
         let workspaces = hot.gate.registry.snapshot();
         let now = Timestamp::now();
         let started = Moment::now();
-        let batch =
-            Batch { workspaces: &workspaces, now, started, max_frame_size: DEFAULT_SIZE };
+        let batch = Batch { workspaces: &workspaces, now, started, max_frame_size: DEFAULT_SIZE };
         let mut rest = &stream[..];
         out.clear();
         while let Some((event, used)) = hot.side.next(rest, &mut out) {

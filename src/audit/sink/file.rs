@@ -211,7 +211,8 @@ fn lock(file: &File) -> io::Result<()> {
                 std::thread::sleep(LOCK_PAUSE);
             }
             Err(TryLockError::WouldBlock) => {
-                let message = "another process writes to it: each agent needs an audit file of its own";
+                let message =
+                    "another process writes to it: each agent needs an audit file of its own";
                 return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
             }
         }
@@ -220,7 +221,10 @@ fn lock(file: &File) -> io::Result<()> {
 
 /// When the file was begun, as far as the file system knows.
 fn born(metadata: &Metadata) -> Timestamp {
-    metadata.created().or_else(|_| metadata.modified()).map_or_else(|_| Timestamp::now(), Into::into)
+    metadata
+        .created()
+        .or_else(|_| metadata.modified())
+        .map_or_else(|_| Timestamp::now(), Into::into)
 }
 
 fn rotated_name(path: &Path, last: u64, now: Timestamp) -> PathBuf {

@@ -186,15 +186,13 @@ fn a4_each_way_of_changing_a_trail_is_named() {
     let said = say(&changed);
     assert!(said.contains(":4: record 4 or the one before it was changed"), "{said}");
     assert_eq!(said.lines().count(), 1, "one change is one problem: {said}");
-    let said = with(&|lines| drop(lines.remove(3)));
+    let said = with(&|lines| _ = lines.remove(3));
     assert!(said.contains("record 5 follows record 3: records are missing"), "{said}");
     let said = with(&|lines| lines.swap(3, 4));
     assert!(said.contains("repeated or out of order"), "{said}");
-    let said = with(&|lines| drop(lines.pop()));
-    assert!(said.is_empty() || said.contains("cut off"), "{said}");
-    let said = with(&|lines| lines.truncate(lines.len() - 2));
+    let said = with(&|lines| _ = lines.pop());
     assert!(said.contains("the end is cut off: the given checkpoint"), "{said}");
-    let said = with(&|lines| drop(lines.remove(0)));
+    let said = with(&|lines| _ = lines.remove(0));
     assert!(said.contains("older files are missing") && said.contains("beginning"), "{said}");
     let said = with(&|lines| lines.insert(3, "{\"verdict\":\"allow\"}\n"));
     assert!(said.contains(":4: this is no record of the trail"), "{said}");
@@ -217,12 +215,7 @@ fn a4_a_chain_that_was_made_anew_is_found_by_the_signatures() {
     // Without the checkpoints the chain fits, and nothing proves it.
     let mut chain = chain::Chain::after(0, [0; 32]);
     let mut out = Vec::new();
-    for _ in 0..3 {
-        chain.note(if out.is_empty() { "open" } else { "reload" }, &mut out, |line| {
-            line.text("previous", &chain::hex(&[0; 32]));
-        });
-        break;
-    }
+    chain.note("open", &mut out, |line| line.text("previous", &chain::hex(&[0; 32])));
     for number in 0..3 {
         chain.append(format!("{{\"time_ms\":1,\"n\":{number}}}").as_bytes(), 0, &mut out);
     }
@@ -251,8 +244,12 @@ fn a4_what_a_crash_tore_is_on_record_and_not_hidden() {
     assert!(report.is_whole(), "{}", problems(&report));
     assert_eq!(report.crashes, 1);
     let text = std::fs::read_to_string(&path).unwrap();
-    let open: Value =
-        text.lines().filter_map(|l| serde_json::from_str(l).ok()).filter(|v: &Value| v["act"] == "open").last().unwrap();
+    let open: Value = text
+        .lines()
+        .filter_map(|l| serde_json::from_str(l).ok())
+        .filter(|v: &Value| v["act"] == "open")
+        .last()
+        .unwrap();
     assert_eq!((&open["after"], &open["torn_bytes"]), (&"crash".into(), &39.into()));
     // Nobody else can put something there.
     let forged = text.replacen("{\"seq\":", "{\"seq\":x", 1);
@@ -360,10 +357,13 @@ fn two_agents_do_not_write_one_chain() {
     let settings = settings(directory.path());
     let waiting = std::thread::spawn(move || {
         let opened = Trail::open(&settings);
-        opened.map(|(_, writer)| writer.finish()).is_ok()
+        opened.map(|(trail, writer)| {
+            drop(trail);
+            writer.finish();
+        })
     });
     std::thread::sleep(Duration::from_millis(100));
     assert!(!waiting.is_finished(), "the second waits for the first to end");
     drop(first);
-    assert!(waiting.join().unwrap());
+    waiting.join().unwrap().unwrap();
 }
