@@ -146,13 +146,8 @@ impl Gate {
                     evidence.credential = Shown::Session;
                     Authentication::Known(identity)
                 }
-                None => {
-                    let known = certificate.map(|der| self.identify(der, now));
-                    if matches!(known, Some(Authentication::Known(_))) {
-                        evidence.credential = Shown::Certificate;
-                    }
-                    known.unwrap_or(Authentication::Absent)
-                }
+                None => certificate
+                    .map_or(Authentication::Absent, |der| self.identify(der, now, &mut evidence)),
             },
         };
         let authentication = match authentication {
@@ -262,9 +257,11 @@ impl Gate {
     }
 
     /// Who a certificate stands for. One that no rule is about is no credential of ours.
-    fn identify(&self, der: &[u8], now: Timestamp) -> Authentication {
+    fn identify(&self, der: &[u8], now: Timestamp, evidence: &mut Evidence) -> Authentication {
         let known = self.certificates.iter().find_map(|rule| rule.identify(der, now));
-        known.map_or(Authentication::Absent, |identity| Authentication::Known(Arc::new(identity)))
+        let Some(identity) = known else { return Authentication::Absent };
+        evidence.credential = Shown::Certificate;
+        Authentication::Known(Arc::new(identity))
     }
 }
 

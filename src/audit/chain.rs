@@ -170,9 +170,8 @@ impl<'l> Line<'l> {
 
 /// A record that is too long or no object, with all texts in it cut.
 fn shortened(line: &[u8]) -> Vec<u8> {
-    let members = match serde_json::from_slice(line) {
-        Ok(Value::Object(members)) => members,
-        _ => return unreadable(line),
+    let Ok(Value::Object(members)) = serde_json::from_slice(line) else {
+        return unreadable(line);
     };
     for most in CUTS {
         let members = members.clone().into_iter().take(MAX_MEMBERS);

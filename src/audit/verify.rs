@@ -274,33 +274,28 @@ impl<'t> Verifier<'t> {
     fn chained(&mut self, line: Line<'_>, value: &Value, seq: u64, stated: &Hash) {
         let named = value.get("previous").and_then(Value::as_str);
         let named = named.and_then(|text| chain::unhex(text.as_bytes()));
-        let previous = match self.before {
-            Some((before, hash)) => {
-                if seq != before.saturating_add(1) {
-                    let what = if seq <= before {
-                        "records are repeated or out of order"
-                    } else {
-                        "records are missing"
-                    };
-                    self.problem(format!("record {seq} follows record {before}: {what}"));
-                    if line.hash_after(&hash) != *stated {
-                        return;
-                    }
-                }
-                hash
-            }
-            // The first record of all names the hash before it.
-            None => {
-                if seq != 1 && !self.trusted.partial {
-                    self.problem(format!(
-                        "the trail begins with record {seq}: older files are missing (with --partial this is no problem)"
-                    ));
-                }
-                match named {
-                    Some(hash) => hash,
-                    None => return,
+        let previous = if let Some((before, hash)) = self.before {
+            if seq != before.saturating_add(1) {
+                let what = if seq <= before {
+                    "records are repeated or out of order"
+                } else {
+                    "records are missing"
+                };
+                self.problem(format!("record {seq} follows record {before}: {what}"));
+                if line.hash_after(&hash) != *stated {
+                    return;
                 }
             }
+            hash
+        } else {
+            if seq != 1 && !self.trusted.partial {
+                self.problem(format!(
+                    "the trail begins with record {seq}: older files are missing (with --partial this is no problem)"
+                ));
+            }
+            // The first record of a file names the hash before it.
+            let Some(hash) = named else { return };
+            hash
         };
         if named.is_some_and(|named| named != previous) {
             self.problem(format!("record {seq} names another record before it than is there"));

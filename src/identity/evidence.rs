@@ -55,18 +55,14 @@ impl Fingerprint {
     /// Of anything.
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
-        let mut first = [0; 8];
-        for (to, from) in first.iter_mut().zip(digest::digest(&digest::SHA256, bytes).as_ref()) {
-            *to = *from;
-        }
-        Self(first)
+        let digest = digest::digest(&digest::SHA256, bytes);
+        Self(digest.as_ref().first_chunk().copied().unwrap_or_default())
     }
 
     /// Of a digest that is there already.
     #[must_use]
-    pub const fn of_digest(digest: &[u8; 32]) -> Self {
-        let [a, b, c, d, e, f, g, h, ..] = *digest;
-        Self([a, b, c, d, e, f, g, h])
+    pub fn of_digest(digest: &[u8; 32]) -> Self {
+        Self(digest.first_chunk().copied().unwrap_or_default())
     }
 
     /// Its sixteen hexadecimal digits.

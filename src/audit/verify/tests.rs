@@ -18,7 +18,7 @@ fn settings(directory: &Path) -> Settings {
         file: Some(directory.join("audit.jsonl")),
         stdout: false,
         key: Some(directory.join("audit.key")),
-        checkpoint: CheckpointEvery { records: 5, time: Duration::from_secs(60) },
+        checkpoint: CheckpointEvery { records: 5, time: Duration::from_mins(1) },
         ..Settings::default()
     }
 }
@@ -56,7 +56,8 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 }
 
 fn problems(report: &Report) -> String {
-    report.problems.iter().map(|problem| format!("{problem}\n")).collect()
+    let lines: Vec<_> = report.problems.iter().map(ToString::to_string).collect();
+    lines.join("\n")
 }
 
 /// A trail of two runs, its last checkpoint, and what proves it.
@@ -247,8 +248,7 @@ fn a4_what_a_crash_tore_is_on_record_and_not_hidden() {
     let open: Value = text
         .lines()
         .filter_map(|l| serde_json::from_str(l).ok())
-        .filter(|v: &Value| v["act"] == "open")
-        .last()
+        .rfind(|v: &Value| v["act"] == "open")
         .unwrap();
     assert_eq!((&open["after"], &open["torn_bytes"]), (&"crash".into(), &39.into()));
     // Nobody else can put something there.
