@@ -17,6 +17,7 @@ mod dev_idp;
 mod dev_workspace;
 mod support;
 
+mod audit;
 mod certificates;
 mod cli;
 mod conformance;
@@ -29,6 +30,7 @@ mod gate;
 mod hygiene;
 mod introspection;
 mod keys;
+mod monitoring;
 mod platforms;
 mod providers;
 mod revocation;
