@@ -180,7 +180,7 @@ async fn a1_no_secret_gets_into_any_output_at_any_level() {
         *config = config.replacen("\n[[host]]", table, 1)
             + "[admin]\nsocket = 'admin.sock'\nrevocations = 'revocations.jsonl'\n\
                [metrics]\nlisten = '127.0.0.1:0'\n\
-               [credentials]\ncookie = 'tok'\nquery = 'access_token'\nsubprotocol = true\n";
+               [credentials]\ncookie = 'tok'\n";
     })
     .await;
     let mut peer = bare.unix().await;
