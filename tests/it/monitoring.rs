@@ -102,3 +102,84 @@ async fn k11_the_agent_is_ready_when_it_has_keys_workspaces_and_a_trail() {
     })
     .await;
 }
+
+fn shipped(file: &str) -> String {
+    std::fs::read_to_string(crate::support::haproxy::root().join("docs").join(file)).unwrap()
+}
+
+/// The metrics that an expression names, without a histogram's endings.
+fn named(expression: &str) -> Vec<&str> {
+    let words = expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    let ours = words.filter(|word| word.starts_with("identity_spoa_"));
+    ours.map(|word| word.strip_suffix("_bucket").unwrap_or(word)).collect()
+}
+
+#[test]
+fn alerts_and_dashboard_load_and_name_only_metrics_and_labels_that_exist() {
+    let mut expressions = Vec::new();
+    let alerts = identity_spoa_yaml(&shipped("monitoring/alerts.yaml"));
+    for rule in alerts["groups"][0]["rules"].as_array().unwrap() {
+        assert!(rule["alert"].is_string() && rule["labels"]["severity"].is_string(), "{rule}");
+        assert!(rule["annotations"]["summary"].is_string(), "{rule}");
+        expressions.push(rule["expr"].as_str().unwrap().to_owned());
+    }
+    let dashboard: Value = serde_json::from_str(&shipped("monitoring/dashboard.json")).unwrap();
+    for panel in dashboard["panels"].as_array().unwrap() {
+        for target in panel["targets"].as_array().unwrap() {
+            expressions.push(target["expr"].as_str().unwrap().to_owned());
+        }
+    }
+    assert!(expressions.len() > 25);
+    for expression in &expressions {
+        let names = named(expression);
+        assert!(!names.is_empty() || expression.starts_with("up{"), "{expression}");
+        for name in names {
+            let known = metrics::ALL.iter().find(|metric| metric.name == name);
+            let known = known.unwrap_or_else(|| panic!("no metric {name}: {expression}"));
+            let selector = expression.split(&format!("{name}{{")).nth(1);
+            let label = selector.and_then(|rest| rest.split(['=', '!']).next());
+            assert!(label.is_none_or(|label| known.labels.contains(&label)), "{expression}");
+        }
+        let reasons = expression.split("reason=~\"").nth(1).and_then(|r| r.split('"').next());
+        for reason in reasons.into_iter().flat_map(|reasons| reasons.split('|')) {
+            let known = identity_spoa::identity::Refusal::ALL.iter().any(|r| r.id() == reason);
+            assert!(known, "no reason {reason}");
+        }
+    }
+}
+
+fn identity_spoa_yaml(text: &str) -> Value {
+    serde_saphyr::from_str(text).unwrap()
+}
+
+#[test]
+fn the_audit_page_says_what_is_so() {
+    let page = shipped("audit.md");
+    let block = |opening: &str| -> Vec<String> {
+        let parts = page.split(opening).skip(1);
+        parts.map(|rest| rest.split("\n```").next().unwrap().trim().to_owned()).collect()
+    };
+    let record: Value = serde_json::from_str(&block("```json\n")[0]).unwrap();
+    for member in record.as_object().unwrap().keys() {
+        assert!(page.contains(&format!("`{member}`")), "{member} is not explained");
+    }
+    // Each command is one that the program takes.
+    for command in block("```sh\n").iter().flat_map(|block| block.lines()) {
+        let command = command.split(['#', '>']).next().unwrap().trim();
+        let args: Vec<_> = command.strip_prefix("identity-spoa ").unwrap().split(' ').collect();
+        let args = args.into_iter().filter(|arg| !arg.is_empty());
+        let parsed = <identity_spoa::cli::Cli as clap::Parser>::try_parse_from(
+            std::iter::once("identity-spoa").chain(args),
+        );
+        assert!(parsed.is_ok(), "{command}: {:?}", parsed.err());
+    }
+    // The configuration is one that is taken, commented keys included.
+    let table = block("```toml\n")[0].replace("\n# ", "\n");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.toml");
+    let config = crate::support::config("http://127.0.0.1:1");
+    let config = config.split("[audit]").next().unwrap();
+    std::fs::write(&path, format!("{config}{table}\n")).unwrap();
+    let config = identity_spoa::config::Config::load(&path).unwrap().audit;
+    assert!(config.stdout && config.syslog.is_some() && config.fold.is_some(), "{config:?}");
+}
