@@ -31,6 +31,7 @@ use identity_spoa::{
     identity::{
         Authentication,
         cache::{TokenCache, Verified},
+        evidence::Evidence,
         issuers::Outcome,
     },
     request::Request,
@@ -100,7 +101,8 @@ fn main() {
     };
     assert!(matches!(known, Authentication::Known(_)));
     let Authentication::Known(identity) = &known else { panic!() };
-    let verified = Verified { identity: Arc::clone(identity), issuer: 0, key_set: 0 };
+    let evidence = Evidence::default();
+    let verified = Verified { identity: Arc::clone(identity), issuer: 0, key_set: 0, evidence };
     let moka = TokenCache::new(100_000).unwrap();
     let quick = quick_cache::sync::Cache::new(100_000);
     let digests: Vec<_> = (0..10_000_u32).map(|n| moka.digest(&n.to_be_bytes())).collect();
@@ -135,7 +137,8 @@ fn main() {
     drop(trail);
     writer.finish();
     tunnels(&gate, &request, &decided, now);
-    let batch = Batch { workspaces: &workspaces, now, max_frame_size: DEFAULT_SIZE };
+    let started = Moment::now();
+    let batch = Batch { workspaces: &workspaces, now, started, max_frame_size: DEFAULT_SIZE };
     time("all of it: one question answered", || {
         out.clear();
         hot.answerer.answer(&notify, &batch, &mut scratch, true, &mut out);

@@ -23,13 +23,14 @@ use crate::{
     agent::{SocketFile, bind_unix},
     audit::Trail,
     config,
+    gate::Gate,
     identity::revocation::Revocations,
     session::SignIn,
     tunnel::Tunnels,
     workspace::registry::Registry,
 };
 
-mod metrics;
+pub mod metrics;
 mod revocations;
 mod sessions;
 mod tunnels;
@@ -61,6 +62,8 @@ pub struct Admin {
 
 /// What the API is about.
 pub struct Subject {
+    /// What decides, with what it counts.
+    pub gate: Arc<Gate>,
     /// What is revoked.
     pub revocations: Arc<Revocations>,
     /// Where what is done is recorded.
@@ -90,10 +93,10 @@ impl Admin {
     ///
     /// # Errors
     /// The path is taken, or not permitted.
-    pub fn bind(config: &config::Admin, subject: Subject) -> io::Result<Self> {
+    pub fn bind(config: &config::Admin, subject: Arc<Subject>) -> io::Result<Self> {
         let path: &Path = &config.socket;
         let (listener, file) = bind_unix(path, config.socket_owner, config.socket_mode)?;
-        Ok(Self { listener, _file: file, shared: Arc::new(subject) })
+        Ok(Self { listener, _file: file, shared: subject })
     }
 
     /// Serves until stopped.
@@ -110,7 +113,7 @@ impl Admin {
             .route("/v1/sources/{source}/workspaces", get(workspaces::held))
             .route("/v1/sources/{source}/workspaces/{id}", one)
             .route(TUNNELS, get(tunnels::list).delete(tunnels::cut))
-            .route("/metrics", get(metrics::metrics))
+            .merge(metrics::routes())
             .layer(DefaultBodyLimit::max(MAX_BODY))
             .with_state(self.shared)
             .into_make_service_with_connect_info::<Caller>();

@@ -97,6 +97,7 @@ async fn accept(listener: Listener, shared: Arc<Shared>, stop: CancellationToken
                 };
                 let (shared, stop) = (Arc::clone(&shared), stop.clone());
                 connections.spawn(async move {
+                    let _counted = shared.answerer.gate().metrics.connections.hold();
                     connection::serve(stream, &shared, stop).await;
                     drop(permit);
                 });

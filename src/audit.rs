@@ -1,15 +1,14 @@
-//! The record of each decision: who, which workspace, what verdict and why.
+//! The record of what happened: who, which workspace, what verdict and why.
 //!
-//! Records are one JSON object a line. They go into a bounded buffer that one thread writes out; when
-//! the buffer is full or the last write failed, [`Trail::keep`] says so, and the caller refuses the
-//! request: nothing is allowed that is not on record. No token, cookie or header value but the host is
-//! ever part of one.
+//! Records are one JSON object a line ([`record`]). They go into a bounded buffer that one thread takes
+//! into a chain of hashes ([`verify`] proves it) and writes to a file, standard output and syslog. When the
+//! buffer is full or the last write failed, [`Trail::keep`] says so, and the caller refuses the request:
+//! nothing is allowed that is not on record, unless the operator decided to count what is lost. No token,
+//! cookie or header value but the host is ever part of a record.
 
 use std::{
-    fs::OpenOptions,
     io::{self, Write},
-    net::IpAddr,
-    path::Path,
+    path::PathBuf,
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -18,112 +17,106 @@ use std::{
     time::Duration,
 };
 
-use tracing::{error, info};
+use tracing::error;
 
-use crate::{
-    clock::Timestamp,
-    decision::{Decision, variables::DecisionId},
-    identity::{Identity, revocation::Revocation},
-    request::Request,
-    workspace::EndpointName,
+mod chain;
+mod fold;
+mod key;
+mod object;
+pub mod read;
+pub mod record;
+mod sink;
+pub mod tunnel;
+pub mod verify;
+mod writer;
+
+pub use chain::MAX_LINE;
+pub use key::PublicKey;
+pub use record::{
+    AdminAct, AgentAct, Entry, KeySetAct, Record, SessionAct, Versions, WorkspaceAct,
+};
+pub use sink::{
+    SyslogAddress,
+    file::{Rotation, rotated},
 };
 
-mod object;
-pub mod tunnel;
+/// Some ten thousand records.
+const DEFAULT_BUFFER: usize = 4096 * 1024;
 
-use object::Object;
-
-/// How long records may wait for others before they are written together.
-const COLLECT: Duration = Duration::from_millis(2);
-/// The pause after a write that failed.
-const RETRY: Duration = Duration::from_millis(50);
-
-/// One decision, borrowed from what it was made of.
-pub struct Record<'a> {
-    time_ms: u64,
-    decision_id: &'a str,
-    unique_id: &'a [u8],
-    verdict: &'static str,
-    reason: &'static str,
-    user: Option<&'a str>,
-    subject: Option<&'a str>,
-    issuer: Option<&'a str>,
-    workspace: Option<&'a str>,
-    owner: Option<&'a str>,
-    endpoint: Option<&'a EndpointName>,
-    host: &'a [u8],
-    method: &'a [u8],
-    client: Option<IpAddr>,
+/// Where records go, and how they are kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The file.
+    pub file: Option<PathBuf>,
+    /// Whether they go to standard output.
+    pub stdout: bool,
+    /// Syslog on this machine.
+    pub syslog: Option<SyslogAddress>,
+    /// How many bytes of records may wait to be written.
+    pub buffer: usize,
+    /// What happens when no more fit, or cannot be written.
+    pub when_full: WhenFull,
+    /// The key that signs checkpoints; there are none without.
+    pub key: Option<PathBuf>,
+    /// When checkpoints are made.
+    pub checkpoint: CheckpointEvery,
+    /// When a new file is begun.
+    pub rotation: Rotation,
+    /// How long identical allows are counted into one record; not at all unless said.
+    pub fold: Option<Duration>,
 }
 
-/// What an administrator did.
-pub struct AdminAct<'a> {
-    /// When.
-    pub time: Timestamp,
-    /// `revoke` or `lift`.
-    pub act: &'static str,
-    /// The user id at the other end of the socket.
-    pub uid: Option<u32>,
-    /// What was revoked, or is no longer.
-    pub revocation: &'a Revocation,
+/// What happens when a record cannot be kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WhenFull {
+    /// What it would allow is refused.
+    #[default]
+    Deny,
+    /// It is lost; how many were is on record as soon as there is room.
+    Count,
 }
 
-/// What a writer of the administrator's API did to a workspace.
-pub struct WorkspaceAct<'a> {
-    /// When.
-    pub time: Timestamp,
-    /// `put_workspace` or `delete_workspace`.
-    pub act: &'static str,
-    /// The user id at the other end of the socket.
-    pub uid: Option<u32>,
-    /// The name of the source.
-    pub source: &'a str,
-    /// The workspace.
-    pub workspace: &'a str,
-    /// The number of this version; zero where the writer gave none.
-    pub revision: u64,
-}
-
-/// What happened to a person's session.
-#[derive(Default)]
-pub struct SessionAct<'a> {
-    /// When.
-    pub time: Timestamp,
-    /// `sign_in`, `sign_in_denied`, `session_host`, `sign_out` or `back_channel_logout`.
-    pub act: &'static str,
-    /// Who, if it is about one person.
-    pub identity: Option<&'a Identity>,
-    /// The workspace's host, if it is about one.
-    pub host: Option<&'a str>,
-    /// Why it was denied.
-    pub reason: Option<&'a str>,
-    /// The id of the decision that denied it, which the person was told.
-    pub decision_id: Option<&'a str>,
-    /// How many sessions ended.
-    pub sessions: Option<usize>,
-    /// The user id at the other end of the admin socket, if an administrator did it.
-    pub uid: Option<u32>,
-}
-
-/// One line of the trail.
-pub trait Entry {
-    /// Appends the line, its end included.
-    fn write(&self, out: &mut Vec<u8>);
+/// When a checkpoint is made: whichever comes first, and never without a record since the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CheckpointEvery {
+    /// After so many records.
+    pub records: u64,
+    /// After so long.
+    pub time: Duration,
 }
 
 /// Where records go.
 pub struct Trail(Arc<Shared>);
+
+/// How the trail is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// Bytes of records that wait to be written, of so many at most.
+    pub waiting: usize,
+    /// See [`Settings::buffer`].
+    pub capacity: usize,
+    /// Records written since the start.
+    pub written: u64,
+    /// Records that were not kept.
+    pub lost: u64,
+    /// Whether the last write failed.
+    pub broken: bool,
+}
 
 struct Shared {
     waiting: Mutex<Waiting>,
     wake: Condvar,
     broken: AtomicBool,
     lost: AtomicU64,
+    written: AtomicU64,
     capacity: usize,
+    when_full: WhenFull,
 }
 
 struct Waiting {
     lines: Vec<u8>,
+    /// Records that found no room so far.
+    lost: u64,
     /// No more records will come.
     closed: bool,
 }
@@ -135,142 +128,75 @@ pub struct Writer(JoinHandle<()>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotKept;
 
-impl<'a> Record<'a> {
-    /// The record of a decision.
-    #[must_use]
-    pub fn new(
-        decision: &'a Decision,
-        request: &Request<'a>,
-        id: &'a DecisionId,
-        time: Timestamp,
-    ) -> Self {
-        let identity = decision.identity.as_deref();
-        let workspace = decision.workspace.as_deref();
+impl Default for Settings {
+    fn default() -> Self {
         Self {
-            time_ms: time.as_millis(),
-            decision_id: id,
-            unique_id: request.unique_id.unwrap_or_default(),
-            verdict: decision.verdict().id(),
-            reason: decision.reason.id(),
-            user: identity.map(Identity::label),
-            subject: identity.map(|i| &*i.subject),
-            issuer: identity.map(|i| &*i.issuer),
-            workspace: workspace.map(|w| w.id.as_str()),
-            owner: decision.owner.as_deref(),
-            endpoint: decision.endpoint.as_ref(),
-            host: request.host.unwrap_or_default(),
-            method: request.method.unwrap_or_default(),
-            client: request.client,
+            file: None,
+            stdout: true,
+            syslog: None,
+            buffer: DEFAULT_BUFFER,
+            when_full: WhenFull::Deny,
+            key: None,
+            checkpoint: CheckpointEvery::default(),
+            rotation: Rotation::default(),
+            fold: None,
         }
     }
 }
 
-impl Entry for Record<'_> {
-    fn write(&self, out: &mut Vec<u8>) {
-        let mut line = Object::begin(out);
-        line.number("time_ms", self.time_ms);
-        line.text("decision_id", self.decision_id);
-        line.foreign("unique_id", self.unique_id);
-        line.text("verdict", self.verdict);
-        line.text("reason", self.reason);
-        line.optional("user", self.user);
-        line.optional("subject", self.subject);
-        line.optional("issuer", self.issuer);
-        line.optional("workspace", self.workspace);
-        line.optional("owner", self.owner);
-        line.displayed("endpoint", self.endpoint);
-        line.foreign("host", self.host);
-        line.foreign("method", self.method);
-        line.displayed("client", self.client);
-        line.end();
-    }
-}
-
-impl Entry for AdminAct<'_> {
-    fn write(&self, out: &mut Vec<u8>) {
-        let mut line = Object::begin(out);
-        line.number("time_ms", self.time.as_millis());
-        line.text("act", self.act);
-        line.displayed("uid", self.uid);
-        line.text("issuer", &self.revocation.issuer);
-        line.optional("subject", self.revocation.subject.as_deref());
-        line.displayed("before_ms", self.revocation.before_ms);
-        line.optional("session", self.revocation.session.as_deref());
-        line.optional("token_id", self.revocation.token.as_deref());
-        line.optional("note", self.revocation.note.as_deref());
-        line.end();
-    }
-}
-
-impl Entry for WorkspaceAct<'_> {
-    fn write(&self, out: &mut Vec<u8>) {
-        let mut line = Object::begin(out);
-        line.number("time_ms", self.time.as_millis());
-        line.text("act", self.act);
-        line.displayed("uid", self.uid);
-        line.text("source", self.source);
-        line.text("workspace", self.workspace);
-        line.number("revision", self.revision);
-        line.end();
-    }
-}
-
-impl Entry for SessionAct<'_> {
-    fn write(&self, out: &mut Vec<u8>) {
-        let mut line = Object::begin(out);
-        line.number("time_ms", self.time.as_millis());
-        line.text("act", self.act);
-        line.optional("user", self.identity.map(Identity::label));
-        line.optional("subject", self.identity.map(|identity| &*identity.subject));
-        line.optional("issuer", self.identity.map(|identity| &*identity.issuer));
-        line.optional("host", self.host);
-        line.optional("reason", self.reason);
-        line.optional("decision_id", self.decision_id);
-        line.displayed("sessions", self.sessions);
-        line.displayed("uid", self.uid);
-        line.end();
+impl Default for CheckpointEvery {
+    fn default() -> Self {
+        Self { records: 10_000, time: Duration::from_secs(10) }
     }
 }
 
 impl Trail {
-    /// Opens the trail: a file that is appended to, or standard output. `capacity` is how many bytes
-    /// of records may wait to be written.
+    /// Opens the trail. The chain goes on where the file ends.
     ///
     /// # Errors
-    /// The file cannot be opened, or the thread not started.
-    pub fn open(file: Option<&Path>, capacity: usize) -> io::Result<(Self, Writer)> {
-        let sink: Box<dyn Write + Send> = match file {
-            Some(path) => Box::new(OpenOptions::new().append(true).create(true).open(path)?),
-            None => Box::new(io::stdout()),
-        };
-        Self::to(sink, capacity)
+    /// The file or the key cannot be opened, another agent writes to the file, or the thread cannot be
+    /// started.
+    pub fn open(settings: &Settings) -> io::Result<(Self, Writer)> {
+        let output = writer::Output::open(settings)?;
+        Self::start(output, settings.buffer, settings.when_full)
     }
 
-    /// A trail into any sink.
+    /// A trail into any sink: a chain of its own, without checkpoints.
     ///
     /// # Errors
     /// The thread cannot be started.
     pub fn to(sink: Box<dyn Write + Send>, capacity: usize) -> io::Result<(Self, Writer)> {
-        let waiting = Waiting { lines: Vec::with_capacity(capacity), closed: false };
+        Self::start(writer::Output::to(sink), capacity, WhenFull::Deny)
+    }
+
+    fn start(
+        output: writer::Output,
+        capacity: usize,
+        when_full: WhenFull,
+    ) -> io::Result<(Self, Writer)> {
+        let lines = Vec::with_capacity(capacity);
         let shared = Arc::new(Shared {
-            waiting: Mutex::new(waiting),
+            waiting: Mutex::new(Waiting { lines, lost: 0, closed: false }),
             wake: Condvar::new(),
             broken: AtomicBool::new(false),
             lost: AtomicU64::new(0),
+            written: AtomicU64::new(0),
             capacity,
+            when_full,
         });
         let of_thread = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
             .name("audit".into())
-            .spawn(move || of_thread.write(sink))?;
+            .spawn(move || output.run(&of_thread))?;
         Ok((Self(shared), Writer(thread)))
     }
 
     /// Keeps a record.
     ///
     /// # Errors
-    /// There is no room, the last write failed, or the trail is closed: what the record would allow must be refused. The
-    /// record waits to be written all the same where there is room and the trail is open.
+    /// There is no room, the last write failed, or the trail is closed: what the record would allow must
+    /// be refused. The record waits to be written all the same where there is room and the trail is open.
+    /// With [`WhenFull::Count`], only a trail that is closed says so.
     pub fn keep(&self, record: &impl Entry) -> Result<(), NotKept> {
         let shared = &*self.0;
         let mut waiting = shared.lock();
@@ -279,18 +205,19 @@ impl Trail {
         }
         let start = waiting.lines.len();
         record.write(&mut waiting.lines);
+        let counts = shared.when_full == WhenFull::Count;
         if waiting.lines.len() > shared.capacity {
             waiting.lines.truncate(start);
-            drop(waiting);
-            shared.lost.fetch_add(1, Ordering::Relaxed);
-            return Err(NotKept);
+            waiting.lost += 1;
+            shared.lost.store(waiting.lost, Ordering::Relaxed);
+            return if counts { Ok(()) } else { Err(NotKept) };
         }
         drop(waiting);
         if start == 0 {
             // The writer waits only for an empty buffer to fill: one wake-up serves many records.
             shared.wake.notify_one();
         }
-        if shared.broken.load(Ordering::Acquire) { Err(NotKept) } else { Ok(()) }
+        if shared.broken.load(Ordering::Acquire) && !counts { Err(NotKept) } else { Ok(()) }
     }
 
     /// Takes no further record: [`Writer::finish`] then ends once what is kept is written.
@@ -303,6 +230,18 @@ impl Trail {
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.0.lost.load(Ordering::Relaxed)
+    }
+
+    /// How it is doing.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        Status {
+            waiting: self.0.lock().lines.len(),
+            capacity: self.0.capacity,
+            written: self.0.written.load(Ordering::Relaxed),
+            lost: self.lost(),
+            broken: self.0.broken.load(Ordering::Acquire),
+        }
     }
 }
 
@@ -323,60 +262,23 @@ impl Writer {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
-        // A panic while a record was written leaves half a line, which the next newline ends.
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self, mut sink: Box<dyn Write + Send>) {
-        let mut batch = Vec::with_capacity(self.capacity);
-        loop {
-            let mut waiting = self.lock();
-            while waiting.lines.is_empty() {
-                if waiting.closed {
-                    return;
-                }
-                waiting = self.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner);
-            }
-            if !waiting.closed {
-                drop(waiting);
-                std::thread::sleep(COLLECT);
-                waiting = self.lock();
-            }
-            std::mem::swap(&mut waiting.lines, &mut batch);
-            drop(waiting);
-            self.write_out(&mut sink, &batch);
-            batch.clear();
+        match self.waiting.lock() {
+            Ok(waiting) => waiting,
+            Err(poisoned) => self.mend(poisoned),
         }
     }
 
-    /// Writes all of it, trying again while the sink fails: what was allowed stays provable. Gives up
-    /// only when the agent ends meanwhile.
-    fn write_out(&self, sink: &mut dyn Write, mut rest: &[u8]) {
-        while !rest.is_empty() {
-            let written = match sink.write(rest) {
-                Ok(0) => Err(io::ErrorKind::WriteZero.into()),
-                other => other.and_then(|n| sink.flush().map(|()| n)),
-            };
-            match written {
-                Ok(n) => {
-                    rest = rest.get(n..).unwrap_or_default();
-                    if self.broken.swap(false, Ordering::AcqRel) {
-                        info!("the audit trail is written again");
-                    }
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    if !self.broken.swap(true, Ordering::AcqRel) {
-                        error!(%error, "the audit trail cannot be written: denying until it can");
-                    }
-                    if self.lock().closed {
-                        error!(bytes = rest.len(), %error, "the end of the audit trail is lost");
-                        return;
-                    }
-                    std::thread::sleep(RETRY);
-                }
-            }
+    /// A panic while a record was written left half a line, which is no record.
+    fn mend<'g>(&self, poisoned: PoisonError<MutexGuard<'g, Waiting>>) -> MutexGuard<'g, Waiting> {
+        let mut waiting = poisoned.into_inner();
+        let whole = memchr::memrchr(b'\n', &waiting.lines).map_or(0, |at| at + 1);
+        if whole < waiting.lines.len() {
+            waiting.lines.truncate(whole);
+            waiting.lost += 1;
+            self.lost.store(waiting.lost, Ordering::Relaxed);
         }
+        self.waiting.clear_poison();
+        waiting
     }
 }
 
@@ -385,7 +287,11 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::decision::Reason;
+    use crate::{
+        clock::Timestamp,
+        decision::{Decision, Reason, variables::DecisionId},
+        request::Request,
+    };
 
     /// A sink that takes a batch only when told to.
     struct Slow(mpsc::Receiver<()>, mpsc::Sender<Vec<u8>>);
@@ -424,13 +330,13 @@ mod tests {
         drop((0..100).map(|_| go.send(())).collect::<Vec<_>>());
         writer.finish();
         let all: Vec<u8> = written.iter().flatten().collect();
-        let lines: Vec<_> = all.split_inclusive(|b| *b == b'\n').collect();
-        assert_eq!(lines.len(), kept);
-        for line in lines {
-            assert!(line.len() < 8192);
-            let record: serde_json::Value = serde_json::from_slice(line).unwrap();
-            assert_eq!(record["reason"], "host_missing");
-        }
+        let lines = all.split_inclusive(|b| *b == b'\n').inspect(|l| assert!(l.len() < MAX_LINE));
+        let records: Vec<serde_json::Value> =
+            lines.map(|line| serde_json::from_slice(line).unwrap()).collect();
+        let decisions = records.iter().filter(|record| record["reason"] == "host_missing");
+        assert_eq!(decisions.count(), kept);
+        let gap = records.iter().find(|record| record["act"] == "gap").unwrap();
+        assert_eq!((&gap["lost"], records.len()), (&3.into(), kept + 2));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use url::Url;
 use crate::haproxy::generate::Version;
 
 mod agent;
+mod audit;
 mod check;
 mod doctor;
 mod explain;
@@ -58,6 +59,9 @@ enum Command {
     Sessions(SessionsArgs),
     /// Shows what the running agent knows of workspaces and of their sources
     Workspaces(WorkspacesArgs),
+    /// Proves, searches and exports the audit trail, without the agent
+    #[command(subcommand)]
+    Audit(audit::Command),
     /// Shows who is connected to what right now, and cuts
     Tunnels(TunnelsArgs),
     /// Prints the JSON Schema of the configuration, for editors
@@ -409,6 +413,7 @@ impl Cli {
             Command::Tunnels(args) => tunnels::tunnels(&args),
             Command::Schema(args) => schema::schema(&args),
             Command::Haproxy(args) => haproxy::haproxy(&args),
+            Command::Audit(command) => audit::audit(&command),
         }
     }
 

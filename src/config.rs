@@ -14,9 +14,13 @@ use thiserror::Error;
 use url::Url;
 
 use crate::{
+    audit,
     decision::Policy,
     haproxy,
-    identity::{Profile, certificate::CertificateRule, credential::Sources, provider::Schedule},
+    identity::{
+        Profile, certificate::CertificateRule, credential::Sources, evidence::Fingerprint,
+        provider::Schedule,
+    },
     session::{Lifetime, flow::Places},
     tunnel,
     workspace::{
@@ -27,6 +31,7 @@ use crate::{
     },
 };
 
+mod audit_table;
 mod certificate;
 pub mod document;
 mod file;
@@ -60,7 +65,7 @@ pub struct Config {
     /// What holds for all workspaces.
     pub policy: Policy,
     /// Where decisions are recorded.
-    pub audit: Audit,
+    pub audit: audit::Settings,
     /// How people sign in with a browser; not at all unless said.
     pub sign_in: Option<SignIn>,
     /// Where several agents share sessions and revocations.
@@ -71,6 +76,10 @@ pub struct Config {
     pub haproxy: Option<Haproxy>,
     /// What holds for tunnels.
     pub tunnels: Tunnels,
+    /// Where metrics are beside the administrator's socket; nowhere unless said.
+    pub metrics: Option<Metrics>,
+    /// Of the file it was read from.
+    pub fingerprint: Option<Fingerprint>,
 }
 
 /// How the agent reaches HAProxy.
@@ -199,6 +208,13 @@ pub struct Admin {
     pub revocations: PathBuf,
 }
 
+/// Where metrics and the agent's health can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// The address.
+    pub listen: SocketAddr,
+}
+
 /// How the agent serves HAProxy.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Agent {
@@ -290,15 +306,6 @@ pub enum ClientKey {
     PrivateKey(PathBuf, Option<String>),
 }
 
-/// Where decisions are recorded.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Audit {
-    /// The file, or standard output.
-    pub file: Option<PathBuf>,
-    /// How many bytes of records may wait to be written.
-    pub buffer: usize,
-}
-
 impl Config {
     /// Reads a configuration file. Paths in it are relative to its directory.
     ///
@@ -310,6 +317,7 @@ impl Config {
             .map_err(|e| Mistakes::whole(&name, format!("cannot read the configuration: {e}")))?;
         let format = Format::of(path).unwrap_or(Format::Toml);
         let mut config: Self = document::read(&name, &text, format)?;
+        config.fingerprint = Some(Fingerprint::of(text.as_bytes()));
         config.resolve(path.parent().unwrap_or(Path::new("")));
         Ok(config)
     }
@@ -350,7 +358,7 @@ impl Config {
                 resolve(path);
             }
         }
-        self.audit.file.iter_mut().for_each(resolve);
+        self.audit.file.iter_mut().chain(&mut self.audit.key).for_each(resolve);
         self.tunnels.file.iter_mut().for_each(resolve);
         for socket in self.haproxy.iter_mut().flat_map(|haproxy| &mut haproxy.sockets) {
             if let haproxy::Socket::Unix(path) = socket {

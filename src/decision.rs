@@ -6,7 +6,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use crate::{
-    identity::{Authentication, Identity, credential::Sources},
+    identity::{Authentication, Identity, credential::Sources, evidence::Evidence},
     session::{Session, flow::Offer},
     workspace::{
         Admission, Destination, EndpointName, Gateway, Phase, Workspace,
@@ -90,6 +90,8 @@ pub struct Decision {
     pub offer: Option<Arc<Offer>>,
     /// The browser session that says who asked, if one does.
     pub session: Option<Arc<Session>>,
+    /// What the decision rests on.
+    pub evidence: Evidence,
 }
 
 /// What clients are told of tokens for workspaces (RFC 9728).
@@ -120,6 +122,7 @@ impl Decision {
             metadata: None,
             offer: None,
             session: None,
+            evidence: Evidence::default(),
         }
     }
 

@@ -7,15 +7,18 @@ use std::sync::Arc;
 use tracing::{debug, warn};
 
 use crate::{
+    audit::Versions,
     clock::{Moment, Timestamp},
     decision::{self, Decision, Metadata, Place, Policy, Reason},
     identity::{
         Authentication, Identity, Refusal,
         certificate::CertificateRule,
         credential::{Credential, Sources},
+        evidence::{Evidence, Shown},
         issuers::{Issuers, KeyWait, Outcome},
         revocation::Revocations,
     },
+    metrics::Metrics,
     request::{Request, cookie},
     session::{
         self, Session, SignIn,
@@ -52,6 +55,10 @@ pub struct Gate {
     pub lookups: Vec<Option<Lookup>>,
     /// What the operator decided for all workspaces.
     pub policy: Policy,
+    /// The fingerprints of what decides.
+    pub versions: Versions,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
 }
 
 /// What came of a request.
@@ -98,18 +105,7 @@ impl Gate {
         }
         let none = Sources::default();
         let sources = self.sources.as_deref().unwrap_or(&none);
-        if self.sign_in.is_some() && !request.passes.browser {
-            warn!(
-                "[sign_in] needs arguments that HAProxy does not pass: add them to the args line, see haproxy/identity.spoe.cfg"
-            );
-            return Step::Done(Decision::refuse(Reason::MessageUnknown));
-        }
-        if (sources.query.is_some() && !request.passes.query)
-            || (sources.subprotocol && !request.passes.protocols)
-        {
-            warn!(
-                "[credentials] names a place that HAProxy does not pass: add the argument to the args line, see haproxy/identity.spoe.cfg"
-            );
+        if self.lacks_arguments(request, sources) {
             return Step::Done(Decision::refuse(Reason::MessageUnknown));
         }
         // Nobody's host: whatever was sent with it is not looked at.
@@ -118,17 +114,22 @@ impl Gate {
             _ => Credential::Absent,
         };
         let mut by_session = None;
+        let mut evidence = Evidence::default();
         let authentication = match (&credential, request.certificate) {
             (Credential::Several, _) => {
                 return Step::Done(Decision::refuse(Reason::CredentialRepeated));
             }
             (Credential::Bearer(token), certificate) => {
-                match self.issuers.authenticate(token, certificate, now, may_wait) {
+                evidence.credential = Shown::Bearer;
+                let issuers = &self.issuers;
+                match issuers.authenticate_noting(token, certificate, now, may_wait, &mut evidence)
+                {
                     Outcome::Settled(authentication) => authentication,
                     Outcome::Wait(keys) => return Step::Wait(keys),
                 }
             }
             (Credential::Dpop(token), certificate) => {
+                evidence.credential = Shown::Dpop;
                 match self.issuers.authenticate(token, certificate, now, may_wait) {
                     Outcome::Settled(Authentication::Known(_)) => {
                         Authentication::Refused(Refusal::Bound)
@@ -146,11 +147,11 @@ impl Gate {
                 Visitor::SignedIn(session) => {
                     let identity = session.identity();
                     by_session = Some(session);
+                    evidence.credential = Shown::Session;
                     Authentication::Known(identity)
                 }
-                Visitor::Nobody => {
-                    certificate.map_or(Authentication::Absent, |der| self.identify(der, now))
-                }
+                Visitor::Nobody => certificate
+                    .map_or(Authentication::Absent, |der| self.identify(der, now, &mut evidence)),
                 Visitor::Wait(answer) => return Step::Wait(answer),
                 Visitor::Unsettled => Authentication::SessionsUnavailable,
             },
@@ -164,6 +165,7 @@ impl Gate {
         };
         let mut decision =
             decision::decide(&place, request.path, authentication, workspaces, &self.policy);
+        decision.evidence = evidence;
         if decision.reason == Reason::WorkspaceUnknown
             && may_wait
             && let Place::Matched(_, target) = &place
@@ -185,6 +187,24 @@ impl Gate {
             decision.offer = offer(sign_in, request, host, now);
         }
         Step::Done(decision)
+    }
+
+    /// Whether HAProxy keeps something back that a decision needs.
+    fn lacks_arguments(&self, request: &Request<'_>, sources: &Sources) -> bool {
+        let sign_in = self.sign_in.is_some() && !request.passes.browser;
+        if sign_in {
+            warn!(
+                "[sign_in] needs arguments that HAProxy does not pass: add them to the args line, see haproxy/identity.spoe.cfg"
+            );
+        }
+        let credentials = (sources.query.is_some() && !request.passes.query)
+            || (sources.subprotocol && !request.passes.protocols);
+        if credentials {
+            warn!(
+                "[credentials] names a place that HAProxy does not pass: add the argument to the args line, see haproxy/identity.spoe.cfg"
+            );
+        }
+        sign_in || credentials
     }
 
     /// What would come of a request of somebody who is known, for the pages of sign-in.
@@ -301,9 +321,11 @@ impl Gate {
     }
 
     /// Who a certificate stands for. One that no rule is about is no credential of ours.
-    fn identify(&self, der: &[u8], now: Timestamp) -> Authentication {
+    fn identify(&self, der: &[u8], now: Timestamp, evidence: &mut Evidence) -> Authentication {
         let known = self.certificates.iter().find_map(|rule| rule.identify(der, now));
-        known.map_or(Authentication::Absent, |identity| Authentication::Known(Arc::new(identity)))
+        let Some(identity) = known else { return Authentication::Absent };
+        evidence.credential = Shown::Certificate;
+        Authentication::Known(Arc::new(identity))
     }
 }
 

@@ -12,6 +12,7 @@ pub mod cache;
 pub mod certificate;
 pub mod claims;
 pub mod credential;
+pub mod evidence;
 pub mod introspection;
 pub mod issuers;
 pub mod json;

@@ -7,8 +7,9 @@
 //! ```
 //!
 //! [`agent`] serves connections with [`spop`]; [`gate`] takes one [`request`] through [`identity`],
-//! [`workspace`] and [`decision`]; [`audit`] records what came of it. [`tunnel`] follows what lasts, and cuts
-//! it through [`haproxy`] when access ends; [`haproxy`] also reads and writes HAProxy's configuration. [`admin`]
+//! [`workspace`] and [`decision`]; [`audit`] records what came of it, [`metrics`] counts it. [`tunnel`] follows
+//! what lasts, and cuts it through [`haproxy`] when access ends; [`haproxy`] also reads and writes HAProxy's
+//! configuration. [`admin`]
 //! takes an administrator's words. [`cli`] and [`config`] put the parts together.
 
 #![forbid(unsafe_code)]
@@ -23,6 +24,7 @@ pub mod decision;
 pub mod gate;
 pub mod haproxy;
 pub mod identity;
+pub mod metrics;
 pub mod request;
 pub mod session;
 pub mod spop;

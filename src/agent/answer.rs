@@ -13,7 +13,7 @@ use tracing::{debug, error, warn};
 
 use crate::{
     audit::{Record, Trail},
-    clock::Timestamp,
+    clock::{Moment, Timestamp},
     decision::{
         Decision, Reason, Verdict,
         variables::{self, DecisionId},
@@ -41,6 +41,8 @@ pub struct Batch<'s> {
     pub workspaces: &'s Snapshot,
     /// The time.
     pub now: Timestamp,
+    /// When the questions were read.
+    pub started: Moment,
     /// The largest ACK HAProxy accepts.
     pub max_frame_size: u32,
 }
@@ -148,7 +150,9 @@ impl Answerer {
             let _ = encode(notify, request, &decision, &id, batch.max_frame_size, out);
         }
         debug!(decision_id = %id, reason = %decision.reason, "decided");
-        let mut kept = self.trail.keep(&Record::new(&decision, request, &id, batch.now)).is_ok();
+        let latency = Moment::now().since(batch.started);
+        let record = Record::new(&decision, request, &id, batch.now);
+        let mut kept = self.trail.keep(&record.made(self.gate.versions, latency)).is_ok();
         if let (Some(tunnels), Ok(true)) = (&self.tunnels, tunnel) {
             let allowed = kept && decision.verdict() == Verdict::Allow;
             kept = allowed && tunnels.record_opening(&id).is_ok();
@@ -161,6 +165,7 @@ impl Answerer {
             decision = Decision::refuse(Reason::AuditUnavailable);
             let _ = encode(notify, request, &decision, &id, batch.max_frame_size, out);
         }
+        self.gate.metrics.decided(decision.reason, &decision.evidence, latency);
     }
 
     /// Takes an allowed tunnel in; returns whether it is one.

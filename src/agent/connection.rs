@@ -16,7 +16,7 @@ use super::{
     answer::{Batch, Waiting},
 };
 use crate::{
-    clock::Timestamp,
+    clock::{Moment, Timestamp},
     decision::Reason,
     spop::{
         AgentSide, Event, Notify, Status,
@@ -135,6 +135,7 @@ impl<S: Stream> Connection<'_, S> {
         let batch = Batch {
             workspaces: &workspaces,
             now: Timestamp::now(),
+            started: Moment::now(),
             max_frame_size: self.side.frame_limit(),
         };
         while self.out.len() < WRITE {
@@ -154,6 +155,7 @@ impl<S: Stream> Connection<'_, S> {
                             self.shared,
                             waiting,
                             whole,
+                            batch.started,
                             batch.max_frame_size,
                         ) {
                             answerer.refuse(&notify, Reason::Overloaded, &batch, &mut self.out);
@@ -206,6 +208,7 @@ fn wait(
     shared: &Arc<Shared>,
     waiting: Waiting,
     whole: Vec<u8>,
+    started: Moment,
     max_frame_size: u32,
 ) -> bool {
     if tasks.len() >= WAITING {
@@ -214,9 +217,11 @@ fn wait(
     let Ok(permit) = Arc::clone(&shared.waiting).try_acquire_owned() else { return false };
     let shared = Arc::clone(shared);
     tasks.spawn(async move {
+        let waits = shared.answerer.gate().metrics.waiting.hold();
         let ended = waiting.keys.ended(KEYS_WITHIN.min(shared.answer_within)).await;
         let workspaces = shared.answerer.gate().registry.snapshot();
-        let batch = Batch { workspaces: &workspaces, now: Timestamp::now(), max_frame_size };
+        let now = Timestamp::now();
+        let batch = Batch { workspaces: &workspaces, now, started, max_frame_size };
         let mut out = Vec::new();
         // The frame was a NOTIFY once and still is.
         if let Ok(Some((frame, _))) = frame::split(&whole, max_frame_size)
@@ -229,6 +234,7 @@ fn wait(
                 shared.answerer.refuse(&notify, Reason::Deadline, &batch, &mut out);
             }
         }
+        drop(waits);
         drop(permit);
         out
     });

@@ -3,9 +3,17 @@
 
 use std::{fmt, io::Write as _};
 
+use crate::identity::evidence::Fingerprint;
+
 /// The longest text of a stranger that is kept, in bytes before escaping: a host name. With everything
 /// escaped, a line of the trail stays below 8 KiB.
 pub(super) const MAX_FOREIGN: usize = 253;
+/// The longest text of anybody else, such as a user's name, in bytes before escaping.
+pub(super) const MAX_TEXT: usize = 512;
+/// The most segments of a path that are kept, and the longest that may be more than a secret or an id.
+const MAX_SEGMENTS: usize = 8;
+const MAX_SEGMENT: usize = 24;
+const MAX_DIGITS: usize = 3;
 
 /// A JSON object under way. Names are ours and need no escaping.
 pub(super) struct Object<'o> {
@@ -28,14 +36,48 @@ impl<'o> Object<'o> {
         let _ = write!(self.out, "{number}");
     }
 
-    pub(super) fn text(&mut self, name: &'static str, text: &str) {
+    pub(super) fn boolean(&mut self, name: &'static str, value: bool) {
         self.name(name);
-        if is_plain(text.as_bytes()) {
-            self.quoted(text.as_bytes());
-        } else {
-            // Into memory, and text is always JSON: it cannot fail.
-            let _ = serde_json::to_writer(&mut *self.out, text);
+        self.out.extend_from_slice(if value { b"true" } else { b"false" });
+    }
+
+    /// Text that is cut where it is too long, with what could move a cursor or a line escaped.
+    pub(super) fn text(&mut self, name: &'static str, text: &str) {
+        let kept = text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or(text);
+        self.kept(name, kept, text);
+    }
+
+    fn kept(&mut self, name: &'static str, kept: &str, text: &str) {
+        self.name(name);
+        if is_plain(kept.as_bytes()) && kept.len() == text.len() {
+            return self.quoted(kept.as_bytes());
         }
+        self.out.push(b'"');
+        for character in kept.chars() {
+            self.escaped(character);
+        }
+        if kept.len() < text.len() {
+            self.escaped('\u{2026}');
+        }
+        self.out.push(b'"');
+    }
+
+    fn escaped(&mut self, character: char) {
+        match character {
+            '"' | '\\' => self.out.extend_from_slice(&[b'\\', character as u8]),
+            // Terminals and viewers act on these: line ends, escape sequences, changes of direction.
+            '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => self.unicode(character),
+            _ if character.is_control() => self.unicode(character),
+            _ => {
+                let mut bytes = [0; 4];
+                self.out.extend_from_slice(character.encode_utf8(&mut bytes).as_bytes());
+            }
+        }
+    }
+
+    fn unicode(&mut self, character: char) {
+        // Into memory: it cannot fail. None of them needs more than four digits.
+        let _ = write!(self.out, "\\u{:04x}", u32::from(character));
     }
 
     pub(super) fn optional(&mut self, name: &'static str, text: Option<&str>) {
@@ -56,15 +98,60 @@ impl<'o> Object<'o> {
         }
     }
 
+    /// The shape of a path: words stay, what may be an id or a secret becomes `*`.
+    pub(super) fn path(&mut self, name: &'static str, path: Option<&[u8]>) {
+        let Some(path) = path else { return self.null(name) };
+        self.name(name);
+        self.out.push(b'"');
+        let segments = path.strip_prefix(b"/").unwrap_or(path).split(|byte| *byte == b'/');
+        for (number, segment) in segments.enumerate() {
+            self.out.push(b'/');
+            if number == MAX_SEGMENTS {
+                self.out.extend_from_slice(b"**");
+                break;
+            }
+            self.out.extend_from_slice(if is_word(segment) { segment } else { b"*" });
+        }
+        self.out.push(b'"');
+    }
+
     /// Bytes of a stranger as text: cut, and escaped so that no line break, terminal sequence or broken
     /// UTF-8 gets into a record.
     pub(super) fn foreign(&mut self, name: &'static str, bytes: &[u8]) {
-        let bytes = bytes.get(..MAX_FOREIGN).unwrap_or(bytes);
+        self.foreign_up_to(MAX_FOREIGN, name, bytes);
+    }
+
+    /// The same, with another limit.
+    pub(super) fn foreign_up_to(&mut self, most: usize, name: &'static str, bytes: &[u8]) {
+        let bytes = bytes.get(..most).unwrap_or(bytes);
         if is_plain(bytes) {
             self.name(name);
             self.quoted(bytes);
         } else {
-            self.text(name, &bytes.escape_ascii().to_string());
+            let escaped = bytes.escape_ascii().to_string();
+            self.kept(name, &escaped, &escaped);
+        }
+    }
+
+    /// Members that are values already.
+    pub(super) fn raw_members(&mut self, members: &serde_json::Map<String, serde_json::Value>) {
+        for (name, value) in members {
+            self.out.extend_from_slice(std::mem::replace(&mut self.opening, b",\""));
+            self.out.pop();
+            // Into memory, and both are JSON: it cannot fail.
+            let _ = serde_json::to_writer(&mut *self.out, name);
+            self.out.push(b':');
+            let _ = serde_json::to_writer(&mut *self.out, value);
+        }
+    }
+
+    pub(super) fn fingerprint(&mut self, name: &'static str, value: Option<Fingerprint>) {
+        match value {
+            Some(value) => {
+                self.name(name);
+                self.quoted(&value.hex());
+            }
+            None => self.null(name),
         }
     }
 
@@ -84,6 +171,14 @@ impl<'o> Object<'o> {
         self.out.extend_from_slice(plain);
         self.out.push(b'"');
     }
+}
+
+/// Whether a segment of a path is a word that says nothing of anybody.
+fn is_word(segment: &[u8]) -> bool {
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'~');
+    segment.len() <= MAX_SEGMENT
+        && segment.iter().all(plain)
+        && segment.iter().filter(|b| b.is_ascii_digit()).count() <= MAX_DIGITS
 }
 
 /// Whether the bytes stand for themselves between the quotes of a JSON text. Looks at all of them
@@ -122,6 +217,28 @@ mod tests {
         assert_eq!(foreign(b"\xff\"\\"), "\\xff\\\"\\\\");
         assert_eq!(foreign(&[b'a'; 400]).len(), MAX_FOREIGN);
         assert_eq!(foreign(b""), "");
+    }
+
+    #[test]
+    fn a2_a_path_is_recorded_as_its_shape() {
+        let path =
+            |path: &[u8]| object(|o| o.path("p", Some(path))).1["p"].as_str().unwrap().to_owned();
+        assert_eq!(path(b"/"), "/");
+        assert_eq!(path(b"/api/v1/users/12345/edit"), "/api/v1/users/*/edit");
+        assert_eq!(path(b"/reset/eyJhbGciOiJIUzI1NiJ9eyJzdWIi"), "/reset/*");
+        assert_eq!(path(b"/a%2fb/\x1b[0m/\"x\""), "/*/*/*");
+        assert_eq!(path(b"/a/b/c/d/e/f/g/h/i/j"), "/a/b/c/d/e/f/g/h/**");
+        assert_eq!(path(b""), "/");
+        assert!(object(|o| o.path("p", None)).1["p"].is_null());
+    }
+
+    #[test]
+    fn a6_what_moves_cursors_and_lines_is_escaped_in_any_text() {
+        let (line, value) = object(|o| o.text("t", "a\u{9b}31m\r\n\u{202e}\u{2028}\u{1b}b\"\\"));
+        assert!(line.is_ascii(), "{line}");
+        assert_eq!(value["t"], "a\u{9b}31m\r\n\u{202e}\u{2028}\u{1b}b\"\\");
+        let (_, value) = object(|o| o.text("t", &"\u{e9}".repeat(400)));
+        assert_eq!(value["t"], format!("{}\u{2026}", "\u{e9}".repeat(256)));
     }
 
     #[test]

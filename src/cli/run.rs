@@ -9,14 +9,17 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{setup, tunnels};
 use crate::{
-    admin::{Admin, Subject},
+    admin::{Admin, Subject, metrics},
     agent::Server,
-    audit::Trail,
-    config::{Config, Listen},
+    audit::{AgentAct, KeySetAct, Trail},
+    clock::Timestamp,
+    config::{self, Config, Listen},
+    gate::Gate,
+    identity::evidence::Fingerprint,
     session::{
         flow::Used,
         refresh::Refresher,
@@ -62,10 +65,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     // Read before the first question comes; a broken file is no reason not to start, and is followed.
     feeds.load_files();
     let audit = config.audit.file.as_deref();
-    let (trail, writer) = Trail::open(audit, config.audit.buffer)
+    let (trail, writer) = Trail::open(&config.audit)
         .with_context(|| format!("cannot open the audit trail {audit:?}"))?;
     let gate = Arc::new(gate);
     let trail = Arc::new(trail);
+    record_keys(&gate, &trail);
     let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
     if let Some(sign_in) = &gate.sign_in
         && let Some(shared) = &sign_in.shared
@@ -78,24 +82,20 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         shared.heard(STORE_AT_START).await;
     }
     let tunnels = tunnels::build(&config, &gate, &trail);
+    let subject = Arc::new(Subject {
+        gate: Arc::clone(&gate),
+        revocations: Arc::clone(&gate.revocations),
+        trail: Arc::clone(&trail),
+        sign_in: gate.sign_in.clone(),
+        registry: Arc::clone(&gate.registry),
+        sources: feeds.watched(),
+        issuers: config.issuer_names().into_iter().map(Box::from).collect(),
+        tunnels: tunnels.clone(),
+    });
     let admin = match &config.admin {
-        Some(admin) => Some(
-            Admin::bind(
-                admin,
-                Subject {
-                    revocations: Arc::clone(&gate.revocations),
-                    trail: Arc::clone(&trail),
-                    sign_in: gate.sign_in.clone(),
-                    registry: Arc::clone(&gate.registry),
-                    sources: feeds.watched(),
-                    issuers: config.issuer_names().into_iter().map(Box::from).collect(),
-                    tunnels: tunnels.clone(),
-                },
-            )
-            .with_context(|| {
-                format!("cannot listen on the admin socket {}", admin.socket.display())
-            })?,
-        ),
+        Some(admin) => Some(Admin::bind(admin, Arc::clone(&subject)).with_context(|| {
+            format!("cannot listen on the admin socket {}", admin.socket.display())
+        })?),
         None => None,
     };
     let server =
@@ -109,6 +109,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
     if let Some(admin) = admin {
         tasks.spawn(admin.serve(stop.clone()));
+    }
+    if let Some(config::Metrics { listen: address }) = config.metrics {
+        let listener = metrics::bind(address)
+            .with_context(|| format!("[metrics] cannot listen at {address}"))?;
+        info!(address = %listener.local_addr()?, "metrics");
+        tasks.spawn(metrics::serve(listener, subject, stop.clone()));
     }
     if let (Some(about), Some(sign_in), Some(pages)) = (&config.sign_in, &gate.sign_in, pages) {
         let address = about.listen;
@@ -125,17 +131,47 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         info!(address = %listener.local_addr()?, host = %about.places.login, "sign-in pages");
         tasks.spawn(web.serve(listener, stop.clone()));
     }
+    record(&trail, &gate, "start", None);
     info!(version = env!("CARGO_PKG_VERSION"), listening = ?server.addresses(), "ready");
 
     let serving = tokio::spawn(server.serve(stop.clone()));
-    info!(signal = end.received().await, "ending");
+    let signal = end.received().await;
+    info!(signal, "ending");
     stop.cancel();
     serving.await.context("the server ended in a panic")?;
     while tasks.join_next().await.is_some() {}
+    record(&trail, &gate, "stop", Some(signal));
     // Whatever still runs gets nothing on record any more, and so allows nothing.
     trail.close();
     writer.finish();
     Ok(())
+}
+
+/// Records what the agent itself does.
+fn record(trail: &Trail, gate: &Gate, act: &'static str, note: Option<&str>) {
+    let act = AgentAct { time: Timestamp::now(), act, versions: gate.versions, note };
+    if trail.keep(&act).is_err() {
+        error!(act = act.act, "the audit trail has no room for the record of it");
+    }
+}
+
+/// Records the keys of each issuer, and each change of them.
+fn record_keys(gate: &Gate, trail: &Arc<Trail>) {
+    for provider in gate.issuers.providers() {
+        let trail = Arc::clone(trail);
+        provider.on_change(move |profile, set, before| {
+            let act = KeySetAct {
+                time: Timestamp::now(),
+                issuer: &profile.authority.name,
+                key_set: Fingerprint::of_digest(set.digest()),
+                before: before.map(|before| Fingerprint::of_digest(before.digest())),
+                keys: set.len(),
+            };
+            if trail.keep(&act).is_err() {
+                error!(issuer = act.issuer, "the audit trail has no room for new keys' record");
+            }
+        });
+    }
 }
 
 struct Signals {

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 
 use super::{feeds::Feeds, secrets};
 use crate::{
+    audit::Versions,
     clock::Timestamp,
     config::{self, Config},
     decision::Metadata,
@@ -135,6 +136,8 @@ pub(super) fn build(config: &Config, runs: bool) -> anyhow::Result<Built> {
         registry,
         lookups,
         policy,
+        versions: Versions { config: config.fingerprint, policy: None },
+        metrics: Arc::default(),
     };
     Ok(Built { gate, feeds, clients: clients.into(), pages })
 }

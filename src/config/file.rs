@@ -7,7 +7,7 @@ use toml_span::{
 };
 
 use super::{
-    Admin, Agent, Audit, Config, Haproxy, Listen, Owner, Shared, SignIn, Source, SourceKind,
+    Admin, Agent, Config, Haproxy, Listen, Metrics, Owner, Shared, SignIn, Source, SourceKind,
     Tunnels,
     certificate::RawCertificate,
     document::{choice, mistake, parsed},
@@ -15,6 +15,7 @@ use super::{
     source::{RawSource, RawWorkspaces},
 };
 use crate::{
+    audit,
     identity::credential::Sources,
     workspace::{
         destination::Ranges,
@@ -34,8 +35,9 @@ impl<'de> Deserialize<'de> for Config {
         let workspaces = table.optional::<RawWorkspaces>("workspaces").unwrap_or_default();
         let listed = table.optional::<Vec<RawSource>>("source").unwrap_or_default();
         let ranges = table.optional::<Ranges>("destinations").unwrap_or_default();
-        let audit = table.optional::<Audit>("audit").unwrap_or_default();
+        let audit = table.optional::<audit::Settings>("audit").unwrap_or_default();
         let admin = table.optional::<Admin>("admin");
+        let metrics = table.optional::<Metrics>("metrics");
         let sign_in = table.optional::<SignIn>("sign_in");
         let shared = table.optional_s::<Shared>("shared");
         let haproxy = table.optional::<Haproxy>("haproxy");
@@ -63,28 +65,7 @@ impl<'de> Deserialize<'de> for Config {
             table.errors.extend(found);
         }
         if let Ok(issuers) = &issuers {
-            let named = |i: &RawIssuer| vec![i.issuer.profile.authority.name.to_string()];
-            table.errors.extend(repeated(&issuers.value, "name", named));
-            for raw in &certificates {
-                let name = &raw.rule.authority.name;
-                let issuers = issuers.value.iter().filter(|i| named(i).contains(&name.to_string()));
-                let same = certificates.iter().filter(|c| c.rule.authority.name == *name);
-                if issuers.count() + same.count() > 1 {
-                    let message = format!("the name {name:?} is used more than once");
-                    table.errors.push(mistake(raw.span, message));
-                }
-            }
-            let asked = |raw: &&RawIssuer| raw.issuer.introspection.is_some();
-            for raw in issuers.value.iter().filter(asked).skip(1) {
-                table.errors.push(mistake(
-                    raw.span,
-                    "another issuer has 'introspection' already: an opaque token does not tell whose it is, so only one can be asked",
-                ));
-            }
-            let accepted = |i: &RawIssuer| {
-                i.issuer.profile.accepted.iter().map(|a| a.iss.to_string()).collect()
-            };
-            table.errors.extend(repeated(&issuers.value, "issuer identifier", accepted));
+            table.errors.extend(check_issuers(&issuers.value, &certificates));
         }
         if sign_in.is_some()
             && issuers.as_ref().is_ok_and(|i| i.value.iter().all(|i| i.issuer.client.is_none()))
@@ -123,8 +104,36 @@ impl<'de> Deserialize<'de> for Config {
             admin,
             haproxy,
             tunnels: tunnels.map(|tunnels| tunnels.value).unwrap_or_default(),
+            metrics,
+            fingerprint: None,
         })
     }
+}
+
+/// What is wrong with the issuers together, and with certificate rules beside them.
+fn check_issuers(issuers: &[RawIssuer], certificates: &[RawCertificate]) -> Vec<toml_span::Error> {
+    let named = |i: &RawIssuer| vec![i.issuer.profile.authority.name.to_string()];
+    let mut errors: Vec<_> = repeated(issuers, "name", named).collect();
+    for raw in certificates {
+        let name = &raw.rule.authority.name;
+        let issuers = issuers.iter().filter(|i| named(i).contains(&name.to_string()));
+        let same = certificates.iter().filter(|c| c.rule.authority.name == *name);
+        if issuers.count() + same.count() > 1 {
+            let message = format!("the name {name:?} is used more than once");
+            errors.push(mistake(raw.span, message));
+        }
+    }
+    let asked = |raw: &&RawIssuer| raw.issuer.introspection.is_some();
+    for raw in issuers.iter().filter(asked).skip(1) {
+        errors.push(mistake(
+            raw.span,
+            "another issuer has 'introspection' already: an opaque token does not tell whose it is, so only one can be asked",
+        ));
+    }
+    let accepted =
+        |i: &RawIssuer| i.issuer.profile.accepted.iter().map(|a| a.iss.to_string()).collect();
+    errors.extend(repeated(issuers, "issuer identifier", accepted));
+    errors
 }
 
 /// What is wrong with the sources together, and with hosts that name one; hosts get its number.
@@ -291,25 +300,6 @@ impl<'de> Deserialize<'de> for RawPreset {
     }
 }
 
-/// Some ten thousand records.
-const DEFAULT_AUDIT_KIB: usize = 4096;
-
-impl Default for Audit {
-    fn default() -> Self {
-        Self { file: None, buffer: DEFAULT_AUDIT_KIB * 1024 }
-    }
-}
-
-impl<'de> Deserialize<'de> for Audit {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let mut table = TableHelper::new(value)?;
-        let file = table.optional::<String>("file").filter(|file| file != "-").map(PathBuf::from);
-        let kib = number(&mut table, "buffer_kib", 16..=1_048_576);
-        table.finalize(None)?;
-        Ok(Self { file, buffer: kib.map_or(DEFAULT_AUDIT_KIB, small) * 1024 })
-    }
-}
-
 impl<'de> Deserialize<'de> for Sources {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
         let mut table = TableHelper::new(value)?;
@@ -334,6 +324,15 @@ impl<'de> Deserialize<'de> for Token {
             return Err(mistake(value.span, message).into());
         }
         Ok(Self(text.into()))
+    }
+}
+
+impl<'de> Deserialize<'de> for Metrics {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        let mut table = TableHelper::new(value)?;
+        let listen = table.required::<Parsed<std::net::SocketAddr>>("listen");
+        table.finalize(None)?;
+        Ok(Self { listen: listen?.0 })
     }
 }
 

@@ -86,7 +86,7 @@ impl Key {
 }
 
 /// Every table, the document first.
-pub static TABLES: [Table; 21] = [
+pub static TABLES: [Table; 22] = [
     tables::ROOT,
     tables::AGENT,
     tables::ISSUER,
@@ -108,6 +108,7 @@ pub static TABLES: [Table; 21] = [
     tables::DESTINATIONS,
     tables::AUDIT,
     tables::ADMIN,
+    tables::METRICS,
 ];
 
 /// The path of the table whose keys depend on `kind`.

@@ -11,7 +11,7 @@ use std::{
 use aws_lc_rs::{digest, rand};
 use moka::{Expiry, sync::Cache};
 
-use super::Identity;
+use super::{Identity, evidence::Evidence};
 use crate::clock::Timestamp;
 
 /// A token's name in the cache.
@@ -27,6 +27,8 @@ pub struct Verified {
     pub issuer: usize,
     /// The key set that verified it; with any other set the token must be verified again.
     pub key_set: u64,
+    /// What is on record of it.
+    pub evidence: Evidence,
 }
 
 /// A bounded cache of verified tokens. An entry ends with its token.

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Authentication, Identity, Refusal,
     cache::{TokenCache, Verified},
+    evidence::{Evidence, Fingerprint},
     introspection::Introspector,
     jwt::{Unverified, VerifyError},
     profile::Profile,
@@ -91,7 +92,19 @@ impl Issuers {
         now: Timestamp,
         may_wait: bool,
     ) -> Outcome {
-        match self.verify(token, now, may_wait) {
+        self.authenticate_noting(token, certificate, now, may_wait, &mut Evidence::default())
+    }
+
+    /// The same, and notes what it rests on.
+    pub fn authenticate_noting(
+        &self,
+        token: &[u8],
+        certificate: Option<&[u8]>,
+        now: Timestamp,
+        may_wait: bool,
+        evidence: &mut Evidence,
+    ) -> Outcome {
+        match self.verify(token, now, may_wait, evidence) {
             Outcome::Settled(Authentication::Known(identity))
                 if !is_proved(&identity, certificate) =>
             {
@@ -101,11 +114,19 @@ impl Issuers {
         }
     }
 
-    fn verify(&self, token: &[u8], now: Timestamp, may_wait: bool) -> Outcome {
+    fn verify(
+        &self,
+        token: &[u8],
+        now: Timestamp,
+        may_wait: bool,
+        evidence: &mut Evidence,
+    ) -> Outcome {
         let digest = self.cache.digest(token);
         if let Some(verified) = self.cache.find(&digest, now)
             && self.is_current(&verified, now)
         {
+            let credential = evidence.credential;
+            *evidence = Evidence { credential, cached: true, ..verified.evidence };
             return Outcome::Settled(Authentication::Known(verified.identity));
         }
         if let Some(introspector) = &self.introspector
@@ -135,8 +156,12 @@ impl Issuers {
         match unverified.verify(provider.profile(), &keys.set, now) {
             Ok(identity) => {
                 let identity = Arc::new(identity);
+                evidence.key_set = Some(Fingerprint::of_digest(keys.set.digest()));
+                let token = identity.token.id.as_deref();
+                evidence.token = token.map(|id| Fingerprint::of(id.as_bytes()));
+                let (key_set, evidence) = (keys.number, *evidence);
                 let verified =
-                    Verified { identity: Arc::clone(&identity), issuer, key_set: keys.number };
+                    Verified { identity: Arc::clone(&identity), issuer, key_set, evidence };
                 self.cache.remember(digest, verified);
                 Outcome::Settled(Authentication::Known(identity))
             }

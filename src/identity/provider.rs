@@ -7,8 +7,8 @@
 use std::{
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -74,6 +74,9 @@ pub struct Keys {
     pub confirmed: Timestamp,
 }
 
+/// Is told of each set that differs from the one before, with that one.
+type OnChange = Box<dyn Fn(&Profile, &KeySet, Option<&KeySet>) + Send + Sync>;
+
 /// One issuer's keys.
 pub struct Provider {
     profile: Arc<Profile>,
@@ -86,6 +89,9 @@ pub struct Provider {
     attempts: watch::Sender<u64>,
     /// When the last two fetches for unknown keys were started, the older one first.
     starts: Mutex<[Option<Instant>; SAVED as usize]>,
+    on_change: OnceLock<OnChange>,
+    fetched: AtomicU64,
+    failed: AtomicU64,
 }
 
 impl Provider {
@@ -102,6 +108,9 @@ impl Provider {
             fetching: AtomicBool::new(false),
             attempts: watch::Sender::new(0),
             starts: Mutex::default(),
+            on_change: OnceLock::new(),
+            fetched: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
         }
     }
 
@@ -122,6 +131,30 @@ impl Provider {
         }
         self.file = Some(file);
         self
+    }
+
+    /// Tells of each change of the keys from now on, and of the keys there are already. Only the first
+    /// call counts.
+    pub fn on_change(
+        &self,
+        tell: impl Fn(&Profile, &KeySet, Option<&KeySet>) + Send + Sync + 'static,
+    ) {
+        let tell = self.on_change.get_or_init(|| Box::new(tell));
+        if let Some(keys) = self.latest() {
+            tell(&self.profile, &keys.set, None);
+        }
+    }
+
+    /// How many fetches were good, and how many failed.
+    #[must_use]
+    pub fn fetches(&self) -> (u64, u64) {
+        (self.fetched.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
+    }
+
+    /// The keys of the last good fetch, however old.
+    #[must_use]
+    pub fn latest(&self) -> Option<Arc<Keys>> {
+        self.keys.load_full()
     }
 
     /// The issuer.
@@ -195,6 +228,8 @@ impl Provider {
     pub async fn fetch(&self) -> Result<Duration, FetchError> {
         self.fetching.store(true, Ordering::Release);
         let fetched = self.fetcher.fetch(&self.profile).await;
+        let count = if fetched.is_ok() { &self.fetched } else { &self.failed };
+        count.fetch_add(1, Ordering::Relaxed);
         let result = fetched.map(|fetched| {
             let confirmed = Timestamp::now();
             self.adopt(fetched.set, confirmed);
@@ -219,6 +254,9 @@ impl Provider {
             old => {
                 let number = old.map_or(0, |old| old.number.wrapping_add(1));
                 info!(issuer = %self.profile.authority.name, keys = set.len(), number, "new keys of the issuer");
+                if let Some(tell) = self.on_change.get() {
+                    tell(&self.profile, &set, old.map(|old| &*old.set));
+                }
                 Keys { set: Arc::new(set), number, confirmed }
             }
         };

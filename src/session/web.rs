@@ -144,6 +144,7 @@ impl Web {
 
     fn keep(&self, act: &SessionAct) -> bool {
         let kept = self.trail.keep(act).is_ok();
+        self.gate.metrics.session_act(act.act);
         if !kept {
             error!(act = act.act, "the audit trail has no room for the record of it");
         }

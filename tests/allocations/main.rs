@@ -12,7 +12,7 @@ use std::alloc::System;
 
 use identity_spoa::{
     agent::Batch,
-    clock::Timestamp,
+    clock::{Moment, Timestamp},
     spop::{Event, frame::DEFAULT_SIZE},
     workspace::pattern::Scratch,
 };
@@ -32,7 +32,8 @@ fn a_hit_allocates_nothing() {
     let mut round = || {
         let workspaces = hot.gate.registry.snapshot();
         let now = Timestamp::now();
-        let batch = Batch { workspaces: &workspaces, now, max_frame_size: DEFAULT_SIZE };
+        let started = Moment::now();
+        let batch = Batch { workspaces: &workspaces, now, started, max_frame_size: DEFAULT_SIZE };
         let mut rest = &stream[..];
         out.clear();
         while let Some((event, used)) = hot.side.next(rest, &mut out) {

@@ -146,8 +146,8 @@ took=$((($(date +%s%N) - before) / 1000000))
 echo "   refused after $took ms: $(head -n 1 "$stage/answer")"
 [ "$took" -lt 1000 ] || fail "that took longer than a second"
 echo
-echo "== the record of it all (audit.jsonl), last line"
-tail -n 1 "$stage/audit.jsonl" | sed 's/^/   /'
+echo "== the record of it all (audit.jsonl), last decision"
+grep '"verdict"' "$stage/audit.jsonl" | tail -n 1 | sed 's/^/   /'
 
 if [ "$mode" = once ]; then
     echo

@@ -17,6 +17,7 @@ mod dev_idp;
 mod dev_workspace;
 mod support;
 
+mod audit;
 mod certificates;
 mod cli;
 mod conformance;
@@ -32,6 +33,7 @@ mod introspection;
 mod keys;
 mod lint;
 mod login;
+mod monitoring;
 mod platforms;
 mod providers;
 mod reference;

@@ -128,9 +128,15 @@ impl Stage {
 
     /// The lines of the audit trail.
     pub(crate) fn audit(&self) -> Vec<serde_json::Value> {
-        let text = std::fs::read_to_string(self.directory.path().join("audit.jsonl")).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        records(self.directory.path())
     }
+}
+
+/// The records of the audit trail in a directory, as far as they are written.
+pub(crate) fn records(directory: &std::path::Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(directory.join("audit.jsonl")).unwrap();
+    let whole = text.rfind('\n').map_or(0, |end| end + 1);
+    text[..whole].lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// The issuers of a configuration that holds these tables.

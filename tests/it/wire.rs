@@ -198,6 +198,20 @@ impl Bare {
         bare
     }
 
+    /// With more tables, and a provider that is away from the start.
+    pub async fn without_keys(tables: &str) -> Self {
+        let mut idp = DevIdp::start().await;
+        idp.halt();
+        let directory = tempfile::tempdir().unwrap();
+        let workspaces = [DevWorkspace::start("a").await, DevWorkspace::start("b").await];
+        let config = format!("{tables}{}", support::config(idp.issuer()));
+        std::fs::write(directory.path().join("agent.toml"), config).unwrap();
+        let list = support::workspaces(&workspaces[0], &workspaces[1], "running");
+        std::fs::write(directory.path().join("workspaces.yaml"), list).unwrap();
+        let agent = AgentProcess::start(directory.path()).await;
+        Self { agent, idp, _workspaces: workspaces, directory }
+    }
+
     pub async fn unix(&self) -> Peer {
         Peer::unix(&self.agent.socket()).await
     }

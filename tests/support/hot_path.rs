@@ -7,7 +7,7 @@ use std::{io::sink, net::SocketAddr, sync::Arc};
 
 use identity_spoa::{
     agent::Answerer,
-    audit::{Trail, Writer},
+    audit::{Trail, Versions, Writer},
     clock::Moment,
     config::Config,
     decision::Policy,
@@ -124,6 +124,8 @@ async fn gate(idp: &DevIdp) -> Gate {
         registry,
         lookups: vec![],
         policy: Policy::default(),
+        versions: Versions { config: config.fingerprint, policy: None },
+        metrics: Arc::default(),
     }
 }
 

@@ -44,6 +44,7 @@ pub(super) const ROOT: Table = Table {
         ),
         Key::new("tunnels", Kind::Table("tunnels"), "What holds for live tunnels."),
         Key::new("admin", Kind::Table("admin"), "How administrators reach the agent."),
+        Key::new("metrics", Kind::Table("metrics"), "Where metrics are beside the admin socket."),
     ],
 };
 
@@ -359,10 +360,37 @@ pub(super) const AUDIT: Table = Table {
         Key::new(
             "buffer_kib",
             Kind::Number(16, 1_048_576),
-            "Records that may wait to be written; when full, requests are refused.",
+            "Records that may wait to be written.",
         )
         .default("4096"),
+        Key::new(
+            "when_full",
+            Kind::Choice(&["deny", "count"]),
+            "What happens to requests whose record cannot be kept: refused, or allowed and the number of lost records is on record.",
+        )
+        .default("\"deny\""),
+        Key::new("stdout", Kind::Bool, "Whether records go to standard output too.")
+            .default("only where there is no `file` and no `syslog`"),
+        Key::new("syslog", Kind::Text, "Syslog on this machine: `unix:/dev/log`, `udp:IP:PORT` or `tcp:IP:PORT`."),
+        Key::new("key_file", Kind::Text, "The key that signs checkpoints.")
+            .default("`FILE.key`, made if absent"),
+        Key::new("checkpoint_records", Kind::Number(1, 100_000), "A checkpoint is made after so many records.")
+            .default("10000"),
+        Key::new("checkpoint_seconds", Kind::Number(1, 3600), "Or after so long.").default("10"),
+        Key::new("rotate_mib", Kind::Number(1, 1_048_576), "A new file is begun at this size."),
+        Key::new("rotate_hours", Kind::Number(1, 8784), "Or at this age."),
+        Key::new("keep_days", Kind::Number(1, 36_525), "Old files are removed after this time.")
+            .default("never"),
+        Key::new("fold_seconds", Kind::Number(0, 3600), "Identical allows within this time become one record with a count; 0: never.")
+            .default("0"),
     ],
+};
+
+pub(super) const METRICS: Table = Table {
+    path: "metrics",
+    repeated: false,
+    what: "Where `/metrics`, `/livez` and `/readyz` are beside the admin socket.",
+    keys: &[Key::new("listen", Kind::Text, "`IP:PORT`.").required()],
 };
 
 pub(super) const ADMIN: Table = Table {

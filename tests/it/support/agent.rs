@@ -22,10 +22,14 @@ impl AgentProcess {
     /// Starts `identity-spoa run` with `agent.toml` of the directory and waits until it is ready.
     pub(crate) async fn start(directory: &Path) -> Self {
         let log = directory.join("agent.log");
+        // A test may want more than that.
+        let level = std::fs::read_to_string(directory.join("agent.level"));
+        let level = level
+            .unwrap_or_else(|_| "debug,hyper=info,h2=info,reqwest=info,hyper_util=info".into());
         let child = Command::new(PROGRAM)
             .args(["run", "--config"])
             .arg(directory.join("agent.toml"))
-            .env("RUST_LOG", "debug,hyper=info,h2=info,reqwest=info,hyper_util=info")
+            .env("RUST_LOG", level)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(File::create(&log).unwrap())

@@ -1,0 +1,278 @@
+//! What is recorded: decisions, and acts of people and of the agent.
+
+use std::{net::IpAddr, time::Duration};
+
+use super::object::Object;
+use crate::{
+    clock::Timestamp,
+    decision::{Decision, variables::DecisionId},
+    identity::{Identity, evidence::Evidence, revocation::Revocation},
+    request::Request,
+    workspace::EndpointName,
+};
+
+pub use crate::identity::evidence::Fingerprint;
+
+/// The longest unique id and method that are kept, in bytes.
+const MAX_UNIQUE_ID: usize = 128;
+const MAX_METHOD: usize = 32;
+
+/// One line of the trail.
+pub trait Entry {
+    /// Appends the line, its end included.
+    fn write(&self, out: &mut Vec<u8>);
+}
+
+/// What decides, by its fingerprints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Versions {
+    /// Of the configuration file: the first 8 bytes of its SHA-256.
+    pub config: Option<Fingerprint>,
+    /// Of the policy files, where there are any.
+    pub policy: Option<Fingerprint>,
+}
+
+/// One decision, borrowed from what it was made of.
+///
+/// What differs between two requests of one person for one thing comes first, so that the rest tells
+/// whether two records say the same.
+pub struct Record<'a> {
+    time_ms: u64,
+    decision_id: &'a str,
+    unique_id: &'a [u8],
+    latency: Option<Duration>,
+    verdict: &'static str,
+    reason: &'static str,
+    user: Option<&'a str>,
+    subject: Option<&'a str>,
+    issuer: Option<&'a str>,
+    workspace: Option<&'a str>,
+    owner: Option<&'a str>,
+    endpoint: Option<&'a EndpointName>,
+    host: &'a [u8],
+    method: &'a [u8],
+    path: Option<&'a [u8]>,
+    client: Option<IpAddr>,
+    evidence: Evidence,
+    versions: Versions,
+}
+
+/// What an administrator did.
+pub struct AdminAct<'a> {
+    /// When.
+    pub time: Timestamp,
+    /// `revoke` or `lift`.
+    pub act: &'static str,
+    /// The user id at the other end of the socket.
+    pub uid: Option<u32>,
+    /// What was revoked, or is no longer.
+    pub revocation: &'a Revocation,
+}
+
+/// What a writer of the administrator's API did to a workspace.
+pub struct WorkspaceAct<'a> {
+    /// When.
+    pub time: Timestamp,
+    /// `put_workspace` or `delete_workspace`.
+    pub act: &'static str,
+    /// The user id at the other end of the socket.
+    pub uid: Option<u32>,
+    /// The name of the source.
+    pub source: &'a str,
+    /// The workspace.
+    pub workspace: &'a str,
+    /// The number of this version; zero where the writer gave none.
+    pub revision: u64,
+}
+
+/// What happened to a person's session.
+#[derive(Default)]
+pub struct SessionAct<'a> {
+    /// When.
+    pub time: Timestamp,
+    /// `sign_in`, `sign_in_denied`, `session_host`, `sign_out` or `back_channel_logout`.
+    pub act: &'static str,
+    /// Who, if it is about one person.
+    pub identity: Option<&'a Identity>,
+    /// The workspace's host, if it is about one.
+    pub host: Option<&'a str>,
+    /// Why it was denied.
+    pub reason: Option<&'a str>,
+    /// The id of the decision that denied it, which the person was told.
+    pub decision_id: Option<&'a str>,
+    /// How many sessions ended.
+    pub sessions: Option<usize>,
+    /// The user id at the other end of the admin socket, if an administrator did it.
+    pub uid: Option<u32>,
+}
+
+/// An issuer's keys are others than before.
+pub struct KeySetAct<'a> {
+    /// When.
+    pub time: Timestamp,
+    /// The configured name of the issuer.
+    pub issuer: &'a str,
+    /// The set that counts now.
+    pub key_set: Fingerprint,
+    /// The set before; none at the start.
+    pub before: Option<Fingerprint>,
+    /// How many keys can be used.
+    pub keys: usize,
+}
+
+/// The agent started or ended, or took a configuration.
+pub struct AgentAct<'a> {
+    /// When.
+    pub time: Timestamp,
+    /// `start`, `reload`, `reload_refused` or `stop`.
+    pub act: &'static str,
+    /// What decides from now on.
+    pub versions: Versions,
+    /// Why, or what differs, in one line without secrets.
+    pub note: Option<&'a str>,
+}
+
+impl<'a> Record<'a> {
+    /// The record of a decision.
+    #[must_use]
+    pub fn new(
+        decision: &'a Decision,
+        request: &Request<'a>,
+        id: &'a DecisionId,
+        time: Timestamp,
+    ) -> Self {
+        let identity = decision.identity.as_deref();
+        let workspace = decision.workspace.as_deref();
+        Self {
+            time_ms: time.as_millis(),
+            decision_id: id,
+            unique_id: request.unique_id.unwrap_or_default(),
+            latency: None,
+            verdict: decision.verdict().id(),
+            reason: decision.reason.id(),
+            user: identity.map(Identity::label),
+            subject: identity.map(|i| &*i.subject),
+            issuer: identity.map(|i| &*i.issuer),
+            workspace: workspace.map(|w| w.id.as_str()),
+            owner: decision.owner.as_deref(),
+            endpoint: decision.endpoint.as_ref(),
+            host: request.host.unwrap_or_default(),
+            method: request.method.unwrap_or_default(),
+            path: request.path,
+            client: request.client,
+            evidence: decision.evidence,
+            versions: Versions::default(),
+        }
+    }
+
+    /// Adds what decided, and how long it took.
+    #[must_use]
+    pub const fn made(mut self, versions: Versions, latency: Duration) -> Self {
+        self.versions = versions;
+        self.latency = Some(latency);
+        self
+    }
+}
+
+impl Entry for Record<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        let mut line = Object::begin(out);
+        line.number("time_ms", self.time_ms);
+        line.text("decision_id", self.decision_id);
+        line.foreign_up_to(MAX_UNIQUE_ID, "unique_id", self.unique_id);
+        if let Some(latency) = self.latency {
+            line.number("latency_us", u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+        }
+        line.boolean("cached", self.evidence.cached);
+        line.text("verdict", self.verdict);
+        line.text("reason", self.reason);
+        line.optional("user", self.user);
+        line.optional("subject", self.subject);
+        line.optional("issuer", self.issuer);
+        line.optional("workspace", self.workspace);
+        line.optional("owner", self.owner);
+        line.displayed("endpoint", self.endpoint);
+        line.foreign("host", self.host);
+        line.foreign_up_to(MAX_METHOD, "method", self.method);
+        line.path("path", self.path);
+        line.displayed("client", self.client);
+        line.text("credential", self.evidence.credential.id());
+        line.fingerprint("token", self.evidence.token);
+        line.fingerprint("key_set", self.evidence.key_set);
+        line.fingerprint("config", self.versions.config);
+        line.fingerprint("policy", self.versions.policy);
+        line.end();
+    }
+}
+
+impl Entry for AdminAct<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        let mut line = Object::begin(out);
+        line.number("time_ms", self.time.as_millis());
+        line.text("act", self.act);
+        line.displayed("uid", self.uid);
+        line.text("issuer", &self.revocation.issuer);
+        line.optional("subject", self.revocation.subject.as_deref());
+        line.displayed("before_ms", self.revocation.before_ms);
+        line.optional("session", self.revocation.session.as_deref());
+        line.optional("token_id", self.revocation.token.as_deref());
+        line.optional("note", self.revocation.note.as_deref());
+        line.end();
+    }
+}
+
+impl Entry for WorkspaceAct<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        let mut line = Object::begin(out);
+        line.number("time_ms", self.time.as_millis());
+        line.text("act", self.act);
+        line.displayed("uid", self.uid);
+        line.text("source", self.source);
+        line.text("workspace", self.workspace);
+        line.number("revision", self.revision);
+        line.end();
+    }
+}
+
+impl Entry for SessionAct<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        let mut line = Object::begin(out);
+        line.number("time_ms", self.time.as_millis());
+        line.text("act", self.act);
+        line.optional("user", self.identity.map(Identity::label));
+        line.optional("subject", self.identity.map(|identity| &*identity.subject));
+        line.optional("issuer", self.identity.map(|identity| &*identity.issuer));
+        line.optional("host", self.host);
+        line.optional("reason", self.reason);
+        line.optional("decision_id", self.decision_id);
+        line.displayed("sessions", self.sessions);
+        line.displayed("uid", self.uid);
+        line.end();
+    }
+}
+
+impl Entry for KeySetAct<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        let mut line = Object::begin(out);
+        line.number("time_ms", self.time.as_millis());
+        line.text("act", "key_set");
+        line.text("issuer", self.issuer);
+        line.fingerprint("key_set", Some(self.key_set));
+        line.fingerprint("before", self.before);
+        line.number("keys", u64::try_from(self.keys).unwrap_or(u64::MAX));
+        line.end();
+    }
+}
+
+impl Entry for AgentAct<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        let mut line = Object::begin(out);
+        line.number("time_ms", self.time.as_millis());
+        line.text("act", self.act);
+        line.text("version", env!("CARGO_PKG_VERSION"));
+        line.fingerprint("config", self.versions.config);
+        line.fingerprint("policy", self.versions.policy);
+        line.optional("note", self.note);
+        line.end();
+    }
+}

@@ -1,0 +1,369 @@
+use std::{
+    path::{Path, PathBuf},
+    sync::LazyLock,
+    time::Duration,
+};
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::*;
+use crate::{
+    audit::{AgentAct, CheckpointEvery, Rotation, Settings, Trail, Versions, WhenFull},
+    clock::Timestamp,
+};
+
+fn settings(directory: &Path) -> Settings {
+    Settings {
+        file: Some(directory.join("audit.jsonl")),
+        stdout: false,
+        key: Some(directory.join("audit.key")),
+        checkpoint: CheckpointEvery { records: 5, time: Duration::from_mins(1) },
+        ..Settings::default()
+    }
+}
+
+fn act(number: usize) -> AgentAct<'static> {
+    let notes = ["one", "two \u{1b}[31m", "three \"quoted\" \u{e9}"];
+    AgentAct {
+        time: Timestamp::now(),
+        act: "reload",
+        versions: Versions::default(),
+        note: Some(notes[number % 3]),
+    }
+}
+
+/// Keeps so many records in a run of its own.
+fn run(settings: &Settings, records: usize) {
+    let (trail, writer) = Trail::open(settings).unwrap();
+    for number in 0..records {
+        trail.keep(&act(number)).unwrap();
+    }
+    drop(trail);
+    writer.finish();
+}
+
+fn trusted(directory: &Path) -> Trusted {
+    let keys = vec![PublicKey::read(&directory.join("audit.key")).unwrap()];
+    Trusted { keys, ..Trusted::default() }
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let file = directory.join("audit.jsonl");
+    let mut files = crate::audit::rotated(&file).unwrap();
+    files.push(file);
+    files
+}
+
+fn problems(report: &Report) -> String {
+    let lines: Vec<_> = report.problems.iter().map(ToString::to_string).collect();
+    lines.join("\n")
+}
+
+/// A trail of two runs, its last checkpoint, and what proves it.
+struct Whole {
+    directory: TempDir,
+    text: String,
+    trusted: Trusted,
+}
+
+static WHOLE: LazyLock<Whole> = LazyLock::new(|| {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    run(&settings, 12);
+    run(&settings, 7);
+    let text = std::fs::read_to_string(directory.path().join("audit.jsonl")).unwrap();
+    let mut trusted = trusted(directory.path());
+    trusted.checkpoints = Checkpoint::read_all(text.lines().last().unwrap()).unwrap();
+    Whole { directory, text, trusted }
+});
+
+/// What is found in a trail of these bytes.
+fn found(bytes: &[u8], trusted: &Trusted) -> Report {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("changed.jsonl");
+    std::fs::write(&path, bytes).unwrap();
+    verify(&[path], trusted).unwrap()
+}
+
+#[test]
+fn a4_a_trail_is_whole_over_restarts() {
+    let report = verify(&files(WHOLE.directory.path()), &WHOLE.trusted).unwrap();
+    assert!(report.is_whole(), "{}", problems(&report));
+    assert!(report.ended && report.crashes == 0);
+    assert_eq!(report.range.unwrap().0, 1);
+    assert_eq!(report.records, report.range.unwrap().1);
+    assert!(report.signed >= 4, "{report:?}");
+    assert_eq!((report.unproved, report.after_checkpoint), (0, 0));
+}
+
+#[test]
+fn a8_records_are_numbered_and_have_both_clocks() {
+    let mut seq = 0;
+    for line in WHOLE.text.lines() {
+        let record: Value = serde_json::from_str(line).unwrap();
+        seq += 1;
+        assert_eq!(record["seq"], seq);
+        assert!(record["time_ms"].as_u64().unwrap() > 1_700_000_000_000, "{line}");
+        assert!(record["up_ms"].is_u64());
+    }
+}
+
+/// What somebody can do to a trail.
+#[derive(Clone, Debug)]
+enum Change {
+    Edit(usize, u8),
+    Delete(usize),
+    Swap(usize, usize),
+    Repeat(usize),
+    CutLines(usize),
+    CutBytes(usize),
+    Add(usize, String),
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let any = || any::<prop::sample::Index>().prop_map(|index| index.index(1_000_000));
+    prop_oneof![
+        (any(), 1..=255_u8).prop_map(|(at, mask)| Change::Edit(at, mask)),
+        any().prop_map(Change::Delete),
+        (any(), any()).prop_map(|(one, other)| Change::Swap(one, other)),
+        any().prop_map(Change::Repeat),
+        any().prop_map(Change::CutLines),
+        any().prop_map(Change::CutBytes),
+        (any(), "[ -~]{0,40}").prop_map(|(at, text)| Change::Add(at, text)),
+    ]
+}
+
+fn changed(text: &str, change: &Change) -> Option<Vec<u8>> {
+    let mut lines: Vec<&str> = text.split_inclusive('\n').collect();
+    let count = lines.len();
+    let mut added = String::new();
+    match change {
+        Change::Edit(at, mask) => {
+            let mut bytes = text.as_bytes().to_vec();
+            bytes[at % text.len()] ^= mask;
+            return Some(bytes);
+        }
+        Change::CutBytes(at) => return Some(text.as_bytes()[..at % text.len()].to_vec()),
+        Change::Delete(at) => drop(lines.remove(at % count)),
+        Change::Swap(one, other) if one % count == other % count => return None,
+        Change::Swap(one, other) => lines.swap(one % count, other % count),
+        Change::Repeat(at) => lines.insert(at % count, lines[at % count]),
+        Change::CutLines(at) => lines.truncate(at % count),
+        Change::Add(at, line) => {
+            added = format!("{line}\n");
+            lines.insert(at % (count + 1), &added);
+        }
+    }
+    let bytes = lines.concat().into_bytes();
+    drop(added);
+    Some(bytes)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn a4_every_change_is_found(change in change()) {
+        if let Some(bytes) = changed(&WHOLE.text, &change) {
+            let report = found(&bytes, &WHOLE.trusted);
+            prop_assert!(!report.is_whole(), "{change:?}");
+        }
+    }
+}
+
+#[test]
+fn a4_each_way_of_changing_a_trail_is_named() {
+    let lines: Vec<&str> = WHOLE.text.split_inclusive('\n').collect();
+    let say = |lines: &[&str]| problems(&found(lines.concat().as_bytes(), &WHOLE.trusted));
+    let with = |change: &dyn Fn(&mut Vec<&'static str>)| {
+        let mut lines: Vec<&'static str> = WHOLE.text.split_inclusive('\n').collect();
+        change(&mut lines);
+        say(&lines)
+    };
+    let edited = lines[3].replace("\"reload\"", "\"revert\"");
+    let mut changed = lines.clone();
+    changed[3] = &edited;
+    let said = say(&changed);
+    assert!(said.contains(":4: record 4 or the one before it was changed"), "{said}");
+    assert_eq!(said.lines().count(), 1, "one change is one problem: {said}");
+    let said = with(&|lines| _ = lines.remove(3));
+    assert!(said.contains("record 5 follows record 3: records are missing"), "{said}");
+    let said = with(&|lines| lines.swap(3, 4));
+    assert!(said.contains("repeated or out of order"), "{said}");
+    let said = with(&|lines| _ = lines.pop());
+    assert!(said.contains("the end is cut off: the given checkpoint"), "{said}");
+    let said = with(&|lines| _ = lines.remove(0));
+    assert!(said.contains("older files are missing") && said.contains("beginning"), "{said}");
+    let said = with(&|lines| lines.insert(3, "{\"verdict\":\"allow\"}\n"));
+    assert!(said.contains(":4: this is no record of the trail"), "{said}");
+}
+
+#[test]
+fn a4_a_chain_that_was_made_anew_is_found_by_the_signatures() {
+    // Everything recomputed, which needs no key; the old checkpoints kept.
+    let mut chain = chain::Chain::after(0, [0; 32]);
+    let mut out = Vec::new();
+    for line in WHOLE.text.lines() {
+        let body = line.split_once("\"up_ms\":").unwrap().1.split_once(',').unwrap().1;
+        let body = body.rsplit_once(",\"hash\":").unwrap().0.replacen("\"one\"", "\"own\"", 1);
+        chain.append(format!("{{{body}}}").as_bytes(), 0, &mut out);
+    }
+    let without_key = Trusted::default();
+    let report = found(&out, &without_key);
+    let names_others = problems(&report);
+    assert!(names_others.contains("names another record before it"), "{names_others}");
+    // Without the checkpoints the chain fits, and nothing proves it.
+    let mut chain = chain::Chain::after(0, [0; 32]);
+    let mut out = Vec::new();
+    chain.note("open", &mut out, |line| line.text("previous", &chain::hex(&[0; 32])));
+    for number in 0..3 {
+        chain.append(format!("{{\"time_ms\":1,\"n\":{number}}}").as_bytes(), 0, &mut out);
+    }
+    assert!(found(&out, &without_key).is_whole());
+    let trusted = Trusted { checkpoints: vec![], ..WHOLE.trusted.clone() };
+    assert!(problems(&found(&out, &trusted)).contains("nothing proves the records"));
+    // Another key is not the key.
+    let other = crate::audit::key::SigningKey::random();
+    let trusted = Trusted { keys: vec![other.public().unwrap()], ..Trusted::default() };
+    let said = problems(&found(WHOLE.text.as_bytes(), &trusted));
+    assert!(said.contains("which is not given"), "{said}");
+}
+
+#[test]
+fn a4_what_a_crash_tore_is_on_record_and_not_hidden() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    let path = directory.path().join("audit.jsonl");
+    run(&settings, 3);
+    let text = std::fs::read_to_string(&path).unwrap();
+    // As if the agent had been killed in the middle of a write.
+    let cut = text.trim_end().rfind('\n').unwrap() + 40;
+    std::fs::write(&path, &text.as_bytes()[..cut]).unwrap();
+    run(&settings, 2);
+    let report = verify(&files(directory.path()), &trusted(directory.path())).unwrap();
+    assert!(report.is_whole(), "{}", problems(&report));
+    assert_eq!(report.crashes, 1);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let open: Value = text
+        .lines()
+        .filter_map(|l| serde_json::from_str(l).ok())
+        .rfind(|v: &Value| v["act"] == "open")
+        .unwrap();
+    assert_eq!((&open["after"], &open["torn_bytes"]), (&"crash".into(), &39.into()));
+    // Nobody else can put something there.
+    let forged = text.replacen("{\"seq\":", "{\"seq\":x", 1);
+    assert!(!found(forged.as_bytes(), &trusted(directory.path())).is_whole());
+    let torn = text.lines().find(|line| line.len() == 39).unwrap();
+    let other = text.replace(torn, &"x".repeat(39));
+    let said = problems(&found(other.as_bytes(), &trusted(directory.path())));
+    assert!(said.contains("not what the agent says a crash left"), "{said}");
+}
+
+#[test]
+fn a7_rotation_and_retention_do_not_break_the_chain() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("audit.jsonl");
+    let rotation = Rotation { size: Some(2000), age: None, keep: None };
+    let settings = Settings { rotation, ..settings(directory.path()) };
+    for _ in 0..4 {
+        run(&settings, 20);
+    }
+    let all = files(directory.path());
+    assert!(all.len() >= 4, "{all:?}");
+    let report = verify(&all, &trusted(directory.path())).unwrap();
+    assert!(report.is_whole(), "{}", problems(&report));
+    let mut shuffled = all.clone();
+    shuffled.reverse();
+    assert!(verify(&shuffled, &trusted(directory.path())).unwrap().is_whole());
+    for (number, path) in all.iter().enumerate().skip(1) {
+        let text = std::fs::read_to_string(path).unwrap();
+        let first: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        let before = std::fs::read_to_string(&all[number - 1]).unwrap();
+        let last: Value = serde_json::from_str(before.lines().last().unwrap()).unwrap();
+        assert_eq!(first["previous"], last["hash"], "the first record names the last hash before");
+        assert!(["continue", "open"].contains(&first["act"].as_str().unwrap()));
+        assert_eq!(last["act"], "checkpoint", "a file ends with a checkpoint");
+    }
+    // A file in the middle is missed, an old one only unless that is said.
+    let mut missing = all.clone();
+    missing.remove(1);
+    assert!(!verify(&missing, &trusted(directory.path())).unwrap().is_whole());
+    let partial = Trusted { partial: true, ..trusted(directory.path()) };
+    assert!(!verify(&all[1..], &trusted(directory.path())).unwrap().is_whole());
+    assert!(verify(&all[1..], &partial).unwrap().is_whole());
+    // What is older than it is to be kept goes, on record.
+    let long_ago = std::time::SystemTime::now() - Duration::from_hours(48);
+    std::fs::File::options().append(true).open(&all[0]).unwrap().set_modified(long_ago).unwrap();
+    let rotation = Rotation { keep: Some(Duration::from_hours(24)), ..rotation };
+    run(&Settings { rotation, ..settings }, 1);
+    assert!(!all[0].exists() && all[1].exists());
+    let left = files(directory.path());
+    let report = verify(&left, &partial).unwrap();
+    assert!(report.is_whole(), "{}", problems(&report));
+    let all: String = left.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
+    assert!(all.contains("\"act\":\"expire\",\"file\":\"audit.jsonl."), "{}", file.display());
+}
+
+#[test]
+fn a7_a_file_that_somebody_renames_is_begun_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("audit.jsonl");
+    let (trail, writer) = Trail::open(&settings(directory.path())).unwrap();
+    trail.keep(&act(0)).unwrap();
+    let moved = directory.path().join("audit.jsonl.1");
+    std::fs::rename(&file, &moved).unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while !file.exists() {
+        assert!(std::time::Instant::now() < deadline, "no new file");
+        trail.keep(&act(1)).unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    drop(trail);
+    writer.finish();
+    let report = verify(&[moved, file], &trusted(directory.path())).unwrap();
+    assert!(report.is_whole(), "{}", problems(&report));
+    assert!(report.ended);
+}
+
+#[test]
+fn a5_lost_records_are_counted_on_record_where_the_operator_wants_that() {
+    let directory = tempfile::tempdir().unwrap();
+    let when_full = WhenFull::Count;
+    let settings = Settings { when_full, buffer: 2000, ..settings(directory.path()) };
+    let (trail, writer) = Trail::open(&settings).unwrap();
+    let mut kept = 0;
+    while trail.lost() == 0 {
+        trail.keep(&act(kept)).unwrap();
+        kept += 1;
+    }
+    let lost = trail.lost();
+    trail.close();
+    assert!(trail.keep(&act(0)).is_err(), "after the end nothing is allowed any more");
+    writer.finish();
+    let report = verify(&files(directory.path()), &trusted(directory.path())).unwrap();
+    assert!(report.is_whole(), "{}", problems(&report));
+    assert_eq!(report.lost, lost);
+    let text = std::fs::read_to_string(directory.path().join("audit.jsonl")).unwrap();
+    let written = text.lines().filter(|line| line.contains("\"reload\"")).count();
+    assert_eq!(u64::try_from(kept).unwrap(), u64::try_from(written).unwrap() + lost);
+}
+
+#[test]
+fn two_agents_do_not_write_one_chain() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = std::fs::File::create(directory.path().join("audit.jsonl")).unwrap();
+    first.lock().unwrap();
+    let settings = settings(directory.path());
+    let waiting = std::thread::spawn(move || {
+        let opened = Trail::open(&settings);
+        opened.map(|(trail, writer)| {
+            drop(trail);
+            writer.finish();
+        })
+    });
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(!waiting.is_finished(), "the second waits for the first to end");
+    drop(first);
+    waiting.join().unwrap().unwrap();
+}

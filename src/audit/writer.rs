@@ -1,0 +1,355 @@
+//! The thread that takes what waits into the chain and writes it to every sink.
+
+use std::{
+    io::{self, Write},
+    sync::{PoisonError, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use tracing::{error, info, warn};
+
+use super::{
+    CheckpointEvery, Settings, Shared, WhenFull,
+    chain::{self, Chain},
+    fold::Fold,
+    key::SigningKey,
+    sink::{
+        Syslog,
+        file::{FileSink, Tail},
+    },
+};
+use crate::clock::Timestamp;
+
+/// How long records may wait for others before they are written together.
+const COLLECT: Duration = Duration::from_millis(2);
+/// The pause after a write that failed.
+const RETRY: Duration = Duration::from_millis(50);
+/// Written in one piece.
+const CHUNK: usize = 64 * 1024;
+/// How often old files are looked for.
+const EXPIRE_EVERY: Duration = Duration::from_mins(10);
+
+/// What the thread owns.
+pub(super) struct Output {
+    /// The first is the one that must have every record.
+    sinks: Vec<Sink>,
+    chain: Chain,
+    key: Option<SigningKey>,
+    every: CheckpointEvery,
+    fold: Option<Fold>,
+    /// What is about to be written.
+    out: Vec<u8>,
+    /// Records in `out`.
+    held: u64,
+    /// The number of the record after the last checkpoint.
+    checked: u64,
+    checked_at: Instant,
+    expired_at: Option<Instant>,
+    /// Lost records that are on record.
+    told: u64,
+}
+
+struct Sink {
+    name: &'static str,
+    to: To,
+    failing: bool,
+}
+
+enum To {
+    File(FileSink),
+    Other(Box<dyn Write + Send>),
+}
+
+impl Output {
+    pub(super) fn open(settings: &Settings) -> io::Result<Self> {
+        let mut sinks = Vec::new();
+        let mut tail = Tail::default();
+        if let Some(path) = &settings.file {
+            let (file, found) = FileSink::open(path, settings.rotation)?;
+            tail = found;
+            sinks.push(Sink::new("file", To::File(file)));
+        }
+        if settings.stdout || (settings.file.is_none() && settings.syslog.is_none()) {
+            sinks.push(Sink::new("stdout", To::Other(Box::new(io::stdout()))));
+        }
+        if let Some(address) = &settings.syslog {
+            let syslog = Box::new(Syslog::new(address.clone()));
+            sinks.push(Sink::new("syslog", To::Other(syslog)));
+        }
+        let key = match &settings.key {
+            Some(path) => Some(SigningKey::open(path).map_err(|error| {
+                let message = format!("the key_file {}: {error}", path.display());
+                io::Error::new(error.kind(), message)
+            })?),
+            None => None,
+        };
+        let fold = settings
+            .fold
+            .map(|window| Fold::new(u64::try_from(window.as_millis()).unwrap_or(u64::MAX)));
+        Ok(Self { key, fold, every: settings.checkpoint, ..Self::after(sinks, &tail) })
+    }
+
+    pub(super) fn to(sink: Box<dyn Write + Send>) -> Self {
+        Self::after(vec![Sink::new("sink", To::Other(sink))], &Tail::default())
+    }
+
+    /// Goes on after what is there already, which the first record says.
+    fn after(sinks: Vec<Sink>, tail: &Tail) -> Self {
+        let (seq, last) = tail.last.unwrap_or_default();
+        let mut chain = Chain::after(seq, last);
+        let mut out = Vec::with_capacity(2 * CHUNK);
+        let after = match tail {
+            Tail { last: None, torn, .. } if torn.is_empty() => "nothing",
+            Tail { ended: true, torn, .. } if torn.is_empty() => "end",
+            _ => "crash",
+        };
+        chain.note("open", &mut out, |line| {
+            line.text("previous", &chain::hex(&last));
+            line.text("after", after);
+            if !tail.torn.is_empty() {
+                let torn = tail.torn.strip_suffix(b"\n").unwrap_or(&tail.torn);
+                line.number("torn_bytes", u64::try_from(torn.len()).unwrap_or(u64::MAX));
+                line.fingerprint("torn", Some(chain::fingerprint(torn)));
+            }
+        });
+        Self {
+            sinks,
+            chain,
+            key: None,
+            every: CheckpointEvery::default(),
+            fold: None,
+            out,
+            held: 1,
+            checked: seq.saturating_add(1),
+            checked_at: Instant::now(),
+            expired_at: None,
+            told: 0,
+        }
+    }
+
+    /// Writes until the trail is closed and everything is written.
+    pub(super) fn run(mut self, shared: &Shared) {
+        let mut batch = Vec::with_capacity(shared.capacity);
+        // That the trail was opened is on record whether anything follows or not.
+        self.deliver(shared);
+        loop {
+            let (lost, closed) = self.wait(shared, &mut batch);
+            self.rotate(shared);
+            for line in batch.split_inclusive(|byte| *byte == b'\n') {
+                self.take(line.strip_suffix(b"\n").unwrap_or(line), shared);
+            }
+            let nothing = batch.is_empty();
+            batch.clear();
+            self.close_windows(closed, shared);
+            if lost > self.told {
+                let since = lost - self.told;
+                warn!(lost = since, "records found no room in the audit trail");
+                self.note("gap", |line| line.number("lost", since));
+                self.told = lost;
+            }
+            self.checkpoint(closed && nothing);
+            self.deliver(shared);
+            if closed && nothing {
+                return self.sync();
+            }
+        }
+    }
+
+    /// Waits for records, or for something else to do, and takes what is there. Says how many records
+    /// were lost so far, and whether no more will come.
+    fn wait(&self, shared: &Shared, batch: &mut Vec<u8>) -> (u64, bool) {
+        let until = self.due();
+        let mut waiting = shared.lock();
+        while waiting.lines.is_empty() && !waiting.closed {
+            match until.map(|at| at.saturating_duration_since(Instant::now())) {
+                Some(Duration::ZERO) => break,
+                Some(pause) => {
+                    waiting = shared
+                        .wake
+                        .wait_timeout(waiting, pause)
+                        .unwrap_or_else(PoisonError::into_inner)
+                        .0;
+                }
+                None => {
+                    waiting = shared.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+        if !waiting.closed && !waiting.lines.is_empty() {
+            drop(waiting);
+            std::thread::sleep(COLLECT);
+            waiting = shared.lock();
+        }
+        std::mem::swap(&mut waiting.lines, batch);
+        (waiting.lost, waiting.closed)
+    }
+
+    /// When there is something to do without a record.
+    fn due(&self) -> Option<Instant> {
+        let unchecked = self.key.is_some() && self.chain.next() > self.checked;
+        let checkpoint = unchecked.then(|| self.checked_at.checked_add(self.every.time)).flatten();
+        let fold = self.fold.as_ref().map(Fold::due_ms).filter(|at| *at < u64::MAX);
+        let fold = fold.and_then(|at| {
+            Instant::now().checked_add(Duration::from_millis(at.saturating_sub(now_ms())))
+        });
+        checkpoint.into_iter().chain(fold).min()
+    }
+
+    fn take(&mut self, line: &[u8], shared: &Shared) {
+        if let Some(fold) = &mut self.fold
+            && fold.takes(line, now_ms())
+        {
+            return;
+        }
+        self.chain.append(line, chain::up_ms(), &mut self.out);
+        self.held += 1;
+        if self.chain.next() - self.checked >= self.every.records {
+            self.checkpoint(false);
+        }
+        if self.out.len() >= CHUNK {
+            self.deliver(shared);
+        }
+    }
+
+    fn close_windows(&mut self, all: bool, shared: &Shared) {
+        let Some(mut fold) = self.fold.take() else { return };
+        fold.close(now_ms(), all, |line| {
+            self.chain.append(line, chain::up_ms(), &mut self.out);
+            self.held += 1;
+            if self.out.len() >= CHUNK {
+                self.deliver(shared);
+            }
+        });
+        self.fold = Some(fold);
+    }
+
+    fn note(&mut self, act: &'static str, members: impl FnOnce(&mut super::object::Object<'_>)) {
+        self.chain.note(act, &mut self.out, members);
+        self.held += 1;
+    }
+
+    /// Makes a checkpoint if it is time, or the end.
+    fn checkpoint(&mut self, end: bool) {
+        let Some(key) = &self.key else { return };
+        let records = self.chain.next().saturating_sub(self.checked);
+        let time = self.checked_at.elapsed() >= self.every.time || records >= self.every.records;
+        if !end && (records == 0 || !time) {
+            return;
+        }
+        self.chain.checkpoint(key, end, &mut self.out);
+        self.held += 1;
+        self.checked = self.chain.next();
+        let timed = self.checked_at.elapsed() >= Duration::from_secs(1);
+        self.checked_at = Instant::now();
+        if timed {
+            self.sync();
+        }
+    }
+
+    fn sync(&self) {
+        for sink in &self.sinks {
+            if let To::File(file) = &sink.to
+                && let Err(error) = file.sync()
+            {
+                error!(%error, "the audit file is not safe from a power failure");
+            }
+        }
+    }
+
+    /// Begins a new file if it is time, and removes those that are too old.
+    fn rotate(&mut self, shared: &Shared) {
+        let now = Timestamp::now();
+        let Some(Sink { to: To::File(file), .. }) = self.sinks.first_mut() else { return };
+        let due = file.is_due(now);
+        if due {
+            if let Some(key) = &self.key {
+                self.chain.checkpoint(key, false, &mut self.out);
+                self.held += 1;
+                self.checked = self.chain.next();
+                self.checked_at = Instant::now();
+            }
+            self.deliver(shared);
+            let last = self.chain.next() - 1;
+            let previous = chain::hex(self.chain.last());
+            let Some(Sink { to: To::File(file), .. }) = self.sinks.first_mut() else { return };
+            match file.rotate(last, now) {
+                Ok(()) => self.note("continue", |line| line.text("previous", &previous)),
+                Err(error) => error!(%error, "the audit file cannot be rotated, and grows on"),
+            }
+        }
+        if due || self.expired_at.is_none_or(|at| at.elapsed() >= EXPIRE_EVERY) {
+            self.expired_at = Some(Instant::now());
+            let Some(Sink { to: To::File(file), .. }) = self.sinks.first_mut() else { return };
+            for name in file.expire(now) {
+                info!(file = %name, "an old audit file is removed");
+                self.note("expire", |line| line.foreign("file", name.as_bytes()));
+            }
+        }
+    }
+
+    /// Writes what is held to every sink.
+    fn deliver(&mut self, shared: &Shared) {
+        for (number, sink) in self.sinks.iter_mut().enumerate() {
+            sink.write_out(&self.out, number == 0, shared);
+        }
+        self.out.clear();
+        shared.written.fetch_add(self.held, Ordering::Relaxed);
+        self.held = 0;
+    }
+}
+
+impl Sink {
+    fn new(name: &'static str, to: To) -> Self {
+        Self { name, to, failing: false }
+    }
+
+    /// Writes all of it, trying again while the sink fails: what was allowed stays provable. Gives up when
+    /// the agent ends meanwhile, and for a sink beside the first where losses are counted: its numbers
+    /// then show what it has not.
+    fn write_out(&mut self, mut rest: &[u8], is_first: bool, shared: &Shared) {
+        let name = self.name;
+        while !rest.is_empty() {
+            match self.write_some(rest) {
+                Ok(n) => {
+                    rest = rest.get(n..).unwrap_or_default();
+                    if std::mem::take(&mut self.failing) {
+                        shared.broken.store(false, Ordering::Release);
+                        info!(sink = name, "the audit trail is written again");
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    let counts = shared.when_full == WhenFull::Count;
+                    if !std::mem::replace(&mut self.failing, true) {
+                        let until = if counts { "records may be lost" } else { "denying" };
+                        error!(sink = name, %error, "the audit trail cannot be written: {until} until it can");
+                    }
+                    if counts && !is_first {
+                        return;
+                    }
+                    shared.broken.store(true, Ordering::Release);
+                    if shared.lock().closed {
+                        error!(sink = name, bytes = rest.len(), %error, "the end of the audit trail is lost");
+                        return;
+                    }
+                    std::thread::sleep(RETRY);
+                }
+            }
+        }
+    }
+
+    fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let to: &mut dyn Write = match &mut self.to {
+            To::File(file) => file,
+            To::Other(other) => other,
+        };
+        match to.write(bytes)? {
+            0 => Err(io::ErrorKind::WriteZero.into()),
+            n => to.flush().map(|()| n),
+        }
+    }
+}
+
+fn now_ms() -> u64 {
+    Timestamp::now().as_millis()
+}

@@ -1,0 +1,365 @@
+//! What is counted, and what each metric is called: every name stands here once.
+//!
+//! The hot path adds to plain atomics. [`Exposition`] writes the text format that Prometheus reads (0.0.4);
+//! `admin::metrics` collects what the parts of the agent know of themselves.
+
+use std::{
+    fmt::{Display, Write as _},
+    sync::atomic::{AtomicI64, AtomicU64, Ordering},
+    time::Duration,
+};
+
+use crate::{
+    decision::{Reason, Verdict},
+    identity::{
+        Refusal,
+        evidence::{Evidence, Shown},
+    },
+};
+
+/// A metric, as Prometheus is told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// What it says.
+    pub help: &'static str,
+    /// The names of its labels.
+    pub labels: &'static [&'static str],
+}
+
+const fn metric(
+    kind: &'static str,
+    name: &'static str,
+    help: &'static str,
+    labels: &'static [&'static str],
+) -> Metric {
+    Metric { name, kind, help, labels }
+}
+
+macro_rules! metrics {
+    ($($constant:ident = $kind:literal $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            pub const $constant: Metric =
+                metric($kind, concat!("identity_spoa_", $name), $help, &[$($label),*]);
+        )*
+        /// All of them.
+        pub const ALL: &[Metric] = &[$($constant),*];
+    };
+}
+
+metrics! {
+    BUILD = "gauge" "build_info" ["version"] "Always 1; which version runs";
+    READY = "gauge" "ready" [] "Whether the agent is ready, as /readyz says";
+    DECISIONS = "counter" "decisions_total" ["verdict", "reason"] "Decisions";
+    LATENCY = "histogram" "decision_seconds" [] "Time from when a question was read to its answer";
+    TOKENS = "counter" "tokens_total" ["cache"] "Bearer tokens that count, by whether they were remembered";
+    CONNECTIONS = "gauge" "connections" [] "Connections of HAProxy";
+    WAITING = "gauge" "questions_waiting" [] "Questions that wait for a key, a token or a workspace";
+    KEY_SET_AGE = "gauge" "key_set_age_seconds" ["issuer"] "Time since the keys of an issuer were confirmed";
+    KEY_SET_USABLE = "gauge" "key_set_usable" ["issuer"] "Whether there are keys that may still be used";
+    KEY_SET_KEYS = "gauge" "key_set_keys" ["issuer"] "Keys that can verify a token";
+    KEY_SET_CHANGES = "counter" "key_set_changes_total" ["issuer"] "Different key sets after the first";
+    KEY_FETCHES = "counter" "key_fetches_total" ["issuer", "result"] "Fetches of keys";
+    SOURCE_WORKSPACES = "gauge" "source_workspaces" ["source"] "Workspaces that the source has";
+    SOURCE_ROUTABLE = "gauge" "source_routable" ["source"] "Workspaces that are up";
+    SOURCE_CONTESTED = "gauge" "source_contested" ["source"] "Workspaces at an address that another claims too";
+    SOURCE_DOUBTFUL = "gauge" "source_doubtful" ["source"] "Workspaces that changed in a way nobody could read";
+    SOURCE_PENDING = "gauge" "source_pending" ["source"] "Changes that are being read";
+    SOURCE_AGE = "gauge" "source_age_seconds" ["source"] "Time since the source said all it knows";
+    SOURCE_LIVE = "gauge" "source_live" ["source"] "Whether lists and events come";
+    SOURCE_UNAUTHORIZED = "gauge" "source_unauthorized" ["source"] "Whether the platform refuses the credential";
+    SOURCE_LISTS = "counter" "source_lists_total" ["source"] "Complete lists taken in";
+    SOURCE_EVENTS = "counter" "source_events_total" ["source"] "Events received";
+    SOURCE_FAILURES = "counter" "source_failures_total" ["source"] "Questions that failed";
+    SESSION_ACTS = "counter" "session_acts_total" ["act"] "Sign-ins, sign-outs and what else happens to sessions";
+    SESSION_COOKIES = "gauge" "session_cookies" [] "Cookies of sessions that this agent knows";
+    REVOCATIONS = "gauge" "revocations" [] "What is revoked";
+    AUDIT_WAITING = "gauge" "audit_waiting_bytes" [] "Records that wait to be written";
+    AUDIT_CAPACITY = "gauge" "audit_capacity_bytes" [] "How much of them may wait";
+    AUDIT_RECORDS = "counter" "audit_records_total" [] "Records written";
+    AUDIT_LOST = "counter" "audit_lost_total" [] "Records that found no room";
+    AUDIT_BROKEN = "gauge" "audit_broken" [] "Whether the audit trail cannot be written";
+}
+
+/// The upper bounds of the histogram, in microseconds.
+const BOUNDS: [u64; 16] = [
+    5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 200_000,
+    500_000,
+];
+
+/// What happens to sessions.
+const ACTS: [&str; 5] =
+    ["sign_in", "sign_in_denied", "session_host", "sign_out", "back_channel_logout"];
+
+/// What is counted on the way of requests.
+#[derive(Debug)]
+pub struct Metrics {
+    reasons: [AtomicU64; Reason::ALL.len()],
+    refusals: [AtomicU64; Refusal::ALL.len()],
+    /// How many decisions took as long as each bound, and longer than all.
+    buckets: [AtomicU64; BOUNDS.len() + 1],
+    micros: AtomicU64,
+    hits: AtomicU64,
+    misses: AtomicU64,
+    acts: [AtomicU64; ACTS.len()],
+    /// Connections of HAProxy.
+    pub connections: Gauge,
+    /// Questions that wait.
+    pub waiting: Gauge,
+}
+
+/// A number of things that are there at the moment.
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicI64);
+
+/// Counts as one until it is dropped.
+pub struct Held<'g>(&'g Gauge);
+
+impl Gauge {
+    /// Counts one more.
+    #[must_use]
+    pub fn hold(&self) -> Held<'_> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Held(self)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn get(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            reasons: std::array::from_fn(|_| AtomicU64::new(0)),
+            refusals: std::array::from_fn(|_| AtomicU64::new(0)),
+            buckets: std::array::from_fn(|_| AtomicU64::new(0)),
+            micros: AtomicU64::new(0),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+            acts: std::array::from_fn(|_| AtomicU64::new(0)),
+            connections: Gauge::default(),
+            waiting: Gauge::default(),
+        }
+    }
+}
+
+fn add(counter: Option<&AtomicU64>, number: u64) {
+    if let Some(counter) = counter {
+        counter.fetch_add(number, Ordering::Relaxed);
+    }
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+impl Metrics {
+    /// Counts a decision.
+    pub fn decided(&self, reason: Reason, evidence: &Evidence, latency: Duration) {
+        match reason {
+            Reason::Refused(refusal) => {
+                let at = Refusal::ALL.iter().position(|known| *known == refusal);
+                add(at.and_then(|at| self.refusals.get(at)), 1);
+            }
+            // The reasons of most decisions stand first.
+            reason => {
+                let at = Reason::ALL.iter().position(|known| *known == reason);
+                add(at.and_then(|at| self.reasons.get(at)), 1);
+            }
+        }
+        let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BOUNDS.partition_point(|bound| *bound < micros);
+        add(self.buckets.get(bucket), 1);
+        self.micros.fetch_add(micros, Ordering::Relaxed);
+        if evidence.credential == Shown::Bearer && evidence.key_set.is_some() {
+            add(Some(if evidence.cached { &self.hits } else { &self.misses }), 1);
+        }
+    }
+
+    /// Counts what happened to a session.
+    pub fn session_act(&self, act: &str) {
+        let at = ACTS.iter().position(|known| *known == act);
+        add(at.and_then(|at| self.acts.get(at)), 1);
+    }
+
+    /// How many decisions had a verdict.
+    #[must_use]
+    pub fn decisions(&self, verdict: Verdict) -> u64 {
+        let all = self.by_reason();
+        all.filter(|(reason, _)| reason.verdict() == verdict).map(|(_, count)| count).sum()
+    }
+
+    fn by_reason(&self) -> impl Iterator<Item = (Reason, u64)> {
+        let reasons = Reason::ALL.into_iter().zip(self.reasons.iter().map(read));
+        let refusals = Refusal::ALL.into_iter().map(Reason::Refused);
+        reasons.chain(refusals.zip(self.refusals.iter().map(read)))
+    }
+
+    /// Appends what was counted.
+    pub fn expose(&self, to: &mut Exposition) {
+        to.family(&DECISIONS);
+        for (reason, count) in self.by_reason() {
+            to.sample(&DECISIONS, &[reason.verdict().id(), reason.id()], count);
+        }
+        to.histogram(&LATENCY, &BOUNDS, &self.buckets.each_ref().map(read), read(&self.micros));
+        to.family(&TOKENS);
+        to.sample(&TOKENS, &["hit"], read(&self.hits));
+        to.sample(&TOKENS, &["miss"], read(&self.misses));
+        to.single(&CONNECTIONS, self.connections.get());
+        to.single(&WAITING, self.waiting.get());
+        to.family(&SESSION_ACTS);
+        for (act, count) in ACTS.iter().zip(&self.acts) {
+            to.sample(&SESSION_ACTS, &[act], read(count));
+        }
+    }
+}
+
+/// Text for Prometheus.
+#[derive(Debug, Default)]
+pub struct Exposition(String);
+
+impl Exposition {
+    /// Begins a metric; its samples follow.
+    pub fn family(&mut self, metric: &Metric) {
+        let Metric { name, kind, help, .. } = metric;
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    /// Adds a sample with the values of the metric's labels.
+    pub fn sample(&mut self, metric: &Metric, values: &[&str], value: impl Display) {
+        self.0.push_str(metric.name);
+        self.labels(metric.labels.iter().copied().zip(values.iter().copied()));
+        let _ = writeln!(self.0, " {value}");
+    }
+
+    /// Adds a metric without labels.
+    pub fn single(&mut self, metric: &Metric, value: impl Display) {
+        self.family(metric);
+        self.sample(metric, &[], value);
+    }
+
+    /// Adds what somebody else wrote in the same format.
+    pub fn append(&mut self, text: &str) {
+        self.0.push_str(text);
+    }
+
+    fn histogram(&mut self, metric: &Metric, bounds: &[u64], buckets: &[u64], micros: u64) {
+        self.family(metric);
+        let name = metric.name;
+        let mut sum = 0;
+        let bounds = bounds.iter().map(|micros| seconds(*micros)).chain(["+Inf".to_owned()]);
+        for (bound, count) in bounds.zip(buckets) {
+            sum += count;
+            let _ = writeln!(self.0, "{name}_bucket{{le=\"{bound}\"}} {sum}");
+        }
+        let _ = writeln!(self.0, "{name}_sum {}\n{name}_count {sum}", seconds(micros));
+    }
+
+    fn labels<'v>(&mut self, labels: impl Iterator<Item = (&'static str, &'v str)>) {
+        let mut opening = '{';
+        for (name, value) in labels {
+            let value = value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let _ = write!(self.0, "{opening}{name}=\"{value}\"");
+            opening = ',';
+        }
+        if opening == ',' {
+            self.0.push('}');
+        }
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn into_text(self) -> String {
+        self.0
+    }
+}
+
+fn seconds(micros: u64) -> String {
+    let text = format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn text(metrics: &Metrics) -> String {
+        let mut exposition = Exposition::default();
+        metrics.expose(&mut exposition);
+        exposition.into_text()
+    }
+
+    #[test]
+    fn every_decision_is_counted_once_with_its_reason_and_time() {
+        let metrics = Metrics::default();
+        let hit = Evidence {
+            credential: Shown::Bearer,
+            cached: true,
+            key_set: Some(crate::audit::record::Fingerprint::of(b"")),
+            token: None,
+        };
+        metrics.decided(Reason::Owner, &hit, Duration::from_micros(5));
+        metrics.decided(Reason::Owner, &hit, Duration::from_micros(6));
+        metrics.decided(Reason::Internal, &Evidence::default(), Duration::from_secs(7));
+        let refused = Reason::Refused(Refusal::Bound);
+        metrics.decided(refused, &Evidence::default(), Duration::from_millis(3));
+        metrics.session_act("sign_in");
+        metrics.session_act("no such act");
+        let text = text(&metrics);
+        for line in [
+            "identity_spoa_decisions_total{verdict=\"allow\",reason=\"owner\"} 2",
+            "identity_spoa_decisions_total{verdict=\"deny\",reason=\"token_bound\"} 1",
+            "identity_spoa_decisions_total{verdict=\"unavailable\",reason=\"internal\"} 1",
+            "identity_spoa_decision_seconds_bucket{le=\"0.000005\"} 1",
+            "identity_spoa_decision_seconds_bucket{le=\"0.00001\"} 2",
+            "identity_spoa_decision_seconds_bucket{le=\"0.005\"} 3",
+            "identity_spoa_decision_seconds_bucket{le=\"+Inf\"} 4",
+            "identity_spoa_decision_seconds_sum 7.003011",
+            "identity_spoa_decision_seconds_count 4",
+            "identity_spoa_tokens_total{cache=\"hit\"} 2",
+            "identity_spoa_session_acts_total{act=\"sign_in\"} 1",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}\n{text}");
+        }
+        assert_eq!(metrics.decisions(Verdict::Allow), 2);
+        let reasons =
+            text.lines().filter(|l| l.starts_with("identity_spoa_decisions_total")).count();
+        assert_eq!(reasons, Reason::ALL.len() + Refusal::ALL.len());
+    }
+
+    #[test]
+    fn a_gauge_counts_what_is_there() {
+        let gauge = Gauge::default();
+        let one = gauge.hold();
+        let two = gauge.hold();
+        assert_eq!(gauge.get(), 2);
+        drop((one, two));
+        assert_eq!(gauge.get(), 0);
+    }
+
+    #[test]
+    fn names_are_unique_and_labels_cannot_break_out() {
+        let names: BTreeSet<_> = ALL.iter().map(|metric| metric.name).collect();
+        assert_eq!(names.len(), ALL.len());
+        let mut exposition = Exposition::default();
+        exposition.sample(&SOURCE_LIVE, &["a\"b\\c\nd"], 1);
+        let text = exposition.into_text();
+        assert_eq!(text, "identity_spoa_source_live{source=\"a\\\"b\\\\c\\nd\"} 1\n");
+    }
+}
