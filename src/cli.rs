@@ -15,6 +15,7 @@ mod explain;
 mod feeds;
 mod haproxy;
 mod login;
+mod manual;
 mod revoke;
 mod run;
 mod schema;
@@ -64,10 +65,28 @@ enum Command {
     Audit(audit::Command),
     /// Shows who is connected to what right now, and cuts
     Tunnels(TunnelsArgs),
+    /// Prints what a shell needs to complete commands
+    Completions(CompletionsArgs),
+    /// Writes a manual page for each command
+    Man(ManArgs),
     /// Prints the JSON Schema of the configuration, for editors
     Schema(SchemaArgs),
     /// Looks at HAProxy's side of the gate
     Haproxy(HaproxyArgs),
+}
+
+#[derive(Debug, Args)]
+struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    shell: clap_complete::Shell,
+}
+
+#[derive(Debug, Args)]
+struct ManArgs {
+    /// Where to write them; made if absent
+    #[arg(value_name = "DIR")]
+    directory: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -411,6 +430,8 @@ impl Cli {
             Command::Sessions(args) => sessions::sessions(&args),
             Command::Workspaces(args) => workspaces::workspaces(&args),
             Command::Tunnels(args) => tunnels::tunnels(&args),
+            Command::Completions(args) => manual::completions(&args),
+            Command::Man(args) => manual::man(&args),
             Command::Schema(args) => schema::schema(&args),
             Command::Haproxy(args) => haproxy::haproxy(&args),
             Command::Audit(command) => audit::audit(&command),

@@ -34,6 +34,7 @@ mod keys;
 mod lint;
 mod login;
 mod monitoring;
+mod packages;
 mod platforms;
 mod providers;
 mod reference;
