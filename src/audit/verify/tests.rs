@@ -255,7 +255,8 @@ fn a4_what_a_crash_tore_is_on_record_and_not_hidden() {
     let forged = text.replacen("{\"seq\":", "{\"seq\":x", 1);
     assert!(!found(forged.as_bytes(), &trusted(directory.path())).is_whole());
     let torn = text.lines().find(|line| line.len() == 39).unwrap();
-    let other = text.replace(torn, &"x".repeat(39));
+    // The next record may begin with the same bytes.
+    let other = text.replacen(torn, &"x".repeat(39), 1);
     let said = problems(&found(other.as_bytes(), &trusted(directory.path())));
     assert!(said.contains("not what the agent says a crash left"), "{said}");
 }
