@@ -72,7 +72,12 @@ file = "audit.jsonl"
     async fn reason(&self, host: &str, who: Option<&str>) -> String {
         let token = who.map(|who| self.idp.token_of(who));
         let mut peer = Peer::unix(&self.agent.socket()).await;
-        peer.ask(host, token.as_deref()).await.unwrap()
+        // An agent that begins has no keys for a moment.
+        until("the keys", async || {
+            let reason = peer.ask(host, token.as_deref()).await.unwrap();
+            (reason != "keys_unavailable").then_some(reason)
+        })
+        .await
     }
 
     async fn until(&self, host: &str, who: Option<&str>, want: &str) {
