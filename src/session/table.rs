@@ -514,6 +514,12 @@ impl Sessions {
                 known.sessions.insert(key, session);
             }
         }
+        // Whoever still holds one, as a live tunnel does, must learn of it.
+        for (key, session) in &before {
+            if !known.sessions.contains_key(key) {
+                session.ended.store(true, Ordering::Release);
+            }
+        }
         let mut handles = Handles::new();
         for CookieEntry { digest, session, host } in cookies {
             let Some(session) = known.sessions.get(&session) else { continue };

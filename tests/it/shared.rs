@@ -278,3 +278,32 @@ async fn sessions_outlive_all_agents_in_the_store() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c3_an_agent_without_the_newest_key_still_knows_who_signed_out() {
+    let (mut stage, _redis, _directory) = world(Version::newest(), "").await;
+    let mut alice = stage.browser();
+    assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
+    assert_eq!(statuses(&mut alice, &host(ALICES)).await, [200; 8]);
+    // The first agent gets a new key at the top; the second one has been running without it.
+    let path = stage.directory.path().to_owned();
+    let ring = std::fs::read_to_string(path.join("keys")).unwrap();
+    std::fs::write(path.join("keys"), format!("{}\n{ring}", "A".repeat(43))).unwrap();
+    stage.agent.kill();
+    stage.agent = AgentProcess::start(&path).await;
+    until("the first agent", async || all_are(&statuses(&mut alice, &host(ALICES)).await, 200))
+        .await;
+    let output = std::process::Command::new(PROGRAM)
+        .args(["sessions", "--config"])
+        .arg(path.join("agent.toml"))
+        .args(["end", "--user", "alice"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    until("the end at both agents", async || {
+        all_are(&statuses(&mut alice, &host(ALICES)).await, 302)
+    })
+    .await;
+    let log = stage.second.as_ref().unwrap().log();
+    assert!(log.contains("another agent's change cannot be read"), "{log}");
+}

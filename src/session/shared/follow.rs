@@ -105,11 +105,21 @@ impl Shared {
                     .query_async(&mut connection)
                     .await?;
                 let news = news.into_iter().flat_map(|news| news.keys).flat_map(|key| key.ids);
-                let mut any = false;
+                let (mut any, mut understood) = (false, true);
                 for entry in news {
                     any = true;
                     at.clone_from(&entry.id);
-                    self.apply(entry, sessions, revocations).await;
+                    understood &= self.apply(entry, sessions, revocations).await;
+                }
+                // Sealed by a key that is not in this agent's ring: it may have been the end of a session,
+                // which is not in the store any more.
+                if !understood {
+                    error!(
+                        "another agent's change cannot be read: give all agents the same 'keys_file', a new key last at first; until then everything is read anew"
+                    );
+                    tokio::time::sleep(NEWS_WITHIN).await;
+                    *position = None;
+                    break;
                 }
                 // Emptied or taken back to an earlier state, it may have lost what is known here.
                 if !any && !self.has(&mut connection, &at).await? {
@@ -138,20 +148,22 @@ impl Shared {
         Ok(!found.ids.is_empty())
     }
 
+    /// Does what another agent did. Returns whether that could be read.
     async fn apply(
         &self,
         entry: StreamId,
         sessions: &Arc<Sessions>,
         revocations: &Arc<Revocations>,
-    ) {
+    ) -> bool {
         let change = entry.get::<String>(FIELD);
         let change =
             change.and_then(|text| self.sealer.open::<Change>(Purpose::Shared, "change", &text));
         match change {
-            None => warn!(entry = entry.id, "a change in the store of sessions is not one of ours"),
+            None => return false,
             Some(Change::Revocation(spread)) => learn(revocations, vec![spread]).await,
             Some(change) => sessions.apply(change, Timestamp::now()),
         }
+        true
     }
 
     /// Reads everything. Returns the position from which changes are to be heard.
