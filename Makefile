@@ -1,5 +1,5 @@
 # What a person runs here. Everything stays on loopback.
-.PHONY: demo test interop browser platforms check fmt lint build install fuzz corpus bench release image
+.PHONY: demo test interop browser platforms check fmt lint build install fuzz corpus bench
 
 # Starts a gate with everything around it, shows what it does, and stays up.
 demo: install
@@ -47,14 +47,6 @@ bench: install
 	cargo bench --locked --bench stages
 	cargo bench --locked --bench workspaces
 	cargo bench --locked --bench sessions
-
-# A static program, with nothing of the place of the build in it: target/package/identity-spoa.
-release: install
-	@packaging/build.sh
-
-# The program as a container image, tried beside a HAProxy.
-image: release
-	@packaging/image.sh
 
 # What CI runs before the tests.
 check: fmt lint

@@ -1,5 +1,4 @@
-//! What is handed out beside the program: units, manifests, completions, manual pages. `make image` builds
-//! and tries the image.
+//! What is handed out beside the program: units, manifests, completions, manual pages.
 
 use std::{
     path::Path,
