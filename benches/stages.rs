@@ -26,7 +26,7 @@ use identity_spoa::{
     audit::{Record, Trail},
     clock::{Moment, Timestamp},
     decision::{self, Decision, Policy, variables::DecisionId},
-    gate::{Gate, Step},
+    gate::{Gate, Step, live::Live},
     haproxy::runtime,
     identity::{
         Authentication,
@@ -138,7 +138,8 @@ fn main() {
     writer.finish();
     tunnels(&gate, &request, &decided, now);
     let started = Moment::now();
-    let batch = Batch { workspaces: &workspaces, now, started, max_frame_size: DEFAULT_SIZE };
+    let workspaces = &workspaces;
+    let batch = Batch { gate: &gate, workspaces, now, started, max_frame_size: DEFAULT_SIZE };
     time("all of it: one question answered", || {
         out.clear();
         hot.answerer.answer(&notify, &batch, &mut scratch, true, &mut out);
@@ -146,7 +147,7 @@ fn main() {
 }
 
 /// What ten thousand live tunnels cost beside the requests.
-fn tunnels(gate: &Gate, request: &Request<'_>, decided: &Decision, now: Timestamp) {
+fn tunnels(gate: &Arc<Gate>, request: &Request<'_>, decided: &Decision, now: Timestamp) {
     const COUNT: u32 = 10_000;
     let (trail, writer) = Trail::to(Box::new(sink()), 1 << 20).unwrap();
     let settings = Settings { most: 100_000, ..Settings::default() };
@@ -168,7 +169,8 @@ fn tunnels(gate: &Gate, request: &Request<'_>, decided: &Decision, now: Timestam
         .unwrap();
     }
     list += "\nName: HAProxy\nPid: 7\n\n";
-    let mut sweeper = Sweeper::new(&all, gate);
+    let live = Live::new(Arc::clone(gate));
+    let mut sweeper = Sweeper::new(&all, &live);
     let mut at = Moment::now();
     let mut least = |what: &str, step: Duration| {
         let mut least = Duration::MAX;

@@ -4,7 +4,7 @@
 //! mode is 0600 unless the operator says otherwise. What is done here is on record with the user id of
 //! who did it.
 
-use std::{collections::BTreeSet, io, path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -23,11 +23,10 @@ use crate::{
     agent::{SocketFile, bind_unix},
     audit::Trail,
     config,
-    gate::Gate,
+    gate::live::Live,
     identity::revocation::Revocations,
     session::SignIn,
     tunnel::Tunnels,
-    workspace::registry::Registry,
 };
 
 pub mod metrics;
@@ -38,7 +37,7 @@ mod workspaces;
 
 pub use revocations::Answer;
 pub use sessions::{SessionView, SessionViews, WhichSessions};
-pub use workspaces::{EndpointView, SourceView, Sources, View, Views, WatchedSource};
+pub use workspaces::{EndpointView, SourceView, Sources, View, Views};
 
 /// Where revocations are.
 pub const REVOCATIONS: &str = "/v1/revocations";
@@ -63,19 +62,13 @@ pub struct Admin {
 /// What the API is about.
 pub struct Subject {
     /// What decides, with what it counts.
-    pub gate: Arc<Gate>,
+    pub live: Arc<Live>,
     /// What is revoked.
     pub revocations: Arc<Revocations>,
     /// Where what is done is recorded.
     pub trail: Arc<Trail>,
     /// Who is signed in, where people sign in.
     pub sign_in: Option<Arc<SignIn>>,
-    /// The workspaces.
-    pub registry: Arc<Registry>,
-    /// Their sources, by number.
-    pub sources: Vec<WatchedSource>,
-    /// The configured names of the issuers, which records of workspaces may name.
-    pub issuers: BTreeSet<Box<str>>,
     /// Live tunnels, where they are tracked.
     pub tunnels: Option<Arc<Tunnels>>,
 }

@@ -10,7 +10,7 @@ use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{audit::Trail, config, gate::Gate, tunnel::Tunnels};
+use crate::{audit::Trail, config, gate::live::Live, tunnel::Tunnels};
 
 mod answer;
 mod connection;
@@ -46,7 +46,7 @@ impl Server {
     /// The first that cannot be bound.
     pub fn bind(
         config: &config::Agent,
-        gate: Arc<Gate>,
+        live: Arc<Live>,
         trail: Arc<Trail>,
         tunnels: Option<Arc<Tunnels>>,
     ) -> Result<Self, BindError> {
@@ -55,7 +55,7 @@ impl Server {
             listeners.extend(Listener::bind(address, config)?);
         }
         let shared = Shared {
-            answerer: Answerer::new(gate, trail).tracking(tunnels),
+            answerer: Answerer::new(live, trail).tracking(tunnels),
             connections: Arc::new(Semaphore::new(config.connections)),
             waiting: Arc::new(Semaphore::new(config.waiting)),
             answer_within: config.answer_within,
@@ -97,7 +97,7 @@ async fn accept(listener: Listener, shared: Arc<Shared>, stop: CancellationToken
                 };
                 let (shared, stop) = (Arc::clone(&shared), stop.clone());
                 connections.spawn(async move {
-                    let _counted = shared.answerer.gate().metrics.connections.hold();
+                    let _counted = shared.answerer.metrics().connections.hold();
                     connection::serve(stream, &shared, stop).await;
                     drop(permit);
                 });

@@ -33,8 +33,11 @@ use crate::{
 
 mod audit_table;
 mod certificate;
+pub mod difference;
 pub mod document;
 mod file;
+mod fixed;
+pub mod follow;
 mod issuer;
 mod pages;
 pub mod reference;
@@ -80,6 +83,8 @@ pub struct Config {
     pub metrics: Option<Metrics>,
     /// Of the file it was read from.
     pub fingerprint: Option<Fingerprint>,
+    /// The file as it was typed, and its language.
+    pub text: (String, Format),
 }
 
 /// How the agent reaches HAProxy.
@@ -236,6 +241,8 @@ pub struct Agent {
     pub waiting: usize,
     /// The most verified tokens that are remembered.
     pub tokens: u64,
+    /// Whether the configuration is read again when its file changes, and not only on SIGHUP.
+    pub follow_file: bool,
 }
 
 /// User and group of a file; `None` leaves it as it is.
@@ -318,6 +325,7 @@ impl Config {
         let format = Format::of(path).unwrap_or(Format::Toml);
         let mut config: Self = document::read(&name, &text, format)?;
         config.fingerprint = Some(Fingerprint::of(text.as_bytes()));
+        config.text = (text, format);
         config.resolve(path.parent().unwrap_or(Path::new("")));
         Ok(config)
     }

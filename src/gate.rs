@@ -16,6 +16,7 @@ use crate::{
         credential::{Credential, Sources},
         evidence::{Evidence, Shown},
         issuers::{Issuers, KeyWait, Outcome},
+        profile::Authority,
         revocation::Revocations,
     },
     metrics::Metrics,
@@ -29,15 +30,18 @@ use crate::{
         pattern::{HostPatterns, Scratch, Target},
         reconcile::lookup::Lookup,
         registry::{Registry, Snapshot},
+        source::WatchedSource,
     },
 };
+
+pub mod live;
 
 /// Everything a decision is made from.
 pub struct Gate {
     /// Which hosts are workspaces.
     pub patterns: HostPatterns,
     /// Whose tokens count.
-    pub issuers: Issuers,
+    pub issuers: Arc<Issuers>,
     /// Where tokens may be beside the Authorization header; nowhere unless configured.
     pub sources: Option<Arc<Sources>>,
     /// What clients are told of tokens for workspaces; nothing unless configured.
@@ -53,6 +57,8 @@ pub struct Gate {
     pub registry: Arc<Registry>,
     /// How each source is asked about one workspace, by their numbers; those that cannot be have none.
     pub lookups: Vec<Option<Lookup>>,
+    /// The sources as the administrator sees them, by their numbers.
+    pub watched: Vec<WatchedSource>,
     /// What the operator decided for all workspaces.
     pub policy: Policy,
     /// The fingerprints of what decides.
@@ -74,7 +80,7 @@ enum Visitor {
     /// Nobody, as far as anybody can tell.
     Nobody,
     /// Somebody who signed in.
-    SignedIn(Arc<Session>),
+    SignedIn(Arc<Session>, Arc<Identity>),
     /// The store of sessions is asked.
     Wait(KeyWait),
     /// The store of sessions is away.
@@ -141,11 +147,10 @@ impl Gate {
             (Credential::Absent, certificate) => match self.session(request, &place, now, may_wait)
             {
                 // A page elsewhere can do much with the cookies of its visitor.
-                Visitor::SignedIn(_) if !self.is_own_doing(request, &place, scratch) => {
+                Visitor::SignedIn(..) if !self.is_own_doing(request, &place, scratch) => {
                     return Step::Done(Decision::refuse(Reason::OriginForeign));
                 }
-                Visitor::SignedIn(session) => {
-                    let identity = session.identity();
+                Visitor::SignedIn(session, identity) => {
                     by_session = Some(session);
                     evidence.credential = Shown::Session;
                     Authentication::Known(identity)
@@ -229,12 +234,13 @@ impl Gate {
             return Decision::refuse(Reason::HostUnmatched);
         };
         let place = Place::Matched(host.clone(), target);
-        let authentication = match identity {
+        let authentication = match identity.map(|identity| self.vouched(identity)) {
             None => Authentication::Absent,
-            Some(identity) if self.revocations.cover(&identity) => {
+            Some(None) => Authentication::Refused(Refusal::Issuer),
+            Some(Some(identity)) if self.revocations.cover(&identity) => {
                 Authentication::Refused(Refusal::Revoked)
             }
-            Some(identity) => Authentication::Known(identity),
+            Some(Some(identity)) => Authentication::Known(identity),
         };
         decision::decide(&place, path, authentication, workspaces, &self.policy)
     }
@@ -257,7 +263,11 @@ impl Gate {
             // Whoever was only signed out may sign in again, and is sent to.
             Some(session) if self.revocations.cover(&session.identity.load()) => Visitor::Nobody,
             Some(_) if sessions.is_stale() => Visitor::Unsettled,
-            Some(session) => Visitor::SignedIn(session),
+            // Nor is whoever signed in at a provider that is not configured any more somebody.
+            Some(session) => match self.vouched(session.identity()) {
+                Some(identity) => Visitor::SignedIn(session, identity),
+                None => Visitor::Nobody,
+            },
             None if !sessions.is_unsettled(id, host) => Visitor::Nobody,
             None => match sessions.ask(id, host).filter(|_| may_wait) {
                 Some(answer) => Visitor::Wait(KeyWait::new(answer)),
@@ -291,6 +301,25 @@ impl Gate {
         from.filter(same_port)
             .and_then(|from| self.patterns.resolve(&from, scratch))
             .is_some_and(|from| from.workspace == target.workspace && from.source == target.source)
+    }
+
+    /// Everybody who is trusted to say who somebody is.
+    pub fn authorities(&self) -> impl Iterator<Item = &Arc<Authority>> {
+        let issuers = self.issuers.profiles().map(|profile| &profile.authority);
+        issuers.chain(self.certificates.iter().map(|rule| &rule.authority))
+    }
+
+    /// An identity that was verified under this configuration or one before it, as it counts now: whoever
+    /// vouched for it must still be configured, and joins it to people as the configuration says now.
+    #[must_use]
+    pub fn vouched(&self, identity: Arc<Identity>) -> Option<Arc<Identity>> {
+        let known = &identity.authority;
+        let authority = self.authorities().find(|authority| authority.name == known.name)?;
+        if Arc::ptr_eq(authority, known) || authority == known {
+            return Some(identity);
+        }
+        let authority = Arc::clone(authority);
+        Some(Arc::new(Identity { authority, ..Identity::clone(&identity) }))
     }
 
     /// What the request's host names.

@@ -5,7 +5,7 @@
 
 use std::{
     fmt::{Display, Write as _},
-    sync::atomic::{AtomicI64, AtomicU64, Ordering},
+    sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     time::Duration,
 };
 
@@ -78,6 +78,8 @@ metrics! {
     SESSION_ACTS = "counter" "session_acts_total" ["act"] "Sign-ins, sign-outs and what else happens to sessions";
     SESSION_COOKIES = "gauge" "session_cookies" [] "Cookies of sessions that this agent knows";
     REVOCATIONS = "gauge" "revocations" [] "What is revoked";
+    CONFIG_RELOADS = "counter" "config_reloads_total" ["result"] "Attempts to take on a changed configuration";
+    CONFIG_CURRENT = "gauge" "config_current" [] "Whether the configuration is the last one that was tried, rather than one before it";
     AUDIT_WAITING = "gauge" "audit_waiting_bytes" [] "Records that wait to be written";
     AUDIT_CAPACITY = "gauge" "audit_capacity_bytes" [] "How much of them may wait";
     AUDIT_RECORDS = "counter" "audit_records_total" [] "Records written";
@@ -106,6 +108,9 @@ pub struct Metrics {
     hits: AtomicU64,
     misses: AtomicU64,
     acts: [AtomicU64; ACTS.len()],
+    reloads: AtomicU64,
+    refused_reloads: AtomicU64,
+    outdated: AtomicBool,
     /// Connections of HAProxy.
     pub connections: Gauge,
     /// Questions that wait.
@@ -150,6 +155,9 @@ impl Default for Metrics {
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             acts: std::array::from_fn(|_| AtomicU64::new(0)),
+            reloads: AtomicU64::new(0),
+            refused_reloads: AtomicU64::new(0),
+            outdated: AtomicBool::new(false),
             connections: Gauge::default(),
             waiting: Gauge::default(),
         }
@@ -195,6 +203,17 @@ impl Metrics {
         add(at.and_then(|at| self.acts.get(at)), 1);
     }
 
+    /// Counts an attempt to take on a changed configuration.
+    pub fn reloaded(&self, applied: bool) {
+        add(Some(if applied { &self.reloads } else { &self.refused_reloads }), 1);
+        self.config_is_current(applied);
+    }
+
+    /// Whether the configuration that was tried last holds.
+    pub fn config_is_current(&self, is: bool) {
+        self.outdated.store(!is, Ordering::Relaxed);
+    }
+
     /// How many decisions had a verdict.
     #[must_use]
     pub fn decisions(&self, verdict: Verdict) -> u64 {
@@ -220,6 +239,10 @@ impl Metrics {
         to.sample(&TOKENS, &["miss"], read(&self.misses));
         to.single(&CONNECTIONS, self.connections.get());
         to.single(&WAITING, self.waiting.get());
+        to.family(&CONFIG_RELOADS);
+        to.sample(&CONFIG_RELOADS, &["applied"], read(&self.reloads));
+        to.sample(&CONFIG_RELOADS, &["refused"], read(&self.refused_reloads));
+        to.single(&CONFIG_CURRENT, u8::from(!self.outdated.load(Ordering::Relaxed)));
         to.family(&SESSION_ACTS);
         for (act, count) in ACTS.iter().zip(&self.acts) {
             to.sample(&SESSION_ACTS, &[act], read(count));

@@ -34,7 +34,9 @@ pub mod store;
 pub mod table;
 pub mod web;
 
+use client::Client;
 use flow::Places;
+use page::Pages;
 use seal::Sealer;
 pub use table::Sessions;
 
@@ -55,6 +57,18 @@ pub struct SignIn {
     pub sealer: Arc<Sealer>,
     /// Where things are.
     pub places: Places,
+    /// The providers at which people sign in; at least one where people do.
+    pub clients: Arc<[Arc<Client>]>,
+    /// What people see.
+    pub pages: Arc<Pages>,
+}
+
+impl SignIn {
+    /// The provider of that configured name.
+    #[must_use]
+    pub fn client(&self, issuer: &str) -> Option<Arc<Client>> {
+        self.clients.iter().find(|client| client.issuer() == issuer).cloned()
+    }
 }
 
 /// How long sessions last.

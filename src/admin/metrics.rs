@@ -18,6 +18,7 @@ use tracing::error;
 use super::{Shared, workspaces::SourceView};
 use crate::{
     clock::Timestamp,
+    gate::Gate,
     metrics::{self, Exposition, Metric},
     tunnel,
     workspace::reconcile::status::Health,
@@ -109,7 +110,8 @@ impl Shared {
     #[must_use]
     pub fn readiness(&self, now: Timestamp) -> Readiness {
         let mut checks = Vec::new();
-        for provider in self.gate.issuers.providers() {
+        let gate = self.live.gate();
+        for provider in gate.issuers.providers() {
             let name = provider.profile().authority.name.to_string();
             let keys = provider.keys(now);
             let reason = match &keys {
@@ -162,8 +164,9 @@ pub(super) fn render(shared: &Shared) -> String {
     to.family(&metrics::BUILD);
     to.sample(&metrics::BUILD, &[env!("CARGO_PKG_VERSION")], 1);
     to.single(&metrics::READY, u8::from(shared.readiness(now).ready));
-    shared.gate.metrics.expose(&mut to);
-    key_sets(shared, now, &mut to);
+    let gate = shared.live.gate();
+    gate.metrics.expose(&mut to);
+    key_sets(&gate, now, &mut to);
     let sources = shared.source_views();
     for (metric, value) in OF_SOURCES {
         to.family(&metric);
@@ -173,7 +176,7 @@ pub(super) fn render(shared: &Shared) -> String {
             }
         }
     }
-    if let Some(sign_in) = &shared.gate.sign_in {
+    if let Some(sign_in) = &gate.sign_in {
         to.single(&metrics::SESSION_COOKIES, sign_in.sessions.len());
     }
     to.single(&metrics::REVOCATIONS, shared.revocations.list().len());
@@ -190,8 +193,8 @@ pub(super) fn render(shared: &Shared) -> String {
     text
 }
 
-fn key_sets(shared: &Shared, now: Timestamp, to: &mut Exposition) {
-    let providers = shared.gate.issuers.providers();
+fn key_sets(gate: &Gate, now: Timestamp, to: &mut Exposition) {
+    let providers = gate.issuers.providers();
     let all: Vec<_> = providers
         .iter()
         .map(|provider| (&*provider.profile().authority.name, provider.latest(), provider))

@@ -1,7 +1,7 @@
 //! Workspaces and their sources: looked at, and written where a source is one of the API's.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -24,21 +24,12 @@ use crate::{
         reconcile::status::Status,
         registry::Record,
         source::{
+            WatchedSource,
             api::{LeaseError, Leases},
             file::document,
         },
     },
 };
-
-/// A source as the administrator sees it.
-pub struct WatchedSource {
-    /// Its name.
-    pub name: Box<str>,
-    /// How it is doing.
-    pub status: Arc<Mutex<Status>>,
-    /// Its workspaces, where they are written through this API.
-    pub leases: Option<Arc<Leases>>,
-}
 
 /// Every source.
 #[derive(Debug, Serialize, Deserialize)]
@@ -144,13 +135,14 @@ impl View {
 }
 
 impl Shared {
-    fn leases(&self, source: &str) -> Result<&Arc<Leases>, Box<Response>> {
-        let known = self.sources.iter().find(|known| *known.name == *source);
+    fn leases(&self, source: &str) -> Result<Arc<Leases>, Box<Response>> {
+        let gate = self.live.gate();
+        let known = gate.watched.iter().find(|known| *known.name == *source);
         let Some(known) = known else {
             let error = format!("there is no source {source:?}");
             return Err(Box::new(failed(StatusCode::NOT_FOUND, error)));
         };
-        known.leases.as_ref().ok_or_else(|| {
+        known.leases.clone().ok_or_else(|| {
             let error =
                 format!("the source {source:?} is not of kind \"api\": it cannot be written");
             Box::new(failed(StatusCode::METHOD_NOT_ALLOWED, error))
@@ -158,9 +150,10 @@ impl Shared {
     }
 
     fn views(&self, mut wanted: impl FnMut(&Record<'_>) -> bool) -> Vec<View> {
-        let snapshot = self.registry.snapshot();
+        let gate = self.live.gate();
+        let snapshot = gate.registry.snapshot();
         let mut views = Vec::new();
-        for (number, source) in self.sources.iter().enumerate() {
+        for (number, source) in gate.watched.iter().enumerate() {
             let start = views.len();
             let records = snapshot.all(number).filter(|record| wanted(record));
             views.extend(records.map(|record| View::new(&source.name, &record)));
@@ -172,7 +165,8 @@ impl Shared {
     }
 
     pub(super) fn source_views(&self) -> Vec<SourceView> {
-        let snapshot = self.registry.snapshot();
+        let gate = self.live.gate();
+        let snapshot = gate.registry.snapshot();
         let view = |(number, source): (usize, &WatchedSource)| {
             let state = snapshot.state(number)?;
             Some(SourceView {
@@ -185,7 +179,7 @@ impl Shared {
                 age_seconds: state.age.map(|age| age.as_secs()),
             })
         };
-        self.sources.iter().enumerate().filter_map(view).collect()
+        gate.watched.iter().enumerate().filter_map(view).collect()
     }
 }
 
@@ -247,7 +241,8 @@ pub(super) async fn put(
         Ok(leases) => leases,
         Err(response) => return *response,
     };
-    let issuers = shared.issuers.iter().map(|name| &**name).collect();
+    let gate = shared.live.gate();
+    let issuers = gate.authorities().map(|authority| &*authority.name).collect();
     let workspace = match document::parse_one("body", &body, &issuers) {
         Ok(workspace) => workspace,
         Err(mistakes) => return failed(StatusCode::UNPROCESSABLE_ENTITY, mistakes.to_string()),

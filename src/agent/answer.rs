@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use arc_swap::Guard;
 use arrayvec::ArrayString;
 use tracing::{debug, error, warn};
 
@@ -18,8 +19,9 @@ use crate::{
         Decision, Reason, Verdict,
         variables::{self, DecisionId},
     },
-    gate::{Gate, Step},
+    gate::{Gate, Step, live::Live},
     identity::issuers::KeyWait,
+    metrics::Metrics,
     request::{self, Request},
     spop::{Actions, Notify, Value, ack, ack::Scope},
     tunnel::{Full, Kind, Tunnel, Tunnels},
@@ -28,7 +30,8 @@ use crate::{
 
 /// Decides, records and encodes.
 pub struct Answerer {
-    gate: Arc<Gate>,
+    live: Arc<Live>,
+    metrics: Arc<Metrics>,
     trail: Arc<Trail>,
     tunnels: Option<Arc<Tunnels>>,
     run: u32,
@@ -37,6 +40,8 @@ pub struct Answerer {
 
 /// What a batch of questions shares.
 pub struct Batch<'s> {
+    /// What decides.
+    pub gate: &'s Gate,
     /// The workspaces.
     pub workspaces: &'s Snapshot,
     /// The time.
@@ -56,11 +61,12 @@ pub struct Waiting {
 impl Answerer {
     /// An answerer; its decisions carry a random number that tells this run of the agent from others.
     #[must_use]
-    pub fn new(gate: Arc<Gate>, trail: Arc<Trail>) -> Self {
+    pub fn new(live: Arc<Live>, trail: Arc<Trail>) -> Self {
         let mut run = [0; 4];
         // Without random numbers the time alone tells runs apart.
         let _ = aws_lc_rs::rand::fill(&mut run);
-        Self { gate, trail, tunnels: None, run: u32::from_be_bytes(run), count: AtomicU64::new(0) }
+        let (metrics, run) = (Arc::clone(&live.load().metrics), u32::from_be_bytes(run));
+        Self { live, metrics, trail, tunnels: None, run, count: AtomicU64::new(0) }
     }
 
     /// The same, which tracks what it allows to last.
@@ -69,10 +75,16 @@ impl Answerer {
         Self { tunnels, ..self }
     }
 
-    /// The gate.
+    /// What decides at the moment; take it once for all questions of a batch.
     #[must_use]
-    pub fn gate(&self) -> &Gate {
-        &self.gate
+    pub fn gate(&self) -> Guard<Arc<Gate>> {
+        self.live.load()
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
     }
 
     /// Answers a question: appends its ACK, or returns what to wait for if `may_wait`.
@@ -102,7 +114,7 @@ impl Answerer {
                 self.finish(notify, &request, decision, batch, out);
                 return None;
             }
-            match self.gate.decide(&request, batch.workspaces, batch.now, scratch, may_wait) {
+            match batch.gate.decide(&request, batch.workspaces, batch.now, scratch, may_wait) {
                 Step::Done(decision) => {
                     self.finish(notify, &request, decision, batch, out);
                     None
@@ -139,7 +151,7 @@ impl Answerer {
         let start = out.len();
         let id = self.next_id(batch.now);
         let mut decision = decision;
-        let tunnel = self.open(&decision, request, &id, batch.now);
+        let tunnel = self.open(&decision, request, &id, batch);
         if tunnel.is_err() {
             decision = Decision::refuse(Reason::TunnelsFull);
         }
@@ -152,7 +164,7 @@ impl Answerer {
         debug!(decision_id = %id, reason = %decision.reason, "decided");
         let latency = Moment::now().since(batch.started);
         let record = Record::new(&decision, request, &id, batch.now);
-        let mut kept = self.trail.keep(&record.made(self.gate.versions, latency)).is_ok();
+        let mut kept = self.trail.keep(&record.made(batch.gate.versions, latency)).is_ok();
         if let (Some(tunnels), Ok(true)) = (&self.tunnels, tunnel) {
             let allowed = kept && decision.verdict() == Verdict::Allow;
             kept = allowed && tunnels.record_opening(&id).is_ok();
@@ -165,7 +177,7 @@ impl Answerer {
             decision = Decision::refuse(Reason::AuditUnavailable);
             let _ = encode(notify, request, &decision, &id, batch.max_frame_size, out);
         }
-        self.gate.metrics.decided(decision.reason, &decision.evidence, latency);
+        self.metrics.decided(decision.reason, &decision.evidence, latency);
     }
 
     /// Takes an allowed tunnel in; returns whether it is one.
@@ -174,7 +186,7 @@ impl Answerer {
         decision: &Decision,
         request: &Request<'_>,
         id: &DecisionId,
-        now: Timestamp,
+        batch: &Batch<'_>,
     ) -> Result<bool, Full> {
         let Some(tunnels) = self.tunnels.as_ref().filter(|_| decision.verdict() == Verdict::Allow)
         else {
@@ -184,7 +196,8 @@ impl Answerer {
             return Ok(false);
         }
         // What cannot be tracked cannot be cut.
-        let tunnel = Tunnel::of(decision, request, id, &self.gate.certificates, now).ok_or(Full)?;
+        let certificates = &batch.gate.certificates;
+        let tunnel = Tunnel::of(decision, request, id, certificates, batch.now).ok_or(Full)?;
         tunnels.open(tunnel).map(|()| true)
     }
 

@@ -133,6 +133,7 @@ impl<S: Stream> Connection<'_, S> {
         let gate = self.shared.answerer.gate();
         let workspaces = gate.registry.snapshot();
         let batch = Batch {
+            gate: &gate,
             workspaces: &workspaces,
             now: Timestamp::now(),
             started: Moment::now(),
@@ -217,11 +218,12 @@ fn wait(
     let Ok(permit) = Arc::clone(&shared.waiting).try_acquire_owned() else { return false };
     let shared = Arc::clone(shared);
     tasks.spawn(async move {
-        let waits = shared.answerer.gate().metrics.waiting.hold();
+        let waits = shared.answerer.metrics().waiting.hold();
         let ended = waiting.keys.ended(KEYS_WITHIN.min(shared.answer_within)).await;
-        let workspaces = shared.answerer.gate().registry.snapshot();
+        let gate = shared.answerer.gate();
+        let workspaces = gate.registry.snapshot();
         let now = Timestamp::now();
-        let batch = Batch { workspaces: &workspaces, now, started, max_frame_size };
+        let batch = Batch { gate: &gate, workspaces: &workspaces, now, started, max_frame_size };
         let mut out = Vec::new();
         // The frame was a NOTIFY once and still is.
         if let Ok(Some((frame, _))) = frame::split(&whole, max_frame_size)

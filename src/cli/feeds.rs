@@ -11,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::{
-    admin::WatchedSource,
     clock::Moment,
     config::{Config, Platform, SourceKind, document::Mistakes},
     workspace::{
@@ -26,7 +25,7 @@ use crate::{
         },
         registry::{Publisher, Registry},
         source::{
-            Source, SourceError,
+            Source, SourceError, WatchedSource,
             api::Leases,
             coder::Coder,
             file::FileSource,
@@ -99,6 +98,11 @@ impl Feeds {
             },
         });
         watched.collect()
+    }
+
+    /// Who resolves the names of destinations.
+    pub(super) fn resolver(&self) -> Arc<Resolver> {
+        Arc::clone(&self.resolver)
     }
 
     /// What requests for unknown workspaces ask through, by the numbers of the sources.

@@ -18,8 +18,8 @@ use crate::{
     audit::{AgentAct, KeySetAct, Trail},
     clock::Timestamp,
     config::{self, Config, Listen},
-    gate::Gate,
-    identity::evidence::Fingerprint,
+    gate::{Gate, live::Live},
+    identity::{evidence::Fingerprint, provider::Provider},
     session::{
         flow::Used,
         refresh::Refresher,
@@ -27,6 +27,10 @@ use crate::{
         web::{self, Web},
     },
 };
+
+mod reload;
+
+use reload::{Reloader, Tasks};
 
 /// How long the start waits for the store of sessions; without it the agent starts all the same.
 const STORE_AT_START: Duration = Duration::from_secs(3);
@@ -41,7 +45,7 @@ pub(super) fn run(path: &Path) -> anyhow::Result<ExitCode> {
         }
     }
     let runtime = runtime(config.agent.workers).context("cannot start the runtime")?;
-    runtime.block_on(serve(config))?;
+    runtime.block_on(serve(path, config))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -54,13 +58,13 @@ fn runtime(workers: usize) -> std::io::Result<Runtime> {
     builder.enable_all().build()
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     if let Some(about) = &config.sign_in {
-        let path = about.keys.display();
+        let keys = about.keys.display();
         Sealer::make_ring(&about.keys)
-            .with_context(|| format!("the keys_file of [sign_in], {path}"))?;
+            .with_context(|| format!("the keys_file of [sign_in], {keys}"))?;
     }
-    let setup::Built { gate, mut feeds, clients, pages } = setup::build(&config, true)?;
+    let setup::Built { gate, mut feeds, parts } = setup::build(&config, true)?;
     gate.revocations.own()?;
     // Read before the first question comes; a broken file is no reason not to start, and is followed.
     feeds.load_files();
@@ -68,8 +72,11 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let (trail, writer) = Trail::open(&config.audit)
         .with_context(|| format!("cannot open the audit trail {audit:?}"))?;
     let gate = Arc::new(gate);
+    let live = Arc::new(Live::new(Arc::clone(&gate)));
     let trail = Arc::new(trail);
-    record_keys(&gate, &trail);
+    for provider in parts.providers() {
+        record_keys(provider, &trail);
+    }
     let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
     if let Some(sign_in) = &gate.sign_in
         && let Some(shared) = &sign_in.shared
@@ -83,13 +90,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     }
     let tunnels = tunnels::build(&config, &gate, &trail);
     let subject = Arc::new(Subject {
-        gate: Arc::clone(&gate),
+        live: Arc::clone(&live),
         revocations: Arc::clone(&gate.revocations),
         trail: Arc::clone(&trail),
         sign_in: gate.sign_in.clone(),
-        registry: Arc::clone(&gate.registry),
-        sources: feeds.watched(),
-        issuers: config.issuer_names().into_iter().map(Box::from).collect(),
         tunnels: tunnels.clone(),
     });
     let admin = match &config.admin {
@@ -99,13 +103,13 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         None => None,
     };
     let server =
-        Server::bind(&config.agent, Arc::clone(&gate), Arc::clone(&trail), tunnels.clone())?;
+        Server::bind(&config.agent, Arc::clone(&live), Arc::clone(&trail), tunnels.clone())?;
     let mut end = Signals::listen()?;
+    let hangup = Reloader::signal()?;
 
-    gate.issuers.spawn(&mut tasks, &stop);
-    feeds.spawn(&mut tasks, &stop)?;
+    let of_gate = Tasks::start(&parts, feeds, &stop)?;
     if let Some(tunnels) = tunnels {
-        tunnels::spawn(&config, &gate, &tunnels, &mut tasks, &stop);
+        tunnels::spawn(&config, &live, &tunnels, &mut tasks, &stop);
     }
     if let Some(admin) = admin {
         tasks.spawn(admin.serve(stop.clone()));
@@ -116,22 +120,33 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         info!(address = %listener.local_addr()?, "metrics");
         tasks.spawn(metrics::serve(listener, subject, stop.clone()));
     }
-    if let (Some(about), Some(sign_in), Some(pages)) = (&config.sign_in, &gate.sign_in, pages) {
+    if let (Some(about), Some(sign_in)) = (&config.sign_in, &gate.sign_in) {
         let address = about.listen;
         let listener =
             web::bind(address).with_context(|| format!("[sign_in] cannot listen at {address}"))?;
-        let (sign_in, gate) = (Arc::clone(sign_in), Arc::clone(&gate));
+        let (sign_in, live) = (Arc::clone(sign_in), Arc::clone(&live));
         let (used, trail) = (Used::new(sign_in.shared.clone()), Arc::clone(&trail));
         if about.refresh.is_some() {
-            let (sign_in, gate) = (Arc::clone(&sign_in), Arc::clone(&gate));
-            let (clients, trail) = (Arc::clone(&clients), Arc::clone(&trail));
-            tasks.spawn(Refresher { sign_in, clients, gate, trail }.run(stop.clone()));
+            let (sign_in, live) = (Arc::clone(&sign_in), Arc::clone(&live));
+            let trail = Arc::clone(&trail);
+            tasks.spawn(Refresher { sign_in, live, trail }.run(stop.clone()));
         }
-        let web = Web { sign_in, gate, clients, pages, used, trail };
+        let web = Web { sign_in, live, used, trail };
         info!(address = %listener.local_addr()?, host = %about.places.login, "sign-in pages");
         tasks.spawn(web.serve(listener, stop.clone()));
     }
     record(&trail, &gate, "start", None);
+    drop(gate);
+    let follow_file = config.agent.follow_file;
+    let reloader = Reloader {
+        path: path.to_owned(),
+        config,
+        parts: Arc::new(parts),
+        live: Arc::clone(&live),
+        trail: Arc::clone(&trail),
+        tasks: of_gate,
+    };
+    let reloading = tokio::spawn(reloader.run(hangup, follow_file));
     info!(version = env!("CARGO_PKG_VERSION"), listening = ?server.addresses(), "ready");
 
     let serving = tokio::spawn(server.serve(stop.clone()));
@@ -140,7 +155,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     stop.cancel();
     serving.await.context("the server ended in a panic")?;
     while tasks.join_next().await.is_some() {}
-    record(&trail, &gate, "stop", Some(signal));
+    if let Ok(tasks) = reloading.await {
+        tasks.ended().await;
+    }
+    record(&trail, &live.load(), "stop", Some(signal));
     // Whatever still runs gets nothing on record any more, and so allows nothing.
     trail.close();
     writer.finish();
@@ -155,23 +173,21 @@ fn record(trail: &Trail, gate: &Gate, act: &'static str, note: Option<&str>) {
     }
 }
 
-/// Records the keys of each issuer, and each change of them.
-fn record_keys(gate: &Gate, trail: &Arc<Trail>) {
-    for provider in gate.issuers.providers() {
-        let trail = Arc::clone(trail);
-        provider.on_change(move |profile, set, before| {
-            let act = KeySetAct {
-                time: Timestamp::now(),
-                issuer: &profile.authority.name,
-                key_set: Fingerprint::of_digest(set.digest()),
-                before: before.map(|before| Fingerprint::of_digest(before.digest())),
-                keys: set.len(),
-            };
-            if trail.keep(&act).is_err() {
-                error!(issuer = act.issuer, "the audit trail has no room for new keys' record");
-            }
-        });
-    }
+/// Records the keys of an issuer, and each change of them.
+fn record_keys(provider: &Provider, trail: &Arc<Trail>) {
+    let trail = Arc::clone(trail);
+    provider.on_change(move |profile, set, before| {
+        let act = KeySetAct {
+            time: Timestamp::now(),
+            issuer: &profile.authority.name,
+            key_set: Fingerprint::of_digest(set.digest()),
+            before: before.map(|before| Fingerprint::of_digest(before.digest())),
+            keys: set.len(),
+        };
+        if trail.keep(&act).is_err() {
+            error!(issuer = act.issuer, "the audit trail has no room for new keys' record");
+        }
+    });
 }
 
 struct Signals {

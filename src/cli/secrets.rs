@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     config::{ClientKey, Password},
-    identity::introspection::ClientAuthentication,
+    identity::{evidence::Fingerprint, introspection::ClientAuthentication},
 };
 
 /// The longest secret that is read, in bytes.
@@ -47,6 +47,15 @@ pub(super) fn client_authentication(key: &ClientKey) -> anyhow::Result<ClientAut
             Ok(ClientAuthentication::PrivateKey { key, algorithm, key_id: key_id.clone() })
         }
     }
+}
+
+/// Whether a key is still the same.
+pub(super) fn fingerprint(key: &ClientKey) -> anyhow::Result<Fingerprint> {
+    let text = match key {
+        ClientKey::SecretFile(path) | ClientKey::PrivateKey(path, _) => read(path)?,
+        ClientKey::SecretEnv(name) => Zeroizing::new(std::env::var(name)?),
+    };
+    Ok(Fingerprint::of(text.as_bytes()))
 }
 
 /// The password of a store.

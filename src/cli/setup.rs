@@ -1,18 +1,21 @@
-//! From a configuration to a gate; the same for `run`, `explain` and `check`.
+//! From a configuration to a gate; the same for `run`, `explain` and `check`, and for a configuration that follows
+//! another while the agent runs.
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 
 use super::{feeds::Feeds, secrets};
 use crate::{
     audit::Versions,
     clock::Timestamp,
-    config::{self, Config},
+    config::{self, Config, SourceKind},
     decision::Metadata,
     gate::Gate,
     identity::{
         cache::TokenCache,
+        certificate::CertificateRule,
+        evidence::Fingerprint,
         introspection::{Client, Introspector},
         issuers::Issuers,
         profile::Authority,
@@ -33,122 +36,317 @@ use crate::{
 pub(super) struct Built {
     pub(super) gate: Gate,
     pub(super) feeds: Feeds,
-    /// The providers at which people sign in.
-    pub(super) clients: Arc<[session::client::Client]>,
-    /// What they see.
-    pub(super) pages: Option<Pages>,
+    pub(super) parts: Parts,
+}
+
+/// A gate of a later configuration.
+pub(super) struct Rebuilt {
+    pub(super) gate: Gate,
+    /// The sources, none of which has said anything yet, unless they are those before.
+    pub(super) feeds: Option<Feeds>,
+    pub(super) parts: Parts,
+}
+
+/// What a later configuration can go on with, if it says the same.
+pub(super) struct Parts {
+    issuers: Vec<IssuerPart>,
+    sources: Fingerprint,
+    has_hub: bool,
+}
+
+struct IssuerPart {
+    /// Of all that is said of the issuer, and of what is in the files that are named.
+    whole: Fingerprint,
+    /// Of what it is trusted to say.
+    profile: Fingerprint,
+    provider: Arc<Provider>,
+}
+
+/// The configuration that holds while another is built.
+#[derive(Clone, Copy)]
+pub(super) struct Before<'b> {
+    pub(super) gate: &'b Gate,
+    pub(super) parts: &'b Parts,
+}
+
+fn has_hub(config: &Config) -> bool {
+    config.sources.iter().any(|source| matches!(source.kind, SourceKind::Hub(..)))
 }
 
 /// Builds the gate, without keys and workspaces yet, and the sources of its workspaces. `runs` says that it
 /// is for the running agent.
 pub(super) fn build(config: &Config, runs: bool) -> anyhow::Result<Built> {
-    let mut providers = Vec::new();
+    let (issuers, issuer_parts) = issuers(config, None)?;
+    let feeds = Feeds::new(config)?;
+    let journal = config.admin.as_ref().map(|admin| admin.revocations.clone());
+    let revocations = Arc::new(Revocations::open(names(config), journal)?);
+    let authorities: Vec<_> =
+        issuers.profiles().map(|profile| Arc::clone(&profile.authority)).collect();
+    let shared = config.shared.as_ref().filter(|_| runs);
+    let sign_in = config.sign_in.as_ref().map(|about| {
+        let store = store(about, shared, authorities, runs)?;
+        complete(config, about, &issuers, store)
+    });
+    let sign_in = sign_in.transpose()?.map(Arc::new);
+    let gate = Gate {
+        patterns: patterns(config)?,
+        sources: config.credentials.clone().map(Arc::new),
+        metadata: metadata(config, &issuers),
+        issuers,
+        certificates: config.certificates.clone(),
+        sign_in,
+        revocations,
+        registry: Arc::clone(&feeds.registry),
+        lookups: feeds.lookups(),
+        watched: feeds.watched(),
+        policy: config.policy.clone(),
+        versions: Versions { config: config.fingerprint, policy: None },
+        metrics: Arc::default(),
+    };
+    let (sources, has_hub) = (sources(config)?, has_hub(config));
+    let parts = Parts { issuers: issuer_parts, sources, has_hub };
+    Ok(Built { gate, feeds, parts })
+}
+
+/// Builds the gate of a later configuration of the running agent. What did not change goes on: keys,
+/// remembered tokens, workspaces, and always sessions and revocations.
+pub(super) fn rebuild(config: &Config, before: Before<'_>) -> anyhow::Result<Rebuilt> {
+    let Before { gate, parts } = before;
+    let (issuers, issuer_parts) = issuers(config, Some(before))?;
+    let sources = sources(config)?;
+    let feeds = if sources == parts.sources {
+        None
+    } else if has_hub(config) || parts.has_hub {
+        // It listens where the one before still does, and knows what it was told there.
+        bail!(
+            "beside a source of kind \"jupyterhub\", sources of workspaces (and [destinations]) can only change with a restart"
+        );
+    } else {
+        Some(Feeds::new(config)?)
+    };
+    let sign_in = match (&config.sign_in, &gate.sign_in) {
+        (Some(about), Some(known)) => {
+            let store = SessionStore {
+                sessions: Arc::clone(&known.sessions),
+                shared: known.shared.clone(),
+                sealer: Arc::clone(&known.sealer),
+            };
+            Some(Arc::new(complete(config, about, &issuers, store)?))
+        }
+        // Neither appears nor goes without a restart.
+        _ => None,
+    };
+    // A rule that is the same stays the same: tunnels are known by it.
+    let certificates = config.certificates.iter().map(|rule| {
+        let same = |known: &&CertificateRule| format!("{known:?}") == format!("{rule:?}");
+        gate.certificates.iter().find(same).unwrap_or(rule).clone()
+    });
+    let (registry, lookups, watched) = match &feeds {
+        Some(feeds) => (Arc::clone(&feeds.registry), feeds.lookups(), feeds.watched()),
+        None => (Arc::clone(&gate.registry), gate.lookups.clone(), gate.watched.clone()),
+    };
+    let gate = Gate {
+        patterns: patterns(config)?,
+        sources: config.credentials.clone().map(Arc::new),
+        metadata: metadata(config, &issuers),
+        issuers,
+        certificates: certificates.collect(),
+        sign_in,
+        revocations: Arc::clone(&gate.revocations),
+        registry,
+        lookups,
+        watched,
+        policy: config.policy.clone(),
+        versions: Versions { config: config.fingerprint, policy: None },
+        metrics: Arc::clone(&gate.metrics),
+    };
+    let parts = Parts { issuers: issuer_parts, sources, has_hub: has_hub(config) };
+    Ok(Rebuilt { gate, feeds, parts })
+}
+
+impl Parts {
+    /// The providers that `before` does not have.
+    pub(super) fn providers_not_in(&self, before: &Self) -> Vec<Arc<Provider>> {
+        let known = |provider: &Arc<Provider>| {
+            before.issuers.iter().any(|part| Arc::ptr_eq(&part.provider, provider))
+        };
+        let all = self.issuers.iter().map(|part| &part.provider);
+        all.filter(|provider| !known(provider)).cloned().collect()
+    }
+
+    /// The providers.
+    pub(super) fn providers(&self) -> impl Iterator<Item = &Arc<Provider>> {
+        self.issuers.iter().map(|part| &part.provider)
+    }
+}
+
+/// The configured names of everybody who vouches for identities.
+pub(super) fn names(config: &Config) -> Vec<Box<str>> {
+    config.issuer_names().into_iter().map(Box::from).collect()
+}
+
+/// The issuers with their providers; those of before where nothing about them changed.
+fn issuers(
+    config: &Config,
+    before: Option<Before<'_>>,
+) -> anyhow::Result<(Arc<Issuers>, Vec<IssuerPart>)> {
+    let known = before.map(|before| before.parts.issuers.as_slice()).unwrap_or_default();
+    let mut parts = Vec::new();
     let mut introspector = None;
-    let mut clients = Vec::new();
     for issuer in &config.issuers {
         let name = &issuer.profile.authority.name;
-        let authority = match &issuer.authority {
-            Some(path) => Some(std::fs::read(path).with_context(|| {
-                format!("cannot read the ca_file {} of the issuer '{name}'", path.display())
-            })?),
-            None => None,
-        };
+        let authority = authority(issuer)?;
+        let mark = Fingerprint::of(format!("{:?}", issuer.profile).as_bytes());
+        let same = known.iter().find(|part| part.profile == mark);
+        let profile = same.map_or(&issuer.profile, |part| part.provider.profile());
         let fetcher = || {
             Fetcher::new(issuer.jwks_uri.clone(), authority.as_deref())
                 .with_context(|| format!("the issuer '{name}'"))
         };
-        let profile = Arc::clone(&issuer.profile);
+        let mut secret = None;
         if let Some(about) = &issuer.introspection {
-            let authentication = secrets::client_authentication(&about.key)
-                .with_context(|| format!("[issuer.introspection] of the issuer '{name}'"))?;
+            let context = || format!("[issuer.introspection] of the issuer '{name}'");
+            let authentication =
+                secrets::client_authentication(&about.key).with_context(context)?;
+            secret = Some(secrets::fingerprint(&about.key).with_context(context)?);
             let endpoint = about.endpoint.as_deref().map(str::parse).transpose()?;
             let client_id = about.client_id.to_string();
             let client = Client::new(fetcher()?, client_id, authentication, endpoint);
-            let profile = Arc::clone(&profile);
+            let profile = Arc::clone(profile);
             let tokens = config.agent.tokens;
             introspector = Some(Introspector::new(profile, client, about.keep, tokens));
         }
-        let provider = Provider::new(profile, issuer.schedule, fetcher()?);
-        let provider = Arc::new(match &issuer.keys_file {
-            Some(path) => provider.with_file(path.clone()),
-            None => provider,
-        });
-        if let Some(client) = &issuer.client {
-            let authentication = secrets::client_authentication(&client.key)
-                .with_context(|| format!("[issuer.sign_in] of the issuer '{name}'"))?;
-            clients.push(session::client::Client::new(
-                Arc::clone(&provider),
-                fetcher()?,
-                client.id.to_string(),
-                authentication,
-                client.scopes.clone(),
-                config.sign_in.as_ref().and_then(|about| about.refresh),
-            ));
-        }
-        providers.push(provider);
+        let said = (
+            (mark, &issuer.jwks_uri, authority.as_deref().map(Fingerprint::of)),
+            (&issuer.introspection, secret),
+            (&issuer.keys_file, issuer.schedule),
+        );
+        let whole = Fingerprint::of(format!("{said:?}").as_bytes());
+        let provider = match known.iter().find(|part| part.whole == whole) {
+            Some(part) => Arc::clone(&part.provider),
+            None => {
+                let provider = Provider::new(Arc::clone(profile), issuer.schedule, fetcher()?);
+                Arc::new(match &issuer.keys_file {
+                    Some(path) => provider.with_file(path.clone()),
+                    None => provider,
+                })
+            }
+        };
+        parts.push(IssuerPart { whole, profile: mark, provider });
+    }
+    if let Some(before) = before
+        && known.iter().map(|part| part.whole).eq(parts.iter().map(|part| part.whole))
+    {
+        return Ok((Arc::clone(&before.gate.issuers), parts));
     }
     let cache = TokenCache::new(config.agent.tokens).context("no random numbers to be had")?;
-    let patterns = HostPatterns::new(&config.hosts).map_err(|errors| {
-        let errors: Vec<_> =
-            errors.iter().map(|(n, e)| format!("[[host]] {}: {e}", n + 1)).collect();
-        anyhow::anyhow!(errors.join("\n"))
-    })?;
-    let feeds = Feeds::new(config)?;
-    let lookups = feeds.lookups();
-    let registry = Arc::clone(&feeds.registry);
+    let providers = parts.iter().map(|part| Arc::clone(&part.provider)).collect();
     let mut issuers = Issuers::new(providers, cache);
     if let Some(introspector) = introspector {
         issuers = issuers.with_introspector(introspector);
     }
-    let certificates = config.certificates.clone();
-    let names = config.issuer_names().into_iter().map(Box::from).collect();
-    let journal = config.admin.as_ref().map(|admin| admin.revocations.clone());
-    let revocations = Arc::new(Revocations::open(names, journal)?);
-    let policy = config.policy.clone();
-    let sources = config.credentials.clone().map(Arc::new);
+    Ok((Arc::new(issuers), parts))
+}
+
+/// Certificates of a private authority.
+fn authority(issuer: &config::Issuer) -> anyhow::Result<Option<Vec<u8>>> {
+    let name = &issuer.profile.authority.name;
+    let read = issuer.authority.as_ref().map(|path| {
+        std::fs::read(path).with_context(|| {
+            format!("cannot read the ca_file {} of the issuer '{name}'", path.display())
+        })
+    });
+    read.transpose()
+}
+
+fn patterns(config: &Config) -> anyhow::Result<HostPatterns> {
+    HostPatterns::new(&config.hosts).map_err(|errors| {
+        let errors: Vec<_> =
+            errors.iter().map(|(n, e)| format!("[[host]] {}: {e}", n + 1)).collect();
+        anyhow::anyhow!(errors.join("\n"))
+    })
+}
+
+fn metadata(config: &Config, issuers: &Issuers) -> Option<Arc<Metadata>> {
     let servers = issuers.profiles().map(|profile| profile.issuer.as_str().into());
     let metadata = config
         .agent
         .resource_metadata
         .then(|| Metadata { authorization_servers: servers.collect() });
-    let metadata = metadata.map(Arc::new);
-    let authorities: Vec<_> =
-        issuers.profiles().map(|profile| Arc::clone(&profile.authority)).collect();
-    let shared = config.shared.as_ref().filter(|_| runs);
-    let sign_in = config.sign_in.as_ref().map(|about| sign_in(about, shared, authorities, runs));
-    let sign_in = sign_in.transpose()?.map(Arc::new);
-    let labels = config.issuers.iter().filter_map(|issuer| {
-        let (name, client) = (&issuer.profile.authority.name, issuer.client.as_ref()?);
-        Some((name.clone(), client.label.clone().unwrap_or_else(|| name.clone())))
-    });
-    let pages = config.sign_in.as_ref().map(|about| {
-        Pages::load(about.pages.clone(), labels.collect()).context("the table [sign_in.pages]")
-    });
-    let pages = pages.transpose()?;
-    let gate = Gate {
-        patterns,
-        issuers,
-        sources,
-        metadata,
-        certificates,
-        sign_in,
-        revocations,
-        registry,
-        lookups,
-        policy,
-        versions: Versions { config: config.fingerprint, policy: None },
-        metrics: Arc::default(),
-    };
-    Ok(Built { gate, feeds, clients: clients.into(), pages })
+    metadata.map(Arc::new)
+}
+
+/// Of all that the sources of workspaces depend on.
+fn sources(config: &Config) -> anyhow::Result<Fingerprint> {
+    let mut files = Vec::new();
+    for source in &config.sources {
+        if let SourceKind::Hub(platform, ..)
+        | SourceKind::Coder(platform, _)
+        | SourceKind::Gitpod(platform, _)
+        | SourceKind::Ona(platform, _) = &source.kind
+            && let Some(path) = &platform.authority
+        {
+            let bytes = std::fs::read(path)
+                .with_context(|| format!("cannot read the ca_file {}", path.display()))?;
+            files.push(Fingerprint::of(&bytes));
+        }
+    }
+    let said = (&config.sources, &config.policy.ranges, config.issuer_names(), files);
+    Ok(Fingerprint::of(format!("{said:?}").as_bytes()))
+}
+
+/// Where sessions are, which outlives a change of the configuration.
+struct SessionStore {
+    sessions: Arc<Sessions>,
+    shared: Option<Arc<Shared>>,
+    sealer: Arc<Sealer>,
+}
+
+/// Sign-in at these sessions.
+fn complete(
+    config: &Config,
+    about: &config::SignIn,
+    issuers: &Issuers,
+    store: SessionStore,
+) -> anyhow::Result<SignIn> {
+    let mut clients = Vec::new();
+    let mut labels = Vec::new();
+    for (issuer, provider) in config.issuers.iter().zip(issuers.providers()) {
+        let Some(client) = &issuer.client else { continue };
+        let name = &issuer.profile.authority.name;
+        let authentication = secrets::client_authentication(&client.key)
+            .with_context(|| format!("[issuer.sign_in] of the issuer '{name}'"))?;
+        let fetcher = Fetcher::new(issuer.jwks_uri.clone(), authority(issuer)?.as_deref())
+            .with_context(|| format!("the issuer '{name}'"))?;
+        clients.push(Arc::new(session::client::Client::new(
+            Arc::clone(provider),
+            fetcher,
+            client.id.to_string(),
+            authentication,
+            client.scopes.clone(),
+            about.refresh,
+        )));
+        labels.push((name.clone(), client.label.clone().unwrap_or_else(|| name.clone())));
+    }
+    let pages = Pages::load(about.pages.clone(), labels.into_iter().collect())
+        .context("the table [sign_in.pages]")?;
+    Ok(SignIn {
+        sessions: store.sessions,
+        shared: store.shared,
+        sealer: store.sealer,
+        places: about.places.clone(),
+        clients: clients.into(),
+        pages: Arc::new(pages),
+    })
 }
 
 /// Sessions and keys. The file or store of sessions is the running agent's; other commands need none.
-fn sign_in(
+fn store(
     about: &config::SignIn,
     shared: Option<&config::Shared>,
     authorities: Vec<Arc<Authority>>,
     runs: bool,
-) -> anyhow::Result<SignIn> {
+) -> anyhow::Result<SessionStore> {
     let path = about.keys.display();
     let sealer = Sealer::read_ring(&about.keys)
         .with_context(|| format!("the keys_file of [sign_in], {path}"))?;
@@ -162,7 +360,7 @@ fn sign_in(
             .with_context(|| format!("the sessions_file {}", path.display()))?,
         (None, None) => Sessions::new(lifetime, ring),
     };
-    Ok(SignIn { sessions: Arc::new(sessions), shared, sealer, places: about.places.clone() })
+    Ok(SessionStore { sessions: Arc::new(sessions), shared, sealer })
 }
 
 /// The store of several agents.

@@ -19,7 +19,7 @@ use crate::{
     admin::TUNNELS,
     audit::Trail,
     config::Config,
-    gate::Gate,
+    gate::{Gate, live::Live},
     tunnel::{
         Settings, Tunnels,
         cutter::Cutter,
@@ -32,7 +32,7 @@ use crate::{
 const EVERY: Duration = Duration::from_millis(500);
 
 /// The table of tunnels with what the agent before this one left, where HAProxy can be reached.
-pub(super) fn build(config: &Config, gate: &Arc<Gate>, trail: &Arc<Trail>) -> Option<Arc<Tunnels>> {
+pub(super) fn build(config: &Config, gate: &Gate, trail: &Arc<Trail>) -> Option<Arc<Tunnels>> {
     let haproxy = config.haproxy.as_ref()?;
     let frontends = haproxy.frontends.clone();
     let settings = Settings { frontends, ..config.tunnels.settings.clone() };
@@ -48,12 +48,12 @@ pub(super) fn build(config: &Config, gate: &Arc<Gate>, trail: &Arc<Trail>) -> Op
 /// Starts what follows tunnels and cuts them.
 pub(super) fn spawn(
     config: &Config,
-    gate: &Arc<Gate>,
+    live: &Arc<Live>,
     tunnels: &Arc<Tunnels>,
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
 ) {
-    tasks.spawn(sweep::run(Arc::clone(tunnels), Arc::clone(gate), stop.clone()));
+    tasks.spawn(sweep::run(Arc::clone(tunnels), Arc::clone(live), stop.clone()));
     let sockets = config.haproxy.iter().flat_map(|haproxy| &haproxy.sockets);
     for (number, socket) in sockets.enumerate() {
         let cutter = Cutter::new(socket.clone(), number, Arc::clone(tunnels));

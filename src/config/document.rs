@@ -91,13 +91,20 @@ pub fn read<T>(file: &str, text: &str, format: Format) -> Result<T, Mistakes>
 where
     T: for<'t> Deserialize<'t>,
 {
-    let parsed = match format {
-        Format::Toml => toml_span::parse(text).map_err(DeserError::from),
-        Format::Yaml => yaml::parse(text).map_err(DeserError::from),
-    };
-    parsed
+    tree(text, format)
         .and_then(|mut root| T::deserialize(&mut root))
         .map_err(|errors| mistakes(file, text, errors))
+}
+
+/// The values of a document, whatever it must contain.
+///
+/// # Errors
+/// It is not of that language.
+pub fn tree(text: &str, format: Format) -> Result<Value<'_>, DeserError> {
+    match format {
+        Format::Toml => toml_span::parse(text).map_err(DeserError::from),
+        Format::Yaml => yaml::parse(text).map_err(DeserError::from),
+    }
 }
 
 /// Turns errors with byte places into mistakes with lines.

@@ -10,7 +10,7 @@ use super::{
     Admin, Agent, Config, Haproxy, Listen, Metrics, Owner, Shared, SignIn, Source, SourceKind,
     Tunnels,
     certificate::RawCertificate,
-    document::{choice, mistake, parsed},
+    document::{Format, choice, mistake, parsed},
     issuer::RawIssuer,
     source::{RawSource, RawWorkspaces},
 };
@@ -106,6 +106,7 @@ impl<'de> Deserialize<'de> for Config {
             tunnels: tunnels.map(|tunnels| tunnels.value).unwrap_or_default(),
             metrics,
             fingerprint: None,
+            text: (String::new(), Format::Toml),
         })
     }
 }
@@ -206,6 +207,7 @@ impl<'de> Deserialize<'de> for Agent {
         let connections = number(&mut table, "connections", 1..=100_000);
         let waiting = number(&mut table, "waiting", 0..=1_000_000);
         let tokens = number(&mut table, "tokens", 0..=10_000_000);
+        let follow_file = table.optional::<bool>("follow_file").unwrap_or(true);
         table.finalize(None)?;
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         Ok(Self {
@@ -218,6 +220,7 @@ impl<'de> Deserialize<'de> for Agent {
             connections: connections.map_or(1024, small),
             waiting: waiting.map_or(1024, small),
             tokens: tokens.unwrap_or(100_000),
+            follow_file,
         })
     }
 }

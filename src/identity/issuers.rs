@@ -3,8 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use aws_lc_rs::digest;
-use tokio::{sync::watch, task::JoinSet};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 
 use super::{
     Authentication, Identity, Refusal,
@@ -72,14 +71,6 @@ impl Issuers {
     #[must_use]
     pub fn providers(&self) -> &[Arc<Provider>] {
         &self.providers
-    }
-
-    /// Starts the tasks that keep the keys fresh.
-    pub fn spawn(&self, tasks: &mut JoinSet<()>, stop: &CancellationToken) {
-        for provider in &self.providers {
-            let (provider, stop) = (Arc::clone(provider), stop.clone());
-            tasks.spawn(async move { provider.run(stop).await });
-        }
     }
 
     /// Verifies a bearer token; one that is bound to a certificate counts only beside it. With

@@ -12,6 +12,7 @@ use std::{
     },
 };
 
+use arc_swap::ArcSwap;
 use aws_lc_rs::digest;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -95,7 +96,7 @@ enum Kind {
 
 /// All revocations.
 pub struct Revocations {
-    names: Vec<Box<str>>,
+    names: ArcSwap<Vec<Box<str>>>,
     all: RwLock<HashMap<Box<str>, OfAuthority>>,
     /// How many there are; nearly always none, and then a request looks no further.
     count: AtomicUsize,
@@ -142,7 +143,7 @@ impl Revocations {
     /// The journal cannot be read to its end: nobody knows then what else was revoked.
     pub fn open(names: Vec<Box<str>>, journal: Option<PathBuf>) -> Result<Self, JournalError> {
         let revocations = Self {
-            names,
+            names: ArcSwap::from_pointee(names),
             all: RwLock::default(),
             count: AtomicUsize::new(0),
             changes: AtomicU64::new(0),
@@ -159,6 +160,12 @@ impl Revocations {
             *revocations.journal.lock().unwrap_or_else(PoisonError::into_inner) = Some(journal);
         }
         Ok(revocations)
+    }
+
+    /// Other issuers and certificate rules are configured now. Revocations of those that are not stay, should
+    /// they come back.
+    pub fn rename(&self, names: Vec<Box<str>>) {
+        self.names.store(Arc::new(names));
     }
 
     /// Makes this process the one that writes to the journal; without it, a journal is only read.
@@ -312,13 +319,14 @@ impl Revocations {
     }
 
     fn check(&self, mut revocation: Revocation) -> Result<Revocation, RevokeError> {
+        let names = self.names.load();
         if revocation.issuer.is_empty()
-            && let [only] = self.names.as_slice()
+            && let [only] = names.as_slice()
         {
             revocation.issuer = only.clone();
         }
-        if !self.names.contains(&revocation.issuer) {
-            let names: Vec<_> = self.names.iter().map(|name| format!("{name:?}")).collect();
+        if !names.contains(&revocation.issuer) {
+            let names: Vec<_> = names.iter().map(|name| format!("{name:?}")).collect();
             return Err(RevokeError::Issuer(names.join(", ")));
         }
         let (_, named) = revocation.target().ok_or(RevokeError::Target)?;

@@ -13,12 +13,12 @@ use tracing::{error, info, warn};
 
 use super::{
     Session, SignIn, Tokens,
-    client::{Client, RenewError, SignedIn},
+    client::{RenewError, SignedIn},
 };
 use crate::{
     audit::{SessionAct, Trail},
     clock::Timestamp,
-    gate::Gate,
+    gate::live::Live,
     identity::Identity,
     workspace::directory::Standing,
 };
@@ -37,10 +37,8 @@ const AT_ONCE: usize = 16;
 pub struct Refresher {
     /// The sessions.
     pub sign_in: Arc<SignIn>,
-    /// Who is asked.
-    pub clients: Arc<[Client]>,
-    /// Knows what is revoked, and the platforms' directories.
-    pub gate: Arc<Gate>,
+    /// Knows who is asked, what is revoked, and the platforms' directories.
+    pub live: Arc<Live>,
     /// Where what happens to sessions is recorded.
     pub trail: Arc<Trail>,
 }
@@ -73,13 +71,12 @@ impl Refresher {
     async fn renew(self: Arc<Self>, session: Arc<Session>) {
         let identity = session.identity();
         // What was revoked is not asked about, so that it ends by itself.
-        if self.gate.revocations.cover(&identity) {
+        if self.live.load().revocations.cover(&identity) {
             return;
         }
         let issuer = &*identity.authority.name;
-        let Some(client) = self.clients.iter().find(|client| client.issuer() == issuer) else {
-            return;
-        };
+        let configured = self.live.load().sign_in.clone();
+        let Some(client) = configured.and_then(|sign_in| sign_in.client(issuer)) else { return };
         if !self.sign_in.sessions.claim(&session).await {
             return;
         }
@@ -128,7 +125,7 @@ impl Refresher {
     /// Ends the sessions of people whose account at a platform is suspended or gone: each request of
     /// theirs is refused anyway, and now there is nothing left to come back with.
     async fn end_departed(self: &Arc<Self>) {
-        let workspaces = self.gate.registry.snapshot();
+        let workspaces = self.live.load().registry.snapshot();
         let directories: Vec<_> = workspaces.directories().collect();
         if directories.is_empty() {
             return;

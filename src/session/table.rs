@@ -52,7 +52,7 @@ pub struct Sessions {
     known: Mutex<Known>,
     lifetime: Lifetime,
     sealer: Arc<Sealer>,
-    authorities: Vec<Arc<Authority>>,
+    authorities: ArcSwap<Vec<Arc<Authority>>>,
     keeper: Keeper,
 }
 
@@ -112,7 +112,7 @@ impl Sessions {
             known: Mutex::default(),
             lifetime,
             sealer,
-            authorities: vec![],
+            authorities: ArcSwap::default(),
             keeper: Keeper::Nowhere,
         }
     }
@@ -130,6 +130,7 @@ impl Sessions {
     ) -> Result<Self, StoreError> {
         let loaded = store.load(&sealer)?;
         let keeper = Keeper::File(store);
+        let authorities = ArcSwap::from_pointee(authorities);
         let sessions = Self { authorities, keeper, ..Self::new(lifetime, sealer) };
         sessions.replace(loaded.sessions, loaded.handles, now);
         Ok(sessions)
@@ -144,7 +145,13 @@ impl Sessions {
         authorities: Vec<Arc<Authority>>,
     ) -> Self {
         let keeper = Keeper::Shared(shared);
+        let authorities = ArcSwap::from_pointee(authorities);
         Self { authorities, keeper, ..Self::new(lifetime, sealer) }
+    }
+
+    /// Other issuers are configured now: what other agents tell of sessions at these counts.
+    pub fn set_authorities(&self, authorities: Vec<Arc<Authority>>) {
+        self.authorities.store(Arc::new(authorities));
     }
 
     /// How many cookies there are.
@@ -575,7 +582,7 @@ impl Sessions {
             Change::Renewed { key, kept } => {
                 let known = self.lock();
                 if let Some(session) = known.sessions.get(&key)
-                    && let Some((identity, tokens)) = kept.identity(&self.authorities)
+                    && let Some((identity, tokens)) = kept.identity(&self.authorities.load())
                     && session.tokens().asked < tokens.asked
                 {
                     session.replace(identity, tokens);
@@ -600,7 +607,7 @@ impl Sessions {
         let end = Timestamp::from_millis(kept.end);
         let last = last.map_or(kept.last, |last| last.as_millis().max(kept.last));
         let began = Timestamp::from_millis(kept.began);
-        let (identity, tokens) = kept.identity(&self.authorities)?;
+        let (identity, tokens) = kept.identity(&self.authorities.load())?;
         Some(Session {
             identity: ArcSwap::from_pointee(identity),
             tokens: Mutex::new(tokens),

@@ -29,7 +29,7 @@ use crate::{
     audit::{SessionAct, Trail},
     clock::Timestamp,
     decision::{Decision, Reason},
-    gate::Gate,
+    gate::live::Live,
     identity::Identity,
     workspace::{host::Host, pattern::Scratch},
 };
@@ -48,12 +48,8 @@ const TIDY: Duration = Duration::from_secs(30);
 pub struct Web {
     /// What they share with the gate.
     pub sign_in: Arc<SignIn>,
-    /// Decides where a ticket may lead.
-    pub gate: Arc<Gate>,
-    /// The providers at which people sign in; at least one.
-    pub clients: Arc<[Client]>,
-    /// What people see.
-    pub pages: Pages,
+    /// Decides where a ticket may lead; the providers and what people see are the current configuration's.
+    pub live: Arc<Live>,
     /// What was used.
     pub used: Used,
     /// Where what happens to sessions is recorded.
@@ -114,7 +110,7 @@ impl Web {
     async fn find(&self, cookie: &str, host: &str, now: Timestamp) -> Option<Arc<Session>> {
         let sessions = &self.sign_in.sessions;
         let session = sessions.find_anywhere(cookie.as_bytes(), host, now).await?;
-        (!self.gate.revocations.cover(&session.identity.load())).then_some(session)
+        (!self.live.load().revocations.cover(&session.identity.load())).then_some(session)
     }
 
     /// Records what happened. Returns whether it is on record.
@@ -138,13 +134,28 @@ impl Web {
         }
     }
 
-    fn client(&self, issuer: &str) -> Option<&Client> {
-        self.clients.iter().find(|client| client.issuer() == issuer)
+    /// What sign-in needs as it is configured now. Where things are and what protects them stays as it was at
+    /// the start.
+    fn configured(&self) -> Arc<SignIn> {
+        self.live.load().sign_in.clone().unwrap_or_else(|| Arc::clone(&self.sign_in))
+    }
+
+    /// The providers at which people sign in; at least one.
+    fn clients(&self) -> Arc<[Arc<Client>]> {
+        Arc::clone(&self.configured().clients)
+    }
+
+    fn client(&self, issuer: &str) -> Option<Arc<Client>> {
+        self.configured().client(issuer)
+    }
+
+    fn pages(&self) -> Arc<Pages> {
+        Arc::clone(&self.configured().pages)
     }
 
     fn keep(&self, act: &SessionAct) -> bool {
         let kept = self.trail.keep(act).is_ok();
-        self.gate.metrics.session_act(act.act);
+        self.live.load().metrics.session_act(act.act);
         if !kept {
             error!(act = act.act, "the audit trail has no room for the record of it");
         }
@@ -160,9 +171,9 @@ impl Web {
     fn go(&self, start: &Start, login: &str, session: &Session, now: Timestamp) -> Response {
         let identity = session.identity();
         let Ok(place) = Host::parse(start.host.as_bytes()) else {
-            return self.pages.failed();
+            return self.pages().failed();
         };
-        let decision = self.gate.judge(&place, start.path.as_bytes(), identity);
+        let decision = self.live.load().judge(&place, start.path.as_bytes(), identity);
         // Only whoever may never reach it is told so here; a workspace that is starting is on its own
         // host soon.
         if decision.verdict() == crate::decision::Verdict::Deny {
@@ -170,7 +181,7 @@ impl Web {
         }
         match start.ticket(&self.sign_in.sealer, self.places(), login, now) {
             Ok(address) => see_other(&address, []),
-            Err(_) => self.pages.unavailable(),
+            Err(_) => self.pages().unavailable(),
         }
     }
 
@@ -185,7 +196,7 @@ impl Web {
         let reason = decision.reason;
         let (Ok(id), Ok(sealed)) = (decision_id(), start.seal(&self.sign_in.sealer, self.places()))
         else {
-            return self.pages.unavailable();
+            return self.pages().unavailable();
         };
         let identity = session.identity();
         self.keep(&SessionAct {
@@ -197,7 +208,7 @@ impl Web {
             decision_id: Some(&id),
             ..SessionAct::default()
         });
-        self.pages.refused(&Refused {
+        self.pages().refused(&Refused {
             reason,
             decision: &id,
             user: Some(&self.person(&identity)),
@@ -210,7 +221,7 @@ impl Web {
 
     /// What a person is called.
     fn person(&self, identity: &Identity) -> String {
-        self.pages.person(identity.label(), Some(&identity.authority.name))
+        self.pages().person(identity.label(), Some(&identity.authority.name))
     }
 
     /// Where somebody begins again who was on the way there.
@@ -231,16 +242,16 @@ impl Web {
     ) -> Response {
         let now = Timestamp::now();
         let attempt = Attempt::new(client.issuer(), start, now);
-        let Ok(attempt) = attempt else { return self.pages.unavailable() };
+        let Ok(attempt) = attempt else { return self.pages().unavailable() };
         let address = match client.authorize(&attempt, self.places(), ask).await {
             Ok(address) => address,
             Err(error) => {
                 warn!(issuer = client.issuer(), %error, "nobody can sign in at this provider");
-                return self.pages.unavailable();
+                return self.pages().unavailable();
             }
         };
         let Ok(cookie) = attempt.cookie(&self.sign_in.sealer, self.places()) else {
-            return self.pages.unavailable();
+            return self.pages().unavailable();
         };
         // Browsers send the oldest first.
         let old = attempts(headers);
@@ -276,10 +287,10 @@ async fn tidy(sign_in: Arc<SignIn>, stop: CancellationToken) {
 /// Somebody opened the login host itself.
 async fn home(State(web): Shared, headers: HeaderMap) -> Response {
     if !web.is_login(&headers) {
-        return web.pages.nothing();
+        return web.pages().nothing();
     }
     match web.login(&headers, Timestamp::now()).await {
-        Some((_, session)) => web.pages.home(&web.person(&session.identity())),
+        Some((_, session)) => web.pages().home(&web.person(&session.identity())),
         None => choose(&web, None, false),
     }
 }
@@ -290,7 +301,7 @@ async fn start(
     Query(query): Query<Parameters>,
 ) -> Response {
     if !web.is_login(&headers) {
-        return web.pages.nothing();
+        return web.pages().nothing();
     }
     let now = Timestamp::now();
     let sealed = query.get("r");
@@ -298,8 +309,8 @@ async fn start(
     if let (Some(sealed), None) = (sealed, &start) {
         let late = Start::of(&web.sign_in.sealer, web.places(), sealed);
         return match late {
-            Some(late) => web.pages.late(&late.address(web.places())),
-            None => web.pages.failed(),
+            Some(late) => web.pages().late(&late.address(web.places())),
+            None => web.pages().failed(),
         };
     }
     // Somebody else wants to sign in.
@@ -310,13 +321,13 @@ async fn start(
         return web.go(start, &login, &session, now);
     }
     let named = query.get("with").map(String::as_str);
-    let client = match (named, &*web.clients) {
+    let client = match (named, &*web.clients()) {
         (Some(named), _) => web.client(named),
-        (None, [only]) => Some(only),
+        (None, [only]) => Some(Arc::clone(only)),
         (None, _) => None,
     };
     match client {
-        Some(client) => web.begin(client, start, &headers, ask).await,
+        Some(client) => web.begin(&client, start, &headers, ask).await,
         None => choose(&web, start.as_ref(), ask),
     }
 }
@@ -324,9 +335,8 @@ async fn start(
 /// A page to choose a provider from.
 fn choose(web: &Web, start: Option<&Start>, ask: bool) -> Response {
     let sealed = start.map(|start| start.seal(&web.sign_in.sealer, web.places())).transpose();
-    let Ok(sealed) = sealed else { return web.pages.unavailable() };
-    let link = |client| {
-        let client: &Client = client;
+    let Ok(sealed) = sealed else { return web.pages().unavailable() };
+    let link = |client: &Arc<Client>| {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         query.append_pair("with", client.issuer());
         if let Some(sealed) = &sealed {
@@ -335,10 +345,10 @@ fn choose(web: &Web, start: Option<&Start>, ask: bool) -> Response {
         if ask {
             query.append_pair("ask", "1");
         }
-        (format!("{PATHS}start?{}", query.finish()), client.issuer())
+        (format!("{PATHS}start?{}", query.finish()), client.issuer().to_owned())
     };
-    let links: Vec<_> = web.clients.iter().map(link).collect();
-    web.pages.choose(start.map(|start| &*start.host), &links)
+    let links: Vec<_> = web.clients().iter().map(link).collect();
+    web.pages().choose(start.map(|start| &*start.host), &links)
 }
 
 /// The provider sends the browser back (OIDC Core section 3.1.2.5).
@@ -349,10 +359,10 @@ async fn callback(
     Query(query): Query<Parameters>,
 ) -> Response {
     if !web.is_login(&headers) {
-        return web.pages.nothing();
+        return web.pages().nothing();
     }
     let now = Timestamp::now();
-    let again = || web.pages.failed();
+    let again = || web.pages().failed();
     let parameter = |name: &str| query.get(name).map(String::as_str);
     let state = parameter("state").unwrap_or_default();
     let name = Attempt::cookie_of(state);
@@ -368,7 +378,7 @@ async fn callback(
     if let Some(error) = parameter("error") {
         let error: String = error.chars().take(64).flat_map(char::escape_debug).collect();
         info!(issuer, error, "the provider signed nobody in");
-        return web.pages.not_signed_in(&issuer, true, &web.again(attempt.start.as_ref()));
+        return web.pages().not_signed_in(&issuer, true, &web.again(attempt.start.as_ref()));
     }
     let client = web.client(&issuer);
     let (Some(client), Some(code)) = (client, parameter("code")) else { return again() };
@@ -377,7 +387,7 @@ async fn callback(
         Err(error) => {
             warn!(issuer, %error, "a sign-in failed");
             let address = web.again(attempt.start.as_ref());
-            return web.pages.not_signed_in(&issuer, false, &address);
+            return web.pages().not_signed_in(&issuer, false, &address);
         }
     };
     let login = web.places().login.clone();
@@ -386,7 +396,7 @@ async fn callback(
         let SignedIn { identity, tokens } = signed_in;
         blocking(move || sign_in.sessions.begin(identity, tokens, &login, now)).await
     };
-    let Some(Ok((id, session))) = begun else { return web.pages.unavailable() };
+    let Some(Ok((id, session))) = begun else { return web.pages().unavailable() };
     let identity = session.identity();
     info!(user = identity.label(), issuer, "signed in");
     if let Some((_, before)) = web.login(&headers, now).await
@@ -397,7 +407,7 @@ async fn callback(
     }
     // Nobody is signed in without a record of it.
     if !web.record("sign_in", &identity, None) {
-        return web.pages.unavailable();
+        return web.pages().unavailable();
     }
     let cookies = [session_cookie(LOGIN_COOKIE, &id), expired(&name)];
     let mut response = match &attempt.start {
@@ -419,7 +429,7 @@ async fn finish(
     Query(query): Query<Parameters>,
 ) -> Response {
     let now = Timestamp::now();
-    let again = || web.pages.late("/");
+    let again = || web.pages().late("/");
     let (Some(host), Some(text)) = (host(&headers), query.get("t")) else { return again() };
     let here = match cookie(&headers, SESSION) {
         Some(id) => web.find(&id, host.as_str(), now).await,
@@ -443,21 +453,21 @@ async fn finish(
         return see_other(&address, [expired(name)]);
     }
     if !web.record("session_host", &session.identity.load(), Some(host.as_str())) {
-        return web.pages.unavailable();
+        return web.pages().unavailable();
     }
     let id = {
         let (sign_in, host) = (Arc::clone(&web.sign_in), host.clone());
         blocking(move || sign_in.sessions.handle(&session, host.as_str(), now)).await
     };
-    let Some(Ok(id)) = id else { return web.pages.unavailable() };
+    let Some(Ok(id)) = id else { return web.pages().unavailable() };
     see_other(&address, [session_cookie(SESSION, &id), expired(name)])
 }
 
 async fn ask_sign_out(State(web): Shared, headers: HeaderMap) -> Response {
     if !web.is_login(&headers) {
-        return web.pages.nothing();
+        return web.pages().nothing();
     }
-    web.pages.ask_sign_out()
+    web.pages().ask_sign_out()
 }
 
 async fn sign_out(State(web): Shared, headers: HeaderMap, Form(_): Form<Parameters>) -> Response {
@@ -470,7 +480,7 @@ async fn sign_out(State(web): Shared, headers: HeaderMap, Form(_): Form<Paramete
         (None, None) => true,
     };
     if !web.is_login(&headers) || !is_ours {
-        return web.pages.nothing();
+        return web.pages().nothing();
     }
     let mut address = web.places().page("signed-out");
     if let Some((_, session)) = web.login(&headers, Timestamp::now()).await {
@@ -493,7 +503,7 @@ async fn back_channel(
     Form(form): Form<Parameters>,
 ) -> Response {
     if !web.is_login(&headers) {
-        return web.pages.nothing();
+        return web.pages().nothing();
     }
     let answer = |status: StatusCode, error: &str| {
         let body = serde_json::json!({ "error": "invalid_request", "error_description": error });
@@ -544,7 +554,7 @@ async fn back_channel(
 
 async fn signed_out(State(web): Shared) -> Response {
     let places = web.places();
-    web.pages.signed_out(&format!("{}/", places.origin(&places.login)))
+    web.pages().signed_out(&format!("{}/", places.origin(&places.login)))
 }
 
 /// HAProxy refused somebody who opens a page at a workspace's host, and has the page of us. What it says
@@ -555,19 +565,20 @@ async fn refused(State(web): Shared, headers: HeaderMap) -> Response {
         value.filter(|value| !value.is_empty())
     };
     let Some(reason) = text("x-identity-reason").and_then(|id| Reason::of(&id)) else {
-        return web.pages.nothing();
+        return web.pages().nothing();
     };
+    let gate = web.live.gate();
     let issuer = text("x-identity-issuer").and_then(|issuer| {
-        let mut profiles = web.gate.issuers.profiles();
+        let mut profiles = gate.issuers.profiles();
         profiles.find(|profile| profile.accepts(&issuer).is_some())
     });
     let issuer = issuer.map(|profile| &*profile.authority.name);
-    let user = text("x-identity-user").map(|user| web.pages.person(&user, issuer));
+    let user = text("x-identity-user").map(|user| web.pages().person(&user, issuer));
     let host = host(&headers);
     let path = text("x-identity-path").unwrap_or_else(|| "/".into());
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     query.append_pair("to", &path);
-    web.pages.refused(&Refused {
+    web.pages().refused(&Refused {
         reason,
         decision: &text("x-identity-decision-id").unwrap_or_default(),
         user: user.as_deref(),
@@ -585,14 +596,14 @@ async fn switch(
     Query(query): Query<Parameters>,
 ) -> Response {
     let is_workspace =
-        |host: &Host| web.gate.patterns.resolve(host, &mut Scratch::default()).is_some();
-    let Some(host) = host(&headers).filter(is_workspace) else { return web.pages.nothing() };
+        |host: &Host| web.live.load().patterns.resolve(host, &mut Scratch::default()).is_some();
+    let Some(host) = host(&headers).filter(is_workspace) else { return web.pages().nothing() };
     let to = query.get("to").map_or("/", String::as_str);
     let held = headers.get(COOKIE).map_or(&b""[..], |header| header.as_bytes());
     let (sealer, now) = (&web.sign_in.sealer, Timestamp::now());
     match Start::offer(sealer, web.places(), host.as_str(), to, held, now) {
         Ok(offer) => see_other(&format!("{}&ask=1", offer.location), [offer.cookie]),
-        Err(_) => web.pages.unavailable(),
+        Err(_) => web.pages().unavailable(),
     }
 }
 
@@ -601,11 +612,11 @@ async fn style() -> Response {
 }
 
 async fn logo(State(web): Shared) -> Response {
-    web.pages.logo().unwrap_or_else(|| web.pages.nothing())
+    web.pages().logo().unwrap_or_else(|| web.pages().nothing())
 }
 
 async fn nothing(State(web): Shared) -> Response {
-    web.pages.nothing()
+    web.pages().nothing()
 }
 
 /// Sends a browser on with a GET, whatever it came with (RFC 9700 section 4.12).

@@ -87,10 +87,7 @@ pub fn adopt(tunnels: &Tunnels, gate: &Gate, path: &Path) -> io::Result<usize> {
         Err(error) => return Err(error),
     };
     let kept: Vec<Kept> = serde_json::from_slice(&text)?;
-    let authorities: Vec<&Arc<Authority>> = {
-        let issuers = gate.issuers.profiles().map(|profile| &profile.authority);
-        issuers.chain(gate.certificates.iter().map(|rule| &rule.authority)).collect()
-    };
+    let authorities: Vec<&Arc<Authority>> = gate.authorities().collect();
     let mut count = 0;
     for kept in kept {
         let was_known = kept.identity.is_some();

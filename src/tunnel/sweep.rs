@@ -13,11 +13,12 @@ use std::{
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::{Cause, Tunnel, Tunnels};
+use super::{By, Cause, Tunnel, Tunnels};
 use crate::{
     clock::{Moment, Timestamp},
     decision::{Decision, Reason, Route, Verdict, relation},
-    gate::Gate,
+    gate::{Gate, live::Live},
+    identity::Refusal,
     workspace::{
         Destination,
         pattern::Scratch,
@@ -35,10 +36,10 @@ const REST: u32 = 9;
 const SETTLE: Duration = Duration::from_mins(1);
 
 /// Decides about live tunnels until stopped.
-pub async fn run(tunnels: Arc<Tunnels>, gate: Arc<Gate>, stop: CancellationToken) {
+pub async fn run(tunnels: Arc<Tunnels>, live: Arc<Live>, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut sweeper = Sweeper::new(&tunnels, &gate);
+    let mut sweeper = Sweeper::new(&tunnels, &live);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -50,9 +51,10 @@ pub async fn run(tunnels: Arc<Tunnels>, gate: Arc<Gate>, stop: CancellationToken
 /// What a round remembers of the one before.
 pub struct Sweeper<'t> {
     tunnels: &'t Tunnels,
-    gate: &'t Gate,
+    live: &'t Live,
     scratch: Scratch,
-    seen: Option<(Mark, u64)>,
+    /// What was decided from, so that the tunnels of another configuration are decided about anew.
+    seen: Option<(Arc<Gate>, Mark, u64)>,
     last: Moment,
     rest_until: Moment,
     settled: bool,
@@ -61,10 +63,10 @@ pub struct Sweeper<'t> {
 impl<'t> Sweeper<'t> {
     /// Before the first round.
     #[must_use]
-    pub fn new(tunnels: &'t Tunnels, gate: &'t Gate) -> Self {
+    pub fn new(tunnels: &'t Tunnels, live: &'t Live) -> Self {
         Self {
             tunnels,
-            gate,
+            live,
             scratch: Scratch::default(),
             seen: None,
             last: Moment::default(),
@@ -77,16 +79,19 @@ impl<'t> Sweeper<'t> {
     pub fn round(&mut self, now: Timestamp, at: Moment) {
         self.deadlines(now);
         if at >= self.rest_until {
-            let settled = self.settled(at);
-            let seen = (self.gate.registry.mark(), self.gate.revocations.version());
-            let changed = self.seen.as_ref() != Some(&seen);
+            let gate = self.live.gate();
+            let settled = self.settled(&gate, at);
+            let (mark, version) = (gate.registry.mark(), gate.revocations.version());
+            let changed = !self.seen.as_ref().is_some_and(|(before, marked, counted)| {
+                Arc::ptr_eq(before, &gate) && *marked == mark && *counted == version
+            });
             let all = changed || at.since(self.last) >= IN_ANY_CASE;
-            self.seen = Some(seen);
+            self.seen = Some((Arc::clone(&gate), mark, version));
             if all {
                 self.last = at;
             }
             let start = Instant::now();
-            self.decide(all, settled);
+            self.decide(&gate, all, settled);
             self.rest_until = at.plus(start.elapsed() * REST);
         }
         self.tunnels.review();
@@ -94,7 +99,8 @@ impl<'t> Sweeper<'t> {
 
     /// What has a time to end at, and what belongs to a session.
     fn deadlines(&self, now: Timestamp) {
-        let sessions = self.gate.sign_in.as_ref().map(|sign_in| &sign_in.sessions);
+        let gate = self.live.load();
+        let sessions = gate.sign_in.as_ref().map(|sign_in| &sign_in.sessions);
         let mut due = Vec::new();
         {
             let state = self.tunnels.lock();
@@ -116,7 +122,7 @@ impl<'t> Sweeper<'t> {
 
     /// Decides about all tunnels, or about those that are new: something may have changed while they were
     /// being opened.
-    fn decide(&mut self, all: bool, settled: bool) {
+    fn decide(&mut self, gate: &Gate, all: bool, settled: bool) {
         let start = Instant::now();
         let tunnels: Vec<Arc<Tunnel>> = {
             let state = self.tunnels.lock();
@@ -127,10 +133,10 @@ impl<'t> Sweeper<'t> {
         if tunnels.is_empty() {
             return;
         }
-        let workspaces = self.gate.registry.snapshot();
+        let workspaces = gate.registry.snapshot();
         let mut due = Vec::new();
         for tunnel in &tunnels {
-            match judge(self.gate, &workspaces, tunnel, &mut self.scratch) {
+            match judge(gate, &workspaces, tunnel, &mut self.scratch) {
                 Err(Cause::Refused(Reason::WorkspacesNotLoaded)) if !settled => {}
                 Err(cause) => due.push((tunnel.id, cause)),
                 Ok(()) => {}
@@ -152,10 +158,10 @@ impl<'t> Sweeper<'t> {
     }
 
     /// Whether every source has said what it knows, or has had the time to.
-    fn settled(&mut self, at: Moment) -> bool {
+    fn settled(&mut self, gate: &Gate, at: Moment) -> bool {
         if !self.settled {
-            let workspaces = self.gate.registry.snapshot();
-            let count = self.gate.registry.names().len();
+            let workspaces = gate.registry.snapshot();
+            let count = gate.registry.names().len();
             let mut states = (0..count).filter_map(|number| workspaces.state(number));
             self.settled =
                 states.all(|state| state.age.is_some()) || at.since(Moment::default()) >= SETTLE;
@@ -174,6 +180,13 @@ pub fn judge(
     tunnel: &Tunnel,
     scratch: &mut Scratch,
 ) -> Result<(), Cause> {
+    // What opened it was verified by rules that may not hold any more, and is not here to be verified anew.
+    if matches!(tunnel.by, By::Token | By::Certificate)
+        && let Some(identity) = &tunnel.identity
+        && !gate.authorities().any(|authority| Arc::ptr_eq(authority, &identity.authority))
+    {
+        return Err(Cause::Refused(Reason::Refused(Refusal::Issuer)));
+    }
     // A session's person may have other groups by now.
     let session = tunnel.session.as_ref();
     let identity = session.map(|session| session.identity()).or_else(|| tunnel.identity.clone());

@@ -4,12 +4,16 @@
 //! is told ([`file`], [`hub`], the admin API) writes through a
 //! [`Publisher`](super::registry::Publisher) itself. None decides anything about requests.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use thiserror::Error;
 use tokio::sync::mpsc;
 
-use super::{Workspace, WorkspaceId, directory::Member};
+use super::{Workspace, WorkspaceId, directory::Member, reconcile::status::Status};
 use crate::clock::Moment;
 
 pub mod api;
@@ -21,6 +25,17 @@ pub mod http;
 pub mod hub;
 pub mod kubernetes;
 pub mod ona;
+
+/// A source as the administrator sees it.
+#[derive(Clone)]
+pub struct WatchedSource {
+    /// Its name.
+    pub name: Box<str>,
+    /// How it is doing.
+    pub status: Arc<Mutex<Status>>,
+    /// Its workspaces, where they are written through the administrator's API.
+    pub leases: Option<Arc<api::Leases>>,
+}
 
 /// What a source can do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -33,7 +33,9 @@ fn a_hit_allocates_nothing() {
         let workspaces = hot.gate.registry.snapshot();
         let now = Timestamp::now();
         let started = Moment::now();
-        let batch = Batch { workspaces: &workspaces, now, started, max_frame_size: DEFAULT_SIZE };
+        let gate = &hot.gate;
+        let workspaces = &workspaces;
+        let batch = Batch { gate, workspaces, now, started, max_frame_size: DEFAULT_SIZE };
         let mut rest = &stream[..];
         out.clear();
         while let Some((event, used)) = hot.side.next(rest, &mut out) {

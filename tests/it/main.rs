@@ -39,6 +39,7 @@ mod platforms;
 mod providers;
 mod reference;
 mod refresh;
+mod reload;
 mod revocation;
 mod selftest;
 mod server;

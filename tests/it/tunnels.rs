@@ -11,7 +11,7 @@ use crate::{
 };
 
 mod http2;
-mod scene;
+pub(crate) mod scene;
 mod sessions;
 mod tcp;
 

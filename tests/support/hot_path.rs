@@ -11,7 +11,7 @@ use identity_spoa::{
     clock::Moment,
     config::Config,
     decision::Policy,
-    gate::Gate,
+    gate::{Gate, live::Live},
     identity::{
         cache::TokenCache,
         issuers::Issuers,
@@ -54,7 +54,8 @@ impl HotPath {
         let (trail, writer) = Trail::to(Box::new(sink()), 1 << 24).unwrap();
         let trail = Arc::new(trail);
         let tunnels = Tunnels::new(Settings::default(), 1, Arc::clone(&trail));
-        let answerer = Answerer::new(Arc::clone(&gate), trail).tracking(Some(Arc::new(tunnels)));
+        let answerer = Answerer::new(Arc::new(Live::new(Arc::clone(&gate))), trail)
+            .tracking(Some(Arc::new(tunnels)));
         let mut side = AgentSide::new(DEFAULT_SIZE);
         let mut hello = Vec::new();
         client::hello(&mut hello, DEFAULT_SIZE, "pipelining", false);
@@ -115,7 +116,7 @@ async fn gate(idp: &DevIdp) -> Gate {
     publisher.confirm(now);
     Gate {
         patterns: HostPatterns::new(&config.hosts).unwrap(),
-        issuers: Issuers::new(vec![Arc::new(provider)], TokenCache::new(1000).unwrap()),
+        issuers: Arc::new(Issuers::new(vec![Arc::new(provider)], TokenCache::new(1000).unwrap())),
         sources: None,
         metadata: None,
         certificates: vec![],
@@ -123,6 +124,7 @@ async fn gate(idp: &DevIdp) -> Gate {
         revocations: Arc::new(Revocations::open(vec![], None).unwrap()),
         registry,
         lookups: vec![],
+        watched: vec![],
         policy: Policy::default(),
         versions: Versions { config: config.fingerprint, policy: None },
         metrics: Arc::default(),

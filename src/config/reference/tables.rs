@@ -62,6 +62,7 @@ pub(super) const AGENT: Table = Table {
         Key::new("connections", Kind::Number(1, 100_000), "The most connections from HAProxy at once.").default("1024"),
         Key::new("waiting", Kind::Number(0, 1_000_000), "The most questions that wait for a key or a workspace at once.").default("1024"),
         Key::new("tokens", Kind::Number(0, 10_000_000), "The most verified tokens that are remembered.").default("100000"),
+        Key::new("follow_file", Kind::Bool, "This file is read again when it changes, and not only on SIGHUP.").default("true"),
     ],
 };
 

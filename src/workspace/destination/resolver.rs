@@ -65,6 +65,14 @@ impl Resolver {
         Arc::clone(gateway)
     }
 
+    /// How many names have no address, or none yet.
+    #[must_use]
+    pub fn unresolved(&self) -> usize {
+        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = places.values().filter_map(Weak::upgrade);
+        all.filter(|gateway| gateway.address().is_none()).count()
+    }
+
     /// Resolves until stopped.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -17,7 +17,10 @@ use tracing::info;
 
 use crate::{
     clock::Moment,
-    workspace::{Revision, Workspace, WorkspaceId, registry::Publisher},
+    workspace::{
+        Revision, Workspace, WorkspaceId,
+        registry::{Found, Publisher},
+    },
 };
 
 /// The most workspaces that can be written.
@@ -29,10 +32,18 @@ const REMEMBER: Duration = Duration::from_mins(15);
 pub struct Leases {
     publisher: Publisher,
     longest: Duration,
-    state: Mutex<HashMap<WorkspaceId, Lease>>,
+    state: Mutex<State>,
     wake: Notify,
 }
 
+#[derive(Default)]
+struct State {
+    all: HashMap<WorkspaceId, Lease>,
+    /// Where they went with another configuration.
+    moved: Option<Arc<Leases>>,
+}
+
+#[derive(Clone, Copy)]
 struct Lease {
     revision: u64,
     /// When it ends; for one that was taken away, when it is forgotten.
@@ -92,15 +103,20 @@ impl Leases {
         let lease = lease.unwrap_or(self.longest).min(self.longest);
         let id = workspace.id.clone();
         let mut state = self.lock();
-        let known = state.get(&id).map(|lease| lease.revision);
+        if let Some(next) = &state.moved {
+            let held = next.put(workspace.clone(), revision, Some(lease), now)?;
+            self.publisher.set(workspace, now);
+            return Ok(held);
+        }
+        let known = state.all.get(&id).map(|lease| lease.revision);
         let revision = next(known, revision)?;
-        if known.is_none() && state.len() >= MAX {
+        if known.is_none() && state.all.len() >= MAX {
             return Err(LeaseError::Full);
         }
         workspace.revision = Revision { spec: Some(revision), status: None };
         // Under the lock, so that what is written last is what holds.
         self.publisher.set(workspace, now);
-        state.insert(id.clone(), Lease { revision, until: now.plus(lease), there: true });
+        state.all.insert(id.clone(), Lease { revision, until: now.plus(lease), there: true });
         drop(state);
         self.wake.notify_one();
         Ok(Held { id: id.to_string(), revision, lease_seconds: lease.as_secs() })
@@ -117,11 +133,16 @@ impl Leases {
         now: Moment,
     ) -> Result<bool, LeaseError> {
         let mut state = self.lock();
-        let known = state.get(id).map(|lease| (lease.revision, lease.there));
+        if let Some(next) = &state.moved {
+            let there = next.delete(id, revision, now)?;
+            self.publisher.end(id, now);
+            return Ok(there);
+        }
+        let known = state.all.get(id).map(|lease| (lease.revision, lease.there));
         let Some((known, there)) = known else { return Ok(false) };
         let revision = next(Some(known), revision)?;
         self.publisher.end(id, now);
-        state.insert(id.clone(), Lease { revision, until: now.plus(REMEMBER), there: false });
+        state.all.insert(id.clone(), Lease { revision, until: now.plus(REMEMBER), there: false });
         Ok(there)
     }
 
@@ -129,7 +150,10 @@ impl Leases {
     #[must_use]
     pub fn list(&self, now: Moment) -> Vec<Held> {
         let state = self.lock();
-        let held = state.iter().filter(|(_, lease)| lease.there).map(|(id, lease)| Held {
+        if let Some(next) = &state.moved {
+            return next.list(now);
+        }
+        let held = state.all.iter().filter(|(_, lease)| lease.there).map(|(id, lease)| Held {
             id: id.to_string(),
             revision: lease.revision,
             lease_seconds: lease.until.since(now).as_secs(),
@@ -137,6 +161,26 @@ impl Leases {
         let mut held: Vec<_> = held.collect();
         held.sort_by(|a, b| a.id.cmp(&b.id));
         held
+    }
+
+    /// Hands everything that is held over to the same source of another configuration. Whoever still writes
+    /// here writes there too.
+    pub fn move_to(&self, next: &Arc<Self>) {
+        let mut state = self.lock();
+        let snapshot = self.publisher.registry().snapshot();
+        let mut taken = next.lock();
+        for (id, lease) in &state.all {
+            if lease.there
+                && let Found::Workspace(record) =
+                    snapshot.find(Some(self.publisher.source()), id.as_str())
+            {
+                next.publisher.set(Workspace::clone(record.workspace), Moment::now());
+            }
+            taken.all.insert(id.clone(), *lease);
+        }
+        drop(taken);
+        next.wake.notify_one();
+        state.moved = Some(Arc::clone(next));
     }
 
     /// Ends what is not renewed, until stopped.
@@ -157,20 +201,21 @@ impl Leases {
     fn expire(&self, now: Moment) -> Option<Moment> {
         let mut state = self.lock();
         let over: Vec<WorkspaceId> = state
+            .all
             .iter()
             .filter(|(_, lease)| lease.until <= now)
             .map(|(id, _)| id.clone())
             .collect();
         for id in over {
-            if state.remove(&id).is_some_and(|lease| lease.there) {
+            if state.all.remove(&id).is_some_and(|lease| lease.there) {
                 info!(source = self.name(), workspace = %id, "nobody renewed the lease: the workspace is gone");
                 self.publisher.end(&id, now);
             }
         }
-        state.values().map(|lease| lease.until).min()
+        state.all.values().map(|lease| lease.until).min()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<WorkspaceId, Lease>> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

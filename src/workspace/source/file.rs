@@ -1,7 +1,6 @@
 //! Follows the file of workspaces and publishes each good version at once.
 //!
-//! A version that cannot be read keeps the last good one and says so. The directory is watched, not
-//! the file, so that replacing the file by renaming (editors, Kubernetes volumes) is seen too.
+//! A version that cannot be read keeps the last good one and says so.
 
 use std::{
     collections::BTreeSet,
@@ -10,14 +9,16 @@ use std::{
     time::Duration,
 };
 
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::{
     clock::Moment,
-    config::document::{Format, Mistakes},
+    config::{
+        document::{Format, Mistakes},
+        follow,
+    },
     workspace::{
         Workspace,
         reconcile::status::{Health, Status},
@@ -107,7 +108,7 @@ impl FileSource {
     /// Follows the file until cancelled.
     pub async fn run(mut self, stop: CancellationToken) {
         let (sender, mut events) = mpsc::channel(1);
-        let _watcher = match watch(&self.path, sender) {
+        let _watcher = match follow::watch(&self.path, sender) {
             Ok(watcher) => Some(watcher),
             Err(error) => {
                 warn!(file = %self.path.display(), %error, every = ?SWEEP, "cannot watch the directory: looking at the file now and then");
@@ -161,23 +162,4 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     } else {
         Err(format!("the file is larger than {MAX_FILE} bytes"))
     }
-}
-
-fn watch(path: &Path, events: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        let changed = event.is_ok_and(|e| match e.kind {
-            // Our own reading must not wake us.
-            EventKind::Access(kind) => {
-                kind == notify::event::AccessKind::Close(notify::event::AccessMode::Write)
-            }
-            _ => true,
-        });
-        if changed {
-            // One event waiting says all there is to say.
-            let _ = events.try_send(());
-        }
-    })?;
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    watcher.watch(directory, RecursiveMode::NonRecursive)?;
-    Ok(watcher)
 }

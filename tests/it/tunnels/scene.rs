@@ -30,7 +30,7 @@ use crate::{
 
 /// A workspace in the list.
 #[derive(Clone)]
-pub(super) struct Listed {
+pub(crate) struct Listed {
     pub owner: String,
     pub phase: &'static str,
     pub destination: std::net::SocketAddr,
@@ -42,7 +42,7 @@ pub(super) struct Listed {
     pub machine: Option<&'static str>,
 }
 
-pub(super) struct Scene {
+pub(crate) struct Scene {
     pub haproxies: Vec<(Haproxy, TempDir)>,
     pub agent: AgentProcess,
     pub idp: DevIdp,
@@ -53,12 +53,12 @@ pub(super) struct Scene {
 }
 
 /// The id of a workspace.
-pub(super) fn id(workspace: usize) -> String {
+pub(crate) fn id(workspace: usize) -> String {
     format!("pink{workspace}-demo-ns35kd21abc")
 }
 
 /// Where a workspace's endpoint is: its editor for port 0.
-pub(super) fn at(workspace: usize, port: u16) -> String {
+pub(crate) fn at(workspace: usize, port: u16) -> String {
     match port {
         0 => format!("{}.ws.gitpod.test", id(workspace)),
         port => format!("{port}-{}.ws.gitpod.test", id(workspace)),
@@ -67,17 +67,17 @@ pub(super) fn at(workspace: usize, port: u16) -> String {
 
 /// What a trigger took, for each tunnel it cut.
 #[derive(Default)]
-pub(super) struct Figures(Vec<Duration>);
+pub(crate) struct Figures(Vec<Duration>);
 
 impl Figures {
-    pub(super) fn add(&mut self, what: &str, took: Vec<Duration>) {
+    pub(crate) fn add(&mut self, what: &str, took: Vec<Duration>) {
         let most = took.iter().max().copied().unwrap_or_default();
         eprintln!("    {what}: {} cut, the last after {most:?}", took.len());
         self.0.extend(took);
     }
 
     /// Prints the 99th percentile and holds it against a second.
-    pub(super) fn judge(mut self, what: &str) {
+    pub(crate) fn judge(mut self, what: &str) {
         self.0.sort();
         let p99 = self.0[(self.0.len() * 99).div_ceil(100) - 1];
         let median = self.0[self.0.len() / 2];
@@ -92,7 +92,7 @@ impl Figures {
 impl Scene {
     /// So many workspaces, that of number n owned by `un`; so many HAProxies at one agent. `more` is added to
     /// the configuration.
-    pub(super) async fn start(
+    pub(crate) async fn start(
         version: &Version,
         workspaces: usize,
         haproxies: usize,
@@ -102,7 +102,7 @@ impl Scene {
     }
 
     /// With files beside each HAProxy.
-    pub(super) async fn with(
+    pub(crate) async fn with(
         version: &Version,
         workspaces: usize,
         haproxies: usize,
@@ -173,22 +173,22 @@ impl Scene {
     }
 
     /// Writes the list as it is now; returns when.
-    pub(super) fn write(&self) -> Instant {
+    pub(crate) fn write(&self) -> Instant {
         let now = Instant::now();
         write(self.directory.path(), &self.list);
         now
     }
 
-    pub(super) fn listed(&mut self, workspace: usize) -> &mut Listed {
+    pub(crate) fn listed(&mut self, workspace: usize) -> &mut Listed {
         self.list[workspace].as_mut().unwrap()
     }
 
     /// Opens a WebSocket through the first HAProxy.
-    pub(super) async fn open(&self, user: &str, workspace: usize, port: u16) -> Line {
+    pub(crate) async fn open(&self, user: &str, workspace: usize, port: u16) -> Line {
         self.open_at(0, user, workspace, port).await
     }
 
-    pub(super) async fn open_at(
+    pub(crate) async fn open_at(
         &self,
         haproxy: usize,
         user: &str,
@@ -200,7 +200,7 @@ impl Scene {
     }
 
     /// A token that lasts so many seconds, and the moment of its end.
-    pub(super) fn token_for(&self, seconds: i64, user: &str) -> (String, Instant) {
+    pub(crate) fn token_for(&self, seconds: i64, user: &str) -> (String, Instant) {
         let user = user.into();
         let request = TokenRequest { user, expires_in: seconds, ..TokenRequest::default() };
         let token = self.idp.token(&request);
@@ -211,7 +211,7 @@ impl Scene {
         (token, Instant::now() + left)
     }
 
-    pub(super) async fn try_open(
+    pub(crate) async fn try_open(
         &self,
         haproxy: usize,
         user: &str,
@@ -227,32 +227,32 @@ impl Scene {
     }
 
     /// Runs a command of the program against the agent.
-    pub(super) fn command(&self, args: &[&str]) -> Output {
+    pub(crate) fn command(&self, args: &[&str]) -> Output {
         let (name, rest) = args.split_first().unwrap();
         let config = self.directory.path().join("agent.toml");
         Command::new(PROGRAM).arg(name).arg("--config").arg(config).args(rest).output().unwrap()
     }
 
-    pub(super) fn done(&self, args: &[&str]) -> String {
+    pub(crate) fn done(&self, args: &[&str]) -> String {
         let output = self.command(args);
         assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     }
 
     /// What a Prometheus server would read.
-    pub(super) async fn metrics(&self) -> String {
+    pub(crate) async fn metrics(&self) -> String {
         let socket = self.directory.path().join("agent-admin.sock");
         let client = reqwest::Client::builder().unix_socket(socket).build().unwrap();
         client.get("http://agent/metrics").send().await.unwrap().text().await.unwrap()
     }
 
     /// What `tunnels --json` lists.
-    pub(super) fn tunnels(&self) -> Vec<Value> {
+    pub(crate) fn tunnels(&self) -> Vec<Value> {
         serde_json::from_str(&self.done(&["tunnels", "--json"])).unwrap()
     }
 
     /// The records with this act.
-    pub(super) fn records(&self, act: &str) -> Vec<Value> {
+    pub(crate) fn records(&self, act: &str) -> Vec<Value> {
         let text = std::fs::read_to_string(self.directory.path().join("audit.jsonl")).unwrap();
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         let all = whole.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -303,7 +303,7 @@ fn write(directory: &Path, list: &[Option<Listed>]) {
 }
 
 /// One open WebSocket.
-pub(super) struct Line {
+pub(crate) struct Line {
     pub user: String,
     pub workspace: usize,
     pub port: u16,
@@ -336,12 +336,12 @@ impl Line {
         Self { user: user.into(), workspace, port, sink, messages, closed, reader }
     }
 
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.closed.borrow().is_some()
     }
 
     /// Waits for its end; returns when it was.
-    pub(super) async fn ended(&mut self) -> Instant {
+    pub(crate) async fn ended(&mut self) -> Instant {
         let (user, workspace) = (&self.user, self.workspace);
         timeout(PATIENCE, self.closed.wait_for(Option::is_some))
             .await
@@ -351,7 +351,7 @@ impl Line {
     }
 
     /// Says something and hears it back.
-    pub(super) async fn echoes(&mut self) {
+    pub(crate) async fn echoes(&mut self) {
         let what = format!("{} to {}:{}", self.user, self.workspace, self.port);
         self.sink.send(Message::text("hello")).await.unwrap_or_else(|e| panic!("{what}: {e}"));
         let heard = timeout(PATIENCE, self.messages.recv()).await;
@@ -361,7 +361,7 @@ impl Line {
 
 /// Waits until all that are meant have ended, takes them out, and makes sure that all others go on. Returns
 /// how long each took.
-pub(super) async fn cut(
+pub(crate) async fn cut(
     lines: &mut Vec<Line>,
     since: Instant,
     is_meant: impl Fn(&Line) -> bool,
@@ -378,7 +378,7 @@ pub(super) async fn cut(
 }
 
 /// Makes sure that all are open.
-pub(super) async fn all_echo(lines: &mut [Line]) {
+pub(crate) async fn all_echo(lines: &mut [Line]) {
     for line in lines {
         assert!(!line.is_closed(), "{} to {}:{} was cut", line.user, line.workspace, line.port);
         line.echoes().await;

@@ -1,0 +1,392 @@
+//! The configuration changes while the agent runs: all of it or nothing, and no request notices but by the
+//! verdict that it asks for.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    dev_idp::{DevIdp, TokenRequest},
+    support::{ALICES, Stage, Version, host, port_host, until},
+    tunnels::scene::Scene,
+};
+
+impl Stage {
+    fn config_file(&self) -> std::path::PathBuf {
+        self.directory.path().join("agent.toml")
+    }
+
+    /// Writes another configuration, as editors do it: in one piece.
+    fn configure(&self, text: &str) {
+        put(self.directory.path(), text);
+    }
+
+    fn configured(&self) -> String {
+        std::fs::read_to_string(self.config_file()).unwrap()
+    }
+
+    /// Waits until so many reloads were tried; returns the record of the last.
+    async fn tried(&self, count: usize) -> Value {
+        until("a reload", async || {
+            let all: Vec<Value> = self.audit().into_iter().filter(is_reload).collect();
+            (all.len() >= count).then(|| all[count - 1].clone())
+        })
+        .await
+    }
+
+    async fn status(&self, host: &str, user: Option<&str>) -> u16 {
+        self.get(host, user).await.status
+    }
+}
+
+fn put(directory: &Path, text: &str) {
+    let next = directory.join("next.toml");
+    std::fs::write(&next, text).unwrap();
+    std::fs::rename(&next, directory.join("agent.toml")).unwrap();
+}
+
+fn is_reload(record: &Value) -> bool {
+    matches!(record["act"].as_str(), Some("reload" | "reload_refused"))
+}
+
+const ADMIN: &str = "\n[admin]\nsocket = 'admin.sock'\nrevocations = 'revocations.jsonl'\n";
+
+async fn admin_stage() -> Stage {
+    let idp = DevIdp::start().await;
+    Stage::changed(Version::newest(), idp, |_, config, _| config.push_str(ADMIN)).await
+}
+
+async fn metric(stage: &Stage, line: &str) -> bool {
+    let socket = stage.directory.path().join("admin.sock");
+    let client = reqwest::Client::builder().unix_socket(socket).build().unwrap();
+    let text = client.get("http://agent/metrics").send().await.unwrap().text().await.unwrap();
+    text.lines().any(|known| known == line)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_changes_holds_without_a_restart_and_is_on_record() {
+    let stage = admin_stage().await;
+    let (port, public) = (port_host(3000, ALICES), host(ALICES));
+    assert_eq!(stage.status(&port, None).await, 200);
+    let before = stage.audit().last().unwrap()["config"].clone();
+    let text = stage.configured();
+    let stricter = text.replace(
+        "file = \"workspaces.yaml\"",
+        "file = \"workspaces.yaml\"\nmax_admission = \"authenticated\"",
+    );
+    stage.configure(&stricter);
+    let record = stage.tried(1).await;
+    assert_eq!(record["act"], "reload", "{record}");
+    assert_eq!(record["note"], "workspaces.max_admission: \"authenticated\" is new");
+    assert_eq!(stage.status(&port, None).await, 401);
+    assert_eq!(stage.status(&public, Some("alice")).await, 200);
+    let decided = stage.audit().into_iter().rfind(|r| r["decision_id"].is_string()).unwrap();
+    assert_eq!(decided["config"], record["config"], "decisions name what decided");
+    assert_ne!(record["config"], before);
+    assert!(metric(&stage, "identity_spoa_config_reloads_total{result=\"applied\"} 1").await);
+    // Back again by the signal alone.
+    stage.configure(&text);
+    let record = stage.tried(2).await;
+    assert_eq!((&record["act"], &record["config"]), (&json!("reload"), &before));
+    assert_eq!(stage.status(&port, None).await, 200);
+    stage.agent.signal("-HUP");
+    let record = stage.tried(3).await;
+    assert_eq!(record["act"], "reload", "a signal reads what the file names anew: {record}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_file_changes_nothing_and_says_where_it_is_broken() {
+    let stage = admin_stage().await;
+    let text = stage.configured();
+    let broken = text.replace("audience = \"workspaces\"", "audience = \"workspaces\"\nwhat = 1");
+    stage.configure(&broken);
+    let record = stage.tried(1).await;
+    assert_eq!(record["act"], "reload_refused");
+    let note = record["note"].as_str().unwrap();
+    let line = broken.lines().position(|line| line == "what = 1").unwrap() + 1;
+    assert!(note.contains(&format!("agent.toml:{line}:")) && note.contains("what"), "{note}");
+    assert!(stage.agent.log().contains("nothing has changed"));
+    assert!(metric(&stage, "identity_spoa_config_current 0").await);
+    assert_eq!(stage.status(&host(ALICES), Some("alice")).await, 200);
+    // What holds comes back to the file: nothing to do, and no alarm any more.
+    stage.configure(&text);
+    until("the alarm to end", async || {
+        metric(&stage, "identity_spoa_config_current 1").await.then_some(())
+    })
+    .await;
+    std::fs::remove_file(stage.config_file()).unwrap();
+    stage.agent.signal("-HUP");
+    let record = stage.tried(2).await;
+    assert_eq!(record["act"], "reload_refused", "a file that is away: {record}");
+    assert_eq!(stage.status(&host(ALICES), Some("alice")).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_a_restart_is_refused_by_name_with_all_that_came_along() {
+    let stage = Stage::start(Version::newest()).await;
+    let text = stage
+        .configured()
+        .replace("\"127.0.0.1:0\"]", "\"127.0.0.1:0\", \"unix:more.sock\"]")
+        .replace("file = \"audit.jsonl\"", "file = \"other.jsonl\"")
+        .replace("audience = \"workspaces\"", "audience = \"elsewhere\"");
+    stage.configure(&text);
+    let record = stage.tried(1).await;
+    assert_eq!(record["act"], "reload_refused");
+    let note = record["note"].as_str().unwrap();
+    assert!(note.contains("[agent] listen") && note.contains("[audit]"), "{note}");
+    assert_eq!(stage.status(&host(ALICES), Some("alice")).await, 200, "the audience stays too");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_are_judged_by_the_issuers_that_are_configured_now() {
+    let other = DevIdp::start().await;
+    let idp = DevIdp::start().await;
+    let second = format!(
+        "\n[[issuer]]\nname = \"second\"\nissuer = \"{}\"\naudience = \"workspaces\"\n",
+        other.issuer()
+    );
+    let stage = Stage::start(Version::newest()).await;
+    drop(idp);
+    let (name, text) = (host(ALICES), stage.configured());
+    let theirs = other.token_of("alice");
+    assert_eq!(stage.get_with(&name, Some(&theirs)).await.status, 401);
+    stage.configure(&format!("{text}{second}"));
+    assert_eq!(stage.tried(1).await["act"], "reload");
+    assert_eq!(
+        stage.get_with(&name, Some(&theirs)).await.status,
+        200,
+        "the keys are there when it counts"
+    );
+    // Remembered by now; and forgotten with its issuer.
+    stage.configure(&text);
+    assert_eq!(stage.tried(2).await["act"], "reload");
+    assert_eq!(stage.get_with(&name, Some(&theirs)).await.status, 401);
+    // A remembered token does not outlive the rule that it met.
+    let token = stage.idp.token_of("alice");
+    assert_eq!(stage.get_with(&name, Some(&token)).await.status, 200);
+    stage.configure(&text.replace("audience = \"workspaces\"", "audience = \"elsewhere\""));
+    assert_eq!(stage.tried(3).await["act"], "reload");
+    assert_eq!(stage.get_with(&name, Some(&token)).await.status, 401);
+    let audience = json!("elsewhere");
+    let request = TokenRequest { user: "alice".into(), audience, ..TokenRequest::default() };
+    assert_eq!(stage.get_with(&name, Some(&stage.idp.token(&request))).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_without_keys_does_not_take_over() {
+    let mut other = DevIdp::start().await;
+    let stage = Stage::start(Version::newest()).await;
+    let more = format!(
+        "{}\n[[issuer]]\nname = \"second\"\nissuer = \"{}\"\naudience = \"workspaces\"\n",
+        stage.configured(),
+        other.issuer()
+    );
+    other.halt();
+    stage.configure(&more);
+    let record = stage.tried(1).await;
+    assert_eq!(record["act"], "reload_refused");
+    let note = record["note"].as_str().unwrap();
+    assert!(note.contains("the issuer 'second' gave no keys"), "{note}");
+    assert_eq!(stage.status(&host(ALICES), Some("alice")).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sources_change_without_a_gap_and_leases_go_along() {
+    let api = "\n[[source]]\nname = 'builds'\nkind = 'api'\nlease_seconds = 600\n";
+    let idp = DevIdp::start().await;
+    let stage = Stage::changed(Version::newest(), idp, |_, config, _| {
+        config.push_str(ADMIN);
+        config.push_str(api);
+    })
+    .await;
+    let bobs = stage.bob.address();
+    let socket = stage.directory.path().join("admin.sock");
+    let client = reqwest::Client::builder().unix_socket(socket).build().unwrap();
+    let path = "http://agent/v1/sources/builds/workspaces/build-demo-ns35kd21abc";
+    let body = |port: u16| {
+        json!({ "id": "build-demo-ns35kd21abc", "owner": { "subject": "sub-bob" },
+            "phase": "running", "destination": format!("127.0.0.1:{port}") })
+        .to_string()
+    };
+    let reply = client.put(path).body(body(bobs.port())).send().await.unwrap();
+    assert_eq!(reply.status(), 200, "{}", reply.text().await.unwrap());
+    let build = host("build-demo-ns35kd21abc");
+    assert_eq!(stage.status(&build, Some("bob")).await, 200);
+
+    // Another list, with one more workspace; the ones that were there stay all the while.
+    let list = std::fs::read_to_string(stage.workspaces_file()).unwrap();
+    let more = format!(
+        "{list}  - id: third-demo-ns35kd21abc\n    owner: {{ subject: sub-alice }}\n    \
+         phase: running\n    destination: {}\n",
+        stage.alice.address()
+    );
+    std::fs::write(stage.directory.path().join("other.yaml"), more).unwrap();
+    let ended = AtomicBool::new(false);
+    let asking = async {
+        let mut client = stage.client().await;
+        let token = stage.idp.token_of("alice");
+        let mut asked = 0;
+        while !ended.load(Ordering::Relaxed) {
+            assert_eq!(client.get(&host(ALICES), Some(&token)).await.status, 200);
+            asked += 1;
+        }
+        asked
+    };
+    let changing = async {
+        let text = stage.configured().replace("\"workspaces.yaml\"", "\"other.yaml\"");
+        stage.configure(&text);
+        let record = stage.tried(1).await;
+        ended.store(true, Ordering::Relaxed);
+        record
+    };
+    let (asked, record) = tokio::join!(asking, changing);
+    assert_eq!(record["act"], "reload", "{record}");
+    assert!(asked > 0);
+    assert_eq!(stage.status(&host("third-demo-ns35kd21abc"), Some("alice")).await, 200);
+    assert_eq!(stage.status(&build, Some("bob")).await, 200, "written before, holds after");
+    let reply = client.delete(path).send().await.unwrap();
+    assert!(reply.status().is_success());
+    assert_eq!(stage.status(&build, Some("bob")).await, 404);
+
+    // A list that is broken does not take over.
+    std::fs::write(stage.directory.path().join("broken.yaml"), "workspaces: [{ id: 1 }]").unwrap();
+    stage.configure(&stage.configured().replace("\"other.yaml\"", "\"broken.yaml\""));
+    let record = stage.tried(2).await;
+    assert_eq!(record["act"], "reload_refused");
+    assert!(record["note"].as_str().unwrap().contains("broken.yaml:1:"), "{record}");
+    assert_eq!(stage.status(&host("third-demo-ns35kd21abc"), Some("alice")).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnel_ends_when_the_rules_that_let_it_in_are_gone() {
+    let scene = Scene::start(Version::newest(), 2, 1, "").await;
+    let other = DevIdp::start().await;
+    let text = std::fs::read_to_string(scene.directory.path().join("agent.toml")).unwrap();
+    let second = format!(
+        "\n[[issuer]]\nname = \"second\"\nissuer = \"{}\"\naudience = \"workspaces\"\n",
+        other.issuer()
+    );
+    put(scene.directory.path(), &format!("{text}{second}"));
+    let reloads = async |count: usize| {
+        until("a reload", async || (scene.records("reload").len() >= count).then_some(())).await;
+    };
+    reloads(1).await;
+    let token = other.token_of("guest");
+    let mut theirs = scene.try_open(0, "guest", &token, 0, 3000).await.unwrap();
+    let mut ours = scene.open("u0", 0, 3000).await;
+    // What does not concern an issuer does not concern its tunnels either.
+    put(scene.directory.path(), &format!("{text}{second}[credentials]\ncookie = 'token'\n"));
+    reloads(2).await;
+    theirs.echoes().await;
+    ours.echoes().await;
+    put(scene.directory.path(), &text);
+    reloads(3).await;
+    theirs.ended().await;
+    ours.echoes().await;
+    until("the record of the cut", async || {
+        let cut = scene.records("tunnel_cut");
+        cut.iter().any(|record| record["cause"] == "token_issuer").then_some(())
+    })
+    .await;
+}
+
+/// Two configurations in turn, under load. What both allow is allowed throughout, what neither does never;
+/// and after each reload the verdict is the new one's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_storm_of_reloads_under_load_gives_no_wrong_verdict_and_loses_no_request() {
+    let stage = Arc::new(Stage::start(Version::newest()).await);
+    let one = stage.configured();
+    // Everything that can change at once does: issuers, sources, patterns, admission.
+    let list = std::fs::read_to_string(stage.workspaces_file()).unwrap();
+    std::fs::write(stage.directory.path().join("other.yaml"), list).unwrap();
+    let other = one
+        .replace("audience = \"workspaces\"", "audience = [\"workspaces\", \"more\"]")
+        .replace(
+            "file = \"workspaces.yaml\"",
+            "file = \"other.yaml\"\nmax_admission = \"authenticated\"",
+        )
+        .replace("[[host]]", "[[host]]\npreset = \"ona\"\ndomain = \"ona.test\"\n\n[[host]]");
+    let ended = Arc::new(AtomicBool::new(false));
+    let asked = Arc::new(AtomicUsize::new(0));
+    let mut load = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (stage, ended, asked) = (Arc::clone(&stage), Arc::clone(&ended), Arc::clone(&asked));
+        load.spawn(async move {
+            let (owner, stranger) = (stage.idp.token_of("alice"), stage.idp.token_of("mallory"));
+            let mut client = stage.client().await;
+            let (own, port, public) =
+                (host(ALICES), port_host(7000, ALICES), port_host(3000, ALICES));
+            while !ended.load(Ordering::Relaxed) {
+                assert_eq!(client.get(&own, Some(&owner)).await.status, 200);
+                assert_eq!(client.get(&port, Some(&owner)).await.status, 200);
+                assert_eq!(client.get(&own, Some(&stranger)).await.status, 403);
+                assert_eq!(client.get(&own, None).await.status, 401);
+                // The two differ about it.
+                let status = client.get(&public, None).await.status;
+                assert!(status == 200 || status == 401, "{status}");
+                asked.fetch_add(5, Ordering::Relaxed);
+            }
+        });
+    }
+    let mut reloads = 0;
+    let rounds = 30;
+    let audience = json!("more");
+    let more = TokenRequest { user: "alice".into(), audience, ..TokenRequest::default() };
+    let more = stage.idp.token(&more);
+    for round in 0..rounds {
+        let strict = round % 2 == 0;
+        stage.configure(if strict { &other } else { &one });
+        stage.agent.signal("-HUP");
+        reloads += 1;
+        // The signal and the change of the file may each be one: what counts is which one holds.
+        until("the configuration to hold", async || {
+            let status = stage.status(&port_host(3000, ALICES), None).await;
+            (status == if strict { 401 } else { 200 }).then_some(())
+        })
+        .await;
+        let status = stage.get_with(&host(ALICES), Some(&more)).await.status;
+        assert_eq!(status, if strict { 200 } else { 401 }, "all of it or nothing");
+        // A burst of signals is as good as one.
+        for _ in 0..5 {
+            stage.agent.signal("-HUP");
+        }
+    }
+    ended.store(true, Ordering::Relaxed);
+    while let Some(done) = load.join_next().await {
+        done.unwrap();
+    }
+    let records = stage.audit();
+    let refused = records.iter().filter(|r| r["act"] == "reload_refused").count();
+    let applied = records.iter().filter(|r| r["act"] == "reload").count();
+    let asked = asked.load(Ordering::Relaxed);
+    eprintln!("{applied} reloads under {asked} requests, none wrong, none lost");
+    assert_eq!(refused, 0);
+    assert!(applied >= reloads && asked > 100);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_follow_file_only_the_signal_counts() {
+    let idp = DevIdp::start().await;
+    let stage = Stage::changed(Version::newest(), idp, |_, config, _| {
+        *config = config.replace("[agent]", "[agent]\nfollow_file = false");
+    })
+    .await;
+    let text = stage.configured().replace(
+        "file = \"workspaces.yaml\"",
+        "file = \"workspaces.yaml\"\nmax_admission = \"authenticated\"",
+    );
+    stage.configure(&text);
+    // Longer than a file needs to settle where it is followed.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(stage.status(&port_host(3000, ALICES), None).await, 200);
+    stage.agent.signal("-HUP");
+    assert_eq!(stage.tried(1).await["act"], "reload");
+    assert_eq!(stage.status(&port_host(3000, ALICES), None).await, 401);
+}
