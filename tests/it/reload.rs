@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     dev_idp::{DevIdp, TokenRequest},
+    dev_workspace::DevWorkspace,
     support::{ALICES, Stage, Version, host, port_host, until},
     tunnels::scene::Scene,
 };
@@ -56,15 +57,25 @@ fn is_reload(record: &Value) -> bool {
     matches!(record["act"].as_str(), Some("reload" | "reload_refused"))
 }
 
-const ADMIN: &str = "\n[admin]\nsocket = 'admin.sock'\nrevocations = 'revocations.jsonl'\n";
+const ADMIN: &str = "\n[admin]\nsocket = 'agent-admin.sock'\nrevocations = 'revocations.jsonl'\n";
 
 async fn admin_stage() -> Stage {
     let idp = DevIdp::start().await;
     Stage::changed(Version::newest(), idp, |_, config, _| config.push_str(ADMIN)).await
 }
 
+/// A stage whose list says whose people it names, so that there may be several issuers.
+async fn plain_stage() -> Stage {
+    Stage::changed(Version::newest(), DevIdp::start().await, |_, _, list| {
+        *list = list
+            .replace("owner: { ", "owner: { issuer: dev, ")
+            .replace("      - group: engineers\n        endpoints: [4000]\n", "");
+    })
+    .await
+}
+
 async fn metric(stage: &Stage, line: &str) -> bool {
-    let socket = stage.directory.path().join("admin.sock");
+    let socket = stage.directory.path().join("agent-admin.sock");
     let client = reqwest::Client::builder().unix_socket(socket).build().unwrap();
     let text = client.get("http://agent/metrics").send().await.unwrap().text().await.unwrap();
     text.lines().any(|known| known == line)
@@ -147,23 +158,18 @@ async fn what_needs_a_restart_is_refused_by_name_with_all_that_came_along() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_are_judged_by_the_issuers_that_are_configured_now() {
     let other = DevIdp::start().await;
-    let idp = DevIdp::start().await;
     let second = format!(
         "\n[[issuer]]\nname = \"second\"\nissuer = \"{}\"\naudience = \"workspaces\"\n",
         other.issuer()
     );
-    let stage = Stage::start(Version::newest()).await;
-    drop(idp);
+    let stage = plain_stage().await;
     let (name, text) = (host(ALICES), stage.configured());
     let theirs = other.token_of("alice");
     assert_eq!(stage.get_with(&name, Some(&theirs)).await.status, 401);
     stage.configure(&format!("{text}{second}"));
     assert_eq!(stage.tried(1).await["act"], "reload");
-    assert_eq!(
-        stage.get_with(&name, Some(&theirs)).await.status,
-        200,
-        "the keys are there when it counts"
-    );
+    let status = stage.get_with(&name, Some(&theirs)).await.status;
+    assert_eq!(status, 403, "known, and not the owner; the keys are there when it counts");
     // Remembered by now; and forgotten with its issuer.
     stage.configure(&text);
     assert_eq!(stage.tried(2).await["act"], "reload");
@@ -182,7 +188,7 @@ async fn tokens_are_judged_by_the_issuers_that_are_configured_now() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_issuer_without_keys_does_not_take_over() {
     let mut other = DevIdp::start().await;
-    let stage = Stage::start(Version::newest()).await;
+    let stage = plain_stage().await;
     let more = format!(
         "{}\n[[issuer]]\nname = \"second\"\nissuer = \"{}\"\naudience = \"workspaces\"\n",
         stage.configured(),
@@ -206,8 +212,9 @@ async fn sources_change_without_a_gap_and_leases_go_along() {
         config.push_str(api);
     })
     .await;
-    let bobs = stage.bob.address();
-    let socket = stage.directory.path().join("admin.sock");
+    let (build, third) = (DevWorkspace::start("build").await, DevWorkspace::start("third").await);
+    let address = build.address();
+    let socket = stage.directory.path().join("agent-admin.sock");
     let client = reqwest::Client::builder().unix_socket(socket).build().unwrap();
     let path = "http://agent/v1/sources/builds/workspaces/build-demo-ns35kd21abc";
     let body = |port: u16| {
@@ -215,17 +222,18 @@ async fn sources_change_without_a_gap_and_leases_go_along() {
             "phase": "running", "destination": format!("127.0.0.1:{port}") })
         .to_string()
     };
-    let reply = client.put(path).body(body(bobs.port())).send().await.unwrap();
+    let reply = client.put(path).body(body(address.port())).send().await.unwrap();
     assert_eq!(reply.status(), 200, "{}", reply.text().await.unwrap());
-    let build = host("build-demo-ns35kd21abc");
-    assert_eq!(stage.status(&build, Some("bob")).await, 200);
+    let name = host("build-demo-ns35kd21abc");
+    let status = stage.status(&name, Some("bob")).await;
+    assert_eq!(status, 200, "{}", stage.haproxy.log());
 
     // Another list, with one more workspace; the ones that were there stay all the while.
     let list = std::fs::read_to_string(stage.workspaces_file()).unwrap();
     let more = format!(
         "{list}  - id: third-demo-ns35kd21abc\n    owner: {{ subject: sub-alice }}\n    \
          phase: running\n    destination: {}\n",
-        stage.alice.address()
+        third.address()
     );
     std::fs::write(stage.directory.path().join("other.yaml"), more).unwrap();
     let ended = AtomicBool::new(false);
@@ -250,10 +258,10 @@ async fn sources_change_without_a_gap_and_leases_go_along() {
     assert_eq!(record["act"], "reload", "{record}");
     assert!(asked > 0);
     assert_eq!(stage.status(&host("third-demo-ns35kd21abc"), Some("alice")).await, 200);
-    assert_eq!(stage.status(&build, Some("bob")).await, 200, "written before, holds after");
+    assert_eq!(stage.status(&name, Some("bob")).await, 200, "written before, holds after");
     let reply = client.delete(path).send().await.unwrap();
     assert!(reply.status().is_success());
-    assert_eq!(stage.status(&build, Some("bob")).await, 404);
+    assert_eq!(stage.status(&name, Some("bob")).await, 404);
 
     // A list that is broken does not take over.
     std::fs::write(stage.directory.path().join("broken.yaml"), "workspaces: [{ id: 1 }]").unwrap();
