@@ -104,6 +104,8 @@ pub struct Facts {
     pub answer_within: Duration,
     /// The login host and the address of its pages.
     pub sign_in: Option<(String, String)>,
+    /// The port of HAProxy's https, as browsers see it.
+    pub login_port: u16,
     /// Whether tokens may be in the query.
     pub query: bool,
     /// Whether tokens may be in a WebSocket subprotocol.
@@ -130,6 +132,7 @@ impl Facts {
             processing: answer_within + MARGIN,
             answer_within,
             sign_in,
+            login_port: config.sign_in.as_ref().map_or(443, |sign_in| sign_in.places.port),
             query: credentials.is_some_and(|sources| sources.query.is_some()),
             subprotocol: credentials.is_some_and(|sources| sources.subprotocol),
             metadata: config.agent.resource_metadata,
