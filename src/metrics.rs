@@ -77,6 +77,7 @@ metrics! {
     SOURCE_FAILURES = "counter" "source_failures_total" ["source"] "Questions that failed";
     SESSION_ACTS = "counter" "session_acts_total" ["act"] "Sign-ins, sign-outs and what else happens to sessions";
     SESSION_COOKIES = "gauge" "session_cookies" [] "Cookies of sessions that this agent knows";
+    SHARED_SILENT = "gauge" "shared_silent_seconds" [] "Time since the store of [shared] was heard";
     REVOCATIONS = "gauge" "revocations" [] "What is revoked";
     AUDIT_WAITING = "gauge" "audit_waiting_bytes" [] "Records that wait to be written";
     AUDIT_CAPACITY = "gauge" "audit_capacity_bytes" [] "How much of them may wait";

@@ -57,6 +57,13 @@ impl Page {
         Self::parse(file, &text)
     }
 
+    /// What stands before a heading.
+    pub(super) fn read_until(file: &str, heading: &str) -> Self {
+        let text = std::fs::read_to_string(root().join(file)).unwrap();
+        let (before, _) = text.split_once(&format!("\n{heading}")).unwrap();
+        Self::parse(file, before)
+    }
+
     pub(super) fn parse(file: &str, text: &str) -> Self {
         let mut page = Self { file: file.into(), blocks: vec![], anchors: vec![], links: vec![] };
         let link = Regex::new(r"\]\(([^)\s]+)\)").unwrap();

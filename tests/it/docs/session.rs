@@ -194,12 +194,11 @@ fn mapped(text: &str, ports: &BTreeMap<String, String>) -> String {
     number.replace_all(text, other).into_owned()
 }
 
-/// Does what a document says. Returns how many commands that were.
-pub(super) async fn run(file: &str) -> usize {
-    let page = Page::read(file);
-    let mut blocks: Vec<_> = page
-        .blocks
+/// Does what documents say, one after the other in one shell. Returns how many commands that were.
+pub(super) async fn run(pages: Vec<Page>) -> usize {
+    let mut blocks: Vec<_> = pages
         .into_iter()
+        .flat_map(|page| page.blocks)
         .filter(|block| block.is_commands() && block.excused().is_none())
         .collect();
     let all: String = blocks.iter().map(|block| block.text.as_str()).collect();
