@@ -8,6 +8,7 @@ use clap::Parser as _;
 use crate::support::haproxy::root;
 
 mod examples;
+mod frames;
 mod markdown;
 mod session;
 

@@ -52,7 +52,7 @@ fn steps(block: &Block) -> Vec<Step> {
 }
 
 /// Whether lines are as expected: `…` within a line stands for anything, alone for any lines.
-fn fits(expected: &[String], found: &[&str]) -> bool {
+pub(super) fn fits(expected: &[String], found: &[&str]) -> bool {
     match expected {
         [] => found.is_empty(),
         [any, rest @ ..] if any == "…" => {
