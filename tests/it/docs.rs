@@ -90,7 +90,8 @@ fn commands(text: &str) -> Vec<String> {
         let line = line.strip_prefix("$ ").unwrap_or(line).trim();
         if line.starts_with("identity-spoa ") {
             let end = line.find(['#', '|', '>', '<', '&', ';']).unwrap_or(line.len());
-            found.push(line[..end].trim().to_owned());
+            // The number of a stream that goes elsewhere.
+            found.push(line[..end].trim_end_matches(['1', '2']).trim().to_owned());
         }
     }
     found
