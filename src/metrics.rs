@@ -78,6 +78,8 @@ metrics! {
     SESSION_ACTS = "counter" "session_acts_total" ["act"] "Sign-ins, sign-outs and what else happens to sessions";
     SESSION_COOKIES = "gauge" "session_cookies" [] "Cookies of sessions that this agent knows";
     SHARED_SILENT = "gauge" "shared_silent_seconds" [] "Time since the store of [shared] was heard";
+    HAPROXY_UP = "gauge" "haproxy_up" ["socket"] "Whether a socket of HAProxy answers";
+    TUNNELS_CUT_FAILED = "counter" "tunnels_cut_failed_total" [] "Tunnels that could not be cut within a second";
     REVOCATIONS = "gauge" "revocations" [] "What is revoked";
     AUDIT_WAITING = "gauge" "audit_waiting_bytes" [] "Records that wait to be written";
     AUDIT_CAPACITY = "gauge" "audit_capacity_bytes" [] "How much of them may wait";

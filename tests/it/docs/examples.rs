@@ -93,9 +93,8 @@ fn every_list_of_workspaces_in_a_document_is_a_good_one() {
     let directory = tempfile::tempdir().unwrap();
     let mut count = 0;
     for block in blocks("yaml") {
-        if !block.text.starts_with("workspaces:") {
-            panic!("{}: no list of workspaces; say why it is not loaded", block.place());
-        }
+        let list = block.text.starts_with("workspaces:");
+        assert!(list, "{}: no list of workspaces; say why it is not loaded", block.place());
         // Whom the list speaks of.
         let config = "[[issuer]]\nname = 'corp'\nissuer = 'https://idp.example.com'\naudience = 'workspaces'\n\
             [[certificate]]\nname = 'laptops'\nidentity = 'email'\nmatch = ['email']\n";

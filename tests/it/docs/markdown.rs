@@ -66,7 +66,7 @@ impl Page {
 
     pub(super) fn parse(file: &str, text: &str) -> Self {
         let mut page = Self { file: file.into(), blocks: vec![], anchors: vec![], links: vec![] };
-        let link = Regex::new(r"\]\(([^)\s]+)\)").unwrap();
+        let pattern = Regex::new(r"\]\(([^)\s]+)\)").unwrap();
         let code = Regex::new("`[^`]*`").unwrap();
         let mut slugs: BTreeMap<String, usize> = BTreeMap::new();
         let mut lines = text.lines().enumerate();
@@ -102,7 +102,7 @@ impl Page {
                 *count += 1;
             }
             let words = code.replace_all(line, "");
-            for found in link.captures_iter(&words) {
+            for found in pattern.captures_iter(&words) {
                 page.links.push((index + 1, found[1].to_owned()));
             }
             if !line.trim().is_empty() {
@@ -135,7 +135,7 @@ pub(super) fn all() -> Vec<Page> {
                 if !matches!(name, "target" | "node_modules") && !name.starts_with('.') {
                     walk(&path, to);
                 }
-            } else if name.ends_with(".md") {
+            } else if path.extension().is_some_and(|end| end == "md") {
                 to.push(path);
             }
         }

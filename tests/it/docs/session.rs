@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How long one command may take; `openssl` and debug builds on a busy machine are slow.
-const COMMAND: Duration = Duration::from_secs(60);
+const COMMAND: Duration = Duration::from_mins(1);
 
 /// A command with what the document says it prints; `None` where it says nothing.
 #[derive(Debug, PartialEq, Eq)]
@@ -144,26 +144,23 @@ impl Drop for Shell {
     }
 }
 
-/// What a document starts: a program of the repository's own, with its arguments.
-struct Started {
-    _providers: Vec<DevIdp>,
-    _workspaces: Vec<DevWorkspace>,
-}
+/// What a document starts of the repository's own; ends when dropped.
+type Started = (Vec<DevIdp>, Vec<DevWorkspace>);
 
 /// Puts the programs on the path; the development ones are within this test.
 async fn stage(programs: &Path, commands: &str) -> Started {
     std::os::unix::fs::symlink(PROGRAM, programs.join("identity-spoa")).unwrap();
-    let mut started = Started { _providers: vec![], _workspaces: vec![] };
+    let mut started = Started::default();
     let mut known: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let starts =
         Regex::new(r"(?m)^(dev-idp|dev-workspace) (--listen (\S+)(?: --name (\S+))?) >").unwrap();
     for start in starts.captures_iter(commands) {
         let address = start[3].parse().unwrap();
         if &start[1] == "dev-idp" {
-            started._providers.push(DevIdp::start_at(address, "").await.unwrap());
+            started.0.push(DevIdp::start_at(address, "").await.unwrap());
         } else {
             let name = start.get(4).map_or("demo", |name| name.as_str());
-            started._workspaces.push(DevWorkspace::start_at(address, name).await.unwrap());
+            started.1.push(DevWorkspace::start_at(address, name).await.unwrap());
         }
         known.entry(start.get(1).unwrap().as_str()).or_default().push(start[2].to_owned());
     }
