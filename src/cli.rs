@@ -145,9 +145,9 @@ struct HaproxySelftestArgs {
 struct HaproxyGenerateArgs {
     #[command(flatten)]
     config: ConfigArg,
-    /// For which HAProxy
-    #[arg(long, value_name = "VERSION", value_enum, default_value = "3.0")]
-    haproxy_version: Version,
+    /// For which HAProxy; the one of this machine unless said, else 3.0
+    #[arg(long, value_name = "VERSION", value_enum)]
+    haproxy_version: Option<Version>,
     /// Writes the files into this directory; otherwise they are printed
     #[arg(long, value_name = "DIR", conflicts_with = "check")]
     out: Option<PathBuf>,

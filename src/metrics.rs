@@ -77,6 +77,9 @@ metrics! {
     SOURCE_FAILURES = "counter" "source_failures_total" ["source"] "Questions that failed";
     SESSION_ACTS = "counter" "session_acts_total" ["act"] "Sign-ins, sign-outs and what else happens to sessions";
     SESSION_COOKIES = "gauge" "session_cookies" [] "Cookies of sessions that this agent knows";
+    SHARED_SILENT = "gauge" "shared_silent_seconds" [] "Time since the store of [shared] was heard";
+    HAPROXY_UP = "gauge" "haproxy_up" ["socket"] "Whether a socket of HAProxy answers";
+    TUNNELS_CUT_FAILED = "counter" "tunnels_cut_failed_total" [] "Tunnels that could not be cut within a second";
     REVOCATIONS = "gauge" "revocations" [] "What is revoked";
     CONFIG_RELOADS = "counter" "config_reloads_total" ["result"] "Attempts to take on a changed configuration";
     CONFIG_CURRENT = "gauge" "config_current" [] "Whether the configuration is the last one that was tried, rather than one before it";

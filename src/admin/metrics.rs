@@ -178,6 +178,9 @@ pub(super) fn render(shared: &Shared) -> String {
     }
     if let Some(sign_in) = &gate.sign_in {
         to.single(&metrics::SESSION_COOKIES, sign_in.sessions.len());
+        if let Some(shared) = &sign_in.shared {
+            to.single(&metrics::SHARED_SILENT, shared.silent().as_secs());
+        }
     }
     to.single(&metrics::REVOCATIONS, shared.revocations.list().len());
     let audit = shared.trail.status();

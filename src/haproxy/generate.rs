@@ -46,6 +46,34 @@ impl Version {
     }
 }
 
+/// A HAProxy that nothing can be written for.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the haproxy of this machine is {0:?}, and 2.6 or later is needed: say --haproxy-version for another"
+)]
+pub struct UnknownVersion(String);
+
+impl Version {
+    /// What to write for a HAProxy, by what `haproxy -v` says (`HAProxy version 2.6.12-1 …`).
+    ///
+    /// # Errors
+    /// It is older than all that can be written for, or is none.
+    pub fn of(said: &str) -> Result<Self, UnknownVersion> {
+        let line = said.lines().next().unwrap_or_default();
+        let number = line.split_whitespace().find_map(numbers);
+        let known = Self::ALL.into_iter().rev().find(|known| number >= numbers(known.text()));
+        let known = known.filter(|_| number.is_some());
+        known.ok_or_else(|| UnknownVersion(line.chars().take(80).collect()))
+    }
+}
+
+/// The first two numbers of a version.
+fn numbers(text: &str) -> Option<(u32, u32)> {
+    let mut parts =
+        text.trim_matches('"').split('.').map(|part| part.split('-').next()?.parse().ok());
+    Some((parts.next()??, parts.next()??))
+}
+
 impl fmt::Display for Version {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.text())
@@ -76,6 +104,8 @@ pub struct Facts {
     pub answer_within: Duration,
     /// The login host and the address of its pages.
     pub sign_in: Option<(String, String)>,
+    /// The port of HAProxy's https, as browsers see it.
+    pub login_port: u16,
     /// Whether tokens may be in the query.
     pub query: bool,
     /// Whether tokens may be in a WebSocket subprotocol.
@@ -102,6 +132,7 @@ impl Facts {
             processing: answer_within + MARGIN,
             answer_within,
             sign_in,
+            login_port: config.sign_in.as_ref().map_or(443, |sign_in| sign_in.places.port),
             query: credentials.is_some_and(|sources| sources.query.is_some()),
             subprotocol: credentials.is_some_and(|sources| sources.subprotocol),
             metadata: config.agent.resource_metadata,
@@ -142,11 +173,7 @@ impl Facts {
             return (!self.several).then_some(false);
         }
         let wanted = condition.strip_prefix("version_atleast(")?.strip_suffix(')')?;
-        let number = |text: &str| -> Option<(u32, u32)> {
-            let mut parts = text.trim_matches('"').split('.').map(str::parse);
-            Some((parts.next()?.ok()?, parts.next()?.ok()?))
-        };
-        Some(number(self.version.text())? >= number(wanted)?)
+        Some(numbers(self.version.text())? >= numbers(wanted)?)
     }
 }
 
@@ -193,4 +220,27 @@ fn address(listen: &[Listen]) -> Option<String> {
 
 fn absolute(path: &Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf()).display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_haproxy_says_of_itself_tells_what_to_write() {
+        for (said, want) in [
+            (
+                "HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/\nStatus: x",
+                Some("2.6"),
+            ),
+            ("HAProxy version 2.8.5 2023/12/07", Some("2.6")),
+            ("HAProxy version 3.0.11-1+deb13u1", Some("3.0")),
+            ("HAProxy version 3.1-dev3", Some("3.0")),
+            ("HAProxy version 3.10.2", Some("3.2")),
+            ("HA-Proxy version 2.4.22 2023/02/14", None),
+            ("", None),
+        ] {
+            assert_eq!(Version::of(said).ok().map(Version::text), want, "{said}");
+        }
+    }
 }

@@ -221,9 +221,14 @@ impl Shared {
 
     /// Whether it was silent for too long: which sessions ended elsewhere is not known then.
     pub(super) fn is_stale(&self) -> bool {
-        let heard = self.heard.load(Ordering::Relaxed);
-        let heard = Moment::at(Duration::from_nanos(heard));
-        heard == Moment::default() || Moment::now().since(heard) > self.keep
+        self.heard.load(Ordering::Relaxed) == 0 || self.silent() > self.keep
+    }
+
+    /// How long ago it was heard; before the first time, how long ago the agent started.
+    #[must_use]
+    pub fn silent(&self) -> Duration {
+        let heard = Duration::from_nanos(self.heard.load(Ordering::Relaxed));
+        Moment::now().since(Moment::at(heard))
     }
 
     /// Waits until it was heard, for `limit` at most.

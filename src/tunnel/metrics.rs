@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{Kind, Tunnels};
+use crate::metrics::{Exposition, HAPROXY_UP, TUNNELS_CUT_FAILED};
 
 /// Appends all metrics of tunnels.
 pub fn render(tunnels: &Tunnels, text: &mut String) {
@@ -34,12 +35,6 @@ pub fn render(tunnels: &Tunnels, text: &mut String) {
         ("tunnels_opened_total", "counter", "Tunnels that were allowed", read(&counts.opened)),
         ("tunnels_closed_total", "counter", "Tunnels that have ended", read(&counts.closed)),
         ("tunnels_cut_total", "counter", "Tunnels that were cut", read(&counts.cut)),
-        (
-            "tunnels_cut_failed_total",
-            "counter",
-            "Tunnels that could not be cut within a second",
-            read(&counts.failed),
-        ),
         (
             "tunnels_refused_total",
             "counter",
@@ -81,9 +76,14 @@ pub fn render(tunnels: &Tunnels, text: &mut String) {
     ] {
         metric(text, name, kind, help, &[(String::new(), value)]);
     }
-    let socket = |(number, up)| (format!("{{socket=\"{number}\"}}"), whole(up));
-    let up: Vec<_> = up.into_iter().enumerate().map(socket).collect();
-    metric(text, "haproxy_up", "gauge", "Whether a socket of HAProxy answers", &up);
+    // Those that alerts are about.
+    let mut to = Exposition::default();
+    to.single(&TUNNELS_CUT_FAILED, counts.failed.load(Ordering::Relaxed));
+    to.family(&HAPROXY_UP);
+    for (number, up) in up.into_iter().enumerate() {
+        to.sample(&HAPROXY_UP, &[&number.to_string()], up);
+    }
+    text.push_str(&to.into_text());
 }
 
 fn metric(text: &mut String, name: &str, kind: &str, help: &str, values: &[(String, f64)]) {

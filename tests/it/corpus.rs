@@ -30,7 +30,7 @@ fn write(target: &str, name: &str, bytes: &[u8]) {
 }
 
 /// Passes bytes on between HAProxy and the agent, and keeps what HAProxy says.
-fn record(at: &Path, agent: PathBuf) -> Arc<Mutex<Vec<Vec<u8>>>> {
+pub(crate) fn record(at: &Path, agent: PathBuf) -> Arc<Mutex<Vec<Vec<u8>>>> {
     let said: Arc<Mutex<Vec<Vec<u8>>>> = Arc::default();
     let listener = UnixListener::bind(at).unwrap();
     std::fs::set_permissions(at, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();

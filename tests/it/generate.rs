@@ -23,6 +23,7 @@ fn facts(version: Dialect, everything: bool) -> Facts {
         processing: Duration::from_millis(if everything { 1_700 } else { 500 }),
         answer_within: Duration::from_millis(if everything { 1_500 } else { 300 }),
         sign_in: everything.then(|| ("login.example.com".into(), "127.0.0.1:9099".into())),
+        login_port: if everything { 8443 } else { 443 },
         query: everything,
         subprotocol: everything,
         metadata: everything,
@@ -96,6 +97,7 @@ fn what_is_written_has_no_mistakes_and_nothing_that_nobody_needs() {
             for (text, part, there) in [
                 (gate, "GATE_LOGIN", false),
                 (gate, "login.example.com", everything),
+                (gate, "https://login.example.com:8443/", everything),
                 (gate, "server pages \"127.0.0.1:9099\"", everything),
                 (gate, "presetenv IDENTITY_AGENT unix@/run/identity-spoa/spop.sock", everything),
                 (gate, "set-query", everything),

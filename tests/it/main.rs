@@ -24,6 +24,7 @@ mod conformance;
 mod corpus;
 mod credentials;
 mod destinations;
+mod docs;
 mod doctor;
 mod fail_closed;
 mod gate;

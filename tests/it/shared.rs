@@ -158,17 +158,28 @@ async fn a_revocation_reaches_all_agents_within_a_second_and_one_that_was_away_t
     .await;
 }
 
+/// For how many seconds an agent has not heard the store.
+async fn silent(admin: &std::path::Path) -> u64 {
+    let client = reqwest::Client::builder().unix_socket(admin).build().unwrap();
+    let text = client.get("http://agent/metrics").send().await.unwrap().text().await.unwrap();
+    let line = text.lines().find_map(|l| l.strip_prefix("identity_spoa_shared_silent_seconds "));
+    line.unwrap().parse().unwrap()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_store_is_away_sessions_go_on_and_nobody_new_signs_in() {
     let (stage, mut redis, _directory) = world(Version::newest(), "").await;
     let mut alice = stage.browser();
     assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
     assert_eq!(statuses(&mut alice, &host(ALICES)).await, [200; 8]);
+    let metrics = stage.directory.path().join("agent-admin.sock");
+    assert_eq!(silent(&metrics).await, 0);
     redis.kill();
     until("the agents to notice", async || {
         stage.agent.log().contains("the store of sessions is away").then_some(())
     })
     .await;
+    until("Prometheus to hear of it", async || (silent(&metrics).await > 0).then_some(())).await;
     assert_eq!(statuses(&mut alice, &host(ALICES)).await, [200; 8]);
     // Public ports need nobody's session.
     assert_eq!(stage.browser().get(&port_host(3000, ALICES), "/").await.status, 200);
@@ -185,6 +196,7 @@ async fn while_the_store_is_away_sessions_go_on_and_nobody_new_signs_in() {
     until("a new start", async || all_are(&statuses(&mut alice, &host(ALICES)).await, 302)).await;
     until("the way in", async || (bob.browse(&host(BOBS), "/").await.status == 200).then_some(()))
         .await;
+    until("the end of the alarm", async || (silent(&metrics).await == 0).then_some(())).await;
     assert_eq!(statuses(&mut bob, &host(BOBS)).await, [200; 8]);
 }
 

@@ -1,9 +1,9 @@
 //! `haproxy generate`: HAProxy's configuration from the agent's.
 
 use std::{
-    io::{Write as _, stdout},
+    io::{Write as _, stderr, stdout},
     path::Path,
-    process::ExitCode,
+    process::{Command, ExitCode},
 };
 
 use anyhow::Context as _;
@@ -12,12 +12,16 @@ use similar::TextDiff;
 use crate::{
     cli::HaproxyGenerateArgs,
     config::Config,
-    haproxy::generate::{self, Facts, File},
+    haproxy::generate::{self, Facts, File, Version},
 };
 
 pub(super) fn generate(args: &HaproxyGenerateArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config.config)?;
-    let files = generate::generate(&Facts::of(&config, args.haproxy_version));
+    let version = match args.haproxy_version {
+        Some(version) => version,
+        None => of_this_machine()?,
+    };
+    let files = generate::generate(&Facts::of(&config, version));
     match (&args.out, &args.check) {
         (Some(directory), _) => write(directory, &files),
         (None, Some(directory)) => check(directory, &files),
@@ -29,6 +33,18 @@ pub(super) fn generate(args: &HaproxyGenerateArgs) -> anyhow::Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
     }
+}
+
+/// The version of this machine's HAProxy: what is written for a newer one would be refused by it. Says which
+/// it is, since elsewhere the same command may write something else.
+fn of_this_machine() -> anyhow::Result<Version> {
+    let Ok(output) = Command::new("haproxy").arg("-v").output() else {
+        return Ok(Version::V3_0);
+    };
+    let said = String::from_utf8_lossy(&output.stdout);
+    let version = Version::of(&said)?;
+    writeln!(stderr(), "for HAProxy {version}, as here; --haproxy-version is for others")?;
+    Ok(version)
 }
 
 fn write(directory: &Path, files: &[File]) -> anyhow::Result<ExitCode> {

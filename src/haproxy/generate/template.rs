@@ -262,6 +262,11 @@ fn specialised(line: &str, words: &[String], section: &str, facts: &Facts) -> St
     }
     let mut text = line.to_owned();
     if let Some((host, pages)) = &facts.sign_in {
+        // A URL that clients are told has the port in it.
+        if facts.login_port != 443 {
+            text = text
+                .replace("-login.invalid}/", &format!("-login.invalid}}:{}/", facts.login_port));
+        }
         text = with(&text, "GATE_LOGIN_HOST", host);
         text = with(&text, "GATE_LOGIN_PAGES", pages);
     }
