@@ -144,7 +144,7 @@ impl Pages {
     }
 
     /// To choose an issuer from: each with its address. `host` is where the person wants to go.
-    pub(super) fn choose(&self, host: Option<&str>, issuers: &[(String, String)]) -> Response {
+    pub(super) fn choose(&self, host: Option<&str>, issuers: &[(String, &str)]) -> Response {
         let text = host.map_or(Text::ChooseText, |_| Text::ChooseFor);
         let values = [("host", host.unwrap_or_default())];
         let mut page = self.page(StatusCode::OK, Text::ChooseTitle, text, &values);

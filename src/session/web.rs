@@ -336,7 +336,8 @@ async fn start(
 fn choose(web: &Web, start: Option<&Start>, ask: bool) -> Response {
     let sealed = start.map(|start| start.seal(&web.sign_in.sealer, web.places())).transpose();
     let Ok(sealed) = sealed else { return web.pages().unavailable() };
-    let link = |client: &Arc<Client>| {
+    let clients = web.clients();
+    let links = clients.iter().map(|client| {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         query.append_pair("with", client.issuer());
         if let Some(sealed) = &sealed {
@@ -345,10 +346,9 @@ fn choose(web: &Web, start: Option<&Start>, ask: bool) -> Response {
         if ask {
             query.append_pair("ask", "1");
         }
-        (format!("{PATHS}start?{}", query.finish()), client.issuer().to_owned())
-    };
-    let links: Vec<_> = web.clients().iter().map(link).collect();
-    web.pages().choose(start.map(|start| &*start.host), &links)
+        (format!("{PATHS}start?{}", query.finish()), client.issuer())
+    });
+    web.pages().choose(start.map(|start| &*start.host), &links.collect::<Vec<_>>())
 }
 
 /// The provider sends the browser back (OIDC Core section 3.1.2.5).
