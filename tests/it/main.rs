@@ -45,6 +45,7 @@ mod server;
 mod shared;
 mod shipped;
 mod sign_in;
+mod smuggling;
 mod sources;
 mod tokens;
 mod tunnels;
