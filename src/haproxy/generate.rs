@@ -76,6 +76,8 @@ pub struct Facts {
     pub answer_within: Duration,
     /// The login host and the address of its pages.
     pub sign_in: Option<(String, String)>,
+    /// Whether tokens may be in a cookie.
+    pub cookie: bool,
     /// Whether tokens may be in the query.
     pub query: bool,
     /// Whether tokens may be in a WebSocket subprotocol.
@@ -102,6 +104,7 @@ impl Facts {
             processing: answer_within + MARGIN,
             answer_within,
             sign_in,
+            cookie: credentials.is_some_and(|sources| sources.cookie.is_some()),
             query: credentials.is_some_and(|sources| sources.query.is_some()),
             subprotocol: credentials.is_some_and(|sources| sources.subprotocol),
             metadata: config.agent.resource_metadata,
@@ -126,7 +129,7 @@ impl Facts {
             "query" => self.query || self.sign_in.is_some(),
             "protocols" | "protocol_lines" => self.subprotocol,
             "fetch_mode" | "fetch_dest" | "accept" | "upgrade" | "requested_with"
-            | "fetch_site" | "origin" => self.sign_in.is_some(),
+            | "fetch_site" | "origin" => self.sign_in.is_some() || self.cookie,
             // HAProxy has had the stream's number since 2.9.
             _ => self.version >= Version::V3_0 || !sample.contains("txn.id32"),
         }

@@ -34,6 +34,8 @@ pub struct Agent {
     pub answer_within: Duration,
     /// Whether people sign in with a browser.
     pub sign_in: bool,
+    /// Whether tokens may be in a cookie.
+    pub cookie: bool,
     /// Whether tokens may be in the query.
     pub query: bool,
     /// Whether tokens may be in a WebSocket subprotocol.
@@ -44,7 +46,7 @@ impl Default for Agent {
     /// What holds where the agent's configuration says nothing.
     fn default() -> Self {
         let answer_within = Duration::from_millis(300);
-        Self { answer_within, sign_in: false, query: false, subprotocol: false }
+        Self { answer_within, sign_in: false, cookie: false, query: false, subprotocol: false }
     }
 }
 
