@@ -177,7 +177,7 @@ pub struct Person {
     pub issuer: Option<Box<str>>,
     /// The issuer's id of the person (RFC 7519 section 4.1.2), compared byte for byte.
     pub subject: Option<Box<str>>,
-    /// The e-mail address in lower case.
+    /// The e-mail address, its ASCII letters in lower case.
     pub email: Option<Box<str>>,
     /// The login name, compared byte for byte.
     pub username: Option<Box<str>>,

@@ -266,7 +266,7 @@ impl Source for Coder {
 
 impl Coder {
     fn member(&self, user: &User) -> Member {
-        let email = Some(user.email.to_lowercase()).filter(|email| !email.is_empty());
+        let email = Some(user.email.to_ascii_lowercase()).filter(|email| !email.is_empty());
         Member {
             account: user.id.as_str().into(),
             label: user.username.as_str().into(),
