@@ -53,6 +53,11 @@ impl FromStr for WorkspaceId {
     }
 }
 
+/// A platform's name of somebody, without control characters: it stands in headers and logs.
+fn plain(name: &str) -> Arc<str> {
+    name.chars().filter(|c| !c.is_control()).collect::<String>().into()
+}
+
 // Maps keyed by id are searched by the text a host pattern captured.
 impl std::borrow::Borrow<str> for WorkspaceId {
     fn borrow(&self) -> &str {

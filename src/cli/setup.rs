@@ -150,6 +150,7 @@ fn sign_in(
     runs: bool,
 ) -> anyhow::Result<SignIn> {
     let path = about.keys.display();
+    secrets::look_at(&about.keys);
     let sealer = Sealer::read_ring(&about.keys)
         .with_context(|| format!("the keys_file of [sign_in], {path}"))?;
     let sealer = Arc::new(sealer);
