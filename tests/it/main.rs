@@ -35,6 +35,7 @@ mod lint;
 mod login;
 mod monitoring;
 mod packages;
+mod peers;
 mod platforms;
 mod providers;
 mod reference;
