@@ -48,6 +48,7 @@ mod shipped;
 mod sign_in;
 mod smuggling;
 mod sources;
+mod threat_model;
 mod tokens;
 mod tunnels;
 mod wire;

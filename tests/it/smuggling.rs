@@ -189,3 +189,40 @@ async fn no_path_writes_another_field_into_haproxys_log() {
         assert!(line.contains("user=- ") || line.contains("user=\"\" "), "{version:?} {line}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f4_over_http2_the_authority_is_the_host() {
+    for version in Version::all() {
+        let stage = stage(version).await;
+        let (alices, public) = (host(ALICES), port_host(3000, ALICES));
+        for (authority, header) in [(&public, &alices), (&alices, &public)] {
+            let stream = TcpStream::connect(stage.haproxy.http).await.unwrap();
+            let (client, connection) = h2::client::handshake(stream).await.unwrap();
+            tokio::spawn(connection);
+            let request = http::Request::builder()
+                .uri(format!("http://{authority}/"))
+                .header("host", header)
+                .header("authorization", format!("Bearer {}", stage.idp.token_of("bob")))
+                .body(())
+                .unwrap();
+            let mut client = client.ready().await.unwrap();
+            let (response, _) = client.send_request(request, true).unwrap();
+            // A connection that is closed for it is an answer too.
+            let Ok(response) = response.await else { continue };
+            let status = response.status().as_u16();
+            let mut body = response.into_body();
+            let mut text = Vec::new();
+            while let Some(Ok(data)) = body.data().await {
+                text.extend_from_slice(&data);
+            }
+            let text = String::from_utf8_lossy(&text).to_lowercase();
+            if status == 200 {
+                assert_eq!(authority, &public, "{version:?} {text}");
+                assert_eq!(text.matches("\nhost: ").count(), 1, "{version:?} {text}");
+                assert!(text.contains(&format!("\nhost: {public}\r\n")), "{version:?} {text}");
+            } else {
+                assert!(matches!(status, 400 | 403), "{version:?} {status} {text}");
+            }
+        }
+    }
+}
