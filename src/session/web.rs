@@ -6,11 +6,12 @@ use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::{Form, Path, Query, State},
+    extract::{Form, Path, Query, Request, State},
     http::{
         HeaderMap, StatusCode,
         header::{COOKIE, HOST, LOCATION, ORIGIN, SET_COOKIE},
     },
+    middleware::{self, Next},
     response::{AppendHeaders, IntoResponse, Response},
     routing::{any, get, post},
 };
@@ -34,6 +35,8 @@ use crate::{
     workspace::{host::Host, pattern::Scratch},
 };
 
+/// How long a request may take: its body is a stranger's, and the provider may be slow.
+const WITHIN: Duration = Duration::from_secs(30);
 /// How long requests under way have when the agent ends.
 const DRAIN: Duration = Duration::from_secs(5);
 /// The most attempts to sign in that one browser can have under way; beyond it, the oldest are dropped.
@@ -81,6 +84,7 @@ impl Web {
             .route(&path("style.css"), get(style))
             .route(&path("logo"), get(logo))
             .fallback(nothing)
+            .layer(middleware::from_fn(in_time))
             .with_state(Arc::new(self));
         tokio::spawn(tidy(sign_in, stop.clone()));
         let ending = stop.clone();
@@ -256,6 +260,12 @@ impl Web {
         let cookies = dropped.into_iter().chain([cookie]);
         see_other(address.as_str(), cookies)
     }
+}
+
+/// Nobody holds a connection for longer, whatever they send and however slowly.
+async fn in_time(request: Request, next: Next) -> Response {
+    let answer = tokio::time::timeout(WITHIN, next.run(request)).await;
+    answer.unwrap_or_else(|_| StatusCode::REQUEST_TIMEOUT.into_response())
 }
 
 /// Forgets what is over, now and then.
