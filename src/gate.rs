@@ -92,21 +92,12 @@ impl Gate {
         scratch: &mut Scratch,
         may_wait: bool,
     ) -> Step {
-        if let Some(reason) = repeated(request) {
-            return Step::Done(Decision::refuse(reason));
-        }
+        let refuse = |reason| Step::Done(Decision::refuse(reason));
         let place = self.place(request, scratch);
-        if self.metadata.is_some()
-            && matches!(place, Place::Matched(..))
-            && request.path == Some(Metadata::PATH.as_bytes())
-        {
-            let metadata = self.metadata.clone();
-            return Step::Done(Decision { metadata, ..Decision::refuse(Reason::ResourceMetadata) });
-        }
         let none = Sources::default();
         let sources = self.sources.as_deref().unwrap_or(&none);
-        if self.lacks_arguments(request, sources) {
-            return Step::Done(Decision::refuse(Reason::MessageUnknown));
+        if let Some(decision) = self.without_asking(request, &place, sources) {
+            return Step::Done(decision);
         }
         // Nobody's host: whatever was sent with it is not looked at.
         let credential = match &place {
@@ -116,14 +107,13 @@ impl Gate {
         let mut by_session = None;
         let mut evidence = Evidence::default();
         let authentication = match (&credential, request.certificate) {
-            (Credential::Several, _) => {
-                return Step::Done(Decision::refuse(Reason::CredentialRepeated));
-            }
+            (Credential::Several, _) => return refuse(Reason::CredentialRepeated),
+            // What a browser sends by itself, a page elsewhere can make it send.
             (Credential::Bearer(_), _)
                 if sources.is_in_cookie(request)
                     && self.is_foreign(request, &place, false, scratch) =>
             {
-                return Step::Done(Decision::refuse(Reason::OriginForeign));
+                return refuse(Reason::OriginForeign);
             }
             (Credential::Bearer(token), certificate) => {
                 evidence.credential = Shown::Bearer;
@@ -146,9 +136,8 @@ impl Gate {
             }
             (Credential::Absent, certificate) => match self.session(request, &place, now, may_wait)
             {
-                // A page elsewhere can do much with the cookies of its visitor.
                 Visitor::SignedIn(_) if self.is_foreign(request, &place, true, scratch) => {
-                    return Step::Done(Decision::refuse(Reason::OriginForeign));
+                    return refuse(Reason::OriginForeign);
                 }
                 Visitor::SignedIn(session) => {
                     let identity = session.identity();
@@ -156,17 +145,16 @@ impl Gate {
                     evidence.credential = Shown::Session;
                     Authentication::Known(identity)
                 }
-                Visitor::Nobody => {
-                    let found = certificate.map_or(Authentication::Absent, |der| {
-                        self.identify(der, now, &mut evidence)
-                    });
-                    if matches!(found, Authentication::Known(_))
-                        && self.is_foreign(request, &place, false, scratch)
+                Visitor::Nobody => match certificate
+                    .map_or(Authentication::Absent, |der| self.identify(der, now, &mut evidence))
+                {
+                    Authentication::Known(_)
+                        if self.is_foreign(request, &place, false, scratch) =>
                     {
-                        return Step::Done(Decision::refuse(Reason::OriginForeign));
+                        return refuse(Reason::OriginForeign);
                     }
-                    found
-                }
+                    found => found,
+                },
                 Visitor::Wait(answer) => return Step::Wait(answer),
                 Visitor::Unsettled => Authentication::SessionsUnavailable,
             },
@@ -202,6 +190,27 @@ impl Gate {
             decision.offer = offer(sign_in, request, host, now);
         }
         Step::Done(decision)
+    }
+
+    /// What needs no look at who asks.
+    fn without_asking(
+        &self,
+        request: &Request<'_>,
+        place: &Place,
+        sources: &Sources,
+    ) -> Option<Decision> {
+        if let Some(reason) = repeated(request) {
+            return Some(Decision::refuse(reason));
+        }
+        if self.metadata.is_some()
+            && matches!(place, Place::Matched(..))
+            && request.path == Some(Metadata::PATH.as_bytes())
+        {
+            let metadata = self.metadata.clone();
+            return Some(Decision { metadata, ..Decision::refuse(Reason::ResourceMetadata) });
+        }
+        let lacking = self.lacks_arguments(request, sources);
+        lacking.then(|| Decision::refuse(Reason::MessageUnknown))
     }
 
     /// Whether HAProxy keeps something back that a decision needs.

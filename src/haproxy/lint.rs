@@ -29,6 +29,7 @@ use guard::Guard;
 
 /// What the agent's configuration says that HAProxy's must fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a table or key of its own")]
 pub struct Agent {
     /// Every question is answered within this time.
     pub answer_within: Duration,
