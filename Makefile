@@ -1,5 +1,5 @@
 # What a person runs here. Everything stays on loopback.
-.PHONY: demo test interop browser platforms check fmt lint build install fuzz corpus bench
+.PHONY: demo test interop browser platforms check fmt lint build install fuzz sanitize corpus bench
 
 # Starts a gate with everything around it, shows what it does, and stays up.
 demo: install
@@ -32,6 +32,11 @@ platforms: install
 TIME ?= 60
 fuzz: install
 	@TIME=$(TIME) fuzz/run.sh
+
+# Unit tests and fuzz targets where memory is watched: valgrind and AddressSanitizer. Takes a quarter of an hour the
+# first time.
+sanitize: install
+	@TIME=10 tests/sanitize.sh
 
 # Writes the seeds of the fuzz targets anew, with frames of every HAProxy.
 corpus: install

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Runs every fuzz target for TIME seconds, or RUNS executions. Seeds are read from fuzz/corpus; what is
-# found on the way is kept under target/fuzz-corpus. A crash ends the run and names the file to keep as
-# a regression test.
+# Runs every fuzz target for TIME seconds, or RUNS executions; with SANITIZER=address under AddressSanitizer.
+# Seeds are read from fuzz/corpus; what is found on the way is kept under target/fuzz-corpus. A crash ends the
+# run and names the file to keep as a regression test.
 set -eu
 cd "$(dirname "$0")/.."
-time=${TIME:-60} runs=${RUNS:--1}
+time=${TIME:-60} runs=${RUNS:--1} sanitizer=${SANITIZER:-none}
 command -v cargo-fuzz >/dev/null || cargo install --quiet --locked cargo-fuzz@0.13.2
 # libFuzzer's instrumentation is unstable in rustc; the pinned stable compiler has it all the same.
 export RUSTC_BOOTSTRAP=1
 targets=${TARGETS:-$(cargo fuzz list --fuzz-dir fuzz)}
 mkdir -p target/fuzz-corpus
-if ! cargo fuzz build --fuzz-dir fuzz --sanitizer none >target/fuzz-corpus/build.log 2>&1; then
+if ! cargo fuzz build --fuzz-dir fuzz --sanitizer "$sanitizer" >target/fuzz-corpus/build.log 2>&1; then
     cat target/fuzz-corpus/build.log
     echo "fuzz: the targets cannot be built, see above" >&2
     exit 1
@@ -19,7 +19,7 @@ for target in $targets; do
     found=target/fuzz-corpus/$target
     mkdir -p "$found" "fuzz/corpus/$target"
     log=target/fuzz-corpus/$target.log
-    if ! cargo fuzz run --fuzz-dir fuzz --sanitizer none "$target" "$found" "fuzz/corpus/$target" -- \
+    if ! cargo fuzz run --fuzz-dir fuzz --sanitizer "$sanitizer" "$target" "$found" "fuzz/corpus/$target" -- \
         -max_total_time="$time" -runs="$runs" -max_len=20000 -timeout=10 -rss_limit_mb=1024 >"$log" 2>&1; then
         tail -n 30 "$log"
         echo "fuzz: $target found something, see fuzz/artifacts/$target" >&2

@@ -98,21 +98,12 @@ impl Gate {
         scratch: &mut Scratch,
         may_wait: bool,
     ) -> Step {
-        if let Some(reason) = repeated(request) {
-            return Step::Done(Decision::refuse(reason));
-        }
+        let refuse = |reason| Step::Done(Decision::refuse(reason));
         let place = self.place(request, scratch);
-        if self.metadata.is_some()
-            && matches!(place, Place::Matched(..))
-            && request.path == Some(Metadata::PATH.as_bytes())
-        {
-            let metadata = self.metadata.clone();
-            return Step::Done(Decision { metadata, ..Decision::refuse(Reason::ResourceMetadata) });
-        }
         let none = Sources::default();
         let sources = self.sources.as_deref().unwrap_or(&none);
-        if self.lacks_arguments(request, sources) {
-            return Step::Done(Decision::refuse(Reason::MessageUnknown));
+        if let Some(decision) = self.without_asking(request, &place, sources) {
+            return Step::Done(decision);
         }
         // Nobody's host: whatever was sent with it is not looked at.
         let credential = match &place {
@@ -122,8 +113,13 @@ impl Gate {
         let mut by_session = None;
         let mut evidence = Evidence::default();
         let authentication = match (&credential, request.certificate) {
-            (Credential::Several, _) => {
-                return Step::Done(Decision::refuse(Reason::CredentialRepeated));
+            (Credential::Several, _) => return refuse(Reason::CredentialRepeated),
+            // What a browser sends by itself, a page elsewhere can make it send.
+            (Credential::Bearer(_), _)
+                if sources.is_in_cookie(request)
+                    && self.is_foreign(request, &place, false, scratch) =>
+            {
+                return refuse(Reason::OriginForeign);
             }
             (Credential::Bearer(token), certificate) => {
                 evidence.credential = Shown::Bearer;
@@ -146,17 +142,24 @@ impl Gate {
             }
             (Credential::Absent, certificate) => match self.session(request, &place, now, may_wait)
             {
-                // A page elsewhere can do much with the cookies of its visitor.
-                Visitor::SignedIn(..) if !self.is_own_doing(request, &place, scratch) => {
-                    return Step::Done(Decision::refuse(Reason::OriginForeign));
+                Visitor::SignedIn(..) if self.is_foreign(request, &place, true, scratch) => {
+                    return refuse(Reason::OriginForeign);
                 }
                 Visitor::SignedIn(session, identity) => {
                     by_session = Some(session);
                     evidence.credential = Shown::Session;
                     Authentication::Known(identity)
                 }
-                Visitor::Nobody => certificate
-                    .map_or(Authentication::Absent, |der| self.identify(der, now, &mut evidence)),
+                Visitor::Nobody => match certificate
+                    .map_or(Authentication::Absent, |der| self.identify(der, now, &mut evidence))
+                {
+                    Authentication::Known(_)
+                        if self.is_foreign(request, &place, false, scratch) =>
+                    {
+                        return refuse(Reason::OriginForeign);
+                    }
+                    found => found,
+                },
                 Visitor::Wait(answer) => return Step::Wait(answer),
                 Visitor::Unsettled => Authentication::SessionsUnavailable,
             },
@@ -194,6 +197,27 @@ impl Gate {
         Step::Done(decision)
     }
 
+    /// What needs no look at who asks.
+    fn without_asking(
+        &self,
+        request: &Request<'_>,
+        place: &Place,
+        sources: &Sources,
+    ) -> Option<Decision> {
+        if let Some(reason) = repeated(request) {
+            return Some(Decision::refuse(reason));
+        }
+        if self.metadata.is_some()
+            && matches!(place, Place::Matched(..))
+            && request.path == Some(Metadata::PATH.as_bytes())
+        {
+            let metadata = self.metadata.clone();
+            return Some(Decision { metadata, ..Decision::refuse(Reason::ResourceMetadata) });
+        }
+        let lacking = self.lacks_arguments(request, sources);
+        lacking.then(|| Decision::refuse(Reason::MessageUnknown))
+    }
+
     /// Whether HAProxy keeps something back that a decision needs.
     fn lacks_arguments(&self, request: &Request<'_>, sources: &Sources) -> bool {
         let sign_in = self.sign_in.is_some() && !request.passes.browser;
@@ -202,7 +226,8 @@ impl Gate {
                 "[sign_in] needs arguments that HAProxy does not pass: add them to the args line, see haproxy/identity.spoe.cfg"
             );
         }
-        let credentials = (sources.query.is_some() && !request.passes.query)
+        let credentials = (sources.cookie.is_some() && !request.passes.browser)
+            || (sources.query.is_some() && !request.passes.query)
             || (sources.subprotocol && !request.passes.protocols);
         if credentials {
             warn!(
@@ -276,31 +301,50 @@ impl Gate {
         }
     }
 
-    /// Whether a request is made by the person or by the workspace's own pages. Cookies come along from every
-    /// page of a sibling host too, for which SameSite is no obstacle, and hostile code runs there: so what
-    /// such a page does counts only where it is of the same workspace, at another port. A WebSocket
-    /// must be of the very host (RFC 6455 section 10.2).
-    fn is_own_doing(&self, request: &Request<'_>, place: &Place, scratch: &mut Scratch) -> bool {
-        let (Some(sign_in), Place::Matched(host, target)) = (&self.sign_in, place) else {
-            return false;
-        };
+    /// Whether a request is made by neither the person nor the workspace's own pages. Cookies and certificates come
+    /// along from every page of a sibling host too, for which SameSite is no obstacle, and hostile code runs
+    /// there: so what such a page does counts only where it is of the same workspace, at another port. A
+    /// WebSocket must be of the very host (RFC 6455 section 10.2); `names_origin` says that only a browser has
+    /// the credential, so that there is no WebSocket without an origin.
+    fn is_foreign(
+        &self,
+        request: &Request<'_>,
+        place: &Place,
+        names_origin: bool,
+        scratch: &mut Scratch,
+    ) -> bool {
+        let Place::Matched(host, target) = place else { return true };
         let set = |value: &&[u8]| !value.is_empty();
         let origin = request.browser.origin.filter(set);
-        let is_own = origin == Some(sign_in.places.origin(host.as_str()).as_bytes());
-        if is_own || request.browser.upgrade.is_some_and(|upgrade| !upgrade.is_empty()) {
-            return is_own;
+        if origin.is_some_and(|origin| self.is_origin(origin, host, request)) {
+            return false;
+        }
+        if request.browser.upgrade.is_some_and(|upgrade| !upgrade.is_empty()) {
+            return names_origin || origin.is_some();
         }
         // A browser that says nothing of where a request comes from may still name the origin.
         let said = request.browser.site.is_some_and(|site| !site.is_empty());
         if request.is_asked_for() && (said || origin.is_none()) {
-            return true;
+            return false;
         }
-        let from = origin.and_then(|origin| Host::parse(origin.strip_prefix(b"https://")?).ok());
-        let same_port =
-            |from: &Host| origin == Some(sign_in.places.origin(from.as_str()).as_bytes());
-        from.filter(same_port)
-            .and_then(|from| self.patterns.resolve(&from, scratch))
-            .is_some_and(|from| from.workspace == target.workspace && from.source == target.source)
+        let Some(origin) = origin else { return true };
+        let from = authority_of(origin).and_then(|authority| Host::parse(authority).ok());
+        let from = from.filter(|from| self.is_origin(origin, from, request));
+        let from = from.and_then(|from| self.patterns.resolve(&from, scratch));
+        from.is_none_or(|from| from.workspace != target.workspace || from.source != target.source)
+    }
+
+    /// Whether an origin is that host, at the port where people reach the gate: the configured one with sign-in,
+    /// else the request's own.
+    fn is_origin(&self, origin: &[u8], host: &Host, request: &Request<'_>) -> bool {
+        if let Some(sign_in) = &self.sign_in {
+            return origin == sign_in.places.origin(host.as_str()).as_bytes();
+        }
+        let port = |authority: &[u8]| authority.split(|b| *b == b':').nth(1).map(<[u8]>::to_vec);
+        authority_of(origin).is_some_and(|authority| {
+            Host::parse(authority).is_ok_and(|from| from == *host)
+                && port(authority) == request.host.and_then(port)
+        })
     }
 
     /// Everybody who is trusted to say who somebody is.
@@ -356,6 +400,11 @@ impl Gate {
         evidence.credential = Shown::Certificate;
         Authentication::Known(Arc::new(identity))
     }
+}
+
+/// Host and port of an origin (RFC 6454 section 6.2).
+fn authority_of(origin: &[u8]) -> Option<&[u8]> {
+    origin.strip_prefix(b"https://").or_else(|| origin.strip_prefix(b"http://"))
 }
 
 /// Where a browser without a session is sent.

@@ -35,7 +35,7 @@ pub struct Identity {
     pub issuer: Box<str>,
     /// The issuer's id of the subject; with the issuer it is the principal (OIDC Core section 5.7).
     pub subject: Box<str>,
-    /// The e-mail address in lower case, present only if the issuer says it is verified.
+    /// The e-mail address, its ASCII letters in lower case, present only if the issuer says it is verified.
     pub email: Option<Box<str>>,
     /// The login name.
     pub username: Option<Box<str>>,

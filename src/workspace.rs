@@ -53,6 +53,11 @@ impl FromStr for WorkspaceId {
     }
 }
 
+/// A platform's name of somebody, without control characters: it stands in headers and logs.
+fn plain(name: &str) -> Arc<str> {
+    name.chars().filter(|c| !c.is_control()).collect::<String>().into()
+}
+
 // Maps keyed by id are searched by the text a host pattern captured.
 impl std::borrow::Borrow<str> for WorkspaceId {
     fn borrow(&self) -> &str {
@@ -177,7 +182,7 @@ pub struct Person {
     pub issuer: Option<Box<str>>,
     /// The issuer's id of the person (RFC 7519 section 4.1.2), compared byte for byte.
     pub subject: Option<Box<str>>,
-    /// The e-mail address in lower case.
+    /// The e-mail address, its ASCII letters in lower case.
     pub email: Option<Box<str>>,
     /// The login name, compared byte for byte.
     pub username: Option<Box<str>>,

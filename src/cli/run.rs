@@ -58,6 +58,7 @@ fn runtime(workers: usize) -> std::io::Result<Runtime> {
     builder.enable_all().build()
 }
 
+#[expect(clippy::too_many_lines, reason = "the order in which things start is one thing to read")]
 async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     if let Some(about) = &config.sign_in {
         let keys = about.keys.display();

@@ -1,6 +1,6 @@
 //! Secrets that the configuration names, read when the program starts.
 
-use std::{os::unix::fs::PermissionsExt as _, path::Path};
+use std::{fs::Metadata, os::unix::fs::PermissionsExt as _, path::Path};
 
 use anyhow::{Context as _, bail};
 use jsonwebtoken::{Algorithm, EncodingKey};
@@ -82,14 +82,26 @@ fn secret(text: &str) -> anyhow::Result<SecretString> {
     Ok(SecretString::from(text))
 }
 
+/// Says so if everybody on this machine can read a secret.
+fn say_if_open(path: &Path, about: &Metadata) {
+    if about.permissions().mode() & 0o007 != 0 {
+        warn!(path = %path.display(), "everybody on this machine can read this secret: set its mode to 0600");
+    }
+}
+
+/// Looks at the file of a secret that is read elsewhere, if there is one.
+pub(super) fn look_at(path: &Path) {
+    if let Ok(about) = std::fs::metadata(path) {
+        say_if_open(path, &about);
+    }
+}
+
 fn read(path: &Path) -> anyhow::Result<Zeroizing<String>> {
     let named = || format!("cannot read {}", path.display());
     let about = std::fs::metadata(path).with_context(named)?;
     if about.len() > MAX_SECRET {
         bail!("{} is longer than any secret", path.display());
     }
-    if about.permissions().mode() & 0o007 != 0 {
-        warn!(path = %path.display(), "everybody on this machine can read this secret: set its mode to 0600");
-    }
+    say_if_open(path, &about);
     Ok(Zeroizing::new(std::fs::read_to_string(path).with_context(named)?))
 }

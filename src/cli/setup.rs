@@ -222,15 +222,14 @@ fn issuers(
             (&issuer.keys_file, issuer.schedule),
         );
         let whole = Fingerprint::of(format!("{said:?}").as_bytes());
-        let provider = match known.iter().find(|part| part.whole == whole) {
-            Some(part) => Arc::clone(&part.provider),
-            None => {
-                let provider = Provider::new(Arc::clone(profile), issuer.schedule, fetcher()?);
-                Arc::new(match &issuer.keys_file {
-                    Some(path) => provider.with_file(path.clone()),
-                    None => provider,
-                })
-            }
+        let provider = if let Some(part) = known.iter().find(|part| part.whole == whole) {
+            Arc::clone(&part.provider)
+        } else {
+            let provider = Provider::new(Arc::clone(profile), issuer.schedule, fetcher()?);
+            Arc::new(match &issuer.keys_file {
+                Some(path) => provider.with_file(path.clone()),
+                None => provider,
+            })
         };
         parts.push(IssuerPart { whole, profile: mark, provider });
     }
@@ -348,6 +347,7 @@ fn store(
     runs: bool,
 ) -> anyhow::Result<SessionStore> {
     let path = about.keys.display();
+    secrets::look_at(&about.keys);
     let sealer = Sealer::read_ring(&about.keys)
         .with_context(|| format!("the keys_file of [sign_in], {path}"))?;
     let sealer = Arc::new(sealer);

@@ -106,6 +106,8 @@ pub struct Facts {
     pub sign_in: Option<(String, String)>,
     /// The port of HAProxy's https, as browsers see it.
     pub login_port: u16,
+    /// Whether tokens may be in a cookie.
+    pub cookie: bool,
     /// Whether tokens may be in the query.
     pub query: bool,
     /// Whether tokens may be in a WebSocket subprotocol.
@@ -133,6 +135,7 @@ impl Facts {
             answer_within,
             sign_in,
             login_port: config.sign_in.as_ref().map_or(443, |sign_in| sign_in.places.port),
+            cookie: credentials.is_some_and(|sources| sources.cookie.is_some()),
             query: credentials.is_some_and(|sources| sources.query.is_some()),
             subprotocol: credentials.is_some_and(|sources| sources.subprotocol),
             metadata: config.agent.resource_metadata,
@@ -157,7 +160,7 @@ impl Facts {
             "query" => self.query || self.sign_in.is_some(),
             "protocols" | "protocol_lines" => self.subprotocol,
             "fetch_mode" | "fetch_dest" | "accept" | "upgrade" | "requested_with"
-            | "fetch_site" | "origin" => self.sign_in.is_some(),
+            | "fetch_site" | "origin" => self.sign_in.is_some() || self.cookie,
             // HAProxy has had the stream's number since 2.9.
             _ => self.version >= Version::V3_0 || !sample.contains("txn.id32"),
         }

@@ -29,11 +29,14 @@ use guard::Guard;
 
 /// What the agent's configuration says that HAProxy's must fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a table or key of its own")]
 pub struct Agent {
     /// Every question is answered within this time.
     pub answer_within: Duration,
     /// Whether people sign in with a browser.
     pub sign_in: bool,
+    /// Whether tokens may be in a cookie.
+    pub cookie: bool,
     /// Whether tokens may be in the query.
     pub query: bool,
     /// Whether tokens may be in a WebSocket subprotocol.
@@ -44,7 +47,7 @@ impl Default for Agent {
     /// What holds where the agent's configuration says nothing.
     fn default() -> Self {
         let answer_within = Duration::from_millis(300);
-        Self { answer_within, sign_in: false, query: false, subprotocol: false }
+        Self { answer_within, sign_in: false, cookie: false, query: false, subprotocol: false }
     }
 }
 

@@ -61,7 +61,7 @@ impl CertificateRule {
         if subject.is_empty() || subject.len() > MAX_SUBJECT || !plain {
             return None;
         }
-        let email = (self.field == Field::Email).then(|| value.to_lowercase().into());
+        let email = (self.field == Field::Email).then(|| value.to_ascii_lowercase().into());
         Some(Identity {
             authority: Arc::clone(&self.authority),
             issuer: issuer.chars().filter(|c| !c.is_control()).collect::<String>().into(),

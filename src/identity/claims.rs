@@ -55,7 +55,9 @@ pub fn identity(
         return Err(Refusal::Requirement);
     }
     let verified = claims.get("email_verified") == Some(&Value::Bool(true));
-    let email = text(claims, &paths.email).filter(|_| verified).map(|e| e.to_lowercase().into());
+    // Letters of ASCII only: some others become them in lower case (U+212A is a sign that reads "K").
+    let email = text(claims, &paths.email).filter(|_| verified);
+    let email = email.map(|email| email.to_ascii_lowercase().into());
     let groups: Vec<_> = paths.groups.iter().flat_map(|rule| groups(claims, rule)).collect();
     let organization = match &paths.organization {
         Some(path) => text(claims, path).map(Into::into),

@@ -20,6 +20,17 @@ pub struct Sources {
     pub subprotocol: bool,
 }
 
+impl Sources {
+    /// Whether a request's one token is in a cookie, which a browser sends along whoever asks it to.
+    #[must_use]
+    pub fn is_in_cookie(&self, request: &Request<'_>) -> bool {
+        self.cookie
+            .as_deref()
+            .zip(request.cookie)
+            .is_some_and(|(name, header)| place::cookie(header, name.as_bytes()) != Found::Nothing)
+    }
+}
+
 /// The credential a request carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credential<'a> {

@@ -30,7 +30,7 @@ pub const ALGORITHMS: [(&str, Algorithm); 9] = [
 pub enum MatchBy {
     /// The subject, byte for byte.
     Subject,
-    /// The verified e-mail address, without regard to case.
+    /// The verified e-mail address, without regard to the case of ASCII letters.
     Email,
     /// The login name, byte for byte.
     Username,

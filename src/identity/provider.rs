@@ -226,7 +226,8 @@ impl Provider {
     /// # Errors
     /// What went wrong; the last good set stays.
     pub async fn fetch(&self) -> Result<Duration, FetchError> {
-        self.fetching.store(true, Ordering::Release);
+        // Whoever asks may go away meanwhile: then others must not wait for a fetch that nobody makes.
+        let under_way = Fetching::begin(self);
         let fetched = self.fetcher.fetch(&self.profile).await;
         let count = if fetched.is_ok() { &self.fetched } else { &self.failed };
         count.fetch_add(1, Ordering::Relaxed);
@@ -240,8 +241,7 @@ impl Provider {
             }
             fetched.max_age.unwrap_or(self.schedule.refresh)
         });
-        self.fetching.store(false, Ordering::Release);
-        self.attempts.send_modify(|count| *count = count.wrapping_add(1));
+        drop(under_way);
         result
     }
 
@@ -261,6 +261,23 @@ impl Provider {
             }
         };
         self.keys.store(Some(Arc::new(next)));
+    }
+}
+
+/// A fetch under way, until it is dropped.
+struct Fetching<'p>(&'p Provider);
+
+impl<'p> Fetching<'p> {
+    fn begin(provider: &'p Provider) -> Self {
+        provider.fetching.store(true, Ordering::Release);
+        Self(provider)
+    }
+}
+
+impl Drop for Fetching<'_> {
+    fn drop(&mut self) {
+        self.0.fetching.store(false, Ordering::Release);
+        self.0.attempts.send_modify(|count| *count = count.wrapping_add(1));
     }
 }
 
@@ -288,5 +305,20 @@ mod tests {
                 assert!(jittered <= next && jittered >= next.mul_f64(0.79), "{jittered:?}");
             }
         }
+    }
+
+    #[tokio::test]
+    async fn k4_a_fetch_that_nobody_waits_for_to_the_end_keeps_no_later_one_out() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let issuer = format!("http://{}", silent.local_addr().unwrap()).parse().unwrap();
+        let profile = Arc::new(Profile::new("corp", issuer, vec![]));
+        let fetcher = Fetcher::new(None, None).unwrap();
+        let provider = Provider::new(profile, Schedule::default(), fetcher);
+        tokio::select! {
+            _ = provider.fetch() => panic!("nobody answers"),
+            accepted = silent.accept() => drop(accepted.unwrap()),
+        }
+        assert!(!provider.fetching.load(Ordering::Acquire));
+        assert!(provider.refetch().is_some());
     }
 }

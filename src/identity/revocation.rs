@@ -319,14 +319,14 @@ impl Revocations {
     }
 
     fn check(&self, mut revocation: Revocation) -> Result<Revocation, RevokeError> {
-        let names = self.names.load();
+        let configured = self.names.load();
         if revocation.issuer.is_empty()
-            && let [only] = names.as_slice()
+            && let [only] = configured.as_slice()
         {
             revocation.issuer = only.clone();
         }
-        if !names.contains(&revocation.issuer) {
-            let names: Vec<_> = names.iter().map(|name| format!("{name:?}")).collect();
+        if !configured.contains(&revocation.issuer) {
+            let names: Vec<_> = configured.iter().map(|name| format!("{name:?}")).collect();
             return Err(RevokeError::Issuer(names.join(", ")));
         }
         let (_, named) = revocation.target().ok_or(RevokeError::Target)?;

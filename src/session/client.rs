@@ -7,6 +7,10 @@ use reqwest::{RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use thiserror::Error;
+use tokio::{
+    sync::{Mutex, Semaphore},
+    time::timeout,
+};
 use tracing::debug;
 use url::Url;
 
@@ -16,7 +20,7 @@ use super::{
     logout::{self, Ended, LogoutError},
 };
 use crate::{
-    clock::Timestamp,
+    clock::{Moment, Timestamp},
     identity::{
         Identity, Refusal,
         introspection::ClientAuthentication,
@@ -28,6 +32,14 @@ use crate::{
 
 /// How long a logout token with an unknown key waits for the provider's keys.
 const REFETCH: Duration = Duration::from_secs(5);
+/// How long it counts what a provider's discovery document says of its pages: anybody can begin to sign in, and
+/// must not make us ask the provider each time.
+const ENDPOINTS_FOR: Duration = Duration::from_mins(1);
+/// For how long a provider that does not answer is left alone.
+const AWAY_FOR: Duration = Duration::from_secs(1);
+/// The most codes that are exchanged at once, and how long one waits for its turn: anybody can make codes up.
+const EXCHANGES: usize = 64;
+const TURN_WITHIN: Duration = Duration::from_secs(5);
 /// The largest answer to a code, in bytes.
 const MAX_BODY: usize = 256 * 1024;
 
@@ -42,6 +54,9 @@ pub struct Client {
     scopes: String,
     /// How often it is asked whether a session still counts; never unless said.
     refresh: Option<Duration>,
+    /// Its pages, and when it was asked for them; none while it does not answer.
+    known: Mutex<Option<(Moment, Option<Endpoints>)>>,
+    exchanges: Semaphore,
 }
 
 /// Somebody who signed in.
@@ -69,6 +84,12 @@ pub enum SignInError {
     /// The provider cannot be asked.
     #[error(transparent)]
     Fetch(#[from] FetchError),
+    /// The provider did not answer a moment ago.
+    #[error("the provider did not answer a moment ago")]
+    Away,
+    /// Too many sign in at this moment, or make codes up.
+    #[error("too many codes are being exchanged")]
+    Busy,
     /// The provider has no page to sign in at.
     #[error("the discovery document names no {0}")]
     NoEndpoint(&'static str),
@@ -116,7 +137,8 @@ impl Client {
             tokens: TokenKinds { typed_access: false, access: false, id: true },
             ..Profile::clone(provider.profile())
         };
-        Self { provider, fetcher, profile, id, authentication, scopes, refresh }
+        let (known, exchanges) = (Mutex::default(), Semaphore::new(EXCHANGES));
+        Self { provider, fetcher, profile, id, authentication, scopes, refresh, known, exchanges }
     }
 
     /// The configured name of the issuer.
@@ -154,7 +176,20 @@ impl Client {
     }
 
     async fn endpoints(&self) -> Result<Endpoints, SignInError> {
-        Ok(self.fetcher.endpoints(&self.profile).await?)
+        // One asks, the others wait for what comes of it.
+        let mut known = self.known.lock().await;
+        match &*known {
+            Some((at, Some(found))) if Moment::now().since(*at) < ENDPOINTS_FOR => {
+                return Ok(found.clone());
+            }
+            Some((at, None)) if Moment::now().since(*at) < AWAY_FOR => {
+                return Err(SignInError::Away);
+            }
+            _ => {}
+        }
+        let found = self.fetcher.endpoints(&self.profile).await;
+        *known = Some((Moment::now(), found.as_ref().ok().cloned()));
+        Ok(found?)
     }
 
     /// Where to send the browser. With `ask`, the provider is to ask who it is even if it knows
@@ -209,6 +244,8 @@ impl Client {
         code: &str,
         issuer: Option<&str>,
     ) -> Result<SignedIn, SignInError> {
+        let turn = timeout(TURN_WITHIN, self.exchanges.acquire()).await;
+        let Ok(Ok(_turn)) = turn else { return Err(SignInError::Busy) };
         let endpoints = self.endpoints().await?;
         let expected = self.profile.issuer.as_str();
         let wrong = issuer.map_or(endpoints.issuer_in_answers, |issuer| issuer != expected);

@@ -295,6 +295,14 @@ impl Used {
         }
     }
 
+    /// Gives an id back that came to nothing, so that strangers cannot use up what can be remembered.
+    pub async fn give_back(&self, id: &str) {
+        self.here.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        if let Some(shared) = &self.shared {
+            shared.give_back(id).await;
+        }
+    }
+
     fn take_here(&self, id: &str, until: Timestamp, now: Timestamp) -> bool {
         let mut used = self.here.lock().unwrap_or_else(PoisonError::into_inner);
         if used.len() >= MAX_USED {
@@ -411,6 +419,19 @@ mod tests {
         let used = Used::default();
         assert!(ticket.take(&used, at(2)).await);
         assert!(!open("w.test", &secret, 3).unwrap().take(&used, at(3)).await, "again");
+    }
+
+    #[tokio::test]
+    async fn what_came_to_nothing_is_not_remembered() {
+        let used = Used::default();
+        for id in 0..2 * MAX_USED {
+            let id = id.to_string();
+            assert!(used.take(&id, at(600), at(0)).await, "{id}");
+            used.give_back(&id).await;
+        }
+        assert!(
+            used.take("once", at(600), at(0)).await && !used.take("once", at(600), at(0)).await
+        );
     }
 
     #[test]

@@ -366,6 +366,17 @@ impl Shared {
         self.set(&set).await
     }
 
+    /// Gives an id back; without, it counts as taken until its end.
+    pub(super) async fn give_back(&self, id: &str) {
+        let mut commands = self.commands.clone();
+        let mut del = redis::cmd("DEL");
+        let done = timeout(PATIENCE, del.arg(self.names.taken(id)).query_async(&mut commands));
+        let done: Result<Result<(), _>, _> = done.await;
+        if !matches!(done, Ok(Ok(()))) {
+            debug!("an id that came to nothing counts as taken until its end");
+        }
+    }
+
     /// Takes the right to ask the provider about a session. Returns the session as it is then, which
     /// another agent may have asked about a moment ago; `None` while one does, or when nobody can tell.
     pub(super) async fn claim(&self, key: &Key) -> Option<Kept> {

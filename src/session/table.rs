@@ -30,6 +30,9 @@ use crate::{
 /// The most sessions, and the most cookies of hosts for each on average.
 const MAX_SESSIONS: usize = 100_000;
 const HOSTS_EACH: usize = 16;
+/// The most sessions of one person: beyond it, the one that was used longest ago ends, so that nobody fills the
+/// table alone.
+const MAX_OF_PERSON: usize = 64;
 /// Longer than any cookie of ours, in bytes.
 const MAX_ID: usize = 128;
 /// How many ended sessions are remembered, so that late news does not bring them back.
@@ -54,6 +57,8 @@ pub struct Sessions {
     sealer: Arc<Sealer>,
     authorities: ArcSwap<Vec<Arc<Authority>>>,
     keeper: Keeper,
+    /// The most sessions.
+    most: usize,
 }
 
 /// Where sessions outlive the agent.
@@ -114,6 +119,7 @@ impl Sessions {
             sealer,
             authorities: ArcSwap::default(),
             keeper: Keeper::Nowhere,
+            most: MAX_SESSIONS,
         }
     }
 
@@ -177,6 +183,7 @@ impl Sessions {
         login_host: &str,
         now: Timestamp,
     ) -> Result<(String, Arc<Session>), NoRoom> {
+        self.make_room(&identity, now)?;
         let end = now.plus(self.lifetime.absolute);
         let mut key = Key::default();
         rand::fill(&mut key).map_err(|_| NoRoom)?;
@@ -193,6 +200,33 @@ impl Sessions {
         });
         let id = self.add(&session, login_host, true, now)?;
         Ok((id, session))
+    }
+
+    /// Makes sure that there is room for another session of somebody.
+    fn make_room(&self, identity: &Identity, now: Timestamp) -> Result<(), NoRoom> {
+        let is_full = || self.lock().sessions.len() >= self.most;
+        if is_full() {
+            self.tidy_now(Some(now)).map_err(|_| NoRoom)?;
+        }
+        if is_full() {
+            return Err(NoRoom);
+        }
+        let mut theirs: Vec<(u64, Key)> = {
+            let known = self.lock();
+            let all = known.sessions.values();
+            let theirs = all.filter(|session| session.identity.load().is_same_person(identity));
+            theirs.map(|session| (session.last.load(Ordering::Relaxed), session.key)).collect()
+        };
+        theirs.sort_unstable();
+        let too_many = (theirs.len() + 1).saturating_sub(MAX_OF_PERSON);
+        let over: HashSet<Key> = theirs.into_iter().take(too_many).map(|(_, key)| key).collect();
+        if !over.is_empty() {
+            self.end(|session| over.contains(&session.key)).map_err(|error| {
+                error!(%error, "nobody can sign in");
+                NoRoom
+            })?;
+        }
+        Ok(())
     }
 
     /// Gives a session a cookie for another host. Returns it. May wait.
@@ -513,8 +547,14 @@ impl Sessions {
         let mut known = self.lock();
         let before = std::mem::take(&mut known.sessions);
         for entry in sessions {
-            let (key, here) = (entry.key, before.get(&entry.key));
-            let session = here.cloned().or_else(|| self.revive(entry).map(Arc::new));
+            let key = entry.key;
+            let session = match before.get(&key) {
+                Some(here) => {
+                    self.catch_up(here, entry);
+                    Some(Arc::clone(here))
+                }
+                None => self.revive(entry).map(Arc::new),
+            };
             let session = session.filter(|session| self.is_alive(session, now));
             if let Some(session) = session.filter(|_| !known.gone.contains(&key)) {
                 session.forget_cookies();
@@ -599,6 +639,17 @@ impl Sessions {
             }
             Change::Ended(keys) => self.learn_end(&keys),
             Change::Revocation(_) | Change::Hello => {}
+        }
+    }
+
+    /// Takes in what became of a session while this agent heard nothing.
+    fn catch_up(&self, session: &Session, entry: Entry) {
+        let last = entry.last.map_or(entry.kept.last, |last| last.as_millis().max(entry.kept.last));
+        session.last.fetch_max(last, Ordering::Relaxed);
+        if let Some((identity, tokens)) = entry.kept.identity(&self.authorities.load())
+            && session.tokens().asked < tokens.asked
+        {
+            session.replace(identity, tokens);
         }
     }
 

@@ -6,11 +6,12 @@ use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 
 use axum::{
     Router,
-    extract::{Form, Path, Query, State},
+    extract::{Form, Path, Query, Request, State},
     http::{
         HeaderMap, StatusCode,
         header::{COOKIE, HOST, LOCATION, ORIGIN, SET_COOKIE},
     },
+    middleware::{self, Next},
     response::{AppendHeaders, IntoResponse, Response},
     routing::{any, get, post},
 };
@@ -34,6 +35,8 @@ use crate::{
     workspace::{host::Host, pattern::Scratch},
 };
 
+/// How long a request may take: its body is a stranger's, and the provider may be slow.
+const WITHIN: Duration = Duration::from_secs(30);
 /// How long requests under way have when the agent ends.
 const DRAIN: Duration = Duration::from_secs(5);
 /// The most attempts to sign in that one browser can have under way; beyond it, the oldest are dropped.
@@ -77,6 +80,7 @@ impl Web {
             .route(&path("style.css"), get(style))
             .route(&path("logo"), get(logo))
             .fallback(nothing)
+            .layer(middleware::from_fn(in_time))
             .with_state(Arc::new(self));
         tokio::spawn(tidy(sign_in, stop.clone()));
         let ending = stop.clone();
@@ -269,6 +273,12 @@ impl Web {
     }
 }
 
+/// Nobody holds a connection for longer, whatever they send and however slowly.
+async fn in_time(request: Request, next: Next) -> Response {
+    let answer = tokio::time::timeout(WITHIN, next.run(request)).await;
+    answer.unwrap_or_else(|_| StatusCode::REQUEST_TIMEOUT.into_response())
+}
+
 /// Forgets what is over, now and then.
 async fn tidy(sign_in: Arc<SignIn>, stop: CancellationToken) {
     loop {
@@ -376,30 +386,50 @@ async fn callback(
         return again();
     }
     if let Some(error) = parameter("error") {
+        web.used.give_back(&attempt.state).await;
         let error: String = error.chars().take(64).flat_map(char::escape_debug).collect();
         info!(issuer, error, "the provider signed nobody in");
         return web.pages().not_signed_in(&issuer, true, &web.again(attempt.start.as_ref()));
     }
     let client = web.client(&issuer);
-    let (Some(client), Some(code)) = (client, parameter("code")) else { return again() };
+    let (Some(client), Some(code)) = (client, parameter("code")) else {
+        web.used.give_back(&attempt.state).await;
+        return again();
+    };
     let signed_in = match client.exchange(&attempt, web.places(), code, parameter("iss")).await {
         Ok(signed_in) => signed_in,
         Err(error) => {
+            web.used.give_back(&attempt.state).await;
             warn!(issuer, %error, "a sign-in failed");
             let address = web.again(attempt.start.as_ref());
             return web.pages().not_signed_in(&issuer, false, &address);
         }
     };
     let login = web.places().login.clone();
+    let before = web.login(&headers, now).await;
+    // A browser has one session of a person, however many tabs they sign in with at once: what signs out ends
+    // all of it.
+    let is_same = |(_, before): &(String, Arc<Session>)| {
+        before.identity.load().is_same_person(&signed_in.identity)
+    };
+    let same = before.clone().filter(is_same);
     let begun = {
         let (sign_in, login) = (Arc::clone(&web.sign_in), login.clone());
         let SignedIn { identity, tokens } = signed_in;
-        blocking(move || sign_in.sessions.begin(identity, tokens, &login, now)).await
+        blocking(move || {
+            if let Some((id, session)) = same
+                && sign_in.sessions.renew(&session, identity.clone(), tokens.clone()).is_ok()
+            {
+                return Ok((id, session));
+            }
+            sign_in.sessions.begin(identity, tokens, &login, now)
+        })
+        .await
     };
     let Some(Ok((id, session))) = begun else { return web.pages().unavailable() };
     let identity = session.identity();
     info!(user = identity.label(), issuer, "signed in");
-    if let Some((_, before)) = web.login(&headers, now).await
+    if let Some((_, before)) = before
         && !before.identity.load().is_same_person(&identity)
     {
         // Somebody else used this browser, and is gone.
@@ -525,7 +555,8 @@ async fn back_channel(
     };
     let now = Timestamp::now();
     let until = now.plus(Duration::from_mins(10));
-    if !web.used.take(&format!("{} {}", ended.issuer, ended.id), until, now).await {
+    let once = format!("{} {}", ended.issuer, ended.id);
+    if !web.used.take(&once, until, now).await {
         return answer(StatusCode::BAD_REQUEST, "the token was used before");
     }
     let sign_in = Arc::clone(&web.sign_in);
@@ -544,6 +575,7 @@ async fn back_channel(
     };
     // The provider asks again.
     let Some(Ok(count)) = blocking(end).await else {
+        web.used.give_back(&once).await;
         return answer(StatusCode::BAD_REQUEST, "the sessions ended but may come back");
     };
     info!(issuer, sessions = count, "sessions ended at their provider");

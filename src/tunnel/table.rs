@@ -29,6 +29,8 @@ use crate::{
 
 /// The part of the table that one person, or one address without a person, may fill.
 const SHARE: usize = 8;
+/// The part of the table that is for people, whoever else comes.
+const FOR_PEOPLE: usize = 2;
 /// A cut that is not done within this time is a failure, and on record.
 const CUT_WITHIN: Duration = Duration::from_secs(1);
 /// A tunnel whose process of HAProxy is not reached is kept for this time.
@@ -61,6 +63,8 @@ pub(super) struct Counts {
 pub(super) struct State {
     pub(super) entries: HashMap<DecisionId, Entry>,
     held: HashMap<Holder, usize>,
+    /// How many are nobody's.
+    nobodys: usize,
     pub(super) frontends: HashSet<Box<[u8]>>,
     /// What each socket told last.
     pub(super) rounds: Vec<Option<Round>>,
@@ -124,9 +128,15 @@ impl Holder {
     fn of(tunnel: &Tunnel) -> Self {
         match &tunnel.identity {
             Some(identity) => Self::Person(identity.issuer.clone(), identity.subject.clone()),
-            None => Self::Address(tunnel.client),
+            None => Self::Address(tunnel.client.map(of_one_client)),
         }
     }
+}
+
+/// The address that stands for all that one client may have: of IPv6 it gets a whole /64 (RFC 6177).
+fn of_one_client(ip: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = ip else { return ip };
+    IpAddr::V6((u128::from(v6) >> 64 << 64).into())
 }
 
 impl Tunnels {
@@ -166,7 +176,11 @@ impl Tunnels {
         let mut state = self.lock();
         let holder = Holder::of(&tunnel);
         let holds = state.held.get(&holder).copied().unwrap_or_default();
-        if state.entries.len() >= self.settings.most || holds >= self.share() {
+        // Strangers take no place of people's: an endpoint may be public.
+        let strangers_full = matches!(holder, Holder::Address(_))
+            && state.nobodys >= self.settings.most.div_ceil(FOR_PEOPLE);
+        let full = state.entries.len() >= self.settings.most;
+        if full || strangers_full || holds >= self.share() {
             let count = state.entries.len();
             drop(state);
             if self.counts.full.fetch_add(1, Ordering::Relaxed) == 0 {
@@ -357,12 +371,14 @@ impl State {
             out_of_reach: None,
         };
         self.version += 1;
+        self.nobodys += usize::from(entry.tunnel.identity.is_none());
         self.entries.insert(entry.tunnel.id, entry);
     }
 
     fn remove(&mut self, id: &DecisionId) -> Option<Entry> {
         let entry = self.entries.remove(id)?;
         let holder = Holder::of(&entry.tunnel);
+        self.nobodys = self.nobodys.saturating_sub(usize::from(entry.tunnel.identity.is_none()));
         if let Some(count) = self.held.get_mut(&holder) {
             *count = count.saturating_sub(1);
             if *count == 0 {

@@ -147,3 +147,35 @@ fn c7_an_open_tunnel_keeps_its_session_awake_and_not_beyond_its_end() {
     sessions.end(|ended| ended.is(&other)).unwrap();
     assert!(!sessions.counts(&other, at(1)));
 }
+
+#[test]
+fn strangers_take_no_place_of_peoples_and_one_client_has_one_share() {
+    let (trail, _writer) = crate::audit::Trail::to(Box::new(std::io::sink()), 1 << 20).unwrap();
+    let settings = Settings { most: 16, ..Settings::default() };
+    let tunnels = Tunnels::new(settings, 0, Arc::new(trail));
+    let mut count = 0;
+    let mut open = |subject: Option<&str>, client: &str| {
+        count += 1;
+        let someone =
+            subject.map(|subject| Arc::new(Identity { subject: subject.into(), ..identity() }));
+        let id = DecisionId::from(&format!("1-2-{count}")).unwrap();
+        let client = Some(client.parse().unwrap());
+        tunnels.open(Tunnel { id, identity: someone, client, ..tunnel(By::Nobody, named(false)) })
+    };
+    // A stranger has a whole /64 of addresses.
+    for (client, fits) in [("2001:db8::1", true), ("2001:db8::2", true), ("2001:db8::3", false)] {
+        assert_eq!(open(None, client).is_ok(), fits, "{client}");
+    }
+    for client in ["2001:db8:0:1::1", "10.0.0.1", "10.0.0.2"] {
+        assert!(open(None, client).is_ok() && open(None, client).is_ok(), "{client}");
+    }
+    assert_eq!(open(None, "10.0.0.3"), Err(Full), "half of the table");
+    for subject in ["a", "b", "c", "d"] {
+        assert!(open(Some(subject), "10.0.0.1").is_ok(), "{subject}");
+        assert!(open(Some(subject), "10.0.0.1").is_ok(), "{subject}");
+        assert_eq!(open(Some(subject), "10.0.0.9"), Err(Full), "{subject} has enough");
+    }
+    assert_eq!(open(Some("e"), "10.0.0.1"), Err(Full), "there is no more");
+    tunnels.ended(&[DecisionId::from("1-2-1").unwrap()]);
+    assert!(open(Some("e"), "10.0.0.1").is_ok());
+}

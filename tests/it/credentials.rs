@@ -4,13 +4,14 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use crate::{
     dev_idp::DevIdp,
-    support::{ALICES, AgentProcess, Haproxy, Stage, Version, haproxy::root, host, until},
+    support::{ALICES, AgentProcess, BOBS, Haproxy, Stage, Version, haproxy::root, host, until},
     wire::Bare,
 };
 
 const CREDENTIALS: &str =
     "\n[credentials]\ncookie = 'token'\nquery = 'access_token'\nsubprotocol = true\n";
-const ARGS: &str = " query=query protocols=req.fhdr(sec-websocket-protocol) \
+const ARGS: &str = " upgrade=req.fhdr(upgrade) fetch_mode=req.fhdr(sec-fetch-mode) fetch_dest=req.fhdr(sec-fetch-dest) \
+    fetch_site=req.fhdr(sec-fetch-site) origin=req.fhdr(origin) query=query protocols=req.fhdr(sec-websocket-protocol) \
     protocol_lines=req.fhdr_cnt(sec-websocket-protocol)\n";
 
 /// A stage that takes tokens from everywhere.
@@ -75,6 +76,29 @@ async fn j17_p1_a_token_counts_where_configured_and_never_travels_on() {
             let reply = ask(target, &lines).await;
             assert_eq!(reply.status, 400, "{version:?} {}", reply.body);
             assert!(reply.body.contains("credential_repeated"), "{}", reply.body);
+        }
+        // A browser sends the cookie along for a page of a sibling host too, and the rest not.
+        let (own, sibling) = (host(ALICES), host(BOBS));
+        let page = |site: &str, origin: &str| {
+            format!(
+                "Sec-Fetch-Site: {site}\r\nSec-Fetch-Mode: cors\r\nSec-Fetch-Dest: empty\r\nOrigin: http://{origin}\r\n"
+            )
+        };
+        let socket = |origin: &str| format!("Connection: Upgrade\r\nUpgrade: none\r\n{origin}");
+        for (target, lines, status) in [
+            ("/x", format!("{in_cookie}{}", page("same-site", &sibling)), 403),
+            ("/x", format!("{in_cookie}{}", page("same-origin", &own)), 200),
+            ("/x", format!("{in_cookie}{}", page("same-site", &format!("3000-{own}"))), 200),
+            ("/x", format!("{in_cookie}{}", page("same-site", &format!("3000-{own}:81"))), 403),
+            ("/x", format!("{in_cookie}{}", socket(&format!("Origin: http://{sibling}\r\n"))), 403),
+            ("/x", format!("{in_cookie}{}", socket(&format!("Origin: http://{own}\r\n"))), 200),
+            ("/x", format!("{in_cookie}{}", socket("")), 200),
+            (&*in_query, page("same-site", &sibling), 200),
+            ("/x", format!("{bearer}{}", page("cross-site", "evil.test")), 200),
+        ] {
+            let reply = ask(target, &lines).await;
+            assert_eq!(reply.status, status, "{version:?} {lines} {}", reply.body);
+            assert_eq!(reply.body.contains("origin_foreign"), status == 403, "{}", reply.body);
         }
         let log = stage.haproxy.log() + &stage.agent.log();
         assert!(!log.contains(&token) && !log.contains(&encoded), "{version:?}: a token in a log");

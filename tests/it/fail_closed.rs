@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use tokio::{io::AsyncReadExt, io::AsyncWriteExt, net::UnixListener};
 
-use crate::support::{ALICES, AgentProcess, Stage, Version, host, port_host, until};
+use crate::{
+    conformance::through_tls,
+    support::{ALICES, AgentProcess, Stage, Version, host, port_host, until},
+};
 
 /// What happens to the agent after it has just allowed a request on a keep-alive connection.
 async fn after(version: &Version, harm: impl AsyncFnOnce(&mut Stage)) {
@@ -42,6 +45,22 @@ async fn after(version: &Version, harm: impl AsyncFnOnce(&mut Stage)) {
 async fn f1_f2_a_hung_agent_refuses_the_next_request_of_an_allowed_connection() {
     for version in Version::all() {
         after(version, async |stage| stage.agent.freeze().await).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f1_a_tcp_stream_is_refused_while_the_agent_hangs() {
+    for version in Version::all() {
+        let stage = Stage::start(version).await;
+        let gate = stage.haproxy.tcp;
+        let ask = || {
+            let request = "GET / HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n";
+            let name = port_host(3000, ALICES);
+            tokio::task::spawn_blocking(move || through_tls(gate, &name, None, request))
+        };
+        assert!(ask().await.unwrap().contains("workspace alices"), "{version:?}");
+        stage.agent.freeze().await;
+        assert_eq!(ask().await.unwrap(), "", "{version:?}");
     }
 }
 

@@ -24,6 +24,7 @@ fn facts(version: Dialect, everything: bool) -> Facts {
         answer_within: Duration::from_millis(if everything { 1_500 } else { 300 }),
         sign_in: everything.then(|| ("login.example.com".into(), "127.0.0.1:9099".into())),
         login_port: if everything { 8443 } else { 443 },
+        cookie: everything,
         query: everything,
         subprotocol: everything,
         metadata: everything,
@@ -35,6 +36,7 @@ fn agent(facts: &Facts) -> Agent {
     Agent {
         answer_within: facts.answer_within,
         sign_in: facts.sign_in.is_some(),
+        cookie: facts.cookie,
         query: facts.query,
         subprotocol: facts.subprotocol,
     }

@@ -81,7 +81,8 @@ fn what_the_agents_configuration_needs_is_missed_where_haproxys_lacks_it() {
     let found = findings("haproxy", &["haproxy.cfg"], &slow);
     assert_eq!(text(&found).matches("processing-timeout").count(), 1, "{}", text(&found));
     assert_eq!(found[0].fix, "timeout processing 700ms");
-    let all = Agent { sign_in: true, query: true, subprotocol: true, ..Agent::default() };
+    let all =
+        Agent { sign_in: true, cookie: true, query: true, subprotocol: true, ..Agent::default() };
     let found = findings("haproxy", &["haproxy.cfg"], &all);
     for name in ["query", "protocols", "protocol_lines", "fetch_mode", "origin"] {
         let missing = format!("the argument '{name}' is missing");

@@ -929,6 +929,53 @@ async fn a_stale_cookie_heals_itself_and_several_tabs_sign_in_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn l11_tabs_that_signed_in_at_once_are_signed_out_at_once() {
+    let stage = Stage::start(Version::newest()).await;
+    let mut browser = stage.browser();
+    let hosts = [host(ALICES), port_host(7000, ALICES), port_host(6000, ALICES)];
+    let mut tabs = Vec::new();
+    for name in &hosts {
+        let mut reply = browser.get(name, "/").await;
+        while !reply.location.as_ref().is_some_and(|l| l.contains("/callback/")) {
+            reply = browser.follow(&reply).await;
+        }
+        tabs.push(reply);
+    }
+    for mut reply in tabs {
+        while reply.location.is_some() {
+            reply = browser.follow(&reply).await;
+        }
+        assert_eq!(reply.status, 200, "{reply:?}");
+    }
+    // Whoever wants to be asked again and is the same person as before, too.
+    let reply = browser.browse(LOGIN, "/.well-known/identity-spoa/start?ask=1").await;
+    assert_eq!(reply.status, 200, "{reply:?}");
+    for name in &hosts {
+        assert_eq!(browser.get(name, "/").await.status, 200, "{name}");
+    }
+    let path = "/.well-known/identity-spoa/sign-out";
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    assert_eq!(browser.ask("POST", LOGIN, path, &[form]).await.status, 303);
+    for name in &hosts {
+        assert_eq!(browser.get(name, "/").await.status, 302, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_begins_to_sign_in_does_not_make_us_ask_the_provider() {
+    let stage = Stage::start(Version::newest()).await;
+    let before = stage.idp.counters().discovery;
+    for _ in 0..40 {
+        let mut browser = stage.browser();
+        let reply = browser.get(&host(ALICES), "/").await;
+        let reply = browser.follow(&reply).await;
+        assert_eq!(reply.status, 303, "{reply:?}");
+        assert!(reply.location.unwrap().starts_with(stage.idp.issuer()));
+    }
+    assert!(stage.idp.counters().discovery - before <= 1, "once a minute");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_in_a_file_outlives_the_agent_and_a_new_key() {
     let mut stage = Stage::with(Version::newest(), "sessions_file = 'sessions'").await;
     let mut browser = stage.browser();

@@ -343,6 +343,9 @@ async fn j19_j20_claims_count_only_in_their_proper_form() {
     }
     assert_eq!(&*identity(json!({"groups": ["a,b", "c"]})).groups_joined, "c");
     assert_eq!(identity(json!({"preferred_username": "a\r\nb"})).username, None);
+    // U+212A reads "K" and would be "k" in lower case: somebody else's address.
+    let sign = identity(json!({"email": "Mi\u{212a}E@Example.com"})).email.clone();
+    assert_eq!(sign.as_deref(), Some("mi\u{212a}e@example.com"));
 }
 
 #[tokio::test]

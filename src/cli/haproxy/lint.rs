@@ -47,6 +47,7 @@ pub(super) fn agent(config: &Config) -> Agent {
     Agent {
         answer_within: config.agent.answer_within,
         sign_in: config.sign_in.is_some(),
+        cookie: credentials.is_some_and(|sources| sources.cookie.is_some()),
         query: credentials.is_some_and(|sources| sources.query.is_some()),
         subprotocol: credentials.is_some_and(|sources| sources.subprotocol),
     }

@@ -218,15 +218,15 @@ impl Reloader {
         if changes.is_empty() {
             changes.push("no key differs; the files that it names were read again".into());
         }
-        let build = move || {
+        let make = move || {
             let mut rebuilt = setup::rebuild(&config, Before { gate: &gate, parts: &parts })?;
             if let Some(feeds) = &mut rebuilt.feeds {
                 feeds.check_files()?;
             }
             anyhow::Ok(Next { config, rebuilt, changes })
         };
-        let built = tokio::task::spawn_blocking(build).await;
-        built.context("building the gate ended in a panic")?.map(Some)
+        let made = tokio::task::spawn_blocking(make).await;
+        made.context("building the gate ended in a panic")?.map(Some)
     }
 
     /// Starts what is new, waits for it, and lets the next gate decide.

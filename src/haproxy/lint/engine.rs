@@ -20,12 +20,13 @@ const PROTOCOLS: [(&str, &str); 2] = [
     ("protocols", "req.fhdr(sec-websocket-protocol)"),
     ("protocol_lines", "req.fhdr_cnt(sec-websocket-protocol)"),
 ];
-const BROWSER: [(&str, &str); 6] = [
+const BROWSER: [(&str, &str); 7] = [
     ("fetch_mode", "req.fhdr(sec-fetch-mode)"),
     ("fetch_dest", "req.fhdr(sec-fetch-dest)"),
     ("accept", "req.fhdr(accept)"),
     ("upgrade", "req.fhdr(upgrade)"),
     ("requested_with", "req.fhdr(x-requested-with)"),
+    ("fetch_site", "req.fhdr(sec-fetch-site)"),
     ("origin", "req.fhdr(origin)"),
 ];
 
@@ -52,7 +53,7 @@ pub(super) fn check(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
     if agent.subprotocol {
         wanted.extend(PROTOCOLS);
     }
-    if agent.sign_in {
+    if agent.sign_in || agent.cookie {
         wanted.extend(BROWSER);
     }
     // What is there must be right, whether needed or not.

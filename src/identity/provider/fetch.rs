@@ -134,6 +134,7 @@ pub struct Discovery {
 }
 
 /// Where people sign in and out at an issuer.
+#[derive(Clone)]
 pub struct Endpoints {
     /// Where they sign in.
     pub authorization: Option<Url>,

@@ -201,3 +201,53 @@ fn a_session_without_a_refresh_token_is_never_asked_about() {
     assert!(sessions.find(id.as_bytes(), "login", at(50)).is_some());
     assert!(sessions.due(at(51)).is_empty());
 }
+
+#[test]
+fn nobody_fills_the_table_alone_and_it_never_holds_more_than_it_may() {
+    let sessions = Sessions { most: MAX_OF_PERSON + 2, ..sessions() };
+    let (first, _) = begin(&sessions);
+    let (second, _) = begin(&sessions);
+    assert!(sessions.find(first.as_bytes(), "login", at(1)).is_some(), "used last");
+    for _ in 2..MAX_OF_PERSON {
+        sessions.begin(identity(), tokens(), "login", at(1)).unwrap();
+    }
+    let (last, _) = sessions.begin(identity(), tokens(), "login", at(2)).unwrap();
+    let lasts = |id: &str| sessions.find(id.as_bytes(), "login", at(2)).is_some();
+    assert_eq!((lasts(&first), lasts(&second), lasts(&last)), (true, false, true));
+    assert_eq!(sessions.len(), MAX_OF_PERSON);
+    // Others have room, until there is none.
+    for (subject, fits) in [("a", true), ("b", true), ("c", false)] {
+        let other = Identity { subject: subject.into(), ..identity() };
+        assert_eq!(sessions.begin(other, tokens(), "login", at(2)).is_ok(), fits, "{subject}");
+    }
+    // Which sessions that are over do not take.
+    let other = Identity { subject: "c".into(), ..identity() };
+    assert!(sessions.begin(other, tokens(), "login", at(90)).is_ok());
+}
+
+#[test]
+fn what_a_provider_said_while_nothing_was_heard_counts_when_everything_is_read_anew() {
+    let kept = |groups: &[&str], asked| {
+        let groups = groups.iter().map(|group| Box::from(*group)).collect();
+        let identity = Identity { groups, ..identity() };
+        Kept::new(&identity, &Tokens { asked, ..tokens() }, [at(0), at(300), at(0)])
+    };
+    let sessions = Sessions {
+        authorities: arc_swap::ArcSwap::from_pointee(vec![identity().authority]),
+        ..sessions()
+    };
+    let (id, session) = begin(&sessions);
+    let read = |kept| {
+        let key = session.key;
+        let cookie =
+            CookieEntry { digest: hash(id.as_bytes()), session: key, host: "login".into() };
+        sessions.replace(vec![Entry { key, kept, last: Some(at(40)) }], vec![cookie], at(50));
+        let found = sessions.find(id.as_bytes(), "login", at(50)).unwrap();
+        assert!(found.is(&session));
+        found.identity().groups.len()
+    };
+    assert_eq!(read(kept(&["staff"], at(30))), 1, "asked after what is known here");
+    assert_eq!(read(kept(&[], at(20))), 1, "asked before");
+    assert_eq!(session.last(), at(50));
+    assert_eq!(read(kept(&[], at(45))), 0);
+}

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::workspace::{
     Admission, AppName, Endpoint, EndpointName, Grant, Grantee, Person, Phase, Revision, Workspace,
-    WorkspaceId, destination::Template, directory::Member,
+    WorkspaceId, destination::Template, directory::Member, plain,
 };
 
 /// How many things a page has.
@@ -266,10 +266,10 @@ impl Source for Coder {
 
 impl Coder {
     fn member(&self, user: &User) -> Member {
-        let email = Some(user.email.to_lowercase()).filter(|email| !email.is_empty());
+        let email = Some(user.email.to_ascii_lowercase()).filter(|email| !email.is_empty());
         Member {
             account: user.id.as_str().into(),
-            label: user.username.as_str().into(),
+            label: plain(&user.username),
             person: Person {
                 issuer: self.settings.issuer.clone(),
                 email: email.as_deref().map(Into::into),

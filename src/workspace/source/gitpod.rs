@@ -231,7 +231,7 @@ impl Source for Gitpod {
 impl Gitpod {
     fn member(&self, member: &Value) -> Option<Member> {
         let account = text(member, "/userId")?;
-        let email = text(member, "/email").map(str::to_lowercase);
+        let email = text(member, "/email").map(str::to_ascii_lowercase);
         let label = email.as_deref().or(text(member, "/fullName")).unwrap_or(account);
         Some(Member {
             account: account.into(),

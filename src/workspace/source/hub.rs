@@ -28,7 +28,7 @@ use super::{
 };
 use crate::workspace::{
     Admission, AppName, Destination, Endpoint, EndpointName, Gateway, Grant, Grantee, PathRule,
-    Person, Phase, Revision, Workspace, WorkspaceId, directory::Member, host::Host,
+    Person, Phase, Revision, Workspace, WorkspaceId, directory::Member, host::Host, plain,
 };
 
 pub mod server;
@@ -252,7 +252,7 @@ impl Hub {
             instance: None,
             revision: Revision { spec: None, status: table.revisions.get(id).copied() },
             organization: self.settings.organization.clone(),
-            owner_label: label.into(),
+            owner_label: plain(label),
             owner: Person { account: user.as_deref().map(Into::into), ..Person::default() },
             grants,
             phase: Phase::Running,
@@ -403,7 +403,7 @@ impl Source for Hub {
                 username: Some(user.name.as_str().into()),
                 ..Person::default()
             },
-            label: user.name.as_str().into(),
+            label: plain(&user.name),
             active: true,
             teams: user.groups.into_iter().map(Into::into).collect(),
         };
@@ -510,6 +510,16 @@ mod tests {
         hub.remove("/alice.hub.test/user/alice/gpu");
         let Some(Event::Described(workspace)) = events.recv().await else { panic!() };
         assert_eq!(workspace.endpoints.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn no_name_of_a_user_writes_another_header() {
+        let hub = Arc::new(hub());
+        let mut events = follow(&hub).await;
+        let target = r#"{"user":"al\r\nX-Evil: 1\u0085ice","target":"http://10.0.0.1:1"}"#;
+        hub.add("/alice.hub.test/user/alice", body(target)).unwrap();
+        let Some(Event::Described(workspace)) = events.recv().await else { panic!() };
+        assert_eq!(&*workspace.owner_label, "alX-Evil: 1ice");
     }
 
     #[test]

@@ -348,7 +348,7 @@ impl Source for Ona {
         }
         let member = |person: &Value| {
             let account = text(person, "/userId")?;
-            let email = text(person, "/email").map(str::to_lowercase);
+            let email = text(person, "/email").map(str::to_ascii_lowercase);
             let label = email.as_deref().or(text(person, "/fullName")).unwrap_or(account);
             Some(Member {
                 account: account.into(),

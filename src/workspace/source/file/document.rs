@@ -205,7 +205,7 @@ impl<'de> Deserialize<'de> for RawPerson {
             account: None,
             issuer: text("issuer"),
             subject: text("subject"),
-            email: text("email").map(|e| e.to_lowercase().into()),
+            email: text("email").map(|e| e.to_ascii_lowercase().into()),
             username: text("username"),
         };
         if table.errors.is_empty()

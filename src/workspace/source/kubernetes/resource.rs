@@ -167,7 +167,7 @@ fn blank(id: WorkspaceId, owner: &str, settings: &Settings) -> Workspace {
     let mut person = Person { issuer: settings.issuer.clone(), ..Person::default() };
     match settings.owner {
         MatchBy::Subject => person.subject = named,
-        MatchBy::Email => person.email = named.map(|email| email.to_lowercase().into()),
+        MatchBy::Email => person.email = named.map(|email| email.to_ascii_lowercase().into()),
         MatchBy::Username => person.username = named,
     }
     Workspace {
