@@ -62,3 +62,32 @@ build:
 
 install:
 	@tests/demo/install.sh
+
+# What is handed out, in target/package: the programs, the image, the Debian package, and lists of what they
+# are made of. Takes a quarter of an hour on two cores; make package and make image try theirs.
+.PHONY: release image package sbom deny reproduce
+release: sbom package image
+
+# The image identity-spoa:VERSION, and a gate of it and a hardened HAProxy in containers, which
+# must stand up to 'haproxy selftest'.
+image: install
+	@packaging/image.sh
+	cargo test --locked --test it packages::image -- --ignored --nocapture
+
+# The Debian package; it is installed on clean Debians, where systemd runs it, upgraded and removed.
+package: install
+	@packaging/package.sh
+	@tests/containers/systemd.sh
+	cargo test --locked --test it packages::debian -- --ignored --nocapture
+
+# A list of all crates in the program, in CycloneDX; it is held against its schema and Cargo.lock.
+sbom: install
+	@packaging/sbom.sh
+
+# Licences, banned crates and where crates come from: deny.toml.
+deny: install
+	@packaging/deny.sh
+
+# Whether two builds in different directories are the same bytes.
+reproduce: install
+	@packaging/reproduce.sh
