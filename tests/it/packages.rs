@@ -1,5 +1,8 @@
 //! What is handed out beside the program: units, manifests, completions, manual pages.
 
+mod debian;
+mod image;
+
 use std::{
     path::Path,
     process::{Command, Output},

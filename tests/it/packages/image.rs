@@ -219,10 +219,7 @@ async fn the_gate_of_the_compose_file_is_closed_and_finds_names_in_hosts_and_dns
     let settings = config(idp.issuer())
         .replace(r#""unix:spop.sock", "127.0.0.1:0""#, r#""unix:/run/identity-spoa/spop.sock""#)
         .replace("[audit]\nfile = \"audit.jsonl\"\n", "")
-        .replace(
-            "audience =",
-            "keys_file = \"/var/lib/identity-spoa/dev-keys.json\"\naudience =",
-        );
+        .replace("audience =", "keys_file = \"/var/lib/identity-spoa/dev-keys.json\"\naudience =");
     assert!(settings.contains("/run/identity-spoa") && !settings.contains("audit.jsonl"));
     write("agent.toml", &settings);
     // One workspace is known by a name of the hosts file, the other by one of DNS.
@@ -313,10 +310,7 @@ async fn the_gate_of_the_compose_file_is_closed_and_finds_names_in_hosts_and_dns
         let output = Command::new("docker").args(["logs", name]).output().unwrap();
         String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
     };
-    until("HAProxy to listen", async || {
-        std::net::TcpStream::connect(http).ok().map(drop)
-    })
-    .await;
+    until("HAProxy to listen", async || std::net::TcpStream::connect(http).ok().map(drop)).await;
     for (workspace, user, body) in [(ALICES, "alice", "alices"), (BOBS, "bob", "bobs")] {
         until(&format!("{user} to come in"), async || {
             let mut client = Client::connect(http).await;
