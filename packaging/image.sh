@@ -4,7 +4,7 @@
 #
 #     packaging/image.sh [PROGRAM]
 #
-# With ROOT_ONLY=1 only the directory that becomes the image is made, and printed.
+# With ROOT_ONLY=1 only the root file system is made, a tar whose path is printed.
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/.."
@@ -16,31 +16,32 @@ fi
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$("$here/date.sh")}
 image=identity-spoa:$version
-root=target/package/image
-rm -rf "$root"
+out=target/package/image
+root=$out/root
+rm -rf "$out"
 umask 022
-mkdir -p "$root"/{etc/ssl/certs,etc/identity-spoa,usr/bin,usr/share/identity-spoa,usr/share/doc/identity-spoa,run/identity-spoa,var/lib/identity-spoa,var/log/identity-spoa,tmp}
+mkdir -p "$root"/{etc/ssl/certs,etc/identity-spoa,usr/bin,usr/share/identity-spoa,usr/share/doc/identity-spoa,var/lib,var/log,run,tmp}
 install -m 0755 "$program" "$root/usr/bin/identity-spoa"
 # Where Debian's ca-certificates has them; the image is built anew when they change.
 install -m 0644 "${CA_CERTIFICATES:-/etc/ssl/certs/ca-certificates.crt}" "$root/etc/ssl/certs/ca-certificates.crt"
 install -m 0644 LICENSE "$root/usr/share/doc/identity-spoa/"
 cp -r haproxy "$root/usr/share/identity-spoa/haproxy"
+chmod -R u=rwX,go=rX "$root"
 echo 'identity-spoa:x:65532:65532::/var/lib/identity-spoa:/sbin/nologin' >"$root/etc/passwd"
 echo 'identity-spoa:x:65532:' >"$root/etc/group"
 # Names come from /etc/hosts, then from DNS: the two ways that are part of a static glibc.
 printf 'passwd: files\ngroup: files\nhosts: files dns\n' >"$root/etc/nsswitch.conf"
-chmod 0700 "$root/var/lib/identity-spoa" "$root/var/log/identity-spoa"
 chmod 1777 "$root/tmp"
-# What it writes is its own; everything else is root's. Volumes that start empty take this over.
-if [ "$(id -u)" = 0 ]; then
-    chown -R 0:0 "$root"
-    chown 65532:65532 "$root/run/identity-spoa" "$root/var/lib/identity-spoa" "$root/var/log/identity-spoa"
-else
-    echo "image.sh: not root: what the image's user writes to must be mounted" >&2
-fi
-find "$root" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
+# What it writes to is its own, everything else is root's. Volumes that start empty take this over.
+own=$out/own
+mkdir -p "$own"/{run,var/lib,var/log}/identity-spoa
+chmod 0700 "$own"/var/*/identity-spoa
+pack() { tar --sort=name --format=gnu --numeric-owner --mtime="@$SOURCE_DATE_EPOCH" "$@"; }
+pack --owner=0 --group=0 -cf "$out/root.tar" -C "$root" .
+pack --owner=65532 --group=65532 -rf "$out/root.tar" -C "$own" ./run/identity-spoa ./var/lib/identity-spoa ./var/log/identity-spoa
+rm -rf "$root" "$own"
 if [ -n "${ROOT_ONLY:-}" ]; then
-    echo "$root"
+    echo "$PWD/$out/root.tar"
     exit
 fi
 labels=(
@@ -52,11 +53,11 @@ labels=(
 case ${ENGINE:-docker} in
 docker)
     [ -z "${ENGINE:-}" ] && tests/containers/engine.sh
-    docker build -q -t "$image" "${labels[@]}" -f packaging/Containerfile "$root" >&2
+    docker build -q -t "$image" "${labels[@]}" -f packaging/Containerfile "$out" >&2
     ;;
 podman | buildah)
     # These can say when it was made, so that the image has the same digest everywhere.
-    "$ENGINE" build -q --timestamp "$SOURCE_DATE_EPOCH" -t "$image" "${labels[@]}" -f packaging/Containerfile "$root" >&2
+    "$ENGINE" build -q --timestamp "$SOURCE_DATE_EPOCH" -t "$image" "${labels[@]}" -f packaging/Containerfile "$out" >&2
     ;;
 *)
     echo "image.sh: ENGINE is docker, podman or buildah, not '$ENGINE'" >&2
