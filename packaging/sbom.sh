@@ -8,7 +8,7 @@ target=$(rustc -vV | sed -n 's/^host: //p')
 SOURCE_DATE_EPOCH=$(packaging/date.sh)
 export SOURCE_DATE_EPOCH
 mkdir -p target/package
-"$tools/cargo-cyclonedx" cyclonedx --quiet --format json --spec-version 1.5 --describe crate --target "$target" --override-filename identity-spoa.cdx
+"$tools/cargo-cyclonedx" cyclonedx --quiet --format json --spec-version 1.5 --target "$target" --override-filename identity-spoa.cdx
 mv identity-spoa.cdx.json target/package/
 # The schema comes with a Python package, in the version and with the digests of the file.
 python=target/tools/cyclonedx
