@@ -49,7 +49,7 @@ bench: install
 	cargo bench --locked --bench sessions
 
 # What CI runs before the tests.
-check: fmt lint
+check: fmt lint deny
 
 fmt:
 	cargo fmt --check
@@ -84,7 +84,8 @@ package: install
 sbom: install
 	@packaging/sbom.sh
 
-# Licences, banned crates and where crates come from: deny.toml.
+# Licences, banned crates and where crates come from: deny.toml. The first run builds cargo-deny, a
+# minute and a half on two cores.
 deny: install
 	@packaging/deny.sh
 
