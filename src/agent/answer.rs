@@ -22,6 +22,7 @@ use crate::{
     identity::issuers::KeyWait,
     request::{self, Request},
     spop::{Actions, Notify, Value, ack, ack::Scope},
+    traces,
     tunnel::{Full, Kind, Tunnel, Tunnels},
     workspace::{pattern::Scratch, registry::Snapshot},
 };
@@ -166,6 +167,7 @@ impl Answerer {
             let _ = encode(notify, request, &decision, &id, batch.max_frame_size, out);
         }
         self.gate.metrics.decided(decision.reason, &decision.evidence, latency);
+        traces::decided(&decision, request, &id, latency);
     }
 
     /// Takes an allowed tunnel in; returns whether it is one.

@@ -107,6 +107,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     if let Some(tunnels) = tunnels {
         tunnels::spawn(&config, &gate, &tunnels, &mut tasks, &stop);
     }
+    #[cfg(feature = "otel")]
+    if let Some(about) = &config.traces {
+        tasks.spawn(crate::traces::start(about, stop.clone())?);
+    }
     if let Some(admin) = admin {
         tasks.spawn(admin.serve(stop.clone()));
     }

@@ -47,5 +47,6 @@ mod shipped;
 mod sign_in;
 mod sources;
 mod tokens;
+mod traces;
 mod tunnels;
 mod wire;
