@@ -10,6 +10,8 @@ demo: install
 test: install
 	@tests/containers/images.sh >/dev/null || echo "no container engine: the tests use the haproxy of this machine"
 	cargo test --locked
+	cargo test --locked --features otel --test it traces::
+	cargo test --locked --features otel --lib traces::
 	@TIME=3 fuzz/run.sh
 	@tests/demo/run.sh once >/dev/null && echo "the demo works"
 

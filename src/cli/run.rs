@@ -102,14 +102,14 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         Server::bind(&config.agent, Arc::clone(&gate), Arc::clone(&trail), tunnels.clone())?;
     let mut end = Signals::listen()?;
 
+    #[cfg(feature = "otel")]
+    if let Some(about) = &config.traces {
+        tasks.spawn(crate::traces::start(about, stop.clone())?);
+    }
     gate.issuers.spawn(&mut tasks, &stop);
     feeds.spawn(&mut tasks, &stop)?;
     if let Some(tunnels) = tunnels {
         tunnels::spawn(&config, &gate, &tunnels, &mut tasks, &stop);
-    }
-    #[cfg(feature = "otel")]
-    if let Some(about) = &config.traces {
-        tasks.spawn(crate::traces::start(about, stop.clone())?);
     }
     if let Some(admin) = admin {
         tasks.spawn(admin.serve(stop.clone()));
