@@ -10,6 +10,8 @@ demo: install
 test: install
 	@tests/containers/images.sh >/dev/null || echo "no container engine: the tests use the haproxy of this machine"
 	cargo test --locked
+	cargo test --locked --features otel --test it traces::
+	cargo test --locked --features otel --lib traces::
 	@TIME=3 fuzz/run.sh
 	@tests/demo/run.sh once >/dev/null && echo "the demo works"
 
@@ -54,7 +56,7 @@ bench: install
 	cargo bench --locked --bench sessions
 
 # What CI runs before the tests.
-check: fmt lint
+check: fmt lint deny
 
 fmt:
 	cargo fmt --check
@@ -67,3 +69,33 @@ build:
 
 install:
 	@tests/demo/install.sh
+
+# What is handed out, in target/package: the programs, the image, the Debian package, and lists of what they
+# are made of. Takes a quarter of an hour on two cores; make package and make image try theirs.
+.PHONY: release image package sbom deny reproduce
+release: sbom package image
+
+# The image identity-spoa:VERSION, and a gate of it and a hardened HAProxy in containers, which
+# must stand up to 'haproxy selftest'.
+image: install
+	@packaging/image.sh
+	cargo test --locked --test it packages::image -- --ignored --nocapture
+
+# The Debian package; it is installed on clean Debians, where systemd runs it, upgraded and removed.
+package: install
+	@packaging/package.sh
+	@tests/containers/systemd.sh
+	cargo test --locked --test it packages::debian -- --ignored --nocapture
+
+# A list of all crates in the program, in CycloneDX; it is held against its schema and Cargo.lock.
+sbom: install
+	@packaging/sbom.sh
+
+# Licences, banned crates and where crates come from: deny.toml. The first run builds cargo-deny, a
+# minute and a half on two cores.
+deny: install
+	@packaging/deny.sh
+
+# Whether two builds in different directories are the same bytes.
+reproduce: install
+	@packaging/reproduce.sh

@@ -44,6 +44,7 @@ pub mod reference;
 mod shared;
 mod sign_in;
 mod source;
+mod traces;
 mod tunnels;
 
 use document::{Format, Mistakes};
@@ -79,6 +80,8 @@ pub struct Config {
     pub haproxy: Option<Haproxy>,
     /// What holds for tunnels.
     pub tunnels: Tunnels,
+    /// Where spans of decisions go; nowhere unless said.
+    pub traces: Option<crate::traces::Settings>,
     /// Where metrics are beside the administrator's socket; nowhere unless said.
     pub metrics: Option<Metrics>,
     /// Of the file it was read from.

@@ -28,5 +28,6 @@ pub mod metrics;
 pub mod request;
 pub mod session;
 pub mod spop;
+pub mod traces;
 pub mod tunnel;
 pub mod workspace;

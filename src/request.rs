@@ -58,6 +58,8 @@ pub struct Request<'a> {
     pub is_stream: bool,
     /// Where HAProxy has it.
     pub spot: Spot<'a>,
+    /// The last traceparent header, where HAProxy passes it: a name for traces, of the client's choice.
+    pub traceparent: Option<&'a [u8]>,
 }
 
 /// Where HAProxy has a stream, so that it can be found again.
@@ -159,6 +161,7 @@ impl<'a> Request<'a> {
             match name {
                 b"unique_id" => request.unique_id = text(value, "unique_id")?,
                 b"method" => request.method = text(value, "method")?,
+                b"traceparent" => request.traceparent = text(value, "traceparent")?,
                 b"host" => request.host = text(value, "host")?,
                 b"hosts" => request.hosts = count(value, "hosts")?,
                 b"path" => request.path = text(value, "path")?,

@@ -24,6 +24,7 @@ use crate::{
     metrics::Metrics,
     request::{self, Request},
     spop::{Actions, Notify, Value, ack, ack::Scope},
+    traces,
     tunnel::{Full, Kind, Tunnel, Tunnels},
     workspace::{pattern::Scratch, registry::Snapshot},
 };
@@ -178,6 +179,7 @@ impl Answerer {
             let _ = encode(notify, request, &decision, &id, batch.max_frame_size, out);
         }
         self.metrics.decided(decision.reason, &decision.evidence, latency);
+        traces::decided(&decision, request, &id, latency);
     }
 
     /// Takes an allowed tunnel in; returns whether it is one.

@@ -109,6 +109,10 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     let hangup = Reloader::signal()?;
 
     let of_gate = Tasks::start(&parts, feeds, &stop)?;
+    #[cfg(feature = "otel")]
+    if let Some(about) = &config.traces {
+        tasks.spawn(crate::traces::start(about, stop.clone())?);
+    }
     if let Some(tunnels) = tunnels {
         tunnels::spawn(&config, &live, &tunnels, &mut tasks, &stop);
     }

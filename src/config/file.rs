@@ -38,6 +38,7 @@ impl<'de> Deserialize<'de> for Config {
         let audit = table.optional::<audit::Settings>("audit").unwrap_or_default();
         let admin = table.optional::<Admin>("admin");
         let metrics = table.optional::<Metrics>("metrics");
+        let traces = table.optional("traces");
         let sign_in = table.optional::<SignIn>("sign_in");
         let shared = table.optional_s::<Shared>("shared");
         let haproxy = table.optional::<Haproxy>("haproxy");
@@ -105,6 +106,7 @@ impl<'de> Deserialize<'de> for Config {
             haproxy,
             tunnels: tunnels.map(|tunnels| tunnels.value).unwrap_or_default(),
             metrics,
+            traces,
             fingerprint: None,
             text: (String::new(), Format::Toml),
         })

@@ -38,6 +38,7 @@ impl Config {
             ("[sign_in] (other than [sign_in.pages])", format!("{sign_in:?}")),
             ("[shared]", format!("{:?}", self.shared)),
             ("[haproxy]", format!("{:?}", self.haproxy)),
+            ("[traces]", format!("{:?}", self.traces)),
             ("[tunnels]", format!("{:?}", self.tunnels)),
         ]
     }

@@ -86,7 +86,7 @@ impl Key {
 }
 
 /// Every table, the document first.
-pub static TABLES: [Table; 22] = [
+pub static TABLES: [Table; 23] = [
     tables::ROOT,
     tables::AGENT,
     tables::ISSUER,
@@ -98,6 +98,7 @@ pub static TABLES: [Table; 22] = [
     tables::SIGN_IN,
     tables::PAGES,
     tables::SHARED,
+    tables::TRACES,
     tables::HAPROXY,
     tables::TUNNELS,
     tables::CREDENTIALS,

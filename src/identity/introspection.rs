@@ -16,7 +16,10 @@ use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
 use super::{Authentication, Identity, Profile, Refusal, cache::TokenDigest, claims, json};
-use crate::clock::Timestamp;
+use crate::{
+    clock::{Moment, Timestamp},
+    traces,
+};
 
 mod ask;
 
@@ -130,7 +133,12 @@ impl Introspector {
 
     async fn ask(&self, token: &[u8]) -> Answer {
         let name = &self.profile.authority.name;
-        let response = match self.client.introspect(&self.profile, token).await {
+        let started = Moment::now();
+        let response = self.client.introspect(&self.profile, token).await;
+        // Its errors never say anything of the token.
+        let error = response.as_ref().err().map(ToString::to_string);
+        traces::asked("introspection", name, Moment::now().since(started), error.as_deref());
+        let response = match response {
             Ok(response) => response,
             Err(error) => {
                 warn!(issuer = %name, %error, "cannot ask about an opaque token");

@@ -52,5 +52,6 @@ mod smuggling;
 mod sources;
 mod threat_model;
 mod tokens;
+mod traces;
 mod tunnels;
 mod wire;

@@ -1,5 +1,8 @@
 //! What is handed out beside the program: units, manifests, completions, manual pages.
 
+mod debian;
+mod image;
+
 use std::{
     path::Path,
     process::{Command, Output},
@@ -116,6 +119,55 @@ fn the_unit_leaves_the_agent_little_to_do_harm_with() {
             eprintln!("{}", text.lines().last().unwrap_or_default());
         }
         Err(_) => eprintln!("no systemd-analyze here: the exposure of the unit is not looked at"),
+    }
+}
+
+/// What packages and images hold, without making them.
+#[test]
+fn what_packages_hold_is_there() {
+    let manifest: toml::Table = toml::from_str(&read("Cargo.toml")).unwrap();
+    let package = &manifest["package"]["metadata"]["deb"];
+    for asset in package["assets"].as_array().unwrap() {
+        let source = asset[0].as_str().unwrap();
+        // Of the build; the rest are files of the tree.
+        if source.starts_with("target/") {
+            continue;
+        }
+        let directory = source.split('*').next().unwrap();
+        assert!(root().join(directory).exists(), "{source}");
+    }
+    let scripts = root().join(package["maintainer-scripts"].as_str().unwrap());
+    for script in ["postinst", "postrm"] {
+        let script = scripts.join(script);
+        let checked = Command::new("sh").arg("-n").arg(&script).status().unwrap();
+        let text = std::fs::read_to_string(&script).unwrap();
+        // Where cargo-deb puts what is to be done with the units.
+        assert!(checked.success() && text.contains("\n#DEBHELPER#\n"), "{}", script.display());
+    }
+    let image = read("packaging/Containerfile");
+    for line in ["FROM scratch", "USER 65532:65532", r#"ENTRYPOINT ["/usr/bin/identity-spoa"]"#] {
+        assert!(image.lines().any(|found| found == line), "{line}");
+    }
+}
+
+#[test]
+fn crates_come_from_one_registry_and_bring_one_tls() {
+    let lock: toml::Table = toml::from_str(&read("Cargo.lock")).unwrap();
+    let deny: toml::Table = toml::from_str(&read("deny.toml")).unwrap();
+    assert_eq!(deny["sources"]["unknown-registry"].as_str(), Some("deny"));
+    assert_eq!(deny["sources"]["unknown-git"].as_str(), Some("deny"));
+    let banned = deny["bans"]["deny"].as_array().unwrap();
+    let banned: Vec<_> = banned.iter().map(|ban| ban["crate"].as_str().unwrap()).collect();
+    for name in ["openssl", "openssl-sys", "native-tls"] {
+        assert!(banned.contains(&name), "{name}");
+    }
+    for locked in lock["package"].as_array().unwrap() {
+        let name = locked["name"].as_str().unwrap();
+        assert!(!banned.contains(&name), "{name} is banned");
+        match locked.get("source").and_then(toml::Value::as_str) {
+            Some(source) => assert!(source.contains("crates.io-index"), "{name} from {source}"),
+            None => assert_eq!(name, "identity-spoa"),
+        }
     }
 }
 

@@ -45,6 +45,7 @@ pub(super) const ROOT: Table = Table {
         Key::new("tunnels", Kind::Table("tunnels"), "What holds for live tunnels."),
         Key::new("admin", Kind::Table("admin"), "How administrators reach the agent."),
         Key::new("metrics", Kind::Table("metrics"), "Where metrics are beside the admin socket."),
+        Key::new("traces", Kind::Table("traces"), "Where spans of decisions go."),
     ],
 };
 
@@ -490,6 +491,23 @@ pub(super) const SHARED: Table = Table {
             "Sessions count so long after the store was last heard; then 503.",
         )
         .default("300"),
+    ],
+};
+
+pub(super) const TRACES: Table = Table {
+    path: "traces",
+    repeated: false,
+    what: "Where OpenTelemetry spans of decisions go; only in programs that are built with the feature `otel`.",
+    keys: &[
+        Key::new(
+            "endpoint",
+            Kind::Text,
+            "The collector's URL for OTLP over HTTP, such as `http://127.0.0.1:4318/v1/traces`; https unless it is on this machine.",
+        )
+        .required(),
+        Key::new("one_in", Kind::Number(1, 1_000_000), "One of so many decisions has a span.")
+            .default("100"),
+        Key::new("user", Kind::Bool, "Whether spans say who asked.").default("false"),
     ],
 };
 

@@ -8,10 +8,14 @@ use serde::Deserialize;
 use thiserror::Error;
 use url::Url;
 
-use crate::identity::{
-    Profile,
-    keys::{KeySet, KeySetError},
-    profile::{UrlError, secure_url},
+use crate::{
+    clock::Moment,
+    identity::{
+        Profile,
+        keys::{KeySet, KeySetError},
+        profile::{UrlError, secure_url},
+    },
+    traces,
 };
 
 /// The largest document that is read, in bytes.
@@ -187,6 +191,15 @@ impl Fetcher {
     /// # Errors
     /// See [`FetchError`].
     pub async fn fetch(&self, profile: &Profile) -> Result<Fetched, FetchError> {
+        let started = Moment::now();
+        let fetched = self.fetch_as_discovered(profile).await;
+        let error = fetched.as_ref().err().map(ToString::to_string);
+        let took = Moment::now().since(started);
+        traces::asked("jwks", &profile.authority.name, took, error.as_deref());
+        fetched
+    }
+
+    async fn fetch_as_discovered(&self, profile: &Profile) -> Result<Fetched, FetchError> {
         let known = self.lock().clone();
         let url = match known {
             Some(url) => url,

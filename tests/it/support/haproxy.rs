@@ -97,7 +97,7 @@ impl Version {
     }
 }
 
-fn unique_name() -> String {
+pub(crate) fn unique_name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     format!("identity-spoa-test-{}-{count}", std::process::id())
@@ -105,7 +105,7 @@ fn unique_name() -> String {
 
 /// An address of loopback that nobody else uses, with a free port: HAProxy cannot tell which port
 /// the system chose, so the test chooses, on an address of its own.
-fn own_address() -> SocketAddr {
+pub(crate) fn own_address() -> SocketAddr {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let [_, _, c, d] = (std::process::id() << 8 | count & 0xff).to_be_bytes();
@@ -241,7 +241,7 @@ impl Drop for Haproxy {
 }
 
 /// A certificate for the hosts of the stage, signed by nobody.
-fn certificate(directory: &Path) -> PathBuf {
+pub(crate) fn certificate(directory: &Path) -> PathBuf {
     let (key, certificate) = (directory.join("gate.key"), directory.join("gate.crt"));
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])

@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# Holds the crates of Cargo.lock against deny.toml: licences, banned crates, where crates come from. Advisories
+# need a database from the internet: packaging/deny.sh advisories, where it is reached.
+set -eu
+cd "$(dirname "$0")/.."
+tools=$(packaging/tools.sh cargo-deny)
+[ $# -gt 0 ] || set -- licenses bans sources
+# Two versions of a crate are no fault, and not shown each time.
+"$tools/cargo-deny" --locked check --allow duplicate --hide-inclusion-graph "$@"
