@@ -23,6 +23,7 @@ use crate::{
     agent::{SocketFile, bind_unix},
     audit::Trail,
     config,
+    edge::Edge,
     gate::Gate,
     identity::revocation::Revocations,
     session::SignIn,
@@ -78,6 +79,8 @@ pub struct Subject {
     pub issuers: BTreeSet<Box<str>>,
     /// Live tunnels, where they are tracked.
     pub tunnels: Option<Arc<Tunnels>>,
+    /// What HAProxy may reuse, where it may.
+    pub edge: Option<Arc<Edge>>,
 }
 
 type Shared = Subject;

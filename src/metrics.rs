@@ -77,6 +77,10 @@ metrics! {
     SOURCE_FAILURES = "counter" "source_failures_total" ["source"] "Questions that failed";
     SESSION_ACTS = "counter" "session_acts_total" ["act"] "Sign-ins, sign-outs and what else happens to sessions";
     SESSION_COOKIES = "gauge" "session_cookies" [] "Cookies of sessions that this agent knows";
+    REUSE_ON = "gauge" "reuse_on" [] "Whether HAProxy is given allows to reuse";
+    REUSE_GIVEN = "counter" "reuse_given_total" [] "Allows that HAProxy may reuse";
+    REUSE_REUSED = "counter" "reuse_requests_total" [] "Requests that HAProxy let pass with one, as far as it told";
+    REUSE_ENDED = "counter" "reuse_ended_total" [] "How often all of them ended before their time";
     REVOCATIONS = "gauge" "revocations" [] "What is revoked";
     AUDIT_WAITING = "gauge" "audit_waiting_bytes" [] "Records that wait to be written";
     AUDIT_CAPACITY = "gauge" "audit_capacity_bytes" [] "How much of them may wait";

@@ -18,6 +18,7 @@ use crate::{
     audit::{AgentAct, KeySetAct, Trail},
     clock::Timestamp,
     config::{self, Config, Listen},
+    edge::{Edge, teller, watch},
     gate::Gate,
     identity::evidence::Fingerprint,
     session::{
@@ -82,6 +83,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         shared.heard(STORE_AT_START).await;
     }
     let tunnels = tunnels::build(&config, &gate, &trail);
+    let sockets = config.haproxy.as_ref().map_or(&[][..], |haproxy| &haproxy.sockets);
+    let edge = config.agent.reuse.map(|longest| Arc::new(Edge::new(longest, sockets.len())));
     let subject = Arc::new(Subject {
         gate: Arc::clone(&gate),
         revocations: Arc::clone(&gate.revocations),
@@ -91,6 +94,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         sources: feeds.watched(),
         issuers: config.issuer_names().into_iter().map(Box::from).collect(),
         tunnels: tunnels.clone(),
+        edge: edge.clone(),
     });
     let admin = match &config.admin {
         Some(admin) => Some(Admin::bind(admin, Arc::clone(&subject)).with_context(|| {
@@ -98,12 +102,18 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         })?),
         None => None,
     };
-    let server =
-        Server::bind(&config.agent, Arc::clone(&gate), Arc::clone(&trail), tunnels.clone())?;
+    let (asked, kept) = (Arc::clone(&gate), Arc::clone(&trail));
+    let server = Server::bind(&config.agent, asked, kept, tunnels.clone(), edge.clone())?;
     let mut end = Signals::listen()?;
 
     gate.issuers.spawn(&mut tasks, &stop);
     feeds.spawn(&mut tasks, &stop)?;
+    if let Some(edge) = edge {
+        for (number, socket) in sockets.iter().enumerate() {
+            tasks.spawn(teller::run(Arc::clone(&edge), number, socket.clone(), stop.clone()));
+        }
+        tasks.spawn(watch::run(edge, Arc::clone(&gate), stop.clone()));
+    }
     if let Some(tunnels) = tunnels {
         tunnels::spawn(&config, &gate, &tunnels, &mut tasks, &stop);
     }

@@ -18,8 +18,11 @@ use crate::{
     clock::{Moment, Timestamp},
     decision::{Decision, Reason, Route, Verdict, relation},
     gate::Gate,
+    identity::Identity,
+    session::Session,
     workspace::{
         Destination,
+        host::Host,
         pattern::Scratch,
         registry::{Found, Mark, Snapshot},
     },
@@ -174,16 +177,48 @@ pub fn judge(
     tunnel: &Tunnel,
     scratch: &mut Scratch,
 ) -> Result<(), Cause> {
+    let held = Held {
+        host: &tunnel.host,
+        path: tunnel.path.as_deref(),
+        identity: tunnel.identity.clone(),
+        session: tunnel.session.as_ref(),
+        route: tunnel.route.as_ref(),
+    };
+    judge_held(gate, workspaces, held, scratch)
+}
+
+/// An allow that lasts, with what it rests on.
+pub struct Held<'h> {
+    /// The host.
+    pub host: &'h Host,
+    /// The path, where it may matter.
+    pub path: Option<&'h [u8]>,
+    /// Who asked.
+    pub identity: Option<Arc<Identity>>,
+    /// The session that said so, if one did.
+    pub session: Option<&'h Arc<Session>>,
+    /// Where it leads.
+    pub route: Option<&'h Route>,
+}
+
+/// Whether an allow would be one now, and would lead to the same place.
+///
+/// # Errors
+/// Why it would not.
+pub fn judge_held(
+    gate: &Gate,
+    workspaces: &Snapshot,
+    held: Held<'_>,
+    scratch: &mut Scratch,
+) -> Result<(), Cause> {
     // A session's person may have other groups by now.
-    let session = tunnel.session.as_ref();
-    let identity = session.map(|session| session.identity()).or_else(|| tunnel.identity.clone());
-    let path = tunnel.path.as_deref();
-    let decision = gate.judge_in(workspaces, &tunnel.host, path, identity, scratch);
+    let identity = held.session.map(|session| session.identity()).or(held.identity);
+    let decision = gate.judge_in(workspaces, held.host, held.path, identity, scratch);
     let same_place = match decision.verdict() {
-        Verdict::Allow => same(tunnel.route.as_ref(), decision.route.as_ref()),
+        Verdict::Allow => same(held.route, decision.route.as_ref()),
         // A name that does not resolve at this moment moves nobody who is there already.
         _ if decision.reason == Reason::DestinationUnresolved => {
-            is_named(workspaces, &decision, tunnel)
+            is_named(workspaces, &decision, held.route)
         }
         Verdict::SignIn | Verdict::Deny | Verdict::Unavailable => {
             return Err(Cause::Refused(decision.reason));
@@ -201,9 +236,9 @@ fn same(was: Option<&Route>, is: Option<&Route>) -> bool {
 }
 
 /// Whether the workspace is still where the tunnel leads, by name.
-fn is_named(workspaces: &Snapshot, decision: &Decision, tunnel: &Tunnel) -> bool {
+fn is_named(workspaces: &Snapshot, decision: &Decision, route: Option<&Route>) -> bool {
     let (Some(Route::Named(_, was)), Some(workspace), Some(endpoint)) =
-        (&tunnel.route, &decision.workspace, &decision.endpoint)
+        (route, &decision.workspace, &decision.endpoint)
     else {
         return false;
     };
