@@ -84,6 +84,8 @@ pub struct Facts {
     pub metadata: bool,
     /// Whether another agent may share sessions with this one.
     pub several: bool,
+    /// How long HAProxy may reuse an allow.
+    pub reuse: Option<Duration>,
 }
 
 impl Facts {
@@ -106,6 +108,7 @@ impl Facts {
             subprotocol: credentials.is_some_and(|sources| sources.subprotocol),
             metadata: config.agent.resource_metadata,
             several: config.shared.is_some(),
+            reuse: config.agent.reuse,
         }
     }
 
@@ -136,6 +139,9 @@ impl Facts {
     fn decides(&self, condition: &str) -> Option<bool> {
         if condition == "defined(GATE_LOGIN_HOST)" {
             return Some(self.sign_in.is_some());
+        }
+        if condition == "defined(GATE_REUSE)" {
+            return Some(self.reuse.is_some());
         }
         if ["defined(IDENTITY_AGENT_2)", "defined(GATE_LOGIN_PAGES_2)"].contains(&condition) {
             // Where the second one is, only the environment says.

@@ -39,6 +39,7 @@ mod platforms;
 mod providers;
 mod reference;
 mod refresh;
+mod reuse;
 mod revocation;
 mod selftest;
 mod server;

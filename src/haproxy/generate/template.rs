@@ -261,6 +261,9 @@ fn specialised(line: &str, words: &[String], section: &str, facts: &Facts) -> St
         _ => {}
     }
     let mut text = line.to_owned();
+    if let Some(reuse) = facts.reuse {
+        text = with(&text, "GATE_REUSE", &reuse.as_millis().to_string());
+    }
     if let Some((host, pages)) = &facts.sign_in {
         text = with(&text, "GATE_LOGIN_HOST", host);
         text = with(&text, "GATE_LOGIN_PAGES", pages);
