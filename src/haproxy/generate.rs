@@ -7,12 +7,12 @@ use std::{fmt, path::Path, time::Duration};
 
 use include_dir::{Dir, include_dir};
 
-use super::lint::MARGIN;
+use super::lint::{MARGIN, REUSE};
 use crate::config::{Config, Listen};
 
 mod template;
 
-const GATE: &str = include_str!("../../haproxy/haproxy.cfg");
+pub(super) const GATE: &str = include_str!("../../haproxy/haproxy.cfg");
 const TCP: &str = include_str!("../../haproxy/tcp.cfg");
 const SPOE: &str = include_str!("../../haproxy/identity.spoe.cfg");
 static PAGES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/haproxy/pages");
@@ -140,7 +140,7 @@ impl Facts {
         if condition == "defined(GATE_LOGIN_HOST)" {
             return Some(self.sign_in.is_some());
         }
-        if condition == "defined(GATE_REUSE)" {
+        if condition == REUSE {
             return Some(self.reuse.is_some());
         }
         if ["defined(IDENTITY_AGENT_2)", "defined(GATE_LOGIN_PAGES_2)"].contains(&condition) {

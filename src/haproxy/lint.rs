@@ -23,8 +23,10 @@ mod headers;
 mod host;
 mod pages;
 mod question;
+mod reuse;
 
 pub(super) use engine::MARGIN;
+pub(super) use reuse::CONDITION as REUSE;
 use guard::Guard;
 
 /// What the agent's configuration says that HAProxy's must fit.
@@ -84,6 +86,8 @@ pub enum Rule {
     VerdictScope,
     /// The verdict is used before the question.
     VerdictTooEarly,
+    /// A rule makes the verdict.
+    VerdictMade,
     /// `-m found` on the verdict.
     VerdictFound,
     /// Nothing refuses what is not allowed.
@@ -122,12 +126,13 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Unreadable,
         Self::NotAsked,
         Self::SpoeUnreadable,
         Self::VerdictScope,
         Self::VerdictTooEarly,
+        Self::VerdictMade,
         Self::VerdictFound,
         Self::NoDefaultDeny,
         Self::DenyDepends,
@@ -175,6 +180,10 @@ impl Rule {
             Self::VerdictTooEarly => (
                 "verdict-too-early",
                 "the variables are not set yet: the rule decides without a verdict",
+            ),
+            Self::VerdictMade => (
+                "verdict-made",
+                "these requests pass without the agent having been asked, and when it is away",
             ),
             Self::VerdictFound => (
                 "verdict-found",
@@ -264,6 +273,7 @@ pub fn lint(sources: &[Source], files: Files<'_>, agent: &Agent) -> Vec<Finding>
             .collect();
         let variant = Variant { sections: &sections, guards: &guards, agent };
         question::check_scopes(&variant, &mut report);
+        reuse::check_made(&variant, &mut report);
         for guard in &guards {
             question::check(guard, &mut report);
             headers::check(guard, agent, &mut report);
