@@ -167,10 +167,10 @@ fn f1_reuse_is_known_as_it_is_shipped_and_in_no_other_form() {
     let rules: Vec<_> = block.lines().filter(|line| line.starts_with("    http-request")).collect();
     assert!(rules.len() > 20 && count > rules.len());
     for rule in rules {
-        // Without it, twice, with another condition, and a bit different.
+        // Without it, after another one, with another condition, and a bit different.
         for other in [
             String::new(),
-            format!("{rule}\n{rule}"),
+            format!("    http-request set-var(txn.x) int(1)\n{rule}"),
             rule.replacen(" if ", " unless ", 1),
             rule.replacen("field(", "field(1", 1),
             rule.replacen("txn.identity.", "txn.identity.x_", 1),

@@ -87,7 +87,6 @@ async fn the_same_request_is_reused_and_no_other() {
             format!("{base}Origin: https://x.test\r\n"),
             format!("{base}Sec-Fetch-Site: same-site\r\n"),
             format!("{base}Upgrade: websocket\r\n"),
-            format!("{base}Upgrade:\r\n"),
             base.replace("GET /", "OPTIONS /"),
             base.replace("GET /", "GET /.well-known/x"),
         ] {
@@ -229,15 +228,23 @@ async fn what_ends_is_refused_at_once_where_haproxy_can_be_told() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_agent_that_cannot_tell_haproxy_gives_nothing_for_reuse() {
-    let stage = stage(Version::newest(), 60_000, true).await;
+    let stage = stage(Version::newest(), 2000, true).await;
     let token = stage.idp.token_of("alice");
     // The file of the socket goes; HAProxy goes on.
     std::fs::remove_file(stage.directory.path().join("admin.sock")).unwrap();
+    // Once it could not be told before HAProxy was there.
     until("the complaint", async || {
-        stage.agent.log().contains("HAProxy cannot be told what ended").then_some(())
+        let text = stage.agent.log();
+        (text.matches("HAProxy cannot be told what ended").count() == 2).then_some(())
     })
     .await;
     let mut client = stage.client().await;
+    until("the end of reuse", async || {
+        let one = id(&client.get(&host(ALICES), Some(&token)).await);
+        let two = id(&client.get(&host(ALICES), Some(&token)).await);
+        (one != two).then_some(())
+    })
+    .await;
     let mut ids = BTreeSet::new();
     for _ in 0..5 {
         ids.insert(id(&client.get(&host(ALICES), Some(&token)).await));
