@@ -26,8 +26,8 @@ mod question;
 mod reuse;
 
 pub(super) use engine::MARGIN;
-pub(super) use reuse::CONDITION as REUSE;
 use guard::Guard;
+pub(super) use reuse::CONDITION as REUSE;
 
 /// What the agent's configuration says that HAProxy's must fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

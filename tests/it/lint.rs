@@ -183,7 +183,8 @@ fn f1_reuse_is_known_as_it_is_shipped_and_in_no_other_form() {
     }
     let late = shipped.replace("\"1:${GATE_REUSE-0}\"", "1:60001");
     assert!(is_told(&found(late)), "longer than anybody may say");
-    for rule in ["set-var(txn.reuse_hit) bool(true)", "set-var-fmt(sess.identity_reuse) \"%[src]\""] {
+    for rule in ["set-var(txn.reuse_hit) bool(true)", "set-var-fmt(sess.identity_reuse) \"%[src]\""]
+    {
         let line = format!("    http-request {rule}\n{}", block.lines().nth(4).unwrap());
         let text = shipped.replacen(block.lines().nth(4).unwrap(), &line, 1);
         assert!(is_told(&found(text)), "{rule}");

@@ -19,7 +19,8 @@ const LONGEST: u32 = 60_000;
 /// The lines, from the first `acl` to the last rule.
 static SHIPPED: LazyLock<Vec<Vec<String>>> = LazyLock::new(|| {
     let lines = GATE.lines().skip_while(|line| *line != format!(".if {CONDITION}")).skip(1);
-    let text: String = lines.take_while(|line| *line != ".else").map(|l| format!("{l}\n")).collect();
+    let text: String =
+        lines.take_while(|line| *line != ".else").map(|l| format!("{l}\n")).collect();
     let text = format!("frontend f\n{text}");
     let document = Document::read(&[Source { name: "haproxy.cfg".into(), text }]);
     let sections = document.variant(|_| true);
@@ -65,7 +66,8 @@ pub(super) fn check_made(variant: &Variant<'_>, report: &mut Report) {
                 |name: &str| name == allow || ours.iter().any(|ours| name.starts_with(ours));
             if set.any(makes) {
                 let what = "a rule says what only the agent may say";
-                let fix = "remove it; reuse is written by 'haproxy generate' with 'reuse_ms' in [agent]";
+                let fix =
+                    "remove it; reuse is written by 'haproxy generate' with 'reuse_ms' in [agent]";
                 report.add(Rule::VerdictMade, line.at, what, fix);
             }
         }
