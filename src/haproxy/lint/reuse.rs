@@ -20,15 +20,7 @@ const LONGEST: u32 = 60_000;
 static SHIPPED: LazyLock<Vec<Vec<String>>> = LazyLock::new(|| {
     let lines = GATE.lines().skip_while(|line| *line != format!(".if {CONDITION}")).skip(1);
     let lines: Vec<_> = lines.take_while(|line| *line != ".else").collect();
-    let text = format!(
-        "frontend f
-{}
-",
-        lines.join(
-            "
-"
-        )
-    );
+    let text = format!("frontend f\n{}\n", lines.join("\n"));
     let document = Document::read(&[Source { name: "haproxy.cfg".into(), text }]);
     let sections = document.variant(|_| true);
     sections.into_iter().flat_map(|section| section.lines).map(|line| line.words).collect()
