@@ -23,6 +23,7 @@ use crate::{
     agent::{SocketFile, bind_unix},
     audit::Trail,
     config,
+    edge::Edge,
     gate::live::Live,
     identity::revocation::Revocations,
     session::SignIn,
@@ -71,6 +72,8 @@ pub struct Subject {
     pub sign_in: Option<Arc<SignIn>>,
     /// Live tunnels, where they are tracked.
     pub tunnels: Option<Arc<Tunnels>>,
+    /// What HAProxy may reuse, where it may.
+    pub edge: Option<Arc<Edge>>,
 }
 
 type Shared = Subject;

@@ -10,7 +10,7 @@ use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{audit::Trail, config, gate::live::Live, tunnel::Tunnels};
+use crate::{audit::Trail, config, edge::Edge, gate::live::Live, tunnel::Tunnels};
 
 mod answer;
 mod connection;
@@ -40,7 +40,8 @@ struct Shared {
 }
 
 impl Server {
-    /// Binds all listeners. What is allowed to last is entered into `tunnels`.
+    /// Binds all listeners. What is allowed to last is entered into `tunnels`, and what
+    /// HAProxy may reuse into `edge`.
     ///
     /// # Errors
     /// The first that cannot be bound.
@@ -49,13 +50,14 @@ impl Server {
         live: Arc<Live>,
         trail: Arc<Trail>,
         tunnels: Option<Arc<Tunnels>>,
+        edge: Option<Arc<Edge>>,
     ) -> Result<Self, BindError> {
         let mut listeners = Vec::new();
         for address in &config.listen {
             listeners.extend(Listener::bind(address, config)?);
         }
         let shared = Shared {
-            answerer: Answerer::new(live, trail).tracking(tunnels),
+            answerer: Answerer::new(live, trail).tracking(tunnels).reusing(edge),
             connections: Arc::new(Semaphore::new(config.connections)),
             waiting: Arc::new(Semaphore::new(config.waiting)),
             answer_within: config.answer_within,

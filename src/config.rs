@@ -238,6 +238,8 @@ pub struct Agent {
     pub workers: usize,
     /// Every question is answered within this time; shorter than HAProxy's `timeout processing`.
     pub answer_within: Duration,
+    /// How long HAProxy may reuse the last allow of a connection; not at all unless said.
+    pub reuse: Option<Duration>,
     /// The most connections at once.
     pub connections: usize,
     /// The most requests that wait for keys at once, over all connections.

@@ -21,6 +21,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod decision;
+pub mod edge;
 pub mod gate;
 pub mod haproxy;
 pub mod identity;

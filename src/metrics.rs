@@ -80,6 +80,10 @@ metrics! {
     SHARED_SILENT = "gauge" "shared_silent_seconds" [] "Time since the store of [shared] was heard";
     HAPROXY_UP = "gauge" "haproxy_up" ["socket"] "Whether a socket of HAProxy answers";
     TUNNELS_CUT_FAILED = "counter" "tunnels_cut_failed_total" [] "Tunnels that could not be cut within a second";
+    REUSE_ON = "gauge" "reuse_on" [] "Whether HAProxy is given allows to reuse";
+    REUSE_GIVEN = "counter" "reuse_given_total" [] "Allows that HAProxy may reuse";
+    REUSE_REUSED = "counter" "reuse_requests_total" [] "Requests that HAProxy let pass with one, as far as it told";
+    REUSE_ENDED = "counter" "reuse_ended_total" [] "How often all of them ended before their time";
     REVOCATIONS = "gauge" "revocations" [] "What is revoked";
     CONFIG_RELOADS = "counter" "config_reloads_total" ["result"] "Attempts to take on a changed configuration";
     CONFIG_CURRENT = "gauge" "config_current" [] "Whether the configuration is the last one that was tried, rather than one before it";

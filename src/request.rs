@@ -60,6 +60,10 @@ pub struct Request<'a> {
     pub spot: Spot<'a>,
     /// The last traceparent header, where HAProxy passes it: a name for traces, of the client's choice.
     pub traceparent: Option<&'a [u8]>,
+    /// How often HAProxy reused the last allow of the connection since it asked.
+    pub reused: u64,
+    /// The id of the decision that was.
+    pub reused_of: Option<&'a [u8]>,
 }
 
 /// Where HAProxy has a stream, so that it can be found again.
@@ -198,6 +202,9 @@ impl<'a> Request<'a> {
                     request.upgrades = count(value, "upgrades")?;
                     request.passes.tunnels = true;
                 }
+                // Only counted: nobody is refused for it.
+                b"reused" => request.reused = count(value, "reused").unwrap_or_default(),
+                b"reused_of" => request.reused_of = text(value, "reused_of").ok().flatten(),
                 _ if request.spot.read(name, value)? => {}
                 _ => certificate.read(name, value)?,
             }

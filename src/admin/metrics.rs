@@ -182,6 +182,11 @@ pub(super) fn render(shared: &Shared) -> String {
             to.single(&metrics::SHARED_SILENT, shared.silent().as_secs());
         }
     }
+    let reuse = shared.edge.as_ref().map(|edge| edge.status()).unwrap_or_default();
+    to.single(&metrics::REUSE_ON, u8::from(reuse.on));
+    to.single(&metrics::REUSE_GIVEN, reuse.given);
+    to.single(&metrics::REUSE_REUSED, reuse.reused);
+    to.single(&metrics::REUSE_ENDED, reuse.ended);
     to.single(&metrics::REVOCATIONS, shared.revocations.list().len());
     let audit = shared.trail.status();
     to.single(&metrics::AUDIT_WAITING, audit.waiting);

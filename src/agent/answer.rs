@@ -19,6 +19,7 @@ use crate::{
         Decision, Reason, Verdict,
         variables::{self, DecisionId},
     },
+    edge::Edge,
     gate::{Gate, Step, live::Live},
     identity::issuers::KeyWait,
     metrics::Metrics,
@@ -35,6 +36,7 @@ pub struct Answerer {
     metrics: Arc<Metrics>,
     trail: Arc<Trail>,
     tunnels: Option<Arc<Tunnels>>,
+    edge: Option<Arc<Edge>>,
     run: u32,
     count: AtomicU64,
 }
@@ -67,13 +69,19 @@ impl Answerer {
         // Without random numbers the time alone tells runs apart.
         let _ = aws_lc_rs::rand::fill(&mut run);
         let (metrics, run) = (Arc::clone(&live.load().metrics), u32::from_be_bytes(run));
-        Self { live, metrics, trail, tunnels: None, run, count: AtomicU64::new(0) }
+        Self { live, metrics, trail, tunnels: None, edge: None, run, count: AtomicU64::new(0) }
     }
 
     /// The same, which tracks what it allows to last.
     #[must_use]
     pub fn tracking(self, tunnels: Option<Arc<Tunnels>>) -> Self {
         Self { tunnels, ..self }
+    }
+
+    /// The same, which lets HAProxy reuse what it allows.
+    #[must_use]
+    pub fn reusing(self, edge: Option<Arc<Edge>>) -> Self {
+        Self { edge, ..self }
     }
 
     /// What decides at the moment; take it once for all questions of a batch.
@@ -156,11 +164,17 @@ impl Answerer {
         if tunnel.is_err() {
             decision = Decision::refuse(Reason::TunnelsFull);
         }
-        if encode(notify, request, &decision, &id, batch.max_frame_size, out).is_err() {
+        let reuse = self.edge.as_ref().and_then(|edge| {
+            edge.was_reused(request.reused);
+            edge.give(&decision, request, batch.now)
+        });
+        let answer = Answer { decision: &decision, id: &id, reuse };
+        if answer.encode(notify, request, batch.max_frame_size, out).is_err() {
             warn!(max_frame_size = batch.max_frame_size, "an answer does not fit a frame: refused");
             decision = Decision::refuse(Reason::Internal);
             // Two hundred bytes: it fits the protocol's smallest frame.
-            let _ = encode(notify, request, &decision, &id, batch.max_frame_size, out);
+            let answer = Answer { decision: &decision, id: &id, reuse: None };
+            let _ = answer.encode(notify, request, batch.max_frame_size, out);
         }
         debug!(decision_id = %id, reason = %decision.reason, "decided");
         let latency = Moment::now().since(batch.started);
@@ -176,7 +190,8 @@ impl Answerer {
         if !kept && decision.verdict() == Verdict::Allow {
             out.truncate(start);
             decision = Decision::refuse(Reason::AuditUnavailable);
-            let _ = encode(notify, request, &decision, &id, batch.max_frame_size, out);
+            let answer = Answer { decision: &decision, id: &id, reuse: None };
+            let _ = answer.encode(notify, request, batch.max_frame_size, out);
         }
         self.metrics.decided(decision.reason, &decision.evidence, latency);
         traces::decided(&decision, request, &id, latency);
@@ -252,27 +267,67 @@ fn read<'b>(notify: &Notify<'b>) -> Result<Request<'b>, Reason> {
     })
 }
 
-fn encode(
-    notify: &Notify<'_>,
-    request: &Request<'_>,
-    decision: &Decision,
-    id: &DecisionId,
-    max_frame_size: u32,
-    out: &mut Vec<u8>,
-) -> Result<(), crate::spop::frame::TooLong> {
-    let ids = (notify.stream_id, notify.frame_id);
-    ack::write(out, ids, max_frame_size, |actions: &mut Actions<'_>| {
-        variables::each(decision, request, id, |name, value| {
-            let value = match value {
-                variables::Value::Bool(value) => Value::Bool(value),
-                variables::Value::Int(number) => Value::Uint32(number),
-                variables::Value::Ip(std::net::IpAddr::V4(ip)) => Value::Ipv4(ip),
-                variables::Value::Ip(std::net::IpAddr::V6(ip)) => Value::Ipv6(ip),
-                variables::Value::Text(text) => Value::Str(text),
-            };
-            actions.set(Scope::Transaction, name, value);
-        });
-    })
+/// What HAProxy is told.
+struct Answer<'a> {
+    decision: &'a Decision,
+    id: &'a DecisionId,
+    /// For how many milliseconds it may be reused.
+    reuse: Option<u32>,
+}
+
+impl Answer<'_> {
+    fn encode(
+        &self,
+        notify: &Notify<'_>,
+        request: &Request<'_>,
+        max_frame_size: u32,
+        out: &mut Vec<u8>,
+    ) -> Result<(), crate::spop::frame::TooLong> {
+        let ids = (notify.stream_id, notify.frame_id);
+        ack::write(out, ids, max_frame_size, |actions: &mut Actions<'_>| {
+            let mut kept = Kept::of(request);
+            variables::each(self.decision, request, self.id, |name, value| {
+                if let (Some(_), variables::Value::Text(text)) = (self.reuse, value) {
+                    kept.add(text);
+                }
+                let value = match value {
+                    variables::Value::Bool(value) => Value::Bool(value),
+                    variables::Value::Int(number) => Value::Uint32(number),
+                    variables::Value::Ip(std::net::IpAddr::V4(ip)) => Value::Ipv4(ip),
+                    variables::Value::Ip(std::net::IpAddr::V6(ip)) => Value::Ipv6(ip),
+                    variables::Value::Text(text) => Value::Str(text),
+                };
+                actions.set(Scope::Transaction, name, value);
+            });
+            if let Some(millis) = self.reuse.filter(|_| kept.fits(max_frame_size)) {
+                actions.set(Scope::Transaction, "reuse_ms", Value::Uint32(millis));
+            }
+        })
+    }
+}
+
+/// Whether HAProxy can keep an answer for reuse: it joins the parts with line breaks, and cuts what is longer
+/// than its buffer, which is about as long as a frame.
+struct Kept {
+    bytes: usize,
+    is_plain: bool,
+}
+
+impl Kept {
+    fn of(request: &Request<'_>) -> Self {
+        let Request { host, authorization, cookie, browser, .. } = request;
+        let compared = [*host, *authorization, *cookie, browser.origin, browser.site];
+        Self { bytes: compared.into_iter().flatten().map(<[u8]>::len).sum(), is_plain: true }
+    }
+
+    fn add(&mut self, text: &[u8]) {
+        self.bytes = self.bytes.saturating_add(text.len());
+        self.is_plain &= !text.iter().any(|byte| *byte < b' ' || *byte == 0x7f);
+    }
+
+    fn fits(&self, max_frame_size: u32) -> bool {
+        self.is_plain && self.bytes <= usize::try_from(max_frame_size / 2).unwrap_or_default()
+    }
 }
 
 #[cfg(test)]

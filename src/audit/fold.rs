@@ -15,6 +15,8 @@ use super::object::Object;
 /// Where what says the same begins. A quote inside a text is escaped, so nobody can forge it.
 const SAME_FROM: &[u8] = b",\"verdict\":\"allow\",";
 const ID: &[u8] = b"\"decision_id\":\"";
+/// Of a record that says how often an earlier decision was reused.
+const REUSED: &[u8] = b",\"reused\":";
 /// The most different records that are counted at once; what comes beyond is written as it is.
 const MAX_OPEN: usize = 4096;
 
@@ -42,6 +44,10 @@ impl Fold {
     pub(super) fn takes(&mut self, line: &[u8], now_ms: u64) -> bool {
         let Some(start) = memmem::find(line, SAME_FROM) else { return false };
         let (own, same) = line.split_at(start);
+        // What it counts itself would be lost.
+        if memmem::find(own, REUSED).is_some() {
+            return false;
+        }
         if let Some(repeats) = self.open.get_mut(same) {
             if now_ms.saturating_sub(repeats.since_ms) < self.window_ms {
                 repeats.count += 1;

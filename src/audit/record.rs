@@ -16,6 +16,7 @@ pub use crate::identity::evidence::Fingerprint;
 /// The longest unique id and method that are kept, in bytes.
 const MAX_UNIQUE_ID: usize = 128;
 const MAX_METHOD: usize = 32;
+const MAX_DECISION_ID: usize = 40;
 
 /// One line of the trail.
 pub trait Entry {
@@ -41,6 +42,8 @@ pub struct Record<'a> {
     decision_id: &'a str,
     unique_id: &'a [u8],
     latency: Option<Duration>,
+    /// How often HAProxy reused an earlier decision since, and which.
+    reused: Option<(u64, &'a [u8])>,
     verdict: &'static str,
     reason: &'static str,
     user: Option<&'a str>,
@@ -148,6 +151,7 @@ impl<'a> Record<'a> {
             decision_id: id,
             unique_id: request.unique_id.unwrap_or_default(),
             latency: None,
+            reused: request.reused_of.map(|id| (request.reused, id)).filter(|(n, _)| *n > 0),
             verdict: decision.verdict().id(),
             reason: decision.reason.id(),
             user: identity.map(Identity::label),
@@ -182,6 +186,10 @@ impl Entry for Record<'_> {
         line.foreign_up_to(MAX_UNIQUE_ID, "unique_id", self.unique_id);
         if let Some(latency) = self.latency {
             line.number("latency_us", u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
+        }
+        if let Some((times, id)) = self.reused {
+            line.number("reused", times);
+            line.foreign_up_to(MAX_DECISION_ID, "reused_of", id);
         }
         line.boolean("cached", self.evidence.cached);
         line.text("verdict", self.verdict);

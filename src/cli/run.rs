@@ -18,6 +18,7 @@ use crate::{
     audit::{AgentAct, KeySetAct, Trail},
     clock::Timestamp,
     config::{self, Config, Listen},
+    edge::{Edge, teller, watch},
     gate::{Gate, live::Live},
     identity::{evidence::Fingerprint, provider::Provider},
     session::{
@@ -90,12 +91,15 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
         shared.heard(STORE_AT_START).await;
     }
     let tunnels = tunnels::build(&config, &gate, &trail);
+    let sockets = config.haproxy.as_ref().map_or(&[][..], |haproxy| &haproxy.sockets);
+    let edge = config.agent.reuse.map(|longest| Arc::new(Edge::new(longest, sockets.len())));
     let subject = Arc::new(Subject {
         live: Arc::clone(&live),
         revocations: Arc::clone(&gate.revocations),
         trail: Arc::clone(&trail),
         sign_in: gate.sign_in.clone(),
         tunnels: tunnels.clone(),
+        edge: edge.clone(),
     });
     let admin = match &config.admin {
         Some(admin) => Some(Admin::bind(admin, Arc::clone(&subject)).with_context(|| {
@@ -103,8 +107,8 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
         })?),
         None => None,
     };
-    let server =
-        Server::bind(&config.agent, Arc::clone(&live), Arc::clone(&trail), tunnels.clone())?;
+    let (asked, kept) = (Arc::clone(&live), Arc::clone(&trail));
+    let server = Server::bind(&config.agent, asked, kept, tunnels.clone(), edge.clone())?;
     let mut end = Signals::listen()?;
     let hangup = Reloader::signal()?;
 
@@ -112,6 +116,12 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     #[cfg(feature = "otel")]
     if let Some(about) = &config.traces {
         tasks.spawn(crate::traces::start(about, stop.clone())?);
+    }
+    if let Some(edge) = edge {
+        for (number, socket) in sockets.iter().enumerate() {
+            tasks.spawn(teller::run(Arc::clone(&edge), number, socket.clone(), stop.clone()));
+        }
+        tasks.spawn(watch::run(edge, Arc::clone(&live), stop.clone()));
     }
     if let Some(tunnels) = tunnels {
         tunnels::spawn(&config, &live, &tunnels, &mut tasks, &stop);

@@ -43,6 +43,12 @@ impl<'de> Deserialize<'de> for Config {
         let shared = table.optional_s::<Shared>("shared");
         let haproxy = table.optional::<Haproxy>("haproxy");
         let tunnels = table.optional_s::<Tunnels>("tunnels");
+        if agent.as_ref().is_ok_and(|agent| agent.reuse.is_some())
+            && credentials.as_ref().is_some_and(|from| from.query.is_some() || from.subprotocol)
+        {
+            let message = "'reuse_ms' of [agent] does not go with 'query' or 'subprotocol' of [credentials]: HAProxy does not compare tokens there";
+            table.errors.push(mistake(value_span, message));
+        }
         if let (None, Some(tunnels)) = (&haproxy, &tunnels) {
             let message = "[tunnels] needs [haproxy] with 'sockets': without them no tunnel is tracked or cut";
             table.errors.push(mistake(tunnels.span, message));
@@ -206,6 +212,7 @@ impl<'de> Deserialize<'de> for Agent {
         let resource_metadata = table.optional::<bool>("resource_metadata").unwrap_or(false);
         let workers = number(&mut table, "workers", 1..=1024);
         let answer_within = number(&mut table, "answer_within_ms", 10..=10_000);
+        let reuse = number(&mut table, "reuse_ms", 0..=60_000).filter(|millis| *millis > 0);
         let connections = number(&mut table, "connections", 1..=100_000);
         let waiting = number(&mut table, "waiting", 0..=1_000_000);
         let tokens = number(&mut table, "tokens", 0..=10_000_000);
@@ -219,6 +226,7 @@ impl<'de> Deserialize<'de> for Agent {
             resource_metadata,
             workers: workers.map_or_else(cores, small),
             answer_within: Duration::from_millis(answer_within.unwrap_or(300)),
+            reuse: reuse.map(Duration::from_millis),
             connections: connections.map_or(1024, small),
             waiting: waiting.map_or(1024, small),
             tokens: tokens.unwrap_or(100_000),

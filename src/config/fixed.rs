@@ -32,6 +32,7 @@ impl Config {
                 "[agent] tokens, follow_file",
                 format!("{:?}", (self.agent.tokens, self.agent.follow_file)),
             ),
+            ("[agent] reuse_ms", format!("{:?}", self.agent.reuse)),
             ("[audit]", format!("{:?}", self.audit)),
             ("[admin]", format!("{:?}", self.admin)),
             ("[metrics]", format!("{:?}", self.metrics)),

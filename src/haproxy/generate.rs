@@ -7,12 +7,12 @@ use std::{fmt, path::Path, time::Duration};
 
 use include_dir::{Dir, include_dir};
 
-use super::lint::MARGIN;
+use super::lint::{MARGIN, REUSE};
 use crate::config::{Config, Listen};
 
 mod template;
 
-const GATE: &str = include_str!("../../haproxy/haproxy.cfg");
+pub(super) const GATE: &str = include_str!("../../haproxy/haproxy.cfg");
 const TCP: &str = include_str!("../../haproxy/tcp.cfg");
 const SPOE: &str = include_str!("../../haproxy/identity.spoe.cfg");
 static PAGES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/haproxy/pages");
@@ -116,6 +116,8 @@ pub struct Facts {
     pub metadata: bool,
     /// Whether another agent may share sessions with this one.
     pub several: bool,
+    /// How long HAProxy may reuse an allow.
+    pub reuse: Option<Duration>,
 }
 
 impl Facts {
@@ -140,6 +142,7 @@ impl Facts {
             subprotocol: credentials.is_some_and(|sources| sources.subprotocol),
             metadata: config.agent.resource_metadata,
             several: config.shared.is_some(),
+            reuse: config.agent.reuse,
         }
     }
 
@@ -170,6 +173,9 @@ impl Facts {
     fn decides(&self, condition: &str) -> Option<bool> {
         if condition == "defined(GATE_LOGIN_HOST)" {
             return Some(self.sign_in.is_some());
+        }
+        if condition == REUSE {
+            return Some(self.reuse.is_some());
         }
         if ["defined(IDENTITY_AGENT_2)", "defined(GATE_LOGIN_PAGES_2)"].contains(&condition) {
             // Where the second one is, only the environment says.

@@ -23,9 +23,11 @@ mod headers;
 mod host;
 mod pages;
 mod question;
+mod reuse;
 
 pub(super) use engine::MARGIN;
 use guard::Guard;
+pub(super) use reuse::CONDITION as REUSE;
 
 /// What the agent's configuration says that HAProxy's must fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +89,8 @@ pub enum Rule {
     VerdictScope,
     /// The verdict is used before the question.
     VerdictTooEarly,
+    /// A rule makes the verdict.
+    VerdictMade,
     /// `-m found` on the verdict.
     VerdictFound,
     /// Nothing refuses what is not allowed.
@@ -125,12 +129,13 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Unreadable,
         Self::NotAsked,
         Self::SpoeUnreadable,
         Self::VerdictScope,
         Self::VerdictTooEarly,
+        Self::VerdictMade,
         Self::VerdictFound,
         Self::NoDefaultDeny,
         Self::DenyDepends,
@@ -178,6 +183,10 @@ impl Rule {
             Self::VerdictTooEarly => (
                 "verdict-too-early",
                 "the variables are not set yet: the rule decides without a verdict",
+            ),
+            Self::VerdictMade => (
+                "verdict-made",
+                "these requests pass without the agent having been asked, and when it is away",
             ),
             Self::VerdictFound => (
                 "verdict-found",
@@ -267,6 +276,7 @@ pub fn lint(sources: &[Source], files: Files<'_>, agent: &Agent) -> Vec<Finding>
             .collect();
         let variant = Variant { sections: &sections, guards: &guards, agent };
         question::check_scopes(&variant, &mut report);
+        reuse::check_made(&variant, &mut report);
         for guard in &guards {
             question::check(guard, &mut report);
             headers::check(guard, agent, &mut report);

@@ -199,6 +199,29 @@ pub fn shut(answer: &[u8], count: usize) -> Result<Vec<bool>, Malformed> {
     if shut.len() == count { Ok(shut) } else { Err(Malformed::Cut) }
 }
 
+/// Whether an answer has its end.
+///
+/// # Errors
+/// It has not.
+pub fn is_whole(answer: &[u8]) -> Result<(), Malformed> {
+    body(answer).map(|_| ())
+}
+
+/// Whether a process-wide variable has a value, as `get var` says.
+///
+/// # Errors
+/// The answer is not whole, or says something else.
+pub fn has_value(answer: &[u8], name: &str, value: &str) -> Result<(), Malformed> {
+    let (before, _) = body(answer)?;
+    let want = format!("{name}: type=str value=<{value}>");
+    let mut said = lines(before).filter(|line| !line.is_empty());
+    match (said.next(), said.next()) {
+        (Some(line), None) if line == want.as_bytes() => Ok(()),
+        (Some(line), _) => Err(Malformed::answer(line)),
+        (None, _) => Err(Malformed::Cut),
+    }
+}
+
 /// What stands before the answer to `show info`, and the process's id in that.
 fn body(answer: &[u8]) -> Result<(&[u8], u32), Malformed> {
     let mark = b"Name: ";

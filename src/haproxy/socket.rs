@@ -19,6 +19,8 @@ use super::runtime::{self, Detail, List, Malformed, Pointer};
 const WITHIN: Duration = Duration::from_secs(3);
 /// The longest answer: some 150,000 streams.
 const MAX_ANSWER: u64 = 64 * 1024 * 1024;
+/// The variable that what is kept for reuse depends on.
+const EPOCH: &str = "proc.identity_epoch";
 /// Commands at once. HAProxy takes a line of `tune.bufsize` bytes at most, 16 KiB unless configured.
 pub(crate) const BATCH: usize = 200;
 
@@ -140,6 +142,23 @@ impl Process {
         Ok(shut)
     }
 
+    /// Ends all that is kept for reuse: it was kept under another epoch. Without one, only makes sure that the
+    /// process answers.
+    ///
+    /// # Errors
+    /// No whole answer, or the process has another epoch afterwards: the socket's level is not `admin`.
+    pub async fn end_reuse(&self, epoch: Option<&str>) -> Result<(), AskError> {
+        let Some(epoch) = epoch else {
+            runtime::is_whole(&self.ask(std::iter::empty::<&str>()).await?)?;
+            return Ok(());
+        };
+        let set = format!("set var {EPOCH} str({epoch})");
+        let commands = self.line([&*set, &format!("get var {EPOCH}")].into_iter());
+        // The mode is the connection's; a master passes it on to its processes.
+        let answer = self.socket.ask(&format!("experimental-mode on;{commands}")).await?;
+        Ok(runtime::has_value(&answer, EPOCH, epoch)?)
+    }
+
     /// Whether streams may be ended here: asks for the end of one that cannot be.
     ///
     /// # Errors
@@ -155,6 +174,10 @@ impl Process {
         &self,
         commands: impl Iterator<Item = impl fmt::Display>,
     ) -> Result<Vec<u8>, AskError> {
+        self.socket.ask(&self.line(commands)).await
+    }
+
+    fn line(&self, commands: impl Iterator<Item = impl fmt::Display>) -> String {
         let mut line = String::new();
         let mut push = |command: &dyn fmt::Display| {
             // Into memory: it cannot fail. A master takes one command of a line for each process named.
@@ -167,7 +190,7 @@ impl Process {
         push(&"show info");
         line.pop();
         line.push('\n');
-        self.socket.ask(&line).await
+        line
     }
 }
 

@@ -13,14 +13,16 @@ use std::{
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::{By, Cause, Tunnel, Tunnels};
+use super::{Cause, Tunnel, Tunnels};
 use crate::{
     clock::{Moment, Timestamp},
     decision::{Decision, Reason, Route, Verdict, relation},
     gate::{Gate, live::Live},
-    identity::Refusal,
+    identity::{Identity, Refusal},
+    session::Session,
     workspace::{
         Destination,
+        host::Host,
         pattern::Scratch,
         registry::{Found, Mark, Snapshot},
     },
@@ -180,23 +182,56 @@ pub fn judge(
     tunnel: &Tunnel,
     scratch: &mut Scratch,
 ) -> Result<(), Cause> {
-    // What opened it was verified by rules that may not hold any more, and is not here to be verified anew.
-    if matches!(tunnel.by, By::Token | By::Certificate)
-        && let Some(identity) = &tunnel.identity
+    let held = Held {
+        host: &tunnel.host,
+        path: tunnel.path.as_deref(),
+        identity: tunnel.identity.clone(),
+        session: tunnel.session.as_ref(),
+        route: tunnel.route.as_ref(),
+    };
+    judge_held(gate, workspaces, held, scratch)
+}
+
+/// An allow that lasts, with what it rests on.
+pub struct Held<'h> {
+    /// The host.
+    pub host: &'h Host,
+    /// The path, where it may matter.
+    pub path: Option<&'h [u8]>,
+    /// Who asked.
+    pub identity: Option<Arc<Identity>>,
+    /// The session that said so, if one did.
+    pub session: Option<&'h Arc<Session>>,
+    /// Where it leads.
+    pub route: Option<&'h Route>,
+}
+
+/// Whether an allow would be one now, and would lead to the same place.
+///
+/// # Errors
+/// Why it would not.
+pub fn judge_held(
+    gate: &Gate,
+    workspaces: &Snapshot,
+    held: Held<'_>,
+    scratch: &mut Scratch,
+) -> Result<(), Cause> {
+    // Whoever vouched for them is configured otherwise now, or not at all: what they showed would have to be
+    // verified anew, and is not here. Sessions go on, as the configuration says now.
+    if held.session.is_none()
+        && let Some(identity) = &held.identity
         && !gate.authorities().any(|authority| Arc::ptr_eq(authority, &identity.authority))
     {
         return Err(Cause::Refused(Reason::Refused(Refusal::Issuer)));
     }
     // A session's person may have other groups by now.
-    let session = tunnel.session.as_ref();
-    let identity = session.map(|session| session.identity()).or_else(|| tunnel.identity.clone());
-    let path = tunnel.path.as_deref();
-    let decision = gate.judge_in(workspaces, &tunnel.host, path, identity, scratch);
+    let identity = held.session.map(|session| session.identity()).or(held.identity);
+    let decision = gate.judge_in(workspaces, held.host, held.path, identity, scratch);
     let same_place = match decision.verdict() {
-        Verdict::Allow => same(tunnel.route.as_ref(), decision.route.as_ref()),
+        Verdict::Allow => same(held.route, decision.route.as_ref()),
         // A name that does not resolve at this moment moves nobody who is there already.
         _ if decision.reason == Reason::DestinationUnresolved => {
-            is_named(workspaces, &decision, tunnel)
+            is_named(workspaces, &decision, held.route)
         }
         Verdict::SignIn | Verdict::Deny | Verdict::Unavailable => {
             return Err(Cause::Refused(decision.reason));
@@ -214,9 +249,9 @@ fn same(was: Option<&Route>, is: Option<&Route>) -> bool {
 }
 
 /// Whether the workspace is still where the tunnel leads, by name.
-fn is_named(workspaces: &Snapshot, decision: &Decision, tunnel: &Tunnel) -> bool {
+fn is_named(workspaces: &Snapshot, decision: &Decision, route: Option<&Route>) -> bool {
     let (Some(Route::Named(_, was)), Some(workspace), Some(endpoint)) =
-        (&tunnel.route, &decision.workspace, &decision.endpoint)
+        (route, &decision.workspace, &decision.endpoint)
     else {
         return false;
     };

@@ -29,6 +29,7 @@ fn facts(version: Dialect, everything: bool) -> Facts {
         subprotocol: everything,
         metadata: everything,
         several: false,
+        reuse: everything.then(|| Duration::from_secs(5)),
     }
 }
 

@@ -150,3 +150,44 @@ fn f1_a_configuration_without_its_default_deny_is_never_clean() {
         );
     }
 }
+
+#[test]
+fn f1_reuse_is_known_as_it_is_shipped_and_in_no_other_form() {
+    let shipped = source(&root().join("haproxy/haproxy.cfg")).unwrap().text;
+    let start = shipped.find(".if defined(GATE_REUSE)\n").unwrap();
+    let end = start + shipped[start..].find(".else\n").unwrap();
+    let (block, count) = (&shipped[start..end], shipped[start..end].lines().count());
+    let found = |text: String| {
+        let files = |name: &str| source(&root().join("haproxy").join(name));
+        lint(&[Source { name: "haproxy.cfg".into(), text }], &files, &Agent::default())
+    };
+    let is_told = |found: &[Finding]| {
+        found.iter().any(|f| matches!(f.rule, Rule::VerdictScope | Rule::VerdictMade))
+    };
+    assert!(found(shipped.clone()).is_empty());
+    let rules: Vec<_> = block.lines().filter(|line| line.starts_with("    http-request")).collect();
+    assert!(rules.len() > 20 && count > rules.len());
+    for rule in rules {
+        // Without it, after another one, with another condition, and a bit different.
+        for other in [
+            String::new(),
+            format!("    http-request set-var(txn.x) int(1)\n{rule}"),
+            rule.replacen(" if ", " unless ", 1),
+            rule.replacen("field(", "field(1", 1),
+            rule.replacen("txn.identity.", "txn.identity.x_", 1),
+        ] {
+            if other != rule {
+                let text = shipped.replacen(rule, &other, 1);
+                assert!(is_told(&found(text)), "{other}");
+            }
+        }
+    }
+    let late = shipped.replace("\"1:${GATE_REUSE-0}\"", "1:60001");
+    assert!(is_told(&found(late)), "longer than anybody may say");
+    for rule in ["set-var(txn.reuse_hit) bool(true)", "set-var-fmt(sess.identity_reuse) \"%[src]\""]
+    {
+        let line = format!("    http-request {rule}\n{}", block.lines().nth(4).unwrap());
+        let text = shipped.replacen(block.lines().nth(4).unwrap(), &line, 1);
+        assert!(is_told(&found(text)), "{rule}");
+    }
+}

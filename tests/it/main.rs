@@ -42,6 +42,7 @@ mod providers;
 mod reference;
 mod refresh;
 mod reload;
+mod reuse;
 mod revocation;
 mod selftest;
 mod server;

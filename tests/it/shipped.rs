@@ -60,6 +60,11 @@ fn f1_the_verdict_is_in_scope_txn_and_nowhere_else() {
     let configuration = ["haproxy.cfg", "tcp.cfg", "identity.spoe.cfg"]
         .map(|name| read(&format!("haproxy/{name}")))
         .concat();
+    // Reuse is the one exception, and off unless it is asked for.
+    let (before, rest) = configuration.split_once(".if defined(GATE_REUSE)\n").unwrap();
+    let (reuse, after) = rest.split_once(".else\n").unwrap();
+    assert!(reuse.contains("set-var-fmt(sess.identity_reuse)") && !reuse.contains(".if "));
+    let configuration = [before, after].concat();
     for scope in ["sess.", "proc."] {
         assert!(!configuration.contains(&format!("var({scope}")), "{scope}");
     }

@@ -60,6 +60,7 @@ pub(super) const AGENT: Table = Table {
         Key::new("resource_metadata", Kind::Bool, "Workspaces answer `/.well-known/oauth-protected-resource` with the issuers whose tokens count (RFC 9728).").default("false"),
         Key::new("workers", Kind::Number(1, 1024), "Threads that serve HAProxy.").default("one a core"),
         Key::new("answer_within_ms", Kind::Number(10, 10_000), "Every question is answered within this time; shorter than HAProxy's `timeout processing`.").default("300"),
+        Key::new("reuse_ms", Kind::Number(0, 60_000), "How long HAProxy may reuse the last allow of a connection (docs/reuse.md); 5000 is a good value.").default("0, which is not at all"),
         Key::new("connections", Kind::Number(1, 100_000), "The most connections from HAProxy at once.").default("1024"),
         Key::new("waiting", Kind::Number(0, 1_000_000), "The most questions that wait for a key or a workspace at once.").default("1024"),
         Key::new("tokens", Kind::Number(0, 10_000_000), "The most verified tokens that are remembered.").default("100000"),

@@ -8,6 +8,7 @@ use super::{Facts, Version};
 use crate::haproxy::{
     condition::{Acls, Condition, Term, Test},
     line::{Environment, words},
+    lint::REUSE,
 };
 
 /// The head of a file whose template says something else of itself.
@@ -54,6 +55,7 @@ fn squeezed(mut text: String) -> String {
 /// The SPOE file.
 pub(super) fn spoe(template: &str, facts: &Facts) -> String {
     let mut text = String::new();
+    let template = &reuse_decided(template, facts);
     let optional = optional_arguments(template, facts);
     let blocks = blocks(template);
     for block in blocks {
@@ -82,6 +84,26 @@ pub(super) fn spoe(template: &str, facts: &Facts) -> String {
         }
     }
     squeezed(text)
+}
+
+/// With or without what is told of reuse, and the comment above it.
+fn reuse_decided(template: &str, facts: &Facts) -> String {
+    let start = format!(".if {REUSE}");
+    let mut lines: Vec<&str> = Vec::new();
+    let mut inside = false;
+    for line in template.lines() {
+        if line == start {
+            inside = true;
+            while facts.reuse.is_none() && lines.last().is_some_and(|line| is_comment(line)) {
+                lines.pop();
+            }
+        } else if inside && line == ".endif" {
+            inside = false;
+        } else if !inside || facts.reuse.is_some() {
+            lines.push(line);
+        }
+    }
+    lines.join("\n") + "\n"
 }
 
 /// Lines in blocks of comments and single lines.
@@ -261,6 +283,9 @@ fn specialised(line: &str, words: &[String], section: &str, facts: &Facts) -> St
         _ => {}
     }
     let mut text = line.to_owned();
+    if let Some(reuse) = facts.reuse {
+        text = with(&text, "GATE_REUSE", &reuse.as_millis().to_string());
+    }
     if let Some((host, pages)) = &facts.sign_in {
         // A URL that clients are told has the port in it.
         if facts.login_port != 443 {

@@ -3,7 +3,7 @@
 use super::{
     Report, Rule, Variant,
     guard::{Asked, Guard},
-    pages,
+    pages, reuse,
 };
 use crate::haproxy::{
     condition::Condition,
@@ -19,7 +19,11 @@ pub(super) const PASSES: [&str; 2] = ["allow", "accept"];
 pub(super) fn check_scopes(variant: &Variant<'_>, report: &mut Report) {
     let prefix = variant.guards.first().map_or("txn.identity.", |guard| &guard.prefix);
     let name = prefix.strip_prefix("txn.").unwrap_or(prefix);
-    for line in variant.sections.iter().flat_map(|section| &section.lines) {
+    let lines = variant.sections.iter().flat_map(|section| {
+        let known = reuse::known(section);
+        section.lines.iter().enumerate().filter(move |(number, _)| !known.contains(number))
+    });
+    for (_, line) in lines {
         for scope in ["sess.", "proc."] {
             let reads = format!("var({scope}{name}");
             let sets = ["set-var(", "set-var-fmt("].map(|set| format!("{set}{scope}"));
