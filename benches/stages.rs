@@ -34,6 +34,7 @@ use identity_spoa::{
         evidence::Evidence,
         issuers::Outcome,
     },
+    policy::{Circumstances, Rules},
     request::Request,
     spop::{Event, Notify, frame::DEFAULT_SIZE},
     tunnel::{Settings, Tunnel, Tunnels, sweep::Sweeper},
@@ -120,7 +121,9 @@ fn main() {
     });
     let place = gate.place(&request, &mut scratch);
     time("decide", || {
-        black_box(decision::decide(&place, None, known.clone(), &workspaces, &Policy::default()));
+        let (about, policy) = (Circumstances::default(), Policy::default());
+        let rules = Rules::default();
+        black_box(decision::decide(&place, &about, known.clone(), &workspaces, &policy, rules));
     });
     let Step::Done(decided) = gate.decide(&request, &workspaces, now, &mut scratch, true) else {
         panic!()

@@ -201,6 +201,9 @@ struct ExplainArgs {
     /// The path
     #[arg(long, default_value = "/")]
     path: String,
+    /// The client's address, which policies may look at
+    #[arg(long, value_name = "IP")]
+    client: Option<std::net::IpAddr>,
 }
 
 #[derive(Debug, Args)]

@@ -19,6 +19,7 @@ use crate::{
         provider::{Fetcher, Provider},
         revocation::Revocations,
     },
+    policy::Policies,
     session::{
         self, Sessions, SignIn,
         page::Pages,
@@ -125,6 +126,8 @@ pub(super) fn build(config: &Config, runs: bool) -> anyhow::Result<Built> {
         Pages::load(about.pages.clone(), labels.collect()).context("the table [sign_in.pages]")
     });
     let pages = pages.transpose()?;
+    let policies = config.policies.as_ref().map(Policies::load).transpose()?;
+    let fingerprint = policies.as_ref().and_then(Policies::hash);
     let gate = Gate {
         patterns,
         issuers,
@@ -136,7 +139,8 @@ pub(super) fn build(config: &Config, runs: bool) -> anyhow::Result<Built> {
         registry,
         lookups,
         policy,
-        versions: Versions { config: config.fingerprint, policy: None },
+        policies: policies.map(Arc::new),
+        versions: Versions { config: config.fingerprint, policy: fingerprint },
         metrics: Arc::default(),
     };
     Ok(Built { gate, feeds, clients: clients.into(), pages })

@@ -86,7 +86,7 @@ impl<'t> Sweeper<'t> {
                 self.last = at;
             }
             let start = Instant::now();
-            self.decide(all, settled);
+            self.decide(all, settled, now);
             self.rest_until = at.plus(start.elapsed() * REST);
         }
         self.tunnels.review();
@@ -116,7 +116,7 @@ impl<'t> Sweeper<'t> {
 
     /// Decides about all tunnels, or about those that are new: something may have changed while they were
     /// being opened.
-    fn decide(&mut self, all: bool, settled: bool) {
+    fn decide(&mut self, all: bool, settled: bool, now: Timestamp) {
         let start = Instant::now();
         let tunnels: Vec<Arc<Tunnel>> = {
             let state = self.tunnels.lock();
@@ -130,7 +130,7 @@ impl<'t> Sweeper<'t> {
         let workspaces = self.gate.registry.snapshot();
         let mut due = Vec::new();
         for tunnel in &tunnels {
-            match judge(self.gate, &workspaces, tunnel, &mut self.scratch) {
+            match judge(self.gate, &workspaces, tunnel, now, &mut self.scratch) {
                 Err(Cause::Refused(Reason::WorkspacesNotLoaded)) if !settled => {}
                 Err(cause) => due.push((tunnel.id, cause)),
                 Ok(()) => {}
@@ -172,13 +172,14 @@ pub fn judge(
     gate: &Gate,
     workspaces: &Snapshot,
     tunnel: &Tunnel,
+    now: Timestamp,
     scratch: &mut Scratch,
 ) -> Result<(), Cause> {
     // A session's person may have other groups by now.
     let session = tunnel.session.as_ref();
     let identity = session.map(|session| session.identity()).or_else(|| tunnel.identity.clone());
-    let path = tunnel.path.as_deref();
-    let decision = gate.judge_in(workspaces, &tunnel.host, path, identity, scratch);
+    let about = tunnel.circumstances(now);
+    let decision = gate.judge_in(workspaces, &tunnel.host, &about, identity, scratch);
     let same_place = match decision.verdict() {
         Verdict::Allow => same(tunnel.route.as_ref(), decision.route.as_ref()),
         // A name that does not resolve at this moment moves nobody who is there already.

@@ -124,6 +124,7 @@ async fn gate(idp: &DevIdp) -> Gate {
         registry,
         lookups: vec![],
         policy: Policy::default(),
+        policies: None,
         versions: Versions { config: config.fingerprint, policy: None },
         metrics: Arc::default(),
     }

@@ -1,0 +1,1 @@
+//! What policies would have decided about a recorded past.
