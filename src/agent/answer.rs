@@ -166,6 +166,9 @@ impl Answerer {
             let _ = encode(notify, request, &decision, &id, batch.max_frame_size, out);
         }
         self.gate.metrics.decided(decision.reason, &decision.evidence, latency);
+        if let Some(shadow) = &decision.shadow {
+            self.gate.metrics.shadowed(decision.verdict(), shadow.reason.verdict());
+        }
     }
 
     /// Takes an allowed tunnel in; returns whether it is one.

@@ -130,7 +130,7 @@ pub(super) enum Format {
 }
 
 /// The columns of an export; what a record does not have is empty.
-const COLUMNS: [&str; 31] = [
+const COLUMNS: [&str; 33] = [
     "seq",
     "time",
     "act",
@@ -158,6 +158,8 @@ const COLUMNS: [&str; 31] = [
     "key_set",
     "config",
     "policy",
+    "policy_id",
+    "shadow",
     "uid",
     "note",
     "time_ms",

@@ -86,7 +86,7 @@ impl Key {
 }
 
 /// Every table, the document first.
-pub static TABLES: [Table; 22] = [
+pub static TABLES: [Table; 23] = [
     tables::ROOT,
     tables::AGENT,
     tables::ISSUER,
@@ -106,6 +106,7 @@ pub static TABLES: [Table; 22] = [
     tables::WORKSPACES,
     tables::SOURCE,
     tables::DESTINATIONS,
+    tables::POLICY,
     tables::AUDIT,
     tables::ADMIN,
     tables::METRICS,

@@ -17,6 +17,8 @@ use crate::{
     },
 };
 
+mod policies;
+
 fn profile(name: &str, matching: &[MatchBy]) -> Arc<Authority> {
     Arc::new(Authority { name: name.into(), matching: matching.to_vec() })
 }
