@@ -448,7 +448,7 @@ impl Set {
             pairs
                 .extend(self.looked("client", || RestrictedExpression::new_ip(client.to_string())));
         }
-        if ["now", "hour", "minute", "weekday"].iter().any(|name| self.looks.at(name)) {
+        if self.looks.at_time() {
             let now =
                 jiff::Timestamp::from_millisecond(i64::try_from(now.as_millis()).ok()?).ok()?;
             let local = now.to_zoned(self.zone.clone());

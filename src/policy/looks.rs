@@ -15,6 +15,8 @@ pub struct Looks {
     /// The context as a whole is compared or kept.
     everything: bool,
     groups: HashSet<EntityUid>,
+    /// People are named.
+    people: bool,
 }
 
 impl Looks {
@@ -27,8 +29,13 @@ impl Looks {
         if let Some(conditions) = json.get("conditions") {
             self.walk(conditions);
         }
-        let literals = policy.entity_literals().into_iter();
-        self.groups.extend(literals.filter(|uid| uid.type_name().basename() == "Group"));
+        for uid in policy.entity_literals() {
+            match uid.type_name().basename() {
+                "Group" => _ = self.groups.insert(uid),
+                "User" => self.people = true,
+                _ => {}
+            }
+        }
         Ok(())
     }
 
@@ -79,6 +86,18 @@ impl Looks {
     #[must_use]
     pub fn at_groups(&self) -> bool {
         !self.groups.is_empty()
+    }
+
+    /// Whether it matters at which issuer somebody is who.
+    #[must_use]
+    pub fn at_people(&self) -> bool {
+        self.people || self.at_groups() || self.at("issuer")
+    }
+
+    /// Whether the time matters.
+    #[must_use]
+    pub fn at_time(&self) -> bool {
+        ["now", "hour", "minute", "weekday"].into_iter().any(|name| self.at(name))
     }
 
     /// Whether it matters whether somebody is in this group.

@@ -22,7 +22,7 @@ use crate::{
     decision::{Reason, Route},
     gate::Gate,
     identity::{Identity, Refusal, TokenIds, profile::Authority},
-    workspace::{AppName, EndpointName, Gateway, host::Host},
+    workspace::{EndpointName, Gateway, host::Host},
 };
 
 /// Between two writings.
@@ -232,7 +232,7 @@ impl Kept {
             None => None,
         };
         let endpoint = match self.endpoint {
-            Some(name) => Some(endpoint(&name)?),
+            Some(name) => Some(EndpointName::parse(&name)?),
             None => None,
         };
         Some(Tunnel {
@@ -260,15 +260,6 @@ impl Kept {
                 source: self.source,
             },
         })
-    }
-}
-
-fn endpoint(name: &str) -> Option<EndpointName> {
-    match name.split_once(':') {
-        None if name == "main" => Some(EndpointName::Main),
-        Some(("port", port)) => port.parse().ok().map(EndpointName::Port),
-        Some(("app", name)) => AppName::new(name).map(EndpointName::App),
-        _ => None,
     }
 }
 
