@@ -36,6 +36,7 @@ mod login;
 mod monitoring;
 mod packages;
 mod platforms;
+mod policy;
 mod providers;
 mod reference;
 mod refresh;
