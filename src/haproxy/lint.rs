@@ -29,6 +29,7 @@ use guard::Guard;
 
 /// What the agent's configuration says that HAProxy's must fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Agent {
     /// Every question is answered within this time.
     pub answer_within: Duration,
@@ -38,13 +39,15 @@ pub struct Agent {
     pub query: bool,
     /// Whether tokens may be in a WebSocket subprotocol.
     pub subprotocol: bool,
+    /// Whether there are policies, which are about method, path and client.
+    pub policies: bool,
 }
 
 impl Default for Agent {
     /// What holds where the agent's configuration says nothing.
     fn default() -> Self {
         let answer_within = Duration::from_millis(300);
-        Self { answer_within, sign_in: false, query: false, subprotocol: false }
+        Self { answer_within, sign_in: false, query: false, subprotocol: false, policies: false }
     }
 }
 

@@ -48,6 +48,7 @@ pub(super) fn agent(config: &Config) -> Agent {
         answer_within: config.agent.answer_within,
         sign_in: config.sign_in.is_some(),
         query: credentials.is_some_and(|sources| sources.query.is_some()),
+        policies: config.policies.is_some(),
         subprotocol: credentials.is_some_and(|sources| sources.subprotocol),
     }
 }
