@@ -34,6 +34,7 @@ fn agent(facts: &Facts) -> Agent {
     Agent {
         answer_within: facts.answer_within,
         sign_in: facts.sign_in.is_some(),
+        policies: false,
         query: facts.query,
         subprotocol: facts.subprotocol,
     }
