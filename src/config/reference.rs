@@ -127,6 +127,8 @@ pub fn schema() -> Value {
         schema.insert("$schema".into(), json!("https://json-schema.org/draft/2020-12/schema"));
         schema.insert("title".into(), json!("The configuration of identity-spoa"));
     }
+    // A dependency may let maps keep the order in which they were filled.
+    schema.sort_all_objects();
     schema
 }
 

@@ -167,7 +167,7 @@ async fn stage(version: &Version, policies: &str, shadow: &str, table: &str) -> 
         write(directory, "policies", policies);
         write(directory, "shadow", shadow);
         config.push_str(&format!(
-            "[admin]\nsocket = 'admin.sock'\nrevocations = 'r.jsonl'\n[policy]\n{table}\n"
+            "[admin]\nsocket = 'agent-admin.sock'\nrevocations = 'r.jsonl'\n[policy]\n{table}\n"
         ));
     })
     .await
@@ -255,7 +255,7 @@ async fn a_shadow_changes_nothing_and_is_on_record_and_counted() {
         assert_eq!(shadow["policy_id"], "no-delete");
         assert!(shadow["policy"].is_string());
         assert_eq!(last["inputs"]["relation"], "owner");
-        let socket = stage.directory.path().join("admin.sock");
+        let socket = stage.directory.path().join("agent-admin.sock");
         let client = reqwest::Client::builder().unix_socket(socket).build().unwrap();
         let text = client.get("http://agent/metrics").send().await.unwrap().text().await.unwrap();
         let line = "identity_spoa_policy_shadow_total{result=\"would_refuse\"} 1";
