@@ -19,7 +19,7 @@ use crate::{
         revocation::Revocations,
     },
     metrics::Metrics,
-    policy::{Circumstances, Policies},
+    policy::{Circumstances, Policies, Rules},
     request::{Request, cookie},
     session::{
         self, Session, SignIn,
@@ -166,22 +166,8 @@ impl Gate {
             }
             other => other,
         };
-        let circumstances = Circumstances {
-            method: request.method,
-            path: request.path,
-            client: request.client,
-            now,
-            is_stream: request.is_stream,
-        };
-        let rules = self.policies.as_deref().map(Policies::rules).unwrap_or_default();
-        let mut decision = decision::decide(
-            &place,
-            &circumstances,
-            authentication,
-            workspaces,
-            &self.policy,
-            rules,
-        );
+        let (about, law, rules) = (circumstances(request, now), &self.policy, self.rules());
+        let mut decision = decision::decide(&place, &about, authentication, workspaces, law, rules);
         decision.evidence = evidence;
         if decision.reason == Reason::WorkspaceUnknown
             && may_wait
@@ -269,9 +255,13 @@ impl Gate {
             }
             Some(identity) => Authentication::Known(identity),
         };
-        let rules = self.policies.as_deref().map(Policies::rules).unwrap_or_default();
-        let rules = rules.without_shadow();
-        decision::decide(&place, circumstances, authentication, workspaces, &self.policy, rules)
+        let (law, rules) = (&self.policy, self.rules().without_shadow());
+        decision::decide(&place, circumstances, authentication, workspaces, law, rules)
+    }
+
+    /// The policies that are asked; none is the default.
+    fn rules(&self) -> Rules<'_> {
+        self.policies.as_deref().map(Policies::rules).unwrap_or_default()
     }
 
     /// Whom the session's cookie of this very host stands for.
@@ -362,6 +352,12 @@ impl Gate {
         evidence.credential = Shown::Certificate;
         Authentication::Known(Arc::new(identity))
     }
+}
+
+/// What policies are told of a request.
+const fn circumstances<'a>(request: &Request<'a>, now: Timestamp) -> Circumstances<'a> {
+    let Request { method, path, client, is_stream, .. } = *request;
+    Circumstances { method, path, client, now, is_stream }
 }
 
 /// Where a browser without a session is sent.

@@ -126,8 +126,7 @@ pub(super) fn build(config: &Config, runs: bool) -> anyhow::Result<Built> {
         Pages::load(about.pages.clone(), labels.collect()).context("the table [sign_in.pages]")
     });
     let pages = pages.transpose()?;
-    let policies = config.policies.as_ref().map(Policies::load).transpose()?;
-    let fingerprint = policies.as_ref().and_then(Policies::hash);
+    let (policies, versions) = policies(config)?;
     let gate = Gate {
         patterns,
         issuers,
@@ -139,11 +138,18 @@ pub(super) fn build(config: &Config, runs: bool) -> anyhow::Result<Built> {
         registry,
         lookups,
         policy,
-        policies: policies.map(Arc::new),
-        versions: Versions { config: config.fingerprint, policy: fingerprint },
+        policies,
+        versions,
         metrics: Arc::default(),
     };
     Ok(Built { gate, feeds, clients: clients.into(), pages })
+}
+
+/// The policies, and the fingerprints of what decides.
+fn policies(config: &Config) -> anyhow::Result<(Option<Arc<Policies>>, Versions)> {
+    let policies = config.policies.as_ref().map(Policies::load).transpose()?;
+    let policy = policies.as_ref().and_then(Policies::hash);
+    Ok((policies.map(Arc::new), Versions { config: config.fingerprint, policy }))
 }
 
 /// Sessions and keys. The file or store of sessions is the running agent's; other commands need none.

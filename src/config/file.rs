@@ -69,9 +69,9 @@ impl<'de> Deserialize<'de> for Config {
             table.errors.extend(check_issuers(&issuers.value, &certificates));
         }
         if let (Some(policies), Ok(issuers)) = (&policies, &issuers) {
-            let named = issuers.value.iter().map(|raw| &raw.issuer.profile.authority.name);
-            let mut names = named.chain(certificates.iter().map(|raw| &raw.rule.authority.name));
-            if let Some(name) = names.find(|name| name.contains('/')) {
+            let of_issuers = issuers.value.iter().map(|raw| &raw.issuer.profile.authority.name);
+            let of_rules = certificates.iter().map(|raw| &raw.rule.authority.name);
+            if let Some(name) = of_issuers.chain(of_rules).find(|name| name.contains('/')) {
                 let message = format!(
                     "policies call people \"ISSUER/SUBJECT\", so with [policy] the name {name:?} must have no '/'"
                 );

@@ -219,14 +219,10 @@ impl Case {
             return None;
         }
         let told = |allowed: bool, reason: Option<Reason>, policy: Option<&str>| {
-            let mut text = if allowed { "allow" } else { "deny" }.to_owned();
-            if let Some(reason) = reason {
-                text += &format!(" ({reason})");
-            }
-            if let Some(policy) = policy {
-                text += &format!(" by {policy}");
-            }
-            text
+            let verdict = if allowed { "allow" } else { "deny" };
+            let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+            let policy = policy.map(|policy| format!(" by {policy}")).unwrap_or_default();
+            format!("{verdict}{reason}{policy}")
         };
         let wanted = told(self.allowed, self.reason, self.policy.as_deref());
         let came = told(outcome.result.is_ok(), Some(reason), outcome.policy.as_deref());

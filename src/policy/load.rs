@@ -120,7 +120,7 @@ impl Set {
                 match identified(policy, mode, &places) {
                     Ok((id, policy)) => {
                         places.insert(id, (number, at));
-                        let looked = looks.add(&policy).map_err(|error| error.to_string());
+                        let looked = looks.add(&policy);
                         let added = policies.add(policy).map_err(|error| error.to_string());
                         let failed = looked.err().into_iter().chain(added.err());
                         mistakes.extend(failed.map(|message| source.mistake(at, message)));

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 
-use cedar_policy::{EntityUid, Policy, PolicyToJsonError};
+use cedar_policy::{EntityUid, Policy};
 use serde_json::Value;
 
 /// Names of attributes and groups.
@@ -24,8 +24,8 @@ impl Looks {
     ///
     /// # Errors
     /// The policy has no JSON form.
-    pub(super) fn add(&mut self, policy: &Policy) -> Result<(), PolicyToJsonError> {
-        let json = policy.to_json()?;
+    pub(super) fn add(&mut self, policy: &Policy) -> Result<(), String> {
+        let json = policy.to_json().map_err(|error| error.to_string())?;
         if let Some(conditions) = json.get("conditions") {
             self.walk(conditions);
         }

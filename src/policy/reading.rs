@@ -13,6 +13,12 @@ const MAX_DECODED: u8 = 3;
 /// The most readings of one path; a path with more is somebody's experiment.
 pub const MAX_READINGS: usize = 32;
 
+/// Something that may happen to a path.
+type Step = fn(&[u8]) -> Vec<u8>;
+
+/// What may happen to a path in any order, beside decoding it.
+const STEPS: [Step; 4] = [backslashes, without_parameters, merged, without_dots];
+
 /// Why a path cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
@@ -61,10 +67,8 @@ pub fn readings(path: &[u8]) -> Result<Vec<Cow<'_, str>>, Unreadable> {
         let mut at = 0;
         while let Some(path) = level.get(at).cloned() {
             at += 1;
-            for step in [backslashes, without_parameters, merged, without_dots] {
-                if let Some(next) = step(&path) {
-                    take(next, &mut level)?;
-                }
+            for next in STEPS.map(|step| step(&path)) {
+                take(next, &mut level)?;
             }
         }
         let mut next_level = Vec::new();
@@ -105,27 +109,25 @@ fn decode(path: &[u8]) -> Option<Vec<u8>> {
     Some(out)
 }
 
-fn backslashes(path: &[u8]) -> Option<Vec<u8>> {
-    memchr::memchr(b'\\', path)?;
-    Some(path.iter().map(|b| if *b == b'\\' { b'/' } else { *b }).collect())
+fn backslashes(path: &[u8]) -> Vec<u8> {
+    path.iter().map(|b| if *b == b'\\' { b'/' } else { *b }).collect()
 }
 
 /// Each segment up to its semicolon.
-fn without_parameters(path: &[u8]) -> Option<Vec<u8>> {
-    memchr::memchr(b';', path)?;
+fn without_parameters(path: &[u8]) -> Vec<u8> {
     let bare = |segment: &[u8]| segment.split(|b| *b == b';').next().unwrap_or_default().to_vec();
     let segments: Vec<_> = path.split(|b| *b == b'/').map(bare).collect();
-    Some(segments.join(&b'/'))
+    segments.join(&b'/')
 }
 
-fn merged(path: &[u8]) -> Option<Vec<u8>> {
+fn merged(path: &[u8]) -> Vec<u8> {
     let mut out = path.to_vec();
     out.dedup_by(|a, b| (*a, *b) == (b'/', b'/'));
-    Some(out)
+    out
 }
 
 /// RFC 3986 section 5.2.4; never above the root.
-fn without_dots(path: &[u8]) -> Option<Vec<u8>> {
+fn without_dots(path: &[u8]) -> Vec<u8> {
     let rooted = path.strip_prefix(b"/");
     let mut kept: Vec<&[u8]> = Vec::new();
     let mut ends_open = false;
@@ -145,7 +147,7 @@ fn without_dots(path: &[u8]) -> Option<Vec<u8>> {
     if ends_open && !kept.is_empty() {
         out.push(b'/');
     }
-    Some(out)
+    out
 }
 
 #[cfg(test)]
@@ -244,11 +246,9 @@ mod tests {
             let Ok(all) = readings(path.as_bytes()) else { return Ok(()) };
             for reading in &all {
                 // Whatever does not decode leads to a reading that is there.
-                for step in [backslashes, without_parameters, merged, without_dots] {
-                    if let Some(next) = step(reading.as_bytes()) {
-                        let next = String::from_utf8(next).unwrap();
-                        prop_assert!(all.iter().any(|known| *known == next), "{} {}", path, next);
-                    }
+                for next in STEPS.map(|step| step(reading.as_bytes())) {
+                    let next = String::from_utf8(next).unwrap();
+                    prop_assert!(all.iter().any(|known| *known == next), "{} {}", path, next);
                 }
             }
         }
