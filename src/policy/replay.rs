@@ -300,7 +300,9 @@ mod tests {
         let set = Set::parse("p", policies, mode, TimeZone::UTC).unwrap();
         let issuers = BTreeMap::from([("https://corp".to_owned(), "corp".to_owned())]);
         let mut replay = Replay::new(&set, issuers);
-        records.iter().for_each(|record| replay.record(record));
+        for record in records {
+            replay.record(record);
+        }
         replay.finish()
     }
 

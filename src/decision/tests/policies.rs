@@ -171,13 +171,13 @@ proptest! {
         let plain = decide(Rules::default());
         let narrowed = decide(enforced(&NARROW[rule]));
         let of_policy = [Reason::PolicyForbidden, Reason::PolicyError];
-        if !of_policy.contains(&narrowed.reason) {
-            prop_assert_eq!(narrowed.reason, plain.reason);
-            prop_assert_eq!(&narrowed.route, &plain.route);
-        } else {
+        if of_policy.contains(&narrowed.reason) {
             prop_assert!(narrowed.route.is_none());
             // Only whom ownership lets in is told of a policy.
             prop_assert!(matches!(narrowed.relation, Some(Ok(_))), "{:?}", narrowed);
+        } else {
+            prop_assert_eq!(narrowed.reason, plain.reason);
+            prop_assert_eq!(&narrowed.route, &plain.route);
         }
         let replaced = decide(enforced(&REPLACE));
         if replaced.verdict() == Verdict::Allow && plain.verdict() != Verdict::Allow {
