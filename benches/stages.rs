@@ -25,7 +25,7 @@ use identity_spoa::{
     agent::Batch,
     audit::{Record, Trail},
     clock::{Moment, Timestamp},
-    decision::{self, Decision, Policy, variables::DecisionId},
+    decision::{self, Decision, Policy, Reason, variables::DecisionId},
     gate::{Gate, Step, live::Live},
     haproxy::runtime,
     identity::{
@@ -34,11 +34,13 @@ use identity_spoa::{
         evidence::Evidence,
         issuers::Outcome,
     },
+    policy::{Circumstances, Mode, Question, Rules, Set, Who},
     request::Request,
     spop::{Event, Notify, frame::DEFAULT_SIZE},
     tunnel::{Settings, Tunnel, Tunnels, sweep::Sweeper},
-    workspace::{host::Host, pattern::Scratch},
+    workspace::{EndpointName, host::Host, pattern::Scratch},
 };
+use jiff::tz::TimeZone;
 
 const ROUNDS: u32 = 200_000;
 
@@ -120,7 +122,9 @@ fn main() {
     });
     let place = gate.place(&request, &mut scratch);
     time("decide", || {
-        black_box(decision::decide(&place, None, known.clone(), &workspaces, &Policy::default()));
+        let (about, policy) = (Circumstances::default(), Policy::default());
+        let rules = Rules::default();
+        black_box(decision::decide(&place, &about, known.clone(), &workspaces, &policy, rules));
     });
     let Step::Done(decided) = gate.decide(&request, &workspaces, now, &mut scratch, true) else {
         panic!()
@@ -136,6 +140,7 @@ fn main() {
     });
     drop(trail);
     writer.finish();
+    policies(&known, now);
     tunnels(&gate, &request, &decided, now);
     let started = Moment::now();
     let workspaces = &workspaces;
@@ -144,6 +149,63 @@ fn main() {
         out.clear();
         hot.answerer.answer(&notify, &batch, &mut scratch, true, &mut out);
     });
+}
+
+/// What policies add to a decision.
+fn policies(known: &Authentication, now: Timestamp) {
+    let Authentication::Known(identity) = known else { panic!() };
+    let ask = |set: &Set, path: &[u8]| {
+        let question = Question {
+            who: Some(Who::of(identity)),
+            workspace: "pinkpanda-demo-ns35kd21abc",
+            organization: None,
+            endpoint: &EndpointName::Main,
+            declared: true,
+            relation: Ok(Reason::Owner),
+            circumstances: Circumstances {
+                method: Some(b"GET"),
+                path: Some(path),
+                client: Some([127, 0, 0, 1].into()),
+                now,
+                is_stream: false,
+            },
+        };
+        assert!(black_box(set.decide(&question)).result.is_ok());
+    };
+    let set = |text: &str| Set::parse("bench", text, Mode::Narrow, TimeZone::UTC).unwrap();
+    let plain = set(
+        "@id(\"a\") forbid(principal, action, resource) when { context.relation == \"none\" };",
+    );
+    time_slow("one policy that looks at the relation", || ask(&plain, b"/some/where"));
+    for count in [1, 20, 200] {
+        let mut text = String::new();
+        for number in 0..count {
+            writeln!(
+                text,
+                "@id(\"p{number}\") forbid(principal is User, action == Action::\"request\", resource)
+                 when {{ resource.id like \"prod{number}-*\" || context.path like \"/admin{number}/*\" || context.hour == 99 }}
+                 unless {{ context.client.isInRange(ip(\"10.{number}.0.0/16\")) || principal in Group::\"dev/g{number}\" }};"
+            )
+            .unwrap();
+        }
+        let set = set(&text);
+        time_slow(&format!("{count} policies over everything"), || ask(&set, b"/some/where"));
+        time_slow(&format!("{count}, a path with 4 readings"), || ask(&set, b"/some//%77here"));
+    }
+}
+
+/// As [`time`], of what takes long.
+fn time_slow(what: &str, mut run: impl FnMut()) {
+    const TIMES: u32 = 2_000;
+    let mut least = f64::MAX;
+    for _ in 0..5 {
+        let start = Instant::now();
+        for _ in 0..TIMES / 5 {
+            run();
+        }
+        least = least.min(start.elapsed().as_nanos() as f64 / f64::from(TIMES / 5));
+    }
+    println!("{what:<52} {least:>8.0} ns");
 }
 
 /// What ten thousand live tunnels cost beside the requests.

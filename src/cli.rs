@@ -16,6 +16,7 @@ mod feeds;
 mod haproxy;
 mod login;
 mod manual;
+mod policy;
 mod revoke;
 mod run;
 mod schema;
@@ -63,6 +64,9 @@ enum Command {
     /// Proves, searches and exports the audit trail, without the agent
     #[command(subcommand)]
     Audit(audit::Command),
+    /// Tests policies, prints their schema, and asks them about a recorded past, without the agent
+    #[command(subcommand)]
+    Policy(policy::Command),
     /// Shows who is connected to what right now, and cuts
     Tunnels(TunnelsArgs),
     /// Prints what a shell needs to complete commands
@@ -201,6 +205,9 @@ struct ExplainArgs {
     /// The path
     #[arg(long, default_value = "/")]
     path: String,
+    /// The client's address, which policies may look at
+    #[arg(long, value_name = "IP")]
+    client: Option<std::net::IpAddr>,
 }
 
 #[derive(Debug, Args)]
@@ -435,6 +442,7 @@ impl Cli {
             Command::Schema(args) => schema::schema(&args),
             Command::Haproxy(args) => haproxy::haproxy(&args),
             Command::Audit(command) => audit::audit(&command),
+            Command::Policy(command) => policy::policy(&command),
         }
     }
 

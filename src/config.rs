@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::tz::TimeZone;
 use thiserror::Error;
 use url::Url;
 
@@ -21,6 +22,7 @@ use crate::{
         Profile, certificate::CertificateRule, credential::Sources, evidence::Fingerprint,
         provider::Schedule,
     },
+    policy,
     session::{Lifetime, flow::Places},
     tunnel,
     workspace::{
@@ -40,6 +42,7 @@ mod fixed;
 pub mod follow;
 mod issuer;
 mod pages;
+mod policy_table;
 pub mod reference;
 mod shared;
 mod sign_in;
@@ -68,6 +71,8 @@ pub struct Config {
     pub sources: Vec<Source>,
     /// What holds for all workspaces.
     pub policy: Policy,
+    /// Policies beyond ownership; none unless said.
+    pub policies: Option<PolicyFiles>,
     /// Where decisions are recorded.
     pub audit: audit::Settings,
     /// How people sign in with a browser; not at all unless said.
@@ -88,6 +93,21 @@ pub struct Config {
     pub fingerprint: Option<Fingerprint>,
     /// The file as it was typed, and its language.
     pub text: (String, Format),
+}
+
+/// Where policies are, and what they may do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyFiles {
+    /// The directory of the policies that are enforced.
+    pub directory: Option<PathBuf>,
+    /// What they may do.
+    pub mode: policy::Mode,
+    /// The directory of policies that are only put on record.
+    pub shadow: Option<PathBuf>,
+    /// What they might do.
+    pub shadow_mode: policy::Mode,
+    /// Where hours and weekdays are told.
+    pub zone: TimeZone,
 }
 
 /// How the agent reaches HAProxy.
@@ -373,6 +393,8 @@ impl Config {
         }
         self.audit.file.iter_mut().chain(&mut self.audit.key).for_each(resolve);
         self.tunnels.file.iter_mut().for_each(resolve);
+        let policies = self.policies.iter_mut();
+        policies.flat_map(|p| p.directory.iter_mut().chain(&mut p.shadow)).for_each(resolve);
         for socket in self.haproxy.iter_mut().flat_map(|haproxy| &mut haproxy.sockets) {
             if let haproxy::Socket::Unix(path) = socket {
                 resolve(path);

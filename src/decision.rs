@@ -7,6 +7,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use crate::{
     identity::{Authentication, Identity, credential::Sources, evidence::Evidence},
+    policy::{Circumstances, Question, Rules, Set, Shadow},
     session::{Session, flow::Offer},
     workspace::{
         Admission, Destination, EndpointName, Gateway, Phase, Workspace,
@@ -92,6 +93,12 @@ pub struct Decision {
     pub session: Option<Arc<Session>>,
     /// What the decision rests on.
     pub evidence: Evidence,
+    /// What ownership said, where policies were asked.
+    pub relation: Option<Result<Reason, Reason>>,
+    /// The policy that decided; none where ownership did.
+    pub policy: Option<Arc<str>>,
+    /// What policies that are only put on record would have decided, where they were asked.
+    pub shadow: Option<Shadow>,
 }
 
 /// What clients are told of tokens for workspaces (RFC 9728).
@@ -123,6 +130,9 @@ impl Decision {
             offer: None,
             session: None,
             evidence: Evidence::default(),
+            relation: None,
+            policy: None,
+            shadow: None,
         }
     }
 
@@ -138,14 +148,15 @@ impl Decision {
 /// The order matters: a host that is nobody's is told apart first; then a public endpoint of a
 /// running workspace opens without asking who; then nobody learns whether a workspace exists without
 /// an identity; then permission comes before phase, so that only those who may reach a workspace
-/// learn that it is stopped.
+/// learn that it is stopped. Policies are asked where ownership has spoken, at a public endpoint too.
 #[must_use]
 pub fn decide(
     place: &Place,
-    path: Option<&[u8]>,
+    circumstances: &Circumstances<'_>,
     authentication: Authentication,
     workspaces: &Snapshot,
     policy: &Policy,
+    rules: Rules<'_>,
 ) -> Decision {
     let target = match place {
         Place::Missing => return Decision::refuse(Reason::HostMissing),
@@ -162,7 +173,9 @@ pub fn decide(
     };
     let found = workspaces.find(target.source, &target.workspace);
     let endpoint = match &found {
-        Found::Workspace(record) => record.workspace.endpoint_at(&target.endpoint, path),
+        Found::Workspace(record) => {
+            record.workspace.endpoint_at(&target.endpoint, circumstances.path)
+        }
         Found::Unknown | Found::NotLoaded | Found::Ambiguous => target.endpoint.clone(),
     };
     let mut decision = Decision {
@@ -179,7 +192,7 @@ pub fn decide(
             if let Authentication::Known(identity) = authentication {
                 decision.identity = Some(identity);
             }
-            return decision.reach(record, Reason::Public, policy);
+            return decision.ask(rules, Ok(Reason::Public), record, policy, circumstances);
         }
     }
     let identity = match authentication {
@@ -209,17 +222,61 @@ pub fn decide(
         Found::NotLoaded => return Decision { reason: Reason::WorkspacesNotLoaded, ..decision },
         Found::Ambiguous => return Decision { reason: Reason::WorkspaceAmbiguous, ..decision },
     };
-    match relation::relation(&identity, &record, &endpoint, policy) {
-        Ok(reason) => decision.reach(&record, reason, policy),
-        Err(reason) => {
-            decision.about(&record);
-            decision.reason = reason;
-            decision
-        }
-    }
+    let relation = relation::relation(&identity, &record, &endpoint, policy);
+    decision.ask(rules, relation, &record, policy, circumstances)
 }
 
 impl Decision {
+    /// Asks the policies about what ownership says, and goes on with what comes of it.
+    fn ask(
+        mut self,
+        rules: Rules<'_>,
+        relation: Result<Reason, Reason>,
+        record: &Record<'_>,
+        policy: &Policy,
+        circumstances: &Circumstances<'_>,
+    ) -> Self {
+        let Rules { enforced, shadow } = rules;
+        if enforced.or(shadow).is_none() {
+            return self.follow(relation, record, policy);
+        }
+        let identity = self.identity.clone();
+        let endpoint = self.endpoint.clone().unwrap_or(EndpointName::Main);
+        let (identity, workspace) = (identity.as_deref(), record.workspace);
+        let question = Question::new(identity, workspace, &endpoint, relation, *circumstances);
+        let outcome = |set: &Set| set.decide(&question);
+        self.relation = Some(relation);
+        self.shadow = shadow.map(|set| {
+            let outcome = outcome(set);
+            let reason = self.clone().follow(outcome.result, record, policy).reason;
+            Shadow { reason, policy: outcome.policy, set: set.hash() }
+        });
+        match enforced.map(outcome) {
+            Some(outcome) => {
+                self.policy = outcome.policy;
+                self.follow(outcome.result, record, policy)
+            }
+            None => self.follow(relation, record, policy),
+        }
+    }
+
+    /// Goes on with what ownership and policies say.
+    fn follow(
+        mut self,
+        permission: Result<Reason, Reason>,
+        record: &Record<'_>,
+        policy: &Policy,
+    ) -> Self {
+        match permission {
+            Ok(reason) => self.reach(record, reason, policy),
+            Err(reason) => {
+                self.about(record);
+                self.reason = reason;
+                self
+            }
+        }
+    }
+
     /// The end of the way for a request that may reach the workspace, if it is up and can be found.
     fn reach(mut self, record: &Record<'_>, allowed: Reason, policy: &Policy) -> Self {
         self.about(record);

@@ -212,7 +212,8 @@ fn may_be_reused(decision: &Decision, request: &Request<'_>) -> bool {
         return false;
     }
     let looked_at_path = decision.workspace.as_ref().is_none_or(|found| !found.paths.is_empty());
-    // A page elsewhere may do with a session what only its mode and destination tell to be harmless.
+    // A page elsewhere may do with what a browser sends by itself what only its mode and destination tell to be
+    // harmless.
     let own = matches!(request.browser.site, None | Some(b"" | b"none" | b"same-origin"));
-    !looked_at_path && (decision.session.is_none() || own)
+    !looked_at_path && own
 }

@@ -20,6 +20,7 @@ use crate::{
         revocation::Revocations,
     },
     metrics::Metrics,
+    policy::{Circumstances, Policies, Rules},
     request::{Request, cookie},
     session::{
         self, Session, SignIn,
@@ -61,6 +62,8 @@ pub struct Gate {
     pub watched: Vec<WatchedSource>,
     /// What the operator decided for all workspaces.
     pub policy: Policy,
+    /// Policies beyond ownership; none unless configured.
+    pub policies: Option<Arc<Policies>>,
     /// The fingerprints of what decides.
     pub versions: Versions,
     /// What is counted.
@@ -171,8 +174,8 @@ impl Gate {
             }
             other => other,
         };
-        let mut decision =
-            decision::decide(&place, request.path, authentication, workspaces, &self.policy);
+        let (about, law, rules) = (circumstances(request, now), &self.policy, self.rules());
+        let mut decision = decision::decide(&place, &about, authentication, workspaces, law, rules);
         decision.evidence = evidence;
         if decision.reason == Reason::WorkspaceUnknown
             && may_wait
@@ -234,24 +237,40 @@ impl Gate {
                 "[credentials] names a place that HAProxy does not pass: add the argument to the args line, see haproxy/identity.spoe.cfg"
             );
         }
-        sign_in || credentials
+        let policies = self.policies.is_some() && !request.passes.policies;
+        if policies {
+            warn!(
+                "[policy] needs arguments that HAProxy does not pass: add method, path and client to the args line, see haproxy/identity.spoe.cfg"
+            );
+        }
+        sign_in || credentials || policies
     }
 
-    /// What would come of a request of somebody who is known, for the pages of sign-in.
+    /// What would come of opening a page, for the pages of sign-in. They do not know the client's address: where a
+    /// policy looks at it, the answer is [`Reason::PolicyError`], and only the request itself tells.
     #[must_use]
-    pub fn judge(&self, host: &Host, path: &[u8], identity: Arc<Identity>) -> Decision {
+    pub fn judge(
+        &self,
+        host: &Host,
+        path: &[u8],
+        identity: Arc<Identity>,
+        now: Timestamp,
+    ) -> Decision {
         let path = path.split(|byte| *byte == b'?').next();
+        let method = Some(&b"GET"[..]);
+        let circumstances = Circumstances { method, path, now, ..Circumstances::default() };
         let workspaces = self.registry.snapshot();
-        self.judge_in(&workspaces, host, path, Some(identity), &mut Scratch::default())
+        self.judge_in(&workspaces, host, &circumstances, Some(identity), &mut Scratch::default())
     }
 
-    /// What would come of a request of somebody whose credential was verified before, or of nobody.
+    /// What would come of a request of somebody whose credential was verified before, or of nobody. Policies that
+    /// are only put on record are not asked.
     #[must_use]
     pub fn judge_in(
         &self,
         workspaces: &Snapshot,
         host: &Host,
-        path: Option<&[u8]>,
+        circumstances: &Circumstances<'_>,
         identity: Option<Arc<Identity>>,
         scratch: &mut Scratch,
     ) -> Decision {
@@ -267,7 +286,13 @@ impl Gate {
             }
             Some(Some(identity)) => Authentication::Known(identity),
         };
-        decision::decide(&place, path, authentication, workspaces, &self.policy)
+        let (law, rules) = (&self.policy, self.rules().without_shadow());
+        decision::decide(&place, circumstances, authentication, workspaces, law, rules)
+    }
+
+    /// The policies that are asked; none is the default.
+    fn rules(&self) -> Rules<'_> {
+        self.policies.as_deref().map(Policies::rules).unwrap_or_default()
     }
 
     /// Whom the session's cookie of this very host stands for.
@@ -405,6 +430,12 @@ impl Gate {
 /// Host and port of an origin (RFC 6454 section 6.2).
 fn authority_of(origin: &[u8]) -> Option<&[u8]> {
     origin.strip_prefix(b"https://").or_else(|| origin.strip_prefix(b"http://"))
+}
+
+/// What policies are told of a request.
+const fn circumstances<'a>(request: &Request<'a>, now: Timestamp) -> Circumstances<'a> {
+    let Request { method, path, client, is_stream, .. } = *request;
+    Circumstances { method, path, client, now, is_stream }
 }
 
 /// Where a browser without a session is sent.

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! [`agent`] serves connections with [`spop`]; [`gate`] takes one [`request`] through [`identity`],
-//! [`workspace`] and [`decision`]; [`audit`] records what came of it, [`metrics`] counts it. [`tunnel`] follows
+//! [`workspace`] and [`decision`], which asks the operator's [`policy`] where there is one; [`audit`] records what came of it, [`metrics`] counts it. [`tunnel`] follows
 //! what lasts, and cuts it through [`haproxy`] when access ends; [`haproxy`] also reads and writes HAProxy's
 //! configuration. [`admin`]
 //! takes an administrator's words. [`cli`] and [`config`] put the parts together.
@@ -26,6 +26,7 @@ pub mod gate;
 pub mod haproxy;
 pub mod identity;
 pub mod metrics;
+pub mod policy;
 pub mod request;
 pub mod session;
 pub mod spop;

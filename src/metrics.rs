@@ -57,6 +57,7 @@ metrics! {
     DECISIONS = "counter" "decisions_total" ["verdict", "reason"] "Decisions";
     LATENCY = "histogram" "decision_seconds" [] "Time from when a question was read to its answer";
     TOKENS = "counter" "tokens_total" ["cache"] "Bearer tokens that count, by whether they were remembered";
+    SHADOW = "counter" "policy_shadow_total" ["result"] "Decisions that policies in shadow were asked about: same, would_allow, would_refuse";
     CONNECTIONS = "gauge" "connections" [] "Connections of HAProxy";
     WAITING = "gauge" "questions_waiting" [] "Questions that wait for a key, a token or a workspace";
     KEY_SET_AGE = "gauge" "key_set_age_seconds" ["issuer"] "Time since the keys of an issuer were confirmed";
@@ -104,6 +105,9 @@ const BOUNDS: [u64; 16] = [
 const ACTS: [&str; 5] =
     ["sign_in", "sign_in_denied", "session_host", "sign_out", "back_channel_logout"];
 
+/// What policies in shadow say of a decision.
+const SHADOWS: [&str; 3] = ["same", "would_allow", "would_refuse"];
+
 /// What is counted on the way of requests.
 #[derive(Debug)]
 pub struct Metrics {
@@ -118,6 +122,7 @@ pub struct Metrics {
     reloads: AtomicU64,
     refused_reloads: AtomicU64,
     outdated: AtomicBool,
+    shadows: [AtomicU64; SHADOWS.len()],
     /// Connections of HAProxy.
     pub connections: Gauge,
     /// Questions that wait.
@@ -165,6 +170,7 @@ impl Default for Metrics {
             reloads: AtomicU64::new(0),
             refused_reloads: AtomicU64::new(0),
             outdated: AtomicBool::new(false),
+            shadows: std::array::from_fn(|_| AtomicU64::new(0)),
             connections: Gauge::default(),
             waiting: Gauge::default(),
         }
@@ -221,6 +227,17 @@ impl Metrics {
         self.outdated.store(!is, Ordering::Relaxed);
     }
 
+    /// Counts what policies that are not enforced would have made of a decision.
+    pub fn shadowed(&self, decided: Verdict, shadow: Verdict) {
+        let result = match (decided == Verdict::Allow, shadow == Verdict::Allow) {
+            (false, true) => "would_allow",
+            (true, false) => "would_refuse",
+            (true, true) | (false, false) => "same",
+        };
+        let at = SHADOWS.iter().position(|known| *known == result);
+        add(at.and_then(|at| self.shadows.get(at)), 1);
+    }
+
     /// How many decisions had a verdict.
     #[must_use]
     pub fn decisions(&self, verdict: Verdict) -> u64 {
@@ -244,6 +261,10 @@ impl Metrics {
         to.family(&TOKENS);
         to.sample(&TOKENS, &["hit"], read(&self.hits));
         to.sample(&TOKENS, &["miss"], read(&self.misses));
+        to.family(&SHADOW);
+        for (result, count) in SHADOWS.iter().zip(&self.shadows) {
+            to.sample(&SHADOW, &[result], read(count));
+        }
         to.single(&CONNECTIONS, self.connections.get());
         to.single(&WAITING, self.waiting.get());
         to.family(&CONFIG_RELOADS);
@@ -351,6 +372,9 @@ mod tests {
         metrics.decided(refused, &Evidence::default(), Duration::from_millis(3));
         metrics.session_act("sign_in");
         metrics.session_act("no such act");
+        metrics.shadowed(Verdict::Deny, Verdict::Allow);
+        metrics.shadowed(Verdict::Allow, Verdict::Unavailable);
+        metrics.shadowed(Verdict::SignIn, Verdict::Deny);
         let text = text(&metrics);
         for line in [
             "identity_spoa_decisions_total{verdict=\"allow\",reason=\"owner\"} 2",
@@ -364,6 +388,9 @@ mod tests {
             "identity_spoa_decision_seconds_count 4",
             "identity_spoa_tokens_total{cache=\"hit\"} 2",
             "identity_spoa_session_acts_total{act=\"sign_in\"} 1",
+            "identity_spoa_policy_shadow_total{result=\"same\"} 1",
+            "identity_spoa_policy_shadow_total{result=\"would_allow\"} 1",
+            "identity_spoa_policy_shadow_total{result=\"would_refuse\"} 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line}\n{text}");
         }

@@ -95,6 +95,8 @@ pub struct Passes {
     pub browser: bool,
     /// `frontend`, and for HTTP `upgrades`: what is, and where, a tunnel.
     pub tunnels: bool,
+    /// `method`, `path` and `client`, which policies are about.
+    pub policies: bool,
 }
 
 /// Headers that tell a person who opens a page from a program that fetches something.
@@ -157,6 +159,7 @@ impl<'a> Request<'a> {
         let mut request = Self::default();
         let mut seen = [false; NEEDED.len()];
         let (mut origin, mut site) = (false, false);
+        let (mut method, mut path, mut client) = (false, false, false);
         let mut certificate = Presented::default();
         for (name, value) in args {
             for (seen, needed) in seen.iter_mut().zip(NEEDED) {
@@ -164,11 +167,17 @@ impl<'a> Request<'a> {
             }
             match name {
                 b"unique_id" => request.unique_id = text(value, "unique_id")?,
-                b"method" => request.method = text(value, "method")?,
+                b"method" => {
+                    request.method = text(value, "method")?;
+                    method = true;
+                }
                 b"traceparent" => request.traceparent = text(value, "traceparent")?,
                 b"host" => request.host = text(value, "host")?,
                 b"hosts" => request.hosts = count(value, "hosts")?,
-                b"path" => request.path = text(value, "path")?,
+                b"path" => {
+                    request.path = text(value, "path")?;
+                    path = true;
+                }
                 b"authorization" => request.authorization = text(value, "authorization")?,
                 b"authorizations" => request.authorizations = count(value, "authorizations")?,
                 b"cookie" => request.cookie = text(value, "cookie")?,
@@ -182,7 +191,10 @@ impl<'a> Request<'a> {
                     request.protocol_lines = count(value, "protocol_lines")?;
                     request.passes.protocols = true;
                 }
-                b"client" => request.client = address(value, "client")?,
+                b"client" => {
+                    request.client = address(value, "client")?;
+                    client = true;
+                }
                 b"fetch_mode" => request.browser.mode = text(value, "fetch_mode")?,
                 b"fetch_dest" => request.browser.dest = text(value, "fetch_dest")?,
                 b"accept" => request.browser.accept = text(value, "accept")?,
@@ -212,6 +224,7 @@ impl<'a> Request<'a> {
         request.certificate = certificate.verified();
         request.passes.tunnels &= request.spot.frontend.is_some();
         request.passes.browser = origin && site;
+        request.passes.policies = method && path && client;
         match seen.iter().zip(NEEDED).find(|(seen, _)| !**seen) {
             Some((_, name)) => Err(RequestError::Missing(name)),
             None => Ok(request),
@@ -221,20 +234,24 @@ impl<'a> Request<'a> {
     fn read_tcp(args: impl Iterator<Item = (&'a [u8], Value<'a>)>) -> Result<Self, RequestError> {
         let mut request = Self::default();
         let mut certificate = Presented::default();
+        let mut policies = false;
         for (name, value) in args {
             match name {
                 b"unique_id" => request.unique_id = text(value, "unique_id")?,
                 b"sni" => request.host = text(value, "sni")?,
-                b"client" => request.client = address(value, "client")?,
+                b"client" => {
+                    request.client = address(value, "client")?;
+                    policies = true;
+                }
                 _ if request.spot.read(name, value)? => {}
                 _ => certificate.read(name, value)?,
             }
         }
         request.certificate = certificate.verified();
         request.is_stream = true;
-        // A stream has neither of the others.
+        // A stream has none of the others.
         let tunnels = request.spot.frontend.is_some();
-        request.passes = Passes { query: true, protocols: true, browser: true, tunnels };
+        request.passes = Passes { query: true, protocols: true, browser: true, tunnels, policies };
         request.hosts = u64::from(request.host.is_some());
         Ok(request)
     }

@@ -18,6 +18,7 @@ use crate::{
     decision::{Decision, Reason, Route, variables::DecisionId},
     haproxy::runtime::{Detail, Quarter},
     identity::Identity,
+    policy::{Circumstances, reading},
     request::{Request, Spot},
     session::Session,
     workspace::{EndpointName, WorkspaceId, host::Host},
@@ -32,9 +33,11 @@ pub mod view;
 
 pub use table::{Full, Tunnels};
 
-/// The longest path that is kept of a tunnel, in bytes; what follows cannot name another endpoint that
-/// matters.
-const MAX_PATH: usize = 2048;
+/// The longest path that is kept of a tunnel, in bytes: what policies read at most. What follows cannot name
+/// another endpoint that matters, and one byte more shows policies that it was longer.
+const MAX_PATH: usize = reading::MAX_PATH + 1;
+/// The same for the method.
+const MAX_METHOD: usize = 32;
 
 /// What the operator decided about tunnels.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,6 +130,8 @@ pub struct Tunnel {
     pub reason: Reason,
     /// The host.
     pub host: Host,
+    /// The method.
+    pub method: Option<Box<[u8]>>,
     /// The path.
     pub path: Option<Box<[u8]>>,
     /// Where it leads.
@@ -232,6 +237,8 @@ impl Tunnel {
             Some(_) => By::Token,
         };
         let path = request.path.map(|path| path.get(..MAX_PATH).unwrap_or(path).into());
+        // A longer one is none that a policy knows.
+        let method = request.method.filter(|method| method.len() <= MAX_METHOD).map(Into::into);
         Some(Self {
             id: *id,
             kind,
@@ -244,6 +251,7 @@ impl Tunnel {
             reason: decision.reason,
             // What is allowed has a host.
             host: Host::parse(request.host?).ok()?,
+            method,
             path,
             route: decision.route.clone(),
             client: request.client,
@@ -251,6 +259,18 @@ impl Tunnel {
             opened: Moment::now(),
             place: Place::of(&request.spot)?,
         })
+    }
+
+    /// What a request like the one that opened it would be like now.
+    #[must_use]
+    pub fn circumstances(&self, now: Timestamp) -> Circumstances<'_> {
+        Circumstances {
+            method: self.method.as_deref(),
+            path: self.path.as_deref(),
+            client: self.client,
+            now,
+            is_stream: self.kind == Kind::Tcp,
+        }
     }
 
     /// When it ends whatever happens, and why.

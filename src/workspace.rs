@@ -110,6 +110,19 @@ impl AppName {
     }
 }
 
+impl EndpointName {
+    /// The endpoint that a text stands for, as it displays itself.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.split_once(':') {
+            None if text == "main" => Some(Self::Main),
+            Some(("port", port)) => port.parse().ok().map(Self::Port),
+            Some(("app", name)) => AppName::new(name).map(Self::App),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for EndpointName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

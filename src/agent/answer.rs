@@ -166,7 +166,9 @@ impl Answerer {
         }
         let reuse = self.edge.as_ref().and_then(|edge| {
             edge.was_reused(request.reused);
-            edge.give(&decision, request, batch.now)
+            // Policies look at what HAProxy does not compare, such as the path and the hour.
+            let held = batch.gate.policies.is_none();
+            held.then(|| edge.give(&decision, request, batch.now)).flatten()
         });
         let answer = Answer { decision: &decision, id: &id, reuse };
         if answer.encode(notify, request, batch.max_frame_size, out).is_err() {
@@ -195,6 +197,9 @@ impl Answerer {
         }
         self.metrics.decided(decision.reason, &decision.evidence, latency);
         traces::decided(&decision, request, &id, latency);
+        if let Some(shadow) = &decision.shadow {
+            self.metrics.shadowed(decision.verdict(), shadow.reason.verdict());
+        }
     }
 
     /// Takes an allowed tunnel in; returns whether it is one.

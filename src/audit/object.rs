@@ -98,6 +98,30 @@ impl<'o> Object<'o> {
         }
     }
 
+    /// An object in this one.
+    pub(super) fn nested(&mut self, name: &'static str, write: impl FnOnce(&mut Object<'_>)) {
+        self.name(name);
+        let mut inner = Object::begin(self.out);
+        write(&mut inner);
+        let empty = inner.opening == b"{\"";
+        self.out.extend_from_slice(if empty { b"{}" } else { b"}" });
+    }
+
+    /// A list of texts, none of which is cut.
+    pub(super) fn list<'t>(&mut self, name: &'static str, texts: impl Iterator<Item = &'t str>) {
+        self.name(name);
+        self.out.push(b'[');
+        for (number, text) in texts.enumerate() {
+            if number > 0 {
+                self.out.push(b',');
+            }
+            self.out.push(b'"');
+            text.chars().for_each(|character| self.escaped(character));
+            self.out.push(b'"');
+        }
+        self.out.push(b']');
+    }
+
     /// The shape of a path: words stay, what may be an id or a secret becomes `*`.
     pub(super) fn path(&mut self, name: &'static str, path: Option<&[u8]>) {
         let Some(path) = path else { return self.null(name) };
@@ -155,7 +179,7 @@ impl<'o> Object<'o> {
         }
     }
 
-    fn null(&mut self, name: &'static str) {
+    pub(super) fn null(&mut self, name: &'static str) {
         self.name(name);
         self.out.extend_from_slice(b"null");
     }
@@ -239,6 +263,19 @@ mod tests {
         assert_eq!(value["t"], "a\u{9b}31m\r\n\u{202e}\u{2028}\u{1b}b\"\\");
         let (_, value) = object(|o| o.text("t", &"\u{e9}".repeat(400)));
         assert_eq!(value["t"], format!("{}\u{2026}", "\u{e9}".repeat(256)));
+    }
+
+    #[test]
+    fn objects_and_lists_are_members_too() {
+        let (line, value) = object(|o| {
+            o.nested("a", |inner| inner.number("n", 1));
+            o.nested("b", |_| ());
+            o.list("c", ["x", "\"\u{1b}"].into_iter());
+            o.list("d", [].into_iter());
+        });
+        assert_eq!(value["c"], serde_json::json!(["x", "\"\u{1b}"]));
+        assert!(line.starts_with("{\"a\":{\"n\":1},\"b\":{},\"c\":["), "{line}");
+        assert!(line.ends_with("],\"d\":[]}\n"), "{line}");
     }
 
     #[test]

@@ -5,10 +5,11 @@ use std::{net::IpAddr, time::Duration};
 use super::object::Object;
 use crate::{
     clock::Timestamp,
-    decision::{Decision, variables::DecisionId},
+    decision::{Decision, Reason, variables::DecisionId},
     identity::{Identity, evidence::Evidence, revocation::Revocation},
+    policy::Shadow,
     request::Request,
-    workspace::EndpointName,
+    workspace::{EndpointName, Workspace},
 };
 
 pub use crate::identity::evidence::Fingerprint;
@@ -17,6 +18,8 @@ pub use crate::identity::evidence::Fingerprint;
 const MAX_UNIQUE_ID: usize = 128;
 const MAX_METHOD: usize = 32;
 const MAX_DECISION_ID: usize = 40;
+/// The most bytes of what policies know of a person and a workspace that are kept: all of it or none.
+const MAX_INPUTS: usize = 1024;
 
 /// One line of the trail.
 pub trait Entry {
@@ -58,6 +61,17 @@ pub struct Record<'a> {
     client: Option<IpAddr>,
     evidence: Evidence,
     versions: Versions,
+    asked: Option<Asked<'a>>,
+}
+
+/// What is recorded where policies were asked.
+struct Asked<'a> {
+    relation: Result<Reason, Reason>,
+    identity: Option<&'a Identity>,
+    workspace: Option<&'a Workspace>,
+    is_stream: bool,
+    policy: Option<&'a str>,
+    shadow: Option<&'a Shadow>,
 }
 
 /// What an administrator did.
@@ -166,6 +180,14 @@ impl<'a> Record<'a> {
             client: request.client,
             evidence: decision.evidence,
             versions: Versions::default(),
+            asked: decision.relation.map(|relation| Asked {
+                relation,
+                identity,
+                workspace,
+                is_stream: request.is_stream,
+                policy: decision.policy.as_deref(),
+                shadow: decision.shadow.as_ref(),
+            }),
         }
     }
 
@@ -209,7 +231,53 @@ impl Entry for Record<'_> {
         line.fingerprint("key_set", self.evidence.key_set);
         line.fingerprint("config", self.versions.config);
         line.fingerprint("policy", self.versions.policy);
+        if let Some(asked) = &self.asked {
+            asked.write(&mut line, self.endpoint);
+        }
         line.end();
+    }
+}
+
+impl Asked<'_> {
+    fn write(&self, line: &mut Object<'_>, endpoint: Option<&EndpointName>) {
+        line.optional("policy_id", self.policy);
+        if let Some(shadow) = self.shadow {
+            line.nested("shadow", |line| {
+                line.text("verdict", shadow.reason.verdict().id());
+                line.text("reason", shadow.reason.id());
+                line.optional("policy_id", shadow.policy.as_deref());
+                line.fingerprint("policy", Some(shadow.set));
+            });
+        }
+        let (identity, workspace) = (self.identity, self.workspace);
+        let organization = workspace.and_then(|workspace| workspace.organization.as_deref());
+        let declared = workspace.zip(endpoint).is_some_and(|(w, name)| w.endpoint(name).is_some());
+        let texts = |who: &Identity| {
+            let all = [&who.email, &who.username, &who.organization].into_iter().flatten();
+            let groups = who.groups.iter();
+            who.authority.name.len() + all.chain(groups).map(|text| text.len() + 3).sum::<usize>()
+        };
+        let size = identity.map_or(0, texts) + organization.map_or(0, str::len);
+        if size > MAX_INPUTS {
+            return line.null("inputs");
+        }
+        line.nested("inputs", |line| {
+            let (Ok(relation) | Err(relation)) = self.relation;
+            line.text("relation", relation.id());
+            line.boolean("declared", declared);
+            line.boolean("stream", self.is_stream);
+            line.optional("organization", organization);
+            let Some(who) = identity else { return };
+            line.text("issuer", &who.authority.name);
+            line.optional("email", who.email.as_deref());
+            line.optional("username", who.username.as_deref());
+            line.optional("user_organization", who.organization.as_deref());
+            if who.groups_overage {
+                line.null("groups");
+            } else {
+                line.list("groups", who.groups.iter().map(|group| &**group));
+            }
+        });
     }
 }
 

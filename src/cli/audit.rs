@@ -130,7 +130,7 @@ pub(super) enum Format {
 }
 
 /// The columns of an export; what a record does not have is empty.
-const COLUMNS: [&str; 31] = [
+const COLUMNS: [&str; 33] = [
     "seq",
     "time",
     "act",
@@ -158,6 +158,8 @@ const COLUMNS: [&str; 31] = [
     "key_set",
     "config",
     "policy",
+    "policy_id",
+    "shadow",
     "uid",
     "note",
     "time_ms",
@@ -190,7 +192,7 @@ pub(super) fn audit(command: &Command) -> anyhow::Result<ExitCode> {
     }
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
+pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
@@ -287,7 +289,7 @@ fn tell(report: &Report, no_key: bool, out: &mut impl Write) -> io::Result<()> {
 }
 
 impl FilterArgs {
-    fn filter(&self) -> anyhow::Result<Filter> {
+    pub(super) fn filter(&self) -> anyhow::Result<Filter> {
         let time = |text: &Option<String>, name: &str| {
             match text {
             Some(text) => moment(text).map(Some).with_context(|| format!("--{name}: expected a time such as 2026-11-24T08:00:00Z, a date, or a time ago such as 36h or 7d; found {text:?}")),
@@ -323,7 +325,7 @@ fn moment(text: &str) -> Option<u64> {
     u64::try_from(time.as_millisecond()).ok()
 }
 
-fn time_of(ms: Option<u64>) -> String {
+pub(super) fn time_of(ms: Option<u64>) -> String {
     let time = ms.and_then(|ms| jiff::Timestamp::from_millisecond(i64::try_from(ms).ok()?).ok());
     time.map(|time| format!("{time:.3}")).unwrap_or_default()
 }
@@ -338,7 +340,7 @@ fn text(record: &Value, name: &str) -> String {
 }
 
 /// Warns of lines that are no records.
-fn warn_of(unreadable: u64) -> io::Result<()> {
+pub(super) fn warn_of(unreadable: u64) -> io::Result<()> {
     if unreadable > 0 {
         writeln!(
             io::stderr(),

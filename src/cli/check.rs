@@ -17,7 +17,14 @@ pub(super) fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         Ok(config) => config,
         Err(mistakes) => return report(&mistakes),
     };
-    let setup::Built { gate, mut feeds, .. } = setup::build(&config, false)?;
+    let setup::Built { gate, mut feeds, .. } = match setup::build(&config, false) {
+        Ok(built) => built,
+        // Of the policies.
+        Err(error) => match error.downcast::<Mistakes>() {
+            Ok(mistakes) => return report(&mistakes),
+            Err(error) => return Err(error),
+        },
+    };
     if let Err(mistakes) = feeds.check_files() {
         return report(&mistakes);
     }

@@ -45,8 +45,15 @@ pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         host: Some(args.host.as_bytes()),
         hosts: 1,
         path: Some(args.path.as_bytes()),
-        passes: Passes { query: true, protocols: true, browser: true, tunnels: true },
+        passes: Passes {
+            query: true,
+            protocols: true,
+            browser: true,
+            tunnels: true,
+            policies: true,
+        },
         authorizations: u64::from(authorization.is_some()),
+        client: args.client,
         authorization: authorization.as_ref().map(|value| value.as_slice()),
         ..Request::default()
     };
@@ -138,6 +145,22 @@ fn show(
         (None, _) => writeln!(out, "identity    not looked at")?,
     }
     let reason = decision.reason;
+    if let Some(relation) = decision.relation {
+        let (Ok(reason) | Err(reason)) = relation;
+        write!(out, "policy      ownership says {reason}")?;
+        match &decision.policy {
+            Some(id) => writeln!(out, "; {id} decides")?,
+            None if gate.versions.policy.is_some() => writeln!(out, "; no policy is about it")?,
+            None => writeln!(out)?,
+        }
+    }
+    if let Some(shadow) = &decision.shadow {
+        write!(out, "shadow      {}: {}", shadow.reason.verdict().id(), shadow.reason)?;
+        match &shadow.policy {
+            Some(id) => writeln!(out, " ({id})")?,
+            None => writeln!(out)?,
+        }
+    }
     writeln!(out, "verdict     {}: {reason}", decision.verdict().id())?;
     writeln!(out, "variables")?;
     let mut written = Ok(());

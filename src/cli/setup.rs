@@ -22,6 +22,7 @@ use crate::{
         provider::{Fetcher, Provider},
         revocation::Revocations,
     },
+    policy::Policies,
     session::{
         self, Sessions, SignIn,
         page::Pages,
@@ -88,6 +89,7 @@ pub(super) fn build(config: &Config, runs: bool) -> anyhow::Result<Built> {
         complete(config, about, &issuers, store)
     });
     let sign_in = sign_in.transpose()?.map(Arc::new);
+    let (policies, versions) = policies(config)?;
     let gate = Gate {
         patterns: patterns(config)?,
         sources: config.credentials.clone().map(Arc::new),
@@ -100,7 +102,8 @@ pub(super) fn build(config: &Config, runs: bool) -> anyhow::Result<Built> {
         lookups: feeds.lookups(),
         watched: feeds.watched(),
         policy: config.policy.clone(),
-        versions: Versions { config: config.fingerprint, policy: None },
+        policies,
+        versions,
         metrics: Arc::default(),
     };
     let (sources, has_hub) = (sources(config)?, has_hub(config));
@@ -145,6 +148,7 @@ pub(super) fn rebuild(config: &Config, before: Before<'_>) -> anyhow::Result<Reb
         Some(feeds) => (Arc::clone(&feeds.registry), feeds.lookups(), feeds.watched()),
         None => (Arc::clone(&gate.registry), gate.lookups.clone(), gate.watched.clone()),
     };
+    let (policies, versions) = policies(config)?;
     let gate = Gate {
         patterns: patterns(config)?,
         sources: config.credentials.clone().map(Arc::new),
@@ -157,7 +161,8 @@ pub(super) fn rebuild(config: &Config, before: Before<'_>) -> anyhow::Result<Reb
         lookups,
         watched,
         policy: config.policy.clone(),
-        versions: Versions { config: config.fingerprint, policy: None },
+        policies,
+        versions,
         metrics: Arc::clone(&gate.metrics),
     };
     let parts = Parts { issuers: issuer_parts, sources, has_hub: has_hub(config) };
@@ -337,6 +342,13 @@ fn complete(
         clients: clients.into(),
         pages: Arc::new(pages),
     })
+}
+
+/// The policies, and the fingerprints of what decides.
+fn policies(config: &Config) -> anyhow::Result<(Option<Arc<Policies>>, Versions)> {
+    let policies = config.policies.as_ref().map(Policies::load).transpose()?;
+    let policy = policies.as_ref().and_then(Policies::hash);
+    Ok((policies.map(Arc::new), Versions { config: config.fingerprint, policy }))
 }
 
 /// Sessions and keys. The file or store of sessions is the running agent's; other commands need none.

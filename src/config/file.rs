@@ -7,8 +7,8 @@ use toml_span::{
 };
 
 use super::{
-    Admin, Agent, Config, Haproxy, Listen, Metrics, Owner, Shared, SignIn, Source, SourceKind,
-    Tunnels,
+    Admin, Agent, Config, Haproxy, Listen, Metrics, Owner, PolicyFiles, Shared, SignIn, Source,
+    SourceKind, Tunnels,
     certificate::RawCertificate,
     document::{Format, choice, mistake, parsed},
     issuer::RawIssuer,
@@ -35,6 +35,7 @@ impl<'de> Deserialize<'de> for Config {
         let workspaces = table.optional::<RawWorkspaces>("workspaces").unwrap_or_default();
         let listed = table.optional::<Vec<RawSource>>("source").unwrap_or_default();
         let ranges = table.optional::<Ranges>("destinations").unwrap_or_default();
+        let policies = table.optional_s::<PolicyFiles>("policy");
         let audit = table.optional::<audit::Settings>("audit").unwrap_or_default();
         let admin = table.optional::<Admin>("admin");
         let metrics = table.optional::<Metrics>("metrics");
@@ -74,6 +75,16 @@ impl<'de> Deserialize<'de> for Config {
         if let Ok(issuers) = &issuers {
             table.errors.extend(check_issuers(&issuers.value, &certificates));
         }
+        if let (Some(policies), Ok(issuers)) = (&policies, &issuers) {
+            let of_issuers = issuers.value.iter().map(|raw| &raw.issuer.profile.authority.name);
+            let of_rules = certificates.iter().map(|raw| &raw.rule.authority.name);
+            if let Some(name) = of_issuers.chain(of_rules).find(|name| name.contains('/')) {
+                let message = format!(
+                    "policies call people \"ISSUER/SUBJECT\", so with [policy] the name {name:?} must have no '/'"
+                );
+                table.errors.push(mistake(policies.span, message));
+            }
+        }
         if sign_in.is_some()
             && issuers.as_ref().is_ok_and(|i| i.value.iter().all(|i| i.issuer.client.is_none()))
         {
@@ -105,6 +116,7 @@ impl<'de> Deserialize<'de> for Config {
             hosts: hosts?.value.into_iter().map(|raw| raw.spec).collect(),
             sources,
             policy,
+            policies: policies.map(|policies| policies.value),
             audit,
             sign_in,
             shared: shared.map(|shared| shared.value),

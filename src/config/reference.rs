@@ -86,7 +86,7 @@ impl Key {
 }
 
 /// Every table, the document first.
-pub static TABLES: [Table; 23] = [
+pub static TABLES: [Table; 24] = [
     tables::ROOT,
     tables::AGENT,
     tables::ISSUER,
@@ -107,6 +107,7 @@ pub static TABLES: [Table; 23] = [
     tables::WORKSPACES,
     tables::SOURCE,
     tables::DESTINATIONS,
+    tables::POLICY,
     tables::AUDIT,
     tables::ADMIN,
     tables::METRICS,
@@ -127,6 +128,8 @@ pub fn schema() -> Value {
         schema.insert("$schema".into(), json!("https://json-schema.org/draft/2020-12/schema"));
         schema.insert("title".into(), json!("The configuration of identity-spoa"));
     }
+    // A dependency may let maps keep the order in which they were filled.
+    schema.sort_all_objects();
     schema
 }
 

@@ -34,6 +34,8 @@ pub enum Reason {
     Authenticated,
     /// The endpoint is open to everyone.
     Public,
+    /// A policy permits what ownership does not.
+    PolicyPermitted,
     /// No credential.
     CredentialMissing,
     /// A credential that does not count.
@@ -69,6 +71,10 @@ pub enum Reason {
     OwnerInactive,
     /// The workspace does not declare the endpoint.
     EndpointUndeclared,
+    /// A policy forbids it.
+    PolicyForbidden,
+    /// Policies cannot be evaluated: something that they look at is missing or cannot be read.
+    PolicyError,
     /// There is no such workspace.
     WorkspaceUnknown,
     /// The workspace is not running.
@@ -111,13 +117,14 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons but the refusals of credentials ([`Refusal::ALL`]).
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 44] = [
         Self::Owner,
         Self::GrantedUser,
         Self::GrantedGroup,
         Self::Organization,
         Self::Authenticated,
         Self::Public,
+        Self::PolicyPermitted,
         Self::CredentialMissing,
         Self::HostMissing,
         Self::HostInvalid,
@@ -134,6 +141,8 @@ impl Reason {
         Self::UserAmbiguous,
         Self::OwnerInactive,
         Self::EndpointUndeclared,
+        Self::PolicyForbidden,
+        Self::PolicyError,
         Self::WorkspaceUnknown,
         Self::WorkspaceStopped,
         Self::WorkspaceStarting,
@@ -189,6 +198,7 @@ impl Reason {
             Self::Organization => ("organization", Allow, 200),
             Self::Authenticated => ("authenticated", Allow, 200),
             Self::Public => ("public", Allow, 200),
+            Self::PolicyPermitted => ("policy_permitted", Allow, 200),
             Self::CredentialMissing => ("credential_missing", SignIn, 401),
             Self::Refused(refusal) => (refusal.id(), Deny, 401),
             Self::HostMissing => ("host_missing", Deny, 400),
@@ -206,6 +216,8 @@ impl Reason {
             Self::UserAmbiguous => ("user_ambiguous", Deny, 403),
             Self::OwnerInactive => ("owner_inactive", Deny, 403),
             Self::EndpointUndeclared => ("endpoint_undeclared", Deny, 403),
+            Self::PolicyForbidden => ("policy_forbidden", Deny, 403),
+            Self::PolicyError => ("policy_error", Deny, 403),
             Self::WorkspaceUnknown => ("workspace_unknown", Deny, 404),
             Self::WorkspaceStopped => ("workspace_stopped", Deny, 404),
             Self::WorkspaceStarting => ("workspace_starting", Unavailable, 503),

@@ -17,6 +17,8 @@ use crate::{
     },
 };
 
+mod policies;
+
 fn profile(name: &str, matching: &[MatchBy]) -> Arc<Authority> {
     Arc::new(Authority { name: name.into(), matching: matching.to_vec() })
 }
@@ -144,10 +146,11 @@ fn no_organization_is_not_the_same_organization() {
     let known = Authentication::Known(Arc::new(who));
     let decision = decide(
         &place(EndpointName::Main),
-        None,
+        &Circumstances::default(),
         known,
         &snapshot(vec![workspace]),
         &Policy::default(),
+        Rules::default(),
     );
     assert_eq!(decision.reason, Reason::NotPermitted);
 }
@@ -157,8 +160,14 @@ fn before_the_first_list_nobody_is_told_that_a_workspace_is_unknown() {
     let who = identity(&profile("corp", &[MatchBy::Subject]), "s");
     let known = Authentication::Known(Arc::new(who));
     let (registry, _) = registry(SourceRules::default());
-    let decision =
-        decide(&place(EndpointName::Main), None, known, &registry.snapshot(), &Policy::default());
+    let decision = decide(
+        &place(EndpointName::Main),
+        &Circumstances::default(),
+        known,
+        &registry.snapshot(),
+        &Policy::default(),
+        Rules::default(),
+    );
     assert_eq!(decision.reason, Reason::WorkspacesNotLoaded);
 }
 
@@ -176,7 +185,14 @@ fn the_owner_reaches_undeclared_ports_only_where_the_policy_says_so() {
         workspace.address = address;
         let known = Authentication::Known(Arc::new(identity(&corp, subject)));
         let rules = SourceRules { undeclared_ports, ..SourceRules::default() };
-        decide(&place(endpoint), None, known, &ruled(rules, vec![workspace]), &Policy::default())
+        decide(
+            &place(endpoint),
+            &Circumstances::default(),
+            known,
+            &ruled(rules, vec![workspace]),
+            &Policy::default(),
+            Rules::default(),
+        )
     };
     let (owner, deny) = (UndeclaredPorts::Owner, UndeclaredPorts::Deny);
     let (at, port) = (Some([10, 0, 0, 1].into()), EndpointName::Port(99));
@@ -362,7 +378,7 @@ proptest! {
         let age = Duration::from_secs(age);
         let workspaces = aged(rules, list, members.clone(), age);
         let decision =
-            decide(&place(endpoint.clone()), None, authentication.clone(), &workspaces, &policy);
+            decide(&place(endpoint.clone()), &Circumstances::default(), authentication.clone(), &workspaces, &policy, Rules::default());
         let identity = match &authentication {
             Authentication::Known(identity) => Some(identity),
             _ => None,
@@ -432,7 +448,7 @@ proptest! {
         let was_public = known && admits(Admission::Public);
         if identity.is_none() && decision.verdict() != Verdict::Allow && !was_public {
             let nowhere =
-                decide(&place(endpoint), None, authentication.clone(), &snapshot(vec![]), &policy);
+                decide(&place(endpoint), &Circumstances::default(), authentication.clone(), &snapshot(vec![]), &policy, Rules::default());
             prop_assert_eq!(decision.reason, nowhere.reason);
             prop_assert!(decision.workspace.is_none());
         }

@@ -12,6 +12,7 @@ use super::{Edge, Given, Key};
 use crate::{
     clock::{Moment, Timestamp},
     gate::{Gate, live::Live},
+    policy::Circumstances,
     tunnel::sweep::{Held, judge_held},
     workspace::{
         pattern::Scratch,
@@ -122,13 +123,19 @@ impl<'e> Watcher<'e> {
             return false;
         }
         let workspaces = gate.registry.snapshot();
-        wanted.iter().any(|(key, given)| self.is_over(gate, &workspaces, key, given))
+        wanted.iter().any(|(key, given)| self.is_over(gate, &workspaces, (key, given), now))
     }
 
-    fn is_over(&mut self, gate: &Gate, workspaces: &Snapshot, key: &Key, given: &Given) -> bool {
+    fn is_over(
+        &mut self,
+        gate: &Gate,
+        workspaces: &Snapshot,
+        (key, given): (&Key, &Given),
+        now: Timestamp,
+    ) -> bool {
         let held = Held {
             host: &key.host,
-            path: None,
+            about: Circumstances { now, ..Circumstances::default() },
             identity: given.identity.clone(),
             session: given.session.as_ref(),
             route: given.route.as_ref(),

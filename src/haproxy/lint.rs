@@ -31,7 +31,7 @@ pub(super) use reuse::CONDITION as REUSE;
 
 /// What the agent's configuration says that HAProxy's must fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a table or key of its own")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Agent {
     /// Every question is answered within this time.
     pub answer_within: Duration,
@@ -43,13 +43,22 @@ pub struct Agent {
     pub query: bool,
     /// Whether tokens may be in a WebSocket subprotocol.
     pub subprotocol: bool,
+    /// Whether there are policies, which are about method, path and client.
+    pub policies: bool,
 }
 
 impl Default for Agent {
     /// What holds where the agent's configuration says nothing.
     fn default() -> Self {
         let answer_within = Duration::from_millis(300);
-        Self { answer_within, sign_in: false, cookie: false, query: false, subprotocol: false }
+        Self {
+            answer_within,
+            sign_in: false,
+            cookie: false,
+            query: false,
+            subprotocol: false,
+            policies: false,
+        }
     }
 }
 

@@ -177,10 +177,11 @@ impl Web {
         let Ok(place) = Host::parse(start.host.as_bytes()) else {
             return self.pages().failed();
         };
-        let decision = self.live.load().judge(&place, start.path.as_bytes(), identity);
+        let decision = self.live.load().judge(&place, start.path.as_bytes(), identity, now);
         // Only whoever may never reach it is told so here; a workspace that is starting is on its own
-        // host soon.
-        if decision.verdict() == crate::decision::Verdict::Deny {
+        // host soon, and what policies cannot tell yet they tell there.
+        let denied = decision.verdict() == crate::decision::Verdict::Deny;
+        if denied && decision.reason != Reason::PolicyError {
             return self.deny(start, session, &decision, now);
         }
         match start.ticket(&self.sign_in.sealer, self.places(), login, now) {

@@ -22,7 +22,7 @@ use crate::{
     decision::{Reason, Route},
     gate::Gate,
     identity::{Identity, Refusal, TokenIds, profile::Authority},
-    workspace::{AppName, EndpointName, Gateway, host::Host},
+    workspace::{EndpointName, Gateway, host::Host},
 };
 
 /// Between two writings.
@@ -39,6 +39,8 @@ struct Kept {
     endpoint: Option<String>,
     reason: String,
     host: String,
+    #[serde(default)]
+    method: Option<Vec<u8>>,
     path: Option<Vec<u8>>,
     route: Option<KeptRoute>,
     client: Option<IpAddr>,
@@ -196,6 +198,7 @@ impl Kept {
             endpoint: tunnel.endpoint.as_ref().map(ToString::to_string),
             reason: tunnel.reason.id().into(),
             host: tunnel.host.as_str().into(),
+            method: tunnel.method.as_deref().map(Into::into),
             path: tunnel.path.as_deref().map(Into::into),
             route,
             client: tunnel.client,
@@ -226,7 +229,7 @@ impl Kept {
             None => None,
         };
         let endpoint = match self.endpoint {
-            Some(name) => Some(endpoint(&name)?),
+            Some(name) => Some(EndpointName::parse(&name)?),
             None => None,
         };
         Some(Tunnel {
@@ -240,6 +243,7 @@ impl Kept {
             endpoint,
             reason: Reason::ALL.into_iter().find(|reason| reason.id() == self.reason)?,
             host: Host::parse(self.host.as_bytes()).ok()?,
+            method: self.method.map(Into::into),
             path: self.path.map(Into::into),
             route,
             client: self.client,
@@ -253,15 +257,6 @@ impl Kept {
                 source: self.source,
             },
         })
-    }
-}
-
-fn endpoint(name: &str) -> Option<EndpointName> {
-    match name.split_once(':') {
-        None if name == "main" => Some(EndpointName::Main),
-        Some(("port", port)) => port.parse().ok().map(EndpointName::Port),
-        Some(("app", name)) => AppName::new(name).map(EndpointName::App),
-        _ => None,
     }
 }
 

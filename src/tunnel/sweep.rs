@@ -19,6 +19,7 @@ use crate::{
     decision::{Decision, Reason, Route, Verdict, relation},
     gate::{Gate, live::Live},
     identity::{Identity, Refusal},
+    policy::Circumstances,
     session::Session,
     workspace::{
         Destination,
@@ -93,7 +94,7 @@ impl<'t> Sweeper<'t> {
                 self.last = at;
             }
             let start = Instant::now();
-            self.decide(&gate, all, settled);
+            self.decide(&gate, all, settled, now);
             self.rest_until = at.plus(start.elapsed() * REST);
         }
         self.tunnels.review();
@@ -124,7 +125,7 @@ impl<'t> Sweeper<'t> {
 
     /// Decides about all tunnels, or about those that are new: something may have changed while they were
     /// being opened.
-    fn decide(&mut self, gate: &Gate, all: bool, settled: bool) {
+    fn decide(&mut self, gate: &Gate, all: bool, settled: bool, now: Timestamp) {
         let start = Instant::now();
         let tunnels: Vec<Arc<Tunnel>> = {
             let state = self.tunnels.lock();
@@ -138,7 +139,7 @@ impl<'t> Sweeper<'t> {
         let workspaces = gate.registry.snapshot();
         let mut due = Vec::new();
         for tunnel in &tunnels {
-            match judge(gate, &workspaces, tunnel, &mut self.scratch) {
+            match judge(gate, &workspaces, tunnel, now, &mut self.scratch) {
                 Err(Cause::Refused(Reason::WorkspacesNotLoaded)) if !settled => {}
                 Err(cause) => due.push((tunnel.id, cause)),
                 Ok(()) => {}
@@ -180,11 +181,12 @@ pub fn judge(
     gate: &Gate,
     workspaces: &Snapshot,
     tunnel: &Tunnel,
+    now: Timestamp,
     scratch: &mut Scratch,
 ) -> Result<(), Cause> {
     let held = Held {
         host: &tunnel.host,
-        path: tunnel.path.as_deref(),
+        about: tunnel.circumstances(now),
         identity: tunnel.identity.clone(),
         session: tunnel.session.as_ref(),
         route: tunnel.route.as_ref(),
@@ -196,8 +198,8 @@ pub fn judge(
 pub struct Held<'h> {
     /// The host.
     pub host: &'h Host,
-    /// The path, where it may matter.
-    pub path: Option<&'h [u8]>,
+    /// What else may matter of the request, and the time.
+    pub about: Circumstances<'h>,
     /// Who asked.
     pub identity: Option<Arc<Identity>>,
     /// The session that said so, if one did.
@@ -226,7 +228,7 @@ pub fn judge_held(
     }
     // A session's person may have other groups by now.
     let identity = held.session.map(|session| session.identity()).or(held.identity);
-    let decision = gate.judge_in(workspaces, held.host, held.path, identity, scratch);
+    let decision = gate.judge_in(workspaces, held.host, &held.about, identity, scratch);
     let same_place = match decision.verdict() {
         Verdict::Allow => same(held.route, decision.route.as_ref()),
         // A name that does not resolve at this moment moves nobody who is there already.

@@ -40,6 +40,7 @@ pub(super) fn tunnel(by: By, route: Route) -> Tunnel {
         endpoint: Some(EndpointName::Port(3000)),
         reason: Reason::Owner,
         host: Host::parse(b"w.test").unwrap(),
+        method: Some(b"GET".as_slice().into()),
         path: Some(b"/\xff".as_slice().into()),
         route: Some(route),
         client: None,

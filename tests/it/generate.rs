@@ -38,6 +38,7 @@ fn agent(facts: &Facts) -> Agent {
         answer_within: facts.answer_within,
         sign_in: facts.sign_in.is_some(),
         cookie: facts.cookie,
+        policies: false,
         query: facts.query,
         subprotocol: facts.subprotocol,
     }

@@ -88,6 +88,13 @@ fn what_the_agents_configuration_needs_is_missed_where_haproxys_lacks_it() {
         let missing = format!("the argument '{name}' is missing");
         assert!(text(&found).contains(&missing), "{missing}\n{}", text(&found));
     }
+    let policies = Agent { policies: true, ..Agent::default() };
+    assert!(findings("haproxy", &["haproxy.cfg"], &policies).is_empty());
+    let found = text(&findings("tests/data/lint", &["arguments.cfg"], &policies));
+    for (name, is_missing) in [("method", true), ("client", true), ("path", false)] {
+        let missing = format!("the argument '{name}' is missing");
+        assert_eq!(found.contains(&missing), is_missing, "{found}");
+    }
     let found = text(&findings("tests/data/lint", &["good.cfg"], &all));
     for missing in [
         "good.cfg:8: reserved-path: [sign_in] is configured",

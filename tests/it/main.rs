@@ -38,6 +38,7 @@ mod monitoring;
 mod packages;
 mod peers;
 mod platforms;
+mod policy;
 mod providers;
 mod reference;
 mod refresh;

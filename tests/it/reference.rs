@@ -51,6 +51,7 @@ fn base(path: &str, kind: &str) -> Vec<(&'static str, &'static str)> {
         "credentials" => ("[credentials]", ""),
         "certificate" => ("[[certificate]]", "name = 'c'\nidentity = 'uri'"),
         "destinations" => ("[destinations]", ""),
+        "policy" => ("[policy]", "directory = 'p'\nshadow = 'q'"),
         "audit" => ("[audit]", "file = 'a'"),
         "metrics" => ("[metrics]", "listen = '127.0.0.1:0'"),
         "admin" => ("[admin]", "socket = 's'\nrevocations = 'r'"),

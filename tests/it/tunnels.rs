@@ -11,6 +11,7 @@ use crate::{
 };
 
 mod http2;
+mod policies;
 pub(crate) mod scene;
 mod sessions;
 mod tcp;

@@ -126,6 +126,7 @@ async fn gate(idp: &DevIdp) -> Gate {
         lookups: vec![],
         watched: vec![],
         policy: Policy::default(),
+        policies: None,
         versions: Versions { config: config.fingerprint, policy: None },
         metrics: Arc::default(),
     }

@@ -49,6 +49,7 @@ pub(super) fn agent(config: &Config) -> Agent {
         sign_in: config.sign_in.is_some(),
         cookie: credentials.is_some_and(|sources| sources.cookie.is_some()),
         query: credentials.is_some_and(|sources| sources.query.is_some()),
+        policies: config.policies.is_some(),
         subprotocol: credentials.is_some_and(|sources| sources.subprotocol),
     }
 }

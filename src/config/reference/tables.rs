@@ -30,6 +30,7 @@ pub(super) const ROOT: Table = Table {
         ),
         Key::new("source", Kind::Table("source"), "Platforms that know workspaces."),
         Key::new("destinations", Kind::Table("destinations"), "Where requests may be sent."),
+        Key::new("policy", Kind::Table("policy"), "Policies beyond ownership: see docs/policy.md."),
         Key::new("audit", Kind::Table("audit"), "Where decisions are recorded."),
         Key::new("sign_in", Kind::Table("sign_in"), "How people sign in with a browser."),
         Key::new(
@@ -46,6 +47,26 @@ pub(super) const ROOT: Table = Table {
         Key::new("admin", Kind::Table("admin"), "How administrators reach the agent."),
         Key::new("metrics", Kind::Table("metrics"), "Where metrics are beside the admin socket."),
         Key::new("traces", Kind::Table("traces"), "Where spans of decisions go."),
+    ],
+};
+
+pub(super) const POLICY: Table = Table {
+    path: "policy",
+    repeated: false,
+    what: "Policies beyond ownership, in the language Cedar: see docs/policy.md. At least `directory` or `shadow` is needed.",
+    keys: &[
+        Key::new("directory", Kind::Text, "Where the policies are that are enforced: every `*.cedar` in it."),
+        Key::new(
+            "mode",
+            Kind::Choice(&["narrow", "replace"]),
+            "`narrow`: policies only forbid what ownership allows. `replace`: they may also permit what it refuses, to somebody with an identity.",
+        )
+        .default("\"narrow\""),
+        Key::new("shadow", Kind::Text, "Policies that are not enforced: what they would have decided is on record."),
+        Key::new("shadow_mode", Kind::Choice(&["narrow", "replace"]), "What those might do.")
+            .default("as `mode`"),
+        Key::new("time_zone", Kind::Text, "Where policies are told hours and weekdays, such as `Europe/Berlin`.")
+            .default("\"UTC\""),
     ],
 };
 

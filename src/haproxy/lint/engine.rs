@@ -29,6 +29,8 @@ const BROWSER: [(&str, &str); 7] = [
     ("fetch_site", "req.fhdr(sec-fetch-site)"),
     ("origin", "req.fhdr(origin)"),
 ];
+/// Which client it is, another sample may say as well.
+const POLICIES: [(&str, &str); 3] = [("method", "method"), ("path", "path"), ("client", "src")];
 
 pub(super) fn check(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
     let Some(section) = &guard.engine.agent else { return };
@@ -56,13 +58,16 @@ pub(super) fn check(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
     if agent.sign_in || agent.cookie {
         wanted.extend(BROWSER);
     }
+    if agent.policies {
+        wanted.extend(POLICIES);
+    }
     // What is there must be right, whether needed or not.
-    let known = NEEDED.iter().chain(&QUERY).chain(&PROTOCOLS).chain(&BROWSER);
+    let known = NEEDED.iter().chain(&QUERY).chain(&PROTOCOLS).chain(&BROWSER).chain(&POLICIES);
     for (name, sample) in known {
         let found = message.args().filter(|(n, _)| n == name).map(|(_, sample)| sample).last();
         let at = args(message);
         match found {
-            Some(found) if equals(found, sample) => {}
+            Some(found) if equals(found, sample) || *name == "client" => {}
             Some(found) => {
                 let what = format!("the argument '{name}' is {found}");
                 report.add(Rule::Arguments, at, what, format!("{name}={sample}"));

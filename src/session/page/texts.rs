@@ -81,6 +81,7 @@ texts! {
     ReasonUserAmbiguous = "reason_user_ambiguous": "Several accounts of the workspace platform fit you, so that nobody can tell which one is yours. An administrator can put that right.",
     ReasonOwnerInactive = "reason_owner_inactive": "Whoever this workspace belongs to is suspended or has left, so nobody may open it.",
     ReasonEndpointUndeclared = "reason_endpoint_undeclared": "The workspace does not offer anything at this address. Its owner can open the port.",
+    ReasonPolicyForbidden = "reason_policy_forbidden": "A rule of your organization does not allow this: not from here, not at this time, or not with this workspace.",
     ReasonOriginForeign = "reason_origin_foreign": "Another site tried to open this workspace in your name.",
     ReasonRevoked = "reason_token_revoked": "An administrator has ended your access.",
     ReasonToken = "reason_token": "What your browser sent does not count any more.",
@@ -116,6 +117,9 @@ impl Text {
             Reason::UserAmbiguous => (Self::DeniedTitle, Self::ReasonUserAmbiguous),
             Reason::OwnerInactive => (Self::DeniedTitle, Self::ReasonOwnerInactive),
             Reason::EndpointUndeclared => (Self::DeniedTitle, Self::ReasonEndpointUndeclared),
+            Reason::PolicyForbidden | Reason::PolicyError => {
+                (Self::DeniedTitle, Self::ReasonPolicyForbidden)
+            }
             Reason::OriginForeign => (Self::DeniedTitle, Self::ReasonOriginForeign),
             Reason::Refused(Refusal::Revoked) => (Self::DeniedTitle, Self::ReasonRevoked),
             Reason::Refused(_) | Reason::CredentialMissing => {

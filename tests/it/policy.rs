@@ -1,0 +1,314 @@
+//! Policies beyond ownership: the commands, the agent, and the gate through real HAProxies.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use identity_spoa::spop::Value as Argument;
+use serde_json::{Value, json};
+
+use crate::{
+    dev_idp::DevIdp,
+    support::{
+        ALICES, BOBS, Client, Stage, Version, agent::PROGRAM, haproxy::root, host, port_host,
+        records, until,
+    },
+    wire::{Bare, Heard},
+};
+
+fn program(args: &[&str], directory: &Path) -> Output {
+    Command::new(PROGRAM).args(args).current_dir(directory).output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    String::from_utf8([&output.stdout[..], &output.stderr].concat()).unwrap()
+}
+
+/// Writes policies into a directory below.
+fn write(directory: &Path, name: &str, policies: &str) {
+    std::fs::create_dir_all(directory.join(name)).unwrap();
+    std::fs::write(directory.join(name).join("p.cedar"), policies).unwrap();
+}
+
+const NO_DELETE: &str = "@id(\"no-delete\")
+forbid(principal, action == Action::\"request\", resource)
+when { context.method == \"DELETE\" };
+";
+
+#[test]
+fn the_shipped_example_does_what_its_cases_say() {
+    let zone = ["--time-zone", "Europe/Berlin"];
+    let output = program(&["policy", "test", "docs/policies", zone[0], zone[1]], &root());
+    let text = text(&output);
+    assert!(output.status.success(), "{text}");
+    assert!(
+        text.ends_with("docs/policies: 6 policies, 11 cases, 0 come out otherwise\n"),
+        "{text}"
+    );
+    // A change of meaning is found.
+    let directory = tempfile::tempdir().unwrap();
+    for file in ["workspaces.cedar", "workspaces.test.yaml"] {
+        let text = std::fs::read_to_string(root().join("docs/policies").join(file)).unwrap();
+        std::fs::write(directory.path().join(file), text.replace(">= 20", ">= 21")).unwrap();
+    }
+    let output = program(&["policy", "test", "."], directory.path());
+    assert_eq!(output.status.code(), Some(1));
+    let text = self::text(&output);
+    let line = "a contractor on Friday evening: expected deny by contractors-office-hours, found allow (granted_user)";
+    assert!(text.contains(line), "{text}");
+    assert!(text.contains("no case is decided by contractors-office-hours"), "{text}");
+}
+
+#[test]
+fn policies_that_are_wrong_are_told_with_their_lines_by_each_command() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
+    write(
+        at,
+        "policies",
+        "@id(\"a\")\nforbid(principal, action, resource)\nwhen { context.paht };\n",
+    );
+    let config = crate::support::config("https://idp.test")
+        + "[policy]\ndirectory = 'policies'\ntime_zone = 'Europe/Berlin'\n";
+    std::fs::write(at.join("agent.toml"), config).unwrap();
+    std::fs::write(at.join("workspaces.yaml"), "workspaces: []\n").unwrap();
+    std::fs::write(at.join("audit"), "").unwrap();
+    for args in [
+        &["check", "--config", "agent.toml"][..],
+        &["run", "--config", "agent.toml"],
+        &["policy", "test", "policies"],
+        &["policy", "replay", "--audit", "audit", "--policy", "policies"],
+    ] {
+        let output = program(args, at);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        let text = text(&output);
+        assert!(
+            text.contains("policies/p.cedar:3:8: ") && text.contains("paht"),
+            "{args:?} {text}"
+        );
+    }
+    write(at, "policies", NO_DELETE);
+    let output = program(&["check", "--config", "agent.toml"], at);
+    assert!(output.status.success(), "{}", text(&output));
+    let output = program(&["policy", "test", "--config", "agent.toml"], at);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output).contains("there are no cases"), "{}", text(&output));
+}
+
+#[test]
+fn mistakes_in_the_table_are_found() {
+    let directory = tempfile::tempdir().unwrap();
+    for (table, what) in [
+        ("[policy]\n", "[policy] needs a 'directory'"),
+        ("[policy]\ndirectory = 'p'\nmode = 'widen'\n", "expected one of narrow, replace"),
+        ("[policy]\ndirectory = 'p'\ntime_zone = 'Berlin'\n", "expected a time zone"),
+        ("[policy]\ndirectory = 'p'\nshadow_mode = 'replace'\n", "'shadow_mode' needs a 'shadow'"),
+        ("[policy]\ndirectory = 'nowhere'\n", "cannot read the policies"),
+        (
+            "[policy]\ndirectory = 'p'\n[[certificate]]\nname = 'a/b'\nidentity = 'uri'\n",
+            "must have no '/'",
+        ),
+    ] {
+        let config = crate::support::config("https://idp.test") + table;
+        std::fs::write(directory.path().join("agent.toml"), config).unwrap();
+        let output = program(&["check", "--config", "agent.toml"], directory.path());
+        assert_eq!(output.status.code(), Some(2), "{table}");
+        assert!(text(&output).contains(what), "{table} {}", text(&output));
+    }
+}
+
+#[test]
+fn the_schema_is_printed_as_it_is_shipped() {
+    let output = program(&["policy", "schema"], &root());
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), identity_spoa::policy::SCHEMA);
+}
+
+#[tokio::test]
+async fn without_the_arguments_that_policies_are_about_nothing_is_decided() {
+    // Until the table is there, the agent answers questions without arguments.
+    let bare = Bare::changed_in(|directory, _| write(directory, "policies", NO_DELETE)).await;
+    let config = bare.directory.path().join("agent.toml");
+    let table = "[policy]\ndirectory = 'policies'\n";
+    std::fs::write(&config, std::fs::read_to_string(&config).unwrap() + table).unwrap();
+    let Bare { agent, directory, .. } = bare;
+    drop(agent);
+    let agent = crate::support::AgentProcess::start(directory.path()).await;
+    let mut peer = crate::wire::Peer::unix(&agent.socket()).await;
+    let public = port_host(3000, ALICES);
+    assert_eq!(peer.ask(&public, None).await.as_deref(), Some("message_unknown"));
+    let whole: &[identity_spoa::spop::client::Arg<'_>] = &[
+        (b"host", Argument::Str(public.as_bytes())),
+        (b"hosts", Argument::Int64(1)),
+        (b"authorization", Argument::Null),
+        (b"authorizations", Argument::Int64(0)),
+        (b"cookies", Argument::Int64(0)),
+        (b"method", Argument::Str(b"GET")),
+        (b"path", Argument::Str(b"/")),
+        (b"client", Argument::Ipv4([127, 0, 0, 1].into())),
+    ];
+    for (args, reason) in [
+        (whole, "public"),
+        (&whole[..7], "message_unknown"),
+        (&[&whole[..5], &whole[6..]].concat()[..], "message_unknown"),
+        (&[&whole[..6], &whole[7..]].concat()[..], "message_unknown"),
+    ] {
+        let bytes = peer.notify(&[(b"authorize", args)]);
+        peer.write(&bytes).await;
+        let Heard::Ack(_, variables) = peer.hear().await else { panic!() };
+        assert!(variables.contains(&("reason".into(), reason.into())), "{variables:?}");
+    }
+}
+
+/// A stage with these policies; they are written into `policies` and `shadow`.
+async fn stage(version: &Version, policies: &str, shadow: &str, table: &str) -> Stage {
+    Stage::changed(version, DevIdp::start().await, |directory, config, _| {
+        write(directory, "policies", policies);
+        write(directory, "shadow", shadow);
+        config.push_str(&format!(
+            "[admin]\nsocket = 'agent-admin.sock'\nrevocations = 'r.jsonl'\n[policy]\n{table}\n"
+        ));
+    })
+    .await
+}
+
+/// One request; returns the status and the record of the decision.
+async fn send(stage: &Stage, line: &str, host: &str, user: Option<&str>) -> (u16, Value) {
+    let token = user.map(|user| format!("Authorization: Bearer {}\r\n", stage.idp.token_of(user)));
+    let request = format!("{line} HTTP/1.1\r\nHost: {host}\r\n{}\r\n", token.unwrap_or_default());
+    // Records of earlier requests are older than this by a millisecond at least.
+    tokio::time::sleep(Duration::from_millis(2)).await;
+    let start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+    let mut client = Client::connect(stage.haproxy.http).await;
+    let reply = client.raw(request.as_bytes()).await;
+    let record = until("the record", async || {
+        let all = records(stage.directory.path()).into_iter();
+        let decisions = all.filter(|record| record["verdict"].is_string());
+        decisions.filter(|r| u128::from(r["time_ms"].as_u64().unwrap()) >= start).last()
+    })
+    .await;
+    (reply.status, record)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn methods_paths_networks_and_the_public_are_forbidden_through_haproxy() {
+    let policies = format!(
+        "{NO_DELETE}
+@id(\"no-admin\") forbid(principal, action == Action::\"request\", resource)
+when {{ context.path like \"/admin/*\" }};
+@id(\"networks\") forbid(principal, action, resource)
+when {{ context.endpoint == \"port:4000\" && context.client.isInRange(ip(\"127.0.0.0/8\")) }};
+@id(\"not-elsewhere\") forbid(principal, action, resource)
+when {{ context.endpoint == \"port:7000\" && !context.client.isInRange(ip(\"127.0.0.0/8\")) }};
+@id(\"people\") forbid(principal is Anonymous, action, resource);
+@id(\"bob\") forbid(principal == User::\"dev/sub-bob\", action, resource);
+"
+    );
+    for version in Version::all() {
+        let stage = stage(version, &policies, NO_DELETE, "directory = 'policies'").await;
+        let (alice, bob) = (Some("alice"), Some("bob"));
+        let (editor, port) = (host(ALICES), |port| port_host(port, ALICES));
+        for (line, host, user, status, policy) in [
+            ("GET /", editor.clone(), alice, 200, None),
+            ("DELETE /", editor.clone(), alice, 403, Some("no-delete")),
+            ("GET /admin", editor.clone(), alice, 200, None),
+            ("GET /admin/x", editor.clone(), alice, 403, Some("no-admin")),
+            ("GET /a/..;/%61dmin/x", editor.clone(), alice, 403, Some("no-admin")),
+            ("GET //admin//x?a=b", editor.clone(), alice, 403, Some("no-admin")),
+            ("GET /", port(4000), alice, 403, Some("networks")),
+            ("GET /", port(7000), alice, 200, None),
+            ("GET /", port(3000), None, 403, Some("people")),
+            ("GET /", port(3000), alice, 200, None),
+            ("GET /", port(3000), bob, 403, Some("bob")),
+            // Ownership speaks first, and of nobody's else workspace a policy is told.
+            ("DELETE /", host(BOBS), alice, 403, None),
+        ] {
+            let (got, record) = send(&stage, line, &host, user).await;
+            assert_eq!(got, status, "{version:?} {line} {host} {user:?}");
+            assert_eq!(record["policy_id"], json!(policy), "{record}");
+            let allowed = status == 200;
+            assert_eq!(record["verdict"], if allowed { "allow" } else { "deny" });
+            if policy.is_some() {
+                assert_eq!(record["reason"], "policy_forbidden");
+            }
+            assert!(record["policy"].is_string(), "{record}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shadow_changes_nothing_and_is_on_record_and_counted() {
+    for version in Version::all() {
+        let stage = stage(version, NO_DELETE, NO_DELETE, "shadow = 'shadow'").await;
+        let alice = Some("alice");
+        let (status, first) = send(&stage, "GET /", &host(ALICES), alice).await;
+        assert_eq!(status, 200);
+        assert_eq!(first["shadow"]["verdict"], "allow");
+        assert_eq!(first["shadow"]["policy_id"], json!(null));
+        let (status, last) = send(&stage, "DELETE /", &host(ALICES), alice).await;
+        assert_eq!(status, 200);
+        assert_eq!((&last["verdict"], &last["policy"]), (&json!("allow"), &json!(null)));
+        let shadow = &last["shadow"];
+        assert_eq!(shadow["verdict"], "deny");
+        assert_eq!(shadow["reason"], "policy_forbidden");
+        assert_eq!(shadow["policy_id"], "no-delete");
+        assert!(shadow["policy"].is_string());
+        assert_eq!(last["inputs"]["relation"], "owner");
+        let socket = stage.directory.path().join("agent-admin.sock");
+        let client = reqwest::Client::builder().unix_socket(socket).build().unwrap();
+        let text = client.get("http://agent/metrics").send().await.unwrap().text().await.unwrap();
+        let line = "identity_spoa_policy_shadow_total{result=\"would_refuse\"} 1";
+        assert!(text.lines().any(|l| l == line), "{text}");
+        // The same policies over the same past come to the same.
+        let replayed = program(
+            &[
+                "policy",
+                "replay",
+                "--audit",
+                "audit.jsonl",
+                "--policy",
+                "shadow",
+                "--json",
+                "--config",
+                "agent.toml",
+            ],
+            stage.directory.path(),
+        );
+        assert!(replayed.status.success(), "{}", self::text(&replayed));
+        let report: Value = serde_json::from_slice(&replayed.stdout).unwrap();
+        assert_eq!((&report["different"], &report["lacking"]), (&json!(1), &json!(0)), "{report}");
+        let change = &report["changes"][0];
+        assert_eq!((&change["was"], &change["policy"]), (&json!("owner"), &json!("no-delete")));
+        assert_eq!(change["workspace"], ALICES);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_mode_replace_a_policy_lets_a_stranger_in_and_no_further() {
+    let policies = "@id(\"support\")
+permit(principal in Group::\"dev/leads\", action == Action::\"request\", resource)
+when { context.endpoint == \"main\" && context.method == \"GET\" };
+";
+    for version in Version::all() {
+        let table = "directory = 'policies'\nmode = 'replace'";
+        let stage = stage(version, policies, NO_DELETE, table).await;
+        let alice = Some("alice");
+        for (line, host, user, status) in [
+            ("GET /", host(BOBS), alice, 200),
+            ("POST /", host(BOBS), alice, 403),
+            ("GET /", port_host(8000, BOBS), alice, 403),
+            ("GET /", host(BOBS), Some("carol"), 403),
+            ("GET /", host(BOBS), None, 401),
+            ("GET /", host("nosuch-demo-ns35kd21abc"), alice, 404),
+        ] {
+            let (got, record) = send(&stage, line, &host, user).await;
+            assert_eq!(got, status, "{version:?} {line} {host} {user:?}");
+            if status == 200 {
+                assert_eq!(record["reason"], "policy_permitted");
+                assert_eq!(record["policy_id"], "support");
+                assert_eq!(record["inputs"]["relation"], "not_permitted");
+            }
+        }
+    }
+}
