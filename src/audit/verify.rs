@@ -294,7 +294,11 @@ impl<'t> Verifier<'t> {
                 ));
             }
             // The first record of a file names the hash before it.
-            let Some(hash) = named else { return };
+            let Some(hash) = named else {
+                return self.problem(format!(
+                    "record {seq} is the first here and does not name the record before it, so its hash cannot be checked"
+                ));
+            };
             hash
         };
         if named.is_some_and(|named| named != previous) {

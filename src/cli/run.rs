@@ -112,11 +112,11 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     let mut end = Signals::listen()?;
     let hangup = Reloader::signal()?;
 
-    let of_gate = Tasks::start(&parts, feeds, &stop)?;
     #[cfg(feature = "otel")]
     if let Some(about) = &config.traces {
         tasks.spawn(crate::traces::start(about, stop.clone())?);
     }
+    let of_gate = Tasks::start(&parts, feeds, &stop)?;
     if let Some(edge) = edge {
         for (number, socket) in sockets.iter().enumerate() {
             tasks.spawn(teller::run(Arc::clone(&edge), number, socket.clone(), stop.clone()));

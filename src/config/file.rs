@@ -92,18 +92,9 @@ impl<'de> Deserialize<'de> for Config {
                 "[sign_in] needs an issuer with a table [issuer.sign_in], at which people sign in";
             table.errors.push(mistake(value_span, message));
         }
-        if let Some(shared) = &shared {
-            let message = match &sign_in {
-                None => Some(
-                    "[shared] needs the table [sign_in], whose 'keys_file' seals what is shared",
-                ),
-                Some(sign_in) if sign_in.sessions.is_some() => Some(
-                    "sessions are either in the 'sessions_file' of [sign_in] or in the store of [shared]",
-                ),
-                Some(_) => None,
-            };
-            table.errors.extend(message.map(|message| mistake(shared.span, message)));
-        }
+        table
+            .errors
+            .extend(shared.as_ref().and_then(|shared| check_shared(shared, sign_in.as_ref())));
         table.finalize(None)?;
         let policy = workspaces.policy(ranges);
         let listed = listed.into_iter().map(|raw| raw.source);
@@ -129,6 +120,18 @@ impl<'de> Deserialize<'de> for Config {
             text: (String::new(), Format::Toml),
         })
     }
+}
+
+/// What is wrong with the store of several agents beside the way people sign in.
+fn check_shared(shared: &Spanned<Shared>, sign_in: Option<&SignIn>) -> Option<toml_span::Error> {
+    let message = match sign_in {
+        None => "[shared] needs the table [sign_in], whose 'keys_file' seals what is shared",
+        Some(sign_in) if sign_in.sessions.is_some() => {
+            "sessions are either in the 'sessions_file' of [sign_in] or in the store of [shared]"
+        }
+        Some(_) => return None,
+    };
+    Some(mistake(shared.span, message))
 }
 
 /// What is wrong with the issuers together, and with certificate rules beside them.

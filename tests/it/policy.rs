@@ -40,7 +40,7 @@ when { context.method == \"DELETE\" };
 #[test]
 fn the_shipped_example_does_what_its_cases_say() {
     let zone = ["--time-zone", "Europe/Berlin"];
-    let output = program(&["policy", "test", "docs/policies", zone[0], zone[1]], &root());
+    let output = program(&["policy", "test", "docs/policies", zone[0], zone[1]], root());
     let text = text(&output);
     assert!(output.status.success(), "{text}");
     assert!(
@@ -121,7 +121,7 @@ fn mistakes_in_the_table_are_found() {
 
 #[test]
 fn the_schema_is_printed_as_it_is_shipped() {
-    let output = program(&["policy", "schema"], &root());
+    let output = program(&["policy", "schema"], root());
     assert_eq!(String::from_utf8(output.stdout).unwrap(), identity_spoa::policy::SCHEMA);
 }
 
@@ -184,8 +184,8 @@ async fn send(stage: &Stage, line: &str, host: &str, user: Option<&str>) -> (u16
     let reply = client.raw(request.as_bytes()).await;
     let record = until("the record", async || {
         let all = records(stage.directory.path()).into_iter();
-        let decisions = all.filter(|record| record["verdict"].is_string());
-        decisions.filter(|r| u128::from(r["time_ms"].as_u64().unwrap()) >= start).last()
+        let mut decisions = all.filter(|record| record["verdict"].is_string());
+        decisions.rfind(|r| u128::from(r["time_ms"].as_u64().unwrap()) >= start)
     })
     .await;
     (reply.status, record)

@@ -332,7 +332,7 @@ async fn no_request_passes_later_than_a_change_and_the_bound() {
         let tokens = people.map(|user| stage.idp.token_of(user));
         let mut dice = Dice(u64::from(told) + 7);
         // Since when nobody but those may: (running, carol's grant), and what was before.
-        let mut history = vec![(Instant::now() - bound * 2, true, true)];
+        let mut history = vec![(Instant::now().checked_sub(bound * 2).unwrap(), true, true)];
         let mut clients = Vec::new();
         for _ in 0..4 {
             clients.push(stage.client().await);

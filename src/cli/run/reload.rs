@@ -225,8 +225,8 @@ impl Reloader {
             }
             anyhow::Ok(Next { config, rebuilt, changes })
         };
-        let made = tokio::task::spawn_blocking(make).await;
-        made.context("building the gate ended in a panic")?.map(Some)
+        let next = tokio::task::spawn_blocking(make).await;
+        next.context("building the gate ended in a panic")?.map(Some)
     }
 
     /// Starts what is new, waits for it, and lets the next gate decide.

@@ -207,6 +207,7 @@ async fn run(mut command: Command) -> Output {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the image: make image"]
+#[expect(clippy::too_many_lines, reason = "one gate, looked at from all sides")]
 async fn the_gate_of_the_compose_file_is_closed_and_finds_names_in_hosts_and_dns() {
     let idp = DevIdp::start().await;
     let (alice, bob) = (DevWorkspace::start("alices").await, DevWorkspace::start("bobs").await);
