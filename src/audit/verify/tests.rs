@@ -195,6 +195,12 @@ fn a4_each_way_of_changing_a_trail_is_named() {
     assert!(said.contains("the end is cut off: the given checkpoint"), "{said}");
     let said = with(&|lines| _ = lines.remove(0));
     assert!(said.contains("older files are missing") && said.contains("beginning"), "{said}");
+    // Where the first record names nothing before it, its own hash could not be checked.
+    let renamed = lines[0].replace("\"previous\"", "\"preview\"");
+    let mut changed = lines.clone();
+    changed[0] = &renamed;
+    let said = say(&changed);
+    assert!(said.contains(":1: record 1 is the first here and does not name"), "{said}");
     let said = with(&|lines| lines.insert(3, "{\"verdict\":\"allow\"}\n"));
     assert!(said.contains(":4: this is no record of the trail"), "{said}");
 }
