@@ -50,6 +50,11 @@ impl AgentProcess {
         agent
     }
 
+    /// The process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The unix socket.
     pub(crate) fn socket(&self) -> PathBuf {
         self.directory.join("spop.sock")
