@@ -43,8 +43,10 @@ impl Browser {
         headers: &[(&str, &str)],
     ) -> Result<Page, String> {
         let host_and_port = format!("{host}:{}", self.port);
-        let mut request =
-            self.http.request(method, format!("http://{}{path}", self.gate)).header("host", host_and_port);
+        let mut request = self
+            .http
+            .request(method, format!("http://{}{path}", self.gate))
+            .header("host", host_and_port);
         let jar = self.cookies.entry(host.into()).or_default();
         if !jar.is_empty() {
             let pairs: Vec<_> = jar.iter().map(|(name, value)| format!("{name}={value}")).collect();
@@ -107,7 +109,11 @@ impl Browser {
         let jar = self.cookies.get(host);
         match jar.and_then(|jar| jar.iter().find(|(name, _)| name.starts_with("__Host-identity"))) {
             Some((name, value)) if page.status == 200 => Ok(format!("{name}={value}")),
-            _ => Err(format!("{} {}", page.status, page.body.chars().take(300).collect::<String>())),
+            _ => Err({
+                // A page says its reason in the middle of it.
+                let reason = page.body.split("\"reason\">").nth(1).unwrap_or(&page.body);
+                format!("{} {}", page.status, reason.chars().take(80).collect::<String>())
+            }),
         }
     }
 

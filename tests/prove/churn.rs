@@ -132,13 +132,18 @@ impl Churn {
             // Their tokens are over: what was revoked can be taken back.
             while gone.front().is_some_and(|(at, _)| at.elapsed() > Duration::from_secs(200)) {
                 let (_, resident) = gone.pop_front().unwrap();
-                self.stage.world.ghosts.lock().unwrap().retain(|ghost| {
-                    !Arc::ptr_eq(&ghost.person, &resident.person)
-                });
+                self.stage
+                    .world
+                    .ghosts
+                    .lock()
+                    .unwrap()
+                    .retain(|ghost| !Arc::ptr_eq(&ghost.person, &resident.person));
                 // A request that is on its way with the last token of theirs.
                 resident.person.revoked.begin(false);
-                let body = json!({ "issuer": "dev", "subject": format!("sub-{}", resident.person.name) });
-                let lifted = self.stage.admin.ask(Method::DELETE, "/v1/revocations", Some(body)).await;
+                let body =
+                    json!({ "issuer": "dev", "subject": format!("sub-{}", resident.person.name) });
+                let lifted =
+                    self.stage.admin.ask(Method::DELETE, "/v1/revocations", Some(body)).await;
                 if let Err(error) = lifted {
                     self.failed("a lift", &error);
                 }
@@ -269,7 +274,8 @@ impl Churn {
             while revoked.front().is_some_and(over) {
                 let (_, id) = revoked.pop_front().unwrap();
                 let body = json!({ "issuer": "dev", "token": id });
-                let lifted = self.stage.admin.ask(Method::DELETE, "/v1/revocations", Some(body)).await;
+                let lifted =
+                    self.stage.admin.ask(Method::DELETE, "/v1/revocations", Some(body)).await;
                 if let Err(error) = lifted {
                     self.failed("a lift", &error);
                 }
@@ -282,7 +288,7 @@ impl Churn {
         let mut keep = true;
         while self.pause(self.rotation).await {
             // Keys that are gone count until the agent fetches the next time.
-            self.stage.rotate(keep, &mut before, Duration::from_secs(35));
+            self.stage.rotate(keep, &mut before, Duration::from_secs(66));
             keep = !keep;
             count(&self.counts.rotations);
             self.counts.events.lock().unwrap().push((Instant::now(), "keys"));
@@ -305,7 +311,8 @@ impl Churn {
                     } else {
                         let subject = format!("sub-{}", resident.person.name);
                         let body = json!({ "issuer": "dev", "subject": subject });
-                        let ended = self.stage.admin.ask(Method::DELETE, "/v1/sessions", Some(body));
+                        let ended =
+                            self.stage.admin.ask(Method::DELETE, "/v1/sessions", Some(body));
                         ended.await.map(drop)
                     };
                     match ended {

@@ -30,6 +30,10 @@ impl Reply {
 
     /// The reason of a refusal: HAProxy's answer has it before the decision.
     pub fn reason(&self) -> &str {
+        // Programs get JSON where people sign in.
+        if let Some(rest) = self.body.split("\"reason\":\"").nth(1) {
+            return rest.split('"').next().unwrap_or_default();
+        }
         let before = self.body.split(" (decision").next().unwrap_or_default();
         before.rsplit(": ").next().filter(|text| text.len() < 40).unwrap_or_default()
     }

@@ -7,13 +7,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    chance::Chance,
-    client::Client,
-    stage::Stage,
-    tally::Tally,
-    truth::Span,
-};
+use crate::{chance::Chance, client::Client, stage::Stage, tally::Tally, truth::Span};
 
 /// How many connections.
 const CONNECTIONS: u32 = 16;
@@ -52,4 +46,3 @@ pub async fn run(
         task.await.unwrap();
     }
 }
-

@@ -70,11 +70,8 @@ fn main() {
         return;
     }
     let args = Args::parse();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let good = match args.what {
         What::Soak(options) => runtime.block_on(soak::run(options)),
         What::Plot { samples, svg } => {

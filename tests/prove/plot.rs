@@ -25,14 +25,42 @@ struct Panel {
 }
 
 const PANELS: [Panel; 8] = [
-    Panel { title: "memory of the agent, MiB", lines: &[("resident", |s| s.rss), ("anonymous", |s| s.anonymous)], cut_off: false },
-    Panel { title: "descriptors and threads", lines: &[("descriptors", |s| s.descriptors), ("threads", |s| s.threads)], cut_off: false },
-    Panel { title: "through HAProxy and back, ms", lines: &[("p50", |s| s.p50 / 1e3), ("p99", |s| s.p99 / 1e3)], cut_off: true },
-    Panel { title: "within the agent, us (bounds of its histogram)", lines: &[("p50", |s| s.decision_p50), ("p99", |s| s.decision_p99)], cut_off: true },
+    Panel {
+        title: "memory of the agent, MiB",
+        lines: &[("resident", |s| s.rss), ("anonymous", |s| s.anonymous)],
+        cut_off: false,
+    },
+    Panel {
+        title: "descriptors and threads",
+        lines: &[("descriptors", |s| s.descriptors), ("threads", |s| s.threads)],
+        cut_off: false,
+    },
+    Panel {
+        title: "through HAProxy and back, ms",
+        lines: &[("p50", |s| s.p50 / 1e3), ("p99", |s| s.p99 / 1e3)],
+        cut_off: true,
+    },
+    Panel {
+        title: "within the agent, us (bounds of its histogram)",
+        lines: &[("p50", |s| s.decision_p50), ("p99", |s| s.decision_p99)],
+        cut_off: true,
+    },
     Panel { title: "agent's CPU, us a decision", lines: &[("CPU", |s| s.cpu_each)], cut_off: true },
     Panel { title: "answers a second", lines: &[("answers", |s| s.rate)], cut_off: false },
-    Panel { title: "what is kept", lines: &[("workspaces", |s| s.workspaces), ("revocations", |s| s.revocations)], cut_off: false },
-    Panel { title: "what is open", lines: &[("session cookies", |s| s.cookies), ("tunnels", |s| s.tunnels), ("HAProxy's connections", |s| s.connections)], cut_off: false },
+    Panel {
+        title: "what is kept",
+        lines: &[("workspaces", |s| s.workspaces), ("revocations", |s| s.revocations)],
+        cut_off: false,
+    },
+    Panel {
+        title: "what is open",
+        lines: &[
+            ("session cookies", |s| s.cookies),
+            ("tunnels", |s| s.tunnels),
+            ("HAProxy's connections", |s| s.connections),
+        ],
+        cut_off: false,
+    },
 ];
 
 const WIDTH: f64 = 430.0;
@@ -90,7 +118,8 @@ fn draw_panel(svg: &mut String, run: &Run, panel: &Panel) {
     let (inner_width, inner_height) = (WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM);
     let to_x = |seconds: f64| LEFT + seconds / end * inner_width;
     let to_y = |value: f64| TOP + inner_height * (1.0 - (value / top).clamp(0.0, 1.0));
-    writeln!(svg, r#"<text x="{LEFT}" y="18" font-weight="600">{}</text>"#, escape(panel.title)).unwrap();
+    writeln!(svg, r#"<text x="{LEFT}" y="18" font-weight="600">{}</text>"#, escape(panel.title))
+        .unwrap();
     let mut key = LEFT;
     for (number, (name, _)) in panel.lines.iter().enumerate() {
         writeln!(svg, r#"<rect x="{key}" y="26" width="8" height="8" class="k{number}"/><text x="{}" y="34">{}</text>"#, key + 12.0, escape(name)).unwrap();
@@ -110,10 +139,22 @@ fn draw_panel(svg: &mut String, run: &Run, panel: &Panel) {
     let minutes = end / 60.0;
     for step in 0..=6 {
         let minute = minutes * f64::from(step) / 6.0;
-        writeln!(svg, r#"<text class="soft" x="{:.1}" y="{:.1}" text-anchor="middle">{minute:.0} min</text>"#, to_x(minute * 60.0), HEIGHT - 8.0).unwrap();
+        writeln!(
+            svg,
+            r#"<text class="soft" x="{:.1}" y="{:.1}" text-anchor="middle">{minute:.0} min</text>"#,
+            to_x(minute * 60.0),
+            HEIGHT - 8.0
+        )
+        .unwrap();
     }
     for (at, _) in run.events.iter().filter(|(_, what)| what == "reload") {
-        writeln!(svg, r#"<line class="reload" x1="{0:.1}" x2="{0:.1}" y1="{TOP}" y2="{1:.1}"/>"#, to_x(*at), TOP + inner_height).unwrap();
+        writeln!(
+            svg,
+            r#"<line class="reload" x1="{0:.1}" x2="{0:.1}" y1="{TOP}" y2="{1:.1}"/>"#,
+            to_x(*at),
+            TOP + inner_height
+        )
+        .unwrap();
     }
     for (number, (_, value)) in panel.lines.iter().enumerate() {
         let mut points = String::new();
@@ -121,7 +162,8 @@ fn draw_panel(svg: &mut String, run: &Run, panel: &Panel) {
         for sample in run.samples.iter().skip(1) {
             write!(points, "{:.1},{:.1} ", to_x(sample.at), to_y(value(sample))).unwrap();
         }
-        writeln!(svg, r#"<polyline class="line l{number}" points="{}"/>"#, points.trim_end()).unwrap();
+        writeln!(svg, r#"<polyline class="line l{number}" points="{}"/>"#, points.trim_end())
+            .unwrap();
     }
 }
 
@@ -129,7 +171,11 @@ fn draw_panel(svg: &mut String, run: &Run, panel: &Panel) {
 fn nice(value: f64) -> f64 {
     let magnitude = 10_f64.powf(value.log10().floor());
     let steps = [1.0, 1.2, 1.6, 2.0, 2.4, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0];
-    steps.iter().map(|step| step * magnitude).find(|top| *top >= value * 1.02).unwrap_or(value * 1.1)
+    steps
+        .iter()
+        .map(|step| step * magnitude)
+        .find(|top| *top >= value * 1.02)
+        .unwrap_or(value * 1.1)
 }
 
 fn short(value: f64) -> String {

@@ -82,13 +82,8 @@ pub async fn run(options: Options) -> bool {
         sessions: 40,
     };
     let mut tasks = churn.start();
-    let loading = load::run(
-        Arc::clone(&stage),
-        Arc::clone(&tally),
-        options.rate,
-        seed,
-        stop.clone(),
-    );
+    let loading =
+        load::run(Arc::clone(&stage), Arc::clone(&tally), options.rate, seed, stop.clone());
     tasks.push(tokio::spawn(loading));
     tasks.push(tokio::spawn(tunnels::run(
         Arc::clone(&stage),
@@ -118,7 +113,15 @@ pub async fn run(options: Options) -> bool {
             let last = samples.last().cloned().unwrap_or_default();
             println!(
                 "{:5.0} s: {} answers, {} wrong allows, {} wrong denies, {} lost; {:.1} MiB, {} descriptors, p50 {:.0} us, p99 {:.0} us",
-                last.at, all.asked(), all.wrong_allows, all.wrong_denies, all.lost, last.rss, last.descriptors, last.p50, last.p99
+                last.at,
+                all.asked(),
+                all.wrong_allows,
+                all.wrong_denies,
+                all.lost,
+                last.rss,
+                last.descriptors,
+                last.p50,
+                last.p99
             );
             // So that something is there if the run is cut off.
             write_down(&options, seed, &samples, &counts, start);
@@ -132,7 +135,10 @@ pub async fn run(options: Options) -> bool {
     report(&options, &all, &mut micros_of_all, &counts, &of_tunnels);
     let warm_up = write_down(&options, seed, &samples, &counts, start);
     let mut good = true;
-    println!("\n{:<22} {:>12} {:>12} {:>12} {:>14}", "", "first third", "last third", "may grow by", "slope an hour");
+    println!(
+        "\n{:<22} {:>12} {:>12} {:>12} {:>14}",
+        "", "first third", "last third", "may grow by", "slope an hour"
+    );
     for verdict in flat::judge(&samples, warm_up) {
         good &= verdict.flat;
         println!(
@@ -156,7 +162,8 @@ pub async fn run(options: Options) -> bool {
     let surprises = tally.surprises.lock().unwrap();
     if !surprises.is_empty() {
         std::fs::write(options.to.join("surprises.txt"), surprises.join("\n")).unwrap();
-        std::fs::copy(stage.directory.path().join("agent.log"), options.to.join("agent.log")).unwrap();
+        std::fs::copy(stage.directory.path().join("agent.log"), options.to.join("agent.log"))
+            .unwrap();
         println!("{} surprises: {}", surprises.len(), options.to.join("surprises.txt").display());
     }
     right && good
@@ -172,8 +179,9 @@ fn write_down(
     // A twelfth of the run, five minutes at most.
     let warm_up = (options.time.as_secs_f64() / 12.0).min(300.0);
     let events = counts.events.lock().unwrap();
-    let events =
-        events.iter().map(|(at, what)| (at.duration_since(start).as_secs_f64(), (*what).to_owned()));
+    let events = events
+        .iter()
+        .map(|(at, what)| (at.duration_since(start).as_secs_f64(), (*what).to_owned()));
     let run = Run {
         title: format!(
             "identity-spoa under churn: {} requests/s for {:.0} minutes, seed {seed}",
@@ -210,15 +218,33 @@ fn report(
     println!("people replaced     {}", of(&counts.people));
     println!("tokens minted       {}, revoked {}", of(&counts.tokens), of(&counts.tokens_revoked));
     println!("key rotations       {}", of(&counts.rotations));
-    println!("phases changed      {}, grants {}, leases renewed {}", of(&counts.phases), of(&counts.grants), of(&counts.renewals));
+    println!(
+        "phases changed      {}, grants {}, leases renewed {}",
+        of(&counts.phases),
+        of(&counts.grants),
+        of(&counts.renewals)
+    );
     println!("sign-ins            {}, sign-outs {}", of(&counts.sign_ins), of(&counts.sign_outs));
-    println!("tunnels opened      {}, closed {}, cut {}, lost {}, outlived {}", of(&of_tunnels.opened), of(&of_tunnels.closed), of(&of_tunnels.cut), of(&of_tunnels.lost), of(&of_tunnels.outlived));
+    println!(
+        "tunnels opened      {}, closed {}, cut {}, lost {}, outlived {}",
+        of(&of_tunnels.opened),
+        of(&of_tunnels.closed),
+        of(&of_tunnels.cut),
+        of(&of_tunnels.lost),
+        of(&of_tunnels.outlived)
+    );
     println!("reloads of HAProxy  {}", of(&counts.reloads));
     println!("failures of changes {}", of(&counts.failures));
     for (name, times) in [("API", &counts.api_micros), ("file", &counts.file_micros)] {
         let mut times = times.lock().unwrap();
         let [p50, p99, most] = tally::percentiles(&mut times, [50.0, 99.0, 100.0]);
-        println!("stopped by the {name:<4} {} times: refused after p50 {:.1} ms, p99 {:.1} ms, most {:.1} ms", times.len(), p50 / 1e3, p99 / 1e3, most / 1e3);
+        println!(
+            "stopped by the {name:<4} {} times: refused after p50 {:.1} ms, p99 {:.1} ms, most {:.1} ms",
+            times.len(),
+            p50 / 1e3,
+            p99 / 1e3,
+            most / 1e3
+        );
     }
     println!("answers by status and reason:");
     for (answer, count) in &all.answers {

@@ -256,16 +256,17 @@ impl Stage {
             .iter()
             .map(|name| json!({ "user": { "issuer": "dev", "subject": format!("sub-{name}") }, "endpoints": [4000] }))
             .collect();
+        let destination = self.servers[place.slot].to_string();
         json!({
             "id": place.id,
             "owner": { "issuer": "dev", "subject": format!("sub-{}", place.owner) },
             "phase": place.phase.latest(),
             "admission": "owner",
-            "destination": self.servers[place.slot].to_string(),
+            "destination": destination,
             "grants": grants,
             "ports": [
-                { "port": 4000, "admission": "grants" },
-                { "port": 3000, "admission": "public" },
+                { "port": 4000, "admission": "grants", "destination": destination },
+                { "port": 3000, "admission": "public", "destination": destination },
             ],
         })
     }
@@ -335,8 +336,7 @@ impl Admin {
     ) -> Result<String, String> {
         let mut request = self.0.request(method, format!("http://agent{path}"));
         if let Some(body) = body {
-            request =
-                request.header("content-type", "application/json").body(body.to_string());
+            request = request.header("content-type", "application/json").body(body.to_string());
         }
         let response = request.send().await.map_err(|error| error.to_string())?;
         let status = response.status();
@@ -409,7 +409,7 @@ issuer = "{issuer}"
 audience = "workspaces"
 match = ["subject"]
 unknown_key_seconds = 1
-refresh_seconds = 30
+refresh_seconds = 60
 leeway_seconds = 0
 
 [issuer.sign_in]

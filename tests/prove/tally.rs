@@ -96,7 +96,11 @@ impl Tally {
             Err(what) => {
                 *now.answers.entry("none".into()).or_default() += 1;
                 *now.causes.entry(what.clone()).or_default() += 1;
-                if possible.refuse { now.silent += 1 } else { now.lost += 1 }
+                if possible.refuse {
+                    now.silent += 1
+                } else {
+                    now.lost += 1
+                }
                 *self.last_lost.lock().unwrap() = Some(Instant::now());
                 return;
             }

@@ -98,7 +98,8 @@ async fn try_open(stage: &Arc<Stage>, tally: &Tally, chance: &mut Chance) -> Opt
                 tally.surprise(format!("WRONG ALLOW of a tunnel: {}", question.describe()));
                 tally.wrong_allow();
             }
-            let reading = tokio::spawn(async move { while let Some(Ok(_)) = socket.next().await {} });
+            let reading =
+                tokio::spawn(async move { while let Some(Ok(_)) = socket.next().await {} });
             Some(Tunnel { question, opened: Instant::now(), reading, over: None })
         }
         Err(Error::Http(response)) => {
