@@ -15,6 +15,7 @@ use crate::{
     plot::{self, Run},
     probe::Probe,
     stage::{Plan, Stage},
+    support::{agent::PROGRAM, until},
     tally::{self, Counts, Tally},
     truth, tunnels,
 };
@@ -153,7 +154,9 @@ pub async fn run(options: Options) -> bool {
         );
     }
     let of = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-    let right = all.wrong_allows == 0
+    let chained = verify(&stage).await;
+    let right = chained
+        && all.wrong_allows == 0
         && all.wrong_denies == 0
         && of(&of_tunnels.outlived) == 0
         && of(&of_tunnels.lost) == 0
@@ -167,6 +170,26 @@ pub async fn run(options: Options) -> bool {
         println!("{} surprises: {}", surprises.len(), options.to.join("surprises.txt").display());
     }
     right && good
+}
+
+/// Ends the agent and has its audit trail verified.
+async fn verify(stage: &Stage) -> bool {
+    let pid = stage.agent.pid();
+    stage.agent.signal("-TERM");
+    until("the agent to end", async || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().is_none_or(|rest| rest.starts_with('Z')).then_some(())
+    })
+    .await;
+    let config = stage.directory.path().join("agent.toml");
+    let verified = std::process::Command::new(PROGRAM)
+        .args(["audit", "verify", "--config"])
+        .arg(config)
+        .output()
+        .unwrap();
+    let said = [verified.stdout, verified.stderr].concat();
+    println!("\nthe audit trail: {}", String::from_utf8_lossy(&said).trim());
+    verified.status.success()
 }
 
 fn write_down(
