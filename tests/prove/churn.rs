@@ -184,7 +184,7 @@ impl Churn {
             let took = u32::try_from(told.elapsed().as_micros()).unwrap_or(u32::MAX);
             let times = match place.source {
                 Source::Api => &self.counts.api_micros,
-                Source::File => &self.counts.file_micros,
+                Source::File | Source::Cluster(_) => &self.counts.file_micros,
             };
             times.lock().unwrap().push(took);
         }
@@ -251,7 +251,9 @@ impl Churn {
                 });
                 if due {
                     let seconds = 40 + chance.below(120);
-                    let token = self.stage.mint(&resident.person.name, seconds, &mut chance);
+                    let idp = &self.stage.idp;
+                    let name = &resident.person.name;
+                    let token = self.stage.world.mint(idp, name, seconds, &mut chance);
                     *resident.person.token.lock().unwrap() = Some(token);
                     count(&self.counts.tokens);
                     minted += 1;
@@ -288,7 +290,8 @@ impl Churn {
         let mut keep = true;
         while self.pause(self.rotation).await {
             // Keys that are gone count until the agent fetches the next time.
-            self.stage.rotate(keep, &mut before, Duration::from_secs(66));
+            let late = Duration::from_secs(66);
+            self.stage.world.rotate(&self.stage.idp, keep, &mut before, late);
             keep = !keep;
             count(&self.counts.rotations);
             self.counts.events.lock().unwrap().push((Instant::now(), "keys"));

@@ -27,6 +27,7 @@ mod dev_idp;
 
 mod browser;
 mod chance;
+mod chaos;
 mod churn;
 mod client;
 mod flat;
@@ -54,6 +55,8 @@ struct Args {
 enum What {
     /// Runs for long; exit status 1 if an answer was wrong or something is not flat
     Soak(soak::Options),
+    /// Faults, alone and in pairs; exit status 1 if anybody was let in or refused who must not be
+    Chaos(chaos::Options),
     /// Draws a run of `soak` again
     Plot {
         /// What `soak` wrote
@@ -66,7 +69,7 @@ enum What {
 fn main() {
     // All benchmarks at once: this one is for those who ask for it.
     if std::env::args().skip(1).all(|arg| arg == "--bench") {
-        println!("prove: say what: soak (see make soak)");
+        println!("prove: say what: soak or chaos (see make soak, make chaos)");
         return;
     }
     let args = Args::parse();
@@ -74,6 +77,7 @@ fn main() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let good = match args.what {
         What::Soak(options) => runtime.block_on(soak::run(options)),
+        What::Chaos(options) => runtime.block_on(chaos::run(options)),
         What::Plot { samples, svg } => {
             plot::again(&samples, &svg);
             true

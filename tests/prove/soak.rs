@@ -83,8 +83,14 @@ pub async fn run(options: Options) -> bool {
         sessions: 40,
     };
     let mut tasks = churn.start();
-    let loading =
-        load::run(Arc::clone(&stage), Arc::clone(&tally), options.rate, seed, stop.clone());
+    let loading = load::run(
+        stage.haproxy.http,
+        Arc::clone(&stage.world),
+        Arc::clone(&tally),
+        options.rate,
+        seed,
+        stop.clone(),
+    );
     tasks.push(tokio::spawn(loading));
     tasks.push(tokio::spawn(tunnels::run(
         Arc::clone(&stage),

@@ -49,7 +49,7 @@ pub struct Stage {
     pub haproxy: Haproxy,
     pub directory: TempDir,
     pub admin: Admin,
-    pub world: World,
+    pub world: Arc<World>,
     /// Where each slot's server is.
     pub servers: Vec<SocketAddr>,
 }
@@ -70,6 +70,98 @@ pub struct World {
 impl World {
     pub fn residents(&self) -> MutexGuard<'_, Vec<Resident>> {
         self.residents.lock().unwrap()
+    }
+
+    /// Nobody is there yet.
+    pub fn new(idp: &DevIdp) -> Self {
+        let keys = Arc::new(Generation { number: 1, counts: crate::truth::Fact::new(true) });
+        Self {
+            residents: Mutex::default(),
+            ghosts: Mutex::default(),
+            bad: bad_tokens(idp),
+            keys: Mutex::new(keys),
+            people: Mutex::default(),
+        }
+    }
+
+    /// Somebody new with a workspace that nobody was told of yet.
+    pub fn newcomer(
+        &self,
+        idp: &DevIdp,
+        slot: usize,
+        source: Source,
+        chance: &mut Chance,
+    ) -> Resident {
+        let number = {
+            let mut people = self.people.lock().unwrap();
+            *people += 1;
+            *people
+        };
+        let person = Person::new(format!("p{number}"));
+        let seconds = 40 + chance.below(120);
+        *person.token.lock().unwrap() = Some(self.mint(idp, &person.name, seconds, chance));
+        let place = Arc::new(Place {
+            id: format!("w{number}"),
+            source,
+            slot,
+            owner: person.name.clone(),
+            phase: crate::truth::Fact::new("absent"),
+            granted: crate::truth::Fact::new(vec![]),
+        });
+        Resident { person, place }
+    }
+
+    /// A token for somebody.
+    pub fn mint(
+        &self,
+        idp: &DevIdp,
+        name: &str,
+        seconds: usize,
+        chance: &mut Chance,
+    ) -> Arc<Token> {
+        let id = format!("t{:016x}", chance.next());
+        let request = TokenRequest {
+            user: name.into(),
+            alg: (*chance.of(&["ES256", "RS256", "EdDSA", "ES384"]).unwrap()).into(),
+            expires_in: i64::try_from(seconds).unwrap(),
+            claims: json!({ "jti": id }).as_object().unwrap().clone(),
+            ..TokenRequest::default()
+        };
+        // Nobody replaces the keys between the two.
+        let keys = self.keys.lock().unwrap();
+        let text = idp.token(&request);
+        let keys = Arc::clone(&keys);
+        let ends = end_of(&text);
+        let revoked = crate::truth::Fact::new(false);
+        Arc::new(Token { text, id, ends, revoked, keys })
+    }
+
+    /// New keys. Tokens of the old ones count for as long as these are published.
+    pub fn rotate(
+        &self,
+        idp: &DevIdp,
+        keep: bool,
+        before: &mut Option<Arc<Generation>>,
+        late: Duration,
+    ) {
+        let old = self.keys();
+        for gone in before.take().into_iter().chain((!keep).then(|| Arc::clone(&old))) {
+            gone.counts.begin(false);
+            gone.counts.settle(late);
+        }
+        let number = old.number + 1;
+        let counts = crate::truth::Fact::new(false);
+        counts.begin(true);
+        let next = Arc::new(Generation { number, counts });
+        // Nobody mints between the two.
+        let mut keys = self.keys.lock().unwrap();
+        tokio::task::block_in_place(|| idp.rotate(keep));
+        *keys = Arc::clone(&next);
+        // Strangers with made-up key ids may have used up what may be fetched in this second.
+        next.counts.settle(Duration::from_secs(2));
+        if keep {
+            *before = Some(old);
+        }
     }
 
     pub fn any(&self, chance: &mut Chance) -> Resident {
@@ -161,15 +253,7 @@ impl Stage {
         std::fs::write(path.join("agent.toml"), config).unwrap();
         let agent = AgentProcess::start(path).await;
         let admin = Admin::new(&path.join("agent-admin.sock"));
-        let bad = bad_tokens(&idp);
-        let keys = Arc::new(Generation { number: 1, counts: crate::truth::Fact::new(true) });
-        let world = World {
-            residents: Mutex::default(),
-            ghosts: Mutex::default(),
-            bad,
-            keys: Mutex::new(keys),
-            people: Mutex::default(),
-        };
+        let world = Arc::new(World::new(&idp));
         let stage = Self { idp, agent, haproxy, directory, admin, world, servers };
         let mut chance = Chance::new(plan.seed, 1);
         for slot in 0..plan.slots {
@@ -187,66 +271,10 @@ impl Stage {
         stage
     }
 
-    /// Somebody new with a workspace that nobody was told of yet.
+    /// Somebody new, at one of the sources.
     pub fn newcomer(&self, slot: usize, chance: &mut Chance) -> Resident {
-        let number = {
-            let mut people = self.world.people.lock().unwrap();
-            *people += 1;
-            *people
-        };
-        let person = Person::new(format!("p{number}"));
-        let seconds = 40 + chance.below(120);
-        *person.token.lock().unwrap() = Some(self.mint(&person.name, seconds, chance));
-        let place = Arc::new(Place {
-            id: format!("w{number}"),
-            source: if slot.is_multiple_of(2) { Source::Api } else { Source::File },
-            slot,
-            owner: person.name.clone(),
-            phase: crate::truth::Fact::new("absent"),
-            granted: crate::truth::Fact::new(vec![]),
-        });
-        Resident { person, place }
-    }
-
-    /// A token for somebody.
-    pub fn mint(&self, name: &str, seconds: usize, chance: &mut Chance) -> Arc<Token> {
-        let id = format!("t{:016x}", chance.next());
-        let request = TokenRequest {
-            user: name.into(),
-            alg: (*chance.of(&["ES256", "RS256", "EdDSA", "ES384"]).unwrap()).into(),
-            expires_in: i64::try_from(seconds).unwrap(),
-            claims: json!({ "jti": id }).as_object().unwrap().clone(),
-            ..TokenRequest::default()
-        };
-        // Nobody replaces the keys between the two.
-        let keys = self.world.keys.lock().unwrap();
-        let text = self.idp.token(&request);
-        let keys = Arc::clone(&keys);
-        let ends = end_of(&text);
-        let revoked = crate::truth::Fact::new(false);
-        Arc::new(Token { text, id, ends, revoked, keys })
-    }
-
-    /// New keys. Tokens of the old ones count for as long as these are published.
-    pub fn rotate(&self, keep: bool, before: &mut Option<Arc<Generation>>, late: Duration) {
-        let old = self.world.keys();
-        for gone in before.take().into_iter().chain((!keep).then(|| Arc::clone(&old))) {
-            gone.counts.begin(false);
-            gone.counts.settle(late);
-        }
-        let number = old.number + 1;
-        let counts = crate::truth::Fact::new(false);
-        counts.begin(true);
-        let next = Arc::new(Generation { number, counts });
-        // Nobody mints between the two.
-        let mut keys = self.world.keys.lock().unwrap();
-        tokio::task::block_in_place(|| self.idp.rotate(keep));
-        *keys = Arc::clone(&next);
-        // Strangers with made-up key ids may have used up what may be fetched in this second.
-        next.counts.settle(Duration::from_secs(2));
-        if keep {
-            *before = Some(old);
-        }
+        let source = if slot.is_multiple_of(2) { Source::Api } else { Source::File };
+        self.world.newcomer(&self.idp, slot, source, chance)
     }
 
     fn record(&self, place: &Place) -> Value {
@@ -315,6 +343,7 @@ impl Stage {
                 place.phase.settle(FILE_LATE);
                 Ok(())
             }
+            Source::Cluster(_) => Err("the platform tells of it".into()),
         }
     }
 }
@@ -323,7 +352,7 @@ impl Stage {
 pub struct Admin(reqwest::Client);
 
 impl Admin {
-    fn new(socket: &Path) -> Self {
+    pub fn new(socket: &Path) -> Self {
         let client = reqwest::Client::builder().unix_socket(socket.to_owned());
         Self(client.timeout(Duration::from_secs(10)).build().unwrap())
     }
@@ -376,7 +405,7 @@ fn bad_tokens(idp: &DevIdp) -> Vec<Arc<str>> {
 }
 
 /// The shipped files, with the arguments for sign-in.
-fn haproxy_files(directory: &Path) -> std::path::PathBuf {
+pub fn haproxy_files(directory: &Path) -> std::path::PathBuf {
     let files = directory.join("haproxy");
     std::fs::create_dir_all(files.join("pages")).unwrap();
     let shipped = root().join("haproxy");

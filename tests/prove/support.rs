@@ -8,6 +8,8 @@ pub(crate) mod agent;
 pub(crate) mod certificates;
 #[path = "../it/support/haproxy.rs"]
 pub(crate) mod haproxy;
+#[path = "../it/support/redis.rs"]
+pub(crate) mod redis;
 #[path = "../it/support/until.rs"]
 pub(crate) mod until;
 

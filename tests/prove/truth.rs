@@ -6,7 +6,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -78,6 +78,18 @@ impl<T: Clone + PartialEq> Fact<T> {
     }
 }
 
+/// What the agent takes for the time of day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    Right,
+    /// By more than any token lasts.
+    Ahead,
+    Behind,
+}
+
+/// One agent, one clock.
+pub static CLOCK: LazyLock<Fact<Clock>> = LazyLock::new(|| Fact::new(Clock::Right));
+
 /// Somebody.
 pub struct Person {
     /// The user name; the subject is `sub-NAME`.
@@ -131,6 +143,8 @@ pub struct Session {
 pub enum Source {
     Api,
     File,
+    /// A cluster, whose workspaces have one port that everybody reaches.
+    Cluster(u16),
 }
 
 /// Where a workspace answers.
@@ -161,11 +175,16 @@ impl Place {
         let domain = match self.source {
             Source::Api => "api.gate.test",
             Source::File => "file.gate.test",
+            Source::Cluster(_) => "cluster.gate.test",
+        };
+        let public = match self.source {
+            Source::Cluster(public) => public,
+            Source::Api | Source::File => 3000,
         };
         match port {
             Port::Main => format!("{}.{domain}", self.id),
             Port::Granted => format!("4000-{}.{domain}", self.id),
-            Port::Public => format!("3000-{}.{domain}", self.id),
+            Port::Public => format!("{public}-{}.{domain}", self.id),
         }
     }
 }
@@ -198,7 +217,14 @@ pub struct Possible {
 impl Question {
     /// What the answer may be to a request that was on its way in this time.
     pub fn possible(&self, span: Span) -> Possible {
-        let (counts, counts_not) = self.credential_counts(span);
+        let (mut counts, mut counts_not) = self.credential_counts(span);
+        if !matches!(self.credential, Credential::Nothing) {
+            for clock in CLOCK.possible(span) {
+                // What is over by one clock counts by another, and the other way round.
+                counts_not |= clock != Clock::Right;
+                counts |= clock == Clock::Behind && self.counts_but_for_its_end(span);
+            }
+        }
         let (mut access, mut no_access) = (false, false);
         for phase in self.place.phase.possible(span) {
             for granted in self.place.granted.possible(span) {
@@ -239,6 +265,13 @@ impl Question {
                 (may, may_not)
             }
         }
+    }
+
+    fn counts_but_for_its_end(&self, span: Span) -> bool {
+        let Credential::Bearer(person, token) = &self.credential else { return false };
+        person.revoked.may_be(&false, span)
+            && token.revoked.may_be(&false, span)
+            && token.keys.counts.may_be(&true, span)
     }
 
     fn who(&self) -> Option<&str> {

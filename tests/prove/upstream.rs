@@ -20,10 +20,15 @@ pub async fn start(count: usize) -> Vec<SocketAddr> {
     for slot in 0..count {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         places.push(listener.local_addr().unwrap());
-        let router = Router::new().route("/ws", get(upgrade)).fallback(any(tell)).with_state(slot);
-        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        serve(listener, slot);
     }
     places
+}
+
+/// Serves one, as long as the program runs.
+pub fn serve(listener: TcpListener, slot: usize) {
+    let router = Router::new().route("/ws", get(upgrade)).fallback(any(tell)).with_state(slot);
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
 }
 
 async fn tell(State(slot): State<usize>, headers: HeaderMap) -> String {

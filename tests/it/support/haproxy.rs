@@ -20,7 +20,7 @@ pub(crate) fn root() -> &'static Path {
 }
 
 /// A HAProxy to test with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Version {
     /// An image, by its tag.
     Container(String),

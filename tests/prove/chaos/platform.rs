@@ -97,6 +97,17 @@ impl Platform {
         let event = json!({ "type": "MODIFIED", "object": object }).to_string();
         let _ = self.events.send((version, event));
     }
+    /// A workspace is gone for good.
+    pub fn remove(&self, place: &Place) {
+        let mut cluster = self.cluster.lock().unwrap();
+        cluster.version += 1;
+        let version = cluster.version;
+        if let Some(mut object) = cluster.objects.remove(&place.id) {
+            object["metadata"]["resourceVersion"] = version.to_string().into();
+            let event = json!({ "type": "DELETED", "object": object }).to_string();
+            let _ = self.events.send((version, event));
+        }
+    }
 }
 
 async fn ask(
@@ -132,11 +143,7 @@ async fn ask(
 }
 
 /// Everything newer than a version, as it comes.
-fn watch(
-    events: broadcast::Receiver<(u64, String)>,
-    from: u64,
-    platform: &Platform,
-) -> Response {
+fn watch(events: broadcast::Receiver<(u64, String)>, from: u64, platform: &Platform) -> Response {
     // What changed between the list and now: the objects as they are say it too.
     let missed: Vec<_> = {
         let cluster = platform.cluster.lock().unwrap();

@@ -1,11 +1,6 @@
 //! What stands between the agent and whom it asks: a TCP proxy that can be slow, cut, or say nothing.
 
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
@@ -21,6 +16,8 @@ pub enum Way {
     Slow(Duration),
     /// Connections are there, and nothing goes through any more: what a partition looks like.
     Silent,
+    /// As silent for the connections there are; new ones are as ever.
+    HalfOpen,
     /// All connections are closed, new ones too.
     Cut,
 }
@@ -62,7 +59,8 @@ impl Proxy {
 }
 
 async fn carry(client: TcpStream, target: Target, mut way: watch::Receiver<Way>) {
-    if *way.borrow() == Way::Cut {
+    let born = *way.borrow();
+    if born == Way::Cut {
         return;
     }
     // Nobody is there before the way is open again.
@@ -84,8 +82,8 @@ async fn carry(client: TcpStream, target: Target, mut way: watch::Receiver<Way>)
     };
     let (from_client, to_client) = tokio::io::split(client);
     let (from_server, to_server) = tokio::io::split(server);
-    let there = tokio::spawn(pass(from_client, to_server, way.clone()));
-    let back = tokio::spawn(pass(from_server, to_client, way.clone()));
+    let there = tokio::spawn(pass(from_client, to_server, way.clone(), born));
+    let back = tokio::spawn(pass(from_server, to_client, way.clone(), born));
     let (stop_there, stop_back) = (there.abort_handle(), back.abort_handle());
     // Either end closes both, as does a cut.
     tokio::select! {
@@ -101,10 +99,12 @@ async fn pass(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
     mut way: watch::Receiver<Way>,
+    born: Way,
 ) {
+    let goes = |way: &Way| *way != Way::Silent && (*way != Way::HalfOpen || born == Way::HalfOpen);
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        let Ok(now) = way.wait_for(|way| *way != Way::Silent).await.map(|way| *way) else { return };
+        let Ok(now) = way.wait_for(goes).await.map(|way| *way) else { return };
         if let Way::Slow(late) = now {
             tokio::time::sleep(late).await;
         }
