@@ -176,7 +176,7 @@ pub(super) fn render(shared: &Shared) -> String {
     if let Some(sign_in) = &shared.gate.sign_in {
         to.single(&metrics::SESSION_COOKIES, sign_in.sessions.len());
     }
-    to.single(&metrics::REVOCATIONS, shared.revocations.list().len());
+    to.single(&metrics::REVOCATIONS, shared.revocations.len());
     let audit = shared.trail.status();
     to.single(&metrics::AUDIT_WAITING, audit.waiting);
     to.single(&metrics::AUDIT_CAPACITY, audit.capacity);

@@ -79,7 +79,8 @@ struct Row {
     counts: Counts,
     /// How long each lasted.
     lasted: Duration,
-    /// From its end to the last answer that was lost; none if it did not recover.
+    /// From its end to the last answer that was lost, from its beginning where it is over at once; none if it
+    /// did not recover.
     recovered: Option<Duration>,
     starts: u32,
 }
@@ -185,7 +186,9 @@ async fn cell(
     let end = Instant::now();
     let recovered = calm(tally, Duration::from_secs(60)).await.then(|| {
         let last = *tally.last_lost.lock().unwrap();
-        last.map_or(Duration::ZERO, |last| last.saturating_duration_since(end))
+        let at_once = faults.iter().all(|fault| fault.is_over_at_once());
+        let from = if at_once { start } else { end };
+        last.map_or(Duration::ZERO, |last| last.saturating_duration_since(from))
     });
     counts.add(&tally.take());
     let starts = scene.agent.lock().unwrap().starts - starts;
@@ -397,7 +400,7 @@ fn finish(
     rows.iter().for_each(|row| causes.add(&row.counts));
     let mut text = format!(
         "`make chaos`, seed {seed}, {} requests/s, {} cells: {} wrong allows, {} wrong denies, {} of {} requests lost.\n\n\
-         | fault | lasted | requests | wrong allows | wrong denies | lost | agent started again | last loss after its end |\n\
+         | fault | lasted | requests | wrong allows | wrong denies | lost | agent started again | recovered after |\n\
          |---|---|---|---|---|---|---|---|\n",
         options.rate,
         rows.len(),

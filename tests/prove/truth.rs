@@ -287,6 +287,8 @@ impl Question {
         match self.port {
             Port::Public => true,
             Port::Main => is_owner,
+            // A cluster's workspaces have no such port.
+            Port::Granted if matches!(self.place.source, Source::Cluster(_)) => false,
             Port::Granted => is_owner || who.is_some_and(|who| granted.iter().any(|g| g == who)),
         }
     }

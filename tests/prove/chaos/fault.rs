@@ -118,6 +118,19 @@ impl Fault {
         }
     }
 
+    /// Whether it is over as soon as it happened: what follows is recovery.
+    pub fn is_over_at_once(self) -> bool {
+        matches!(
+            self,
+            Self::AgentKilled
+                | Self::AgentRestarted
+                | Self::StoreFlushed
+                | Self::HaproxyReloaded
+                | Self::HaproxyKilled
+                | Self::HaproxyUpgraded
+        )
+    }
+
     /// How long it lasts when it is alone.
     pub fn lasts(self) -> Duration {
         let seconds = match self {

@@ -12,7 +12,6 @@ use axum::{
     Router,
     body::{Body, Bytes},
     extract::{Query, State},
-    http::StatusCode,
     response::{IntoResponse as _, Response},
     routing::get,
 };
@@ -32,8 +31,6 @@ pub enum Mood {
     Garbage,
     /// Lists are megabytes of nothing.
     Endless,
-    /// Every answer is an error.
-    Failing,
 }
 
 struct Cluster {
@@ -123,7 +120,6 @@ async fn ask(
     match mood {
         Mood::Honest => {}
         Mood::Slow(late) => tokio::time::sleep(late).await,
-        Mood::Failing => return StatusCode::INTERNAL_SERVER_ERROR.into_response(),
         Mood::Garbage => return "<html>\u{fffd}".into_response(),
         Mood::Endless => {
             let chunk = Bytes::from(vec![b' '; 64 * 1024]);
