@@ -308,10 +308,10 @@ async fn people(scene: Arc<Scene>, seed: u64, stop: CancellationToken) {
 }
 
 async fn end_one_session(scene: &Arc<Scene>, residents: &[Resident], chance: &mut Chance) {
-    let resident = chance.of(residents).unwrap();
-    let Some(session) = resident.person.session().filter(|session| session.alive.latest()) else {
-        return;
-    };
+    let of_them = |r: &&Resident| r.person.session().is_some_and(|s| s.alive.latest());
+    let signed_in: Vec<_> = residents.iter().filter(of_them).collect();
+    let Some(resident) = chance.of(&signed_in) else { return };
+    let Some(session) = resident.person.session() else { return };
     session.alive.begin(false);
     let body = json!({ "issuer": "dev", "subject": format!("sub-{}", resident.person.name) });
     if scene.admin.ask(Method::DELETE, "/v1/sessions", Some(body)).await.is_ok() {
@@ -425,6 +425,8 @@ fn finish(
     std::fs::write(options.to.join("chaos-surprises.txt"), surprises.join("\n")).unwrap();
     let log = scene.directory.path().join("agent.log");
     std::fs::copy(log, options.to.join("chaos-agent.log")).unwrap();
+    let disk = scene.disk.as_deref().unwrap_or(scene.directory.path());
+    std::fs::copy(disk.join("audit.jsonl"), options.to.join("chaos-audit.jsonl")).unwrap();
     let good = chained
         && surprises.is_empty()
         && causes.wrong_allows == 0

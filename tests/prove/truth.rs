@@ -25,6 +25,7 @@ impl Span {
 }
 
 struct Version<T> {
+    number: u64,
     begun: Instant,
     settled: Option<Instant>,
     value: T,
@@ -36,22 +37,32 @@ pub struct Fact<T>(Mutex<VecDeque<Version<T>>>);
 impl<T: Clone + PartialEq> Fact<T> {
     pub fn new(value: T) -> Self {
         let now = Instant::now();
-        Self(Mutex::new([Version { begun: now, settled: Some(now), value }].into()))
+        Self(Mutex::new([Version { number: 0, begun: now, settled: Some(now), value }].into()))
     }
 
-    /// From now on the value may be the new one.
-    pub fn begin(&self, value: T) {
+    /// From now on the value may be the new one. Returns its number.
+    pub fn begin(&self, value: T) -> u64 {
         let mut versions = self.0.lock().unwrap();
-        versions.push_back(Version { begun: Instant::now(), settled: None, value });
+        let number = versions.back().unwrap().number + 1;
+        versions.push_back(Version { number, begun: Instant::now(), settled: None, value });
+        number
     }
 
     /// From `late` on it is no other than the last one that began.
     pub fn settle(&self, late: Duration) {
+        let last = self.0.lock().unwrap().back().unwrap().number;
+        self.settle_one(last, late);
+    }
+
+    /// From `late` on it is that one, or one that began later.
+    pub fn settle_one(&self, number: u64, late: Duration) {
         let mut versions = self.0.lock().unwrap();
         let now = Instant::now();
-        let last = versions.back_mut().unwrap();
-        // What was settled before stays so.
-        last.settled = Some(last.settled.map_or(now + late, |at| at.min(now + late)));
+        if let Some(version) = versions.iter_mut().find(|version| version.number == number) {
+            // What was settled before stays so.
+            let at = version.settled.map_or(now + late, |at| at.min(now + late));
+            version.settled = Some(at);
+        }
         // What was over long ago is of no request's interest.
         let old = now.checked_sub(Duration::from_secs(30)).unwrap_or(now);
         while versions.get(1).is_some_and(|next| next.settled.is_some_and(|at| at < old)) {

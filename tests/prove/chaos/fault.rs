@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::io::AsyncWriteExt as _;
+
 use super::{platform::Mood, proxy::Way, scene::Scene};
 use crate::{
     dev_idp::{Fault as Answer, Faults},
@@ -181,14 +183,16 @@ impl Fault {
                 });
                 scene.haproxy.lock().await.reload();
             }
-            Self::AgentNoMemory => limit(scene, |pid| {
-                let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
-                let status = status.unwrap_or_default();
-                let size = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
-                let size =
-                    size.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok());
-                format!("--as={}", (size.unwrap_or(0) + 256) * 1024)
-            }),
+            Self::AgentNoMemory => {
+                limit(scene, |pid| {
+                    let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+                    let status = status.unwrap_or_default();
+                    let used = status.lines().find_map(|line| line.strip_prefix("VmData:"));
+                    let used = used.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
+                    format!("--data={}", (used.unwrap_or(0_u64) + 1024) * 1024)
+                });
+                demand_memory(scene).await;
+            }
             Self::DiskFull => {
                 let Some(disk) = scene.disk.clone() else { return };
                 tokio::task::spawn_blocking(move || {
@@ -290,7 +294,11 @@ impl Fault {
             *scene.disturbed.lock().unwrap() = Instant::now() + Duration::from_secs(seconds);
         };
         match self {
-            Self::AgentKilled | Self::AgentRestarted | Self::AgentNoMemory => heard(2),
+            Self::AgentKilled | Self::AgentRestarted => heard(2),
+            Self::AgentNoMemory => {
+                limit(scene, |_| "--data=unlimited".into());
+                heard(2);
+            }
             Self::AgentStopped => {
                 scene.agent.lock().unwrap().signal("CONT");
                 heard(2);
@@ -372,6 +380,22 @@ fn limit(scene: &Arc<Scene>, limit: impl FnOnce(u32) -> String) {
         let limit = limit(pid);
         let _ = Command::new("prlimit").arg(format!("--pid={pid}")).arg(limit).output();
     }
+}
+
+/// Requests at the administrator's socket that are long and never end: 18 MB to be kept.
+async fn demand_memory(scene: &Arc<Scene>) {
+    let socket = scene.directory.path().join("agent-admin.sock");
+    let mut held = Vec::new();
+    for _ in 0..300 {
+        let Ok(mut stream) = tokio::net::UnixStream::connect(&socket).await else { break };
+        let head = "POST /v1/revocations HTTP/1.1\r\nHost: agent\r\ncontent-type: application/json\r\ncontent-length: 60000\r\n\r\n";
+        let request = [head.as_bytes(), &[b' '; 59_000]].concat();
+        if stream.write_all(&request).await.is_err() {
+            break;
+        }
+        held.push(stream);
+    }
+    tokio::time::sleep(Duration::from_secs(2)).await;
 }
 
 fn clock(scene: &Arc<Scene>, clock: Clock, by: &str) {

@@ -58,6 +58,8 @@ pub struct Scene {
 /// A change of a workspace.
 pub struct Pending {
     pub place: Arc<Place>,
+    /// Which version of its phase.
+    pub number: u64,
     pub at: Instant,
     /// Whether it ends access.
     pub ends: bool,
@@ -215,17 +217,17 @@ impl Scene {
     /// The platform tells of a change; the oracle must know when the agent does.
     pub fn change(&self, place: &Arc<Place>, phase: &'static str) {
         let ends = phase != "running";
-        place.phase.begin(phase);
+        let number = place.phase.begin(phase);
         self.platform.write(place, &self.pods);
         let place = Arc::clone(place);
-        self.pending.lock().unwrap().push(Pending { place, at: Instant::now(), ends });
+        self.pending.lock().unwrap().push(Pending { place, number, at: Instant::now(), ends });
     }
 
     /// The platform told that it is gone.
     pub fn absent(&self, place: &Arc<Place>) {
-        place.phase.begin("absent");
+        let number = place.phase.begin("absent");
         let place = Arc::clone(place);
-        self.pending.lock().unwrap().push(Pending { place, at: Instant::now(), ends: true });
+        self.pending.lock().unwrap().push(Pending { place, number, at: Instant::now(), ends: true });
     }
 
     /// Settles what the agent must know by now.
@@ -239,7 +241,7 @@ impl Scene {
             let closed = change.at + STALE + Duration::from_secs(4);
             let due = now >= heard || change.ends && now >= closed;
             if due {
-                change.place.phase.settle(Duration::ZERO);
+                change.place.phase.settle_one(change.number, Duration::ZERO);
             }
             !due
         });
