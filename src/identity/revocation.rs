@@ -25,7 +25,7 @@ mod journal;
 pub use journal::JournalError;
 use journal::{Change, Journal};
 
-/// The most revocations that are kept: one for each person of a large company twice over, in 250 MiB.
+/// The most revocations that are kept: one for each person of a large company twice over, in 330 MiB.
 pub const MAX_REVOCATIONS: usize = 1_000_000;
 /// The longest text in one, in bytes.
 const MAX_TEXT: usize = 512;
