@@ -95,7 +95,8 @@ pub async fn run(options: Options) -> bool {
     let newest = Version::newest().clone();
     let scene = Scene::start(seed, &newest).await;
     let (tally, stop) = (Arc::new(Tally::default()), CancellationToken::new());
-    let mut tasks = vec![tokio::spawn(supervise(Arc::clone(&scene), stop.clone()))];
+    let mut tasks =
+        vec![tokio::spawn(supervise(Arc::clone(&scene), Arc::clone(&tally), stop.clone()))];
     tasks.push(tokio::spawn(tokens(Arc::clone(&scene), seed, stop.clone())));
     tasks.push(tokio::spawn(people(Arc::clone(&scene), seed, stop.clone())));
     let world = Arc::clone(&scene.world);
@@ -210,12 +211,13 @@ async fn calm(tally: &Tally, patience: Duration) -> bool {
 }
 
 /// Starts the agent again when it ended, as a supervisor does, and settles what must be known.
-async fn supervise(scene: Arc<Scene>, stop: CancellationToken) {
+async fn supervise(scene: Arc<Scene>, tally: Arc<Tally>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         tokio::time::sleep(Duration::from_millis(20)).await;
         let down = scene.agent.lock().unwrap().look();
-        if down {
+        if down || scene.agent.lock().unwrap().is_new() {
             scene.disturb(Instant::now());
+            *tally.loading.lock().unwrap() = Some(Instant::now() + Duration::from_secs(2));
         }
         scene.settle();
     }

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     client::Reply,
-    truth::{Question, Span},
+    truth::{Credential, Question, Span},
 };
 
 /// Counts of one stretch of time.
@@ -67,6 +67,8 @@ pub struct Tally {
     pub surprises: Mutex<Vec<String>>,
     /// When the last answer was lost, and the last one right.
     pub last_lost: Mutex<Option<Instant>>,
+    /// Until when an agent that began may not have all workspaces.
+    pub loading: Mutex<Option<Instant>>,
 }
 
 impl Default for Tally {
@@ -76,6 +78,7 @@ impl Default for Tally {
             now: Mutex::default(),
             surprises: Mutex::default(),
             last_lost: Mutex::default(),
+            loading: Mutex::default(),
         }
     }
 }
@@ -125,7 +128,8 @@ impl Tally {
                 }
             }
             _ if possible.refuse => now.refused += 1,
-            502..=504 => {
+            // Strangers learn nothing of workspaces that are not known yet: at a public port too they get 401.
+            401 | 502..=504 if reply.status > 401 || self.is_loading(question, span) => {
                 now.lost += 1;
                 *now.causes.entry(format!("{} {reason}", reply.status)).or_default() += 1;
                 *self.last_lost.lock().unwrap() = Some(Instant::now());
@@ -135,6 +139,12 @@ impl Tally {
                 self.surprise(format!("WRONG DENY {status} {reason}: {}", question.describe()));
             }
         }
+    }
+
+    fn is_loading(&self, question: &Question, span: Span) -> bool {
+        let until = *self.loading.lock().unwrap();
+        matches!(question.credential, Credential::Nothing)
+            && until.is_some_and(|until| span.start < until)
     }
 
     /// One of a tunnel.

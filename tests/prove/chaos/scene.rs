@@ -75,9 +75,15 @@ pub struct Agent {
     /// Runs with a clock that can be changed.
     pub faked: Option<PathBuf>,
     ended: Option<Instant>,
+    started: Option<Instant>,
 }
 
 impl Agent {
+    /// Whether it began a moment ago, and may not have asked everybody yet.
+    pub fn is_new(&self) -> bool {
+        self.started.is_some_and(|at| at.elapsed() < Duration::from_secs(1))
+    }
+
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
@@ -125,6 +131,7 @@ impl Agent {
             .unwrap();
         self.child = Some(child);
         self.starts += 1;
+        self.started = Some(Instant::now());
     }
 }
 
@@ -173,6 +180,7 @@ impl Scene {
                 starts: 0,
                 faked: None,
                 ended: None,
+                started: None,
             }),
             idp: tokio::sync::Mutex::new(idp),
             platform,
@@ -227,7 +235,12 @@ impl Scene {
     pub fn absent(&self, place: &Arc<Place>) {
         let number = place.phase.begin("absent");
         let place = Arc::clone(place);
-        self.pending.lock().unwrap().push(Pending { place, number, at: Instant::now(), ends: true });
+        self.pending.lock().unwrap().push(Pending {
+            place,
+            number,
+            at: Instant::now(),
+            ends: true,
+        });
     }
 
     /// Settles what the agent must know by now.
