@@ -91,19 +91,16 @@ impl Browser {
         let mut page = self.get(host, "/").await?;
         for _ in 0..10 {
             let Some(location) = page.location.clone() else { break };
-            page = match location.strip_prefix("https://") {
-                Some(rest) => {
-                    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-                    let host = authority.split(':').next().unwrap_or_default().to_owned();
-                    self.get(&host, &format!("/{path}")).await?
-                }
-                None => {
-                    let response = self.http.get(&location).send().await;
-                    let response = response.map_err(|error| error.to_string())?;
-                    let location = response.headers().get(LOCATION);
-                    let location = location.and_then(|l| l.to_str().ok()).map(str::to_owned);
-                    Page { status: response.status().as_u16(), location, body: String::new() }
-                }
+            page = if let Some(rest) = location.strip_prefix("https://") {
+                let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+                let host = authority.split(':').next().unwrap_or_default().to_owned();
+                self.get(&host, &format!("/{path}")).await?
+            } else {
+                let response = self.http.get(&location).send().await;
+                let response = response.map_err(|error| error.to_string())?;
+                let location = response.headers().get(LOCATION);
+                let location = location.and_then(|l| l.to_str().ok()).map(str::to_owned);
+                Page { status: response.status().as_u16(), location, body: String::new() }
             };
         }
         let jar = self.cookies.get(host);

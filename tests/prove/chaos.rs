@@ -185,7 +185,7 @@ async fn cell(
         fault.end(scene).await;
     }
     let end = Instant::now();
-    let recovered = calm(tally, Duration::from_secs(60)).await.then(|| {
+    let recovered = calm(tally, Duration::from_mins(1)).await.then(|| {
         let last = *tally.last_lost.lock().unwrap();
         let at_once = faults.iter().all(|fault| fault.is_over_at_once());
         let from = if at_once { start } else { end };
@@ -346,7 +346,7 @@ async fn sign_in(scene: &Arc<Scene>, tally: &Tally, chance: &mut Chance) {
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
-    tally.surprise("nobody can sign in between two cells".into());
+    tally.surprise("nobody can sign in between two cells");
 }
 
 /// Ends the agent and has its audit trail verified.
@@ -399,7 +399,9 @@ fn finish(
     chained: bool,
 ) -> bool {
     let mut causes = Counts::default();
-    rows.iter().for_each(|row| causes.add(&row.counts));
+    for row in rows {
+        causes.add(&row.counts);
+    }
     let mut text = format!(
         "`make chaos`, seed {seed}, {} requests/s, {} cells: {} wrong allows, {} wrong denies, {} of {} requests lost.\n\n\
          | fault | lasted | requests | wrong allows | wrong denies | lost | agent started again | recovered after |\n\

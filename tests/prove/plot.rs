@@ -17,9 +17,11 @@ pub struct Run {
     pub events: Vec<(f64, String)>,
 }
 
+type Line = (&'static str, fn(&Sample) -> f64);
+
 struct Panel {
     title: &'static str,
-    lines: &'static [(&'static str, fn(&Sample) -> f64)],
+    lines: &'static [Line],
     /// Latency has bursts that would hide everything else.
     cut_off: bool,
 }

@@ -115,7 +115,7 @@ pub async fn run(options: Options) -> bool {
         }
         all.add(&counts_now);
         micros_of_all.append(&mut counts_now.micros);
-        if told.elapsed() > Duration::from_secs(60) {
+        if told.elapsed() > Duration::from_mins(1) {
             told = Instant::now();
             let last = samples.last().cloned().unwrap_or_default();
             println!(
@@ -141,24 +141,7 @@ pub async fn run(options: Options) -> bool {
     all.add(&tally.take());
     report(&options, &all, &mut micros_of_all, &counts, &of_tunnels);
     let warm_up = write_down(&options, seed, &samples, &counts, start);
-    let mut good = true;
-    println!(
-        "\n{:<22} {:>12} {:>12} {:>12} {:>14}",
-        "", "first third", "last third", "may grow by", "slope an hour"
-    );
-    for verdict in flat::judge(&samples, warm_up) {
-        good &= verdict.flat;
-        println!(
-            "{:<22} {:>12.1} {:>12.1} {:>12.1} {:>14.2} {} {}",
-            verdict.name,
-            verdict.first,
-            verdict.last,
-            verdict.allowed,
-            verdict.slope_per_hour,
-            verdict.unit,
-            if verdict.flat { "flat" } else { "NOT FLAT" }
-        );
-    }
+    let good = is_flat(&samples, warm_up);
     let of = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     let chained = verify(&stage).await;
     let right = chained
@@ -176,6 +159,29 @@ pub async fn run(options: Options) -> bool {
         println!("{} surprises: {}", surprises.len(), options.to.join("surprises.txt").display());
     }
     right && good
+}
+
+/// Says of each rule whether it holds.
+fn is_flat(samples: &[crate::probe::Sample], warm_up: f64) -> bool {
+    let mut good = true;
+    println!(
+        "\n{:<22} {:>12} {:>12} {:>12} {:>14}",
+        "", "first third", "last third", "may grow by", "slope an hour"
+    );
+    for verdict in flat::judge(samples, warm_up) {
+        good &= verdict.flat;
+        println!(
+            "{:<22} {:>12.1} {:>12.1} {:>12.1} {:>14.2} {} {}",
+            verdict.name,
+            verdict.first,
+            verdict.last,
+            verdict.allowed,
+            verdict.slope_per_hour,
+            verdict.unit,
+            if verdict.flat { "flat" } else { "NOT FLAT" }
+        );
+    }
+    good
 }
 
 /// Ends the agent and has its audit trail verified.

@@ -99,11 +99,8 @@ impl Tally {
             Err(what) => {
                 *now.answers.entry("none".into()).or_default() += 1;
                 *now.causes.entry(what.clone()).or_default() += 1;
-                if possible.refuse {
-                    now.silent += 1
-                } else {
-                    now.lost += 1
-                }
+                let count = if possible.refuse { &mut now.silent } else { &mut now.lost };
+                *count += 1;
                 *self.last_lost.lock().unwrap() = Some(Instant::now());
                 return;
             }
@@ -157,7 +154,7 @@ impl Tally {
         self.now.lock().unwrap().wrong_denies += 1;
     }
 
-    pub fn surprise(&self, what: String) {
+    pub fn surprise(&self, what: impl std::fmt::Display) {
         let what = format!("{:8.1} s {what}", self.start.elapsed().as_secs_f64());
         eprintln!("{what}");
         let mut all = self.surprises.lock().unwrap();

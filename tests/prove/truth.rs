@@ -379,7 +379,7 @@ pub fn self_check() {
         phase: Fact::new("running"),
         granted: Fact::new(vec![]),
     });
-    let later = SystemTime::now() + Duration::from_secs(60);
+    let later = SystemTime::now() + Duration::from_mins(1);
     let asks = |who: &Arc<Person>, token: &Arc<Token>, port| Question {
         credential: Credential::Bearer(Arc::clone(who), Arc::clone(token)),
         place: Arc::clone(&place),

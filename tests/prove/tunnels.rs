@@ -27,7 +27,7 @@ use crate::{
 /// How long a tunnel may outlive access.
 const LATE: Duration = Duration::from_secs(5);
 /// How long a tunnel is kept.
-const KEPT: Duration = Duration::from_secs(60);
+const KEPT: Duration = Duration::from_mins(1);
 
 /// How many there were.
 #[derive(Default)]
@@ -76,7 +76,9 @@ pub async fn run(
             open.push_back(tunnel);
         }
     }
-    open.into_iter().for_each(|tunnel| tunnel.reading.abort());
+    for tunnel in open {
+        tunnel.reading.abort();
+    }
 }
 
 async fn try_open(stage: &Arc<Stage>, tally: &Tally, chance: &mut Chance) -> Option<Tunnel> {

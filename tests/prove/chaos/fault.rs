@@ -164,8 +164,9 @@ impl Fault {
         }
     }
 
+    #[allow(clippy::too_many_lines, reason = "an arm for each fault")]
     pub async fn begin(self, scene: &Arc<Scene>) {
-        let far = Instant::now() + Duration::from_secs(3600);
+        let far = Instant::now() + Duration::from_hours(1);
         let faults =
             |discovery: Answer, jwks: Answer| Faults { discovery, jwks, ..Faults::default() };
         match self {
@@ -385,15 +386,15 @@ fn limit(scene: &Arc<Scene>, limit: impl FnOnce(u32) -> String) {
 /// Requests at the administrator's socket that are long and never end: 18 MB to be kept.
 async fn demand_memory(scene: &Arc<Scene>) {
     let socket = scene.directory.path().join("agent-admin.sock");
-    let mut held = Vec::new();
+    let mut connections = Vec::new();
     for _ in 0..300 {
         let Ok(mut stream) = tokio::net::UnixStream::connect(&socket).await else { break };
         let head = "POST /v1/revocations HTTP/1.1\r\nHost: agent\r\ncontent-type: application/json\r\ncontent-length: 60000\r\n\r\n";
-        let request = [head.as_bytes(), &[b' '; 59_000]].concat();
+        let request = [head.as_bytes(), &vec![b' '; 59_000]].concat();
         if stream.write_all(&request).await.is_err() {
             break;
         }
-        held.push(stream);
+        connections.push(stream);
     }
     tokio::time::sleep(Duration::from_secs(2)).await;
 }

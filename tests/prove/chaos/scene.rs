@@ -167,7 +167,8 @@ impl Scene {
         let socket = path.join("spop.sock");
         let haproxy = Haproxy::start_from(&files, version, path, &socket, named).await;
         let (gate, https) = (haproxy.http, haproxy.https.port());
-        let config = config(idp.issuer(), https, &pages.to_string(), &to_store, &pods, &disk);
+        let config =
+            config(idp.issuer(), https, &pages.to_string(), &to_store, &pods, disk.as_deref());
         std::fs::write(path.join("agent.toml"), config).unwrap();
         let library = Path::new("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1");
         let scene = Self {
@@ -316,7 +317,7 @@ fn config(
     pages: &str,
     store: &Proxy,
     pods: &Pods,
-    disk: &Option<PathBuf>,
+    disk: Option<&Path>,
 ) -> String {
     let at = |file: &str| match disk {
         Some(disk) => disk.join(file).display().to_string(),
