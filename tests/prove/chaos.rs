@@ -212,12 +212,18 @@ async fn calm(tally: &Tally, patience: Duration) -> bool {
 
 /// Starts the agent again when it ended, as a supervisor does, and settles what must be known.
 async fn supervise(scene: Arc<Scene>, tally: Arc<Tally>, stop: CancellationToken) {
+    let mut loading = false;
     while !stop.is_cancelled() {
         tokio::time::sleep(Duration::from_millis(20)).await;
         let down = scene.agent.lock().unwrap().look();
         if down || scene.agent.lock().unwrap().is_new() {
             scene.disturb(Instant::now());
-            *tally.loading.lock().unwrap() = Some(Instant::now() + Duration::from_secs(2));
+            loading = true;
+        }
+        // One that began has no workspaces until the platform was heard.
+        loading &= Instant::now() < *scene.disturbed.lock().unwrap() + Duration::from_secs(2);
+        if loading {
+            *tally.loading.lock().unwrap() = Some(Instant::now() + Duration::from_millis(100));
         }
         scene.settle();
     }

@@ -21,9 +21,9 @@ pub struct Counts {
     pub wrong_allows: u64,
     /// Refused who must be let in, as if it were their fault.
     pub wrong_denies: u64,
-    /// Should have been let in; got 502, 503, 504 or no answer.
+    /// Should have been let in, as far as anybody can tell; got 502, 503, 504 or no answer.
     pub lost: u64,
-    /// No answer at all, whatever it should have been.
+    /// No answer at all, and should have been refused.
     pub silent: u64,
     /// Statuses with reasons.
     pub answers: BTreeMap<String, u64>,
@@ -99,7 +99,7 @@ impl Tally {
             Err(what) => {
                 *now.answers.entry("none".into()).or_default() += 1;
                 *now.causes.entry(what.clone()).or_default() += 1;
-                let count = if possible.refuse { &mut now.silent } else { &mut now.lost };
+                let count = if possible.allow { &mut now.lost } else { &mut now.silent };
                 *count += 1;
                 *self.last_lost.lock().unwrap() = Some(Instant::now());
                 return;
@@ -123,6 +123,16 @@ impl Tally {
                         self.surprise(format!("WRONG PLACE: {what}: {}", question.describe()));
                     }
                 }
+            }
+            // Nobody who must be refused is told that it is not possible at the moment, unless the workspace
+            // itself is not ready.
+            502..=504
+                if possible.allow
+                    && !matches!(reason, "workspace_starting" | "workspace_interrupted") =>
+            {
+                now.lost += 1;
+                *now.causes.entry(format!("{} {reason}", reply.status)).or_default() += 1;
+                *self.last_lost.lock().unwrap() = Some(Instant::now());
             }
             _ if possible.refuse => now.refused += 1,
             // Strangers learn nothing of workspaces that are not known yet: at a public port too they get 401.
