@@ -60,7 +60,7 @@ PAIRS ?= 30
 chaos: install
 	@tests/containers/images.sh >/dev/null
 	@command -v faketime >/dev/null || apt-get install -y -qq faketime >/dev/null || true
-	cargo bench --locked --profile dev --bench prove -- chaos $(if $(QUICK),--quick,--pairs $(PAIRS) --write docs/reliability.md) $(if $(SEED),--seed $(SEED))
+	cargo bench --locked --profile dev --bench prove -- chaos $(if $(QUICK),--quick,--pairs $(PAIRS)$(if $(ONLY),, --write docs/reliability.md)) $(if $(ONLY),--only $(ONLY)) $(if $(SEED),--seed $(SEED))
 
 # A million workspaces, half a million people: docs/scaling.md.
 scale:
