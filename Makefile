@@ -1,5 +1,5 @@
 # What a person runs here. Everything stays on loopback.
-.PHONY: demo test interop browser platforms check fmt lint build install fuzz sanitize corpus bench
+.PHONY: demo test interop browser platforms check fmt lint build install fuzz sanitize corpus bench soak chaos scale
 
 # Starts a gate with everything around it, shows what it does, and stays up.
 demo: install
@@ -54,6 +54,25 @@ bench: install
 	cargo bench --locked --bench stages
 	cargo bench --locked --bench workspaces
 	cargo bench --locked --bench sessions
+
+# Under churn for a long time: every answer right; memory, descriptors and latency flat? TIME=90s, 60m, 2h.
+RATE ?= 350
+soak: install
+	@tests/containers/images.sh >/dev/null
+	cargo bench --locked --bench prove -- soak --time $(if $(filter %s %m %h,$(TIME)),$(TIME),60m) --rate $(RATE) $(if $(SEED),--seed $(SEED))
+
+# Everything fails, alone and in pairs, under load: is anybody let in who must not be? QUICK=1 for a few cells.
+# Without the optimizer: what is slower meets more.
+PAIRS ?= 30
+chaos: install
+	@tests/containers/images.sh >/dev/null
+	@command -v faketime >/dev/null || apt-get install -y -qq faketime >/dev/null || true
+	cargo bench --locked --profile dev --bench prove -- chaos $(if $(QUICK),--quick,--pairs $(PAIRS)$(if $(ONLY),, --write docs/reliability.md)) $(if $(ONLY),--only $(ONLY)) $(if $(SEED),--seed $(SEED))
+
+# A million workspaces, half a million people: docs/scaling.md.
+scale:
+	cargo bench --locked --bench scale
+	cargo bench --locked --bench workspaces -- 1000000
 
 # What CI runs before the tests.
 check: fmt lint deny

@@ -187,7 +187,7 @@ pub(super) fn render(shared: &Shared) -> String {
     to.single(&metrics::REUSE_GIVEN, reuse.given);
     to.single(&metrics::REUSE_REUSED, reuse.reused);
     to.single(&metrics::REUSE_ENDED, reuse.ended);
-    to.single(&metrics::REVOCATIONS, shared.revocations.list().len());
+    to.single(&metrics::REVOCATIONS, shared.revocations.len());
     let audit = shared.trail.status();
     to.single(&metrics::AUDIT_WAITING, audit.waiting);
     to.single(&metrics::AUDIT_CAPACITY, audit.capacity);

@@ -26,8 +26,8 @@ mod journal;
 pub use journal::JournalError;
 use journal::{Change, Journal};
 
-/// The most revocations that are kept.
-pub const MAX_REVOCATIONS: usize = 100_000;
+/// The most revocations that are kept: one for each person of a large company twice over, in 330 MiB.
+pub const MAX_REVOCATIONS: usize = 1_000_000;
 /// The longest text in one, in bytes.
 const MAX_TEXT: usize = 512;
 
@@ -303,6 +303,18 @@ impl Revocations {
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
         let known = all.get(&revocation.issuer)?.kind(kind).get(named)?;
         Some(known.at_ms.unwrap_or_default())
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Whether nothing is revoked.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     /// All of them, the latest first.

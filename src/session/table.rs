@@ -198,8 +198,7 @@ impl Sessions {
             ended: AtomicBool::new(false),
             hosts: Mutex::default(),
         });
-        let id = self.add(&session, login_host, true, now)?;
-        Ok((id, session))
+        self.add(&session, login_host, true, now)
     }
 
     /// Makes sure that there is room for another session of somebody.
@@ -239,16 +238,17 @@ impl Sessions {
         host: &str,
         now: Timestamp,
     ) -> Result<String, NoRoom> {
-        self.add(session, host, false, now)
+        self.add(session, host, false, now).map(|(id, _)| id)
     }
 
+    /// Gives a session a cookie. Returns it, and the session as the table has it.
     fn add(
         &self,
         session: &Arc<Session>,
         host: &str,
         is_new: bool,
         now: Timestamp,
-    ) -> Result<String, NoRoom> {
+    ) -> Result<(String, Arc<Session>), NoRoom> {
         if self.len() >= MAX_SESSIONS * HOSTS_EACH {
             self.tidy_now(Some(now)).map_err(|_| NoRoom)?;
         }
@@ -276,9 +276,16 @@ impl Sessions {
             return Err(NoRoom);
         }
         let mut known = self.lock();
-        known.sessions.insert(session.key, Arc::clone(session));
-        self.insert(session, digest, host);
-        Ok(id)
+        // What the store was told comes back as news, which may have been quicker than this thread: then the
+        // table has the session already, or it has ended again. Two objects of one session would be ended
+        // one without the other.
+        if known.gone.contains(&session.key) {
+            return Err(NoRoom);
+        }
+        let there = known.sessions.entry(session.key).or_insert_with(|| Arc::clone(session));
+        let there = Arc::clone(there);
+        self.insert(&there, digest, host);
+        Ok((id, there))
     }
 
     /// Puts a cookie into the table; the caller holds the lock.

@@ -2,11 +2,7 @@
 
 #![allow(dead_code, reason = "each test uses what it needs")]
 
-use std::{
-    fmt::Write as _,
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::{fmt::Write as _, path::PathBuf};
 
 use tempfile::TempDir;
 
@@ -17,25 +13,12 @@ pub(crate) mod certificates;
 pub(crate) mod haproxy;
 pub(crate) mod http;
 pub(crate) mod redis;
+mod until;
 
 pub(crate) use agent::AgentProcess;
 pub(crate) use haproxy::{Haproxy, Version};
 pub(crate) use http::{Client, Reply};
-
-/// The longest that a test waits for anything.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Waits until `check` gives something.
-pub(crate) async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = check().await {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "waited in vain for: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
+pub(crate) use until::{PATIENCE, until};
 
 /// Everything between a client and two workspaces.
 pub(crate) struct Stage {

@@ -76,6 +76,43 @@ fn c7_sessions_end_when_they_are_idle_and_at_their_end() {
     assert_eq!(session.identity().expires, at(300));
 }
 
+/// A session that one agent began, as news for a table that does not have it yet.
+fn news(session: &Session, digest: Digest, host: &str) -> Change {
+    let cookie = CookieEntry { digest, session: session.key, host: host.into() };
+    Change::Begun { kept: session.as_kept(), cookie }
+}
+
+#[test]
+fn l11_news_of_a_session_that_overtake_its_beginning_leave_no_second_one_that_never_ends() {
+    let authorities = vec![identity().authority];
+    let sessions =
+        Sessions { authorities: arc_swap::ArcSwap::from_pointee(authorities), ..sessions() };
+    // As its agent makes it, before it is in the table; the store's news are quicker.
+    let (_, session) = begin(&super::tests::sessions());
+    let login = hash(b"login cookie");
+    sessions.apply(news(&session, login, "login"), at(0));
+    let cookie = sessions.handle(&session, "one", at(0)).unwrap();
+    for _ in 0..2 {
+        let more = sessions.handle(&session, "two", at(0)).unwrap();
+        assert!(sessions.find(more.as_bytes(), "two", at(1)).is_some());
+    }
+    assert!(sessions.find(cookie.as_bytes(), "one", at(1)).is_some());
+    assert!(sessions.find(b"login cookie", "login", at(1)).is_some());
+    assert_eq!(sessions.end(|other| other.is(&session)).unwrap(), 1);
+    assert!(sessions.find(cookie.as_bytes(), "one", at(1)).is_none());
+    assert!(sessions.find(b"login cookie", "login", at(1)).is_none());
+    assert!(sessions.is_empty());
+}
+
+#[test]
+fn l11_a_session_that_another_agent_ended_while_it_began_does_not_begin() {
+    let sessions = sessions();
+    let (_, session) = begin(&super::tests::sessions());
+    sessions.apply(Change::Ended(vec![session.key]), at(0));
+    assert_eq!(sessions.handle(&session, "one", at(0)), Err(NoRoom));
+    assert!(sessions.is_empty());
+}
+
 #[test]
 fn l11_an_ended_session_is_over_at_every_host() {
     let sessions = sessions();

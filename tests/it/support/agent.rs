@@ -26,7 +26,11 @@ impl AgentProcess {
         let level = std::fs::read_to_string(directory.join("agent.level"));
         let level = level
             .unwrap_or_else(|_| "debug,hyper=info,h2=info,reqwest=info,hyper_util=info".into());
-        let child = Command::new(PROGRAM)
+        // Or start it through something else, such as a limit, a word a line.
+        let wrapped = std::fs::read_to_string(directory.join("agent.wrap")).unwrap_or_default();
+        let mut words = wrapped.lines().chain([PROGRAM]);
+        let child = Command::new(words.next().unwrap())
+            .args(words)
             .args(["run", "--config"])
             .arg(directory.join("agent.toml"))
             .env("RUST_LOG", level)
@@ -48,6 +52,11 @@ impl AgentProcess {
             .take_while(|c| c.is_ascii_digit() || ".:".contains(*c))
             .collect();
         agent
+    }
+
+    /// The process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// The unix socket.

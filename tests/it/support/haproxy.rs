@@ -20,7 +20,7 @@ pub(crate) fn root() -> &'static Path {
 }
 
 /// A HAProxy to test with.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Version {
     /// An image, by its tag.
     Container(String),
@@ -127,6 +127,9 @@ pub(crate) struct Haproxy {
     child: Child,
     container: Option<String>,
     log: PathBuf,
+    directory: PathBuf,
+    configuration: PathBuf,
+    env: Vec<(String, String)>,
 }
 
 impl Haproxy {
@@ -158,7 +161,7 @@ impl Haproxy {
         let upstream = directory.join("upstream-ca.pem");
         let upstream =
             if upstream.exists() { upstream.display().to_string() } else { "@system-ca".into() };
-        let env = [
+        let mut env: Vec<(String, String)> = [
             ("GATE_UPSTREAM_CA", upstream),
             ("GATE_HTTP", http.to_string()),
             ("GATE_HTTPS", https.to_string()),
@@ -168,20 +171,41 @@ impl Haproxy {
             ("IDENTITY_AGENT", format!("unix@{}", agent.display())),
             ("GATE_NAMED_BACKEND", named.to_string()),
             ("GATE_ADMIN_SOCKET", directory.join("admin.sock").display().to_string()),
-        ];
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into();
         // What a test adds, a variable a line.
         let more = std::fs::read_to_string(directory.join("haproxy.env")).unwrap_or_default();
         let more = more.lines().filter_map(|line| line.split_once('='));
-        let more: Vec<_> = more.map(|(name, value)| (name, value.to_owned())).collect();
-        let env = [&env[..], &more].concat();
+        env.extend(more.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        Self::launch(version, configuration, directory, env, [http, https, tcp], "").await
+    }
+
+    /// Starts another one at the same addresses, beside this one or after its end. `name` tells its files
+    /// (`master.sock`, `haproxy.log`) from those of others.
+    pub(crate) async fn another(&self, version: &Version, name: &str) -> Self {
+        let addresses = [self.http, self.https, self.tcp];
+        let env = self.env.clone();
+        Self::launch(version, &self.configuration, &self.directory, env, addresses, name).await
+    }
+
+    async fn launch(
+        version: &Version,
+        configuration: &Path,
+        directory: &Path,
+        env: Vec<(String, String)>,
+        [http, https, tcp]: [SocketAddr; 3],
+        prefix: &str,
+    ) -> Self {
         let name = unique_name();
-        let log = directory.join("haproxy.log");
+        let log = directory.join(format!("{prefix}haproxy.log"));
         let file = File::create(&log).unwrap();
+        let variables: Vec<_> = env.iter().map(|(name, v)| (&**name, v.clone())).collect();
         let child = version
-            .command(&name, &[(configuration, "ro"), (directory, "rw")], &env)
+            .command(&name, &[(configuration, "ro"), (directory, "rw")], &variables)
             // A master process: it is what a reload is asked of.
             .args(["-W", "-db", "-S"])
-            .arg(directory.join("master.sock"))
+            .arg(directory.join(format!("{prefix}master.sock")))
             .arg("-C")
             .arg(configuration)
             .args(["-f", "haproxy.cfg", "-f", "tcp.cfg"])
@@ -191,7 +215,9 @@ impl Haproxy {
             .spawn()
             .unwrap();
         let container = matches!(version, Version::Container(_)).then_some(name);
-        let mut haproxy = Self { http, https, tcp, child, container, log };
+        let (directory, configuration) = (directory.to_owned(), configuration.to_owned());
+        let mut haproxy =
+            Self { http, https, tcp, child, container, log, directory, configuration, env };
         // No connection to find out: the first stream of the process is the test's.
         until("haproxy to listen", async || {
             assert!(haproxy.child.try_wait().unwrap().is_none(), "{}", haproxy.log());
@@ -201,15 +227,25 @@ impl Haproxy {
         haproxy
     }
 
-    /// Asks the master process for a reload.
-    pub fn reload(&self) {
+    /// Sends the master process a signal by its name, such as `USR1`.
+    pub fn signal(&self, signal: &str) {
         let done = match &self.container {
-            Some(name) => Command::new("docker").args(["kill", "-s", "USR2", name]).output(),
-            None => {
-                Command::new("sh").args(["-c", &format!("kill -USR2 {}", self.child.id())]).output()
-            }
+            Some(name) => Command::new("docker").args(["kill", "-s", signal, name]).output(),
+            None => Command::new("sh")
+                .args(["-c", &format!("kill -{signal} {}", self.child.id())])
+                .output(),
         };
         assert!(done.unwrap().status.success());
+    }
+
+    /// Whether it has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// Asks the master process for a reload.
+    pub fn reload(&self) {
+        self.signal("USR2");
     }
 
     /// Lets every process of it stand still, or go on. Returns whether that is possible here.

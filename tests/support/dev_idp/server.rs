@@ -101,6 +101,8 @@ pub enum Fault {
     Empty,
     /// The discovery document of another issuer.
     WrongIssuer,
+    /// Keys that never signed anything, under the ids of those that did.
+    WrongKeys,
 }
 
 /// How often each endpoint was asked.
@@ -369,7 +371,10 @@ async fn jwks(State(shared): State<Arc<Shared>>) -> Response<Body> {
     let (fault, document) = {
         let mut state = shared.lock();
         state.counters.jwks += 1;
-        let mut keys = state.keys.jwks();
+        let mut keys = match state.faults.jwks {
+            Fault::WrongKeys => Keys::generate(state.keys.generation).jwks(),
+            _ => state.keys.jwks(),
+        };
         if let Some(previous) = state.previous.as_ref().filter(|_| state.publish_previous) {
             keys.extend(previous.jwks());
         }
@@ -586,7 +591,7 @@ async fn respond(fault: &Fault, document: &Value) -> Response<Body> {
             .unwrap()
     };
     match fault {
-        Fault::Ok | Fault::WrongIssuer => {}
+        Fault::Ok | Fault::WrongIssuer | Fault::WrongKeys => {}
         Fault::Status(status) => return response(*status, Vec::new()),
         Fault::Slow(millis) => tokio::time::sleep(Duration::from_millis(*millis)).await,
         Fault::Hang => {

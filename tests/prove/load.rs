@@ -1,0 +1,50 @@
+//! A constant load: so many requests a second over keep-alive connections, each answer judged.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{chance::Chance, client::Client, stage::World, tally::Tally, truth::Span};
+
+/// How many connections.
+const CONNECTIONS: u32 = 16;
+
+/// Asks so often a second until stopped.
+pub async fn run(
+    gate: SocketAddr,
+    world: Arc<World>,
+    tally: Arc<Tally>,
+    rate: u32,
+    seed: u64,
+    stop: CancellationToken,
+) {
+    let interval = Duration::from_secs(1) * CONNECTIONS / rate;
+    let tasks: Vec<_> = (0..CONNECTIONS)
+        .map(|number| {
+            let (world, tally, stop) = (Arc::clone(&world), Arc::clone(&tally), stop.clone());
+            tokio::spawn(async move {
+                let mut chance = Chance::new(seed, 100 + u64::from(number));
+                let mut client = Client::new(gate);
+                let mut due = Instant::now() + interval * number / CONNECTIONS;
+                while !stop.is_cancelled() {
+                    tokio::time::sleep_until(due.into()).await;
+                    // Who is late by much does not make up for it: that would be another load.
+                    due = (due + interval).max(Instant::now().checked_sub(interval).unwrap());
+                    let question = world.question(&mut chance);
+                    let request = question.request();
+                    let start = Instant::now();
+                    let (answer, took) = client.ask(&request).await;
+                    let span = Span { start, end: Instant::now() };
+                    tally.judge(&question, &answer, span, took);
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+}

@@ -1,0 +1,487 @@
+//! The stage: provider, workspaces, the agent and HAProxy, and who is there.
+
+use std::{
+    fmt::Write as _,
+    net::SocketAddr,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, SystemTime},
+};
+
+use reqwest::Method;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{
+    chance::Chance,
+    dev_idp::{DevIdp, TokenRequest},
+    support::{AgentProcess, Haproxy, Version, haproxy::free_port, haproxy::root},
+    truth::{Credential, Generation, Person, Place, Question, Source, Token},
+    upstream,
+};
+
+/// The host of the pages of sign-in.
+pub const LOGIN: &str = "login.gate.test";
+/// How long after its change the list's file must count.
+const FILE_LATE: Duration = Duration::from_secs(2);
+/// How long after the API's answer a change must count.
+const API_LATE: Duration = Duration::from_millis(50);
+
+/// Somebody and their workspace.
+#[derive(Clone)]
+pub struct Resident {
+    pub person: Arc<Person>,
+    pub place: Arc<Place>,
+}
+
+/// What is different from one stage to another.
+pub struct Plan {
+    pub slots: usize,
+    pub seed: u64,
+    /// The tag of HAProxy's image.
+    pub haproxy: Option<String>,
+}
+
+/// Everything.
+pub struct Stage {
+    pub idp: DevIdp,
+    pub agent: AgentProcess,
+    pub haproxy: Haproxy,
+    pub directory: TempDir,
+    pub admin: Admin,
+    pub world: Arc<World>,
+    /// Where each slot's server is.
+    pub servers: Vec<SocketAddr>,
+}
+
+/// Who and what is there.
+pub struct World {
+    /// By slot.
+    residents: Mutex<Vec<Resident>>,
+    /// Who was revoked and left, with what they still have.
+    pub ghosts: Mutex<Vec<Resident>>,
+    /// Tokens that never count.
+    pub bad: Vec<Arc<str>>,
+    keys: Mutex<Arc<Generation>>,
+    /// How many people there have been.
+    pub people: Mutex<usize>,
+}
+
+impl World {
+    pub fn residents(&self) -> MutexGuard<'_, Vec<Resident>> {
+        self.residents.lock().unwrap()
+    }
+
+    /// Nobody is there yet.
+    pub fn new(idp: &DevIdp) -> Self {
+        let keys = Arc::new(Generation { number: 1, counts: crate::truth::Fact::new(true) });
+        Self {
+            residents: Mutex::default(),
+            ghosts: Mutex::default(),
+            bad: bad_tokens(idp),
+            keys: Mutex::new(keys),
+            people: Mutex::default(),
+        }
+    }
+
+    /// Somebody new with a workspace that nobody was told of yet.
+    pub fn newcomer(
+        &self,
+        idp: &DevIdp,
+        slot: usize,
+        source: Source,
+        chance: &mut Chance,
+    ) -> Resident {
+        let number = {
+            let mut people = self.people.lock().unwrap();
+            *people += 1;
+            *people
+        };
+        let person = Person::new(format!("p{number}"));
+        let seconds = 40 + chance.below(120);
+        *person.token.lock().unwrap() = Some(self.mint(idp, &person.name, seconds, chance));
+        let place = Arc::new(Place {
+            id: format!("w{number}"),
+            source,
+            slot,
+            owner: person.name.clone(),
+            phase: crate::truth::Fact::new("absent"),
+            granted: crate::truth::Fact::new(vec![]),
+        });
+        Resident { person, place }
+    }
+
+    /// A token for somebody.
+    pub fn mint(
+        &self,
+        idp: &DevIdp,
+        name: &str,
+        seconds: usize,
+        chance: &mut Chance,
+    ) -> Arc<Token> {
+        let id = format!("t{:016x}", chance.next());
+        let request = TokenRequest {
+            user: name.into(),
+            alg: (*chance.of(&["ES256", "RS256", "EdDSA", "ES384"]).unwrap()).into(),
+            expires_in: i64::try_from(seconds).unwrap(),
+            claims: json!({ "jti": id }).as_object().unwrap().clone(),
+            ..TokenRequest::default()
+        };
+        // Nobody replaces the keys between the two.
+        let keys = self.keys.lock().unwrap();
+        let text = idp.token(&request);
+        let keys = Arc::clone(&keys);
+        let ends = end_of(&text);
+        let revoked = crate::truth::Fact::new(false);
+        Arc::new(Token { text, id, ends, revoked, keys })
+    }
+
+    /// New keys. Tokens of the old ones count for as long as these are published.
+    pub fn rotate(
+        &self,
+        idp: &DevIdp,
+        keep: bool,
+        before: &mut Option<Arc<Generation>>,
+        late: Duration,
+    ) {
+        let old = self.keys();
+        for gone in before.take().into_iter().chain((!keep).then(|| Arc::clone(&old))) {
+            gone.counts.begin(false);
+            gone.counts.settle(late);
+        }
+        let number = old.number + 1;
+        let counts = crate::truth::Fact::new(false);
+        counts.begin(true);
+        let next = Arc::new(Generation { number, counts });
+        // Nobody mints between the two.
+        let mut keys = self.keys.lock().unwrap();
+        tokio::task::block_in_place(|| idp.rotate(keep));
+        *keys = Arc::clone(&next);
+        // Strangers with made-up key ids may have used up what may be fetched in this second.
+        next.counts.settle(Duration::from_secs(2));
+        if keep {
+            *before = Some(old);
+        }
+    }
+
+    pub fn any(&self, chance: &mut Chance) -> Resident {
+        chance.of(&self.residents()).unwrap().clone()
+    }
+
+    pub fn keys(&self) -> Arc<Generation> {
+        Arc::clone(&self.keys.lock().unwrap())
+    }
+
+    /// What somebody asks next.
+    pub fn question(&self, chance: &mut Chance) -> Question {
+        use crate::truth::Port;
+        let Resident { person, place } = self.any(chance);
+        let bearer = |person: &Arc<Person>| match person.token() {
+            Some(token) => Credential::Bearer(Arc::clone(person), token),
+            None => Credential::Nothing,
+        };
+        let is_public = |credential: &Credential, port| match credential {
+            Credential::Nothing => (Credential::Nothing, Port::Public),
+            credential => (credential.clone(), port),
+        };
+        let own = is_public(&bearer(&person), Port::Main);
+        let (place, (credential, port)) = match chance.below(100) {
+            0..40 => (place, own),
+            // Somewhere it may be granted, or not.
+            40..58 => (self.any(chance).place, is_public(&bearer(&person), Port::Granted)),
+            58..66 => (self.any(chance).place, is_public(&bearer(&person), Port::Main)),
+            66..74 => (place, (Credential::Nothing, Port::Public)),
+            74..82 => match person.session() {
+                // Now and then at a host that it is not for.
+                Some(session) if chance.percent(80) => {
+                    (place, (Credential::Cookie(person, session), Port::Main))
+                }
+                Some(session) => {
+                    let elsewhere = self.any(chance).place;
+                    (elsewhere, (Credential::Cookie(person, session), Port::Granted))
+                }
+                None => (place, own),
+            },
+            82..89 => {
+                let bad = chance.of(&self.bad).cloned();
+                let credential = bad.map_or(Credential::Nothing, Credential::Bad);
+                (place, is_public(&credential, Port::Main))
+            }
+            89..94 => {
+                let ghost = chance.of(&self.ghosts.lock().unwrap()).cloned();
+                match ghost {
+                    Some(ghost) => {
+                        let to = if chance.percent(50) { ghost.place } else { place };
+                        (to, is_public(&bearer(&ghost.person), Port::Main))
+                    }
+                    None => (place, own),
+                }
+            }
+            _ => {
+                // Nobody at all, at what is not public.
+                let nobody = Credential::Bad("".into());
+                (place, (nobody, Port::Main))
+            }
+        };
+        Question { credential, place, port }
+    }
+}
+
+impl Stage {
+    /// Starts everything; people have tokens, workspaces run.
+    pub async fn start(plan: &Plan) -> Self {
+        let idp = DevIdp::start().await;
+        let servers = upstream::start(plan.slots).await;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path();
+        let pages = free_port();
+        let env = format!("GATE_LOGIN_HOST={LOGIN}\nGATE_LOGIN_PAGES={pages}\n");
+        std::fs::write(path.join("haproxy.env"), env).unwrap();
+        // Debug lines of an hour would be gigabytes.
+        std::fs::write(path.join("agent.level"), "info").unwrap();
+        std::fs::write(path.join("secret"), "s3cret&+\n").unwrap();
+        std::fs::write(path.join("workspaces.yaml"), "workspaces: []\n").unwrap();
+        let files = haproxy_files(path);
+        let version = match &plan.haproxy {
+            Some(tag) => Version::Container(tag.clone()),
+            None => Version::newest().clone(),
+        };
+        println!("HAProxy: {version:?}");
+        let socket = path.join("spop.sock");
+        let haproxy = Haproxy::start_from(&files, &version, path, &socket, servers[0]).await;
+        let config = config(idp.issuer(), haproxy.https.port(), pages);
+        std::fs::write(path.join("agent.toml"), config).unwrap();
+        let agent = AgentProcess::start(path).await;
+        let admin = Admin::new(&path.join("agent-admin.sock"));
+        let world = Arc::new(World::new(&idp));
+        let stage = Self { idp, agent, haproxy, directory, admin, world, servers };
+        let mut chance = Chance::new(plan.seed, 1);
+        for slot in 0..plan.slots {
+            let resident = stage.newcomer(slot, &mut chance);
+            stage.world.residents().push(resident);
+        }
+        let residents = stage.world.residents().clone();
+        for resident in &residents {
+            resident.place.phase.begin("running");
+            if resident.place.source == Source::Api {
+                stage.write(&resident.place).await.unwrap();
+            }
+        }
+        stage.write_file();
+        stage
+    }
+
+    /// Somebody new, at one of the sources.
+    pub fn newcomer(&self, slot: usize, chance: &mut Chance) -> Resident {
+        let source = if slot.is_multiple_of(2) { Source::Api } else { Source::File };
+        self.world.newcomer(&self.idp, slot, source, chance)
+    }
+
+    fn record(&self, place: &Place) -> Value {
+        let grants: Vec<_> = place
+            .granted
+            .latest()
+            .iter()
+            .map(|name| json!({ "user": { "issuer": "dev", "subject": format!("sub-{name}") }, "endpoints": [4000] }))
+            .collect();
+        let destination = self.servers[place.slot].to_string();
+        json!({
+            "id": place.id,
+            "owner": { "issuer": "dev", "subject": format!("sub-{}", place.owner) },
+            "phase": place.phase.latest(),
+            "admission": "owner",
+            "destination": destination,
+            "grants": grants,
+            "ports": [
+                { "port": 4000, "admission": "grants", "destination": destination },
+                { "port": 3000, "admission": "public", "destination": destination },
+            ],
+        })
+    }
+
+    /// Tells the API what is true of a workspace now.
+    pub async fn write(&self, place: &Place) -> Result<(), String> {
+        let path = format!("/v1/sources/api/workspaces/{}", place.id);
+        let told = if place.phase.latest() == "absent" {
+            self.admin.ask(Method::DELETE, &path, None).await
+        } else {
+            self.admin.ask(Method::PUT, &path, Some(self.record(place))).await
+        };
+        if told.is_ok() {
+            place.phase.settle(API_LATE);
+            place.granted.settle(API_LATE);
+        }
+        told.map(drop)
+    }
+
+    /// Writes the list anew, as editors do it: in one piece.
+    pub fn write_file(&self) {
+        let residents = self.world.residents().clone();
+        let of_file = residents.iter().map(|resident| &resident.place);
+        let of_file = of_file.filter(|p| p.source == Source::File && p.phase.latest() != "absent");
+        let of_file: Vec<_> = of_file.collect();
+        let mut text = String::from("workspaces:\n");
+        for place in &of_file {
+            writeln!(text, "  - {}", self.record(place)).unwrap();
+        }
+        let next = self.directory.path().join("next.yaml");
+        std::fs::write(&next, text).unwrap();
+        std::fs::rename(next, self.directory.path().join("workspaces.yaml")).unwrap();
+        for place in of_file {
+            place.phase.settle(FILE_LATE);
+            place.granted.settle(FILE_LATE);
+        }
+    }
+
+    /// Tells the agent of a workspace, whichever way.
+    pub async fn tell(&self, place: &Place) -> Result<(), String> {
+        match place.source {
+            Source::Api => self.write(place).await,
+            Source::File => {
+                self.write_file();
+                // One that is absent is not in it.
+                place.phase.settle(FILE_LATE);
+                Ok(())
+            }
+            Source::Cluster(_) => Err("the platform tells of it".into()),
+        }
+    }
+}
+
+/// The administrator's socket.
+pub struct Admin(reqwest::Client);
+
+impl Admin {
+    pub fn new(socket: &Path) -> Self {
+        let client = reqwest::Client::builder().unix_socket(socket.to_owned());
+        Self(client.timeout(Duration::from_secs(10)).build().unwrap())
+    }
+
+    pub async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<String, String> {
+        let mut request = self.0.request(method, format!("http://agent{path}"));
+        if let Some(body) = body {
+            request = request.header("content-type", "application/json").body(body.to_string());
+        }
+        let response = request.send().await.map_err(|error| error.to_string())?;
+        let status = response.status();
+        let text = response.text().await.map_err(|error| error.to_string())?;
+        if status.is_success() { Ok(text) } else { Err(format!("{status}: {text}")) }
+    }
+}
+
+fn end_of(token: &str) -> SystemTime {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1).unwrap()).unwrap();
+    let claims: Value = serde_json::from_slice(&claims).unwrap();
+    SystemTime::UNIX_EPOCH + Duration::from_secs(claims["exp"].as_u64().unwrap())
+}
+
+/// What never counts, whoever shows it and whatever the keys are.
+fn bad_tokens(idp: &DevIdp) -> Vec<Arc<str>> {
+    let usual = || TokenRequest { user: "p1".into(), expires_in: 86_400, ..Default::default() };
+    let good = idp.token(&usual());
+    let (rest, signature) = good.rsplit_once('.').unwrap();
+    let other = if signature.starts_with('A') { 'B' } else { 'A' };
+    let mut bad = vec![
+        "nonsense".to_owned(),
+        format!("{rest}.{other}{}", &signature[1..]),
+        format!("{rest}."),
+    ];
+    for request in [
+        TokenRequest { alg: "none".into(), ..usual() },
+        TokenRequest { alg: "HS256".into(), ..usual() },
+        TokenRequest { audience: json!("elsewhere"), ..usual() },
+        TokenRequest { expires_in: -60, ..usual() },
+        TokenRequest { sign_with: "unpublished".into(), ..usual() },
+    ] {
+        bad.push(idp.token(&request));
+    }
+    bad.into_iter().map(Arc::from).collect()
+}
+
+/// The shipped files, with the arguments for sign-in.
+pub fn haproxy_files(directory: &Path) -> std::path::PathBuf {
+    let files = directory.join("haproxy");
+    std::fs::create_dir_all(files.join("pages")).unwrap();
+    let shipped = root().join("haproxy");
+    for file in ["pages/style.css", "pages/unavailable.html", "haproxy.cfg", "tcp.cfg"] {
+        std::fs::copy(shipped.join(file), files.join(file)).unwrap();
+    }
+    let text = std::fs::read_to_string(shipped.join("identity.spoe.cfg")).unwrap();
+    let args = "certificate_result=ssl_c_verify\n\nspoe-group authorize\n";
+    assert!(text.contains(args));
+    // As the file itself says it.
+    let more = text.lines().find_map(|line| line.strip_prefix("#     query=query fetch_mode"));
+    let with = format!(
+        "certificate_result=ssl_c_verify query=query fetch_mode{}\n\nspoe-group authorize\n",
+        more.unwrap()
+    );
+    std::fs::write(files.join("identity.spoe.cfg"), text.replace(args, &with)).unwrap();
+    files
+}
+
+fn config(issuer: &str, https: u16, pages: SocketAddr) -> String {
+    format!(
+        r#"
+[agent]
+listen = ["unix:spop.sock", "127.0.0.1:0"]
+socket_mode = "0666"
+
+[[issuer]]
+name = "dev"
+issuer = "{issuer}"
+audience = "workspaces"
+match = ["subject"]
+unknown_key_seconds = 1
+refresh_seconds = 60
+leeway_seconds = 0
+
+[issuer.sign_in]
+client_id = "gate"
+client_secret_file = "secret"
+
+[sign_in]
+host = "{LOGIN}"
+port = {https}
+listen = "{pages}"
+keys_file = "keys"
+sessions_file = "sessions"
+refresh_seconds = 60
+
+[[host]]
+pattern = '(?:(?<port>[0-9]+)-)?(?<workspace>w[0-9]+)\.api\.gate\.test'
+source = "api"
+
+[[host]]
+pattern = '(?:(?<port>[0-9]+)-)?(?<workspace>w[0-9]+)\.file\.gate\.test'
+source = "file"
+
+[destinations]
+allow = ["127.0.0.0/8"]
+
+[workspaces]
+file = "workspaces.yaml"
+
+[[source]]
+name = "api"
+kind = "api"
+lease_seconds = 300
+
+[haproxy]
+sockets = ["unix:master.sock"]
+
+[audit]
+file = "audit.jsonl"
+rotate_mib = 64
+
+[admin]
+socket = "agent-admin.sock"
+revocations = "revocations.jsonl"
+"#
+    )
+}
