@@ -30,6 +30,7 @@ use crate::{
         shared::{self, Shared},
         store::Store,
     },
+    traces,
     workspace::pattern::HostPatterns,
 };
 
@@ -77,6 +78,11 @@ fn has_hub(config: &Config) -> bool {
 /// Builds the gate, without keys and workspaces yet, and the sources of its workspaces. `runs` says that it
 /// is for the running agent.
 pub(super) fn build(config: &Config, runs: bool) -> anyhow::Result<Built> {
+    if config.traces.is_some() && !traces::BUILT_IN {
+        bail!(
+            "[traces]: this program was built without traces: build it with 'cargo build --release --features otel', or take [traces] away"
+        );
+    }
     let (issuers, issuer_parts) = issuers(config, None)?;
     let feeds = Feeds::new(config)?;
     let journal = config.admin.as_ref().map(|admin| admin.revocations.clone());

@@ -7,11 +7,10 @@ use super::{
     document::mistake,
     file::{Parsed, number},
 };
-use crate::traces::{BUILT_IN, Settings};
+use crate::traces::Settings;
 
 impl<'de> Deserialize<'de> for Settings {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let span = value.span;
         let mut table = TableHelper::new(value)?;
         let endpoint = table.required_s::<Parsed<Url>>("endpoint");
         let one_in = number(&mut table, "one_in", 1..=1_000_000).unwrap_or(100);
@@ -22,11 +21,6 @@ impl<'de> Deserialize<'de> for Settings {
             let message = "expected https://…, or http:// at an address of this machine such as \
                            http://127.0.0.1:4318/v1/traces";
             table.errors.push(mistake(endpoint.span, message));
-        }
-        if !BUILT_IN {
-            let message = "this program was built without traces: build it with \
-                           'cargo build --release --features otel', or take [traces] away";
-            table.errors.push(mistake(span, message));
         }
         table.finalize(None)?;
         Ok(Self { endpoint: endpoint?.value.0, one_in, user })

@@ -53,6 +53,7 @@ fn base(path: &str, kind: &str) -> Vec<(&'static str, &'static str)> {
         "destinations" => ("[destinations]", ""),
         "policy" => ("[policy]", "directory = 'p'\nshadow = 'q'"),
         "audit" => ("[audit]", "file = 'a'"),
+        "traces" => ("[traces]", "endpoint = 'https://t.test/v1/traces'"),
         "metrics" => ("[metrics]", "listen = '127.0.0.1:0'"),
         "admin" => ("[admin]", "socket = 's'\nrevocations = 'r'"),
         "source" => {

@@ -1,21 +1,22 @@
 //! `[traces]`: the spans of real requests at a collector, and what a program without the feature says.
 
+#[cfg(not(feature = "otel"))]
 use crate::support::config;
-
-/// Loads a configuration with this table.
-fn load(table: &str) -> Result<identity_spoa::config::Config, String> {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("agent.toml");
-    std::fs::write(&path, format!("{}\n{table}", config("http://127.0.0.1:1"))).unwrap();
-    identity_spoa::config::Config::load(&path).map_err(|m| m.to_string())
-}
 
 #[cfg(not(feature = "otel"))]
 #[test]
 fn a_program_without_traces_refuses_the_table_and_says_what_to_do() {
-    let error = load("[traces]\nendpoint = 'http://127.0.0.1:4318/v1/traces'").unwrap_err();
-    assert!(error.contains("--features otel"), "{error}");
-    assert!(load("").unwrap().traces.is_none());
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.toml");
+    let table = "[traces]\nendpoint = 'http://127.0.0.1:4318/v1/traces'";
+    std::fs::write(&path, format!("{}\n{table}", config("http://127.0.0.1:1"))).unwrap();
+    let output = std::process::Command::new(crate::support::agent::PROGRAM)
+        .args(["run", "--config"])
+        .arg(&path)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("--features otel"), "{said}");
 }
 
 #[cfg(feature = "otel")]
@@ -29,11 +30,19 @@ mod sent {
     };
     use prost::Message as _;
 
-    use super::load;
     use crate::{
         dev_idp::DevIdp,
         support::{ALICES, Client, Haproxy, Stage, Version, haproxy::root, host, until},
     };
+
+    /// Loads a configuration with this table.
+    fn load(table: &str) -> Result<identity_spoa::config::Config, String> {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.toml");
+        let text = crate::support::config("http://127.0.0.1:1");
+        std::fs::write(&path, format!("{text}\n{table}")).unwrap();
+        identity_spoa::config::Config::load(&path).map_err(|m| m.to_string())
+    }
 
     #[test]
     fn spans_leave_this_machine_by_https_alone() {
