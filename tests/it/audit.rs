@@ -233,6 +233,8 @@ async fn a1_no_secret_gets_into_any_output_at_any_level() {
                     (b"query", Spop::Str(query.as_bytes())),
                     (b"protocols", Spop::Str(protocol.as_bytes())),
                     (b"protocol_lines", Spop::Int64(1)),
+                    (b"origin", Spop::Str(b"https://canary-origin.test")),
+                    (b"fetch_site", Spop::Str(b"canary-site")),
                 ],
             )]);
             peer.write(&question).await;

@@ -107,6 +107,8 @@ impl Peer {
                 (b"authorization", authorization),
                 (b"authorizations", Value::Int64(i64::from(bearer.is_some()))),
                 (b"cookies", Value::Int64(0)),
+                (b"origin", Value::Null),
+                (b"fetch_site", Value::Null),
                 (b"", Value::Null),
                 (b"", Value::Bool(true)),
             ],
@@ -192,9 +194,11 @@ impl Bare {
         let bare = Self { agent, idp, _workspaces: workspaces, directory };
         let token = bare.idp.token_of("alice");
         let mut peer = bare.unix().await;
-        while peer.ask(&host(ALICES), Some(&token)).await.unwrap() != "owner" {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
+        support::until("the agent to have keys", async || {
+            let reason = peer.ask(&host(ALICES), Some(&token)).await.unwrap();
+            (reason == "owner").then_some(())
+        })
+        .await;
         bare
     }
 
