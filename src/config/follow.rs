@@ -36,12 +36,9 @@ fn matters(event: &Event, ours: bool) -> bool {
     match event.kind {
         // Our own reading must not wake us.
         EventKind::Access(kind) => ours && kind == AccessKind::Close(AccessMode::Write),
-        EventKind::Modify(ModifyKind::Name(_)) | EventKind::Create(_) | EventKind::Remove(_) => {
-            // It may be a link, into a directory that was replaced.
-            true
-        }
-        EventKind::Modify(_) => ours,
-        EventKind::Any | EventKind::Other => true,
+        EventKind::Modify(kind) => ours || matches!(kind, ModifyKind::Name(_)),
+        // The file may be a link, into a directory that was replaced.
+        _ => true,
     }
 }
 
