@@ -69,19 +69,45 @@ fn stage() {
     floor.arg("--floor").arg(directory.path());
     let mut naive = pinned("0", &this);
     naive.arg("--naive").arg(directory.path());
-    let agents = [("ours", ours), ("floor", floor), ("naive", naive)].map(|(name, mut command)| {
+    // The same with a trail on disk, one record a decision, chained and signed.
+    let recorded = directory.path().join("recorded");
+    fs::create_dir(&recorded).unwrap();
+    let text = config(idp.issuer())
+        .replace("unix:ours.sock", "unix:../recorded.sock")
+        .replace("'workspaces.yaml'", "'../workspaces.yaml'")
+        .replace("'/dev/null'", "'audit.jsonl'\nkey_file = 'audit.key'");
+    fs::write(recorded.join("agent.toml"), text).unwrap();
+    let mut audited = pinned("0", Path::new(env!("CARGO_BIN_EXE_identity-spoa")));
+    audited.args(["run", "--config"]).arg(recorded.join("agent.toml")).stderr(Stdio::null());
+    let rivals = [("ours", ours), ("floor", floor), ("naive", naive), ("recorded", audited)];
+    let agents = rivals.map(|(name, mut command)| {
         let child = Agent(command.spawn().unwrap());
         fs::write(at(&format!("{name}.pid")), child.0.id().to_string()).unwrap();
         child
     });
-    for name in ["ours", "floor", "naive"] {
+    for name in ["ours", "floor", "naive", "recorded"] {
         while UnixStream::connect(at(&format!("{name}.sock"))).is_err() {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
     let driven = pinned("1", &this).arg("--drive").arg(directory.path()).status().unwrap();
-    drop(agents);
-    assert!(driven.success());
+    let [_, _, _, mut audited] = agents;
+    // It writes what it holds before it ends; then the whole trail is checked.
+    let pid = audited.0.id();
+    assert!(Command::new("sh").args(["-c", &format!("kill {pid}")]).status().unwrap().success());
+    audited.0.wait().unwrap();
+    let verified = Command::new(env!("CARGO_BIN_EXE_identity-spoa"))
+        .args(["audit", "verify", "--config"])
+        .arg(recorded.join("agent.toml"))
+        .output()
+        .unwrap();
+    print!("{}", String::from_utf8_lossy(&verified.stdout));
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+    let count: usize = fs::read_to_string(at("recorded.count")).unwrap().parse().unwrap();
+    let trail = fs::read_to_string(recorded.join("audit.jsonl")).unwrap();
+    let allowed = trail.lines().filter(|line| line.contains("\"verdict\":\"allow\"")).count();
+    println!("{allowed} allows are on record, of {count} and those before them");
+    assert!(driven.success() && allowed >= count);
 }
 
 struct Agent(Child);
@@ -269,22 +295,57 @@ fn median(mut values: Vec<f64>) -> (f64, f64, f64) {
     (values[values.len() / 2], values[0], values[values.len() - 1])
 }
 
-fn drive(directory: &Path) {
-    let question = question(&fs::read_to_string(directory.join("token")).unwrap());
-    let rivals = ["ours", "floor", "naive"].map(|name| Rival::find(name, directory));
-    // The keys may still be on their way: only an allow is worth measuring.
+/// With a record on disk for each decision: how many a second. How many there were is written beside the trail.
+fn with_a_trail(directory: &Path, question: &[u8]) {
+    const DEPTH: usize = 16;
+    const ROUNDS: usize = 4000;
+    let pid = fs::read_to_string(directory.join("recorded.pid")).unwrap().parse().unwrap();
+    let unix = directory.join("recorded.sock");
+    let rival = Rival { name: "recorded", pid, unix, tcp: String::new() };
+    wait_for_an_allow(&rival, question);
+    let batch = question.repeat(DEPTH);
+    let (cpu, start) = (rival.cpu(), Instant::now());
+    std::thread::scope(|scope| {
+        for _ in 0..CONNECTIONS {
+            scope.spawn(|| {
+                let mut stream = rival.connect(true);
+                let mut frames = Frames::default();
+                for _ in 0..ROUNDS {
+                    stream.write_all(&batch).unwrap();
+                    frames.read(&mut stream, DEPTH);
+                }
+            });
+        }
+    });
+    let count = CONNECTIONS * DEPTH * ROUNDS;
+    let rate = count as f64 / start.elapsed().as_secs_f64();
+    let micros = rival.cpu().saturating_sub(cpu).as_secs_f64() * 1e6 / count as f64;
+    println!(
+        "with a trail on disk, depth {DEPTH}: {count} decisions, {rate:.0} a second, {micros:.2} us of CPU each with its record"
+    );
+    fs::write(directory.join("recorded.count"), count.to_string()).unwrap();
+}
+
+/// The keys may still be on their way: only an allow is worth measuring.
+fn wait_for_an_allow(rival: &Rival, question: &[u8]) {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
-        let mut stream = rivals[0].connect(true);
+        let mut stream = rival.connect(true);
         let mut frames = Frames::default();
-        stream.write_all(&question).unwrap();
+        stream.write_all(question).unwrap();
         frames.read(&mut stream, 1);
         if frames.last.windows(5).any(|w| w == b"owner") {
-            break;
+            return;
         }
         assert!(Instant::now() < deadline, "no allow: {}", frames.last.escape_ascii());
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+fn drive(directory: &Path) {
+    let question = question(&fs::read_to_string(directory.join("token")).unwrap());
+    let rivals = ["ours", "floor", "naive"].map(|name| Rival::find(name, directory));
+    wait_for_an_allow(&rivals[0], &question);
     println!(
         "A NOTIFY of {} bytes, {CONNECTIONS} connections, {REPEATS} repeats of {RUN:?}: median (least to most)",
         question.len()
@@ -313,6 +374,7 @@ fn drive(directory: &Path) {
             }
         }
     }
+    with_a_trail(directory, &question);
     let before = rivals[0].resident_kib();
     let idle: Vec<_> = (0..IDLE_CONNECTIONS).map(|_| rivals[0].connect(true)).collect();
     let after = rivals[0].resident_kib();
