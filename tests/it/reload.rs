@@ -305,6 +305,35 @@ async fn a_tunnel_ends_when_the_rules_that_let_it_in_are_gone() {
     .await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn policies_hold_from_the_signal_on_and_broken_ones_change_nothing() {
+    let forbid = |path: &str| {
+        format!(
+            "@id(\"closed\") forbid(principal, action, resource) when {{ context has path && context.path like \"{path}\" }};\n"
+        )
+    };
+    let idp = DevIdp::start().await;
+    let stage = Stage::changed(Version::newest(), idp, |directory, config, _| {
+        std::fs::create_dir(directory.join("policies")).unwrap();
+        std::fs::write(directory.join("policies/one.cedar"), forbid("/nowhere")).unwrap();
+        config.push_str("[policy]\ndirectory = 'policies'\n");
+    })
+    .await;
+    let file = stage.directory.path().join("policies/one.cedar");
+    assert_eq!(stage.status(&host(ALICES), Some("alice")).await, 200);
+    std::fs::write(&file, forbid("/*")).unwrap();
+    stage.agent.signal("-HUP");
+    let record = stage.tried(1).await;
+    assert_eq!(record["act"], "reload", "{record}");
+    assert_eq!(stage.status(&host(ALICES), Some("alice")).await, 403);
+    std::fs::write(&file, "forbid(").unwrap();
+    stage.agent.signal("-HUP");
+    let record = stage.tried(2).await;
+    assert_eq!(record["act"], "reload_refused");
+    assert!(record["note"].as_str().unwrap().contains("one.cedar:1:"), "{record}");
+    assert_eq!(stage.status(&host(ALICES), Some("alice")).await, 403, "those before hold");
+}
+
 /// Two configurations in turn, under load. What both allow is allowed throughout, what neither does never;
 /// and after each reload the verdict is the new one's.
 #[tokio::test(flavor = "multi_thread")]
