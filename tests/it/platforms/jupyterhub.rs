@@ -19,7 +19,10 @@ use tokio_tungstenite::{
 use super::{Program, file, free_port, python, secret};
 use crate::{
     dev_idp::DevIdp,
-    support::{AgentProcess, Client, Haproxy, PATIENCE, Reply, Version, agent::PROGRAM, until},
+    support::{
+        AgentProcess, Client, Haproxy, PATIENCE, Reply, Version, agent::PROGRAM,
+        haproxy::with_browser_args, until,
+    },
 };
 
 const AGENT_TOKEN: &str = "agent-0123456789abcdef";
@@ -34,6 +37,7 @@ struct Stage {
     hub_address: SocketAddr,
     http: reqwest::Client,
     directory: TempDir,
+    _files: TempDir,
 }
 
 fn config(issuer: &str, hub: SocketAddr, routes: SocketAddr) -> String {
@@ -95,7 +99,10 @@ impl Stage {
         secret(path, "agent-token", AGENT_TOKEN);
         secret(path, "proxy-token", PROXY_TOKEN);
         let agent = AgentProcess::start(path).await;
-        let haproxy = Haproxy::start(version, path, &agent.socket(), hub_address).await;
+        // A token in a cookie is one that browsers send by themselves.
+        let files = with_browser_args();
+        let haproxy =
+            Haproxy::start_from(files.path(), version, path, &agent.socket(), hub_address).await;
         let home = path.join("hub");
         std::fs::create_dir(&home).unwrap();
         let python = python("jupyterhub");
@@ -113,7 +120,7 @@ impl Stage {
             .env("HUB_ADMIN_TOKEN", ADMIN_TOKEN);
         let hub = Program::start(&mut command, path.join("hub.log"));
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let stage = Self { haproxy, agent, idp, hub, hub_address, http, directory };
+        let stage = Self { haproxy, agent, idp, hub, hub_address, http, directory, _files: files };
         until("the hub to be reached through the gate", async || {
             (stage.get("hub.test", "/hub/api", Some("alice")).await.status == 200).then_some(())
         })

@@ -132,6 +132,21 @@ pub(crate) struct Haproxy {
     env: Vec<(String, String)>,
 }
 
+/// A copy of the shipped files whose question has the arguments that tell what a browser does, as the SPOE file
+/// itself says it.
+pub(crate) fn with_browser_args() -> tempfile::TempDir {
+    let files = tempfile::tempdir().unwrap();
+    for file in ["haproxy.cfg", "tcp.cfg", "identity.spoe.cfg"] {
+        let text = std::fs::read_to_string(root().join("haproxy").join(file)).unwrap();
+        let more = text.lines().find_map(|line| line.strip_prefix("#     query=query fetch_mode"));
+        let more = more.map(|more| format!(" query=query fetch_mode{more}")).unwrap_or_default();
+        let args = "certificate_result=ssl_c_verify\n\nspoe-group authorize\n";
+        let with = format!("certificate_result=ssl_c_verify{more}\n\nspoe-group authorize\n");
+        std::fs::write(files.path().join(file), text.replace(args, &with)).unwrap();
+    }
+    files
+}
+
 impl Haproxy {
     /// Starts the shipped configuration. Certificates are made for it; `named` is the server of the
     /// backend `named`.
