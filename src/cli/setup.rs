@@ -176,13 +176,9 @@ pub(super) fn rebuild(config: &Config, before: Before<'_>) -> anyhow::Result<Reb
 }
 
 impl Parts {
-    /// The providers that `before` does not have.
-    pub(super) fn providers_not_in(&self, before: &Self) -> Vec<Arc<Provider>> {
-        let known = |provider: &Arc<Provider>| {
-            before.issuers.iter().any(|part| Arc::ptr_eq(&part.provider, provider))
-        };
-        let all = self.issuers.iter().map(|part| &part.provider);
-        all.filter(|provider| !known(provider)).cloned().collect()
+    /// Whether this very provider is one of them.
+    pub(super) fn has(&self, provider: &Arc<Provider>) -> bool {
+        self.providers().any(|known| Arc::ptr_eq(known, provider))
     }
 
     /// The providers.

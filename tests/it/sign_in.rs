@@ -1,6 +1,6 @@
 //! Browser sign-in through a real HAProxy: from a workspace's host to the provider and back.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path};
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use reqwest::header::{LOCATION, SET_COOKIE};
 use serde_json::{Value, json};
@@ -69,22 +69,7 @@ impl Stage {
         }
         std::fs::write(path.join("haproxy.env"), env).unwrap();
         let files = tempfile::tempdir().unwrap();
-        std::fs::create_dir(files.path().join("pages")).unwrap();
-        for page in ["style.css", "unavailable.html"] {
-            let page = Path::new("pages").join(page);
-            std::fs::copy(root().join("haproxy").join(&page), files.path().join(&page)).unwrap();
-        }
-        for file in ["haproxy.cfg", "tcp.cfg", "identity.spoe.cfg"] {
-            let text = std::fs::read_to_string(root().join("haproxy").join(file)).unwrap();
-            let args = "certificate_result=ssl_c_verify\n\nspoe-group authorize\n";
-            // As the file itself says it.
-            let more =
-                text.lines().find_map(|line| line.strip_prefix("#     query=query fetch_mode"));
-            let more =
-                more.map(|more| format!(" query=query fetch_mode{more}")).unwrap_or_default();
-            let with = format!("certificate_result=ssl_c_verify{more}\n\nspoe-group authorize\n");
-            std::fs::write(files.path().join(file), text.replace(args, &with)).unwrap();
-        }
+        support::haproxy::copy_with_browser_args(files.path());
         let socket = path.join("spop.sock");
         let named = workspaces[1].address();
         let haproxy = Haproxy::start_from(files.path(), version, path, &socket, named).await;

@@ -22,7 +22,7 @@ use crate::{
     chance::Chance,
     load,
     stage::Resident,
-    support::{Version, agent::PROGRAM},
+    support::Version,
     tally::{Counts, Tally},
     truth::{self, Fact, Port, Session, Source},
 };
@@ -365,15 +365,7 @@ async fn verify(scene: &Arc<Scene>) -> bool {
     while !scene.agent.lock().unwrap().look() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let config = scene.directory.path().join("agent.toml");
-    let verified = std::process::Command::new(PROGRAM)
-        .args(["audit", "verify", "--config"])
-        .arg(config)
-        .output()
-        .unwrap();
-    let said = [verified.stdout, verified.stderr].concat();
-    println!("\nthe audit trail: {}", String::from_utf8_lossy(&said).trim());
-    verified.status.success()
+    crate::stage::trail_is_whole(scene.directory.path())
 }
 
 fn seconds(time: Duration) -> String {

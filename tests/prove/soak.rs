@@ -15,7 +15,7 @@ use crate::{
     plot::{self, Run},
     probe::Probe,
     stage::{Plan, Stage},
-    support::{agent::PROGRAM, until},
+    support::until,
     tally::{self, Counts, Tally},
     truth, tunnels,
 };
@@ -193,15 +193,7 @@ async fn verify(stage: &Stage) -> bool {
         stat.rsplit(") ").next().is_none_or(|rest| rest.starts_with('Z')).then_some(())
     })
     .await;
-    let config = stage.directory.path().join("agent.toml");
-    let verified = std::process::Command::new(PROGRAM)
-        .args(["audit", "verify", "--config"])
-        .arg(config)
-        .output()
-        .unwrap();
-    let said = [verified.stdout, verified.stderr].concat();
-    println!("\nthe audit trail: {}", String::from_utf8_lossy(&said).trim());
-    verified.status.success()
+    crate::stage::trail_is_whole(stage.directory.path())
 }
 
 fn write_down(

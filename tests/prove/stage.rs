@@ -15,7 +15,11 @@ use tempfile::TempDir;
 use crate::{
     chance::Chance,
     dev_idp::{DevIdp, TokenRequest},
-    support::{AgentProcess, Haproxy, Version, haproxy::free_port, haproxy::root},
+    support::{
+        AgentProcess, Haproxy, Version,
+        agent::PROGRAM,
+        haproxy::{copy_with_browser_args, free_port},
+    },
     truth::{Credential, Generation, Person, Place, Question, Source, Token},
     upstream,
 };
@@ -404,24 +408,22 @@ fn bad_tokens(idp: &DevIdp) -> Vec<Arc<str>> {
     bad.into_iter().map(Arc::from).collect()
 }
 
+/// Whether the trail of the agent that ran in a directory is whole; prints what is said of it.
+pub fn trail_is_whole(directory: &Path) -> bool {
+    let verified = std::process::Command::new(PROGRAM)
+        .args(["audit", "verify", "--config"])
+        .arg(directory.join("agent.toml"))
+        .output()
+        .unwrap();
+    let said = [verified.stdout, verified.stderr].concat();
+    println!("\nthe audit trail: {}", String::from_utf8_lossy(&said).trim());
+    verified.status.success()
+}
+
 /// The shipped files, with the arguments for sign-in.
 pub fn haproxy_files(directory: &Path) -> std::path::PathBuf {
     let files = directory.join("haproxy");
-    std::fs::create_dir_all(files.join("pages")).unwrap();
-    let shipped = root().join("haproxy");
-    for file in ["pages/style.css", "pages/unavailable.html", "haproxy.cfg", "tcp.cfg"] {
-        std::fs::copy(shipped.join(file), files.join(file)).unwrap();
-    }
-    let text = std::fs::read_to_string(shipped.join("identity.spoe.cfg")).unwrap();
-    let args = "certificate_result=ssl_c_verify\n\nspoe-group authorize\n";
-    assert!(text.contains(args));
-    // As the file itself says it.
-    let more = text.lines().find_map(|line| line.strip_prefix("#     query=query fetch_mode"));
-    let with = format!(
-        "certificate_result=ssl_c_verify query=query fetch_mode{}\n\nspoe-group authorize\n",
-        more.unwrap()
-    );
-    std::fs::write(files.join("identity.spoe.cfg"), text.replace(args, &with)).unwrap();
+    copy_with_browser_args(&files);
     files
 }
 

@@ -100,9 +100,9 @@ impl Tasks {
     }
 
     /// Ends those of all other providers.
-    fn retain(&mut self, wanted: impl Fn(&Arc<Provider>) -> bool) {
+    fn retain(&mut self, wanted: &Parts) {
         self.providers.retain(|(provider, stop)| {
-            let stays = wanted(provider);
+            let stays = wanted.has(provider);
             if !stays {
                 stop.cancel();
             }
@@ -190,7 +190,7 @@ impl Reloader {
                     info!(change, "the configuration differs");
                 }
                 info!(changes = changes.len(), "the configuration is reloaded");
-                self.record("reload", &one_line(&changes));
+                self.record("reload", &changes.join("; "));
             }
             Err(refusal) => {
                 let refusal = format!("{refusal:#}");
@@ -233,7 +233,8 @@ impl Reloader {
     async fn take_over(&mut self, next: Next, before: &Arc<Gate>) -> anyhow::Result<Vec<String>> {
         let Next { config, rebuilt: Rebuilt { gate, feeds, parts }, changes } = next;
         let gate = Arc::new(gate);
-        let new = parts.providers_not_in(&self.parts);
+        let new = parts.providers().filter(|provider| !self.parts.has(provider));
+        let new: Vec<_> = new.cloned().collect();
         for provider in &new {
             record_keys(provider, &self.trail);
             self.tasks.keep_fresh(provider);
@@ -248,7 +249,7 @@ impl Reloader {
         };
         if let Err(error) = ready {
             ending.cancel();
-            self.tasks.retain(|provider| self.parts.providers().any(|p| Arc::ptr_eq(p, provider)));
+            self.tasks.retain(&self.parts);
             return Err(error);
         }
         for source in &gate.watched {
@@ -266,7 +267,7 @@ impl Reloader {
             sign_in.sessions.set_authorities(all.collect());
         }
         self.live.replace(gate);
-        self.tasks.retain(|provider| parts.providers().any(|p| Arc::ptr_eq(p, provider)));
+        self.tasks.retain(&parts);
         if has_feeds {
             std::mem::replace(&mut self.tasks.feeds, ending).cancel();
         }
@@ -322,8 +323,4 @@ fn missing(gate: &Gate, providers: &[Arc<Provider>]) -> Vec<String> {
         format!("the source '{}' did not tell its workspaces: {why}", source.name)
     });
     keyless.chain(silent).collect()
-}
-
-fn one_line(changes: &[String]) -> String {
-    changes.join("; ")
 }

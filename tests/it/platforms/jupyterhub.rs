@@ -21,7 +21,7 @@ use crate::{
     dev_idp::DevIdp,
     support::{
         AgentProcess, Client, Haproxy, PATIENCE, Reply, Version, agent::PROGRAM,
-        haproxy::with_browser_args, until,
+        haproxy::copy_with_browser_args, until,
     },
 };
 
@@ -100,7 +100,8 @@ impl Stage {
         secret(path, "proxy-token", PROXY_TOKEN);
         let agent = AgentProcess::start(path).await;
         // A token in a cookie is one that browsers send by themselves.
-        let files = with_browser_args();
+        let files = tempfile::tempdir().unwrap();
+        copy_with_browser_args(files.path());
         let haproxy =
             Haproxy::start_from(files.path(), version, path, &agent.socket(), hub_address).await;
         let home = path.join("hub");

@@ -132,19 +132,23 @@ pub(crate) struct Haproxy {
     env: Vec<(String, String)>,
 }
 
-/// A copy of the shipped files whose question has the arguments that tell what a browser does, as the SPOE file
-/// itself says it.
-pub(crate) fn with_browser_args() -> tempfile::TempDir {
-    let files = tempfile::tempdir().unwrap();
-    for file in ["haproxy.cfg", "tcp.cfg", "identity.spoe.cfg"] {
-        let text = std::fs::read_to_string(root().join("haproxy").join(file)).unwrap();
-        let more = text.lines().find_map(|line| line.strip_prefix("#     query=query fetch_mode"));
-        let more = more.map(|more| format!(" query=query fetch_mode{more}")).unwrap_or_default();
-        let args = "certificate_result=ssl_c_verify\n\nspoe-group authorize\n";
-        let with = format!("certificate_result=ssl_c_verify{more}\n\nspoe-group authorize\n");
-        std::fs::write(files.path().join(file), text.replace(args, &with)).unwrap();
+/// Copies the shipped files into a directory. The question gets the arguments that tell what a browser does, as the
+/// SPOE file itself says it: sign-in and tokens in cookies need them.
+pub(crate) fn copy_with_browser_args(files: &Path) {
+    let shipped = root().join("haproxy");
+    std::fs::create_dir_all(files.join("pages")).unwrap();
+    for file in ["pages/style.css", "pages/unavailable.html", "haproxy.cfg", "tcp.cfg"] {
+        std::fs::copy(shipped.join(file), files.join(file)).unwrap();
     }
-    files
+    let text = std::fs::read_to_string(shipped.join("identity.spoe.cfg")).unwrap();
+    let args = "certificate_result=ssl_c_verify\n\nspoe-group authorize\n";
+    assert!(text.contains(args));
+    let more = text.lines().find_map(|line| line.strip_prefix("#     query=query fetch_mode"));
+    let with = format!(
+        "certificate_result=ssl_c_verify query=query fetch_mode{}\n\nspoe-group authorize\n",
+        more.unwrap()
+    );
+    std::fs::write(files.join("identity.spoe.cfg"), text.replace(args, &with)).unwrap();
 }
 
 impl Haproxy {
