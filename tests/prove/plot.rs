@@ -141,9 +141,11 @@ fn draw_panel(svg: &mut String, run: &Run, panel: &Panel) {
     let minutes = end / 60.0;
     for step in 0..=6 {
         let minute = minutes * f64::from(step) / 6.0;
+        // The last would stand out of the picture.
+        let anchor = if step == 6 { "end" } else { "middle" };
         writeln!(
             svg,
-            r#"<text class="soft" x="{:.1}" y="{:.1}" text-anchor="middle">{minute:.0} min</text>"#,
+            r#"<text class="soft" x="{:.1}" y="{:.1}" text-anchor="{anchor}">{minute:.0} min</text>"#,
             to_x(minute * 60.0),
             HEIGHT - 8.0
         )
