@@ -9,6 +9,7 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -32,6 +33,10 @@ pub mod watch;
 
 /// The most allows that are noted at once; beyond that nothing is given for reuse.
 const MOST: usize = 100_000;
+/// The most bytes of the name of a question.
+const MAX_ID: usize = 64;
+/// The epoch of a process that was told of none, as the rules of HAProxy write it.
+const NO_EPOCH: &[u8] = b"-";
 
 /// What may be reused.
 pub struct Edge {
@@ -70,6 +75,21 @@ struct Given {
     until: Moment,
     /// Nobody decided about it again yet: it may rest on what was true a moment before a change.
     fresh: bool,
+}
+
+/// What must hold so that HAProxy may reuse an allow; it compares all of it, and more of the request by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms<'r> {
+    /// The question that this is the answer to: HAProxy knows what the request looked like.
+    pub id: &'r [u8],
+    /// Until when, in milliseconds since the Unix epoch by HAProxy's clock.
+    pub until: u64,
+    /// For whom.
+    pub client: IpAddr,
+    /// What HAProxy had been told of what ended before it asked.
+    pub epoch: &'r [u8],
+    /// For which Host, byte for byte.
+    pub host: &'r [u8],
 }
 
 #[derive(Default)]
@@ -111,14 +131,22 @@ impl Edge {
         }
     }
 
-    /// For how many milliseconds an allow may be reused, and notes it; `None` if it may not.
+    /// What HAProxy is told of an allow so that it may reuse it, and notes it; `None` if it may not.
     ///
     /// It is never one that looked at the path, nor longer than its credential lasts.
     #[must_use]
-    pub fn give(&self, decision: &Decision, request: &Request<'_>, now: Timestamp) -> Option<u32> {
+    pub fn give<'r>(
+        &self,
+        decision: &Decision,
+        request: &Request<'r>,
+        now: Timestamp,
+    ) -> Option<Terms<'r>> {
         if !self.is_on() || !may_be_reused(decision, request) {
             return None;
         }
+        let (host, client) = (request.host?, request.client?);
+        let id = request.reuse.id.filter(|id| (1..=MAX_ID).contains(&id.len()))?;
+        let epoch = request.reuse.epoch.unwrap_or(NO_EPOCH);
         let mut left = self.longest;
         if let Some(identity) = &decision.identity {
             left = left.min(identity.expires.since(now));
@@ -126,11 +154,12 @@ impl Edge {
         if let Some(session) = &decision.session {
             left = left.min(session.end().since(now));
         }
-        let millis = u32::try_from(left.as_millis()).ok().filter(|millis| *millis > 0)?;
+        let millis = u64::try_from(left.as_millis()).ok().filter(|millis| *millis > 0)?;
+        let until = request.reuse.now?.checked_add(millis)?;
         let key = Key {
             identity: decision.identity.as_ref().map(|identity| Arc::as_ptr(identity).addr()),
             session: decision.session.as_ref().map(|session| Arc::as_ptr(session).addr()),
-            host: Host::parse(request.host?).ok()?,
+            host: Host::parse(host).ok()?,
         };
         let given = Given {
             identity: decision.identity.clone(),
@@ -155,7 +184,7 @@ impl Edge {
         }
         drop(state);
         self.counts.given.fetch_add(1, Ordering::Relaxed);
-        Some(millis)
+        Some(Terms { id, until, client, epoch, host })
     }
 
     /// Ends all that was given, at once where HAProxy can be told.
@@ -200,6 +229,10 @@ impl Edge {
 /// compares those, and no path, query or mode. What the rules of HAProxy never reuse is not given either.
 fn may_be_reused(decision: &Decision, request: &Request<'_>) -> bool {
     if decision.verdict() != Verdict::Allow || request.is_stream || request.upgrades > 0 {
+        return false;
+    }
+    // HAProxy leads what it reuses to an address; a backend of the operator's has rules of its own.
+    if !matches!(decision.route, Some(Route::Direct(_) | Route::Named(..))) {
         return false;
     }
     let set = |value: Option<&[u8]>| value.is_some_and(|value| !value.is_empty());

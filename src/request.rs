@@ -60,10 +60,23 @@ pub struct Request<'a> {
     pub spot: Spot<'a>,
     /// The last traceparent header, where HAProxy passes it: a name for traces, of the client's choice.
     pub traceparent: Option<&'a [u8]>,
-    /// How often HAProxy reused the last allow of the connection since it asked.
-    pub reused: u64,
+    /// What HAProxy says of reuse, where it reuses allows.
+    pub reuse: Reuse<'a>,
+}
+
+/// What HAProxy says of reuse (docs/reuse.md), where its rules know of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reuse<'a> {
+    /// The name of this question, which no other has; without one, the answer cannot be reused.
+    pub id: Option<&'a [u8]>,
+    /// When it was asked, in milliseconds since the Unix epoch by HAProxy's clock.
+    pub now: Option<u64>,
+    /// What the process was last told of what ended; nothing, if it was not told yet.
+    pub epoch: Option<&'a [u8]>,
+    /// How often the last allow of the connection was reused since HAProxy asked.
+    pub times: u64,
     /// The id of the decision that was.
-    pub reused_of: Option<&'a [u8]>,
+    pub last: Option<&'a [u8]>,
 }
 
 /// Where HAProxy has a stream, so that it can be found again.
@@ -214,9 +227,7 @@ impl<'a> Request<'a> {
                     request.upgrades = count(value, "upgrades")?;
                     request.passes.tunnels = true;
                 }
-                // Only counted: nobody is refused for it.
-                b"reused" => request.reused = count(value, "reused").unwrap_or_default(),
-                b"reused_of" => request.reused_of = text(value, "reused_of").ok().flatten(),
+                _ if request.reuse.read(name, value) => {}
                 _ if request.spot.read(name, value)? => {}
                 _ => certificate.read(name, value)?,
             }
@@ -272,6 +283,22 @@ impl Request<'_> {
         }
         let script = requested_with.is_some_and(|by| by.eq_ignore_ascii_case(b"XMLHttpRequest"));
         !script && !set(self.authorization) && accept.is_some_and(prefers_html)
+    }
+}
+
+impl<'a> Reuse<'a> {
+    /// Takes in an argument; returns whether it is one of these. Nobody is refused for what they say: what
+    /// cannot be read is not there.
+    fn read(&mut self, name: &[u8], value: Value<'a>) -> bool {
+        match name {
+            b"reuse_id" => self.id = text(value, "reuse_id").ok().flatten(),
+            b"reuse_now" => self.now = number(value, "reuse_now").ok().flatten(),
+            b"reuse_epoch" => self.epoch = text(value, "reuse_epoch").ok().flatten(),
+            b"reused" => self.times = count(value, "reused").unwrap_or_default(),
+            b"reused_of" => self.last = text(value, "reused_of").ok().flatten(),
+            _ => return false,
+        }
+        true
     }
 }
 

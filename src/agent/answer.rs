@@ -1,6 +1,7 @@
 //! One NOTIFY, one ACK.
 
 use std::{
+    net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -19,7 +20,7 @@ use crate::{
         Decision, Reason, Verdict,
         variables::{self, DecisionId},
     },
-    edge::Edge,
+    edge::{Edge, Terms},
     gate::{Gate, Step, live::Live},
     identity::issuers::KeyWait,
     metrics::Metrics,
@@ -165,13 +166,18 @@ impl Answerer {
             decision = Decision::refuse(Reason::TunnelsFull);
         }
         let reuse = self.edge.as_ref().and_then(|edge| {
-            edge.was_reused(request.reused);
+            edge.was_reused(request.reuse.times);
             // Policies look at what HAProxy does not compare, such as the path and the hour.
             let held = batch.gate.policies.is_none();
             held.then(|| edge.give(&decision, request, batch.now)).flatten()
         });
-        let answer = Answer { decision: &decision, id: &id, reuse };
-        if answer.encode(notify, request, batch.max_frame_size, out).is_err() {
+        let size = batch.max_frame_size;
+        let encode = |reuse, out: &mut _| {
+            Answer { decision: &decision, id: &id, reuse }.encode(notify, request, size, out)
+        };
+        // What is to be reused is said twice. An answer that is too long for that is one all the same.
+        let fits = reuse.is_some() && encode(reuse, out).is_ok();
+        if !fits && encode(None, out).is_err() {
             warn!(max_frame_size = batch.max_frame_size, "an answer does not fit a frame: refused");
             decision = Decision::refuse(Reason::Internal);
             // Two hundred bytes: it fits the protocol's smallest frame.
@@ -276,8 +282,8 @@ fn read<'b>(notify: &Notify<'b>) -> Result<Request<'b>, Reason> {
 struct Answer<'a> {
     decision: &'a Decision,
     id: &'a DecisionId,
-    /// For how many milliseconds it may be reused.
-    reuse: Option<u32>,
+    /// When it may be reused.
+    reuse: Option<Terms<'a>>,
 }
 
 impl Answer<'_> {
@@ -290,49 +296,67 @@ impl Answer<'_> {
     ) -> Result<(), crate::spop::frame::TooLong> {
         let ids = (notify.stream_id, notify.frame_id);
         ack::write(out, ids, max_frame_size, |actions: &mut Actions<'_>| {
-            let mut kept = Kept::of(request);
+            if self.reuse.is_some() {
+                // Whatever else HAProxy has no memory for: half an answer is none.
+                actions.unset(Scope::Session, "reuse_of");
+            }
+            let mut kept = [false; KEPT.len()];
             variables::each(self.decision, request, self.id, |name, value| {
-                if let (Some(_), variables::Value::Text(text)) = (self.reuse, value) {
-                    kept.add(text);
-                }
                 let value = match value {
                     variables::Value::Bool(value) => Value::Bool(value),
                     variables::Value::Int(number) => Value::Uint32(number),
-                    variables::Value::Ip(std::net::IpAddr::V4(ip)) => Value::Ipv4(ip),
-                    variables::Value::Ip(std::net::IpAddr::V6(ip)) => Value::Ipv6(ip),
+                    variables::Value::Ip(IpAddr::V4(ip)) => Value::Ipv4(ip),
+                    variables::Value::Ip(IpAddr::V6(ip)) => Value::Ipv6(ip),
                     variables::Value::Text(text) => Value::Str(text),
                 };
                 actions.set(Scope::Transaction, name, value);
+                if self.reuse.is_none() {
+                    return;
+                }
+                let place = KEPT.iter().position(|kept| *kept == name);
+                if let Some(kept) = place.and_then(|place| kept.get_mut(place)) {
+                    actions.set(Scope::Session, name, value);
+                    *kept = true;
+                }
             });
-            if let Some(millis) = self.reuse.filter(|_| kept.fits(max_frame_size)) {
-                actions.set(Scope::Transaction, "reuse_ms", Value::Uint32(millis));
+            if let Some(terms) = self.reuse {
+                for (name, _) in KEPT.iter().zip(kept).filter(|(_, kept)| !kept) {
+                    actions.unset(Scope::Session, name);
+                }
+                agree(actions, terms);
             }
         })
     }
 }
 
-/// Whether HAProxy can keep an answer for reuse: it joins the parts with line breaks, and cuts what is longer
-/// than its buffer, which is about as long as a frame.
-struct Kept {
-    bytes: usize,
-    is_plain: bool,
-}
+/// What a reused allow needs of the variables: the rules of the backends 'reused' read these.
+const KEPT: [&str; 13] = [
+    "decision_id",
+    "user",
+    "subject",
+    "issuer",
+    "email",
+    "groups",
+    "workspace",
+    "dst_ip",
+    "dst_port",
+    "dst_host",
+    "sni",
+    "strip_authorization",
+    "cookie",
+];
 
-impl Kept {
-    fn of(request: &Request<'_>) -> Self {
-        let Request { host, authorization, cookie, browser, .. } = request;
-        let compared = [*host, *authorization, *cookie, browser.origin, browser.site];
-        Self { bytes: compared.into_iter().flatten().map(<[u8]>::len).sum(), is_plain: true }
+/// Says when an allow may be reused. The question's name comes last: with it, all is there.
+fn agree(actions: &mut Actions<'_>, terms: Terms<'_>) {
+    let mut set = |name, value: Value<'_>| actions.set(Scope::Session, name, value);
+    set("reuse_until", Value::Uint64(terms.until));
+    match terms.client {
+        IpAddr::V4(ip) => set("reuse_client", Value::Bin(&ip.octets())),
+        IpAddr::V6(ip) => set("reuse_client", Value::Bin(&ip.octets())),
     }
-
-    fn add(&mut self, text: &[u8]) {
-        self.bytes = self.bytes.saturating_add(text.len());
-        self.is_plain &= !text.iter().any(|byte| *byte < b' ' || *byte == 0x7f);
-    }
-
-    fn fits(&self, max_frame_size: u32) -> bool {
-        self.is_plain && self.bytes <= usize::try_from(max_frame_size / 2).unwrap_or_default()
-    }
+    set("reuse_epoch", Value::Str(terms.epoch));
+    set("reuse_host", Value::Str(terms.host));
+    set("reuse_of", Value::Str(terms.id));
 }
 
 #[cfg(test)]

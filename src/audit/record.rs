@@ -165,7 +165,7 @@ impl<'a> Record<'a> {
             decision_id: id,
             unique_id: request.unique_id.unwrap_or_default(),
             latency: None,
-            reused: request.reused_of.map(|id| (request.reused, id)).filter(|(n, _)| *n > 0),
+            reused: request.reuse.last.map(|id| (request.reuse.times, id)).filter(|(n, _)| *n > 0),
             verdict: decision.verdict().id(),
             reason: decision.reason.id(),
             user: identity.map(Identity::label),

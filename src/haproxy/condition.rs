@@ -146,13 +146,31 @@ impl Condition {
     /// Whether the rule is followed for no request but those that pass `test`.
     #[must_use]
     pub fn needs(&self, test: impl Fn(&Test) -> bool) -> bool {
+        self.needs_it(true, test)
+    }
+
+    /// Whether the rule is followed for no request that passes `test`.
+    #[must_use]
+    pub fn spares(&self, test: impl Fn(&Test) -> bool) -> bool {
+        self.needs_it(false, test)
+    }
+
+    fn needs_it(&self, passed: bool, test: impl Fn(&Test) -> bool) -> bool {
         let is = |term: &Term| !term.any.is_empty() && term.any.iter().all(&test);
+        // Of a negated term all tests fail, of another one passes.
+        let says = |term: &Term, passed: bool| {
+            if passed { is(term) && !term.negated } else { term.negated && term.any.iter().any(&test) }
+        };
         if self.unless {
-            let lets =
-                |terms: &Vec<Term>| !terms.is_empty() && terms.iter().all(|t| is(t) && t.negated);
+            // Followed when each of these cases fails: one that is the very opposite is enough.
+            let lets = |terms: &Vec<Term>| {
+                let opposite = |term: &Term| is(term) && term.negated == passed;
+                !terms.is_empty() && terms.iter().all(opposite)
+            };
             return self.any.iter().any(lets);
         }
-        !self.is_always() && self.any.iter().all(|terms| terms.iter().any(|t| is(t) && !t.negated))
+        let all = |terms: &Vec<Term>| terms.iter().any(|term| says(term, passed));
+        !self.is_always() && self.any.iter().all(all)
     }
 }
 
@@ -209,6 +227,25 @@ mod tests {
             ("allow unless ok", false),
         ] {
             assert_eq!(condition(rule).needs(is_ok), only, "{rule}");
+        }
+    }
+
+    #[test]
+    fn a_rule_for_nobody_who_passes_is_told_from_others() {
+        for (rule, nobody) in [
+            ("deny if !ok", true),
+            ("deny if !ok { src 1.2.3.4 }", true),
+            ("deny if !wide", true),
+            ("deny unless ok", true),
+            ("deny unless ok or { src 1.2.3.4 }", true),
+            ("deny unless ok { src 1.2.3.4 }", false),
+            ("deny if !ok or { src 1.2.3.4 }", false),
+            ("deny if ok", false),
+            ("deny unless !ok", false),
+            ("deny unless wide", false),
+            ("deny", false),
+        ] {
+            assert_eq!(condition(rule).spares(is_ok), nobody, "{rule}");
         }
     }
 

@@ -134,11 +134,15 @@ pub enum Rule {
     NoVarPrefix,
     /// The question lacks arguments, or has others.
     Arguments,
+    /// A rule that reuse goes past.
+    ReuseSkips,
+    /// Half of an answer could be reused.
+    ReuseHalf,
 }
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::Unreadable,
         Self::NotAsked,
         Self::SpoeUnreadable,
@@ -162,6 +166,8 @@ impl Rule {
         Self::ProcessingTimeout,
         Self::NoVarPrefix,
         Self::Arguments,
+        Self::ReuseSkips,
+        Self::ReuseHalf,
     ];
 
     /// Its name, which does not change.
@@ -260,6 +266,14 @@ impl Rule {
                 "arguments",
                 "the agent refuses what it cannot see, and sees the last of repeated headers only",
             ),
+            Self::ReuseSkips => (
+                "reuse-skips",
+                "what the rule refuses or changes passes as it is when an allow is reused",
+            ),
+            Self::ReuseHalf => (
+                "reuse-half",
+                "HAProxy leaves out what it has no memory for: a token that must be taken away could travel on",
+            ),
         }
     }
 }
@@ -286,6 +300,7 @@ pub fn lint(sources: &[Source], files: Files<'_>, agent: &Agent) -> Vec<Finding>
         let variant = Variant { sections: &sections, guards: &guards, agent };
         question::check_scopes(&variant, &mut report);
         reuse::check_made(&variant, &mut report);
+        reuse::check_skipped(&variant, &mut report);
         for guard in &guards {
             question::check(guard, &mut report);
             headers::check(guard, agent, &mut report);

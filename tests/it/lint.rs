@@ -161,9 +161,6 @@ fn f1_a_configuration_without_its_default_deny_is_never_clean() {
 #[test]
 fn f1_reuse_is_known_as_it_is_shipped_and_in_no_other_form() {
     let shipped = source(&root().join("haproxy/haproxy.cfg")).unwrap().text;
-    let start = shipped.find(".if defined(GATE_REUSE)\n").unwrap();
-    let end = start + shipped[start..].find(".else\n").unwrap();
-    let (block, count) = (&shipped[start..end], shipped[start..end].lines().count());
     let found = |text: String| {
         let files = |name: &str| source(&root().join("haproxy").join(name));
         lint(&[Source { name: "haproxy.cfg".into(), text }], &files, &Agent::default())
@@ -172,29 +169,113 @@ fn f1_reuse_is_known_as_it_is_shipped_and_in_no_other_form() {
         found.iter().any(|f| matches!(f.rule, Rule::VerdictScope | Rule::VerdictMade))
     };
     assert!(found(shipped.clone()).is_empty());
-    let rules: Vec<_> = block.lines().filter(|line| line.starts_with("    http-request")).collect();
-    assert!(rules.len() > 20 && count > rules.len());
-    for rule in rules {
-        // Without it, after another one, with another condition, and a bit different.
-        for other in [
-            String::new(),
-            format!("    http-request set-var(txn.x) int(1)\n{rule}"),
-            rule.replacen(" if ", " unless ", 1),
-            rule.replacen("field(", "field(1", 1),
-            rule.replacen("txn.identity.", "txn.identity.x_", 1),
-        ] {
-            if other != rule {
-                let text = shipped.replacen(rule, &other, 1);
-                assert!(is_told(&found(text)), "{other}");
+    let blocks: Vec<_> = shipped.split(".if defined(GATE_REUSE)\n").skip(1).collect();
+    // The question, the way, and the two backends.
+    assert_eq!(blocks.len(), 3);
+    let (question, _) = blocks[0].split_once(".endif\n").unwrap();
+    let (way, _) = blocks[1].split_once(".endif\n").unwrap();
+    let (backends, _) = blocks[2].split_once(".if defined(GATE_LOGIN_HOST)\n").unwrap();
+    let mut tried = 0;
+    for block in [question, way, backends] {
+        let start = shipped.find(block).unwrap();
+        let mut is_first = true;
+        for (at, line) in lines_of(block) {
+            let is_ours = ["http-request", "acl", "use_backend"]
+                .iter()
+                .any(|keyword| line.trim_start().starts_with(keyword));
+            let before = std::mem::replace(&mut is_first, !is_ours && !line.contains('#'));
+            if !is_ours {
+                continue;
+            }
+            // Without it, after another one, with another condition, and a bit different.
+            for other in [
+                String::new(),
+                // Before all of them anything may be.
+                if before { String::new() } else { format!("    acl x always_true\n{line}") },
+                line.replacen(" if ", " unless ", 1),
+                line.replacen("strcmp(", "add(", 1),
+                line.replacen("secure_memcmp(", "strcmp(", 1),
+                line.replacen("sess.identity.", "sess.identity.x_", 1),
+            ] {
+                if other != line {
+                    let mut text = shipped.clone();
+                    text.replace_range(start + at..start + at + line.len(), &other);
+                    assert!(is_told(&found(text)), "{line}\n{other}");
+                    tried += 1;
+                }
             }
         }
     }
+    assert!(tried > 200, "{tried}");
     let late = shipped.replace("\"1:${GATE_REUSE-0}\"", "1:60001");
     assert!(is_told(&found(late)), "longer than anybody may say");
-    for rule in ["set-var(txn.reuse_hit) bool(true)", "set-var-fmt(sess.identity_reuse) \"%[src]\""]
-    {
-        let line = format!("    http-request {rule}\n{}", block.lines().nth(4).unwrap());
-        let text = shipped.replacen(block.lines().nth(4).unwrap(), &line, 1);
+    let first = question.lines().next().unwrap();
+    for rule in [
+        "set-var(txn.reuse_hit) str(x)",
+        "set-var-fmt(sess.identity_asked_all) \"%[src]\"",
+        "set-var(sess.identity.reuse_of) str(x)",
+    ] {
+        let text = shipped.replacen(first, &format!("    http-request {rule}\n{first}"), 1);
         assert!(is_told(&found(text)), "{rule}");
     }
+}
+
+/// The lines of a text with where they begin.
+fn lines_of(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut at = 0;
+    text.split_inclusive('\n').map(move |line| {
+        let start = at;
+        at += line.len();
+        (start, line.trim_end_matches('\n'))
+    })
+}
+
+#[test]
+fn f1_rules_that_reuse_goes_past_are_told() {
+    let shipped = source(&root().join("haproxy/haproxy.cfg")).unwrap().text;
+    let found = |text: String, rule: Rule| {
+        let files = |name: &str| source(&root().join("haproxy").join(name));
+        let found =
+            lint(&[Source { name: "haproxy.cfg".into(), text }], &files, &Agent::default());
+        found.iter().any(|finding| finding.rule == rule)
+    };
+    let after = |place: &str, line: &str| {
+        assert_eq!(shipped.matches(place).count(), 1, "{place}");
+        shipped.replacen(place, &format!("{place}    {line}\n"), 1)
+    };
+    let own = "http-request deny if { path_beg /admin }";
+    for place in [
+        "    http-request send-spoe-group identity authorize\n",
+        "    http-request set-header X-Forwarded-Host %[req.hdr(host)]\n    http-request set-header X-Unique-ID %[unique-id]\n    http-request set-header X-Identity-Decision-Id %[var(txn.identity.decision_id)]\n    http-request set-header X-Identity-Workspace %[var(txn.identity.workspace)] if { var(txn.identity.workspace) -m len gt 0 }\n    http-request set-header X-Identity-Subject %[var(txn.identity.subject)] if { var(txn.identity.subject) -m len gt 0 }\n",
+        "    default_backend nowhere\n",
+        "backend workspace\n",
+        "backend workspace-tls\n",
+    ] {
+        assert!(found(after(place, own), Rule::ReuseSkips), "{place}");
+    }
+    for place in ["frontend gate\n", "    filter spoe engine identity config identity.spoe.cfg\n"] {
+        assert!(!found(after(place, own), Rule::ReuseSkips), "{place}");
+    }
+    let limit = "tune.vars.sess-max-size 1000";
+    assert!(found(after("\nglobal\n", limit), Rule::ReuseHalf));
+    assert!(!found(after("\nglobal\n", "tune.vars.sess-max-size 0"), Rule::ReuseHalf));
+    // Without reuse both are fine.
+    let without = |text: &str| {
+        let mut kept = String::new();
+        let mut depth = 0;
+        for line in text.lines() {
+            let word = line.split_whitespace().next().unwrap_or_default();
+            let ours = line == ".if defined(GATE_REUSE)";
+            match word {
+                ".if" if ours || depth > 0 => depth += 1,
+                ".endif" if depth > 0 => depth -= 1,
+                _ if depth == 0 => kept += &format!("{line}\n"),
+                _ => {}
+            }
+        }
+        kept
+    };
+    assert!(!found(without(&after("\nglobal\n", limit)), Rule::ReuseHalf));
+    assert!(!found(without(&after("    default_backend nowhere\n", own)), Rule::ReuseSkips));
+
 }

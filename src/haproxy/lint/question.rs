@@ -21,9 +21,9 @@ pub(super) fn check_scopes(variant: &Variant<'_>, report: &mut Report) {
     let name = prefix.strip_prefix("txn.").unwrap_or(prefix);
     let lines = variant.sections.iter().flat_map(|section| {
         let known = reuse::known(section);
-        section.lines.iter().enumerate().filter(move |(number, _)| !known.contains(number))
+        section.lines.iter().filter(move |line| !known.contains(&line.at))
     });
-    for (_, line) in lines {
+    for line in lines {
         for scope in ["sess.", "proc."] {
             let reads = format!("var({scope}{name}");
             let sets = ["set-var(", "set-var-fmt("].map(|set| format!("{set}{scope}"));
@@ -77,8 +77,9 @@ pub(super) fn check(guard: &Guard<'_>, report: &mut Report) {
         }
     }
     let end = default.map_or(usize::MAX, |(number, ..)| *number);
+    let known = reuse::known(guard.section);
     for (number, line, when) in &rules {
-        let passes = acts(line, &PASSES) && *number < end;
+        let passes = acts(line, &PASSES) && *number < end && !known.contains(&line.at);
         if passes
             && !when.needs(|test| guard.is_verdict(test))
             && pages::of(guard, *number, when).is_none()
