@@ -159,7 +159,11 @@ impl Condition {
         let is = |term: &Term| !term.any.is_empty() && term.any.iter().all(&test);
         // Of a negated term all tests fail, of another one passes.
         let says = |term: &Term, passed: bool| {
-            if passed { is(term) && !term.negated } else { term.negated && term.any.iter().any(&test) }
+            if passed {
+                is(term) && !term.negated
+            } else {
+                term.negated && term.any.iter().any(&test)
+            }
         };
         if self.unless {
             // Followed when each of these cases fails: one that is the very opposite is enough.

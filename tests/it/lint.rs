@@ -235,8 +235,7 @@ fn f1_rules_that_reuse_goes_past_are_told() {
     let shipped = source(&root().join("haproxy/haproxy.cfg")).unwrap().text;
     let found = |text: String, rule: Rule| {
         let files = |name: &str| source(&root().join("haproxy").join(name));
-        let found =
-            lint(&[Source { name: "haproxy.cfg".into(), text }], &files, &Agent::default());
+        let found = lint(&[Source { name: "haproxy.cfg".into(), text }], &files, &Agent::default());
         found.iter().any(|finding| finding.rule == rule)
     };
     let after = |place: &str, line: &str| {
@@ -277,5 +276,4 @@ fn f1_rules_that_reuse_goes_past_are_told() {
     };
     assert!(!found(without(&after("\nglobal\n", limit)), Rule::ReuseHalf));
     assert!(!found(without(&after("    default_backend nowhere\n", own)), Rule::ReuseSkips));
-
 }

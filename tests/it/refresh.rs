@@ -89,7 +89,12 @@ async fn l10_a_refresh_token_is_used_by_one_agent_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
     let redis = Redis::start(directory.path()).await;
     let tables = redis.table("");
-    let changes = Changes { sign_in: "refresh_seconds = 1", tables: &tables, two: true };
+    let changes = Changes {
+        sign_in: "refresh_seconds = 1",
+        tables: &tables,
+        two: true,
+        ..Changes::default()
+    };
     let stage = Stage::changed(Version::newest(), &changes).await;
     let mut alice = stage.browser();
     assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);

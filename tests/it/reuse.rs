@@ -13,6 +13,9 @@ use crate::{
     },
 };
 
+mod ends;
+mod same;
+
 const ADMIN: &str = "[admin]\nsocket = 'agent.sock'\nrevocations = 'revocations.jsonl'\n";
 
 /// A stage where HAProxy may reuse for so long, and is told at once of what ends or not at all.

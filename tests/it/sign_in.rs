@@ -37,6 +37,8 @@ pub(crate) struct Changes<'a> {
     pub(crate) tables: &'a str,
     /// Whether there are two agents.
     pub(crate) two: bool,
+    /// For how long HAProxy may reuse an allow.
+    pub(crate) reuse_ms: Option<u64>,
 }
 
 impl Stage {
@@ -67,6 +69,9 @@ impl Stage {
             );
             env.push_str(&more);
         }
+        if let Some(millis) = changes.reuse_ms {
+            env.push_str(&format!("GATE_REUSE={millis}\n"));
+        }
         std::fs::write(path.join("haproxy.env"), env).unwrap();
         let files = tempfile::tempdir().unwrap();
         support::haproxy::copy_with_browser_args(files.path());
@@ -82,6 +87,8 @@ impl Stage {
                 changes.sign_in,
             ),
         );
+        let reuse = changes.reuse_ms.map(|millis| format!("[agent]\nreuse_ms = {millis}\n"));
+        let config = config.replace("[agent]\n", reuse.as_deref().unwrap_or("[agent]\n"));
         let config = format!(
             "{config}\n[admin]\nsocket = 'agent-admin.sock'\nrevocations = 'revocations.jsonl'\n{}\n",
             changes.tables

@@ -145,7 +145,8 @@ pub(super) fn check_skipped(variant: &Variant<'_>, report: &mut Report) {
     let mut reuses = false;
     for guard in variant.guards {
         let known = known(guard.section);
-        let Some(end) = guard.section.lines.iter().rposition(|line| known.contains(&line.at)) else {
+        let Some(end) = guard.section.lines.iter().rposition(|line| known.contains(&line.at))
+        else {
             continue;
         };
         reuses = true;
@@ -180,7 +181,8 @@ pub(super) fn check_skipped(variant: &Variant<'_>, report: &mut Report) {
 fn skipped<'l>(lines: impl Iterator<Item = &'l Line>, report: &mut Report) {
     for line in lines.filter(|line| is_rule(line) && !RULES.contains(&beginning(line))) {
         let what = "requests whose last allow is reused do not come to this rule";
-        let fix = "move it above 'acl reuse_hit' in the front end; a rule there is for every request";
+        let fix =
+            "move it above 'acl reuse_hit' in the front end; a rule there is for every request";
         report.add(Rule::ReuseSkips, line.at, what, fix);
     }
 }
