@@ -29,6 +29,8 @@ use crate::{
 };
 
 pub mod teller;
+#[cfg(test)]
+mod tests;
 pub mod watch;
 
 /// The most allows that are noted at once; beyond that nothing is given for reuse.
