@@ -188,7 +188,9 @@ async fn last_allow(client: &mut Client, head: &str, since: Instant) -> Duration
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_ends_is_refused_at_once_where_haproxy_can_be_told() {
-    const ROUNDS: usize = 12;
+    // More of them for figures: REUSE_ROUNDS=300.
+    let rounds = std::env::var("REUSE_ROUNDS").ok().and_then(|rounds| rounds.parse().ok());
+    let rounds: usize = rounds.unwrap_or(12);
     for version in Version::all() {
         let stage = stage(version, 60_000, true).await;
         let alice = stage.idp.token_of("alice");
@@ -197,7 +199,7 @@ async fn what_ends_is_refused_at_once_where_haproxy_can_be_told() {
             host(ALICES)
         );
         let mut took = Vec::new();
-        for round in 0..ROUNDS {
+        for round in 0..rounds {
             let mut client = stage.client().await;
             until("the gate to open", async || {
                 let one = ask(&mut client, &base).await;
@@ -214,8 +216,13 @@ async fn what_ends_is_refused_at_once_where_haproxy_can_be_told() {
             stage.set_phase("running");
         }
         took.sort();
-        eprintln!("{version:?}: a workspace stops: last allow sent after {took:?}");
-        assert!(took[ROUNDS - 1] < Duration::from_secs(2), "{took:?}");
+        eprintln!(
+            "{version:?}: a workspace stops, {rounds} times: last allow sent after p50 {:?}, p99 {:?}, most {:?}",
+            took[rounds / 2],
+            took[rounds * 99 / 100],
+            took[rounds - 1]
+        );
+        assert!(took[rounds - 1] < Duration::from_secs(2), "{took:?}");
         // One person's tokens are revoked: it is over for that one.
         let mut client = stage.client().await;
         until("the gate to open", async || {
