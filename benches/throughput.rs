@@ -11,6 +11,7 @@
     clippy::print_stdout,
     clippy::cast_precision_loss,
     unreachable_pub,
+    dead_code,
     reason = "a benchmark prints, and stops at the first surprise"
 )]
 

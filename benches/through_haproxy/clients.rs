@@ -1,20 +1,23 @@
 //! The load: clients that keep their connections, and repeat nine of ten requests.
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpStream},
-    sync::{
-        Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use mio::{Events, Interest, Poll, Token};
 
 use super::{RATE, RUN, cpu, gates::Gate};
 
-pub const CONNECTIONS: u32 = 48;
+/// How many connections clients keep: `CONNECTIONS`, or 48.
+pub fn connections() -> u32 {
+    std::env::var("CONNECTIONS").ok().and_then(|number| number.parse().ok()).unwrap_or(48)
+}
+
+/// Before anything counts.
+const WARM_UP: Duration = Duration::from_millis(200);
 /// So many requests of a connection are the same, then there is another cookie.
 const SAME: u64 = 10;
 
@@ -94,65 +97,91 @@ pub fn measure(gate: &Gate, requests: &Requests) -> Sample {
     sample
 }
 
-/// As much as one thread of clients gets answered.
+/// A connection of many in one thread.
+struct Busy {
+    stream: mio::net::TcpStream,
+    read: usize,
+    number: u64,
+}
+
+/// As much as HAProxy answers: one thread of clients that costs little beside it.
 fn full_load(gate: &Gate, requests: &Requests) -> Sample {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let stop = AtomicBool::new(false);
-    let answered = AtomicU64::new(0);
-    runtime.block_on(async {
-        let client = || async {
-            let mut stream = tokio::net::TcpStream::connect(gate.address).await.unwrap();
-            stream.set_nodelay(true).unwrap();
-            let mut buffer = vec![0; 4096];
-            let mut number = 0;
-            while !stop.load(Ordering::Relaxed) {
-                stream.write_all(requests.nth(number)).await.unwrap();
-                let mut read = 0;
-                let status = loop {
-                    read += stream.read(&mut buffer[read..]).await.unwrap();
-                    if let Some(status) = status(&buffer[..read]) {
-                        break status;
-                    }
+    let mut poll = Poll::new().unwrap();
+    let mut events = Events::with_capacity(64);
+    let mut clients = Vec::new();
+    for index in 0..connections() as usize {
+        let stream = TcpStream::connect(gate.address).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let mut stream = mio::net::TcpStream::from_std(stream);
+        poll.registry().register(&mut stream, Token(index), Interest::READABLE).unwrap();
+        stream.write_all(requests.nth(0)).unwrap();
+        clients.push(Busy { stream, read: 0, number: 0 });
+    }
+    let spent = || (cpu(gate.pid), gate.agent.map(cpu).unwrap_or_default());
+    let (start, mut answered, mut buffer) = (Instant::now(), 0_u64, vec![0; 4096]);
+    let mut began: Option<(_, u64, Instant)> = None;
+    loop {
+        poll.poll(&mut events, Some(Duration::from_secs(5))).unwrap();
+        assert!(!events.is_empty(), "{} does not answer", gate.variant);
+        for event in &events {
+            answered += u64::from(clients[event.token().0].goes_on(requests, &mut buffer));
+        }
+        match began {
+            None if start.elapsed() > WARM_UP => began = Some((spent(), answered, Instant::now())),
+            Some((before, first, began)) if began.elapsed() > RUN => {
+                let (after, wall, count) = (spent(), began.elapsed(), (answered - first) as f64);
+                return Sample {
+                    rate: count / wall.as_secs_f64(),
+                    haproxy: after.0.saturating_sub(before.0).as_secs_f64() * 1e6 / count,
+                    agent: after.1.saturating_sub(before.1).as_secs_f64() * 1e6 / count,
+                    ..Sample::default()
                 };
-                assert_eq!(status, *b"200");
-                answered.fetch_add(1, Ordering::Relaxed);
-                number += 1;
             }
+            _ => {}
+        }
+    }
+}
+
+impl Busy {
+    /// Reads what is there; after a whole answer sends the next request. Returns whether there was one.
+    fn goes_on(&mut self, requests: &Requests, buffer: &mut [u8]) -> bool {
+        // Answers fit one read, unless HAProxy writes head and body by themselves.
+        let read = match self.stream.read(buffer) {
+            Ok(0) => panic!("HAProxy closed"),
+            Ok(read) => read,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+            Err(error) => panic!("{error}"),
         };
-        let clients = futures_util::future::join_all((0..CONNECTIONS).map(|_| client()));
-        let watch = async {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-            let spent = || (cpu(gate.pid), gate.agent.map(cpu).unwrap_or_default());
-            let (before, first, start) =
-                (spent(), answered.load(Ordering::Relaxed), Instant::now());
-            tokio::time::sleep(RUN).await;
-            let (after, last, wall) = (spent(), answered.load(Ordering::Relaxed), start.elapsed());
-            stop.store(true, Ordering::Relaxed);
-            let count = (last - first) as f64;
-            Sample {
-                rate: count / wall.as_secs_f64(),
-                haproxy: after.0.saturating_sub(before.0).as_secs_f64() * 1e6 / count,
-                agent: after.1.saturating_sub(before.1).as_secs_f64() * 1e6 / count,
-                ..Sample::default()
-            }
-        };
-        tokio::join!(clients, watch).1
-    })
+        let text = &buffer[..read];
+        if self.read == 0 {
+            assert!(text.starts_with(b"HTTP/1.1 200"), "{}", text.escape_ascii());
+        }
+        self.read += read;
+        // The body is "ok", in the one case with a line break.
+        if !(text.ends_with(b"ok") || text.ends_with(b"ok\n")) {
+            return false;
+        }
+        (self.read, self.number) = (0, self.number + 1);
+        self.stream.write_all(requests.nth(self.number)).unwrap();
+        true
+    }
 }
 
 /// Requests on a schedule. A request that its connection could not send when it was due counts from
 /// when it was due.
 fn fixed_rate(gate: &Gate, requests: &Requests) -> Vec<Duration> {
     let all = Mutex::new(Vec::new());
-    let interval = Duration::from_secs(1) * CONNECTIONS / RATE;
+    let connections = connections();
+    let interval = Duration::from_secs(1) * connections / RATE;
     let start = Instant::now() + Duration::from_millis(50);
     std::thread::scope(|scope| {
-        for index in 0..CONNECTIONS {
+        for index in 0..connections {
             let all = &all;
             scope.spawn(move || {
                 let mut client = Client::connect(gate.address);
                 let mut latencies = Vec::new();
-                let mut due = start + interval * index / CONNECTIONS;
+                let mut due = start + interval * index / connections;
                 let mut number = 0;
                 while due < start + RUN {
                     let late = due.checked_duration_since(Instant::now());

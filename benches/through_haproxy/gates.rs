@@ -20,8 +20,10 @@ impl Shape {
 
     pub fn variants(self) -> &'static [&'static str] {
         match self {
-            Self::Minimal => &["no SPOE", "jwt_verify", "floor", "naive", "ours", "reuse"],
-            Self::Whole => &["no SPOE", "ours", "reuse"],
+            Self::Minimal => {
+                &["no SPOE", "jwt_verify", "floor", "floor-reuse", "naive", "ours", "ours-reuse"]
+            }
+            Self::Whole => &["no SPOE", "ours", "ours-reuse"],
         }
     }
 
@@ -113,7 +115,7 @@ impl Gate {
         run.args(["run", "--rm", "--network", "host", "--user", "0", "--name", &name]);
         run.args(["-e", &format!("GATE_HTTP={address}")]);
         run.args(["-e", &format!("IDENTITY_AGENT={socket}")]);
-        if variant == "reuse" {
+        if variant.ends_with("-reuse") {
             run.args(["-e", &format!("GATE_REUSE={REUSE_MS}")]);
         }
         let child = run
@@ -169,7 +171,7 @@ fn minimal(variant: &str, address: SocketAddr, socket: &str, directory: &Path) -
              {ok} if {{ var(txn.bearer),jwt_verify(\"RS256\",\"{}\") -m int 1 }}\n    http-request deny\n",
             directory.join("key.pem").display()
         ),
-        "reuse" => {
+        _ if variant.ends_with("-reuse") => {
             // The shipped rules; what is reused ends here as well.
             let (_, rest) = SHIPPED.split_once(".if defined(GATE_REUSE)\n").unwrap();
             let (rules, _) = rest.split_once(".endif\n").unwrap();

@@ -37,7 +37,7 @@ use std::{
     time::Duration,
 };
 
-use clients::{CONNECTIONS, Requests, Sample};
+use clients::{Requests, Sample};
 use gates::{Gate, Shape};
 
 const REPEATS: usize = 5;
@@ -50,6 +50,7 @@ fn main() {
     let args: Vec<String> = std::env::args().collect();
     match args.get(1).map(String::as_str) {
         Some("--floor") => rivals::floor(Path::new(&args[2])),
+        Some("--reusable") => rivals::reusable(Path::new(&args[2])),
         Some("--naive") => rivals::naive(Path::new(&args[2])),
         Some("--drive") => drive(Path::new(&args[2])),
         // cargo passes --bench.
@@ -74,7 +75,7 @@ fn stage() {
         )
     };
     fs::write(at("ours.toml"), config("ours", "")).unwrap();
-    fs::write(at("reuse.toml"), config("reuse", "reuse_ms = 5000\n")).unwrap();
+    fs::write(at("ours-reuse.toml"), config("ours-reuse", "reuse_ms = 5000\n")).unwrap();
     let workspaces = format!(
         "workspaces:\n  - {{ id: pinkpanda-demo-ns35kd21abc, owner: {{ subject: sub-alice }}, phase: running, destination: '{upstream}' }}\n"
     );
@@ -98,8 +99,9 @@ fn stage() {
     };
     let agents = [
         ("ours", agent("ours")),
-        ("reuse", agent("reuse")),
+        ("ours-reuse", agent("ours-reuse")),
         ("floor", rival("floor")),
+        ("floor-reuse", rival("reusable")),
         ("naive", rival("naive")),
     ];
     let agents = agents.map(|(name, mut command)| {
@@ -155,7 +157,8 @@ fn drive(directory: &Path) {
     let requests = Requests::new(HOST, &token);
     let upstream = fs::read_to_string(directory.join("upstream")).unwrap().parse().unwrap();
     println!(
-        "\nThrough HAProxy: {CONNECTIONS} connections, {REPEATS} repeats of {RUN:?}: median (least to most); us"
+        "\nThrough HAProxy: {} connections, {REPEATS} repeats of {RUN:?}: median (least to most); us",
+        clients::connections()
     );
     for version in VERSIONS {
         let image = PathBuf::from(format!("identity-spoa/haproxy:{version}"));
@@ -222,13 +225,17 @@ fn compare(
         let place = gates.iter().position(|gate| gate.variant == variant)?;
         Some(middle(&samples[place], pick).0)
     };
-    let ratio =
-        |pick: fn(&Sample) -> f64, variant: &str| Some(of("reuse", pick)? / of(variant, pick)?);
-    for variant in ["floor", "ours", "no SPOE"] {
-        let (rate, haproxy) = (ratio(|s| s.rate, variant), ratio(|s| s.haproxy, variant));
-        if let (Some(rate), Some(haproxy)) = (rate, haproxy) {
+    for (one, other) in [
+        ("floor-reuse", "floor"),
+        ("floor-reuse", "no SPOE"),
+        ("ours-reuse", "floor"),
+        ("ours-reuse", "ours"),
+        ("ours-reuse", "no SPOE"),
+    ] {
+        let ratio = |pick: fn(&Sample) -> f64| Some(of(one, pick)? / of(other, pick)?);
+        if let (Some(rate), Some(haproxy)) = (ratio(|s| s.rate), ratio(|s| s.haproxy)) {
             println!(
-                "reuse / {variant}: {rate:.2} times the requests a second, {haproxy:.2} times HAProxy's CPU a request"
+                "{one} / {other}: {rate:.2} times the requests a second, {haproxy:.2} times HAProxy's CPU a request"
             );
         }
     }

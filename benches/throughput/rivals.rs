@@ -1,9 +1,12 @@
 //! What the agent is measured against.
 
-use std::path::Path;
+use std::{net::IpAddr, path::Path};
 
 use futures_util::{SinkExt, StreamExt};
-use identity_spoa::spop::{Value, ack, frame};
+use identity_spoa::{
+    request::Request,
+    spop::{Actions, Notify, Value, ack, frame},
+};
 use spop::{
     FramePayload, FrameType, SpopCodec, VarScope,
     frames::{Ack, AgentHello, FrameCapabilities, HaproxyHello},
@@ -17,7 +20,31 @@ use tokio_util::codec::Framed;
 /// The least an agent can do: the ids are taken from each frame's header, everything else is constant,
 /// one write for each read.
 pub fn floor(directory: &Path) {
-    serve(directory, "floor", |mut stream| async move {
+    constant(directory, "floor", |_, _| ());
+}
+
+/// The same, whose answers HAProxy may reuse for five seconds.
+pub fn reusable(directory: &Path) {
+    constant(directory, "floor-reuse", |frame, actions| {
+        let message = Notify::parse(frame).unwrap().messages().next().unwrap();
+        let request = Request::read(message.name, message.args()).unwrap();
+        let mut set = |name, value: Value<'_>| actions.set(ack::Scope::Session, name, value);
+        let (Some(id), Some(now)) = (request.reuse.id, request.reuse.now) else { return };
+        let Some(IpAddr::V4(client)) = request.client else { return };
+        set("reuse_until", Value::Uint64(now + 5000));
+        set("reuse_client", Value::Bin(&client.octets()));
+        set("reuse_epoch", Value::Str(request.reuse.epoch.unwrap_or(b"-")));
+        set("reuse_host", Value::Str(request.host.unwrap()));
+        set("reuse_of", Value::Str(id));
+    });
+}
+
+fn constant(
+    directory: &Path,
+    name: &str,
+    more: impl Fn(&frame::Frame<'_>, &mut Actions<'_>) + Copy + Send + 'static,
+) {
+    serve(directory, name, move |mut stream| async move {
         let (mut input, mut out) = (Vec::with_capacity(1 << 17), Vec::new());
         while stream.read_buf(&mut input).await.is_ok_and(|n| n > 0) {
             let mut at = 0;
@@ -27,6 +54,7 @@ pub fn floor(directory: &Path) {
                     ack::write(&mut out, ids, frame::DEFAULT_SIZE, |actions| {
                         actions.set(ack::Scope::Transaction, "allow", Value::Bool(true));
                         actions.set(ack::Scope::Transaction, "reason", Value::Str(b"owner"));
+                        more(&frame, actions);
                     })
                     .unwrap();
                 } else {

@@ -296,10 +296,6 @@ impl Answer<'_> {
     ) -> Result<(), crate::spop::frame::TooLong> {
         let ids = (notify.stream_id, notify.frame_id);
         ack::write(out, ids, max_frame_size, |actions: &mut Actions<'_>| {
-            if self.reuse.is_some() {
-                // Whatever else HAProxy has no memory for: half an answer is none.
-                actions.unset(Scope::Session, "reuse_of");
-            }
             let mut kept = [false; KEPT.len()];
             variables::each(self.decision, request, self.id, |name, value| {
                 let value = match value {
