@@ -217,10 +217,21 @@ fn events(per_second: u32, seconds: u32) -> Lag {
     while !is_up(&registry, &id(workspaces - 1)) || platform.events.lock().unwrap().is_none() {
         std::thread::sleep(Duration::from_millis(5));
     }
-    // The list that follows the connection for events.
-    std::thread::sleep(Duration::from_secs(3) + Duration::from_micros(10) * workspaces);
-    counting.store(true, Ordering::Release);
     let sender = platform.events.lock().unwrap().clone().unwrap();
+    // The list that follows the connection for events comes first: until an end is known at once.
+    for number in (0..workspaces).rev() {
+        let start = Instant::now();
+        let id = platform.change(number, Phase::Stopped);
+        sender.blocking_send(Event::Changed(id.clone())).unwrap();
+        while is_up(&registry, id.as_str()) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if number < workspaces - 3 && start.elapsed() < Duration::from_millis(20) {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    counting.store(true, Ordering::Release);
     let (mut times, mut waiting) = (Vec::new(), Vec::new());
     let start = Instant::now();
     for n in 0..per_second * seconds {

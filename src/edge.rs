@@ -51,6 +51,8 @@ pub struct Edge {
     epoch: channel::Sender<u64>,
     /// The epoch that each socket's processes were told of; zero while they cannot be.
     told: Box<[AtomicU64]>,
+    /// How many names were told.
+    names: AtomicU64,
     counts: Counts,
 }
 
@@ -129,6 +131,7 @@ impl Edge {
             state: Mutex::default(),
             epoch: channel::Sender::new(1),
             told: (0..sockets).map(|_| AtomicU64::new(0)).collect(),
+            names: AtomicU64::new(0),
             counts: Counts::default(),
         }
     }
@@ -217,9 +220,10 @@ impl Edge {
         self.told.iter().all(|told| told.load(Ordering::Acquire) == epoch)
     }
 
-    /// What processes are told of an epoch: never the same of two runs, since several agents tell.
-    fn name(&self, epoch: u64) -> String {
-        format!("{:016x}-{epoch}", self.run)
+    /// What processes are told: never the same again, by whatever agent or run. A value that is told twice would
+    /// bring back what was given under it, if another agent told of an end in between.
+    fn name(&self) -> String {
+        format!("{:016x}-{}", self.run, self.names.fetch_add(1, Ordering::Relaxed))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -319,6 +319,19 @@ impl Answer<'_> {
                 for (name, _) in KEPT.iter().zip(kept).filter(|(_, kept)| !kept) {
                     actions.unset(Scope::Session, name);
                 }
+                // What is not there is taken away: HAProxy may have had no memory for it.
+                let cookie = KEPT.iter().position(|name| *name == "cookie");
+                let changes = cookie.and_then(|place| kept.get(place)).is_none_or(|kept| *kept);
+                for (name, keeps) in [
+                    ("keep_authorization", !self.decision.strip_authorization),
+                    ("keep_cookie", !changes),
+                ] {
+                    if keeps {
+                        actions.set(Scope::Session, name, Value::Bool(true));
+                    } else {
+                        actions.unset(Scope::Session, name);
+                    }
+                }
                 agree(actions, terms);
             }
         })
@@ -326,7 +339,7 @@ impl Answer<'_> {
 }
 
 /// What a reused allow needs of the variables: the rules of the backends 'reused' read these.
-const KEPT: [&str; 13] = [
+const KEPT: [&str; 12] = [
     "decision_id",
     "user",
     "subject",
@@ -338,7 +351,6 @@ const KEPT: [&str; 13] = [
     "dst_port",
     "dst_host",
     "sni",
-    "strip_authorization",
     "cookie",
 ];
 

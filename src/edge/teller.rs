@@ -25,7 +25,7 @@ pub async fn run(edge: Arc<Edge>, number: usize, socket: Socket, stop: Cancellat
     let mut told = 0;
     loop {
         let epoch = *epochs.borrow_and_update();
-        let result = tell(&socket, (told != epoch).then(|| edge.name(epoch))).await;
+        let result = tell(&socket, (told != epoch).then(|| edge.name())).await;
         let (state, pause) = match result {
             Ok(()) => {
                 if failures > 0 {

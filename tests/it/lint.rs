@@ -255,6 +255,46 @@ fn f1_rules_that_reuse_goes_past_are_told() {
     for place in ["frontend gate\n", "    filter spoe engine identity config identity.spoe.cfg\n"] {
         assert!(!found(after(place, own), Rule::ReuseSkips), "{place}");
     }
+    // However like a shipped rule it is, and wherever it leads.
+    for own in [
+        "http-request return status 403 if { path_beg /admin }",
+        "http-request del-header Authorization",
+        "http-request del-header Cookie if { path_beg /api }",
+        "http-request set-header Host inside.test",
+        "http-request del-header HTTP2-Settings",
+        "use_backend own if { path_beg /own/ }",
+    ] {
+        let place = "    http-request send-spoe-group identity authorize\n";
+        assert!(found(after(place, own), Rule::ReuseSkips), "{own}");
+    }
+    let way = "use_backend own if { path_beg /own/ }";
+    for place in ["    unique-id-format %[uuid()]\n", "    default_backend nowhere\n"] {
+        assert!(found(after(place, way), Rule::ReuseSkips), "{place}");
+    }
+    for own in [
+        "http-response del-header X-Powered-By",
+        "tcp-request content reject if { src 192.0.2.1 }",
+        "server direct 0.0.0.0:0 source 10.1.1.1",
+    ] {
+        assert!(found(after("backend workspace\n", own), Rule::ReuseSkips), "{own}");
+        let both = after("backend workspace\n", own).replacen(
+            "backend reused\n",
+            &format!("backend reused\n    {own}\n"),
+            1,
+        );
+        assert!(!found(both, Rule::ReuseSkips), "{own}");
+    }
+    // Another line of a name is an alternative.
+    for own in [
+        "acl reuse_client src 10.0.0.0/8",
+        "acl reuse_holds always_true",
+        "acl reuse_epoch always_true",
+        "acl METH_GET method GET POST",
+    ] {
+        for place in ["    default_backend nowhere\n", "defaults\n"] {
+            assert!(found(after(place, own), Rule::VerdictMade), "{place} {own}");
+        }
+    }
     let limit = "tune.vars.sess-max-size 1000";
     assert!(found(after("\nglobal\n", limit), Rule::ReuseHalf));
     assert!(!found(after("\nglobal\n", "tune.vars.sess-max-size 0"), Rule::ReuseHalf));

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeSet, sync::LazyLock};
 
-use super::{Report, Rule, Variant};
+use super::{Report, Rule, Variant, pages};
 use crate::haproxy::{
     condition::Condition,
     document::{At, Document, Line, Section, Source},
@@ -17,8 +17,8 @@ use crate::haproxy::{
 pub(in crate::haproxy) const CONDITION: &str = "defined(GATE_REUSE)";
 /// The most milliseconds that HAProxy may be told.
 const LONGEST: u32 = 60_000;
-/// Where requests go that were decided for themselves.
-const DECIDED: [&str; 2] = ["workspace", "workspace-tls"];
+/// Where requests go that were decided for themselves, and where what is reused goes.
+const DECIDED: [(&str, &str); 2] = [("workspace", "reused"), ("workspace-tls", "reused-tls")];
 
 type Words = Vec<String>;
 
@@ -44,20 +44,29 @@ static SHIPPED: LazyLock<Vec<Run>> = LazyLock::new(|| {
     runs
 });
 
-/// The first words of every rule of the shipped file.
-static RULES: LazyLock<BTreeSet<Words>> = LazyLock::new(|| {
+/// The rules of the shipped file behind the question, and where they lead, in all their forms. What they do to
+/// other requests the backends of reuse do, too.
+static LATER: LazyLock<BTreeSet<Words>> = LazyLock::new(|| {
     let document = Document::read(&[Source { name: "haproxy.cfg".into(), text: GATE.into() }]);
-    let lines = document.variants().flatten().flat_map(|section| section.lines);
-    lines.filter(is_rule).map(|line| beginning(&line)).collect()
+    let mut later = BTreeSet::new();
+    for section in document.variants().flatten().filter(|section| section.kind == "frontend") {
+        let asked = section.lines.iter().skip_while(|line| !asks(line));
+        later.extend(asked.filter(|line| matters(line)).map(|line| line.words.clone()));
+    }
+    later
 });
 
 fn is_rule(line: &Line) -> bool {
     line.words.first().is_some_and(|word| word == "http-request")
 }
 
-/// What a rule does to what: the rest depends on the place.
-fn beginning(line: &Line) -> Words {
-    line.words.iter().take(3).cloned().collect()
+/// A rule, or a way to go.
+fn matters(line: &Line) -> bool {
+    is_rule(line) || line.words.first().is_some_and(|word| word == "use_backend")
+}
+
+fn asks(line: &Line) -> bool {
+    line.words.iter().any(|word| word == "send-spoe-group")
 }
 
 /// The texts between `.if` and its `.endif`.
@@ -122,6 +131,13 @@ pub(super) fn check_made(variant: &Variant<'_>, report: &mut Report) {
     let ours = ["txn.reuse", "sess.identity.", "sess.identity_asked"];
     for section in variant.sections {
         let known = known(section);
+        let inherited = section.defaults.and_then(|number| variant.sections.get(number));
+        let lines = inherited.into_iter().chain([section]).flat_map(|section| &section.lines);
+        for line in lines.filter(|line| !known.is_empty() && widens(line, &known)) {
+            let what =
+                "another 'acl' of this name: more requests count as the same than were compared";
+            report.add(Rule::VerdictMade, line.at, what, "give it another name");
+        }
         for line in section.lines.iter().filter(|line| !known.contains(&line.at)) {
             let mut set = line.words.iter().filter_map(|word| {
                 word.strip_prefix("set-var(").or_else(|| word.strip_prefix("set-var-fmt("))
@@ -139,6 +155,16 @@ pub(super) fn check_made(variant: &Variant<'_>, report: &mut Report) {
     }
 }
 
+/// HAProxy takes several lines of one name as alternatives, wherever they stand.
+fn widens(line: &Line, known: &BTreeSet<At>) -> bool {
+    match &line.words[..] {
+        [keyword, name, ..] if keyword == "acl" => {
+            (name.starts_with("reuse_") || name == "METH_GET") && !known.contains(&line.at)
+        }
+        _ => false,
+    }
+}
+
 /// Where allows are reused: rules that were added, and that reuse goes past; and limits under which HAProxy
 /// could remember half of an answer.
 pub(super) fn check_skipped(variant: &Variant<'_>, report: &mut Report) {
@@ -151,20 +177,39 @@ pub(super) fn check_skipped(variant: &Variant<'_>, report: &mut Report) {
         };
         reuses = true;
         let first = guard.section.lines.iter().position(|line| known.contains(&line.at));
-        let later = guard.section.lines.iter().skip(first.unwrap_or(end));
-        let matters = |line: &&Line| {
+        for (number, line) in guard.section.lines.iter().enumerate() {
+            // HAProxy goes through the ways after all rules, wherever they stand.
+            let passed = !is_rule(line) || number > first.unwrap_or(end);
             let when = Condition::of(&line.words, &guard.acls);
-            // What refuses only what is not allowed has nothing to say of these.
-            !known.contains(&line.at) && !when.spares(|test| guard.is_verdict(test))
-        };
-        skipped(later.filter(matters), report);
+            // What is only for requests that are not allowed has nothing to say of these.
+            let spared = when.spares(|test| guard.is_verdict(test));
+            let shipped = known.contains(&line.at) || LATER.contains(&line.words) || asks(line);
+            if !matters(line) || !passed || shipped || spared {
+                continue;
+            }
+            if is_rule(line) {
+                let fix = "move it above 'acl reuse_hit'; a rule there is for every request";
+                skips(line, fix, report);
+            } else if pages::all(guard).all(|name| line.words.get(1).is_none_or(|w| w != name)) {
+                let fix = "remove it; a destination 'backend:NAME' leads a workspace there, and is not reused";
+                skips(line, fix, report);
+            }
+        }
     }
     if !reuses {
         return;
     }
     for section in variant.sections {
-        if section.kind == "backend" && DECIDED.contains(&section.name.as_str()) {
-            skipped(section.lines.iter(), report);
+        let twin =
+            DECIDED.iter().find(|(name, _)| section.kind == "backend" && section.name == *name);
+        if let Some((_, twin)) = twin {
+            let twin = variant.sections.iter().find(|s| s.kind == "backend" && s.name == *twin);
+            let has = |line: &&Line| {
+                twin.is_some_and(|twin| twin.lines.iter().any(|other| other.words == line.words))
+            };
+            for line in section.lines.iter().filter(|line| !has(line)) {
+                skips(line, "write it into the backend for what is reused, too", report);
+            }
         }
         let limits = |line: &&Line| {
             let limit = line.words.first().is_some_and(|word| word.starts_with("tune.vars."));
@@ -178,11 +223,7 @@ pub(super) fn check_skipped(variant: &Variant<'_>, report: &mut Report) {
     }
 }
 
-fn skipped<'l>(lines: impl Iterator<Item = &'l Line>, report: &mut Report) {
-    for line in lines.filter(|line| is_rule(line) && !RULES.contains(&beginning(line))) {
-        let what = "requests whose last allow is reused do not come to this rule";
-        let fix =
-            "move it above 'acl reuse_hit' in the front end; a rule there is for every request";
-        report.add(Rule::ReuseSkips, line.at, what, fix);
-    }
+fn skips(line: &Line, fix: &str, report: &mut Report) {
+    let what = "requests whose last allow is reused do not come to this line";
+    report.add(Rule::ReuseSkips, line.at, what, fix);
 }
