@@ -191,3 +191,16 @@ fn while_a_process_cannot_be_told_nothing_is_given() {
     assert_eq!(edge.give(&allow(), &question(), at), None);
     assert!(!edge.status().on);
 }
+
+#[test]
+fn what_a_process_is_told_is_never_told_again() {
+    let edge = Edge::new(Duration::from_secs(5), 1);
+    let other = Edge::new(Duration::from_secs(5), 1);
+    let mut names = std::collections::BTreeSet::new();
+    for _ in 0..3 {
+        assert!(names.insert(edge.name()) && names.insert(other.name()));
+        // Whether or not anything ended in between: an answer may have been lost.
+        assert!(names.insert(edge.name()));
+        edge.end_all();
+    }
+}
