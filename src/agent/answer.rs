@@ -297,6 +297,7 @@ impl Answer<'_> {
         let ids = (notify.stream_id, notify.frame_id);
         ack::write(out, ids, max_frame_size, |actions: &mut Actions<'_>| {
             let mut kept = [false; KEPT.len()];
+            let mut other_cookie = false;
             variables::each(self.decision, request, self.id, |name, value| {
                 let value = match value {
                     variables::Value::Bool(value) => Value::Bool(value),
@@ -306,6 +307,7 @@ impl Answer<'_> {
                     variables::Value::Text(text) => Value::Str(text),
                 };
                 actions.set(Scope::Transaction, name, value);
+                other_cookie |= name == "cookie";
                 if self.reuse.is_none() {
                     return;
                 }
@@ -320,11 +322,9 @@ impl Answer<'_> {
                     actions.unset(Scope::Session, name);
                 }
                 // What is not there is taken away: HAProxy may have had no memory for it.
-                let cookie = KEPT.iter().position(|name| *name == "cookie");
-                let changes = cookie.and_then(|place| kept.get(place)).is_none_or(|kept| *kept);
                 for (name, keeps) in [
                     ("keep_authorization", !self.decision.strip_authorization),
-                    ("keep_cookie", !changes),
+                    ("keep_cookie", !other_cookie),
                 ] {
                     if keeps {
                         actions.set(Scope::Session, name, Value::Bool(true));

@@ -1,5 +1,7 @@
 //! Where allowed requests go when a workspace is at a name, through a real HAProxy.
 
+use tempfile::TempDir;
+
 use crate::{
     dev_idp::DevIdp,
     keys::TlsFiles,
@@ -16,7 +18,7 @@ async fn get(stage: &Stage, host: &str, path: &str, user: &str) -> Reply {
 }
 
 /// Adds a port with a destination to alice's workspace.
-fn add_port(list: &str, port: u16, destination: &str) -> String {
+pub(crate) fn add_port(list: &str, port: u16, destination: &str) -> String {
     let entry = format!("    ports:\n      - {{ port: {port}, destination: \"{destination}\" }}\n");
     list.replacen("    ports:\n", &entry, 1)
 }
@@ -60,16 +62,22 @@ async fn a_workspace_at_a_name_is_reached_where_the_name_leads() {
     }
 }
 
+/// A workspace that shows a certificate of this name, and has `/hello`.
+pub(crate) fn by_https(authority: &Authority, name: &str) -> (TempDir, TlsFiles) {
+    let files = tempfile::tempdir().unwrap();
+    std::fs::write(files.path().join("hello"), "hello").unwrap();
+    let name = [rcgen::SanType::DnsName(name.try_into().unwrap())];
+    let certificate = authority.certificate("server", &name, |_| ());
+    let server = TlsFiles::start(files.path(), &certificate.pem);
+    (files, server)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_workspace_by_https_must_show_the_certificate_of_its_name() {
     let authority = Authority::new("ours");
     for version in Version::all() {
         for (name, status) in [("localhost", 200), ("elsewhere.test", 503)] {
-            let files = tempfile::tempdir().unwrap();
-            std::fs::write(files.path().join("hello"), "hello").unwrap();
-            let name = [rcgen::SanType::DnsName(name.try_into().unwrap())];
-            let certificate = authority.certificate("server", &name, |_| ());
-            let server = TlsFiles::start(files.path(), &certificate.pem);
+            let (_files, server) = by_https(&authority, name);
             let stage = Stage::changed(version, DevIdp::start().await, |directory, _, list| {
                 std::fs::write(directory.join("upstream-ca.pem"), authority.pem()).unwrap();
                 *list = add_port(list, 9443, &format!("https://localhost:{}", server.port));

@@ -11,7 +11,10 @@ use identity_spoa::haproxy::{
     lint::{Agent, Finding, Rule, lint},
 };
 
-use crate::support::{agent::PROGRAM, haproxy::root};
+use crate::support::{
+    agent::PROGRAM,
+    haproxy::{root, without_reuse},
+};
 
 fn source(path: &Path) -> Option<Source> {
     let text = std::fs::read_to_string(path).ok()?;
@@ -299,21 +302,6 @@ fn f1_rules_that_reuse_goes_past_are_told() {
     assert!(found(after("\nglobal\n", limit), Rule::ReuseHalf));
     assert!(!found(after("\nglobal\n", "tune.vars.sess-max-size 0"), Rule::ReuseHalf));
     // Without reuse both are fine.
-    let without = |text: &str| {
-        let mut kept = String::new();
-        let mut depth = 0;
-        for line in text.lines() {
-            let word = line.split_whitespace().next().unwrap_or_default();
-            let ours = line == ".if defined(GATE_REUSE)";
-            match word {
-                ".if" if ours || depth > 0 => depth += 1,
-                ".endif" if depth > 0 => depth -= 1,
-                _ if depth == 0 => kept += &format!("{line}\n"),
-                _ => {}
-            }
-        }
-        kept
-    };
-    assert!(!found(without(&after("\nglobal\n", limit)), Rule::ReuseHalf));
-    assert!(!found(without(&after("    default_backend nowhere\n", own)), Rule::ReuseSkips));
+    assert!(!found(without_reuse(&after("\nglobal\n", limit)), Rule::ReuseHalf));
+    assert!(!found(without_reuse(&after("    default_backend nowhere\n", own)), Rule::ReuseSkips));
 }

@@ -2,7 +2,10 @@
 
 use identity_spoa::{decision::Reason, identity::Refusal, session::page::texts::Text};
 
-use crate::support::{Version, haproxy::root};
+use crate::support::{
+    Version,
+    haproxy::{root, without_reuse},
+};
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap()
@@ -61,23 +64,8 @@ fn f1_the_verdict_is_in_scope_txn_and_nowhere_else() {
         .map(|name| read(&format!("haproxy/{name}")))
         .concat();
     // Reuse is the one exception, and off unless it is asked for.
-    let mut parts = configuration.split(".if defined(GATE_REUSE)\n");
-    let mut without = parts.next().unwrap().to_owned();
-    for part in parts {
-        let mut depth = 1;
-        for line in part.lines() {
-            match line.split_whitespace().next() {
-                Some(".if") => depth += 1,
-                Some(".endif") => depth -= 1,
-                _ => {}
-            }
-            if depth <= 0 {
-                without += &format!("{line}\n");
-            }
-        }
-    }
     assert!(configuration.contains("var(sess.identity.reuse_of)"));
-    let configuration = without;
+    let configuration = without_reuse(&configuration);
     for scope in ["sess.", "proc."] {
         assert!(!configuration.contains(&format!("var({scope}")), "{scope}");
     }

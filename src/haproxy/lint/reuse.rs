@@ -28,17 +28,26 @@ struct Run {
     lines: Vec<Words>,
 }
 
-/// The shipped lines.
+/// The shipped file.
+static FILE: LazyLock<Document> =
+    LazyLock::new(|| Document::read(&[Source { name: "haproxy.cfg".into(), text: GATE.into() }]));
+
+/// The shipped lines: what is there under the condition, and not without it.
 static SHIPPED: LazyLock<Vec<Run>> = LazyLock::new(|| {
+    let reuse = FILE.conditions().iter().position(|condition| condition == CONDITION);
+    let without = FILE.variant(|condition| Some(condition) != reuse);
+    let usual: BTreeSet<At> =
+        without.iter().flat_map(|section| &section.lines).map(|line| line.at).collect();
     let mut runs = Vec::new();
-    for block in blocks() {
-        let begins = block.lines().any(|line| line.starts_with("backend "));
-        let text = if begins { block } else { format!("frontend f\n{block}") };
-        let document = Document::read(&[Source { name: "haproxy.cfg".into(), text }]);
-        for section in document.variant(|_| true) {
-            let rules = section.lines.into_iter().filter(|line| !begins || is_rule(line));
-            let lines = rules.map(|line| line.words).collect();
-            runs.push(Run { backend: begins.then_some(section.name), lines });
+    for section in FILE.variant(|_| true) {
+        let backend = (section.kind == "backend").then_some(&section.name);
+        for lines in section.lines.chunk_by(|a, b| usual.contains(&a.at) == usual.contains(&b.at)) {
+            if lines.iter().any(|line| usual.contains(&line.at)) {
+                continue;
+            }
+            let rules = lines.iter().filter(|line| backend.is_none() || is_rule(line));
+            let lines = rules.map(|line| line.words.clone()).collect();
+            runs.push(Run { backend: backend.cloned(), lines });
         }
     }
     runs
@@ -47,9 +56,8 @@ static SHIPPED: LazyLock<Vec<Run>> = LazyLock::new(|| {
 /// The rules of the shipped file behind the question, and where they lead, in all their forms. What they do to
 /// other requests the backends of reuse do, too.
 static LATER: LazyLock<BTreeSet<Words>> = LazyLock::new(|| {
-    let document = Document::read(&[Source { name: "haproxy.cfg".into(), text: GATE.into() }]);
     let mut later = BTreeSet::new();
-    for section in document.variants().flatten().filter(|section| section.kind == "frontend") {
+    for section in FILE.variants().flatten().filter(|section| section.kind == "frontend") {
         let asked = section.lines.iter().skip_while(|line| !asks(line));
         later.extend(asked.filter(|line| matters(line)).map(|line| line.words.clone()));
     }
@@ -67,33 +75,6 @@ fn matters(line: &Line) -> bool {
 
 fn asks(line: &Line) -> bool {
     line.words.iter().any(|word| word == "send-spoe-group")
-}
-
-/// The texts between `.if` and its `.endif`.
-fn blocks() -> Vec<String> {
-    let mut blocks = Vec::new();
-    let mut open: Option<(usize, String)> = None;
-    for line in GATE.lines() {
-        let word = line.split_whitespace().next().unwrap_or_default();
-        match (&mut open, word) {
-            (None, ".if") if line.ends_with(CONDITION) => open = Some((0, String::new())),
-            (Some((0, text)), ".endif") => {
-                blocks.push(std::mem::take(text));
-                open = None;
-            }
-            (Some((depth, text)), _) => {
-                match word {
-                    ".if" => *depth += 1,
-                    ".endif" => *depth -= 1,
-                    _ => {}
-                }
-                text.push_str(line);
-                text.push('\n');
-            }
-            (None, _) => {}
-        }
-    }
-    blocks
 }
 
 /// The places of the lines of a section that are shipped ones, in whole runs.
@@ -171,15 +152,12 @@ pub(super) fn check_skipped(variant: &Variant<'_>, report: &mut Report) {
     let mut reuses = false;
     for guard in variant.guards {
         let known = known(guard.section);
-        let Some(end) = guard.section.lines.iter().rposition(|line| known.contains(&line.at))
-        else {
-            continue;
-        };
-        reuses = true;
         let first = guard.section.lines.iter().position(|line| known.contains(&line.at));
+        let Some(first) = first else { continue };
+        reuses = true;
         for (number, line) in guard.section.lines.iter().enumerate() {
             // HAProxy goes through the ways after all rules, wherever they stand.
-            let passed = !is_rule(line) || number > first.unwrap_or(end);
+            let passed = !is_rule(line) || number > first;
             let when = Condition::of(&line.words, &guard.acls);
             // What is only for requests that are not allowed has nothing to say of these.
             let spared = when.spares(|test| guard.is_verdict(test));

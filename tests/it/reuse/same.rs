@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::{ask, id, stage};
 use crate::{
+    destinations::{add_port, by_https},
     dev_idp::DevIdp,
-    keys::TlsFiles,
     support::{
         ALICES, BOBS, Haproxy, Stage, Version, certificates::Authority,
         haproxy::copy_with_browser_args, host, port_host, until,
@@ -100,22 +100,15 @@ async fn what_is_reused_by_https_must_show_the_certificate_of_its_name_too() {
     let authority = Authority::new("ours");
     for version in Version::all() {
         for (name, status) in [("localhost", 200), ("elsewhere.test", 503)] {
-            let files = tempfile::tempdir().unwrap();
-            std::fs::write(files.path().join("hello"), "hello").unwrap();
-            let name = [rcgen::SanType::DnsName(name.try_into().unwrap())];
-            let certificate = authority.certificate("server", &name, |_| ());
-            let server = TlsFiles::start(files.path(), &certificate.pem);
-            let stage = Stage::changed(version, DevIdp::start().await, |directory, config, list| {
-                std::fs::write(directory.join("upstream-ca.pem"), authority.pem()).unwrap();
-                std::fs::write(directory.join("haproxy.env"), "GATE_REUSE=60000\n").unwrap();
-                *config = config.replace("[agent]\n", "[agent]\nreuse_ms = 60000\n");
-                let place = format!(
-                    "    ports:\n      - {{ port: 9443, destination: \"https://localhost:{}\" }}\n",
-                    server.port
-                );
-                *list = list.replacen("    ports:\n", &place, 1);
-            })
-            .await;
+            let (_files, server) = by_https(&authority, name);
+            let stage =
+                Stage::changed(version, DevIdp::start().await, |directory, config, list| {
+                    std::fs::write(directory.join("upstream-ca.pem"), authority.pem()).unwrap();
+                    std::fs::write(directory.join("haproxy.env"), "GATE_REUSE=60000\n").unwrap();
+                    *config = config.replace("[agent]\n", "[agent]\nreuse_ms = 60000\n");
+                    *list = add_port(list, 9443, &format!("https://localhost:{}", server.port));
+                })
+                .await;
             let token = stage.idp.token_of("alice");
             // By HTTP/2: this server ends its connection with each answer, and HAProxy that of the client.
             let (name, https) = (port_host(9443, ALICES), stage.haproxy.https);

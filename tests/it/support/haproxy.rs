@@ -151,6 +151,22 @@ pub(crate) fn copy_with_browser_args(files: &Path) {
     std::fs::write(files.join("identity.spoe.cfg"), text.replace(args, &with)).unwrap();
 }
 
+/// A configuration without what is there for reuse.
+pub(crate) fn without_reuse(text: &str) -> String {
+    let mut kept = String::new();
+    let mut depth = 0;
+    for line in text.lines() {
+        let ours = line == ".if defined(GATE_REUSE)";
+        match line.split_whitespace().next() {
+            Some(".if") if ours || depth > 0 => depth += 1,
+            Some(".endif") if depth > 0 => depth -= 1,
+            _ if depth == 0 => kept += &format!("{line}\n"),
+            _ => {}
+        }
+    }
+    kept
+}
+
 impl Haproxy {
     /// Starts the shipped configuration. Certificates are made for it; `named` is the server of the
     /// backend `named`.
