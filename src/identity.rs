@@ -56,6 +56,27 @@ pub struct Identity {
     pub expires: Timestamp,
 }
 
+#[cfg(test)]
+impl Identity {
+    /// Somebody of whom no more is known than who says so, for tests.
+    pub(crate) fn plain(authority: Arc<Authority>, issuer: &str, subject: &str) -> Self {
+        Self {
+            authority,
+            issuer: issuer.into(),
+            subject: subject.into(),
+            email: None,
+            username: None,
+            groups: vec![],
+            groups_joined: "".into(),
+            groups_overage: false,
+            organization: None,
+            token: TokenIds::default(),
+            bound_to: None,
+            expires: Timestamp::from_secs(1),
+        }
+    }
+}
+
 /// What a credential is called by its issuer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenIds {

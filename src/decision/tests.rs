@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    clock::{Moment, Timestamp},
-    identity::{Authority, Refusal, TokenIds, profile::MatchBy},
+    clock::Moment,
+    identity::{Authority, Refusal, profile::MatchBy},
     workspace::{
         Endpoint, Grant, Grantee, Person, Revision, WorkspaceId,
         destination::resolver::Resolver,
@@ -24,20 +24,8 @@ fn profile(name: &str, matching: &[MatchBy]) -> Arc<Authority> {
 }
 
 fn identity(authority: &Arc<Authority>, subject: &str) -> Identity {
-    Identity {
-        authority: Arc::clone(authority),
-        issuer: format!("https://{}.example.com", authority.name).into(),
-        subject: subject.into(),
-        email: None,
-        username: None,
-        groups: vec![],
-        groups_joined: "".into(),
-        groups_overage: false,
-        organization: None,
-        token: TokenIds::default(),
-        bound_to: None,
-        expires: Timestamp::from_secs(1),
-    }
+    let issuer = format!("https://{}.example.com", authority.name);
+    Identity::plain(Arc::clone(authority), &issuer, subject)
 }
 
 fn person(subject: Option<&str>, email: Option<&str>, username: Option<&str>) -> Person {

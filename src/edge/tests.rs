@@ -3,7 +3,7 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::{
     decision::Reason,
-    identity::{Authority, TokenIds, credential::Sources},
+    identity::{Authority, credential::Sources},
     request::{Browser, Reuse},
     spop::Value,
     workspace::{EndpointName, PathRule, Person, Phase, Revision, Workspace},
@@ -12,20 +12,8 @@ use crate::{
 const NOW: u64 = 1_700_000_000_000;
 
 fn identity(expires: Timestamp) -> Identity {
-    Identity {
-        authority: Arc::new(Authority { name: "dev".into(), matching: vec![] }),
-        issuer: "https://idp.test".into(),
-        subject: "alice".into(),
-        email: None,
-        username: None,
-        groups: vec![],
-        groups_joined: "".into(),
-        groups_overage: false,
-        organization: None,
-        token: TokenIds::default(),
-        bound_to: None,
-        expires,
-    }
+    let authority = Authority { name: "dev".into(), matching: vec![] };
+    Identity { expires, ..Identity::plain(Arc::new(authority), "https://idp.test", "alice") }
 }
 
 fn workspace(paths: Vec<PathRule>) -> Arc<Workspace> {

@@ -148,27 +148,13 @@ pub fn is_person(identity: &Identity, person: &Person) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        clock::Timestamp,
-        identity::{TokenIds, profile::Authority},
-    };
+    use crate::identity::profile::Authority;
 
     fn identity(subject: &str, email: Option<&str>) -> Identity {
         let matching = vec![MatchBy::Subject, MatchBy::Email];
-        Identity {
-            authority: Arc::new(Authority { name: "corp".into(), matching }),
-            issuer: "https://corp".into(),
-            subject: subject.into(),
-            email: email.map(Into::into),
-            username: None,
-            groups: vec![],
-            groups_joined: "".into(),
-            groups_overage: false,
-            organization: None,
-            token: TokenIds::default(),
-            bound_to: None,
-            expires: Timestamp::from_secs(1),
-        }
+        let authority = Authority { name: "corp".into(), matching };
+        let plain = Identity::plain(Arc::new(authority), "https://corp", subject);
+        Identity { email: email.map(Into::into), ..plain }
     }
 
     fn member(account: &str, email: &str, active: bool) -> Member {

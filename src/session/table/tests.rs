@@ -4,24 +4,12 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use secrecy::{ExposeSecret as _, SecretString};
 
 use super::{super::MAX_HOSTS, *};
-use crate::identity::{TokenIds, profile::MatchBy};
+use crate::identity::profile::MatchBy;
 
 fn identity() -> Identity {
     let matching = vec![MatchBy::Subject];
-    Identity {
-        authority: Arc::new(Authority { name: "corp".into(), matching }),
-        issuer: "https://corp".into(),
-        subject: "s".into(),
-        email: None,
-        username: None,
-        groups: vec![],
-        groups_joined: "".into(),
-        groups_overage: false,
-        organization: None,
-        token: TokenIds::default(),
-        bound_to: None,
-        expires: Timestamp::from_secs(1),
-    }
+    let authority = Authority { name: "corp".into(), matching };
+    Identity::plain(Arc::new(authority), "https://corp", "s")
 }
 
 fn sealer() -> Arc<Sealer> {
