@@ -13,7 +13,7 @@ exec 9>"$state/images.lock"
 flock 9
 
 # Debian's suite for each version we promise to work with.
-wanted="2.6:bookworm 3.0:trixie 3.2:sid"
+wanted="2.6:bookworm 3.0:trixie 3.2:sid 3.4:experimental"
 
 # What is in an image that is built here; haproxy.cfg trusts the system's authorities.
 packages=haproxy,ca-certificates
@@ -39,7 +39,7 @@ tools() {
 }
 
 build() { # version suite
-    local version=$1 suite=$2 tar="$state/haproxy-ca-$2.tar" options=() found
+    local version=$1 suite=$2 tar="$state/haproxy-ca-$2.tar" options=() sources=() base=$2 address found
     # Where a registry is reached, it answers quickly; where none is, nobody waits for it.
     if timeout 15 docker pull -q "haproxy:$version" >/dev/null 2>&1; then
         docker tag "haproxy:$version" "identity-spoa/haproxy:$version"
@@ -47,11 +47,22 @@ build() { # version suite
     fi
     tools || { echo "haproxy $version: cannot install mmdebstrap" >&2; return 1; }
     # The unstable suite's index can be older than it says on a mirror; signatures are still checked.
-    [ "$suite" = sid ] && options+=(--aptopt='Acquire::Check-Valid-Until "false"')
+    case $suite in sid | experimental) options+=(--aptopt='Acquire::Check-Valid-Until "false"') ;; esac
+    address=$(mirror | head -n 1)
+    # Experimental is not a whole suite: it adds packages to the unstable one, and has to be preferred to it.
+    if [ "$suite" = experimental ]; then
+        [ -n "$address" ] || { echo "haproxy $version: this machine has no mirror of Debian to take it from" >&2; return 1; }
+        base=sid
+        options+=(--aptopt='APT::Default-Release "experimental"')
+        for part in sid experimental; do
+            sources+=("deb $address $part main")
+        done
+    elif [ -n "$address" ]; then
+        sources=("$address")
+    fi
     if [ ! -s "$tar" ]; then
         echo "building the image of haproxy $version from Debian $suite" >&2
-        # shellcheck disable=SC2046
-        mmdebstrap --variant=minbase --include="$packages" "${options[@]}" "$suite" "${tar%.tar}.part.tar" $(mirror | head -n 1) \
+        mmdebstrap --variant=minbase --include="$packages" "${options[@]}" "$base" "${tar%.tar}.part.tar" "${sources[@]}" \
             >"$state/haproxy-$suite.log" 2>&1 || { rm -rf "${tar%.tar}.part.tar"; return 1; }
         mv "${tar%.tar}.part.tar" "$tar"
     fi
