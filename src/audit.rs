@@ -35,6 +35,7 @@ pub use key::PublicKey;
 pub use record::{
     AdminAct, AgentAct, Entry, KeySetAct, Record, SessionAct, Versions, WorkspaceAct,
 };
+use sink::maintenance::LocalDisk;
 pub use sink::{
     SyslogAddress,
     file::{Rotation, rotated},
@@ -106,6 +107,8 @@ pub struct Status {
 struct Shared {
     waiting: Mutex<Waiting>,
     wake: Condvar,
+    /// So many bytes of records do not wait for others.
+    plenty: usize,
     broken: AtomicBool,
     lost: AtomicU64,
     written: AtomicU64,
@@ -119,6 +122,18 @@ struct Waiting {
     lost: u64,
     /// No more records will come.
     closed: bool,
+    writer: WriterState,
+}
+
+/// What the writing thread does, so that it is woken up only where it has to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WriterState {
+    /// It sleeps until there is a record.
+    Idle,
+    /// It sleeps for a moment while records collect, or until there are plenty.
+    Collecting,
+    /// It writes, and looks again before it sleeps.
+    Writing,
 }
 
 /// The writing thread; ends when the [`Trail`] is gone and everything is written.
@@ -157,7 +172,7 @@ impl Trail {
     /// The file or the key cannot be opened, another agent writes to the file, or the thread cannot be
     /// started.
     pub fn open(settings: &Settings) -> io::Result<(Self, Writer)> {
-        let output = writer::Output::open(settings)?;
+        let output = writer::Output::open(settings, Box::new(LocalDisk))?;
         Self::start(output, settings.buffer, settings.when_full)
     }
 
@@ -176,8 +191,14 @@ impl Trail {
     ) -> io::Result<(Self, Writer)> {
         let lines = Vec::with_capacity(capacity);
         let shared = Arc::new(Shared {
-            waiting: Mutex::new(Waiting { lines, lost: 0, closed: false }),
+            waiting: Mutex::new(Waiting {
+                lines,
+                lost: 0,
+                closed: false,
+                writer: WriterState::Writing,
+            }),
             wake: Condvar::new(),
+            plenty: capacity / 8,
             broken: AtomicBool::new(false),
             lost: AtomicU64::new(0),
             written: AtomicU64::new(0),
@@ -212,9 +233,17 @@ impl Trail {
             shared.lost.store(waiting.lost, Ordering::Relaxed);
             return if counts { Ok(()) } else { Err(NotKept) };
         }
+        let wake = match waiting.writer {
+            WriterState::Idle => true,
+            WriterState::Collecting => waiting.lines.len() >= shared.plenty,
+            WriterState::Writing => false,
+        };
+        if wake {
+            // One wake-up serves many records.
+            waiting.writer = WriterState::Writing;
+        }
         drop(waiting);
-        if start == 0 {
-            // The writer waits only for an empty buffer to fill: one wake-up serves many records.
+        if wake {
             shared.wake.notify_one();
         }
         if shared.broken.load(Ordering::Acquire) && !counts { Err(NotKept) } else { Ok(()) }
@@ -266,6 +295,22 @@ impl Shared {
             Ok(waiting) => waiting,
             Err(poisoned) => self.mend(poisoned),
         }
+    }
+
+    /// Sleeps until woken up, or for `pause`.
+    fn sleep<'g>(
+        &self,
+        waiting: MutexGuard<'g, Waiting>,
+        pause: Option<Duration>,
+    ) -> MutexGuard<'g, Waiting> {
+        let woken = match pause {
+            Some(pause) => match self.wake.wait_timeout(waiting, pause) {
+                Ok((waiting, _)) => Ok(waiting),
+                Err(poisoned) => Err(PoisonError::new(poisoned.into_inner().0)),
+            },
+            None => self.wake.wait(waiting),
+        };
+        woken.unwrap_or_else(|poisoned| self.mend(poisoned))
     }
 
     /// A panic while a record was written left half a line, which is no record.
@@ -372,5 +417,39 @@ mod tests {
         }
         drop(trail);
         writer.finish();
+    }
+
+    /// A sink that tells each write.
+    struct Counting(mpsc::Sender<()>);
+
+    impl Write for Counting {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.send(()).map_err(io::Error::other)?;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn r2_records_that_come_close_together_are_written_together() {
+        let (sink, told) = mpsc::channel();
+        let (trail, writer) = Trail::to(Box::new(Counting(sink)), 1 << 20).unwrap();
+        told.recv().unwrap();
+        let decision = Decision::refuse(Reason::Public);
+        let start = std::time::Instant::now();
+        for _ in 0..300 {
+            let id = DecisionId::new();
+            let record = Record::new(&decision, &Request::default(), &id, Timestamp::default());
+            trail.keep(&record).unwrap();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let took = start.elapsed();
+        drop(trail);
+        writer.finish();
+        // Each write is at least the time of collecting after the one before.
+        let count = u128::try_from(told.iter().count()).unwrap();
+        assert!(count <= took.as_millis() / 10 + 3, "{count} writes in {took:?}");
     }
 }

@@ -12,6 +12,7 @@ use std::{
 use crate::clock::Timestamp;
 
 pub(super) mod file;
+pub(super) mod maintenance;
 
 /// A sink that takes nothing for so long has failed.
 const WRITE_WITHIN: Duration = Duration::from_secs(2);

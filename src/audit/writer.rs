@@ -2,30 +2,34 @@
 
 use std::{
     io::{self, Write},
-    sync::{PoisonError, atomic::Ordering},
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
 use tracing::{error, info, warn};
 
 use super::{
-    CheckpointEvery, Settings, Shared, WhenFull,
+    CheckpointEvery, Settings, Shared, WhenFull, WriterState,
     chain::{self, Chain},
     fold::Fold,
     key::SigningKey,
     sink::{
         Syslog,
         file::{FileSink, Tail},
+        maintenance::Disk,
     },
 };
 use crate::clock::Timestamp;
 
-/// How long records may wait for others before they are written together.
-const COLLECT: Duration = Duration::from_millis(2);
+/// How long records may wait for others before they are written together. What waits is lost when the
+/// agent is killed.
+const COLLECT: Duration = Duration::from_millis(10);
 /// The pause after a write that failed.
 const RETRY: Duration = Duration::from_millis(50);
 /// Written in one piece.
 const CHUNK: usize = 64 * 1024;
+/// How often it is looked whether old files are removed, while they are.
+const REMOVED_LOOK: Duration = Duration::from_millis(100);
 /// How often old files are looked for.
 const EXPIRE_EVERY: Duration = Duration::from_mins(10);
 
@@ -45,6 +49,8 @@ pub(super) struct Output {
     checked: u64,
     checked_at: Instant,
     expired_at: Option<Instant>,
+    /// Until when further records are collected, after some were taken.
+    collect_until: Option<Instant>,
     /// Lost records that are on record.
     told: u64,
 }
@@ -61,11 +67,11 @@ enum To {
 }
 
 impl Output {
-    pub(super) fn open(settings: &Settings) -> io::Result<Self> {
+    pub(super) fn open(settings: &Settings, disk: Box<dyn Disk>) -> io::Result<Self> {
         let mut sinks = Vec::new();
         let mut tail = Tail::default();
         if let Some(path) = &settings.file {
-            let (file, found) = FileSink::open(path, settings.rotation)?;
+            let (file, found) = FileSink::open(path, settings.rotation, disk)?;
             tail = found;
             sinks.push(Sink::new("file", To::File(file)));
         }
@@ -123,6 +129,7 @@ impl Output {
             checked: seq.saturating_add(1),
             checked_at: Instant::now(),
             expired_at: None,
+            collect_until: None,
             told: 0,
         }
     }
@@ -134,11 +141,13 @@ impl Output {
         self.deliver(shared);
         loop {
             let (lost, closed) = self.wait(shared, &mut batch);
+            self.collect_until =
+                if batch.is_empty() { None } else { Instant::now().checked_add(COLLECT) };
             self.rotate(shared);
             for line in batch.split_inclusive(|byte| *byte == b'\n') {
                 self.take(line.strip_suffix(b"\n").unwrap_or(line), shared);
             }
-            let nothing = batch.is_empty();
+            let end = closed && batch.is_empty();
             batch.clear();
             self.close_windows(closed, shared);
             if lost > self.told {
@@ -147,39 +156,45 @@ impl Output {
                 self.note("gap", |line| line.number("lost", since));
                 self.told = lost;
             }
-            self.checkpoint(closed && nothing);
+            if end {
+                self.settle();
+            }
+            self.checkpoint(end);
             self.deliver(shared);
-            if closed && nothing {
-                return self.sync();
+            if end {
+                // Dropping the file waits until everything in it is durable.
+                return;
             }
         }
     }
 
     /// Waits for records, or for something else to do, and takes what is there. Says how many records
     /// were lost so far, and whether no more will come.
+    ///
+    /// After a pause the first record is taken at once. Those that follow it are collected, so that under
+    /// load the thread wakes up once for many of them, and requests need not wake it at all.
     fn wait(&self, shared: &Shared, batch: &mut Vec<u8>) -> (u64, bool) {
-        let until = self.due();
         let mut waiting = shared.lock();
-        while waiting.lines.is_empty() && !waiting.closed {
-            match until.map(|at| at.saturating_duration_since(Instant::now())) {
-                Some(Duration::ZERO) => break,
-                Some(pause) => {
-                    waiting = shared
-                        .wake
-                        .wait_timeout(waiting, pause)
-                        .unwrap_or_else(PoisonError::into_inner)
-                        .0;
+        if let Some(until) = self.collect_until {
+            waiting.writer = WriterState::Collecting;
+            while waiting.lines.len() < shared.plenty && !waiting.closed {
+                let pause = until.saturating_duration_since(Instant::now());
+                if pause.is_zero() {
+                    break;
                 }
-                None => {
-                    waiting = shared.wake.wait(waiting).unwrap_or_else(PoisonError::into_inner);
-                }
+                waiting = shared.sleep(waiting, Some(pause));
             }
         }
-        if !waiting.closed && !waiting.lines.is_empty() {
-            drop(waiting);
-            std::thread::sleep(COLLECT);
-            waiting = shared.lock();
+        let due = self.due();
+        while waiting.lines.is_empty() && !waiting.closed {
+            let pause = due.map(|at| at.saturating_duration_since(Instant::now()));
+            if pause == Some(Duration::ZERO) {
+                break;
+            }
+            waiting.writer = WriterState::Idle;
+            waiting = shared.sleep(waiting, pause);
         }
+        waiting.writer = WriterState::Writing;
         std::mem::swap(&mut waiting.lines, batch);
         (waiting.lost, waiting.closed)
     }
@@ -192,7 +207,12 @@ impl Output {
         let fold = fold.and_then(|at| {
             Instant::now().checked_add(Duration::from_millis(at.saturating_sub(now_ms())))
         });
-        checkpoint.into_iter().chain(fold).min()
+        let removed = self
+            .sinks
+            .first()
+            .is_some_and(|sink| matches!(&sink.to, To::File(file) if file.is_expiring()));
+        let removed = removed.then(|| Instant::now().checked_add(REMOVED_LOOK)).flatten();
+        checkpoint.into_iter().chain(fold).chain(removed).min()
     }
 
     fn take(&mut self, line: &[u8], shared: &Shared) {
@@ -239,28 +259,20 @@ impl Output {
         self.chain.checkpoint(key, end, &mut self.out);
         self.held += 1;
         self.checked = self.chain.next();
-        let timed = self.checked_at.elapsed() >= Duration::from_secs(1);
         self.checked_at = Instant::now();
-        if timed {
-            self.sync();
+    }
+
+    fn file(&mut self) -> Option<&mut FileSink> {
+        match &mut self.sinks.first_mut()?.to {
+            To::File(file) => Some(file),
+            To::Other(_) => None,
         }
     }
 
-    fn sync(&self) {
-        for sink in &self.sinks {
-            if let To::File(file) = &sink.to
-                && let Err(error) = file.sync()
-            {
-                error!(%error, "the audit file is not safe from a power failure");
-            }
-        }
-    }
-
-    /// Begins a new file if it is time, and removes those that are too old.
+    /// Begins a new file if it is time, and has those removed that are too old.
     fn rotate(&mut self, shared: &Shared) {
         let now = Timestamp::now();
-        let Some(Sink { to: To::File(file), .. }) = self.sinks.first_mut() else { return };
-        let due = file.is_due(now);
+        let due = self.file().is_some_and(|file| file.is_due(now));
         if due {
             if let Some(key) = &self.key {
                 self.chain.checkpoint(key, false, &mut self.out);
@@ -271,20 +283,35 @@ impl Output {
             self.deliver(shared);
             let last = self.chain.next() - 1;
             let previous = chain::hex(self.chain.last());
-            let Some(Sink { to: To::File(file), .. }) = self.sinks.first_mut() else { return };
-            match file.rotate(last, now) {
+            match self.file().map_or(Ok(()), |file| file.rotate(last, now)) {
                 Ok(()) => self.note("continue", |line| line.text("previous", &previous)),
                 Err(error) => error!(%error, "the audit file cannot be rotated, and grows on"),
             }
         }
         if due || self.expired_at.is_none_or(|at| at.elapsed() >= EXPIRE_EVERY) {
             self.expired_at = Some(Instant::now());
-            let Some(Sink { to: To::File(file), .. }) = self.sinks.first_mut() else { return };
-            for name in file.expire(now) {
-                info!(file = %name, "an old audit file is removed");
-                self.note("expire", |line| line.foreign("file", name.as_bytes()));
+            if let Some(file) = self.file() {
+                file.expire(now);
             }
         }
+        self.note_removed();
+    }
+
+    /// Puts on record which files were removed.
+    fn note_removed(&mut self) {
+        let removed = self.file().map(|file| file.removed()).unwrap_or_default();
+        for name in removed {
+            info!(file = %name, "an old audit file is removed");
+            self.note("expire", |line| line.foreign("file", name.as_bytes()));
+        }
+    }
+
+    /// Waits for what is still to be put on record.
+    fn settle(&mut self) {
+        if let Some(file) = self.file() {
+            file.settle();
+        }
+        self.note_removed();
     }
 
     /// Writes what is held to every sink.

@@ -8,13 +8,17 @@ use std::{
     io::{self, Read as _, Seek as _, SeekFrom, Write},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 use tracing::{info, warn};
 
-use super::super::chain::{Hash, Line, MAX_LINE};
+use super::{
+    super::chain::{Hash, Line, MAX_LINE},
+    maintenance::{Disk, Maintenance},
+};
 use crate::clock::Timestamp;
 
 /// An agent that ends lets go of the file within this time.
@@ -39,8 +43,9 @@ pub struct Rotation {
 /// A file that is appended to.
 pub(in super::super) struct FileSink {
     path: PathBuf,
-    file: File,
+    file: Arc<File>,
     rotation: Rotation,
+    maintenance: Maintenance,
     /// Devices and pipes are not rotated, read or locked.
     regular: bool,
     size: u64,
@@ -62,8 +67,12 @@ pub(in super::super) struct Tail {
 
 impl FileSink {
     /// Opens the file, alone, and says what it ends with. A torn last line is ended, not removed.
-    pub(in super::super) fn open(path: &Path, rotation: Rotation) -> io::Result<(Self, Tail)> {
-        let file = begin(path)?;
+    pub(in super::super) fn open(
+        path: &Path,
+        rotation: Rotation,
+        disk: Box<dyn Disk>,
+    ) -> io::Result<(Self, Tail)> {
+        let file = Arc::new(begin(path)?);
         let metadata = file.metadata()?;
         let regular = metadata.is_file();
         let mut sink = Self {
@@ -73,6 +82,7 @@ impl FileSink {
             born: born(&metadata),
             file,
             rotation,
+            maintenance: Maintenance::start(path, disk)?,
             looked: Instant::now(),
             not_before: None,
         };
@@ -105,7 +115,7 @@ impl FileSink {
         }
         let full = self.rotation.size.is_some_and(|most| self.size >= most);
         let old = self.rotation.age.is_some_and(|most| now.since(self.born) >= most);
-        (self.size > 0 && (full || old)) || self.is_gone()
+        ((self.size > 0 && (full || old)) || self.is_gone()) && self.maintenance.has_room()
     }
 
     /// Whether the path is another file's by now.
@@ -122,8 +132,8 @@ impl FileSink {
         }
     }
 
-    /// Ends this file, whose last record has that number, and begins another. The old one is complete
-    /// whatever happens.
+    /// Ends this file, whose last record has that number, and begins another. The old one becomes durable
+    /// beside the writer; until it is, a power failure may take its end.
     ///
     /// # Errors
     /// The file cannot be renamed or begun; the old one is written on.
@@ -136,7 +146,6 @@ impl FileSink {
     }
 
     fn try_rotate(&mut self, last: u64, now: Timestamp) -> io::Result<()> {
-        self.file.sync_data()?;
         self.looked = Instant::now().checked_sub(LOOK_EVERY).unwrap_or(self.looked);
         if !self.is_gone() {
             let to = rotated_name(&self.path, last, now);
@@ -144,48 +153,51 @@ impl FileSink {
             info!(to = %to.display(), "the audit file is rotated");
         }
         let file = begin(&self.path)?;
-        lock(&file)?;
+        // Without waiting: records come in meanwhile, and the old file still takes them.
+        try_lock(&file)?;
         self.size = file.metadata()?.len();
-        self.file = file;
+        let old = std::mem::replace(&mut self.file, Arc::new(file));
+        self.maintenance.retire(old);
         self.born = now;
         Ok(())
     }
 
-    /// Removes rotated files that are older than they are to be kept, and names them.
-    pub(in super::super) fn expire(&self, now: Timestamp) -> Vec<String> {
-        let Some(keep) = self.rotation.keep.filter(|_| self.regular) else { return vec![] };
-        let Ok(all) = rotated(&self.path) else { return vec![] };
-        let old = all.into_iter().filter(|path| {
-            let changed = path.metadata().and_then(|metadata| metadata.modified());
-            changed.is_ok_and(|at| now.since(Timestamp::from(at)) > keep)
-        });
-        let removed = old.filter(|path| match std::fs::remove_file(path) {
-            Ok(()) => true,
-            Err(error) => {
-                warn!(path = %path.display(), %error, "an old audit file cannot be removed");
-                false
-            }
-        });
-        removed
-            .map(|path| path.file_name().unwrap_or_default().to_string_lossy().into_owned())
-            .collect()
+    /// Begins to remove rotated files that are older than they are to be kept.
+    pub(in super::super) fn expire(&self, now: Timestamp) {
+        if let Some(keep) = self.rotation.keep.filter(|_| self.regular) {
+            self.maintenance.expire(now, keep);
+        }
     }
 
-    /// Makes what is written outlive a power failure.
-    pub(in super::super) fn sync(&self) -> io::Result<()> {
-        if self.regular { self.file.sync_data() } else { Ok(()) }
+    /// Whether files are being removed, or were and [`FileSink::removed`] has not named them.
+    pub(in super::super) fn is_expiring(&self) -> bool {
+        self.maintenance.is_expiring()
+    }
+
+    /// The names of files that were removed since the last call.
+    pub(in super::super) fn removed(&self) -> Vec<String> {
+        self.maintenance.removed()
+    }
+
+    /// Waits until files that are to be removed are. Only for the end: this may take a while.
+    pub(in super::super) fn settle(&self) {
+        self.maintenance.settle();
     }
 }
 
 impl Write for FileSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.write(bytes)?;
-        self.size = self.size.saturating_add(u64::try_from(written).unwrap_or_default());
+        let written = (&*self.file).write(bytes)?;
+        let count = u64::try_from(written).unwrap_or_default();
+        self.size = self.size.saturating_add(count);
+        if self.regular {
+            self.maintenance.wrote(&self.file, count);
+        }
         Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.file.flush()
+        Ok(())
     }
 }
 
@@ -210,13 +222,22 @@ fn lock(file: &File) -> io::Result<()> {
             Err(TryLockError::WouldBlock) if since.elapsed() < LOCK_WITHIN => {
                 std::thread::sleep(LOCK_PAUSE);
             }
-            Err(TryLockError::WouldBlock) => {
-                let message =
-                    "another process writes to it: each agent needs an audit file of its own";
-                return Err(io::Error::new(io::ErrorKind::ResourceBusy, message));
-            }
+            Err(TryLockError::WouldBlock) => return Err(locked()),
         }
     }
+}
+
+/// As [`lock`], without waiting for another process to end.
+fn try_lock(file: &File) -> io::Result<()> {
+    file.try_lock().map_err(|error| match error {
+        TryLockError::Error(error) => error,
+        TryLockError::WouldBlock => locked(),
+    })
+}
+
+fn locked() -> io::Error {
+    let message = "another process writes to it: each agent needs an audit file of its own";
+    io::Error::new(io::ErrorKind::ResourceBusy, message)
 }
 
 /// When the file was begun, as far as the file system knows.
@@ -235,13 +256,17 @@ fn rotated_name(path: &Path, last: u64, now: Timestamp) -> PathBuf {
     name.into()
 }
 
+/// The directory in which a file is.
+pub(super) fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// The rotated files of a path, the oldest first.
 ///
 /// # Errors
 /// The directory cannot be read.
 pub fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let directory = directory.unwrap_or(Path::new("."));
+    let directory = directory_of(path);
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Ok(vec![]) };
     let number = |file: &str| {
         let (time, last) = file.strip_prefix(name)?.strip_prefix('.')?.split_once('.')?;
