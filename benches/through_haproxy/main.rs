@@ -44,7 +44,7 @@ const REPEATS: usize = 5;
 const RUN: Duration = Duration::from_secs(1);
 /// Requests a second at which latency is measured; all variants can do more.
 const RATE: u32 = 4000;
-const VERSIONS: [&str; 2] = ["2.6", "3.2"];
+const VERSIONS: [&str; 3] = ["2.6", "3.2", "3.4"];
 const HOST: &str = "pinkpanda-demo-ns35kd21abc.ws.bench.test";
 fn main() {
     let args: Vec<String> = std::env::args().collect();

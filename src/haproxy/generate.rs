@@ -26,14 +26,17 @@ pub enum Version {
     /// 3.0
     #[value(name = "3.0")]
     V3_0,
-    /// 3.2 and later, where SPOP has a mode of its own
+    /// 3.2, where SPOP has a mode of its own
     #[value(name = "3.2")]
     V3_2,
+    /// 3.4 and later
+    #[value(name = "3.4")]
+    V3_4,
 }
 
 impl Version {
     /// Every version.
-    pub const ALL: [Self; 3] = [Self::V2_6, Self::V3_0, Self::V3_2];
+    pub const ALL: [Self; 4] = [Self::V2_6, Self::V3_0, Self::V3_2, Self::V3_4];
 
     /// As HAProxy writes it.
     #[must_use]
@@ -42,6 +45,7 @@ impl Version {
             Self::V2_6 => "2.6",
             Self::V3_0 => "3.0",
             Self::V3_2 => "3.2",
+            Self::V3_4 => "3.4",
         }
     }
 }
@@ -245,7 +249,9 @@ mod tests {
             ("HAProxy version 2.8.5 2023/12/07", Some("2.6")),
             ("HAProxy version 3.0.11-1+deb13u1", Some("3.0")),
             ("HAProxy version 3.1-dev3", Some("3.0")),
-            ("HAProxy version 3.10.2", Some("3.2")),
+            ("HAProxy version 3.3.9", Some("3.2")),
+            ("HAProxy version 3.4.7-1 2026/10/14", Some("3.4")),
+            ("HAProxy version 3.10.2", Some("3.4")),
             ("HA-Proxy version 2.4.22 2023/02/14", None),
             ("", None),
         ] {

@@ -111,7 +111,7 @@ fn what_is_written_has_no_mistakes_and_nothing_that_nobody_needs() {
                 (gate, "unless allowed", true),
                 (gate, "Without our own cookies", true),
                 (gate, "tests run", false),
-                (gate, "mode spop", version == Dialect::V3_2),
+                (gate, "mode spop", version >= Dialect::V3_2),
                 (spoe, "to the args above", false),
                 (spoe, "timeout processing 1700ms", everything),
                 (spoe, "within 1500 ms", everything),

@@ -14,6 +14,7 @@ use crate::{
 };
 
 mod ends;
+mod http2;
 mod same;
 
 const ADMIN: &str = "[admin]\nsocket = 'agent.sock'\nrevocations = 'revocations.jsonl'\n";
@@ -315,7 +316,15 @@ async fn f10_streams_of_one_http2_connection_never_get_each_others_verdict() {
             different.extend(ids);
         }
         eprintln!("{version:?}: {all} requests, {} decisions", different.len());
-        assert!(different.len() < all, "{version:?}: nothing was reused");
+        // How many of those were reused is up to the order in which HAProxy runs the streams: 3.4 often asks about
+        // each. Streams of one person that follow each other on that connection are reused.
+        let one = async || {
+            let reply = client.get(&url).bearer_auth(&tokens[0]).send().await.unwrap();
+            let text = reply.text().await.unwrap();
+            assert!(text.contains("x-forwarded-user: alice\n"), "{text}");
+            text.lines().find(|l| l.starts_with("x-identity-decision-id")).unwrap().to_owned()
+        };
+        until("reuse", async || (one().await == one().await).then_some(())).await;
     }
 }
 

@@ -107,9 +107,9 @@ pub async fn run(options: Options) -> bool {
     let possible = |fault: &Fault| match fault {
         Fault::DiskFull => scene.disk.is_some(),
         Fault::ClockAhead | Fault::ClockBehind => scene.faketime.is_some(),
-        Fault::HaproxyUpgraded | Fault::HaproxyKilled => {
-            ["2.6", "3.2"].iter().all(|tag| tags.contains(&Version::Container((*tag).into())))
-        }
+        Fault::HaproxyUpgraded | Fault::HaproxyKilled => [fault::OLD, fault::NEW]
+            .iter()
+            .all(|tag| tags.contains(&Version::Container((*tag).into()))),
         _ => true,
     };
     for missing in Fault::ALL.iter().filter(|fault| !possible(fault)) {

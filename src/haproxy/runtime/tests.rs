@@ -12,6 +12,7 @@ macro_rules! answers {
             ),
             ("3.0", include_bytes!(concat!("../../../fuzz/corpus/runtime/haproxy-3.0-", $what))),
             ("3.2", include_bytes!(concat!("../../../fuzz/corpus/runtime/haproxy-3.2-", $what))),
+            ("3.4", include_bytes!(concat!("../../../fuzz/corpus/runtime/haproxy-3.4-", $what))),
         ]
     };
 }

@@ -15,6 +15,10 @@ use crate::{
     truth::{CLOCK, Clock},
 };
 
+/// What HAProxy is upgraded from, and to.
+pub const OLD: &str = "2.6";
+pub const NEW: &str = "3.4";
+
 /// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -107,7 +111,7 @@ impl Fault {
             Self::SourcePartitioned => "platform partitioned",
             Self::HaproxyReloaded => "HAProxy reloaded",
             Self::HaproxyKilled => "HAProxy killed",
-            Self::HaproxyUpgraded => "HAProxy upgraded from 2.6 to 3.2",
+            Self::HaproxyUpgraded => "HAProxy upgraded from 2.6 to 3.4",
         }
     }
 
@@ -158,7 +162,7 @@ impl Fault {
             }
             Self::HaproxyUpgraded => {
                 let mut haproxy = scene.haproxy.lock().await;
-                replace(&mut haproxy, "2.6").await;
+                replace(&mut haproxy, OLD).await;
             }
             _ => {}
         }
@@ -279,12 +283,12 @@ impl Fault {
                 while !haproxy.has_ended() {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
-                let next = haproxy.another(&version("3.2"), "").await;
+                let next = haproxy.another(&version(NEW), "").await;
                 *haproxy = next;
             }
             Self::HaproxyUpgraded => {
                 let mut haproxy = scene.haproxy.lock().await;
-                replace(&mut haproxy, "3.2").await;
+                replace(&mut haproxy, NEW).await;
             }
         }
     }
@@ -357,7 +361,7 @@ fn version(tag: &str) -> Version {
 
 /// Another one takes over at the same addresses; then the first ends when its requests are done.
 async fn replace(haproxy: &mut crate::support::Haproxy, tag: &str) {
-    let prefix = if tag == "3.2" { "" } else { "next-" };
+    let prefix = if tag == NEW { "" } else { "next-" };
     let next = haproxy.another(&version(tag), prefix).await;
     let mut old = std::mem::replace(haproxy, next);
     old.signal("USR1");
