@@ -36,7 +36,8 @@ use identity_spoa::{
     },
     session::{Lifetime, Sessions, Tokens, seal::Sealer},
     workspace::{
-        Admission, Destination, Endpoint, EndpointName, Person, Phase, Revision, Workspace,
+        Admission, Destination, Endpoint, EndpointName, Person, Phase, Protocol, Revision,
+        Workspace,
         destination::resolver::Resolver,
         registry::{Found, Publisher, Registry, SourceRules},
     },
@@ -87,6 +88,7 @@ fn workspace(number: u32, revision: u64, phase: Phase) -> Workspace {
     let [_, b, c, d] = number.to_be_bytes();
     let endpoint = |port: u16| Endpoint {
         name: EndpointName::Port(port),
+        protocol: Protocol::Http,
         admission: Admission::Organization,
         destination: Destination::Address(([10, b, c, d], port).into()),
     };

@@ -26,8 +26,8 @@ use std::{
 use identity_spoa::{
     clock::Moment,
     workspace::{
-        Admission, Destination, Endpoint, EndpointName, Person, Phase, Revision, Workspace,
-        WorkspaceId,
+        Admission, Destination, Endpoint, EndpointName, Person, Phase, Protocol, Revision,
+        Workspace, WorkspaceId,
         destination::resolver::Resolver,
         directory::Member,
         reconcile::{
@@ -62,6 +62,7 @@ fn workspace(number: u32, revision: u64, phase: Phase) -> Workspace {
     let [_, b, c, d] = number.to_be_bytes();
     let endpoint = |port: u16| Endpoint {
         name: EndpointName::Port(port),
+        protocol: Protocol::Http,
         admission: Admission::Organization,
         destination: Destination::Address(([10, b, c, d], port).into()),
     };

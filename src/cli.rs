@@ -208,6 +208,9 @@ struct ExplainArgs {
     /// The client's address, which policies may look at
     #[arg(long, value_name = "IP")]
     client: Option<std::net::IpAddr>,
+    /// Asks about a TCP stream (haproxy/tcp.cfg) instead of a request; the host is its TLS server name
+    #[arg(long, conflicts_with_all = ["token_file", "method", "path"])]
+    tcp: bool,
 }
 
 #[derive(Debug, Args)]

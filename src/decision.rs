@@ -10,7 +10,7 @@ use crate::{
     policy::{Circumstances, Question, Rules, Set, Shadow},
     session::{Session, flow::Offer},
     workspace::{
-        Admission, Destination, EndpointName, Gateway, Phase, Workspace,
+        Admission, Destination, EndpointName, Gateway, Phase, Protocol, Workspace,
         destination::Ranges,
         host::{Host, HostError},
         pattern::Target,
@@ -238,7 +238,7 @@ impl Decision {
     ) -> Self {
         let Rules { enforced, shadow } = rules;
         if enforced.or(shadow).is_none() {
-            return self.follow(relation, record, policy);
+            return self.follow(relation, record, policy, circumstances);
         }
         let identity = self.identity.clone();
         let endpoint = self.endpoint.clone().unwrap_or(EndpointName::Main);
@@ -248,15 +248,15 @@ impl Decision {
         self.relation = Some(relation);
         self.shadow = shadow.map(|set| {
             let outcome = outcome(set);
-            let reason = self.clone().follow(outcome.result, record, policy).reason;
-            Shadow { reason, policy: outcome.policy, set: set.hash() }
+            let decision = self.clone().follow(outcome.result, record, policy, circumstances);
+            Shadow { reason: decision.reason, policy: outcome.policy, set: set.hash() }
         });
         match enforced.map(outcome) {
             Some(outcome) => {
                 self.policy = outcome.policy;
-                self.follow(outcome.result, record, policy)
+                self.follow(outcome.result, record, policy, circumstances)
             }
-            None => self.follow(relation, record, policy),
+            None => self.follow(relation, record, policy, circumstances),
         }
     }
 
@@ -266,9 +266,10 @@ impl Decision {
         permission: Result<Reason, Reason>,
         record: &Record<'_>,
         policy: &Policy,
+        circumstances: &Circumstances<'_>,
     ) -> Self {
         match permission {
-            Ok(reason) => self.reach(record, reason, policy),
+            Ok(reason) => self.reach(record, reason, policy, circumstances),
             Err(reason) => {
                 self.about(record);
                 self.reason = reason;
@@ -278,12 +279,19 @@ impl Decision {
     }
 
     /// The end of the way for a request that may reach the workspace, if it is up and can be found.
-    fn reach(mut self, record: &Record<'_>, allowed: Reason, policy: &Policy) -> Self {
+    fn reach(
+        mut self,
+        record: &Record<'_>,
+        allowed: Reason,
+        policy: &Policy,
+        circumstances: &Circumstances<'_>,
+    ) -> Self {
         self.about(record);
+        let asked = if circumstances.is_stream { Protocol::Tcp } else { Protocol::Http };
         self.reason = match record.workspace.phase {
             _ if is_stale(record, allowed) => Reason::WorkspaceStale,
             Phase::Running | Phase::Updating if owner_has_left(record) => Reason::OwnerInactive,
-            Phase::Running | Phase::Updating => match self.route(record, policy) {
+            Phase::Running | Phase::Updating => match self.route(record, policy, asked) {
                 Ok(route) => {
                     self.route = Some(route);
                     allowed
@@ -307,13 +315,32 @@ impl Decision {
         self.workspace = Some(Arc::clone(record.workspace));
     }
 
-    fn route(&self, record: &Record<'_>, policy: &Policy) -> Result<Route, Reason> {
+    /// Where a request (`asked` is HTTP) or a stream (TCP) goes.
+    ///
+    /// What HAProxy says of who asks, it says in headers of requests. A stream has none of them, and can carry
+    /// requests with any header and for any host: so it only reaches what is declared as TCP, at an address
+    /// where there is nothing else.
+    fn route(
+        &self,
+        record: &Record<'_>,
+        policy: &Policy,
+        asked: Protocol,
+    ) -> Result<Route, Reason> {
+        let endpoint = self.endpoint.as_ref();
+        let destination = endpoint.and_then(|name| relation::destination(record, name));
+        let destination = destination.ok_or(Reason::EndpointUndeclared)?;
+        let spoken = endpoint.map_or(Protocol::Http, |name| relation::protocol(record, name));
+        match (asked, spoken, &destination) {
+            (Protocol::Http, Protocol::Http, _)
+            | (Protocol::Tcp, Protocol::Tcp, Destination::Address(_)) => {}
+            (Protocol::Tcp, Protocol::Http, _) => return Err(Reason::EndpointNotTcp),
+            (Protocol::Http, Protocol::Tcp, _) => return Err(Reason::EndpointIsTcp),
+            (Protocol::Tcp, Protocol::Tcp, _) => return Err(Reason::StreamNeedsAddress),
+        }
         if record.contested {
             return Err(Reason::DestinationContested);
         }
-        let endpoint = self.endpoint.as_ref();
-        let destination = endpoint.and_then(|name| relation::destination(record, name));
-        let route = match destination.ok_or(Reason::EndpointUndeclared)? {
+        let route = match destination {
             Destination::Backend(name) => return Ok(Route::Backend(name)),
             Destination::Address(address) => Route::Direct(address),
             Destination::Gateway(gateway) => {

@@ -233,11 +233,34 @@ pub struct Grant {
     pub endpoints: Option<Vec<EndpointName>>,
 }
 
+/// What the server of an endpoint speaks, which says how it may be reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Protocol {
+    /// HTTP, with WebSockets and other upgrades: each request is decided about, and the headers that
+    /// say who it is are HAProxy's.
+    #[default]
+    Http,
+    /// Any other protocol over TCP: a stream is decided about when it begins, and its bytes are the
+    /// client's alone.
+    Tcp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http => "http",
+            Self::Tcp => "tcp",
+        })
+    }
+}
+
 /// A declared endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Which.
     pub name: EndpointName,
+    /// What its server speaks.
+    pub protocol: Protocol,
     /// Whom it admits, before the caps of the operator.
     pub admission: Admission,
     /// Where it is.

@@ -98,6 +98,8 @@ pub struct View {
 pub struct EndpointView {
     /// Its name.
     pub name: String,
+    /// What its server speaks: `http` or `tcp`.
+    pub protocol: String,
     /// Whom it admits, within the operator's caps.
     pub admission: String,
     /// Where it is.
@@ -118,6 +120,7 @@ impl View {
         };
         let endpoints = workspace.endpoints.iter().map(|endpoint| EndpointView {
             name: endpoint.name.to_string(),
+            protocol: endpoint.protocol.to_string(),
             admission: endpoint.admission.min(record.rules.max_admission).to_string(),
             destination: endpoint.destination.to_string(),
         });

@@ -20,7 +20,7 @@ use crate::{
     gate::{Gate, Step},
     identity::{credential::Credential, introspection::Introspector},
     request::{Passes, Request},
-    workspace::{pattern::Scratch, registry::Found},
+    workspace::{Endpoint, Protocol, pattern::Scratch, registry::Found},
 };
 
 pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
@@ -41,10 +41,11 @@ pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         None => None,
     };
     let request = Request {
-        method: Some(args.method.as_bytes()),
+        method: Some(args.method.as_bytes()).filter(|_| !args.tcp),
         host: Some(args.host.as_bytes()),
         hosts: 1,
-        path: Some(args.path.as_bytes()),
+        path: Some(args.path.as_bytes()).filter(|_| !args.tcp),
+        is_stream: args.tcp,
         passes: Passes {
             query: true,
             protocols: true,
@@ -139,6 +140,12 @@ fn show(
         (None, crate::decision::Reason::Refused(refusal)) => {
             writeln!(out, "identity    none: {refusal}")?;
         }
+        (None, _) if request.is_stream => {
+            writeln!(
+                out,
+                "identity    none: of a stream, only its client certificate says who asks"
+            )?;
+        }
         (None, _) if request.authorization.is_none() => {
             writeln!(out, "identity    none: no token given")?;
         }
@@ -162,6 +169,9 @@ fn show(
         }
     }
     writeln!(out, "verdict     {}: {reason}", decision.verdict().id())?;
+    if let Some(advice) = reason.advice() {
+        writeln!(out, "to do       {advice}")?;
+    }
     writeln!(out, "variables")?;
     let mut written = Ok(());
     variables::each(decision, request, &DecisionId::new(), |name, value| {
@@ -195,7 +205,12 @@ fn show_workspace(
         workspace.id, workspace.phase, workspace.owner_label
     )?;
     match workspace.endpoint(&target.endpoint) {
-        Some(endpoint) => writeln!(out, ", {} admits {}", endpoint.name, endpoint.admission),
+        Some(Endpoint { name, protocol: Protocol::Http, admission, .. }) => {
+            writeln!(out, ", {name} admits {admission}")
+        }
+        Some(Endpoint { name, protocol, admission, .. }) => {
+            writeln!(out, ", {name} ({protocol}) admits {admission}")
+        }
         None => writeln!(out, ", {} is not declared", target.endpoint),
     }
 }

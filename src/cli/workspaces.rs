@@ -164,6 +164,7 @@ fn show(out: &mut impl Write, view: &View) -> io::Result<()> {
     let rows = view.endpoints.iter().map(|endpoint| {
         [
             format!("endpoint      {}", plain(&endpoint.name)),
+            endpoint.protocol.clone(),
             endpoint.admission.clone(),
             plain(&endpoint.destination),
         ]

@@ -71,6 +71,13 @@ pub enum Reason {
     OwnerInactive,
     /// The workspace does not declare the endpoint.
     EndpointUndeclared,
+    /// A TCP stream at an endpoint that speaks HTTP: the stream could carry requests with any header.
+    EndpointNotTcp,
+    /// An HTTP request at an endpoint that is declared as TCP.
+    EndpointIsTcp,
+    /// A TCP stream at an endpoint that has no address of its own: a backend or a named place tells
+    /// workspaces apart by the Host header, which a stream does not have.
+    StreamNeedsAddress,
     /// A policy forbids it.
     PolicyForbidden,
     /// Policies cannot be evaluated: something that they look at is missing or cannot be read.
@@ -117,7 +124,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons but the refusals of credentials ([`Refusal::ALL`]).
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 47] = [
         Self::Owner,
         Self::GrantedUser,
         Self::GrantedGroup,
@@ -141,6 +148,9 @@ impl Reason {
         Self::UserAmbiguous,
         Self::OwnerInactive,
         Self::EndpointUndeclared,
+        Self::EndpointNotTcp,
+        Self::EndpointIsTcp,
+        Self::StreamNeedsAddress,
         Self::PolicyForbidden,
         Self::PolicyError,
         Self::WorkspaceUnknown,
@@ -189,6 +199,23 @@ impl Reason {
         self.row().2
     }
 
+    /// What an operator does about it, where one sentence says it.
+    #[must_use]
+    pub const fn advice(self) -> Option<&'static str> {
+        match self {
+            Self::EndpointNotTcp => Some(
+                "the endpoint speaks HTTP: reach it through the HTTP front end, or declare it with 'protocol: tcp' if its server speaks something else",
+            ),
+            Self::EndpointIsTcp => Some(
+                "the endpoint is declared as TCP: reach it through haproxy/tcp.cfg (docs/ssh.md), or take 'protocol: tcp' away if its server speaks HTTP",
+            ),
+            Self::StreamNeedsAddress => Some(
+                "streams only reach an endpoint with an address of its own: give it a destination \"IP:PORT\" instead of a backend or a name",
+            ),
+            _ => None,
+        }
+    }
+
     const fn row(self) -> (&'static str, Verdict, u16) {
         use Verdict::{Allow, Deny, SignIn, Unavailable};
         match self {
@@ -216,6 +243,9 @@ impl Reason {
             Self::UserAmbiguous => ("user_ambiguous", Deny, 403),
             Self::OwnerInactive => ("owner_inactive", Deny, 403),
             Self::EndpointUndeclared => ("endpoint_undeclared", Deny, 403),
+            Self::EndpointNotTcp => ("endpoint_not_tcp", Deny, 403),
+            Self::EndpointIsTcp => ("endpoint_is_tcp", Deny, 403),
+            Self::StreamNeedsAddress => ("stream_needs_address", Deny, 403),
             Self::PolicyForbidden => ("policy_forbidden", Deny, 403),
             Self::PolicyError => ("policy_error", Deny, 403),
             Self::WorkspaceUnknown => ("workspace_unknown", Deny, 404),

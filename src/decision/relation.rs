@@ -7,7 +7,7 @@ use super::{Policy, Reason};
 use crate::{
     identity::Identity,
     workspace::{
-        Admission, Destination, EndpointName, Grant, Grantee, Person,
+        Admission, Destination, EndpointName, Grant, Grantee, Person, Protocol,
         directory::{Standing, is_person},
         registry::{Record, UndeclaredPorts},
     },
@@ -91,6 +91,12 @@ pub fn destination(record: &Record<'_>, endpoint: &EndpointName) -> Option<Desti
         },
         _ => None,
     }
+}
+
+/// What the endpoint's server speaks. An endpoint that says nothing, an undeclared port too, speaks HTTP.
+#[must_use]
+pub fn protocol(record: &Record<'_>, endpoint: &EndpointName) -> Protocol {
+    record.workspace.endpoint(endpoint).map_or(Protocol::Http, |declared| declared.protocol)
 }
 
 /// Who asks, and what that is to the workspace's platform.

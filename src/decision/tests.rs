@@ -18,6 +18,7 @@ use crate::{
 };
 
 mod policies;
+mod streams;
 
 fn profile(name: &str, matching: &[MatchBy]) -> Arc<Authority> {
     Arc::new(Authority { name: name.into(), matching: matching.to_vec() })
@@ -127,6 +128,7 @@ fn no_organization_is_not_the_same_organization() {
     workspace.organization = None;
     workspace.endpoints.push(Endpoint {
         name: EndpointName::Main,
+        protocol: Protocol::Http,
         admission: Admission::Organization,
         destination: Destination::Backend("b".into()),
     });
@@ -164,6 +166,7 @@ fn the_owner_reaches_undeclared_ports_only_where_the_policy_says_so() {
     let mut workspace = workspace(person(Some("s"), None, None));
     workspace.endpoints.push(Endpoint {
         name: EndpointName::Main,
+        protocol: Protocol::Http,
         admission: Admission::Public,
         destination: Destination::Backend("b".into()),
     });
@@ -293,7 +296,12 @@ fn any_workspace() -> impl Strategy<Value = Workspace> {
             for (name, admission) in endpoints {
                 if workspace.endpoint(&name).is_none() {
                     let destination = Destination::Backend("b".into());
-                    workspace.endpoints.push(Endpoint { name, admission, destination });
+                    workspace.endpoints.push(Endpoint {
+                        name,
+                        protocol: Protocol::Http,
+                        admission,
+                        destination,
+                    });
                 }
             }
             workspace

@@ -98,7 +98,7 @@ fn a_certificate_that_could_mean_several_or_nobody_is_nobodys() {
 }
 
 /// A stage whose HAProxy knows the authority and whose agent knows its machines.
-async fn stage(version: &Version, authority: &Authority) -> Stage {
+pub(crate) async fn stage(version: &Version, authority: &Authority) -> Stage {
     Stage::changed(version, DevIdp::start().await, |directory, config, list| {
         std::fs::write(directory.join("client-ca.pem"), authority.pem()).unwrap();
         config.push_str(
@@ -166,7 +166,7 @@ async fn a_machine_with_a_verified_certificate_reaches_what_is_granted_to_it() {
 
         let file = stage.directory.path().join("ci.pem");
         std::fs::write(&file, &ci.pem).unwrap();
-        let (gate, name) = (stage.haproxy.tcp, host(ALICES));
+        let (gate, name) = (stage.haproxy.tcp, port_host(2222, ALICES));
         let request = "GET / HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n";
         let text =
             tokio::task::spawn_blocking(move || through_tls(gate, &name, Some(&file), request));

@@ -255,7 +255,7 @@ async fn a_tcp_stream_reaches_what_its_server_name_may_reach() {
                 .await
                 .unwrap()
         };
-        let public = ask(port_host(3000, ALICES)).await;
+        let public = ask(port_host(2223, ALICES)).await;
         assert!(
             public.contains("workspace alices"),
             "{version:?} {public} {}",
@@ -275,7 +275,7 @@ async fn a_tcp_stream_reaches_what_its_server_name_may_reach() {
             .await;
         }
         drop(stage.agent);
-        assert_eq!(ask(port_host(3000, ALICES)).await, "", "{version:?}: without an agent");
+        assert_eq!(ask(port_host(2223, ALICES)).await, "", "{version:?}: without an agent");
     }
 }
 

@@ -63,7 +63,7 @@ async fn f1_a_tcp_stream_is_refused_while_the_agent_hangs() {
         let gate = stage.haproxy.tcp;
         let ask = || {
             let request = "GET / HTTP/1.1\r\nHost: any\r\nConnection: close\r\n\r\n";
-            let name = port_host(3000, ALICES);
+            let name = port_host(2223, ALICES);
             tokio::task::spawn_blocking(move || through_tls(gate, &name, None, request))
         };
         assert!(ask().await.unwrap().contains("workspace alices"), "{version:?}");

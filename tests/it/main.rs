@@ -52,6 +52,7 @@ mod shipped;
 mod sign_in;
 mod smuggling;
 mod sources;
+mod streams;
 mod threat_model;
 mod tokens;
 mod traces;

@@ -508,7 +508,7 @@ async fn the_command_line_shows_workspaces_and_their_sources() {
          job-1      running  alice  builds  main=owner\n"
     );
     let (_, shown) = run(&["show", "job-1"]);
-    assert!(shown.contains("endpoint      main  owner  10.0.0.1:80"), "{shown}");
+    assert!(shown.contains("endpoint      main  http  owner  10.0.0.1:80"), "{shown}");
     let (_, json) = run(&["show", "job-1", "--json"]);
     let json: Value = serde_json::from_str(&json).unwrap();
     assert_eq!(json[0]["source"], "builds");

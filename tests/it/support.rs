@@ -197,6 +197,13 @@ workspaces:
         writeln!(text, "      - {{ port: {port}, admission: {admission}, destination: \"{a}\" }}")
             .unwrap();
     }
+    for (port, admission) in [(2222, "grants"), (2223, "public")] {
+        writeln!(
+            text,
+            "      - {{ port: {port}, protocol: tcp, admission: {admission}, destination: \"{a}\" }}"
+        )
+        .unwrap();
+    }
     write!(
         text,
         r#"

@@ -347,7 +347,8 @@ async fn a_tcp_stream_is_judged_by_its_server_name() {
     let bare = Bare::start().await;
     let mut peer = bare.unix().await;
     for (name, reason) in [
-        (port_host(3000, ALICES), "public"),
+        (port_host(2223, ALICES), "public"),
+        (port_host(3000, ALICES), "endpoint_not_tcp"),
         (host(ALICES), "credential_missing"),
         ("x.y".into(), "host_unmatched"),
     ] {

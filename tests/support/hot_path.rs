@@ -21,7 +21,8 @@ use identity_spoa::{
     spop::{AgentSide, Value, client, frame::DEFAULT_SIZE},
     tunnel::{Settings, Tunnels},
     workspace::{
-        Admission, Destination, Endpoint, EndpointName, Person, Phase, Revision, Workspace,
+        Admission, Destination, Endpoint, EndpointName, Person, Phase, Protocol, Revision,
+        Workspace,
         destination::resolver::Resolver,
         pattern::HostPatterns,
         registry::{Publisher, Registry, SourceRules},
@@ -73,7 +74,12 @@ impl HotPath {
 fn workspace() -> Workspace {
     let owner = Person { subject: Some("sub-alice".into()), ..Person::default() };
     let at = |address: &str| Destination::Address(address.parse::<SocketAddr>().unwrap());
-    let endpoint = |name, destination| Endpoint { name, admission: Admission::Owner, destination };
+    let endpoint = |name, destination| Endpoint {
+        name,
+        protocol: Protocol::Http,
+        admission: Admission::Owner,
+        destination,
+    };
     Workspace {
         id: "pinkpanda-demo-ns35kd21abc".parse().unwrap(),
         instance: None,

@@ -50,6 +50,7 @@ fn scene(admission: Admission, phase: Phase) -> (Arc<Identity>, Workspace) {
     workspace.phase = phase;
     workspace.endpoints.push(Endpoint {
         name: EndpointName::Main,
+        protocol: Protocol::Http,
         admission,
         destination: Destination::Backend("b".into()),
     });

@@ -81,6 +81,7 @@ texts! {
     ReasonUserAmbiguous = "reason_user_ambiguous": "Several accounts of the workspace platform fit you, so that nobody can tell which one is yours. An administrator can put that right.",
     ReasonOwnerInactive = "reason_owner_inactive": "Whoever this workspace belongs to is suspended or has left, so nobody may open it.",
     ReasonEndpointUndeclared = "reason_endpoint_undeclared": "The workspace does not offer anything at this address. Its owner can open the port.",
+    ReasonEndpointTcp = "reason_endpoint_is_tcp": "There is no web page at this address, but a service such as SSH. Reach it with its own program.",
     ReasonPolicyForbidden = "reason_policy_forbidden": "A rule of your organization does not allow this: not from here, not at this time, or not with this workspace.",
     ReasonOriginForeign = "reason_origin_foreign": "Another site tried to open this workspace in your name.",
     ReasonRevoked = "reason_token_revoked": "An administrator has ended your access.",
@@ -116,7 +117,11 @@ impl Text {
             Reason::UserInactive => (Self::DeniedTitle, Self::ReasonUserInactive),
             Reason::UserAmbiguous => (Self::DeniedTitle, Self::ReasonUserAmbiguous),
             Reason::OwnerInactive => (Self::DeniedTitle, Self::ReasonOwnerInactive),
-            Reason::EndpointUndeclared => (Self::DeniedTitle, Self::ReasonEndpointUndeclared),
+            // Streams get no page: theirs are here so that none of them is called a failure.
+            Reason::EndpointUndeclared | Reason::EndpointNotTcp | Reason::StreamNeedsAddress => {
+                (Self::DeniedTitle, Self::ReasonEndpointUndeclared)
+            }
+            Reason::EndpointIsTcp => (Self::DeniedTitle, Self::ReasonEndpointTcp),
             Reason::PolicyForbidden | Reason::PolicyError => {
                 (Self::DeniedTitle, Self::ReasonPolicyForbidden)
             }

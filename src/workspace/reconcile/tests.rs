@@ -17,8 +17,8 @@ use super::{
 use crate::{
     clock::Moment,
     workspace::{
-        Admission, Destination, Endpoint, EndpointName, Person, Phase, Revision, Workspace,
-        WorkspaceId,
+        Admission, Destination, Endpoint, EndpointName, Person, Phase, Protocol, Revision,
+        Workspace, WorkspaceId,
         registry::{Found, Publisher, Registry, SourceRules},
         source::{Abilities, Event, SourceError},
     },
@@ -102,6 +102,7 @@ fn described(number: u8, life: Life) -> Workspace {
     let address = format!("10.{number}.{}.{}:80", life.number / 250, life.number % 250 + 1);
     let endpoint = Endpoint {
         name: EndpointName::Main,
+        protocol: Protocol::Http,
         admission: if life.open { Admission::Public } else { Admission::Owner },
         destination: Destination::Address(address.parse().unwrap()),
     };

@@ -1,6 +1,6 @@
 use super::*;
 use crate::workspace::{
-    Destination, Endpoint, EndpointName, Person, Phase, Revision, directory::Member,
+    Destination, Endpoint, EndpointName, Person, Phase, Protocol, Revision, directory::Member,
 };
 
 fn registry(sources: &[&str]) -> Vec<Publisher> {
@@ -21,6 +21,7 @@ fn workspace(id: &str, phase: Phase) -> Workspace {
     let owner = Person { subject: Some("s".into()), ..Person::default() };
     let endpoint = Endpoint {
         name: EndpointName::Main,
+        protocol: Protocol::Http,
         admission: Admission::Owner,
         destination: Destination::Backend("b".into()),
     };

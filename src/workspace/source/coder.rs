@@ -16,8 +16,8 @@ use super::{
     http::{self, Api},
 };
 use crate::workspace::{
-    Admission, AppName, Endpoint, EndpointName, Grant, Grantee, Person, Phase, Revision, Workspace,
-    WorkspaceId, destination::Template, directory::Member, plain,
+    Admission, AppName, Endpoint, EndpointName, Grant, Grantee, Person, Phase, Protocol, Revision,
+    Workspace, WorkspaceId, destination::Template, directory::Member, plain,
 };
 
 /// How many things a page has.
@@ -161,7 +161,9 @@ impl Coder {
         let mut push = |name: EndpointName, level: &str| {
             let Some(destination) = self.settings.destination.render(&id, &name) else { return };
             if endpoints.iter().all(|endpoint| endpoint.name != name) {
-                endpoints.push(Endpoint { name, admission: admission(level), destination });
+                // Coder's applications and shared ports are web pages.
+                let (protocol, admission) = (Protocol::Http, admission(level));
+                endpoints.push(Endpoint { name, protocol, admission, destination });
             }
         };
         let agents = || {

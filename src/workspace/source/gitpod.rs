@@ -16,7 +16,7 @@ use super::{
     http::Api,
 };
 use crate::workspace::{
-    Admission, Endpoint, EndpointName, Person, Phase, Revision, Workspace, WorkspaceId,
+    Admission, Endpoint, EndpointName, Person, Phase, Protocol, Revision, Workspace, WorkspaceId,
     destination::Template, directory::Member,
 };
 
@@ -86,7 +86,9 @@ impl Gitpod {
         let mut endpoints = Vec::new();
         let mut push = |name: EndpointName, admission| {
             if let Some(destination) = self.settings.destination.render(&id, &name) {
-                endpoints.push(Endpoint { name, admission, destination });
+                // Gitpod's words for what a port speaks are HTTP and HTTPS.
+                let protocol = Protocol::Http;
+                endpoints.push(Endpoint { name, protocol, admission, destination });
             }
         };
         push(EndpointName::Main, whole);

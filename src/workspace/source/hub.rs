@@ -28,7 +28,8 @@ use super::{
 };
 use crate::workspace::{
     Admission, AppName, Destination, Endpoint, EndpointName, Gateway, Grant, Grantee, PathRule,
-    Person, Phase, Revision, Workspace, WorkspaceId, directory::Member, host::Host, plain,
+    Person, Phase, Protocol, Revision, Workspace, WorkspaceId, directory::Member, host::Host,
+    plain,
 };
 
 pub mod server;
@@ -244,7 +245,7 @@ impl Hub {
                 grants.extend(shared.map(|to| Grant { to, endpoints: endpoints.clone() }));
             }
             let destination = route.destination.clone();
-            endpoints.push(Endpoint { name, admission, destination });
+            endpoints.push(Endpoint { name, protocol: Protocol::Http, admission, destination });
         }
         let label = user.as_deref().unwrap_or("hub");
         Workspace {

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::workspace::{
     Admission, Destination, Endpoint, EndpointName, Gateway, Grant, Grantee, Person, Phase,
-    Revision, Workspace, WorkspaceId, destination::Template, directory::Member,
+    Protocol, Revision, Workspace, WorkspaceId, destination::Template, directory::Member,
 };
 
 /// How many things a page has; the API's limit.
@@ -259,7 +259,9 @@ impl Ona {
             let admission =
                 if self.settings.shares { stated.max(Admission::Grants) } else { stated };
             if endpoints.iter().all(|endpoint| endpoint.name != name) {
-                endpoints.push(Endpoint { name, admission, destination });
+                // Ona's words for what a port speaks are HTTP and HTTPS.
+                let protocol = Protocol::Http;
+                endpoints.push(Endpoint { name, protocol, admission, destination });
             }
         }
         endpoints

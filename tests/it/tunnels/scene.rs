@@ -281,7 +281,8 @@ fn write(directory: &Path, list: &[Option<Listed>]) {
             "  - id: {}\n    owner: {{ issuer: dev, subject: sub-{owner} }}\n    phase: {phase}\n    \
              destination: {destination}\n    ports:\n      \
              - {{ port: 3000, admission: {admission}, destination: '{destination}' }}\n      \
-             - {{ port: 4000, admission: grants, destination: '{destination}' }}\n    grants:",
+             - {{ port: 4000, admission: grants, destination: '{destination}' }}\n      \
+             - {{ port: 2222, protocol: tcp, admission: grants, destination: '{destination}' }}\n    grants:",
             id(number)
         )
         .unwrap();

@@ -107,7 +107,7 @@ async fn a_tcp_stream_is_allowed_routed_and_cut_by_the_same_rules() {
             // Until the list is taken in, it is refused.
             let deadline = Instant::now() + PATIENCE;
             loop {
-                let mut line = Line::open(scene.haproxies[0].0.tcp, &at(number, 4000), &file);
+                let mut line = Line::open(scene.haproxies[0].0.tcp, &at(number, 2222), &file);
                 line.input.write_all(b"hello\n").unwrap();
                 if line.heard.recv_timeout(Duration::from_secs(2)).is_ok() {
                     lines.push(line);

@@ -19,7 +19,7 @@ use crate::{
     },
     workspace::{
         Admission, AppName, Destination, Endpoint, EndpointName, Gateway, Grant, Grantee, Person,
-        Phase, Revision, Workspace, WorkspaceId, destination::is_backend,
+        Phase, Protocol, Revision, Workspace, WorkspaceId, destination::is_backend,
     },
 };
 
@@ -127,6 +127,7 @@ impl<'de> Deserialize<'de> for Record {
         let admission =
             table.optional::<RawAdmission>("admission").map_or(Admission::Grants, |a| a.0);
         let destination = table.optional_s::<RawDestination>("destination");
+        let protocol = table.optional_s::<RawProtocol>("protocol");
         let grants = table.optional::<Vec<RawGrant>>("grants").unwrap_or_default();
         let mut raw_endpoints = table.optional::<Vec<RawEndpoint>>("ports").unwrap_or_default();
         raw_endpoints.extend(
@@ -135,15 +136,28 @@ impl<'de> Deserialize<'de> for Record {
 
         let mut endpoints = Vec::new();
         let mut address = None;
-        if let Some(destination) = destination {
-            if let Destination::Address(at) = &destination.value.0 {
-                address = Some(at.ip());
+        match (destination, &protocol) {
+            (Some(destination), protocol) => {
+                if let Destination::Address(at) = &destination.value.0 {
+                    address = Some(at.ip());
+                }
+                let endpoint = Endpoint {
+                    name: EndpointName::Main,
+                    protocol: protocol.as_ref().map_or(Protocol::Http, |p| p.value.0),
+                    admission,
+                    destination: destination.value.0,
+                };
+                let checked = with_address(endpoint).map_err(|m| mistake(destination.span, m));
+                match checked {
+                    Ok(endpoint) => endpoints.push(endpoint),
+                    Err(error) => table.errors.push(error),
+                }
             }
-            endpoints.push(Endpoint {
-                name: EndpointName::Main,
-                admission,
-                destination: destination.value.0,
-            });
+            (None, Some(protocol)) => table.errors.push(mistake(
+                protocol.span,
+                "'protocol' is that of 'destination', which is missing: each entry of 'ports' and 'apps' has its own",
+            )),
+            (None, None) => {}
         }
         for raw in raw_endpoints {
             let span = raw.span;
@@ -272,6 +286,7 @@ impl<'de> Deserialize<'de> for RawGrant {
 /// An entry of `ports` or `apps` before it inherits from its workspace.
 struct RawEndpoint {
     name: EndpointName,
+    protocol: Protocol,
     admission: Option<Admission>,
     destination: Option<Destination>,
     span: Span,
@@ -291,7 +306,7 @@ impl RawEndpoint {
             }
         };
         let admission = self.admission.unwrap_or(inherited);
-        Ok(Endpoint { name: self.name, admission, destination })
+        with_address(Endpoint { name: self.name, protocol: self.protocol, admission, destination })
     }
 
     fn read<'de, N>(value: &mut Value<'de>, key: &'static str) -> Result<Self, DeserError>
@@ -303,8 +318,20 @@ impl RawEndpoint {
         let name = table.required::<N>(key);
         let admission = table.optional::<RawAdmission>("admission").map(|a| a.0);
         let destination = table.optional::<RawDestination>("destination").map(|d| d.0);
+        let protocol = table.optional::<RawProtocol>("protocol").map(|p| p.0).unwrap_or_default();
         table.finalize(None)?;
-        Ok(Self { name: name?.into(), admission, destination, span })
+        Ok(Self { name: name?.into(), protocol, admission, destination, span })
+    }
+}
+
+/// The endpoint, if streams can reach it where they may: only at an address of its own is there one server.
+fn with_address(endpoint: Endpoint) -> Result<Endpoint, String> {
+    match (endpoint.protocol, &endpoint.destination) {
+        (Protocol::Http, _) | (Protocol::Tcp, Destination::Address(_)) => Ok(endpoint),
+        (Protocol::Tcp, elsewhere) => Err(format!(
+            "{} is 'protocol: tcp', so its 'destination' must be an address of its own, \"IP:PORT\" or \"[IPv6]:PORT\", found \"{elsewhere}\": a backend or a name tells workspaces apart by the Host header, which a stream does not have",
+            endpoint.name
+        )),
     }
 }
 
@@ -405,6 +432,14 @@ impl<'de> Deserialize<'de> for RawPhase {
             ],
         )
         .map(Self)
+    }
+}
+
+struct RawProtocol(Protocol);
+
+impl<'de> Deserialize<'de> for RawProtocol {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        choice(value, &[("http", Protocol::Http), ("tcp", Protocol::Tcp)]).map(Self)
     }
 }
 
@@ -579,6 +614,72 @@ workspaces:
             "  - { id: a, owner: { subject: x }, phase: running, destination: 10.0.0.1:80 }\n";
         let found = messages(yaml(&format!("workspaces:\n{one}{one}"), &["corp"]));
         assert_eq!(found, ["w.yaml:3:5: the workspace 'a' is listed twice"]);
+    }
+
+    #[test]
+    fn s1_an_endpoint_says_that_it_is_tcp_and_is_http_otherwise() {
+        let text = "\
+workspaces:
+  - id: a
+    owner: { subject: x }
+    phase: running
+    destination: 10.0.0.1:80
+    ports:
+      - { port: 2222, protocol: tcp }
+      - { port: 3000, protocol: http }
+    apps:
+      - { app: db, protocol: tcp, destination: \"10.0.0.1:5432\" }
+  - { id: b, owner: { subject: x }, phase: running, destination: 10.0.0.2:22, protocol: tcp, ports: [{ port: 80 }] }
+";
+        let workspaces = yaml(text, &["corp"]).unwrap();
+        let protocols: Vec<_> = workspaces
+            .iter()
+            .flat_map(|w| &w.endpoints)
+            .map(|e| format!("{} {}", e.name, e.protocol))
+            .collect();
+        let want = [
+            "main http",
+            "port:2222 tcp",
+            "port:3000 http",
+            "app:db tcp",
+            "main tcp",
+            "port:80 http",
+        ];
+        assert_eq!(protocols, want);
+    }
+
+    #[test]
+    fn s1_a_tcp_endpoint_without_an_address_of_its_own_is_refused_with_its_line() {
+        let record = |rest: &str| {
+            format!(
+                "workspaces:\n  - id: a\n    owner: {{ subject: x }}\n    phase: running\n{rest}"
+            )
+        };
+        for (rest, want) in [
+            (
+                "    destination: backend:ssh\n    protocol: tcp\n",
+                "w.yaml:5:18: main is 'protocol: tcp', so its 'destination' must be an address of its own",
+            ),
+            (
+                "    ports:\n      - { port: 22, protocol: tcp, destination: \"http://gateway:22\" }\n",
+                "w.yaml:6:9: port:22 is 'protocol: tcp', so its 'destination' must be an address of its own",
+            ),
+            (
+                "    apps:\n      - { app: x, protocol: tcp, destination: \"https://gateway\" }\n",
+                "w.yaml:6:9: app:x is 'protocol: tcp', so its 'destination' must be an address of its own",
+            ),
+            (
+                "    protocol: tcp\n    ports:\n      - { port: 22, destination: \"10.0.0.1:22\" }\n",
+                "w.yaml:5:15: 'protocol' is that of 'destination', which is missing",
+            ),
+            (
+                "    destination: 10.0.0.1:22\n    protocol: ssh\n",
+                "w.yaml:6:15: expected one of http, tcp; found \"ssh\"",
+            ),
+        ] {
+            let found = messages(yaml(&record(rest), &["corp"]));
+            assert!(found.len() == 1 && found[0].starts_with(want), "{found:?}");
+        }
     }
 
     #[test]

@@ -15,8 +15,8 @@ use super::Settings;
 use crate::{
     identity::profile::MatchBy,
     workspace::{
-        Admission, Destination, Endpoint, EndpointName, Person, Phase, Revision, Workspace,
-        WorkspaceId,
+        Admission, Destination, Endpoint, EndpointName, Person, Phase, Protocol, Revision,
+        Workspace, WorkspaceId,
     },
 };
 
@@ -85,7 +85,9 @@ fn gitpod(object: &DynamicObject, settings: &Settings, ide_port: u16) -> Option<
         };
         let new = workspace.endpoints.iter().all(|endpoint| endpoint.name != name);
         if let Some(destination) = destination.filter(|_| new && port != 0) {
-            workspace.endpoints.push(Endpoint { name, admission, destination });
+            // Gitpod's words for what a port speaks are HTTP and HTTPS.
+            let protocol = Protocol::Http;
+            workspace.endpoints.push(Endpoint { name, protocol, admission, destination });
         }
     };
     push(EndpointName::Main, ide_port, whole);
@@ -128,6 +130,7 @@ fn devworkspace(object: &DynamicObject, settings: &Settings) -> Option<Workspace
         let Some(port) = port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p != 0) else {
             continue;
         };
+        let Some(protocol) = devfile_protocol(text(endpoint, "/protocol")) else { continue };
         let main = text(endpoint, "/attributes/type") == Some("main");
         let names = [main.then_some(EndpointName::Main), Some(EndpointName::Port(port))];
         for name in names.into_iter().flatten() {
@@ -139,7 +142,7 @@ fn devworkspace(object: &DynamicObject, settings: &Settings) -> Option<Workspace
             let new = workspace.endpoints.iter().all(|endpoint| endpoint.name != name);
             if let Some(destination) = destination.filter(|_| new) {
                 let admission = Admission::Owner;
-                workspace.endpoints.push(Endpoint { name, admission, destination });
+                workspace.endpoints.push(Endpoint { name, protocol, admission, destination });
             }
         }
     }
@@ -152,6 +155,16 @@ fn devworkspace(object: &DynamicObject, settings: &Settings) -> Option<Workspace
         _ => Phase::Unknown,
     };
     Some(workspace)
+}
+
+/// What an endpoint of a devfile speaks (devfile 2.x: `http` by default); `None` for what HAProxy does not carry.
+fn devfile_protocol(word: Option<&str>) -> Option<Protocol> {
+    match word {
+        None | Some("http" | "https" | "ws" | "wss") => Some(Protocol::Http),
+        Some("tcp") => Some(Protocol::Tcp),
+        // `udp`, and what a later version may add.
+        Some(_) => None,
+    }
 }
 
 /// The service that the operator makes for a DevWorkspace.
@@ -290,6 +303,30 @@ mod tests {
             ]
         );
         assert_eq!(workspace.owner.username.as_deref(), Some("alice"));
+    }
+
+    #[test]
+    fn s1_an_endpoint_of_a_devfile_speaks_what_it_says() {
+        let endpoint = |name: &str, port: u16, protocol: &str| json!({ "name": name, "targetPort": port, "protocol": protocol });
+        let workspace = read(
+            Resource::DevWorkspace,
+            json!({
+                "apiVersion": "workspace.devfile.io/v1alpha2", "kind": "DevWorkspace",
+                "metadata": { "name": "web", "namespace": "alice-dev", "uid": "u" },
+                "spec": { "template": { "components": [{ "container": { "endpoints": [
+                    endpoint("page", 1, "http"), endpoint("safe", 2, "https"),
+                    endpoint("socket", 3, "ws"), endpoint("sockets", 4, "wss"),
+                    endpoint("ssh", 22, "tcp"), endpoint("game", 5, "udp"),
+                    endpoint("new", 6, "quic"), { "name": "plain", "targetPort": 7 },
+                ]}}]}},
+                "status": { "phase": "Running", "devworkspaceId": "workspace0123456789abcdef" },
+            }),
+        );
+        let endpoints = workspace.unwrap().endpoints;
+        let found: Vec<_> =
+            endpoints.iter().map(|e| format!("{} {}", e.name, e.protocol)).collect();
+        let want = ["1 http", "2 http", "3 http", "4 http", "22 tcp", "7 http"];
+        assert_eq!(found, want.map(|e| format!("port:{e}")));
     }
 
     #[test]
