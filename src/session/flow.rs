@@ -4,8 +4,9 @@
 //!    and is sent to the login host with a sealed [`Start`] that knows a hash of the secret.
 //! 2. The login host has a session of its own, or an [`Attempt`] is made at the provider: code, PKCE,
 //!    state and nonce, all in a sealed cookie, so that nothing is kept for strangers.
-//! 3. A sealed [`Ticket`] goes back to the workspace's host: good for half a minute, once, there, and in
-//!    the browser that has the secret.
+//! 3. The login host's page delivers a sealed [`Ticket`] to the workspace's host: good for half a minute, once,
+//!    there, and in the browser that has the secret. Pages and service workers of the workspace never see it
+//!    (docs/decisions/0014-hand-over.md).
 
 use std::{
     collections::HashMap,
@@ -76,8 +77,6 @@ pub struct Attempt {
 pub struct Ticket {
     /// The cookie of the login host, whose session this is.
     pub session: String,
-    /// The path to go on to.
-    pub path: String,
     secret: String,
     id: String,
     until: u64,
@@ -114,7 +113,13 @@ impl Places {
     /// The address of one of our own pages at the login host.
     #[must_use]
     pub fn page(&self, name: &str) -> String {
-        format!("{}{PATHS}{name}", self.origin(&self.login))
+        self.page_at(&self.login, name)
+    }
+
+    /// The address of one of our own pages at a host.
+    #[must_use]
+    pub fn page_at(&self, host: &str, name: &str) -> String {
+        format!("{}{PATHS}{name}", self.origin(host))
     }
 }
 
@@ -175,26 +180,23 @@ impl Start {
         sealer.seal(Purpose::Start, &places.login, self)
     }
 
-    /// The address at the workspace's host that makes a session's cookie there.
+    /// The sealed ticket that makes a session's cookie at the workspace's host.
     ///
     /// # Errors
     /// There are no random numbers.
     pub fn ticket(
         &self,
         sealer: &Sealer,
-        places: &Places,
         session: &str,
         now: Timestamp,
     ) -> Result<String, SealError> {
         let ticket = Ticket {
             session: session.into(),
-            path: self.path.clone(),
             secret: self.secret.clone(),
             id: random()?,
             until: now.plus(TICKET_FOR).as_millis(),
         };
-        let text = sealer.seal(Purpose::Ticket, &self.host, &ticket)?;
-        Ok(format!("{}{PATHS}finish?t={text}", places.origin(&self.host)))
+        sealer.seal(Purpose::Ticket, &self.host, &ticket)
     }
 }
 
@@ -252,17 +254,17 @@ impl Attempt {
 }
 
 impl Ticket {
-    /// Reads a ticket; `None` unless it is for that host, in time, and of the browser with the secret.
+    /// Reads a ticket; `None` unless it is for that host and in time.
     #[must_use]
-    pub fn open(
-        sealer: &Sealer,
-        host: &str,
-        text: &str,
-        secret: &str,
-        now: Timestamp,
-    ) -> Option<Self> {
+    pub fn open(sealer: &Sealer, host: &str, text: &str, now: Timestamp) -> Option<Self> {
         let ticket: Self = sealer.open(Purpose::Ticket, host, text)?;
-        (now.as_millis() < ticket.until && same(&hash(secret), &ticket.secret)).then_some(ticket)
+        (now.as_millis() < ticket.until).then_some(ticket)
+    }
+
+    /// Whether the browser that has this secret began the sign-in.
+    #[must_use]
+    pub fn is_of(&self, secret: &str) -> bool {
+        same(&hash(secret), &self.secret)
     }
 
     /// Takes it; false when it was taken before.
@@ -314,7 +316,8 @@ impl Used {
 
 /// Whether a text is a path to come back to: at this host whatever a browser makes of it
 /// (RFC 9700 section 4.11).
-fn is_path(text: &str) -> bool {
+#[must_use]
+pub fn is_path(text: &str) -> bool {
     text.len() <= MAX_PATH
         && text.starts_with('/')
         && text.bytes().all(|b| b.is_ascii_graphic() && b != b'\\')
@@ -402,23 +405,22 @@ mod tests {
     fn ticket(path: &str) -> (String, String) {
         let (sealed, secret) = offer(path);
         let start = Start::open(&sealer(), &places(), &sealed, at(1)).unwrap();
-        let address = start.ticket(&sealer(), &places(), "session", at(1)).unwrap();
-        let ticket = address.strip_prefix("https://w.test/.well-known/identity-spoa/finish?t=");
-        (ticket.unwrap().to_owned(), secret)
+        assert_eq!(start.path, path);
+        (start.ticket(&sealer(), "session", at(1)).unwrap(), secret)
     }
 
     #[tokio::test]
     async fn p3_a_ticket_counts_once_at_its_host_in_its_browser_for_half_a_minute() {
         let (text, secret) = ticket("/x");
-        let open =
-            |host, secret: &str, secs| Ticket::open(&sealer(), host, &text, secret, at(secs));
-        assert!(open("other.test", &secret, 2).is_none(), "another host");
-        assert!(open("w.test", "somebody else's", 2).is_none(), "another browser");
-        assert!(open("w.test", &secret, 31).is_none(), "too late");
-        let ticket = open("w.test", &secret, 2).unwrap();
+        let open = |host, secs| Ticket::open(&sealer(), host, &text, at(secs));
+        assert!(open("other.test", 2).is_none(), "another host");
+        assert!(open("w.test", 31).is_none(), "too late");
+        let ticket = open("w.test", 2).unwrap();
+        assert!(!ticket.is_of("somebody else's"), "another browser");
+        assert!(ticket.is_of(&secret));
         let used = Used::default();
         assert!(ticket.take(&used, at(2)).await);
-        assert!(!open("w.test", &secret, 3).unwrap().take(&used, at(3)).await, "again");
+        assert!(!open("w.test", 3).unwrap().take(&used, at(3)).await, "again");
     }
 
     #[tokio::test]
@@ -457,8 +459,10 @@ mod tests {
 
     #[test]
     fn c2_what_is_for_one_step_is_nothing_for_another() {
-        let (start, secret) = offer("/");
-        assert!(Ticket::open(&sealer(), "login.test", &start, &secret, at(1)).is_none());
+        let (start, _) = offer("/");
+        for host in ["login.test", "w.test"] {
+            assert!(Ticket::open(&sealer(), host, &start, at(1)).is_none());
+        }
         let (ticket, _) = ticket("/");
         assert!(Start::open(&sealer(), &places(), &ticket, at(1)).is_none());
         assert!(Start::open(&sealer(), &places(), &start, at(601)).is_none(), "too late");
@@ -494,9 +498,10 @@ mod tests {
         for path in ["/", "/a/b?c=d", "//evil.test/", "/%5c%5cevil"] {
             assert!(is_path(path), "{path}");
             // It is appended to the origin of the host, so that two slashes are only slashes.
-            let (text, secret) = ticket(path);
-            let ticket = Ticket::open(&sealer(), "w.test", &text, &secret, at(2)).unwrap();
-            assert_eq!(ticket.path, path);
+            let (sealed, _) = offer(path);
+            let start = Start::open(&sealer(), &places(), &sealed, at(1)).unwrap();
+            assert_eq!(start.path, path);
+            assert_eq!(start.address(&places()), format!("https://w.test{path}"));
         }
         for path in ["", "evil", "https://evil.test", "/\\evil", "/a\r\nb", "/\u{e9}", "@evil"] {
             assert!(!is_path(path), "{path}");

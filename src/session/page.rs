@@ -6,10 +6,10 @@ use std::{fmt::Write as _, io, path::Path};
 
 use axum::{
     http::{
-        HeaderMap, HeaderValue, StatusCode,
+        HeaderMap, HeaderName, HeaderValue, StatusCode,
         header::{
-            CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER,
-            X_CONTENT_TYPE_OPTIONS,
+            CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, REFRESH,
+            RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
         },
     },
     response::{IntoResponse, Response},
@@ -80,6 +80,18 @@ pub(super) struct Refused<'a> {
     /// Where to sign in as somebody else.
     pub(super) switch: &'a str,
     pub(super) sign_out: &'a str,
+}
+
+/// A session's cookie on its way to a workspace's host.
+pub(super) struct HandOver<'a> {
+    /// The workspace's host.
+    pub(super) host: &'a str,
+    /// Its origin.
+    pub(super) origin: &'a str,
+    /// The address that takes the ticket, with the ticket.
+    pub(super) ticket: &'a str,
+    /// Where the browser goes on once that is loaded.
+    pub(super) next: &'a str,
 }
 
 /// A page that is being written.
@@ -225,6 +237,30 @@ impl Pages {
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("1"));
         }
+        response
+    }
+
+    /// Delivers a ticket and goes on. The ticket is the address of an image: the one kind of request that works
+    /// without scripts, carries the cookies of the workspace's host and is seen by none of its pages and service
+    /// workers. The browser goes on when the page and its images are loaded (HTML section 4.2.5.3).
+    pub(super) fn hand_over(&self, hand_over: &HandOver<'_>) -> Response {
+        let HandOver { host, origin, ticket, next } = *hand_over;
+        let values = [("host", host)];
+        let mut page = self.page(StatusCode::OK, Text::HandOverTitle, Text::HandOverText, &values);
+        let address = escape(ticket);
+        let _ = writeln!(
+            page.body,
+            "<img src=\"{address}\" crossorigin=\"use-credentials\" alt=\"\" hidden>"
+        );
+        page.link(next, Text::Continue, &[], true);
+        let mut response = page.into_response();
+        let policy = POLICY.replace("img-src 'self'", &format!("img-src 'self' {origin}"));
+        let refresh = HeaderValue::try_from(format!("0; url={next}"));
+        let (Ok(policy), Ok(refresh)) = (HeaderValue::try_from(policy), refresh) else {
+            return self.unavailable();
+        };
+        response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+        response.headers_mut().insert(REFRESH, refresh);
         response
     }
 
@@ -394,14 +430,17 @@ pub(super) fn style() -> Response {
     response
 }
 
-/// What every answer of ours says: nobody keeps it, frames it, or learns where it led
-/// (RFC 9700 sections 4.2 and 4.16).
+/// What every answer of ours says: it is not stored or framed, and the next page does not learn its address
+/// (RFC 9700 sections 4.2 and 4.16). A page that opened it in a window of its own loses hold of the window (HTML
+/// section 7.1.3), and other origins cannot load it as a part of theirs (Fetch section 3.7).
 pub(super) fn protect(headers: &mut HeaderMap) {
     for (name, value) in [
         (CACHE_CONTROL, "no-store"),
         (REFERRER_POLICY, "no-referrer"),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (CONTENT_SECURITY_POLICY, POLICY),
+        (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
     }

@@ -21,9 +21,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
-    COOKIE as SESSION, LOGIN_COOKIE, Session, SignIn,
+    LOGIN_COOKIE, Session, SignIn,
     client::{Client, SignedIn},
-    flow::{self, ATTEMPT_COOKIE, Attempt, PATHS, Places, Start, Ticket, Used, decision_id},
+    flow::{ATTEMPT_COOKIE, Attempt, PATHS, Places, Start, Used, decision_id},
     page::{self, Pages, Refused},
 };
 use crate::{
@@ -34,6 +34,8 @@ use crate::{
     identity::Identity,
     workspace::{host::Host, pattern::Scratch},
 };
+
+mod hand_over;
 
 /// How long a request may take: its body is a stranger's, and the provider may be slow.
 const WITHIN: Duration = Duration::from_secs(30);
@@ -71,7 +73,9 @@ impl Web {
             .route("/", get(home))
             .route(&path("start"), get(start))
             .route(&path("callback/{issuer}"), get(callback))
-            .route(&path("finish"), get(finish))
+            .route(&path("finish"), get(hand_over::finish))
+            .route(&path("arrived"), get(hand_over::arrived))
+            .route(&path("late"), get(hand_over::late))
             .route(&path("sign-out"), get(ask_sign_out).post(sign_out))
             .route(&path("signed-out"), get(signed_out))
             .route(&path("back-channel/{issuer}"), post(back_channel))
@@ -184,10 +188,7 @@ impl Web {
         if denied && decision.reason != Reason::PolicyError {
             return self.deny(start, session, &decision, now);
         }
-        match start.ticket(&self.sign_in.sealer, self.places(), login, now) {
-            Ok(address) => see_other(&address, []),
-            Err(_) => self.pages().unavailable(),
-        }
+        self.hand_over(start, login, now)
     }
 
     /// Tells a person why a workspace is not for them, and what they can do.
@@ -314,6 +315,9 @@ async fn start(
     if !web.is_login(&headers) {
         return web.pages().nothing();
     }
+    if !is_page_load(&headers) {
+        return web.pages().failed();
+    }
     let now = Timestamp::now();
     let sealed = query.get("r");
     let start = sealed.and_then(|r| Start::open(&web.sign_in.sealer, web.places(), r, now));
@@ -372,8 +376,11 @@ async fn callback(
     if !web.is_login(&headers) {
         return web.pages().nothing();
     }
-    let now = Timestamp::now();
     let again = || web.pages().failed();
+    if !is_page_load(&headers) {
+        return again();
+    }
+    let now = Timestamp::now();
     let parameter = |name: &str| query.get(name).map(String::as_str);
     let state = parameter("state").unwrap_or_default();
     let name = Attempt::cookie_of(state);
@@ -451,47 +458,6 @@ async fn callback(
         }
     }
     response
-}
-
-/// A ticket arrives at a workspace's host.
-async fn finish(
-    State(web): Shared,
-    headers: HeaderMap,
-    Query(query): Query<Parameters>,
-) -> Response {
-    let now = Timestamp::now();
-    let again = || web.pages().late("/");
-    let (Some(host), Some(text)) = (host(&headers), query.get("t")) else { return again() };
-    let here = match cookie(&headers, SESSION) {
-        Some(id) => web.find(&id, host.as_str(), now).await,
-        None => None,
-    };
-    // HAProxy makes one of several Cookie headers, if there are some.
-    let held = headers.get(COOKIE).map_or(&b""[..], |header| header.as_bytes());
-    let ticket = flow::secrets(held).find_map(|(name, secret)| {
-        let ticket = Ticket::open(&web.sign_in.sealer, host.as_str(), text, secret, now)?;
-        Some((ticket, name))
-    });
-    let Some((ticket, name)) = ticket else { return again() };
-    if !ticket.take(&web.used, now).await {
-        return again();
-    }
-    let login = &web.places().login;
-    let Some(session) = web.find(&ticket.session, login, now).await else { return again() };
-    let address = format!("{}{}", web.places().origin(host.as_str()), ticket.path);
-    if here.is_some_and(|here| here.is(&session)) {
-        // What another tab loads at the moment must go on to count.
-        return see_other(&address, [expired(name)]);
-    }
-    if !web.record("session_host", &session.identity.load(), Some(host.as_str())) {
-        return web.pages().unavailable();
-    }
-    let id = {
-        let (sign_in, host) = (Arc::clone(&web.sign_in), host.clone());
-        blocking(move || sign_in.sessions.handle(&session, host.as_str(), now)).await
-    };
-    let Some(Ok(id)) = id else { return web.pages().unavailable() };
-    see_other(&address, [session_cookie(SESSION, &id), expired(name)])
 }
 
 async fn ask_sign_out(State(web): Shared, headers: HeaderMap) -> Response {
@@ -677,6 +643,12 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 /// The host of a request without its port.
 fn host(headers: &HeaderMap) -> Option<Host> {
     Host::parse(headers.get(HOST)?.as_bytes()).ok()
+}
+
+/// Whether a browser loads a page in a window of its own, as far as it says (Fetch Metadata section 2.1): nothing
+/// is handed over in a frame, or to a script that asks for our addresses.
+fn is_page_load(headers: &HeaderMap) -> bool {
+    headers.get("sec-fetch-dest").is_none_or(|dest| dest == "document")
 }
 
 /// The value of a cookie that is there once; of two, nobody knows which is ours.

@@ -107,6 +107,7 @@ export const tests = {
     await show('nothing', gate.login('/nowhere'), 404, 'There is nothing here');
     await show('failed', gate.own('callback/corp?code=x&state=y'), 400, 'That did not work');
     await show('late', gate.url('mine', '/.well-known/identity-spoa/finish?t=x'), 400, 'That took too long');
+    await show('late-without-session', gate.url('bobs', '/.well-known/identity-spoa/arrived?to=/x'), 400, 'That took too long');
     await show('unmatched', `https://no.such.gate.test:${gate.port}/`, 421, 'There is nothing here');
     for (const [phase, status, heading] of [
       ['stopped', 404, 'This workspace is not running'],

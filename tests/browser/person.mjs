@@ -90,7 +90,15 @@ export class Person {
     await page.click('button[type=submit]');
   }
 
-  async visit(url, page = this.page) { return page.goto(url); }
+  // Where the page delivers a ticket, the browser goes on by itself.
+  async visit(url, page = this.page) {
+    const reply = await page.goto(url);
+    if (reply && await reply.headerValue('refresh')) {
+      const ours = '/.well-known/identity-spoa/';
+      await page.waitForURL((now) => !['start', 'callback', 'arrived?'].some((name) => now.href.includes(ours + name)));
+    }
+    return reply;
+  }
   async heading(page = this.page) { return (await page.textContent('h1')).trim(); }
 
   async saw() {

@@ -58,6 +58,8 @@ const pages = {
       const { url, mode, headers } = event.request;
       if (url.endsWith('/report')) return;
       event.respondWith((async () => {
+        // Sends its visitor elsewhere, where the page said so.
+        if (url.endsWith('/misled') && self.elsewhere) return Response.redirect(self.elsewhere);
         tell({ saw: url, mode, headers: [...headers] });
         const answer = await fetch(event.request);
         tell({ answered: answer.url, type: answer.type, headers: [...answer.headers] });
@@ -65,6 +67,7 @@ const pages = {
       })());
     });
     self.addEventListener('message', (event) => event.waitUntil((async () => {
+      if (event.data !== 'go') { self.elsewhere = event.data; event.source.postMessage('done'); return; }
       for (const url of ${JSON.stringify(gate.targets())}) {
         for (const mode of ['cors', 'no-cors']) {
           for (const method of ['GET', 'POST']) {
@@ -89,6 +92,11 @@ const pages = {
       navigator.serviceWorker.addEventListener('message', () => { state.textContent = 'done'; });
       state.textContent = 'ready';
       window.attack = async () => (await navigator.serviceWorker.ready).active.postMessage('go');
+      window.mislead = async (url) => {
+        const heard = new Promise((done) => navigator.serviceWorker.addEventListener('message', done, { once: true }));
+        (await navigator.serviceWorker.ready).active.postMessage(url);
+        await heard;
+      };
     })().catch((error) => { document.querySelector('#state').textContent = String(error); });
   </script>`),
   '/cookies': (response, gate) => {

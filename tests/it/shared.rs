@@ -263,15 +263,15 @@ async fn an_agent_that_was_cut_off_hears_what_ended_meanwhile() {
 async fn p3_a_ticket_counts_once_among_all_agents() {
     let (stage, _redis, _directory) = world(Version::newest(), "").await;
     let mut browser = stage.browser();
-    let mut reply = browser.get(&host(ALICES), "/").await;
-    while !reply.location.as_ref().is_some_and(|l| l.contains("/finish?t=")) {
-        reply = browser.follow(&reply).await;
-    }
+    let reply = browser.up_to_ticket(&host(ALICES), "/").await;
+    let ticket = reply.ticket.unwrap();
     let before = browser.cookies[&host(ALICES)].clone();
-    assert_eq!(browser.follow(&reply).await.status, 303);
+    browser.deliver(&ticket).await;
+    assert!(browser.cookies[&host(ALICES)].contains_key("__Host-identity"));
     for _ in 0..6 {
         browser.cookies.insert(host(ALICES), before.clone());
-        assert_eq!(browser.follow(&reply).await.status, 400, "again");
+        browser.deliver(&ticket).await;
+        assert!(!browser.cookies[&host(ALICES)].contains_key("__Host-identity"), "again");
     }
 }
 

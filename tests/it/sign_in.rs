@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use reqwest::header::{LOCATION, SET_COOKIE};
+use reqwest::header::{LOCATION, REFRESH, SET_COOKIE};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -139,6 +139,8 @@ pub(crate) struct Reply {
     pub(crate) location: Option<String>,
     pub(crate) headers: reqwest::header::HeaderMap,
     pub(crate) body: String,
+    /// The address of the ticket that this page delivers before the browser goes on.
+    pub(crate) ticket: Option<String>,
 }
 
 impl Browser {
@@ -205,29 +207,57 @@ impl Browser {
                 jar.insert(name.into(), rest.split(';').next().unwrap().into());
             }
         }
-        Reply {
-            status: response.status().as_u16(),
-            location: response.headers().get(LOCATION).map(|l| l.to_str().unwrap().to_owned()),
-            headers: response.headers().clone(),
-            body: response.text().await.unwrap(),
+        let status = response.status().as_u16();
+        let headers = response.headers().clone();
+        let text = |name| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+        let refresh = text(REFRESH).map(|text| text.strip_prefix("0; url=").unwrap().to_owned());
+        let location = text(LOCATION).or_else(|| refresh.clone());
+        let body = response.text().await.unwrap();
+        let ticket = refresh.map(|_| ticket_of(&body));
+        Reply { status, location, headers, body, ticket }
+    }
+
+    /// Loads the image of a page that delivers a ticket, as browsers do (Fetch section 2.2.5).
+    pub(crate) async fn deliver(&mut self, ticket: &str) -> Reply {
+        let (host, path) = parts(ticket);
+        let origin = format!("https://{LOGIN}:{}", self.gate.port());
+        let image = [
+            ("accept", "image/*"),
+            ("origin", &*origin),
+            ("sec-fetch-site", "same-site"),
+            ("sec-fetch-mode", "cors"),
+            ("sec-fetch-dest", "image"),
+        ];
+        self.ask("GET", &host, &path, &image).await
+    }
+
+    /// Goes the way to a workspace's host up to the page that delivers the ticket, whose image is not loaded.
+    pub(crate) async fn up_to_ticket(&mut self, host: &str, path: &str) -> Reply {
+        let mut reply = self.get(host, path).await;
+        while reply.ticket.is_none() {
+            reply = self.follow(&reply).await;
         }
+        reply
     }
 
     /// Goes where a reply leads, to our hosts or the provider's.
     pub(crate) async fn follow(&mut self, reply: &Reply) -> Reply {
         let location = reply.location.clone().unwrap_or_else(|| panic!("{reply:?}"));
-        let Some(rest) = location.strip_prefix("https://") else {
+        if let Some(ticket) = &reply.ticket {
+            self.deliver(ticket).await;
+        }
+        if !location.starts_with("https://") {
             let response = self.http.get(&location).send().await.unwrap();
             return Reply {
                 status: response.status().as_u16(),
                 location: response.headers().get(LOCATION).map(|l| l.to_str().unwrap().to_owned()),
                 headers: response.headers().clone(),
                 body: String::new(),
+                ticket: None,
             };
-        };
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let host = authority.split(':').next().unwrap().to_owned();
-        self.get(&host, &format!("/{path}")).await
+        }
+        let (host, path) = parts(&location);
+        self.get(&host, &path).await
     }
 
     /// Follows until there is nowhere to go on.
@@ -241,6 +271,20 @@ impl Browser {
         }
         panic!("round and round: {reply:?}");
     }
+}
+
+/// Host and path of an address.
+fn parts(address: &str) -> (String, String) {
+    let rest = address.strip_prefix("https://").unwrap();
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    (authority.split(':').next().unwrap().to_owned(), format!("/{path}"))
+}
+
+/// The address of the image with which a page delivers a ticket.
+fn ticket_of(page: &str) -> String {
+    let image = page.split("<img ").find(|image| image.contains("/finish?t=")).unwrap();
+    assert!(image.contains("crossorigin=\"use-credentials\""), "{image}");
+    image.split('"').nth(1).unwrap().replace("&amp;", "&")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -379,25 +423,151 @@ async fn p2_the_cookie_of_one_host_is_nothing_at_another() {
 async fn p3_a_ticket_is_worth_nothing_again_elsewhere_or_in_another_browser() {
     let stage = Stage::start(Version::newest()).await;
     let mut browser = stage.browser();
-    let mut reply = browser.get(&host(ALICES), "/").await;
-    while !reply.location.as_ref().is_some_and(|l| l.contains("/finish?t=")) {
-        reply = browser.follow(&reply).await;
-    }
-    let ticket = reply.location.clone().unwrap();
+    let reply = browser.up_to_ticket(&host(ALICES), "/").await;
+    let ticket = reply.ticket.clone().unwrap();
     assert_eq!(reply.headers["referrer-policy"], "no-referrer", "l7");
     assert_eq!(reply.headers["cache-control"], "no-store", "l7");
-    assert_eq!(reply.status, 303, "l6");
-    let mut thief = stage.browser();
-    assert_eq!(thief.follow(&reply).await.status, 400, "another browser");
-    let elsewhere =
-        Reply { location: Some(ticket.replace(&host(ALICES), &port_host(7000, ALICES))), ..reply };
+    let worth = |reply: &Reply| {
+        let cookies = reply.headers.get_all(SET_COOKIE).iter();
+        cookies.filter(|cookie| cookie.to_str().unwrap().starts_with("__Host-identity=")).count()
+    };
+    let elsewhere = ticket.replace(&host(ALICES), &port_host(7000, ALICES));
     let pre = browser.cookies[&host(ALICES)].clone();
     browser.cookies.insert(port_host(7000, ALICES), pre.clone());
-    assert_eq!(browser.follow(&elsewhere).await.status, 400, "another host");
-    let reply = Reply { location: Some(ticket), ..elsewhere };
-    assert_eq!(browser.follow(&reply).await.status, 303);
+    assert_eq!(worth(&browser.deliver(&elsewhere).await), 0, "another host");
+    assert_eq!(worth(&browser.deliver(&ticket).await), 1);
     browser.cookies.insert(host(ALICES), pre);
-    assert_eq!(browser.follow(&reply).await.status, 400, "again");
+    assert_eq!(worth(&browser.deliver(&ticket).await), 0, "again");
+    assert_eq!(browser.follow(&Reply { ticket: None, ..reply }).await.status, 400, "no session");
+    // Each other browser is the wrong one, and uses it up.
+    let reply = browser.up_to_ticket(&host(ALICES), "/").await;
+    let ticket = reply.ticket.clone().unwrap();
+    let mut thief = stage.browser();
+    assert_eq!(worth(&thief.deliver(&ticket).await), 0, "another browser");
+    assert_eq!(worth(&browser.deliver(&ticket).await), 0, "used up");
+    assert_eq!(browser.follow(&Reply { ticket: None, ..reply }).await.status, 400, "no session");
+}
+
+/// A page of a workspace takes a sign-in that another machine began to a browser that is signed in, and wants to
+/// learn of it what the other machine, which has the secret, can use.
+#[tokio::test(flavor = "multi_thread")]
+async fn s6_a_sign_in_that_another_machine_began_is_worth_nothing_there() {
+    for version in Version::all() {
+        let stage = Stage::start(version).await;
+        let mut alice = stage.browser();
+        assert_eq!(alice.browse(&port_host(7000, ALICES), "/").await.status, 200);
+        let mut thief = stage.browser();
+        let begun = thief.get(&host(ALICES), "/").await;
+        let start = begun.location.clone().unwrap();
+        // In a frame, or by a script, there is nothing to see.
+        let (_, path) = parts(&start);
+        for (dest, mode) in [
+            ("iframe", "navigate"),
+            ("frame", "navigate"),
+            ("embed", "navigate"),
+            ("object", "navigate"),
+            ("empty", "cors"),
+            ("image", "no-cors"),
+            ("script", "no-cors"),
+        ] {
+            let fetch = [("accept", "*/*"), ("sec-fetch-dest", dest), ("sec-fetch-mode", mode)];
+            let reply = alice.ask("GET", LOGIN, &path, &fetch).await;
+            assert!(reply.status == 400 && reply.ticket.is_none(), "{dest} {reply:?}");
+        }
+        // In a window: no address of the workspace's host has the ticket, and the opener loses the window.
+        let page = alice.follow(&begun).await;
+        let (ticket, next) = (page.ticket.clone().unwrap(), page.location.clone().unwrap());
+        assert_eq!((page.status, page.headers.get(LOCATION)), (200, None), "{page:?}");
+        let (_, text) = ticket.split_once("?t=").unwrap();
+        assert!(!next.contains(text), "{next}");
+        is_alone(&page);
+        let policy = page.headers["content-security-policy"].to_str().unwrap();
+        assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
+        // She does not have the secret, so that she gets nothing; the response does not say so.
+        let delivered = alice.deliver(&ticket).await;
+        assert_eq!((delivered.status, &*delivered.body), (204, ""), "{delivered:?}");
+        assert!(!delivered.headers.contains_key(SET_COOKIE), "{delivered:?}");
+        // Even a ticket that came out is used up by then.
+        for round in ["by a program", "by a page"] {
+            let reply = thief.deliver(&ticket).await;
+            assert!(!reply.headers.contains_key(SET_COOKIE), "{round} {reply:?}");
+            let (name, path) = parts(&ticket);
+            let reply = thief.get(&name, &path).await;
+            assert_eq!(reply.location.as_deref(), Some("/.well-known/identity-spoa/late"));
+        }
+        assert_eq!(thief.get(&host(ALICES), "/").await.status, 302);
+        // With the thief's secret planted in her browser, it is she who is signed in, and the thief is not.
+        let begun = thief.get(&host(ALICES), "/").await;
+        alice.cookies.insert(host(ALICES), thief.cookies[&host(ALICES)].clone());
+        let page = alice.follow(&begun).await;
+        let ticket = page.ticket.clone().unwrap();
+        assert_eq!(alice.follow(&page).await.status, 303);
+        assert_eq!(alice.get(&host(ALICES), "/").await.status, 200);
+        let reply = thief.deliver(&ticket).await;
+        assert!(!reply.headers.contains_key(SET_COOKIE), "{reply:?}");
+    }
+}
+
+/// Our pages lose whoever opened their window, and are no part of another page.
+fn is_alone(reply: &Reply) {
+    assert_eq!(reply.headers["cross-origin-opener-policy"], "same-origin");
+    assert_eq!(reply.headers["cross-origin-resource-policy"], "same-origin");
+    assert_eq!(reply.headers["referrer-policy"], "no-referrer");
+    assert_eq!(reply.headers["cache-control"], "no-store");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s6_a_ticket_that_is_opened_as_a_page_is_used_up_and_leaves_the_address() {
+    let stage = Stage::start(Version::newest()).await;
+    let port = stage.haproxy.https.port();
+    let foreign = format!("https://{}:{port}", host(ALICES));
+    let pages = [
+        vec![("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")],
+        vec![("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")],
+        vec![("sec-fetch-mode", "cors"), ("origin", &*foreign)],
+        vec![("origin", "null")],
+        vec![],
+    ];
+    for headers in pages {
+        let mut browser = stage.browser();
+        let reply = browser.up_to_ticket(&host(ALICES), "/x").await;
+        let ticket = reply.ticket.clone().unwrap();
+        let (name, path) = parts(&ticket);
+        // In the very browser that began it, and in another.
+        let opened = browser.ask("GET", &name, &path, &headers).await;
+        assert_eq!(opened.status, 303, "{headers:?} {opened:?}");
+        assert_eq!(opened.location.as_deref(), Some("/.well-known/identity-spoa/late"));
+        assert!(!opened.headers.contains_key(SET_COOKIE), "{opened:?}");
+        assert!(!opened.headers.contains_key("access-control-allow-origin"), "{opened:?}");
+        is_alone(&opened);
+        let page = browser.get(&name, opened.location.as_deref().unwrap()).await;
+        assert_eq!(page.status, 400, "{page:?}");
+        is_page(&page, "<h1>That took too long</h1>");
+        is_alone(&page);
+        let late = browser.deliver(&ticket).await;
+        assert!(!late.headers.contains_key(SET_COOKIE), "{headers:?} {late:?}");
+        // The way on stops without a session, and offers to begin again at the same place.
+        let stopped = browser.follow(&Reply { ticket: None, ..reply }).await;
+        assert_eq!(stopped.status, 400, "{stopped:?}");
+        assert!(stopped.body.contains(&format!("href=\"{foreign}/x\"")), "{}", stopped.body);
+        assert_eq!(browser.browse(&name, "/x").await.status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s6_no_word_about_where_to_go_on_leads_to_another_host() {
+    let stage = Stage::start(Version::newest()).await;
+    let mut browser = stage.browser();
+    assert_eq!(browser.browse(&host(ALICES), "/").await.status, 200);
+    let own = format!("https://{}:{}/", host(ALICES), stage.haproxy.https.port());
+    for to in
+        ["//evil.test/", "https://evil.test", "/%5Cevil.test", "@evil.test", "%0d%0aa:%20b", ""]
+    {
+        let path = format!("/.well-known/identity-spoa/arrived?to={to}");
+        let reply = browser.get(&host(ALICES), &path).await;
+        assert_eq!(reply.status, 303, "{to} {reply:?}");
+        assert!(reply.location.as_ref().unwrap().starts_with(&own), "{to} {reply:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -416,11 +586,12 @@ async fn l2_l8_a_callback_counts_once_in_the_browser_that_asked() {
         location: Some(reply.location.as_ref().unwrap().replace(from, to)),
         headers: reply.headers.clone(),
         body: String::new(),
+        ticket: None,
     };
     assert_eq!(browser.follow(&wrong("state=", "state=x")).await.status, 400, "l2");
     assert_eq!(browser.follow(&wrong("/callback/dev", "/callback/other")).await.status, 400);
     let reply = reply;
-    assert_eq!(browser.follow(&reply).await.status, 303);
+    assert!(browser.follow(&reply).await.ticket.is_some());
     browser.cookies = cookies;
     assert_eq!(browser.follow(&reply).await.status, 400, "l8: the same callback again");
 }
@@ -451,7 +622,9 @@ async fn l6_l7_no_step_of_the_way_is_kept_framed_or_told_to_the_next_place() {
         // The provider's own answer is not ours.
         if reply.headers.contains_key("x-content-type-options") || reply.status == 303 {
             ours += 1;
-            assert_eq!(reply.status, 303, "l6: {reply:?}");
+            // A page, which has no form that could be sent on, or a redirect to a GET.
+            let status = if reply.ticket.is_some() { 200 } else { 303 };
+            assert_eq!(reply.status, status, "l6: {reply:?}");
             assert_eq!(reply.headers["x-content-type-options"], "nosniff");
             let policy = reply.headers["content-security-policy"].to_str().unwrap();
             assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
@@ -460,7 +633,7 @@ async fn l6_l7_no_step_of_the_way_is_kept_framed_or_told_to_the_next_place() {
         }
         reply = browser.follow(&reply).await;
     }
-    // start, callback, finish.
+    // start, callback, arrived.
     assert_eq!(ours, 3, "{reply:?}");
     let path = "/.well-known/identity-spoa/sign-out";
     let form = ("content-type", "application/x-www-form-urlencoded");

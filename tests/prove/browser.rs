@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use reqwest::{
     Method,
-    header::{LOCATION, SET_COOKIE},
+    header::{LOCATION, REFRESH, SET_COOKIE},
 };
 
 use crate::stage::LOGIN;
@@ -20,6 +20,8 @@ pub struct Browser {
 struct Page {
     status: u16,
     location: Option<String>,
+    /// The address of the ticket that this page delivers before the browser goes on.
+    ticket: Option<String>,
     body: String,
 }
 
@@ -66,11 +68,17 @@ impl Browser {
                 jar.insert(name.into(), rest.split(';').next().unwrap_or_default().into());
             }
         }
-        let location = response.headers().get(LOCATION);
-        let location = location.and_then(|l| l.to_str().ok()).map(str::to_owned);
+        let headers = response.headers();
+        let text = |name| headers.get(name).and_then(|l| l.to_str().ok()).map(str::to_owned);
+        let refresh = text(REFRESH).and_then(|text| Some(text.split_once("url=")?.1.to_owned()));
+        let location = text(LOCATION).or_else(|| refresh.clone());
         let status = response.status().as_u16();
         let body = response.text().await.map_err(|error| error.to_string())?;
-        Ok(Page { status, location, body })
+        let ticket = refresh.and_then(|_| {
+            let image = body.split("<img src=\"").find(|image| image.contains("/finish?t="))?;
+            Some(image.split('"').next()?.to_owned())
+        });
+        Ok(Page { status, location, ticket, body })
     }
 
     async fn get(&mut self, host: &str, path: &str) -> Result<Page, String> {
@@ -91,16 +99,25 @@ impl Browser {
         let mut page = self.get(host, "/").await?;
         for _ in 0..10 {
             let Some(location) = page.location.clone() else { break };
+            if let Some(ticket) = &page.ticket {
+                let (host, path) = parts(ticket.strip_prefix("https://").unwrap_or_default());
+                let origin = format!("https://{LOGIN}:{}", self.port);
+                self.ask(Method::GET, &host, &path, &[("origin", &origin)]).await?;
+            }
             page = if let Some(rest) = location.strip_prefix("https://") {
-                let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-                let host = authority.split(':').next().unwrap_or_default().to_owned();
-                self.get(&host, &format!("/{path}")).await?
+                let (host, path) = parts(rest);
+                self.get(&host, &path).await?
             } else {
                 let response = self.http.get(&location).send().await;
                 let response = response.map_err(|error| error.to_string())?;
                 let location = response.headers().get(LOCATION);
                 let location = location.and_then(|l| l.to_str().ok()).map(str::to_owned);
-                Page { status: response.status().as_u16(), location, body: String::new() }
+                Page {
+                    status: response.status().as_u16(),
+                    location,
+                    ticket: None,
+                    body: String::new(),
+                }
             };
         }
         let jar = self.cookies.get(host);
@@ -128,4 +145,10 @@ impl Browser {
         let page = self.ask(Method::POST, LOGIN, path, &headers).await?;
         if page.status == 303 { Ok(()) } else { Err(format!("{} {}", page.status, page.body)) }
     }
+}
+
+/// Host and path of an address without its scheme.
+fn parts(rest: &str) -> (String, String) {
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    (authority.split(':').next().unwrap_or_default().to_owned(), format!("/{path}"))
 }

@@ -446,7 +446,7 @@ pub(super) const SIGN_IN: Table = Table {
         Key::new(
             "host",
             Kind::Text,
-            "The login host; better on another domain than the workspaces.",
+            "The login host; of the same site (registrable domain) as the workspaces.",
         )
         .required(),
         Key::new("listen", Kind::Text, "Where HAProxy finds the pages, `IP:PORT`.").required(),
