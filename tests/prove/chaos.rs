@@ -8,7 +8,10 @@ use std::{
     collections::{BTreeSet, VecDeque},
     fmt::Write as _,
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -25,16 +28,20 @@ use crate::{
     support::Version,
     tally::{Counts, Tally},
     truth::{self, Fact, Port, Session, Source},
+    tunnels,
 };
 
 mod fault;
+mod loss;
+mod memory;
 mod platform;
 mod proxy;
 mod scene;
 mod upstream;
 
 use fault::Fault;
-use scene::Scene;
+use loss::Loss;
+use scene::{Layout, Scene};
 
 #[derive(Args)]
 pub struct Options {
@@ -73,6 +80,10 @@ const QUICK: [Fault; 6] = [
 
 /// How many people are signed in.
 const SESSIONS: usize = 8;
+/// The cells of the short form in the scene of two.
+const QUICK_OF_TWO: [Fault; 3] =
+    [Fault::BothKilled, Fault::OneCutFromStore, Fault::BothHaproxiesReloaded];
+
 /// What came of a cell.
 struct Row {
     faults: Vec<Fault>,
@@ -91,39 +102,108 @@ pub async fn run(options: Options) -> bool {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     let seed = options.seed.unwrap_or(now.as_secs());
     println!("seed {seed}, {} requests/s", options.rate);
-    let tags: BTreeSet<_> = Version::all().iter().cloned().collect();
+    let one = scene_of(&options, seed, Layout::One).await;
+    let two = scene_of(&options, seed, Layout::Two).await;
+    finish(&options, seed, &[one, two])
+}
+
+/// What came of one scene.
+struct Part {
+    layout: Layout,
+    rows: Vec<Row>,
+    tunnels: Arc<tunnels::Counts>,
+    surprises: usize,
+    /// Answers for which HAProxy reused an allow.
+    reused: usize,
+    /// Whether the audit trails are whole.
+    chained: bool,
+}
+
+/// Starts everything, goes through the cells, and ends everything.
+async fn scene_of(options: &Options, seed: u64, layout: Layout) -> Part {
     let newest = Version::newest().clone();
-    let scene = Scene::start(seed, &newest).await;
+    let mut chance = Chance::new(seed, 6);
+    let scene = Scene::start(seed, &newest, layout).await;
     let (tally, stop) = (Arc::new(Tally::default()), CancellationToken::new());
+    let counts = Arc::new(tunnels::Counts::default());
     let mut tasks =
         vec![tokio::spawn(supervise(Arc::clone(&scene), Arc::clone(&tally), stop.clone()))];
     tasks.push(tokio::spawn(tokens(Arc::clone(&scene), seed, stop.clone())));
     tasks.push(tokio::spawn(people(Arc::clone(&scene), seed, stop.clone())));
+    let plan = load::Plan {
+        gates: scene.gates(),
+        rate: options.rate,
+        repeats: if layout == Layout::Two { 70 } else { 0 },
+    };
     let world = Arc::clone(&scene.world);
-    let loading =
-        load::run(scene.gate, world, Arc::clone(&tally), options.rate, seed, stop.clone());
-    tasks.push(tokio::spawn(loading));
-    let mut chance = Chance::new(seed, 6);
+    tasks.push(tokio::spawn(load::run(plan, world, Arc::clone(&tally), seed, stop.clone())));
+    let watched = Arc::clone(&scene);
+    let plan = tunnels::Plan {
+        gates: scene.gates(),
+        world: Arc::clone(&scene.world),
+        every: Duration::from_millis(500),
+        kept: Duration::from_secs(30),
+        undisturbed: Box::new(move || *watched.undisturbed.lock().unwrap()),
+        losses: tunnels::Losses::Count,
+    };
+    let of_tunnels = (Arc::clone(&tally), Arc::clone(&counts));
+    tasks.push(tokio::spawn(tunnels::run(plan, of_tunnels.0, of_tunnels.1, seed, stop.clone())));
+    let mut rows = Vec::new();
+    for faults in cells(options, &scene, layout, &mut chance) {
+        let row = cell(&scene, &tally, faults, options.quick, &mut chance).await;
+        println!("{}", line(&row));
+        rows.push(row);
+    }
+    // What ends with the last cell has its time to.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    stop.cancel();
+    for task in tasks {
+        let _ = task.await;
+    }
+    let chained = verify(&scene).await;
+    write_down(options, &scene, &tally, layout);
+    let surprises = tally.surprises.lock().unwrap().len();
+    let reused = scene.reused();
+    Part { layout, rows, tunnels: counts, surprises, reused, chained }
+}
+
+/// Which faults meet.
+fn cells(options: &Options, scene: &Scene, layout: Layout, chance: &mut Chance) -> Vec<Vec<Fault>> {
+    let tags: BTreeSet<_> = Version::all().iter().cloned().collect();
     let possible = |fault: &Fault| match fault {
         Fault::DiskFull => scene.disk.is_some(),
         Fault::ClockAhead | Fault::ClockBehind => scene.faketime.is_some(),
-        Fault::HaproxyUpgraded | Fault::HaproxyKilled => [fault::OLD, fault::NEW]
-            .iter()
-            .all(|tag| tags.contains(&Version::Container((*tag).into()))),
+        Fault::HaproxyUpgraded => tags.contains(&Version::Container(fault::OLD.into())),
+        Fault::HaproxyKilled | Fault::OneHaproxyKilled | Fault::OneHaproxyPaused => {
+            *Version::newest() != Version::Local
+        }
+        Fault::AgentMemoryLimit => memory::is_possible(),
+        Fault::PacketLoss => Loss::is_possible(),
         _ => true,
     };
-    for missing in Fault::ALL.iter().filter(|fault| !possible(fault)) {
+    let (all, quick): (&[Fault], &[Fault]) = match layout {
+        Layout::One => (&Fault::ALL, &QUICK),
+        Layout::Two => (&Fault::OF_TWO, &QUICK_OF_TWO),
+    };
+    for missing in all.iter().filter(|fault| !possible(fault)) {
         println!("not possible here: {}", missing.name());
     }
     let wanted = |fault: &Fault| {
         possible(fault) && options.only.as_ref().is_none_or(|words| fault.name().contains(&**words))
     };
-    let alone: Vec<Fault> = if options.quick { QUICK.into() } else { Fault::ALL.into() };
+    let alone = if options.quick { quick } else { all };
     let mut cells: Vec<Vec<Fault>> =
-        alone.into_iter().filter(|fault| wanted(fault)).map(|fault| vec![fault]).collect();
-    let pairs = if options.quick { 2 } else { options.pairs };
+        alone.iter().filter(|fault| wanted(fault)).map(|fault| vec![*fault]).collect();
+    // Pairs are drawn where there is one of each.
+    let pairs = match (layout, options.quick) {
+        // None that is asked for is in this scene.
+        _ if !all.iter().any(wanted) => 0,
+        (Layout::Two, _) => 0,
+        (Layout::One, true) => 2,
+        (Layout::One, false) => options.pairs,
+    };
     let mut drawn = BTreeSet::new();
-    let several: Vec<Fault> = Fault::ALL.into_iter().filter(|fault| possible(fault)).collect();
+    let several: Vec<Fault> = all.iter().copied().filter(|fault| possible(fault)).collect();
     while drawn.len() < pairs {
         let (one, other) = (chance.below(several.len()), chance.below(several.len()));
         let (a, b) = (several[one.min(other)], several[one.max(other)]);
@@ -134,18 +214,7 @@ pub async fn run(options: Options) -> bool {
             cells.push(vec![a, b]);
         }
     }
-    let mut rows = Vec::new();
-    for faults in cells {
-        let row = cell(&scene, &tally, faults, options.quick, &mut chance).await;
-        println!("{}", line(&row));
-        rows.push(row);
-    }
-    stop.cancel();
-    for task in tasks {
-        let _ = task.await;
-    }
-    let chained = verify(&scene).await;
-    finish(&options, seed, &scene, &tally, &rows, chained)
+    cells
 }
 
 async fn cell(
@@ -163,7 +232,10 @@ async fn cell(
     calm(tally, Duration::from_secs(40)).await;
     sign_in(scene, tally, chance).await;
     calm(tally, Duration::from_secs(20)).await;
-    let starts = scene.agent.lock().unwrap().starts;
+    let starts = |scene: &Scene| -> u32 {
+        scene.agents().iter().map(|(agent, _)| agent.lock().unwrap().starts).sum()
+    };
+    let starts_before = starts(scene);
     let before = tally.take();
     // What is wrong between cells is wrong as well.
     let mut counts = Counts {
@@ -192,7 +264,7 @@ async fn cell(
         last.map_or(Duration::ZERO, |last| last.saturating_duration_since(from))
     });
     counts.add(&tally.take());
-    let starts = scene.agent.lock().unwrap().starts - starts;
+    let starts = starts(scene) - starts_before;
     Row { faults, counts, lasted: end - start, recovered, starts }
 }
 
@@ -215,10 +287,12 @@ async fn supervise(scene: Arc<Scene>, tally: Arc<Tally>, stop: CancellationToken
     let mut loading = false;
     while !stop.is_cancelled() {
         tokio::time::sleep(Duration::from_millis(20)).await;
-        let down = scene.agent.lock().unwrap().look();
-        if down || scene.agent.lock().unwrap().is_new() {
-            scene.disturb(Instant::now());
-            loading = true;
+        for (agent, _) in scene.agents() {
+            let mut agent = agent.lock().unwrap();
+            if agent.look() || agent.is_new() {
+                scene.disturb(Instant::now());
+                loading = true;
+            }
         }
         // One that began has no workspaces until the platform was heard.
         loading &= Instant::now() < *scene.disturbed.lock().unwrap() + Duration::from_secs(2);
@@ -262,6 +336,9 @@ async fn people(scene: Arc<Scene>, seed: u64, stop: CancellationToken) {
     let mut round = 0_u64;
     while !stop.is_cancelled() {
         tokio::time::sleep(Duration::from_millis(300)).await;
+        if scene.hold.load(Ordering::Relaxed) {
+            continue;
+        }
         round += 1;
         let residents = scene.world.residents().clone();
         let place = &chance.of(&residents).unwrap().place;
@@ -306,9 +383,10 @@ async fn people(scene: Arc<Scene>, seed: u64, stop: CancellationToken) {
         for resident in unconfirmed {
             let body =
                 json!({ "issuer": "dev", "subject": format!("sub-{}", resident.person.name) });
-            match scene.admin.ask(Method::POST, "/v1/revocations", Some(body)).await {
-                Ok(_) => resident.person.revoked.settle(Duration::ZERO),
-                Err(_) => still.push(resident),
+            if scene.confirm(Method::POST, "/v1/revocations", &body).await {
+                resident.person.revoked.settle(scene.late());
+            } else {
+                still.push(resident);
             }
         }
         unconfirmed = still;
@@ -322,8 +400,8 @@ async fn end_one_session(scene: &Arc<Scene>, residents: &[Resident], chance: &mu
     let Some(session) = resident.person.session() else { return };
     session.alive.begin(false);
     let body = json!({ "issuer": "dev", "subject": format!("sub-{}", resident.person.name) });
-    if scene.admin.ask(Method::DELETE, "/v1/sessions", Some(body)).await.is_ok() {
-        session.alive.settle(Duration::ZERO);
+    if scene.confirm(Method::DELETE, "/v1/sessions", &body).await {
+        session.alive.settle(scene.late());
     }
 }
 
@@ -355,17 +433,40 @@ async fn sign_in(scene: &Arc<Scene>, tally: &Tally, chance: &mut Chance) {
     tally.surprise("nobody can sign in between two cells");
 }
 
-/// Ends the agent and has its audit trail verified.
+/// Ends the agents and has their audit trails verified.
 async fn verify(scene: &Arc<Scene>) -> bool {
+    let mut whole = true;
+    let second = scene.directory.path().join("second");
+    for ((agent, _), directory) in scene.agents().into_iter().zip([scene.directory.path(), &second])
     {
-        let mut agent = scene.agent.lock().unwrap();
-        agent.wanted = false;
-        agent.signal("TERM");
+        agent.lock().unwrap().wanted = false;
+        agent.lock().unwrap().signal("TERM");
+        while !agent.lock().unwrap().look() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        whole &= crate::stage::trail_is_whole(directory);
     }
-    while !scene.agent.lock().unwrap().look() {
-        tokio::time::sleep(Duration::from_millis(20)).await;
+    whole
+}
+
+/// Keeps what surprises need to be understood.
+fn write_down(options: &Options, scene: &Scene, tally: &Tally, layout: Layout) {
+    let name = match layout {
+        Layout::One => "chaos",
+        Layout::Two => "chaos-two",
+    };
+    std::fs::create_dir_all(&options.to).unwrap();
+    let to = |what: &str| options.to.join(format!("{name}-{what}"));
+    let surprises = tally.surprises.lock().unwrap();
+    std::fs::write(to("surprises.txt"), surprises.join("\n")).unwrap();
+    let path = scene.directory.path();
+    let disk = scene.disk.as_deref().unwrap_or(path);
+    std::fs::copy(path.join("agent.log"), to("agent.log")).unwrap();
+    std::fs::copy(disk.join("audit.jsonl"), to("audit.jsonl")).unwrap();
+    if scene.second.is_some() {
+        std::fs::copy(path.join("second/agent.log"), to("agent-2.log")).unwrap();
+        std::fs::copy(path.join("second/audit.jsonl"), to("audit-2.jsonl")).unwrap();
     }
-    crate::stage::trail_is_whole(scene.directory.path())
 }
 
 fn seconds(time: Duration) -> String {
@@ -388,52 +489,60 @@ fn line(row: &Row) -> String {
     )
 }
 
-fn finish(
-    options: &Options,
-    seed: u64,
-    scene: &Scene,
-    tally: &Tally,
-    rows: &[Row],
-    chained: bool,
-) -> bool {
-    let mut causes = Counts::default();
-    for row in rows {
-        causes.add(&row.counts);
+fn finish(options: &Options, seed: u64, parts: &[Part]) -> bool {
+    let mut text = String::new();
+    let mut good = true;
+    for part in parts {
+        let mut causes = Counts::default();
+        for row in &part.rows {
+            causes.add(&row.counts);
+        }
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let what = match part.layout {
+            Layout::One => "One agent, one HAProxy",
+            Layout::Two => "Two agents at one Redis, two HAProxies, reuse for a second",
+        };
+        let outlived = of(&part.tunnels.outlived);
+        writeln!(
+            text,
+            "{what}: `make chaos`, seed {seed}, {} requests/s, {} cells: {} wrong allows, {} wrong denies, {} of {} requests lost. \
+             {} WebSockets opened, {} closed when access ended, {outlived} that outlived it, {} lost with what carried them. {} allows reused.\n\n\
+             | fault | lasted | requests | wrong allows | wrong denies | lost | agents started again | recovered after |\n\
+             |---|---|---|---|---|---|---|---|",
+            options.rate,
+            part.rows.len(),
+            causes.wrong_allows,
+            causes.wrong_denies,
+            causes.lost,
+            causes.asked(),
+            of(&part.tunnels.opened),
+            of(&part.tunnels.cut),
+            of(&part.tunnels.lost),
+            part.reused,
+        )
+        .unwrap();
+        for row in &part.rows {
+            writeln!(text, "{}", line(row)).unwrap();
+        }
+        text.push('\n');
+        println!("\n{} of {} requests lost: {:#?}", causes.lost, causes.asked(), causes.causes);
+        good &= part.chained
+            && part.surprises == 0
+            // Reuse that does not happen proves nothing.
+            && (part.layout == Layout::One || part.rows.is_empty() || part.reused > 0)
+            && outlived == 0
+            && causes.wrong_allows == 0
+            && causes.wrong_denies == 0
+            && part.rows.iter().all(|row| row.recovered.is_some());
     }
-    let mut text = format!(
-        "`make chaos`, seed {seed}, {} requests/s, {} cells: {} wrong allows, {} wrong denies, {} of {} requests lost.\n\n\
-         | fault | lasted | requests | wrong allows | wrong denies | lost | agent started again | recovered after |\n\
-         |---|---|---|---|---|---|---|---|\n",
-        options.rate,
-        rows.len(),
-        causes.wrong_allows,
-        causes.wrong_denies,
-        causes.lost,
-        causes.asked(),
-    );
-    for row in rows {
-        writeln!(text, "{}", line(row)).unwrap();
-    }
+    println!("\n{text}");
     if let Some(path) = &options.write {
         let page = std::fs::read_to_string(path).unwrap();
         let (start, end) = ("<!-- chaos -->", "<!-- /chaos -->");
         let (before, rest) = page.split_once(start).unwrap();
         let (_, after) = rest.split_once(end).unwrap();
-        std::fs::write(path, format!("{before}{start}\n{text}\n{end}{after}")).unwrap();
+        std::fs::write(path, format!("{before}{start}\n{text}{end}{after}")).unwrap();
     }
-    println!("\n{} of {} requests lost: {:#?}", causes.lost, causes.asked(), causes.causes);
-    std::fs::create_dir_all(&options.to).unwrap();
-    let surprises = tally.surprises.lock().unwrap();
-    std::fs::write(options.to.join("chaos-surprises.txt"), surprises.join("\n")).unwrap();
-    let log = scene.directory.path().join("agent.log");
-    std::fs::copy(log, options.to.join("chaos-agent.log")).unwrap();
-    let disk = scene.disk.as_deref().unwrap_or(scene.directory.path());
-    std::fs::copy(disk.join("audit.jsonl"), options.to.join("chaos-audit.jsonl")).unwrap();
-    let good = chained
-        && surprises.is_empty()
-        && causes.wrong_allows == 0
-        && causes.wrong_denies == 0
-        && rows.iter().all(|row| row.recovered.is_some());
     println!("{}", if good { "all as it must be" } else { "NOT as it must be" });
     good
 }

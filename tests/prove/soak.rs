@@ -7,6 +7,7 @@ use std::{
 };
 
 use clap::Args;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -56,6 +57,30 @@ fn time(text: &str) -> Result<Duration, String> {
 /// Between two looks at the agent.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// The steady load, and the WebSockets beside it.
+fn load_and_tunnels(
+    options: &Options,
+    stage: &Arc<Stage>,
+    tally: &Arc<Tally>,
+    of_tunnels: &Arc<tunnels::Counts>,
+    (seed, stop): (u64, &CancellationToken),
+) -> [JoinHandle<()>; 2] {
+    let (gates, begun) = (vec![stage.haproxy.http], Instant::now());
+    let plan = load::Plan { gates: gates.clone(), rate: options.rate, repeats: 0 };
+    let world = Arc::clone(&stage.world);
+    let loading = load::run(plan, world, Arc::clone(tally), seed, stop.clone());
+    let plan = tunnels::Plan {
+        gates,
+        world: Arc::clone(&stage.world),
+        every: Duration::from_secs(2),
+        kept: Duration::from_mins(1),
+        undisturbed: Box::new(move || begun),
+        losses: tunnels::Losses::Surprise,
+    };
+    let opening = tunnels::run(plan, Arc::clone(tally), Arc::clone(of_tunnels), seed, stop.clone());
+    [tokio::spawn(loading), tokio::spawn(opening)]
+}
+
 /// Runs; whether everything was right and flat.
 pub async fn run(options: Options) -> bool {
     truth::self_check();
@@ -83,22 +108,7 @@ pub async fn run(options: Options) -> bool {
         sessions: 40,
     };
     let mut tasks = churn.start();
-    let loading = load::run(
-        stage.haproxy.http,
-        Arc::clone(&stage.world),
-        Arc::clone(&tally),
-        options.rate,
-        seed,
-        stop.clone(),
-    );
-    tasks.push(tokio::spawn(loading));
-    tasks.push(tokio::spawn(tunnels::run(
-        Arc::clone(&stage),
-        Arc::clone(&tally),
-        Arc::clone(&of_tunnels),
-        seed,
-        stop.clone(),
-    )));
+    tasks.extend(load_and_tunnels(&options, &stage, &tally, &of_tunnels, (seed, &stop)));
     let start = Instant::now();
     let mut probe = Probe::new(stage.agent.pid());
     let mut all = Counts::default();

@@ -6,7 +6,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, LazyLock, Mutex},
+    sync::{
+        Arc, LazyLock, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant, SystemTime},
 };
 
@@ -97,6 +100,9 @@ pub enum Clock {
     Ahead,
     Behind,
 }
+
+/// How many milliseconds HAProxy may reuse an allow after the agent would refuse it; 0 without reuse.
+pub static REUSE_MS: AtomicU64 = AtomicU64::new(0);
 
 /// One agent, one clock.
 pub static CLOCK: LazyLock<Fact<Clock>> = LazyLock::new(|| Fact::new(Clock::Right));
@@ -226,8 +232,17 @@ pub struct Possible {
 }
 
 impl Question {
-    /// What the answer may be to a request that was on its way in this time.
+    /// What the answer may be to a request that was on its way in this time. With reuse, what was allowed a
+    /// moment ago may still be.
     pub fn possible(&self, span: Span) -> Possible {
+        let now = self.decided(span);
+        let reuse = Duration::from_millis(REUSE_MS.load(Ordering::Relaxed));
+        let start = span.start.checked_sub(reuse).unwrap_or(span.start);
+        Possible { allow: now.allow || self.decided(Span { start, ..span }).allow, ..now }
+    }
+
+    /// What the agent may say in this time.
+    fn decided(&self, span: Span) -> Possible {
         let (mut counts, mut counts_not) = self.credential_counts(span);
         if !matches!(self.credential, Credential::Nothing) {
             for clock in CLOCK.possible(span) {

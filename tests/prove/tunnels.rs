@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -19,15 +20,37 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     chance::Chance,
-    stage::Stage,
+    stage::World,
     tally::Tally,
     truth::{Credential, Port, Question, Span},
 };
 
 /// How long a tunnel may outlive access.
 const LATE: Duration = Duration::from_secs(5);
-/// How long a tunnel is kept.
-const KEPT: Duration = Duration::from_mins(1);
+
+/// Where tunnels are opened, how often, and when their end can be expected.
+pub struct Plan {
+    /// The HAProxies, taken in turn.
+    pub gates: Vec<SocketAddr>,
+    pub world: Arc<World>,
+    /// Between two openings.
+    pub every: Duration,
+    /// How long a tunnel stays open while access lasts.
+    pub kept: Duration,
+    /// Tells since when nothing keeps the gate from ending tunnels; a moment to come while something does.
+    pub undisturbed: Box<dyn Fn() -> Instant + Send + Sync>,
+    /// Whether a tunnel that ends while access lasts is a surprise.
+    pub losses: Losses,
+}
+
+/// What a tunnel that ended early means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Losses {
+    /// Nothing fails: it must not happen.
+    Surprise,
+    /// A fault may end it.
+    Count,
+}
 
 /// How many there were.
 #[derive(Default)]
@@ -50,9 +73,12 @@ struct Tunnel {
     over: Option<Instant>,
 }
 
-/// Opens one every two seconds, keeps each for a minute.
+/// Between two looks at the open ones.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Opens tunnels until stopped, and judges how long each lives.
 pub async fn run(
-    stage: Arc<Stage>,
+    plan: Plan,
     tally: Arc<Tally>,
     counts: Arc<Counts>,
     seed: u64,
@@ -60,18 +86,22 @@ pub async fn run(
 ) {
     let mut chance = Chance::new(seed, 5);
     let mut open: VecDeque<Tunnel> = VecDeque::new();
-    let mut round = 0_u64;
+    let (mut next, mut gates) = (Instant::now(), plan.gates.iter().cycle());
     while !stop.is_cancelled() {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-        round += 1;
-        open.retain_mut(|tunnel| look_at(tunnel, &tally, &counts));
-        if open.front().is_some_and(|tunnel| tunnel.opened.elapsed() > KEPT) {
+        tokio::time::sleep(LOOK.min(plan.every)).await;
+        open.retain_mut(|tunnel| look_at(tunnel, &plan, &tally, &counts));
+        if open.front().is_some_and(|tunnel| tunnel.opened.elapsed() > plan.kept) {
             open.pop_front().unwrap().reading.abort();
             counts.closed.fetch_add(1, Ordering::Relaxed);
         }
-        if round.is_multiple_of(4)
-            && let Some(tunnel) = try_open(&stage, &tally, &mut chance).await
-        {
+        if Instant::now() < next {
+            continue;
+        }
+        next = Instant::now() + plan.every;
+        let gate = *gates.next().unwrap();
+        let opening = try_open(gate, &plan.world, &tally, &mut chance);
+        // A gate that stands still answers nothing.
+        if let Ok(Some(tunnel)) = tokio::time::timeout(Duration::from_secs(5), opening).await {
             counts.opened.fetch_add(1, Ordering::Relaxed);
             open.push_back(tunnel);
         }
@@ -81,12 +111,17 @@ pub async fn run(
     }
 }
 
-async fn try_open(stage: &Arc<Stage>, tally: &Tally, chance: &mut Chance) -> Option<Tunnel> {
-    let resident = stage.world.any(chance);
+async fn try_open(
+    gate: SocketAddr,
+    world: &World,
+    tally: &Tally,
+    chance: &mut Chance,
+) -> Option<Tunnel> {
+    let resident = world.any(chance);
     let token = resident.person.token()?;
     let credential = Credential::Bearer(Arc::clone(&resident.person), Arc::clone(&token));
     let question = Question { credential, place: resident.place, port: Port::Main };
-    let stream = TcpStream::connect(stage.haproxy.http).await.ok()?;
+    let stream = TcpStream::connect(gate).await.ok()?;
     let url = format!("ws://{}/ws", question.place.host(Port::Main));
     let mut request = url.into_client_request().unwrap();
     let bearer = format!("Bearer {}", token.text).parse().unwrap();
@@ -117,7 +152,7 @@ async fn try_open(stage: &Arc<Stage>, tally: &Tally, chance: &mut Chance) -> Opt
 }
 
 /// Whether it is still of interest.
-fn look_at(tunnel: &mut Tunnel, tally: &Tally, counts: &Counts) -> bool {
+fn look_at(tunnel: &mut Tunnel, plan: &Plan, tally: &Tally, counts: &Counts) -> bool {
     let now = Instant::now();
     let lately = now.checked_sub(LATE).unwrap().max(tunnel.opened);
     if tunnel.reading.is_finished() {
@@ -125,7 +160,9 @@ fn look_at(tunnel: &mut Tunnel, tally: &Tally, counts: &Counts) -> bool {
             counts.cut.fetch_add(1, Ordering::Relaxed);
         } else {
             counts.lost.fetch_add(1, Ordering::Relaxed);
-            tally.surprise(format!("a tunnel was lost: {}", tunnel.question.describe()));
+            if plan.losses == Losses::Surprise {
+                tally.surprise(format!("a tunnel was lost: {}", tunnel.question.describe()));
+            }
         }
         return false;
     }
@@ -134,7 +171,7 @@ fn look_at(tunnel: &mut Tunnel, tally: &Tally, counts: &Counts) -> bool {
         return true;
     }
     let over = *tunnel.over.get_or_insert(now);
-    if over.elapsed() > LATE {
+    if over.max((plan.undisturbed)()).elapsed() > LATE {
         counts.outlived.fetch_add(1, Ordering::Relaxed);
         tally.surprise(format!("A TUNNEL OUTLIVED ACCESS: {}", tunnel.question.describe()));
         tunnel.reading.abort();

@@ -2,13 +2,19 @@
 
 use std::{
     process::Command,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use tokio::io::AsyncWriteExt as _;
 
-use super::{platform::Mood, proxy::Way, scene::Scene};
+use super::{
+    loss::Loss,
+    memory,
+    platform::Mood,
+    proxy::Way,
+    scene::{Scene, Second},
+};
 use crate::{
     dev_idp::{Fault as Answer, Faults},
     support::Version,
@@ -17,7 +23,6 @@ use crate::{
 
 /// What HAProxy is upgraded from, and to.
 pub const OLD: &str = "2.6";
-pub const NEW: &str = "3.4";
 
 /// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +32,7 @@ pub enum Fault {
     AgentRestarted,
     AgentNoDescriptors,
     AgentNoMemory,
+    AgentMemoryLimit,
     DiskFull,
     ClockAhead,
     ClockBehind,
@@ -49,15 +55,43 @@ pub enum Fault {
     HaproxyReloaded,
     HaproxyKilled,
     HaproxyUpgraded,
+    /// Of two agents, as all that follow.
+    OneKilled,
+    OneStopped,
+    BothKilled,
+    OneCutFromStore,
+    OneCutFromPlatform,
+    OneHaproxyKilled,
+    OneHaproxyPaused,
+    BothHaproxiesReloaded,
+    PacketLoss,
 }
 
 impl Fault {
-    pub const ALL: [Self; 27] = [
+    /// The faults of the scene of two.
+    pub const OF_TWO: [Self; 12] = [
+        Self::OneKilled,
+        Self::OneStopped,
+        Self::BothKilled,
+        Self::OneCutFromStore,
+        Self::OneCutFromPlatform,
+        Self::StoreDown,
+        Self::StorePartitioned,
+        Self::SourcePartitioned,
+        Self::OneHaproxyKilled,
+        Self::OneHaproxyPaused,
+        Self::BothHaproxiesReloaded,
+        Self::PacketLoss,
+    ];
+
+    /// The faults of the scene of one.
+    pub const ALL: [Self; 28] = [
         Self::AgentKilled,
         Self::AgentStopped,
         Self::AgentRestarted,
         Self::AgentNoDescriptors,
         Self::AgentNoMemory,
+        Self::AgentMemoryLimit,
         Self::DiskFull,
         Self::ClockAhead,
         Self::ClockBehind,
@@ -111,7 +145,17 @@ impl Fault {
             Self::SourcePartitioned => "platform partitioned",
             Self::HaproxyReloaded => "HAProxy reloaded",
             Self::HaproxyKilled => "HAProxy killed",
-            Self::HaproxyUpgraded => "HAProxy upgraded from 2.6 to 3.4",
+            Self::HaproxyUpgraded => "HAProxy upgraded from 2.6 to the newest",
+            Self::AgentMemoryLimit => "agent ended at its cgroup's memory limit",
+            Self::OneKilled => "one of two agents killed",
+            Self::OneStopped => "one of two agents stands still",
+            Self::BothKilled => "both agents killed",
+            Self::OneCutFromStore => "one of two agents cut off from Redis",
+            Self::OneCutFromPlatform => "one of two agents cut off from the platform",
+            Self::OneHaproxyKilled => "one of two HAProxies killed",
+            Self::OneHaproxyPaused => "one of two HAProxies stands still",
+            Self::BothHaproxiesReloaded => "both HAProxies reloaded",
+            Self::PacketLoss => "5 % of the packets to agents, Redis and platform lost",
         }
     }
 
@@ -119,6 +163,7 @@ impl Fault {
     pub fn victim(self) -> &'static str {
         match self {
             Self::DiskFull => "disk",
+            Self::AgentMemoryLimit => "agent",
             Self::ClockAhead | Self::ClockBehind => "clock",
             other => other.name().split([' ', '\'']).next().unwrap_or_default(),
         }
@@ -134,7 +179,54 @@ impl Fault {
                 | Self::HaproxyReloaded
                 | Self::HaproxyKilled
                 | Self::HaproxyUpgraded
+                | Self::OneKilled
+                | Self::BothKilled
+                | Self::OneHaproxyKilled
+                | Self::BothHaproxiesReloaded
         )
+    }
+
+    /// Whether an agent or a HAProxy may be unable to end a tunnel while it lasts.
+    pub fn hinders_ends(self) -> bool {
+        match self {
+            Self::AgentKilled
+            | Self::AgentStopped
+            | Self::AgentRestarted
+            | Self::AgentNoDescriptors
+            | Self::AgentNoMemory
+            | Self::AgentMemoryLimit
+            | Self::DiskFull
+            | Self::HaproxyReloaded
+            | Self::HaproxyKilled
+            | Self::HaproxyUpgraded
+            | Self::OneKilled
+            | Self::OneStopped
+            | Self::BothKilled
+            | Self::OneHaproxyKilled
+            | Self::OneHaproxyPaused
+            | Self::BothHaproxiesReloaded
+            | Self::PacketLoss => true,
+            Self::ClockAhead
+            | Self::ClockBehind
+            | Self::ProviderDown
+            | Self::ProviderSlow
+            | Self::ProviderWrongKeys
+            | Self::ProviderGarbage
+            | Self::ProviderEndless
+            | Self::ProviderRotating
+            | Self::StoreDown
+            | Self::StoreSlow
+            | Self::StoreFlushed
+            | Self::StorePartitioned
+            | Self::SourceDown
+            | Self::SourceSlow
+            | Self::SourceLying
+            | Self::SourceEndless
+            | Self::SourceHalfOpen
+            | Self::SourcePartitioned
+            | Self::OneCutFromStore
+            | Self::OneCutFromPlatform => false,
+        }
     }
 
     /// How long it lasts when it is alone.
@@ -145,9 +237,11 @@ impl Fault {
             | Self::SourceLying
             | Self::SourceEndless
             | Self::SourcePartitioned
-            | Self::SourceHalfOpen => 22,
+            | Self::SourceHalfOpen
+            | Self::OneCutFromPlatform => 22,
             // Longer than sessions are kept without it.
-            Self::StoreDown | Self::StorePartitioned => 9,
+            Self::StoreDown | Self::StorePartitioned | Self::OneCutFromStore => 9,
+            Self::PacketLoss => 15,
             _ => 5,
         };
         Duration::from_secs(seconds)
@@ -164,6 +258,12 @@ impl Fault {
                 let mut haproxy = scene.haproxy.lock().await;
                 replace(&mut haproxy, OLD).await;
             }
+            // What is on its way to the other agent arrives before the way is cut.
+            Self::OneCutFromStore | Self::StoreDown | Self::StorePartitioned
+                if scene.second.is_some() =>
+            {
+                scene.hold.store(true, Ordering::Relaxed);
+            }
             _ => {}
         }
     }
@@ -171,6 +271,17 @@ impl Fault {
     #[allow(clippy::too_many_lines, reason = "an arm for each fault")]
     pub async fn begin(self, scene: &Arc<Scene>) {
         let far = Instant::now() + Duration::from_hours(1);
+        if self.hinders_ends() {
+            *scene.undisturbed.lock().unwrap() = far;
+        }
+        if scene.hold.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            // As long as it lasts, and until the agent has read what it missed.
+            *scene.isolated.lock().unwrap() =
+                Instant::now() + self.lasts() + Duration::from_secs(6);
+            scene.hold.store(false, Ordering::Relaxed);
+        }
+        let second = scene.second.as_ref();
         let faults =
             |discovery: Answer, jwks: Answer| Faults { discovery, jwks, ..Faults::default() };
         match self {
@@ -242,14 +353,14 @@ impl Fault {
             Self::StoreDown => {
                 scene.doubt_sessions();
                 scene.store.lock().await.kill();
-                scene.to_store.set(Way::Cut);
+                scene.set_to_store(Way::Cut);
             }
-            Self::StoreSlow => scene.to_store.set(Way::Slow(Duration::from_millis(300))),
+            Self::StoreSlow => scene.set_to_store(Way::Slow(Duration::from_millis(300))),
             Self::StoreFlushed => {
                 scene.doubt_sessions();
                 scene.store.lock().await.ask::<()>("FLUSHALL").await;
             }
-            Self::StorePartitioned => scene.to_store.set(Way::Silent),
+            Self::StorePartitioned => scene.set_to_store(Way::Silent),
             Self::SourceDown => {
                 scene.disturb(far);
                 scene.to_platform.set(Way::Cut);
@@ -275,6 +386,9 @@ impl Fault {
             Self::SourcePartitioned => {
                 scene.disturb(far);
                 scene.to_platform.set(Way::Silent);
+                if let Some(second) = second {
+                    second.to_platform.set(Way::Silent);
+                }
             }
             Self::HaproxyReloaded => scene.haproxy.lock().await.reload(),
             Self::HaproxyKilled => {
@@ -283,12 +397,66 @@ impl Fault {
                 while !haproxy.has_ended() {
                     tokio::time::sleep(Duration::from_millis(5)).await;
                 }
-                let next = haproxy.another(&version(NEW), "").await;
+                let next = haproxy.another(Version::newest(), "").await;
                 *haproxy = next;
             }
             Self::HaproxyUpgraded => {
                 let mut haproxy = scene.haproxy.lock().await;
-                replace(&mut haproxy, NEW).await;
+                replace(&mut haproxy, newest()).await;
+            }
+            Self::AgentMemoryLimit => {
+                if let Some(pid) = scene.agent.lock().unwrap().pid() {
+                    memory::limit(pid);
+                }
+                demand_memory(scene).await;
+            }
+            Self::OneKilled => signal_second(second, "KILL"),
+            Self::OneStopped => {
+                scene.disturb(far);
+                signal_second(second, "STOP");
+            }
+            Self::BothKilled => {
+                scene.agent.lock().unwrap().signal("KILL");
+                signal_second(second, "KILL");
+            }
+            Self::OneCutFromStore => {
+                if let Some(second) = second {
+                    second.to_store.set(Way::Silent);
+                }
+            }
+            Self::OneCutFromPlatform => {
+                scene.disturb(far);
+                if let Some(second) = second {
+                    second.to_platform.set(Way::Silent);
+                }
+            }
+            Self::OneHaproxyKilled => {
+                let Some(second) = second else { return };
+                let mut haproxy = second.haproxy.lock().await;
+                haproxy.signal("KILL");
+                while !haproxy.has_ended() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                let next = haproxy.another(Version::newest(), "").await;
+                *haproxy = next;
+            }
+            Self::OneHaproxyPaused => {
+                if let Some(second) = second {
+                    second.haproxy.lock().await.pause(true);
+                }
+            }
+            Self::BothHaproxiesReloaded => {
+                scene.haproxy.lock().await.reload();
+                if let Some(second) = second {
+                    second.haproxy.lock().await.reload();
+                }
+            }
+            Self::PacketLoss => {
+                // What the platform says may be late.
+                scene.disturb(far);
+                *scene.isolated.lock().unwrap() =
+                    Instant::now() + self.lasts() + Duration::from_secs(6);
+                *scene.loss.lock().unwrap() = Loss::begin(&scene.ports());
             }
         }
     }
@@ -298,8 +466,43 @@ impl Fault {
         let heard = |seconds| {
             *scene.disturbed.lock().unwrap() = Instant::now() + Duration::from_secs(seconds);
         };
+        if self.hinders_ends() {
+            // An agent that ended is started again, and finds its tunnels.
+            *scene.undisturbed.lock().unwrap() = Instant::now() + Duration::from_secs(2);
+        }
+        let second = scene.second.as_ref();
         match self {
-            Self::AgentKilled | Self::AgentRestarted => heard(2),
+            Self::AgentKilled | Self::AgentRestarted | Self::OneKilled | Self::BothKilled => {
+                heard(2);
+            }
+            Self::AgentMemoryLimit => {
+                memory::lift();
+                heard(2);
+            }
+            Self::OneStopped => {
+                signal_second(second, "CONT");
+                heard(2);
+            }
+            Self::OneCutFromStore => {
+                if let Some(second) = second {
+                    second.to_store.set(Way::Open);
+                }
+            }
+            Self::OneCutFromPlatform => {
+                if let Some(second) = second {
+                    second.to_platform.set(Way::Open);
+                }
+                heard(18);
+            }
+            Self::OneHaproxyPaused => {
+                if let Some(second) = second {
+                    second.haproxy.lock().await.pause(false);
+                }
+            }
+            Self::PacketLoss => {
+                *scene.loss.lock().unwrap() = None;
+                heard(5);
+            }
             Self::AgentNoMemory => {
                 limit(scene, |_| "--data=unlimited".into());
                 heard(2);
@@ -333,9 +536,9 @@ impl Fault {
             }
             Self::StoreDown => {
                 scene.store.lock().await.restart().await;
-                scene.to_store.set(Way::Open);
+                scene.set_to_store(Way::Open);
             }
-            Self::StoreSlow | Self::StorePartitioned => scene.to_store.set(Way::Open),
+            Self::StoreSlow | Self::StorePartitioned => scene.set_to_store(Way::Open),
             Self::SourceDown
             | Self::SourceSlow
             | Self::SourceLying
@@ -344,14 +547,33 @@ impl Fault {
             | Self::SourcePartitioned => {
                 scene.platform.set(Mood::Honest);
                 scene.to_platform.set(Way::Open);
+                if let Some(second) = second {
+                    second.to_platform.set(Way::Open);
+                }
                 heard(18);
             }
             Self::ProviderRotating
             | Self::StoreFlushed
             | Self::HaproxyReloaded
             | Self::HaproxyKilled
-            | Self::HaproxyUpgraded => {}
+            | Self::HaproxyUpgraded
+            | Self::OneHaproxyKilled
+            | Self::BothHaproxiesReloaded => {}
         }
+    }
+}
+
+fn signal_second(second: Option<&Second>, signal: &str) {
+    if let Some(second) = second {
+        second.agent.lock().unwrap().signal(signal);
+    }
+}
+
+/// The tag of the newest HAProxy.
+fn newest() -> &'static str {
+    match Version::newest() {
+        Version::Container(tag) => tag,
+        Version::Local => "",
     }
 }
 
@@ -361,7 +583,7 @@ fn version(tag: &str) -> Version {
 
 /// Another one takes over at the same addresses; then the first ends when its requests are done.
 async fn replace(haproxy: &mut crate::support::Haproxy, tag: &str) {
-    let prefix = if tag == NEW { "" } else { "next-" };
+    let prefix = if tag == newest() { "" } else { "next-" };
     let next = haproxy.another(&version(tag), prefix).await;
     let mut old = std::mem::replace(haproxy, next);
     old.signal("USR1");

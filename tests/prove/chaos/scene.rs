@@ -1,19 +1,26 @@
 //! The stage for faults: everything the agent depends on stands behind something that can fail.
 
 use std::{
+    fmt::Write as _,
     fs::File,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use reqwest::Method;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::{
+    loss::Loss,
     platform::Platform,
-    proxy::{Proxy, Target},
+    proxy::{Proxy, Target, Way},
     upstream::Pods,
 };
 use crate::{
@@ -21,7 +28,7 @@ use crate::{
     dev_idp::DevIdp,
     stage::{self, Admin, LOGIN, World},
     support::{Haproxy, Version, agent::PROGRAM, haproxy::free_port, redis::Redis, until},
-    truth::{Place, Source},
+    truth::{self, Place, Source},
 };
 
 /// How many people there are.
@@ -41,10 +48,14 @@ pub struct Scene {
     pub to_store: Proxy,
     pub store: tokio::sync::Mutex<Redis>,
     pub haproxy: tokio::sync::Mutex<Haproxy>,
-    pub gate: std::net::SocketAddr,
+    pub gate: SocketAddr,
     pub https: u16,
     pub agent: Mutex<Agent>,
     pub admin: Admin,
+    /// What there is twice in the scene of two.
+    pub second: Option<Second>,
+    /// Where the agents of the scene of two listen.
+    spop: Vec<SocketAddr>,
     pub directory: TempDir,
     /// A small file system, where one can be mounted.
     pub disk: Option<PathBuf>,
@@ -53,6 +64,86 @@ pub struct Scene {
     pub disturbed: Mutex<Instant>,
     /// Changes that the agent may not know yet.
     pub pending: Mutex<Vec<Pending>>,
+    /// Since when nothing keeps an agent from ending tunnels; in the future while something does.
+    pub undisturbed: Mutex<Instant>,
+    /// Until when one agent may not hear what ended at the other.
+    pub isolated: Mutex<Instant>,
+    /// While set, nothing is revoked and no session ended.
+    pub hold: AtomicBool,
+    /// Rules of the packet filter that are to be taken away.
+    pub loss: Mutex<Option<Loss>>,
+}
+
+/// How many agents and HAProxies there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// One of each.
+    One,
+    /// Two HAProxies, each of which asks two agents in turn, at one store, with reuse.
+    Two,
+}
+
+/// The second agent and the second HAProxy. What they depend on stands behind proxies of their own.
+pub struct Second {
+    pub agent: Mutex<Agent>,
+    pub admin: Admin,
+    pub to_platform: Proxy,
+    pub to_store: Proxy,
+    pub haproxy: tokio::sync::Mutex<Haproxy>,
+    pub gate: SocketAddr,
+}
+
+impl Second {
+    /// Starts the second HAProxy beside the first one's directory, and writes the second agent's configuration.
+    async fn start(
+        root: &Path,
+        version: &Version,
+        env: &str,
+        (idp, pods, https): (&DevIdp, &Pods, u16),
+        [spop, pages]: [SocketAddr; 2],
+        platform: &Platform,
+    ) -> Self {
+        let directory = root.join("second");
+        std::fs::create_dir(&directory).unwrap();
+        write_secrets(&directory);
+        std::fs::write(directory.join("haproxy.env"), env).unwrap();
+        let named = (pods.address(0), pods.main_port).into();
+        let files = root.join("haproxy");
+        let socket = root.join("spop.sock");
+        let haproxy = Haproxy::start_from(&files, version, &directory, &socket, named).await;
+        let to_store = Proxy::start(Target::Unix(root.join("redis.sock"))).await;
+        let to_platform = Proxy::start(Target::Tcp(platform.address)).await;
+        let site = Site {
+            directory: &directory,
+            spop: Some(spop),
+            pages,
+            to_store: &to_store,
+            to_platform: &to_platform,
+            disk: None,
+        };
+        site.write(root, idp, https, pods);
+        Self {
+            agent: Mutex::new(Agent::new(&directory)),
+            admin: Admin::new(&directory.join("agent-admin.sock")),
+            gate: haproxy.http,
+            haproxy: tokio::sync::Mutex::new(haproxy),
+            to_platform,
+            to_store,
+        }
+    }
+}
+
+/// How long HAProxy may reuse an allow in the scene of two.
+const REUSE: Duration = Duration::from_secs(1);
+
+/// Where one agent listens and what it depends on.
+struct Site<'p> {
+    directory: &'p Path,
+    spop: Option<SocketAddr>,
+    pages: SocketAddr,
+    to_store: &'p Proxy,
+    to_platform: &'p Proxy,
+    disk: Option<&'p Path>,
 }
 
 /// A change of a workspace.
@@ -79,6 +170,18 @@ pub struct Agent {
 }
 
 impl Agent {
+    fn new(directory: &Path) -> Self {
+        Self {
+            child: None,
+            directory: directory.into(),
+            wanted: true,
+            starts: 0,
+            faked: None,
+            ended: None,
+            started: None,
+        }
+    }
+
     /// Whether it began a moment ago, and may not have asked everybody yet.
     pub fn is_new(&self) -> bool {
         self.started.is_some_and(|at| at.elapsed() < Duration::from_secs(1))
@@ -145,7 +248,7 @@ impl Drop for Agent {
 }
 
 impl Scene {
-    pub async fn start(seed: u64, version: &Version) -> Arc<Self> {
+    pub async fn start(seed: u64, version: &Version, layout: Layout) -> Arc<Self> {
         let idp = DevIdp::start().await;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
@@ -155,34 +258,46 @@ impl Scene {
         let to_store = Proxy::start(Target::Unix(path.join("redis.sock"))).await;
         let to_platform = Proxy::start(Target::Tcp(platform.address)).await;
         let disk = mount(path);
-        let pages = free_port();
-        let env = format!("GATE_LOGIN_HOST={LOGIN}\nGATE_LOGIN_PAGES={pages}\n");
-        std::fs::write(path.join("haproxy.env"), env).unwrap();
-        std::fs::write(path.join("secret"), "s3cret&+\n").unwrap();
-        std::fs::write(path.join("redis-password"), "p4ss&+\n").unwrap();
-        std::fs::write(path.join("clock"), "+0\n").unwrap();
-        std::fs::write(path.join("kubeconfig"), kubeconfig(&to_platform)).unwrap();
+        let pages = [free_port(), free_port()];
+        // Over TCP, so that packets can be lost.
+        let spop = (layout == Layout::Two).then(|| [free_port(), free_port()]);
+        write_secrets(path);
+        let mut env = format!("GATE_LOGIN_HOST={LOGIN}\nGATE_LOGIN_PAGES={}\n", pages[0]);
+        if let Some([one, two]) = spop {
+            writeln!(env, "GATE_LOGIN_PAGES_2={}", pages[1]).unwrap();
+            writeln!(env, "IDENTITY_AGENT={one}\nIDENTITY_AGENT_2={two}").unwrap();
+            writeln!(env, "GATE_REUSE={}", REUSE.as_millis()).unwrap();
+            truth::REUSE_MS.store(REUSE.as_millis().try_into().unwrap(), Ordering::Relaxed);
+        }
+        std::fs::write(path.join("haproxy.env"), &env).unwrap();
         let files = stage::haproxy_files(path);
         let named = (pods.address(0), pods.main_port).into();
         let socket = path.join("spop.sock");
         let haproxy = Haproxy::start_from(&files, version, path, &socket, named).await;
         let (gate, https) = (haproxy.http, haproxy.https.port());
-        let config =
-            config(idp.issuer(), https, &pages.to_string(), &to_store, &pods, disk.as_deref());
-        std::fs::write(path.join("agent.toml"), config).unwrap();
+        let site = Site {
+            directory: path,
+            spop: spop.map(|all| all[0]),
+            pages: pages[0],
+            to_store: &to_store,
+            to_platform: &to_platform,
+            disk: disk.as_deref(),
+        };
+        site.write(path, &idp, https, &pods);
+        let second = match spop {
+            None => None,
+            Some([_, spop]) => {
+                let here = (&idp, &pods, https);
+                Some(Second::start(path, version, &env, here, [spop, pages[1]], &platform).await)
+            }
+        };
         let library = Path::new("/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1");
         let scene = Self {
             world: Arc::new(World::new(&idp)),
             admin: Admin::new(&path.join("agent-admin.sock")),
-            agent: Mutex::new(Agent {
-                child: None,
-                directory: path.into(),
-                wanted: true,
-                starts: 0,
-                faked: None,
-                ended: None,
-                started: None,
-            }),
+            agent: Mutex::new(Agent::new(path)),
+            second,
+            spop: spop.into_iter().flatten().collect(),
             idp: tokio::sync::Mutex::new(idp),
             platform,
             pods,
@@ -197,6 +312,10 @@ impl Scene {
             faketime: library.exists().then(|| library.into()),
             disturbed: Mutex::new(Instant::now()),
             pending: Mutex::default(),
+            undisturbed: Mutex::new(Instant::now()),
+            isolated: Mutex::new(Instant::now()),
+            hold: AtomicBool::new(false),
+            loss: Mutex::default(),
         };
         let mut chance = Chance::new(seed, 1);
         for slot in 0..PEOPLE {
@@ -208,13 +327,73 @@ impl Scene {
             scene.platform.write(&resident.place, &scene.pods);
             scene.world.residents().push(resident);
         }
-        scene.agent.lock().unwrap().look();
         let scene = Arc::new(scene);
-        until("the agent to be ready", async || {
-            scene.admin.ask(Method::GET, "/readyz", None).await.ok()
-        })
-        .await;
+        // One after the other: the first makes the keys that both read.
+        for (agent, admin) in scene.agents() {
+            agent.lock().unwrap().look();
+            until("the agent to be ready", async || {
+                admin.ask(Method::GET, "/readyz", None).await.ok()
+            })
+            .await;
+        }
         scene
+    }
+
+    /// The agents, with their administrators' sockets.
+    pub fn agents(&self) -> Vec<(&Mutex<Agent>, &Admin)> {
+        let second = self.second.as_ref().map(|second| (&second.agent, &second.admin));
+        [(&self.agent, &self.admin)].into_iter().chain(second).collect()
+    }
+
+    /// Where people come in.
+    pub fn gates(&self) -> Vec<SocketAddr> {
+        let second = self.second.as_ref().map(|second| second.gate);
+        [self.gate].into_iter().chain(second).collect()
+    }
+
+    /// How many requests the HAProxies' present logs tell to have been answered by reuse.
+    pub fn reused(&self) -> usize {
+        let directories = [self.directory.path().to_owned(), self.directory.path().join("second")];
+        let logs = directories.iter().map(|directory| directory.join("haproxy.log"));
+        logs.map(|log| {
+            let text = std::fs::read(log).unwrap_or_default();
+            String::from_utf8_lossy(&text).matches(" reused=1 ").count()
+        })
+        .sum()
+    }
+
+    /// The ways of all agents to the store.
+    pub fn set_to_store(&self, way: Way) {
+        self.to_store.set(way);
+        if let Some(second) = &self.second {
+            second.to_store.set(way);
+        }
+    }
+
+    /// The ports of agents, store and platform, on whose ways packets can be lost.
+    pub fn ports(&self) -> Vec<u16> {
+        let second = self.second.iter().flat_map(|s| [s.to_store.address, s.to_platform.address]);
+        let ways = [self.to_store.address, self.to_platform.address].into_iter().chain(second);
+        ways.chain(self.spop.clone()).map(|address| address.port()).collect()
+    }
+
+    /// How long after an agent confirmed an end the other may not know it.
+    pub fn late(&self) -> Duration {
+        if self.second.is_none() {
+            return Duration::ZERO;
+        }
+        let isolated = self.isolated.lock().unwrap().saturating_duration_since(Instant::now());
+        isolated.max(Duration::from_secs(1))
+    }
+
+    /// Asks the agents in turn until one confirms.
+    pub async fn confirm(&self, method: Method, path: &str, body: &Value) -> bool {
+        for (_, admin) in self.agents() {
+            if admin.ask(method.clone(), path, Some(body.clone())).await.is_ok() {
+                return true;
+            }
+        }
+        false
     }
 
     /// Something keeps the agent from hearing of changes until then, and for a while after.
@@ -283,7 +462,10 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        self.agent.lock().unwrap().wanted = false;
+        *self.loss.lock().unwrap() = None;
+        for (agent, _) in self.agents() {
+            agent.lock().unwrap().wanted = false;
+        }
         if let Some(disk) = &self.disk {
             self.agent.lock().unwrap().signal("KILL");
             let _ = Command::new("umount").arg("-l").arg(disk).status();
@@ -311,23 +493,44 @@ fn kubeconfig(to: &Proxy) -> String {
     )
 }
 
-fn config(
-    issuer: &str,
-    https: u16,
-    pages: &str,
-    store: &Proxy,
-    pods: &Pods,
-    disk: Option<&Path>,
-) -> String {
-    let at = |file: &str| match disk {
-        Some(disk) => disk.join(file).display().to_string(),
-        None => file.to_owned(),
-    };
-    format!(
-        r#"
+/// What the agent reads of files.
+fn write_secrets(directory: &Path) {
+    for (name, text) in
+        [("secret", "s3cret&+\n"), ("redis-password", "p4ss&+\n"), ("clock", "+0\n")]
+    {
+        std::fs::write(directory.join(name), text).unwrap();
+    }
+}
+
+impl Site<'_> {
+    /// Writes the agent's configuration; `root` is the first agent's directory.
+    fn write(&self, root: &Path, idp: &DevIdp, https: u16, pods: &Pods) {
+        let own = |file: &str| self.directory.join(file).display().to_string();
+        let at = |file: &str| match self.disk {
+            Some(disk) => disk.join(file).display().to_string(),
+            None => own(file),
+        };
+        let root = |file: &str| root.join(file).display().to_string();
+        std::fs::write(self.directory.join("kubeconfig"), kubeconfig(self.to_platform)).unwrap();
+        let mut sockets = vec![root("master.sock")];
+        let mut listen = r#""unix:spop.sock", "127.0.0.1:0""#.to_owned();
+        let mut reuse = String::new();
+        if let Some(spop) = self.spop {
+            listen = format!(r#""{spop}""#);
+            reuse = format!("reuse_ms = {}", REUSE.as_millis());
+            // There is no reuse while one of these does not answer.
+            sockets.push(root("second/master.sock"));
+        } else {
+            // Of the one that takes over in an upgrade.
+            sockets.push(root("next-master.sock"));
+        }
+        let sockets: Vec<_> = sockets.iter().map(|socket| format!(r#""unix:{socket}""#)).collect();
+        let text = format!(
+            r#"
 [agent]
-listen = ["unix:spop.sock", "127.0.0.1:0"]
+listen = [{listen}]
 socket_mode = "0666"
+{reuse}
 
 [[issuer]]
 name = "dev"
@@ -347,7 +550,7 @@ client_secret_file = "secret"
 host = "{LOGIN}"
 port = {https}
 listen = "{pages}"
-keys_file = "keys"
+keys_file = "{ring}"
 
 [shared]
 url = "redis://{store}"
@@ -373,7 +576,7 @@ stale_seconds = {stale}
 stale_open_seconds = 10
 
 [haproxy]
-sockets = ["unix:master.sock", "unix:next-master.sock"]
+sockets = [{sockets}]
 
 [tunnels]
 file = "tunnels.json"
@@ -385,11 +588,17 @@ file = "{audit}"
 socket = "agent-admin.sock"
 revocations = "{revocations}"
 "#,
-        keys = at("dev-keys.json"),
-        store = store.address,
-        ide_port = pods.main_port,
-        stale = STALE.as_secs(),
-        audit = at("audit.jsonl"),
-        revocations = at("revocations.jsonl"),
-    )
+            issuer = idp.issuer(),
+            keys = at("dev-keys.json"),
+            pages = self.pages,
+            ring = root("keys"),
+            store = self.to_store.address,
+            ide_port = pods.main_port,
+            stale = STALE.as_secs(),
+            sockets = sockets.join(", "),
+            audit = at("audit.jsonl"),
+            revocations = at("revocations.jsonl"),
+        );
+        std::fs::write(self.directory.join("agent.toml"), text).unwrap();
+    }
 }
