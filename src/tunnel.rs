@@ -25,6 +25,7 @@ use crate::{
 };
 
 pub mod cutter;
+pub mod journal;
 pub mod keep;
 pub mod metrics;
 pub mod sweep;

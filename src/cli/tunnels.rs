@@ -36,7 +36,11 @@ pub(super) fn build(config: &Config, gate: &Gate, trail: &Arc<Trail>) -> Option<
     let haproxy = config.haproxy.as_ref()?;
     let frontends = haproxy.frontends.clone();
     let settings = Settings { frontends, ..config.tunnels.settings.clone() };
-    let tunnels = Arc::new(Tunnels::new(settings, haproxy.sockets.len(), Arc::clone(trail)));
+    let tunnels = Tunnels::new(settings, haproxy.sockets.len(), Arc::clone(trail));
+    let tunnels = Arc::new(match &config.tunnels.file {
+        Some(path) => tunnels.with_journal(path),
+        None => tunnels,
+    });
     if let Some(path) = &config.tunnels.file
         && let Err(error) = keep::adopt(&tunnels, gate, path)
     {

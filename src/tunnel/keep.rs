@@ -1,9 +1,10 @@
 //! Tunnels in a file, so that a restarted agent goes on with what the one before it had.
 //!
-//! Written as a whole whenever tunnels came or went, twice a second at most, and beside the requests. An agent
-//! that is killed may lose the last half second; what is lost so is a stranger to the next one.
+//! Written as a whole whenever tunnels came or went, twice a second at most, and beside the requests. What was
+//! opened since is in the [`Journal`], so that an agent that is killed loses no tunnel either.
 
 use std::{
+    collections::HashSet,
     io::{self, Write as _},
     net::{IpAddr, SocketAddr},
     os::unix::fs::OpenOptionsExt as _,
@@ -16,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::{By, Cause, Kind, Place, Tunnel, Tunnels};
+use super::{By, Cause, Kind, Place, Tunnel, Tunnels, journal::Journal};
 use crate::{
     clock::{Moment, Timestamp},
     decision::{Reason, Route},
@@ -78,17 +79,28 @@ enum KeptRoute {
     Named { at: SocketAddr, url: String, renames: bool },
 }
 
-/// Takes over what the file has.
+/// Takes over what the file has and what the journal has beside it. A tunnel of the journal that has ended since
+/// is found to be nowhere, as any that ends.
 ///
 /// # Errors
-/// It cannot be read; it being absent is none.
+/// One of them cannot be read; it being absent is none.
 pub fn adopt(tunnels: &Tunnels, gate: &Gate, path: &Path) -> io::Result<usize> {
-    let text = match std::fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+    let mut kept: Vec<Kept> = match std::fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => vec![],
         Err(error) => return Err(error),
     };
-    let kept: Vec<Kept> = serde_json::from_slice(&text)?;
+    for line in Journal::beside(path).read()? {
+        match serde_json::from_slice(&line) {
+            Ok(tunnel) => kept.push(tunnel),
+            // One line that cannot be read takes no other along.
+            Err(error) => {
+                error!(%error, path = %path.display(), "a line of the journal of tunnels cannot be read: its tunnel is not known and cannot be closed");
+            }
+        }
+    }
+    let mut seen = HashSet::new();
+    kept.retain(|kept| seen.insert(kept.id.clone()));
     let authorities: Vec<&Arc<Authority>> = gate.authorities().collect();
     let mut count = 0;
     for kept in kept {
@@ -123,7 +135,15 @@ pub async fn run(tunnels: Arc<Tunnels>, path: PathBuf, stop: CancellationToken) 
         let version = tunnels.lock().version;
         if written != Some(version) {
             let (all, to) = (Arc::clone(&tunnels), path.clone());
-            let done = tokio::task::spawn_blocking(move || write(&all, &to)).await;
+            let done = tokio::task::spawn_blocking(move || {
+                let turn = all.journal().map(Journal::turn);
+                write(&all, &to)?;
+                if let Some(turn) = turn {
+                    turn.done();
+                }
+                Ok::<_, io::Error>(())
+            })
+            .await;
             match done {
                 Ok(Ok(())) => {
                     written = Some(version);
@@ -144,6 +164,11 @@ pub async fn run(tunnels: Arc<Tunnels>, path: PathBuf, stop: CancellationToken) 
             () = tokio::time::sleep(EVERY) => {}
         }
     }
+}
+
+/// The journal's line of a tunnel.
+pub(super) fn line(tunnel: &Tunnel) -> Option<Vec<u8>> {
+    serde_json::to_vec(&Kept::of(tunnel)).ok()
 }
 
 fn write(tunnels: &Tunnels, path: &Path) -> io::Result<()> {

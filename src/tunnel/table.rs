@@ -6,6 +6,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,
+    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -16,7 +17,7 @@ use std::{
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
-use super::{Cause, Settings, Tunnel, cutter::Found};
+use super::{Cause, Settings, Tunnel, cutter::Found, journal::Journal, keep};
 use crate::{
     audit::{
         Trail,
@@ -40,6 +41,8 @@ const OUT_OF_REACH: Duration = Duration::from_hours(1);
 pub struct Tunnels {
     pub(super) settings: Settings,
     trail: Arc<Trail>,
+    /// Where each opening is put down, so that it outlives this process; nowhere unless configured.
+    journal: Option<Journal>,
     state: Mutex<State>,
     wake: watch::Sender<()>,
     pub(super) counts: Counts,
@@ -152,10 +155,21 @@ impl Tunnels {
         Self {
             settings,
             trail,
+            journal: None,
             state: Mutex::new(state),
             wake: watch::Sender::new(()),
             counts: Counts::default(),
         }
+    }
+
+    /// The same, and each opening is put down in the journal beside a file.
+    #[must_use]
+    pub fn with_journal(self, path: &Path) -> Self {
+        Self { journal: Some(Journal::beside(path)), ..self }
+    }
+
+    pub(super) fn journal(&self) -> Option<&Journal> {
+        self.journal.as_ref()
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -347,14 +361,20 @@ impl Tunnels {
         }
     }
 
-    /// Keeps the record of one that was opened.
+    /// Keeps the record of one that was opened, in the audit trail and for an agent that follows this one.
     ///
     /// # Errors
     /// It is not on record, and must not be opened.
     pub fn record_opening(&self, id: &DecisionId) -> Result<(), Full> {
         let tunnel = self.lock().entries.get(id).map(|entry| Arc::clone(&entry.tunnel));
-        let kept = tunnel.is_none_or(|tunnel| self.keep("tunnel_open", &tunnel, None, None));
-        if kept { Ok(()) } else { Err(Full) }
+        let Some(tunnel) = tunnel else { return Ok(()) };
+        if !self.keep("tunnel_open", &tunnel, None, None) {
+            return Err(Full);
+        }
+        if let (Some(journal), Some(line)) = (&self.journal, keep::line(&tunnel)) {
+            journal.append(&line);
+        }
+        Ok(())
     }
 }
 

@@ -298,6 +298,33 @@ async fn a_restarted_agent_goes_on_with_the_tunnels_it_had() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_killed_agent_forgets_no_tunnel_however_new_it_is() {
+    let version = Version::newest();
+    let mut scene = Scene::start(version, 3, 1, "[tunnels]\nfile = 'tunnels.json'\n").await;
+    // The file is written now and then: several times, the agent is killed before it is.
+    for round in 0..3 {
+        let mut lines = Vec::new();
+        for user in 0..4 {
+            lines.push(scene.open(&format!("u{user}"), user % 3, 3000).await);
+        }
+        scene.agent.kill();
+        scene.agent = AgentProcess::start(scene.directory.path()).await;
+        until("all tunnels to be known", async || {
+            (scene.tunnels().len() >= lines.len()).then_some(())
+        })
+        .await;
+        let since = Instant::now();
+        scene.done(&["revoke", "--subject", &format!("sub-u{round}")]);
+        let user = format!("u{round}");
+        cut(&mut lines, since, |line| line.user == user).await;
+        all_echo(&mut lines).await;
+        drop(lines);
+        until("the table to be empty", async || scene.tunnels().is_empty().then_some(())).await;
+        scene.done(&["revoke", "--lift", "--subject", &format!("sub-u{round}")]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_agent_did_not_allow_is_told_and_cut_only_where_that_is_wanted() {
     let more = "frontends = ['gate']\n[tunnels]\ncut_unknown = true\n";
     for cut_unknown in [true, false] {
