@@ -4,10 +4,11 @@
 //! [`document`] knows the language, [`condition`] its rules' conditions, [`spoe`] the SPOE file; [`lint`]
 //! finds dangerous mistakes, [`generate`] writes it from the agent's configuration. [`selftest`]
 //! tries a running gate from outside. [`socket`] asks the runtime API which streams there are, and ends
-//! them; [`runtime`] reads what it answers.
+//! them; `exchange` carries questions and answers, [`runtime`] reads what it answers.
 
 pub mod condition;
 pub mod document;
+mod exchange;
 pub mod generate;
 pub mod line;
 pub mod lint;

@@ -70,6 +70,9 @@ pub enum Malformed {
     /// Its end is missing.
     #[error("the answer of HAProxy has no end")]
     Cut,
+    /// The master passes nothing on to the process: it is starting, or has ended.
+    #[error("HAProxy's master does not reach the process: it is starting, or has ended")]
+    NoProcess,
 }
 
 impl Malformed {
@@ -199,6 +202,31 @@ pub fn shut(answer: &[u8], count: usize) -> Result<Vec<bool>, Malformed> {
     if shut.len() == count { Ok(shut) } else { Err(Malformed::Cut) }
 }
 
+/// What a master answers in place of a process. It then drops the rest of the line.
+const NO_PROCESS: &[u8] = b"Can't find the target PID";
+
+/// Whether nothing follows: all commands of the line were answered, or the master has dropped the rest of them. The
+/// connection stays open at a master.
+#[must_use]
+pub fn is_at_end(answer: &[u8]) -> bool {
+    let end = last_part(answer);
+    if !end.ends_with(b"\n\n") {
+        return lacks_process(end);
+    }
+    answer.starts_with(b"#<PID>") || body(end).is_ok()
+}
+
+/// Where the end of an answer is looked for: a long one comes in many parts, and must not be read once for each.
+fn last_part(answer: &[u8]) -> &[u8] {
+    const MOST: usize = 32 * 1024;
+    answer.get(answer.len().saturating_sub(MOST)..).unwrap_or(answer)
+}
+
+/// Whether the last line says that the master passed nothing on.
+fn lacks_process(answer: &[u8]) -> bool {
+    lines(last_part(answer)).last().is_some_and(|line| line.starts_with(NO_PROCESS))
+}
+
 /// Whether an answer has its end.
 ///
 /// # Errors
@@ -228,6 +256,9 @@ fn body(answer: &[u8]) -> Result<(&[u8], u32), Malformed> {
     let starts = |at: &usize| *at == 0 || answer.get(at - 1) == Some(&b'\n');
     let info = memchr::memmem::rfind_iter(answer, mark).find(starts);
     let Some(info) = info else {
+        if lacks_process(answer) {
+            return Err(Malformed::NoProcess);
+        }
         let first = lines(answer).find(|line| !line.is_empty());
         let refused = first.filter(|line| !line.starts_with(b"0x"));
         return Err(refused.map_or(Malformed::Cut, Malformed::answer));

@@ -2,30 +2,30 @@
 //!
 //! A socket is a process's own (`stats socket`) or its master's (`haproxy -S`), through which every
 //! process of it is reached, old ones after a reload too; which it is, it is asked. Every question has a
-//! time limit and every answer a size limit. [`super::runtime`] reads the answers; nothing here knows tunnels.
+//! time limit and every answer a size limit ([`super::exchange`]). [`super::runtime`] reads the answers; nothing
+//! here knows tunnels.
 
 use std::{fmt, fmt::Write as _, io, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use thiserror::Error;
-use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::{TcpStream, UnixStream},
-    time::timeout,
+
+use super::{
+    exchange::{self, MAX_ANSWER},
+    runtime::{self, Detail, List, Malformed, Pointer},
 };
 
-use super::runtime::{self, Detail, List, Malformed, Pointer};
-
-/// An answer must be whole within this time.
-const WITHIN: Duration = Duration::from_secs(3);
-/// The longest answer: some 150,000 streams.
-const MAX_ANSWER: u64 = 64 * 1024 * 1024;
+/// The limit for the end of streams. When it is missed, the streams are looked at again before the next attempt.
+const SHUT_WITHIN: Duration = Duration::from_millis(600);
+/// A process that missed its time limit is given this long to answer one question before it is asked another: each
+/// question that is given up takes one of its master's ten connections until the process goes on.
+const STANDSTILL: Duration = Duration::from_mins(1);
 /// The variable that what is kept for reuse depends on.
 const EPOCH: &str = "proc.identity_epoch";
 /// Commands at once. HAProxy takes a line of `tune.bufsize` bytes at most, 16 KiB unless configured.
 pub(crate) const BATCH: usize = 200;
 
 /// Where a runtime API is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Socket {
     /// A unix socket.
     Unix(PathBuf),
@@ -45,8 +45,8 @@ pub enum AskError {
     #[error("{0}")]
     Io(#[from] io::Error),
     /// No whole answer in time.
-    #[error("no whole answer within {} s", WITHIN.as_secs())]
-    Late,
+    #[error("no whole answer within {0:?}")]
+    Late(Duration),
     /// More than is read.
     #[error("the answer is longer than {} MiB", MAX_ANSWER >> 20)]
     Long,
@@ -56,7 +56,7 @@ pub enum AskError {
 }
 
 /// One process, and the way to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Process {
     socket: Socket,
     /// Its id, where the socket is its master's.
@@ -70,34 +70,12 @@ impl Socket {
     /// No answer, or none that can be read.
     pub async fn processes(&self) -> Result<Vec<Process>, AskError> {
         let process = |through_master| Process { socket: self.clone(), through_master };
-        let answer = self.ask("show proc\n").await?;
+        let answer = exchange::ask(self, "show proc\n").await?;
         Ok(match runtime::processes(&answer)? {
             Some(ids) => ids.into_iter().map(|id| process(Some(id))).collect(),
             None => vec![process(None)],
         })
     }
-
-    async fn ask(&self, commands: &str) -> Result<Vec<u8>, AskError> {
-        let answer = async {
-            match self {
-                Self::Unix(path) => converse(UnixStream::connect(path).await?, commands).await,
-                Self::Tcp(address) => converse(TcpStream::connect(address).await?, commands).await,
-            }
-        };
-        timeout(WITHIN, answer).await.map_err(|_| AskError::Late)?
-    }
-}
-
-async fn converse(
-    mut stream: impl AsyncRead + AsyncWrite + Unpin,
-    commands: &str,
-) -> Result<Vec<u8>, AskError> {
-    stream.write_all(commands.as_bytes()).await?;
-    // A master would wait for more.
-    stream.shutdown().await?;
-    let mut answer = Vec::new();
-    stream.take(MAX_ANSWER).read_to_end(&mut answer).await?;
-    if answer.len() as u64 == MAX_ANSWER { Err(AskError::Long) } else { Ok(answer) }
 }
 
 impl Process {
@@ -136,7 +114,7 @@ impl Process {
         let mut shut = Vec::new();
         for batch in streams.chunks(BATCH) {
             let commands = batch.iter().map(|stream| format!("shutdown session {stream}"));
-            let answer = self.ask(commands).await?;
+            let answer = exchange::command(&self.socket, &self.line(commands), SHUT_WITHIN).await?;
             shut.extend(runtime::shut(&answer, batch.len())?);
         }
         Ok(shut)
@@ -155,8 +133,19 @@ impl Process {
         let set = format!("set var {EPOCH} str({epoch})");
         let commands = self.line([&*set, &format!("get var {EPOCH}")].into_iter());
         // The mode is the connection's; a master passes it on to its processes.
-        let answer = self.socket.ask(&format!("experimental-mode on;{commands}")).await?;
+        let commands = format!("experimental-mode on;{commands}");
+        let answer = exchange::ask(&self.socket, &commands).await?;
         Ok(runtime::has_value(&answer, EPOCH, epoch)?)
+    }
+
+    /// Waits, up to a minute, until the process answers again after it missed a time limit.
+    ///
+    /// # Errors
+    /// No answer, or one that cannot be read.
+    pub async fn goes_on(&self) -> Result<(), AskError> {
+        let commands = self.line(std::iter::empty::<&str>());
+        let answer = exchange::command(&self.socket, &commands, STANDSTILL).await?;
+        Ok(runtime::is_whole(&answer)?)
     }
 
     /// Whether streams may be ended here: asks for the end of one that cannot be.
@@ -174,7 +163,7 @@ impl Process {
         &self,
         commands: impl Iterator<Item = impl fmt::Display>,
     ) -> Result<Vec<u8>, AskError> {
-        self.socket.ask(&self.line(commands)).await
+        exchange::ask(&self.socket, &self.line(commands)).await
     }
 
     fn line(&self, commands: impl Iterator<Item = impl fmt::Display>) -> String {

@@ -7,36 +7,31 @@
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use tokio::{select, time::sleep};
-use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::warn;
 
-use super::{
-    Tunnels,
-    table::{Round, State},
-};
+use super::{Tunnels, table::State};
 use crate::{
     clock::Moment,
     decision::variables::DecisionId,
     haproxy::{
         AskError, BATCH, Process, Socket,
-        runtime::{Detail, List, Listed, Pointer},
+        runtime::{Detail, List, Listed, Malformed, Pointer},
     },
 };
 
-/// Between two looks at all streams.
-const EVERY: Duration = Duration::from_secs(2);
+mod pace;
+
+pub use pace::Cutter;
+use pace::{Outcome, Sight, Task};
+
 /// HAProxy rounds ages down, and its clock ticks by itself.
 const ROUNDING: Duration = Duration::from_secs(2);
 /// A stream that is older was asked about, or never will be.
 const ASKED_WITHIN: Duration = Duration::from_secs(4);
-/// The pause after a failure, at first and at most.
-const RETRY: Duration = Duration::from_millis(100);
-const RETRY_MOST: Duration = Duration::from_secs(2);
 /// How long something that is to be cut is looked for without rest.
 const HURRY: Duration = Duration::from_secs(3);
 /// What HAProxy was told to end and still has is told again after this time.
@@ -53,62 +48,22 @@ pub(super) struct Found {
     pointer: Pointer,
 }
 
-/// Works at one socket.
-pub struct Cutter {
-    /// The socket.
-    pub socket: Socket,
+/// What all work at one socket shares: finding, comparing and ending.
+struct Site {
+    socket: Socket,
     /// Its number.
-    pub number: usize,
-    /// The table.
-    pub tunnels: Arc<Tunnels>,
+    number: usize,
+    tunnels: Arc<Tunnels>,
     /// Streams that nobody knows, and that were looked at.
-    strangers: HashSet<(u32, Pointer)>,
+    strangers: Mutex<HashSet<(u32, Pointer)>>,
 }
 
 /// Streams by where they came in and from whom.
 type Places<'l> = HashMap<(&'l [u8], Option<SocketAddr>), Vec<&'l Listed>>;
 
-impl Cutter {
-    /// For one of the table's sockets, by its number.
-    #[must_use]
-    pub fn new(socket: Socket, number: usize, tunnels: Arc<Tunnels>) -> Self {
-        Self { socket, number, tunnels, strangers: HashSet::new() }
-    }
-
-    /// Works until stopped.
-    pub async fn run(mut self, stop: CancellationToken) {
-        let mut wakes = self.tunnels.wakes();
-        let mut failures = 0;
-        let mut next = Moment::default();
-        loop {
-            let result = self.turn(&mut next).await;
-            let pause = match result {
-                Ok(()) => {
-                    if failures > 0 {
-                        info!(socket = %self.socket, "HAProxy's runtime API answers again");
-                    }
-                    failures = 0;
-                    self.tell(None);
-                    if self.has_due() { RETRY } else { next.since(Moment::now()) }
-                }
-                Err(error) => {
-                    let error = format!("{}: {error}", self.socket);
-                    if failures == 0 {
-                        error!(error, "HAProxy's runtime API fails: no tunnel can be cut there");
-                    }
-                    failures += 1;
-                    self.tell(Some(error));
-                    next = Moment::default();
-                    RETRY.saturating_mul(1 << failures.min(5)).min(RETRY_MOST)
-                }
-            };
-            select! {
-                () = stop.cancelled() => return,
-                // While it fails, its own pace.
-                _ = wakes.changed(), if failures == 0 => {}
-                () = sleep(pause) => {}
-            }
-        }
+impl Site {
+    fn new(socket: Socket, number: usize, tunnels: Arc<Tunnels>) -> Self {
+        Self { socket, number, tunnels, strangers: Mutex::default() }
     }
 
     fn tell(&self, error: Option<String>) {
@@ -123,69 +78,59 @@ impl Cutter {
         state.entries.values().any(|entry| entry.due.is_some())
     }
 
-    /// Cuts what is due and found here; looks at all streams when it is time to, or something that is due is
-    /// not found yet.
-    async fn turn(&mut self, next: &mut Moment) -> Result<(), AskError> {
+    /// The processes where something is due, and whether something due is to be looked for.
+    fn wanted(&self) -> (Vec<Process>, bool) {
         let mut processes: Vec<Process> = Vec::new();
-        let mut seek = Moment::now() >= *next;
-        {
-            let (state, now) = (self.tunnels.lock(), Moment::now());
-            for entry in state.entries.values() {
-                let Some(due) = &entry.due else { continue };
-                // What does not show up soon is looked for at the usual pace.
-                let is_new = now.since(due.since) < HURRY;
-                match &entry.found {
-                    Some(found) if found.socket == self.number => {
-                        if !processes.contains(&found.process) {
-                            processes.push(found.process.clone());
-                        }
-                        seek |= entry.shut.is_some() && is_new;
+        let mut is_sought = false;
+        let (state, now) = (self.tunnels.lock(), Moment::now());
+        for entry in state.entries.values() {
+            let Some(due) = &entry.due else { continue };
+            // What does not show up soon is looked for at the usual pace.
+            let is_new = now.since(due.since) < HURRY;
+            match &entry.found {
+                Some(found) if found.socket == self.number => {
+                    if !processes.contains(&found.process) {
+                        processes.push(found.process.clone());
                     }
-                    Some(_) => {}
-                    None => seek |= is_new,
+                    is_sought |= entry.shut.is_some() && is_new;
                 }
+                Some(_) => {}
+                None => is_sought |= is_new,
             }
         }
-        let mut failed = None;
-        for process in processes {
-            failed = self.cut(&process).await.err().or(failed);
-        }
-        if seek {
-            self.seek().await?;
-            *next = Moment::now().plus(EVERY);
-        }
-        failed.map_or(Ok(()), Err)
+        (processes, is_sought)
     }
 
-    /// Looks at all streams of all processes.
-    async fn seek(&mut self) -> Result<(), AskError> {
-        let started = Moment::now();
-        let processes = self.socket.processes().await?;
-        let is_master = processes.iter().all(|process| process.id().is_some());
-        let mut answered = Vec::new();
-        let mut failed = None;
-        for process in &processes {
-            match self.seek_in(process).await {
-                Ok(id) => answered.push(id),
-                // It may have ended meanwhile; then it is not among them next time.
-                Err(error) => {
-                    warn!(%process, %error, "a process of HAProxy does not tell its streams");
-                    failed = Some(error);
-                }
+    /// Does what is to be done in a process.
+    async fn work(
+        &self,
+        process: &Process,
+        task: Task,
+        was_late: bool,
+    ) -> Result<Outcome, AskError> {
+        if was_late {
+            process.goes_on().await?;
+        }
+        let asked = Moment::now();
+        // What is found already does not wait until all streams are read.
+        let cut = self.cut(process).await;
+        let done = match task {
+            Task::Cut => cut.map(|()| Outcome::Cut),
+            Task::Seek => match self.seek_in(process).await {
+                Ok(id) => cut.map(|()| Outcome::Sought(Sight { asked, id: Some(id) })),
+                Err(error) => Err(error),
+            },
+        };
+        match done {
+            // It has no streams yet, or none any more.
+            Err(AskError::Malformed(Malformed::NoProcess)) => {
+                Ok(Outcome::Sought(Sight { asked, id: None }))
             }
+            done => done,
         }
-        self.gone_with_their_process(&processes, is_master);
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        let round = Round { started, processes: answered, is_master };
-        if let Some(place) = self.tunnels.lock().rounds.get_mut(self.number) {
-            *place = Some(round);
-        }
-        Ok(())
     }
 
-    async fn seek_in(&mut self, process: &Process) -> Result<u32, AskError> {
+    async fn seek_in(&self, process: &Process) -> Result<u32, AskError> {
         let asked = Moment::now();
         let list = process.list().await?;
         let (mut wanted, gone) = self.compare(process, &list, asked);
@@ -373,7 +318,7 @@ impl Cutter {
 
     /// Streams of our frontends that the table has not, and that were not looked at before. Whatever this agent
     /// allowed is in the table before it can be a tunnel.
-    fn strangers(&mut self, list: &List) -> Vec<Pointer> {
+    fn strangers(&self, list: &List) -> Vec<Pointer> {
         let state = self.tunnels.lock();
         let known: HashSet<_> = {
             let found = state.entries.values().filter_map(|entry| entry.found.as_ref());
@@ -386,14 +331,15 @@ impl Cutter {
                 && !known.contains(&stream.pointer)
         });
         let strange: HashSet<_> = strange.map(|stream| (list.process, stream.pointer)).collect();
-        self.strangers.retain(|known| known.0 != list.process || strange.contains(known));
-        let new = strange.into_iter().filter(|stranger| self.strangers.insert(*stranger));
+        let mut known = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        known.retain(|stranger| stranger.0 != list.process || strange.contains(stranger));
+        let new = strange.into_iter().filter(|stranger| known.insert(*stranger));
         new.map(|(_, pointer)| pointer).collect()
     }
 
     /// What strangers are: a tunnel that nobody knows is told, and cut if that is wanted.
     async fn meet(
-        &mut self,
+        &self,
         process: &Process,
         process_id: u32,
         strangers: &[Pointer],
@@ -435,3 +381,6 @@ impl Cutter {
 fn is_old_enough(stream: &Listed, opened: Moment, asked: Moment) -> bool {
     stream.age.1.saturating_add(ROUNDING) >= asked.since(opened)
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,6 +55,24 @@ fn more_of_streams_is_read_and_those_that_are_gone_are_left_out() {
 }
 
 #[test]
+fn r1_the_end_of_an_answer_is_read_from_the_answer() {
+    for (version, answer) in answers!("list").into_iter().chain(answers!("details")) {
+        let ends: Vec<_> = (0..=answer.len()).filter(|end| is_at_end(&answer[..*end])).collect();
+        assert_eq!(ends, [answer.len()], "{version}");
+    }
+    // Short answers before it are no end.
+    let shut = b"\n\nNo such session (use 'show sess').\n\nName: HAProxy\nPid: 7\nTainted: 0\n\n";
+    let ends: Vec<_> = (0..=shut.len()).filter(|end| is_at_end(&shut[..*end])).collect();
+    assert_eq!(ends, [shut.len()]);
+    let processes = b"#<PID>  <type>\n1  master  0\n# workers\n7  worker  0\n\n";
+    assert!(is_at_end(processes) && !is_at_end(&processes[..processes.len() - 1]));
+    // The master drops what follows.
+    let absent = b"0x7f00: proto=? age=3s\n\nCan't find the target PID matching the prefix '@!7'\n";
+    assert!(is_at_end(absent) && !is_at_end(&absent[..absent.len() - 1]));
+    assert_eq!(list(absent), Err(Malformed::NoProcess));
+}
+
+#[test]
 fn an_answer_that_is_cut_short_is_no_answer() {
     for (version, answer) in answers!("list").into_iter().chain(answers!("details")) {
         let end = answer.windows(5).rposition(|w| w == b"Pid: ").unwrap();

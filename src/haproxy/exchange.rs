@@ -1,0 +1,101 @@
+//! One exchange with a runtime API: a line of commands, and its answer.
+//!
+//! The end of an answer is read from the answer itself, and the connection stays open in both directions until then.
+//! A master that has received the end of the client's side can forget to close its own (3.1 and later, after it
+//! refused a command): the client would wait for an end that never comes, and each such connection takes one of the
+//! ten that a master has, until it is restarted.
+
+use std::{io, pin::pin, time::Duration};
+
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    net::{TcpStream, UnixStream},
+    select,
+    sync::Notify,
+    time::timeout,
+};
+
+use super::{AskError, Socket, runtime};
+
+/// After this time without a byte, a question is asked once more on a second connection.
+const SILENCE: Duration = Duration::from_millis(300);
+/// An answer must be whole within this time.
+const WITHIN: Duration = Duration::from_secs(3);
+/// The longest answer: some 150,000 streams.
+pub(super) const MAX_ANSWER: usize = 64 * 1024 * 1024;
+
+/// Asks something that changes nothing, or nothing more when it is asked twice: one answer that is lost or slow costs
+/// [`SILENCE`]. An answer that is merely slow is still taken.
+pub(super) async fn ask(socket: &Socket, commands: &str) -> Result<Vec<u8>, AskError> {
+    let silent = Notify::new();
+    let mut first = pin!(within(WITHIN, once(socket, commands, &silent)));
+    select! {
+        answer = &mut first => return answer,
+        () = silent.notified() => {}
+    }
+    let nothing_more = Notify::new();
+    let mut second = pin!(within(WITHIN, once(socket, commands, &nothing_more)));
+    select! {
+        Ok(answer) = &mut first => Ok(answer),
+        Ok(answer) = &mut second => Ok(answer),
+        else => Err(AskError::Late(WITHIN)),
+    }
+}
+
+/// Asks once, with a limit of its own. For what must not happen twice.
+pub(super) async fn command(
+    socket: &Socket,
+    commands: &str,
+    limit: Duration,
+) -> Result<Vec<u8>, AskError> {
+    within(limit, once(socket, commands, &Notify::new())).await
+}
+
+async fn within(
+    limit: Duration,
+    answer: impl Future<Output = Result<Vec<u8>, AskError>>,
+) -> Result<Vec<u8>, AskError> {
+    timeout(limit, answer).await.map_err(|_| AskError::Late(limit))?
+}
+
+async fn once(socket: &Socket, commands: &str, silent: &Notify) -> Result<Vec<u8>, AskError> {
+    match socket {
+        Socket::Unix(path) => {
+            converse(or_tell(silent, UnixStream::connect(path)).await?, commands, silent).await
+        }
+        Socket::Tcp(address) => {
+            converse(or_tell(silent, TcpStream::connect(address)).await?, commands, silent).await
+        }
+    }
+}
+
+async fn converse(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    commands: &str,
+    silent: &Notify,
+) -> Result<Vec<u8>, AskError> {
+    or_tell(silent, stream.write_all(commands.as_bytes())).await?;
+    let mut answer = Vec::new();
+    while or_tell(silent, stream.read_buf(&mut answer)).await? > 0 {
+        if answer.len() >= MAX_ANSWER {
+            return Err(AskError::Long);
+        }
+        if runtime::is_at_end(&answer) {
+            break;
+        }
+    }
+    Ok(answer)
+}
+
+/// Waits for something, and tells when that takes longer than [`SILENCE`].
+async fn or_tell<T>(
+    silent: &Notify,
+    waited_for: impl Future<Output = io::Result<T>>,
+) -> io::Result<T> {
+    let mut waited_for = pin!(waited_for);
+    if let Ok(result) = timeout(SILENCE, &mut waited_for).await {
+        return result;
+    }
+    silent.notify_one();
+    waited_for.await
+}
