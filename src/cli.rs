@@ -162,9 +162,13 @@ struct HaproxyGenerateArgs {
 
 #[derive(Debug, Args)]
 struct HaproxyLintArgs {
-    /// HAProxy's configuration; several files are one configuration, as with `haproxy -f`
+    /// HAProxy's configuration; several files are one configuration, and of a directory all files *.cfg, as
+    /// with `haproxy -f`
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
+    /// Where the files are that HAProxy's configuration names from the root (/etc/haproxy/…), as in a checkout
+    #[arg(long, value_name = "DIR")]
+    root: Option<PathBuf>,
     /// The agent's configuration, which HAProxy's must fit
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,

@@ -1,7 +1,7 @@
 //! Conditions of rules: `if` and `unless`, named and anonymous ACLs (HAProxy's configuration manual,
 //! section 7).
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// One test: what is fetched and how it is compared.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct Term {
     /// Whether it must not hold.
     pub negated: bool,
     /// What must hold: one of these. A name that stands for nothing has none.
-    pub any: Vec<Test>,
+    pub any: Arc<Vec<Test>>,
     /// The name of the ACL; anonymous ones have none.
     pub name: Option<String>,
 }
@@ -38,8 +38,14 @@ pub struct Condition {
     pub words: Vec<String>,
 }
 
+/// Adds a line of an ACL; several lines of one name are alternatives.
+pub fn add_acl(acls: &mut Acls, name: &str, words: &[String]) {
+    let tests = acls.entry(name.to_owned()).or_default();
+    Arc::make_mut(tests).push(Test::read(words));
+}
+
 /// The ACLs of a section by name; several lines of one name are alternatives.
-pub type Acls = BTreeMap<String, Vec<Test>>;
+pub type Acls = BTreeMap<String, Arc<Vec<Test>>>;
 
 impl Test {
     /// Reads what follows the name of an ACL, or stands between braces.
@@ -99,7 +105,7 @@ impl Condition {
                     let length = words.iter().skip(index + 1).take_while(|w| *w != "}").count();
                     let inner = words.get(index + 1..index + 1 + length).unwrap_or_default();
                     rest.nth(length);
-                    Term { negated, any: vec![Test::read(inner)], name: None }
+                    Term { negated, any: Arc::new(vec![Test::read(inner)]), name: None }
                 }
                 name => {
                     let any = acls.get(name).cloned().unwrap_or_default();
@@ -127,7 +133,7 @@ impl Condition {
 
     /// All tests.
     pub fn tests(&self) -> impl Iterator<Item = &Test> {
-        self.terms().flat_map(|term| &term.any)
+        self.terms().flat_map(|term| term.any.iter())
     }
 
     /// Whether the rule is followed for every request that does not pass `test`.
@@ -186,8 +192,11 @@ mod tests {
     fn condition(rule: &str) -> Condition {
         let split = |text: &str| words(text, &Environment::new()).unwrap();
         let acls = Acls::from([
-            ("ok".into(), vec![Test::read(&split("var(a) -m bool"))]),
-            ("wide".into(), vec![Test::read(&split("var(a) -m bool")), Test::read(&split("src"))]),
+            ("ok".into(), Arc::new(vec![Test::read(&split("var(a) -m bool"))])),
+            (
+                "wide".into(),
+                Arc::new(vec![Test::read(&split("var(a) -m bool")), Test::read(&split("src"))]),
+            ),
         ]);
         Condition::of(&split(rule), &acls)
     }

@@ -1,15 +1,17 @@
 //! A HAProxy configuration as sections of lines, once for each way its `.if` conditions can turn out.
 //!
-//! What a condition is about is not known here: each different text is taken as true and as false.
+//! What a condition is about is known where the files themselves decide it, and for versions of HAProxy;
+//! everything else is taken as true and as false.
 
-use std::{collections::BTreeSet, fmt};
+use std::{collections::BTreeSet, fmt, sync::Arc};
 
-use super::line::{self, Environment};
+use super::line;
+use branches::Test;
+use environment::Reading;
 
-/// The most different conditions whose every combination is looked at; of more, one at a time.
-const MAX_COMBINED: usize = 6;
-/// The most different conditions that are looked at one at a time.
-const MAX_SINGLE: usize = 16;
+mod branches;
+mod environment;
+
 /// The longest file, in bytes.
 pub const MAX_FILE: usize = 4 * 1024 * 1024;
 /// How deep conditions may be nested; HAProxy's own limit.
@@ -22,6 +24,17 @@ pub struct Source {
     pub name: String,
     /// What is in it.
     pub text: String,
+}
+
+impl Source {
+    /// A file from its bytes. Bytes that are not UTF-8 are taken as Latin-1, each as one character: nothing
+    /// is lost, and HAProxy, which knows bytes only, finds the same words.
+    #[must_use]
+    pub fn from_bytes(name: String, bytes: Vec<u8>) -> Self {
+        let text = String::from_utf8(bytes)
+            .unwrap_or_else(|error| error.as_bytes().iter().copied().map(char::from).collect());
+        Self { name, text }
+    }
 }
 
 /// A place in one of several files.
@@ -54,7 +67,7 @@ pub struct Section {
     /// The number of the `defaults` section that it inherits from.
     pub defaults: Option<usize>,
     /// Its lines, without the one that begins it.
-    pub lines: Vec<Line>,
+    pub lines: Vec<Arc<Line>>,
 }
 
 /// What cannot be read, with its place.
@@ -68,18 +81,11 @@ pub struct Unreadable {
 
 #[derive(Debug)]
 enum Item {
-    Line(Line),
+    Line(Arc<Line>),
     If(At, Test),
     Elif(At, Test),
     Else(At),
     Endif(At),
-}
-
-/// A condition by its text, and whether it is negated.
-#[derive(Clone, Debug)]
-struct Test {
-    number: usize,
-    negated: bool,
 }
 
 /// Several files as one configuration.
@@ -91,7 +97,8 @@ pub struct Document {
     pub unreadable: Vec<Unreadable>,
 }
 
-const SECTIONS: [&str; 19] = [
+/// The sections of HAProxy 2.6 to 3.4.
+const SECTIONS: [&str; 20] = [
     "global",
     "defaults",
     "frontend",
@@ -111,14 +118,20 @@ const SECTIONS: [&str; 19] = [
     "crt-store",
     "traces",
     "acme",
+    "healthcheck",
 ];
+
+/// Lines about one thing alone: what they mean does not depend on the rules beside them.
+const SINGLE: [&str; 8] =
+    ["bind", "server", "stats", "option", "timeout", "maxconn", "log", "http-reuse"];
 
 impl Document {
     /// Reads files. Never fails: what cannot be read is listed, the rest is there.
     #[must_use]
     pub fn read(sources: &[Source]) -> Self {
-        let environment = environment(sources);
+        let mut reading = Reading::default();
         let mut document = Self::default();
+        let mut depth = 0_usize;
         for (file, source) in sources.iter().enumerate() {
             if source.text.len() > MAX_FILE {
                 let at = At { file, line: 1 };
@@ -127,8 +140,15 @@ impl Document {
             }
             for (index, text) in source.text.lines().enumerate() {
                 let at = At { file, line: index + 1 };
-                match line::words(text, &environment) {
-                    Ok(words) => document.add(at, words),
+                match line::words(text, &reading.values) {
+                    Ok(words) => {
+                        match words.first().map(String::as_str) {
+                            Some(".if") => depth += 1,
+                            Some(".endif") => depth = depth.saturating_sub(1),
+                            _ => reading.follow(&words, depth),
+                        }
+                        document.add(at, words, &reading);
+                    }
                     Err(error) => document.note(at, error),
                 }
             }
@@ -141,31 +161,32 @@ impl Document {
         self.unreadable.push(Unreadable { at, why: why.to_string() });
     }
 
-    fn add(&mut self, at: At, words: Vec<String>) {
+    fn add(&mut self, at: At, words: Vec<String>, reading: &Reading) {
         let Some(first) = words.first() else { return };
         let item = match first.as_str() {
-            ".if" => Item::If(at, self.condition(&words)),
-            ".elif" => Item::Elif(at, self.condition(&words)),
+            ".if" => Item::If(at, self.condition(&words, reading)),
+            ".elif" => Item::Elif(at, self.condition(&words, reading)),
             ".else" => Item::Else(at),
             ".endif" => Item::Endif(at),
             // Messages to the person who starts HAProxy.
             word if word.starts_with('.') => return,
-            _ => Item::Line(Line { at, words }),
+            _ => Item::Line(Arc::new(Line { at, words })),
         };
         self.items.push(item);
     }
 
-    fn condition(&mut self, words: &[String]) -> Test {
+    fn condition(&mut self, words: &[String], reading: &Reading) -> Test {
         let text = words.get(1..).unwrap_or_default().join(" ");
-        let bare = text.trim_start_matches(['!', ' ']);
-        let negated = text.matches('!').count() % 2 == 1 && !bare.contains('!');
-        let text = if bare.contains('!') { text.as_str() } else { bare };
-        let known = self.conditions.iter().position(|condition| condition == text);
-        let number = known.unwrap_or_else(|| {
-            self.conditions.push(text.to_owned());
-            self.conditions.len() - 1
-        });
-        Test { number, negated }
+        Test::read(&text, &mut |atom| {
+            if let Some(value) = constant(atom, reading) {
+                return Test::Constant(value);
+            }
+            let known = self.conditions.iter().position(|condition| condition == atom);
+            Test::Atom(known.unwrap_or_else(|| {
+                self.conditions.push(atom.to_owned());
+                self.conditions.len() - 1
+            }))
+        })
     }
 
     fn check_nesting(&mut self) {
@@ -193,46 +214,107 @@ impl Document {
         }
     }
 
+    /// All lines, whatever the conditions say.
+    pub fn lines(&self) -> impl Iterator<Item = &Line> {
+        self.items.iter().filter_map(|item| match item {
+            Item::Line(line) => Some(&**line),
+            _ => None,
+        })
+    }
+
     /// The texts of the conditions, in the order of the files.
     #[must_use]
     pub fn conditions(&self) -> &[String] {
         &self.conditions
     }
 
-    /// The configuration in each way its conditions can turn out: every combination of a few, and of
-    /// many each one alone against the others.
+    /// The configuration in each of [`Self::ways`].
     pub fn variants(&self) -> impl Iterator<Item = Vec<Section>> {
-        let count = self.conditions.len();
-        let mut all: BTreeSet<Vec<bool>> = BTreeSet::new();
-        if count <= MAX_COMBINED {
-            for bits in 0..1_u32 << count {
-                all.insert((0..count).map(|n| bits >> n & 1 == 1).collect());
-            }
-        } else {
-            for usual in [false, true] {
-                all.insert(vec![usual; count]);
-                for odd in 0..count.min(MAX_SINGLE) {
-                    all.insert((0..count).map(|n| (n == odd) != usual).collect());
-                }
+        let ways = self.ways().into_iter();
+        ways.map(|way| self.variant(|number| way.get(number) == Some(&true)))
+    }
+
+    /// The ways the conditions can turn out that make a difference: every combination of a few that decide
+    /// about rules, the others all together, and each line at least once. Each way says which conditions
+    /// hold, in the order of [`Self::conditions`].
+    #[must_use]
+    pub fn ways(&self) -> Vec<Vec<bool>> {
+        let (rules, paths) = self.paths();
+        let mut ways = branches::outcomes(&self.conditions, &rules);
+        for (_, path) in paths {
+            if !ways.iter().any(|way| is_reached(&path, way)) {
+                ways.extend(branches::reaching(&self.conditions, &path));
             }
         }
-        all.into_iter().map(|truth| self.variant(|number| truth.get(number) == Some(&true)))
+        let mut seen = BTreeSet::new();
+        let differs =
+            |way: &Vec<bool>| seen.insert(self.taken(|number| way.get(number) == Some(&true)));
+        ways.into_iter().filter(differs).collect()
+    }
+
+    /// The branches of all conditions, by the line that begins each, and whether a way takes them.
+    #[must_use]
+    pub fn branches(&self, way: &[bool]) -> Vec<(At, bool)> {
+        let paths = self.paths().1;
+        paths.into_iter().map(|(at, path)| (at, is_reached(&path, way))).collect()
     }
 
     /// The configuration where `holds` says how each condition turns out.
     pub fn variant(&self, holds: impl Fn(usize) -> bool) -> Vec<Section> {
-        let mut sections: Vec<Section> = Vec::new();
+        self.sections(&self.taken(holds))
+    }
+
+    /// The conditions that decide about rules, and what must hold for each branch to be taken.
+    fn paths(&self) -> (BTreeSet<usize>, Vec<(At, Vec<Test>)>) {
+        let mut rules = BTreeSet::new();
+        let mut paths = Vec::new();
+        // For each open condition: the tests of its branches before, and of this one.
+        let mut open: Vec<(Vec<Test>, Test)> = Vec::new();
+        for item in &self.items {
+            let branched = match item {
+                Item::If(at, test) => {
+                    open.push((Vec::new(), test.clone()));
+                    Some(*at)
+                }
+                Item::Elif(at, test) => next_branch(&mut open, test.clone()).then_some(*at),
+                Item::Else(at) => next_branch(&mut open, Test::Constant(true)).then_some(*at),
+                Item::Endif(_) => {
+                    open.pop();
+                    None
+                }
+                Item::Line(line) => {
+                    let single = line.words.first().is_some_and(|w| SINGLE.contains(&w.as_str()));
+                    for (before, test) in open.iter().filter(|_| !single) {
+                        before.iter().chain([test]).for_each(|test| test.atoms(&mut rules));
+                    }
+                    None
+                }
+            };
+            if let Some(at) = branched {
+                let not = |test: &Test| Test::Not(Box::new(test.clone()));
+                let path = open
+                    .iter()
+                    .flat_map(|(before, test)| before.iter().map(not).chain([test.clone()]));
+                paths.push((at, path.collect()));
+            }
+        }
+        (rules, paths)
+    }
+
+    /// The numbers of the items whose branches are all taken.
+    fn taken(&self, holds: impl Fn(usize) -> bool) -> Vec<u32> {
+        let mut numbers = Vec::new();
         // For each open condition: whether this branch is taken, and whether one was.
         let mut open: Vec<(bool, bool)> = Vec::new();
-        for item in &self.items {
+        for (number, item) in (0..).zip(&self.items) {
             match item {
                 Item::If(_, test) => {
-                    let taken = holds(test.number) != test.negated;
+                    let taken = test.holds(&holds);
                     open.push((taken, taken));
                 }
                 Item::Elif(_, test) => {
                     if let Some((taken, done)) = open.last_mut() {
-                        *taken = !*done && holds(test.number) != test.negated;
+                        *taken = !*done && test.holds(&holds);
                         *done |= *taken;
                     }
                 }
@@ -245,22 +327,58 @@ impl Document {
                 Item::Endif(_) => {
                     open.pop();
                 }
-                Item::Line(line) if open.iter().all(|(taken, _)| *taken) => {
-                    place(&mut sections, line);
-                }
+                Item::Line(_) if open.iter().all(|(taken, _)| *taken) => numbers.push(number),
                 Item::Line(_) => {}
+            }
+        }
+        numbers
+    }
+
+    fn sections(&self, taken: &[u32]) -> Vec<Section> {
+        let mut sections = Vec::new();
+        for number in taken {
+            let item = usize::try_from(*number).ok().and_then(|number| self.items.get(number));
+            if let Some(Item::Line(line)) = item {
+                place(&mut sections, line);
             }
         }
         sections
     }
 }
 
+/// Whether all tests hold in a way.
+fn is_reached(path: &[Test], way: &[bool]) -> bool {
+    path.iter().all(|test| test.holds(&|number| way.get(number) == Some(&true)))
+}
+
+/// Goes to the next branch of the innermost condition.
+fn next_branch(open: &mut [(Vec<Test>, Test)], test: Test) -> bool {
+    if let Some((before, now)) = open.last_mut() {
+        before.push(std::mem::replace(now, test));
+        return true;
+    }
+    false
+}
+
+/// What the files decide themselves: numbers, and variables that they set.
+fn constant(atom: &str, reading: &Reading) -> Option<bool> {
+    let text = atom.trim();
+    if text.is_empty() {
+        return Some(false);
+    }
+    if let Ok(number) = text.parse::<i64>() {
+        return Some(number != 0);
+    }
+    let name = text.strip_prefix("defined(")?.strip_suffix(')')?;
+    reading.is_set(name.trim().trim_matches('"')).then_some(true)
+}
+
 /// Puts a line into the section it belongs to, or begins one.
-fn place(sections: &mut Vec<Section>, line: &Line) {
+fn place(sections: &mut Vec<Section>, line: &Arc<Line>) {
     let word = |n: usize| line.words.get(n).map_or("", String::as_str);
     if !SECTIONS.contains(&word(0)) {
         if let Some(section) = sections.last_mut() {
-            section.lines.push(line.clone());
+            section.lines.push(Arc::clone(line));
         }
         return;
     }
@@ -284,21 +402,6 @@ fn place(sections: &mut Vec<Section>, line: &Line) {
     });
 }
 
-/// The variables that the files themselves set.
-fn environment(sources: &[Source]) -> Environment {
-    let mut environment = Environment::new();
-    let nothing = Environment::new();
-    let lines = sources.iter().flat_map(|source| source.text.lines());
-    for words in lines.filter_map(|text| line::words(text, &nothing).ok()) {
-        if let [keyword, name, value] = &words[..]
-            && (keyword == "presetenv" || keyword == "setenv")
-        {
-            environment.insert(name.clone(), value.clone());
-        }
-    }
-    environment
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,10 +421,37 @@ mod tests {
                     frontend d\n.endif\n";
         let mut found = names(&document(text));
         found.sort();
-        assert_eq!(found, ["a,b", "a,b", "a,c", "a,d"]);
+        assert_eq!(found, ["a,b", "a,c", "a,d"]);
         let many: Vec<_> =
             (0..40).map(|n| format!(".if c({n})\nfrontend f{n}\n.endif\n")).collect();
-        assert_eq!(names(&document(&many.concat())).len(), 2 + 2 * MAX_SINGLE);
+        let found = names(&document(&many.concat()));
+        assert!(found.len() < 600, "{}", found.len());
+        // Each of them alone, and all without it.
+        for n in 0..40 {
+            assert!(found.iter().any(|names| names.split(',').any(|name| name == format!("f{n}"))));
+        }
+    }
+
+    #[test]
+    fn what_the_files_decide_themselves_has_one_outcome() {
+        let text = "global\npresetenv X 1\n.if defined(X)\nfrontend a\n.else\nfrontend b\n.endif\n\
+                    .if 0\nfrontend c\n.endif\n.if !defined(X) || 1\nfrontend d\n.endif\n";
+        assert_eq!(names(&document(text)), [",a,d"]);
+        // A branch that only one rare combination reaches is reached.
+        let deep =
+            ".if a()\n.if !b()\n.if c()\n.if !d()\nserver x\n.endif\n.endif\n.endif\n.endif\n";
+        let text = format!("backend z\n{deep}");
+        let reached = document(&text).variants().any(|v| !v[0].lines.is_empty());
+        assert!(reached);
+    }
+
+    #[test]
+    fn p4_bytes_that_are_no_utf8_are_read_one_by_one() {
+        let source = Source::from_bytes("t".into(), b"frontend a # caf\xe9\n".to_vec());
+        assert_eq!(source.text, "frontend a # caf\u{e9}\n");
+        let document = Document::read(&[source]);
+        assert!(document.unreadable.is_empty());
+        assert_eq!(document.variant(|_| true)[0].name, "a");
     }
 
     #[test]

@@ -14,7 +14,7 @@ mod template;
 
 pub(super) const GATE: &str = include_str!("../../haproxy/haproxy.cfg");
 const TCP: &str = include_str!("../../haproxy/tcp.cfg");
-const SPOE: &str = include_str!("../../haproxy/identity.spoe.cfg");
+pub(super) const SPOE: &str = include_str!("../../haproxy/identity.spoe.cfg");
 static PAGES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/haproxy/pages");
 
 /// A version of HAProxy.

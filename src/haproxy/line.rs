@@ -45,7 +45,7 @@ pub fn words(line: &str, environment: &Environment) -> Result<Vec<String>, LineE
     while let Some(c) = chars.next() {
         match (quote, c) {
             (Quote::No, '#') => break,
-            (Quote::No, ' ' | '\t' | '\r' | '\n') => words.extend(word.take()),
+            (Quote::No, ' ' | '\t' | '\r' | '\n' | '\x0b' | '\x0c') => words.extend(word.take()),
             (Quote::No, '\'') => {
                 quote = Quote::Single;
                 word.get_or_insert_default();
@@ -59,12 +59,20 @@ pub fn words(line: &str, environment: &Environment) -> Result<Vec<String>, LineE
                 escape(&mut chars, word.get_or_insert_default());
             }
             (Quote::Double, '$') => {
-                let value = variable(&mut chars, environment);
+                let (value, spread) = variable(&mut chars, environment);
                 size += value.len();
                 if size > MAX_LINE {
                     return Err(LineError::Long);
                 }
-                word.get_or_insert_default().push_str(&value);
+                let mut parts = value.split_ascii_whitespace();
+                if spread && let Some(first) = parts.next() {
+                    word.get_or_insert_default().push_str(first);
+                    for part in parts {
+                        words.extend(word.replace(part.to_owned()));
+                    }
+                } else {
+                    word.get_or_insert_default().push_str(&value);
+                }
             }
             (_, c) => word.get_or_insert_default().push(c),
         }
@@ -87,6 +95,10 @@ fn escape(chars: &mut Peekable<Chars<'_>>, word: &mut String) {
         'n' => word.push('\n'),
         'r' => word.push('\r'),
         't' => word.push('\t'),
+        'x' => match hexadecimal(chars) {
+            Some(byte) => word.push(char::from(byte)),
+            None => word.push_str("\\x"),
+        },
         other => {
             word.push('\\');
             word.push(other);
@@ -94,8 +106,18 @@ fn escape(chars: &mut Peekable<Chars<'_>>, word: &mut String) {
     }
 }
 
-/// What follows a dollar sign within double quotes: `NAME`, `{NAME}` or `{NAME-default}`.
-fn variable(chars: &mut Peekable<Chars<'_>>, environment: &Environment) -> String {
+/// The byte of `\xHH`, if two hexadecimal digits follow.
+fn hexadecimal(chars: &mut Peekable<Chars<'_>>) -> Option<u8> {
+    let mut ahead = chars.clone();
+    let digits = [ahead.next()?.to_digit(16)?, ahead.next()?.to_digit(16)?];
+    *chars = ahead;
+    let [high, low] = digits;
+    u8::try_from(high * 16 + low).ok()
+}
+
+/// What follows a dollar sign within double quotes: `NAME`, `{NAME}`, `{NAME-default}`, or `{NAME[*]}`, whose
+/// value is several words. Gives the value and whether it is several words.
+fn variable(chars: &mut Peekable<Chars<'_>>, environment: &Environment) -> (String, bool) {
     let is_name = |c: &char| c.is_ascii_alphanumeric() || *c == '_';
     let braces = chars.next_if_eq(&'{').is_some();
     let mut name = String::new();
@@ -103,6 +125,7 @@ fn variable(chars: &mut Peekable<Chars<'_>>, environment: &Environment) -> Strin
         name.push(c);
     }
     let mut default = None;
+    let mut spread = false;
     if braces {
         let mut rest = String::new();
         for c in chars.by_ref() {
@@ -111,12 +134,12 @@ fn variable(chars: &mut Peekable<Chars<'_>>, environment: &Environment) -> Strin
             }
             rest.push(c);
         }
-        default = rest.strip_prefix('-').map(str::to_owned);
+        let after = rest.strip_prefix("[*]");
+        spread = after.is_some();
+        default = after.unwrap_or(&rest).strip_prefix('-').map(str::to_owned);
     }
-    match environment.get(&name) {
-        Some(value) => value.clone(),
-        None => default.unwrap_or_else(|| format!("${{{name}}}")),
-    }
+    let known = environment.get(&name).cloned().or(default);
+    (known.unwrap_or_else(|| format!("${{{name}}}")), spread)
 }
 
 #[cfg(test)]
@@ -139,6 +162,9 @@ mod tests {
             ),
             (r"-m reg ^a\.b$ \x", &["-m", "reg", r"^a\.b$", r"\x"]),
             ("a#b", &["a"]),
+            ("a\x0cb\x0bc", &["a", "b", "c"]),
+            (r"txn.\x69d \xzz", &["txn.id", r"\xzz"]),
+            ("a \"x${A[*]}y\" \"${B[*]-p q}\"", &["a", "xone", "twoy", "p", "q"]),
             ("\"\" ''", &["", ""]),
             ("", &[]),
         ] {

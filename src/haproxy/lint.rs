@@ -5,29 +5,44 @@
 //! not known here is passed over, so a clean result is no proof; `haproxy selftest` tries the real thing.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
+use regex::Regex;
 use serde::Serialize;
 
 use super::{
     condition::Acls,
-    document::{At, Document, Section, Source},
+    document::{At, Document, Line, Section, Source},
 };
 
+mod address;
 mod backends;
+mod ends;
 mod engine;
+mod expression;
+mod forged;
 mod guard;
 mod headers;
 mod host;
 mod pages;
 mod question;
+mod reach;
+mod required;
 mod reuse;
+mod routes;
+mod rule;
+mod servers;
+mod shipped;
+mod writes;
 
 pub(super) use engine::MARGIN;
 use guard::Guard;
+use reach::Reach;
 pub(super) use reuse::CONDITION as REUSE;
+pub use rule::Rule;
 
 /// What the agent's configuration says that HAProxy's must fit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,205 +94,6 @@ pub struct Finding {
     pub fix: String,
 }
 
-impl Serialize for Rule {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.id())
-    }
-}
-
-/// A kind of mistake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Rule {
-    /// A line that is none.
-    Unreadable,
-    /// No rule sends the question.
-    NotAsked,
-    /// The SPOE file or its engine is missing.
-    SpoeUnreadable,
-    /// The verdict is kept beyond its request.
-    VerdictScope,
-    /// The verdict is used before the question.
-    VerdictTooEarly,
-    /// A rule makes the verdict.
-    VerdictMade,
-    /// `-m found` on the verdict.
-    VerdictFound,
-    /// Nothing refuses what is not allowed.
-    NoDefaultDeny,
-    /// The refusal depends on more than the verdict.
-    DenyDepends,
-    /// A rule lets requests pass before the refusal.
-    Bypass,
-    /// Another front end leads to workspaces.
-    Unguarded,
-    /// A header in our name can come from the client.
-    HeaderNotStripped,
-    /// Host is compared in part only.
-    HostInPart,
-    /// Tokens or our cookies reach workspaces.
-    CredentialTravels,
-    /// Workspaces can set our cookies.
-    CookieNotDropped,
-    /// Clients share connections to workspaces.
-    SharedConnection,
-    /// The paths of our own pages lead to workspaces.
-    ReservedPath,
-    /// Tokens are taken in the clear.
-    PlainHttp,
-    /// Credentials are written to the log.
-    SecretLogged,
-    /// No `option set-on-error`.
-    NoSetOnError,
-    /// `timeout processing` is missing or too short.
-    ProcessingTimeout,
-    /// No `option var-prefix`.
-    NoVarPrefix,
-    /// The question lacks arguments, or has others.
-    Arguments,
-    /// A rule that reuse goes past.
-    ReuseSkips,
-    /// Half of an answer could be reused.
-    ReuseHalf,
-}
-
-impl Rule {
-    /// Every rule.
-    pub const ALL: [Self; 25] = [
-        Self::Unreadable,
-        Self::NotAsked,
-        Self::SpoeUnreadable,
-        Self::VerdictScope,
-        Self::VerdictTooEarly,
-        Self::VerdictMade,
-        Self::VerdictFound,
-        Self::NoDefaultDeny,
-        Self::DenyDepends,
-        Self::Bypass,
-        Self::Unguarded,
-        Self::HeaderNotStripped,
-        Self::HostInPart,
-        Self::CredentialTravels,
-        Self::CookieNotDropped,
-        Self::SharedConnection,
-        Self::ReservedPath,
-        Self::PlainHttp,
-        Self::SecretLogged,
-        Self::NoSetOnError,
-        Self::ProcessingTimeout,
-        Self::NoVarPrefix,
-        Self::Arguments,
-        Self::ReuseSkips,
-        Self::ReuseHalf,
-    ];
-
-    /// Its name, which does not change.
-    #[must_use]
-    pub fn id(self) -> &'static str {
-        self.about().0
-    }
-
-    /// What can come of it.
-    #[must_use]
-    pub fn why(self) -> &'static str {
-        self.about().1
-    }
-
-    fn about(self) -> (&'static str, &'static str) {
-        match self {
-            Self::Unreadable => {
-                ("unreadable", "what cannot be read cannot be judged, and HAProxy refuses it")
-            }
-            Self::NotAsked => ("not-asked", "nobody decides about requests to this section"),
-            Self::SpoeUnreadable => {
-                ("spoe-unreadable", "without the SPOE file nobody knows what is asked and how")
-            }
-            Self::VerdictScope => (
-                "verdict-scope",
-                "a variable of the session or the process outlives its request: when the agent does not answer, the next request on the connection inherits the last verdict",
-            ),
-            Self::VerdictTooEarly => (
-                "verdict-too-early",
-                "the variables are not set yet: the rule decides without a verdict",
-            ),
-            Self::VerdictMade => (
-                "verdict-made",
-                "these requests pass without the agent having been asked, and when it is away",
-            ),
-            Self::VerdictFound => (
-                "verdict-found",
-                "the agent sets the variable in every answer, to false when it refuses: 'found' holds then, too",
-            ),
-            Self::NoDefaultDeny => (
-                "no-default-deny",
-                "what is not allowed is passed on, and everything is when the agent is away",
-            ),
-            Self::DenyDepends => (
-                "deny-depends",
-                "a request that is not allowed passes whenever the rest of the condition does not hold, as when the agent is away or answers something new",
-            ),
-            Self::Bypass => (
-                "bypass",
-                "these requests are passed on without a verdict, and with all they brought",
-            ),
-            Self::Unguarded => {
-                ("unguarded", "whoever finds this front end reaches workspaces without a verdict")
-            }
-            Self::HeaderNotStripped => (
-                "header-not-stripped",
-                "a client can send this header itself, and the workspace believes it; names with underscores become the same variables in CGI-like servers",
-            ),
-            Self::HostInPart => (
-                "host-in-part",
-                "Host is the client's text: 'ws.example.com.evil.test' begins, 'evil-ws.example.com' ends with what is compared",
-            ),
-            Self::CredentialTravels => (
-                "credential-travels",
-                "the code in a workspace could use what it gets as the person who sent it",
-            ),
-            Self::CookieNotDropped => (
-                "cookie-not-dropped",
-                "a workspace could put a session cookie of its choice into a person's browser",
-            ),
-            Self::SharedConnection => (
-                "shared-connection",
-                "a workspace runs code that is not trusted to keep the answers to two people on one connection apart",
-            ),
-            Self::ReservedPath => (
-                "reserved-path",
-                "tickets and pages of sign-in at workspaces' hosts would go to the code in the workspace",
-            ),
-            Self::PlainHttp => ("plain-http", "a token sent in the clear is a token given away"),
-            Self::SecretLogged => {
-                ("secret-logged", "whoever reads the log can act as the people in it")
-            }
-            Self::NoSetOnError => (
-                "no-set-on-error",
-                "the log does not tell an agent that fails from one that refuses",
-            ),
-            Self::ProcessingTimeout => (
-                "processing-timeout",
-                "HAProxy gives up before the agent has answered with a reason, or never does",
-            ),
-            Self::NoVarPrefix => (
-                "no-var-prefix",
-                "the variables are called after the engine then, and change with its name",
-            ),
-            Self::Arguments => (
-                "arguments",
-                "the agent refuses what it cannot see, and sees the last of repeated headers only",
-            ),
-            Self::ReuseSkips => (
-                "reuse-skips",
-                "what the rule refuses or changes passes as it is when an allow is reused",
-            ),
-            Self::ReuseHalf => (
-                "reuse-half",
-                "HAProxy leaves out what it has no memory for: a token that must be taken away could travel on",
-            ),
-        }
-    }
-}
-
 /// Files by the name that a configuration calls them: gives what is in it, or nothing.
 pub type Files<'f> = &'f dyn Fn(&str) -> Option<Source>;
 
@@ -286,46 +102,82 @@ pub type Files<'f> = &'f dyn Fn(&str) -> Option<Source>;
 pub fn lint(sources: &[Source], files: Files<'_>, agent: &Agent) -> Vec<Finding> {
     let document = Document::read(sources);
     let mut report = Report::new(sources);
+    report.is_broken = !document.unreadable.is_empty();
     for found in &document.unreadable {
         report.add(Rule::Unreadable, found.at, &found.why, "see HAProxy's manual, section 2.2");
     }
     let mut spoe = BTreeMap::new();
-    // What the whole configuration lacks is a mistake only if no way the conditions turn out has it.
-    let mut lacks: Option<BTreeSet<Noted>> = None;
-    for sections in document.variants() {
+    let patterns = Patterns::default();
+    let written = |line: &Line| writes::written(line).map(str::to_owned).collect::<Vec<_>>();
+    let writers = document.lines().map(|line| (line.at, written(line)));
+    let writers: BTreeMap<_, _> = writers.filter(|(_, names)| !names.is_empty()).collect();
+    let ways = document.ways();
+    for (number, way) in ways.iter().enumerate() {
+        report.way = number;
+        let sections = document.variant(|condition| way.get(condition) == Some(&true));
         let guards: Vec<_> = sections
             .iter()
             .filter_map(|section| Guard::of(section, &sections, files, &mut spoe, &mut report))
             .collect();
-        let variant = Variant { sections: &sections, guards: &guards, agent };
-        question::check_scopes(&variant, &mut report);
-        reuse::check_made(&variant, &mut report);
-        reuse::check_skipped(&variant, &mut report);
-        for guard in &guards {
-            question::check(guard, &mut report);
-            headers::check(guard, agent, &mut report);
-            host::check(guard, &mut report);
-            engine::check(guard, agent, &mut report);
-        }
-        headers::check_backends(&variant, &mut report);
-        backends::check(&variant, &mut report);
-        if guards.is_empty() && report.is_clean() && !sections.is_empty() {
-            let fix = "filter spoe engine identity config identity.spoe.cfg\nhttp-request send-spoe-group identity authorize";
-            let at = sections.iter().find(|s| s.kind == "frontend" || s.kind == "listen");
-            report.lacks(
-                Rule::NotAsked,
-                at.map_or(At { file: 0, line: 1 }, |s| s.at),
-                "no section asks the agent: there is no 'filter spoe' with a message 'authorize'",
-                fix,
-            );
-        }
-        let here = std::mem::take(&mut report.lacks);
-        lacks = Some(match lacks {
-            Some(before) => before.intersection(&here).cloned().collect(),
-            None => here,
-        });
+        let known = sections.iter().flat_map(reuse::known).collect();
+        let lines = sections.iter().flat_map(|section| &section.lines);
+        let variant = Variant {
+            sections: &sections,
+            guards: &guards,
+            agent,
+            known,
+            writers: &writers,
+            written: lines
+                .filter_map(|line| writers.get(&line.at))
+                .flatten()
+                .map(String::as_str)
+                .collect(),
+            reach: Reach::of(&sections, &guards),
+            patterns: &patterns,
+        };
+        check(&variant, files, &mut spoe, &mut report);
     }
-    report.finish(lacks.unwrap_or_default())
+    let branches: Vec<_> = ways.iter().map(|way| document.branches(way)).collect();
+    report.finish(&branches)
+}
+
+/// All that is judged of one way the conditions turn out.
+fn check(
+    variant: &Variant<'_>,
+    files: Files<'_>,
+    spoe: &mut guard::SpoeFiles,
+    report: &mut Report,
+) {
+    question::check_scopes(variant, report);
+    reuse::check_made(variant, report);
+    writes::check(variant, files, spoe, report);
+    reuse::check_skipped(variant, report);
+    for guard in variant.guards {
+        question::check(guard, variant, report);
+        headers::check(guard, variant, report);
+        host::check(guard, report);
+        engine::check(guard, variant.agent, report);
+        routes::check(guard, variant, report);
+        required::check(guard, variant, report);
+    }
+    headers::check_backends(variant, report);
+    forged::check(variant, report);
+    routes::check_destinations(variant, report);
+    backends::check(variant, report);
+    reach::check(variant, report);
+    ends::check(variant, report);
+    servers::check(variant, report);
+    if variant.guards.is_empty() && !report.is_broken {
+        let fix = "filter spoe engine identity config identity.spoe.cfg\nhttp-request send-spoe-group identity authorize";
+        let is_front = |s: &&Section| s.kind == "frontend" || s.kind == "listen";
+        let at = variant.sections.iter().find(is_front).or(variant.sections.first());
+        report.lacks(
+            Rule::NotAsked,
+            at.map_or(At { file: 0, line: 1 }, |s| s.at),
+            "no section asks the agent: there is no 'filter spoe' with a message 'authorize'",
+            fix,
+        );
+    }
 }
 
 /// One way the conditions turn out.
@@ -333,12 +185,42 @@ struct Variant<'v> {
     sections: &'v [Section],
     guards: &'v [Guard<'v>],
     agent: &'v Agent,
+    /// The places of the shipped lines of reuse.
+    known: BTreeSet<At>,
+    /// The variables that lines write, in any way the conditions turn out.
+    writers: &'v BTreeMap<At, Vec<String>>,
+    /// The variables that are written in this one.
+    written: BTreeSet<&'v str>,
+    reach: Reach<'v>,
+    patterns: &'v Patterns,
+}
+
+/// Regular expressions, each compiled once.
+#[derive(Default)]
+struct Patterns(RefCell<BTreeMap<String, Option<Regex>>>);
+
+impl Patterns {
+    /// The expression, unless it is none that is understood here.
+    fn get(&self, pattern: &str) -> Option<Regex> {
+        let mut known = self.0.borrow_mut();
+        if let Some(found) = known.get(pattern) {
+            return found.clone();
+        }
+        let compiled = Regex::new(pattern).ok();
+        known.insert(pattern.to_owned(), compiled.clone());
+        compiled
+    }
 }
 
 impl Variant<'_> {
     /// What a keyword is set to in a section or the defaults it inherits.
     fn setting<'s>(&'s self, section: &'s Section, keyword: &str) -> Option<(At, &'s str)> {
         guard::setting(section, self.sections, keyword)
+    }
+
+    /// How the agent's variables begin: `txn.identity.`
+    fn prefix(&self) -> &str {
+        self.guards.first().map_or("txn.identity.", |guard| &guard.prefix)
     }
 }
 
@@ -348,13 +230,18 @@ type Noted = (At, Rule, String, String);
 struct Report {
     names: Vec<String>,
     found: BTreeSet<Noted>,
-    lacks: BTreeSet<Noted>,
+    /// What is lacking, with the ways the conditions turn out in which it is.
+    lacks: BTreeMap<Noted, BTreeSet<usize>>,
+    /// The number of the way that is looked at.
+    way: usize,
+    /// Whether HAProxy refuses the files as they are.
+    is_broken: bool,
 }
 
 impl Report {
     fn new(sources: &[Source]) -> Self {
         let names = sources.iter().map(|source| source.name.clone()).collect();
-        Self { names, found: BTreeSet::new(), lacks: BTreeSet::new() }
+        Self { names, found: BTreeSet::new(), lacks: BTreeMap::new(), way: 0, is_broken: false }
     }
 
     /// Another file; its number.
@@ -363,20 +250,36 @@ impl Report {
         self.names.len() - 1
     }
 
-    fn is_clean(&self) -> bool {
-        self.found.is_empty()
-    }
-
     fn add(&mut self, rule: Rule, at: At, what: impl Into<String>, fix: impl Into<String>) {
         self.found.insert((at, rule, what.into(), fix.into()));
     }
 
-    /// Something that one way the conditions turn out lacks.
+    /// Something that one way the conditions turn out lacks: the line that decides is named with it.
     fn lacks(&mut self, rule: Rule, at: At, what: impl Into<String>, fix: impl Into<String>) {
-        self.lacks.insert((at, rule, what.into(), fix.into()));
+        let ways = self.lacks.entry((at, rule, what.into(), fix.into())).or_default();
+        ways.insert(self.way);
     }
 
-    fn finish(self, lacks: BTreeSet<Noted>) -> Vec<Finding> {
+    /// All findings; `branches` says for each way which branches of the conditions it takes.
+    fn finish(mut self, branches: &[Vec<(At, bool)>]) -> Vec<Finding> {
+        for ((at, rule, what, fix), ways) in std::mem::take(&mut self.lacks) {
+            let what = match decisive(&ways, branches) {
+                Some((line, true)) => {
+                    let name = self.names.get(line.file).map_or("", String::as_str);
+                    let place =
+                        if line.file == at.file { String::new() } else { format!(" of {name}") };
+                    format!("{what}, where the condition in line {}{place} turns out so", line.line)
+                }
+                Some((line, false)) => {
+                    let name = self.names.get(line.file).map_or("", String::as_str);
+                    let place =
+                        if line.file == at.file { String::new() } else { format!(" of {name}") };
+                    format!("{what}, unless the condition in line {}{place} holds", line.line)
+                }
+                None => what,
+            };
+            self.found.insert((at, rule, what, fix));
+        }
         let finding = |(at, rule, what, fix): Noted| Finding {
             file: self.names.get(at.file).cloned().unwrap_or_default(),
             line: at.line,
@@ -385,24 +288,37 @@ impl Report {
             why: rule.why(),
             fix,
         };
-        self.found
-            .into_iter()
-            .chain(lacks)
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .map(finding)
-            .collect()
+        std::mem::take(&mut self.found).into_iter().map(finding).collect()
     }
 }
 
+/// The branch whose being taken, or not, is what these ways have in common and no other has.
+fn decisive(ways: &BTreeSet<usize>, branches: &[Vec<(At, bool)>]) -> Option<(At, bool)> {
+    if ways.len() == branches.len() {
+        return None;
+    }
+    let count = branches.first().map_or(0, Vec::len);
+    let of = |number: usize| branches.iter().map(move |way| way.get(number).copied());
+    let found = |number: usize, taken: bool| {
+        of(number)
+            .enumerate()
+            .all(|(way, branch)| branch.is_some_and(|(_, is)| (is == taken) == ways.contains(&way)))
+    };
+    // What is lacking where a branch is not taken is the usual case; of several the innermost is the last.
+    let candidates = || (0..count).rev().flat_map(|number| [(number, false), (number, true)]);
+    let exact = candidates().find(|(number, taken)| found(*number, *taken));
+    let (number, taken) = exact?;
+    Some((branches.first()?.get(number)?.0, taken))
+}
+
 /// The ACLs of a section with those it inherits.
-fn acls(lines: &[&super::document::Line]) -> Acls {
+fn acls<'l>(lines: impl IntoIterator<Item = &'l super::document::Line>) -> Acls {
     let mut acls = Acls::new();
     for line in lines {
         if let [keyword, name, rest @ ..] = &line.words[..]
             && keyword == "acl"
         {
-            acls.entry(name.clone()).or_default().push(super::condition::Test::read(rest));
+            super::condition::add_acl(&mut acls, name, rest);
         }
     }
     acls

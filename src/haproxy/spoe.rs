@@ -60,7 +60,11 @@ impl Engine {
         for (index, text) in source.text.lines().enumerate() {
             let at = At { file, line: index + 1 };
             let trimmed = text.trim();
-            if let Some(name) = trimmed.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+            // Nothing but a comment may stand behind it.
+            let name = trimmed.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+            let name = name
+                .filter(|(_, after)| matches!(after.trim_start().chars().next(), None | Some('#')));
+            if let Some((name, _)) = name {
                 inside = scope == Some(name);
                 engine.close(open.take());
                 continue;
@@ -131,6 +135,18 @@ enum Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn p3_a_comment_may_follow_the_name_of_a_scope() {
+        for line in ["[identity]", "  [identity]  # comment", "[identity]# [other]"] {
+            let text = format!("{line}\nspoe-agent identity\n");
+            let engine = Engine::read(&Source { name: "x".into(), text }, 0, Some("identity"));
+            assert!(engine.agent.is_some(), "{line}");
+        }
+        let text = "[identity] x\nspoe-agent identity\n".into();
+        let engine = Engine::read(&Source { name: "x".into(), text }, 0, Some("identity"));
+        assert!(engine.agent.is_none());
+    }
 
     #[test]
     fn the_shipped_file_is_read() {

@@ -18,7 +18,41 @@ use crate::support::{
 
 fn source(path: &Path) -> Option<Source> {
     let text = std::fs::read_to_string(path).ok()?;
-    Some(Source { name: path.file_name()?.to_str()?.into(), text })
+    Some(Source { name: path.file_name()?.to_str()?.into(), text: completed(&text) })
+}
+
+/// An example with the rules that every gate must have: they come from the shipped file, so that an example
+/// shows its own mistake and no other.
+fn completed(text: &str) -> String {
+    const MARK: &str = "    # shipped: what protects\n";
+    if !text.contains(MARK) {
+        return text.to_owned();
+    }
+    let shipped = std::fs::read_to_string(root().join("haproxy/haproxy.cfg")).unwrap();
+    let mut depth = 0;
+    let mut rules = String::new();
+    for line in shipped.lines() {
+        let words: Vec<_> = line.split_whitespace().collect();
+        match words[..] {
+            [".if", ..] => depth += 1,
+            [".endif", ..] => depth -= 1,
+            ["backend", ..] => break,
+            ["http-request" | "http-response" | "http-after-response", action, name, ..]
+                if depth == 0 =>
+            {
+                let ours = ["Authorization", "Cookie", "Set-Cookie", "Sec-WebSocket-Protocol"]
+                    .contains(&name);
+                let protects = ["del-header", "replace-header", "deny"].contains(&action) && !ours
+                    || name == "Connection"
+                    || action == "set-var(txn.upgrades)";
+                if protects {
+                    rules += &format!("{line}\n");
+                }
+            }
+            _ => {}
+        }
+    }
+    text.replacen(MARK, &rules, 1)
 }
 
 fn findings(directory: &str, names: &[&str], agent: &Agent) -> Vec<Finding> {

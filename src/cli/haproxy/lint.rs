@@ -22,8 +22,11 @@ pub(super) fn lint(args: &HaproxyLintArgs) -> anyhow::Result<ExitCode> {
         Some(path) => agent(&Config::load(path)?),
         None => Agent::default(),
     };
-    let sources = args.files.iter().map(|path| read(path)).collect::<anyhow::Result<Vec<_>>>()?;
-    let findings = lint::lint(&sources, &|name| beside(&args.files, name), &agent);
+    let files = args.files.iter().map(|path| listed(path)).collect::<anyhow::Result<Vec<_>>>()?;
+    let files = files.concat();
+    let sources = files.iter().map(|path| read(path)).collect::<anyhow::Result<Vec<_>>>()?;
+    let named = |name: &str| beside(&files, args.root.as_deref(), name);
+    let findings = lint::lint(&sources, &named, &agent);
     let mut out = stdout().lock();
     if args.json {
         serde_json::to_writer_pretty(&mut out, &findings)?;
@@ -54,19 +57,49 @@ pub(super) fn agent(config: &Config) -> Agent {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<Source> {
-    let name = path.display().to_string();
-    let text = std::fs::read_to_string(path).with_context(|| {
-        format!("cannot read {name}: expected a configuration of HAProxy, as text in UTF-8")
-    })?;
-    Ok(Source { name, text })
+/// The files that `haproxy -f` reads for a path: of a directory those that are called `*.cfg` and are not
+/// hidden, in the order of their names' bytes.
+fn listed(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let name = path.display();
+    let cannot = || format!("cannot read the directory {name}");
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).with_context(cannot)? {
+        let file = entry.with_context(cannot)?.path();
+        let bytes = file.file_name().unwrap_or_default().as_encoded_bytes();
+        if bytes.ends_with(b".cfg") && !bytes.starts_with(b".") && file.is_file() {
+            files.push(file);
+        }
+    }
+    anyhow::ensure!(!files.is_empty(), "{name} has no configuration: expected files called *.cfg");
+    files.sort_by(|a, b| a.as_os_str().as_encoded_bytes().cmp(b.as_os_str().as_encoded_bytes()));
+    Ok(files)
 }
 
-/// A file that a configuration names: HAProxy looks in the directory it was started in, which is mostly
-/// that of the configuration.
-fn beside(files: &[PathBuf], name: &str) -> Option<Source> {
-    let directories = files.iter().filter_map(|file| file.parent()).chain([Path::new("")]);
-    directories.map(|directory| directory.join(name)).find_map(|path| read(&path).ok())
+fn read(path: &Path) -> anyhow::Result<Source> {
+    let name = path.display().to_string();
+    let bytes = std::fs::read(path)
+        .with_context(|| format!("cannot read {name}: expected a configuration of HAProxy"))?;
+    Ok(Source::from_bytes(name, bytes))
+}
+
+/// A file that a configuration names. HAProxy looks in the directory it was started in, which is mostly that
+/// of the configuration; a path from the root is meant for the machine that HAProxy runs on, whose files may
+/// be below `root`. What is not there may lie beside the configuration, as in a checkout.
+fn beside(files: &[PathBuf], root: Option<&Path>, name: &str) -> Option<Source> {
+    let path = Path::new(name);
+    let directories = || files.iter().filter_map(|file| file.parent());
+    let mut places = Vec::new();
+    if let Ok(inside) = path.strip_prefix("/") {
+        places.push(root.map_or_else(|| path.to_owned(), |root| root.join(inside)));
+        let last = path.file_name().map(Path::new)?;
+        places.extend(directories().map(|directory| directory.join(last)));
+    } else {
+        places.extend(directories().chain(root).chain([Path::new("")]).map(|d| d.join(path)));
+    }
+    places.iter().find_map(|path| read(path).ok())
 }
 
 fn show(out: &mut impl std::io::Write, finding: &Finding) -> std::io::Result<()> {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use super::{Facts, Version};
 use crate::haproxy::{
-    condition::{Acls, Condition, Term, Test},
+    condition::{Acls, Condition, Term, Test, add_acl},
     line::{Environment, words},
     lint::REUSE,
 };
@@ -208,7 +208,7 @@ fn without_dead_rules<'t>(lines: &[&'t str], facts: &Facts) -> Vec<&'t str> {
         if let [acl, name, rest @ ..] = &split(line)[..]
             && acl == "acl"
         {
-            acls.entry(name.clone()).or_default().push(Test::read(rest));
+            add_acl(&mut acls, name, rest);
         }
     }
     let least =

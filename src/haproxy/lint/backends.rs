@@ -2,71 +2,46 @@
 
 use std::collections::BTreeSet;
 
-use regex::Regex;
-
 use super::{
     Report, Rule, Variant,
-    guard::Guard,
+    address::Address,
+    guard::{Guard, Ruled},
     pages,
     question::{acts, place},
+    reach::{is_server, target},
+    required::covers,
 };
 use crate::haproxy::{
     condition::{Condition, Test},
-    document::{Line, Section},
+    document::Line,
 };
 use crate::session::{COOKIE, flow::PATHS};
 
 pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
-    let ours: BTreeSet<_> = variant.guards.iter().flat_map(|guard| pages::all(guard)).collect();
-    let mut routed = BTreeSet::new();
     for guard in variant.guards.iter().filter(|guard| guard.http) {
-        routed.extend(targets(&guard.lines).filter(|name| !ours.contains(name)));
         check_cookies(guard, variant, report);
         check_reserved(guard, variant, report);
         check_plain(guard, report);
         check_logs(guard, report);
     }
-    check_reuse(variant, &ours, &routed, report);
-    check_unguarded(variant, &routed, report);
-}
-
-/// The names that lines route to; those made from samples begin with `%`.
-fn targets<'l>(lines: &[&'l Line]) -> impl Iterator<Item = &'l str> {
-    lines.iter().filter_map(|line| match &line.words[..] {
-        [keyword, name, ..] if keyword == "use_backend" || keyword == "default_backend" => {
-            Some(name.as_str())
-        }
-        _ => None,
-    })
-}
-
-fn has_servers(section: &Section) -> bool {
-    let serves = |line: &Line| {
-        line.words.first().is_some_and(|word| word == "server" || word == "server-template")
-    };
-    section.lines.iter().any(serves)
+    check_reuse(variant, report);
 }
 
 /// Back ends with servers that requests are routed to must not share connections.
-fn check_reuse(
-    variant: &Variant<'_>,
-    ours: &BTreeSet<&str>,
-    routed: &BTreeSet<&str>,
-    report: &mut Report,
-) {
-    let any = variant.guards.iter().any(|guard| {
-        let backend = guard.var("backend");
-        routed.iter().any(|name| name.starts_with('%') && name.contains(&backend))
-    });
-    let elsewhere: BTreeSet<_> = unguarded(variant).flat_map(lines_of).filter_map(target).collect();
-    for section in variant.sections.iter().filter(|s| s.kind == "backend" || s.kind == "listen") {
+fn check_reuse(variant: &Variant<'_>, report: &mut Report) {
+    let reach = &variant.reach;
+    let routed: BTreeSet<_> = variant
+        .guards
+        .iter()
+        .flat_map(|guard| &guard.lines)
+        .filter_map(|line| target(line))
+        .collect();
+    for section in variant.sections.iter().filter(|section| reach.is_workspace(section)) {
         let name = section.name.as_str();
-        let guarded = variant.guards.iter().any(|guard| guard.section.at == section.at);
-        let reached = routed.contains(name)
-            || (section.kind == "listen" && guarded)
-            || (any && section.kind == "backend" && !elsewhere.contains(name));
+        // A site for everybody, which the list of workspaces could name: the way there is what is wrong.
+        let site = reach.is_elsewhere(section) && !routed.contains(name);
         let http = variant.setting(section, "mode").is_some_and(|(_, mode)| mode == "http");
-        if !reached || !http || !has_servers(section) || ours.contains(name) {
+        if !http || site {
             continue;
         }
         let reuse = variant.setting(section, "http-reuse");
@@ -77,39 +52,6 @@ fn check_reuse(
             };
             let at = reuse.map_or(section.at, |(at, _)| at);
             report.add(Rule::SharedConnection, at, what, "http-reuse never");
-        }
-    }
-}
-
-/// Sections with clients of their own that do not ask.
-fn unguarded<'v>(variant: &'v Variant<'_>) -> impl Iterator<Item = &'v Section> {
-    let fronts = variant.sections.iter().filter(|s| s.kind == "frontend" || s.kind == "listen");
-    fronts.filter(|s| !variant.guards.iter().any(|guard| guard.section.at == s.at))
-}
-
-fn lines_of(section: &Section) -> impl Iterator<Item = &Line> {
-    section.lines.iter()
-}
-
-fn target(line: &Line) -> Option<&str> {
-    targets(&[line]).next()
-}
-
-fn check_unguarded(variant: &Variant<'_>, routed: &BTreeSet<&str>, report: &mut Report) {
-    let served: BTreeSet<_> = variant
-        .sections
-        .iter()
-        .filter(|section| section.kind == "backend" && has_servers(section))
-        .map(|section| section.name.as_str())
-        .collect();
-    for section in unguarded(variant) {
-        for line in &section.lines {
-            let to = target(line).filter(|name| routed.contains(name) && served.contains(name));
-            if let Some(name) = to {
-                let what = format!("'{}' leads to '{name}' and does not ask", section.name);
-                let fix = "filter spoe engine identity config identity.spoe.cfg\nhttp-request send-spoe-group identity authorize\nhttp-request deny deny_status 503 unless { var(txn.identity.allow) -m bool }";
-                report.add(Rule::Unguarded, line.at, what, fix);
-            }
         }
     }
 }
@@ -131,9 +73,9 @@ fn check_cookies(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) 
             if http == "http-response" && name.eq_ignore_ascii_case("set-cookie") =>
         {
             match (action.as_str(), rest) {
-                ("del-header", []) => true,
-                ("replace-header", [pattern, ..]) => Regex::new(pattern).map_or_else(
-                    |_| pattern.contains(COOKIE),
+                ("del-header", _) => true,
+                ("replace-header", [pattern, ..]) => variant.patterns.get(pattern).map_or_else(
+                    || pattern.contains(COOKIE),
                     |pattern| forged().iter().all(|cookie| pattern.is_match(cookie)),
                 ),
                 _ => false,
@@ -142,21 +84,27 @@ fn check_cookies(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) 
         _ => false,
     };
     let backends = || {
-        let routed: BTreeSet<_> = targets(&guard.lines).collect();
+        let routed: BTreeSet<_> = guard.lines.iter().filter_map(|line| target(line)).collect();
         let reached = variant.sections.iter().filter(move |s| routed.contains(s.name.as_str()));
-        reached.filter(|section| section.kind == "backend" && has_servers(section))
+        reached.filter(|s| s.kind == "backend" && s.lines.iter().any(|line| is_server(line)))
     };
-    let in_each = backends().next().is_some() && backends().all(|s| s.lines.iter().any(drops));
-    if !guard.lines.iter().copied().any(drops) && !in_each {
-        let fix = format!(
-            "http-response replace-header Set-Cookie (?i)^[[:space:]]*=?[[:space:]]*{COOKIE}.* %[str()]"
-        );
-        let what = format!("cookies called {COOKIE} are not dropped from workspaces' responses");
-        report.add(Rule::CookieNotDropped, place(guard), what, fix);
+    let in_each =
+        backends().next().is_some() && backends().all(|s| s.lines.iter().any(|line| drops(line)));
+    let rules = guard.rules("http-response");
+    let covered = |(_, line, when): &Ruled<'_>| drops(line) && covers(when, guard, variant);
+    if rules.iter().any(covered) || in_each {
+        return;
     }
+    let like = rules.iter().find(|(_, line, _)| drops(line));
+    let at = like.map_or_else(|| place(guard), |(_, line, _)| line.at);
+    let fix = format!(
+        "http-response replace-header Set-Cookie (?i)^[[:space:]]*(=[[:space:]]*)*{COOKIE}.* %[str()]"
+    );
+    let what = format!("cookies called {COOKIE} are not dropped from workspaces' responses");
+    report.lacks(Rule::CookieNotDropped, at, what, fix);
 }
 
-fn is_reserved(test: &Test) -> bool {
+pub(super) fn is_reserved(test: &Test) -> bool {
     let reserved = PATHS.trim_end_matches('/');
     let value = |value: &String| value.trim_end_matches('/') == reserved;
     test.values.iter().any(value)
@@ -166,7 +114,7 @@ fn is_reserved(test: &Test) -> bool {
 
 /// With sign-in, requests for our own pages go to the agent's, before anything else.
 fn check_reserved(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
-    let knows = guard.acls.values().flatten().any(is_reserved)
+    let knows = guard.acls.values().flat_map(|tests| tests.iter()).any(is_reserved)
         || guard.lines.iter().any(|line| line.words.iter().any(|w| w.starts_with(PATHS)));
     let fix = format!(
         "acl sign_in path_beg {PATHS}\nuse_backend identity-web if sign_in\nhttp-request allow if sign_in   # above the question"
@@ -185,42 +133,25 @@ fn check_reserved(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report)
         };
         when.is_always() || (!when.unless && when.any.iter().any(whole))
     };
-    let mut rules = guard.rules("http-request").filter(|(_, line, _)| acts(line, &["allow"]));
-    if rules.any(|(number, _, when)| takes(&when) && pages::of(guard, number, &when).is_some()) {
+    let mut rules =
+        guard.rules("http-request").iter().filter(|(_, line, _)| acts(line, &["allow"]));
+    if rules.any(|(number, _, when)| takes(when) && pages::takes(guard, *number, when)) {
         return;
     }
-    let first = guard.rules("use_backend").chain(guard.rules("default_backend")).next();
+    let first = guard.rules("use_backend").iter().chain(guard.rules("default_backend")).next();
     let at = first.map_or_else(|| place(guard), |(_, line, _)| line.at);
     let what =
         format!("the first route is not that of {PATHS}: those requests can reach a workspace");
     report.add(Rule::ReservedPath, at, what, fix);
 }
 
-/// Addresses where nobody but this machine can listen in.
-fn is_local(address: &str) -> bool {
-    const LOCAL: [&str; 11] = [
-        "127.",
-        "localhost",
-        "[::1]",
-        "::1:",
-        "ipv4@127.",
-        "ipv6@::1",
-        "ipv6@[::1]",
-        "unix@",
-        "abns@",
-        "/",
-        "fd@",
-    ];
-    LOCAL.iter().any(|local| address.starts_with(local))
-}
-
 fn check_plain(guard: &Guard<'_>, report: &mut Report) {
     let secure = |test: &Test| test.fetch == "ssl_fc";
-    let mut ends = guard.rules("http-request").filter(|(_, line, _)| {
+    let mut ends = guard.rules("http-request").iter().filter(|(_, line, _)| {
         acts(line, &["redirect", "deny", "reject", "return", "silent-drop"])
     });
     let refused = ends.any(|(_, _, when)| !when.is_always() && when.holds_without(secure));
-    let mut redirects = guard.rules("redirect");
+    let mut redirects = guard.rules("redirect").iter();
     if refused || redirects.any(|(_, _, when)| when.holds_without(secure)) {
         return;
     }
@@ -231,7 +162,10 @@ fn check_plain(guard: &Guard<'_>, report: &mut Report) {
         let options = line.words.get(2..).unwrap_or_default();
         let has = |name: &str| options.iter().any(|word| word == name);
         // Behind another proxy, TLS may have ended there.
-        if has("ssl") || has("accept-proxy") || address.split(',').all(is_local) {
+        if has("ssl")
+            || has("accept-proxy")
+            || address.split(',').all(|address| Address::read(address).is_local())
+        {
             continue;
         }
         let what = format!("{address} takes requests in the clear, and answers them");
@@ -241,9 +175,18 @@ fn check_plain(guard: &Guard<'_>, report: &mut Report) {
     }
 }
 
+/// Whether a line could put something into the log.
+fn is_recorded(line: &Line) -> bool {
+    match &line.words[..] {
+        [http, action, ..] if http == "http-request" => action == "capture",
+        [keyword, ..] => keyword == "capture" || keyword.starts_with("log-format"),
+        [] => false,
+    }
+}
+
 fn check_logs(guard: &Guard<'_>, report: &mut Report) {
     let secret = ["hdr(authorization)", "hdr(cookie)", "hdr(set-cookie)"];
-    for line in &guard.lines {
+    for line in guard.lines.iter().filter(|line| is_recorded(line)) {
         let text = line.words.join(" ").to_ascii_lowercase();
         let captures = text.starts_with("capture request header authorization")
             || text.starts_with("capture request header cookie")

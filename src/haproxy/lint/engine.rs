@@ -1,9 +1,13 @@
 //! The SPOE file: how long HAProxy waits, what it says and what it is told.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use super::{Agent, Report, Rule, guard::Guard};
-use crate::haproxy::{document::At, spoe::Block};
+use crate::haproxy::{
+    document::{At, Source},
+    generate::SPOE,
+    spoe::{Block, Engine},
+};
 
 /// Arguments that the agent needs, with the samples that let it see every header.
 const NEEDED: [(&str, &str); 6] = [
@@ -44,6 +48,7 @@ pub(super) fn check(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
     }
     check_processing(section, agent, report);
     let Some(message) = guard.engine.message(guard.message()) else { return };
+    check_shipped(message, report);
     if !guard.http {
         check_certificate(message, report);
         return;
@@ -95,6 +100,30 @@ fn check_certificate(message: &Block, report: &mut Report) {
         let what = "the argument 'certificate_result' is missing beside 'certificate'";
         let fix = "args … certificate_result=ssl_c_verify";
         report.add(Rule::Arguments, args(message), what, fix);
+    }
+}
+
+/// The shipped SPOE file.
+static SHIPPED: LazyLock<Engine> = LazyLock::new(|| {
+    let source = Source { name: "identity.spoe.cfg".into(), text: SPOE.into() };
+    Engine::read(&source, 0, Some("identity"))
+});
+
+/// Arguments of the shipped names are what the agent takes them for. Which client it is, another sample may
+/// say as well, and what has a list of its own is judged by that.
+fn check_shipped(message: &Block, report: &mut Report) {
+    let listed = |name: &str| {
+        let lists = NEEDED.iter().chain(&QUERY).chain(&PROTOCOLS).chain(&BROWSER).chain(&POLICIES);
+        lists.into_iter().any(|(listed, _)| *listed == name)
+    };
+    let shipped = SHIPPED.message(&message.name).into_iter().flat_map(Block::args);
+    for (name, sample) in shipped.filter(|(name, _)| !listed(name)) {
+        for (_, found) in message.args().filter(|(found, _)| *found == name) {
+            if !equals(found, sample) {
+                let what = format!("the argument '{name}' is {found}");
+                report.add(Rule::Arguments, args(message), what, format!("{name}={sample}"));
+            }
+        }
     }
 }
 

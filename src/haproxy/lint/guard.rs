@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Files, Report, Rule, acls};
+use super::{Files, Report, Rule, acls, pages::Pages, question::refusal};
 use crate::haproxy::{
     condition::{Acls, Condition, Test},
     document::{At, Line, Section, Source},
@@ -23,7 +23,11 @@ pub(super) struct Guard<'v> {
     pub(super) filter: &'v Line,
     /// The lines of the defaults and its own, as HAProxy goes through them.
     pub(super) lines: Vec<&'v Line>,
+    /// The rules by their keyword, with their number among the lines.
+    rules: BTreeMap<&'v str, Vec<Ruled<'v>>>,
     pub(super) acls: Acls,
+    /// The pages of our own, which are reached without a verdict.
+    pub(super) pages: Option<Pages<'v>>,
     pub(super) engine: Engine,
     /// How variables begin: `txn.identity.`
     pub(super) prefix: String,
@@ -31,7 +35,12 @@ pub(super) struct Guard<'v> {
     pub(super) http: bool,
     /// When the question is sent.
     pub(super) asked: Asked,
+    /// The number of the rule that refuses whatever is not allowed.
+    pub(super) refusal: Option<usize>,
 }
+
+/// A rule: its number among the lines, its line, and when it is followed.
+pub(super) type Ruled<'v> = (usize, &'v Line, Condition);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
@@ -51,7 +60,8 @@ impl<'v> Guard<'v> {
         spoe: &mut SpoeFiles,
         report: &mut Report,
     ) -> Option<Self> {
-        let filter = section.lines.iter().find(|line| {
+        let own: Vec<&'v Line> = section.lines.iter().map(|line| &**line).collect();
+        let filter = own.iter().copied().find(|line| {
             matches!(&line.words[..], [filter, spoe, ..] if filter == "filter" && spoe == "spoe")
                 && is_ours(line, files, spoe, report)
         })?;
@@ -60,17 +70,39 @@ impl<'v> Guard<'v> {
             Some(Some((number, source))) => Engine::read(source, *number, name),
             _ => Engine::default(),
         };
-        let prefix = engine.agent.as_ref().and_then(|agent| agent.line(&["option", "var-prefix"]));
-        let prefix = prefix.and_then(|line| line.words.get(2)).map(String::as_str).or(name);
-        let prefix = format!("txn.{}.", prefix.unwrap_or("identity"));
-        let inherited = section.defaults.and_then(|number| sections.get(number));
-        let lines: Vec<&Line> =
-            inherited.into_iter().chain([section]).flat_map(|s| &s.lines).collect();
+        let lines: Vec<&Line> = inherited(section, sections)
+            .into_iter()
+            .flat_map(|section| section.lines.iter().map(|line| &**line))
+            .chain(own)
+            .collect();
+        let prefix = used_prefix(&engine, name, &lines, report);
         let http = setting(section, sections, "mode").is_some_and(|(_, mode)| mode == "http");
-        let acls = acls(&lines);
-        let mut guard =
-            Self { section, filter, lines, acls, engine, prefix, http, asked: Asked::Never };
+        let acls = acls(lines.iter().copied());
+        let mut rules: BTreeMap<&str, Vec<Ruled<'v>>> = BTreeMap::new();
+        for (number, line) in lines.iter().copied().enumerate() {
+            let Some(keyword) = line.words.first().filter(|word| RULES.contains(&word.as_str()))
+            else {
+                continue;
+            };
+            let when = Condition::of(&line.words, &acls);
+            rules.entry(keyword).or_default().push((number, line, when));
+        }
+        let mut guard = Self {
+            section,
+            filter,
+            lines,
+            rules,
+            acls,
+            pages: None,
+            engine,
+            prefix,
+            http,
+            asked: Asked::Never,
+            refusal: None,
+        };
         guard.asked = guard.when_asked(name);
+        guard.refusal = refusal(&guard);
+        guard.pages = Pages::of(&guard);
         Some(guard)
     }
 
@@ -99,17 +131,9 @@ impl<'v> Guard<'v> {
         if self.http { HTTP } else { TCP }
     }
 
-    /// The rules of a kind (`http-request`, `use_backend` …) with their number and condition.
-    pub(super) fn rules<'k>(
-        &'k self,
-        kind: &'k str,
-    ) -> impl Iterator<Item = (usize, &'v Line, Condition)> + 'k {
-        let of_kind = move |line: &Line| line.words.first().is_some_and(|word| word == kind);
-        let lines = self.lines.iter().copied().enumerate();
-        lines.filter(move |(_, line)| of_kind(line)).map(|(number, line)| {
-            let condition = Condition::of(&line.words, &self.acls);
-            (number, line, condition)
-        })
+    /// The rules of a kind (`http-request`, `use_backend` …), in their order.
+    pub(super) fn rules(&self, kind: &str) -> &[Ruled<'v>] {
+        self.rules.get(kind).map_or(&[], Vec::as_slice)
     }
 
     /// Whether a line comes after the question.
@@ -119,6 +143,12 @@ impl<'v> Guard<'v> {
             Asked::First => true,
             Asked::In(asked) => number > asked,
         }
+    }
+
+    /// Whether a rule of this number lets pass, before anything refuses it, what is not allowed.
+    pub(super) fn is_bypass(&self, number: usize, when: &Condition) -> bool {
+        let refused = self.refusal.is_some_and(|refusal| refusal < number);
+        !refused && !when.needs(|test| self.is_verdict(test))
     }
 
     /// Where the question is sent, or should be.
@@ -152,36 +182,108 @@ impl<'v> Guard<'v> {
     }
 }
 
-/// Whether a filter's engine sends our messages. One whose file cannot be read counts, and is reported.
-fn is_ours(line: &Line, files: Files<'_>, spoe: &mut SpoeFiles, report: &mut Report) -> bool {
-    let (name, file) = (after(line, "engine"), after(line, "config").unwrap_or_default());
+/// Lines with a condition of their own, or that others depend on.
+const RULES: [&str; 8] = [
+    "http-request",
+    "http-response",
+    "http-after-response",
+    "tcp-request",
+    "tcp-response",
+    "use_backend",
+    "default_backend",
+    "redirect",
+];
+
+/// An SPOE file by the name that a filter has for it; nothing if it is not there.
+pub(super) fn spoe_file<'s>(
+    file: &str,
+    spoe: &'s mut SpoeFiles,
+    files: Files<'_>,
+    report: &mut Report,
+) -> Option<&'s (usize, Source)> {
     let found = spoe.entry(file.to_owned()).or_insert_with(|| {
         let source = files(file)?;
         Some((report.file(&source.name), source))
     });
-    let engine = found.as_ref().map(|(number, source)| Engine::read(source, *number, name));
+    found.as_ref()
+}
+
+/// How an engine's variables begin.
+pub(super) fn prefix(engine: &Engine, name: Option<&str>) -> String {
+    let prefix = engine.agent.as_ref().and_then(|agent| agent.line(&["option", "var-prefix"]));
+    let prefix = prefix.and_then(|line| line.words.get(2)).map(String::as_str).or(name);
+    format!("txn.{}.", prefix.unwrap_or("identity"))
+}
+
+/// The prefix that the rules use. Where the engine has another one, that is the one mistake.
+fn used_prefix(
+    engine: &Engine,
+    name: Option<&str>,
+    lines: &[&Line],
+    report: &mut Report,
+) -> String {
+    const USUAL: &str = "txn.identity.";
+    let prefix = prefix(engine, name);
+    let mentions = |prefix: &str| {
+        let opened = format!("({prefix}");
+        let names = |word: &String| word.contains(&opened);
+        lines.iter().any(|line| line.words.iter().any(names))
+    };
+    if prefix == USUAL || mentions(&prefix) || !mentions(USUAL) {
+        return prefix;
+    }
+    let line = engine.agent.as_ref().and_then(|agent| agent.line(&["option", "var-prefix"]));
+    if let Some(line) = line {
+        let what = format!(
+            "the prefix differs: the agent's variables are called {prefix}*, and the rules use {USUAL}*"
+        );
+        report.add(Rule::NoVarPrefix, line.at, what, "option var-prefix identity");
+    }
+    USUAL.to_owned()
+}
+
+/// Whether a filter's engine sends our messages. One of our name whose file cannot be read does, and is
+/// reported; of others nothing is known.
+fn is_ours(line: &Line, files: Files<'_>, spoe: &mut SpoeFiles, report: &mut Report) -> bool {
+    let (name, file) = (after(line, "engine"), after(line, "config").unwrap_or_default());
+    let usual = name.is_none_or(|name| name == "identity");
+    let engine = spoe_file(file, spoe, files, report)
+        .map(|(number, source)| Engine::read(source, *number, name));
     match engine {
         Some(engine) if engine.agent.is_some() => {
             engine.message(HTTP).is_some() || engine.message(TCP).is_some()
         }
-        Some(_) => {
+        Some(_) if usual => {
             let name = name.unwrap_or_default();
             let what = format!("{file} has no 'spoe-agent' in the scope of the engine '{name}'");
             let fix = format!("[{name}]\nspoe-agent {name}");
             report.add(Rule::SpoeUnreadable, line.at, what, fix);
-            name == "identity"
+            true
         }
-        None => {
+        None if usual => {
             let what = format!("the SPOE file '{file}' cannot be read");
-            let fix = "filter spoe engine identity config identity.spoe.cfg   # beside this file";
+            let fix = "filter spoe engine identity config identity.spoe.cfg   # beside this file, or --root DIR";
             report.add(Rule::SpoeUnreadable, line.at, what, fix);
-            name.is_none_or(|name| name == "identity")
+            true
         }
+        _ => false,
     }
 }
 
+/// The sections that a section inherits from, the farthest first.
+pub(super) fn inherited<'s>(section: &Section, sections: &'s [Section]) -> Vec<&'s Section> {
+    let mut chain = Vec::new();
+    let mut next = section.defaults;
+    while let Some(defaults) = next.and_then(|number| sections.get(number)) {
+        chain.push(defaults);
+        next = defaults.defaults;
+    }
+    chain.reverse();
+    chain
+}
+
 /// The word after a keyword.
-fn after<'l>(line: &'l Line, keyword: &str) -> Option<&'l str> {
+pub(super) fn after<'l>(line: &'l Line, keyword: &str) -> Option<&'l str> {
     let place = line.words.iter().position(|word| word == keyword)?;
     line.words.get(place + 1).map(String::as_str)
 }
@@ -198,5 +300,5 @@ pub(super) fn setting<'s>(
             _ => None,
         })
     };
-    own(section).or_else(|| own(sections.get(section.defaults?)?))
+    own(section).or_else(|| inherited(section, sections).into_iter().rev().find_map(own))
 }

@@ -1,11 +1,13 @@
 //! Headers: what clients send in our name, and what must not travel on.
 
+use std::collections::BTreeMap;
+
 use regex::Regex;
 
 use super::{
-    Agent, Report, Rule, Variant,
-    guard::{Asked, Guard},
-    question::{acts, place},
+    Agent, Patterns, Report, Rule, Variant,
+    guard::{Asked, Guard, Ruled},
+    question::place,
 };
 use crate::haproxy::{
     condition::Condition,
@@ -13,7 +15,7 @@ use crate::haproxy::{
 };
 
 /// How headers begin in which servers believe whom a gateway let in.
-const FAMILIES: [&str; 8] = [
+pub(super) const FAMILIES: [&str; 8] = [
     "x-forwarded",
     "x-identity",
     "x-auth-request",
@@ -26,71 +28,89 @@ const FAMILIES: [&str; 8] = [
 /// Headers that travel on changed, and are no word of ours about the client.
 const THEIRS: [&str; 4] = ["host", "cookie", "authorization", "sec-websocket-protocol"];
 
-/// A rule that deletes headers from every request.
-struct Strip {
-    number: usize,
-    how: How,
+/// The rules of a section that delete headers from every request, with their numbers.
+#[derive(Default)]
+pub(super) struct Strips {
+    /// Whole names, each with the first rule that deletes it.
+    exact: BTreeMap<String, usize>,
+    parts: Vec<(usize, How)>,
 }
 
 enum How {
-    Exact(String),
     Begin(String),
     End(String),
     Sub(String),
     Reg(Regex),
 }
 
-impl Strip {
-    /// The rules in the order of a section, of those that always hold.
-    fn all<'l>(lines: impl Iterator<Item = (usize, &'l Line)>) -> Vec<Self> {
-        let strip = |(number, line): (usize, &Line)| {
-            let [http, del, name, rest @ ..] = &line.words[..] else { return None };
+impl Strips {
+    /// The rules among these lines that always hold.
+    pub(super) fn of<'l>(
+        lines: impl Iterator<Item = (usize, &'l Line)>,
+        patterns: &Patterns,
+    ) -> Self {
+        let mut strips = Self::default();
+        for (number, line) in lines {
+            let [http, del, name, rest @ ..] = &line.words[..] else { continue };
             if http != "http-request" || del != "del-header" {
-                return None;
+                continue;
             }
+            let lower = || name.to_ascii_lowercase();
             let how = match rest {
-                [] => How::Exact(name.to_ascii_lowercase()),
                 [m, how] if m == "-m" => match how.as_str() {
-                    "str" => How::Exact(name.to_ascii_lowercase()),
-                    "beg" => How::Begin(name.to_ascii_lowercase()),
-                    "end" => How::End(name.to_ascii_lowercase()),
-                    "sub" => How::Sub(name.to_ascii_lowercase()),
+                    "beg" => How::Begin(lower()),
+                    "end" => How::End(lower()),
+                    "sub" => How::Sub(lower()),
                     // HAProxy compares names in lower case.
-                    "reg" => How::Reg(Regex::new(name).ok()?),
-                    _ => return None,
+                    "reg" => match patterns.get(name) {
+                        Some(pattern) => How::Reg(pattern),
+                        None => continue,
+                    },
+                    "str" => {
+                        strips.exact.entry(lower()).or_insert(number);
+                        continue;
+                    }
+                    _ => continue,
                 },
-                _ => return None,
+                [] => {
+                    strips.exact.entry(lower()).or_insert(number);
+                    continue;
+                }
+                _ => continue,
             };
-            Some(Self { number, how })
-        };
-        lines.filter_map(strip).collect()
+            strips.parts.push((number, how));
+        }
+        strips
     }
 
-    fn takes(&self, name: &str) -> bool {
-        match &self.how {
-            How::Exact(whole) => whole == name,
-            How::Begin(begin) => name.starts_with(begin),
-            How::End(end) => name.ends_with(end),
-            How::Sub(part) => name.contains(part),
-            How::Reg(pattern) => pattern.is_match(name),
-        }
+    /// Whether a header of this name is deleted before the rule of a number.
+    pub(super) fn takes(&self, name: &str, before: usize) -> bool {
+        let parts = self.parts.iter().take_while(|(number, _)| *number < before);
+        self.exact.get(name).is_some_and(|number| *number < before)
+            || parts.into_iter().any(|(_, how)| match how {
+                How::Begin(begin) => name.starts_with(begin),
+                How::End(end) => name.ends_with(end),
+                How::Sub(part) => name.contains(part),
+                How::Reg(pattern) => pattern.is_match(name),
+            })
     }
 }
 
-pub(super) fn check(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
+fn sets(line: &Line) -> bool {
+    let [http, action, ..] = &line.words[..] else { return false };
+    http == "http-request" && (action == "set-header" || action == "add-header")
+}
+
+pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
     if !guard.http {
         return;
     }
-    let strips = Strip::all(guard.lines.iter().copied().enumerate());
-    let mut passes = guard.rules("http-request").filter(|(_, line, _)| acts(line, &["allow"]));
-    let first_pass = passes.next().map_or(usize::MAX, |(number, ..)| number);
+    let strips = Strips::of(guard.lines.iter().copied().enumerate(), variant.patterns);
     for (number, line, when) in guard.rules("http-request") {
-        let before = number.min(first_pass);
-        let strips = || strips.iter().filter(move |strip| strip.number < before);
-        check_set(line, &when, &guard.prefix, |name| strips().any(|s| s.takes(name)), report);
+        check_set(line, when, &guard.prefix, |name| strips.takes(name, *number), report);
     }
     if guard.asked != Asked::Never {
-        check_travel(guard, agent, report);
+        check_travel(guard, variant.agent, report);
     }
 }
 
@@ -101,16 +121,17 @@ pub(super) fn check_backends(variant: &Variant<'_>, report: &mut Report) {
     let before: Vec<_> = variant
         .guards
         .iter()
-        .flat_map(|guard| Strip::all(guard.lines.iter().copied().enumerate()))
+        .map(|guard| Strips::of(guard.lines.iter().copied().enumerate(), variant.patterns))
         .collect();
     for section in variant.sections.iter().filter(|s| s.kind == "backend" && !guarded(s)) {
-        let own = Strip::all(section.lines.iter().enumerate());
-        for (number, line) in section.lines.iter().enumerate() {
-            let when =
-                Condition::of(&line.words, &super::acls(&section.lines.iter().collect::<Vec<_>>()));
+        let lines = || section.lines.iter().map(|line| &**line);
+        let own = Strips::of(lines().enumerate(), variant.patterns);
+        let acls = super::acls(lines());
+        for (number, line) in lines().enumerate().filter(|(_, line)| sets(line)) {
+            let when = Condition::of(&line.words, &acls);
             let deleted = |name: &str| {
-                before.iter().any(|strip| strip.takes(name))
-                    || own.iter().any(|strip| strip.number < number && strip.takes(name))
+                before.iter().any(|strips| strips.takes(name, usize::MAX))
+                    || own.takes(name, number)
             };
             check_set(line, &when, &first.prefix, deleted, report);
         }
@@ -164,7 +185,8 @@ fn spellings(name: &str) -> Vec<String> {
 
 /// Tokens and our cookies must be taken out before the request travels on.
 fn check_travel(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
-    let rules: Vec<_> = guard.rules("http-request").filter(|(n, ..)| guard.is_after(*n)).collect();
+    let rules: Vec<_> =
+        guard.rules("http-request").iter().filter(|(n, ..)| guard.is_after(*n)).collect();
     let does = |action: &str, name: &str, variable: &str| {
         let var = guard.var(variable);
         rules.iter().any(|(_, line, when)| {
@@ -212,7 +234,7 @@ fn check_travel(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
 }
 
 /// Whether no cookie at all travels on.
-fn removes_all_cookies(rules: &[(usize, &Line, Condition)]) -> bool {
+fn removes_all_cookies(rules: &[&Ruled<'_>]) -> bool {
     rules.iter().any(|(_, line, when)| {
         when.is_always()
             && matches!(&line.words[..], [_, del, name] if del == "del-header" && name.eq_ignore_ascii_case("cookie"))

@@ -1,5 +1,7 @@
 //! Conditions and routes that look at a part of Host only.
 
+use std::borrow::Cow;
+
 use super::{Report, Rule, guard::Guard};
 use crate::haproxy::condition::{Condition, Test};
 
@@ -7,21 +9,23 @@ use crate::haproxy::condition::{Condition, Test};
 const FETCHES: [&str; 6] = ["hdr", "req.hdr", "req.fhdr", "fhdr", "base", "url_dom"];
 /// Comparisons with a part.
 const PARTS: [&str; 6] = ["beg", "end", "sub", "dom", "dir", "reg"];
-/// Lines on which somebody's way depends.
-const DECIDES: [&str; 5] =
-    ["http-request", "tcp-request", "use_backend", "use-server", "force-persist"];
+/// Lines on which a request's way depends, beside rules and routes.
+const OTHERS: [&str; 2] = ["use-server", "force-persist"];
 /// Actions of `http-request` that send nobody to a workspace.
 const HARMLESS: [&str; 6] =
     ["redirect", "set-header", "add-header", "del-header", "set-log-level", "capture"];
 
 pub(super) fn check(guard: &Guard<'_>, report: &mut Report) {
-    for line in guard.lines.iter().filter(|line| is_about(line, &DECIDES)) {
+    let ruled = ["http-request", "tcp-request", "use_backend"].map(|kind| guard.rules(kind));
+    let others = guard.lines.iter().filter(|line| is_about(line, &OTHERS));
+    let others = others.map(|line| (*line, Cow::Owned(Condition::of(&line.words, &guard.acls))));
+    let ruled = ruled.into_iter().flatten().map(|(_, line, when)| (*line, Cow::Borrowed(when)));
+    for (line, when) in ruled.chain(others) {
         if line.words.get(1).is_some_and(|action| HARMLESS.contains(&action.as_str())) {
             continue;
         }
-        let when = Condition::of(&line.words, &guard.acls);
         for term in when.terms() {
-            for test in &term.any {
+            for test in term.any.iter() {
                 let Some(how) = compares_part(test) else { continue };
                 // The line that says it: the ACL's own where it has a name.
                 let said = term.name.as_ref().and_then(|name| {
@@ -33,7 +37,7 @@ pub(super) fn check(guard: &Guard<'_>, report: &mut Report) {
                     })
                 });
                 let what = format!("Host is compared by '{how}'");
-                report.add(Rule::HostInPart, said.unwrap_or(line).at, what, fix(test));
+                report.add(Rule::HostInPart, said.unwrap_or(&line).at, what, fix(test));
             }
         }
         let mapped = line.words.iter().find(|word| {
@@ -97,12 +101,26 @@ fn is_whole(pattern: &str) -> bool {
 
 fn fix(test: &Test) -> String {
     let value = test.values.first().map_or("NAME", String::as_str);
+    let anchored = |pattern: &str| format!("req.hdr(host),host_only -m reg '{pattern}'");
+    if value.contains(['^', '$', '(', '[', '\\', '*']) {
+        // What is there, from its beginning to its end.
+        let ended = format!("{value}$");
+        let (flags, rest) = match value.strip_prefix("(?i)") {
+            Some(rest) => ("(?i)", rest),
+            None => ("", value),
+        };
+        let bare = rest.trim_start_matches('^').trim_end_matches('$');
+        let whole = [ended, format!("^{value}"), format!("{flags}^(?:{bare})$")];
+        return whole.iter().find(|pattern| is_whole(pattern)).map_or_else(
+            || "req.hdr(host),host_only -m str -i NAME".to_owned(),
+            |pattern| anchored(pattern),
+        );
+    }
     let is_name = value.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'));
     if is_name && !value.starts_with('.') && !value.ends_with('.') {
         return format!("req.hdr(host),host_only -m str -i {value}");
     }
-    let domain = value.trim_matches(['.', '^', '$']).trim_start_matches(".*").replace('\\', "");
-    let domain = domain.trim_matches('.').replace('.', "\\.");
+    let domain = value.trim_matches('.').replace('.', "\\.");
     format!(
         "req.hdr(host),host_only,lower -m reg '^[a-z0-9-]+\\.{domain}$'   # or leave it to the agent's [[host]]"
     )
@@ -111,6 +129,21 @@ fn fix(test: &Test) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn p9_the_fix_of_an_expression_is_that_expression_of_the_whole() {
+        for (pattern, want) in [
+            (r"^(?i)(admin|ops)\.example\.com", r"'^(?i)(admin|ops)\.example\.com$'"),
+            (r"[a-z]+\.ws\.test$", r"'^[a-z]+\.ws\.test$'"),
+            (r"^a\.test$|b", r"'^(?:a\.test$|b)$'"),
+            ("(?i)ws", "'(?i)^(?:ws)$'"),
+        ] {
+            let test = Test { values: vec![pattern.into()], ..Test::default() };
+            assert_eq!(fix(&test), format!("req.hdr(host),host_only -m reg {want}"), "{pattern}");
+        }
+        let test = Test { values: vec![".ws.example.com".into()], ..Test::default() };
+        assert!(fix(&test).contains(r"'^[a-z0-9-]+\.ws\.example\.com$'"), "{}", fix(&test));
+    }
 
     #[test]
     fn only_an_expression_of_the_whole_is_whole() {

@@ -1,12 +1,14 @@
 //! Whether the question is asked, and its answer is what decides.
 
+use std::collections::BTreeSet;
+
 use super::{
     Report, Rule, Variant,
-    guard::{Asked, Guard},
-    pages, reuse,
+    guard::{Asked, Guard, Ruled},
+    pages,
 };
 use crate::haproxy::{
-    condition::Condition,
+    condition::{Condition, Test},
     document::{At, Line},
 };
 
@@ -17,18 +19,19 @@ pub(super) const PASSES: [&str; 2] = ["allow", "accept"];
 
 /// Verdicts in a scope that outlives the request, anywhere.
 pub(super) fn check_scopes(variant: &Variant<'_>, report: &mut Report) {
-    let prefix = variant.guards.first().map_or("txn.identity.", |guard| &guard.prefix);
+    let prefix = variant.prefix();
     let name = prefix.strip_prefix("txn.").unwrap_or(prefix);
-    let lines = variant.sections.iter().flat_map(|section| {
-        let known = reuse::known(section);
-        section.lines.iter().filter(move |line| !known.contains(&line.at))
+    let lines = variant.sections.iter().flat_map(|section| &section.lines);
+    let lines = lines.filter(|line| !variant.known.contains(&line.at));
+    let scopes = ["sess.", "proc."].map(|scope| {
+        let sets = ["set-var(", "set-var-fmt("].map(|set| format!("{set}{scope}"));
+        (scope, format!("var({scope}{name}"), sets)
     });
     for line in lines {
-        for scope in ["sess.", "proc."] {
-            let reads = format!("var({scope}{name}");
-            let sets = ["set-var(", "set-var-fmt("].map(|set| format!("{set}{scope}"));
-            let reads = line.words.iter().any(|word| word.contains(&reads));
-            let keeps = line.words.iter().any(|word| sets.iter().any(|set| word.starts_with(set)))
+        for (scope, read, sets) in &scopes {
+            let words = || line.words.iter().filter(|word| word.contains(scope));
+            let reads = words().any(|word| word.contains(read));
+            let keeps = words().any(|word| sets.iter().any(|set| word.starts_with(set)))
                 && line.words.iter().any(|word| word.contains(prefix));
             if reads || keeps {
                 let what =
@@ -40,8 +43,9 @@ pub(super) fn check_scopes(variant: &Variant<'_>, report: &mut Report) {
     }
 }
 
-pub(super) fn check(guard: &Guard<'_>, report: &mut Report) {
+pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
     check_found(guard, report);
+    check_alternatives(guard, report);
     let kind = if guard.http { "http-request" } else { "tcp-request" };
     if guard.asked == Asked::Never {
         let message = guard.message();
@@ -53,41 +57,82 @@ pub(super) fn check(guard: &Guard<'_>, report: &mut Report) {
             "tcp-request inspect-delay 2s\ntcp-request content send-spoe-group identity authorize-tcp"
                 .to_owned()
         };
-        report.add(Rule::NotAsked, guard.filter.at, what, fix);
+        report.lacks(Rule::NotAsked, guard.filter.at, what, fix);
         return;
     }
     check_early(guard, report);
-    let rules: Vec<_> = guard.rules(kind).collect();
+    let rules = guard.rules(kind);
     let refusals = || {
-        let ends = |(number, line, _): &&(usize, &Line, Condition)| {
-            guard.is_after(*number) && acts(line, &REFUSALS)
-        };
+        let ends =
+            |(number, line, _): &&Ruled<'_>| guard.is_after(*number) && acts(line, &REFUSALS);
         rules.iter().filter(ends)
     };
-    let default = refusals().find(|(_, _, when)| when.holds_without(|test| guard.is_verdict(test)));
-    if default.is_none() {
+    if guard.refusal.is_none() {
         let mut partial = refusals().filter(|(_, line, when)| guard.mentions(line, when));
         if let Some((_, line, when)) = partial.next_back() {
-            let what =
-                format!("requests are refused {}, not whenever they are not allowed", said(when));
-            report.add(Rule::DenyDepends, line.at, what, default_deny(guard));
+            let also = alternatives(guard, when);
+            let what = format!(
+                "requests are refused {}, not whenever they are not allowed{also}",
+                said(when)
+            );
+            report.lacks(Rule::DenyDepends, line.at, what, default_deny(guard));
         } else {
             let what = "nothing after the question refuses what is not allowed";
-            report.add(Rule::NoDefaultDeny, guard.asked_at(), what, default_deny(guard));
+            report.lacks(Rule::NoDefaultDeny, guard.asked_at(), what, default_deny(guard));
         }
     }
-    let end = default.map_or(usize::MAX, |(number, ..)| *number);
-    let known = reuse::known(guard.section);
-    for (number, line, when) in &rules {
-        let passes = acts(line, &PASSES) && *number < end && !known.contains(&line.at);
-        if passes
-            && !when.needs(|test| guard.is_verdict(test))
-            && pages::of(guard, *number, when).is_none()
-        {
+    for (number, line, when) in rules {
+        let passes = acts(line, &PASSES) && !variant.known.contains(&line.at);
+        if passes && guard.is_bypass(*number, when) && !pages::takes(guard, *number, when) {
+            let also = alternatives(guard, when);
             let what =
-                format!("requests pass {} before what is not allowed is refused", said(when));
+                format!("requests pass {} before what is not allowed is refused{also}", said(when));
             let fix = "remove the rule, or let its requests end here: http-request return …";
             report.add(Rule::Bypass, line.at, what, fix);
+        }
+    }
+}
+
+/// The number of the rule that refuses whatever is not allowed.
+pub(super) fn refusal(guard: &Guard<'_>) -> Option<usize> {
+    let kind = if guard.http { "http-request" } else { "tcp-request" };
+    let refuses = |(number, line, when): &&Ruled<'_>| {
+        guard.is_after(*number)
+            && acts(line, &REFUSALS)
+            && when.holds_without(|test| guard.is_verdict(test))
+    };
+    guard.rules(kind).iter().find(refuses).map(|(number, ..)| *number)
+}
+
+/// The lines of the names in a condition that have several: HAProxy takes them as alternatives.
+fn alternatives(guard: &Guard<'_>, when: &Condition) -> String {
+    let several = when.terms().filter(|term| term.any.len() > 1);
+    let names: BTreeSet<_> = several.filter_map(|term| term.name.as_deref()).collect();
+    let said = |name: &str| {
+        let lines = guard.lines.iter().filter(|line| is_acl(line, name)).take(8);
+        let lines: Vec<_> = lines.map(|line| line.at.line.to_string()).collect();
+        format!("; '{name}' is any of the lines {}", lines.join(", "))
+    };
+    names.into_iter().map(said).collect()
+}
+
+fn is_acl(line: &Line, name: &str) -> bool {
+    matches!(&line.words[..], [acl, named, ..] if acl == "acl" && named == name)
+}
+
+/// A name that stands for the verdict, and for something else as well.
+fn check_alternatives(guard: &Guard<'_>, report: &mut Report) {
+    for (name, tests) in &guard.acls {
+        let verdicts = tests.iter().filter(|test| guard.is_verdict(test)).count();
+        if verdicts == 0 || verdicts == tests.len() {
+            continue;
+        }
+        for line in guard.lines.iter().filter(|line| is_acl(line, name)) {
+            if !guard.is_verdict(&Test::read(line.words.get(2..).unwrap_or_default())) {
+                let what =
+                    format!("'{name}' holds by this line as well, and not by the verdict alone");
+                report.add(Rule::VerdictMade, line.at, what, "give it another name");
+            }
         }
     }
 }
@@ -112,8 +157,8 @@ fn check_early(guard: &Guard<'_>, report: &mut Report) {
     let kinds = if guard.http { &["http-request", "tcp-request"][..] } else { &["tcp-request"] };
     for (number, line, when) in kinds.iter().flat_map(|kind| guard.rules(kind)) {
         let earlier = guard.http && line.words.first().is_some_and(|word| word == "tcp-request");
-        let early = earlier || (!guard.is_after(number) && guard.asked != Asked::In(number));
-        if early && guard.mentions(line, &when) {
+        let early = earlier || (!guard.is_after(*number) && guard.asked != Asked::In(*number));
+        if early && guard.mentions(line, when) {
             let asked = guard.asked_at().line;
             let what =
                 format!("a variable of the agent is used before the question in line {asked}");

@@ -4,13 +4,15 @@
 //! its request, or made by a rule, as of any other line that does so. What is added beside the shipped lines is
 //! told where reuse would go past it.
 
-use std::{collections::BTreeSet, sync::LazyLock};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, LazyLock},
+};
 
-use super::{Report, Rule, Variant, pages};
+use super::{Report, Rule, Variant, ends, guard, pages, shipped::FILE};
 use crate::haproxy::{
     condition::Condition,
-    document::{At, Document, Line, Section, Source},
-    generate::GATE,
+    document::{At, Line, Section},
 };
 
 /// The condition under which the shipped file has them.
@@ -27,10 +29,6 @@ struct Run {
     backend: Option<String>,
     lines: Vec<Words>,
 }
-
-/// The shipped file.
-static FILE: LazyLock<Document> =
-    LazyLock::new(|| Document::read(&[Source { name: "haproxy.cfg".into(), text: GATE.into() }]));
 
 /// The shipped lines: what is there under the condition, and not without it.
 static SHIPPED: LazyLock<Vec<Run>> = LazyLock::new(|| {
@@ -107,26 +105,18 @@ fn is_same(word: &str, shipped: &str) -> bool {
 
 /// Rules that make a verdict, or say that one may be reused.
 pub(super) fn check_made(variant: &Variant<'_>, report: &mut Report) {
-    let prefix = variant.guards.first().map_or("txn.identity.", |guard| &guard.prefix);
-    let allow = format!("{prefix}allow)");
-    let ours = ["txn.reuse", "sess.identity.", "sess.identity_asked"];
     for section in variant.sections {
-        let known = known(section);
-        let inherited = section.defaults.and_then(|number| variant.sections.get(number));
+        let known = &variant.known;
+        let reuses = section.lines.iter().any(|line| known.contains(&line.at));
+        let inherited = guard::inherited(section, variant.sections);
         let lines = inherited.into_iter().chain([section]).flat_map(|section| &section.lines);
-        for line in lines.filter(|line| !known.is_empty() && widens(line, &known)) {
+        for line in lines.filter(|line| reuses && widens(line, known)) {
             let what =
                 "another 'acl' of this name: more requests count as the same than were compared";
             report.add(Rule::VerdictMade, line.at, what, "give it another name");
         }
         for line in section.lines.iter().filter(|line| !known.contains(&line.at)) {
-            let mut set = line.words.iter().filter_map(|word| {
-                word.strip_prefix("set-var(").or_else(|| word.strip_prefix("set-var-fmt("))
-            });
-            let makes =
-                |name: &str| name == allow || ours.iter().any(|ours| name.starts_with(ours));
-            let sends = |word: &String| word.trim_start_matches('!') == "reuse_hit";
-            if set.any(makes) || line.words.iter().any(sends) {
+            if line.words.iter().any(|word| word.trim_start_matches('!') == "reuse_hit") {
                 let what = "a rule says what only the agent may say";
                 let fix =
                     "remove it; reuse is written by 'haproxy generate' with 'reuse_ms' in [agent]";
@@ -151,24 +141,28 @@ fn widens(line: &Line, known: &BTreeSet<At>) -> bool {
 pub(super) fn check_skipped(variant: &Variant<'_>, report: &mut Report) {
     let mut reuses = false;
     for guard in variant.guards {
-        let known = known(guard.section);
+        let known = &variant.known;
         let first = guard.section.lines.iter().position(|line| known.contains(&line.at));
         let Some(first) = first else { continue };
         reuses = true;
         for (number, line) in guard.section.lines.iter().enumerate() {
             // HAProxy goes through the ways after all rules, wherever they stand.
             let passed = !is_rule(line) || number > first;
-            let when = Condition::of(&line.words, &guard.acls);
+            let shipped = || known.contains(&line.at) || LATER.contains(&line.words) || asks(line);
+            if !matters(line) || !passed || ends::is_idle(line) || shipped() {
+                continue;
+            }
             // What is only for requests that are not allowed has nothing to say of these.
-            let spared = when.spares(|test| guard.is_verdict(test));
-            let shipped = known.contains(&line.at) || LATER.contains(&line.words) || asks(line);
-            if !matters(line) || !passed || shipped || spared {
+            let when = Condition::of(&line.words, &guard.acls);
+            if when.spares(|test| guard.is_verdict(test)) {
                 continue;
             }
             if is_rule(line) {
                 let fix = "move it above 'acl reuse_hit'; a rule there is for every request";
                 skips(line, fix, report);
-            } else if pages::all(guard).all(|name| line.words.get(1).is_none_or(|w| w != name)) {
+            } else if pages::name(guard)
+                .is_none_or(|name| line.words.get(1).is_none_or(|w| w != name))
+            {
                 let fix = "remove it; a destination 'backend:NAME' leads a workspace there, and is not reused";
                 skips(line, fix, report);
             }
@@ -182,14 +176,13 @@ pub(super) fn check_skipped(variant: &Variant<'_>, report: &mut Report) {
             DECIDED.iter().find(|(name, _)| section.kind == "backend" && section.name == *name);
         if let Some((_, twin)) = twin {
             let twin = variant.sections.iter().find(|s| s.kind == "backend" && s.name == *twin);
-            let has = |line: &&Line| {
-                twin.is_some_and(|twin| twin.lines.iter().any(|other| other.words == line.words))
-            };
-            for line in section.lines.iter().filter(|line| !has(line)) {
+            let lines = twin.into_iter().flat_map(|twin| &twin.lines);
+            let theirs: BTreeSet<_> = lines.map(|line| &line.words).collect();
+            for line in section.lines.iter().filter(|line| !theirs.contains(&line.words)) {
                 skips(line, "write it into the backend for what is reused, too", report);
             }
         }
-        let limits = |line: &&Line| {
+        let limits = |line: &&Arc<Line>| {
             let limit = line.words.first().is_some_and(|word| word.starts_with("tune.vars."));
             limit && line.words.get(1).is_some_and(|size| size != "0")
         };

@@ -1,0 +1,258 @@
+//! The kinds of mistakes, with what can come of each.
+
+use serde::Serialize;
+
+impl Serialize for Rule {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.id())
+    }
+}
+
+/// A kind of mistake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Rule {
+    /// A line that is none.
+    Unreadable,
+    /// No rule sends the question.
+    NotAsked,
+    /// The SPOE file or its engine is missing.
+    SpoeUnreadable,
+    /// The verdict is kept beyond its request.
+    VerdictScope,
+    /// The verdict is used before the question.
+    VerdictTooEarly,
+    /// A rule makes the verdict.
+    VerdictMade,
+    /// `-m found` on the verdict.
+    VerdictFound,
+    /// Nothing refuses what is not allowed.
+    NoDefaultDeny,
+    /// The refusal depends on more than the verdict.
+    DenyDepends,
+    /// A rule lets requests pass before the refusal.
+    Bypass,
+    /// Another front end leads to workspaces.
+    Unguarded,
+    /// A header in our name can come from the client.
+    HeaderNotStripped,
+    /// Host is compared in part only.
+    HostInPart,
+    /// Tokens or our cookies reach workspaces.
+    CredentialTravels,
+    /// Workspaces can set our cookies.
+    CookieNotDropped,
+    /// Clients share connections to workspaces.
+    SharedConnection,
+    /// The paths of our own pages lead to workspaces.
+    ReservedPath,
+    /// Tokens are taken in the clear.
+    PlainHttp,
+    /// Credentials are written to the log.
+    SecretLogged,
+    /// No `option set-on-error`.
+    NoSetOnError,
+    /// `timeout processing` is missing or too short.
+    ProcessingTimeout,
+    /// No `option var-prefix`.
+    NoVarPrefix,
+    /// The question lacks arguments, or has others.
+    Arguments,
+    /// A rule that reuse goes past.
+    ReuseSkips,
+    /// Half of an answer could be reused.
+    ReuseHalf,
+    /// A route or a destination that the agent does not choose.
+    RouteNotAgents,
+    /// A header that says who somebody is, and not by the agent's word.
+    HeaderForged,
+    /// A rule ends the rules while some that are needed are still to come.
+    RulesSkipped,
+    /// A shipped rule that protects workspaces or the gate is not there.
+    RuleMissing,
+    /// Answers of workspaces are kept and given to others.
+    SharedCache,
+    /// A server's certificate is not verified.
+    ServerUnverified,
+    /// The runtime API is open to the network.
+    SocketOpen,
+    /// Something that lint cannot see.
+    NotJudged,
+}
+
+impl Rule {
+    /// Every rule.
+    pub const ALL: [Self; 33] = [
+        Self::Unreadable,
+        Self::NotAsked,
+        Self::SpoeUnreadable,
+        Self::VerdictScope,
+        Self::VerdictTooEarly,
+        Self::VerdictMade,
+        Self::VerdictFound,
+        Self::NoDefaultDeny,
+        Self::DenyDepends,
+        Self::Bypass,
+        Self::Unguarded,
+        Self::HeaderNotStripped,
+        Self::HostInPart,
+        Self::CredentialTravels,
+        Self::CookieNotDropped,
+        Self::SharedConnection,
+        Self::ReservedPath,
+        Self::PlainHttp,
+        Self::SecretLogged,
+        Self::NoSetOnError,
+        Self::ProcessingTimeout,
+        Self::NoVarPrefix,
+        Self::Arguments,
+        Self::ReuseSkips,
+        Self::ReuseHalf,
+        Self::RouteNotAgents,
+        Self::HeaderForged,
+        Self::RulesSkipped,
+        Self::RuleMissing,
+        Self::SharedCache,
+        Self::ServerUnverified,
+        Self::SocketOpen,
+        Self::NotJudged,
+    ];
+
+    /// Its name, which does not change.
+    #[must_use]
+    pub fn id(self) -> &'static str {
+        self.about().0
+    }
+
+    /// What can come of it.
+    #[must_use]
+    pub fn why(self) -> &'static str {
+        self.about().1
+    }
+
+    #[expect(clippy::too_many_lines, reason = "a table: one entry for each rule")]
+    fn about(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Unreadable => {
+                ("unreadable", "what cannot be read cannot be judged, and HAProxy refuses it")
+            }
+            Self::NotAsked => ("not-asked", "nobody decides about requests to this section"),
+            Self::SpoeUnreadable => {
+                ("spoe-unreadable", "without the SPOE file nobody knows what is asked and how")
+            }
+            Self::VerdictScope => (
+                "verdict-scope",
+                "a variable of the session or the process outlives its request: when the agent does not answer, the next request on the connection inherits the last verdict",
+            ),
+            Self::VerdictTooEarly => (
+                "verdict-too-early",
+                "the variables are not set yet: the rule decides without a verdict",
+            ),
+            Self::VerdictMade => (
+                "verdict-made",
+                "these requests pass without the agent having been asked, and when it is away",
+            ),
+            Self::VerdictFound => (
+                "verdict-found",
+                "the agent sets the variable in every answer, to false when it refuses: 'found' holds then, too",
+            ),
+            Self::NoDefaultDeny => (
+                "no-default-deny",
+                "what is not allowed is passed on, and everything is when the agent is away",
+            ),
+            Self::DenyDepends => (
+                "deny-depends",
+                "a request that is not allowed passes whenever the rest of the condition does not hold, as when the agent is away or answers something new",
+            ),
+            Self::Bypass => (
+                "bypass",
+                "these requests are passed on without a verdict, and with all they brought",
+            ),
+            Self::Unguarded => {
+                ("unguarded", "whoever finds this front end reaches workspaces without a verdict")
+            }
+            Self::HeaderNotStripped => (
+                "header-not-stripped",
+                "a client can send this header itself, and the workspace believes it; names with underscores become the same variables in CGI-like servers",
+            ),
+            Self::HostInPart => (
+                "host-in-part",
+                "Host is the client's text: 'ws.example.com.evil.test' begins, 'evil-ws.example.com' ends with what is compared",
+            ),
+            Self::CredentialTravels => (
+                "credential-travels",
+                "the code in a workspace could use what it gets as the person who sent it",
+            ),
+            Self::CookieNotDropped => (
+                "cookie-not-dropped",
+                "a workspace could put a session cookie of its choice into a person's browser",
+            ),
+            Self::SharedConnection => (
+                "shared-connection",
+                "a workspace runs code that is not trusted to keep the answers to two people on one connection apart",
+            ),
+            Self::ReservedPath => (
+                "reserved-path",
+                "tickets and pages of sign-in at workspaces' hosts would go to the code in the workspace",
+            ),
+            Self::PlainHttp => ("plain-http", "a token sent in the clear is a token given away"),
+            Self::SecretLogged => {
+                ("secret-logged", "whoever reads the log can act as the people in it")
+            }
+            Self::NoSetOnError => (
+                "no-set-on-error",
+                "the log does not tell an agent that fails from one that refuses",
+            ),
+            Self::ProcessingTimeout => (
+                "processing-timeout",
+                "HAProxy gives up before the agent has answered with a reason, or never does",
+            ),
+            Self::NoVarPrefix => (
+                "no-var-prefix",
+                "the variables are called after the engine then, and change with its name",
+            ),
+            Self::Arguments => (
+                "arguments",
+                "the agent refuses what it cannot see, and sees the last of repeated headers only",
+            ),
+            Self::ReuseSkips => (
+                "reuse-skips",
+                "what the rule refuses or changes passes as it is when an allow is reused",
+            ),
+            Self::ReuseHalf => (
+                "reuse-half",
+                "HAProxy leaves out what it has no memory for: a token that must be taken away could travel on",
+            ),
+            Self::RouteNotAgents => (
+                "route-not-agents",
+                "the agent decides about one workspace, and the request goes to another one, or where the client says",
+            ),
+            Self::HeaderForged => (
+                "header-forged",
+                "workspaces believe this header: with a client's value in it the client is who it wants to be",
+            ),
+            Self::RulesSkipped => (
+                "rules-skipped",
+                "the rules below are not followed then: what they take away travels on",
+            ),
+            Self::RuleMissing => (
+                "rule-missing",
+                "what this rule prevents is possible without it; docs/threat-model.md",
+            ),
+            Self::SharedCache => (
+                "shared-cache",
+                "an answer for one person is given to the next who asks for the same address",
+            ),
+            Self::ServerUnverified => (
+                "server-unverified",
+                "whatever answers at that address gets the request, with any certificate",
+            ),
+            Self::SocketOpen => (
+                "socket-open",
+                "whoever reaches this socket commands HAProxy: it can change addresses, maps and variables",
+            ),
+            Self::NotJudged => {
+                ("not-judged", "it may do anything: a clean result says nothing about it")
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Whom HAProxy connects to and who commands it: certificates of servers, and the runtime API.
+
+use super::{
+    Report, Rule, Variant,
+    address::Address,
+    expression::agents,
+    guard,
+    reach::{addresses, target},
+};
+use crate::haproxy::document::{Line, Section};
+
+pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
+    for section in variant.sections {
+        match section.kind.as_str() {
+            "global" => check_global(section, variant, report),
+            "frontend" | "listen" => check_statistics(section, variant, report),
+            _ => {}
+        }
+        let connects = ["backend", "listen", "defaults"].contains(&section.kind.as_str());
+        let site = variant.reach.is_elsewhere(section) && !variant.reach.is_workspace(section);
+        if connects && !site && !variant.guards.is_empty() {
+            check_section(section, variant, report);
+        }
+    }
+    for guard in variant.guards {
+        check_routes(guard, variant, report);
+    }
+}
+
+fn has(line: &Line, words: &[&str]) -> bool {
+    line.words.windows(words.len()).any(|window| window.iter().eq(words.iter()))
+}
+
+fn is_server(line: &Line) -> bool {
+    line.words.first().is_some_and(|w| w == "server" || w == "server-template")
+}
+
+/// The `default-server` lines that hold for a section.
+fn defaults<'s>(section: &'s Section, variant: &'s Variant<'_>) -> Vec<&'s Line> {
+    let chain = guard::inherited(section, variant.sections).into_iter().chain([section]);
+    let lines = chain.flat_map(|section| section.lines.iter().map(|line| &**line));
+    lines.filter(|line| line.words.first().is_some_and(|word| word == "default-server")).collect()
+}
+
+fn check_section(section: &Section, variant: &Variant<'_>, report: &mut Report) {
+    let defaults = defaults(section, variant);
+    for line in &section.lines {
+        let is_default = line.words.first().is_some_and(|word| word == "default-server");
+        if (is_server(line) || is_default) && has(line, &["verify", "none"]) {
+            let what = "the server's certificate is not verified";
+            report.add(Rule::ServerUnverified, line.at, what, "verify required ca-file @system-ca");
+        }
+    }
+    if !variant.reach.is_workspace(section) {
+        return;
+    }
+    for (line, address) in addresses(section).filter(|(line, _)| is_server(line)) {
+        let all = || defaults.iter().copied().chain([line]);
+        if !is_tls(line, &defaults) {
+            continue;
+        }
+        let name = all().rev().find_map(|line| guard::after(line, "sni"));
+        let fits = match name {
+            // The name in the certificate is that of the address, which the agent gives.
+            Some(sample) if address.is_anywhere() => agents(sample, variant.prefix())
+                .is_some_and(|name| name == "sni" || name == "dst_host"),
+            Some(_) => true,
+            None => {
+                !address.is_anywhere()
+                    && all().any(|line| guard::after(line, "verifyhost").is_some())
+            }
+        };
+        if !fits {
+            let what = "the certificate may be of any name";
+            let fix = format!("sni var({}sni)", variant.prefix());
+            report.add(Rule::ServerUnverified, line.at, what, fix);
+        }
+    }
+}
+
+fn is_tls(line: &Line, defaults: &[&Line]) -> bool {
+    let says = |word: &str| line.words.iter().any(|w| w == word);
+    says("ssl")
+        || !says("no-ssl") && defaults.iter().any(|line| line.words.iter().any(|w| w == "ssl"))
+}
+
+/// Where the agent says which name a certificate must have, the connection is TLS.
+fn check_routes(guard: &guard::Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
+    let sni = guard.var("sni");
+    for (_, line, when) in guard.rules("use_backend") {
+        let needs = when.needs(|test| test.fetch == sni && test.method.as_deref() == Some("found"));
+        let Some(name) = target(line).filter(|_| needs) else { continue };
+        for section in variant.sections.iter().filter(|s| s.kind == "backend" && s.name == name) {
+            let defaults = defaults(section, variant);
+            for (server, _) in addresses(section).filter(|(line, _)| !is_tls(line, &defaults)) {
+                let what = format!(
+                    "'{name}' is for workspaces that are reached by https, and this is not"
+                );
+                let fix = format!("ssl verify required ca-file @system-ca sni {sni}");
+                report.add(Rule::ServerUnverified, server.at, what, fix);
+            }
+        }
+    }
+}
+
+fn check_global(section: &Section, variant: &Variant<'_>, report: &mut Report) {
+    for line in &section.lines {
+        match &line.words[..] {
+            [keyword, how, ..]
+                if keyword == "ssl-server-verify"
+                    && how == "none"
+                    && !variant.guards.is_empty() =>
+            {
+                let what = "no server's certificate is verified";
+                report.add(Rule::ServerUnverified, line.at, what, "ssl-server-verify required");
+            }
+            [stats, socket, address, options @ ..] if stats == "stats" && socket == "socket" => {
+                check_socket(line, address, options, report);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The runtime API has no password: whoever connects commands, in the measure of its level.
+fn check_socket(line: &Line, address: &str, options: &[String], report: &mut Report) {
+    let option = |name: &str| {
+        let place = options.iter().position(|word| word == name)?;
+        options.get(place + 1).map(String::as_str)
+    };
+    if option("level") == Some("user") {
+        return;
+    }
+    let open = address.split(',').find(|part| match Address::read(part) {
+        Address::Local(_) => false,
+        Address::Network(..) => true,
+        // What the environment says is not known here, unless a family stands before it.
+        Address::Name(..) => !part.starts_with("${"),
+    });
+    if let Some(open) = open {
+        let what = format!("the runtime API is open to whoever reaches {open}");
+        let fix = "stats socket /run/haproxy/admin.sock mode 600 level admin";
+        report.add(Rule::SocketOpen, line.at, what, fix);
+    }
+    let others = option("mode").and_then(|mode| mode.chars().last()).and_then(|c| c.to_digit(8));
+    if others.is_some_and(|bits| bits & 2 != 0) {
+        let what = "everybody on this machine can write to the socket of the runtime API";
+        report.add(Rule::SocketOpen, line.at, what, "mode 600");
+    }
+}
+
+/// The page of statistics can stop servers.
+fn check_statistics(section: &Section, variant: &Variant<'_>, report: &mut Report) {
+    let lines = || {
+        let chain = guard::inherited(section, variant.sections).into_iter().chain([section]);
+        chain.flat_map(|section| &section.lines)
+    };
+    let is = |line: &Line, what: &str| matches!(&line.words[..], [stats, word, ..] if stats == "stats" && word == what);
+    if lines().any(|line| is(line, "auth")) {
+        return;
+    }
+    for line in lines().filter(|line| is(line, "admin")) {
+        let what = "the page of statistics takes commands without a password";
+        report.add(Rule::SocketOpen, line.at, what, "stats auth USER:PASSWORD");
+    }
+}
