@@ -16,6 +16,8 @@ use crate::support::{
     haproxy::{root, without_reuse},
 };
 
+pub(crate) mod edits;
+
 fn source(path: &Path) -> Option<Source> {
     let text = std::fs::read_to_string(path).ok()?;
     Some(Source { name: path.file_name()?.to_str()?.into(), text: completed(&text) })
@@ -338,4 +340,143 @@ fn f1_rules_that_reuse_goes_past_are_told() {
     // Without reuse both are fine.
     assert!(!found(without_reuse(&after("\nglobal\n", limit)), Rule::ReuseHalf));
     assert!(!found(without_reuse(&after("    default_backend nowhere\n", own)), Rule::ReuseSkips));
+}
+
+/// Runs the command in a directory with these files.
+fn lint_in(files: &[(&str, &[u8])], args: &[&str]) -> (Option<i32>, String) {
+    let directory = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        let path = directory.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    let mut command = Command::new(PROGRAM);
+    let output = command
+        .args(["haproxy", "lint"])
+        .args(args)
+        .current_dir(directory.path())
+        .output()
+        .unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn p4_p5_p6_files_are_found_where_haproxy_finds_them_and_read_whatever_their_bytes() {
+    let shipped = |name: &str| std::fs::read(root().join("haproxy").join(name)).unwrap();
+    let gate = String::from_utf8(shipped("haproxy.cfg")).unwrap();
+    let (before, after) = gate.split_at(gate.find("\nfrontend gate").unwrap());
+    let spoe = shipped("identity.spoe.cfg");
+    // A directory, in the order of names; hidden files and others are passed over.
+    let files: &[(&str, &[u8])] = &[
+        ("conf.d/20-gate.cfg", after.as_bytes()),
+        ("conf.d/10-global.cfg", before.as_bytes()),
+        ("conf.d/.hidden.cfg", b"frontend x\n"),
+        ("conf.d/notes.txt", b"frontend x\n"),
+        ("identity.spoe.cfg", &spoe),
+    ];
+    assert_eq!(lint_in(files, &["conf.d"]), (Some(0), "no mistakes found\n".into()));
+    assert_eq!(lint_in(&[("conf.d/x.txt", b"")], &["conf.d"]).0, Some(2));
+    // A comment in Latin-1.
+    let mut latin = b"# caf\xe9\n".to_vec();
+    latin.extend(gate.as_bytes());
+    let files: &[(&str, &[u8])] = &[("haproxy.cfg", &latin), ("identity.spoe.cfg", &spoe)];
+    assert_eq!(lint_in(files, &["haproxy.cfg"]), (Some(0), "no mistakes found\n".into()));
+    // A path of the machine that HAProxy runs on: below --root, or beside the file.
+    let absolute =
+        gate.replace("config identity.spoe.cfg", "config /no-such-place/identity.spoe.cfg");
+    let files: &[(&str, &[u8])] =
+        &[("haproxy.cfg", absolute.as_bytes()), ("image/no-such-place/identity.spoe.cfg", &spoe)];
+    let (status, text) = lint_in(files, &["haproxy.cfg"]);
+    assert!(status == Some(1) && text.contains("spoe-unreadable"), "{text}");
+    let found = lint_in(files, &["--root", "image", "haproxy.cfg"]);
+    assert_eq!(found, (Some(0), "no mistakes found\n".into()));
+    let files: &[(&str, &[u8])] =
+        &[("haproxy.cfg", absolute.as_bytes()), ("identity.spoe.cfg", &spoe)];
+    assert_eq!(lint_in(files, &["haproxy.cfg"]).0, Some(0));
+}
+
+/// What is found in the shipped file with one text for another, and another SPOE file beside it.
+fn edited(old: &str, new: &str, spoe: impl Fn(String) -> String) -> Vec<Finding> {
+    let shipped = source(&root().join("haproxy/haproxy.cfg")).unwrap();
+    assert!(shipped.text.contains(old), "{old}");
+    let gate = Source { text: shipped.text.replacen(old, new, 1), ..shipped };
+    let files = |name: &str| {
+        let found = source(&root().join("haproxy").join(name))?;
+        Some(Source { text: spoe(found.text), ..found })
+    };
+    lint(&[gate], &files, &Agent::default())
+}
+
+#[test]
+fn p2_defaults_are_followed_through_the_chain_that_they_make() {
+    let gate = "frontend gate\n";
+    let chain = "defaults base from deeper\n    timeout client 60s\nfrontend gate from base\n";
+    let found = edited(gate, chain, |spoe| spoe);
+    let spoe = source(&root().join("haproxy/identity.spoe.cfg")).unwrap();
+    // 'deeper' is not there: its mode is not known, and the HTTP checks have nothing to say.
+    assert!(!found.is_empty());
+    let shipped = source(&root().join("haproxy/haproxy.cfg")).unwrap();
+    let text = shipped.text.replacen("defaults\n", "defaults deeper\n", 1);
+    let text = text.replacen(gate, chain, 1).replace("\nbackend ", "\nbackend ");
+    let files = |_: &str| Some(spoe.clone());
+    let found = lint(&[Source { text, ..shipped }], &files, &Agent::default());
+    assert!(found.is_empty(), "{}", self::text(&found));
+}
+
+#[test]
+fn p11_p12_p14_one_mistake_is_one_finding_with_the_line_that_makes_it() {
+    let top = "    # --- 1. Nothing a client sends may look like something we say";
+    let found = edited(top, &format!("    http-request allow\n{top}"), |spoe| spoe);
+    assert_eq!(found.len(), 1, "{}", text(&found));
+    assert_eq!(found[0].rule, Rule::Bypass);
+    let acl = "    acl allowed var(txn.identity.allow) -m bool\n";
+    let found = edited(acl, &format!("{acl}    acl allowed src 10.0.0.0/8\n"), |spoe| spoe);
+    let shipped = source(&root().join("haproxy/haproxy.cfg")).unwrap().text;
+    let line = shipped.lines().position(|line| line == acl.trim_end()).unwrap() + 2;
+    assert!(
+        found.iter().any(|f| f.line == line && f.rule == Rule::VerdictMade),
+        "{}",
+        text(&found)
+    );
+    let named = format!("'allowed' is any of the lines {}, {line}", line - 1);
+    assert!(text(&found).contains(&named), "{named}\n{}", text(&found));
+    let found = edited(top, top, |spoe| spoe.replace("var-prefix identity", "var-prefix gate"));
+    assert_eq!(found.len(), 1, "{}", text(&found));
+    assert!(found[0].what.contains("the prefix differs"), "{}", found[0].what);
+}
+
+#[test]
+fn p7_another_engine_whose_file_is_not_there_is_not_judged() {
+    let filter = "    filter spoe engine identity config identity.spoe.cfg\n";
+    let waf = "    filter spoe engine crowdsec config /etc/haproxy/crowdsec.cfg\n";
+    let shipped = source(&root().join("haproxy/haproxy.cfg")).unwrap();
+    let gate =
+        Source { text: shipped.text.replacen(filter, &format!("{waf}{filter}"), 1), ..shipped };
+    let files = |name: &str| source(&root().join("haproxy").join(name));
+    let found = lint(&[gate], &files, &Agent::default());
+    assert_eq!(found.len(), 1, "{}", text(&found));
+    assert_eq!(found[0].rule, Rule::NotJudged);
+    assert!(found[0].what.contains("not judged"), "{}", found[0].what);
+    assert!(found[0].fix.contains("--root"), "{}", found[0].fix);
+}
+
+#[test]
+fn p8_p16_local_addresses_and_new_sections_are_known() {
+    let directory = root().join("tests/data/lint");
+    let good = source(&directory.join("good.cfg")).unwrap();
+    let files = |name: &str| source(&directory.join(name));
+    for address in
+        ["abnsz@gate", "uxst@/run/gate.sock", "sockpair@4", "ipv4@localhost:80", "[::1]:80", "fd@3"]
+    {
+        let text = good.text.replace("bind 127.0.0.1:8080", &format!("bind {address}"));
+        let found = lint(&[Source { text, ..good.clone() }], &files, &Agent::default());
+        assert!(found.is_empty(), "{address}: {}", self::text(&found));
+    }
+    for section in
+        ["healthcheck x\n    type httpchk\n", "acme x\n    directory y\n", "log-profile x\n"]
+    {
+        let text = format!("{}\n{section}    server x 10.0.0.9:80\n", good.text);
+        let found = lint(&[Source { text, ..good.clone() }], &files, &Agent::default());
+        assert!(found.is_empty(), "{section}: {}", self::text(&found));
+    }
 }

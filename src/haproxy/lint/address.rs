@@ -45,6 +45,8 @@ impl Address {
             host => host.parse().ok(),
         };
         match ip.map(canonical) {
+            // Anywhere, at any port: written or not.
+            Some(ip) if ip.is_unspecified() => Self::Network(ip, port.filter(|port| port != "0")),
             Some(ip) => Self::Network(ip, port),
             None => Self::Name(host, port),
         }
@@ -67,7 +69,7 @@ impl Address {
     /// Whether it leaves the port to the request, too.
     pub(super) fn leaves_port(&self) -> bool {
         match self {
-            Self::Network(_, port) => port.as_deref().is_none_or(|port| port == "0"),
+            Self::Network(_, port) => port.is_none(),
             _ => false,
         }
     }
