@@ -277,14 +277,14 @@ mod tests {
 
     fn read(text: &str) -> (Test, Vec<String>) {
         let mut atoms: Vec<String> = Vec::new();
-        let test = Test::read(text, &mut |text| {
+        let found = Test::read(text, &mut |text| {
             let known = atoms.iter().position(|atom| atom == text);
             Test::Atom(known.unwrap_or_else(|| {
                 atoms.push(text.to_owned());
                 atoms.len() - 1
             }))
         });
-        (test, atoms)
+        (found, atoms)
     }
 
     #[test]
