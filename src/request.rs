@@ -129,6 +129,8 @@ pub struct Browser<'a> {
     pub requested_with: Option<&'a [u8]>,
     /// Origin.
     pub origin: Option<&'a [u8]>,
+    /// Referer.
+    pub referer: Option<&'a [u8]>,
 }
 
 /// Why a message cannot be read. Its cause is an SPOE configuration other than the shipped one.
@@ -219,6 +221,7 @@ impl<'a> Request<'a> {
                     request.browser.origin = text(value, "origin")?;
                     origin = true;
                 }
+                b"referer" => request.browser.referer = text(value, "referer")?,
                 b"fetch_site" => {
                     request.browser.site = text(value, "fetch_site")?;
                     site = true;
@@ -336,16 +339,38 @@ impl Request<'_> {
     }
 }
 
+impl Request<'_> {
+    /// Whether a page of another origin shows what comes of it as a part of itself.
+    #[must_use]
+    pub fn is_framed_elsewhere(&self) -> bool {
+        let Browser { site, dest, .. } = self.browser;
+        let frames = [&b"iframe"[..], b"frame", b"embed", b"object", b"fencedframe"];
+        dest.is_some_and(|dest| frames.contains(&dest))
+            && !matches!(site, None | Some(b"" | b"none" | b"same-origin"))
+    }
+}
+
 /// Whether a navigation shows what comes of it to a person. A service worker that passes one on says "empty".
 fn is_page(dest: &[u8]) -> bool {
     matches!(dest, b"document" | b"iframe" | b"empty")
+}
+
+/// Bytes without the white space around them that headers may have (OWS, RFC 9110 section 5.6.3): space and tab.
+fn trim(mut bytes: &[u8]) -> &[u8] {
+    while let [b' ' | b'\t', rest @ ..] = bytes {
+        bytes = rest;
+    }
+    while let [rest @ .., b' ' | b'\t'] = bytes {
+        bytes = rest;
+    }
+    bytes
 }
 
 /// Whether HTML is asked for, and nothing rather than it (RFC 9110 section 12.5.1).
 fn prefers_html(accept: &[u8]) -> bool {
     let (mut html, mut most) = (0.0_f32, 0.0_f32);
     for range in accept.split(|byte| *byte == b',') {
-        let mut parts = range.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+        let mut parts = range.split(|byte| *byte == b';').map(trim);
         let kind = parts.next().unwrap_or_default();
         let quality = parts.find_map(|part| part.strip_prefix(b"q="));
         let quality = quality.map_or(Some(1.0), |q| std::str::from_utf8(q).ok()?.parse().ok());
@@ -451,6 +476,24 @@ mod tests {
                 assert!(!asked(method, site, mode));
             }
         }
+    }
+
+    #[test]
+    fn s15_a_frame_of_another_origin_is_told_from_a_window_and_from_ones_own_frame() {
+        let framed = |site: &'static [u8], dest: &'static [u8]| {
+            let (site, dest) = (Some(site), Some(dest));
+            let browser = Browser { site, dest, mode: Some(b"navigate"), ..Browser::default() };
+            Request { browser, ..Request::default() }.is_framed_elsewhere()
+        };
+        for dest in [&b"iframe"[..], b"frame", b"embed", b"object", b"fencedframe"] {
+            for site in [&b"same-site"[..], b"cross-site", b"something"] {
+                assert!(framed(site, dest));
+            }
+            for site in [&b"same-origin"[..], b"none", b""] {
+                assert!(!framed(site, dest));
+            }
+        }
+        assert!(!framed(b"cross-site", b"document") && !framed(b"cross-site", b"empty"));
     }
 
     #[test]

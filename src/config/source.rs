@@ -12,7 +12,7 @@ use super::{
     issuer::RawMatch,
 };
 use crate::{
-    decision::Policy,
+    decision::{Framing, Policy},
     identity::profile::{MatchBy, secure_url},
     workspace::{
         Admission,
@@ -40,17 +40,18 @@ const LEASE: Duration = Duration::from_mins(5);
 pub(super) struct RawWorkspaces {
     pub(super) file: Option<Source>,
     pub(super) max_admission: Admission,
+    framing: Framing,
 }
 
 impl Default for RawWorkspaces {
     fn default() -> Self {
-        Self { file: None, max_admission: Admission::Public }
+        Self { file: None, max_admission: Admission::Public, framing: Framing::default() }
     }
 }
 
 impl RawWorkspaces {
     pub(super) fn policy(&self, ranges: Ranges) -> Policy {
-        Policy { max_admission: self.max_admission, ranges }
+        Policy { max_admission: self.max_admission, ranges, framing: self.framing }
     }
 }
 
@@ -60,6 +61,7 @@ impl<'de> Deserialize<'de> for RawWorkspaces {
         let file = table.optional::<ListFile>("file").map(|file| file.0);
         let undeclared = table.optional::<RawUndeclared>("undeclared_ports");
         let max_admission = table.optional::<RawAdmission>("max_admission");
+        let framing = table.optional::<RawFraming>("framing").map(|framing| framing.0);
         table.finalize(None)?;
         let undeclared_ports = undeclared.map(|u| u.0).unwrap_or_default();
         let rules = SourceRules { undeclared_ports, ..SourceRules::default() };
@@ -69,7 +71,7 @@ impl<'de> Deserialize<'de> for RawWorkspaces {
             kind: SourceKind::File(path),
         });
         let max_admission = max_admission.map_or(Admission::Public, |a| a.0);
-        Ok(Self { file, max_admission })
+        Ok(Self { file, max_admission, framing: framing.unwrap_or_default() })
     }
 }
 
@@ -100,6 +102,16 @@ impl<'de> Deserialize<'de> for RawUndeclared {
 
 /// The words for admission.
 pub(crate) struct RawAdmission(pub(crate) Admission);
+
+struct RawFraming(Framing);
+
+impl<'de> Deserialize<'de> for RawFraming {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        let choices =
+            [("workspace", Framing::Workspace), ("site", Framing::Site), ("any", Framing::Any)];
+        choice(value, &choices).map(Self)
+    }
+}
 
 impl<'de> Deserialize<'de> for RawAdmission {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {

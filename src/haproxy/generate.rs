@@ -167,7 +167,7 @@ impl Facts {
             "query" => self.query || self.sign_in.is_some(),
             "protocols" | "protocol_lines" => self.subprotocol,
             "fetch_mode" | "fetch_dest" | "accept" | "upgrade" | "requested_with"
-            | "fetch_site" | "origin" => self.sign_in.is_some() || self.cookie,
+            | "fetch_site" | "origin" | "referer" => self.sign_in.is_some() || self.cookie,
             // HAProxy has had the stream's number since 2.9.
             _ => self.version >= Version::V3_0 || !sample.contains("txn.id32"),
         }

@@ -2,6 +2,8 @@
 
 use std::iter;
 
+use super::trim;
+
 /// Each cookie of ours has a name that starts so.
 pub const OUR_PREFIX: &[u8] = b"__Host-identity";
 
@@ -29,16 +31,27 @@ pub fn without_ours(header: &[u8], token: Option<&[u8]>) -> Option<Vec<u8>> {
     Some(rest)
 }
 
+/// The pairs of a Cookie header, each as `name=value`. Only space and tab around a pair are no part of it (RFC 6265
+/// section 5.2): a name after any other byte is another name, to which browsers do not apply the rules of `__Host-`.
+/// Whatever reads a cookie reads it from here.
+pub fn pairs(header: &[u8]) -> impl Iterator<Item = &[u8]> {
+    header.split(|byte| *byte == b';').map(trim)
+}
+
+/// The values of the cookies of that name, to the letter.
+pub fn values<'h>(header: &'h [u8], name: &[u8]) -> impl Iterator<Item = &'h [u8]> {
+    pairs(header).filter_map(move |pair| pair.strip_prefix(name)?.strip_prefix(b"="))
+}
+
 /// The value of the cookie of that name, if there is just one; of two, nobody knows which is meant.
 #[must_use]
 pub fn only<'h>(header: &'h [u8], name: &[u8]) -> Option<&'h [u8]> {
-    let pairs = header.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-    let mut values = pairs.filter_map(|pair| pair.strip_prefix(name)?.strip_prefix(b"="));
+    let mut values = values(header, name);
     let value = values.next()?;
     values.next().is_none().then_some(value)
 }
 
-/// The name to the letter, as it is looked for.
+/// The name to the letter. What is taken out may have any white space in front, since a workspace may pass over it.
 fn is_named(pair: &[u8], name: &[u8]) -> bool {
     pair.trim_ascii().strip_prefix(name).is_some_and(|rest| rest.starts_with(b"="))
 }
@@ -70,6 +83,37 @@ mod tests {
         assert_eq!(only(b"__Host-identity=x; __Host-identity=x"), None);
         assert_eq!(only(b"__Host-identity_pre=x; __host-identity=y; =__Host-identity=z"), None);
         assert_eq!(only(b""), None);
+    }
+
+    #[test]
+    fn s15_only_space_and_tab_are_no_part_of_a_cookies_name() {
+        for (before, counts) in [
+            (&b" "[..], true),
+            (b"\t", true),
+            (b" \t ", true),
+            (b"\x0c", false),
+            (b"\r", false),
+            (b"\n", false),
+            (b"\x0b", false),
+            (b"\0", false),
+            (b"\xa0", false),
+            (b"\xc2\xa0", false),
+            (b" \x0c", false),
+        ] {
+            let pair = [before, b"__Host-identity=x"].concat();
+            for header in [pair.clone(), [b"a=1;", &*pair, b"; b=2"].concat()] {
+                let found = only(&header, b"__Host-identity");
+                assert_eq!(found, counts.then_some(&b"x"[..]), "{}", header.escape_ascii());
+            }
+            let after = [b"__Host-identity=x", before].concat();
+            let value = [b"x", before].concat();
+            let want = if counts { &b"x"[..] } else { &*value };
+            assert_eq!(only(&after, b"__Host-identity"), Some(want), "{}", after.escape_ascii());
+        }
+        // What a workspace may read as ours is taken out all the same.
+        for header in [&b"a=1;\x0c__Host-identity=x"[..], b"a=1; \r__Host-identity=x"] {
+            assert_eq!(without_ours(header, None).as_deref(), Some(&b"a=1"[..]));
+        }
     }
 
     #[test]

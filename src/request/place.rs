@@ -1,6 +1,8 @@
 //! Places of a request that may carry a token beside the Authorization header, and what is left of them
 //! without it. Bytes stay bytes; nothing is decoded.
 
+use super::{cookie, trim};
+
 /// What browsers, which cannot set headers for a WebSocket, send a token as (as Kubernetes defined it);
 /// the token in base64url follows.
 pub const SUBPROTOCOL: &[u8] = b"base64url.bearer.authorization.k8s.io.";
@@ -29,7 +31,7 @@ impl<'a> Found<'a> {
 /// The value of a cookie, by its name to the letter.
 #[must_use]
 pub fn cookie<'a>(header: &'a [u8], name: &[u8]) -> Found<'a> {
-    Found::of(header.split(|b| *b == b';').filter_map(|pair| value_of(pair.trim_ascii(), name)))
+    Found::of(cookie::values(header, name))
 }
 
 /// The value of a parameter of a query string.
@@ -49,7 +51,7 @@ pub fn without_parameter(query: &[u8], name: &[u8]) -> Option<Vec<u8>> {
 #[must_use]
 pub fn subprotocol(header: &[u8]) -> Found<'_> {
     let tokens = header.split(|b| *b == b',');
-    Found::of(tokens.filter_map(|protocol| protocol.trim_ascii().strip_prefix(SUBPROTOCOL)))
+    Found::of(tokens.filter_map(|protocol| trim(protocol).strip_prefix(SUBPROTOCOL)))
 }
 
 /// The subprotocols without tokens; `None` if there are none.

@@ -10,7 +10,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -22,7 +22,7 @@ use super::{
     seal::{Purpose, SealError, Sealer},
     shared::Shared,
 };
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, identity::Identity, request::cookie};
 
 /// How the cookies with the secrets of a workspace's host begin; each tab has one of its own.
 pub const PRE_COOKIE: &str = "__Host-identity_pre_";
@@ -42,6 +42,8 @@ const MAX_PATH: usize = 2048;
 const MAX_SECRETS: usize = 8;
 /// The most ids that are remembered as used.
 const MAX_USED: usize = 100_000;
+/// The most of them that one person has.
+const MAX_USED_OF_ONE: usize = 1_000;
 
 /// What the login host is told of where somebody wants to go.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,6 +79,8 @@ pub struct Attempt {
 pub struct Ticket {
     /// The cookie of the login host, whose session this is.
     pub session: String,
+    /// Whose session it is: see [`person`].
+    person: String,
     secret: String,
     id: String,
     until: u64,
@@ -188,10 +192,12 @@ impl Start {
         &self,
         sealer: &Sealer,
         session: &str,
+        identity: &Identity,
         now: Timestamp,
     ) -> Result<String, SealError> {
         let ticket = Ticket {
             session: session.into(),
+            person: person(identity),
             secret: self.secret.clone(),
             id: random()?,
             until: now.plus(TICKET_FOR).as_millis(),
@@ -269,15 +275,56 @@ impl Ticket {
 
     /// Takes it; false when it was taken before.
     pub async fn take(&self, used: &Used, now: Timestamp) -> bool {
-        used.take(&self.id, Timestamp::from_millis(self.until), now).await
+        used.take_of(&self.person, &self.id, Timestamp::from_millis(self.until), now).await
     }
 }
 
 /// Ids that count once, among all agents.
 #[derive(Default)]
 pub struct Used {
-    here: Mutex<HashMap<String, Timestamp>>,
+    here: Mutex<UsedHere>,
     shared: Option<Arc<Shared>>,
+}
+
+/// Ids that this agent saw, until they are no good anyway.
+#[derive(Default)]
+struct UsedHere {
+    ids: HashMap<String, Timestamp>,
+    /// Until when those of each person are, so that one person cannot use up the room of all.
+    of: HashMap<String, Vec<Timestamp>>,
+}
+
+impl UsedHere {
+    fn take(&mut self, person: Option<&str>, id: &str, until: Timestamp, now: Timestamp) -> bool {
+        if self.ids.contains_key(id) || !self.has_room(now) {
+            return false;
+        }
+        let may = person.is_none_or(|person| self.charge(person, until, now));
+        may && self.ids.insert(id.into(), until).is_none()
+    }
+
+    fn has_room(&mut self, now: Timestamp) -> bool {
+        if self.ids.len() >= MAX_USED {
+            self.ids.retain(|_, until| now < *until);
+            self.of.retain(|_, all| {
+                all.retain(|until| now < *until);
+                !all.is_empty()
+            });
+        }
+        self.ids.len() < MAX_USED
+    }
+
+    fn charge(&mut self, person: &str, until: Timestamp, now: Timestamp) -> bool {
+        let all = self.of.entry(person.into()).or_default();
+        if all.len() >= MAX_USED_OF_ONE {
+            all.retain(|until| now < *until);
+        }
+        let may = all.len() < MAX_USED_OF_ONE;
+        if may {
+            all.push(until);
+        }
+        may
+    }
 }
 
 impl Used {
@@ -287,11 +334,32 @@ impl Used {
         Self { here: Mutex::default(), shared }
     }
 
+    fn here(&self) -> MutexGuard<'_, UsedHere> {
+        self.here.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes an id, which is good until some moment anyway; false when it was taken before, or when
     /// nobody can tell or remember that.
     pub async fn take(&self, id: &str, until: Timestamp, now: Timestamp) -> bool {
+        let is_first = self.here().take(None, id, until, now);
+        is_first && self.take_shared(id, until).await
+    }
+
+    /// The same for an id of a [`person`]; false, too, when that person has too many of them at this agent.
+    pub async fn take_of(&self, person: &str, id: &str, until: Timestamp, now: Timestamp) -> bool {
+        let is_first = self.here().take(Some(person), id, until, now);
+        is_first && self.take_shared(id, until).await
+    }
+
+    /// Puts an id, which was taken before it was known whose it is, down to a [`person`]; false when that person
+    /// has too many of them. It must be given back then.
+    #[must_use]
+    pub fn charge(&self, person: &str, until: Timestamp, now: Timestamp) -> bool {
+        self.here().charge(person, until, now)
+    }
+
+    async fn take_shared(&self, id: &str, until: Timestamp) -> bool {
         match &self.shared {
-            _ if !self.take_here(id, until, now) => false,
             Some(shared) => shared.take(id, until).await,
             None => true,
         }
@@ -299,19 +367,17 @@ impl Used {
 
     /// Gives an id back that came to nothing, so that strangers cannot use up what can be remembered.
     pub async fn give_back(&self, id: &str) {
-        self.here.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+        self.here().ids.remove(id);
         if let Some(shared) = &self.shared {
             shared.give_back(id).await;
         }
     }
+}
 
-    fn take_here(&self, id: &str, until: Timestamp, now: Timestamp) -> bool {
-        let mut used = self.here.lock().unwrap_or_else(PoisonError::into_inner);
-        if used.len() >= MAX_USED {
-            used.retain(|_, until| now < *until);
-        }
-        used.len() < MAX_USED && used.insert(id.into(), until).is_none()
-    }
+/// What stands for a person where their ids are counted.
+#[must_use]
+pub fn person(identity: &Identity) -> String {
+    hash(&format!("{} {}", identity.issuer, identity.subject))
 }
 
 /// Whether a text is a path to come back to: at this host whatever a browser makes of it
@@ -326,8 +392,7 @@ pub fn is_path(text: &str) -> bool {
 /// The cookies with secrets in a Cookie header, with their names. Whoever sends more than a browser of ours
 /// has, sent them in vain.
 pub fn secrets(header: &[u8]) -> impl Iterator<Item = (&str, &str)> {
-    let pairs = header.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-    let pairs = pairs.filter(|pair| pair.starts_with(PRE_COOKIE.as_bytes()));
+    let pairs = cookie::pairs(header).filter(|pair| pair.starts_with(PRE_COOKIE.as_bytes()));
     pairs.filter_map(|pair| std::str::from_utf8(pair).ok()?.split_once('=')).take(2 * MAX_SECRETS)
 }
 
@@ -381,6 +446,7 @@ pub fn same(one: &str, other: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::identity::profile::{Authority, MatchBy};
 
     fn sealer() -> Sealer {
         Sealer::ring(&URL_SAFE_NO_PAD.encode([7; 32])).unwrap()
@@ -388,6 +454,11 @@ mod tests {
 
     fn places() -> Places {
         Places { login: "login.test".into(), port: 443 }
+    }
+
+    fn alice() -> Identity {
+        let authority = Authority { name: "corp".into(), matching: vec![MatchBy::Subject] };
+        Identity::plain(Arc::new(authority), "https://idp.test", "alice")
     }
 
     fn at(secs: u64) -> Timestamp {
@@ -406,7 +477,7 @@ mod tests {
         let (sealed, secret) = offer(path);
         let start = Start::open(&sealer(), &places(), &sealed, at(1)).unwrap();
         assert_eq!(start.path, path);
-        (start.ticket(&sealer(), "session", at(1)).unwrap(), secret)
+        (start.ticket(&sealer(), "session", &alice(), at(1)).unwrap(), secret)
     }
 
     #[tokio::test]
@@ -434,6 +505,32 @@ mod tests {
         assert!(
             used.take("once", at(600), at(0)).await && !used.take("once", at(600), at(0)).await
         );
+    }
+
+    #[tokio::test]
+    async fn s15_one_person_does_not_keep_others_from_signing_in() {
+        let used = Used::default();
+        for id in 0..2 * MAX_USED_OF_ONE {
+            let took = used.take_of("alice", &id.to_string(), at(30), at(0)).await;
+            assert_eq!(took, id < MAX_USED_OF_ONE, "{id}");
+        }
+        assert!(!used.charge("alice", at(30), at(0)));
+        // Others sign in, as she does when hers are no good any more.
+        assert!(used.charge("bob", at(30), at(0)));
+        assert!(used.take_of("bob", "bobs", at(30), at(0)).await);
+        assert!(used.take("a logout token", at(30), at(0)).await);
+        assert!(!used.take_of("alice", "later", at(60), at(29)).await);
+        assert!(used.take_of("alice", "later", at(60), at(30)).await);
+        assert!(!used.take_of("alice", "later", at(60), at(30)).await, "once");
+        // What is remembered of people ends with what is remembered of ids.
+        for one in 0..2 * MAX_USED {
+            let now = at(100 + u64::try_from(one / 1_000).unwrap());
+            let until = now.plus(Duration::from_secs(30));
+            let (person, id) = (format!("p{one}"), format!("i{one}"));
+            assert!(used.take_of(&person, &id, until, now).await, "{one}");
+        }
+        let here = used.here();
+        assert!(here.ids.len() <= MAX_USED && here.of.len() <= MAX_USED);
     }
 
     #[test]

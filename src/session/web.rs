@@ -23,7 +23,7 @@ use tracing::{error, info, warn};
 use super::{
     LOGIN_COOKIE, Session, SignIn,
     client::{Client, SignedIn},
-    flow::{ATTEMPT_COOKIE, Attempt, PATHS, Places, Start, Used, decision_id},
+    flow::{self, ATTEMPT_COOKIE, Attempt, PATHS, Places, Start, Used, decision_id},
     page::{self, Pages, Refused},
 };
 use crate::{
@@ -32,6 +32,7 @@ use crate::{
     decision::{Decision, Reason},
     gate::live::Live,
     identity::Identity,
+    request::cookie,
     workspace::{host::Host, pattern::Scratch},
 };
 
@@ -181,14 +182,15 @@ impl Web {
         let Ok(place) = Host::parse(start.host.as_bytes()) else {
             return self.pages().failed();
         };
-        let decision = self.live.load().judge(&place, start.path.as_bytes(), identity, now);
+        let known = Arc::clone(&identity);
+        let decision = self.live.load().judge(&place, start.path.as_bytes(), known, now);
         // Only whoever may never reach it is told so here; a workspace that is starting is on its own
         // host soon, and what policies cannot tell yet they tell there.
         let denied = decision.verdict() == crate::decision::Verdict::Deny;
         if denied && decision.reason != Reason::PolicyError {
             return self.deny(start, session, &decision, now);
         }
-        self.hand_over(start, login, now)
+        self.hand_over(start, login, &identity, now)
     }
 
     /// Tells a person why a workspace is not for them, and what they can do.
@@ -413,6 +415,12 @@ async fn callback(
             return web.pages().not_signed_in(&issuer, false, &address);
         }
     };
+    // One person who signs in again and again does not keep others from it.
+    if !web.used.charge(&flow::person(&signed_in.identity), until, now) {
+        web.used.give_back(&attempt.state).await;
+        warn!(issuer, user = signed_in.identity.label(), "one person signed in too often");
+        return web.pages().unavailable();
+    }
     let login = web.places().login.clone();
     let before = web.login(&headers, now).await;
     // A browser has one session of a person, however many tabs they sign in with at once: what signs out ends
@@ -653,22 +661,23 @@ fn is_page_load(headers: &HeaderMap) -> bool {
 
 /// The value of a cookie that is there once; of two, nobody knows which is ours.
 fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
-    let values =
-        headers.get_all(COOKIE).iter().flat_map(|value| value.as_bytes().split(|b| *b == b';'));
-    let mut found = values.filter_map(|pair| {
-        let value = pair.trim_ascii().strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
-        String::from_utf8(value.to_vec()).ok()
-    });
-    let value = found.next()?;
-    found.next().is_none().then_some(value)
+    let lines = headers.get_all(COOKIE).iter();
+    let mut found = lines.flat_map(|line| cookie::values(line.as_bytes(), name.as_bytes()));
+    let value = found.next().filter(|_| found.next().is_none())?;
+    String::from_utf8(value.to_vec()).ok()
 }
 
 /// The names of the cookies of attempts that a browser has, and how long each is.
 fn attempts(headers: &HeaderMap) -> Vec<(String, usize)> {
-    let values = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
-    let pairs = values.flat_map(|pairs| pairs.split(';')).map(str::trim);
-    let ours = pairs.filter(|pair| pair.starts_with(ATTEMPT_COOKIE));
-    ours.filter_map(|pair| Some((pair.split('=').next()?.to_owned(), pair.len()))).collect()
+    let pairs = headers.get_all(COOKIE).iter().flat_map(|line| cookie::pairs(line.as_bytes()));
+    let ours = pairs.filter(|pair| pair.starts_with(ATTEMPT_COOKIE.as_bytes()));
+    let named = ours.filter_map(|pair| {
+        let name = pair.split(|byte| *byte == b'=').next()?;
+        // It is written into a header again.
+        let is_name = name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(byte));
+        Some((String::from_utf8(name.to_vec()).ok().filter(|_| is_name)?, pair.len()))
+    });
+    named.collect()
 }
 
 /// Binds where HAProxy finds the pages.

@@ -88,6 +88,15 @@ async fn j17_p1_a_token_counts_where_configured_and_never_travels_on() {
         for (target, lines, status) in [
             ("/x", format!("{in_cookie}{}", page("same-site", &sibling)), 403),
             ("/x", format!("{in_cookie}{}", page("same-origin", &own)), 200),
+            // s15: a page of plain http is another site to what is asked for by https, and so is this.
+            ("/x", format!("{in_cookie}{}", page("cross-site", &own)), 403),
+            ("/x", format!("{in_cookie}{}", page("something", &own)), 403),
+            (
+                "/x",
+                format!("{in_cookie}{}", page("cross-site", &own)).replace("http:", "https:"),
+                200,
+            ),
+            ("/x", format!("{in_cookie}{}", page("cross-site", &format!("3000-{own}"))), 403),
             ("/x", format!("{in_cookie}{}", page("same-site", &format!("3000-{own}"))), 200),
             ("/x", format!("{in_cookie}{}", page("same-site", &format!("3000-{own}:81"))), 403),
             ("/x", format!("{in_cookie}{}", socket(&format!("Origin: http://{sibling}\r\n"))), 403),

@@ -57,6 +57,32 @@ async fn f3_headers_that_a_client_sends_in_our_name_never_arrive() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn s15_no_header_that_overrides_the_method_arrives() {
+    for version in Version::all() {
+        let stage = Stage::start(version).await;
+        let mut client = stage.client().await;
+        let names = [
+            "X-HTTP-Method-Override",
+            "x-http-method-override",
+            "X_HTTP_Method_Override",
+            "X.Http~Method-Override",
+            "X-HTTP-Method",
+            "X-Method-Override",
+            "X_METHOD_OVERRIDE",
+        ];
+        let headers = names.map(|name| format!("{name}: DELETE\r\n")).concat();
+        let lines = format!("{headers}X-Method: kept\r\nX-Mine: kept\r\n");
+        let reply = client.send(&port_host(3000, ALICES), lines.as_bytes()).await;
+        assert_eq!(reply.status, 200, "{version:?}");
+        assert!(!reply.body.contains("DELETE"), "{version:?} {}", reply.body);
+        assert_eq!(
+            (reply.arrived("x-mine"), reply.arrived("x-method")),
+            (vec!["kept"], vec!["kept"])
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn p1_no_token_and_no_cookie_of_ours_reaches_a_workspace_or_a_log() {
     for version in Version::all() {
         let stage = Stage::start(version).await;

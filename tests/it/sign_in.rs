@@ -768,7 +768,8 @@ async fn what_a_page_of_another_workspace_asks_for_is_refused_beside_opening_a_p
         for (method, site, mode, dest, origin, status) in [
             ("GET", "none", "navigate", "document", None, 200),
             ("GET", "same-site", "navigate", "document", None, 200),
-            ("GET", "cross-site", "navigate", "iframe", None, 200),
+            ("GET", "cross-site", "navigate", "iframe", None, 403),
+            ("GET", "same-origin", "navigate", "iframe", None, 200),
             // Through a service worker.
             ("GET", "same-origin", "navigate", "empty", None, 200),
             ("POST", "same-origin", "navigate", "document", Some("null"), 200),
@@ -802,6 +803,96 @@ async fn what_a_page_of_another_workspace_asks_for_is_refused_beside_opening_a_p
             assert_eq!(reply.status, status, "{version:?} {method} {headers:?}");
             assert_eq!(reply.body.contains("origin_foreign"), status == 403, "{}", reply.body);
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s15_a_page_of_another_workspace_or_site_shows_no_workspace_in_a_frame_unless_the_operator_lets_it()
+ {
+    for version in Version::all() {
+        let stage = Stage::start(version).await;
+        let mut browser = stage.browser();
+        assert_eq!(browser.browse(&host(ALICES), "/").await.status, 200);
+        let port = stage.haproxy.https.port();
+        let own = format!("https://{}:{port}/", port_host(7000, ALICES));
+        let others = [
+            ("same-site", Some(format!("https://{}:{port}/", host(BOBS)))),
+            ("same-site", Some(format!("https://{}:1/", port_host(7000, ALICES)))),
+            ("same-site", Some(format!("http://{}:{port}/", port_host(7000, ALICES)))),
+            ("same-site", Some(format!("https://{LOGIN}:{port}/?{own}"))),
+            ("same-site", Some(format!("https://{}/{}", "a".repeat(400), own))),
+            ("same-site", None),
+            ("cross-site", Some("https://evil.test/".to_owned())),
+            ("cross-site", None),
+        ];
+        let path = stage.directory.path().join("agent.toml");
+        let before = std::fs::read_to_string(&path).unwrap();
+        for (setting, may) in [
+            (None, [false; 8]),
+            (Some("workspace"), [false; 8]),
+            (Some("site"), [true, true, true, true, true, true, false, false]),
+            (Some("any"), [true; 8]),
+        ] {
+            if let Some(setting) = setting {
+                let lines = format!("[workspaces]\nframing = \"{setting}\"");
+                std::fs::write(&path, before.replacen("[workspaces]", &lines, 1)).unwrap();
+            }
+            let mut frame = async |dest: &str, site: &str, referer: Option<&str>| {
+                let mut headers = vec![
+                    ("accept", "text/html"),
+                    ("sec-fetch-mode", "navigate"),
+                    ("sec-fetch-dest", dest),
+                    ("sec-fetch-site", site),
+                ];
+                headers.extend(referer.map(|from| ("referer", from)));
+                browser.ask("GET", &host(ALICES), "/", &headers).await
+            };
+            let of_all = others.iter().zip(may).rev();
+            until("the setting", async || {
+                let mut all = of_all.clone();
+                let ((site, from), may) = all.next().unwrap();
+                let wide = frame("iframe", site, from.as_deref()).await.status == 200;
+                let (_, (site, from)) = (all.next(), &others[0]);
+                let near = frame("iframe", site, from.as_deref()).await.status == 200;
+                ((wide, near) == (may, of_all.clone().last().unwrap().1)).then_some(())
+            })
+            .await;
+            for ((site, from), may) in others.iter().zip(may) {
+                let reply = frame("iframe", site, from.as_deref()).await;
+                let status = if may { 200 } else { 403 };
+                assert_eq!(reply.status, status, "{version:?} {setting:?} {site} {from:?}");
+                assert_eq!(reply.body.contains("origin_foreign"), !may, "{}", reply.body);
+                // What is no page at all stays refused.
+                for dest in ["embed", "object", "frame"] {
+                    let reply = frame(dest, site, from.as_deref()).await;
+                    assert_eq!(reply.status, 403, "{version:?} {setting:?} {dest}");
+                }
+            }
+            // Its own pages, at this host and at another port's, may.
+            for site in ["same-origin", "none"] {
+                assert_eq!(frame("iframe", site, None).await.status, 200, "{setting:?} {site}");
+            }
+            let reply = frame("iframe", "same-site", Some(&own)).await;
+            assert_eq!(reply.status, 200, "{version:?} {setting:?} {reply:?}");
+            // And a link opens as ever.
+            assert_eq!(frame("document", "cross-site", None).await.status, 200, "{setting:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s15_a_cookie_with_other_white_space_before_its_name_is_no_cookie_of_ours() {
+    let stage = Stage::start(Version::newest()).await;
+    let mut browser = stage.browser();
+    assert_eq!(browser.browse(&host(ALICES), "/").await.status, 200);
+    let value = browser.cookies[&host(ALICES)]["__Host-identity"].clone();
+    for (before, status) in [("", 200), ("\t", 200), ("\u{a0}", 401), ("x", 401)] {
+        let mut other = stage.browser();
+        let cookie = format!("a=1; {before}__Host-identity={value}");
+        let headers = [("accept", "application/json"), ("cookie", &*cookie)];
+        let reply = other.ask("GET", &host(ALICES), "/", &headers).await;
+        assert_eq!(reply.status, status, "{before:?} {reply:?}");
+        assert!(!reply.body.contains(&value), "{}", reply.body);
     }
 }
 

@@ -361,6 +361,12 @@ pub(super) const WORKSPACES: Table = Table {
             "No endpoint of any source admits more.",
         )
         .default("\"public\""),
+        Key::new(
+            "framing",
+            Kind::Choice(&["workspace", "site", "any"]),
+            "Which pages may show a workspace in a frame with its visitor's cookie or certificate, beside those of its own host: those of the workspace's other hosts, those of its site (registrable domain), or any.",
+        )
+        .default("\"workspace\""),
     ],
 };
 

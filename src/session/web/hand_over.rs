@@ -21,6 +21,7 @@ use tracing::warn;
 use super::{Parameters, Shared, Web, blocking, cookie, expired, host, see_other, session_cookie};
 use crate::{
     clock::Timestamp,
+    identity::Identity,
     session::{
         COOKIE as SESSION,
         flow::{self, PATHS, Start, Ticket},
@@ -31,9 +32,15 @@ use crate::{
 
 impl Web {
     /// Gives the workspace's host a session's cookie, whose cookie at the login host is `login`.
-    pub(super) fn hand_over(&self, start: &Start, login: &str, now: Timestamp) -> Response {
+    pub(super) fn hand_over(
+        &self,
+        start: &Start,
+        login: &str,
+        identity: &Identity,
+        now: Timestamp,
+    ) -> Response {
         let (places, host) = (self.places(), &*start.host);
-        let Ok(ticket) = start.ticket(&self.sign_in.sealer, login, now) else {
+        let Ok(ticket) = start.ticket(&self.sign_in.sealer, login, identity, now) else {
             return self.pages().unavailable();
         };
         let mut query = url::form_urlencoded::Serializer::new(String::new());
