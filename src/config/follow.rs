@@ -1,63 +1,42 @@
 //! Tells when a file may have changed.
 //!
-//! The directory is watched, not the file, so that replacing the file by renaming (editors, Kubernetes
-//! volumes) is seen too. What changed, if anything, is the reader's to find out. Other files there that are
-//! written to, such as logs, are none of its business.
+//! Watched are the file itself and the symbolic links on the way to it, not the directory: the kernel cannot
+//! tell the files of a directory apart, so that each write of a log or of our own state in it would wake us up.
+//! A file that is replaced by renaming (editors) or by another link (Kubernetes volumes) loses a name, which
+//! the kernel tells too; then the way is looked up again. Only while the file is away is a directory watched.
 
 use std::path::Path;
 
-use notify::{
-    Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher,
-    event::{AccessKind, AccessMode, ModifyKind},
-};
 use tokio::sync::mpsc;
 
-/// Sends something whenever a file in the file's directory may have changed, until the watcher is dropped.
-/// A channel of one place is enough: one event waiting says all there is to say.
+#[cfg(target_os = "linux")]
+mod inotify;
+
+#[cfg(target_os = "linux")]
+pub use inotify::Watcher;
+
+/// Sends something whenever the file may have changed, until what is returned is dropped. A channel of one
+/// place is enough: one event waiting says all there is to say. To be called within a runtime.
 ///
 /// # Errors
-/// The directory cannot be watched.
-pub fn watch(path: &Path, events: mpsc::Sender<()>) -> notify::Result<RecommendedWatcher> {
-    let name = path.file_name().map(std::ffi::OsStr::to_owned);
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
-        let ours =
-            |event: &Event| event.paths.iter().any(|path| path.file_name() == name.as_deref());
-        if event.is_ok_and(|event| matters(&event, ours(&event))) {
-            let _ = events.try_send(());
-        }
-    })?;
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    watcher.watch(directory, RecursiveMode::NonRecursive)?;
-    Ok(watcher)
+/// The file cannot be watched, or this system is not Linux: look at it now and then instead.
+#[cfg(target_os = "linux")]
+pub fn watch(path: &Path, events: mpsc::Sender<()>) -> std::io::Result<Watcher> {
+    inotify::watch(path, events)
 }
 
-/// Whether the file may be another one after this; `ours` says that the event names it.
-fn matters(event: &Event, ours: bool) -> bool {
-    match event.kind {
-        // Our own reading must not wake us.
-        EventKind::Access(kind) => ours && kind == AccessKind::Close(AccessMode::Write),
-        EventKind::Modify(kind) => ours || matches!(kind, ModifyKind::Name(_)),
-        // The file may be a link, into a directory that was replaced.
-        _ => true,
-    }
+/// As above.
+///
+/// # Errors
+/// Always.
+#[cfg(not(target_os = "linux"))]
+pub fn watch(_: &Path, _: mpsc::Sender<()>) -> std::io::Result<Watcher> {
+    Err(std::io::ErrorKind::Unsupported.into())
 }
+
+/// Watches until it is dropped.
+#[cfg(not(target_os = "linux"))]
+pub struct Watcher;
 
 #[cfg(test)]
-mod tests {
-    use notify::event::{CreateKind, DataChange};
-
-    use super::*;
-
-    #[test]
-    fn what_is_written_to_another_file_wakes_nobody() {
-        let written = Event::new(EventKind::Modify(ModifyKind::Data(DataChange::Any)));
-        let closed = Event::new(EventKind::Access(AccessKind::Close(AccessMode::Write)));
-        for event in [&written, &closed] {
-            assert!(matters(event, true) && !matters(event, false), "{event:?}");
-        }
-        let read = Event::new(EventKind::Access(AccessKind::Close(AccessMode::Read)));
-        assert!(!matters(&read, true));
-        let created = Event::new(EventKind::Create(CreateKind::File));
-        assert!(matters(&created, false), "Kubernetes makes another link");
-    }
-}
+mod tests;
