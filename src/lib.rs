@@ -27,6 +27,7 @@ pub mod haproxy;
 pub mod identity;
 pub mod metrics;
 pub mod policy;
+pub mod reaper;
 pub mod request;
 pub mod session;
 pub mod spop;

@@ -4,7 +4,7 @@ use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use tokio::{
-    runtime::{Builder, Runtime},
+    runtime::Handle,
     signal::unix::{SignalKind, signal},
     task::JoinSet,
 };
@@ -30,8 +30,10 @@ use crate::{
 };
 
 mod reload;
+mod runtimes;
 
 use reload::{Reloader, Tasks};
+use runtimes::Requests;
 
 /// How long the start waits for the store of sessions; without it the agent starts all the same.
 const STORE_AT_START: Duration = Duration::from_secs(3);
@@ -45,22 +47,15 @@ pub(super) fn run(path: &Path) -> anyhow::Result<ExitCode> {
             warn!(%address, "SPOP has no password: make sure that only HAProxy reaches this address");
         }
     }
-    let runtime = runtime(config.agent.workers).context("cannot start the runtime")?;
-    runtime.block_on(serve(path, config))?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn runtime(workers: usize) -> std::io::Result<Runtime> {
-    let mut builder =
-        if workers == 1 { Builder::new_current_thread() } else { Builder::new_multi_thread() };
-    if workers > 1 {
-        builder.worker_threads(workers);
-    }
-    builder.enable_all().build()
+    let background = runtimes::background().context("cannot start the runtime")?;
+    let requests = Requests::start(config.agent.workers).context("cannot start the runtime")?;
+    let result = background.block_on(serve(path, config, requests.handle()));
+    requests.end();
+    result.map(|()| ExitCode::SUCCESS)
 }
 
 #[expect(clippy::too_many_lines, reason = "the order in which things start is one thing to read")]
-async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
+async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result<()> {
     if let Some(about) = &config.sign_in {
         let keys = about.keys.display();
         Sealer::make_ring(&about.keys)
@@ -108,7 +103,11 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
         None => None,
     };
     let (asked, kept) = (Arc::clone(&live), Arc::clone(&trail));
-    let server = Server::bind(&config.agent, asked, kept, tunnels.clone(), edge.clone())?;
+    let server = {
+        // Its sockets belong to the runtime that decides.
+        let _entered = requests.enter();
+        Server::bind(&config.agent, asked, kept, tunnels.clone(), edge.clone())?
+    };
     let mut end = Signals::listen()?;
     let hangup = Reloader::signal()?;
 
@@ -164,7 +163,7 @@ async fn serve(path: &Path, config: Config) -> anyhow::Result<()> {
     let reloading = tokio::spawn(reloader.run(hangup, follow_file));
     info!(version = env!("CARGO_PKG_VERSION"), listening = ?server.addresses(), "ready");
 
-    let serving = tokio::spawn(server.serve(stop.clone()));
+    let serving = requests.spawn(server.serve(stop.clone()));
     let signal = end.received().await;
     info!(signal, "ending");
     stop.cancel();

@@ -8,31 +8,35 @@ use std::sync::Arc;
 use arc_swap::{ArcSwap, Guard};
 
 use super::Gate;
+use crate::reaper::Reaper;
 
 /// Where the current gate is.
-pub struct Live(ArcSwap<Gate>);
+pub struct Live {
+    gate: ArcSwap<Gate>,
+    reaper: Reaper<Gate>,
+}
 
 impl Live {
     /// Begins with a gate.
     #[must_use]
     pub fn new(gate: Arc<Gate>) -> Self {
-        Self(ArcSwap::new(gate))
+        Self { gate: ArcSwap::new(gate), reaper: Reaper::default() }
     }
 
     /// The current gate, for one batch of questions; never waits.
     #[must_use]
     pub fn load(&self) -> Guard<Arc<Gate>> {
-        self.0.load()
+        self.gate.load()
     }
 
     /// The current gate, to be kept for longer.
     #[must_use]
     pub fn gate(&self) -> Arc<Gate> {
-        self.0.load_full()
+        self.gate.load_full()
     }
 
     /// Puts another gate in its place. Questions under way end with the one they began with.
     pub fn replace(&self, gate: Arc<Gate>) {
-        self.0.store(gate);
+        self.reaper.free(self.gate.swap(gate));
     }
 }

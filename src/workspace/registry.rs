@@ -15,7 +15,7 @@ use arc_swap::{ArcSwap, Guard};
 use super::{
     Admission, Workspace, WorkspaceId, destination::resolver::Resolver, directory::Directory,
 };
-use crate::clock::Moment;
+use crate::{clock::Moment, reaper::Reaper};
 
 mod claims;
 mod publisher;
@@ -29,6 +29,7 @@ pub use publisher::{Completed, Observed, Publisher};
 /// Where the current snapshot is.
 pub struct Registry {
     current: ArcSwap<State>,
+    reaper: Reaper<State>,
     writer: Mutex<Writer>,
     names: Vec<Box<str>>,
     resolver: Arc<Resolver>,
@@ -186,6 +187,7 @@ impl Registry {
         let gone = sources.iter().map(|_| HashMap::new()).collect();
         Self {
             current: ArcSwap::from_pointee(sources.iter().map(|(_, rules)| part(*rules)).collect()),
+            reaper: Reaper::default(),
             writer: Mutex::new(Writer { claims: Claims::default(), gone }),
             names: sources.iter().map(|(name, _)| Box::from(*name)).collect(),
             resolver,

@@ -226,7 +226,9 @@ impl Publisher {
         let resolver = &self.registry.resolver;
         let mut change = Change { source: self.source, resolver, state, writer };
         let result = work(&mut change);
-        self.registry.current.store(Arc::new(change.state));
+        let old = self.registry.current.swap(Arc::new(change.state));
+        drop(change.writer);
+        self.registry.reaper.free(old);
         result
     }
 }
