@@ -45,12 +45,13 @@ corpus: install
 	cargo test --locked --test it the_seeds_are_written -- --ignored
 
 # CPU and rate a decision, alone and through HAProxy, against a constant answer, a naive agent, no
-# agent and HAProxy's own jwt_verify; then the stages of a decision, how soon an
+# agent and HAProxy's own jwt_verify; then the worst pause while the agent does work of its own, the stages of a decision, how soon an
 # end of a workspace is known, and what sessions cost.
 bench: install
 	cargo bench --locked --bench throughput
 	@tests/containers/images.sh >/dev/null || true
 	cargo bench --locked --bench through_haproxy
+	cargo bench --locked --bench pauses
 	cargo bench --locked --bench stages
 	cargo bench --locked --bench workspaces
 	cargo bench --locked --bench sessions

@@ -1,0 +1,355 @@
+//! What the agent does by itself, under a constant load: the worst pause and the refusals while it happens.
+//!
+//! `cargo bench --bench pauses`, a part of `make bench`. `RATE=20000` decisions a second are asked for whether
+//! they are answered or not, over four connections, in batches of 20. A latency begins when its request was due,
+//! so that a pause shows in every request that waited for it. `AGENT=PATH` measures another build of the agent;
+//! `ROTATE_MIB=512` the rotation of larger files.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::cast_precision_loss,
+    unreachable_pub,
+    dead_code,
+    reason = "a benchmark prints, and stops at the first surprise"
+)]
+
+#[path = "../tests/support/dev_idp/server.rs"]
+mod dev_idp;
+
+#[path = "pauses/load.rs"]
+mod load;
+
+use std::{
+    fmt::Write as _,
+    fs::{self, File},
+    io::Write as _,
+    os::unix::net::UnixStream,
+    path::PathBuf,
+    process::{Child, Command},
+    time::{Duration, Instant, SystemTime},
+};
+
+use dev_idp::{DevIdp, TokenRequest};
+use load::{Load, Shape, ask};
+
+const WORKSPACES: usize = 100_000;
+const TOKENS: usize = 20_000;
+/// All of them end after this time.
+const TOKENS_LAST: Duration = Duration::from_secs(15);
+/// No row is shorter.
+const WINDOW: Duration = Duration::from_secs(5);
+/// What comes late because of a row still belongs to it.
+const AFTER: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_mins(2);
+
+fn number(name: &str, usual: u64) -> u64 {
+    std::env::var(name).ok().map_or(usual, |text| text.parse().unwrap())
+}
+
+fn main() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let idp = runtime.block_on(DevIdp::start());
+    let mut stage = Stage::start(idp);
+    let rate = u32::try_from(number("RATE", 20_000)).unwrap();
+    let shape = Shape::of(rate);
+    let load = Load::start(&stage.socket(), &stage.question(), shape);
+    println!(
+        "{rate} decisions/s of {WORKSPACES} workspaces, one worker, an audit file with checkpoints; load average {}",
+        fs::read_to_string("/proc/loadavg").unwrap().split(' ').next().unwrap()
+    );
+    println!(
+        "{:<58} {:>8} {:>9} {:>9} {:>9}  refused",
+        "worst pause while", "seconds", "p99 ms", "p99.9 ms", "worst ms"
+    );
+    let mut refused = 0;
+    let mut row = |name: &str, stage: &mut Stage, work: &mut dyn FnMut(&mut Stage)| {
+        load.begin();
+        let start = Instant::now();
+        work(stage);
+        std::thread::sleep(WINDOW.saturating_sub(start.elapsed()));
+        std::thread::sleep(AFTER);
+        let seen = load.end();
+        println!(
+            "{name:<58} {:>8.1} {:>9.1} {:>9.1} {:>9.1}  {}",
+            start.elapsed().as_secs_f64(),
+            seen.quantile(0.99),
+            seen.quantile(0.999),
+            seen.worst(),
+            seen.refusals()
+        );
+        refused += seen.refused();
+    };
+    row("nothing but requests and checkpoints", &mut stage, &mut |_| {});
+    let counted = stage.switches();
+    let before = load.answered();
+    row("nothing, once more", &mut stage, &mut |_| {});
+    let decisions = load.answered() - before;
+    let changes = stage.switches().since(&counted);
+    row("rotation, and two old files of 256 MiB removed", &mut stage, &mut Stage::rotate);
+    row("the configuration is reloaded, three times", &mut stage, &mut Stage::reload);
+    row("the issuer's keys are replaced and fetched", &mut stage, &mut Stage::replace_keys);
+    row("another list of 100,000 workspaces", &mut stage, &mut Stage::relist);
+    row("100 revocations, each synced to disk", &mut stage, &mut Stage::revoke);
+    row("the admin API lists 100,000 workspaces, /metrics 20 times", &mut stage, &mut Stage::look);
+    let end = stage.fill_cache();
+    row("20,000 cached tokens expire", &mut stage, &mut |_| {
+        std::thread::sleep(end.duration_since(SystemTime::now()).unwrap_or_default());
+    });
+    load.stop();
+    println!("context switches a decision at {rate}/s: {}", changes.per(decisions));
+    let slow = Load::start(&stage.socket(), &stage.question(), Shape::of(350));
+    let switches = stage.switches();
+    slow.begin();
+    std::thread::sleep(WINDOW);
+    let decisions = slow.end().count();
+    println!(
+        "context switches a decision at 350/s: {}",
+        stage.switches().since(&switches).per(decisions)
+    );
+    slow.stop();
+    std::thread::sleep(AFTER);
+    let switches = stage.switches();
+    std::thread::sleep(WINDOW);
+    println!(
+        "context switches of the idle agent, a second: {}",
+        stage.switches().since(&switches).per(WINDOW.as_secs())
+    );
+    stage.prove();
+    println!("{refused} refusals in all");
+}
+
+/// The agent with everything around it.
+struct Stage {
+    directory: tempfile::TempDir,
+    agent: Child,
+    idp: DevIdp,
+    round: u32,
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        let _ = self.agent.kill();
+        let _ = self.agent.wait();
+    }
+}
+
+fn program() -> PathBuf {
+    std::env::var("AGENT").map_or_else(|_| env!("CARGO_BIN_EXE_identity-spoa").into(), Into::into)
+}
+
+impl Stage {
+    fn start(idp: DevIdp) -> Self {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::write(at("agent.toml"), config(idp.issuer())).unwrap();
+        fs::write(at("workspaces.yaml"), workspaces(0)).unwrap();
+        let agent = Command::new(program())
+            .args(["run", "--config"])
+            .arg(at("agent.toml"))
+            .current_dir(directory.path())
+            .stderr(File::create(at("agent.log")).unwrap())
+            .spawn()
+            .unwrap();
+        let stage = Self { directory, agent, idp, round: 0 };
+        until("the agent listens", || UnixStream::connect(stage.socket()).is_ok());
+        let question = stage.question();
+        until("an allow", || ask(&stage.socket(), std::slice::from_ref(&question))[0] == "owner");
+        stage
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.at("agent.sock")
+    }
+
+    fn question(&self) -> Vec<u8> {
+        let request = TokenRequest { alg: "RS256".into(), expires_in: 3600, ..Default::default() };
+        load::question(&self.idp.token(&request))
+    }
+
+    /// How often the agent has logged something.
+    fn logged(&self, what: &str) -> usize {
+        fs::read_to_string(self.at("agent.log")).unwrap().matches(what).count()
+    }
+
+    fn rotate(&mut self) {
+        let block = vec![b'x'; 1 << 20];
+        for number in 0..2 {
+            let name = format!("audit.jsonl.20200101T000000Z.{number}");
+            let mut old = File::create(self.at(&name)).unwrap();
+            for _ in 0..256 {
+                old.write_all(&block).unwrap();
+            }
+            old.sync_all().unwrap();
+            old.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        }
+        until("the old files are removed", || {
+            !self.at("audit.jsonl.20200101T000000Z.0").exists()
+                && !self.at("audit.jsonl.20200101T000000Z.1").exists()
+        });
+    }
+
+    fn reload(&mut self) {
+        for _ in 0..3 {
+            let before = self.logged("the configuration is reloaded");
+            self.round += 1;
+            let text = fs::read_to_string(self.at("agent.toml")).unwrap();
+            fs::write(self.at("agent.toml"), format!("{text}# {}\n", self.round)).unwrap();
+            until("the reload", || self.logged("the configuration is reloaded") > before);
+        }
+    }
+
+    fn replace_keys(&mut self) {
+        self.idp.rotate(true);
+        let question = self.question();
+        until("the new keys", || {
+            ask(&self.socket(), std::slice::from_ref(&question))[0] == "owner"
+        });
+    }
+
+    fn relist(&mut self) {
+        let before = self.logged("workspaces loaded");
+        self.round += 1;
+        fs::write(self.at("part"), workspaces(self.round)).unwrap();
+        fs::rename(self.at("part"), self.at("workspaces.yaml")).unwrap();
+        until("the list", || self.logged("workspaces loaded") > before);
+    }
+
+    fn revoke(&mut self) {
+        for number in 0..100 {
+            let body = format!("{{\"issuer\":\"dev\",\"subject\":\"nobody-{number}\"}}");
+            load::call(&self.at("admin.sock"), "POST /v1/revocations", &body);
+        }
+    }
+
+    fn look(&mut self) {
+        load::call(&self.at("admin.sock"), "GET /v1/workspaces", "");
+        for _ in 0..20 {
+            load::call(&self.at("admin.sock"), "GET /metrics", "");
+        }
+    }
+
+    /// Has so many tokens verified, all of which end at once; says when.
+    fn fill_cache(&self) -> SystemTime {
+        let end = SystemTime::now() + TOKENS_LAST;
+        let since_1970 = end.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
+        let request = |number: usize| {
+            let sub = format!("sub-{number}");
+            let claims = serde_json::json!({ "sub": sub, "exp": since_1970 });
+            let claims = claims.as_object().unwrap().clone();
+            TokenRequest { alg: "ES256".into(), claims, ..Default::default() }
+        };
+        for chunk in 0..TOKENS / 100 {
+            let tokens = (0..100).map(|number| self.idp.token(&request(chunk * 100 + number)));
+            let questions: Vec<_> = tokens.map(|token| load::question(&token)).collect();
+            let answers = ask(&self.socket(), &questions);
+            assert_eq!(answers[0], "not_permitted", "{answers:?}");
+        }
+        end
+    }
+
+    fn switches(&self) -> Switches {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.agent.id())).unwrap();
+        let mut all = Vec::new();
+        for task in tasks.flatten() {
+            let read = |name: &str| fs::read_to_string(task.path().join(name)).unwrap_or_default();
+            let status = read("status");
+            let counts = status.lines().filter(|line| line.contains("voluntary_ctxt_switches"));
+            let count =
+                counts.map(|l| l.split_whitespace().last().unwrap().parse::<u64>().unwrap());
+            all.push((
+                task.file_name().into_string().unwrap(),
+                read("comm").trim().to_owned(),
+                count.sum(),
+            ));
+        }
+        Switches(all)
+    }
+
+    /// Ends the agent; its trail must be whole.
+    fn prove(&mut self) {
+        let pid = self.agent.id();
+        assert!(
+            Command::new("sh").args(["-c", &format!("kill {pid}")]).status().unwrap().success()
+        );
+        self.agent.wait().unwrap();
+        let verified = Command::new(program())
+            .args(["audit", "verify", "--config"])
+            .arg(self.at("agent.toml"))
+            .output()
+            .unwrap();
+        print!("{}", String::from_utf8_lossy(&verified.stdout));
+        assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+    }
+}
+
+/// Context switches of each thread: its id, its name, and how many of either kind.
+struct Switches(Vec<(String, String, u64)>);
+
+impl Switches {
+    fn since(&self, before: &Self) -> Self {
+        let known =
+            |id: &str| before.0.iter().find(|(other, ..)| other == id).map_or(0, |(.., n)| *n);
+        let of = |(id, name, count): &(String, String, u64)| {
+            (id.clone(), name.clone(), count - known(id))
+        };
+        Self(self.0.iter().map(of).collect())
+    }
+
+    fn per(&self, count: u64) -> String {
+        let each = |switches: u64| switches as f64 / count as f64;
+        let mut text = format!("{:.3}", each(self.0.iter().map(|(.., count)| count).sum()));
+        let mut names: Vec<(&str, u64)> = Vec::new();
+        for (_, name, count) in &self.0 {
+            match names.iter_mut().find(|(known, _)| known == name) {
+                Some((_, sum)) => *sum += count,
+                None => names.push((name, *count)),
+            }
+        }
+        names.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        for (name, switches) in names.into_iter().filter(|(_, switches)| *switches > 0) {
+            let _ = write!(text, ", {name} {:.3}", each(switches));
+        }
+        text
+    }
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn config(issuer: &str) -> String {
+    let rotate = number("ROTATE_MIB", 256);
+    format!(
+        "[agent]\nlisten = ['unix:agent.sock']\nworkers = 1\n[admin]\nsocket = 'admin.sock'\nrevocations = 'revocations.jsonl'\n\
+         [destinations]\nallow = ['10.0.0.0/8']\n[workspaces]\nfile = 'workspaces.yaml'\n\
+         [audit]\nfile = 'audit.jsonl'\nrotate_mib = {rotate}\nkeep_days = 400\n\
+         [[host]]\npreset = 'gitpod'\ndomain = 'bench.test'\n\
+         [[issuer]]\nname = 'dev'\nissuer = '{issuer}'\naudience = 'workspaces'\n"
+    )
+}
+
+/// All of them, each at another address than in the round before.
+fn workspaces(round: u32) -> String {
+    let mut text = "workspaces:\n  - { id: pinkpanda-demo-ns35kd21abc, owner: { subject: sub-alice }, phase: running, destination: 10.0.0.1:80 }\n".to_owned();
+    for number in 1..WORKSPACES {
+        let (high, low) = (number / 250, number % 250 + 1);
+        let (a, b) = (high / 250 + 1 + 4 * (round as usize % 20), high % 250);
+        let _ = writeln!(
+            text,
+            "  - {{ id: panda{number}-demo-ns35kd21abc, owner: {{ subject: sub-{number} }}, phase: running, destination: 10.{a}.{b}.{low}:80 }}"
+        );
+    }
+    text
+}
