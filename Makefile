@@ -1,5 +1,5 @@
 # What a person runs here. Everything stays on loopback.
-.PHONY: demo test interop browser platforms check fmt lint build install fuzz sanitize corpus bench soak chaos scale
+.PHONY: demo test test-repeat cuts interop browser platforms check fmt lint build install fuzz sanitize corpus bench soak chaos scale
 
 # Starts a gate with everything around it, shows what it does, and stays up.
 demo: install
@@ -14,6 +14,20 @@ test: install
 	cargo test --locked --features otel --lib traces::
 	@TIME=3 fuzz/run.sh
 	@tests/demo/run.sh once >/dev/null && echo "the demo works"
+
+# The tests N times, a build beside every second run; a table of all runs, and exit status 1 if one failed.
+# FILTER=WORDS for some of them.
+N ?= 20
+test-repeat: install
+	@tests/containers/images.sh >/dev/null || echo "no container engine: the tests use the haproxy of this machine"
+	@N=$(N) FILTER="$(FILTER)" tests/repeat.sh
+
+# From the end of access to the closed socket, RUNS times with every HAProxy: p50, p99 and the most. Exit status 1 if
+# one took longer than a second. Needs a quiet machine. ONLY=3.2 for one of them.
+RUNS ?= 20
+cuts: install
+	@tests/containers/images.sh >/dev/null || echo "no container engine: the haproxy of this machine is measured"
+	RUNS=$(RUNS) GATE_VERSIONS="$(ONLY)" cargo test --locked --test it tunnels::cuts:: -- --ignored --nocapture
 
 # Tokens of OpenID providers that nobody here wrote: oidc-provider from npm, Canaille from PyPI. Their
 # keys rotate under traffic. The first run needs those package registries.

@@ -8,6 +8,7 @@ use std::{fmt, sync::Arc};
 
 use crate::clock::Timestamp;
 
+pub mod at_hash;
 pub mod cache;
 pub mod certificate;
 pub mod claims;

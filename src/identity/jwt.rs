@@ -9,7 +9,7 @@ use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
 use super::{
-    Identity, Refusal, claims, json,
+    Identity, Refusal, at_hash, claims, json,
     keys::{Key, KeySet, Miss},
     profile::{ALGORITHMS, Profile, TENANT},
 };
@@ -142,6 +142,13 @@ impl<'t> Unverified<'t> {
     #[must_use]
     pub fn issuer(&self) -> Option<&str> {
         self.claims.get("iss")?.as_str()
+    }
+
+    /// Whether the token may have been issued with this access token: its `at_hash`, where it has one, says so.
+    #[must_use]
+    pub fn fits_access_token(&self, access_token: Option<&str>) -> bool {
+        let claim = self.claims.get("at_hash");
+        claim.is_none_or(|claim| at_hash::fits(claim, self.header.algorithm, access_token))
     }
 
     /// Verifies the token against the issuer it claims to be from. Costs at most one signature

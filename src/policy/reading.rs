@@ -17,7 +17,7 @@ pub const MAX_READINGS: usize = 32;
 type Step = fn(&[u8]) -> Vec<u8>;
 
 /// What may happen to a path in any order, beside decoding it.
-const STEPS: [Step; 4] = [backslashes, without_parameters, merged, without_dots];
+const STEPS: [Step; 5] = [backslashes, without_parameters, merged, without_dots, before_nul];
 
 /// Why a path cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +35,7 @@ pub enum Unreadable {
 
 /// Everything that a path may be read as, the path as it stands first and each once: decoded up to three times
 /// (RFC 3986 section 2.1), with backslashes as slashes, without `;parameters` (section 3.3), with slashes
-/// merged, and with dot segments removed (section 5.2.4), these in any order.
+/// merged, with dot segments removed (section 5.2.4), and without what follows a NUL, these in any order.
 ///
 /// # Errors
 /// It is not text in each of them, too long, or too clever.
@@ -126,6 +126,11 @@ fn merged(path: &[u8]) -> Vec<u8> {
     out
 }
 
+/// What a program that takes paths for strings of C sees.
+fn before_nul(path: &[u8]) -> Vec<u8> {
+    path.iter().copied().take_while(|b| *b != 0).collect()
+}
+
 /// RFC 3986 section 5.2.4; never above the root.
 fn without_dots(path: &[u8]) -> Vec<u8> {
     let rooted = path.strip_prefix(b"/");
@@ -195,6 +200,13 @@ mod tests {
             "/%2e%2e;/%61dmin",
         ] {
             assert!(read(path).contains(&"/admin".to_owned()), "{path}: {:?}", read(path));
+        }
+    }
+
+    #[test]
+    fn f5_what_stands_before_a_nul_is_read_alone_too() {
+        for path in ["/secret%00", "/secret%00.png", "/secret%2500/x", "/a/..%2fsecret%00"] {
+            assert!(read(path).contains(&"/secret".to_owned()), "{path}");
         }
     }
 

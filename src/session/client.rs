@@ -105,6 +105,9 @@ pub enum SignInError {
     /// The ID token is of another attempt.
     #[error("the ID token is of another attempt to sign in")]
     Nonce,
+    /// The ID token was issued with another access token.
+    #[error("the ID token was issued with another access token (at_hash)")]
+    AccessToken,
     /// We could not say who we are.
     #[error("cannot say who we are to the provider")]
     Client,
@@ -114,6 +117,8 @@ pub enum SignInError {
 struct Answer {
     #[serde(default)]
     id_token: Option<String>,
+    #[serde(default)]
+    access_token: Option<String>,
     #[serde(default)]
     refresh_token: Option<String>,
     #[serde(default)]
@@ -268,7 +273,7 @@ impl Client {
             }
         };
         let id_token = answer.id_token.ok_or(SignInError::Answer)?;
-        let (identity, nonce) = self.verify(&id_token).await?;
+        let (identity, nonce) = self.verify(&id_token, answer.access_token.as_deref()).await?;
         if !nonce.is_some_and(|nonce| same(&nonce, &attempt.nonce)) {
             return Err(SignInError::Nonce);
         }
@@ -318,7 +323,7 @@ impl Client {
         let Some(id_token) = answer.id_token else {
             return Ok(SignedIn { identity: identity.clone(), tokens: renewed });
         };
-        let (found, nonce) = self.verify(&id_token).await?;
+        let (found, nonce) = self.verify(&id_token, answer.access_token.as_deref()).await?;
         if (&found.issuer, &found.subject) != (&identity.issuer, &identity.subject) {
             return Err(RenewError::Over("the new ID token is somebody else's"));
         }
@@ -373,8 +378,12 @@ impl Client {
         Ok(Granted::Yes(answer))
     }
 
-    /// Reads an ID token for us. Returns its nonce too.
-    async fn verify(&self, id_token: &str) -> Result<(Identity, Option<String>), SignInError> {
+    /// Reads an ID token for us, which came with an access token. Returns its nonce too.
+    async fn verify(
+        &self,
+        id_token: &str,
+        access_token: Option<&str>,
+    ) -> Result<(Identity, Option<String>), SignInError> {
         let unverified = Unverified::inspect(id_token.as_bytes()).map_err(SignInError::Token)?;
         let mut fetched = false;
         let identity = loop {
@@ -395,6 +404,9 @@ impl Client {
                 }
             }
         };
+        if !unverified.fits_access_token(access_token) {
+            return Err(SignInError::AccessToken);
+        }
         let nonce = unverified.claims().get("nonce").and_then(|nonce| nonce.as_str());
         Ok((identity, nonce.map(str::to_owned)))
     }

@@ -87,5 +87,6 @@ for pair in $wanted; do
         echo "haproxy $version: no image (see $state/haproxy-$suite.log)" >&2
     fi
 done
-tags=$(docker images --format '{{.Tag}}' identity-spoa/haproxy | sort -V)
+# An image that is being made, here or by hand, has another name.
+tags=$(docker images --format '{{.Tag}}' identity-spoa/haproxy | grep -Ex '[0-9]+\.[0-9]+' | sort -V)
 [ -n "$tags" ] && echo "$tags"

@@ -1,5 +1,10 @@
 //! What travels on, and what does not.
 
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
+
 use crate::{
     dev_workspace::Seen,
     support::{ALICES, Stage, Version, host, port_host},
@@ -53,6 +58,61 @@ async fn f3_headers_that_a_client_sends_in_our_name_never_arrive() {
             assert_eq!(reply.arrived("x-forwarded-user"), user.as_slice());
             assert_eq!(reply.arrived("x-identity-workspace"), [ALICES]);
         }
+    }
+}
+
+/// oauth2-proxy let a health check's User-Agent pass (CVE-2026-34457). The gate has no path, method or header that needs
+/// no decision.
+#[tokio::test(flavor = "multi_thread")]
+async fn f7_no_health_check_preflight_or_acme_challenge_skips_the_question() {
+    for version in Version::all() {
+        let stage = Stage::start(version).await;
+        let before = stage.alice.requests().len();
+        let mut targets = Vec::new();
+        for path in [
+            "/health",
+            "/healthz",
+            "/livez",
+            "/readyz",
+            "/ping",
+            "/status",
+            "/metrics",
+            "/robots.txt",
+            "/favicon.ico",
+            "/haproxy?stats",
+            "/.well-known/acme-challenge/token",
+            "/.well-known/security.txt",
+            "/.well-known/oauth-protected-resource",
+            "/.well-known/identity-spoa/style.css",
+        ] {
+            targets.extend(["GET", "HEAD", "POST", "OPTIONS"].map(|method| (method, path, "")));
+        }
+        for lines in [
+            "User-Agent: GoogleHC/1.0\r\n",
+            "User-Agent: kube-probe/1.30\r\n",
+            "User-Agent: ELB-HealthChecker/2.0\r\n",
+            "User-Agent: Mozilla/5.0 (compatible; Let's Encrypt validation server)\r\n",
+            "Origin: https://evil.test\r\nAccess-Control-Request-Method: GET\r\n",
+            "X-HTTP-Method-Override: OPTIONS\r\n",
+            "Purpose: prefetch\r\n",
+        ] {
+            targets.extend(["GET", "OPTIONS"].map(|method| (method, "/", lines)));
+        }
+        for (method, path, lines) in targets {
+            let request = format!(
+                "{method} {path} HTTP/1.1\r\nHost: {}\r\n{lines}Connection: close\r\n\r\n",
+                host(ALICES)
+            );
+            let mut stream = TcpStream::connect(stage.haproxy.http).await.unwrap();
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut reply = String::new();
+            stream.read_to_string(&mut reply).await.unwrap();
+            assert!(
+                reply.starts_with("HTTP/1.1 401 "),
+                "{version:?} {method} {path} {lines} {reply}"
+            );
+        }
+        assert_eq!(stage.alice.requests().len(), before, "{version:?}: nothing arrived");
     }
 }
 

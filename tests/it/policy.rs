@@ -191,6 +191,115 @@ async fn send(stage: &Stage, line: &str, host: &str, user: Option<&str>) -> (u16
     (reply.status, record)
 }
 
+/// Heimdall (CVE-2026-34457's kin) and Envoy (CVE-2021-39206): a rule saw another path than the upstream.
+#[tokio::test(flavor = "multi_thread")]
+async fn f5_a_forbidden_path_is_forbidden_in_every_disguise_and_others_arrive_as_they_were_sent() {
+    let policy = "@id(\"no-admin\") forbid(principal, action == Action::\"request\", resource)
+when { context.path like \"/admin/*\" };
+@id(\"no-secret\") forbid(principal, action == Action::\"request\", resource)
+when { context.path == \"/secret\" };
+";
+    for version in Version::all() {
+        let stage = stage(version, policy, NO_DELETE, "directory = 'policies'").await;
+        let editor = host(ALICES);
+        for path in [
+            "/secret",
+            "/secret%00",
+            "/secret%00.png",
+            "/secret;v=1",
+            "/admin/x",
+            "//admin/x",
+            "/.//admin/x",
+            "/./admin/x",
+            "/a/../admin/x",
+            "/a/%2e%2e/admin/x",
+            "/a/.%2E/admin/x",
+            "/%61dmin/x",
+            "/%61%64%6d%69%6e/x",
+            "/%2561dmin/x",
+            "/admin%2fx",
+            "/admin%2Fx",
+            "/%2fadmin/x",
+            "/a%2f..%2fadmin/x",
+            "/admin;p=1/x",
+            "/admin/;p/x",
+            "/;/admin/x",
+            "/a/..;/admin/x",
+            "/a/..;p=1/admin/x",
+            "/a/%2e%2e;/admin/x",
+            "/admin%5cx",
+            "/a%5c..%5cadmin%5cx",
+            "/admin\\x",
+            "/admin/x?y=/z",
+            "/admin/%00x",
+        ] {
+            let (status, record) =
+                send(&stage, &format!("GET {path}"), &editor, Some("alice")).await;
+            assert!(matches!(status, 400 | 403), "{version:?} {path}: {status} {record}");
+            assert_ne!(record["verdict"], "allow", "{version:?} {path}");
+        }
+        // In absolute form too, which HTTP/1.1 servers must take (RFC 9112 section 3.2.2).
+        let line = format!("GET http://{editor}/a/../admin/x");
+        assert_eq!(send(&stage, &line, &editor, Some("alice")).await.0, 403, "{version:?}");
+        let arrived = stage.alice.requests();
+        assert!(arrived.iter().all(|seen| seen.uri.path() == "/"), "{arrived:?}");
+        // What was decided about is what arrives, to the byte.
+        for path in ["/a%2fb", "/%41/b;c=d/", "//a//b", "/a%00b", "/%e2%82%ac?x=%2f..%2fadmin"] {
+            let (status, _) = send(&stage, &format!("GET {path}"), &editor, Some("alice")).await;
+            let arrived = stage.alice.requests().pop().map(|seen| seen.uri.to_string());
+            assert_eq!((status, arrived.as_deref()), (200, Some(path)), "{version:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f6_the_client_is_whoever_connects_whatever_the_request_says() {
+    let policies = "@id(\"inside\") forbid(principal, action, resource)
+when { context.endpoint == \"port:4000\" && context.client.isInRange(ip(\"127.0.0.0/8\")) };
+@id(\"outside\") forbid(principal, action, resource)
+when { context.endpoint == \"port:7000\" && !context.client.isInRange(ip(\"127.0.0.0/8\")) };
+";
+    for version in Version::all() {
+        let stage = stage(version, policies, NO_DELETE, "directory = 'policies'").await;
+        for spoofed in [
+            "X-Forwarded-For: 10.9.9.9",
+            "X-Forwarded-For: 10.9.9.9\r\nX-Forwarded-For: 10.9.9.9",
+            "X-Forwarded-For: 10.9.9.9, 10.9.9.9",
+            "X-Forwarded-For: 10.9.9.9,",
+            "x-forwarded-for: 10.9.9.9\r\nConnection: X-Forwarded-For",
+            "X_Forwarded_For: 10.9.9.9",
+            "Forwarded: for=10.9.9.9;by=10.9.9.9",
+            "X-Real-IP: 10.9.9.9",
+            "X-Client-IP: 10.9.9.9",
+            "X-Cluster-Client-IP: 10.9.9.9",
+            "X-Original-Forwarded-For: 10.9.9.9",
+            "True-Client-IP: 10.9.9.9",
+            "CF-Connecting-IP: 10.9.9.9",
+            "Via: 1.1 10.9.9.9",
+        ] {
+            for (port, status) in [(4000, 403), (7000, 200)] {
+                let host = format!("{}\r\n{spoofed}", port_host(port, ALICES));
+                let (got, record) = send(&stage, "GET /", &host, Some("alice")).await;
+                assert_eq!(got, status, "{version:?} {port} {spoofed}: {record}");
+                assert!(record["client"].as_str().unwrap().starts_with("127."), "{record}");
+            }
+            // What the workspace believes is HAProxy's word alone.
+            let seen = stage.alice.requests().pop().unwrap();
+            let said: Vec<_> = seen.headers.get_all("x-forwarded-for").iter().collect();
+            assert_eq!(said.len(), 1, "{version:?} {spoofed}");
+            assert!(said[0].to_str().unwrap().starts_with("127."), "{version:?} {spoofed}");
+        }
+        // Nor is a PROXY header of a stranger believed.
+        let token = stage.idp.token_of("alice");
+        let mut client = Client::connect(stage.haproxy.http).await;
+        let request = format!(
+            "PROXY TCP4 10.9.9.9 10.9.9.9 1 80\r\nGET / HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {token}\r\n\r\n",
+            port_host(4000, ALICES)
+        );
+        assert_eq!(client.raw(request.as_bytes()).await.status, 400, "{version:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn methods_paths_networks_and_the_public_are_forbidden_through_haproxy() {
     let policies = format!(

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use crate::{
     sign_in::{Browser, Changes, LOGIN, Reply, Stage},
     support::{
-        ALICES, AgentProcess, BOBS, Version, agent::PROGRAM, host, port_host, redis::Redis, until,
+        ALICES, AgentProcess, BOBS, Version, agent::PROGRAM, host, machine, port_host,
+        redis::Redis, until,
     },
 };
 
@@ -78,7 +79,7 @@ async fn a_session_is_good_at_every_agent_and_ends_at_all_of_them() {
         .await;
         let took = since.elapsed();
         eprintln!("{version:?}: signed out at every agent, seen by 8 requests, after {took:?}");
-        assert!(took < Duration::from_secs(1), "{took:?}");
+        machine::within(Duration::from_secs(1), "signed out everywhere", since, since + took);
         assert_eq!(statuses(&mut alice, &port_host(7000, ALICES)).await, [302; 8]);
     }
 }
@@ -118,7 +119,7 @@ async fn a_revocation_reaches_all_agents_within_a_second_and_one_that_was_away_t
             Some(())
         })
         .await;
-        took.push(since.elapsed());
+        took.push((since, since.elapsed()));
         // Taken back at the other agent.
         ask(path.join("second"), &["--subject", "sub-alice", "--lift"]);
         until("the lift at both agents", async || {
@@ -132,9 +133,10 @@ async fn a_revocation_reaches_all_agents_within_a_second_and_one_that_was_away_t
         })
         .await;
     }
-    took.sort_unstable();
-    eprintln!("a revocation at both agents, seen by 4 requests: {:?} to {:?}", took[0], took[9]);
-    assert!(took[9] < Duration::from_secs(1), "{took:?}");
+    for (since, took) in took {
+        let what = "a revocation at both agents, seen by 4 requests";
+        machine::within(Duration::from_secs(1), what, since, since + took);
+    }
     // An agent that is not there hears of it when it comes back, and keeps it on its own.
     stage.second.as_mut().unwrap().kill();
     ask(path.clone(), &["--subject", "sub-alice"]);

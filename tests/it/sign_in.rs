@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use reqwest::header::{LOCATION, REFRESH, SET_COOKIE};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -609,6 +610,42 @@ async fn l4_an_answer_of_another_issuer_is_refused() {
         let (before, _) = location.split_once("&iss=").unwrap();
         let reply = Reply { location: Some(format!("{before}{change}")), ..reply };
         assert_eq!(browser.follow(&reply).await.status, 400, "{change}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn j15_an_id_token_of_another_sign_in_or_access_token_signs_nobody_in() {
+    let stage = Stage::start(Version::newest()).await;
+    // What the provider gives as an access token, hashed: the left half of SHA-256, for RS256.
+    let hash = |algorithm| {
+        let hash = aws_lc_rs::digest::digest(algorithm, b"opaque");
+        URL_SAFE_NO_PAD.encode(&hash.as_ref()[..hash.as_ref().len() / 2])
+    };
+    let (right, long) = (hash(&aws_lc_rs::digest::SHA256), hash(&aws_lc_rs::digest::SHA512));
+    for (claims, is_signed_in) in [
+        (json!({}), true),
+        (json!({ "nonce": null }), false),
+        (json!({ "nonce": "" }), false),
+        (json!({ "nonce": "of-another-attempt" }), false),
+        (json!({ "nonce": ["of-another-attempt"] }), false),
+        (json!({ "nonce": 7 }), false),
+        (json!({ "at_hash": right }), true),
+        (json!({ "at_hash": long }), false),
+        (json!({ "at_hash": right.to_lowercase() }), false),
+        (json!({ "at_hash": "" }), false),
+        (json!({ "at_hash": 7 }), false),
+        (json!({ "at_hash": [right] }), false),
+    ] {
+        stage.idp.set_signed_in(&claims);
+        let mut browser = stage.browser();
+        let reply = browser.browse(&host(ALICES), "/").await;
+        assert_eq!(reply.status == 200, is_signed_in, "{claims}: {reply:?}");
+        let again = browser.get(&host(ALICES), "/").await;
+        assert_eq!(again.status, if is_signed_in { 200 } else { 302 }, "{claims}");
+        assert!(
+            is_signed_in
+                || !browser.cookies.values().any(|jar| jar.contains_key("__Host-identity"))
+        );
     }
 }
 

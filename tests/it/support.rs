@@ -12,6 +12,7 @@ pub(crate) mod agent;
 pub(crate) mod certificates;
 pub(crate) mod haproxy;
 pub(crate) mod http;
+pub(crate) mod machine;
 pub(crate) mod redis;
 mod until;
 
@@ -61,6 +62,7 @@ impl Stage {
         idp: DevIdp,
         change: impl FnOnce(&std::path::Path, &mut String, &mut String),
     ) -> Self {
+        machine::watch();
         let directory = tempfile::tempdir().unwrap();
         let alice = DevWorkspace::start("alices").await;
         let bob = DevWorkspace::start("bobs").await;

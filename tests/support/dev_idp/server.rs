@@ -66,6 +66,8 @@ struct Inner {
     devices: HashMap<String, Option<String>>,
     /// Claims over the usual ones of ID tokens that are given for a refresh token.
     renewed: Map<String, Value>,
+    /// The same for those that are given for a code.
+    signed_in: Map<String, Value>,
 }
 
 /// What goes wrong at each endpoint.
@@ -183,6 +185,7 @@ impl DevIdp {
                 refresh: HashMap::new(),
                 devices: HashMap::new(),
                 renewed: Map::new(),
+                signed_in: Map::new(),
             }),
         });
         let idp = Self { shared, address, stop: CancellationToken::new() };
@@ -264,6 +267,11 @@ impl DevIdp {
     /// Says something else of people when it is asked again.
     pub fn set_renewed(&self, claims: &Value) {
         self.shared.lock().renewed.clone_from(claims.as_object().unwrap());
+    }
+
+    /// Says something else in the ID tokens that are given for a code; null takes a claim away.
+    pub fn set_signed_in(&self, claims: &Value) {
+        self.shared.lock().signed_in.clone_from(claims.as_object().unwrap());
     }
 
     /// Somebody entered the code of every device that waits.
@@ -479,7 +487,8 @@ async fn exchange(
     if public {
         return respond(&Fault::Ok, &shared.for_programs(&promised["user"])).await;
     }
-    let claims = json!({ "nonce": promised["nonce"], "sid": "idp-session" });
+    let mut claims = json!({ "nonce": promised["nonce"], "sid": "idp-session" });
+    claims.as_object_mut().unwrap().extend(shared.lock().signed_in.clone());
     let id_token = shared.token(&TokenRequest {
         user: promised["user"].clone(),
         audience: json!("gate"),

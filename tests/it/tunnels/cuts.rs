@@ -1,0 +1,114 @@
+//! `make cuts`: from the cause to the closed socket, again and again, with every HAProxy. A benchmark: the longest
+//! time is held against what is promised, which only a quiet machine can keep.
+
+use std::collections::BTreeMap;
+
+use super::*;
+
+/// From the cause to the closed socket.
+const PROMISE: Duration = Duration::from_secs(1);
+/// Workspaces of a run. One is stopped after the other.
+const WORKSPACES: usize = 5;
+
+/// One tunnel that was cut.
+struct Cut {
+    run: usize,
+    cause: &'static str,
+    took: Duration,
+}
+
+/// One run with one HAProxy, or with two at one agent where streams have names.
+struct Run {
+    number: usize,
+    scene: Scene,
+    lines: Vec<Line>,
+    cuts: Vec<Cut>,
+}
+
+impl Run {
+    async fn start(version: &Version, number: usize) -> Self {
+        let haproxies = if versions().any(|named| named == version) { 2 } else { 1 };
+        let scene = Scene::start(version, WORKSPACES, haproxies, "").await;
+        Self { number, scene, lines: Vec::new(), cuts: Vec::new() }
+    }
+
+    async fn open(&mut self, user: &str, workspaces: std::ops::Range<usize>) {
+        for haproxy in 0..self.scene.haproxies.len() {
+            for workspace in workspaces.clone() {
+                self.lines.push(self.scene.open_at(haproxy, user, workspace, 3000).await);
+            }
+        }
+    }
+
+    async fn cut(&mut self, cause: &'static str, since: Instant, is_meant: impl Fn(&Line) -> bool) {
+        let took = cut(&mut self.lines, since, is_meant).await;
+        let run = self.number;
+        self.cuts.extend(took.into_iter().map(|took| Cut { run, cause, took: took.whole() }));
+    }
+
+    async fn stop(&mut self, cause: &'static str, workspace: usize) {
+        self.scene.listed(workspace).phase = "stopped";
+        self.cut(cause, self.scene.write(), |line| line.workspace == workspace).await;
+    }
+
+    /// Most causes come before HAProxy can have been asked about what was opened: that takes longest.
+    async fn play(mut self) -> Vec<Cut> {
+        for user in ["u5", "u6", "u7"] {
+            self.open(user, 0..WORKSPACES).await;
+        }
+        let since = Instant::now();
+        self.scene.done(&["tunnels", "cut", "--user", "u5"]);
+        self.cut("by user", since, |line| line.user == "u5").await;
+        self.open("u5", 0..WORKSPACES).await;
+        self.stop("workspace stopped", 0).await;
+        for (haproxy, _) in &self.scene.haproxies {
+            haproxy.reload();
+        }
+        self.stop("stopped while HAProxy reloads", 1).await;
+        self.open("u8", 2..WORKSPACES).await;
+        let since = Instant::now();
+        self.scene.done(&["revoke", "--subject", "sub-u6"]);
+        self.cut("subject revoked", since, |line| line.user == "u6").await;
+        let (token, since) = self.scene.token_for(2, "short");
+        self.lines.push(self.scene.try_open(0, "short", &token, 3, 3000).await.unwrap());
+        self.cut("token expired", since, |line| line.user == "short").await;
+        self.stop("stopped after a reload", 2).await;
+        self.cuts
+    }
+}
+
+fn load() -> String {
+    let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').next().unwrap_or_default().to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a benchmark: make cuts"]
+async fn every_cut_is_within_a_second() {
+    let runs = std::env::var("RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(10);
+    let mut all: BTreeMap<&Version, Vec<Cut>> = BTreeMap::new();
+    for number in 1..=runs {
+        for version in Version::all() {
+            let cuts = Run::start(version, number).await.play().await;
+            let most = cuts.iter().map(|cut| cut.took).max().unwrap_or_default();
+            eprintln!("run {number} of {runs}, {version:?}: most {most:?}, load {}", load());
+            all.entry(version).or_default().extend(cuts);
+        }
+    }
+    println!("haproxy            cuts  p50 ms  p99 ms  most ms");
+    let mut late = Vec::new();
+    for (version, cuts) in &mut all {
+        cuts.sort_by_key(|cut| cut.took);
+        let at = |rank: usize| cuts[rank.clamp(1, cuts.len()) - 1].took.as_millis();
+        let (count, version) = (cuts.len(), format!("{version:?}"));
+        println!(
+            "{version:<18} {count:>4} {:>7} {:>7} {:>8}",
+            at(count.div_ceil(2)),
+            at((count * 99).div_ceil(100)),
+            at(count)
+        );
+        let beyond = cuts.iter().filter(|cut| cut.took > PROMISE);
+        late.extend(beyond.map(|c| format!("{version} run {}, {}: {:?}", c.run, c.cause, c.took)));
+    }
+    assert!(late.is_empty(), "longer than {PROMISE:?}: {late:#?}");
+}
