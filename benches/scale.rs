@@ -38,7 +38,7 @@ use identity_spoa::{
     workspace::{
         Admission, Destination, Endpoint, EndpointName, Person, Phase, Protocol, Revision,
         Workspace,
-        destination::resolver::Resolver,
+        destination::{Server, resolver::Resolver},
         registry::{Found, Publisher, Registry, SourceRules},
     },
 };
@@ -90,7 +90,7 @@ fn workspace(number: u32, revision: u64, phase: Phase) -> Workspace {
         name: EndpointName::Port(port),
         protocol: Protocol::Http,
         admission: Admission::Organization,
-        destination: Destination::Address(([10, b, c, d], port).into()),
+        destination: Destination::Address(Server::new([10, b, c, d].into(), port).unwrap()),
     };
     let owner = format!("00u{:017}", number / 2);
     Workspace {

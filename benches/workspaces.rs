@@ -28,7 +28,7 @@ use identity_spoa::{
     workspace::{
         Admission, Destination, Endpoint, EndpointName, Person, Phase, Protocol, Revision,
         Workspace, WorkspaceId,
-        destination::resolver::Resolver,
+        destination::{Server, resolver::Resolver},
         directory::Member,
         reconcile::{
             core::{Core, Timing},
@@ -64,7 +64,7 @@ fn workspace(number: u32, revision: u64, phase: Phase) -> Workspace {
         name: EndpointName::Port(port),
         protocol: Protocol::Http,
         admission: Admission::Organization,
-        destination: Destination::Address(([10, b, c, d], port).into()),
+        destination: Destination::Address(Server::new([10, b, c, d].into(), port).unwrap()),
     };
     Workspace {
         id: id(number).parse().unwrap(),

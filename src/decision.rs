@@ -357,14 +357,14 @@ impl Decision {
         }
         let route = match destination {
             Destination::Backend(name) => return Ok(Route::Backend(name)),
-            Destination::Address(address) => Route::Direct(address),
+            Destination::Address(server) => Route::Direct(server.socket()),
             Destination::Gateway(gateway) => {
                 let address = gateway.address().ok_or(Reason::DestinationUnresolved)?;
                 Route::Named(address, gateway)
             }
         };
         match &route {
-            Route::Direct(to) | Route::Named(to, _) if !policy.ranges.permits(to.ip()) => {
+            Route::Direct(to) | Route::Named(to, _) if !policy.ranges.permits(to.ip().into()) => {
                 Err(Reason::DestinationForbidden)
             }
             _ => Ok(route),

@@ -5,7 +5,7 @@
 //! fresh, and whom its [`directory`] knows. Says nothing about who asks: that is [`crate::identity`],
 //! and whether they may is [`crate::decision`].
 
-use std::{fmt, net::IpAddr, str::FromStr, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use thiserror::Error;
 
@@ -315,7 +315,7 @@ pub struct Workspace {
     /// What it is doing.
     pub phase: Phase,
     /// Where undeclared ports would be, when the policy lets the owner reach them.
-    pub address: Option<IpAddr>,
+    pub address: Option<destination::Address>,
     /// The same, where the operator's words say it and not an address.
     pub template: Option<Arc<destination::Template>>,
     /// The declared endpoints.

@@ -138,7 +138,7 @@ impl<'de> Deserialize<'de> for Ranges {
         };
         let (allow, only) = (nets("allow"), nets("only"));
         table.finalize(None)?;
-        Ok(Self { allow, only })
+        Ok(Self::new(allow, only))
     }
 }
 

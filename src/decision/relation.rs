@@ -1,13 +1,12 @@
 //! What an identity is to a workspace: its owner, somebody it was shared with, a colleague, a guest,
 //! a stranger.
 
-use std::net::SocketAddr;
-
 use super::{Policy, Reason};
 use crate::{
     identity::Identity,
     workspace::{
         Admission, Destination, EndpointName, Grant, Grantee, Person, Protocol,
+        destination::Server,
         directory::{Standing, is_person},
         registry::{Record, UndeclaredPorts},
     },
@@ -86,7 +85,7 @@ pub fn destination(record: &Record<'_>, endpoint: &EndpointName) -> Option<Desti
     }
     match (record.rules.undeclared_ports, endpoint) {
         (UndeclaredPorts::Owner, EndpointName::Port(port)) => match workspace.address {
-            Some(ip) => Some(Destination::Address(SocketAddr::new(ip, *port))),
+            Some(address) => Server::new(address, *port).map(Destination::Address),
             None => workspace.template.as_ref()?.render_backend(&workspace.id, endpoint),
         },
         _ => None,

@@ -4,26 +4,26 @@
 //! the gate into a tunnel to the inside. [`Ranges::permits`] is asked for every request, whatever the
 //! destination came from. Names are resolved by [`resolver`], never on the way of a request.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
-};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use arc_swap::ArcSwapOption;
-use ipnet::IpNet;
 use thiserror::Error;
 use url::Url;
 
 use super::{AppName, EndpointName, WorkspaceId, host::Host};
 
+pub mod address;
+pub mod ranges;
 pub mod resolver;
+
+pub use address::{Address, Server};
+pub use ranges::Ranges;
 
 /// Where HAProxy sends an allowed request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
     /// An address that is the workspace's alone, set by `http-request set-dst`.
-    Address(SocketAddr),
+    Address(Server),
     /// A backend of haproxy.cfg, by name.
     Backend(Arc<str>),
     /// A name that is resolved beside the request; others may be reached there too.
@@ -51,7 +51,7 @@ pub struct Gateway {
     pub tls: bool,
     /// Whether the name is the Host header there; the client's own unless said.
     pub renames: bool,
-    address: ArcSwapOption<IpAddr>,
+    address: ArcSwapOption<Address>,
 }
 
 /// Why a text is not a named place.
@@ -104,11 +104,11 @@ impl Gateway {
     /// Where it is, if that is known.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
-        self.address.load().as_deref().map(|ip| SocketAddr::new(*ip, self.port))
+        self.address.load().as_deref().map(|at| SocketAddr::new(at.ip(), self.port))
     }
 
     /// Learns where it is; `None` when nobody can tell any more.
-    pub fn learn(&self, address: Option<IpAddr>) {
+    pub fn learn(&self, address: Option<Address>) {
         self.address.store(address.map(Arc::new));
     }
 }
@@ -223,129 +223,9 @@ pub fn is_backend(name: &str) -> bool {
     !name.is_empty() && name.bytes().all(clean)
 }
 
-/// Which addresses requests may be sent to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ranges {
-    /// Exceptions from what is forbidden by default.
-    pub allow: Vec<IpNet>,
-    /// If there is any, nothing else is permitted.
-    pub only: Vec<IpNet>,
-}
-
-impl Ranges {
-    /// Whether requests may be sent to the address.
-    ///
-    /// Unless `allow` has it, none to this machine (loopback, unspecified), to link-local and multicast
-    /// ranges, nor to the addresses at which clouds keep metadata and credentials.
-    #[must_use]
-    pub fn permits(&self, ip: IpAddr) -> bool {
-        let ip = plain(ip);
-        let within = |nets: &[IpNet]| nets.iter().any(|net| net.contains(&ip));
-        (within(&self.allow) || !is_forbidden(ip)) && (self.only.is_empty() || within(&self.only))
-    }
-}
-
-/// The IPv4 address that an IPv6 one stands for: mapped (RFC 4291 section 2.5.5.2), translated
-/// (RFC 6052 section 2.1) or in a 6to4 tunnel (RFC 3056 section 2).
-fn plain(ip: IpAddr) -> IpAddr {
-    let IpAddr::V6(v6) = ip else { return ip };
-    let v4 = |high: u16, low: u16| {
-        let ([a, b], [c, d]) = (high.to_be_bytes(), low.to_be_bytes());
-        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
-    };
-    match v6.segments() {
-        [0, 0, 0, 0, 0, 0 | 0xffff, high, low] if high != 0 => v4(high, low),
-        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => v4(high, low),
-        _ => ip,
-    }
-}
-
-/// Where the metadata of cloud machines is, beside the link-local 169.254.169.254.
-const METADATA: [IpAddr; 4] = [
-    // Alibaba
-    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-    // Azure
-    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
-    // Oracle
-    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
-    // AWS
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-];
-
-fn is_forbidden(ip: IpAddr) -> bool {
-    let special = match ip {
-        IpAddr::V4(v4) => {
-            // "This network" (RFC 791 section 3.2) reaches this machine on many systems.
-            v4.octets().first() == Some(&0) || v4.is_link_local() || v4.is_broadcast()
-        }
-        IpAddr::V6(v6) => {
-            let first = v6.segments().first().copied().unwrap_or_default();
-            // Link-local (RFC 4291 section 2.5.6) and the deprecated site-local (RFC 3879).
-            matches!(first & 0xffc0, 0xfe80 | 0xfec0)
-        }
-    };
-    special
-        || ip.is_loopback()
-        || ip.is_unspecified()
-        || ip.is_multicast()
-        || METADATA.contains(&ip)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn ranges(allow: &[&str], only: &[&str]) -> Ranges {
-        let nets = |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect();
-        Ranges { allow: nets(allow), only: nets(only) }
-    }
-
-    #[test]
-    fn the_inside_of_the_machine_and_of_the_cloud_is_forbidden_in_every_spelling() {
-        let ranges = Ranges::default();
-        for ip in [
-            "127.0.0.1",
-            "127.9.9.9",
-            "0.0.0.0",
-            "0.1.2.3",
-            "169.254.169.254",
-            "224.0.0.1",
-            "255.255.255.255",
-            "100.100.100.200",
-            "168.63.129.16",
-            "192.0.0.192",
-            "::",
-            "::1",
-            "fe80::1",
-            "fec0::1",
-            "ff02::1",
-            "fd00:ec2::254",
-            "::ffff:127.0.0.1",
-            "::ffff:169.254.169.254",
-            "::127.0.0.1",
-            "64:ff9b::a9fe:a9fe",
-            "2002:7f00:1::",
-        ] {
-            assert!(!ranges.permits(ip.parse().unwrap()), "{ip}");
-        }
-        for ip in ["10.0.0.1", "192.168.1.1", "172.16.0.9", "203.0.113.9", "2001:db8::1", "fd12::1"]
-        {
-            assert!(ranges.permits(ip.parse().unwrap()), "{ip}");
-        }
-    }
-
-    #[test]
-    fn exceptions_and_limits_are_the_operators() {
-        let open = ranges(&["127.0.0.0/8"], &[]);
-        assert!(open.permits("127.0.0.1".parse().unwrap()));
-        assert!(open.permits("::ffff:127.0.0.1".parse().unwrap()));
-        assert!(!open.permits("169.254.169.254".parse().unwrap()));
-        let narrow = ranges(&[], &["10.1.0.0/16"]);
-        assert!(narrow.permits("10.1.2.3".parse().unwrap()));
-        assert!(!narrow.permits("10.2.2.3".parse().unwrap()));
-        // Within the limit is no exception.
-        assert!(!ranges(&[], &["127.0.0.0/8"]).permits("127.0.0.1".parse().unwrap()));
-    }
 
     #[test]
     fn a_template_says_where_each_workspace_is() {

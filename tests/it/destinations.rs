@@ -92,3 +92,62 @@ async fn a_workspace_by_https_must_show_the_certificate_of_its_name() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s5_another_spelling_of_an_address_leads_nowhere_else() {
+    let stage = Stage::changed(Version::newest(), DevIdp::start().await, |_, _, list| {
+        for port in 9101..=9106 {
+            *list = add_port(list, port, "10.0.0.1:1");
+        }
+    })
+    .await;
+    let port = stage.alice.address().port();
+    let list = std::fs::read_to_string(stage.workspaces_file()).unwrap();
+    let at_bobs = |spelling: &str| {
+        let bobs = format!("destination: {}", stage.bob.address());
+        list.replace(&bobs, &format!("destination: \"{spelling}\""))
+    };
+    // Alice's own process, in other words: neither of the two is routed to.
+    for spelling in [format!("[::ffff:127.0.0.1]:{port}"), format!("[64:ff9b::7f00:1]:{port}")] {
+        std::fs::write(stage.workspaces_file(), at_bobs(&spelling)).unwrap();
+        until("the contest", async || {
+            let reply = get(&stage, &host(ALICES), "/", "alice").await;
+            reply.body.contains("destination_contested").then_some(())
+        })
+        .await;
+        std::fs::write(stage.workspaces_file(), &list).unwrap();
+        until("its end", async || {
+            (get(&stage, &host(ALICES), "/", "alice").await.status == 200).then_some(())
+        })
+        .await;
+    }
+    // Without an exception, this machine and the metadata of clouds are refused in all words.
+    let config = std::fs::read_to_string(stage.directory.path().join("agent.toml")).unwrap();
+    let config =
+        config.replace("allow = [\"127.0.0.0/8\", \"::1\"]", "allow = [\"169.254.0.0/16\"]");
+    let mut list = list;
+    for (number, spelling) in [
+        format!("[::ffff:127.0.0.1]:{port}"),
+        format!("[::127.0.0.1]:{port}"),
+        format!("[64:ff9b:1::7f00:1]:{port}"),
+        "[fd20:ce::254]:80".into(),
+        "[fd00:ec2::23]:80".into(),
+        "[::ffff:169.254.169.254]:80".into(),
+    ]
+    .iter()
+    .enumerate()
+    {
+        let entry = format!("port: {}, destination: \"10.0.0.1:1\"", 9101 + number);
+        assert!(list.contains(&entry), "{list}");
+        list = list.replace(&entry, &entry.replace("10.0.0.1:1", spelling));
+    }
+    std::fs::write(stage.workspaces_file(), &list).unwrap();
+    std::fs::write(stage.directory.path().join("agent.toml"), config).unwrap();
+    for port in 9101..=9106 {
+        until("the refusal", async || {
+            let reply = get(&stage, &port_host(port, ALICES), "/", "alice").await;
+            reply.body.contains("destination_forbidden").then_some(())
+        })
+        .await;
+    }
+}

@@ -3,7 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, dead_code, unreachable_pub, reason = "test support")]
 
-use std::{io::sink, net::SocketAddr, sync::Arc};
+use std::{io::sink, sync::Arc};
 
 use identity_spoa::{
     agent::Answerer,
@@ -73,7 +73,7 @@ impl HotPath {
 
 fn workspace() -> Workspace {
     let owner = Person { subject: Some("sub-alice".into()), ..Person::default() };
-    let at = |address: &str| Destination::Address(address.parse::<SocketAddr>().unwrap());
+    let at = |address: &str| Destination::Address(address.parse().unwrap());
     let endpoint = |name, destination| Endpoint {
         name,
         protocol: Protocol::Http,

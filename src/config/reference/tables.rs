@@ -375,7 +375,11 @@ pub(super) const DESTINATIONS: Table = Table {
     repeated: false,
     what: "Where requests may be sent. This machine, link-local and multicast addresses and cloud metadata are forbidden.",
     keys: &[
-        Key::new("allow", Kind::Texts, "Exceptions: addresses or ranges."),
+        Key::new(
+            "allow",
+            Kind::Texts,
+            "Exceptions: addresses or ranges; the metadata of a cloud only by its very address.",
+        ),
         Key::new("only", Kind::Texts, "Nowhere else than there."),
     ],
 };

@@ -5,7 +5,6 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    net::IpAddr,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
@@ -14,7 +13,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{Gateway, Ranges};
+use super::{Address, Gateway, Ranges};
 use crate::clock::Moment;
 
 /// How often each name is resolved.
@@ -121,7 +120,7 @@ impl Resolver {
     fn learn(
         &self,
         gateway: &Gateway,
-        found: &std::io::Result<Vec<IpAddr>>,
+        found: &std::io::Result<Vec<Address>>,
         known: &mut HashMap<String, Moment>,
         now: Moment,
     ) {
@@ -150,12 +149,12 @@ impl Resolver {
     }
 }
 
-async fn look_up(gateway: Arc<Gateway>) -> (Arc<Gateway>, std::io::Result<Vec<IpAddr>>) {
+async fn look_up(gateway: Arc<Gateway>) -> (Arc<Gateway>, std::io::Result<Vec<Address>>) {
     let found = tokio::net::lookup_host((gateway.host.as_str(), gateway.port)).await;
     let found = found.map(|addresses| {
-        let mut addresses: Vec<IpAddr> = addresses.map(|address| address.ip()).collect();
+        let mut addresses: Vec<Address> = addresses.map(|at| at.ip().into()).collect();
         // Of a name with both, HAProxy gets one only, and IPv4 is reached from nearly everywhere.
-        addresses.sort_by_key(IpAddr::is_ipv6);
+        addresses.sort_by_key(|address| address.ip().is_ipv6());
         addresses
     });
     (gateway, found)

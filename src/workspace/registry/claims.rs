@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    super::{Destination, Workspace, WorkspaceId},
+    super::{Destination, Workspace, WorkspaceId, destination::Address},
     UndeclaredPorts,
 };
 
@@ -94,17 +94,21 @@ impl Claims {
     }
 }
 
+/// Where a workspace says it is, each machine in every form in which another may name it.
 fn addresses(workspace: Option<&Workspace>, undeclared: UndeclaredPorts) -> BTreeSet<SocketAddr> {
     let up = workspace.filter(|workspace| workspace.phase.is_routable());
     let endpoints = up.map(|workspace| workspace.endpoints.as_slice()).unwrap_or_default();
     let address = |destination: &Destination| match destination {
-        Destination::Address(address) => Some(*address),
+        Destination::Address(server) => Some((server.address, server.port)),
         // Many workspaces are behind one backend or gateway, which tells them apart by host.
         Destination::Backend(_) | Destination::Gateway(_) => None,
     };
     let of_ports = endpoints.iter().filter_map(|endpoint| address(&endpoint.destination));
     // Undeclared ports are reached at this one, whatever the port.
     let open = up.filter(|_| undeclared == UndeclaredPorts::Owner);
-    let of_all = open.and_then(|workspace| workspace.address).map(|ip| SocketAddr::new(ip, 0));
-    of_ports.chain(of_all).collect()
+    let of_all = open.and_then(|workspace| workspace.address).map(|address| (address, 0));
+    let meant = |(address, port): (Address, u16)| {
+        address.meant().into_iter().map(move |ip| SocketAddr::new(ip, port))
+    };
+    of_ports.chain(of_all).flat_map(meant).collect()
 }

@@ -265,3 +265,35 @@ fn the_directory_is_of_its_source() {
     assert!(snapshot.directory(0).is_none());
     assert_eq!(snapshot.directory(1).unwrap().len(), 1);
 }
+
+#[test]
+fn s5_two_spellings_of_one_address_are_contested() {
+    for other in [
+        "[::ffff:10.0.0.1]:80",
+        "[::10.0.0.1]:80",
+        "[::ffff:0:10.0.0.1]:80",
+        "[64:ff9b::10.0.0.1]:80",
+        "[64:ff9b:1::10.0.0.1]:80",
+        "[64:ff9b:1:a00:0:100::]:80",
+        "[2002:a00:1::1]:80",
+        "[2001:0:a00:1::1]:80",
+        "[2001:db8::5efe:10.0.0.1]:80",
+    ] {
+        let publishers = registry(&["one", "two"]);
+        publishers[0].observe(placed("a", "10.0.0.1:80"), at(1), at(1));
+        publishers[1].observe(placed("b", other), at(1), at(1));
+        let snapshot = publishers[0].registry().snapshot();
+        for id in ["a", "b"] {
+            let Found::Workspace(record) = snapshot.find(None, id) else { panic!("{id}") };
+            assert!(record.contested, "{id} {other}");
+        }
+        drop(snapshot);
+        publishers[0].end(&id("a"), at(2));
+        publishers[1].observe(placed("c", "10.0.0.1:81"), at(2), at(2));
+        let snapshot = publishers[0].registry().snapshot();
+        for id in ["b", "c"] {
+            let Found::Workspace(record) = snapshot.find(None, id) else { panic!("{id}") };
+            assert!(!record.contested, "{id} {other}: another port");
+        }
+    }
+}

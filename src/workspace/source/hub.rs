@@ -7,7 +7,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::SocketAddr,
+    net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -28,8 +28,8 @@ use super::{
 };
 use crate::workspace::{
     Admission, AppName, Destination, Endpoint, EndpointName, Gateway, Grant, Grantee, PathRule,
-    Person, Phase, Protocol, Revision, Workspace, WorkspaceId, directory::Member, host::Host,
-    plain,
+    Person, Phase, Protocol, Revision, Workspace, WorkspaceId, destination::Server,
+    directory::Member, host::Host, plain,
 };
 
 pub mod server;
@@ -419,14 +419,15 @@ fn destination(target: &str) -> Option<Destination> {
     if url.scheme() != "http" {
         return None;
     }
-    match url.host()? {
-        url::Host::Ipv4(ip) => Some(Destination::Address(SocketAddr::from((ip, port)))),
-        url::Host::Ipv6(ip) => Some(Destination::Address(SocketAddr::from((ip, port)))),
+    let address = match url.host()? {
+        url::Host::Ipv4(ip) => IpAddr::from(ip),
+        url::Host::Ipv6(ip) => IpAddr::from(ip),
         url::Host::Domain(name) => {
             let gateway = Gateway::parse(&format!("http://{name}:{port}")).ok()?;
-            Some(Destination::Gateway(Arc::new(gateway)))
+            return Some(Destination::Gateway(Arc::new(gateway)));
         }
-    }
+    };
+    Server::new(address.into(), port).map(Destination::Address)
 }
 
 /// A user name as one segment of a path.

@@ -4,7 +4,6 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
-    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -19,7 +18,8 @@ use crate::{
     },
     workspace::{
         Admission, AppName, Destination, Endpoint, EndpointName, Gateway, Grant, Grantee, Person,
-        Phase, Protocol, Revision, Workspace, WorkspaceId, destination::is_backend,
+        Phase, Protocol, Revision, Workspace, WorkspaceId,
+        destination::{Address, Server, is_backend},
     },
 };
 
@@ -139,7 +139,7 @@ impl<'de> Deserialize<'de> for Record {
         match (destination, &protocol) {
             (Some(destination), protocol) => {
                 if let Destination::Address(at) = &destination.value.0 {
-                    address = Some(at.ip());
+                    address = Some(at.address);
                 }
                 let endpoint = Endpoint {
                     name: EndpointName::Main,
@@ -293,11 +293,12 @@ struct RawEndpoint {
 }
 
 impl RawEndpoint {
-    fn endpoint(self, inherited: Admission, address: Option<IpAddr>) -> Result<Endpoint, String> {
+    fn endpoint(self, inherited: Admission, address: Option<Address>) -> Result<Endpoint, String> {
         let destination = match (self.destination, &self.name, address) {
             (Some(destination), _, _) => destination,
-            (None, EndpointName::Port(port), Some(ip)) => {
-                Destination::Address(SocketAddr::new(ip, *port))
+            (None, EndpointName::Port(port), Some(address)) => {
+                let server = Server::new(address, *port);
+                Destination::Address(server.ok_or("expected a port from 1 to 65535, found 0")?)
             }
             (None, name, _) => {
                 return Err(format!(
@@ -456,11 +457,10 @@ impl<'de> Deserialize<'de> for RawDestination {
             let gateway = Gateway::parse(&text)
                 .map_err(|error| mistake(value.span, format!("{error}, found {text:?}")))?;
             return Ok(Self(Destination::Gateway(Arc::new(gateway))));
-        } else if let Ok(address) = text.parse::<SocketAddr>()
-            && address.port() != 0
-            && !address.ip().is_unspecified()
+        } else if let Ok(server) = text.parse::<Server>()
+            && !server.address.ip().is_unspecified()
         {
-            return Ok(Self(Destination::Address(address)));
+            return Ok(Self(Destination::Address(server)));
         }
         Err(mistake(
             value.span,
@@ -684,7 +684,15 @@ workspaces:
 
     #[test]
     fn unspecified_destinations_are_refused() {
-        for destination in ["0.0.0.0:80", "10.0.0.1:0", "backend:", "backend:a b", "[::]:80"] {
+        for destination in [
+            "0.0.0.0:80",
+            "10.0.0.1:0",
+            "backend:",
+            "backend:a b",
+            "[::]:80",
+            "[::ffff:0.0.0.0]:80",
+            "[2001:db8::1%1]:80",
+        ] {
             let text = format!(
                 "workspaces:\n  - {{ id: a, owner: {{ subject: x }}, phase: running, destination: {destination:?} }}\n"
             );

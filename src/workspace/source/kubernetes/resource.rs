@@ -1,9 +1,6 @@
 //! The kinds of custom resource that are workspaces.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use kube::{
     api::{ApiResource, DynamicObject},
@@ -17,6 +14,7 @@ use crate::{
     workspace::{
         Admission, Destination, Endpoint, EndpointName, Person, Phase, Protocol, Revision,
         Workspace, WorkspaceId,
+        destination::{Address, Server},
     },
 };
 
@@ -73,14 +71,14 @@ fn gitpod(object: &DynamicObject, settings: &Settings, ide_port: u16) -> Option<
     let data = &object.data;
     let id: WorkspaceId = text(data, "/spec/ownership/workspaceID")?.parse().ok()?;
     let owner = text(data, "/spec/ownership/owner").unwrap_or_default();
-    let pod: Option<IpAddr> = text(data, "/status/runtime/podIP").and_then(|ip| ip.parse().ok());
+    let pod: Option<Address> = text(data, "/status/runtime/podIP").and_then(|ip| ip.parse().ok());
     let whole = gitpod_admission(text(data, "/spec/admission/level"));
     let mut workspace = blank(id, owner, settings);
     workspace.address = pod.filter(|_| settings.destination.is_none());
     let mut push = |name: EndpointName, port: u16, admission: Admission| {
         let destination = match (&settings.destination, pod) {
             (Some(template), _) => template.render(&workspace.id, &name),
-            (None, Some(ip)) => Some(Destination::Address(SocketAddr::new(ip, port))),
+            (None, Some(address)) => Server::new(address, port).map(Destination::Address),
             (None, None) => None,
         };
         let new = workspace.endpoints.iter().all(|endpoint| endpoint.name != name);

@@ -1,0 +1,196 @@
+//! The address of a destination in its one form, and every IPv4 address that stands in it.
+//!
+//! One machine can be written in many ways: as an IPv6 address that holds an IPv4 one (RFC 4291), for a
+//! translator (RFC 6052, RFC 8215) or for a tunnel (RFC 3056, RFC 4380, RFC 5214). What is decided about an
+//! address is decided about all that it stands for.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    str::FromStr,
+};
+
+use arrayvec::ArrayVec;
+use ipnet::{IpNet, Ipv4Net};
+use thiserror::Error;
+
+/// The most addresses that one stands for: four readings for a translator, two of a tunnel's ends, one in the
+/// last half, and itself.
+const MAX_MEANT: usize = 8;
+
+/// The addresses that one stands for.
+pub type Meant = ArrayVec<IpAddr, MAX_MEANT>;
+
+/// An IP address in its one form: an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2) is the IPv4 address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address(IpAddr);
+
+/// How an IPv6 address holds IPv4 addresses.
+enum Form {
+    /// Not at all.
+    Plain,
+    /// It says nothing beside the IPv4 address.
+    Spelling(Ipv4Addr),
+    /// It has other bits too, which may choose another machine.
+    Carrier(ArrayVec<Ipv4Addr, MAX_MEANT>),
+}
+
+impl Address {
+    /// The address, as it is connected to.
+    #[must_use]
+    pub const fn ip(self) -> IpAddr {
+        self.0
+    }
+
+    /// Every address that may be reached by this one; never empty. One that only spells an IPv4 address stands
+    /// for that alone.
+    #[must_use]
+    pub fn meant(self) -> Meant {
+        let IpAddr::V6(v6) = self.0 else { return Meant::from_iter([self.0]) };
+        match form(v6) {
+            Form::Plain => Meant::from_iter([self.0]),
+            Form::Spelling(v4) => Meant::from_iter([IpAddr::V4(v4)]),
+            Form::Carrier(all) => {
+                let all = all.into_iter().map(IpAddr::V4);
+                all.chain([self.0]).take(MAX_MEANT).collect()
+            }
+        }
+    }
+}
+
+/// What an IPv6 address holds. The loopback and the unspecified address hold nothing.
+fn form(v6: Ipv6Addr) -> Form {
+    let bits = v6.to_bits();
+    let last = quad(bits, 0);
+    match v6.segments() {
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => return Form::Plain,
+        // IPv4-compatible (RFC 4291 section 2.5.5.1), IPv4-mapped (section 2.5.5.2), IPv4-translated (RFC 2765
+        // section 2.1), and the translators' well-known prefix (RFC 6052 section 2.1).
+        [0, 0, 0, 0, 0, 0 | 0xffff, _, _]
+        | [0, 0, 0, 0, 0xffff, 0, _, _]
+        | [0x64, 0xff9b, 0, 0, 0, 0, _, _] => return Form::Spelling(last),
+        _ => {}
+    }
+    let mut held = ArrayVec::new();
+    match v6.segments() {
+        // The translators' local prefix (RFC 8215), whose length is not known: all readings of RFC 6052
+        // section 2.2. One that begins with 0 is no destination, only the filling of another.
+        [0x64, 0xff9b, 1, ..] => {
+            // Without the ninth byte, which stands in the midst of the first three and is always 0.
+            let joined = (bits >> 64 << 56) | (bits & ((1 << 56) - 1));
+            let readings = [quad(joined, 40), quad(joined, 32), quad(joined, 24), last];
+            held.extend(readings.into_iter().filter(|v4| v4.octets().first() != Some(&0)));
+            if held.is_empty() {
+                held.push(Ipv4Addr::UNSPECIFIED);
+            }
+        }
+        // 6to4 (RFC 3056 section 2).
+        [0x2002, ..] => held.push(quad(bits, 80)),
+        // Teredo (RFC 4380 section 4): the server, and the client with all bits turned.
+        [0x2001, 0, ..] => {
+            held.extend([quad(bits, 64), Ipv4Addr::from_bits(!last.to_bits())]);
+        }
+        _ => {}
+    }
+    // ISATAP (RFC 5214 section 6.1), below any prefix.
+    if matches!(v6.segments(), [.., 0 | 0x200, 0x5efe, _, _]) {
+        held.push(last);
+    }
+    if held.is_empty() { Form::Plain } else { Form::Carrier(held) }
+}
+
+/// The 32 bits before the last `after` ones.
+fn quad(bits: u128, after: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits(u32::try_from((bits >> after) & u128::from(u32::MAX)).unwrap_or_default())
+}
+
+/// A network in the form of the addresses in it: one that only spells IPv4 addresses is theirs.
+#[must_use]
+pub fn canonical(net: IpNet) -> IpNet {
+    let IpNet::V6(v6) = net else { return net };
+    match (v6.prefix_len().checked_sub(96), form(v6.network())) {
+        (Some(length), Form::Spelling(v4)) => {
+            Ipv4Net::new(v4, length).map_or(net, |net| IpNet::V4(net.trunc()))
+        }
+        _ => net,
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(ip: IpAddr) -> Self {
+        Self(ip.to_canonical())
+    }
+}
+
+impl From<Ipv4Addr> for Address {
+    fn from(ip: Ipv4Addr) -> Self {
+        Self(ip.into())
+    }
+}
+
+impl From<[u8; 4]> for Address {
+    fn from(ip: [u8; 4]) -> Self {
+        Self(ip.into())
+    }
+}
+
+impl FromStr for Address {
+    type Err = std::net::AddrParseError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse::<IpAddr>().map(Self::from)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// An address and a port: where one server is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Server {
+    /// The address.
+    pub address: Address,
+    /// The port; never 0.
+    pub port: u16,
+}
+
+/// Why a text is not a [`Server`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("expected \"IP:PORT\" or \"[IPv6]:PORT\", without a zone and with a port from 1 to 65535")]
+pub struct ServerError;
+
+impl Server {
+    /// A server; `None` for port 0.
+    #[must_use]
+    pub fn new(address: Address, port: u16) -> Option<Self> {
+        (port != 0).then_some(Self { address, port })
+    }
+
+    /// The same for HAProxy.
+    #[must_use]
+    pub const fn socket(self) -> SocketAddr {
+        SocketAddr::new(self.address.ip(), self.port)
+    }
+}
+
+impl FromStr for Server {
+    type Err = ServerError;
+
+    fn from_str(text: &str) -> Result<Self, ServerError> {
+        // A zone (RFC 4007 section 11) means something on one machine only, and two zones one server.
+        if text.contains('%') {
+            return Err(ServerError);
+        }
+        let socket: SocketAddr = text.parse().map_err(|_| ServerError)?;
+        Self::new(socket.ip().into(), socket.port()).ok_or(ServerError)
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.socket().fmt(f)
+    }
+}
