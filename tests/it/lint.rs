@@ -45,6 +45,7 @@ fn completed(text: &str) -> String {
                 let ours = ["Authorization", "Cookie", "Set-Cookie", "Sec-WebSocket-Protocol"]
                     .contains(&name);
                 let protects = ["del-header", "replace-header", "deny"].contains(&action) && !ours
+                    || line.contains("METH_CONNECT")
                     || name == "Connection"
                     || action == "set-var(txn.upgrades)";
                 if protects {

@@ -37,6 +37,8 @@ const HEADERS: [&str; 20] = [
     "x-original-url",
     "x-rewrite-url",
 ];
+/// Actions that end a request with an answer, or none.
+const ENDS: [&str; 5] = ["deny", "reject", "return", "tarpit", "silent-drop"];
 /// What stands between the words of a name: CGI-like servers make one variable of all of them.
 const SEPARATORS: [&str; 3] = ["-", "_", "."];
 
@@ -82,9 +84,9 @@ impl<'s> Wanted<'s> {
         let [keyword, action, name, ..] = &line.words[..] else { return None };
         let when = expanded(Condition::of(&line.words, acls), &guard.prefix);
         let protects = match (keyword.as_str(), action.as_str()) {
-            // The refusal of what is not allowed has a check of its own.
-            ("http-request", "deny" | "reject") => {
-                !when.holds_without(|test| guard.is_verdict(test))
+            // The answers to what is not allowed have a check of their own.
+            ("http-request", "deny" | "reject" | "return") => {
+                !when.is_always() && !when.any.iter().flatten().any(about_verdict)
             }
             // Deleting always is what strips do, and credentials have a check of their own.
             ("http-request", "del-header") => !when.is_always() && !is_credential(name),
@@ -110,7 +112,7 @@ impl<'s> Wanted<'s> {
             line.words.get(n).map(|word| word.to_ascii_lowercase()).unwrap_or_default()
         };
         let action = word(self.line, 1);
-        let ends = |action: &str| action == "deny" || action == "reject";
+        let ends = |action: &str| ENDS.contains(&action);
         if ends(&action) {
             return ends(&word(line, 1)) && self.shares_test(line);
         }
@@ -121,8 +123,10 @@ impl<'s> Wanted<'s> {
 
     /// Whether a refusal is about the same thing.
     fn shares_test(&self, line: &Line) -> bool {
-        let fetches: BTreeSet<_> = self.when.tests().map(|test| test.fetch.as_str()).collect();
-        line.words.iter().any(|word| fetches.contains(word.as_str()))
+        let names = self.when.terms().filter_map(|term| term.name.as_deref());
+        let fetches: BTreeSet<_> =
+            self.when.tests().map(|test| test.fetch.as_str()).chain(names).collect();
+        line.words.iter().any(|word| fetches.contains(word.trim_start_matches('!')))
     }
 
     fn is_done_by(
@@ -180,8 +184,19 @@ fn same(one: &Condition, other: &Condition) -> bool {
     one.unless == other.unless && ways(one, other) && ways(other, one)
 }
 
+/// Whether two terms say the same. Names that no line defines are HAProxy's own, such as `METH_CONNECT`.
 fn is(one: &Term, other: &Term) -> bool {
-    one.negated == other.negated && one.any == other.any && !one.any.is_empty()
+    let same = if one.any.is_empty() {
+        one.name.is_some() && one.name == other.name && other.any.is_empty()
+    } else {
+        one.any == other.any
+    };
+    one.negated == other.negated && same
+}
+
+/// Whether a term looks at a variable of the agent.
+fn about_verdict(term: &Term) -> bool {
+    term.any.iter().any(|test| test.mentions("txn.identity."))
 }
 
 /// Whether a rule is followed for everything that could come from, or go to, a workspace.

@@ -17,8 +17,8 @@ use crate::haproxy::{
 /// What the agent says about the place of a workspace.
 const PLACE: [&str; 8] =
     ["backend", "dst_ip", "dst_port", "dst_host", "sni", "workspace", "endpoint", "owner"];
-/// What is found only where the agent gives an address.
-const ADDRESS: [&str; 3] = ["dst_ip", "dst_port", "sni"];
+/// What is found only where the agent gives an address, beside what rules take for one.
+const ADDRESS: [&str; 1] = ["sni"];
 
 /// Where a route leads.
 enum Target<'v> {
@@ -154,7 +154,10 @@ fn is_place(test: &Test, guard: &Guard<'_>, addressed: Addressed) -> bool {
     let name = test.fetch.strip_prefix("var(").and_then(|n| n.strip_suffix(')'));
     let Some(name) = name.and_then(|name| name.strip_prefix(&guard.prefix)) else { return false };
     match test.method.as_deref() {
-        Some("found") => addressed == Addressed::Yes && ADDRESS.contains(&name),
+        Some("found") => {
+            let mut taken = shipped::taken("set-dst").chain(shipped::taken("set-dst-port"));
+            addressed == Addressed::Yes && (ADDRESS.contains(&name) || taken.any(|n| n == name))
+        }
         Some("str" | "ip") => PLACE.contains(&name) && (test.from_file || !test.values.is_empty()),
         _ => false,
     }
@@ -219,7 +222,7 @@ fn destination(line: &Line) -> Option<(&str, Option<&str>)> {
     }
     let name = value.strip_prefix("var(txn.").and_then(|rest| rest.strip_suffix(')'));
     let name = name.and_then(|name| name.split_once('.')).map(|(_, name)| name);
-    Some((action, name.filter(|name| ["dst_ip", "dst_port"].contains(name))))
+    Some((action, name.filter(|name| shipped::taken(action).any(|taken| taken == *name))))
 }
 
 /// Addresses of both sides of a connection, in guarded sections and wherever they lead.
@@ -232,16 +235,16 @@ pub(super) fn check_destinations(variant: &Variant<'_>, report: &mut Report) {
             continue;
         }
         if let Some((action, _)) = destination(line) {
-            let wanted = match action {
-                "set-dst" => Some(format!("var({}dst_ip)", variant.prefix())),
-                "set-dst-port" => Some(format!("var({}dst_port)", variant.prefix())),
-                _ => None,
-            };
+            let prefix = variant.prefix();
+            let allowed: Vec<_> =
+                shipped::taken(action).map(|name| format!("var({prefix}{name})")).collect();
             let value = line.words.iter().skip_while(|word| *word != action).nth(1);
-            if wanted.is_none() || wanted.as_ref() != value {
+            if !value.is_some_and(|value| allowed.contains(value)) {
                 let what = format!("'{action}' takes an address that the agent does not give");
-                let fix = match wanted {
-                    Some(value) => format!("http-request {action} {value} if {{ {value} -m found }}"),
+                let fix = match allowed.first() {
+                    Some(value) => {
+                        format!("http-request {action} {value} if {{ {value} -m found }}")
+                    }
                     None => "remove it; a proxy in front tells the client's address by 'accept-proxy' on the bind line".into(),
                 };
                 report.add(Rule::RouteNotAgents, line.at, what, fix);

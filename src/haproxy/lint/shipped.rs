@@ -31,6 +31,12 @@ static VARIABLES: LazyLock<BTreeSet<&'static str>> = LazyLock::new(|| {
     parts.filter_map(name).collect()
 });
 
+/// The agent's variables that an action of the shipped rules (`set-dst`, `set-dst-port`) takes.
+pub(super) fn taken(action: &str) -> impl Iterator<Item = &'static str> {
+    let rules = FRONT.iter().filter(move |words| words.get(1).is_some_and(|word| word == action));
+    rules.filter_map(|words| words.get(2)?.strip_prefix("var(txn.identity.")?.strip_suffix(')'))
+}
+
 /// Whether the shipped front end has this very line.
 pub(super) fn has_line(words: &[String]) -> bool {
     FRONT.contains(words)
@@ -51,6 +57,7 @@ mod tests {
             assert!(is_variable(name), "{name}");
         }
         assert!(!is_variable("spoe_error") && !is_variable("x"));
+        assert!(taken("set-dst").eq(["dst_ip"]) && taken("set-dst-port").any(|n| n == "dst_port"));
         let words = "default_backend nowhere".split(' ').map(str::to_owned).collect::<Vec<_>>();
         assert!(has_line(&words));
         assert!(PLAIN.iter().any(|section| section.kind == "frontend"));
