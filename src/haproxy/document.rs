@@ -240,16 +240,26 @@ impl Document {
     #[must_use]
     pub fn ways(&self) -> Vec<Vec<bool>> {
         let (rules, paths) = self.paths();
-        let mut ways = branches::outcomes(&self.conditions, &rules);
+        let mut seen = BTreeSet::new();
+        let differs = |way: &Vec<bool>| seen.insert(self.ruling(way));
+        let outcomes = branches::outcomes(&self.conditions, &rules);
+        let mut ways: Vec<_> = outcomes.into_iter().filter(differs).collect();
         for (_, path) in paths {
             if !ways.iter().any(|way| is_reached(&path, way)) {
                 ways.extend(branches::reaching(&self.conditions, &path));
             }
         }
-        let mut seen = BTreeSet::new();
-        let differs =
-            |way: &Vec<bool>| seen.insert(self.taken(|number| way.get(number) == Some(&true)));
-        ways.into_iter().filter(differs).collect()
+        ways
+    }
+
+    /// The numbers of the items that a way takes, of those that are no lines about one thing alone.
+    fn ruling(&self, way: &[bool]) -> Vec<u32> {
+        let mut taken = self.taken(|number| way.get(number) == Some(&true));
+        taken.retain(|number| {
+            let item = usize::try_from(*number).ok().and_then(|number| self.items.get(number));
+            !matches!(item, Some(Item::Line(line)) if is_single(line))
+        });
+        taken
     }
 
     /// The branches of all conditions, by the line that begins each, and whether a way takes them.
@@ -283,8 +293,7 @@ impl Document {
                     None
                 }
                 Item::Line(line) => {
-                    let single = line.words.first().is_some_and(|w| SINGLE.contains(&w.as_str()));
-                    for (before, test) in open.iter().filter(|_| !single) {
+                    for (before, test) in open.iter().filter(|_| !is_single(line)) {
                         before.iter().chain([test]).for_each(|test| test.atoms(&mut rules));
                     }
                     None
@@ -344,6 +353,10 @@ impl Document {
         }
         sections
     }
+}
+
+fn is_single(line: &Line) -> bool {
+    line.words.first().is_some_and(|word| SINGLE.contains(&word.as_str()))
 }
 
 /// Whether all tests hold in a way.
