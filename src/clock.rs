@@ -83,6 +83,12 @@ impl Moment {
         Self(self.0.saturating_add(u64::try_from(later.as_nanos()).unwrap_or(u64::MAX)))
     }
 
+    /// The moment so long before this one; `None` before the start of the count.
+    #[must_use]
+    pub fn before(self, earlier: Duration) -> Option<Self> {
+        self.0.checked_sub(u64::try_from(earlier.as_nanos()).ok()?).map(Self)
+    }
+
     /// How long ago `earlier` was; zero when it is yet to come.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {

@@ -2,7 +2,7 @@
 //!
 //! Only reads: bytes stay bytes, nothing is decoded, nothing decided.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use thiserror::Error;
 
@@ -306,6 +306,18 @@ impl<'a> Reuse<'a> {
 }
 
 impl<'a> Spot<'a> {
+    /// The other end of the client's connection, with its port.
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.source.zip(self.port).map(|(ip, port)| SocketAddr::new(ip.to_canonical(), port))
+    }
+
+    /// Whether its stream can be told from others at all.
+    #[must_use]
+    pub fn can_be_found(&self) -> bool {
+        self.stream.is_some() || self.address().is_some()
+    }
+
     /// Takes in an argument; returns whether it is one of these.
     fn read(&mut self, name: &[u8], value: Value<'a>) -> Result<bool, RequestError> {
         match name {

@@ -1,7 +1,8 @@
 //! Live tunnels: what was allowed once and lasts for hours (WebSockets and other upgrades, CONNECT, TCP
-//! streams), and ending it when the access ends.
+//! streams, requests whose answer takes its time), and ending it when the access ends.
 //!
-//! Every allowed tunnel enters a bounded [`table`] before HAProxy is answered. [`sweep`] decides about each
+//! Every allowed tunnel enters a bounded [`table`] before HAProxy is answered; any other request does so once it
+//! lasts ([`recent`], [`promote`]). [`sweep`] decides about each
 //! again, by the very code that decides about requests, whenever something changed and once a second; what
 //! would not be allowed now, or would lead elsewhere, is due. [`cutter`] finds each tunnel's stream in the
 //! processes of HAProxy, ends those that are due, and lets go of those that have ended. [`keep`] lets a
@@ -17,7 +18,7 @@ use crate::{
     clock::{Moment, Timestamp},
     decision::{Decision, Reason, Route, variables::DecisionId},
     haproxy::runtime::{Detail, Quarter},
-    identity::Identity,
+    identity::{Identity, certificate::CertificateRule},
     policy::{Circumstances, reading},
     request::{Request, Spot},
     session::Session,
@@ -28,6 +29,10 @@ pub mod cutter;
 pub mod journal;
 pub mod keep;
 pub mod metrics;
+mod promote;
+mod recent;
+mod reused;
+mod stranger;
 pub mod sweep;
 pub mod table;
 pub mod view;
@@ -76,6 +81,8 @@ pub enum Kind {
     Connect,
     /// A TCP stream.
     Tcp,
+    /// Any other HTTP request whose exchange lasts: server-sent events, a download, a chunked POST.
+    Request,
 }
 
 /// What said who opened it.
@@ -106,6 +113,8 @@ pub enum Cause {
     Administrator(Option<u32>),
     /// This agent did not allow it, and nobody knows who opened it.
     Unknown,
+    /// It began when more was allowed at once than could be remembered.
+    Untracked,
 }
 
 /// One tunnel.
@@ -163,7 +172,10 @@ pub struct Place {
 }
 
 impl Kind {
-    /// What an allowed request becomes, if it is a tunnel.
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Upgrade, Self::Connect, Self::Tcp, Self::Request];
+
+    /// What an allowed request becomes at once, if it is a tunnel. Whether any other lasts is seen later.
     #[must_use]
     pub fn of(request: &Request<'_>) -> Option<Self> {
         if request.is_stream {
@@ -183,11 +195,26 @@ impl Kind {
             Self::Upgrade => "upgrade",
             Self::Connect => "connect",
             Self::Tcp => "tcp",
+            Self::Request => "request",
         }
     }
 }
 
 impl By {
+    /// What said who asks, in an allowed request.
+    #[must_use]
+    fn of(decision: &Decision, certificates: &[CertificateRule]) -> Self {
+        match &decision.identity {
+            _ if decision.session.is_some() => Self::Session,
+            None => Self::Nobody,
+            Some(identity) => {
+                let name = &identity.authority.name;
+                let of_rule = certificates.iter().any(|rule| rule.authority.name == *name);
+                if of_rule { Self::Certificate } else { Self::Token }
+            }
+        }
+    }
+
     /// The stable id.
     #[must_use]
     pub const fn id(self) -> &'static str {
@@ -211,6 +238,7 @@ impl Cause {
             Self::Moved => "destination_changed",
             Self::Administrator(_) => "administrator",
             Self::Unknown => "unknown_tunnel",
+            Self::Untracked => "untracked",
         }
     }
 }
@@ -223,28 +251,18 @@ impl Tunnel {
         decision: &Decision,
         request: &Request<'_>,
         id: &DecisionId,
-        certificates: &[crate::identity::certificate::CertificateRule],
+        certificates: &[CertificateRule],
         now: Timestamp,
     ) -> Option<Self> {
         let kind = Kind::of(request)?;
-        let identity = decision.identity.clone();
-        let of_rule = |identity: &Arc<Identity>| {
-            certificates.iter().any(|rule| rule.authority.name == identity.authority.name)
-        };
-        let by = match &identity {
-            _ if decision.session.is_some() => By::Session,
-            None => By::Nobody,
-            Some(identity) if of_rule(identity) => By::Certificate,
-            Some(_) => By::Token,
-        };
         let path = request.path.map(|path| path.get(..MAX_PATH).unwrap_or(path).into());
         // A longer one is none that a policy knows.
         let method = request.method.filter(|method| method.len() <= MAX_METHOD).map(Into::into);
         Some(Self {
             id: *id,
             kind,
-            identity,
-            by,
+            identity: decision.identity.clone(),
+            by: By::of(decision, certificates),
             session: decision.session.clone(),
             workspace: decision.workspace.as_ref().map(|workspace| workspace.id.clone()),
             owner: decision.owner.clone(),
@@ -296,10 +314,7 @@ impl Place {
             stream: spot.stream,
             started: spot.started,
             process: spot.process,
-            source: spot
-                .source
-                .zip(spot.port)
-                .map(|(ip, port)| SocketAddr::new(ip.to_canonical(), port)),
+            source: spot.address(),
         })
     }
 

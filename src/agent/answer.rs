@@ -124,6 +124,14 @@ impl Answerer {
                 self.finish(notify, &request, decision, batch, out);
                 return None;
             }
+            if let Some(tunnels) = &self.tunnels
+                && !request.spot.can_be_found()
+            {
+                tunnels.cannot_be_found();
+                let decision = Decision::refuse(Reason::MessageUnknown);
+                self.finish(notify, &request, decision, batch, out);
+                return None;
+            }
             match batch.gate.decide(&request, batch.workspaces, batch.now, scratch, may_wait) {
                 Step::Done(decision) => {
                     self.finish(notify, &request, decision, batch, out);
@@ -168,7 +176,8 @@ impl Answerer {
         let reuse = self.edge.as_ref().and_then(|edge| {
             edge.was_reused(request.reuse.times);
             // Policies look at what HAProxy does not compare, such as the path and the hour.
-            let held = batch.gate.policies.is_none();
+            let held = batch.gate.policies.is_none()
+                && self.tunnels.as_ref().is_none_or(|tunnels| tunnels.may_give());
             held.then(|| edge.give(&decision, request, batch.now)).flatten()
         });
         let size = batch.max_frame_size;
@@ -183,6 +192,11 @@ impl Answerer {
             // Two hundred bytes: it fits the protocol's smallest frame.
             let answer = Answer { decision: &decision, id: &id, reuse: None };
             let _ = answer.encode(notify, request, batch.max_frame_size, out);
+        }
+        if fits && let Some(tunnels) = &self.tunnels {
+            let certificates = &batch.gate.certificates;
+            // The question itself was noted: so can this be.
+            let _ = tunnels.note_given(&decision, request, &id, certificates, batch.now);
         }
         debug!(decision_id = %id, reason = %decision.reason, "decided");
         let latency = Moment::now().since(batch.started);
@@ -220,11 +234,13 @@ impl Answerer {
         else {
             return Ok(false);
         };
-        if Kind::of(request).is_none() {
-            return Ok(false);
-        }
         // What cannot be tracked cannot be cut.
         let certificates = &batch.gate.certificates;
+        if Kind::of(request).is_none() {
+            // It may last all the same.
+            tunnels.note(decision, request, id, certificates, batch.now)?;
+            return Ok(false);
+        }
         let tunnel = Tunnel::of(decision, request, id, certificates, batch.now).ok_or(Full)?;
         tunnels.open(tunnel).map(|()| true)
     }

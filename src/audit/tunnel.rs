@@ -59,7 +59,7 @@ impl Entry for TunnelAct<'_> {
     }
 }
 
-/// A tunnel was cut because it is older than the agent and nobody knows it.
+/// A stream was terminated of which the agent has no record.
 pub struct StrangerCut<'a> {
     /// When.
     pub time: Timestamp,
@@ -67,6 +67,8 @@ pub struct StrangerCut<'a> {
     pub detail: &'a Detail,
     /// Its process.
     pub process: u32,
+    /// Why.
+    pub cause: Cause,
 }
 
 impl Entry for StrangerCut<'_> {
@@ -74,7 +76,7 @@ impl Entry for StrangerCut<'_> {
         let mut line = Object::begin(out);
         line.number("time_ms", self.time.as_millis());
         line.text("act", "tunnel_cut");
-        line.text("cause", Cause::Unknown.id());
+        line.text("cause", self.cause.id());
         line.foreign("frontend", &self.detail.frontend);
         line.displayed("process", Some(self.process));
         line.displayed("stream", Some(self.detail.id));

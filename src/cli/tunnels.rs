@@ -12,7 +12,7 @@ use anyhow::bail;
 use reqwest::Method;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::{CutArgs, TunnelsArgs, TunnelsCommand, agent::Agent, workspaces::columns};
 use crate::{
@@ -33,10 +33,16 @@ const EVERY: Duration = Duration::from_millis(500);
 
 /// The table of tunnels with what the agent before this one left, where HAProxy can be reached.
 pub(super) fn build(config: &Config, gate: &Gate, trail: &Arc<Trail>) -> Option<Arc<Tunnels>> {
-    let haproxy = config.haproxy.as_ref()?;
+    let Some(haproxy) = &config.haproxy else {
+        warn!(
+            "there is no [haproxy] in the configuration: WebSockets, streams and downloads that were allowed go on after access has ended"
+        );
+        return None;
+    };
     let frontends = haproxy.frontends.clone();
     let settings = Settings { frontends, ..config.tunnels.settings.clone() };
     let tunnels = Tunnels::new(settings, haproxy.sockets.len(), Arc::clone(trail));
+    let tunnels = tunnels.reusing(config.agent.reuse);
     let tunnels = Arc::new(match &config.tunnels.file {
         Some(path) => tunnels.with_journal(path),
         None => tunnels,
@@ -60,7 +66,8 @@ pub(super) fn spawn(
     tasks.spawn(sweep::run(Arc::clone(tunnels), Arc::clone(live), stop.clone()));
     let sockets = config.haproxy.iter().flat_map(|haproxy| &haproxy.sockets);
     for (number, socket) in sockets.enumerate() {
-        let cutter = Cutter::new(socket.clone(), number, Arc::clone(tunnels));
+        let live = Some(Arc::clone(live));
+        let cutter = Cutter::new(socket.clone(), number, Arc::clone(tunnels), live);
         tasks.spawn(cutter.run(stop.clone()));
     }
     if let Some(path) = &config.tunnels.file {

@@ -58,7 +58,7 @@ pub struct Detail {
 
 /// A moment within a quarter of an hour, in microseconds: HAProxy writes local time, and no time zone is off
 /// by less than a quarter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Quarter(u64);
 
 /// An answer that cannot be read.
@@ -88,6 +88,22 @@ impl Quarter {
     #[must_use]
     pub const fn of(micros: u64) -> Self {
         Self(micros % Self::MICROS)
+    }
+
+    /// Microseconds since the beginning of the quarter.
+    #[must_use]
+    pub const fn micros(self) -> u64 {
+        self.0
+    }
+
+    /// How many microseconds after another moment it is, which is less than half a quarter away; less than zero if it is
+    /// before that.
+    #[must_use]
+    pub fn after(self, other: Self) -> i64 {
+        let ahead = (self.0 + Self::MICROS - other.0) % Self::MICROS;
+        let ahead = i64::try_from(ahead).unwrap_or_default();
+        let whole = i64::try_from(Self::MICROS).unwrap_or(i64::MAX);
+        if ahead > whole / 2 { ahead - whole } else { ahead }
     }
 
     /// From `24/Nov/2026:19:20:36.812610`.

@@ -59,6 +59,8 @@ pub struct Sessions {
     keeper: Keeper,
     /// The most sessions.
     most: usize,
+    /// How often sessions were taken out.
+    ends: AtomicU64,
 }
 
 /// Where sessions outlive the agent.
@@ -120,6 +122,7 @@ impl Sessions {
             authorities: ArcSwap::default(),
             keeper: Keeper::Nowhere,
             most: MAX_SESSIONS,
+            ends: AtomicU64::new(0),
         }
     }
 
@@ -311,6 +314,12 @@ impl Sessions {
         }
         handle.session.last.fetch_max(now.as_millis(), Ordering::Relaxed);
         Some(Arc::clone(&handle.session))
+    }
+
+    /// How often sessions ended. As long as it is the same, so are those that count, but for their deadlines.
+    #[must_use]
+    pub fn ends(&self) -> u64 {
+        self.ends.load(Ordering::Acquire)
     }
 
     /// Whether the session lasts. An open tunnel is use of it, and keeps it awake.
@@ -522,6 +531,7 @@ impl Sessions {
             digests.extend(cookies);
         }
         self.handles.store(Arc::new(handles));
+        self.ends.fetch_add(1, Ordering::Release);
         (keys, digests)
     }
 

@@ -13,10 +13,11 @@ use std::{
 
 use tracing::warn;
 
-use super::{Tunnels, table::State};
+use super::{Cause, Tunnels, table::State};
 use crate::{
     clock::Moment,
     decision::variables::DecisionId,
+    gate::live::Live,
     haproxy::{
         AskError, BATCH, Process, Socket,
         runtime::{Detail, List, Listed, Malformed, Pointer},
@@ -29,7 +30,7 @@ pub use pace::Cutter;
 use pace::{Outcome, Sight, Task};
 
 /// HAProxy rounds ages down, and its clock ticks by itself.
-const ROUNDING: Duration = Duration::from_secs(2);
+pub(super) const ROUNDING: Duration = Duration::from_secs(2);
 /// A stream that is older was asked about, or never will be.
 const ASKED_WITHIN: Duration = Duration::from_secs(4);
 /// How long something that is to be cut is looked for without rest.
@@ -41,19 +42,23 @@ const AGAIN: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Found {
     /// The number of the socket.
-    socket: usize,
+    pub(super) socket: usize,
     /// The way to its process, and the id the process has for itself.
-    process: Process,
-    process_id: u32,
-    pointer: Pointer,
+    pub(super) process: Process,
+    pub(super) process_id: u32,
+    pub(super) pointer: Pointer,
 }
 
 /// What all work at one socket shares: finding, comparing and ending.
-struct Site {
+pub(super) struct Site {
     socket: Socket,
     /// Its number.
-    number: usize,
-    tunnels: Arc<Tunnels>,
+    pub(super) number: usize,
+    pub(super) tunnels: Arc<Tunnels>,
+    /// What decides; without it, nothing enters the table that is not a tunnel from the beginning.
+    pub(super) live: Option<Arc<Live>>,
+    /// Streams that are due by an allow that was reused, and since when that is known.
+    pub(super) waiting: Mutex<HashMap<(u32, Pointer), Moment>>,
     /// Streams that nobody knows, and that were looked at.
     strangers: Mutex<HashSet<(u32, Pointer)>>,
 }
@@ -62,8 +67,15 @@ struct Site {
 type Places<'l> = HashMap<(&'l [u8], Option<SocketAddr>), Vec<&'l Listed>>;
 
 impl Site {
-    fn new(socket: Socket, number: usize, tunnels: Arc<Tunnels>) -> Self {
-        Self { socket, number, tunnels, strangers: Mutex::default() }
+    fn new(socket: Socket, number: usize, tunnels: Arc<Tunnels>, live: Option<Arc<Live>>) -> Self {
+        Self {
+            socket,
+            number,
+            tunnels,
+            live,
+            waiting: Mutex::default(),
+            strangers: Mutex::default(),
+        }
     }
 
     fn tell(&self, error: Option<String>) {
@@ -130,19 +142,34 @@ impl Site {
         }
     }
 
+    /// Whether the look before this one was so long ago that HAProxy may have stood still, its clock with it.
+    pub(super) fn is_late(&self, asked: Moment) -> bool {
+        let state = self.tunnels.lock();
+        let round = state.rounds.get(self.number).and_then(Option::as_ref);
+        round.is_none_or(|round| asked.since(round.started) > pace::EVERY + ROUNDING)
+    }
+
     async fn seek_in(&self, process: &Process) -> Result<u32, AskError> {
         let asked = Moment::now();
         let list = process.list().await?;
         let (mut wanted, gone) = self.compare(process, &list, asked);
         self.tunnels.ended(&gone);
         let strangers = self.strangers(&list);
+        let plain = self.plain_strangers(&list, &strangers, asked);
         wanted.extend(&strangers);
         let wanted: Vec<_> = wanted.into_iter().collect();
+        let mut details = Vec::new();
         if !wanted.is_empty() {
-            let details = process.details(&wanted).await?;
+            details = process.details(&wanted).await?;
             self.locate(process, list.process, &details);
-            self.meet(process, list.process, &strangers, &details).await?;
         }
+        self.promote(process, &list, asked).await?;
+        self.promote_reused(process, &list, asked).await?;
+        if !strangers.is_empty() {
+            self.meet(process, list.process, &strangers, &details).await?;
+            self.meet_plain(process, list.process, &plain, &details).await?;
+        }
+        self.cut_connections(process, &list).await?;
         self.cut(process).await?;
         Ok(list.process)
     }
@@ -165,7 +192,9 @@ impl Site {
             }
         }
         let mut state = self.tunnels.lock();
+        let contested = contested(&state);
         let mut taken = HashSet::new();
+        let mut wanted = HashSet::new();
         let mut gone = Vec::new();
         for (id, entry) in &mut state.entries {
             let Some(found) = entry.found.as_ref().filter(|f| f.socket == self.number) else {
@@ -187,13 +216,15 @@ impl Site {
             match there {
                 None => gone.push(*id),
                 Some(stream) if is_old_enough(stream, entry.tunnel.opened, asked) => {
-                    taken.insert(found.pointer);
+                    let is_contested = contested.contains(&(place.frontend.clone(), place.source))
+                        || contested.contains(&(place.frontend.clone(), None));
+                    // The stream may have ended and have left its place to one that is sought.
+                    if is_contested { &mut wanted } else { &mut taken }.insert(found.pointer);
                 }
                 // Another stream of the connection may have come to its place: it is looked at anew.
                 Some(_) => entry.found = None,
             }
         }
-        let mut wanted = HashSet::new();
         for entry in state.entries.values().filter(|entry| entry.found.is_none()) {
             let place = &entry.tunnel.place;
             if place.process.is_some_and(|id| id != list.process) {
@@ -221,8 +252,13 @@ impl Site {
         }
         let now = Moment::now();
         let mut state = self.tunnels.lock();
+        self.let_go(&mut state, process, details);
         let mut taken = self.taken(&state, process);
-        for entry in state.entries.values_mut().filter(|entry| entry.found.is_none()) {
+        let mut sought: Vec<_> =
+            state.entries.values_mut().filter(|entry| entry.found.is_none()).collect();
+        // Without a number, a connection's only stream is that of its last request.
+        sought.sort_by_key(|entry| std::cmp::Reverse(entry.tunnel.opened));
+        for entry in sought {
             let place = &entry.tunnel.place;
             let Some(of) = places.get(&*place.frontend) else { continue };
             let near = of.get(&place.source).into_iter().flatten();
@@ -249,7 +285,26 @@ impl Site {
         }
     }
 
-    fn taken(&self, state: &State, process: &Process) -> HashSet<Pointer> {
+    /// Lets go of streams that are other ones by now, or without a number may be.
+    fn let_go(&self, state: &mut State, process: &Process, details: &[Detail]) {
+        let by_pointer: HashMap<_, _> = details.iter().map(|d| (d.pointer, d)).collect();
+        let contested = contested(state);
+        for entry in state.entries.values_mut() {
+            let place = &entry.tunnel.place;
+            let Some(found) = &entry.found else { continue };
+            if found.socket != self.number || found.process != *process {
+                continue;
+            }
+            let Some(detail) = by_pointer.get(&found.pointer) else { continue };
+            let may_be_another = place.stream.is_none()
+                && contested.contains(&(place.frontend.clone(), place.source));
+            if may_be_another || !place.is(detail, found.process_id) {
+                entry.found = None;
+            }
+        }
+    }
+
+    pub(super) fn taken(&self, state: &State, process: &Process) -> HashSet<Pointer> {
         let found = state.entries.values().filter_map(|entry| entry.found.as_ref());
         let here = found.filter(|found| found.socket == self.number && found.process == *process);
         here.map(|found| found.pointer).collect()
@@ -324,10 +379,12 @@ impl Site {
             let found = state.entries.values().filter_map(|entry| entry.found.as_ref());
             found.filter(|f| f.process_id == list.process).map(|found| found.pointer).collect()
         };
+        let recent = self.tunnels.recent.lock();
+        let asks = |frontend: &[u8]| recent.asks(frontend);
         let strange = list.streams.iter().filter(|stream| {
             // A TCP stream is one before the agent is asked.
             stream.age.0 >= ASKED_WITHIN
-                && state.frontends.contains(&stream.frontend)
+                && (state.frontends.contains(&stream.frontend) || asks(&stream.frontend))
                 && !known.contains(&stream.pointer)
         });
         let strange: HashSet<_> = strange.map(|stream| (list.process, stream.pointer)).collect();
@@ -369,11 +426,17 @@ impl Site {
             let pointers: Vec<_> = unknown.iter().map(|detail| detail.pointer).collect();
             process.shut(&pointers).await?;
             for detail in unknown {
-                self.tunnels.record_stranger(detail, process_id);
+                self.tunnels.record_stranger(detail, process_id, Cause::Unknown);
             }
         }
         Ok(())
     }
+}
+
+/// Where streams are sought.
+fn contested(state: &State) -> HashSet<(Box<[u8]>, Option<SocketAddr>)> {
+    let sought = state.entries.values().filter(|entry| entry.found.is_none());
+    sought.map(|entry| (entry.tunnel.place.frontend.clone(), entry.tunnel.place.source)).collect()
 }
 
 /// Whether a stream is as old as the tunnel, as far as ages tell. They are HAProxy's, whose clock stands still

@@ -237,7 +237,6 @@ impl Kept {
     }
 
     fn tunnel(self, authorities: &[&Arc<Authority>]) -> Option<Tunnel> {
-        let kinds = [Kind::Upgrade, Kind::Connect, Kind::Tcp];
         let by = [By::Token, By::Session, By::Certificate, By::Nobody];
         let route = match self.route {
             None => None,
@@ -259,7 +258,7 @@ impl Kept {
         };
         Some(Tunnel {
             id: self.id.as_str().try_into().ok()?,
-            kind: kinds.into_iter().find(|kind| kind.id() == self.kind)?,
+            kind: Kind::ALL.into_iter().find(|kind| kind.id() == self.kind)?,
             identity: self.identity.and_then(|kept| kept.identity(authorities)).map(Arc::new),
             by: by.into_iter().find(|by| by.id() == self.by)?,
             session: None,

@@ -10,7 +10,7 @@ use crate::metrics::{Exposition, HAPROXY_UP, TUNNELS_CUT_FAILED};
 
 /// Appends all metrics of tunnels.
 pub fn render(tunnels: &Tunnels, text: &mut String) {
-    let mut kinds = [Kind::Upgrade, Kind::Connect, Kind::Tcp].map(|kind| (kind, 0_u64));
+    let mut kinds = Kind::ALL.map(|kind| (kind, 0_u64));
     let (mut due, mut lost) = (0_u64, 0_u64);
     let (up, unknown) = {
         let state = tunnels.lock();
@@ -19,7 +19,7 @@ pub fn render(tunnels: &Tunnels, text: &mut String) {
                 *count += u64::from(*kind == entry.tunnel.kind);
             }
             due += u64::from(entry.due.is_some() && entry.shut.is_none());
-            lost += u64::from(entry.found.is_none());
+            lost += u64::from(!entry.is_there());
         }
         let up: Vec<_> = state.errors.iter().map(|error| u64::from(error.is_none())).collect();
         (up, u64::try_from(state.unknown).unwrap_or(u64::MAX))
@@ -44,7 +44,7 @@ pub fn render(tunnels: &Tunnels, text: &mut String) {
         (
             "tunnels_uncuttable_total",
             "counter",
-            "Tunnels of which HAProxy does not tell the stream",
+            "Requests refused because HAProxy does not tell which stream they are",
             read(&counts.cannot),
         ),
         (

@@ -13,7 +13,7 @@ use std::{
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::{Cause, Tunnel, Tunnels};
+use super::{Cause, Settings, Tunnel, Tunnels};
 use crate::{
     clock::{Moment, Timestamp},
     decision::{Decision, Reason, Route, Verdict, relation},
@@ -60,6 +60,8 @@ pub struct Sweeper<'t> {
     seen: Option<(Arc<Gate>, Mark, u64)>,
     last: Moment,
     rest_until: Moment,
+    /// How often sessions had ended.
+    ends: u64,
     settled: bool,
 }
 
@@ -74,6 +76,7 @@ impl<'t> Sweeper<'t> {
             seen: None,
             last: Moment::default(),
             rest_until: Moment::default(),
+            ends: 0,
             settled: false,
         }
     }
@@ -81,6 +84,7 @@ impl<'t> Sweeper<'t> {
     /// One round.
     pub fn round(&mut self, now: Timestamp, at: Moment) {
         self.deadlines(now);
+        self.note_ended_sessions();
         if at >= self.rest_until {
             let gate = self.live.gate();
             let settled = self.settled(&gate, at);
@@ -88,6 +92,9 @@ impl<'t> Sweeper<'t> {
             let changed = !self.seen.as_ref().is_some_and(|(before, marked, counted)| {
                 Arc::ptr_eq(before, &gate) && *marked == mark && *counted == version
             });
+            if changed {
+                self.tunnels.changed();
+            }
             let all = changed || at.since(self.last) >= IN_ANY_CASE;
             self.seen = Some((Arc::clone(&gate), mark, version));
             if all {
@@ -100,24 +107,25 @@ impl<'t> Sweeper<'t> {
         self.tunnels.review();
     }
 
+    /// Requests that were let pass a moment ago may be of a session that ended.
+    fn note_ended_sessions(&mut self) {
+        let gate = self.live.load();
+        let ends = gate.sign_in.as_ref().map_or(0, |sign_in| sign_in.sessions.ends());
+        if ends != self.ends {
+            self.ends = ends;
+            self.tunnels.changed();
+        }
+    }
+
     /// What has a time to end at, and what belongs to a session.
     fn deadlines(&self, now: Timestamp) {
         let gate = self.live.load();
-        let sessions = gate.sign_in.as_ref().map(|sign_in| &sign_in.sessions);
         let mut due = Vec::new();
         {
             let state = self.tunnels.lock();
             for entry in state.entries.values().filter(|entry| entry.due.is_none()) {
-                let tunnel = &entry.tunnel;
-                if let Some(session) = &tunnel.session
-                    && sessions.is_none_or(|sessions| !sessions.counts(session, now))
-                {
-                    due.push((tunnel.id, Cause::SessionEnded));
-                } else if let Some((end, cause)) = tunnel.end(&self.tunnels.settings)
-                    && now >= end
-                {
-                    due.push((tunnel.id, cause));
-                }
+                let cause = past(&gate, &entry.tunnel, &self.tunnels.settings, now);
+                due.extend(cause.map(|cause| (entry.tunnel.id, cause)));
             }
         }
         self.tunnels.due(due);
@@ -171,6 +179,29 @@ impl<'t> Sweeper<'t> {
         }
         self.settled
     }
+}
+
+/// Why a tunnel's time is over: it has a time to end at, or belongs to a session.
+fn past(gate: &Gate, tunnel: &Tunnel, settings: &Settings, now: Timestamp) -> Option<Cause> {
+    let sessions = gate.sign_in.as_ref().map(|sign_in| &sign_in.sessions);
+    let ended = tunnel
+        .session
+        .as_ref()
+        .is_some_and(|session| sessions.is_none_or(|sessions| !sessions.counts(session, now)));
+    let end = tunnel.end(settings).filter(|(end, _)| now >= *end);
+    if ended { Some(Cause::SessionEnded) } else { end.map(|(_, cause)| cause) }
+}
+
+/// Why something that was allowed may not go on, if it may not.
+pub(super) fn over(
+    (gate, workspaces): (&Gate, &Snapshot),
+    tunnel: &Tunnel,
+    settings: &Settings,
+    now: Timestamp,
+    scratch: &mut Scratch,
+) -> Option<Cause> {
+    past(gate, tunnel, settings, now)
+        .or_else(|| judge(gate, workspaces, tunnel, now, scratch).err())
 }
 
 /// Whether a tunnel may go on.

@@ -17,15 +17,23 @@ use std::{
 use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
-use super::{Cause, Settings, Tunnel, cutter::Found, journal::Journal, keep};
+use super::{
+    Cause, Settings, Tunnel,
+    cutter::Found,
+    journal::Journal,
+    keep,
+    recent::{LASTS, Recent},
+};
 use crate::{
     audit::{
         Trail,
         tunnel::{StrangerCut, TunnelAct},
     },
     clock::{Moment, Timestamp},
-    decision::variables::DecisionId,
+    decision::{Decision, Reason, variables::DecisionId},
     haproxy::runtime::Detail,
+    identity::certificate::CertificateRule,
+    request::Request,
 };
 
 /// The part of the table that one person, or one address without a person, may fill.
@@ -44,7 +52,14 @@ pub struct Tunnels {
     /// Where each opening is put down, so that it outlives this process; nowhere unless configured.
     journal: Option<Journal>,
     state: Mutex<State>,
+    /// What was allowed a moment ago.
+    pub(super) recent: Recent,
+    /// What was given for reuse, and for how long at most it is reused.
+    pub(super) given: Option<Recent>,
+    reuse: Duration,
     wake: watch::Sender<()>,
+    /// How often what decides changed.
+    changes: AtomicU64,
     pub(super) counts: Counts,
 }
 
@@ -157,7 +172,11 @@ impl Tunnels {
             trail,
             journal: None,
             state: Mutex::new(state),
+            recent: Recent::new(),
+            given: None,
+            reuse: Duration::ZERO,
             wake: watch::Sender::new(()),
+            changes: AtomicU64::new(0),
             counts: Counts::default(),
         }
     }
@@ -172,6 +191,19 @@ impl Tunnels {
         self.journal.as_ref()
     }
 
+    /// The same where HAProxy may reuse an allow for so long.
+    #[must_use]
+    pub fn reusing(self, longest: Option<Duration>) -> Self {
+        let given = longest.map(|_| Recent::new());
+        Self { given, reuse: longest.unwrap_or_default(), ..self }
+    }
+
+    /// Whether another allow may be given for reuse: requests that are let pass by it and last could be told.
+    #[must_use]
+    pub fn may_give(&self) -> bool {
+        self.given.as_ref().is_none_or(|given| given.lock().has_room())
+    }
+
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // Each change is whole at any moment that could panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -182,13 +214,76 @@ impl Tunnels {
         self.wake.subscribe()
     }
 
+    /// How often what decides changed.
+    pub(super) fn change(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// What decides has changed: what was allowed a moment ago must be looked for.
+    pub(super) fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
+        self.wake.send_replace(());
+    }
+
     /// Takes a tunnel in.
     ///
     /// # Errors
     /// There is no room for it: it must not be opened.
     pub fn open(&self, tunnel: Tunnel) -> Result<(), Full> {
         let mut state = self.lock();
-        let holder = Holder::of(&tunnel);
+        self.make_room(&state, &tunnel)?;
+        if !state.frontends.contains(&tunnel.place.frontend) && state.frontends.len() < 64 {
+            state.frontends.insert(tunnel.place.frontend.clone());
+        }
+        state.insert(tunnel);
+        drop(state);
+        self.counts.opened.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// HAProxy does not tell which of its streams a request is; it is refused.
+    pub fn cannot_be_found(&self) {
+        if self.counts.cannot.fetch_add(1, Ordering::Relaxed) == 0 {
+            error!(
+                "HAProxy tells neither a number nor a source address of a stream, so it could not be terminated: requests like this are refused; compare the args lines with haproxy/identity.spoe.cfg. Behind a unix socket this needs HAProxy 3.0"
+            );
+        }
+    }
+
+    /// Remembers an allowed request that is no tunnel yet; it becomes one if it lasts.
+    ///
+    /// # Errors
+    /// Its stream could not be found in HAProxy: it must not be let pass.
+    pub fn note(
+        &self,
+        decision: &Decision,
+        request: &Request<'_>,
+        id: &DecisionId,
+        certificates: &[CertificateRule],
+        now: Timestamp,
+    ) -> Result<(), Full> {
+        self.recent.note(decision, request, id, certificates, now)
+    }
+
+    /// Remembers an allow that is given for reuse.
+    ///
+    /// # Errors
+    /// As for [`Self::note`].
+    pub fn note_given(
+        &self,
+        decision: &Decision,
+        request: &Request<'_>,
+        id: &DecisionId,
+        certificates: &[CertificateRule],
+        now: Timestamp,
+    ) -> Result<(), Full> {
+        let Some(given) = &self.given else { return Ok(()) };
+        given.note(decision, request, id, certificates, now)
+    }
+
+    /// Whether there is room for another tunnel, of that person or address.
+    fn make_room(&self, state: &State, tunnel: &Tunnel) -> Result<(), Full> {
+        let holder = Holder::of(tunnel);
         let holds = state.held.get(&holder).copied().unwrap_or_default();
         // Strangers take no place of people's: an endpoint may be public.
         let strangers_full = matches!(holder, Holder::Address(_))
@@ -196,32 +291,55 @@ impl Tunnels {
         let full = state.entries.len() >= self.settings.most;
         if full || strangers_full || holds >= self.share() {
             let count = state.entries.len();
-            drop(state);
             if self.counts.full.fetch_add(1, Ordering::Relaxed) == 0 {
                 warn!(count, holds, "a tunnel is refused for want of room: see [tunnels]");
             }
             return Err(Full);
         }
-        if !tunnel.place.can_be_found() && self.counts.cannot.fetch_add(1, Ordering::Relaxed) == 0 {
-            error!(
-                "HAProxy does not tell which stream a tunnel is: it cannot be cut; compare the args lines with haproxy/identity.spoe.cfg"
-            );
+        Ok(())
+    }
+
+    /// Takes in a request that lasts, with its stream; one that is due is to be terminated for that cause. Whatever
+    /// the stream was thought to be before has ended.
+    ///
+    /// # Errors
+    /// There is no room for it: its stream must be terminated.
+    pub(super) fn promote(
+        &self,
+        tunnel: Tunnel,
+        found: Option<Found>,
+        cause: Option<Cause>,
+    ) -> Result<(), Full> {
+        let id = tunnel.id;
+        let others = found.as_ref().map(|found| self.lock().others_at(found, &tunnel));
+        match others {
+            // A connection that carries one stream at a time has gone on to another request.
+            Some(None) => return Ok(()),
+            Some(Some(ended)) => self.ended(&ended),
+            None => {}
         }
-        if !state.frontends.contains(&tunnel.place.frontend) && state.frontends.len() < 64 {
-            state.frontends.insert(tunnel.place.frontend.clone());
+        let mut state = self.lock();
+        if state.entries.contains_key(&id) {
+            return Ok(());
         }
-        *state.held.entry(holder).or_default() += 1;
+        self.make_room(&state, &tunnel)?;
         state.insert(tunnel);
+        if let Some(entry) = state.entries.get_mut(&id) {
+            entry.doubt = found.is_none().then(Moment::now);
+            entry.found = found;
+        }
         drop(state);
         self.counts.opened.fetch_add(1, Ordering::Relaxed);
+        if self.record_opening(&id).is_err() {
+            error!(decision_id = %id, "a request that lasts is followed without a record of it");
+        }
+        self.due(cause.map(|cause| (id, cause)));
         Ok(())
     }
 
     /// Takes a tunnel in that an agent before this one opened.
     pub(super) fn adopt(&self, tunnel: Tunnel) {
-        let mut state = self.lock();
-        *state.held.entry(Holder::of(&tunnel)).or_default() += 1;
-        state.insert(tunnel);
+        self.lock().insert(tunnel);
     }
 
     fn share(&self) -> usize {
@@ -353,11 +471,48 @@ impl Tunnels {
     }
 
     /// Keeps the record of one that was cut because nobody knows it.
-    pub(super) fn record_stranger(&self, detail: &Detail, process: u32) {
+    pub(super) fn record_stranger(&self, detail: &Detail, process: u32, cause: Cause) {
         self.counts.cut.fetch_add(1, Ordering::Relaxed);
-        let record = StrangerCut { time: Timestamp::now(), detail, process };
+        let record = StrangerCut { time: Timestamp::now(), detail, process, cause };
         if self.trail.keep(&record).is_err() {
             error!("the audit trail has no room for the record of an unknown tunnel that was cut");
+        }
+    }
+
+    /// Keeps the record of a request that lasts and was terminated because the table has no room for it.
+    pub(super) fn record_refused(&self, tunnel: &Tunnel) {
+        self.counts.cut.fetch_add(1, Ordering::Relaxed);
+        self.keep("tunnel_cut", tunnel, Some(Cause::Refused(Reason::TunnelsFull)), None);
+    }
+
+    /// HAProxy may have been told to end these.
+    pub(super) fn was_tried(&self, ids: &[DecisionId]) {
+        let mut state = self.lock();
+        for id in ids {
+            if let Some(entry) = state.entries.get_mut(id) {
+                entry.tried = true;
+            }
+        }
+    }
+
+    /// Whether something was allowed a moment ago that may last.
+    pub(super) fn has_recent(&self) -> bool {
+        let is_some = |recent: &Recent| !recent.lock().is_empty();
+        is_some(&self.recent) || self.given.as_ref().is_some_and(is_some)
+    }
+
+    /// Forgets what was allowed before every socket told which streams last: it has ended, or is in the table.
+    pub(super) fn forget_recent(&self) {
+        let started = {
+            let state = self.lock();
+            let rounds = state.rounds.iter().map(|round| round.as_ref().map(|r| r.started));
+            rounds.collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().min())
+        };
+        let Some(before) = started.and_then(|started| started.before(LASTS)) else { return };
+        self.recent.tidy(before);
+        self.recent.found_lost(before);
+        if let (Some(given), Some(before)) = (&self.given, before.before(self.reuse + LASTS)) {
+            given.tidy(before);
         }
     }
 
@@ -378,6 +533,13 @@ impl Tunnels {
     }
 }
 
+impl Entry {
+    /// Whether HAProxy has it, as far as can be told.
+    pub(super) fn is_there(&self) -> bool {
+        self.found.is_some() || self.doubt.is_some()
+    }
+}
+
 impl State {
     fn insert(&mut self, tunnel: Tunnel) {
         let entry = Entry {
@@ -391,8 +553,28 @@ impl State {
             out_of_reach: None,
         };
         self.version += 1;
+        *self.held.entry(Holder::of(&entry.tunnel)).or_default() += 1;
         self.nobodys += usize::from(entry.tunnel.identity.is_none());
         self.entries.insert(entry.tunnel.id, entry);
+    }
+
+    /// Which tunnels were thought to be a stream that is another one, for which they have ended; `None` where it is the
+    /// other one that has.
+    fn others_at(&self, found: &Found, tunnel: &Tunnel) -> Option<Vec<DecisionId>> {
+        let others = self.entries.values().filter(|entry| entry.tunnel.id != tunnel.id);
+        if tunnel.place.stream.is_none()
+            && others.clone().any(|entry| {
+                entry.tunnel.place == tunnel.place && entry.tunnel.opened > tunnel.opened
+            })
+        {
+            return None;
+        }
+        let same = others.filter(|entry| {
+            // One stream may be followed as two: with a number, it is the place that tells.
+            let is_the_same = tunnel.place.stream.is_some() && entry.tunnel.place == tunnel.place;
+            entry.found.as_ref() == Some(found) && !is_the_same
+        });
+        Some(same.map(|entry| entry.tunnel.id).collect())
     }
 
     fn remove(&mut self, id: &DecisionId) -> Option<Entry> {
@@ -425,9 +607,13 @@ impl State {
                 continue;
             }
             let place = &entry.tunnel.place;
-            let doubtful = !place.can_be_found() || entry.doubt.is_some_and(|at| at >= started);
+            if entry.doubt.is_some_and(|at| at >= started) {
+                // One of the streams of its connection; which one, HAProxy does not tell.
+                continue;
+            }
+            entry.doubt = None;
             let reached = all_masters || place.process.is_none_or(|id| answered.contains(&id));
-            if reached && !doubtful {
+            if reached && place.can_be_found() {
                 gone.push(*id);
                 continue;
             }

@@ -28,7 +28,7 @@ pub struct Views {
 pub struct View {
     /// Its id: that of the decision that opened it.
     pub id: String,
-    /// `upgrade`, `connect` or `tcp`.
+    /// `upgrade`, `connect`, `tcp` or `request`.
     pub kind: String,
     /// Who opened it, in one word.
     pub user: Option<String>,
@@ -110,7 +110,7 @@ impl Tunnels {
         let meant: Vec<_> = meant
             .map(|entry| {
                 let cutting = entry.due.map(|due| due.cause.id());
-                (Arc::clone(&entry.tunnel), entry.found.is_some(), cutting)
+                (Arc::clone(&entry.tunnel), entry.is_there(), cutting)
             })
             .collect();
         let problems = state.errors.iter().flatten().cloned().collect();

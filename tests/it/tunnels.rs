@@ -14,6 +14,7 @@ use crate::{
 
 mod cuts;
 mod http2;
+mod lasting;
 mod policies;
 pub(crate) mod scene;
 mod sessions;

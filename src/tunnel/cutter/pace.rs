@@ -16,12 +16,16 @@ use tracing::{error, info, warn};
 use super::{Site, Socket, Tunnels};
 use crate::{
     clock::Moment,
+    gate::live::Live,
     haproxy::{AskError, Process},
     tunnel::table::Round,
 };
 
 /// Between two looks at all streams.
-const EVERY: Duration = Duration::from_secs(2);
+pub(super) const EVERY: Duration = Duration::from_secs(2);
+/// The same while requests are let pass; unless it took longer, a rest of so many times that.
+const SOON: Duration = Duration::from_millis(500);
+const REST: u32 = 4;
 /// The pause after a failure at first, and between two looks for a tunnel that is due.
 const RETRY: Duration = Duration::from_millis(100);
 /// The longest pause after a failure while a tunnel is due, and while none is.
@@ -43,6 +47,10 @@ pub struct Cutter {
     /// When all streams are looked at again, and when they may be if a tunnel that is due is to be found.
     next: Moment,
     hurry: Moment,
+    /// How long the last look at a process took.
+    took: Duration,
+    /// Which change of what decides was looked for last.
+    change: u64,
     /// Whether the last report was of a failure.
     fails: bool,
 }
@@ -116,11 +124,16 @@ impl Trouble {
 }
 
 impl Cutter {
-    /// For one of the table's sockets, by its number.
+    /// For one of the table's sockets, by its number. Plain requests that last are followed with `live`, which decides.
     #[must_use]
-    pub fn new(socket: Socket, number: usize, tunnels: Arc<Tunnels>) -> Self {
+    pub fn new(
+        socket: Socket,
+        number: usize,
+        tunnels: Arc<Tunnels>,
+        live: Option<Arc<Live>>,
+    ) -> Self {
         Self {
-            site: Arc::new(Site::new(socket, number, tunnels)),
+            site: Arc::new(Site::new(socket, number, tunnels, live)),
             tasks: JoinSet::new(),
             busy: HashMap::new(),
             processes: HashMap::new(),
@@ -129,6 +142,8 @@ impl Cutter {
             master: Trouble::default(),
             next: Moment::default(),
             hurry: Moment::default(),
+            took: Duration::ZERO,
+            change: 0,
             fails: false,
         }
     }
@@ -163,14 +178,14 @@ impl Cutter {
             self.start(&process, Task::Cut);
         }
         let now = Moment::now();
-        if now >= self.next || (is_sought && now >= self.hurry) {
+        if now >= self.next || (is_sought && now >= self.hurry) || self.must_look(now) {
             self.seek().await;
         }
     }
 
     /// Asks which processes there are, and looks at the streams of each.
     async fn seek(&mut self) {
-        let asked = Moment::now();
+        let (asked, change) = (Moment::now(), self.site.tunnels.change());
         let processes = match self.site.socket.processes().await {
             Ok(processes) => processes,
             Err(error) => {
@@ -180,15 +195,32 @@ impl Cutter {
             }
         };
         self.master.succeeded();
-        self.asked = asked;
+        (self.asked, self.change) = (asked, change);
         self.is_master = processes.iter().all(|process| process.id().is_some());
         self.site.gone_with_their_process(&processes, self.is_master);
         self.processes.retain(|process, _| processes.contains(process));
         let now = Moment::now();
-        (self.next, self.hurry) = (now.plus(EVERY), now.plus(RETRY));
+        (self.next, self.hurry) = (now.plus(self.pace()), now.plus(RETRY));
         for process in processes {
             self.processes.entry(process.clone()).or_default().is_owed = true;
             self.start(&process, Task::Seek);
+        }
+    }
+
+    /// Whether what decides changed, so that a request that was let pass a moment ago may have to end.
+    fn must_look(&self, now: Moment) -> bool {
+        self.site.tunnels.change() != self.change
+            && now >= self.hurry.max(self.asked.plus(self.took.saturating_mul(REST)))
+            && self.site.tunnels.has_recent()
+    }
+
+    /// How long after a look at all streams there is another one. What was let pass a moment ago is ended only after a
+    /// look.
+    fn pace(&self) -> Duration {
+        if self.site.tunnels.has_recent() {
+            self.took.saturating_mul(REST).clamp(SOON, EVERY)
+        } else {
+            EVERY
         }
     }
 
@@ -225,6 +257,7 @@ impl Cutter {
             Some(Ok(outcome)) => {
                 standing.trouble.succeeded();
                 if let Outcome::Sought(sight) = outcome {
+                    self.took = Moment::now().since(sight.asked);
                     standing.seen = Some(sight);
                 }
             }
@@ -257,13 +290,14 @@ impl Cutter {
         if let Some(place) = self.site.tunnels.lock().rounds.get_mut(self.site.number) {
             *place = Some(round);
         }
+        self.site.tunnels.forget_recent();
     }
 
     fn hasten(&mut self) {
         let now = Moment::now();
         self.master.hasten(now);
         self.hurry = self.master.again;
-        self.next = self.next.min(now.plus(EVERY));
+        self.next = self.next.min(now.plus(self.pace()));
         self.processes.values_mut().for_each(|standing| standing.trouble.hasten(now));
     }
 

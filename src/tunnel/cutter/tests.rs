@@ -206,7 +206,7 @@ impl Desk {
             tunnels.open(tunnel).unwrap();
         }
         let stop = CancellationToken::new();
-        let cutter = Cutter::new(Socket::Unix(master.path()), 0, Arc::clone(&tunnels));
+        let cutter = Cutter::new(Socket::Unix(master.path()), 0, Arc::clone(&tunnels), None);
         tokio::spawn(cutter.run(stop.clone()));
         Self { tunnels, _stop: stop.drop_guard() }
     }

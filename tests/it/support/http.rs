@@ -110,6 +110,12 @@ impl Client {
         String::new()
     }
 
+    /// The connection, which has nothing to say at the moment.
+    pub(crate) fn into_stream(self) -> TcpStream {
+        assert!(self.buffer.is_empty());
+        self.stream
+    }
+
     /// Waits for the other end to close.
     pub(crate) async fn closed(&mut self) {
         let rest =

@@ -10,7 +10,7 @@ use super::{
     scene::{Figures, Scene, at, id},
     versions,
 };
-use crate::support::{PATIENCE, until};
+use crate::support::{PATIENCE, Version, until};
 
 struct Stream {
     user: &'static str,
@@ -119,5 +119,46 @@ async fn over_http2_a_stream_is_cut_and_its_connection_goes_on() {
         // A new one on the same connection.
         open(&one, &scene, "u0", 1).await.echoes().await;
         figures.judge(&format!("haproxy {version:?}, HTTP/2"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_a_websocket_over_http2_ends_within_a_second_on_every_version() {
+    for version in Version::all() {
+        let told_apart = versions().any(|named| named == version);
+        let mut scene = Scene::start(version, 3, 1, "").await;
+        // A client need not wait until extended CONNECT is offered.
+        let (one, two) = (connect(&scene).await, connect(&scene).await);
+        let mut figures = Figures::default();
+        for (way, workspace) in [("by user", 1), ("stopped", 1), ("revoked", 2)] {
+            let mut meant = open(&one, &scene, "u1", workspace).await;
+            let mut beside = open(&one, &scene, "u0", 0).await;
+            let mut elsewhere = open(&two, &scene, "u2", 0).await;
+            for stream in [&mut meant, &mut beside, &mut elsewhere] {
+                stream.echoes().await;
+            }
+            let mut since = Instant::now();
+            match way {
+                "by user" => drop(scene.done(&["tunnels", "cut", "--user", "u1"])),
+                "stopped" => {
+                    scene.listed(workspace).phase = "stopped";
+                    since = scene.write();
+                }
+                _ => drop(scene.done(&["revoke", "--subject", "sub-u1"])),
+            }
+            figures.add(way, vec![meant.ended().await.saturating_duration_since(since)]);
+            elsewhere.echoes().await;
+            if told_apart {
+                beside.echoes().await;
+            } else {
+                beside.ended().await;
+            }
+            // The connection itself goes on.
+            open(&one, &scene, "u0", 0).await.echoes().await;
+        }
+        figures.judge(&format!("haproxy {version:?}, WebSockets over HTTP/2"));
+        let cut = scene.records("tunnel_cut");
+        assert!(cut.iter().all(|record| record["user"] == "u1"), "{cut:?}");
+        assert!(scene.records("tunnel_cut_failed").is_empty());
     }
 }

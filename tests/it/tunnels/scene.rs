@@ -46,7 +46,7 @@ pub(crate) struct Scene {
     pub haproxies: Vec<(Haproxy, TempDir)>,
     pub agent: AgentProcess,
     pub idp: DevIdp,
-    _workspaces: Vec<DevWorkspace>,
+    pub workspaces: Vec<DevWorkspace>,
     /// The list, by number; none once it is deleted.
     pub list: Vec<Option<Listed>>,
     pub directory: TempDir,
@@ -168,6 +168,11 @@ impl Scene {
             )
             .replace("unknown_key_seconds = 1", "unknown_key_seconds = 1\nleeway_seconds = 0");
         text += "\n[admin]\nsocket = 'agent-admin.sock'\nrevocations = 'revocations.jsonl'\n";
+        // What belongs into another table than the last one.
+        let (reuse, more): (Vec<_>, Vec<_>) =
+            more.lines().partition(|line| line.starts_with("reuse_ms"));
+        text = text.replace("[agent]\n", &format!("[agent]\n{}\n", reuse.concat()));
+        let more = &more.join("\n");
         if more.contains("[haproxy]") {
             text += more;
         } else {
@@ -193,7 +198,7 @@ impl Scene {
             let named = servers[0].address();
             running.push((Haproxy::start(version, own.path(), &spop, named).await, own));
         }
-        let scene = Self { haproxies: running, agent, idp, _workspaces: servers, list, directory };
+        let scene = Self { haproxies: running, agent, idp, workspaces: servers, list, directory };
         for (haproxy, _) in &scene.haproxies {
             until("the gate to open", async || {
                 let token = scene.idp.token_of("u0");

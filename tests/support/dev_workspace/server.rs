@@ -12,12 +12,15 @@
 )]
 
 use std::{
+    convert::Infallible,
     net::SocketAddr,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use axum::{
     Router,
+    body::Body,
     extract::{
         Request, State,
         ws::{WebSocket, WebSocketUpgrade},
@@ -63,6 +66,8 @@ impl DevWorkspace {
         let router = Router::new()
             .route("/ws", get(websocket))
             .route("/set-cookies", get(set_cookies))
+            .route("/endless", any(endless))
+            .route("/echoed", any(echoed))
             .fallback(any(tell))
             .with_state(Arc::clone(&shared));
         let stop = CancellationToken::new();
@@ -121,6 +126,22 @@ async fn set_cookies(State(shared): State<Arc<Shared>>, request: Request) -> Res
         response.headers_mut().append(HeaderName::from_static("set-cookie"), value);
     }
     response
+}
+
+/// Server-sent events without an end.
+async fn endless(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    shared.keep(&request);
+    let events = futures_util::stream::unfold((), |()| async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        Some((Ok::<_, Infallible>("data: hi\n\n"), ()))
+    });
+    ([("content-type", "text/event-stream")], Body::from_stream(events)).into_response()
+}
+
+/// Answers with the body, while it comes.
+async fn echoed(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    shared.keep(&request);
+    Body::from_stream(request.into_body().into_data_stream()).into_response()
 }
 
 async fn websocket(
