@@ -36,8 +36,8 @@ use identity_spoa::{
     },
     session::{Lifetime, Sessions, Tokens, seal::Sealer},
     workspace::{
-        Admission, Destination, Endpoint, EndpointName, Person, Phase, Protocol, Revision,
-        Workspace,
+        Admission, Destination, Endpoint, EndpointName, IssuerNames, Organization, Person, Phase,
+        Protocol, Revision, Workspace,
         destination::{Server, resolver::Resolver},
         registry::{Found, Publisher, Registry, SourceRules},
     },
@@ -97,8 +97,12 @@ fn workspace(number: u32, revision: u64, phase: Phase) -> Workspace {
         id: id(number).parse().unwrap(),
         instance: Some("2026-11-24T08:00:00Z".into()),
         revision: Revision { spec: Some(1), status: Some(revision) },
-        organization: Some("acme".into()),
-        owner: Person { subject: Some(owner.as_str().into()), ..Person::default() },
+        organization: Some(Organization { issuers: IssuerNames::one("corp"), name: "acme".into() }),
+        owner: Person {
+            issuers: IssuerNames::one("corp"),
+            subject: Some(owner.as_str().into()),
+            ..Person::default()
+        },
         owner_label: owner.into(),
         grants: vec![],
         phase,

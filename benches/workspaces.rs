@@ -26,8 +26,8 @@ use std::{
 use identity_spoa::{
     clock::Moment,
     workspace::{
-        Admission, Destination, Endpoint, EndpointName, Person, Phase, Protocol, Revision,
-        Workspace, WorkspaceId,
+        Admission, Destination, Endpoint, EndpointName, IssuerNames, Organization, Person, Phase,
+        Protocol, Revision, Workspace, WorkspaceId,
         destination::{Server, resolver::Resolver},
         directory::Member,
         reconcile::{
@@ -70,7 +70,7 @@ fn workspace(number: u32, revision: u64, phase: Phase) -> Workspace {
         id: id(number).parse().unwrap(),
         instance: Some("2026-11-24T08:00:00Z".into()),
         revision: Revision { spec: Some(1), status: Some(revision) },
-        organization: Some("acme".into()),
+        organization: Some(Organization { issuers: IssuerNames::one("corp"), name: "acme".into() }),
         owner: Person { account: Some(id(number % 5000).into()), ..Person::default() },
         owner_label: id(number % 5000).into(),
         grants: vec![],

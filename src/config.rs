@@ -29,7 +29,7 @@ use crate::{
         pattern::PatternSpec,
         reconcile::core::Timing,
         registry::SourceRules,
-        source::{coder, gitpod, http::Credential, hub, kubernetes, ona},
+        source::{Joining, coder, gitpod, http::Credential, hub, kubernetes, ona},
     },
 };
 
@@ -41,6 +41,7 @@ mod file;
 mod fixed;
 pub mod follow;
 mod issuer;
+pub(crate) mod join;
 mod pages;
 mod policy_table;
 pub mod reference;
@@ -157,6 +158,20 @@ pub enum SourceKind {
     Kubernetes(kubernetes::Settings, Timing),
     /// An Ona organization.
     Ona(Platform, ona::Settings),
+}
+
+impl SourceKind {
+    /// How the people of a platform are joined to identities; records of the other kinds say so themselves.
+    pub(crate) const fn joining_mut(&mut self) -> Option<&mut Joining> {
+        match self {
+            Self::File(_) | Self::Api(_) => None,
+            Self::Hub(_, settings, _) => Some(&mut settings.joining),
+            Self::Coder(_, settings) => Some(&mut settings.joining),
+            Self::Gitpod(_, settings) => Some(&mut settings.joining),
+            Self::Kubernetes(settings, _) => Some(&mut settings.joining),
+            Self::Ona(_, settings) => Some(&mut settings.joining),
+        }
+    }
 }
 
 /// Where a platform is and how it is asked.

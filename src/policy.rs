@@ -19,6 +19,7 @@ use tracing::debug;
 
 use crate::{
     clock::Timestamp,
+    config::document::{Mistake, Mistakes},
     decision::Reason,
     identity::{Identity, evidence::Fingerprint},
     workspace::{EndpointName, Workspace},
@@ -155,6 +156,8 @@ pub struct Set {
     zone: TimeZone,
     policies: PolicySet,
     looks: Looks,
+    /// The ids of policies that permit by names which any issuer may give.
+    unbound: Vec<String>,
     names: Names,
     authorizer: Authorizer,
     hash: Fingerprint,
@@ -205,6 +208,28 @@ impl Policies {
     }
 }
 
+impl Policies {
+    /// Refuses policies that permit by names which any issuer may give.
+    ///
+    /// # Errors
+    /// One mistake for each such policy.
+    pub fn bound_to_issuers(&self) -> Result<(), Mistakes> {
+        let sets = [&self.enforced, &self.shadow].into_iter().flatten();
+        let mistakes: Vec<_> = sets
+            .flat_map(Set::unbound)
+            .map(|id| Mistake {
+                file: format!("policy {id:?}"),
+                place: None,
+                message: "add a condition such as principal.issuer == \"NAME\": several issuers are configured, and \
+                          the same subject, e-mail address, login name or organization can belong to different \
+                          people at each"
+                    .into(),
+            })
+            .collect();
+        if mistakes.is_empty() { Ok(()) } else { Err(mistakes.into()) }
+    }
+}
+
 impl Rules<'_> {
     /// The same without the set that is only put on record.
     #[must_use]
@@ -241,7 +266,7 @@ impl<'a> Question<'a> {
         Self {
             who: identity.map(Who::of),
             workspace: workspace.id.as_str(),
-            organization: workspace.organization.as_deref(),
+            organization: workspace.organization_name(),
             endpoint,
             declared: workspace.endpoint(endpoint).is_some(),
             relation,
@@ -286,6 +311,13 @@ impl Set {
     #[must_use]
     pub const fn looks(&self) -> &Looks {
         &self.looks
+    }
+
+    /// The ids of policies that permit by a subject, e-mail address, login name or organization without a look at
+    /// the issuer. With several issuers each of them could give that name to someone else.
+    #[must_use]
+    pub fn unbound(&self) -> &[String] {
+        &self.unbound
     }
 
     /// The ids of the policies, sorted.

@@ -13,11 +13,13 @@ pub mod destination;
 pub mod directory;
 pub mod host;
 pub mod pattern;
+mod person;
 pub mod reconcile;
 pub mod registry;
 pub mod source;
 
 pub use destination::{Destination, Gateway};
+pub use person::{IssuerNames, Organization, Person};
 
 /// The longest workspace id in bytes.
 pub const MAX_ID: usize = 128;
@@ -184,30 +186,6 @@ impl fmt::Display for Admission {
     }
 }
 
-/// A person as a workspace record names them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Person {
-    /// The platform's own id of the person. Whose identity that is, the source's
-    /// [`directory::Directory`] tells, and nothing else here counts then.
-    pub account: Option<Box<str>>,
-    /// The configured name of the issuer whose identities this person signs in with; `None` stands
-    /// for "any issuer whose match rules reach this record".
-    pub issuer: Option<Box<str>>,
-    /// The issuer's id of the person (RFC 7519 section 4.1.2), compared byte for byte.
-    pub subject: Option<Box<str>>,
-    /// The e-mail address, its ASCII letters in lower case.
-    pub email: Option<Box<str>>,
-    /// The login name, compared byte for byte.
-    pub username: Option<Box<str>>,
-}
-
-impl fmt::Display for Person {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = [&self.username, &self.email, &self.subject, &self.account];
-        f.write_str(names.into_iter().flatten().next().map_or("?", |name| name))
-    }
-}
-
 /// To whom a workspace is shared.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Grantee {
@@ -215,8 +193,8 @@ pub enum Grantee {
     User(Person),
     /// A group of the identity provider, compared byte for byte.
     Group {
-        /// The configured name of the issuer that vouches for the group; `None` as in [`Person`].
-        issuer: Option<Box<str>>,
+        /// The issuers that may say who is in the group.
+        issuers: IssuerNames,
         /// The group.
         name: Box<str>,
     },
@@ -305,7 +283,7 @@ pub struct Workspace {
     /// How new this is, within the instance.
     pub revision: Revision,
     /// The organization it belongs to.
-    pub organization: Option<Box<str>>,
+    pub organization: Option<Organization>,
     /// Who owns it.
     pub owner: Person,
     /// The owner in one word, for records and headers.
@@ -334,6 +312,12 @@ pub struct PathRule {
 }
 
 impl Workspace {
+    /// What the organization that it belongs to is called.
+    #[must_use]
+    pub fn organization_name(&self) -> Option<&str> {
+        self.organization.as_ref().map(|organization| &*organization.name)
+    }
+
     /// The declared endpoint of that name.
     #[must_use]
     pub fn endpoint(&self, name: &EndpointName) -> Option<&Endpoint> {

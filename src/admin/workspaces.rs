@@ -128,7 +128,7 @@ impl View {
             source: source.into(),
             id: workspace.id.to_string(),
             owner: owner.map_or(&workspace.owner_label, |member| &member.label).to_string(),
-            organization: workspace.organization.as_deref().map(Into::into),
+            organization: workspace.organization.as_ref().map(|one| one.name.to_string()),
             phase: workspace.phase.id().into(),
             closed: closed.map(Into::into),
             instance: workspace.instance.as_deref().map(Into::into),

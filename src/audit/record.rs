@@ -250,7 +250,7 @@ impl Asked<'_> {
             });
         }
         let (identity, workspace) = (self.identity, self.workspace);
-        let organization = workspace.and_then(|workspace| workspace.organization.as_deref());
+        let organization = workspace.and_then(|workspace| workspace.organization_name());
         let declared = workspace.zip(endpoint).is_some_and(|(w, name)| w.endpoint(name).is_some());
         let texts = |who: &Identity| {
             let all = [&who.email, &who.username, &who.organization].into_iter().flatten();

@@ -349,6 +349,9 @@ fn complete(
 /// The policies, and the fingerprints of what decides.
 fn policies(config: &Config) -> anyhow::Result<(Option<Arc<Policies>>, Versions)> {
     let policies = config.policies.as_ref().map(Policies::load).transpose()?;
+    if let Some(policies) = policies.as_ref().filter(|_| config.issuer_names().len() > 1) {
+        policies.bound_to_issuers()?;
+    }
     let policy = policies.as_ref().and_then(Policies::hash);
     Ok((policies.map(Arc::new), Versions { config: config.fingerprint, policy }))
 }

@@ -210,13 +210,16 @@ fn explain(error: Error, text: &str) -> Vec<(usize, String)> {
 }
 
 fn unknown(key: &str, expected: &[String]) -> String {
-    let near = expected.iter().min_by_key(|name| distance(key, name));
-    match near {
-        Some(name) if distance(key, name) <= 2 => {
-            format!("unknown key '{key}': did you mean '{name}'?")
-        }
-        _ => format!("unknown key '{key}': expected one of {}", expected.join(", ")),
+    match nearest(key, expected.iter().map(String::as_str)) {
+        Some(name) => format!("unknown key '{key}': did you mean '{name}'?"),
+        None => format!("unknown key '{key}': expected one of {}", expected.join(", ")),
     }
+}
+
+/// The word that was probably meant: one that at most two characters make another.
+pub(crate) fn nearest<'w>(typed: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
+    let near = words.min_by_key(|word| distance(typed, word))?;
+    (distance(typed, near) <= 2).then_some(near)
 }
 
 /// Levenshtein's distance between two keys.

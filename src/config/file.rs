@@ -1,6 +1,12 @@
 //! The configuration file: what was typed. Each table refuses keys it does not know.
 
-use std::{collections::HashSet, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    ops::RangeInclusive,
+    path::PathBuf,
+    str::FromStr,
+    time::Duration,
+};
 
 use toml_span::{
     DeserError, Deserialize, Span, Spanned, Value, de_helpers::TableHelper, value::ValueInner,
@@ -33,7 +39,7 @@ impl<'de> Deserialize<'de> for Config {
         let certificates = table.optional::<Vec<RawCertificate>>("certificate").unwrap_or_default();
         let mut hosts = table.required_s::<Vec<RawHost>>("host");
         let workspaces = table.optional::<RawWorkspaces>("workspaces").unwrap_or_default();
-        let listed = table.optional::<Vec<RawSource>>("source").unwrap_or_default();
+        let mut listed = table.optional::<Vec<RawSource>>("source").unwrap_or_default();
         let ranges = table.optional::<Ranges>("destinations").unwrap_or_default();
         let policies = table.optional_s::<PolicyFiles>("policy");
         let audit = table.optional::<audit::Settings>("audit").unwrap_or_default();
@@ -74,11 +80,13 @@ impl<'de> Deserialize<'de> for Config {
         }
         if let Ok(issuers) = &issuers {
             table.errors.extend(check_issuers(&issuers.value, &certificates));
+            let names = names(&issuers.value, &certificates);
+            let joined = listed.iter_mut().map(|source| source.join(&names));
+            table.errors.extend(joined.filter_map(Result::err));
         }
         if let (Some(policies), Ok(issuers)) = (&policies, &issuers) {
-            let of_issuers = issuers.value.iter().map(|raw| &raw.issuer.profile.authority.name);
-            let of_rules = certificates.iter().map(|raw| &raw.rule.authority.name);
-            if let Some(name) = of_issuers.chain(of_rules).find(|name| name.contains('/')) {
+            let names = names(&issuers.value, &certificates);
+            if let Some(name) = names.into_iter().find(|name| name.contains('/')) {
                 let message = format!(
                     "policies call people \"ISSUER/SUBJECT\", so with [policy] the name {name:?} must have no '/'"
                 );
@@ -132,6 +140,13 @@ fn check_shared(shared: &Spanned<Shared>, sign_in: Option<&SignIn>) -> Option<to
         Some(_) => return None,
     };
     Some(mistake(shared.span, message))
+}
+
+/// The configured names of the issuers and certificate rules.
+fn names<'r>(issuers: &'r [RawIssuer], certificates: &'r [RawCertificate]) -> BTreeSet<&'r str> {
+    let of_issuers = issuers.iter().map(|raw| &raw.issuer.profile.authority);
+    let all = of_issuers.chain(certificates.iter().map(|raw| &raw.rule.authority));
+    all.map(|authority| &*authority.name).collect()
 }
 
 /// What is wrong with the issuers together, and with certificate rules beside them.

@@ -1,6 +1,6 @@
 //! Where workspaces come from: the tables `[workspaces]`, `[[source]]` and `[destinations]`.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
 use toml_span::{DeserError, Deserialize, Span, Value, de_helpers::TableHelper};
@@ -10,6 +10,7 @@ use super::{
     document::{choice, mistake},
     file::{Parsed, Word, number, seconds},
     issuer::RawMatch,
+    join::Named,
 };
 use crate::{
     decision::{Framing, Policy},
@@ -21,7 +22,7 @@ use crate::{
         reconcile::core::Timing,
         registry::{SourceRules, UndeclaredPorts},
         source::{
-            coder, gitpod,
+            Joining, coder, gitpod,
             http::Credential,
             hub,
             kubernetes::{self, Resource},
@@ -159,7 +160,22 @@ impl<'de> Deserialize<'de> for Net {
 /// A `[[source]]`, before the names in it are looked up.
 pub(super) struct RawSource {
     pub(super) source: Source,
+    /// The issuers that it names.
+    issuer: Option<Named>,
     pub(super) span: Span,
+}
+
+impl RawSource {
+    /// Joins the people of the source to the issuers that it names, where its records do not do so themselves.
+    ///
+    /// # Errors
+    /// See [`Named::resolve`].
+    pub(super) fn join(&mut self, issuers: &BTreeSet<&str>) -> Result<(), toml_span::Error> {
+        if let Some(joining) = self.source.kind.joining_mut() {
+            joining.issuers = Named::resolve(self.issuer.as_ref(), self.span, issuers)?;
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -174,6 +190,11 @@ enum KindName {
 }
 
 impl KindName {
+    /// Whether its people are named by a platform, and not by records that say whose they are.
+    const fn is_platform(self) -> bool {
+        !matches!(self, Self::File | Self::Api)
+    }
+
     /// What the platform calls its public service, where there is one.
     fn usual_url(self) -> Option<&'static str> {
         match self {
@@ -190,6 +211,8 @@ impl<'de> Deserialize<'de> for RawSource {
         let name = table.required::<Word>("name");
         let kind = table.required::<RawKind>("kind").ok().map(|kind| kind.0);
         let rules = rules(&mut table, kind);
+        let platform_has = kind.is_some_and(KindName::is_platform);
+        let issuer = if platform_has { table.optional::<Named>("issuer") } else { None };
         let kind = kind.and_then(|kind| match kind {
             KindName::File => {
                 table.required::<ListFile>("file").ok().map(|file| SourceKind::File(file.0))
@@ -205,8 +228,7 @@ impl<'de> Deserialize<'de> for RawSource {
                 let host = table.required::<Parsed<Host>>("host").ok();
                 let settings = host.map(|host| hub::Settings {
                     host: host.0,
-                    issuer: word(&mut table, "issuer"),
-                    organization: word(&mut table, "organization"),
+                    joining: joining(&mut table),
                     hub_admission: table
                         .optional::<RawAdmission>("hub_admission")
                         .map_or(Admission::Authenticated, |a| a.0),
@@ -220,34 +242,29 @@ impl<'de> Deserialize<'de> for RawSource {
             KindName::Coder => {
                 let platform = platform(&mut table, span, kind);
                 let destination = table.required::<RawTemplate>("destination").ok();
-                let (issuer, organization) =
-                    (word(&mut table, "issuer"), word(&mut table, "organization"));
+                let joining = joining(&mut table);
                 let agent = word(&mut table, "agent").unwrap_or_else(|| "main".into());
                 let port_shares = table.optional("port_shares").unwrap_or(true);
                 let destination = destination?.0;
-                let settings =
-                    coder::Settings { issuer, organization, destination, agent, port_shares };
+                let settings = coder::Settings { joining, destination, agent, port_shares };
                 Some(SourceKind::Coder(platform?, settings))
             }
             KindName::Gitpod => {
                 let platform = platform(&mut table, span, kind);
                 let id = table.required::<Word>("organization_id").ok();
                 let destination = table.required::<RawTemplate>("destination").ok();
-                let (issuer, organization) =
-                    (word(&mut table, "issuer"), word(&mut table, "organization"));
+                let joining = joining(&mut table);
                 let days = number(&mut table, "lookback_days", 1..=365).unwrap_or(30);
                 let lookback_days = i64::try_from(days).unwrap_or(365);
                 let (id, destination) = (id?.0, destination?.0);
-                let settings =
-                    gitpod::Settings { id, issuer, organization, destination, lookback_days };
+                let settings = gitpod::Settings { id, joining, destination, lookback_days };
                 Some(SourceKind::Gitpod(platform?, settings))
             }
             KindName::Kubernetes => kubernetes(&mut table),
             KindName::Ona => {
                 let platform = platform(&mut table, span, kind);
                 let settings = ona::Settings {
-                    issuer: word(&mut table, "issuer"),
-                    organization: word(&mut table, "organization"),
+                    joining: joining(&mut table),
                     destination: table.optional::<RawTemplate>("destination").map(|t| t.0),
                     shares: table.optional("shares").unwrap_or(false),
                     policies: table.optional("policies").unwrap_or(true),
@@ -261,7 +278,7 @@ impl<'de> Deserialize<'de> for RawSource {
             SourceKind::File(_) | SourceKind::Api(_) => rules.never_stale(),
             _ => rules,
         };
-        Ok(Self { source: Source { name: name?.0, rules, kind }, span })
+        Ok(Self { source: Source { name: name?.0, rules, kind }, issuer, span })
     }
 }
 
@@ -298,8 +315,7 @@ fn kubernetes(table: &mut TableHelper<'_>) -> Option<SourceKind> {
         namespace: word(table, "namespace").map(String::from),
         kubeconfig: table.optional::<String>("kubeconfig").map(PathBuf::from),
         owner: table.optional::<RawMatch>("owner").map_or(MatchBy::Subject, |owner| owner.0),
-        issuer: word(table, "issuer"),
-        organization: word(table, "organization"),
+        joining: joining(table),
         destination: table.optional::<RawTemplate>("destination").map(|t| t.0),
     };
     let timing = timing(table, Timing::default().resync);
@@ -352,6 +368,11 @@ fn credential(
             None
         }
     }
+}
+
+/// How people are joined to identities, without the issuers: [`RawSource::join`] looks these up.
+fn joining(table: &mut TableHelper<'_>) -> Joining {
+    Joining { organization: word(table, "organization"), ..Joining::default() }
 }
 
 fn word(table: &mut TableHelper<'_>, key: &'static str) -> Option<Box<str>> {

@@ -62,7 +62,7 @@ pub fn relation(
         return Ok(reason);
     }
     let colleague = matches!(standing, Standing::Member(_))
-        || (workspace.organization.is_some() && workspace.organization == identity.organization);
+        || workspace.organization.as_ref().is_some_and(|one| one.includes(identity));
     if admission >= Admission::Organization && colleague {
         return Ok(Reason::Organization);
     }
@@ -120,11 +120,9 @@ impl Asker<'_> {
         let covers = |grant: &&Grant| grant.endpoints.as_ref().is_none_or(|e| e.contains(endpoint));
         grants.iter().filter(covers).find_map(|grant| match &grant.to {
             Grantee::User(person) => self.is(person).then_some(Reason::GrantedUser),
-            Grantee::Group { issuer, name } => {
-                let authority = &self.identity.authority.name;
-                let same_issuer = issuer.as_ref().is_none_or(|issuer| issuer == authority);
-                (same_issuer && self.identity.groups.contains(name)).then_some(Reason::GrantedGroup)
-            }
+            Grantee::Group { issuers, name } => (issuers.include(self.identity)
+                && self.identity.groups.contains(name))
+            .then_some(Reason::GrantedGroup),
             Grantee::Team(team) => {
                 let member = matches!(self.standing, Standing::Member(m) if m.teams.contains(team));
                 member.then_some(Reason::GrantedGroup)

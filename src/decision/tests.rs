@@ -10,7 +10,7 @@ use crate::{
     clock::Moment,
     identity::{Authority, Refusal, profile::MatchBy},
     workspace::{
-        Endpoint, Grant, Grantee, Person, Revision, WorkspaceId,
+        Endpoint, Grant, Grantee, IssuerNames, Organization, Person, Revision, WorkspaceId,
         destination::resolver::Resolver,
         directory::{Directory, Member, is_person},
         registry::{Publisher, Registry, SourceRules, UndeclaredPorts},
@@ -32,7 +32,11 @@ fn identity(authority: &Arc<Authority>, subject: &str) -> Identity {
 fn person(subject: Option<&str>, email: Option<&str>, username: Option<&str>) -> Person {
     let text = |t: Option<&str>| t.map(Box::from);
     let (subject, email, username) = (text(subject), text(email), text(username));
-    Person { subject, email, username, ..Person::default() }
+    Person { issuers: IssuerNames::one("corp"), subject, email, username, ..Person::default() }
+}
+
+fn of_corp(name: &str) -> Organization {
+    Organization { issuers: IssuerNames::one("corp"), name: name.into() }
 }
 
 fn workspace(owner: Person) -> Workspace {
@@ -40,7 +44,7 @@ fn workspace(owner: Person) -> Workspace {
         id: "w".parse().unwrap(),
         instance: None,
         revision: Revision::default(),
-        organization: Some("acme".into()),
+        organization: Some(of_corp("acme")),
         owner_label: "owner".into(),
         owner,
         grants: vec![],
@@ -113,13 +117,56 @@ fn a_person_is_matched_only_by_the_rules_of_their_issuer() {
     who.email = Some("a@x".into());
     assert!(!is_person(&who, &person(None, Some("a@x"), None)), "e-mail is not among the rules");
     let mut elsewhere = person(Some("s"), None, None);
-    elsewhere.issuer = Some("partner".into());
+    elsewhere.issuers = IssuerNames::one("partner");
     assert!(!is_person(&who, &elsewhere), "the same subject at another issuer is somebody else");
-    elsewhere.issuer = Some("corp".into());
+    elsewhere.issuers = IssuerNames::one("corp");
     assert!(is_person(&who, &elsewhere));
     let unverified = identity(&profile("corp", &[Email]), "s");
     assert!(!is_person(&unverified, &person(None, Some("a@x"), None)));
     assert!(!is_person(&identity(&profile("corp", &[]), "s"), &person(Some("s"), None, None)));
+}
+
+#[test]
+fn s12_an_email_address_a_group_and_an_organization_count_only_from_their_issuer() {
+    let admitted = |who: Identity, change: &dyn Fn(&mut Workspace)| {
+        let mut workspace = workspace(person(Some("owner"), None, None));
+        workspace.endpoints.push(Endpoint {
+            name: EndpointName::Main,
+            admission: Admission::Organization,
+            destination: Destination::Backend("b".into()),
+        });
+        change(&mut workspace);
+        let known = Authentication::Known(Arc::new(who));
+        let (circumstances, policy) = (Circumstances::default(), Policy::default());
+        let place = place(EndpointName::Main);
+        decide(&place, &circumstances, known, &snapshot(vec![workspace]), &policy, Rules::default())
+            .reason
+    };
+    let who = |issuer: &str| Identity {
+        email: Some("a@x".into()),
+        organization: Some("acme".into()),
+        groups: vec!["devs".into()],
+        ..identity(&profile(issuer, &[MatchBy::Subject, MatchBy::Email]), "s")
+    };
+    let to = |to: Grantee| {
+        move |workspace: &mut Workspace| {
+            workspace.organization = None;
+            workspace.grants = vec![Grant { to: to.clone(), endpoints: None }];
+        }
+    };
+    let by_email = to(Grantee::User(person(None, Some("a@x"), None)));
+    let group = |issuers| to(Grantee::Group { issuers, name: "devs".into() });
+    let (of_one, of_none) = (group(IssuerNames::one("corp")), group(IssuerNames::default()));
+    let owns = |workspace: &mut Workspace| workspace.owner = person(None, Some("a@x"), None);
+    assert_eq!(admitted(who("corp"), &|_| {}), Reason::Organization);
+    assert_eq!(admitted(who("corp"), &by_email), Reason::GrantedUser);
+    assert_eq!(admitted(who("corp"), &of_one), Reason::GrantedGroup);
+    assert_eq!(admitted(who("corp"), &owns), Reason::Owner);
+    assert_eq!(admitted(who("corp"), &of_none), Reason::NotPermitted);
+    for change in [&(|_: &mut Workspace| {}) as &dyn Fn(&mut Workspace), &by_email, &of_one, &owns]
+    {
+        assert_eq!(admitted(who("partner"), change), Reason::NotPermitted);
+    }
 }
 
 #[test]
@@ -211,13 +258,14 @@ fn maybe() -> impl Strategy<Value = Option<Box<str>>> {
     proptest::option::of(name())
 }
 
+fn any_issuers() -> impl Strategy<Value = IssuerNames> {
+    proptest::sample::subsequence(vec!["a", "b"], 0..=2)
+        .prop_map(|names| names.into_iter().map(Box::from).collect())
+}
+
 fn any_person() -> impl Strategy<Value = Person> {
-    (maybe(), maybe(), maybe(), maybe()).prop_map(|(issuer, subject, email, username)| Person {
-        account: None,
-        issuer,
-        subject,
-        email,
-        username,
+    (any_issuers(), maybe(), maybe(), maybe()).prop_map(|(issuers, subject, email, username)| {
+        Person { account: None, issuers, subject, email, username }
     })
 }
 
@@ -274,14 +322,14 @@ fn any_workspace() -> impl Strategy<Value = Workspace> {
     let grantee = prop_oneof![
         any_named().prop_map(Grantee::User),
         name().prop_map(Grantee::Team),
-        (maybe(), name()).prop_map(|(issuer, name)| Grantee::Group { issuer, name }),
+        (any_issuers(), name()).prop_map(|(issuers, name)| Grantee::Group { issuers, name }),
     ];
     let covered = proptest::option::of(proptest::collection::vec(any_endpoint_name(), 0..2));
     let grant = (grantee, covered).prop_map(|(to, endpoints)| Grant { to, endpoints });
     let endpoint = (any_endpoint_name(), any_admission());
     (
         any_named(),
-        maybe(),
+        proptest::option::of((any_issuers(), name())),
         phase,
         proptest::collection::vec(grant, 0..3),
         proptest::collection::vec(endpoint, 0..3),
@@ -289,7 +337,8 @@ fn any_workspace() -> impl Strategy<Value = Workspace> {
     )
         .prop_map(|(owner, organization, phase, grants, endpoints, addressed)| {
             let mut workspace = workspace(owner);
-            workspace.organization = organization;
+            workspace.organization =
+                organization.map(|(issuers, name)| Organization { issuers, name });
             workspace.phase = phase;
             workspace.grants = grants;
             workspace.address = addressed.then(|| [10, 0, 0, 1].into());
@@ -345,8 +394,7 @@ fn same(identity: &Identity, person: &Person) -> bool {
     };
     let mut stated =
         identity.authority.matching.iter().map(field).filter(|(said, _)| said.is_some());
-    person.issuer.as_ref().is_none_or(|issuer| *issuer == identity.authority.name)
-        && stated.next().is_some_and(|(said, is)| said == is)
+    person.issuers.include(identity) && stated.next().is_some_and(|(said, is)| said == is)
 }
 
 proptest! {
@@ -402,12 +450,14 @@ proptest! {
             grant.endpoints.as_ref().is_none_or(|e| e.contains(&endpoint)) && match &grant.to {
                 Grantee::User(person) => is(person),
                 Grantee::Team(team) => account.is_some_and(|member| member.teams.contains(team)),
-                Grantee::Group { issuer, name } => identity.groups.contains(name)
-                    && issuer.as_ref().is_none_or(|i| *i == identity.authority.name),
+                Grantee::Group { issuers, name } => identity.groups.contains(name)
+                    && issuers.include(identity),
             }
         }));
         let colleague = account.is_some()
-            || identity.is_some_and(|i| i.organization.is_some() && i.organization == workspace.organization);
+            || identity.zip(workspace.organization.as_ref()).is_some_and(|(i, organization)| {
+                i.organization.as_ref() == Some(&organization.name) && organization.issuers.include(i)
+            });
         let fresh = age <= Duration::from_mins(5);
         let fresh_open = age <= Duration::from_mins(1);
         let ground = match decision.reason {

@@ -99,6 +99,7 @@ impl Set {
         let mut places: BTreeMap<String, (usize, usize)> = BTreeMap::new();
         let mut policies = PolicySet::new();
         let mut looks = Looks::default();
+        let mut unbound = Vec::new();
         for (number, source) in sources.iter().enumerate() {
             let parsed = match source.text.parse::<PolicySet>() {
                 Ok(parsed) => parsed,
@@ -121,6 +122,9 @@ impl Set {
                     Ok((id, policy)) => {
                         places.insert(id, (number, at));
                         let looked = looks.add(&policy);
+                        if policy.effect() == Effect::Permit && permits_any_issuer(&policy) {
+                            unbound.push(policy.id().to_string());
+                        }
                         let added = policies.add(policy).map_err(|error| error.to_string());
                         let failed = looked.err().into_iter().chain(added.err());
                         mistakes.extend(failed.map(|message| source.mistake(at, message)));
@@ -147,7 +151,8 @@ impl Set {
         }
         let names = Names::new().map_err(|e| Mistakes::whole("the schema of policies", e))?;
         let hash = hash(sources);
-        Ok(Self { mode, zone, policies, looks, names, authorizer: Authorizer::new(), hash })
+        let authorizer = Authorizer::new();
+        Ok(Self { mode, zone, policies, looks, unbound, names, authorizer, hash })
     }
 }
 
@@ -166,6 +171,12 @@ impl Names {
             stream: uid("Action", "stream")?,
         })
     }
+}
+
+/// Whether a policy tells people apart by names, whichever issuer gives them.
+fn permits_any_issuer(policy: &Policy) -> bool {
+    let mut looks = Looks::default();
+    looks.add(policy).is_ok() && looks.at_names_of_any_issuer()
 }
 
 /// The schema that is shipped.

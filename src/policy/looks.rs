@@ -94,6 +94,12 @@ impl Looks {
         self.people || self.at_groups() || self.at("issuer")
     }
 
+    /// Whether people are told apart by names that an issuer gives, whichever issuer that is.
+    pub(super) fn at_names_of_any_issuer(&self) -> bool {
+        let names = ["subject", "email", "username", "user_organization"];
+        names.into_iter().any(|name| self.at(name)) && !self.at_people()
+    }
+
     /// Whether the time matters.
     #[must_use]
     pub fn at_time(&self) -> bool {

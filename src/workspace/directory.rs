@@ -132,7 +132,7 @@ impl Directory {
 /// e-mail address instead.
 #[must_use]
 pub fn is_person(identity: &Identity, person: &Person) -> bool {
-    if person.issuer.as_ref().is_some_and(|issuer| *issuer != identity.authority.name) {
+    if !person.issuers.include(identity) {
         return false;
     }
     let verdict = identity.authority.matching.iter().find_map(|rule| match rule {
@@ -148,7 +148,7 @@ pub fn is_person(identity: &Identity, person: &Person) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::profile::Authority;
+    use crate::{identity::profile::Authority, workspace::IssuerNames};
 
     fn identity(subject: &str, email: Option<&str>) -> Identity {
         let matching = vec![MatchBy::Subject, MatchBy::Email];
@@ -158,7 +158,8 @@ mod tests {
     }
 
     fn member(account: &str, email: &str, active: bool) -> Member {
-        let person = Person { email: Some(email.into()), ..Person::default() };
+        let issuers = IssuerNames::one("corp");
+        let person = Person { issuers, email: Some(email.into()), ..Person::default() };
         Member { account: account.into(), label: email.into(), person, active, teams: vec![] }
     }
 
@@ -200,7 +201,7 @@ mod tests {
     #[test]
     fn accounts_of_another_issuer_are_somebody_elses() {
         let mut partner = member("1", "a@x", true);
-        partner.person.issuer = Some("partner".into());
+        partner.person.issuers = IssuerNames::one("partner");
         let directory = Directory::new([partner]);
         assert_eq!(directory.standing(&identity("s", Some("a@x"))), Standing::Stranger);
     }

@@ -13,7 +13,9 @@ use std::{
 use thiserror::Error;
 use tokio::sync::mpsc;
 
-use super::{Workspace, WorkspaceId, directory::Member, reconcile::status::Status};
+use super::{
+    IssuerNames, Organization, Workspace, WorkspaceId, directory::Member, reconcile::status::Status,
+};
 use crate::clock::Moment;
 
 pub mod api;
@@ -35,6 +37,24 @@ pub struct WatchedSource {
     pub status: Arc<Mutex<Status>>,
     /// Its workspaces, where they are written through the administrator's API.
     pub leases: Option<Arc<api::Leases>>,
+}
+
+/// How the people of a platform are joined to identities.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Joining {
+    /// The issuers whose identities they have.
+    pub issuers: IssuerNames,
+    /// What they are called together in identities of these issuers.
+    pub organization: Option<Box<str>>,
+}
+
+impl Joining {
+    /// The organization of the platform's workspaces.
+    #[must_use]
+    pub fn organization(&self) -> Option<Organization> {
+        let name = self.organization.clone()?;
+        Some(Organization { issuers: self.issuers.clone(), name })
+    }
 }
 
 /// What a source can do.

@@ -108,6 +108,7 @@ pub(crate) async fn stage(version: &Version, authority: &Authority) -> Stage {
         *list = list
             .replace("subject: sub-alice", "issuer: dev, subject: sub-alice")
             .replace("username: bob", "issuer: dev, username: bob")
+            .replace("{ email: carol", "{ issuer: dev, email: carol")
             .replace("group: engineers", "group: engineers\n        issuer: dev")
             .replace(
                 "    grants:\n",

@@ -98,6 +98,35 @@ fn policies_that_are_wrong_are_told_with_their_lines_by_each_command() {
 }
 
 #[test]
+fn s12_with_several_issuers_a_permit_by_a_name_says_whose_name_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = directory.path();
+    let table = "[policy]\ndirectory = 'policies'\nmode = 'replace'\n";
+    let one = crate::support::config("https://idp.test") + table;
+    let several = format!("{one}[[certificate]]\nname = 'machines'\nidentity = 'uri'\n");
+    let refused = |config: &str, policy: &str| {
+        write(at, "policies", &format!("@id(\"open\")\n{policy}"));
+        std::fs::write(at.join("agent.toml"), config).unwrap();
+        text(&program(&["check", "--config", "agent.toml"], at)).contains("principal.issuer ==")
+    };
+    let permit =
+        |when: &str| format!("permit(principal is User, action, resource) when {{ {when} }};");
+    for bare in [
+        "principal has email && principal.email == \"a@x.test\"",
+        "principal.subject like \"admin-*\"",
+        "principal has user_organization && resource has organization && principal.user_organization == resource.organization",
+    ] {
+        assert!(!refused(&one, &permit(bare)), "{bare}");
+        assert!(refused(&several, &permit(bare)), "{bare}");
+        let bound = format!("principal.issuer == \"dev\" && {bare}");
+        assert!(!refused(&several, &permit(&bound)), "{bound}");
+        let forbid = permit(bare).replace("permit", "forbid");
+        assert!(!refused(&several, &forbid), "{forbid}");
+    }
+    assert!(!refused(&several, &permit("principal in Group::\"dev/admins\"")));
+}
+
+#[test]
 fn mistakes_in_the_table_are_found() {
     let directory = tempfile::tempdir().unwrap();
     for (table, what) in [

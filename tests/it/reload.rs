@@ -69,6 +69,7 @@ async fn plain_stage() -> Stage {
     Stage::changed(Version::newest(), DevIdp::start().await, |_, _, list| {
         *list = list
             .replace("owner: { ", "owner: { issuer: dev, ")
+            .replace("user: { ", "user: { issuer: dev, ")
             .replace("      - group: engineers\n        endpoints: [4000]\n", "");
     })
     .await

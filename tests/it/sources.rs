@@ -28,6 +28,8 @@ use crate::{
     wire::Peer,
 };
 
+mod joins;
+
 /// An agent whose only source is the one in `settings`.
 struct Stage {
     agent: AgentProcess,

@@ -21,8 +21,8 @@ use identity_spoa::{
     spop::{AgentSide, Value, client, frame::DEFAULT_SIZE},
     tunnel::{Settings, Tunnels},
     workspace::{
-        Admission, Destination, Endpoint, EndpointName, Person, Phase, Protocol, Revision,
-        Workspace,
+        Admission, Destination, Endpoint, EndpointName, IssuerNames, Person, Phase, Protocol,
+        Revision, Workspace,
         destination::resolver::Resolver,
         pattern::HostPatterns,
         registry::{Publisher, Registry, SourceRules},
@@ -72,7 +72,11 @@ impl HotPath {
 }
 
 fn workspace() -> Workspace {
-    let owner = Person { subject: Some("sub-alice".into()), ..Person::default() };
+    let owner = Person {
+        issuers: IssuerNames::one("dev"),
+        subject: Some("sub-alice".into()),
+        ..Person::default()
+    };
     let at = |address: &str| Destination::Address(address.parse().unwrap());
     let endpoint = |name, destination| Endpoint {
         name,

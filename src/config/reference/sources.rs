@@ -47,11 +47,11 @@ pub(super) const SOURCE: Table = Table {
             .default("60; coder, gitpod: 5; jupyterhub: 30"),
         Key::new(
             "issuer",
-            Kind::Text,
-            "Whose subjects its people are; needed where there are several issuers.",
+            Kind::TextOrTexts,
+            "The issuer (or `[[certificate]]` rule) whose people it has, or several that vouch for the same people; required where several are configured.",
         )
         .of(PLATFORMS),
-        Key::new("organization", Kind::Text, "The organization of its workspaces.").of(PLATFORMS),
+        Key::new("organization", Kind::Text, "The organization of its workspaces, as that issuer calls it.").of(PLATFORMS),
         Key::new("destination", Kind::Text, "Where a workspace is, made from its id and port.")
             .of(&["coder", "gitpod"])
             .required(),

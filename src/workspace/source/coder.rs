@@ -12,7 +12,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 
 use super::{
-    Abilities, Event, Source, SourceError,
+    Abilities, Event, Joining, Source, SourceError,
     http::{self, Api},
 };
 use crate::workspace::{
@@ -30,10 +30,8 @@ const AT_ONCE: usize = 8;
 /// What the operator says of a Coder deployment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The configured name of the issuer whose identities the users have.
-    pub issuer: Option<Box<str>>,
-    /// What the deployment's users are called together in identities.
-    pub organization: Option<Box<str>>,
+    /// Whose identities the users have, and what they are called together there.
+    pub joining: Joining,
     /// Where Coder's proxy is.
     pub destination: Template,
     /// The one agent whose ports are served.
@@ -196,7 +194,7 @@ impl Coder {
         Some(Workspace {
             instance: Some(described.latest_build.id.as_str().into()),
             revision: Revision { spec: Some(described.latest_build.number), status: None },
-            organization: self.settings.organization.clone(),
+            organization: self.settings.joining.organization(),
             owner_label: described.owner_name.as_str().into(),
             owner: Person {
                 account: Some(described.owner_id.as_str().into()),
@@ -273,7 +271,7 @@ impl Coder {
             account: user.id.as_str().into(),
             label: plain(&user.username),
             person: Person {
-                issuer: self.settings.issuer.clone(),
+                issuers: self.settings.joining.issuers.clone(),
                 email: email.as_deref().map(Into::into),
                 username: Some(user.username.as_str().into()),
                 ..Person::default()
@@ -316,11 +314,11 @@ fn admission(level: &str) -> Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workspace::IssuerNames;
 
     fn coder() -> Coder {
         let settings = Settings {
-            issuer: None,
-            organization: None,
+            joining: Joining { issuers: IssuerNames::one("corp"), organization: None },
             destination: Template::parse("backend:coder").unwrap(),
             agent: "main".into(),
             port_shares: true,

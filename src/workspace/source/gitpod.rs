@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
 use super::{
-    Abilities, Event, Source, SourceError,
+    Abilities, Event, Joining, Source, SourceError,
     connect::{self, Stream},
     http::Api,
 };
@@ -30,10 +30,8 @@ const MAX_PAGES: usize = 10_000;
 pub struct Settings {
     /// Gitpod's id of the organization.
     pub id: Box<str>,
-    /// The configured name of the issuer whose identities the members have.
-    pub issuer: Option<Box<str>>,
-    /// What the organization is called in identities.
-    pub organization: Option<Box<str>>,
+    /// Whose identities the members have, and what they are called together there.
+    pub joining: Joining,
     /// Where `ws-proxy` is.
     pub destination: Template,
     /// How long a workspace lives at most, in days: older ones are not looked for.
@@ -109,7 +107,7 @@ impl Gitpod {
                 spec: None,
                 status: connect::number(described.pointer("/status/statusVersion")),
             },
-            organization: self.settings.organization.clone(),
+            organization: self.settings.joining.organization(),
             owner_label: owner.into(),
             owner: Person {
                 account: (!owner.is_empty()).then(|| owner.into()),
@@ -239,7 +237,7 @@ impl Gitpod {
             account: account.into(),
             label: label.into(),
             person: Person {
-                issuer: self.settings.issuer.clone(),
+                issuers: self.settings.joining.issuers.clone(),
                 email: email.as_deref().map(Into::into),
                 ..Person::default()
             },
@@ -279,12 +277,12 @@ fn admission(level: Option<&str>) -> Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workspace::IssuerNames;
 
     fn gitpod() -> Gitpod {
         let settings = Settings {
             id: "o1".into(),
-            issuer: None,
-            organization: None,
+            joining: Joining { issuers: IssuerNames::one("corp"), organization: None },
             destination: Template::parse("backend:ws-proxy").unwrap(),
             lookback_days: 14,
         };

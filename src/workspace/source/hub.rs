@@ -23,7 +23,7 @@ use tracing::warn;
 use url::Url;
 
 use super::{
-    Abilities, Event, Source, SourceError,
+    Abilities, Event, Joining, Source, SourceError,
     http::{self, Api},
 };
 use crate::workspace::{
@@ -47,10 +47,8 @@ const PAGINATION: &str = "application/jupyterhub-pagination+json";
 pub struct Settings {
     /// The hub's own host, as in `c.JupyterHub.subdomain_host`; users' hosts are below it.
     pub host: Host,
-    /// The configured name of the issuer whose login names are the hub's user names.
-    pub issuer: Option<Box<str>>,
-    /// What the hub's users are called together in identities.
-    pub organization: Option<Box<str>>,
+    /// Whose login names are the hub's user names, and what the users are called together there.
+    pub joining: Joining,
     /// Who reaches the hub itself and its services, which ask for a login of their own.
     pub hub_admission: Admission,
     /// Whether the hub is asked with whom servers are shared.
@@ -252,7 +250,7 @@ impl Hub {
             id: id.clone(),
             instance: None,
             revision: Revision { spec: None, status: table.revisions.get(id).copied() },
-            organization: self.settings.organization.clone(),
+            organization: self.settings.joining.organization(),
             owner_label: plain(label),
             owner: Person { account: user.as_deref().map(Into::into), ..Person::default() },
             grants,
@@ -400,7 +398,7 @@ impl Source for Hub {
         let member = |user: User| Member {
             account: user.name.as_str().into(),
             person: Person {
-                issuer: self.settings.issuer.clone(),
+                issuers: self.settings.joining.issuers.clone(),
                 username: Some(user.name.as_str().into()),
                 ..Person::default()
             },
@@ -443,13 +441,13 @@ fn encoded(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workspace::IssuerNames;
 
     fn hub() -> Hub {
         let url = "http://127.0.0.1:9".parse().unwrap();
         let settings = Settings {
             host: Host::parse(b"hub.test").unwrap(),
-            issuer: None,
-            organization: None,
+            joining: Joining { issuers: IssuerNames::one("corp"), organization: None },
             hub_admission: Admission::Authenticated,
             shares: false,
         };

@@ -18,7 +18,7 @@ use kube::{
 };
 use tokio::sync::{OnceCell, mpsc};
 
-use super::{Abilities, Event, Source, SourceError};
+use super::{Abilities, Event, Joining, Source, SourceError};
 use crate::{
     clock::Moment,
     identity::profile::MatchBy,
@@ -43,10 +43,8 @@ pub struct Settings {
     pub kubeconfig: Option<PathBuf>,
     /// What the objects call their owner by.
     pub owner: MatchBy,
-    /// The configured name of the issuer whose identities the owners have.
-    pub issuer: Option<Box<str>>,
-    /// What all owners are called together in identities.
-    pub organization: Option<Box<str>>,
+    /// Whose identities the owners have, and what they are called together there.
+    pub joining: Joining,
     /// Where workspaces are, if not at the address of their pod.
     pub destination: Option<Template>,
 }

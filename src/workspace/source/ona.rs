@@ -16,7 +16,7 @@ use tokio::sync::{OnceCell, mpsc};
 use tracing::debug;
 
 use super::{
-    Abilities, Event, Source, SourceError,
+    Abilities, Event, Joining, Source, SourceError,
     connect::{self, Stream},
     http::Api,
 };
@@ -33,10 +33,8 @@ const MAX_PAGES: usize = 20_000;
 /// What the operator says of an Ona organization.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The configured name of the issuer whose identities the members have.
-    pub issuer: Option<Box<str>>,
-    /// What the organization is called in identities.
-    pub organization: Option<Box<str>>,
+    /// Whose identities the members have, and what they are called together there.
+    pub joining: Joining,
     /// Where the ports of environments are, instead of the platform's gateway.
     pub destination: Option<Template>,
     /// Whether those an environment is shared with, as its user or administrator, may reach ports that
@@ -216,7 +214,7 @@ impl Ona {
                 spec: counter("/spec/specVersion"),
                 status: counter("/status/statusVersion"),
             },
-            organization: self.settings.organization.clone(),
+            organization: self.settings.joining.organization(),
             owner_label: creator.into(),
             owner,
             grants,
@@ -356,7 +354,7 @@ impl Source for Ona {
                 account: account.into(),
                 label: label.into(),
                 person: Person {
-                    issuer: self.settings.issuer.clone(),
+                    issuers: self.settings.joining.issuers.clone(),
                     email: email.as_deref().map(Into::into),
                     ..Person::default()
                 },

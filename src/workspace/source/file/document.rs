@@ -15,16 +15,17 @@ use crate::{
     config::{
         RawAdmission,
         document::{self, Format, Mistakes, choice, mistake},
+        join::Named,
     },
     workspace::{
-        Admission, AppName, Destination, Endpoint, EndpointName, Gateway, Grant, Grantee, Person,
-        Phase, Protocol, Revision, Workspace, WorkspaceId,
+        Admission, AppName, Destination, Endpoint, EndpointName, Gateway, Grant, Grantee,
+        IssuerNames, Organization, Person, Phase, Protocol, Revision, Workspace, WorkspaceId,
         destination::{Address, Server, is_backend},
     },
 };
 
-/// Reads a list of workspaces. `issuers` are the configured names of the issuers: a record that
-/// names a person by subject or username, or a group, must say whose it is when there are several.
+/// Reads a list of workspaces. `issuers` are the configured names of the issuers: with several, every person,
+/// group and organization must say whose it is; with one, they are names at that one.
 ///
 /// # Errors
 /// Every mistake in the text, with its line.
@@ -39,14 +40,13 @@ pub fn parse(
     let mut seen = HashSet::new();
     let mut workspaces = Vec::with_capacity(list.0.len());
     for record in list.0 {
-        for used in &record.issuers {
-            check_issuer(used, issuers, &mut errors);
+        let span = record.span;
+        let workspace = record.join(issuers, &mut errors);
+        if !seen.insert(workspace.id.clone()) {
+            let id = &workspace.id;
+            errors.push(mistake(span, format!("the workspace '{id}' is listed twice")));
         }
-        if !seen.insert(record.workspace.id.clone()) {
-            let id = &record.workspace.id;
-            errors.push(mistake(record.span, format!("the workspace '{id}' is listed twice")));
-        }
-        workspaces.push(record.workspace);
+        workspaces.push(workspace);
     }
     if errors.is_empty() {
         Ok(workspaces)
@@ -62,32 +62,11 @@ pub fn parse(
 pub fn parse_one(name: &str, text: &str, issuers: &BTreeSet<&str>) -> Result<Workspace, Mistakes> {
     let record = document::read::<Record>(name, text, Format::Yaml)?;
     let mut errors = Vec::new();
-    for used in &record.issuers {
-        check_issuer(used, issuers, &mut errors);
-    }
+    let workspace = record.join(issuers, &mut errors);
     if errors.is_empty() {
-        Ok(record.workspace)
+        Ok(workspace)
     } else {
         Err(document::mistakes(name, text, DeserError { errors }))
-    }
-}
-
-fn check_issuer(used: &IssuerUse, issuers: &BTreeSet<&str>, errors: &mut Vec<Error>) {
-    let names = || issuers.iter().copied().collect::<Vec<_>>().join(", ");
-    match used.name.as_deref() {
-        Some(name) if !issuers.contains(name) => errors.push(mistake(
-            used.span,
-            format!("the issuer '{name}' is not configured: expected one of {}", names()),
-        )),
-        None if used.needed && issuers.len() > 1 => errors.push(mistake(
-            used.span,
-            format!(
-                "add 'issuer': a subject, username or group means someone else at each issuer, and \
-                 several are configured ({})",
-                names()
-            ),
-        )),
-        _ => {}
     }
 }
 
@@ -102,18 +81,55 @@ impl<'de> Deserialize<'de> for List {
     }
 }
 
-/// A workspace with what can only be checked against the configuration.
+/// A workspace whose people are not joined to issuers yet, for want of the configuration.
 struct Record {
     workspace: Workspace,
     span: Span,
-    issuers: Vec<IssuerUse>,
+    /// What holds where the owner, a grant or the organization says nothing.
+    issuer: Option<Named>,
+    owner: Said,
+    /// As many as the workspace has grants.
+    grants: Vec<Said>,
+    organization: Option<Box<str>>,
 }
 
-/// A place where a record names an issuer, or would have to when several are configured.
-struct IssuerUse {
-    name: Option<Box<str>>,
+/// Which issuer a part of a record names.
+struct Said {
+    issuer: Option<Named>,
     span: Span,
-    needed: bool,
+}
+
+impl Record {
+    /// The workspace, whose people are those of the issuers that they name.
+    fn join(self, configured: &BTreeSet<&str>, errors: &mut Vec<Error>) -> Workspace {
+        let Self { mut workspace, span, issuer, owner, grants, organization } = self;
+        let mut resolve = |named: Option<&Named>, at| {
+            Named::resolve(named, at, configured).unwrap_or_else(|error| {
+                errors.push(error);
+                IssuerNames::default()
+            })
+        };
+        let default = issuer.map(|named| resolve(Some(&named), span));
+        let mut of = |said: &Said| match (&said.issuer, &default) {
+            (None, Some(default)) => default.clone(),
+            (named, _) => resolve(named.as_ref(), said.span),
+        };
+        workspace.owner.issuers = of(&owner);
+        for (grant, said) in workspace.grants.iter_mut().zip(&grants) {
+            match &mut grant.to {
+                Grantee::User(Person { issuers, .. }) | Grantee::Group { issuers, .. } => {
+                    *issuers = of(said);
+                }
+                Grantee::Team(_) => {}
+            }
+        }
+        // Where the record names no issuer, the organization is the one that the owner's issuer calls so.
+        workspace.organization = organization.map(|name| {
+            let issuers = default.unwrap_or_else(|| workspace.owner.issuers.clone());
+            Organization { issuers, name }
+        });
+        workspace
+    }
 }
 
 impl<'de> Deserialize<'de> for Record {
@@ -121,7 +137,8 @@ impl<'de> Deserialize<'de> for Record {
         let span = value.span;
         let mut table = TableHelper::new(value)?;
         let id = table.required::<RawId>("id");
-        let owner = table.required_s::<RawPerson>("owner");
+        let issuer = table.optional::<Named>("issuer");
+        let owner = table.required::<RawPerson>("owner");
         let organization = table.optional::<Filled>("organization");
         let phase = table.required::<RawPhase>("phase");
         let admission =
@@ -177,18 +194,17 @@ impl<'de> Deserialize<'de> for Record {
         }
         table.finalize(None)?;
 
-        let owner = owner?;
-        let mut issuers = vec![IssuerUse::of_person(&owner.value.0, owner.span)];
-        issuers.extend(grants.iter().map(RawGrant::issuer_use));
+        let RawPerson { person: owner, said } = owner?;
+        let (grants, said_of_grants) = grants.into_iter().map(|g| (g.grant, g.said)).unzip();
         Ok(Self {
             workspace: Workspace {
                 id: id?.0,
                 instance: None,
                 revision: Revision::default(),
-                organization: organization.map(|o| o.0),
-                owner_label: owner.value.0.to_string().into(),
-                owner: owner.value.0,
-                grants: grants.into_iter().map(|g| g.grant).collect(),
+                organization: None,
+                owner_label: owner.to_string().into(),
+                owner,
+                grants,
                 phase: phase?.0,
                 address,
                 template: None,
@@ -196,28 +212,29 @@ impl<'de> Deserialize<'de> for Record {
                 paths: vec![],
             },
             span,
-            issuers,
+            issuer,
+            owner: said,
+            grants: said_of_grants,
+            organization: organization.map(|o| o.0),
         })
     }
 }
 
-impl IssuerUse {
-    fn of_person(person: &Person, span: Span) -> Self {
-        let needed = person.subject.is_some() || person.username.is_some();
-        Self { name: person.issuer.clone(), span, needed }
-    }
+/// A person, and which issuer it names.
+struct RawPerson {
+    person: Person,
+    said: Said,
 }
-
-struct RawPerson(Person);
 
 impl<'de> Deserialize<'de> for RawPerson {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
         let span = value.span;
         let mut table = TableHelper::new(value)?;
+        let issuer = table.optional::<Named>("issuer");
         let mut text = |key| table.optional::<Filled>(key).map(|t| t.0);
         let person = Person {
             account: None,
-            issuer: text("issuer"),
+            issuers: IssuerNames::default(),
             subject: text("subject"),
             email: text("email").map(|e| e.to_ascii_lowercase().into()),
             username: text("username"),
@@ -233,25 +250,14 @@ impl<'de> Deserialize<'de> for RawPerson {
             ));
         }
         table.finalize(None)?;
-        Ok(Self(person))
+        Ok(Self { person, said: Said { issuer, span } })
     }
 }
 
+/// A grant, and which issuer it names.
 struct RawGrant {
     grant: Grant,
-    span: Span,
-}
-
-impl RawGrant {
-    fn issuer_use(&self) -> IssuerUse {
-        match &self.grant.to {
-            Grantee::User(person) => IssuerUse::of_person(person, self.span),
-            Grantee::Group { issuer, .. } => {
-                IssuerUse { name: issuer.clone(), span: self.span, needed: true }
-            }
-            Grantee::Team(_) => IssuerUse { name: None, span: self.span, needed: false },
-        }
-    }
+    said: Said,
 }
 
 impl<'de> Deserialize<'de> for RawGrant {
@@ -260,13 +266,16 @@ impl<'de> Deserialize<'de> for RawGrant {
         let mut table = TableHelper::new(value)?;
         let user = table.optional::<RawPerson>("user");
         let group = table.optional::<Filled>("group");
-        let issuer = table.optional::<Filled>("issuer").map(|t| t.0);
+        let issuer = table.optional::<Named>("issuer");
         let endpoints = table
             .optional::<Vec<RawEndpointName>>("endpoints")
             .map(|names| names.into_iter().map(|n| n.0).collect());
         let to = match (user, group) {
-            (Some(user), None) if issuer.is_none() => Some(Grantee::User(user.0)),
-            (None, Some(group)) => Some(Grantee::Group { issuer, name: group.0 }),
+            (Some(user), None) if issuer.is_none() => Some((Grantee::User(user.person), user.said)),
+            (None, Some(group)) => {
+                let to = Grantee::Group { issuers: IssuerNames::default(), name: group.0 };
+                Some((to, Said { issuer, span }))
+            }
             _ if !table.errors.is_empty() => None,
             (Some(_), None) => {
                 table.errors.push(mistake(span, "put 'issuer' into the 'user' table"));
@@ -279,7 +288,8 @@ impl<'de> Deserialize<'de> for RawGrant {
         };
         table.finalize(None)?;
         let to = to.ok_or_else(|| mistake(span, "a grant has either 'user' or 'group'"))?;
-        Ok(Self { grant: Grant { to, endpoints }, span })
+        let (to, said) = to;
+        Ok(Self { grant: Grant { to, endpoints }, said })
     }
 }
 
@@ -603,9 +613,50 @@ workspaces:
 ";
         assert!(yaml(text, &["corp"]).unwrap_err().as_slice().len() == 1);
         let found = messages(yaml(text, &["corp", "partner"]));
-        assert_eq!(found.len(), 3, "{found:?}");
+        assert_eq!(found.len(), 4, "{found:?}");
         assert!(found[0].starts_with("w.yaml:3:12: add 'issuer'"), "{found:?}");
+        assert!(found[1].starts_with("w.yaml:7:9: add 'issuer'"), "{found:?}");
         assert!(found[2].contains("'nobody' is not configured"), "{found:?}");
+        assert!(found[3].starts_with("w.yaml:9:15: add 'issuer'"), "{found:?}");
+    }
+
+    #[test]
+    fn s12_an_email_address_and_an_organization_are_those_of_an_issuer() {
+        let record = |issuer: &str, owner: &str, grant: &str| {
+            format!(
+                "workspaces:\n  - {{ {issuer} id: a, owner: {{ {owner} email: a@x.test }}, organization: acme,\n\
+                 \x20     phase: running, destination: '10.0.0.1:80', grants: [{{ user: {{ {grant} email: b@x.test }} }}] }}\n"
+            )
+        };
+        let several = ["corp", "partner", "test"];
+        let issuers = |workspace: &Workspace| {
+            let Grantee::User(user) = &workspace.grants[0].to else { panic!("{workspace:?}") };
+            let organization = workspace.organization.clone().unwrap().issuers;
+            [workspace.owner.issuers.clone(), organization, user.issuers.clone()]
+        };
+        let (corp, partner) = (IssuerNames::one("corp"), IssuerNames::one("partner"));
+        let both: IssuerNames = ["corp", "partner"].map(Box::from).into_iter().collect();
+        for (issuer, owner, grant, expected) in [
+            ("", "issuer: corp,", "issuer: partner,", [&corp, &corp, &partner]),
+            ("issuer: corp,", "", "", [&corp, &corp, &corp]),
+            ("issuer: corp,", "issuer: partner,", "", [&partner, &corp, &corp]),
+            ("", "issuer: [corp, partner],", "issuer: corp,", [&both, &both, &corp]),
+        ] {
+            let workspaces = yaml(&record(issuer, owner, grant), &several).unwrap();
+            assert_eq!(issuers(&workspaces[0]).each_ref(), expected);
+        }
+        for (issuer, owner, grant, count) in [
+            ("", "issuer: corp,", "", 1),
+            ("", "", "issuer: corp,", 1),
+            ("", "", "", 2),
+            ("issuer: crop,", "", "", 1),
+        ] {
+            let found = messages(yaml(&record(issuer, owner, grant), &several));
+            assert_eq!(found.len(), count, "{found:?}");
+        }
+        // With one issuer, all names are its.
+        let workspaces = yaml(&record("", "", ""), &["corp"]).unwrap();
+        assert_eq!(issuers(&workspaces[0]).each_ref(), [&corp; 3]);
     }
 
     #[test]

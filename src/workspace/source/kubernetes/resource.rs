@@ -175,7 +175,7 @@ fn service(id: &WorkspaceId, namespace: &str, port: u16) -> Option<Destination> 
 
 fn blank(id: WorkspaceId, owner: &str, settings: &Settings) -> Workspace {
     let named = (!owner.is_empty()).then(|| Box::from(owner));
-    let mut person = Person { issuer: settings.issuer.clone(), ..Person::default() };
+    let mut person = Person { issuers: settings.joining.issuers.clone(), ..Person::default() };
     match settings.owner {
         MatchBy::Subject => person.subject = named,
         MatchBy::Email => person.email = named.map(|email| email.to_ascii_lowercase().into()),
@@ -185,7 +185,7 @@ fn blank(id: WorkspaceId, owner: &str, settings: &Settings) -> Workspace {
         id,
         instance: None,
         revision: Revision::default(),
-        organization: settings.organization.clone(),
+        organization: settings.joining.organization(),
         owner: person,
         owner_label: owner.into(),
         grants: vec![],
@@ -215,6 +215,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::workspace::{IssuerNames, source::Joining};
 
     fn settings(resource: Resource) -> Settings {
         Settings {
@@ -222,8 +223,7 @@ mod tests {
             namespace: None,
             kubeconfig: None,
             owner: MatchBy::Username,
-            issuer: None,
-            organization: None,
+            joining: Joining { issuers: IssuerNames::one("corp"), organization: None },
             destination: None,
         }
     }
