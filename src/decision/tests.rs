@@ -132,6 +132,7 @@ fn s12_an_email_address_a_group_and_an_organization_count_only_from_their_issuer
         let mut workspace = workspace(person(Some("owner"), None, None));
         workspace.endpoints.push(Endpoint {
             name: EndpointName::Main,
+            protocol: Protocol::Http,
             admission: Admission::Organization,
             destination: Destination::Backend("b".into()),
         });

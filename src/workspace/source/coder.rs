@@ -195,7 +195,7 @@ impl Coder {
             instance: Some(described.latest_build.id.as_str().into()),
             revision: Revision { spec: Some(described.latest_build.number), status: None },
             organization: self.settings.joining.organization(),
-            owner_label: described.owner_name.as_str().into(),
+            owner_label: plain(&described.owner_name),
             owner: Person {
                 account: Some(described.owner_id.as_str().into()),
                 ..Person::default()

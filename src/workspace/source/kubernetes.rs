@@ -17,6 +17,7 @@ use kube::{
     runtime::watcher::{self, watcher},
 };
 use tokio::sync::{OnceCell, mpsc};
+use tracing::warn;
 
 use super::{Abilities, Event, Joining, Source, SourceError};
 use crate::{
@@ -128,23 +129,33 @@ impl Kubernetes {
 
 /// What the newest object of a workspace says.
 fn newest(objects: &Objects, id: &WorkspaceId) -> Option<Workspace> {
-    let of_it = objects.values().filter(|found| found.workspace.id == *id);
-    // One that is up goes before one that is on its way down, whenever they were made.
-    let newest = of_it.max_by_key(|found| (found.workspace.phase.is_routable(), &found.created));
-    newest.map(|found| found.workspace.clone())
+    newest_of(objects.values().filter(|found| found.workspace.id == *id))
 }
 
 /// Every workspace once.
 fn all(objects: &Objects) -> Vec<Workspace> {
-    let mut best: HashMap<&WorkspaceId, &Found> = HashMap::new();
-    let rank = |found: &Found| (found.workspace.phase.is_routable(), found.created.clone());
+    let mut of_ids: HashMap<&WorkspaceId, Vec<&Found>> = HashMap::new();
     for found in objects.values() {
-        let known = best.entry(&found.workspace.id).or_insert(found);
-        if rank(found) > rank(known) {
-            *known = found;
-        }
+        of_ids.entry(&found.workspace.id).or_default().push(found);
     }
-    best.into_values().map(|found| found.workspace.clone()).collect()
+    of_ids.into_values().filter_map(newest_of).collect()
+}
+
+/// What the newest of all objects of one workspace says: one that is up goes before one that is on its way down,
+/// whenever they were made.
+///
+/// Nothing if they have different owners: whoever makes an object can choose its id (the operator of DevWorkspaces
+/// has an annotation for it), and must not get the hosts of another's workspace so.
+fn newest_of<'f>(objects: impl IntoIterator<Item = &'f Found>) -> Option<Workspace> {
+    let objects: Vec<_> = objects.into_iter().collect();
+    let newest =
+        objects.iter().max_by_key(|found| (found.workspace.phase.is_routable(), &found.created))?;
+    let workspace = &newest.workspace;
+    if objects.iter().any(|found| found.workspace.owner != workspace.owner) {
+        warn!(workspace = %workspace.id, "objects of different owners have this id: none of them is routed to");
+        return None;
+    }
+    Some(workspace.clone())
 }
 
 impl Source for Kubernetes {
@@ -248,5 +259,53 @@ fn watch_failed(error: &watcher::Error) -> SourceError {
         | watcher::Error::WatchStartFailed(error)
         | watcher::Error::WatchFailed(error) => failed(error),
         other => SourceError::Unavailable(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::workspace::IssuerNames;
+
+    #[test]
+    fn s9_an_id_that_objects_of_two_owners_have_belongs_to_neither() {
+        let joining = Joining { issuers: IssuerNames::one("corp"), organization: None };
+        let cluster = Kubernetes::new(Settings {
+            resource: Resource::DevWorkspace,
+            namespace: None,
+            kubeconfig: None,
+            owner: MatchBy::Username,
+            joining,
+            destination: None,
+        });
+        let found = |name: &str, creator: &str, second: u8| {
+            let object = json!({
+                "apiVersion": "workspace.devfile.io/v1alpha2", "kind": "DevWorkspace",
+                "metadata": { "name": name, "namespace": name, "creationTimestamp": format!("2026-11-24T00:00:0{second}Z"),
+                    "labels": { "controller.devfile.io/creator": creator } },
+                "spec": {}, "status": { "phase": "Running", "devworkspaceId": "w" },
+            });
+            cluster.read_object(&serde_json::from_value(object).unwrap()).unwrap()
+        };
+        let (key, alices) = found("alice", "alice", 1);
+        let told = cluster.change(key.clone(), Some(alices));
+        assert!(
+            matches!(told.as_slice(), [Event::Described(w)] if w.owner.username.as_deref() == Some("alice"))
+        );
+        let (other, mallorys) = found("mallory", "mallory", 2);
+        let told = cluster.change(other.clone(), Some(mallorys.clone()));
+        assert_eq!(told, [Event::Ended("w".parse().unwrap())], "the newer one does not win");
+        let objects = Objects::from([found("alice", "alice", 1), (other.clone(), mallorys)]);
+        assert_eq!(all(&objects), []);
+        let told = cluster.change(other, None);
+        assert!(
+            matches!(told.as_slice(), [Event::Described(w)] if w.owner.username.as_deref() == Some("alice"))
+        );
+        // Two objects of one owner are a workspace that is started again.
+        let (second, newer) = found("alice-2", "alice", 3);
+        let told = cluster.change(second, Some(newer));
+        assert!(matches!(told.as_slice(), [Event::Described(_)]));
     }
 }

@@ -15,6 +15,7 @@ use crate::{
         Admission, Destination, Endpoint, EndpointName, Person, Phase, Protocol, Revision,
         Workspace, WorkspaceId,
         destination::{Address, Server},
+        plain,
     },
 };
 
@@ -31,7 +32,8 @@ pub enum Resource {
     DevWorkspace,
 }
 
-/// Where the operator records who made a DevWorkspace.
+/// The label in which the operator records who made a DevWorkspace. Its webhooks let no one change it; annotations
+/// of any name can be written by everyone who may edit the object.
 const CREATOR: &str = "controller.devfile.io/creator";
 
 impl Resource {
@@ -110,9 +112,7 @@ fn gitpod(object: &DynamicObject, settings: &Settings, ide_port: u16) -> Option<
 fn devworkspace(object: &DynamicObject, settings: &Settings) -> Option<Workspace> {
     let data = &object.data;
     let id: WorkspaceId = text(data, "/status/devworkspaceId")?.parse().ok()?;
-    let labels = object.metadata.labels.as_ref();
-    let annotations = object.metadata.annotations.as_ref();
-    let creator = [annotations, labels].into_iter().flatten().find_map(|all| all.get(CREATOR));
+    let creator = object.metadata.labels.as_ref().and_then(|labels| labels.get(CREATOR));
     let mut workspace = blank(id, creator.map_or("", String::as_str), settings);
     let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
     let components = data.pointer("/spec/template/components").and_then(Value::as_array);
@@ -187,7 +187,7 @@ fn blank(id: WorkspaceId, owner: &str, settings: &Settings) -> Workspace {
         revision: Revision::default(),
         organization: settings.joining.organization(),
         owner: person,
-        owner_label: owner.into(),
+        owner_label: plain(owner),
         grants: vec![],
         phase: Phase::Unknown,
         address: None,
@@ -325,6 +325,26 @@ mod tests {
             endpoints.iter().map(|e| format!("{} {}", e.name, e.protocol)).collect();
         let want = ["1 http", "2 http", "3 http", "4 http", "22 tcp", "7 http"];
         assert_eq!(found, want.map(|e| format!("port:{e}")));
+    }
+
+    #[test]
+    fn s9_the_creator_is_what_the_protected_label_says_and_no_annotation() {
+        let workspace = |metadata: Value| {
+            let object = json!({
+                "apiVersion": "workspace.devfile.io/v1alpha2", "kind": "DevWorkspace",
+                "metadata": metadata, "spec": {},
+                "status": { "phase": "Running", "devworkspaceId": "workspace0123456789abcdef" },
+            });
+            read(Resource::DevWorkspace, object).unwrap()
+        };
+        let both = json!({ "name": "web", "labels": { CREATOR: "alice" }, "annotations": { CREATOR: "mallory" } });
+        assert_eq!(workspace(both).owner.username.as_deref(), Some("alice"));
+        let annotated = workspace(json!({ "name": "web", "annotations": { CREATOR: "mallory" } }));
+        let Person { account, subject, email, username, .. } = annotated.owner;
+        assert_eq!([account, subject, email, username], [None, None, None, None]);
+        assert_eq!(&*annotated.owner_label, "");
+        let lying = workspace(json!({ "name": "web", "labels": { CREATOR: "a\r\nX-User: b" } }));
+        assert_eq!(&*lying.owner_label, "aX-User: b", "it stands in headers and logs");
     }
 
     #[test]
