@@ -157,13 +157,13 @@ fn s12_an_email_address_a_group_and_an_organization_count_only_from_their_issuer
     };
     let by_email = to(Grantee::User(person(None, Some("a@x"), None)));
     let group = |issuers| to(Grantee::Group { issuers, name: "devs".into() });
-    let (of_one, of_none) = (group(IssuerNames::one("corp")), group(IssuerNames::default()));
+    let (of_one, by_no_issuer) = (group(IssuerNames::one("corp")), group(IssuerNames::default()));
     let owns = |workspace: &mut Workspace| workspace.owner = person(None, Some("a@x"), None);
     assert_eq!(admitted(who("corp"), &|_| {}), Reason::Organization);
     assert_eq!(admitted(who("corp"), &by_email), Reason::GrantedUser);
     assert_eq!(admitted(who("corp"), &of_one), Reason::GrantedGroup);
     assert_eq!(admitted(who("corp"), &owns), Reason::Owner);
-    assert_eq!(admitted(who("corp"), &of_none), Reason::NotPermitted);
+    assert_eq!(admitted(who("corp"), &by_no_issuer), Reason::NotPermitted);
     for change in [&(|_: &mut Workspace| {}) as &dyn Fn(&mut Workspace), &by_email, &of_one, &owns]
     {
         assert_eq!(admitted(who("partner"), change), Reason::NotPermitted);
