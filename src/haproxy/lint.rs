@@ -107,6 +107,7 @@ pub fn lint(sources: &[Source], files: Files<'_>, agent: &Agent) -> Vec<Finding>
         report.add(Rule::Unreadable, found.at, &found.why, "see HAProxy's manual, section 2.2");
     }
     let mut spoe = BTreeMap::new();
+    let mut conditions = guard::Conditions::default();
     let patterns = Patterns::default();
     let written = |line: &Line| writes::written(line).map(str::to_owned).collect::<Vec<_>>();
     let writers = document.lines().map(|line| (line.at, written(line)));
@@ -117,7 +118,9 @@ pub fn lint(sources: &[Source], files: Files<'_>, agent: &Agent) -> Vec<Finding>
         let sections = document.variant(|condition| way.get(condition) == Some(&true));
         let guards: Vec<_> = sections
             .iter()
-            .filter_map(|section| Guard::of(section, &sections, files, &mut spoe, &mut report))
+            .filter_map(|section| {
+                Guard::of(section, &sections, files, &mut spoe, &mut conditions, &mut report)
+            })
             .collect();
         let known = sections.iter().flat_map(reuse::known).collect();
         let lines = sections.iter().flat_map(|section| &section.lines);

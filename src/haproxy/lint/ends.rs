@@ -1,5 +1,7 @@
 //! Rules that end the rules early, judged by what they skip; and caches, which answer in their place.
 
+use std::sync::Arc;
+
 use super::{
     Report, Rule, Variant,
     guard::{Guard, Ruled},
@@ -74,7 +76,7 @@ fn check_backend(section: &Section, variant: &Variant<'_>, report: &mut Report) 
         let lines = section.lines.iter().map(|line| &**line).filter(of_kind);
         let rules: Vec<Ruled<'_>> = lines
             .enumerate()
-            .map(|(number, line)| (number, line, Condition::of(&line.words, &acls)))
+            .map(|(number, line)| (number, line, Arc::new(Condition::of(&line.words, &acls))))
             .collect();
         check_rules(&rules, &["allow"], report, |(_, line, _)| variant.known.contains(&line.at));
     }

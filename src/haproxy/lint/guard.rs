@@ -1,6 +1,6 @@
 //! A section that asks the agent, with what its rules see.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Files, Report, Rule, acls, pages::Pages, question::refusal};
 use crate::haproxy::{
@@ -40,7 +40,24 @@ pub(super) struct Guard<'v> {
 }
 
 /// A rule: its number among the lines, its line, and when it is followed.
-pub(super) type Ruled<'v> = (usize, &'v Line, Condition);
+pub(super) type Ruled<'v> = (usize, &'v Line, Arc<Condition>);
+
+/// Conditions that were read already, by their lines, for each set of names that they could refer to: most ways
+/// the conditions of a file turn out have the same.
+#[derive(Default)]
+pub(super) struct Conditions(Vec<(Acls, BTreeMap<At, Arc<Condition>>)>);
+
+impl Conditions {
+    /// What was read with these names, to be added to.
+    fn of(&mut self, acls: &Acls) -> BTreeMap<At, Arc<Condition>> {
+        let place = self.0.iter().position(|(known, _)| known == acls);
+        place.map_or_else(BTreeMap::new, |place| self.0.swap_remove(place).1)
+    }
+
+    fn keep(&mut self, acls: &Acls, read: BTreeMap<At, Arc<Condition>>) {
+        self.0.push((acls.clone(), read));
+    }
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
@@ -58,6 +75,7 @@ impl<'v> Guard<'v> {
         sections: &'v [Section],
         files: Files<'_>,
         spoe: &mut SpoeFiles,
+        conditions: &mut Conditions,
         report: &mut Report,
     ) -> Option<Self> {
         let own: Vec<&'v Line> = section.lines.iter().map(|line| &**line).collect();
@@ -78,15 +96,19 @@ impl<'v> Guard<'v> {
         let prefix = used_prefix(&engine, name, &lines, report);
         let http = setting(section, sections, "mode").is_some_and(|(_, mode)| mode == "http");
         let acls = acls(lines.iter().copied());
+        let mut read = conditions.of(&acls);
         let mut rules: BTreeMap<&str, Vec<Ruled<'v>>> = BTreeMap::new();
         for (number, line) in lines.iter().copied().enumerate() {
             let Some(keyword) = line.words.first().filter(|word| RULES.contains(&word.as_str()))
             else {
                 continue;
             };
-            let when = Condition::of(&line.words, &acls);
+            let when =
+                read.entry(line.at).or_insert_with(|| Arc::new(Condition::of(&line.words, &acls)));
+            let when = Arc::clone(when);
             rules.entry(keyword).or_default().push((number, line, when));
         }
+        conditions.keep(&acls, read);
         let mut guard = Self {
             section,
             filter,

@@ -19,7 +19,7 @@ pub(super) fn check(guard: &Guard<'_>, report: &mut Report) {
     let ruled = ["http-request", "tcp-request", "use_backend"].map(|kind| guard.rules(kind));
     let others = guard.lines.iter().filter(|line| is_about(line, &OTHERS));
     let others = others.map(|line| (*line, Cow::Owned(Condition::of(&line.words, &guard.acls))));
-    let ruled = ruled.into_iter().flatten().map(|(_, line, when)| (*line, Cow::Borrowed(when)));
+    let ruled = ruled.into_iter().flatten().map(|(_, line, when)| (*line, Cow::Borrowed(&**when)));
     for (line, when) in ruled.chain(others) {
         if line.words.get(1).is_some_and(|action| HARMLESS.contains(&action.as_str())) {
             continue;

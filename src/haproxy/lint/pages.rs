@@ -45,7 +45,7 @@ impl<'v> Pages<'v> {
         });
         alone.find_map(|(_, line, when)| {
             let pages =
-                Self { name: name(line)?, route: line, when: when.clone(), sets: sets.clone() };
+                Self { name: name(line)?, route: line, when: (**when).clone(), sets: sets.clone() };
             passes.iter().any(|(number, _, when)| pages.takes(*number, when)).then_some(pages)
         })
     }
@@ -101,7 +101,7 @@ fn sets(guard: &Guard<'_>) -> BTreeMap<String, Vec<(usize, Condition)>> {
             && fetch.starts_with("var(")
             && value == "bool(true)"
         {
-            sets.entry(fetch.to_owned()).or_default().push((*number, when.clone()));
+            sets.entry(fetch.to_owned()).or_default().push((*number, (**when).clone()));
         }
     }
     sets

@@ -29,7 +29,8 @@ pub(super) fn check_scopes(variant: &Variant<'_>, report: &mut Report) {
     });
     for line in lines {
         for (scope, read, sets) in &scopes {
-            let words = || line.words.iter().filter(|word| word.contains(scope));
+            let words =
+                || line.words.iter().filter(|word| word.contains('(') && word.contains(scope));
             let reads = words().any(|word| word.contains(read));
             let keeps = words().any(|word| sets.iter().any(|set| word.starts_with(set)))
                 && line.words.iter().any(|word| word.contains(prefix));
