@@ -3,7 +3,7 @@
 //! `cargo bench --bench pauses`, a part of `make bench`. `RATE=20000` decisions a second are asked for whether
 //! they are answered or not, over four connections, in batches of 20. A latency begins when its request was due,
 //! so that a pause shows in every request that waited for it. `AGENT=PATH` measures another build of the agent;
-//! `ROTATE_MIB=512` the rotation of larger files.
+//! `ROTATE_MIB=512` the rotation of larger files, `ONLY=TEXT` the rows whose names contain it.
 
 #![allow(
     clippy::unwrap_used,
@@ -65,8 +65,12 @@ fn main() {
         "{:<58} {:>8} {:>9} {:>9} {:>9}  refused",
         "worst pause while", "seconds", "p99 ms", "p99.9 ms", "worst ms"
     );
+    let only = std::env::var("ONLY").unwrap_or_default();
     let mut refused = 0;
     let mut row = |name: &str, stage: &mut Stage, work: &mut dyn FnMut(&mut Stage)| {
+        if !name.contains(&only) {
+            return;
+        }
         load.begin();
         let start = Instant::now();
         work(stage);
