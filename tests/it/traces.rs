@@ -153,7 +153,10 @@ mod sent {
             text(span, "identity.decision_id")
         })
         .await;
-        assert!(stage.audit().iter().any(|record| record["decision_id"] == *id));
+        until("the record of the decision", async || {
+            stage.audit().iter().any(|record| record["decision_id"] == *id).then_some(())
+        })
+        .await;
 
         // With one that says "not sampled", it is the parent's; what the client says moves nothing else.
         let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
