@@ -891,7 +891,7 @@ async fn s15_a_page_of_another_workspace_or_site_shows_no_workspace_in_a_frame_u
                 let wide = frame("iframe", site, from.as_deref()).await.status == 200;
                 let (_, (site, from)) = (all.next(), &others[0]);
                 let near = frame("iframe", site, from.as_deref()).await.status == 200;
-                ((wide, near) == (may, of_all.clone().last().unwrap().1)).then_some(())
+                ((wide, near) == (may, of_all.clone().next_back().unwrap().1)).then_some(())
             })
             .await;
             for ((site, from), may) in others.iter().zip(may) {
