@@ -26,6 +26,7 @@ use crate::{
     session::{Lifetime, flow::Places},
     tunnel,
     workspace::{
+        destination::Template,
         pattern::PatternSpec,
         reconcile::core::Timing,
         registry::SourceRules,
@@ -170,6 +171,18 @@ impl SourceKind {
             Self::Gitpod(_, settings) => Some(&mut settings.joining),
             Self::Kubernetes(settings, _) => Some(&mut settings.joining),
             Self::Ona(_, settings) => Some(&mut settings.joining),
+        }
+    }
+
+    /// The operator's words for where its workspaces are, if there are any.
+    #[must_use]
+    pub const fn template(&self) -> Option<&Template> {
+        match self {
+            Self::File(_) | Self::Api(_) | Self::Hub(..) => None,
+            Self::Coder(_, coder::Settings { destination, .. })
+            | Self::Gitpod(_, gitpod::Settings { destination, .. }) => Some(destination),
+            Self::Kubernetes(kubernetes::Settings { destination, .. }, _)
+            | Self::Ona(_, ona::Settings { destination, .. }) => destination.as_ref(),
         }
     }
 }

@@ -356,7 +356,13 @@ impl Decision {
             return Err(Reason::DestinationContested);
         }
         let route = match destination {
-            Destination::Backend(name) => return Ok(Route::Backend(name)),
+            Destination::Backend(name) => {
+                let checked = policy.ranges.backends.check(&name);
+                return match checked {
+                    Ok(()) => Ok(Route::Backend(name)),
+                    Err(_) => Err(Reason::DestinationForbidden),
+                };
+            }
             Destination::Address(server) => Route::Direct(server.socket()),
             Destination::Gateway(gateway) => {
                 let address = gateway.address().ok_or(Reason::DestinationUnresolved)?;

@@ -3,12 +3,16 @@
 
 use std::collections::BTreeSet;
 
-use identity_spoa::{config::document::Format, workspace::source::file::document};
+use identity_spoa::{
+    config::document::Format,
+    workspace::{destination::Backends, source::file::document},
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {
+    let backends = Backends::parse(["*"]).unwrap();
     for format in [Format::Toml, Format::Yaml] {
-        match document::parse("w", text, format, &BTreeSet::from(["corp"])) {
+        match document::parse("w", text, format, &BTreeSet::from(["corp"]), &backends) {
             Ok(workspaces) => assert!(workspaces.iter().all(|w| !w.endpoints.is_empty())),
             Err(mistakes) => assert!(!mistakes.as_slice().is_empty()),
         }

@@ -14,7 +14,7 @@ use crate::{
     clock::Moment,
     config::{Config, Platform, SourceKind, document::Mistakes},
     workspace::{
-        destination::resolver::Resolver,
+        destination::{Backends, resolver::Resolver},
         directory::Directory,
         reconcile::{
             core::{Core, Timing},
@@ -80,7 +80,8 @@ impl Feeds {
         let issuers = config.issuer_names();
         let feeds = config.sources.iter().enumerate().map(|(number, source)| {
             let publisher = Publisher::new(Arc::clone(&registry), number);
-            Feed::new(&source.name, &source.kind, &issuers, publisher)
+            let known = (&issuers, &config.policy.ranges.backends);
+            Feed::new(&source.name, &source.kind, known, publisher)
                 .with_context(|| format!("the source '{}'", source.name))
         });
         let all = feeds.collect::<Result<_, _>>()?;
@@ -193,13 +194,13 @@ impl Feed {
     fn new(
         name: &str,
         kind: &SourceKind,
-        issuers: &BTreeSet<&str>,
+        (issuers, backends): (&BTreeSet<&str>, &Backends),
         publisher: Publisher,
     ) -> anyhow::Result<Self> {
         let mut status: Arc<Mutex<Status>> = Arc::default();
         let (lookup, kind) = match kind {
             SourceKind::File(path) => {
-                let file = FileSource::new(path.clone(), issuers, publisher);
+                let file = FileSource::new(path.clone(), issuers, backends.clone(), publisher);
                 status = file.status();
                 (None, Kind::File(file))
             }

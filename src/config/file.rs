@@ -24,7 +24,7 @@ use crate::{
     audit,
     identity::credential::Sources,
     workspace::{
-        destination::Ranges,
+        destination::{BackendName, Ranges},
         pattern::{HostPatterns, PatternError, PatternSpec, Preset},
     },
 };
@@ -78,6 +78,7 @@ impl<'de> Deserialize<'de> for Config {
         if table.errors.is_empty() || !listed.is_empty() {
             table.errors.extend(found);
         }
+        table.errors.extend(listed.iter().filter_map(|raw| check_backend(raw, &ranges)));
         if let Ok(issuers) = &issuers {
             table.errors.extend(check_issuers(&issuers.value, &certificates));
             let names = names(&issuers.value, &certificates);
@@ -128,6 +129,15 @@ impl<'de> Deserialize<'de> for Config {
             text: (String::new(), Format::Toml),
         })
     }
+}
+
+/// What is wrong with the backends to which a source's template leads.
+fn check_backend(raw: &RawSource, ranges: &Ranges) -> Option<toml_span::Error> {
+    let checked = match raw.source.kind.template()?.backend()? {
+        BackendName::Whole(name) => ranges.backends.check(name),
+        BackendName::Prefix(prefix) => ranges.backends.check_prefix(prefix),
+    };
+    checked.err().map(|error| mistake(raw.span, error.to_string()))
 }
 
 /// What is wrong with the store of several agents beside the way people sign in.

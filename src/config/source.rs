@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 use ipnet::IpNet;
-use toml_span::{DeserError, Deserialize, Span, Value, de_helpers::TableHelper};
+use toml_span::{DeserError, Deserialize, Span, Spanned, Value, de_helpers::TableHelper};
 
 use super::{
     Format, Platform, Source, SourceKind,
@@ -17,7 +17,7 @@ use crate::{
     identity::profile::{MatchBy, secure_url},
     workspace::{
         Admission,
-        destination::{Ranges, Template},
+        destination::{Backends, Ranges, Template},
         host::Host,
         reconcile::core::Timing,
         registry::{SourceRules, UndeclaredPorts},
@@ -138,8 +138,18 @@ impl<'de> Deserialize<'de> for Ranges {
             nets.into_iter().map(|net| net.0).collect()
         };
         let (allow, only) = (nets("allow"), nets("only"));
+        let names = table.optional::<Vec<Spanned<String>>>("backends").unwrap_or_default();
+        let mut backends = Backends::default();
+        for name in &names {
+            if let Err(error) = Backends::parse([name.value.as_str()]) {
+                table.errors.push(mistake(name.span, error.to_string()));
+            }
+        }
+        if let Ok(read) = Backends::parse(names.iter().map(|name| name.value.as_str())) {
+            backends = read;
+        }
         table.finalize(None)?;
-        Ok(Self::new(allow, only))
+        Ok(Self::new(allow, only).with(backends))
     }
 }
 

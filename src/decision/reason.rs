@@ -212,6 +212,9 @@ impl Reason {
             Self::StreamNeedsAddress => Some(
                 "streams only reach an endpoint with an address of its own: give it a destination \"IP:PORT\" instead of a backend or a name",
             ),
+            Self::DestinationForbidden => Some(
+                "see [destinations] in the configuration: an address needs an entry in 'allow' (or 'only'), a backend one in 'backends'",
+            ),
             _ => None,
         }
     }

@@ -11,7 +11,7 @@ use crate::{
     identity::{Authority, Refusal, profile::MatchBy},
     workspace::{
         Endpoint, Grant, Grantee, IssuerNames, Organization, Person, Revision, WorkspaceId,
-        destination::resolver::Resolver,
+        destination::{Backends, resolver::Resolver},
         directory::{Directory, Member, is_person},
         registry::{Publisher, Registry, SourceRules, UndeclaredPorts},
     },
@@ -87,6 +87,12 @@ fn snapshot(workspaces: Vec<Workspace>) -> Snapshot {
     ruled(SourceRules::default(), workspaces)
 }
 
+/// What an operator decided who lets the backend `b` be named.
+fn permissive() -> Policy {
+    let backends = Backends::parse(["b"]).unwrap();
+    Policy { ranges: Ranges::default().with(backends), ..Policy::default() }
+}
+
 fn place(endpoint: EndpointName) -> Place {
     let workspace = arrayvec::ArrayString::from("w").unwrap();
     Place::Matched(
@@ -138,7 +144,7 @@ fn s12_an_email_address_a_group_and_an_organization_count_only_from_their_issuer
         });
         change(&mut workspace);
         let known = Authentication::Known(Arc::new(who));
-        let (circumstances, policy) = (Circumstances::default(), Policy::default());
+        let (circumstances, policy) = (Circumstances::default(), permissive());
         let place = place(EndpointName::Main);
         decide(&place, &circumstances, known, &snapshot(vec![workspace]), &policy, Rules::default())
             .reason
@@ -187,7 +193,7 @@ fn no_organization_is_not_the_same_organization() {
         &Circumstances::default(),
         known,
         &snapshot(vec![workspace]),
-        &Policy::default(),
+        &permissive(),
         Rules::default(),
     );
     assert_eq!(decision.reason, Reason::NotPermitted);
@@ -203,7 +209,7 @@ fn before_the_first_list_nobody_is_told_that_a_workspace_is_unknown() {
         &Circumstances::default(),
         known,
         &registry.snapshot(),
-        &Policy::default(),
+        &permissive(),
         Rules::default(),
     );
     assert_eq!(decision.reason, Reason::WorkspacesNotLoaded);
@@ -229,7 +235,7 @@ fn the_owner_reaches_undeclared_ports_only_where_the_policy_says_so() {
             &Circumstances::default(),
             known,
             &ruled(rules, vec![workspace]),
-            &Policy::default(),
+            &permissive(),
             Rules::default(),
         )
     };
@@ -418,7 +424,7 @@ proptest! {
             max_admission: source_max,
             ..SourceRules::default()
         };
-        let policy = Policy { max_admission, ..Policy::default() };
+        let policy = Policy { max_admission, ..permissive() };
         let list = if known { vec![workspace.clone()] } else { vec![] };
         let age = Duration::from_secs(age);
         let workspaces = aged(rules, list, members.clone(), age);

@@ -13,10 +13,12 @@ use url::Url;
 use super::{AppName, EndpointName, WorkspaceId, host::Host};
 
 pub mod address;
+pub mod backends;
 pub mod ranges;
 pub mod resolver;
 
 pub use address::{Address, Server};
+pub use backends::Backends;
 pub use ranges::Ranges;
 
 /// Where HAProxy sends an allowed request.
@@ -134,6 +136,15 @@ impl fmt::Display for Gateway {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template(Box<str>);
 
+/// What is known of a backend before a workspace is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackendName<'t> {
+    /// All of its name.
+    Whole(&'t str),
+    /// How it begins.
+    Prefix(&'t str),
+}
+
 /// Why a text is not a template.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
@@ -161,6 +172,16 @@ impl Template {
             .filter(|_| told_apart)
             .map(|_| template.clone())
             .ok_or_else(error)
+    }
+
+    /// The name of the backend, and how it begins where the rest is the workspace's; `None` for a name of a place.
+    #[must_use]
+    pub fn backend(&self) -> Option<BackendName<'_>> {
+        let name = self.0.strip_prefix("backend:")?;
+        Some(match name.split_once('{') {
+            None => BackendName::Whole(name),
+            Some((prefix, _)) => BackendName::Prefix(prefix),
+        })
     }
 
     /// Where that endpoint is; `None` for one that the template has no place for.

@@ -201,7 +201,8 @@ async fn coder_workspaces_apps_and_shared_ports_are_followed() {
     let settings = format!(
         "[[source]]\nname = 'coder'\nkind = 'coder'\nurl = 'http://{address}'\ntoken_file = 'token'\n\
          destination = 'backend:coder'\nresync_seconds = 1\nundeclared_ports = 'owner'\n\
-         [[host]]\npreset = 'coder'\ndomain = 'apps.test'\nsource = 'coder'\n"
+         [[host]]\npreset = 'coder'\ndomain = 'apps.test'\nsource = 'coder'\n\
+         [destinations]\nbackends = ['coder']\n"
     );
     let stage = Stage::start(&settings, &[("token", "coder-token\n")]).await;
     let host = |what: &str| format!("{what}--dev--alice.apps.test");
@@ -433,6 +434,8 @@ async fn a_controller_writes_workspaces_with_leases_and_revisions() {
     assert_eq!(stage.reason("job-1.ci.test", Some("alice")).await, "destination_forbidden");
     for (path, body, want) in [
         (at, "nonsense", 422),
+        (at, &record("backend:workspace"), 422),
+        (at, &record("backend:named"), 422),
         (
             at,
             r#"{"id":"job-2","owner":{"username":"a"},"phase":"running","destination":"10.0.0.1:1"}"#,
@@ -549,6 +552,46 @@ fn every_mistake_in_a_source_is_told_with_its_line() {
         "label of the host",
     ] {
         assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn s14_a_backend_must_be_permitted_for_every_source() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.toml");
+    let load = |source: &str, destination: &str, backends: &str| {
+        let text = format!(
+            "[agent]\nlisten = ['127.0.0.1:0']\n\
+             [[issuer]]\nname = 'dev'\nissuer = 'https://dev.test'\naudience = 'w'\n\
+             [[host]]\npreset = 'ona'\ndomain = 'x.test'\n\
+             [destinations]\nbackends = [{backends}]\n\
+             [[source]]\nname = 'one'\nissuer = 'dev'\n{source}\ndestination = 'backend:{destination}'\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        identity_spoa::config::Config::load(&path).map(|_| ()).map_err(|m| m.to_string())
+    };
+    let platform = |kind: &str| format!("kind = '{kind}'\nurl = 'https://p.test'\ntoken_env = 'T'");
+    for source in [
+        platform("coder"),
+        platform("ona"),
+        format!("{}\norganization_id = 'o'", platform("gitpod")),
+        "kind = 'kubernetes'\nresource = 'devworkspace'".into(),
+    ] {
+        for (destination, backends) in [("named", "'named'"), ("ws-{workspace}", "'ws-*'")] {
+            assert_eq!(load(&source, destination, backends), Ok(()), "{source} {destination}");
+        }
+        for (destination, backends, why) in [
+            ("named", "", "backends = [\"named\"]"),
+            ("ws-{workspace}", "'ws-1'", "backends = [\"ws-*\"]"),
+            ("{workspace}", "'ws-*'", "backends = [\"*\"]"),
+            ("workspace", "'*'", "the gate's own"),
+            ("identity-agent", "'identity-*'", "the gate's own"),
+            ("named", "'named', 'nowhere'", ":11:"),
+            ("named", "'named', 'a b'", "expected the name of a backend"),
+        ] {
+            let error = load(&source, destination, backends).unwrap_err();
+            assert!(error.contains(why), "{source} {destination}: {error}");
+        }
     }
 }
 

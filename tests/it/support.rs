@@ -161,6 +161,7 @@ domain = "gitpod.test"
 
 [destinations]
 allow = ["127.0.0.0/8", "::1"]
+backends = ["named", "no-such-backend"]
 
 [workspaces]
 file = "workspaces.yaml"

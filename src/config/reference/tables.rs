@@ -381,6 +381,8 @@ pub(super) const DESTINATIONS: Table = Table {
             "Exceptions: addresses or ranges; the metadata of a cloud only by its very address.",
         ),
         Key::new("only", Kind::Texts, "Nowhere else than there."),
+        Key::new("backends", Kind::Texts, "The backends of haproxy.cfg that a destination `backend:NAME` may name; `ws-*` stands for all that begin so. Never the gate's own.")
+            .default("none"),
     ],
 };
 

@@ -68,7 +68,7 @@ fn ask(who: Option<&Arc<Identity>>, workspaces: &Snapshot, rules: Rules<'_>) -> 
         client: Some([192, 0, 2, 1].into()),
         ..Circumstances::default()
     };
-    let policy = Policy::default();
+    let policy = permissive();
     decide(&place(EndpointName::Main), &circumstances, authentication, workspaces, &policy, rules)
 }
 
@@ -167,7 +167,7 @@ proptest! {
         };
         let decide = |rules| {
             let (place, who) = (place(endpoint.clone()), authentication.clone());
-            decide(&place, &circumstances, who, &workspaces, &Policy::default(), rules)
+            decide(&place, &circumstances, who, &workspaces, &permissive(), rules)
         };
         let plain = decide(Rules::default());
         let narrowed = decide(enforced(&NARROW[rule]));

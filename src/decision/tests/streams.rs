@@ -1,4 +1,4 @@
-//! What a TCP stream may reach, and what an HTTP request may.
+//! Which endpoints a stream or a request may reach, by what they speak and where they are.
 
 use jiff::tz::TimeZone;
 
@@ -33,7 +33,7 @@ fn ask(
         &Circumstances { is_stream, ..Circumstances::default() },
         Authentication::Known(known),
         &snapshot(vec![workspace]),
-        &Policy::default(),
+        &permissive(),
         rules,
     )
 }
@@ -73,6 +73,36 @@ fn s1_streams_and_requests_reach_what_is_declared_for_them_at_every_endpoint() {
 }
 
 #[test]
+fn s14_a_backend_that_is_not_permitted_gets_nothing_whatever_its_source_says() {
+    let all = Backends::parse(["*"]).unwrap();
+    for (backends, name, reason) in [
+        (Backends::default(), "b", Reason::DestinationForbidden),
+        (all.clone(), "b", Reason::Public),
+        (all.clone(), "workspace", Reason::DestinationForbidden),
+        (all.clone(), "reused-tls", Reason::DestinationForbidden),
+        (all, "identity-agent", Reason::DestinationForbidden),
+    ] {
+        let mut workspace = workspace(person(Some("s"), None, None));
+        workspace.endpoints.push(Endpoint {
+            name: EndpointName::Main,
+            protocol: Protocol::Http,
+            admission: Admission::Public,
+            destination: Destination::Backend(name.into()),
+        });
+        let ranges = Ranges::default().with(backends);
+        let decision = decide(
+            &place(EndpointName::Main),
+            &Circumstances::default(),
+            Authentication::Absent,
+            &snapshot(vec![workspace]),
+            &Policy { ranges, ..Policy::default() },
+            Rules::default(),
+        );
+        assert_eq!(decision.reason, reason, "{name}");
+    }
+}
+
+#[test]
 fn s1_an_undeclared_port_is_http() {
     let mut workspace = workspace(person(Some("s"), None, None));
     workspace.address = Some([10, 0, 0, 1].into());
@@ -84,7 +114,7 @@ fn s1_an_undeclared_port_is_http() {
             &Circumstances { is_stream, ..Circumstances::default() },
             Authentication::Known(Arc::clone(&known)),
             &ruled(rules, vec![workspace.clone()]),
-            &Policy::default(),
+            &permissive(),
             Rules::default(),
         );
         assert_eq!(decision.reason, reason);

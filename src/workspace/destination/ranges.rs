@@ -4,15 +4,20 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::address::{Address, canonical};
+use super::{
+    address::{Address, canonical},
+    backends::Backends,
+};
 
-/// Which addresses requests may be sent to.
+/// Which addresses and backends requests may be sent to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ranges {
     /// Exceptions from what is forbidden by default.
     allow: Vec<IpNet>,
     /// If there is any, nothing else is permitted.
     only: Vec<IpNet>,
+    /// The backends that lists and platforms may name.
+    pub backends: Backends,
 }
 
 impl Ranges {
@@ -20,7 +25,13 @@ impl Ranges {
     #[must_use]
     pub fn new(allow: Vec<IpNet>, only: Vec<IpNet>) -> Self {
         let canonical = |nets: Vec<IpNet>| nets.into_iter().map(canonical).collect();
-        Self { allow: canonical(allow), only: canonical(only) }
+        Self { allow: canonical(allow), only: canonical(only), backends: Backends::default() }
+    }
+
+    /// The same ranges, with these backends.
+    #[must_use]
+    pub fn with(self, backends: Backends) -> Self {
+        Self { backends, ..self }
     }
 
     /// Whether requests may be sent to the address: to everything that it stands for.

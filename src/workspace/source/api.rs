@@ -234,6 +234,7 @@ mod tests {
     use crate::{
         config::document::Format,
         workspace::{
+            destination::Backends,
             registry::{Found, Registry, SourceRules},
             source::file::document,
         },
@@ -250,7 +251,8 @@ mod tests {
         let text = format!(
             "workspaces: [{{ id: w, owner: {{ subject: s }}, phase: running, destination: 10.0.0.1:{port} }}]"
         );
-        document::parse("w", &text, Format::Yaml, &["corp"].into()).unwrap().remove(0)
+        let known = (["corp"].into(), Backends::default());
+        document::parse("w", &text, Format::Yaml, &known.0, &known.1).unwrap().remove(0)
     }
 
     fn port(registry: &Registry) -> Option<String> {

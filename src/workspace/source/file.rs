@@ -21,6 +21,7 @@ use crate::{
     },
     workspace::{
         Workspace,
+        destination::Backends,
         reconcile::status::{Health, Status},
         registry::Publisher,
     },
@@ -37,17 +38,24 @@ pub const MAX_FILE: u64 = 256 << 20;
 pub struct FileSource {
     path: PathBuf,
     issuers: BTreeSet<Box<str>>,
+    backends: Backends,
     publisher: Publisher,
     last: Option<Vec<u8>>,
     status: Arc<Mutex<Status>>,
 }
 
 impl FileSource {
-    /// A source that publishes through `publisher`.
+    /// A source that publishes through `publisher`. Its workspaces may be of these issuers' people and at these
+    /// backends.
     #[must_use]
-    pub fn new(path: PathBuf, issuers: &BTreeSet<&str>, publisher: Publisher) -> Self {
+    pub fn new(
+        path: PathBuf,
+        issuers: &BTreeSet<&str>,
+        backends: Backends,
+        publisher: Publisher,
+    ) -> Self {
         let issuers = issuers.iter().map(|name| Box::from(*name)).collect();
-        Self { path, issuers, publisher, last: None, status: Arc::default() }
+        Self { path, issuers, backends, publisher, last: None, status: Arc::default() }
     }
 
     /// How it is doing.
@@ -102,7 +110,8 @@ impl FileSource {
         let text = std::str::from_utf8(bytes)
             .map_err(|error| Mistakes::whole(name, format!("not UTF-8: {error}")))?;
         let format = Format::of(&self.path).unwrap_or(Format::Yaml);
-        document::parse(name, text, format, &self.issuers.iter().map(|n| &**n).collect())
+        let issuers = self.issuers.iter().map(|name| &**name).collect();
+        document::parse(name, text, format, &issuers, &self.backends)
     }
 
     /// Follows the file until cancelled.

@@ -82,6 +82,9 @@ domain = "gitpod.test"
 [audit]
 file = "audit.jsonl"
 
+[destinations]
+backends = ["ws-proxy"]
+
 [[source]]
 name = "gitpod"
 kind = "gitpod"

@@ -106,6 +106,9 @@ revocations = "revocations.jsonl"
 [audit]
 file = "audit.jsonl"
 
+[destinations]
+backends = ["gateway"]
+
 [[source]]
 name = "ona"
 kind = "ona"

@@ -20,7 +20,7 @@ use crate::{
     workspace::{
         Admission, AppName, Destination, Endpoint, EndpointName, Gateway, Grant, Grantee,
         IssuerNames, Organization, Person, Phase, Protocol, Revision, Workspace, WorkspaceId,
-        destination::{Address, Server, is_backend},
+        destination::{Address, Backends, Server, is_backend},
     },
 };
 
@@ -34,6 +34,7 @@ pub fn parse(
     text: &str,
     format: Format,
     issuers: &BTreeSet<&str>,
+    backends: &Backends,
 ) -> Result<Vec<Workspace>, Mistakes> {
     let list = document::read::<List>(file, text, format)?;
     let mut errors = Vec::new();
@@ -41,6 +42,7 @@ pub fn parse(
     let mut workspaces = Vec::with_capacity(list.0.len());
     for record in list.0 {
         let span = record.span;
+        errors.extend(record.forbidden(backends));
         let workspace = record.join(issuers, &mut errors);
         if !seen.insert(workspace.id.clone()) {
             let id = &workspace.id;
@@ -59,9 +61,15 @@ pub fn parse(
 ///
 /// # Errors
 /// Every mistake in the text, with its line.
-pub fn parse_one(name: &str, text: &str, issuers: &BTreeSet<&str>) -> Result<Workspace, Mistakes> {
+pub fn parse_one(
+    name: &str,
+    text: &str,
+    issuers: &BTreeSet<&str>,
+    backends: &Backends,
+) -> Result<Workspace, Mistakes> {
     let record = document::read::<Record>(name, text, Format::Yaml)?;
     let mut errors = Vec::new();
+    errors.extend(record.forbidden(backends));
     let workspace = record.join(issuers, &mut errors);
     if errors.is_empty() {
         Ok(workspace)
@@ -91,6 +99,8 @@ struct Record {
     /// As many as the workspace has grants.
     grants: Vec<Said>,
     organization: Option<Box<str>>,
+    /// The backends that it names, and where.
+    backends: Vec<(Arc<str>, Span)>,
 }
 
 /// Which issuer a part of a record names.
@@ -100,9 +110,17 @@ struct Said {
 }
 
 impl Record {
+    /// What is wrong with the backends that it names.
+    fn forbidden(&self, backends: &Backends) -> Vec<Error> {
+        let check = |(name, span): &(Arc<str>, Span)| {
+            backends.check(name).err().map(|error| mistake(*span, error.to_string()))
+        };
+        self.backends.iter().filter_map(check).collect()
+    }
+
     /// The workspace, whose people are those of the issuers that they name.
     fn join(self, configured: &BTreeSet<&str>, errors: &mut Vec<Error>) -> Workspace {
-        let Self { mut workspace, span, issuer, owner, grants, organization } = self;
+        let Self { mut workspace, span, issuer, owner, grants, organization, .. } = self;
         let mut resolve = |named: Option<&Named>, at| {
             Named::resolve(named, at, configured).unwrap_or_else(|error| {
                 errors.push(error);
@@ -151,6 +169,9 @@ impl<'de> Deserialize<'de> for Record {
             table.optional::<Vec<RawApp>>("apps").unwrap_or_default().into_iter().map(|a| a.0),
         );
 
+        let of_main = destination.iter().filter_map(|d| d.value.backend(d.span));
+        let of_others = raw_endpoints.iter().filter_map(|raw| raw.backend.clone());
+        let backends = of_main.chain(of_others).collect();
         let mut endpoints = Vec::new();
         let mut address = None;
         match (destination, &protocol) {
@@ -216,6 +237,7 @@ impl<'de> Deserialize<'de> for Record {
             owner: said,
             grants: said_of_grants,
             organization: organization.map(|o| o.0),
+            backends,
         })
     }
 }
@@ -299,6 +321,8 @@ struct RawEndpoint {
     protocol: Protocol,
     admission: Option<Admission>,
     destination: Option<Destination>,
+    /// The backend that it names, and where.
+    backend: Option<(Arc<str>, Span)>,
     span: Span,
 }
 
@@ -328,10 +352,12 @@ impl RawEndpoint {
         let mut table = TableHelper::new(value)?;
         let name = table.required::<N>(key);
         let admission = table.optional::<RawAdmission>("admission").map(|a| a.0);
-        let destination = table.optional::<RawDestination>("destination").map(|d| d.0);
+        let destination = table.optional_s::<RawDestination>("destination");
+        let backend = destination.as_ref().and_then(|d| d.value.backend(d.span));
+        let destination = destination.map(|d| d.value.0);
         let protocol = table.optional::<RawProtocol>("protocol").map(|p| p.0).unwrap_or_default();
         table.finalize(None)?;
-        Ok(Self { name: name?.into(), protocol, admission, destination, span })
+        Ok(Self { name: name?.into(), protocol, admission, destination, backend, span })
     }
 }
 
@@ -456,6 +482,16 @@ impl<'de> Deserialize<'de> for RawProtocol {
 
 struct RawDestination(Destination);
 
+impl RawDestination {
+    /// The backend that it names, with this place in the text.
+    fn backend(&self, span: Span) -> Option<(Arc<str>, Span)> {
+        match &self.0 {
+            Destination::Backend(name) => Some((Arc::clone(name), span)),
+            Destination::Address(_) | Destination::Gateway(_) => None,
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for RawDestination {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
         let text = value.take_string(None)?;
@@ -527,7 +563,8 @@ workspaces:
 "#;
 
     fn yaml(text: &str, issuers: &[&str]) -> Result<Vec<Workspace>, Mistakes> {
-        parse("w.yaml", text, Format::Yaml, &issuers.iter().copied().collect())
+        let backends = Backends::parse(["shared", "ssh", "b"]).unwrap();
+        parse("w.yaml", text, Format::Yaml, &issuers.iter().copied().collect(), &backends)
     }
 
     fn messages(result: Result<Vec<Workspace>, Mistakes>) -> Vec<String> {
@@ -561,7 +598,9 @@ workspaces:
     #[test]
     fn toml_says_the_same() {
         let text = "[[workspaces]]\nid = 'a'\nowner = { username = 'alice' }\nphase = 'running'\ndestination = '10.0.0.1:80'\n";
-        let workspaces = parse("w.toml", text, Format::Toml, &BTreeSet::from(["corp"])).unwrap();
+        let workspaces =
+            parse("w.toml", text, Format::Toml, &BTreeSet::from(["corp"]), &Backends::default())
+                .unwrap();
         assert_eq!(workspaces[0].id.as_str(), "a");
     }
 
@@ -731,6 +770,37 @@ workspaces:
             let found = messages(yaml(&record(rest), &["corp"]));
             assert!(found.len() == 1 && found[0].starts_with(want), "{found:?}");
         }
+    }
+
+    #[test]
+    fn s14_a_backend_that_is_not_permitted_is_refused_with_its_line() {
+        let text = "\
+workspaces:
+  - id: a
+    owner: { subject: x }
+    phase: running
+    destination: backend:workspace
+    ports:
+      - { port: 80, destination: \"backend:shared\" }
+      - { port: 81, destination: \"backend:stats\" }
+    apps:
+      - { app: x, destination: \"backend:identity-agent\" }
+";
+        let found = messages(yaml(text, &["corp"]));
+        let want = [
+            "w.yaml:5:18: the backend \"workspace\" is the gate's own",
+            "w.yaml:8:34: the backend \"stats\" is not permitted: add it to the configuration, [destinations] backends = [\"stats\"]",
+            "w.yaml:10:32: the backend \"identity-agent\" is the gate's own",
+        ];
+        assert_eq!(found.len(), want.len(), "{found:?}");
+        for (found, want) in found.iter().zip(want) {
+            assert!(found.starts_with(want), "{found}");
+        }
+        let one =
+            "{ id: a, owner: { subject: x }, phase: running, destination: \"backend:nowhere\" }";
+        let all = Backends::parse(["*"]).unwrap();
+        let error = parse_one("body", one, &BTreeSet::from(["corp"]), &all).unwrap_err();
+        assert!(error.to_string().contains("the gate's own"), "{error}");
     }
 
     #[test]
