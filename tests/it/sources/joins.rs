@@ -29,6 +29,7 @@ fn mistakes(rest: &str) -> String {
     let path = directory.path().join("agent.toml");
     let text = format!(
         "[agent]\nlisten = ['127.0.0.1:0']\n[admin]\nsocket = 'a'\nrevocations = 'r'\n\
+         [destinations]\nbackends = ['b']\n\
          [[host]]\npreset = 'gitpod'\ndomain = 'x.test'\n\
          [[issuer]]\nname = 'corp'\nissuer = 'https://corp.test'\naudience = 'w'\n{rest}"
     );
@@ -83,7 +84,8 @@ async fn two_providers(issuer: &str) -> (Stage, DevIdp) {
         "[[issuer]]\nname = 'partner'\nissuer = '{}'\naudience = 'workspaces'\nmatch = ['username', 'email']\n\
          [[source]]\nname = 'coder'\nkind = 'coder'\nurl = 'http://{address}'\ntoken_file = 'token'\n\
          destination = 'backend:coder'\nresync_seconds = 1\nissuer = {issuer}\n\
-         [[host]]\npreset = 'coder'\ndomain = 'apps.test'\nsource = 'coder'\n",
+         [[host]]\npreset = 'coder'\ndomain = 'apps.test'\nsource = 'coder'\n\
+         [destinations]\nbackends = ['coder']\n",
         partner.issuer()
     );
     (Stage::start(&settings, &[("token", "coder-token\n")]).await, partner)
