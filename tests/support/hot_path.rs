@@ -23,7 +23,7 @@ use identity_spoa::{
     workspace::{
         Admission, Destination, Endpoint, EndpointName, IssuerNames, Person, Phase, Protocol,
         Revision, Workspace,
-        destination::resolver::Resolver,
+        destination::{Backends, Ranges, resolver::Resolver},
         pattern::HostPatterns,
         registry::{Publisher, Registry, SourceRules},
     },
@@ -135,7 +135,10 @@ async fn gate(idp: &DevIdp) -> Gate {
         registry,
         lookups: vec![],
         watched: vec![],
-        policy: Policy::default(),
+        policy: Policy {
+            ranges: Ranges::default().with(Backends::parse(["shared"]).unwrap()),
+            ..Policy::default()
+        },
         policies: None,
         versions: Versions { config: config.fingerprint, policy: None },
         metrics: Arc::default(),
