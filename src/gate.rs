@@ -207,7 +207,7 @@ impl Gate {
         place: &Place,
         sources: &Sources,
     ) -> Option<Decision> {
-        if let Some(reason) = repeated(request) {
+        if let Some(reason) = unfit(request) {
             return Some(Decision::refuse(reason));
         }
         if self.metadata.is_some()
@@ -497,10 +497,12 @@ fn offer(
     Start::offer(sealer, places, host.as_str(), &whole, held, now).ok().map(Arc::new)
 }
 
-/// HAProxy passes the last of several headers: which one the workspace would heed is unknown, so none
-/// counts.
-fn repeated(request: &Request<'_>) -> Option<Reason> {
-    if request.hosts > 1 {
+/// What is refused before it is read: CONNECT, and repeated headers. HAProxy passes the last of several headers: which
+/// one the workspace would heed is unknown, so none counts.
+fn unfit(request: &Request<'_>) -> Option<Reason> {
+    if request.method.is_some_and(|method| method.eq_ignore_ascii_case(b"CONNECT")) {
+        Some(Reason::MethodRefused)
+    } else if request.hosts > 1 {
         Some(Reason::HostRepeated)
     } else if request.authorizations > 1 {
         Some(Reason::AuthorizationRepeated)

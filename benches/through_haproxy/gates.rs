@@ -50,7 +50,7 @@ const CONSTANTS: [(&str, &str); 11] = [
     ("owner", "str(alice)"),
     ("endpoint", "str(main)"),
     ("dst_ip", "str(127.0.0.1)"),
-    ("strip_authorization", "bool(true)"),
+    ("keep", "str(query)"),
 ];
 const ASK: &str = "    http-request send-spoe-group identity authorize\n";
 const FILTER: &str = "    filter spoe engine identity config identity.spoe.cfg\n";

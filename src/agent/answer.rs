@@ -313,7 +313,6 @@ impl Answer<'_> {
         let ids = (notify.stream_id, notify.frame_id);
         ack::write(out, ids, max_frame_size, |actions: &mut Actions<'_>| {
             let mut kept = [false; KEPT.len()];
-            let mut other_cookie = false;
             variables::each(self.decision, request, self.id, |name, value| {
                 let value = match value {
                     variables::Value::Bool(value) => Value::Bool(value),
@@ -323,7 +322,6 @@ impl Answer<'_> {
                     variables::Value::Text(text) => Value::Str(text),
                 };
                 actions.set(Scope::Transaction, name, value);
-                other_cookie |= name == "cookie";
                 if self.reuse.is_none() {
                     return;
                 }
@@ -337,17 +335,6 @@ impl Answer<'_> {
                 for (name, _) in KEPT.iter().zip(kept).filter(|(_, kept)| !kept) {
                     actions.unset(Scope::Session, name);
                 }
-                // What is not there is taken away: HAProxy may have had no memory for it.
-                for (name, keeps) in [
-                    ("keep_authorization", !self.decision.strip_authorization),
-                    ("keep_cookie", !other_cookie),
-                ] {
-                    if keeps {
-                        actions.set(Scope::Session, name, Value::Bool(true));
-                    } else {
-                        actions.unset(Scope::Session, name);
-                    }
-                }
                 agree(actions, terms);
             }
         })
@@ -355,7 +342,7 @@ impl Answer<'_> {
 }
 
 /// What a reused allow needs of the variables: the rules of the backends 'reused' read these.
-const KEPT: [&str; 12] = [
+const KEPT: [&str; 15] = [
     "decision_id",
     "user",
     "subject",
@@ -365,9 +352,12 @@ const KEPT: [&str; 12] = [
     "workspace",
     "dst_ip",
     "dst_port",
+    "host_port",
+    "tls_port",
     "dst_host",
     "sni",
     "cookie",
+    "keep",
 ];
 
 /// Says when an allow may be reused. The question's name comes last: with it, all is there.

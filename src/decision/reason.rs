@@ -40,6 +40,8 @@ pub enum Reason {
     CredentialMissing,
     /// A credential that does not count.
     Refused(Refusal),
+    /// The method is CONNECT: after it, HAProxy asks about nothing on the connection any more.
+    MethodRefused,
     /// The request has no host.
     HostMissing,
     /// The host is not a host name.
@@ -124,7 +126,7 @@ pub enum Reason {
 
 impl Reason {
     /// All reasons but the refusals of credentials ([`Refusal::ALL`]).
-    pub const ALL: [Self; 47] = [
+    pub const ALL: [Self; 48] = [
         Self::Owner,
         Self::GrantedUser,
         Self::GrantedGroup,
@@ -133,6 +135,7 @@ impl Reason {
         Self::Public,
         Self::PolicyPermitted,
         Self::CredentialMissing,
+        Self::MethodRefused,
         Self::HostMissing,
         Self::HostInvalid,
         Self::HostRepeated,
@@ -231,6 +234,7 @@ impl Reason {
             Self::PolicyPermitted => ("policy_permitted", Allow, 200),
             Self::CredentialMissing => ("credential_missing", SignIn, 401),
             Self::Refused(refusal) => (refusal.id(), Deny, 401),
+            Self::MethodRefused => ("method_refused", Deny, 400),
             Self::HostMissing => ("host_missing", Deny, 400),
             Self::HostInvalid => ("host_invalid", Deny, 400),
             Self::HostRepeated => ("host_repeated", Deny, 400),

@@ -1,6 +1,9 @@
 //! What HAProxy is told: the variables of a decision, `txn.identity.*` there.
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, SocketAddr},
+};
 
 use arrayvec::ArrayString;
 
@@ -98,39 +101,86 @@ fn travel(
             set("dst_ip", Value::Ip(address.ip()));
             set("dst_port", Value::Int(address.port().into()));
         }
-        Some(Route::Named(address, gateway)) => {
-            set("dst_ip", Value::Ip(address.ip()));
-            set("dst_port", Value::Int(address.port().into()));
-            if gateway.renames {
-                set("dst_host", Value::Text(authority(gateway).as_bytes()));
-            }
-            if gateway.tls {
-                set("sni", Value::Text(gateway.host.as_str().as_bytes()));
-            }
-        }
+        Some(Route::Named(address, gateway)) => named(address, gateway, request, &mut set),
         Some(Route::Backend(name)) => set("backend", Value::Text(name.as_bytes())),
         None => {}
     }
-    if decision.strip_authorization {
-        set("strip_authorization", Value::Bool(true));
+    let mut keep = Keep::default();
+    if request.authorization.is_some() && !decision.strip_authorization {
+        keep.add("authorization");
     }
     let sources = decision.sources.as_deref();
-    let token = sources.and_then(|sources| sources.cookie.as_deref());
-    if let Some(rest) =
-        request.cookie.and_then(|header| cookie::without_ours(header, token.map(str::as_bytes)))
-    {
-        set("cookie", Value::Text(&rest));
+    if let Some(header) = request.cookie {
+        let token = sources.and_then(|sources| sources.cookie.as_deref());
+        match cookie::without_ours(header, token.map(str::as_bytes)) {
+            Some(rest) => set("cookie", Value::Text(&rest)),
+            None => keep.add("cookie"),
+        }
     }
-    let Some(sources) = sources else { return };
-    if let Some((name, query)) = sources.query.as_deref().zip(request.query)
-        && let Some(rest) = place::without_parameter(query, name.as_bytes())
-    {
-        set("query", Value::Text(&rest));
+    let parameter = sources.and_then(|sources| sources.query.as_deref());
+    match (request.query, parameter) {
+        (Some(query), Some(name)) => match place::without_parameter(query, name.as_bytes()) {
+            Some(rest) => set("query", Value::Text(&rest)),
+            None => keep.add("query"),
+        },
+        // A query that is not passed may be there all the same; no token is looked for in it.
+        (Some(_), None) => keep.add("query"),
+        (None, _) if !request.passes.query => keep.add("query"),
+        (None, _) => {}
     }
-    if let Some(header) = request.protocols.filter(|_| sources.subprotocol)
-        && let Some(rest) = place::without_subprotocol(header)
-    {
-        set("protocols", Value::Text(&rest));
+    match (request.protocols, sources.is_some_and(|sources| sources.subprotocol)) {
+        (Some(header), true) => match place::without_subprotocol(header) {
+            Some(rest) => set("protocols", Value::Text(&rest)),
+            None => keep.add("protocols"),
+        },
+        (Some(_), false) => keep.add("protocols"),
+        (None, _) if !request.passes.protocols && request.upgrades > 0 => keep.add("protocols"),
+        (None, _) => {}
+    }
+    if !keep.0.is_empty() {
+        set("keep", Value::Text(keep.0.as_bytes()));
+    }
+}
+
+/// What of a request may travel on as it came: words with a space between them, all in one variable.
+///
+/// HAProxy deletes what is not named here, so a variable that it has no memory for costs the workspace a header
+/// and gives it no credential.
+#[derive(Default)]
+struct Keep(ArrayString<40>);
+
+impl Keep {
+    fn add(&mut self, word: &str) {
+        // INVARIANT: "authorization cookie query protocols" is 36 bytes long.
+        if !self.0.is_empty() {
+            let _ = self.0.try_push(' ');
+        }
+        let _ = self.0.try_push_str(word);
+    }
+}
+
+/// A place with a name. Its port has a name of its own for each further variable that the way needs, so that the
+/// request goes nowhere, and not to a wrong place or in the clear, where one of them is missing.
+fn named(
+    address: &SocketAddr,
+    gateway: &Gateway,
+    request: &Request<'_>,
+    set: &mut impl FnMut(&'static str, Value<'_>),
+) {
+    set("dst_ip", Value::Ip(address.ip()));
+    let port = match (gateway.tls, gateway.renames) {
+        (true, _) => "tls_port",
+        (false, true) => "host_port",
+        (false, false) => "dst_port",
+    };
+    set(port, Value::Int(address.port().into()));
+    if gateway.renames {
+        set("dst_host", Value::Text(authority(gateway).as_bytes()));
+    } else if gateway.tls {
+        set("dst_host", Value::Text(request.host.unwrap_or_default()));
+    }
+    if gateway.tls {
+        set("sni", Value::Text(gateway.host.as_str().as_bytes()));
     }
 }
 

@@ -16,6 +16,13 @@ pub struct Test {
     pub values: Vec<String>,
 }
 
+impl Test {
+    /// Whether this sample is compared in this way.
+    pub fn is(&self, fetch: &str, method: &str) -> bool {
+        self.fetch == fetch && self.method.as_deref() == Some(method)
+    }
+}
+
 /// A term of a condition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Term {

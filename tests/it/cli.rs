@@ -139,7 +139,6 @@ async fn explain_shows_each_stage_and_exits_as_the_verdict_says() {
         "verdict     allow: owner",
         "txn.identity.allow = true",
         "txn.identity.dst_ip = 127.0.0.1",
-        "txn.identity.strip_authorization = true",
     ] {
         assert!(text.contains(part), "{part}\n{text}");
     }

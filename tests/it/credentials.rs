@@ -8,9 +8,9 @@ use crate::{
     wire::Bare,
 };
 
-const CREDENTIALS: &str =
+pub(crate) const CREDENTIALS: &str =
     "\n[credentials]\ncookie = 'token'\nquery = 'access_token'\nsubprotocol = true\n";
-const ARGS: &str = " upgrade=req.fhdr(upgrade) fetch_mode=req.fhdr(sec-fetch-mode) fetch_dest=req.fhdr(sec-fetch-dest) \
+pub(crate) const ARGS: &str = " upgrade=req.fhdr(upgrade) fetch_mode=req.fhdr(sec-fetch-mode) fetch_dest=req.fhdr(sec-fetch-dest) \
     fetch_site=req.fhdr(sec-fetch-site) origin=req.fhdr(origin) query=query protocols=req.fhdr(sec-websocket-protocol) \
     protocol_lines=req.fhdr_cnt(sec-websocket-protocol)\n";
 

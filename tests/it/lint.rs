@@ -285,7 +285,7 @@ fn f1_rules_that_reuse_goes_past_are_told() {
     let own = "http-request deny if { path_beg /admin }";
     for place in [
         "    http-request send-spoe-group identity authorize\n",
-        "    http-request set-header X-Forwarded-Host %[req.hdr(host)]\n    http-request set-header X-Unique-ID %[unique-id]\n    http-request set-header X-Identity-Decision-Id %[var(txn.identity.decision_id)]\n    http-request set-header X-Identity-Workspace %[var(txn.identity.workspace)] if { var(txn.identity.workspace) -m len gt 0 }\n    http-request set-header X-Identity-Subject %[var(txn.identity.subject)] if { var(txn.identity.subject) -m len gt 0 }\n",
+        "    http-request set-header X-Forwarded-Host %[req.hdr(host)]\n    http-request set-header X-Unique-ID %[unique-id]\n    http-request set-header X-Identity-Decision-Id %[var(txn.identity.decision_id)]\n    http-request set-header X-Identity-Workspace %[var(txn.identity.workspace)] if { var(txn.identity.workspace) -m len gt 0 }\n    # Neither means anything without the other.\n    http-request set-header X-Identity-Subject %[var(txn.identity.subject)] if { var(txn.identity.subject) -m len gt 0 } { var(txn.identity.issuer) -m len gt 0 }\n",
         "    default_backend nowhere\n",
         "backend workspace\n",
         "backend workspace-tls\n",

@@ -34,6 +34,8 @@ mod introspection;
 mod keys;
 mod lint;
 mod login;
+mod methods;
+mod missing;
 mod monitoring;
 mod packages;
 mod peers;

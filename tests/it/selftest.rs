@@ -142,7 +142,7 @@ async fn f1_a_verdict_that_outlives_its_request_is_found_out() {
 async fn f3_p1_a_gate_that_passes_on_what_it_should_not_is_found_out() {
     let spoofed = ("    http-request del-header ^x[^a-z0-9]forwarded", "    # ");
     assert_eq!(broken(&[spoofed]).await, ["spoofed-headers-arrive"]);
-    let token = ("http-request del-header Authorization if", "# ");
+    let token = ("http-request del-header Authorization unless", "# ");
     assert_eq!(broken(&[token]).await, ["token-travels"]);
 }
 

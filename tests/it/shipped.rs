@@ -2,9 +2,14 @@
 
 use identity_spoa::{decision::Reason, identity::Refusal, session::page::texts::Text};
 
-use crate::support::{
-    Version,
-    haproxy::{root, without_reuse},
+use crate::{
+    dev_idp::DevIdp,
+    support::{
+        ALICES, AgentProcess, Client, Haproxy, Stage, Version,
+        agent::PROGRAM,
+        haproxy::{root, without_reuse},
+        host, until,
+    },
 };
 
 fn read(path: &str) -> String {
@@ -71,4 +76,69 @@ fn f1_the_verdict_is_in_scope_txn_and_nowhere_else() {
     }
     assert!(configuration.contains("unless allowed"));
     assert!(configuration.contains("option set-on-error"));
+}
+
+/// A request in the clear, and one by https, at the front end of a directory of HAProxy's files.
+async fn redirected(
+    files: &std::path::Path,
+    version: &Version,
+    stage: &Stage,
+    agent: &AgentProcess,
+) {
+    let directory = stage.directory.path();
+    // Without the exception that other tests need.
+    std::fs::write(directory.join("haproxy.env"), "GATE_PLAIN\n").unwrap();
+    let haproxy =
+        Haproxy::start_from(files, version, directory, &agent.socket(), stage.bob.address()).await;
+    let token = stage.idp.token_of("alice");
+    let at = host(ALICES);
+    let reply = Client::connect(haproxy.http).await.get(&at, Some(&token)).await;
+    assert_eq!(reply.status, 301, "{version:?}");
+    assert_eq!(reply.header("location"), Some(format!("https://{at}/")), "{version:?}");
+    assert!(reply.header("strict-transport-security").is_none(), "it means nothing in the clear");
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .tls_danger_accept_invalid_certs(true)
+        .resolve(&at, haproxy.https)
+        .build()
+        .unwrap();
+    let url = format!("https://{at}:{}/", haproxy.https.port());
+    for (token, status) in [(Some(&token), 200), (None, 401)] {
+        let reply = until("the gate to open", async || {
+            let request = token.iter().fold(client.get(&url), |r, token| r.bearer_auth(token));
+            let reply = request.send().await.unwrap();
+            (reply.status() != 503).then_some(reply)
+        })
+        .await;
+        assert_eq!(reply.status(), status, "{version:?}");
+        let hsts: Vec<_> = reply.headers().get_all("strict-transport-security").iter().collect();
+        assert_eq!(hsts, ["max-age=31536000"], "{version:?} {status}");
+    }
+    assert!(!haproxy.log().contains("gate gate/<NOSRV> 200"), "{version:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s13_with_a_certificate_plain_http_is_only_redirected() {
+    for version in Version::all() {
+        let stage = Stage::with(version, DevIdp::start().await).await;
+        redirected(&root().join("haproxy"), version, &stage, &stage.agent).await;
+        let written = tempfile::tempdir_in(stage.directory.path()).unwrap();
+        let done = std::process::Command::new(PROGRAM)
+            .args(["haproxy", "generate", "--config"])
+            .arg(stage.directory.path().join("agent.toml"))
+            .arg("--out")
+            .arg(written.path())
+            .output()
+            .unwrap();
+        assert!(done.status.success(), "{done:?}");
+        redirected(written.path(), version, &stage, &stage.agent).await;
+    }
+}
+
+#[test]
+fn s13_no_file_that_is_handed_out_serves_tokens_in_the_clear() {
+    for file in ["packaging/compose.yaml", "packaging/kubernetes/gate.yaml"] {
+        let text = read(file);
+        assert!(text.contains("GATE_CERT") && !text.contains("GATE_PLAIN"), "{file}");
+    }
 }

@@ -294,7 +294,7 @@ async fn an_allow_says_who_where_and_what_travels() {
         "endpoint",
         "dst_ip",
         "dst_port",
-        "strip_authorization",
+        "keep",
     ];
     assert_eq!(names, want);
 }

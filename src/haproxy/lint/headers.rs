@@ -10,7 +10,7 @@ use super::{
     question::place,
 };
 use crate::haproxy::{
-    condition::Condition,
+    condition::{Condition, Term, Test},
     document::{Line, Section},
 };
 
@@ -194,7 +194,7 @@ fn check_travel(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
                 && (name.is_empty()
                     || line.words.get(2).is_some_and(|word| word.eq_ignore_ascii_case(name)));
             let positive = |terms: &Vec<_>| {
-                terms.iter().all(|term: &crate::haproxy::condition::Term| {
+                terms.iter().all(|term: &Term| {
                     !term.negated && term.any.iter().all(|test| test.fetch == var)
                 })
             };
@@ -202,31 +202,62 @@ fn check_travel(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
         })
     };
     let at = place(guard);
-    let (strip, cookie) = (guard.var("strip_authorization"), guard.var("cookie"));
-    if !does("del-header", "authorization", "strip_authorization") {
-        let fix = format!("http-request del-header Authorization if {{ {strip} -m bool }}");
+    let (keep, cookie) = (guard.var("keep"), guard.var("cookie"));
+    let says = |test: &Test, word: &str| test.is(&keep, "sub") && test.values == [word.to_owned()];
+    // Deleted, unless the agent says that it may stay, or what stays of it.
+    let deletes = |name: &str, word: &str, rest: Option<&str>| {
+        let rest = rest.map(|variable| guard.var(variable));
+        rules.iter().any(|(_, line, when)| {
+            let named = matches!(&line.words[..], [_, del, header, ..]
+                if del == "del-header" && header.eq_ignore_ascii_case(name));
+            let given = |test: &Test| rest.as_ref().is_some_and(|rest| test.is(rest, "len"));
+            let stays = |test: &Test| says(test, word) || given(test);
+            let kept = || when.terms().all(|t| !t.negated && t.any.iter().all(stays));
+            named && (when.is_always() || (when.unless && kept()))
+        })
+    };
+    if !deletes("authorization", "authorization", None) {
+        let fix = format!(
+            "http-request del-header Authorization unless {{ {keep} -m sub authorization }}"
+        );
         report.add(Rule::CredentialTravels, at, "the token is not taken out of Authorization", fix);
     }
-    if !(does("del-header", "cookie", "cookie")
+    if !(deletes("cookie", "cookie", Some("cookie"))
         && (does("set-header", "cookie", "cookie") || removes_all_cookies(&rules)))
     {
         let fix = format!(
-            "http-request set-header Cookie \"%[{cookie}]\" if {{ {cookie} -m len gt 0 }}\nhttp-request del-header Cookie if {{ {cookie} -m found }} {{ {cookie} -m len 0 }}"
+            "http-request set-header Cookie \"%[{cookie}]\" if {{ {cookie} -m len gt 0 }}\nhttp-request del-header Cookie unless {{ {cookie} -m len gt 0 }} or {{ {keep} -m sub cookie }}"
         );
         report.add(Rule::CredentialTravels, at, "our cookies are not taken out of Cookie", fix);
     }
     let query = guard.var("query");
-    if agent.query && !does("set-query", "", "query") {
-        let fix = format!("http-request set-query %[{query}] if {{ {query} -m found }}");
+    let asked = |term: &Term| {
+        let there = |test: &Test| test.is("query", "len");
+        if term.negated {
+            term.any.iter().any(|t| says(t, "query"))
+        } else {
+            term.any.iter().all(there)
+        }
+    };
+    let queries = rules.iter().any(|(_, line, when)| {
+        line.words.get(1).is_some_and(|word| word == "set-query")
+            && (when.is_always()
+                || (!when.unless && when.any.iter().any(|way| way.iter().all(asked))))
+    });
+    if agent.query && !queries {
+        let fix = format!(
+            "http-request set-query %[{query}] if {{ query -m len gt 0 }} !{{ {keep} -m sub query }}"
+        );
         report.add(Rule::CredentialTravels, at, "the token is not taken out of the query", fix);
     }
     let header = "sec-websocket-protocol";
     if agent.subprotocol
-        && !(does("set-header", header, "protocols") && does("del-header", header, "protocols"))
+        && !(does("set-header", header, "protocols")
+            && deletes(header, "protocols", Some("protocols")))
     {
         let protocols = guard.var("protocols");
         let fix = format!(
-            "http-request set-header Sec-WebSocket-Protocol \"%[{protocols}]\" if {{ {protocols} -m len gt 0 }}\nhttp-request del-header Sec-WebSocket-Protocol if {{ {protocols} -m found }} {{ {protocols} -m len 0 }}"
+            "http-request set-header Sec-WebSocket-Protocol \"%[{protocols}]\" if {{ {protocols} -m len gt 0 }}\nhttp-request del-header Sec-WebSocket-Protocol unless {{ {protocols} -m len gt 0 }} or {{ {keep} -m sub protocols }}"
         );
         let what = "the token is not taken out of Sec-WebSocket-Protocol";
         report.add(Rule::CredentialTravels, at, what, fix);

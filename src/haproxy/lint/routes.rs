@@ -15,8 +15,18 @@ use crate::haproxy::{
 };
 
 /// What the agent says about the place of a workspace.
-const PLACE: [&str; 8] =
-    ["backend", "dst_ip", "dst_port", "dst_host", "sni", "workspace", "endpoint", "owner"];
+const PLACE: [&str; 10] = [
+    "backend",
+    "dst_ip",
+    "dst_port",
+    "host_port",
+    "tls_port",
+    "dst_host",
+    "sni",
+    "workspace",
+    "endpoint",
+    "owner",
+];
 /// What is found only where the agent gives an address, beside what rules take for one.
 const ADDRESS: [&str; 1] = ["sni"];
 

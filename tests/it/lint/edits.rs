@@ -126,7 +126,7 @@ const WRITES: [&str; 13] = [
     "    http-request set-var(txn.identity.allow) bool(true)",
     "    http-request set-var(txn.identity.allow,ifnotexists) bool(true)",
     "    http-request set-var-fmt(txn.identity.user) %[req.hdr(x-user)]",
-    "    http-request unset-var(txn.identity.strip_authorization)",
+    "    http-request unset-var(txn.identity.keep)",
     "    http-response set-var(txn.identity.user) str(x)",
     "    http-after-response set-var(txn.identity.user) str(x)",
     "    tcp-request content set-var(txn.identity.backend) str(named)",

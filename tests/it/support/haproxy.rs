@@ -205,6 +205,8 @@ impl Haproxy {
             ("GATE_HTTPS", https.to_string()),
             ("GATE_TCP", tcp.to_string()),
             ("GATE_CERT", certificate.display().to_string()),
+            // Most tests send bytes of their own in the clear.
+            ("GATE_PLAIN", "1".to_owned()),
             ("GATE_CLIENT_CA", authority.display().to_string()),
             ("IDENTITY_AGENT", format!("unix@{}", agent.display())),
             ("GATE_NAMED_BACKEND", named.to_string()),
@@ -212,10 +214,14 @@ impl Haproxy {
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into();
-        // What a test adds, a variable a line.
+        // What a test adds, a variable a line; a name alone takes one away.
         let more = std::fs::read_to_string(directory.join("haproxy.env")).unwrap_or_default();
-        let more = more.lines().filter_map(|line| line.split_once('='));
-        env.extend(more.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        for line in more.lines() {
+            match line.split_once('=') {
+                Some((name, value)) => env.push((name.to_owned(), value.to_owned())),
+                None => env.retain(|(name, _)| name != line),
+            }
+        }
         Self::launch(version, configuration, directory, env, [http, https, tcp], "").await
     }
 

@@ -11,7 +11,7 @@ use super::{
 const TOKEN: &str =
     "give a token of somebody who may reach this workspace: 'identity-spoa explain' says who";
 const STRIP: &str =
-    "http-request del-header Authorization if { var(txn.identity.strip_authorization) -m bool }";
+    "http-request del-header Authorization unless { var(txn.identity.keep) -m sub authorization }";
 
 /// Name, what must be so, what to do if it is not.
 type About = (&'static str, &'static str, &'static str);
