@@ -148,13 +148,26 @@ impl Stage {
         user: Option<&str>,
         hub_token: Option<&str>,
     ) -> Reply {
+        let reply = self.request_unless_closed(method, host, path, user, hub_token).await;
+        reply.unwrap_or_else(|read| panic!("the connection was closed: {}", read.escape_ascii()))
+    }
+
+    /// The same, while access ends: a request under way is ended with it.
+    async fn request_unless_closed(
+        &self,
+        method: &str,
+        host: &str,
+        path: &str,
+        user: Option<&str>,
+        hub_token: Option<&str>,
+    ) -> Result<Reply, Vec<u8>> {
         let gate = user.map(|user| format!("Cookie: gate={}\r\n", self.idp.token_of(user)));
         let hub = hub_token.map(|token| format!("Authorization: token {token}\r\n"));
         let (gate, hub) = (gate.unwrap_or_default(), hub.unwrap_or_default());
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\n{gate}{hub}\r\n"
         );
-        Client::connect(self.haproxy.http).await.raw(request.as_bytes()).await
+        Client::connect(self.haproxy.http).await.raw_unless_closed(request.as_bytes()).await
     }
 
     async fn get(&self, host: &str, path: &str, user: Option<&str>) -> Reply {
@@ -306,8 +319,8 @@ async fn a_notebook_server_is_its_owners_and_gone_when_it_stops() {
         let stopping = stage.admin("DELETE", "users/alice/server", json!({}));
         let refused = async {
             until("the refusal", async || {
-                let reply = stage.get(&host, path, Some("alice")).await;
-                (reply.status == 404).then_some(reply)
+                let asked = stage.request_unless_closed("GET", &host, path, Some("alice"), None);
+                asked.await.ok().filter(|reply| reply.status == 404)
             })
             .await;
             start.elapsed()

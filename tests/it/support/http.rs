@@ -69,20 +69,26 @@ impl Client {
 
     /// Any request.
     pub(crate) async fn raw(&mut self, request: &[u8]) -> Reply {
-        let start = std::time::Instant::now();
-        self.stream.write_all(request).await.unwrap();
-        let mut reply = timeout(PATIENCE, self.reply()).await.expect("no answer");
-        reply.took = start.elapsed();
-        reply
+        let reply = self.raw_unless_closed(request).await;
+        reply.unwrap_or_else(|read| panic!("the connection was closed: {}", read.escape_ascii()))
     }
 
-    async fn reply(&mut self) -> Reply {
+    /// The same, while access ends: a request under way is ended with it. What was read by then is the error.
+    pub(crate) async fn raw_unless_closed(&mut self, request: &[u8]) -> Result<Reply, Vec<u8>> {
+        let start = std::time::Instant::now();
+        self.stream.write_all(request).await.unwrap();
+        let mut reply = timeout(PATIENCE, self.reply()).await.expect("no answer")?;
+        reply.took = start.elapsed();
+        Ok(reply)
+    }
+
+    async fn reply(&mut self) -> Result<Reply, Vec<u8>> {
         let head = loop {
             if let Some(end) = self.buffer.windows(4).position(|w| w == b"\r\n\r\n") {
                 let rest = self.buffer.split_off(end + 4);
                 break std::mem::replace(&mut self.buffer, rest);
             }
-            self.more().await;
+            self.more().await?;
         };
         let mut lines = head.split(|b| *b == b'\n').map(<[u8]>::trim_ascii);
         let status = std::str::from_utf8(lines.next().unwrap()).unwrap();
@@ -94,20 +100,21 @@ impl Client {
             headers.push((name, line[colon + 1..].trim_ascii().to_vec()));
         }
         let mut reply = Reply { status, headers, ..Reply::default() };
-        reply.body = self.body(&reply).await;
-        reply
+        reply.body = self.body(&reply).await?;
+        Ok(reply)
     }
 
-    async fn body(&mut self, reply: &Reply) -> String {
+    async fn body(&mut self, reply: &Reply) -> Result<String, Vec<u8>> {
         if let Some(length) = reply.header("content-length") {
             let length: usize = length.parse().unwrap();
             while self.buffer.len() < length {
-                self.more().await;
+                self.more().await?;
             }
             let rest = self.buffer.split_off(length);
-            return String::from_utf8(std::mem::replace(&mut self.buffer, rest)).unwrap();
+            let body = std::mem::replace(&mut self.buffer, rest);
+            return Ok(String::from_utf8(body).unwrap());
         }
-        String::new()
+        Ok(String::new())
     }
 
     /// The connection, which has nothing to say at the moment.
@@ -123,8 +130,8 @@ impl Client {
         timeout(PATIENCE, rest).await.expect("still open");
     }
 
-    async fn more(&mut self) {
+    async fn more(&mut self) -> Result<(), Vec<u8>> {
         let read = self.stream.read_buf(&mut self.buffer).await.unwrap();
-        assert_ne!(read, 0, "the connection was closed: {}", self.buffer.escape_ascii());
+        if read == 0 { Err(std::mem::take(&mut self.buffer)) } else { Ok(()) }
     }
 }
