@@ -189,7 +189,7 @@ fn identity(authority: &Arc<Authority>, number: usize, expires: Timestamp) -> Id
 }
 
 fn authority() -> Arc<Authority> {
-    Arc::new(Authority { name: "corp".into(), matching: vec![MatchBy::Subject] })
+    Arc::new(Authority::new("corp", "https://idp.example.com/realms/corp", vec![MatchBy::Subject]))
 }
 
 fn tokens() {
@@ -279,7 +279,7 @@ fn revocations() {
     std::fs::write(&journal, &text).unwrap();
     let region = Region::new(ALLOCATOR);
     let started = Instant::now();
-    let revocations = Revocations::open(vec!["corp".into()], Some(journal)).unwrap();
+    let revocations = Revocations::open(vec![authority()], Some(journal)).unwrap();
     let took = started.elapsed();
     println!(
         "revocations   {:.0} MiB for {}; read from a journal of {:.0} MiB in {:.2} s",

@@ -33,7 +33,11 @@ const COUNT: usize = 100_000;
 
 fn main() {
     let sealer = Arc::new(Sealer::ring(&URL_SAFE_NO_PAD.encode([7; 32])).unwrap());
-    let authority = Arc::new(Authority { name: "corp".into(), matching: vec![MatchBy::Subject] });
+    let authority = Arc::new(Authority::new(
+        "corp",
+        "https://idp.example.com/realms/corp",
+        vec![MatchBy::Subject],
+    ));
     let day = Duration::from_hours(24);
     let now = Timestamp::now();
     let region = Region::new(ALLOCATOR);

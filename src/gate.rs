@@ -412,11 +412,13 @@ impl Gate {
     }
 
     /// An identity that was verified under this configuration or one before it, as it counts now: whoever
-    /// vouched for it must still be configured, and joins it to people as the configuration says now.
+    /// vouched for it must still be configured, under whatever name, and joins it to people as the configuration
+    /// says now.
     #[must_use]
     pub fn vouched(&self, identity: Arc<Identity>) -> Option<Arc<Identity>> {
         let known = &identity.authority;
-        let authority = self.authorities().find(|authority| authority.name == known.name)?;
+        let all = self.authorities();
+        let authority = Authority::find(all, &known.name, &known.identifier, &identity.issuer)?;
         if Arc::ptr_eq(authority, known) || authority == known {
             return Some(identity);
         }

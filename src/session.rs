@@ -64,6 +64,14 @@ pub struct SignIn {
 }
 
 impl SignIn {
+    /// The provider at which this person signed in, whatever it is called now: no other must see what it gave for
+    /// the session.
+    #[must_use]
+    pub fn client_of(&self, identity: &Identity) -> Option<Arc<Client>> {
+        let is_it = |client: &&Arc<Client>| client.accepts(&identity.issuer);
+        self.clients.iter().find(is_it).cloned()
+    }
+
     /// The provider of that configured name.
     #[must_use]
     pub fn client(&self, issuer: &str) -> Option<Arc<Client>> {

@@ -14,7 +14,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     for field in [Field::CommonName, Field::DnsName, Field::Email, Field::Uri] {
-        let authority = Authority { name: "machines".into(), matching: vec![] };
+        let authority = Authority { accepted: [].into(), ..Authority::new("machines", "certificate", vec![]) };
         let rule =
             CertificateRule { authority: Arc::new(authority), field, prefix: "".into(), issuer: None };
         if let Some(identity) = rule.identify(data, Timestamp::from_secs(0)) {

@@ -32,7 +32,9 @@ pub struct Answer {
 type Body = Result<Json<Revocation>, JsonRejection>;
 
 pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Json<Answer> {
-    Json(Answer { revocations: shared.revocations.list(), error: None })
+    let all = shared.revocations.list().into_iter();
+    let revocations = all.map(|one| shared.revocations.named(one)).collect();
+    Json(Answer { revocations, error: None })
 }
 
 pub(super) async fn revoke(
@@ -73,20 +75,22 @@ async fn change(
     // The journal is synced to disk, which is not to be waited for here.
     let changed = tokio::task::spawn_blocking(move || {
         let changed = change(&shared.revocations, revocation);
-        if let Ok(Some(revocation)) = &changed {
+        let named = changed.as_ref().ok().and_then(Option::as_ref);
+        let named = named.map(|revocation| shared.revocations.named(revocation.clone()));
+        if let (Ok(Some(changed)), Some(revocation)) = (&changed, &named) {
             info!(act, uid = caller.uid, issuer = &*revocation.issuer, "an administrator's act");
             let record = AdminAct { time: Timestamp::now(), act, uid: caller.uid, revocation };
             if shared.trail.keep(&record).is_err() {
                 error!(act, "done, but the audit trail has no room for the record of it");
             }
             if act == "revoke"
-                && let Err(error) = shared.revocations.tell(revocation, false, Timestamp::now())
+                && let Err(error) = shared.revocations.tell(changed, false, Timestamp::now())
             {
                 error!(error, "other agents do not know of a revocation yet");
                 return Err(RevokeError::Others(error));
             }
         }
-        changed
+        changed.map(|_| named)
     });
     match changed.await {
         Ok(Ok(Some(revocation))) => {

@@ -86,7 +86,7 @@ pub(super) fn build(config: &Config, runs: bool) -> anyhow::Result<Built> {
     let (issuers, issuer_parts) = issuers(config, None)?;
     let feeds = Feeds::new(config)?;
     let journal = config.admin.as_ref().map(|admin| admin.revocations.clone());
-    let revocations = Arc::new(Revocations::open(names(config), journal)?);
+    let revocations = Arc::new(Revocations::open(authorities(config), journal)?);
     let authorities: Vec<_> =
         issuers.profiles().map(|profile| Arc::clone(&profile.authority)).collect();
     let shared = config.shared.as_ref().filter(|_| runs);
@@ -187,9 +187,11 @@ impl Parts {
     }
 }
 
-/// The configured names of everybody who vouches for identities.
-pub(super) fn names(config: &Config) -> Vec<Box<str>> {
-    config.issuer_names().into_iter().map(Box::from).collect()
+/// Everybody who vouches for identities.
+pub(super) fn authorities(config: &Config) -> Vec<Arc<Authority>> {
+    let of_issuers = config.issuers.iter().map(|issuer| &issuer.profile.authority);
+    let of_rules = config.certificates.iter().map(|rule| &rule.authority);
+    of_issuers.chain(of_rules).cloned().collect()
 }
 
 /// The issuers with their providers; those of before where nothing about them changed.

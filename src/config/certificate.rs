@@ -30,8 +30,11 @@ impl<'de> Deserialize<'de> for RawCertificate {
             || vec![MatchBy::Subject],
             |rules| rules.into_iter().map(|rule| rule.0).collect(),
         );
-        let authority = Arc::new(Authority { name: name?.0, matching });
-        Ok(Self { rule: CertificateRule { authority, field: field?.0, prefix, issuer }, span })
+        let (name, field) = (name?.0, field?.0);
+        // Without the certificate's issuer: a subject that was revoked stays so under the next authority.
+        let identifier = format!("certificate:{}:{prefix}", field.id()).into();
+        let authority = Arc::new(Authority { name, identifier, accepted: [].into(), matching });
+        Ok(Self { rule: CertificateRule { authority, field, prefix, issuer }, span })
     }
 }
 
@@ -39,12 +42,7 @@ struct RawField(Field);
 
 impl<'de> Deserialize<'de> for RawField {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let fields = [
-            ("common_name", Field::CommonName),
-            ("dns_name", Field::DnsName),
-            ("email", Field::Email),
-            ("uri", Field::Uri),
-        ];
-        choice(value, &fields).map(Self)
+        let fields = [Field::CommonName, Field::DnsName, Field::Email, Field::Uri];
+        choice(value, &fields.map(|field| (field.id(), field))).map(Self)
     }
 }

@@ -88,11 +88,15 @@ impl<'de> Deserialize<'de> for RawIssuer {
             return Err(mistake(span, "the issuer cannot be read").into());
         };
         let mut profile = Profile::new(&name?.0, names.issuer, audience?.0);
-        if let Some(rules) = matching {
-            let matching = rules.into_iter().map(|rule| rule.0).collect();
-            let name = profile.authority.name.clone();
-            profile.authority = Arc::new(Authority { name, matching });
-        }
+        profile.authority = Arc::new(Authority {
+            name: profile.authority.name.clone(),
+            identifier: profile.issuer.as_str().into(),
+            accepted: names.accepted.iter().map(|accepted| accepted.iss.clone()).collect(),
+            matching: matching.map_or_else(
+                || vec![MatchBy::Subject],
+                |rules| rules.into_iter().map(|rule| rule.0).collect(),
+            ),
+        });
         if let Some(algorithms) = algorithms {
             profile.algorithms = algorithms.into_iter().map(|name| name.0).collect();
         }

@@ -21,7 +21,8 @@ mod policies;
 mod streams;
 
 fn profile(name: &str, matching: &[MatchBy]) -> Arc<Authority> {
-    Arc::new(Authority { name: name.into(), matching: matching.to_vec() })
+    let identifier = format!("https://{name}.example.com");
+    Arc::new(Authority::new(name, &identifier, matching.to_vec()))
 }
 
 fn identity(authority: &Arc<Authority>, subject: &str) -> Identity {

@@ -12,7 +12,7 @@ use crate::{
 const NOW: u64 = 1_700_000_000_000;
 
 fn identity(expires: Timestamp) -> Identity {
-    let authority = Authority { name: "dev".into(), matching: vec![] };
+    let authority = Authority::new("dev", "https://idp.test", vec![]);
     Identity { expires, ..Identity::plain(Arc::new(authority), "https://idp.test", "alice") }
 }
 

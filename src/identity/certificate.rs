@@ -80,6 +80,17 @@ impl CertificateRule {
 }
 
 impl Field {
+    /// The word for it in the configuration.
+    #[must_use]
+    pub const fn id(self) -> &'static str {
+        match self {
+            Self::CommonName => "common_name",
+            Self::DnsName => "dns_name",
+            Self::Email => "email",
+            Self::Uri => "uri",
+        }
+    }
+
     /// The one value of the field.
     fn of<'c>(self, certificate: &'c X509Certificate<'_>) -> Option<&'c str> {
         let mut values = match self {

@@ -39,10 +39,53 @@ pub enum MatchBy {
 /// Somebody who vouches for identities: an issuer of tokens, or of client certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
-    /// The operator's name for it, in workspace records and logs.
+    /// The operator's name for it, in workspace records and logs. It may change: what outlives a configuration
+    /// (revocations, sessions, tunnels) knows the authority by what follows.
     pub name: Box<str>,
+    /// What tells it from others whatever it is called: the issuer identifier, or for a rule about certificates
+    /// `certificate:FIELD:PREFIX`.
+    pub identifier: Box<str>,
+    /// The `iss` values of its tokens; none for a rule about certificates, whose identities have the name of the
+    /// certificate's issuer there.
+    pub accepted: Box<[Box<str>]>,
     /// How identities are joined to people; the first rule that a record has a field for decides.
     pub matching: Vec<MatchBy>,
+}
+
+impl Authority {
+    /// An authority that has one identifier.
+    #[must_use]
+    pub fn new(name: &str, identifier: &str, matching: Vec<MatchBy>) -> Self {
+        Self {
+            name: name.into(),
+            identifier: identifier.into(),
+            accepted: [identifier.into()].into(),
+            matching,
+        }
+    }
+
+    /// The one of `all` whose identities have this identifier and this `iss`. Where several are told apart by their
+    /// names alone, the one called `name`; none where that does not tell either.
+    #[must_use]
+    pub fn find<'a>(
+        all: impl Iterator<Item = &'a Arc<Self>>,
+        name: &str,
+        identifier: &str,
+        iss: &str,
+    ) -> Option<&'a Arc<Self>> {
+        let fitting: Vec<_> = all.filter(|one| one.is(identifier, iss)).collect();
+        match fitting.as_slice() {
+            [only] => Some(only),
+            several => several.iter().find(|one| *one.name == *name).copied(),
+        }
+    }
+
+    fn is(&self, identifier: &str, iss: &str) -> bool {
+        if self.accepted.is_empty() {
+            return *self.identifier == *identifier;
+        }
+        self.accepted.iter().any(|accepted| **accepted == *iss)
+    }
 }
 
 /// What kinds of token count (RFC 8725 section 3.12).
@@ -103,7 +146,7 @@ impl Profile {
     pub fn new(name: &str, issuer: IssuerUrl, audience: Vec<String>) -> Self {
         let matching = vec![MatchBy::Subject];
         Self {
-            authority: Arc::new(Authority { name: name.into(), matching }),
+            authority: Arc::new(Authority::new(name, issuer.as_str(), matching)),
             discovery: issuer.discovery(),
             accepted: vec![AcceptedIssuer { iss: issuer.as_str().into(), tenant: None }],
             issuer,

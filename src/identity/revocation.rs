@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tracing::{error, warn};
 
-use super::Identity;
+use super::{Authority, Identity};
 use crate::clock::Timestamp;
 
 mod journal;
@@ -35,7 +35,8 @@ const MAX_TEXT: usize = 512;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Revocation {
-    /// The configured name of the issuer or certificate rule; may be left out where there is just one.
+    /// The issuer: its identifier, by which revocations are kept, or its configured name or that of a certificate
+    /// rule; may be left out where there is just one.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub issuer: Box<str>,
     /// Everything of a subject.
@@ -96,7 +97,8 @@ enum Kind {
 
 /// All revocations.
 pub struct Revocations {
-    names: ArcSwap<Vec<Box<str>>>,
+    authorities: ArcSwap<Vec<Arc<Authority>>>,
+    /// By the identifier of the authority: its name may change, and what was revoked must stay so.
     all: RwLock<HashMap<Box<str>, OfAuthority>>,
     /// How many there are; nearly always none, and then a request looks no further.
     count: AtomicUsize,
@@ -136,14 +138,17 @@ struct OfAuthority {
 }
 
 impl Revocations {
-    /// None yet; those of the journal are read first, if there is one. `names` are the configured issuers
+    /// None yet; those of the journal are read first, if there is one. `authorities` are the configured issuers
     /// and certificate rules.
     ///
     /// # Errors
     /// The journal cannot be read to its end: nobody knows then what else was revoked.
-    pub fn open(names: Vec<Box<str>>, journal: Option<PathBuf>) -> Result<Self, JournalError> {
+    pub fn open(
+        authorities: Vec<Arc<Authority>>,
+        journal: Option<PathBuf>,
+    ) -> Result<Self, JournalError> {
         let revocations = Self {
-            names: ArcSwap::from_pointee(names),
+            authorities: ArcSwap::from_pointee(authorities),
             all: RwLock::default(),
             count: AtomicUsize::new(0),
             changes: AtomicU64::new(0),
@@ -152,9 +157,11 @@ impl Revocations {
         };
         if let Some(path) = journal {
             let journal = Journal::open(path, |change| match change {
-                Change::Revoke(revocation) => revocations.insert(revocation),
+                Change::Revoke(revocation) => {
+                    revocations.insert(revocations.identified(revocation))
+                }
                 Change::Lift(revocation) => {
-                    revocations.remove(&revocation);
+                    revocations.remove(&revocations.identified(revocation));
                 }
             })?;
             *revocations.journal.lock().unwrap_or_else(PoisonError::into_inner) = Some(journal);
@@ -164,8 +171,8 @@ impl Revocations {
 
     /// Other issuers and certificate rules are configured now. Revocations of those that are not stay, should
     /// they come back.
-    pub fn rename(&self, names: Vec<Box<str>>) {
-        self.names.store(Arc::new(names));
+    pub fn set_authorities(&self, authorities: Vec<Arc<Authority>>) {
+        self.authorities.store(Arc::new(authorities));
     }
 
     /// Makes this process the one that writes to the journal; without it, a journal is only read.
@@ -184,17 +191,11 @@ impl Revocations {
             return false;
         }
         let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(of) = all.get(&identity.authority.name) else { return false };
-        let token = &identity.token;
-        let by_subject = of.subjects.get(&identity.subject).is_some_and(|revocation| {
-            match (revocation.before_ms, token.issued) {
-                (Some(before), Some(issued)) => issued < Timestamp::from_millis(before),
-                _ => true,
-            }
-        });
-        by_subject
-            || token.session.as_ref().is_some_and(|id| of.sessions.contains_key(id))
-            || token.id.as_ref().is_some_and(|id| of.tokens.contains_key(id))
+        let authority = &identity.authority;
+        // Another spelling of the issuer may have been its identifier when something was revoked.
+        let also = authority.accepted.iter().filter(|iss| **iss != authority.identifier);
+        let identifiers = std::iter::once(&authority.identifier).chain(also);
+        identifiers.filter_map(|identifier| all.get(identifier)).any(|of| of.cover(identity))
     }
 
     /// A number that grows with each change, so that whoever acts on revocations knows of one.
@@ -230,7 +231,11 @@ impl Revocations {
     /// # Errors
     /// It names nothing, other agents cannot be told, or it cannot be written; the revocation stays then.
     pub fn lift(&self, revocation: Revocation, now: Timestamp) -> Result<bool, RevokeError> {
-        let revocation = self.check(revocation)?;
+        let revocation = match self.check(revocation.clone()) {
+            // What was revoked of an issuer that is not configured any more can be lifted all the same.
+            Err(RevokeError::Issuer(_)) if self.known_at(&revocation).is_some() => revocation,
+            checked => checked?,
+        };
         if self.known_at(&revocation).is_none() {
             return Ok(false);
         }
@@ -268,11 +273,11 @@ impl Revocations {
     /// Takes in what was done at another agent, unless something later is known here. May wait for the
     /// disk; what cannot be written counts until the next start.
     pub fn learn(&self, spread: &Spread) {
-        let Ok(revocation) = self.check(spread.revocation.clone()) else {
-            return warn!(
-                "another agent revoked something of an issuer that is not configured here"
-            );
-        };
+        // Also of an issuer that is not configured here, or not yet.
+        let revocation = self.identified(spread.revocation.clone());
+        if let Err(error) = revocation.is_good() {
+            return warn!(%error, "a revocation of another agent is not taken in");
+        }
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.known_at(&revocation);
         let change = match (spread.lifted, known) {
@@ -317,6 +322,34 @@ impl Revocations {
         self.len() == 0
     }
 
+    /// The same with the configured name of its issuer, if it is configured: for people.
+    #[must_use]
+    pub fn named(&self, mut revocation: Revocation) -> Revocation {
+        let authorities = self.authorities.load();
+        let is_it = |one: &&Arc<Authority>| one.identifier == revocation.issuer;
+        if let Some(known) = authorities.iter().find(is_it) {
+            revocation.issuer = known.name.clone();
+        }
+        revocation
+    }
+
+    /// The same with the identifier of its issuer. What names no configured one stays as it is.
+    fn identified(&self, mut revocation: Revocation) -> Revocation {
+        if let Some(known) = self.authority(&revocation.issuer) {
+            revocation.issuer = known.identifier.clone();
+        }
+        revocation
+    }
+
+    /// The authority of this identifier, or else of this `iss` or name.
+    fn authority(&self, text: &str) -> Option<Arc<Authority>> {
+        let all = self.authorities.load();
+        let by = |is_it: &dyn Fn(&Authority) -> bool| all.iter().find(|one| is_it(one)).cloned();
+        by(&|one| *one.identifier == *text)
+            .or_else(|| by(&|one| one.accepted.iter().any(|iss| **iss == *text)))
+            .or_else(|| by(&|one| *one.name == *text))
+    }
+
     /// All of them, the latest first.
     #[must_use]
     pub fn list(&self) -> Vec<Revocation> {
@@ -331,23 +364,17 @@ impl Revocations {
     }
 
     fn check(&self, mut revocation: Revocation) -> Result<Revocation, RevokeError> {
-        let configured = self.names.load();
-        if revocation.issuer.is_empty()
-            && let [only] = configured.as_slice()
-        {
-            revocation.issuer = only.clone();
-        }
-        if !configured.contains(&revocation.issuer) {
-            let names: Vec<_> = configured.iter().map(|name| format!("{name:?}")).collect();
-            return Err(RevokeError::Issuer(names.join(", ")));
-        }
-        let (_, named) = revocation.target().ok_or(RevokeError::Target)?;
-        let clean = |text: &str| {
-            !text.is_empty() && text.len() <= MAX_TEXT && !text.chars().any(char::is_control)
+        let configured = self.authorities.load();
+        let only = match configured.as_slice() {
+            [only] if revocation.issuer.is_empty() => Some(Arc::clone(only)),
+            _ => self.authority(&revocation.issuer),
         };
-        if !clean(named) || revocation.note.as_deref().is_some_and(|note| !clean(note)) {
-            return Err(RevokeError::Text);
-        }
+        let Some(authority) = only else {
+            let names = configured.iter().map(|one| format!("{:?}", one.name));
+            return Err(RevokeError::Issuer(names.collect::<Vec<_>>().join(", ")));
+        };
+        revocation.issuer = authority.identifier.clone();
+        revocation.is_good()?;
         Ok(revocation)
     }
 
@@ -382,6 +409,19 @@ impl Revocations {
 }
 
 impl OfAuthority {
+    fn cover(&self, identity: &Identity) -> bool {
+        let token = &identity.token;
+        let by_subject = self.subjects.get(&identity.subject).is_some_and(|revocation| {
+            match (revocation.before_ms, token.issued) {
+                (Some(before), Some(issued)) => issued < Timestamp::from_millis(before),
+                _ => true,
+            }
+        });
+        by_subject
+            || token.session.as_ref().is_some_and(|id| self.sessions.contains_key(id))
+            || token.id.as_ref().is_some_and(|id| self.tokens.contains_key(id))
+    }
+
     fn of_kind(&mut self, kind: Kind) -> &mut HashMap<Box<str>, Revocation> {
         match kind {
             Kind::Subject => &mut self.subjects,
@@ -407,6 +447,19 @@ impl Revocation {
             (None, Some(session), None, None) => Some((Kind::Session, session)),
             (None, None, Some(token), None) => Some((Kind::Token, token)),
             _ => None,
+        }
+    }
+
+    /// Whether it names one thing, in texts that a token could have.
+    fn is_good(&self) -> Result<(), RevokeError> {
+        let (_, named) = self.target().ok_or(RevokeError::Target)?;
+        let clean = |text: &str| {
+            !text.is_empty() && text.len() <= MAX_TEXT && !text.chars().any(char::is_control)
+        };
+        if clean(named) && self.note.as_deref().is_none_or(clean) {
+            Ok(())
+        } else {
+            Err(RevokeError::Text)
         }
     }
 

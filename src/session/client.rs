@@ -152,6 +152,12 @@ impl Client {
         &self.profile.authority.name
     }
 
+    /// Whether this is an `iss` of the issuer.
+    #[must_use]
+    pub fn accepts(&self, iss: &str) -> bool {
+        self.profile.accepts(iss).is_some()
+    }
+
     /// Reads a logout token of the issuer for us.
     ///
     /// # Errors

@@ -457,7 +457,7 @@ mod tests {
     }
 
     fn alice() -> Identity {
-        let authority = Authority { name: "corp".into(), matching: vec![MatchBy::Subject] };
+        let authority = Authority::new("corp", "https://corp", vec![MatchBy::Subject]);
         Identity::plain(Arc::new(authority), "https://idp.test", "alice")
     }
 

@@ -76,7 +76,8 @@ impl Refresher {
         }
         let issuer = &*identity.authority.name;
         let configured = self.live.load().sign_in.clone();
-        let Some(client) = configured.and_then(|sign_in| sign_in.client(issuer)) else { return };
+        let client = configured.and_then(|sign_in| sign_in.client_of(&identity));
+        let Some(client) = client else { return };
         if !self.sign_in.sessions.claim(&session).await {
             return;
         }

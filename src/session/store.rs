@@ -46,7 +46,10 @@ pub struct StoreError(#[from] redb::Error);
 /// A session as it is kept.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Kept {
+    /// The configured name of the issuer when the session began, which may have another by now.
     authority: String,
+    #[serde(default)]
+    identifier: String,
     issuer: String,
     subject: String,
     email: Option<String>,
@@ -108,6 +111,7 @@ impl Kept {
         let text = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
         Self {
             authority: identity.authority.name.to_string(),
+            identifier: identity.authority.identifier.to_string(),
             issuer: identity.issuer.to_string(),
             subject: identity.subject.to_string(),
             email: text(&identity.email),
@@ -131,7 +135,8 @@ impl Kept {
 
     /// The identity and its proofs; `None` for an issuer that is not configured any more.
     pub(super) fn identity(self, authorities: &[Arc<Authority>]) -> Option<(Identity, Tokens)> {
-        let authority = authorities.iter().find(|known| *known.name == *self.authority)?;
+        let (name, identifier) = (&self.authority, &self.identifier);
+        let authority = Authority::find(authorities.iter(), name, identifier, &self.issuer)?;
         let text = |text: Option<String>| text.map(String::into_boxed_str);
         let groups: Vec<Box<str>> = self.groups.into_iter().map(Into::into).collect();
         let identity = Identity {

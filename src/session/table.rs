@@ -158,8 +158,21 @@ impl Sessions {
         Self { authorities, keeper, ..Self::new(lifetime, sealer) }
     }
 
-    /// Other issuers are configured now: what other agents tell of sessions at these counts.
+    /// Other issuers are configured now: what other agents tell of sessions at these counts. Sessions go on at
+    /// theirs, whatever it is called now.
     pub fn set_authorities(&self, authorities: Vec<Arc<Authority>>) {
+        let known = self.lock();
+        for session in known.sessions.values() {
+            let identity = session.identity();
+            let old = &identity.authority;
+            let now =
+                Authority::find(authorities.iter(), &old.name, &old.identifier, &identity.issuer);
+            if let Some(authority) = now.filter(|now| now.as_ref() != old.as_ref()) {
+                let authority = Arc::clone(authority);
+                let identity = Identity { authority, ..Identity::clone(&identity) };
+                session.identity.store(Arc::new(identity));
+            }
+        }
         self.authorities.store(Arc::new(authorities));
     }
 

@@ -138,7 +138,7 @@ impl Web {
         let identity = session.identity();
         info!(user = identity.label(), "signed out");
         self.record("sign_out", &identity, None);
-        if let Some(client) = self.client(&identity.authority.name) {
+        if let Some(client) = self.configured().client_of(&identity) {
             client.give_back(&session.tokens()).await;
         }
     }
@@ -490,7 +490,7 @@ async fn sign_out(State(web): Shared, headers: HeaderMap, Form(_): Form<Paramete
     let mut address = web.places().page("signed-out");
     if let Some((_, session)) = web.login(&headers, Timestamp::now()).await {
         web.end(Arc::clone(&session)).await;
-        if let Some(client) = web.client(&session.identity().authority.name)
+        if let Some(client) = web.configured().client_of(&session.identity())
             && let Some(url) =
                 client.sign_out(session.tokens().id.expose_secret(), web.places()).await
         {

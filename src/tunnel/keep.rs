@@ -56,6 +56,8 @@ struct Kept {
 #[derive(Serialize, Deserialize)]
 struct KeptIdentity {
     authority: String,
+    #[serde(default)]
+    identifier: String,
     issuer: String,
     subject: String,
     email: Option<String>,
@@ -289,6 +291,7 @@ impl KeptIdentity {
         let text = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
         Self {
             authority: identity.authority.name.to_string(),
+            identifier: identity.authority.identifier.to_string(),
             issuer: identity.issuer.to_string(),
             subject: identity.subject.to_string(),
             email: text(&identity.email),
@@ -306,7 +309,9 @@ impl KeptIdentity {
     }
 
     fn identity(self, authorities: &[&Arc<Authority>]) -> Option<Identity> {
-        let authority = authorities.iter().find(|known| *known.name == *self.authority)?;
+        let (name, identifier) = (&self.authority, &self.identifier);
+        let all = authorities.iter().copied();
+        let authority = Authority::find(all, name, identifier, &self.issuer)?;
         let text = |text: Option<String>| text.map(String::into_boxed_str);
         Some(Identity {
             authority: Arc::clone(authority),

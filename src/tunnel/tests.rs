@@ -13,7 +13,7 @@ use crate::{
 pub(super) fn identity() -> Identity {
     let matching = vec![MatchBy::Subject];
     Identity {
-        authority: Arc::new(Authority { name: "corp".into(), matching }),
+        authority: Arc::new(Authority::new("corp", "https://corp", matching)),
         issuer: "https://corp".into(),
         subject: "s".into(),
         email: Some("s@corp".into()),

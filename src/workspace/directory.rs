@@ -152,7 +152,7 @@ mod tests {
 
     fn identity(subject: &str, email: Option<&str>) -> Identity {
         let matching = vec![MatchBy::Subject, MatchBy::Email];
-        let authority = Authority { name: "corp".into(), matching };
+        let authority = Authority::new("corp", "https://corp", matching);
         let plain = Identity::plain(Arc::new(authority), "https://corp", subject);
         Identity { email: email.map(Into::into), ..plain }
     }

@@ -25,7 +25,10 @@ use crate::{
 };
 
 fn rule(field: Field) -> CertificateRule {
-    let authority = Name { name: "machines".into(), matching: vec![MatchBy::Subject] };
+    let authority = Name {
+        accepted: [].into(),
+        ..Name::new("machines", "certificate:common_name:", vec![MatchBy::Subject])
+    };
     CertificateRule { authority: Arc::new(authority), field, prefix: "".into(), issuer: None }
 }
 

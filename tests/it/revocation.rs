@@ -130,3 +130,63 @@ async fn a_revocation_that_says_too_little_or_too_much_is_refused() {
     let output = command(&plain, &["revoke", "--subject", "a"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("[admin]"));
 }
+
+/// Reloads with another configuration and waits until it holds.
+async fn reload(bare: &Bare, change: impl FnOnce(&str) -> String) {
+    let path = bare.directory.path().join("agent.toml");
+    let text = change(&std::fs::read_to_string(&path).unwrap());
+    let trail = || std::fs::read_to_string(bare.directory.path().join("audit.jsonl")).unwrap();
+    let count = |trail: &str| trail.matches("\"act\":\"reload").count();
+    let before = count(&trail());
+    let next = bare.directory.path().join("next.toml");
+    std::fs::write(&next, text).unwrap();
+    std::fs::rename(next, path).unwrap();
+    bare.agent.signal("-HUP");
+    until("the reload", async || (count(&trail()) > before).then_some(())).await;
+    assert!(!trail().contains("reload_refused"), "{}", trail());
+}
+
+#[tokio::test]
+async fn s10_neither_another_name_nor_its_return_lifts_what_is_revoked_of_an_issuer() {
+    let mut bare = stage().await;
+    let mut peer = bare.unix().await;
+    let token = token(&bare, &json!({"jti": "t-1", "sid": "s-1"}));
+    let other = crate::dev_idp::DevIdp::start().await;
+    let first = std::fs::read_to_string(bare.directory.path().join("agent.toml")).unwrap();
+    for target in [["--subject", "sub-alice"], ["--session", "s-1"], ["--token", "t-1"]] {
+        done(&bare, &["revoke", "--issuer", "dev", target[0], target[1]]);
+        reload(&bare, |text| text.replace("name = \"dev\"", "name = \"acme\"")).await;
+        let asked = peer.ask(&host(ALICES), Some(&token)).await;
+        assert_eq!(asked.as_deref(), Some("token_revoked"), "{target:?}");
+        let listed = done(&bare, &["revocations"]);
+        assert!(listed.starts_with("acme:") && listed.contains(target[1]), "{listed}");
+        // Away, its name another's, and back.
+        reload(&bare, |_| first.replace(bare.idp.issuer(), other.issuer())).await;
+        let asked = peer.ask(&host(ALICES), Some(&token)).await;
+        assert_eq!(asked.as_deref(), Some("token_issuer"), "{target:?}");
+        let namesake = other.token_of("alice");
+        let asked = peer.ask(&host(ALICES), Some(&namesake)).await;
+        assert_eq!(asked.as_deref(), Some("owner"), "nothing was revoked of that one");
+        let listed = done(&bare, &["revocations"]);
+        assert!(listed.starts_with(bare.idp.issuer()), "{listed}");
+        reload(&bare, |_| first.clone()).await;
+        let asked = peer.ask(&host(ALICES), Some(&token)).await;
+        assert_eq!(asked.as_deref(), Some("token_revoked"), "{target:?}");
+        done(&bare, &["revoke", "--lift", "--issuer", bare.idp.issuer(), target[0], target[1]]);
+        let asked = peer.ask(&host(ALICES), Some(&token)).await;
+        assert_eq!(asked.as_deref(), Some("owner"), "{target:?}");
+    }
+    // Nor does a restart under another name.
+    done(&bare, &["revoke", "--subject", "sub-alice"]);
+    assert!(bare.agent.end().await);
+    let path = bare.directory.path().join("agent.toml");
+    std::fs::write(&path, first.replace("name = \"dev\"", "name = \"acme\"")).unwrap();
+    bare.agent = AgentProcess::start(bare.directory.path()).await;
+    let mut peer = bare.unix().await;
+    let reason = until("the keys", async || {
+        let reason = peer.ask(&host(ALICES), Some(&token)).await.unwrap();
+        (reason != "keys_unavailable").then_some(reason)
+    })
+    .await;
+    assert_eq!(reason, "token_revoked");
+}

@@ -1101,6 +1101,50 @@ async fn l12_the_provider_ends_the_sessions_that_its_token_names_once_and_no_oth
     assert_eq!(reply.status, 401);
 }
 
+/// Reloads with another configuration and waits until it holds.
+async fn reload(stage: &Stage, change: impl FnOnce(&str) -> String) {
+    let path = stage.directory.path().join("agent.toml");
+    let text = change(&std::fs::read_to_string(&path).unwrap());
+    let trail = || std::fs::read_to_string(stage.directory.path().join("audit.jsonl")).unwrap();
+    let count = |trail: &str| trail.matches("\"act\":\"reload").count();
+    let before = count(&trail());
+    let next = stage.directory.path().join("next.toml");
+    std::fs::write(&next, text).unwrap();
+    std::fs::rename(next, path).unwrap();
+    stage.agent.signal("-HUP");
+    until("the reload", async || (count(&trail()) > before).then_some(())).await;
+    assert!(!trail().contains("reload_refused"), "{}", trail());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s10_a_session_is_one_of_its_provider_whatever_that_is_called() {
+    let stage = Stage::start(Version::newest()).await;
+    let mut alice = stage.browser();
+    assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
+    reload(&stage, |text| text.replace("name = \"dev\"", "name = \"acme\"")).await;
+    assert_eq!(alice.get(&host(ALICES), "/").await.status, 200);
+    let sessions = |args: &[&str]| {
+        let output = std::process::Command::new(support::agent::PROGRAM)
+            .args(["sessions", "--config"])
+            .arg(stage.directory.path().join("agent.toml"))
+            .args(args)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let listed = sessions(&["list", "--json"]);
+    assert!(listed.contains("\"acme\"") && !listed.contains("\"dev\""), "{listed}");
+    // Its old name is another provider's now: no session of the first is one of that.
+    let other = DevIdp::start().await;
+    reload(&stage, |text| {
+        text.replace("name = \"acme\"", "name = \"dev\"")
+            .replace(stage.idp.issuer(), other.issuer())
+    })
+    .await;
+    assert_eq!(alice.get(&host(ALICES), "/").await.status, 302);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_administrator_ends_every_session_of_a_user_and_no_others() {
     let stage = Stage::start(Version::newest()).await;

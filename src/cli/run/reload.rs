@@ -261,7 +261,7 @@ impl Reloader {
                 leases.move_to(next);
             }
         }
-        gate.revocations.rename(setup::names(&config));
+        gate.revocations.set_authorities(setup::authorities(&config));
         if let Some(sign_in) = &gate.sign_in {
             let all = gate.issuers.profiles().map(|profile| Arc::clone(&profile.authority));
             sign_in.sessions.set_authorities(all.collect());

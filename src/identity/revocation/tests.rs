@@ -4,10 +4,10 @@ use super::*;
 use crate::identity::{Authority, TokenIds};
 
 fn identity(authority: &str, subject: &str, issued: Option<u64>) -> Identity {
-    let authority = Authority { name: authority.into(), matching: vec![] };
+    let authority = named(authority, authority);
     Identity {
-        authority: Arc::new(authority),
-        issuer: "i".into(),
+        issuer: authority.identifier.clone(),
+        authority,
         subject: subject.into(),
         email: None,
         username: None,
@@ -25,8 +25,13 @@ fn identity(authority: &str, subject: &str, issued: Option<u64>) -> Identity {
     }
 }
 
-fn names() -> Vec<Box<str>> {
-    vec!["corp".into(), "partner".into()]
+/// The issuer of `host`, as the configuration calls it.
+fn named(name: &str, host: &str) -> Arc<Authority> {
+    Arc::new(Authority::new(name, &format!("https://{host}.test"), vec![]))
+}
+
+fn names() -> Vec<Arc<Authority>> {
+    vec![named("corp", "corp"), named("partner", "partner")]
 }
 
 fn none() -> Revocations {
@@ -109,7 +114,7 @@ fn what_does_not_say_exactly_what_is_refused() {
         assert!(error.contains(want), "{bad:?}: {error}");
     }
     assert!(revocations.list().is_empty());
-    let alone = Revocations::open(vec!["corp".into()], None).unwrap();
+    let alone = Revocations::open(vec![named("corp", "corp")], None).unwrap();
     alone.revoke(Revocation { issuer: "".into(), ..of("alice") }, NOW).unwrap();
     assert!(alone.cover(&identity("corp", "alice", None)), "there is only one to mean");
 }
@@ -148,4 +153,82 @@ fn a_file_that_is_none_of_ours_is_refused_without_reading_all_of_it() {
     // Endless zeros.
     let error = Revocations::open(names(), Some("/dev/zero".into())).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("line 1"), "{error}");
+}
+
+/// An identity of the issuer of `host`, whatever that is called.
+fn called(name: &str, host: &str) -> Identity {
+    Identity { authority: named(name, host), ..identity(host, "alice", Some(1)) }
+}
+
+#[test]
+fn s10_what_is_revoked_stays_so_whatever_its_issuer_is_called() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("revocations");
+    let open = |authorities| Revocations::open(authorities, Some(path.clone())).unwrap();
+    let revocations = open(names());
+    revocations.own().unwrap();
+    revocations.revoke(of("alice"), NOW).unwrap();
+    let (renamed, swapped) = (called("acme", "corp"), called("corp", "partner"));
+    assert!(revocations.cover(&renamed));
+    assert!(!revocations.cover(&swapped), "another issuer under the old name");
+    revocations.set_authorities(vec![named("partner", "partner")]);
+    revocations.set_authorities(vec![named("acme", "corp"), named("corp", "partner")]);
+    assert!(revocations.cover(&renamed) && !revocations.cover(&swapped));
+    let known = revocations.list().into_iter().map(|one| revocations.named(one).issuer);
+    assert_eq!(known.collect::<Vec<_>>(), [Box::<str>::from("acme")]);
+    drop(revocations);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains("https://corp.test"), "{text}");
+    for authorities in [vec![], vec![named("acme", "corp")], vec![named("corp", "partner")]] {
+        let revocations = open(authorities);
+        assert!(revocations.cover(&renamed) && !revocations.cover(&swapped));
+        // Under its identifier it can be lifted even where it is not configured.
+        let issuer = "https://corp.test".into();
+        let lifted = revocations.lift(Revocation { issuer, ..of("alice") }, NOW).unwrap();
+        assert!(lifted && !revocations.cover(&renamed));
+        drop(revocations);
+        std::fs::write(&path, &text).unwrap();
+    }
+}
+
+#[test]
+fn s10_another_agent_is_heard_before_its_issuer_is_configured_here() {
+    let one = none();
+    let revoked = one.revoke(of("alice"), NOW).unwrap();
+    assert_eq!(&*revoked.issuer, "https://corp.test", "names are one agent's own");
+    let spread = Spread { revocation: revoked, lifted: false, at_ms: 5000 };
+    let other = Revocations::open(vec![named("partner", "partner")], None).unwrap();
+    other.learn(&spread);
+    other.set_authorities(vec![named("second name", "corp")]);
+    assert!(other.cover(&called("second name", "corp")));
+    other.learn(&Spread { lifted: true, at_ms: 5001, ..spread });
+    assert!(!other.cover(&called("second name", "corp")));
+}
+
+#[test]
+fn s10_another_spelling_of_the_issuer_lifts_nothing() {
+    let spelled = |first: &str, second: &str| {
+        Arc::new(Authority {
+            accepted: [first.into(), second.into()].into(),
+            ..Authority::new("corp", first, vec![])
+        })
+    };
+    let revocations = Revocations::open(vec![spelled("https://a", "https://b")], None).unwrap();
+    revocations.revoke(of("alice"), NOW).unwrap();
+    for authority in [spelled("https://a", "https://b"), spelled("https://b", "https://a")] {
+        let who = Identity { authority, ..called("corp", "corp") };
+        assert!(revocations.cover(&who));
+    }
+}
+
+#[test]
+fn s10_a_rule_about_certificates_is_known_by_what_it_says() {
+    let rule = |name: &str| {
+        let identifier = "certificate:uri:spiffe://corp/";
+        Arc::new(Authority { accepted: [].into(), ..Authority::new(name, identifier, vec![]) })
+    };
+    let revocations = Revocations::open(vec![rule("machines")], None).unwrap();
+    revocations.revoke(Revocation { issuer: "machines".into(), ..of("ci") }, NOW).unwrap();
+    let who = |name: &str| Identity { authority: rule(name), ..identity("corp", "ci", None) };
+    assert!(revocations.cover(&who("machines")) && revocations.cover(&who("robots")));
 }

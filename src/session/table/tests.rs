@@ -8,7 +8,7 @@ use crate::identity::profile::MatchBy;
 
 fn identity() -> Identity {
     let matching = vec![MatchBy::Subject];
-    let authority = Authority { name: "corp".into(), matching };
+    let authority = Authority::new("corp", "https://corp", matching);
     Identity::plain(Arc::new(authority), "https://corp", "s")
 }
 
