@@ -85,6 +85,9 @@ pub struct TokenIds {
     pub id: Option<Box<str>>,
     /// The session at the issuer (`sid`).
     pub session: Option<Box<str>>,
+    /// What the issuer calls the person in its own protocol (`sub`), where another claim is our subject. Logout
+    /// tokens name people so, and nothing else is decided by it.
+    pub sub: Option<Box<str>>,
     /// When it was issued (`iat`).
     pub issued: Option<Timestamp>,
 }

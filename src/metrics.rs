@@ -102,8 +102,14 @@ const BOUNDS: [u64; 16] = [
 ];
 
 /// What happens to sessions.
-const ACTS: [&str; 5] =
-    ["sign_in", "sign_in_denied", "session_host", "sign_out", "back_channel_logout"];
+const ACTS: [&str; 6] = [
+    "sign_in",
+    "sign_in_denied",
+    "session_host",
+    "sign_out",
+    "back_channel_logout",
+    "back_channel_logout_unmatched",
+];
 
 /// What policies in shadow say of a decision.
 const SHADOWS: [&str; 3] = ["same", "would_allow", "would_refuse"];

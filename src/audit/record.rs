@@ -107,7 +107,8 @@ pub struct WorkspaceAct<'a> {
 pub struct SessionAct<'a> {
     /// When.
     pub time: Timestamp,
-    /// `sign_in`, `sign_in_denied`, `session_host`, `sign_out` or `back_channel_logout`.
+    /// `sign_in`, `sign_in_denied`, `session_host`, `sign_out`, `back_channel_logout` or
+    /// `back_channel_logout_unmatched`.
     pub act: &'static str,
     /// Who, if it is about one person.
     pub identity: Option<&'a Identity>,

@@ -74,7 +74,12 @@ pub fn identity(
         groups,
         groups_overage: has_overage(claims),
         organization,
-        token: TokenIds { id: named("jti"), session: named("sid"), issued: date(claims, "iat")? },
+        token: TokenIds {
+            id: named("jti"),
+            session: named("sid"),
+            sub: named("sub").filter(|sub| **sub != *subject),
+            issued: date(claims, "iat")?,
+        },
         bound_to,
         expires,
     })

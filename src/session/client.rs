@@ -333,6 +333,10 @@ impl Client {
         if (&found.issuer, &found.subject) != (&identity.issuer, &identity.subject) {
             return Err(RenewError::Over("the new ID token is somebody else's"));
         }
+        // OIDC Core section 12.2, whatever claim is our subject. Sessions that began before it was kept have none.
+        if identity.token.sub.is_some() && found.token.sub != identity.token.sub {
+            return Err(RenewError::Over("the new ID token has another 'sub'"));
+        }
         if nonce.is_some_and(|nonce| !same(&nonce, &tokens.nonce)) {
             return Err(RenewError::Over("the new ID token is of another sign-in"));
         }

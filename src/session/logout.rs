@@ -8,7 +8,7 @@ use thiserror::Error;
 use crate::{
     clock::Timestamp,
     identity::{
-        Refusal,
+        Identity, Refusal, TokenIds,
         jwt::{Unverified, VerifyError},
         keys::KeySet,
         profile::Profile,
@@ -31,6 +31,24 @@ pub struct Ended {
     pub session: Option<Box<str>>,
     /// The token's own id: it counts once.
     pub id: Box<str>,
+}
+
+impl Ended {
+    /// Whether it names the session that this identity is of (section 2.7). The session at the issuer decides where
+    /// both have one. Else the person does, by the `sub` of the ID token, whatever claim is our subject.
+    #[must_use]
+    pub fn names(&self, identity: &Identity) -> bool {
+        let TokenIds { session, sub, .. } = &identity.token;
+        let is_theirs = || {
+            let sub = sub.as_ref().unwrap_or(&identity.subject);
+            self.subject.as_ref() == Some(sub)
+        };
+        identity.issuer == self.issuer
+            && match (&self.session, session) {
+                (Some(ended), Some(session)) => ended == session,
+                _ => is_theirs(),
+            }
+    }
 }
 
 /// Why a logout token does not count.
@@ -120,4 +138,56 @@ fn text<'c>(claims: &'c Map<String, Value>, name: &str) -> Option<&'c str> {
 
 fn number(claims: &Map<String, Value>, name: &str) -> Option<f64> {
     claims.get(name)?.as_f64().filter(|number| number.is_finite())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::identity::Authority;
+
+    fn identity(sub: Option<&str>, sid: Option<&str>) -> Identity {
+        let authority = Authority::new("corp", "https://corp", vec![]);
+        let text = |text: Option<&str>| text.map(Box::from);
+        let token = TokenIds { session: text(sid), sub: text(sub), ..TokenIds::default() };
+        Identity { token, ..Identity::plain(Arc::new(authority), "https://corp", "object-id") }
+    }
+
+    fn ended(subject: Option<&str>, session: Option<&str>) -> Ended {
+        let text = |text: Option<&str>| text.map(Box::from);
+        let (subject, session) = (text(subject), text(session));
+        Ended { issuer: "https://corp".into(), subject, session, id: "1".into() }
+    }
+
+    #[test]
+    fn s8_a_person_is_named_by_the_sub_of_the_id_token_whatever_the_subject_is() {
+        let mine = identity(Some("pairwise"), None);
+        assert!(ended(Some("pairwise"), None).names(&mine));
+        assert!(!ended(Some("object-id"), None).names(&mine), "the provider calls another so");
+        assert!(!ended(Some("else"), None).names(&mine));
+        // Where `sub` is our subject.
+        assert!(ended(Some("object-id"), None).names(&identity(None, None)));
+        assert!(!ended(None, None).names(&identity(None, None)));
+        let elsewhere = Ended { issuer: "https://else".into(), ..ended(Some("pairwise"), None) };
+        assert!(!elsewhere.names(&mine));
+    }
+
+    #[test]
+    fn s8_the_session_at_the_issuer_decides_where_both_have_one() {
+        let mine = identity(Some("pairwise"), Some("s-1"));
+        for (subject, session, named) in [
+            (None, Some("s-1"), true),
+            (Some("pairwise"), Some("s-1"), true),
+            (Some("pairwise"), Some("s-2"), false),
+            (Some("pairwise"), None, true),
+            (None, Some("s-2"), false),
+        ] {
+            assert_eq!(ended(subject, session).names(&mine), named, "{subject:?} {session:?}");
+        }
+        // A session that does not know its own is ended with all of the person's.
+        let unknown = identity(Some("pairwise"), None);
+        assert!(ended(Some("pairwise"), Some("s-2")).names(&unknown));
+        assert!(!ended(None, Some("s-2")).names(&unknown));
+    }
 }

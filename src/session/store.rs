@@ -59,6 +59,8 @@ pub(crate) struct Kept {
     organization: Option<String>,
     token: Option<String>,
     session: Option<String>,
+    #[serde(default)]
+    sub: Option<String>,
     issued: Option<u64>,
     id_token: String,
     #[serde(default)]
@@ -121,6 +123,7 @@ impl Kept {
             organization: text(&identity.organization),
             token: text(&identity.token.id),
             session: text(&identity.token.session),
+            sub: text(&identity.token.sub),
             issued: identity.token.issued.map(Timestamp::as_millis),
             id_token: tokens.id.expose_secret().into(),
             refresh_token: tokens.refresh.as_ref().map(|token| token.expose_secret().into()),
@@ -152,6 +155,7 @@ impl Kept {
             token: TokenIds {
                 id: text(self.token),
                 session: text(self.session),
+                sub: text(self.sub),
                 issued: self.issued.map(Timestamp::from_millis),
             },
             bound_to: None,

@@ -535,26 +535,21 @@ async fn back_channel(
         return answer(StatusCode::BAD_REQUEST, "the token was used before");
     }
     let sign_in = Arc::clone(&web.sign_in);
-    let end = move || {
-        sign_in.sessions.end(|session| {
-            let identity = session.identity();
-            let session = ended.session.as_ref();
-            let session = session.map(|sid| identity.token.session.as_ref() == Some(sid));
-            let subject = ended.subject.as_ref().map(|subject| identity.subject == *subject);
-            // With both, the session is one of the subject's.
-            identity.issuer == ended.issuer
-                && session.unwrap_or(true)
-                && subject.unwrap_or(true)
-                && (session.is_some() || subject.is_some())
-        })
-    };
+    let end = move || sign_in.sessions.end(|session| ended.names(&session.identity()));
     // The provider asks again.
     let Some(Ok(count)) = blocking(end).await else {
         web.used.give_back(&once).await;
         return answer(StatusCode::BAD_REQUEST, "the sessions ended but may come back");
     };
-    info!(issuer, sessions = count, "sessions ended at their provider");
-    let act = "back_channel_logout";
+    // That nobody is signed in (any more) is a success too, and the answer the same (section 2.7): the provider
+    // has nothing to ask again for, and learns nothing. If it should have been a session, the operator must know.
+    let act = if count == 0 {
+        warn!(issuer, "a provider ended a session that is not known here: nothing was ended");
+        "back_channel_logout_unmatched"
+    } else {
+        info!(issuer, sessions = count, "sessions ended at their provider");
+        "back_channel_logout"
+    };
     web.keep(&SessionAct { time: now, act, sessions: Some(count), ..SessionAct::default() });
     answer(StatusCode::OK, "")
 }

@@ -326,6 +326,8 @@ impl KeptIdentity {
             token: TokenIds {
                 id: text(self.token),
                 session: text(self.session),
+                // Only sessions are ended by it, and those are kept elsewhere.
+                sub: None,
                 issued: self.issued_ms.map(Timestamp::from_millis),
             },
             bound_to: self.bound_to,

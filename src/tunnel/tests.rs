@@ -22,7 +22,7 @@ pub(super) fn identity() -> Identity {
         groups_joined: "g".into(),
         groups_overage: false,
         organization: Some("o".into()),
-        token: TokenIds { id: Some("t".into()), session: None, issued: None },
+        token: TokenIds { id: Some("t".into()), ..TokenIds::default() },
         bound_to: None,
         expires: Timestamp::from_secs(2_000),
     }

@@ -4,6 +4,7 @@ use identity_spoa::{
     clock::Timestamp,
     config::Issuer,
     identity::{Identity, Refusal, claims},
+    session::logout::Ended,
 };
 use serde_json::{Map, Value, json};
 
@@ -309,4 +310,33 @@ fn the_example_of_each_providers_page_is_a_good_configuration() {
         pages += 1;
     }
     assert_eq!(pages, 7);
+}
+
+#[test]
+fn s8_presets_with_another_subject_keep_the_sub_of_the_id_token() {
+    let require = |claim: &str| format!("require = [{{ claim = '{claim}', any_of = ['o'] }}]");
+    let gitpod = one(&format!("preset = 'gitpod'\n{}", require("org_id")));
+    let ona = one(&format!("preset = 'ona'\n{}", require("organization_id")));
+    for (issuer, token, subject) in [
+        (entra(""), entra_token(2, TENANT), "oid-alice"),
+        (
+            gitpod,
+            json!({ "iss": "https://api.gitpod.io/idp", "sub": "pairwise", "user_id": "u", "org_id": "o" }),
+            "u",
+        ),
+        (
+            ona,
+            json!({ "iss": "https://app.gitpod.io", "sub": "pairwise", "creator_id": "u", "organization_id": "o" }),
+            "u",
+        ),
+    ] {
+        let iss = Box::from(token["iss"].as_str().unwrap());
+        let alice = read(&issuer, false, token).unwrap();
+        assert_eq!((&*alice.subject, alice.token.sub.as_deref()), (subject, Some("pairwise")));
+        let ended = |sub: &str| {
+            let (issuer, subject) = (Box::clone(&iss), Some(sub.into()));
+            Ended { issuer, subject, session: None, id: "1".into() }.names(&alice)
+        };
+        assert!(ended("pairwise") && !ended(subject));
+    }
 }

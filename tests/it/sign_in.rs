@@ -1145,6 +1145,60 @@ async fn s10_a_session_is_one_of_its_provider_whatever_that_is_called() {
     assert_eq!(alice.get(&host(ALICES), "/").await.status, 302);
 }
 
+/// Says at the back channel that the provider ended something. Returns the status.
+async fn log_out(stage: &Stage, claims: &Value) -> u16 {
+    let mut all = json!({
+        "events": { "http://schemas.openid.net/event/backchannel-logout": {} }, "nonce": null,
+        "email": null, "preferred_username": null, "groups": null, "org": null,
+    });
+    all.as_object_mut().unwrap().extend(claims.as_object().unwrap().clone());
+    let token = stage.idp.token(&TokenRequest {
+        audience: json!("gate"),
+        claims: all.as_object().unwrap().clone(),
+        header: json!({ "typ": "logout+jwt" }).as_object().unwrap().clone(),
+        ..TokenRequest::default()
+    });
+    let port = stage.haproxy.https.port();
+    let url = format!("https://{LOGIN}:{port}/.well-known/identity-spoa/back-channel/dev");
+    let request = stage.browser().http.post(url);
+    let request = request.header("content-type", "application/x-www-form-urlencoded");
+    request.body(format!("logout_token={token}")).send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s8_where_another_claim_is_the_subject_the_provider_ends_sessions_by_its_own_sub() {
+    let mut stage = Stage::with(Version::newest(), "sessions_file = 'sessions'").await;
+    reload(&stage, |text| {
+        let claims = "[issuer.claims]\nsubject = \"preferred_username\"\n";
+        text.replace("[issuer.claims]\n", claims)
+    })
+    .await;
+    stage.idp.set_user("bob");
+    let mut bob = stage.browser();
+    assert_eq!(bob.browse(&host(BOBS), "/").await.status, 200);
+    // Neither our subject of his nor another's `sub` is his.
+    for (number, sub) in ["bob", "sub-alice"].into_iter().enumerate() {
+        let claims = json!({ "jti": format!("no-{number}"), "sub": sub });
+        assert_eq!(log_out(&stage, &claims).await, 200, "a stranger learns nothing");
+        assert_eq!(bob.get(&host(BOBS), "/").await.status, 200, "{sub}");
+    }
+    let trail = || std::fs::read_to_string(stage.directory.path().join("audit.jsonl")).unwrap();
+    until("the record of both", async || {
+        let unmatched = trail().matches("back_channel_logout_unmatched").count();
+        (unmatched == 2).then_some(())
+    })
+    .await;
+    // It is kept with the session.
+    assert!(stage.agent.end().await);
+    stage.agent = AgentProcess::start(stage.directory.path()).await;
+    until("the session to be there again", async || {
+        (bob.get(&host(BOBS), "/").await.status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(log_out(&stage, &json!({ "jti": "yes", "sub": "sub-bob" })).await, 200);
+    assert_eq!(bob.get(&host(BOBS), "/").await.status, 302);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_administrator_ends_every_session_of_a_user_and_no_others() {
     let stage = Stage::start(Version::newest()).await;

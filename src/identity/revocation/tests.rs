@@ -18,6 +18,7 @@ fn identity(authority: &str, subject: &str, issued: Option<u64>) -> Identity {
         token: TokenIds {
             id: Some(format!("token of {subject}").into()),
             session: Some(format!("session of {subject}").into()),
+            sub: None,
             issued: issued.map(Timestamp::from_millis),
         },
         bound_to: None,
