@@ -18,6 +18,7 @@ pub struct Test {
 
 impl Test {
     /// Whether this sample is compared in this way.
+    #[must_use]
     pub fn is(&self, fetch: &str, method: &str) -> bool {
         self.fetch == fetch && self.method.as_deref() == Some(method)
     }

@@ -158,7 +158,7 @@ impl Revocations {
         if let Some(path) = journal {
             let journal = Journal::open(path, |change| match change {
                 Change::Revoke(revocation) => {
-                    revocations.insert(revocations.identified(revocation))
+                    revocations.insert(revocations.identified(revocation));
                 }
                 Change::Lift(revocation) => {
                     revocations.remove(&revocations.identified(revocation));

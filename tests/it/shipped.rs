@@ -105,7 +105,7 @@ async fn redirected(
     let url = format!("https://{at}:{}/", haproxy.https.port());
     for (token, status) in [(Some(&token), 200), (None, 401)] {
         let reply = until("the gate to open", async || {
-            let request = token.iter().fold(client.get(&url), |r, token| r.bearer_auth(token));
+            let request = token.iter().fold(client.get(&url), reqwest::RequestBuilder::bearer_auth);
             let reply = request.send().await.unwrap();
             (reply.status() != 503).then_some(reply)
         })

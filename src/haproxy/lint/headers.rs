@@ -211,8 +211,8 @@ fn check_travel(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
             let named = matches!(&line.words[..], [_, del, header, ..]
                 if del == "del-header" && header.eq_ignore_ascii_case(name));
             let given = |test: &Test| rest.as_ref().is_some_and(|rest| test.is(rest, "len"));
-            let stays = |test: &Test| says(test, word) || given(test);
-            let kept = || when.terms().all(|t| !t.negated && t.any.iter().all(stays));
+            let left = |test: &Test| says(test, word) || given(test);
+            let kept = || when.terms().all(|t| !t.negated && t.any.iter().all(left));
             named && (when.is_always() || (when.unless && kept()))
         })
     };
