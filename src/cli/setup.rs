@@ -187,7 +187,7 @@ impl Parts {
     }
 }
 
-/// Everybody who vouches for identities.
+/// All issuers of identities: providers and certificate rules.
 pub(super) fn authorities(config: &Config) -> Vec<Arc<Authority>> {
     let of_issuers = config.issuers.iter().map(|issuer| &issuer.profile.authority);
     let of_rules = config.certificates.iter().map(|rule| &rule.authority);
