@@ -5,6 +5,7 @@ use identity_spoa::workspace::{
     Admission,
     host::Host,
     source::{
+        Joining,
         http::Api,
         hub::{Hub, Settings},
     },
@@ -15,8 +16,7 @@ fuzz_target!(|text: &str| {
     let url = "http://127.0.0.1:9".parse().unwrap();
     let settings = Settings {
         host: Host::parse(b"hub.test").unwrap(),
-        issuer: None,
-        organization: None,
+        joining: Joining::default(),
         hub_admission: Admission::Authenticated,
         shares: false,
     };

@@ -151,3 +151,32 @@ async fn s5_another_spelling_of_an_address_leads_nowhere_else() {
         .await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s14_a_destination_that_is_the_gate_itself_makes_no_loop() {
+    for version in Version::all() {
+        let stage = Stage::start(version).await;
+        let list = std::fs::read_to_string(stage.workspaces_file()).unwrap();
+        let list = add_port(&list, 9200, &stage.haproxy.http.to_string());
+        let list =
+            list.replace("port: 9200, destination", "port: 9200, admission: public, destination");
+        std::fs::write(stage.workspaces_file(), list).unwrap();
+        let looping = port_host(9200, ALICES);
+        let reply = until("the way back to the gate", async || {
+            let reply = stage.get(&looping, None).await;
+            (reply.status != 401 && reply.status != 403).then_some(reply)
+        })
+        .await;
+        assert_eq!(reply.status, 508, "{version:?} {}", reply.body);
+        assert!(reply.body.contains("the gate itself"), "{version:?} {}", reply.body);
+        // A client that counts by itself counts against itself, and what is no number counts for nothing.
+        for (rounds, status) in [("9", 508), ("4", 508), ("3", 200), ("-9", 200), ("x", 200)] {
+            let lines = format!("X-Identity-Rounds: {rounds}\r\n");
+            let reply = stage.client().await.send(&port_host(3000, ALICES), lines.as_bytes()).await;
+            assert_eq!(reply.status, status, "{version:?} {rounds} {}", reply.body);
+        }
+        // Nothing more is shown to a workspace than before.
+        let reply = stage.get(&port_host(3000, ALICES), None).await;
+        assert!(reply.arrived("x-identity-rounds").is_empty(), "{version:?} {}", reply.body);
+    }
+}

@@ -47,7 +47,8 @@ fn completed(text: &str) -> String {
                 let protects = ["del-header", "replace-header", "deny"].contains(&action) && !ours
                     || line.contains("METH_CONNECT")
                     || name == "Connection"
-                    || action == "set-var(txn.upgrades)";
+                    || action == "set-var(txn.upgrades)"
+                    || line.contains("txn.rounds");
                 if protects {
                     rules += &format!("{line}\n");
                 }
