@@ -20,6 +20,7 @@ impl Test {
     /// Whether this sample is compared in this way.
     #[must_use]
     pub fn is(&self, fetch: &str, method: &str) -> bool {
+        step();
         self.fetch == fetch && self.method.as_deref() == Some(method)
     }
 }
@@ -59,6 +60,7 @@ impl Test {
     /// Reads what follows the name of an ACL, or stands between braces.
     #[must_use]
     pub fn read(words: &[String]) -> Self {
+        step();
         let mut words = words.iter();
         let mut test = Self { fetch: words.next().cloned().unwrap_or_default(), ..Self::default() };
         let mut flags = true;
@@ -83,6 +85,7 @@ impl Test {
     /// Whether it looks at a variable whose name begins so, such as `txn.identity.`.
     #[must_use]
     pub fn mentions(&self, prefix: &str) -> bool {
+        step();
         self.fetch.contains(prefix) || self.values.iter().any(|value| value.contains(prefix))
     }
 }
@@ -91,6 +94,7 @@ impl Condition {
     /// The condition at the end of a rule, whose own words come first.
     #[must_use]
     pub fn of(words: &[String], acls: &Acls) -> Self {
+        step();
         let start = words.iter().skip(1).position(|w| w == "if" || w == "unless");
         let Some(start) = start.map(|start| start + 1) else { return Self::default() };
         let unless = words.get(start).is_some_and(|word| word == "unless");
@@ -160,24 +164,26 @@ impl Condition {
     /// Whether the rule is followed for no request but those that pass `test`.
     #[must_use]
     pub fn needs(&self, test: impl Fn(&Test) -> bool) -> bool {
-        self.needs_it(true, test)
+        self.needs_it(true, test, |_| false)
     }
 
-    /// Whether the rule is followed for no request that passes `test`.
+    /// Whether the rule is followed for no request that passes `test`. `is_among` says whether the test is one of
+    /// those of a term, which may have many.
     #[must_use]
-    pub fn spares(&self, test: impl Fn(&Test) -> bool) -> bool {
-        self.needs_it(false, test)
+    pub fn spares(&self, test: impl Fn(&Test) -> bool, is_among: impl Fn(&Term) -> bool) -> bool {
+        self.needs_it(false, test, is_among)
     }
 
-    fn needs_it(&self, passed: bool, test: impl Fn(&Test) -> bool) -> bool {
+    fn needs_it(
+        &self,
+        passed: bool,
+        test: impl Fn(&Test) -> bool,
+        is_among: impl Fn(&Term) -> bool,
+    ) -> bool {
         let is = |term: &Term| !term.any.is_empty() && term.any.iter().all(&test);
         // Of a negated term all tests fail, of another one passes.
         let says = |term: &Term, passed: bool| {
-            if passed {
-                is(term) && !term.negated
-            } else {
-                term.negated && term.any.iter().any(&test)
-            }
+            if passed { is(term) && !term.negated } else { term.negated && is_among(term) }
         };
         if self.unless {
             // Followed when each of these cases fails: one that is the very opposite is enough.
@@ -189,6 +195,31 @@ impl Condition {
         }
         let all = |terms: &Vec<Term>| terms.iter().any(|term| says(term, passed));
         !self.is_always() && self.any.iter().all(all)
+    }
+}
+
+/// Notes a step of work, for tests of how much there is.
+pub(super) fn step() {
+    #[cfg(test)]
+    work::step();
+}
+
+/// How much was looked at: tests see by it how the work grows with a file.
+#[cfg(test)]
+pub(super) mod work {
+    use std::cell::Cell;
+
+    thread_local! {
+        static STEPS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn step() {
+        STEPS.set(STEPS.get() + 1);
+    }
+
+    /// How many steps there were since the last time.
+    pub(in crate::haproxy) fn take() -> usize {
+        STEPS.take()
     }
 }
 
@@ -266,7 +297,8 @@ mod tests {
             ("deny unless wide", false),
             ("deny", false),
         ] {
-            assert_eq!(condition(rule).spares(is_ok), nobody, "{rule}");
+            let spares = condition(rule).spares(is_ok, |term| term.any.iter().any(is_ok));
+            assert_eq!(spares, nobody, "{rule}");
         }
     }
 

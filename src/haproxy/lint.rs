@@ -17,16 +17,23 @@ use super::{
     condition::Acls,
     document::{At, Document, Line, Section, Source},
 };
+use crate::workspace::destination::Backends;
 
 mod address;
 mod backends;
+mod cookies;
+mod credentials;
 mod ends;
 mod engine;
 mod expression;
 mod forged;
 mod guard;
 mod headers;
+mod hops;
 mod host;
+mod judged;
+mod modes;
+mod needs;
 mod pages;
 mod question;
 mod reach;
@@ -36,6 +43,8 @@ mod routes;
 mod rule;
 mod servers;
 mod shipped;
+#[cfg(test)]
+mod tests;
 mod writes;
 
 pub(super) use engine::MARGIN;
@@ -45,7 +54,7 @@ pub(super) use reuse::CONDITION as REUSE;
 pub use rule::Rule;
 
 /// What the agent's configuration says that HAProxy's must fit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Agent {
     /// Every question is answered within this time.
@@ -60,6 +69,11 @@ pub struct Agent {
     pub subprotocol: bool,
     /// Whether there are policies, which are about method, path and client.
     pub policies: bool,
+    /// Whether a page that shows a workspace in a frame must be one of the workspace's own hosts, which Referer
+    /// tells (`framing = "workspace"`).
+    pub frames: bool,
+    /// The back ends that the agent may name. Without a configuration they are not known: it could name any.
+    pub backends: Option<Backends>,
 }
 
 impl Default for Agent {
@@ -73,6 +87,8 @@ impl Default for Agent {
             query: false,
             subprotocol: false,
             policies: false,
+            frames: true,
+            backends: None,
         }
     }
 }
@@ -135,7 +151,8 @@ pub fn lint(sources: &[Source], files: Files<'_>, agent: &Agent) -> Vec<Finding>
                 .flatten()
                 .map(String::as_str)
                 .collect(),
-            reach: Reach::of(&sections, &guards),
+            reach: Reach::of(&sections, &guards, agent),
+            names: names(&sections),
             patterns: &patterns,
         };
         check(&variant, files, &mut spoe, &mut report);
@@ -161,10 +178,20 @@ fn check(
         host::check(guard, report);
         engine::check(guard, variant.agent, report);
         routes::check(guard, variant, report);
+        needs::check(guard, variant, report);
+        modes::check(guard, variant, report);
+        judged::check(guard, variant, report);
+        cookies::check(guard, variant, report);
         required::check(guard, variant, report);
     }
     headers::check_backends(variant, report);
-    forged::check(variant, report);
+    let values = forged::Values::of(variant);
+    forged::check(variant, &values, report);
+    judged::check_backends(variant, &values, report);
+    credentials::check(variant, &values, report);
+    cookies::check_given(variant, report);
+    hops::check(variant, report);
+    needs::check_named(variant, report);
     routes::check_destinations(variant, report);
     backends::check(variant, report);
     reach::check(variant, report);
@@ -195,7 +222,18 @@ struct Variant<'v> {
     /// The variables that are written in this one.
     written: BTreeSet<&'v str>,
     reach: Reach<'v>,
+    /// The back ends, with the sections that are both, by their names.
+    names: BTreeMap<&'v str, Vec<&'v Section>>,
     patterns: &'v Patterns,
+}
+
+/// The sections that routes can lead to, by their names.
+fn names(sections: &[Section]) -> BTreeMap<&str, Vec<&Section>> {
+    let mut names: BTreeMap<&str, Vec<&Section>> = BTreeMap::new();
+    for section in sections.iter().filter(|s| s.kind == "backend" || s.kind == "listen") {
+        names.entry(&section.name).or_default().push(section);
+    }
+    names
 }
 
 /// Regular expressions, each compiled once.
@@ -215,7 +253,12 @@ impl Patterns {
     }
 }
 
-impl Variant<'_> {
+impl<'v> Variant<'v> {
+    /// The sections of a name that routes can lead to.
+    fn named(&self, name: &str) -> &[&'v Section] {
+        self.names.get(name).map_or(&[], Vec::as_slice)
+    }
+
     /// What a keyword is set to in a section or the defaults it inherits.
     fn setting<'s>(&'s self, section: &'s Section, keyword: &str) -> Option<(At, &'s str)> {
         guard::setting(section, self.sections, keyword)

@@ -41,6 +41,7 @@ fn agent(facts: &Facts) -> Agent {
         policies: false,
         query: facts.query,
         subprotocol: facts.subprotocol,
+        ..Agent::default()
     }
 }
 

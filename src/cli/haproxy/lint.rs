@@ -11,6 +11,7 @@ use anyhow::Context as _;
 use crate::{
     cli::HaproxyLintArgs,
     config::Config,
+    decision::Framing,
     haproxy::{
         document::Source,
         lint::{self, Agent, Finding},
@@ -47,6 +48,7 @@ pub(super) fn lint(args: &HaproxyLintArgs) -> anyhow::Result<ExitCode> {
 /// What HAProxy's configuration must fit.
 pub(super) fn agent(config: &Config) -> Agent {
     let credentials = config.credentials.as_ref();
+    let policy = &config.policy;
     Agent {
         answer_within: config.agent.answer_within,
         sign_in: config.sign_in.is_some(),
@@ -54,6 +56,8 @@ pub(super) fn agent(config: &Config) -> Agent {
         query: credentials.is_some_and(|sources| sources.query.is_some()),
         policies: config.policies.is_some(),
         subprotocol: credentials.is_some_and(|sources| sources.subprotocol),
+        frames: policy.framing == Framing::Workspace,
+        backends: Some(policy.ranges.backends.clone()),
     }
 }
 
@@ -86,7 +90,7 @@ fn read(path: &Path) -> anyhow::Result<Source> {
 }
 
 /// A file that a configuration names. HAProxy looks in the directory it was started in, which is mostly that
-/// of the configuration; a path from the root is meant for the machine that HAProxy runs on, whose files may
+/// of the configuration; a path from the root is one of the machine that HAProxy runs on, whose files may
 /// be below `root`. What is not there may lie beside the configuration, as in a checkout.
 fn beside(files: &[PathBuf], root: Option<&Path>, name: &str) -> Option<Source> {
     let path = Path::new(name);

@@ -5,21 +5,19 @@ use std::collections::BTreeSet;
 use super::{
     Report, Rule, Variant,
     address::Address,
-    guard::{Guard, Ruled},
+    guard::Guard,
     pages,
     question::{acts, place},
-    reach::{is_server, target},
-    required::covers,
+    reach::target,
 };
 use crate::haproxy::{
     condition::{Condition, Test},
     document::Line,
 };
-use crate::session::{COOKIE, flow::PATHS};
+use crate::session::flow::PATHS;
 
 pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
     for guard in variant.guards.iter().filter(|guard| guard.http) {
-        check_cookies(guard, variant, report);
         check_reserved(guard, variant, report);
         check_plain(guard, report);
         check_logs(guard, report);
@@ -38,7 +36,7 @@ fn check_reuse(variant: &Variant<'_>, report: &mut Report) {
         .collect();
     for section in variant.sections.iter().filter(|section| reach.is_workspace(section)) {
         let name = section.name.as_str();
-        // A site for everybody, which the list of workspaces could name: the way there is what is wrong.
+        // A site for all, which the list of workspaces could name: the way there is what is wrong.
         let site = reach.is_elsewhere(section) && !routed.contains(name);
         let http = variant.setting(section, "mode").is_some_and(|(_, mode)| mode == "http");
         if !http || site {
@@ -56,54 +54,7 @@ fn check_reuse(variant: &Variant<'_>, report: &mut Report) {
     }
 }
 
-/// What a workspace could try to set.
-fn forged() -> [String; 4] {
-    let lower = COOKIE.to_ascii_lowercase();
-    [
-        format!("{COOKIE}=x"),
-        format!("  {COOKIE}_pre=x"),
-        format!("{lower}=x"),
-        format!("={COOKIE}=x"),
-    ]
-}
-
-fn check_cookies(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
-    let drops = |line: &Line| match &line.words[..] {
-        [http, action, name, rest @ ..]
-            if http == "http-response" && name.eq_ignore_ascii_case("set-cookie") =>
-        {
-            match (action.as_str(), rest) {
-                ("del-header", _) => true,
-                ("replace-header", [pattern, ..]) => variant.patterns.get(pattern).map_or_else(
-                    || pattern.contains(COOKIE),
-                    |pattern| forged().iter().all(|cookie| pattern.is_match(cookie)),
-                ),
-                _ => false,
-            }
-        }
-        _ => false,
-    };
-    let backends = || {
-        let routed: BTreeSet<_> = guard.lines.iter().filter_map(|line| target(line)).collect();
-        let reached = variant.sections.iter().filter(move |s| routed.contains(s.name.as_str()));
-        reached.filter(|s| s.kind == "backend" && s.lines.iter().any(|line| is_server(line)))
-    };
-    let in_each =
-        backends().next().is_some() && backends().all(|s| s.lines.iter().any(|line| drops(line)));
-    let rules = guard.rules("http-response");
-    let covered = |(_, line, when): &Ruled<'_>| drops(line) && covers(when, guard, variant);
-    if rules.iter().any(covered) || in_each {
-        return;
-    }
-    let like = rules.iter().find(|(_, line, _)| drops(line));
-    let at = like.map_or_else(|| place(guard), |(_, line, _)| line.at);
-    let fix = format!(
-        "http-response replace-header Set-Cookie (?i)^[[:space:]]*(=[[:space:]]*)*{COOKIE}.* %[str()]"
-    );
-    let what = format!("cookies called {COOKIE} are not dropped from workspaces' responses");
-    report.lacks(Rule::CookieNotDropped, at, what, fix);
-}
-
+/// Whether a test is about the paths of our own pages.
 pub(super) fn is_reserved(test: &Test) -> bool {
     let reserved = PATHS.trim_end_matches('/');
     let value = |value: &String| value.trim_end_matches('/') == reserved;
@@ -179,13 +130,25 @@ fn check_plain(guard: &Guard<'_>, report: &mut Report) {
 fn is_recorded(line: &Line) -> bool {
     match &line.words[..] {
         [http, action, ..] if http == "http-request" => action == "capture",
-        [keyword, ..] => keyword == "capture" || keyword.starts_with("log-format"),
+        [keyword, ..] => {
+            let formats = ["log-format", "error-log-format", "unique-id-format"];
+            keyword == "capture" || formats.iter().any(|format| keyword.starts_with(format))
+        }
         [] => false,
     }
 }
 
 fn check_logs(guard: &Guard<'_>, report: &mut Report) {
-    let secret = ["hdr(authorization)", "hdr(cookie)", "hdr(set-cookie)"];
+    let secret = [
+        "hdr(authorization)",
+        "hdr(cookie)",
+        "hdr(set-cookie)",
+        "req.hdrs",
+        "res.hdrs",
+        "http_auth_bearer",
+        "http_auth_pass",
+        "cook(__host-identity",
+    ];
     for line in guard.lines.iter().filter(|line| is_recorded(line)) {
         let text = line.words.join(" ").to_ascii_lowercase();
         let captures = text.starts_with("capture request header authorization")
@@ -193,7 +156,8 @@ fn check_logs(guard: &Guard<'_>, report: &mut Report) {
             || text.starts_with("capture response header set-cookie")
             || text.starts_with("capture cookie __host-identity")
             || text.starts_with("http-request capture") && secret.iter().any(|s| text.contains(s));
-        let logs = text.starts_with("log-format") && secret.iter().any(|s| text.contains(s));
+        let format = text.split(' ').next().is_some_and(|word| word.contains("-format"));
+        let logs = format && secret.iter().any(|s| text.contains(s));
         if captures || logs {
             let what = "a header with credentials is written to the log";
             let fix = "remove it; decision=%[var(txn.identity.decision_id)] joins the log and the audit trail";

@@ -33,6 +33,8 @@ const BROWSER: [(&str, &str); 7] = [
     ("fetch_site", "req.fhdr(sec-fetch-site)"),
     ("origin", "req.fhdr(origin)"),
 ];
+/// For pages that show a workspace in a frame.
+const FRAMES: [(&str, &str); 1] = [("referer", "req.fhdr(referer),bytes(0,300)")];
 /// Which client it is, another sample may say as well.
 const POLICIES: [(&str, &str); 3] = [("method", "method"), ("path", "path"), ("client", "src")];
 
@@ -47,6 +49,7 @@ pub(super) fn check(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
         report.add(Rule::NoVarPrefix, section.at, what, "option var-prefix identity");
     }
     check_processing(section, agent, report);
+    check_pipelining(section, report);
     let Some(message) = guard.engine.message(guard.message()) else { return };
     check_shipped(message, report);
     if !guard.http {
@@ -63,16 +66,20 @@ pub(super) fn check(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
     if agent.sign_in || agent.cookie {
         wanted.extend(BROWSER);
     }
+    if agent.frames && (agent.sign_in || agent.cookie) {
+        wanted.extend(FRAMES);
+    }
     if agent.policies {
         wanted.extend(POLICIES);
     }
     // What is there must be right, whether needed or not.
-    let known = NEEDED.iter().chain(&QUERY).chain(&PROTOCOLS).chain(&BROWSER).chain(&POLICIES);
-    for (name, sample) in known {
+    for (name, sample) in listed() {
         let found = message.args().filter(|(n, _)| n == name).map(|(_, sample)| sample).last();
         let at = args(message);
         match found {
             Some(found) if equals(found, sample) || *name == "client" => {}
+            // The whole of it says no less.
+            Some(found) if sample.starts_with(found) && found.ends_with(')') => {}
             Some(found) => {
                 let what = format!("the argument '{name}' is {found}");
                 report.add(Rule::Arguments, at, what, format!("{name}={sample}"));
@@ -103,6 +110,13 @@ fn check_certificate(message: &Block, report: &mut Report) {
     }
 }
 
+/// All arguments that have a list of their own.
+fn listed() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+    let lists: [&'static [(&str, &str)]; 6] =
+        [&NEEDED, &QUERY, &PROTOCOLS, &BROWSER, &FRAMES, &POLICIES];
+    lists.into_iter().flatten()
+}
+
 /// The shipped SPOE file.
 static SHIPPED: LazyLock<Engine> = LazyLock::new(|| {
     let source = Source { name: "identity.spoe.cfg".into(), text: SPOE.into() };
@@ -112,12 +126,9 @@ static SHIPPED: LazyLock<Engine> = LazyLock::new(|| {
 /// Arguments of the shipped names are what the agent takes them for. Which client it is, another sample may
 /// say as well, and what has a list of its own is judged by that.
 fn check_shipped(message: &Block, report: &mut Report) {
-    let listed = |name: &str| {
-        let lists = NEEDED.iter().chain(&QUERY).chain(&PROTOCOLS).chain(&BROWSER).chain(&POLICIES);
-        lists.into_iter().any(|(listed, _)| *listed == name)
-    };
+    let is_listed = |name: &str| listed().any(|(listed, _)| *listed == name);
     let shipped = SHIPPED.message(&message.name).into_iter().flat_map(Block::args);
-    for (name, sample) in shipped.filter(|(name, _)| !listed(name)) {
+    for (name, sample) in shipped.filter(|(name, _)| !is_listed(name)) {
         for (_, found) in message.args().filter(|(found, _)| *found == name) {
             if !equals(found, sample) {
                 let what = format!("the argument '{name}' is {found}");
@@ -154,6 +165,45 @@ fn check_processing(section: &Block, agent: &Agent, report: &mut Report) {
     }
 }
 
+/// One question at a time on each connection, where HAProxy stops reading a connection with several.
+fn check_pipelining(section: &Block, report: &mut Report) {
+    // For each open condition: whether it holds for every HAProxy that needs the option.
+    let mut open: Vec<bool> = Vec::new();
+    let mut wrong = Some(section.at);
+    for line in &section.lines {
+        let words: Vec<&str> = line.words.iter().map(String::as_str).collect();
+        match &words[..] {
+            [".if", condition @ ..] => open.push(is_for_all(&condition.concat())),
+            [".elif" | ".else", ..] => {
+                open.pop();
+                open.push(false);
+            }
+            [".endif", ..] => {
+                open.pop();
+            }
+            ["no", "option", "pipelining", ..] if open.iter().all(|holds| *holds) => wrong = None,
+            ["option", "pipelining", ..] => wrong = Some(line.at),
+            _ => {}
+        }
+    }
+    if let Some(at) = wrong {
+        let what = "HAProxy asks several questions at a time on one connection: there is no 'no option pipelining'";
+        let fix = ".if version_atleast(3.1)\n    no option pipelining\n.endif";
+        report.add(Rule::Pipelining, at, what, fix);
+    }
+}
+
+/// Whether a condition holds for HAProxy 3.1 and later.
+fn is_for_all(condition: &str) -> bool {
+    let version = condition.strip_prefix("version_atleast(").and_then(|v| v.strip_suffix(')'));
+    let mut parts = version.into_iter().flat_map(|v| v.trim().trim_matches('"').split('.'));
+    let mut next = || parts.next().and_then(|part| part.parse::<u32>().ok());
+    match (next(), next()) {
+        (Some(major), minor) => (major, minor.unwrap_or(0)) <= (3, 1),
+        _ => false,
+    }
+}
+
 /// By how much HAProxy waits longer than the agent takes at most.
 pub(in crate::haproxy) const MARGIN: Duration = Duration::from_millis(200);
 
@@ -176,6 +226,21 @@ fn time(text: &str) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn conditions_that_leave_out_no_haproxy_from_3_1_on_are_told() {
+        for (condition, all) in [
+            ("version_atleast(3.1)", true),
+            ("version_atleast(\"3.0\")", true),
+            ("version_atleast(2.6.1)", true),
+            ("version_atleast(3.2)", false),
+            ("version_before(3.1)", false),
+            ("defined(X)", false),
+            ("", false),
+        ] {
+            assert_eq!(is_for_all(condition), all, "{condition}");
+        }
+    }
 
     #[test]
     fn times_are_read_as_haproxy_does() {

@@ -11,7 +11,7 @@ use super::{
 use crate::haproxy::document::Line;
 
 /// How headers about the connection end, behind `x-forwarded-` or alone: HAProxy's own view of it is right.
-const TRANSPORT: [&str; 16] = [
+const TRANSPORT: [&str; 17] = [
     "for",
     "proto",
     "host",
@@ -28,6 +28,7 @@ const TRANSPORT: [&str; 16] = [
     "client-cert",
     "x-real-ip",
     "x-client-ip",
+    "x-unique-id",
 ];
 /// Fetches that are about the connection, or about the request as it was judged.
 const FACTS: [&str; 34] = [
@@ -83,20 +84,23 @@ enum About {
 }
 
 fn about(name: &str) -> About {
-    let name = name.to_ascii_lowercase().replace('_', "-");
+    // CGI-like servers make one name of all that stands between the words.
+    let name = name.to_ascii_lowercase();
+    let name = name.replace(|c: char| !(c.is_ascii_alphanumeric() || "${}".contains(c)), "-");
     let family = FAMILIES.iter().any(|family| name.starts_with(family));
     let last = name.strip_prefix("x-forwarded-").unwrap_or(&name);
-    if name == "forwarded" || (family || name == "x-client-ip") && TRANSPORT.contains(&last) {
+    let known = family || name == "x-client-ip" || name == "x-unique-id";
+    if name == "forwarded" || known && TRANSPORT.contains(&last) {
         return About::Transport;
     }
     if family || name.contains("${") { About::Person } else { About::Other }
 }
 
 /// The values that rules give to variables, by their names.
-struct Values<'v>(BTreeMap<&'v str, Vec<&'v str>>);
+pub(super) struct Values<'v>(BTreeMap<&'v str, Vec<&'v str>>);
 
 impl<'v> Values<'v> {
-    fn of(variant: &Variant<'v>) -> Self {
+    pub(super) fn of(variant: &Variant<'v>) -> Self {
         let mut values: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         let lines = variant.sections.iter().flat_map(|section| &section.lines);
         for line in lines.filter(|line| variant.writers.contains_key(&line.at)) {
@@ -114,6 +118,11 @@ impl<'v> Values<'v> {
         Self(values)
     }
 
+    /// The values that rules give to a variable.
+    pub(super) fn get(&self, name: &str) -> &[&'v str] {
+        self.0.get(name).map_or(&[], Vec::as_slice)
+    }
+
     /// Whether a sample has nothing that a client could choose, but for the request as it was judged.
     fn is_fact(&self, sample: &str, prefix: &str, steps: usize) -> bool {
         if agents(sample, prefix).is_some() {
@@ -129,7 +138,7 @@ impl<'v> Values<'v> {
         let known = match first.name {
             "var" => {
                 let name = first.args.split(',').next().unwrap_or_default();
-                let values = self.0.get(name).map_or(&[][..], Vec::as_slice);
+                let values = self.get(name);
                 let fact = |value: &&str| {
                     if value.contains('%') {
                         return self.are_facts(value, prefix, steps + 1);
@@ -149,7 +158,8 @@ impl<'v> Values<'v> {
         known && converters.iter().all(plain)
     }
 
-    fn are_facts(&self, text: &str, prefix: &str, steps: usize) -> bool {
+    /// As [`Self::is_fact`] for all samples in a text.
+    pub(super) fn are_facts(&self, text: &str, prefix: &str, steps: usize) -> bool {
         // Captured headers are the client's.
         const CAPTURED: [&str; 5] = ["hr", "hrl", "hs", "hsl", "CC"];
         pieces(text).iter().all(|piece| match piece {
@@ -161,7 +171,7 @@ impl<'v> Values<'v> {
 }
 
 /// Whether a text has the agent's word in it, and no other sample.
-fn is_agents(text: &str, prefix: &str) -> bool {
+pub(super) fn is_agents(text: &str, prefix: &str) -> bool {
     let pieces = pieces(text);
     let samples = || pieces.iter().filter(|piece| !matches!(piece, Piece::Text(_)));
     let agents =
@@ -169,13 +179,14 @@ fn is_agents(text: &str, prefix: &str) -> bool {
     samples().next().is_some() && samples().all(agents)
 }
 
-pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
+pub(super) fn check(variant: &Variant<'_>, values: &Values<'_>, report: &mut Report) {
     if variant.guards.is_empty() {
         return;
     }
-    let values = Values::of(variant);
     let prefix = variant.prefix();
-    for line in variant.reach.guarded_lines() {
+    let scripts = variant.sections.iter().filter(|section| section.kind == "fcgi-app");
+    let scripts = scripts.flat_map(|section| section.lines.iter().map(|line| &**line));
+    for line in variant.reach.guarded_lines().chain(scripts) {
         let Some((name, value)) = given(line) else { continue };
         if variant.known.contains(&line.at) || shipped::has_line(&line.words) {
             continue;
@@ -216,7 +227,8 @@ enum Value<'l> {
 
 /// The header that a line gives a value to. Options have no value: HAProxy writes one of its own.
 fn given(line: &Line) -> Option<(&str, Option<Value<'_>>)> {
-    const GIVE: [&str; 4] = ["http-request", "unique-id-header", "http-send-name-header", "option"];
+    const GIVE: [&str; 5] =
+        ["http-request", "unique-id-header", "http-send-name-header", "option", "set-param"];
     if !line.words.first().is_some_and(|word| GIVE.contains(&word.as_str())) {
         return None;
     }
@@ -234,6 +246,10 @@ fn given(line: &Line) -> Option<(&str, Option<Value<'_>>)> {
             Some((name, Some(value)))
         }
         ["unique-id-header" | "http-send-name-header", name, ..] => Some((name, None)),
+        // What a header becomes in CGI (RFC 3875), or a variable of its own.
+        ["set-param", name, value, ..] => {
+            Some((name.strip_prefix("HTTP_").unwrap_or(name), Some(Value::Text(value))))
+        }
         ["option", "forwardfor" | "originalto", rest @ ..] => {
             let place = rest.iter().position(|word| *word == "header")?;
             rest.get(place + 1).map(|name| (*name, None))

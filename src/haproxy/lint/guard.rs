@@ -1,10 +1,13 @@
 //! A section that asks the agent, with what its rules see.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{Files, Report, Rule, acls, pages::Pages, question::refusal};
 use crate::haproxy::{
-    condition::{Acls, Condition, Test},
+    condition::{Acls, Condition, Term, Test, step},
     document::{At, Line, Section, Source},
     spoe::Engine,
 };
@@ -26,6 +29,12 @@ pub(super) struct Guard<'v> {
     /// The rules by their keyword, with their number among the lines.
     rules: BTreeMap<&'v str, Vec<Ruled<'v>>>,
     pub(super) acls: Acls,
+    /// The lines of each.
+    acl_lines: BTreeMap<&'v str, Vec<&'v Line>>,
+    /// Those that look at a variable of the agent.
+    mentioning: BTreeSet<&'v str>,
+    /// Those of which a line is the verdict.
+    verdicts: BTreeSet<&'v str>,
     /// The pages of our own, which are reached without a verdict.
     pub(super) pages: Option<Pages<'v>>,
     pub(super) engine: Engine,
@@ -115,6 +124,9 @@ impl<'v> Guard<'v> {
             lines,
             rules,
             acls,
+            acl_lines: BTreeMap::new(),
+            mentioning: BTreeSet::new(),
+            verdicts: BTreeSet::new(),
             pages: None,
             engine,
             prefix,
@@ -122,10 +134,43 @@ impl<'v> Guard<'v> {
             asked: Asked::Never,
             refusal: None,
         };
+        guard.read_acls();
         guard.asked = guard.when_asked(name);
         guard.refusal = refusal(&guard);
         guard.pages = Pages::of(&guard);
         Some(guard)
+    }
+
+    /// Notes what is asked of ACLs for each rule that uses them.
+    fn read_acls(&mut self) {
+        for line in self.lines.iter().copied() {
+            let [keyword, name, rest @ ..] = &line.words[..] else { continue };
+            if keyword != "acl" {
+                continue;
+            }
+            let test = Test::read(rest);
+            self.acl_lines.entry(name).or_default().push(line);
+            if test.mentions(&self.prefix) {
+                self.mentioning.insert(name);
+            }
+            if self.is_verdict(&test) {
+                self.verdicts.insert(name);
+            }
+        }
+    }
+
+    /// The lines of an ACL.
+    pub(super) fn acl_lines(&self, name: &str) -> &[&'v Line] {
+        self.acl_lines.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a rule is followed for no request that is allowed.
+    pub(super) fn spares_allowed(&self, when: &Condition) -> bool {
+        let among = |term: &Term| match &term.name {
+            Some(name) => self.verdicts.contains(name.as_str()),
+            None => term.any.iter().any(|test| self.is_verdict(test)),
+        };
+        when.spares(|test| self.is_verdict(test), among)
     }
 
     fn when_asked(&self, engine: Option<&str>) -> Asked {
@@ -188,6 +233,7 @@ impl<'v> Guard<'v> {
 
     /// Whether a test passes exactly for requests that are allowed.
     pub(super) fn is_verdict(&self, test: &Test) -> bool {
+        step();
         let values: Vec<_> = test.values.iter().map(String::as_str).collect();
         test.fetch == self.var("allow")
             && !test.from_file
@@ -199,8 +245,11 @@ impl<'v> Guard<'v> {
 
     /// Whether a line or its condition looks at a variable of the agent.
     pub(super) fn mentions(&self, line: &Line, condition: &Condition) -> bool {
-        line.words.iter().any(|word| word.contains(&self.prefix))
-            || condition.tests().any(|test| test.mentions(&self.prefix))
+        let mentions = |term: &Term| match &term.name {
+            Some(name) => self.mentioning.contains(name.as_str()),
+            None => term.any.iter().any(|test| test.mentions(&self.prefix)),
+        };
+        line.words.iter().any(|word| word.contains(&self.prefix)) || condition.terms().any(mentions)
     }
 }
 

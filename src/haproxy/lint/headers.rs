@@ -105,12 +105,27 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
     if !guard.http {
         return;
     }
+    check_invalid(guard, report);
     let strips = Strips::of(guard.lines.iter().copied().enumerate(), variant.patterns);
     for (number, line, when) in guard.rules("http-request") {
         check_set(line, when, &guard.prefix, |name| strips.takes(name, *number), report);
     }
     if guard.asked != Asked::Never {
         check_travel(guard, variant.agent, report);
+    }
+}
+
+/// Options by which HAProxy passes on what is no valid request.
+fn check_invalid(guard: &Guard<'_>, report: &mut Report) {
+    const LENIENT: [&str; 2] =
+        ["accept-invalid-http-request", "accept-unsafe-violations-in-http-request"];
+    for line in &guard.lines {
+        let lenient = matches!(&line.words[..], [option, what, ..]
+            if option == "option" && LENIENT.contains(&what.as_str()));
+        if lenient {
+            let what = "requests that are not valid pass: a workspace may read their headers otherwise than the rules here";
+            report.add(Rule::HeaderNotStripped, line.at, what, "remove it");
+        }
     }
 }
 

@@ -1,9 +1,12 @@
 //! Conditions and routes that look at a part of Host only.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeSet};
 
 use super::{Report, Rule, guard::Guard};
-use crate::haproxy::condition::{Condition, Test};
+use crate::haproxy::{
+    condition::{Condition, Test, step},
+    document::Line,
+};
 
 /// Samples that are the Host header, or begin with it.
 const FETCHES: [&str; 6] = ["hdr", "req.hdr", "req.fhdr", "fhdr", "base", "url_dom"];
@@ -11,7 +14,7 @@ const FETCHES: [&str; 6] = ["hdr", "req.hdr", "req.fhdr", "fhdr", "base", "url_d
 const PARTS: [&str; 6] = ["beg", "end", "sub", "dom", "dir", "reg"];
 /// Lines on which a request's way depends, beside rules and routes.
 const OTHERS: [&str; 2] = ["use-server", "force-persist"];
-/// Actions of `http-request` that send nobody to a workspace.
+/// Actions of `http-request` that send no request to a workspace.
 const HARMLESS: [&str; 6] =
     ["redirect", "set-header", "add-header", "del-header", "set-log-level", "capture"];
 
@@ -20,24 +23,18 @@ pub(super) fn check(guard: &Guard<'_>, report: &mut Report) {
     let others = guard.lines.iter().filter(|line| is_about(line, &OTHERS));
     let others = others.map(|line| (*line, Cow::Owned(Condition::of(&line.words, &guard.acls))));
     let ruled = ruled.into_iter().flatten().map(|(_, line, when)| (*line, Cow::Borrowed(&**when)));
+    let mut used = BTreeSet::new();
     for (line, when) in ruled.chain(others) {
         if line.words.get(1).is_some_and(|action| HARMLESS.contains(&action.as_str())) {
             continue;
         }
         for term in when.terms() {
+            if let Some(name) = &term.name {
+                used.insert(name.clone());
+                continue;
+            }
             for test in term.any.iter() {
-                let Some(how) = compares_part(test) else { continue };
-                // The line that says it: the ACL's own where it has a name.
-                let said = term.name.as_ref().and_then(|name| {
-                    guard.lines.iter().find(|line| match &line.words[..] {
-                        [acl, named, rest @ ..] => {
-                            acl == "acl" && named == name && Test::read(rest) == *test
-                        }
-                        _ => false,
-                    })
-                });
-                let what = format!("Host is compared by '{how}'");
-                report.add(Rule::HostInPart, said.unwrap_or(&line).at, what, fix(test));
+                check_test(test, line, report);
             }
         }
         let mapped = line.words.iter().find(|word| {
@@ -50,14 +47,26 @@ pub(super) fn check(guard: &Guard<'_>, report: &mut Report) {
             report.add(Rule::HostInPart, line.at, what, fix);
         }
     }
+    // The line that says it is the ACL's own.
+    for line in used.iter().flat_map(|name| guard.acl_lines(name)) {
+        check_test(&Test::read(line.words.get(2..).unwrap_or_default()), line, report);
+    }
 }
 
-fn is_about(line: &crate::haproxy::document::Line, keywords: &[&str]) -> bool {
+fn check_test(test: &Test, line: &Line, report: &mut Report) {
+    if let Some(how) = compares_part(test) {
+        let what = format!("Host is compared by '{how}'");
+        report.add(Rule::HostInPart, line.at, what, fix(test));
+    }
+}
+
+fn is_about(line: &Line, keywords: &[&str]) -> bool {
     line.words.first().is_some_and(|word| keywords.contains(&word.as_str()))
 }
 
 /// How a test compares a part of Host, if it does.
 fn compares_part(test: &Test) -> Option<String> {
+    step();
     let fetch = test.fetch.to_ascii_lowercase();
     let (name, rest) = fetch.split_once('(').unwrap_or((&fetch, ""));
     let (bare, suffix) = match name.rsplit_once('_') {

@@ -58,7 +58,12 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
             "tcp-request inspect-delay 2s\ntcp-request content send-spoe-group identity authorize-tcp"
                 .to_owned()
         };
-        report.lacks(Rule::NotAsked, guard.filter.at, what, fix);
+        // Where the other kind of rules asks, it is the mode that is wrong.
+        let other = if guard.http { "tcp-request" } else { "http-request" };
+        let sends = |word: &String| word == "send-spoe-group";
+        let asks = guard.rules(other).iter().any(|(_, line, _)| line.words.iter().any(sends));
+        let mode = variant.setting(guard.section, "mode").filter(|_| asks).map(|(at, _)| at);
+        report.lacks(Rule::NotAsked, mode.unwrap_or(guard.filter.at), what, fix);
         return;
     }
     check_early(guard, report);
@@ -110,15 +115,11 @@ fn alternatives(guard: &Guard<'_>, when: &Condition) -> String {
     let several = when.terms().filter(|term| term.any.len() > 1);
     let names: BTreeSet<_> = several.filter_map(|term| term.name.as_deref()).collect();
     let said = |name: &str| {
-        let lines = guard.lines.iter().filter(|line| is_acl(line, name)).take(8);
+        let lines = guard.acl_lines(name).iter().take(8);
         let lines: Vec<_> = lines.map(|line| line.at.line.to_string()).collect();
         format!("; '{name}' is any of the lines {}", lines.join(", "))
     };
     names.into_iter().map(said).collect()
-}
-
-fn is_acl(line: &Line, name: &str) -> bool {
-    matches!(&line.words[..], [acl, named, ..] if acl == "acl" && named == name)
 }
 
 /// A name that stands for the verdict, and for something else as well.
@@ -128,7 +129,7 @@ fn check_alternatives(guard: &Guard<'_>, report: &mut Report) {
         if verdicts == 0 || verdicts == tests.len() {
             continue;
         }
-        for line in guard.lines.iter().filter(|line| is_acl(line, name)) {
+        for line in guard.acl_lines(name) {
             if !guard.is_verdict(&Test::read(line.words.get(2..).unwrap_or_default())) {
                 let what =
                     format!("'{name}' holds by this line as well, and not by the verdict alone");

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 
 use super::{
-    Report, Rule, Variant,
+    Agent, Report, Rule, Variant,
     address::Address,
     guard::{self, Guard},
-    pages,
+    pages, routes,
 };
 use crate::haproxy::{
     condition::{Condition, Test},
@@ -66,7 +66,8 @@ pub(super) fn target(line: &Line) -> Option<&str> {
     }
 }
 
-fn is_unknown(name: &str) -> bool {
+/// Whether only a request, or the environment, says which name it is.
+pub(super) fn is_unknown(name: &str) -> bool {
     name.contains('%') || name.contains("${")
 }
 
@@ -77,29 +78,42 @@ fn all_lines<'s>(section: &'s Section, sections: &'s [Section]) -> impl Iterator
 }
 
 impl<'v> Reach<'v> {
-    pub(super) fn of(sections: &'v [Section], guards: &[Guard<'v>]) -> Self {
+    pub(super) fn of(sections: &'v [Section], guards: &[Guard<'v>], agent: &Agent) -> Self {
         let mut ours: BTreeSet<String> =
             guards.iter().filter_map(pages::name).map(str::to_owned).collect();
         for agent in guards.iter().filter_map(|guard| guard.engine.agent.as_ref()) {
             ours.extend(agent.after(&["use-backend"]).cloned());
         }
-        let routed: BTreeSet<&'v str> =
-            guards.iter().flat_map(|guard| &guard.lines).filter_map(|line| target(line)).collect();
-        let any = routed.iter().any(|name| is_unknown(name));
+        let mut routed: BTreeSet<&'v str> = BTreeSet::new();
+        let (mut any, mut by_agent) = (false, true);
+        for guard in guards {
+            for name in guard.lines.iter().copied().filter_map(target) {
+                routed.insert(name);
+                any |= is_unknown(name);
+                by_agent &= !is_unknown(name) || routes::is_backend(name, &guard.prefix);
+            }
+        }
+        // Where only the agent names back ends, it names those that its configuration permits.
+        let permitted = agent.backends.as_ref().filter(|_| by_agent);
         let guarded: BTreeSet<At> = guards.iter().map(|guard| guard.section.at).collect();
+        let elsewhere = sections.iter().filter(|s| is_front(s) && !guarded.contains(&s.at));
+        let elsewhere: BTreeSet<&str> =
+            elsewhere.flat_map(|section| all_lines(section, sections)).filter_map(target).collect();
+        // A site for all, beside the gate, which the agent must not name.
+        let site = |name: &str| {
+            elsewhere.contains(name) && permitted.is_some_and(|known| known.check(name).is_err())
+        };
         let is_workspace = |section: &&Section| {
             let serves = section.lines.iter().any(|line| is_server(line));
+            let name = section.name.as_str();
             let reached = match section.kind.as_str() {
-                "backend" => any || routed.contains(section.name.as_str()),
-                "listen" => guarded.contains(&section.at) || routed.contains(section.name.as_str()),
+                "backend" => routed.contains(name) || any && !site(name),
+                "listen" => guarded.contains(&section.at) || routed.contains(name),
                 _ => false,
             };
             serves && reached && !ours.contains(&section.name)
         };
         let found: Vec<&'v Section> = sections.iter().filter(is_workspace).collect();
-        let elsewhere = sections.iter().filter(|s| is_front(s) && !guarded.contains(&s.at));
-        let elsewhere =
-            elsewhere.flat_map(|section| all_lines(section, sections)).filter_map(target).collect();
         Self {
             sections,
             guards: guarded,
@@ -120,12 +134,17 @@ impl<'v> Reach<'v> {
             && self.workspaces.contains(section.name.as_str())
     }
 
+    /// Whether a section asks.
+    pub(super) fn is_guard(&self, section: &Section) -> bool {
+        self.guards.contains(&section.at)
+    }
+
     /// Whether a back end is that of our pages, or of the agent.
     pub(super) fn is_ours(&self, section: &Section) -> bool {
         self.ours.contains(&section.name)
     }
 
-    /// Whether only sections that do not ask lead to a back end, as to a site for everybody.
+    /// Whether only sections that do not ask lead to a back end, as to a site for all.
     pub(super) fn is_elsewhere(&self, section: &Section) -> bool {
         self.elsewhere.contains(section.name.as_str())
     }
@@ -159,6 +178,7 @@ fn is_front(section: &Section) -> bool {
 /// Sections with clients of their own that do not ask, and lead to workspaces.
 pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
     let reach = &variant.reach;
+    check_permitted(variant, report);
     if reach.workspaces.is_empty() {
         return;
     }
@@ -181,15 +201,39 @@ pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
     }
 }
 
+/// Back ends of the gate itself that the agent's configuration lets lists of workspaces name.
+fn check_permitted(variant: &Variant<'_>, report: &mut Report) {
+    let Some(permitted) = &variant.agent.backends else { return };
+    let ours = |s: &&Section| s.kind == "backend" && variant.reach.is_ours(s);
+    for section in variant.sections.iter().filter(ours) {
+        if permitted.check(&section.name).is_ok() {
+            let what = format!(
+                "'{}' belongs to the gate, and 'backends' of [destinations] permits that workspaces name it",
+                section.name
+            );
+            let fix = "name in 'backends' of [destinations] the back ends of workspaces only";
+            report.add(Rule::RouteNotAgents, section.at, what, fix);
+        }
+    }
+}
+
 const FIX: &str = "filter spoe engine identity config identity.spoe.cfg\nhttp-request send-spoe-group identity authorize\nhttp-request deny deny_status 503 unless { var(txn.identity.allow) -m bool }";
 
 /// The workspaces' back end that a name leads to, by its name or by an address.
 fn leads(name: &str, variant: &Variant<'_>) -> Option<String> {
     let reach = &variant.reach;
-    let named = |s: &&Section| (s.kind == "backend" || s.kind == "listen") && s.name == name;
-    let section = variant.sections.iter().find(named)?;
+    let section = variant.named(name).first()?;
+    if is_agent(name, variant) {
+        return Some(name.to_owned());
+    }
     let same = addresses(section).any(|(_, address)| reach.addresses.contains(&address));
     (reach.workspaces.contains(name) || same).then(|| name.to_owned())
+}
+
+/// Whether a back end is that of the agent: who reaches it asks in HAProxy's place.
+fn is_agent(name: &str, variant: &Variant<'_>) -> bool {
+    let agents = variant.guards.iter().filter_map(|guard| guard.engine.agent.as_ref());
+    agents.flat_map(|agent| agent.after(&["use-backend"])).any(|used| used == name)
 }
 
 /// Whether a rule ends every request of a section.
@@ -200,6 +244,7 @@ fn passes_nothing(section: &Section, variant: &Variant<'_>) -> bool {
         line.words.first().is_some_and(|w| w == "bind") && line.words.iter().any(|w| w == "ssl")
     });
     let secure = |test: &Test| test.fetch == "ssl_fc";
+    let acls = super::acls(section.lines.iter().map(|line| &**line));
     for line in all_lines(section, variant.sections) {
         let action = match &line.words[..] {
             [http_request, action, ..] if http_request == "http-request" && http => action,
@@ -209,7 +254,7 @@ fn passes_nothing(section: &Section, variant: &Variant<'_>) -> bool {
             [redirect, ..] if redirect == "redirect" && http => redirect,
             _ => continue,
         };
-        let when = Condition::of(&line.words, &super::acls(section.lines.iter().map(|l| &**l)));
+        let when = Condition::of(&line.words, &acls);
         if ["allow", "accept"].contains(&action.as_str()) {
             return false;
         }

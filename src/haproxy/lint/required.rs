@@ -60,6 +60,14 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
         if rules.iter().any(|rule| wanted.is_done_by(rule, guard, variant)) {
             continue;
         }
+        if let Some((name, at)) = wanted.redefined(guard) {
+            let what = format!(
+                "'{name}' is HAProxy's own name, and means something else by this line: {}",
+                wanted.what()
+            );
+            report.lacks(Rule::RuleMissing, at, what, "give it another name");
+            continue;
+        }
         let like = rules.iter().find(|(_, line, _)| wanted.is_like(line));
         let at = like.map_or_else(|| guard.asked_at(), |(_, line, _)| line.at);
         let text = line.words.join(" ").replace("txn.identity.", &guard.prefix);
@@ -100,6 +108,14 @@ impl<'s> Wanted<'s> {
         protects.then_some(Self { keyword, line, when })
     }
 
+    /// The name of HAProxy's own in its condition that a line of the front end defines otherwise.
+    fn redefined(&self, guard: &Guard<'_>) -> Option<(&str, At)> {
+        let named = self.when.terms().filter(|term| term.any.is_empty());
+        let name =
+            named.filter_map(|term| term.name.as_deref()).find(|n| guard.acls.contains_key(*n))?;
+        guard.acl_lines(name).first().map(|line| (name, line.at))
+    }
+
     /// Its action and what it is about, in words.
     fn what(&self) -> String {
         let words = self.line.words.iter().skip(1).take(2);
@@ -124,8 +140,9 @@ impl<'s> Wanted<'s> {
     /// Whether a refusal is about the same thing.
     fn shares_test(&self, line: &Line) -> bool {
         let names = self.when.terms().filter_map(|term| term.name.as_deref());
+        let method = self.when.terms().filter_map(own).map(|_| "method");
         let fetches: BTreeSet<_> =
-            self.when.tests().map(|test| test.fetch.as_str()).chain(names).collect();
+            self.when.tests().map(|test| test.fetch.as_str()).chain(names).chain(method).collect();
         line.words.iter().any(|word| fetches.contains(word.trim_start_matches('!')))
     }
 
@@ -186,12 +203,20 @@ fn same(one: &Condition, other: &Condition) -> bool {
 
 /// Whether two terms say the same. Names that no line defines are HAProxy's own, such as `METH_CONNECT`.
 fn is(one: &Term, other: &Term) -> bool {
-    let same = if one.any.is_empty() {
-        one.name.is_some() && one.name == other.name && other.any.is_empty()
-    } else {
-        one.any == other.any
+    let same = match (own(one), own(other)) {
+        (None, None) => one.any == other.any && !one.any.is_empty(),
+        (Some(one), None) => other.any[..] == [one],
+        (None, Some(other)) => one.any[..] == [other],
+        (Some(_), Some(_)) => one.name == other.name,
     };
     one.negated == other.negated && same
+}
+
+/// What one of HAProxy's own names stands for, of those about the method; another one stands for itself.
+fn own(term: &Term) -> Option<Test> {
+    let name = term.name.as_deref().filter(|_| term.any.is_empty())?;
+    let method = name.strip_prefix("METH_").unwrap_or(name);
+    Some(Test { fetch: "method".into(), values: vec![method.into()], ..Test::default() })
 }
 
 /// Whether a term looks at a variable of the agent.
@@ -225,17 +250,23 @@ fn check_helpers(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) 
             line.words.get(2).is_some_and(|name| name.eq_ignore_ascii_case("connection"))
         }),
     );
+    // The shipped refusals, by what is counted or noted for them.
+    let acls = super::acls(shipped());
+    let refusals =
+        shipped().filter(|line| line.words.get(1).is_some_and(|w| ENDS.contains(&w.as_str())));
+    let refusals: Vec<_> = refusals.map(|line| Condition::of(&line.words, &acls)).collect();
     let names: BTreeSet<&str> = protecting
         .flat_map(|(_, _, when)| when.tests())
+        .chain(refusals.iter().flat_map(Condition::tests))
         .filter_map(|test| test.fetch.strip_prefix("var(")?.strip_suffix(')'))
-        .filter(|name| !name.starts_with(&guard.prefix))
+        .filter(|name| !name.starts_with(&guard.prefix) && !name.starts_with("txn.identity."))
         .collect();
     if names.is_empty() {
         return;
     }
     let own: BTreeSet<At> =
         guard.rules("http-request").iter().map(|(_, line, _)| line.at).collect();
-    let shipped: Vec<(&str, Condition)> = helpers();
+    let shipped = helpers();
     for section in variant.sections {
         for line in &section.lines {
             let written = variant.writers.get(&line.at).into_iter().flatten();
@@ -247,9 +278,12 @@ fn check_helpers(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) 
                     ..Test::default()
                 };
                 let page = guard.pages.as_ref().is_some_and(|pages| pages.takes_all(&test));
-                let as_shipped = shipped
-                    .iter()
-                    .any(|(helper, when)| helper == &name && narrows(&condition(), when));
+                let as_shipped = shipped.iter().any(|helper| {
+                    helper.name == name
+                        && line.words.get(2).is_some_and(|value| value == helper.value)
+                        && narrows(&condition(), &helper.when)
+                });
+                let as_shipped = as_shipped || super::shipped::has_line(&line.words);
                 if own.contains(&line.at) && (page || as_shipped) {
                     continue;
                 }
@@ -262,14 +296,22 @@ fn check_helpers(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) 
     }
 }
 
+/// A shipped rule that gives a variable a value.
+struct Helper {
+    name: &'static str,
+    value: &'static str,
+    when: Condition,
+}
+
 /// The shipped rules that set a variable under a condition, of those outside of conditions of the file.
-fn helpers() -> Vec<(&'static str, Condition)> {
+fn helpers() -> Vec<Helper> {
     let acls = super::acls(shipped());
     let set = |line: &'static Line| {
         let name = line.words.get(1)?.strip_prefix("set-var(")?.strip_suffix(')')?;
-        Some((name, Condition::of(&line.words, &acls)))
+        let value = line.words.get(2)?;
+        Some(Helper { name, value, when: Condition::of(&line.words, &acls) })
     };
-    shipped().filter_map(set).filter(|(_, when)| !when.is_always()).collect()
+    shipped().filter_map(set).filter(|helper| !helper.when.is_always()).collect()
 }
 
 /// Whether a condition holds in no other case than another one.

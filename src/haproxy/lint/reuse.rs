@@ -154,7 +154,7 @@ pub(super) fn check_skipped(variant: &Variant<'_>, report: &mut Report) {
             }
             // What is only for requests that are not allowed has nothing to say of these.
             let when = Condition::of(&line.words, &guard.acls);
-            if when.spares(|test| guard.is_verdict(test)) {
+            if guard.spares_allowed(&when) {
                 continue;
             }
             if is_rule(line) {

@@ -3,7 +3,7 @@
 use super::{
     Report, Rule, Variant,
     backends::is_reserved,
-    expression::{Piece, agents, pieces},
+    expression::{Piece, agents, calls, pieces},
     guard::{Asked, Guard},
     pages,
     reach::{addresses, is_server},
@@ -47,24 +47,33 @@ enum Target<'v> {
 fn target<'v>(line: &Line, guard: &Guard<'_>, variant: &'v Variant<'_>) -> Target<'v> {
     let Some(name) = line.words.get(1) else { return Target::Nowhere };
     if name.contains('%') {
-        let of_place = |piece: &Piece<'_>| match piece {
-            Piece::Sample(sample) => {
-                agents(sample, &guard.prefix).is_some_and(|name| PLACE.contains(&name))
-            }
-            Piece::Text(_) => true,
-            Piece::Alias(_) => false,
-        };
-        let all = pieces(name).iter().all(of_place);
-        return if all { Target::Agents } else { Target::Unknown };
+        return if is_agents(name, &guard.prefix) { Target::Agents } else { Target::Unknown };
     }
     if name.contains("${") {
         return Target::Unknown;
     }
-    let mut named = variant
-        .sections
-        .iter()
-        .filter(|s| (s.kind == "backend" || s.kind == "listen") && s.name == *name);
-    named.next().map_or(Target::Nowhere, of_section)
+    variant.named(name).first().copied().map_or(Target::Nowhere, of_section)
+}
+
+/// Whether a name is one of those that the agent may give; or is made of the agent's word on the place by a map,
+/// whose names an administrator wrote.
+fn is_agents(name: &str, prefix: &str) -> bool {
+    let pieces = pieces(name);
+    let mapped = |piece: &Piece<'_>| match piece {
+        Piece::Sample(sample) => {
+            let last = calls(sample).and_then(|calls| calls.last().map(|call| call.name));
+            last.is_some_and(|name| name.starts_with("map"))
+                && agents(sample, prefix).is_some_and(|name| PLACE.contains(&name))
+        }
+        Piece::Text(_) => true,
+        Piece::Alias(_) => false,
+    };
+    is_backend(name, prefix) || pieces.iter().all(mapped)
+}
+
+/// Whether a name is the one that the agent gives: it names only what its configuration permits.
+pub(super) fn is_backend(name: &str, prefix: &str) -> bool {
+    matches!(&pieces(name)[..], [Piece::Sample(sample)] if *sample == format!("var({prefix}backend)"))
 }
 
 fn of_section(section: &Section) -> Target<'_> {
@@ -125,7 +134,6 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
         }
     }
     check_addressed(guard, variant, report);
-    check_host(guard, report);
 }
 
 fn fix(guard: &Guard<'_>) -> String {
@@ -178,7 +186,7 @@ fn check_addressed(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report
     let mut anywhere = false;
     for (_, line, when) in guard.rules("use_backend").iter().chain(guard.rules("default_backend")) {
         let name = line.words.get(1).map_or("", String::as_str);
-        let sections = variant.sections.iter().filter(|s| s.kind == "backend" && s.name == name);
+        let sections = variant.named(name).iter().filter(|s| s.kind == "backend");
         for section in sections {
             let found = addresses(section).any(|(_, address)| address.is_anywhere());
             anywhere |= found && !variant.known.contains(&line.at);
@@ -285,31 +293,6 @@ fn check_servers(variant: &Variant<'_>, report: &mut Report) {
                 let what = format!("the agent does not choose the server '{name}'");
                 report.add(Rule::RouteNotAgents, line.at, what, fix(guard));
             }
-        }
-    }
-}
-
-/// Behind the question the host is the one that was judged, or the one that the agent gives.
-fn check_host(guard: &Guard<'_>, report: &mut Report) {
-    for (_, line, _) in guard.rules("http-request").iter().filter(|(n, ..)| guard.is_after(*n)) {
-        let sets = match &line.words[..] {
-            [_, action, name, value, ..] if name.eq_ignore_ascii_case("host") => {
-                let own = pieces(value);
-                let given = matches!(&own[..], [Piece::Sample(s)] if agents(s, &guard.prefix) == Some("dst_host"));
-                let judged = value == "%[req.hdr(host)]";
-                ["set-header", "add-header", "replace-header", "replace-value"]
-                    .contains(&action.as_str())
-                    && !given
-                    && !judged
-            }
-            [_, action, ..] => action == "set-uri" || action == "replace-uri",
-            _ => false,
-        };
-        if sets {
-            let what = "the request arrives for another host than the one that was judged";
-            let host = guard.var("dst_host");
-            let fix = format!("http-request set-header Host %[{host}] if {{ {host} -m found }}");
-            report.add(Rule::RouteNotAgents, line.at, what, fix);
         }
     }
 }

@@ -63,7 +63,7 @@ pub enum Rule {
     ReuseHalf,
     /// A route or a destination that the agent does not choose.
     RouteNotAgents,
-    /// A header that says who somebody is, and not by the agent's word.
+    /// A header that says who a person is, and not by the agent's word.
     HeaderForged,
     /// A rule ends the rules while some that are needed are still to come.
     RulesSkipped,
@@ -75,13 +75,21 @@ pub enum Rule {
     ServerUnverified,
     /// The runtime API is open to the network.
     SocketOpen,
+    /// The page of statistics is open to all who reach a workspace.
+    StatisticsOpen,
+    /// What arrives is not what was judged: another path or method.
+    NotAsJudged,
+    /// A section of one mode leads to one of the other.
+    ModeDiffers,
+    /// Several questions at a time on one connection, where HAProxy cannot do it.
+    Pipelining,
     /// Something that lint cannot see.
     NotJudged,
 }
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 37] = [
         Self::Unreadable,
         Self::NotAsked,
         Self::SpoeUnreadable,
@@ -114,6 +122,10 @@ impl Rule {
         Self::SharedCache,
         Self::ServerUnverified,
         Self::SocketOpen,
+        Self::StatisticsOpen,
+        Self::NotAsJudged,
+        Self::ModeDiffers,
+        Self::Pipelining,
         Self::NotJudged,
     ];
 
@@ -135,9 +147,9 @@ impl Rule {
             Self::Unreadable => {
                 ("unreadable", "what cannot be read cannot be judged, and HAProxy refuses it")
             }
-            Self::NotAsked => ("not-asked", "nobody decides about requests to this section"),
+            Self::NotAsked => ("not-asked", "no agent decides about requests to this section"),
             Self::SpoeUnreadable => {
-                ("spoe-unreadable", "without the SPOE file nobody knows what is asked and how")
+                ("spoe-unreadable", "without the SPOE file it is not known what is asked and how")
             }
             Self::VerdictScope => (
                 "verdict-scope",
@@ -168,7 +180,7 @@ impl Rule {
                 "these requests are passed on without a verdict, and with all they brought",
             ),
             Self::Unguarded => {
-                ("unguarded", "whoever finds this front end reaches workspaces without a verdict")
+                ("unguarded", "all who reach this front end reach workspaces without a verdict")
             }
             Self::HeaderNotStripped => (
                 "header-not-stripped",
@@ -196,7 +208,7 @@ impl Rule {
             ),
             Self::PlainHttp => ("plain-http", "a token sent in the clear is a token given away"),
             Self::SecretLogged => {
-                ("secret-logged", "whoever reads the log can act as the people in it")
+                ("secret-logged", "all who can read the log can act as the people in it")
             }
             Self::NoSetOnError => (
                 "no-set-on-error",
@@ -248,7 +260,23 @@ impl Rule {
             ),
             Self::SocketOpen => (
                 "socket-open",
-                "whoever reaches this socket commands HAProxy: it can change addresses, maps and variables",
+                "all who reach this socket command HAProxy: they can change addresses, maps and variables",
+            ),
+            Self::StatisticsOpen => (
+                "statistics-open",
+                "all who may open one workspace read the names and addresses of the others there",
+            ),
+            Self::NotAsJudged => (
+                "not-as-judged",
+                "the agent decides about the method and path that it is told: what a policy forbids arrives under another name",
+            ),
+            Self::ModeDiffers => (
+                "mode-differs",
+                "a TCP stream is judged once, when it begins: the requests in it are not, and their headers stay as the client wrote them",
+            ),
+            Self::Pipelining => (
+                "pipelining",
+                "from 3.1 on HAProxy stops reading a connection on which answers of 16 kB arrive at once: all questions on it time out, and their requests are refused",
             ),
             Self::NotJudged => {
                 ("not-judged", "it may do anything: a clean result says nothing about it")

@@ -14,6 +14,9 @@ pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
         match section.kind.as_str() {
             "global" => check_global(section, variant, report),
             "frontend" | "listen" => check_statistics(section, variant, report),
+            "backend" if variant.reach.is_workspace(section) => {
+                check_statistics(section, variant, report);
+            }
             _ => {}
         }
         let connects = ["backend", "listen", "defaults"].contains(&section.kind.as_str());
@@ -36,7 +39,7 @@ fn is_server(line: &Line) -> bool {
 }
 
 /// The `default-server` lines that hold for a section.
-fn defaults<'s>(section: &'s Section, variant: &'s Variant<'_>) -> Vec<&'s Line> {
+pub(super) fn defaults<'s>(section: &'s Section, variant: &'s Variant<'_>) -> Vec<&'s Line> {
     let chain = guard::inherited(section, variant.sections).into_iter().chain([section]);
     let lines = chain.flat_map(|section| section.lines.iter().map(|line| &**line));
     lines.filter(|line| line.words.first().is_some_and(|word| word == "default-server")).collect()
@@ -54,6 +57,7 @@ fn check_section(section: &Section, variant: &Variant<'_>, report: &mut Report) 
     if !variant.reach.is_workspace(section) {
         return;
     }
+    check_source(section, &defaults, report);
     for (line, address) in addresses(section).filter(|(line, _)| is_server(line)) {
         let all = || defaults.iter().copied().chain([line]);
         if !is_tls(line, &defaults) {
@@ -78,10 +82,24 @@ fn check_section(section: &Section, variant: &Variant<'_>, report: &mut Report) 
     }
 }
 
-fn is_tls(line: &Line, defaults: &[&Line]) -> bool {
+/// Whether a server is reached by TLS.
+pub(super) fn is_tls(line: &Line, defaults: &[&Line]) -> bool {
     let says = |word: &str| line.words.iter().any(|w| w == word);
     says("ssl")
         || !says("no-ssl") && defaults.iter().any(|line| line.words.iter().any(|w| w == "ssl"))
+}
+
+/// An address that servers see the client under, and that the client names in a header.
+fn check_source(section: &Section, defaults: &[&Line], report: &mut Report) {
+    let own = section.lines.iter().map(|line| &**line);
+    for line in own.chain(defaults.iter().copied()) {
+        let named =
+            guard::after(line, "usesrc").is_some_and(|source| source.starts_with("hdr_ip("));
+        if named {
+            let what = "the client names the address that the workspace sees";
+            report.add(Rule::RouteNotAgents, line.at, what, "usesrc clientip");
+        }
+    }
 }
 
 /// Where the agent says which name a certificate must have, the connection is TLS.
@@ -90,7 +108,7 @@ fn check_routes(guard: &guard::Guard<'_>, variant: &Variant<'_>, report: &mut Re
     for (_, line, when) in guard.rules("use_backend") {
         let needs = when.needs(|test| test.fetch == sni && test.method.as_deref() == Some("found"));
         let Some(name) = target(line).filter(|_| needs) else { continue };
-        for section in variant.sections.iter().filter(|s| s.kind == "backend" && s.name == name) {
+        for section in variant.named(name).iter().filter(|s| s.kind == "backend") {
             let defaults = defaults(section, variant);
             for (server, _) in addresses(section).filter(|(line, _)| !is_tls(line, &defaults)) {
                 let what = format!(
@@ -122,7 +140,7 @@ fn check_global(section: &Section, variant: &Variant<'_>, report: &mut Report) {
     }
 }
 
-/// The runtime API has no password: whoever connects commands, in the measure of its level.
+/// The runtime API has no password: all who connect command, in the measure of its level.
 fn check_socket(line: &Line, address: &str, options: &[String], report: &mut Report) {
     let option = |name: &str| {
         let place = options.iter().position(|word| word == name)?;
@@ -138,14 +156,33 @@ fn check_socket(line: &Line, address: &str, options: &[String], report: &mut Rep
         Address::Name(..) => !part.starts_with("${"),
     });
     if let Some(open) = open {
-        let what = format!("the runtime API is open to whoever reaches {open}");
+        let what = format!("the runtime API is open to all who reach {open}");
         let fix = "stats socket /run/haproxy/admin.sock mode 600 level admin";
         report.add(Rule::SocketOpen, line.at, what, fix);
     }
     let others = option("mode").and_then(|mode| mode.chars().last()).and_then(|c| c.to_digit(8));
     if others.is_some_and(|bits| bits & 2 != 0) {
-        let what = "everybody on this machine can write to the socket of the runtime API";
+        let what = "all users of this machine can write to the socket of the runtime API";
         report.add(Rule::SocketOpen, line.at, what, "mode 600");
+    }
+}
+
+/// Where workspaces are, the page of statistics is for all who may open one of them.
+fn check_shown(section: &Section, variant: &Variant<'_>, lines: &[&Line], report: &mut Report) {
+    const SHOWS: [&str; 6] = ["enable", "uri", "realm", "scope", "refresh", "http-request"];
+    let reach = &variant.reach;
+    if variant.guards.is_empty() || !(reach.is_guard(section) || reach.is_workspace(section)) {
+        return;
+    }
+    let shows = |line: &&&Line| {
+        matches!(&line.words[..], [stats, word, ..]
+            if stats == "stats" && (SHOWS.contains(&word.as_str()) || word.starts_with("show-")))
+    };
+    if let Some(line) = lines.iter().find(shows) {
+        let what = "the page of statistics is where workspaces are";
+        let fix =
+            "listen stats\n    bind 127.0.0.1:8404\n    stats enable   # a section of its own";
+        report.add(Rule::StatisticsOpen, line.at, what, fix);
     }
 }
 
@@ -156,9 +193,13 @@ fn check_statistics(section: &Section, variant: &Variant<'_>, report: &mut Repor
         chain.flat_map(|section| &section.lines)
     };
     let is = |line: &Line, what: &str| matches!(&line.words[..], [stats, word, ..] if stats == "stats" && word == what);
-    if lines().any(|line| is(line, "auth")) {
+    let refuses = |line: &Line| {
+        is(line, "http-request") && line.words.get(2).is_some_and(|w| w == "auth" || w == "deny")
+    };
+    if lines().any(|line| is(line, "auth") || refuses(line)) {
         return;
     }
+    check_shown(section, variant, &lines().map(|line| &**line).collect::<Vec<_>>(), report);
     for line in lines().filter(|line| is(line, "admin")) {
         let what = "the page of statistics takes commands without a password";
         report.add(Rule::SocketOpen, line.at, what, "stats auth USER:PASSWORD");

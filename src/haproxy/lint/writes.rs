@@ -15,14 +15,34 @@ const WRITERS: [&str; 3] = ["set-var(", "set-var-fmt(", "do-resolve("];
 /// What else is not for others: reuse compares with these.
 const REUSE: [&str; 4] =
     ["txn.reuse", "sess.identity_asked", "sess.identity_reused", "proc.identity_epoch"];
-/// What a script of Lua can do to a request beside writing variables.
-const SCRIPTED: [&str; 6] = [
-    "req_set_header",
-    "req_add_header",
+/// What a script of Lua can do beside writing variables: change requests, maps and servers, answer, connect, and
+/// run what does not stand there.
+const SCRIPTED: [&str; 25] = [
+    "req_set_",
+    "req_add_",
     "req_rep_",
-    "req_set_uri",
+    "req_del_",
+    ":set_header",
+    ":add_header",
+    ":rep_header",
+    ":del_header",
+    ":set_uri",
+    ":set_path",
+    ":set_query",
+    ":set_method",
+    "set_map",
+    ":set_addr",
     "set_priority",
     "register_service",
+    "register_filter",
+    "core.tcp",
+    "httpclient",
+    "load(",
+    "loadstring",
+    "loadfile",
+    "dofile",
+    "debug.",
+    "string.char",
 ];
 
 /// The variables that a line writes, as they are written.
@@ -108,15 +128,23 @@ fn check_script(line: &Line, files: Files<'_>, report: &mut Report) {
     let writes = text.match_indices("set_var").any(|(place, _)| {
         let rest = text.get(place + "set_var".len()..).unwrap_or_default();
         let name = rest.trim_start().strip_prefix('(').map(str::trim_start);
-        let name = name.and_then(|name| name.strip_prefix(['"', '\'']));
+        let name = name.and_then(|name| name.strip_prefix(['"', '\''])?.split_once(['"', '\'']));
         // A name that is not written out can be any.
-        name.is_none_or(|name| is_protected(name, "txn.identity."))
+        name.is_none_or(|(name, rest)| {
+            !rest.trim_start().starts_with(',')
+                || name.contains('\\')
+                || is_protected(name, "txn.identity.")
+        })
     });
     if writes || SCRIPTED.iter().any(|call| text.contains(call)) {
         let what =
             format!("the script '{name}' can write the agent's variables or change requests");
         let fix = "write out the names of variables it sets (txn:set_var(\"txn.mine\", …)), outside of txn.identity, and leave headers to rules";
         report.add(Rule::VerdictMade, line.at, what, fix);
+    } else if text.contains("require") {
+        let what =
+            format!("the script '{name}' runs others, which could write the agent's variables");
+        report.add(Rule::NotJudged, line.at, what, "put what it needs into the script itself");
     }
 }
 

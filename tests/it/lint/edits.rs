@@ -1,6 +1,8 @@
 //! Dangerous edits of each kind at each place of the shipped files are found in the line that was added, and
 //! harmless ones are not found.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use identity_spoa::haproxy::{
     document::Source,
     lint::{Agent, Finding, Rule, lint},
@@ -25,7 +27,7 @@ impl Base {
         Self { gate, spoe, agent: Agent::default() }
     }
 
-    fn lint(&self) -> Vec<Finding> {
+    pub(super) fn lint(&self) -> Vec<Finding> {
         let sources = [Source { name: "haproxy.cfg".into(), text: self.gate.clone() }];
         let spoe = |name: &str| {
             let text = self.spoe.clone();
@@ -35,7 +37,11 @@ impl Base {
     }
 
     /// With lines behind the first one that `place` picks; gives the numbers of the lines that were added.
-    fn with(&self, place: &Place, added: &str) -> Option<(Self, std::ops::Range<usize>)> {
+    pub(super) fn with(
+        &self,
+        place: &Place,
+        added: &str,
+    ) -> Option<(Self, std::ops::Range<usize>)> {
         let lines: Vec<&str> = self.gate.lines().collect();
         let at = match place {
             Place::After(begin) => {
@@ -54,14 +60,14 @@ impl Base {
     }
 
     /// With one piece of text for another.
-    fn replaced(&self, old: &str, new: &str) -> Self {
+    pub(super) fn replaced(&self, old: &str, new: &str) -> Self {
         assert!(self.gate.contains(old), "{old}");
         Self { gate: self.gate.replacen(old, new, 1), ..self.clone() }
     }
 }
 
 #[derive(Debug)]
-enum Place {
+pub(super) enum Place {
     /// Behind the first line that begins so.
     After(&'static str),
     /// Behind the rule that refuses whatever is not allowed.
@@ -72,53 +78,83 @@ enum Place {
     End,
 }
 
-const TOP: Place = Place::After("frontend gate");
-const QUESTION: Place = Place::After("http-request send-spoe-group");
-const FRONT: [Place; 4] = [TOP, QUESTION, Place::AfterDeny, Place::FrontEnd];
-const LATE: [Place; 2] = [Place::AfterDeny, Place::FrontEnd];
-const BACK: [Place; 2] = [Place::After("backend workspace"), Place::After("backend named")];
+pub(super) const TOP: Place = Place::After("frontend gate");
+pub(super) const QUESTION: Place = Place::After("http-request send-spoe-group");
+pub(super) const FRONT: [Place; 4] = [TOP, QUESTION, Place::AfterDeny, Place::FrontEnd];
+pub(super) const LATE: [Place; 2] = [Place::AfterDeny, Place::FrontEnd];
+pub(super) const BACK: [Place; 2] =
+    [Place::After("backend workspace"), Place::After("backend named")];
 
 /// Whether a finding is about one of these lines.
-fn names(finding: &Finding, lines: &std::ops::Range<usize>) -> bool {
+pub(super) fn names(finding: &Finding, lines: &std::ops::Range<usize>) -> bool {
     lines.contains(&finding.line)
         || lines.clone().any(|line| {
             finding.what.split(|c: char| !c.is_ascii_digit()).any(|n| n == line.to_string())
         })
 }
 
+/// Tries each, on as many threads as there are processors.
+pub(super) fn each<T: Sync>(all: &[T], tried: impl Fn(&T) + Sync) {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(one) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
+            tried(one);
+        }
+    };
+    std::thread::scope(|scope| {
+        let count = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads: Vec<_> = (0..count).map(|_| scope.spawn(work)).collect();
+        for thread in threads {
+            if let Err(panic) = thread.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    });
+}
+
 /// Each edit is found in the line that was added, as it stands and under a condition of the file.
-fn all_found(base: &Base, edits: &[&str], places: &[&Place]) {
+pub(super) fn all_found(base: &Base, edits: &[&str], places: &[&Place]) {
+    found_if(base, edits, places, &|_| true);
+}
+
+/// As [`all_found`], by a finding of one kind.
+pub(super) fn all_found_as(rule: Rule, base: &Base, edits: &[&str], places: &[&Place]) {
+    found_if(base, edits, places, &|finding| finding.rule == rule);
+}
+
+fn found_if(
+    base: &Base,
+    edits: &[&str],
+    places: &[&Place],
+    is: &(dyn Fn(&Finding) -> bool + Sync),
+) {
     let before = base.lint();
     assert!(before.is_empty(), "{}", text(&before));
+    let mut tries = Vec::new();
     for edit in edits {
         for (number, place) in places.iter().enumerate() {
-            let conditional = format!(".if defined(EDIT)\n{edit}\n.endif");
-            let forms = if number == 0 {
-                vec![(*edit).to_owned(), conditional]
-            } else {
-                vec![(*edit).to_owned()]
-            };
-            for form in forms {
-                let Some((edited, lines)) = base.with(place, &form) else { continue };
-                let found = edited.lint();
-                assert!(
-                    found.iter().any(|f| names(f, &lines)),
-                    "{place:?}\n{form}\n{}",
-                    text(&found)
-                );
+            tries.push((place, (*edit).to_owned()));
+            if number == 0 {
+                tries.push((place, format!(".if defined(EDIT)\n{edit}\n.endif")));
             }
         }
     }
+    each(&tries, |(place, form)| {
+        let Some((edited, lines)) = base.with(place, form) else { return };
+        let found = edited.lint();
+        let told = found.iter().any(|f| is(f) && names(f, &lines));
+        assert!(told, "{place:?}\n{form}\n{}", text(&found));
+    });
 }
 
-fn none_found(base: &Base, edits: &[&str], places: &[&Place]) {
-    for edit in edits {
-        for place in places {
-            let Some((edited, _)) = base.with(place, edit) else { continue };
-            let found = edited.lint();
-            assert!(found.is_empty(), "{place:?}\n{edit}\n{}", text(&found));
-        }
-    }
+pub(super) fn none_found(base: &Base, edits: &[&str], places: &[&Place]) {
+    let tries: Vec<_> =
+        edits.iter().flat_map(|edit| places.iter().map(move |place| (edit, place))).collect();
+    each(&tries, |(edit, place)| {
+        let Some((edited, _)) = base.with(place, edit) else { return };
+        let found = edited.lint();
+        assert!(found.is_empty(), "{place:?}\n{edit}\n{}", text(&found));
+    });
 }
 
 /// What only the agent may say, in every form of writing.
@@ -187,7 +223,7 @@ const SECTIONS: [&str; 11] = [
     "backend other\n    server x ipv4@127.0.0.1:8090\nfrontend second\n    bind 127.0.0.1:9999\n    default_backend other",
     "listen second\n    mode tcp\n    bind 127.0.0.1:9999\n    option transparent",
 ];
-/// What nobody needs to be told of.
+/// What is no mistake.
 const HARMLESS: [&str; 14] = [
     "    stick-table type ip size 100k expire 30s store http_req_rate(10s)",
     "    http-request track-sc0 src",
@@ -293,7 +329,7 @@ fn m2_p10_every_route_is_the_agents() {
 }
 
 /// Rules of one's own behind the question are not for what is reused, which lint says of them.
-fn without_reuse(base: &Base) -> Base {
+pub(super) fn without_reuse(base: &Base) -> Base {
     Base { gate: crate::support::haproxy::without_reuse(&base.gate), ..base.clone() }
 }
 
@@ -351,7 +387,7 @@ fn m0_what_is_lacking_is_lacking_where_the_conditions_leave_it_out() {
             || line.starts_with("http-request del-header Connection")
     };
     let mut depth = 0;
-    let mut tried = 0;
+    let mut tries = Vec::new();
     for line in &lines {
         match line.split(' ').next() {
             Some(".if") => depth += 1,
@@ -361,19 +397,17 @@ fn m0_what_is_lacking_is_lacking_where_the_conditions_leave_it_out() {
         if depth > 0 || !needed(&line) || line.contains("spop") {
             continue;
         }
-        tried += 1;
-        let number = lines.iter().position(|other| other == line).unwrap() + 1;
-        for (begin, end) in [
-            (".if defined(USE_GATE)\n", "\n.endif"),
-            (".if !defined(A)\n.elif !defined(B)\n", "\n.endif"),
-        ] {
-            let edited = base.replaced(&format!("{line}\n"), &format!("{begin}{line}{end}\n"));
-            let found = edited.lint();
-            let near = number..number + 3;
-            assert!(found.iter().any(|f| names(f, &near)), "{line}\n{}", text(&found));
-        }
+        tries.push((line, ".if defined(USE_GATE)\n", "\n.endif"));
+        tries.push((line, ".if !defined(A)\n.elif !defined(B)\n", "\n.endif"));
     }
-    assert!(tried > 8, "{tried}");
+    each(&tries, |(line, begin, end)| {
+        let number = lines.iter().position(|other| other == *line).unwrap() + 1;
+        let edited = base.replaced(&format!("{line}\n"), &format!("{begin}{line}{end}\n"));
+        let found = edited.lint();
+        let near = number..number + 3;
+        assert!(found.iter().any(|f| names(f, &near)), "{line}\n{}", text(&found));
+    });
+    assert!(tries.len() > 16, "{}", tries.len());
     for empty in ["", "global\n", ".if defined(USE_GATE)\nfrontend x\n    bind :80\n.endif\n"] {
         let found = Base { gate: empty.into(), ..base.clone() }.lint();
         assert!(found.iter().any(|f| f.rule == Rule::NotAsked), "{empty}: {}", text(&found));
@@ -425,7 +459,7 @@ fn m6_m7_m11_what_ends_the_rules_early_is_judged_by_what_it_skips() {
 #[test]
 fn m10_m11_m12_the_shipped_rules_that_protect_are_required() {
     let base = Base::shipped();
-    let mut tried = 0;
+    let mut tries = Vec::new();
     let front = base.gate.split("\nbackend ").next().unwrap().to_owned();
     let mut depth = 0;
     for line in front.lines() {
@@ -457,13 +491,13 @@ fn m10_m11_m12_the_shipped_rules_that_protect_are_required() {
             edits.push(format!("{line} if {{ ssl_fc }}"));
             edits.push(line.replacen("[^a-z0-9]", "-", 4));
         }
-        for edit in edits.into_iter().filter(|edit| edit != line) {
-            tried += 1;
-            let found = base.replaced(&format!("{line}\n"), &format!("{edit}\n")).lint();
-            assert!(!found.is_empty(), "{line}\n{edit}");
-        }
+        tries.extend(edits.into_iter().filter(|edit| edit != line).map(|edit| (line, edit)));
     }
-    assert!(tried > 25, "{tried}");
+    each(&tries, |(line, edit)| {
+        let found = base.replaced(&format!("{line}\n"), &format!("{edit}\n")).lint();
+        assert!(!found.is_empty(), "{line}\n{edit}");
+    });
+    assert!(tries.len() > 25, "{}", tries.len());
     // And what makes them true or void.
     all_found(
         &base,
