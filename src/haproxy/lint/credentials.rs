@@ -56,6 +56,8 @@ const CARRIES: [&str; 13] = [
     "set-method",
     "redirect",
 ];
+/// Actions by which HAProxy answers itself.
+const ANSWERS: [&str; 2] = ["return", "deny"];
 /// How far variables are followed to where they come from.
 const MAX_STEPS: usize = 4;
 
@@ -78,7 +80,7 @@ pub(super) fn check(variant: &Variant<'_>, values: &Values<'_>, report: &mut Rep
         let mut texts =
             line.words.iter().skip(2).take_while(|word| *word != "if" && *word != "unless");
         if texts.any(|text| has_credential(text, variant, values, 0)) {
-            let what = "a credential travels on under another name";
+            let what = "a credential travels on under another name, or comes back in an answer";
             let fix = "remove it; workspaces get who it is: %[var(txn.identity.user)]";
             report.add(Rule::CredentialTravels, line.at, what, fix);
         }
@@ -87,7 +89,10 @@ pub(super) fn check(variant: &Variant<'_>, values: &Values<'_>, report: &mut Rep
 
 fn carries(line: &Line) -> bool {
     match &line.words[..] {
-        [http, action, ..] if http == "http-request" => CARRIES.contains(&action.as_str()),
+        [kind, action, ..] if kind.starts_with("http-") => {
+            // What an answer says, the pages of the workspace read: cookies, too, that no script may see.
+            CARRIES.contains(&action.as_str()) || ANSWERS.contains(&action.as_str())
+        }
         [redirect, ..] => redirect == "redirect",
         [] => false,
     }
@@ -161,7 +166,8 @@ fn check_asked(guard: &Guard<'_>, values: &Values<'_>, report: &mut Report) {
             Piece::Sample(sample) => is_written(sample, values, 0),
         };
         let empty = value.is_empty() || value == "%[str()]";
-        if !empty && pieces(value).iter().all(written) {
+        let ours = value.contains(&format!("{COOKIE}="));
+        if ours || !empty && pieces(value).iter().all(written) {
             let what =
                 "the question is asked with a credential that stands here, not with the client's";
             report.add(Rule::VerdictMade, line.at, what, "remove it");
@@ -169,12 +175,16 @@ fn check_asked(guard: &Guard<'_>, values: &Values<'_>, report: &mut Report) {
     }
 }
 
-/// What a rule gives to a header that credentials are in, unless it keeps a part of it.
+/// What a rule gives to a header that credentials are in, unless it keeps a part of it and adds none of ours.
 fn given(line: &Line) -> Option<&str> {
     let [_, action, _, rest @ ..] = &line.words[..] else { return None };
     let value = match (action.as_str(), rest) {
         ("set-header" | "add-header", [value, ..]) => value,
-        ("replace-header" | "replace-value", [_, value, ..]) if !value.contains('\\') => value,
+        ("replace-header" | "replace-value", [_, value, ..])
+            if !value.contains('\\') || value.contains(COOKIE) =>
+        {
+            value
+        }
         _ => return None,
     };
     is_header(line).then_some(value)

@@ -220,9 +220,13 @@ fn m12_connect_is_refused_by_haproxys_own_word() {
             "    http-request replace-header Connection .* X-Identity-User",
             "    http-request add-header Transfer-Encoding chunked",
             "    http-request set-header TE trailers",
+            "    http-response set-status 200",
+            "    http-response set-status 200 if { status 101 }",
+            "    http-response set-status 200 if { status 100:199 }",
         ],
         &[&Place::FrontEnd, &NAMED],
     );
+    none_found(&base, &["    http-response set-status 404 if { status 403 }"], &[&TOP, &NAMED]);
 }
 
 #[test]
@@ -331,7 +335,10 @@ fn what_was_judged_as_a_stream_goes_on_as_one() {
 }
 
 /// Credentials under other names.
-const COPIES: [&str; 15] = [
+const COPIES: [&str; 18] = [
+    "    http-request return status 200 content-type text/plain lf-string %[req.hdrs] if { path /echo }",
+    "    http-response set-header X-Debug %[req.hdr(cookie)]",
+    "    http-after-response add-header X-Debug %[req.cook(__Host-identity)]",
     "    http-request set-header X-Copy %[req.hdr(authorization)]",
     "    http-request add-header X-Copy \"token=%[req.fhdr(Authorization),word(2,' ')]\"",
     "    http-request set-header X-Copy %[req.fhdr(cookie)]",
@@ -400,6 +407,7 @@ fn m5_the_question_is_asked_with_the_clients_own_credential() {
             "    http-request add-header Authorization \"Bearer %[env(TOKEN)]\" if { src 10.0.0.0/8 }",
             "    http-request add-header Cookie __Host-identity=abc",
             "    http-request replace-header Authorization .* \"Bearer x.y.z\"",
+            "    http-request replace-header Cookie (.*) \"\\1; __Host-identity=x\"",
             "    http-request set-header Authorization %[src,map_ip(tokens.map)]",
             "    http-request set-var(txn.own) str(x)\n    http-request set-header Authorization %[var(txn.own)]",
         ],
