@@ -31,6 +31,7 @@ use crate::{
 };
 
 pub mod metrics;
+mod parts;
 mod revocations;
 mod sessions;
 mod tunnels;

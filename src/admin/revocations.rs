@@ -11,7 +11,7 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use tracing::{error, info};
 
-use super::{Caller, Shared, failed};
+use super::{Caller, Shared, failed, parts};
 use crate::{
     audit::AdminAct,
     clock::Timestamp,
@@ -31,10 +31,10 @@ pub struct Answer {
 
 type Body = Result<Json<Revocation>, JsonRejection>;
 
-pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Json<Answer> {
+pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Response {
     let all = shared.revocations.list().into_iter();
-    let revocations = all.map(|one| shared.revocations.named(one)).collect();
-    Json(Answer { revocations, error: None })
+    let named = move |one: Arc<Revocation>| shared.revocations.named(Revocation::clone(&one));
+    parts::list("revocations", all.map(named))
 }
 
 pub(super) async fn revoke(

@@ -15,14 +15,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tracing::error;
 
-use super::{Caller, Shared, failed};
+use super::{Caller, Shared, failed, parts};
 use crate::{
     audit::WorkspaceAct,
     clock::{Moment, Timestamp},
     workspace::{
         WorkspaceId,
         reconcile::status::Status,
-        registry::Record,
+        registry::{Listing, Record},
         source::{
             WatchedSource,
             api::{LeaseError, Leases},
@@ -186,8 +186,18 @@ impl Shared {
     }
 }
 
-pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Json<Views> {
-    Json(Views { workspaces: shared.views(|_| true), error: None })
+pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Response {
+    let gate = shared.live.gate();
+    let snapshot = gate.registry.snapshot();
+    let sources = gate.watched.iter().enumerate();
+    let listings: Vec<(Box<str>, Listing)> =
+        sources.map(|(number, source)| (source.name.clone(), snapshot.listing(number))).collect();
+    drop(snapshot);
+    let views = listings.into_iter().flat_map(|(source, listing)| {
+        let view = move |number| Some(View::new(&source, &listing.get(number)?));
+        (0..).map_while(view)
+    });
+    parts::list("workspaces", views)
 }
 
 pub(super) async fn show(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {

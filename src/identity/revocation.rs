@@ -129,13 +129,16 @@ pub trait Others: Send + Sync {
     fn tell(&self, spread: &Spread) -> Result<(), String>;
 }
 
-/// The revocations of one authority, by what they name.
-#[derive(Default)]
+/// The revocations of one authority, by what they name. The maps are persistent, so that a copy of all is made at
+/// once, however many there are: a request must not wait behind a list of a million.
+#[derive(Clone, Default)]
 struct OfAuthority {
-    subjects: HashMap<Box<str>, Revocation>,
-    sessions: HashMap<Box<str>, Revocation>,
-    tokens: HashMap<Box<str>, Revocation>,
+    subjects: Named,
+    sessions: Named,
+    tokens: Named,
 }
+
+type Named = imbl::HashMap<Arc<str>, Arc<Revocation>>;
 
 impl Revocations {
     /// None yet; those of the journal are read first, if there is one. `authorities` are the configured issuers
@@ -350,15 +353,15 @@ impl Revocations {
             .or_else(|| by(&|one| *one.name == *text))
     }
 
-    /// All of them, the latest first.
+    /// All of them, the latest first. The lock that requests need is held for one step for each authority.
     #[must_use]
-    pub fn list(&self) -> Vec<Revocation> {
-        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
-        let mut list: Vec<_> = all
-            .values()
-            .flat_map(|of| [&of.subjects, &of.sessions, &of.tokens])
-            .flat_map(|map| map.values().cloned())
-            .collect();
+    pub fn list(&self) -> Vec<Arc<Revocation>> {
+        let all: Vec<OfAuthority> = {
+            let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+            all.values().cloned().collect()
+        };
+        let maps = all.iter().flat_map(|of| [&of.subjects, &of.sessions, &of.tokens]);
+        let mut list: Vec<_> = maps.flat_map(|map| map.values().cloned()).collect();
         list.sort_by_key(|revocation| std::cmp::Reverse(revocation.at_ms));
         list
     }
@@ -380,7 +383,7 @@ impl Revocations {
 
     fn insert(&self, mut revocation: Revocation) {
         let Some((kind, named)) = revocation.target() else { return };
-        let named = Box::from(named);
+        let named: Arc<str> = named.into();
         let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
         let map = all.entry(revocation.issuer.clone()).or_default().of_kind(kind);
         if let Some(old) = map.get(&named) {
@@ -390,7 +393,7 @@ impl Revocations {
                 _ => None,
             };
         }
-        if map.insert(named, revocation).is_none() {
+        if map.insert(named, Arc::new(revocation)).is_none() {
             self.count.fetch_add(1, Ordering::Release);
         }
         self.changes.fetch_add(1, Ordering::Release);
@@ -411,18 +414,18 @@ impl Revocations {
 impl OfAuthority {
     fn cover(&self, identity: &Identity) -> bool {
         let token = &identity.token;
-        let by_subject = self.subjects.get(&identity.subject).is_some_and(|revocation| {
+        let by_subject = self.subjects.get(&*identity.subject).is_some_and(|revocation| {
             match (revocation.before_ms, token.issued) {
                 (Some(before), Some(issued)) => issued < Timestamp::from_millis(before),
                 _ => true,
             }
         });
         by_subject
-            || token.session.as_ref().is_some_and(|id| self.sessions.contains_key(id))
-            || token.id.as_ref().is_some_and(|id| self.tokens.contains_key(id))
+            || token.session.as_ref().is_some_and(|id| self.sessions.contains_key(&**id))
+            || token.id.as_ref().is_some_and(|id| self.tokens.contains_key(&**id))
     }
 
-    fn of_kind(&mut self, kind: Kind) -> &mut HashMap<Box<str>, Revocation> {
+    fn of_kind(&mut self, kind: Kind) -> &mut Named {
         match kind {
             Kind::Subject => &mut self.subjects,
             Kind::Session => &mut self.sessions,
@@ -430,7 +433,7 @@ impl OfAuthority {
         }
     }
 
-    fn kind(&self, kind: Kind) -> &HashMap<Box<str>, Revocation> {
+    fn kind(&self, kind: Kind) -> &Named {
         match kind {
             Kind::Subject => &self.subjects,
             Kind::Session => &self.sessions,

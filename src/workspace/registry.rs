@@ -120,6 +120,14 @@ pub struct Snapshot {
     now: Moment,
 }
 
+/// The workspaces of a source at a moment, in the order of their ids, for a reader that takes its time. Requests go on
+/// with newer snapshots.
+pub struct Listing {
+    part: Option<Part>,
+    entries: Vec<Arc<Entry>>,
+    now: Moment,
+}
+
 /// See [`Registry::mark`]. Holds the snapshot, so that no other comes to be at its address.
 pub struct Mark(Arc<State>);
 
@@ -244,6 +252,18 @@ impl Snapshot {
         parts.flat_map(|part| part.map.values().map(|entry| part.record(entry, self.now)))
     }
 
+    /// Every workspace of a source, in the order of their ids.
+    #[must_use]
+    pub fn listing(&self, source: usize) -> Listing {
+        let part = self.state.get(source);
+        let mut entries: Vec<_> =
+            part.into_iter().flat_map(|part| part.map.values().cloned()).collect();
+        entries.sort_unstable_by(|a, b| a.workspace.id.cmp(&b.workspace.id));
+        // Only what holds for all of them is needed, not the map.
+        let part = part.map(|part| Part { map: imbl::HashMap::new(), ..part.clone() });
+        Listing { part, entries, now: self.now }
+    }
+
     /// How many workspaces there are, of all sources.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -277,14 +297,28 @@ impl Snapshot {
     #[must_use]
     pub fn state(&self, source: usize) -> Option<PartState> {
         let part = self.state.get(source)?;
-        let count = |is: fn(&Entry) -> bool| part.map.values().filter(|e| is(e)).count();
-        Some(PartState {
+        let mut state = PartState {
             workspaces: part.map.len(),
-            routable: count(|entry| entry.workspace.phase.is_routable()),
-            contested: count(|entry| entry.contested),
-            doubtful: count(|entry| entry.doubtful),
+            routable: 0,
+            contested: 0,
+            doubtful: 0,
             age: part.confirmed.map(|at| self.now.since(at)),
-        })
+        };
+        for entry in part.map.values() {
+            state.routable += usize::from(entry.workspace.phase.is_routable());
+            state.contested += usize::from(entry.contested);
+            state.doubtful += usize::from(entry.doubtful);
+        }
+        Some(state)
+    }
+}
+
+impl Listing {
+    /// The workspace with that number, from zero; `None` after the last one.
+    #[must_use]
+    pub fn get(&self, number: usize) -> Option<Record<'_>> {
+        let (part, entry) = (self.part.as_ref()?, self.entries.get(number)?);
+        Some(part.record(entry, self.now))
     }
 }
 

@@ -175,7 +175,8 @@ fn s10_what_is_revoked_stays_so_whatever_its_issuer_is_called() {
     revocations.set_authorities(vec![named("partner", "partner")]);
     revocations.set_authorities(vec![named("acme", "corp"), named("corp", "partner")]);
     assert!(revocations.cover(&renamed) && !revocations.cover(&swapped));
-    let known = revocations.list().into_iter().map(|one| revocations.named(one).issuer);
+    let issuer = |one: Arc<Revocation>| revocations.named(Revocation::clone(&one)).issuer;
+    let known = revocations.list().into_iter().map(issuer);
     assert_eq!(known.collect::<Vec<_>>(), [Box::<str>::from("acme")]);
     drop(revocations);
     let text = std::fs::read_to_string(&path).unwrap();

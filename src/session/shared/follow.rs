@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    identity::revocation::{Revocations, Spread},
+    identity::revocation::{Revocation, Revocations, Spread},
     session::Digest,
 };
 
@@ -278,6 +278,7 @@ impl Shared {
                 continue;
             }
             let at_ms = revocation.at_ms.unwrap_or_default();
+            let revocation = Revocation::clone(&revocation);
             let spread = Spread { revocation, lifted: false, at_ms };
             if let Ok(pipe) = self.spreading(&spread) {
                 pipe.query_async::<()>(connection).await?;
