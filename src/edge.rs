@@ -9,6 +9,7 @@
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasher as _, RandomState},
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -35,6 +36,8 @@ pub mod watch;
 
 /// The most allows that are noted at once; beyond that nothing is given for reuse.
 const MOST: usize = 100_000;
+/// What is noted is in so many parts, of which one at a time is looked through, so that no request waits for all of it.
+const PARTS: usize = 128;
 /// The most bytes of the name of a question.
 const MAX_ID: usize = 64;
 /// The epoch of a process that was told of none, as the rules of HAProxy write it.
@@ -56,10 +59,15 @@ pub struct Edge {
     counts: Counts,
 }
 
-#[derive(Default)]
+/// What was given.
 struct State {
-    given: HashMap<Key, Given>,
+    parts: Vec<Part>,
+    /// How many there are, in all parts.
+    count: usize,
+    hasher: RandomState,
 }
+
+type Part = HashMap<Key, Given>;
 
 /// Whose allow it is, and for which host. The identity and the session are kept with it, so that nothing else
 /// comes to be at their addresses.
@@ -128,7 +136,7 @@ impl Edge {
         Self {
             longest,
             run: u64::from_be_bytes(run),
-            state: Mutex::default(),
+            state: Mutex::new(State::new()),
             epoch: channel::Sender::new(1),
             told: (0..sockets).map(|_| AtomicU64::new(0)).collect(),
             names: AtomicU64::new(0),
@@ -174,8 +182,12 @@ impl Edge {
             fresh: true,
         };
         let mut state = self.lock();
-        let full = state.given.len() >= MOST;
-        match state.given.get_mut(&key) {
+        let full = state.count >= MOST;
+        let State { parts, count, hasher } = &mut *state;
+        let number = usize::try_from(hasher.hash_one(&key) % PARTS as u64).unwrap_or_default();
+        // There is one of every number.
+        let part = parts.get_mut(number)?;
+        match part.get_mut(&key) {
             // One that leads elsewhere is another one: the one before must still end all.
             Some(known) if known.route == given.route => {
                 known.until = known.until.max(given.until);
@@ -184,7 +196,8 @@ impl Edge {
             Some(_) => return None,
             None if full => return None,
             None => {
-                state.given.insert(key, given);
+                part.insert(key, given);
+                *count += 1;
             }
         }
         drop(state);
@@ -194,11 +207,15 @@ impl Edge {
 
     /// Ends all that was given, at once where HAProxy can be told.
     pub fn end_all(&self) {
+        let empty = State::new();
         let mut state = self.lock();
-        state.given.clear();
+        let ended = std::mem::replace(&mut *state, empty);
         self.counts.ended.fetch_add(1, Ordering::Relaxed);
         // Under the lock: nothing is given between the two.
         self.epoch.send_modify(|epoch| *epoch += 1);
+        drop(state);
+        // Freed without it: no request waits for that.
+        drop(ended);
     }
 
     /// Counts what HAProxy tells it reused.
@@ -228,6 +245,13 @@ impl Edge {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn new() -> Self {
+        let parts = (0..PARTS).map(|_| Part::new()).collect();
+        Self { parts, count: 0, hasher: RandomState::new() }
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::{Edge, Given, Key};
+use super::{Edge, Given, Key, PARTS, State};
 use crate::{
     clock::{Moment, Timestamp},
     gate::{Gate, live::Live},
@@ -98,16 +98,30 @@ impl<'e> Watcher<'e> {
     }
 
     /// Whether one of those that were given would be refused now. Looks at sessions in every round, at the
-    /// rest of what is new, and with `all` of everything.
+    /// rest of what is new, and with `all` of everything. The lock, which requests need, is held for a part at a time.
     fn has_ended(&mut self, gate: &Gate, all: bool, now: Timestamp, at: Moment) -> bool {
+        (0..PARTS).any(|number| self.has_ended_in(number, (gate, all), now, at))
+    }
+
+    fn has_ended_in(
+        &mut self,
+        number: usize,
+        (gate, all): (&Gate, bool),
+        now: Timestamp,
+        at: Moment,
+    ) -> bool {
         let sessions = gate.sign_in.as_ref().map(|sign_in| &sign_in.sessions);
         let mut wanted: Vec<(Key, Given)> = Vec::new();
         {
             let mut state = self.edge.lock();
+            let State { parts, count, .. } = &mut *state;
+            let Some(part) = parts.get_mut(number) else { return false };
             if all {
-                state.given.retain(|_, given| given.until > at);
+                let before = part.len();
+                part.retain(|_, given| given.until > at);
+                *count = count.saturating_sub(before.saturating_sub(part.len()));
             }
-            for (key, given) in &mut state.given {
+            for (key, given) in part {
                 if let Some(session) = &given.session
                     && sessions.is_none_or(|sessions| !sessions.counts(session, now))
                 {
@@ -122,6 +136,7 @@ impl<'e> Watcher<'e> {
         if wanted.is_empty() {
             return false;
         }
+        // Taken after what is decided about, so that it is not older.
         let workspaces = gate.registry.snapshot();
         wanted.iter().any(|(key, given)| self.is_over(gate, &workspaces, (key, given), now))
     }
