@@ -25,6 +25,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     identity::{Identity, profile::Authority},
+    reaper::Reaper,
 };
 
 /// The most sessions, and the most cookies of hosts for each on average.
@@ -35,6 +36,9 @@ const HOSTS_EACH: usize = 16;
 const MAX_OF_PERSON: usize = 64;
 /// Longer than any cookie of ours, in bytes.
 const MAX_ID: usize = 128;
+/// Sessions that are written to the file together. A sign-in may wait for one such write.
+const WRITTEN_TOGETHER: usize = 1000;
+const BETWEEN_WRITES: std::time::Duration = std::time::Duration::from_millis(1);
 /// How many ended sessions are remembered, so that late news does not bring them back.
 const MAX_GONE: usize = 100_000;
 
@@ -51,6 +55,8 @@ type Handles = imbl::HashMap<Digest, Handle>;
 /// All sessions.
 pub struct Sessions {
     handles: ArcSwap<Handles>,
+    /// Frees tables that were replaced, which requests may still read.
+    reaper: Reaper<Handles>,
     /// Held by whoever changes them.
     known: Mutex<Known>,
     lifetime: Lifetime,
@@ -116,6 +122,7 @@ impl Sessions {
     pub fn new(lifetime: Lifetime, sealer: Arc<Sealer>) -> Self {
         Self {
             handles: ArcSwap::default(),
+            reaper: Reaper::default(),
             known: Mutex::default(),
             lifetime,
             sealer,
@@ -314,7 +321,7 @@ impl Sessions {
             handles.remove(&old);
         }
         handles.insert(digest, Handle { session: Arc::clone(session), host: host.into() });
-        self.handles.store(Arc::new(handles));
+        self.set_handles(handles);
     }
 
     /// The session of a cookie, if it is one of that host and lasts. Never waits.
@@ -343,12 +350,6 @@ impl Sessions {
             session.last.fetch_max(now.as_millis(), Ordering::Relaxed);
         }
         lasts && !self.is_stale()
-    }
-
-    /// A session of which that is true.
-    #[must_use]
-    pub fn any(&self, is_it: impl Fn(&Session) -> bool) -> Option<Arc<Session>> {
-        self.lock().sessions.values().find(|session| is_it(session)).cloned()
     }
 
     /// Whether nobody can tell at the moment which sessions have ended elsewhere.
@@ -501,9 +502,13 @@ impl Sessions {
         match &self.keeper {
             Keeper::Nowhere => {}
             Keeper::File(store) => {
-                let changed: Vec<_> =
-                    used.iter().map(|(session, _)| (session.key, session.as_kept())).collect();
-                store.update(&self.sealer, &changed, &keys, &digests)?;
+                store.update(&self.sealer, &[], &keys, &digests)?;
+                drop(known);
+                for some in used.chunks(WRITTEN_TOGETHER) {
+                    self.write_used(store, some)?;
+                    // The lock would be taken again before a sign-in that waits for it wakes up.
+                    std::thread::sleep(BETWEEN_WRITES);
+                }
             }
             Keeper::Shared(shared) => {
                 drop(known);
@@ -516,6 +521,15 @@ impl Sessions {
             session.kept.store(last, Ordering::Relaxed);
         }
         Ok(())
+    }
+
+    /// Writes to the file when sessions were used last.
+    fn write_used(&self, store: &Store, used: &[(Arc<Session>, u64)]) -> Result<(), StoreError> {
+        let known = self.lock();
+        // None that has ended since: it was taken out of the file under this lock.
+        let here = used.iter().filter(|(session, _)| known.sessions.contains_key(&session.key));
+        let kept: Vec<_> = here.map(|(session, _)| (session.key, session.as_kept())).collect();
+        store.update(&self.sealer, &kept, &[], &[])
     }
 
     /// Takes what is over out of the table. Returns the sessions and their cookies.
@@ -543,7 +557,7 @@ impl Sessions {
             keys.push(key);
             digests.extend(cookies);
         }
-        self.handles.store(Arc::new(handles));
+        self.set_handles(handles);
         self.ends.fetch_add(1, Ordering::Release);
         (keys, digests)
     }
@@ -563,6 +577,10 @@ impl Sessions {
         !session.ended.load(Ordering::Acquire)
             && now < session.end
             && now.since(last) < self.lifetime.idle + late
+    }
+
+    fn set_handles(&self, handles: Handles) {
+        self.reaper.free(self.handles.swap(Arc::new(handles)));
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
@@ -605,7 +623,7 @@ impl Sessions {
             }
             handles.insert(digest, Handle { session: Arc::clone(session), host: host.into() });
         }
-        self.handles.store(Arc::new(handles));
+        self.set_handles(handles);
     }
 
     /// Takes in one cookie, with its session if it may be unknown here.
