@@ -48,6 +48,7 @@ mod policy_table;
 pub mod reference;
 mod shared;
 mod sign_in;
+mod site;
 mod source;
 mod traces;
 mod tunnels;

@@ -36,6 +36,9 @@ pub(super) fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         config.issuers.len(),
         config.hosts.len(),
     )?;
+    for warning in config.warnings() {
+        writeln!(stderr(), "{}: warning: {warning}", path.display())?;
+    }
     match &args.haproxy {
         Some(directory) => check_haproxy(directory),
         None => Ok(ExitCode::SUCCESS),

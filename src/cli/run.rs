@@ -47,6 +47,9 @@ pub(super) fn run(path: &Path) -> anyhow::Result<ExitCode> {
             warn!(%address, "SPOP has no password: make sure that only HAProxy reaches this address");
         }
     }
+    for warning in config.warnings() {
+        warn!("{warning}");
+    }
     let background = runtimes::background().context("cannot start the runtime")?;
     let requests = Requests::start(config.agent.workers).context("cannot start the runtime")?;
     let result = background.block_on(serve(path, config, requests.handle()));

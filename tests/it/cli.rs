@@ -118,6 +118,47 @@ async fn check_takes_a_good_configuration_and_haproxys_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn s6_check_warns_of_a_login_host_of_another_site_than_the_workspaces() {
+    let directory = stage().await.0;
+    let path = directory.path().join("agent.toml");
+    let text_of = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(directory.path().join("secret"), "secret\n").unwrap();
+    std::fs::write(directory.path().join("keys"), format!("{}\n", "A".repeat(43))).unwrap();
+    let checked = |login: &str, domain: &str| {
+        let sign_in = format!(
+            "[issuer.sign_in]\nclient_id = 'gate'\nclient_secret_file = 'secret'\n\n\
+             [sign_in]\nhost = '{login}'\nlisten = '127.0.0.1:9011'\nkeys_file = 'keys'\n\n[[host]]"
+        );
+        let config = text_of.replace("[[host]]", &sign_in).replace("gitpod.test", domain);
+        std::fs::write(&path, config).unwrap();
+        let output = program(&["check", "--config", "agent.toml"], directory.path());
+        assert!(output.status.success(), "{}", text(&output));
+        assert!(text(&output).contains("good"), "{}", text(&output));
+        text(&output)
+    };
+    for (login, domain) in [
+        ("login.example.com", "example.com"),
+        ("login.example.com", "dev.example.com"),
+        ("login.gate.example.co.uk", "example.co.uk"),
+    ] {
+        let said = checked(login, domain);
+        assert!(!said.contains("warning"), "{said}");
+    }
+    for (login, domain) in [
+        ("login.example.com", "example.org"),
+        ("login.example.com", "workspaces.com"),
+        ("login.example.co.uk", "workspaces.co.uk"),
+    ] {
+        let said = checked(login, domain);
+        let wanted = format!(
+            "agent.toml: warning: sign-in does not work at the workspaces below '{domain}'"
+        );
+        assert!(said.contains(&wanted), "{said}");
+        assert!(said.contains(&format!("'login.{domain}'")), "it says what to do: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn explain_shows_each_stage_and_exits_as_the_verdict_says() {
     let (directory, idp, _workspace) = stage().await;
     let token = directory.path().join("token");
