@@ -37,7 +37,7 @@ use identity_spoa::{
     policy::{Circumstances, Mode, Question, Rules, Set, Who},
     request::Request,
     spop::{Event, Notify, frame::DEFAULT_SIZE},
-    tunnel::{Settings, Tunnel, Tunnels, sweep::Sweeper},
+    tunnel::{Allowed, Settings, Tunnel, Tunnels, sweep::Sweeper},
     workspace::{EndpointName, host::Host, pattern::Scratch},
 };
 use jiff::tz::TimeZone;
@@ -221,7 +221,9 @@ fn tunnels(gate: &Arc<Gate>, request: &Request<'_>, decided: &Decision, now: Tim
     for number in 0..COUNT {
         request.spot.stream = Some(number);
         let id = DecisionId::from(&format!("{number}")).unwrap();
-        all.open(Tunnel::of(decided, &request, &id, &[], now).unwrap()).unwrap();
+        let allowed =
+            Allowed { decision: decided, request: &request, id: &id, certificates: &[], now };
+        all.open(Tunnel::of(&allowed).unwrap()).unwrap();
         let [_, _, c, d] = number.to_be_bytes();
         let pointer = 0x7fb5_fb24_1c00_u64 + u64::from(number) * 1024;
         writeln!(
@@ -230,6 +232,10 @@ fn tunnels(gate: &Arc<Gate>, request: &Request<'_>, decided: &Decision, now: Tim
         )
         .unwrap();
     }
+    request.upgrades = 0;
+    let id = DecisionId::from("1").unwrap();
+    let allowed = Allowed { decision: decided, request: &request, id: &id, certificates: &[], now };
+    time("remember a request that may last", || all.note(black_box(&allowed)).unwrap());
     list += "\nName: HAProxy\nPid: 7\n\n";
     let live = Live::new(Arc::clone(gate));
     let mut sweeper = Sweeper::new(&all, &live);

@@ -72,6 +72,21 @@ impl Default for Settings {
     }
 }
 
+/// A request as it was allowed.
+#[derive(Clone, Copy)]
+pub struct Allowed<'a> {
+    /// The decision.
+    pub decision: &'a Decision,
+    /// What was asked.
+    pub request: &'a Request<'a>,
+    /// The decision's id.
+    pub id: &'a DecisionId,
+    /// The certificate rules it was decided by.
+    pub certificates: &'a [CertificateRule],
+    /// When.
+    pub now: Timestamp,
+}
+
 /// What kind of tunnel it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -247,13 +262,8 @@ impl Tunnel {
     /// The tunnel that an allowed request becomes; `None` where it is none, or HAProxy does not say where
     /// it has it.
     #[must_use]
-    pub fn of(
-        decision: &Decision,
-        request: &Request<'_>,
-        id: &DecisionId,
-        certificates: &[CertificateRule],
-        now: Timestamp,
-    ) -> Option<Self> {
+    pub fn of(allowed: &Allowed<'_>) -> Option<Self> {
+        let Allowed { decision, request, id, certificates, now } = *allowed;
         let kind = Kind::of(request)?;
         let path = request.path.map(|path| path.get(..MAX_PATH).unwrap_or(path).into());
         // A longer one is none that a policy knows.

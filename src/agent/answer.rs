@@ -27,7 +27,7 @@ use crate::{
     request::{self, Request},
     spop::{Actions, Notify, Value, ack, ack::Scope},
     traces,
-    tunnel::{Full, Kind, Tunnel, Tunnels},
+    tunnel::{Allowed, Full, Kind, Tunnel, Tunnels},
     workspace::{pattern::Scratch, registry::Snapshot},
 };
 
@@ -54,6 +54,18 @@ pub struct Batch<'s> {
     pub started: Moment,
     /// The largest ACK HAProxy accepts.
     pub max_frame_size: u32,
+}
+
+impl Batch<'_> {
+    fn allowed<'a>(
+        &'a self,
+        decision: &'a Decision,
+        request: &'a Request<'a>,
+        id: &'a DecisionId,
+    ) -> Allowed<'a> {
+        let certificates = &self.gate.certificates;
+        Allowed { decision, request, id, certificates, now: self.now }
+    }
 }
 
 /// A question that waits for keys.
@@ -194,9 +206,8 @@ impl Answerer {
             let _ = answer.encode(notify, request, batch.max_frame_size, out);
         }
         if fits && let Some(tunnels) = &self.tunnels {
-            let certificates = &batch.gate.certificates;
             // The question itself was noted: so can this be.
-            let _ = tunnels.note_given(&decision, request, &id, certificates, batch.now);
+            let _ = tunnels.note_given(&batch.allowed(&decision, request, &id));
         }
         debug!(decision_id = %id, reason = %decision.reason, "decided");
         let latency = Moment::now().since(batch.started);
@@ -235,13 +246,13 @@ impl Answerer {
             return Ok(false);
         };
         // What cannot be tracked cannot be cut.
-        let certificates = &batch.gate.certificates;
+        let allowed = batch.allowed(decision, request, id);
         if Kind::of(request).is_none() {
             // It may last all the same.
-            tunnels.note(decision, request, id, certificates, batch.now)?;
+            tunnels.note(&allowed)?;
             return Ok(false);
         }
-        let tunnel = Tunnel::of(decision, request, id, certificates, batch.now).ok_or(Full)?;
+        let tunnel = Tunnel::of(&allowed).ok_or(Full)?;
         tunnels.open(tunnel).map(|()| true)
     }
 

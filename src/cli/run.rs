@@ -125,6 +125,7 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
         }
         tasks.spawn(watch::run(edge, Arc::clone(&live), stop.clone()));
     }
+    let handed_over = tunnels.clone().zip(config.tunnels.file.clone());
     if let Some(tunnels) = tunnels {
         tunnels::spawn(&config, &live, &tunnels, &mut tasks, &stop);
     }
@@ -174,6 +175,9 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
     while tasks.join_next().await.is_some() {}
     if let Ok(tasks) = reloading.await {
         tasks.ended().await;
+    }
+    if let Some((tunnels, path)) = handed_over {
+        tunnels::hand_over(&tunnels, &path);
     }
     record(&trail, &live.load(), "stop", Some(signal));
     // Whatever still runs gets nothing on record any more, and so allows nothing.

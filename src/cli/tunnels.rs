@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{Write, stdout},
+    path::Path,
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -53,6 +54,13 @@ pub(super) fn build(config: &Config, gate: &Gate, trail: &Arc<Trail>) -> Option<
         error!(%error, path = %path.display(), "the file of tunnels cannot be read: nobody knows the tunnels there are");
     }
     Some(tunnels)
+}
+
+/// Writes the requests of the last seconds for the agent after this one.
+pub(super) fn hand_over(tunnels: &Tunnels, path: &Path) {
+    if let Err(error) = keep::hand_over(tunnels, path) {
+        error!(%error, path = %path.display(), "requests of the last seconds cannot be handed over: the agent after this one will not know those that last");
+    }
 }
 
 /// Starts what follows tunnels and cuts them.

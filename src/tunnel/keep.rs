@@ -1,10 +1,12 @@
 //! Tunnels in a file, so that a restarted agent goes on with what the one before it had.
 //!
 //! Written as a whole whenever tunnels came or went, twice a second at most, and beside the requests. What was
-//! opened since is in the [`Journal`], so that an agent that is killed loses no tunnel either.
+//! opened since is in the [`Journal`], so that an agent that is killed loses no tunnel either. Requests that were
+//! allowed in the last seconds and may last are in a file beside it, which an agent writes as it ends: one that is killed
+//! does not hand them over.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet, VecDeque},
     io::{self, Write as _},
     net::{IpAddr, SocketAddr},
     os::unix::fs::OpenOptionsExt as _,
@@ -17,17 +19,22 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::{By, Cause, Kind, Place, Tunnel, Tunnels, journal::Journal};
+use super::{By, Cause, Kind, Place, Tunnel, Tunnels, journal::Journal, recent::Recent};
 use crate::{
     clock::{Moment, Timestamp},
     decision::{Reason, Route},
     gate::Gate,
     identity::{Identity, Refusal, TokenIds, profile::Authority},
+    session::Session,
     workspace::{EndpointName, Gateway, host::Host},
 };
 
 /// Between two writings.
 const EVERY: Duration = Duration::from_millis(500);
+/// The ending of the file of requests that were allowed a moment ago, and the most of them: the newest, about 9,000 a
+/// second. With more, a restart would take longer than the requests matter.
+const RECENT: &str = ".recent";
+const MOST_RECENT: usize = 32_768;
 
 #[derive(Serialize, Deserialize)]
 struct Kept {
@@ -51,6 +58,22 @@ struct Kept {
     started: Option<u64>,
     process: Option<u32>,
     source: Option<SocketAddr>,
+}
+
+/// A request that was allowed a moment ago.
+#[derive(Serialize, Deserialize)]
+struct KeptRecent {
+    memory: Memory,
+    asked_ms: Option<u64>,
+    request: Kept,
+}
+
+/// Which memory it was in.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Memory {
+    Allowed,
+    GivenForReuse,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -103,21 +126,13 @@ pub fn adopt(tunnels: &Tunnels, gate: &Gate, path: &Path) -> io::Result<usize> {
     }
     let mut seen = HashSet::new();
     kept.retain(|kept| seen.insert(kept.id.clone()));
-    let authorities: Vec<&Arc<Authority>> = gate.authorities().collect();
+    let known = Known::of(gate);
     let mut count = 0;
     for kept in kept {
-        let was_known = kept.identity.is_some();
-        let Some(mut tunnel) = kept.tunnel(&authorities) else {
+        let Some((tunnel, cause)) = known.tunnel(kept) else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "not a tunnel of this version"));
         };
-        tunnel.session = session(gate, &tunnel);
         let id = tunnel.id;
-        // Whoever vouched for them is not configured any more, or their session did not outlive the agent.
-        let cause = if was_known && tunnel.identity.is_none() {
-            Some(Cause::Refused(Reason::Refused(Refusal::Issuer)))
-        } else {
-            (tunnel.by == By::Session && tunnel.session.is_none()).then_some(Cause::SessionEnded)
-        };
         tunnels.adopt(tunnel);
         tunnels.due(cause.map(|cause| (id, cause)));
         count += 1;
@@ -125,7 +140,73 @@ pub fn adopt(tunnels: &Tunnels, gate: &Gate, path: &Path) -> io::Result<usize> {
     if count > 0 {
         info!(count, "live tunnels are taken over");
     }
+    let recent = recent_file(path);
+    if let Err(error) = adopt_recent(tunnels, &known, &recent) {
+        error!(%error, path = %recent.display(), "what the agent before this one allowed in its last seconds cannot be read: what lasts of it is not known");
+    }
     Ok(count)
+}
+
+/// Takes over what the agent before this one allowed in its last seconds. That agent has ended, so the file is used up.
+fn adopt_recent(tunnels: &Tunnels, known: &Known<'_>, path: &Path) -> io::Result<()> {
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    std::fs::remove_file(path)?;
+    let all: Vec<KeptRecent> = serde_json::from_slice(&text)?;
+    let mut count = 0;
+    for KeptRecent { memory, asked_ms, request } in all {
+        // Why it may not go on is found out again when its stream is seen.
+        let Some((tunnel, _)) = known.tunnel(request) else { continue };
+        let memory = match memory {
+            Memory::Allowed => Some(&tunnels.recent),
+            Memory::GivenForReuse => tunnels.given.as_ref(),
+        };
+        count +=
+            usize::from(memory.is_some_and(|memory| memory.inherit(&tunnel, asked_ms).is_ok()));
+    }
+    info!(count, "requests of the last seconds are taken over");
+    Ok(())
+}
+
+/// Writes what was allowed in the last seconds, for the agent after this one; to be called once this one answers no more.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn hand_over(tunnels: &Tunnels, path: &Path) -> io::Result<()> {
+    let mut all = recent(&tunnels.recent, Memory::Allowed);
+    if let Some(given) = &tunnels.given {
+        all.extend(recent(given, Memory::GivenForReuse));
+    }
+    if all.is_empty() {
+        return Ok(());
+    }
+    replace(&recent_file(path), &serde_json::to_vec(&all)?)
+}
+
+/// The newest of what is remembered and is no tunnel yet.
+fn recent(memory: &Recent, name: Memory) -> VecDeque<KeptRecent> {
+    let (mut all, mut next) = (VecDeque::new(), Some(0));
+    while let Some(from) = next {
+        next = memory.lock().some(from, |seen| {
+            if let Some(tunnel) = seen.tunnel().filter(|_| !seen.is_taken()) {
+                if all.len() == MOST_RECENT {
+                    all.pop_front();
+                }
+                let (asked_ms, request) = (seen.asked_millis(), Kept::of(&tunnel));
+                all.push_back(KeptRecent { memory: name, asked_ms, request });
+            }
+        });
+    }
+    all
+}
+
+fn recent_file(path: &Path) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(RECENT);
+    name.into()
 }
 
 /// Writes the file whenever something changed, until stopped, and once more then.
@@ -180,29 +261,56 @@ fn write(tunnels: &Tunnels, path: &Path) -> io::Result<()> {
     };
     let kept: Vec<Kept> = all.iter().map(|tunnel| Kept::of(tunnel)).collect();
     let text = serde_json::to_vec(&kept)?;
+    replace(path, &text)
+}
+
+/// Writes a file as a whole.
+fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     let mut part = path.to_owned().into_os_string();
     part.push(".part");
     // Names and groups of people are in it.
     let mut options = std::fs::OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&part)?;
-    file.write_all(&text)?;
+    file.write_all(text)?;
     drop(file);
     std::fs::rename(&part, path)
 }
 
-/// The session that a tunnel of the agent before this one belongs to: one and the same person's with the same
-/// end, which is its beginning to the millisecond.
-fn session(gate: &Gate, tunnel: &Tunnel) -> Option<Arc<crate::session::Session>> {
-    let (sign_in, identity) = (gate.sign_in.as_ref()?, tunnel.identity.as_ref()?);
-    if tunnel.by != By::Session {
-        return None;
+/// What this agent knows of those whom the one before it knew.
+struct Known<'g> {
+    authorities: Vec<&'g Arc<Authority>>,
+    /// Sessions by their person and their end, which is their beginning to the millisecond.
+    sessions: HashMap<(Box<str>, Box<str>, Timestamp), Arc<Session>>,
+}
+
+impl<'g> Known<'g> {
+    fn of(gate: &'g Gate) -> Self {
+        let sign_in = gate.sign_in.as_ref();
+        let alive = sign_in.map(|sign_in| sign_in.sessions.alive(Timestamp::now()));
+        let sessions = alive.into_iter().flatten().map(|session| {
+            let identity = session.identity();
+            let (issuer, subject) = (identity.issuer.clone(), identity.subject.clone());
+            ((issuer, subject, identity.expires), session)
+        });
+        Self { authorities: gate.authorities().collect(), sessions: sessions.collect() }
     }
-    sign_in.sessions.any(|session| {
-        let known = session.identity();
-        known.issuer == identity.issuer
-            && known.subject == identity.subject
-            && known.expires == identity.expires
-    })
+
+    /// The tunnel, and why it may not go on: the issuer is not configured any more, or the session did not outlive the
+    /// agent before this one. `None` for what is no tunnel of this version.
+    fn tunnel(&self, kept: Kept) -> Option<(Tunnel, Option<Cause>)> {
+        let was_known = kept.identity.is_some();
+        let mut tunnel = kept.tunnel(&self.authorities)?;
+        if let Some(identity) = tunnel.identity.as_ref().filter(|_| tunnel.by == By::Session) {
+            let (issuer, subject) = (identity.issuer.clone(), identity.subject.clone());
+            tunnel.session = self.sessions.get(&(issuer, subject, identity.expires)).cloned();
+        }
+        let cause = if was_known && tunnel.identity.is_none() {
+            Some(Cause::Refused(Reason::Refused(Refusal::Issuer)))
+        } else {
+            (tunnel.by == By::Session && tunnel.session.is_none()).then_some(Cause::SessionEnded)
+        };
+        Some((tunnel, cause))
+    }
 }
 
 impl Kept {

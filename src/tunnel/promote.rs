@@ -2,10 +2,11 @@
 //!
 //! Each look at HAProxy's streams is held against what was allowed a moment ago ([`super::recent`]). A request that
 //! has a stream for longer than [`LASTS`] enters the table; one that would be refused by now enters it at once, as
-//! due, however young it is. HAProxy's list does not tell the streams of one connection apart; the details of a
-//! stream do, and are asked for where they matter. Before 3.0 they tell it of HTTP/1 and TCP only, where the stream
-//! is that of the connection's last request. There, a request over HTTP/2 stands for its whole connection: all streams
-//! of the connection are terminated with it.
+//! due, however young it is. What the agent before this one allowed enters it as soon as its stream is found by its
+//! number. HAProxy's list does not tell the streams of one connection apart; the details of a stream do, and are asked
+//! for where they matter. Before 3.0 they tell it of HTTP/1 and TCP only, where the stream is that of the connection's
+//! last request. There, a request over HTTP/2 stands for its whole connection: all streams of the connection are
+//! terminated with it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -47,6 +48,16 @@ struct Near {
     tunnel: Tunnel,
     /// Why it is to be terminated.
     cause: Option<Cause>,
+}
+
+/// Whether a stream is old enough to be followed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Age {
+    Young,
+    /// The request lasts, if its stream is old as well.
+    Lasts,
+    /// The agent before this one allowed it. If there still is a stream of it, that is it, whatever its age is.
+    Inherited,
 }
 
 /// What a look at the records came to.
@@ -134,16 +145,23 @@ impl Site {
                 }
                 let Some(there) = streams.get(&seen.connection()) else { return };
                 look.note_last(seen);
-                let lasts = asked.since(seen.opened()) >= LASTS;
+                // Without a number, any stream of the connection could be it, and its age must tell.
+                let age = if seen.is_inherited() && seen.has_number() {
+                    Age::Inherited
+                } else if asked.since(seen.opened()) >= LASTS {
+                    Age::Lasts
+                } else {
+                    Age::Young
+                };
                 // Whether it may go on is decided without the lock.
                 if !seen.is_taken()
-                    && (!lasts || !there.old.is_empty())
+                    && (age != Age::Lasts || !there.old.is_empty())
                     && let Some(tunnel) = seen.tunnel()
                 {
-                    some.push((seen.number(), tunnel, lasts));
+                    some.push((seen.number(), tunnel, age));
                 }
             });
-            for (number, tunnel, lasts) in some {
+            for (number, tunnel, age) in some {
                 let cause = sweep::over(
                     (gate, &workspaces),
                     &tunnel,
@@ -154,14 +172,16 @@ impl Site {
                 // Sources that were not read yet end nothing at once.
                 let cause =
                     cause.filter(|cause| *cause != Cause::Refused(Reason::WorkspacesNotLoaded));
-                if cause.is_some() && asked.since(tunnel.opened) < SPARED {
+                let is_new = age != Age::Inherited && asked.since(tunnel.opened) < SPARED;
+                if cause.is_some() && is_new {
                     look.is_early = true;
                     continue;
                 }
                 let place = &tunnel.place;
                 let Some(there) = streams.get(&(&*place.frontend, place.source)) else { continue };
-                if lasts || cause.is_some() {
-                    let wanted = if cause.is_some() { &there.all } else { &there.old };
+                if age != Age::Young || cause.is_some() {
+                    let only_old = age == Age::Lasts && cause.is_none();
+                    let wanted = if only_old { &there.old } else { &there.all };
                     look.pointers.extend(wanted);
                     look.near.push(Near { number, tunnel, cause });
                 }

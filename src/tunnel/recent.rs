@@ -14,15 +14,14 @@ use std::{
     time::Duration,
 };
 
-use super::{By, Full, Kind, MAX_METHOD, MAX_PATH, Place, Tunnel};
+use super::{Allowed, By, Full, Kind, MAX_METHOD, MAX_PATH, Place, Tunnel};
 use crate::{
     clock::{Moment, Timestamp},
-    decision::{Decision, Reason, Route, variables::DecisionId},
+    decision::{Reason, Route, variables::DecisionId},
     haproxy::runtime::Quarter,
-    identity::{Identity, certificate::CertificateRule},
-    request::Request,
+    identity::Identity,
     session::Session,
-    workspace::{EndpointName, Workspace, host::Host},
+    workspace::{EndpointName, WorkspaceId, host::Host},
 };
 
 /// A request that takes longer than this is a tunnel.
@@ -84,7 +83,7 @@ struct Record {
     identity: Option<Arc<Identity>>,
     by: By,
     session: Option<Arc<Session>>,
-    workspace: Option<Arc<Workspace>>,
+    workspace: Option<WorkspaceId>,
     owner: Option<Arc<str>>,
     endpoint: Option<EndpointName>,
     reason: Reason,
@@ -99,6 +98,8 @@ struct Record {
     source: Option<SocketAddr>,
     /// When HAProxy asked, in milliseconds since the Unix epoch by its clock; only where the allow may be reused.
     asked: Option<u64>,
+    /// The agent before this one allowed it.
+    is_inherited: bool,
     /// It is in the table.
     is_taken: bool,
     /// Where its text begins, and how many bytes each has.
@@ -143,14 +144,8 @@ impl Recent {
     ///
     /// # Errors
     /// It could not be told which stream of HAProxy it is: it must not be let pass.
-    pub(super) fn note(
-        &self,
-        decision: &Decision,
-        request: &Request<'_>,
-        id: &DecisionId,
-        certificates: &[CertificateRule],
-        now: Timestamp,
-    ) -> Result<(), Full> {
+    pub(super) fn note(&self, allowed: &Allowed<'_>) -> Result<(), Full> {
+        let Allowed { decision, request, id, certificates, now } = *allowed;
         let host = request.host.filter(|host| host.len() <= MAX_HOST).ok_or(Full)?;
         let frontend = request.spot.frontend.ok_or(Full)?;
         let source = request.spot.address();
@@ -164,7 +159,7 @@ impl Recent {
             identity: decision.identity.clone(),
             by: By::of(decision, certificates),
             session: decision.session.clone(),
-            workspace: decision.workspace.clone(),
+            workspace: decision.workspace.as_ref().map(|workspace| workspace.id.clone()),
             owner: decision.owner.clone(),
             endpoint: decision.endpoint.clone(),
             reason: decision.reason,
@@ -178,6 +173,7 @@ impl Recent {
             process: request.spot.process,
             source,
             asked: request.reuse.now,
+            is_inherited: false,
             is_taken: false,
             text: 0,
             host: host.len(),
@@ -186,6 +182,46 @@ impl Recent {
         };
         let parts = [host, method.unwrap_or_default(), path.unwrap_or_default()];
         self.lock().push(record, frontend, parts)
+    }
+
+    /// Remembers what the agent before this one did. `asked` is as [`Seen::asked_millis`] said.
+    ///
+    /// # Errors
+    /// There are too many frontends.
+    pub(super) fn inherit(&self, tunnel: &Tunnel, asked: Option<u64>) -> Result<(), Full> {
+        let (host, place) = (tunnel.host.as_str().as_bytes(), &tunnel.place);
+        let record = Record {
+            id: tunnel.id,
+            identity: tunnel.identity.clone(),
+            by: tunnel.by,
+            session: tunnel.session.clone(),
+            workspace: tunnel.workspace.clone(),
+            owner: tunnel.owner.clone(),
+            endpoint: tunnel.endpoint.clone(),
+            reason: tunnel.reason,
+            route: tunnel.route.clone(),
+            client: tunnel.client,
+            since: tunnel.since,
+            opened: Moment::now(),
+            frontend: 0,
+            stream: place.stream,
+            started: place.started,
+            process: place.process,
+            source: place.source,
+            asked,
+            is_inherited: true,
+            is_taken: false,
+            text: 0,
+            host: host.len(),
+            method: tunnel.method.as_ref().map(|method| method.len()),
+            path: tunnel.path.as_ref().map(|path| path.len()),
+        };
+        let (method, path) = (tunnel.method.as_deref(), tunnel.path.as_deref());
+        let parts = [host, method.unwrap_or_default(), path.unwrap_or_default()];
+        if parts.iter().map(|part| part.len()).sum::<usize>() > CHUNK_TEXT {
+            return Err(Full);
+        }
+        self.lock().push(record, &place.frontend, parts)
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Ring> {
@@ -364,6 +400,11 @@ impl Seen<'_> {
         (self.frontend, self.record.source)
     }
 
+    /// Whether the agent before this one allowed it.
+    pub(super) fn is_inherited(&self) -> bool {
+        self.record.is_inherited
+    }
+
     /// Whether it may be in the process of HAProxy with that id.
     pub(super) fn is_in(&self, process: u32) -> bool {
         self.record.process.is_none_or(|id| id == process)
@@ -377,6 +418,11 @@ impl Seen<'_> {
     /// When HAProxy asked, by its clock; only where the allow may be reused.
     pub(super) fn asked(&self) -> Option<Quarter> {
         self.record.asked.map(|millis| Quarter::of(millis.saturating_mul(1000)))
+    }
+
+    /// The same in milliseconds since the Unix epoch.
+    pub(super) fn asked_millis(&self) -> Option<u64> {
+        self.record.asked
     }
 
     /// Whether HAProxy has a number for its stream.
@@ -395,7 +441,7 @@ impl Seen<'_> {
             identity: record.identity.clone(),
             by: record.by,
             session: record.session.clone(),
-            workspace: record.workspace.as_ref().map(|workspace| workspace.id.clone()),
+            workspace: record.workspace.clone(),
             owner: record.owner.clone(),
             endpoint: record.endpoint.clone(),
             reason: record.reason,
@@ -420,7 +466,11 @@ impl Seen<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tunnel::tests::{identity, named};
+    use crate::{
+        decision::Decision,
+        request::Request,
+        tunnel::tests::{identity, named},
+    };
 
     fn note(recent: &Recent, number: u32, host: &str, path: &[u8]) -> Result<(), Full> {
         let mut request = Request { host: Some(host.as_bytes()), ..Request::default() };
@@ -432,7 +482,15 @@ mod tests {
         decision.identity = Some(Arc::new(identity()));
         decision.route = Some(named(false));
         let id = DecisionId::from(&format!("1-2-{number:x}")).unwrap();
-        recent.note(&decision, &request, &id, &[], Timestamp::from_secs(1))
+        recent.note(&allowed(&decision, &request, &id))
+    }
+
+    fn allowed<'a>(
+        decision: &'a Decision,
+        request: &'a Request<'a>,
+        id: &'a DecisionId,
+    ) -> Allowed<'a> {
+        Allowed { decision, request, id, certificates: &[], now: Timestamp::from_secs(1) }
     }
 
     fn all(recent: &Recent) -> Vec<Tunnel> {
@@ -453,6 +511,25 @@ mod tests {
         assert_eq!(tunnel.method.as_deref(), Some(&b"GET"[..]));
         assert_eq!((tunnel.place.stream, &*tunnel.place.frontend), (Some(7), &b"gate"[..]));
         assert!(tunnel.identity.is_some() && tunnel.route == Some(named(false)));
+    }
+
+    #[test]
+    fn s4_what_the_agent_before_remembered_is_remembered_as_it_was() {
+        let before = Recent::with(4);
+        note(&before, 7, "w.test:80", b"/\xff").unwrap();
+        let was = all(&before).pop().unwrap();
+        let recent = Recent::with(4);
+        recent.inherit(&was, Some(5)).unwrap();
+        let mut seen = Vec::new();
+        let _ = recent.lock().some(0, |one| {
+            seen.push((one.tunnel().unwrap(), one.asked_millis(), one.is_inherited()));
+        });
+        let (tunnel, asked, is_inherited) = seen.pop().unwrap();
+        assert_eq!(format!("{:?}", Tunnel { opened: was.opened, ..tunnel }), format!("{was:?}"));
+        assert_eq!((asked, is_inherited), (Some(5), true));
+        // What a file holds that no agent wrote takes no more room than anything else.
+        let path = Some(vec![b'a'; CHUNK_TEXT].into());
+        assert_eq!(recent.inherit(&Tunnel { path, ..was }, None), Err(Full));
     }
 
     #[test]
@@ -495,9 +572,7 @@ mod tests {
         request.spot.frontend = Some(b"gate");
         let decision = Decision::refuse(Reason::Owner);
         let id = DecisionId::from("1-2-3").unwrap();
-        let note = |request: &Request<'_>| {
-            recent.note(&decision, request, &id, &[], Timestamp::from_secs(1))
-        };
+        let note = |request: &Request<'_>| recent.note(&allowed(&decision, request, &id));
         assert_eq!(note(&request), Err(Full));
         request.spot.source = Some([127, 0, 0, 1].into());
         assert_eq!(note(&request), Err(Full), "an address without a port");

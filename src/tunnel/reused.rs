@@ -51,6 +51,15 @@ struct Given {
     asked: Quarter,
     /// Why it would be refused now.
     cause: Option<Cause>,
+    /// The agent before this one gave it, and streams have numbers.
+    is_inherited: bool,
+}
+
+impl Given {
+    /// Whether a stream that it let pass is followed however young it is.
+    fn at_once(&self) -> bool {
+        self.cause.is_some() || self.is_inherited
+    }
 }
 
 impl Site {
@@ -71,8 +80,8 @@ impl Site {
         let mut pointers = HashSet::new();
         for ((frontend, source), given) in &candidates.given {
             let Some(there) = streams.get(&(&**frontend, *source)) else { continue };
-            let is_due = given.iter().any(|given| given.cause.is_some());
-            pointers.extend(if is_due { &there.all } else { &there.old });
+            let at_once = given.iter().any(Given::at_once);
+            pointers.extend(if at_once { &there.all } else { &there.old });
         }
         let pointers: Vec<Pointer> = pointers.difference(&known).copied().collect();
         if pointers.is_empty() {
@@ -89,7 +98,7 @@ impl Site {
             if is_due && !old && self.is_early((list.process, detail.pointer)) {
                 continue;
             }
-            for given in all.into_iter().filter(|given| old || given.cause.is_some()) {
+            for given in all.into_iter().filter(|given| old || given.at_once()) {
                 let Some(tunnel) = self.reused(given, detail) else { continue };
                 let is_one_of_many = tunnel.place.stream.is_none() && detail.shares_connection;
                 if is_one_of_many && self.is_known(&tunnel) {
@@ -154,28 +163,25 @@ impl Site {
                     && streams.contains_key(&seen.connection())
                     && let (Some(asked), Some(tunnel)) = (seen.asked(), seen.tunnel())
                 {
-                    all.push((asked, tunnel));
+                    all.push((asked, tunnel, seen.is_inherited() && seen.has_number()));
                 }
             });
         }
-        for (asked, tunnel, cause) in self.judged(gate, all) {
-            let key = (tunnel.place.frontend.clone(), tunnel.place.source);
-            candidates.given.entry(key).or_default().push(Given { tunnel, asked, cause });
+        for given in self.judged(gate, all) {
+            let place = &given.tunnel.place;
+            let key = (place.frontend.clone(), place.source);
+            candidates.given.entry(key).or_default().push(given);
         }
         candidates
     }
 
-    fn judged(
-        &self,
-        gate: &Gate,
-        all: Vec<(Quarter, Tunnel)>,
-    ) -> Vec<(Quarter, Tunnel, Option<Cause>)> {
+    fn judged(&self, gate: &Gate, all: Vec<(Quarter, Tunnel, bool)>) -> Vec<Given> {
         let (now, mut scratch) = (Timestamp::now(), Scratch::default());
         let workspaces = gate.registry.snapshot();
-        let judge = |(asked, tunnel): (Quarter, Tunnel)| {
+        let judge = |(asked, tunnel, is_inherited): (Quarter, Tunnel, bool)| {
             let about = (gate, &workspaces);
             let cause = sweep::over(about, &tunnel, &self.tunnels.settings, now, &mut scratch);
-            (asked, tunnel, cause)
+            Given { tunnel, asked, cause, is_inherited }
         };
         all.into_iter().map(judge).collect()
     }
@@ -256,7 +262,7 @@ mod tests {
         let given = |asked: u64, user: &str| {
             let mut tunnel = tunnel(By::Token, named(false));
             tunnel.owner = Some(user.into());
-            Given { tunnel, asked: second(asked), cause: None }
+            Given { tunnel, asked: second(asked), cause: None, is_inherited: false }
         };
         let key = (Box::from(&b"gate"[..]), Some("127.0.0.1:5".parse().unwrap()));
         let all = vec![given(0, "a"), given(4, "b"), given(5, "c"), given(20, "later")];

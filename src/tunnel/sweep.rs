@@ -13,7 +13,7 @@ use std::{
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use super::{Cause, Settings, Tunnel, Tunnels};
+use super::{By, Cause, Settings, Tunnel, Tunnels};
 use crate::{
     clock::{Moment, Timestamp},
     decision::{Decision, Reason, Route, Verdict, relation},
@@ -184,12 +184,19 @@ impl<'t> Sweeper<'t> {
 /// Why a tunnel's time is over: it has a time to end at, or belongs to a session.
 fn past(gate: &Gate, tunnel: &Tunnel, settings: &Settings, now: Timestamp) -> Option<Cause> {
     let sessions = gate.sign_in.as_ref().map(|sign_in| &sign_in.sessions);
-    let ended = tunnel
-        .session
-        .as_ref()
-        .is_some_and(|session| sessions.is_none_or(|sessions| !sessions.counts(session, now)));
-    let end = tunnel.end(settings).filter(|(end, _)| now >= *end);
-    if ended { Some(Cause::SessionEnded) } else { end.map(|(_, cause)| cause) }
+    let ended = match &tunnel.session {
+        Some(session) => sessions.is_none_or(|sessions| !sessions.counts(session, now)),
+        // It did not outlive the agent before this one.
+        None => tunnel.by == By::Session,
+    };
+    if ended {
+        return Some(Cause::SessionEnded);
+    }
+    if tunnel.identity.is_none() && tunnel.by != By::Nobody {
+        // Who opened it was known to the agent before this one, by an issuer that is not configured any more.
+        return Some(Cause::Refused(Reason::Refused(Refusal::Issuer)));
+    }
+    tunnel.end(settings).filter(|(end, _)| now >= *end).map(|(_, cause)| cause)
 }
 
 /// Why something that was allowed may not go on, if it may not.

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    Cause, Settings, Tunnel,
+    Allowed, Cause, Settings, Tunnel,
     cutter::Found,
     journal::Journal,
     keep,
@@ -30,10 +30,8 @@ use crate::{
         tunnel::{StrangerCut, TunnelAct},
     },
     clock::{Moment, Timestamp},
-    decision::{Decision, Reason, variables::DecisionId},
+    decision::{Reason, variables::DecisionId},
     haproxy::runtime::Detail,
-    identity::certificate::CertificateRule,
-    request::Request,
 };
 
 /// The part of the table that one person, or one address without a person, may fill.
@@ -254,31 +252,16 @@ impl Tunnels {
     ///
     /// # Errors
     /// Its stream could not be found in HAProxy: it must not be let pass.
-    pub fn note(
-        &self,
-        decision: &Decision,
-        request: &Request<'_>,
-        id: &DecisionId,
-        certificates: &[CertificateRule],
-        now: Timestamp,
-    ) -> Result<(), Full> {
-        self.recent.note(decision, request, id, certificates, now)
+    pub fn note(&self, allowed: &Allowed<'_>) -> Result<(), Full> {
+        self.recent.note(allowed)
     }
 
     /// Remembers an allow that is given for reuse.
     ///
     /// # Errors
     /// As for [`Self::note`].
-    pub fn note_given(
-        &self,
-        decision: &Decision,
-        request: &Request<'_>,
-        id: &DecisionId,
-        certificates: &[CertificateRule],
-        now: Timestamp,
-    ) -> Result<(), Full> {
-        let Some(given) = &self.given else { return Ok(()) };
-        given.note(decision, request, id, certificates, now)
+    pub fn note_given(&self, allowed: &Allowed<'_>) -> Result<(), Full> {
+        self.given.as_ref().map_or(Ok(()), |given| given.note(allowed))
     }
 
     /// Whether there is room for another tunnel, of that person or address.

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     sign_in::{Browser, Changes, LOGIN, Stage},
-    support::{ALICES, BOBS, Client, PATIENCE, Version, host, until},
+    support::{ALICES, AgentProcess, BOBS, Client, PATIENCE, Version, agent::PROGRAM, host, until},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,6 +208,46 @@ async fn s4_what_lasts_is_listed_and_ends_with_its_access() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn s4_a_restarted_agent_knows_what_was_allowed_a_moment_before() {
+    for version in Version::all() {
+        let prepare = |directory: &std::path::Path| {
+            std::fs::write(directory.join("haproxy.env"), "GATE_REUSE=30000\n").unwrap();
+        };
+        let more = "reuse_ms = 30000\n[tunnels]\nfile = 'tunnels.json'\n";
+        let mut scene = Scene::with(version, 3, 1, more, prepare).await;
+        let mut all = Vec::new();
+        for user in ["u0", "u1", "u2"] {
+            for workspace in [0, 1] {
+                all.push(open(&scene, user, workspace, What::Endless).await);
+            }
+            all.push(open(&scene, user, 1, What::Echo).await);
+        }
+        all.push(reused(&scene, "u3", 0).await);
+        all.push(reused(&scene, "u4", 1).await);
+        assert!(scene.agent.end().await);
+        let recent = scene.directory.path().join("tunnels.json.recent");
+        let mode = std::fs::metadata(&recent).unwrap().permissions();
+        let mode = std::os::unix::fs::PermissionsExt::mode(&mode);
+        assert_eq!(mode & 0o777, 0o600, "people's names are in it");
+        // Access to one ends while there is no agent.
+        scene.listed(0).phase = "stopped";
+        let _ = scene.write();
+        scene.agent = AgentProcess::start(scene.directory.path()).await;
+        assert!(!recent.exists(), "it is used up");
+        let mut figures = Figures::default();
+        end(&mut all, Instant::now(), |e| e.workspace == 0).await;
+        for user in ["u1", "u4"] {
+            let since = Instant::now();
+            scene.done(&["revoke", "--subject", &format!("sub-{user}")]);
+            figures.add("revoked", end(&mut all, since, |e| e.user == user).await);
+        }
+        figures.judge(&format!("haproxy {version:?}, after a restart"));
+        until("those that go on", async || (scene.tunnels().len() == all.len()).then_some(()))
+            .await;
+    }
+}
+
 /// Server-sent events of a browser's session.
 async fn events(stage: &Stage, browser: &Browser, host: &str) -> reqwest::Response {
     let id = &browser.cookies[host]["__Host-identity"];
@@ -254,6 +294,41 @@ async fn s4_what_lasts_ends_with_its_browser_session() {
         figures.add("signed out", vec![since.elapsed()]);
         figures.judge(&format!("haproxy {version:?}, server-sent events of a session"));
         assert!(his.chunk().await.unwrap().is_some());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s4_what_a_session_opened_a_moment_before_a_restart_ends_if_the_session_does() {
+    for version in Version::all() {
+        for outlives in [false, true] {
+            let tables =
+                "[haproxy]\nsockets = ['unix:master.sock']\n[tunnels]\nfile = 'tunnels.json'\n";
+            let sign_in = if outlives { "sessions_file = 'sessions'\n" } else { "" };
+            let changes = Changes { sign_in, tables, ..Changes::default() };
+            let mut stage = Stage::changed(version, &changes).await;
+            let mut alice = stage.browser();
+            assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
+            let mut hers = events(&stage, &alice, &host(ALICES)).await;
+            assert!(hers.chunk().await.unwrap().is_some());
+            assert!(stage.agent.end().await);
+            stage.agent = AgentProcess::start(stage.directory.path()).await;
+            if outlives {
+                let tunnels = || {
+                    let list = std::process::Command::new(PROGRAM)
+                        .args(["tunnels", "--config", "agent.toml"])
+                        .current_dir(stage.directory.path())
+                        .output()
+                        .unwrap();
+                    String::from_utf8(list.stdout).unwrap()
+                };
+                until("it to be known", async || tunnels().contains("request").then_some(())).await;
+                assert!(hers.chunk().await.unwrap().is_some());
+            } else {
+                timeout(PATIENCE, async { while let Ok(Some(_)) = hers.chunk().await {} })
+                    .await
+                    .expect("it goes on");
+            }
+        }
     }
 }
 
