@@ -369,8 +369,20 @@ fn two_agents_do_not_write_one_chain() {
             writer.finish();
         })
     });
-    std::thread::sleep(Duration::from_millis(100));
-    assert!(!waiting.is_finished(), "the second waits for the first to end");
+    let file = directory.path().join("audit.jsonl");
+    let has_opened = || {
+        let all = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        all.filter(|fd| std::fs::read_link(fd.path()).is_ok_and(|to| to == file)).count() == 2
+    };
+    while !has_opened() {
+        assert!(!waiting.is_finished(), "the second gave up at once");
+        std::thread::yield_now();
+    }
+    // It tries again and again. One that did not wait would be through by now.
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_millis(5));
+        assert!(!waiting.is_finished(), "the second waits for the first to end");
+    }
     drop(first);
     waiting.join().unwrap().unwrap();
 }
