@@ -20,21 +20,28 @@
 #[path = "../tests/support/dev_idp/server.rs"]
 mod dev_idp;
 
+mod frames;
+#[path = "pauses/full.rs"]
+mod full;
 #[path = "pauses/load.rs"]
 mod load;
+#[path = "pauses/report.rs"]
+mod report;
 
 use std::{
     fmt::Write as _,
     fs::{self, File},
     io::Write as _,
     os::unix::net::UnixStream,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command},
     time::{Duration, Instant, SystemTime},
 };
 
 use dev_idp::{DevIdp, TokenRequest};
+use identity_spoa::spop::client;
 use load::{Load, Shape, ask};
+use report::Report;
 
 const WORKSPACES: usize = 100_000;
 const TOKENS: usize = 20_000;
@@ -52,57 +59,63 @@ fn number(name: &str, usual: u64) -> u64 {
 
 fn main() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let idp = runtime.block_on(DevIdp::start());
-    let mut stage = Stage::start(idp);
     let rate = u32::try_from(number("RATE", 20_000)).unwrap();
-    let shape = Shape::of(rate);
-    let load = Load::start(&stage.socket(), &stage.question(), shape);
     println!(
         "{rate} decisions/s of {WORKSPACES} workspaces, one worker, an audit file with checkpoints; load average {}",
         fs::read_to_string("/proc/loadavg").unwrap().split(' ').next().unwrap()
     );
-    println!(
-        "{:<58} {:>8} {:>9} {:>9} {:>9}  refused",
-        "worst pause while", "seconds", "p99 ms", "p99.9 ms", "worst ms"
-    );
-    let only = std::env::var("ONLY").unwrap_or_default();
-    let mut refused = 0;
+    let mut report = Report::start();
+    let idp = || runtime.block_on(DevIdp::start());
+    if report.wants(&USUAL) {
+        usual(&mut report, idp(), rate);
+    }
+    if report.wants(&full::ROWS) {
+        full::rows(&mut report, idp(), runtime.handle(), rate);
+    }
+    if report.wants(&full::OF_TUNNELS) {
+        full::rows_of_tunnels(&mut report, idp(), rate);
+    }
+    println!("{} refusals in all", report.refused);
+}
+
+const USUAL: [&str; 9] = [
+    "nothing but requests and checkpoints",
+    "nothing, once more",
+    "rotation, and two old files of 256 MiB removed",
+    "the configuration is reloaded, three times",
+    "the issuer's keys are replaced and fetched",
+    "another list of 100,000 workspaces",
+    "100 revocations, each synced to disk",
+    "the admin API lists 100,000 workspaces, /metrics 20 times",
+    "20,000 cached tokens expire",
+];
+
+/// The agent with a file of workspaces.
+fn usual(report: &mut Report, idp: DevIdp, rate: u32) {
+    let mut stage = Stage::start(idp, Setting::default());
+    let load = Load::start(&stage.socket(), &stage.question(), Shape::of(rate));
     let mut row = |name: &str, stage: &mut Stage, work: &mut dyn FnMut(&mut Stage)| {
-        if !name.contains(&only) {
-            return;
-        }
-        load.begin();
-        let start = Instant::now();
-        work(stage);
-        std::thread::sleep(WINDOW.saturating_sub(start.elapsed()));
-        std::thread::sleep(AFTER);
-        let seen = load.end();
-        println!(
-            "{name:<58} {:>8.1} {:>9.1} {:>9.1} {:>9.1}  {}",
-            start.elapsed().as_secs_f64(),
-            seen.quantile(0.99),
-            seen.quantile(0.999),
-            seen.worst(),
-            seen.refusals()
-        );
-        refused += seen.refused();
+        report.row(&load, name, || work(stage));
     };
-    row("nothing but requests and checkpoints", &mut stage, &mut |_| {});
+    let [nothing, again, rotation, reload, keys, list, revocations, look, cache] = USUAL;
+    row(nothing, &mut stage, &mut |_| {});
     let counted = stage.switches();
     let before = load.answered();
-    row("nothing, once more", &mut stage, &mut |_| {});
+    row(again, &mut stage, &mut |_| {});
     let decisions = load.answered() - before;
     let changes = stage.switches().since(&counted);
-    row("rotation, and two old files of 256 MiB removed", &mut stage, &mut Stage::rotate);
-    row("the configuration is reloaded, three times", &mut stage, &mut Stage::reload);
-    row("the issuer's keys are replaced and fetched", &mut stage, &mut Stage::replace_keys);
-    row("another list of 100,000 workspaces", &mut stage, &mut Stage::relist);
-    row("100 revocations, each synced to disk", &mut stage, &mut Stage::revoke);
-    row("the admin API lists 100,000 workspaces, /metrics 20 times", &mut stage, &mut Stage::look);
-    let end = stage.fill_cache();
-    row("20,000 cached tokens expire", &mut stage, &mut |_| {
-        std::thread::sleep(end.duration_since(SystemTime::now()).unwrap_or_default());
-    });
+    row(rotation, &mut stage, &mut Stage::rotate);
+    row(reload, &mut stage, &mut Stage::reload);
+    row(keys, &mut stage, &mut Stage::replace_keys);
+    row(list, &mut stage, &mut Stage::relist);
+    row(revocations, &mut stage, &mut Stage::revoke);
+    row(look, &mut stage, &mut Stage::look);
+    if report.wants(&[cache]) {
+        let end = stage.fill_cache();
+        report.row(&load, cache, || {
+            std::thread::sleep(end.duration_since(SystemTime::now()).unwrap_or_default());
+        });
+    }
     load.stop();
     println!("context switches a decision at {rate}/s: {}", changes.per(decisions));
     let slow = Load::start(&stage.socket(), &stage.question(), Shape::of(350));
@@ -123,11 +136,26 @@ fn main() {
         stage.switches().since(&switches).per(WINDOW.as_secs())
     );
     stage.prove();
-    println!("{refused} refusals in all");
+}
+
+/// What an agent has beside a file of workspaces.
+#[derive(Default)]
+struct Setting<'s> {
+    /// Lines of the table `[agent]`.
+    agent: &'s str,
+    /// Lines that follow those of the issuer.
+    issuer: String,
+    /// What each workspace of the file has beside its owner and address.
+    ports: &'static str,
+    /// Makes files.
+    prepare: Option<&'s dyn Fn(&Path)>,
+    /// What HAProxy says of each request beside the rest.
+    args: Vec<client::Arg<'static>>,
 }
 
 /// The agent with everything around it.
 struct Stage {
+    args: Vec<client::Arg<'static>>,
     directory: tempfile::TempDir,
     agent: Child,
     idp: DevIdp,
@@ -146,11 +174,14 @@ fn program() -> PathBuf {
 }
 
 impl Stage {
-    fn start(idp: DevIdp) -> Self {
+    fn start(idp: DevIdp, setting: Setting<'_>) -> Self {
         let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let at = |name: &str| directory.path().join(name);
-        fs::write(at("agent.toml"), config(idp.issuer())).unwrap();
-        fs::write(at("workspaces.yaml"), workspaces(0)).unwrap();
+        fs::write(at("agent.toml"), config(idp.issuer(), &setting)).unwrap();
+        if let Some(prepare) = setting.prepare {
+            prepare(directory.path());
+        }
+        fs::write(at("workspaces.yaml"), workspaces(0, setting.ports)).unwrap();
         let agent = Command::new(program())
             .args(["run", "--config"])
             .arg(at("agent.toml"))
@@ -158,7 +189,7 @@ impl Stage {
             .stderr(File::create(at("agent.log")).unwrap())
             .spawn()
             .unwrap();
-        let stage = Self { directory, agent, idp, round: 0 };
+        let stage = Self { args: setting.args, directory, agent, idp, round: 0 };
         until("the agent listens", || UnixStream::connect(stage.socket()).is_ok());
         let question = stage.question();
         until("an allow", || ask(&stage.socket(), std::slice::from_ref(&question))[0] == "owner");
@@ -175,7 +206,7 @@ impl Stage {
 
     fn question(&self) -> Vec<u8> {
         let request = TokenRequest { alg: "RS256".into(), expires_in: 3600, ..Default::default() };
-        load::question(&self.idp.token(&request))
+        load::question(load::HOST, Some(&self.idp.token(&request)), &self.args)
     }
 
     /// How often the agent has logged something.
@@ -221,7 +252,7 @@ impl Stage {
     fn relist(&mut self) {
         let before = self.logged("workspaces loaded");
         self.round += 1;
-        fs::write(self.at("part"), workspaces(self.round)).unwrap();
+        fs::write(self.at("part"), workspaces(self.round, "")).unwrap();
         fs::rename(self.at("part"), self.at("workspaces.yaml")).unwrap();
         until("the list", || self.logged("workspaces loaded") > before);
     }
@@ -252,11 +283,20 @@ impl Stage {
         };
         for chunk in 0..TOKENS / 100 {
             let tokens = (0..100).map(|number| self.idp.token(&request(chunk * 100 + number)));
-            let questions: Vec<_> = tokens.map(|token| load::question(&token)).collect();
+            let questions: Vec<_> =
+                tokens.map(|token| load::question(load::HOST, Some(&token), &self.args)).collect();
             let answers = ask(&self.socket(), &questions);
             assert_eq!(answers[0], "not_permitted", "{answers:?}");
         }
         end
+    }
+
+    /// A number of the agent's metrics, by the start of its line; zero where it is not told.
+    fn metric(&self, start: &str) -> u64 {
+        let text = load::call(&self.at("admin.sock"), "GET /metrics", "");
+        let text = String::from_utf8_lossy(&text);
+        let line = text.lines().find_map(|line| line.strip_prefix(start));
+        line.and_then(|rest| rest.trim().parse().ok()).unwrap_or_default()
     }
 
     fn switches(&self) -> Switches {
@@ -333,26 +373,27 @@ fn until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-fn config(issuer: &str) -> String {
+fn config(issuer: &str, setting: &Setting<'_>) -> String {
     let rotate = number("ROTATE_MIB", 256);
+    let Setting { agent, issuer: more, .. } = setting;
     format!(
-        "[agent]\nlisten = ['unix:agent.sock']\nworkers = 1\n[admin]\nsocket = 'admin.sock'\nrevocations = 'revocations.jsonl'\n\
+        "[agent]\nlisten = ['unix:agent.sock']\nworkers = 1\n{agent}[admin]\nsocket = 'admin.sock'\nrevocations = 'revocations.jsonl'\n\
          [destinations]\nallow = ['10.0.0.0/8']\n[workspaces]\nfile = 'workspaces.yaml'\n\
          [audit]\nfile = 'audit.jsonl'\nrotate_mib = {rotate}\nkeep_days = 400\n\
          [[host]]\npreset = 'gitpod'\ndomain = 'bench.test'\n\
-         [[issuer]]\nname = 'dev'\nissuer = '{issuer}'\naudience = 'workspaces'\n"
+         [[issuer]]\nname = 'dev'\nissuer = '{issuer}'\naudience = 'workspaces'\n{more}"
     )
 }
 
 /// All of them, each at another address than in the round before.
-fn workspaces(round: u32) -> String {
+fn workspaces(round: u32, ports: &str) -> String {
     let mut text = "workspaces:\n  - { id: pinkpanda-demo-ns35kd21abc, owner: { subject: sub-alice }, phase: running, destination: 10.0.0.1:80 }\n".to_owned();
     for number in 1..WORKSPACES {
         let (high, low) = (number / 250, number % 250 + 1);
         let (a, b) = (high / 250 + 1 + 4 * (round as usize % 20), high % 250);
         let _ = writeln!(
             text,
-            "  - {{ id: panda{number}-demo-ns35kd21abc, owner: {{ subject: sub-{number} }}, phase: running, destination: 10.{a}.{b}.{low}:80 }}"
+            "  - {{ id: panda{number}-demo-ns35kd21abc, owner: {{ subject: sub-{number} }}, phase: running, destination: 10.{a}.{b}.{low}:80{ports} }}"
         );
     }
     text

@@ -18,6 +18,8 @@
 #[path = "../tests/support/dev_idp/server.rs"]
 mod dev_idp;
 
+mod frames;
+
 #[path = "throughput/rivals.rs"]
 mod rivals;
 
@@ -32,6 +34,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use frames::Frames;
 use identity_spoa::spop::{Value, client, frame::DEFAULT_SIZE};
 
 const CONNECTIONS: usize = 8;
@@ -204,7 +207,7 @@ impl Rival {
         client::hello(&mut hello, DEFAULT_SIZE, "pipelining", false);
         stream.write_all(&hello).unwrap();
         let mut frames = Frames::default();
-        frames.read(&mut stream, 1);
+        frames.read(&mut stream, 1, |_| {});
         stream
     }
 
@@ -225,36 +228,6 @@ impl Rival {
     }
 }
 
-/// Counts whole frames that come in; keeps what is left of the last.
-#[derive(Default)]
-struct Frames {
-    buffer: Vec<u8>,
-    last: Vec<u8>,
-}
-
-impl Frames {
-    fn read(&mut self, stream: &mut impl Read, wanted: usize) {
-        let mut chunk = [0; 16384];
-        let mut found = 0;
-        while found < wanted {
-            let n = stream.read(&mut chunk).unwrap();
-            assert_ne!(n, 0, "the agent closed");
-            self.buffer.extend_from_slice(&chunk[..n]);
-            let mut at = 0;
-            while let Some(length) = self.buffer.get(at..at + 4) {
-                let end = at + 4 + u32::from_be_bytes(length.try_into().unwrap()) as usize;
-                let Some(frame) = self.buffer.get(at..end) else { break };
-                if found + 1 == wanted {
-                    self.last = frame.to_vec();
-                }
-                found += 1;
-                at = end;
-            }
-            self.buffer.drain(..at);
-        }
-    }
-}
-
 struct Sample {
     micros: f64,
     rate: f64,
@@ -272,7 +245,7 @@ fn measure(rival: &Rival, unix: bool, depth: usize, question: &[u8]) -> Sample {
                 let mut frames = Frames::default();
                 while !stop.load(Ordering::Relaxed) {
                     stream.write_all(&batch).unwrap();
-                    frames.read(&mut stream, depth);
+                    frames.read(&mut stream, depth, |_| {});
                     answered.fetch_add(depth as u64, Ordering::Relaxed);
                 }
             });
@@ -313,7 +286,7 @@ fn with_a_trail(directory: &Path, question: &[u8]) {
                 let mut frames = Frames::default();
                 for _ in 0..ROUNDS {
                     stream.write_all(&batch).unwrap();
-                    frames.read(&mut stream, DEPTH);
+                    frames.read(&mut stream, DEPTH, |_| {});
                 }
             });
         }
@@ -334,11 +307,12 @@ fn wait_for_an_allow(rival: &Rival, question: &[u8]) {
         let mut stream = rival.connect(true);
         let mut frames = Frames::default();
         stream.write_all(question).unwrap();
-        frames.read(&mut stream, 1);
-        if frames.last.windows(5).any(|w| w == b"owner") {
+        let mut last = Vec::new();
+        frames.read(&mut stream, 1, |frame| last = frame.to_vec());
+        if last.windows(5).any(|w| w == b"owner") {
             return;
         }
-        assert!(Instant::now() < deadline, "no allow: {}", frames.last.escape_ascii());
+        assert!(Instant::now() < deadline, "no allow: {}", last.escape_ascii());
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{Read, Write},
+    io::{Read as _, Write as _},
     os::unix::net::UnixStream,
     path::Path,
     sync::{
@@ -15,6 +15,8 @@ use std::{
 };
 
 use identity_spoa::spop::{Value, client, frame::DEFAULT_SIZE};
+
+use crate::frames::Frames;
 
 const CONNECTIONS: usize = 4;
 pub const HOST: &str = "pinkpanda-demo-ns35kd21abc.ws.bench.test";
@@ -35,23 +37,31 @@ impl Shape {
 }
 
 /// A NOTIFY of about the size that browsers make.
-pub fn question(token: &str) -> Vec<u8> {
+pub fn question(host: &str, token: Option<&str>, more: &[client::Arg<'_>]) -> Vec<u8> {
     let mut bytes = Vec::new();
-    let bearer = format!("Bearer {token}");
-    let args: &[client::Arg<'_>] = &[
+    let bearer = token.map(|token| format!("Bearer {token}"));
+    let authorization = bearer.as_ref().map_or(Value::Null, |text| Value::Str(text.as_bytes()));
+    let mut args: Vec<client::Arg<'_>> = vec![
         (b"unique_id", Value::Str(b"6dab2f21-b361-4d8a-bf7f-c4169c36d182")),
         (b"method", Value::Str(b"GET")),
-        (b"host", Value::Str(HOST.as_bytes())),
+        (b"host", Value::Str(host.as_bytes())),
         (b"hosts", Value::Int64(1)),
         (b"path", Value::Str(b"/some/where/in/the/workspace.html")),
-        (b"authorization", Value::Str(bearer.as_bytes())),
-        (b"authorizations", Value::Int64(1)),
-        (b"cookies", Value::Int64(0)),
-        (b"client", Value::Ipv4([127, 0, 0, 1].into())),
+        (b"authorization", authorization),
+        (b"authorizations", Value::Int64(i64::from(token.is_some()))),
         (b"certificate", Value::Null),
         (b"certificate_result", Value::Null),
     ];
-    client::notify(&mut bytes, (1, 1), DEFAULT_SIZE, &[(b"authorize", args)]).unwrap();
+    // What is said here holds, and not what is usual.
+    for usual in
+        [(&b"cookies"[..], Value::Int64(0)), (&b"client"[..], Value::Ipv4([127, 0, 0, 1].into()))]
+    {
+        if more.iter().all(|(name, _)| *name != usual.0) {
+            args.push(usual);
+        }
+    }
+    args.extend_from_slice(more);
+    client::notify(&mut bytes, (1, 1), DEFAULT_SIZE, &[(b"authorize", &args)]).unwrap();
     bytes
 }
 
@@ -75,8 +85,8 @@ pub fn ask(socket: &Path, questions: &[Vec<u8>]) -> Vec<String> {
     reasons
 }
 
-/// Asks the admin API.
-pub fn call(socket: &Path, what: &str, body: &str) {
+/// Asks the admin API; returns the whole response.
+pub fn call(socket: &Path, what: &str, body: &str) -> Vec<u8> {
     let mut stream = UnixStream::connect(socket).unwrap();
     let request = format!(
         "{what} HTTP/1.1\r\nHost: agent\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
@@ -86,6 +96,7 @@ pub fn call(socket: &Path, what: &str, body: &str) {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).unwrap();
     assert!(answer.starts_with(b"HTTP/1.1 200"), "{}", answer.escape_ascii());
+    answer
 }
 
 /// The value of the variable `reason` of an ACK: a short string.
@@ -94,38 +105,6 @@ fn reason(frame: &[u8]) -> String {
     let at = memchr::memmem::find(frame, name).map_or(frame.len(), |at| at + name.len());
     let text = frame.get(at).and_then(|length| frame.get(at + 1..at + 1 + usize::from(*length)));
     String::from_utf8_lossy(text.unwrap_or(b"?")).into_owned()
-}
-
-#[derive(Default)]
-struct Frames {
-    buffer: Vec<u8>,
-}
-
-impl Frames {
-    /// Reads so many whole frames; keeps what is left of the last.
-    fn read(&mut self, stream: &mut impl Read, wanted: usize, mut each: impl FnMut(&[u8])) {
-        let mut chunk = [0; 16384];
-        let mut found = 0;
-        loop {
-            let mut at = 0;
-            while found < wanted
-                && let Some(length) = self.buffer.get(at..at + 4)
-            {
-                let end = at + 4 + u32::from_be_bytes(length.try_into().unwrap()) as usize;
-                let Some(frame) = self.buffer.get(at..end) else { break };
-                each(frame);
-                found += 1;
-                at = end;
-            }
-            self.buffer.drain(..at);
-            if found == wanted {
-                return;
-            }
-            let n = stream.read(&mut chunk).unwrap();
-            assert_ne!(n, 0, "the agent closed");
-            self.buffer.extend_from_slice(&chunk[..n]);
-        }
-    }
 }
 
 /// What was seen in a window: how many answers took how many tenths of a millisecond, and refusals by reason.
