@@ -43,7 +43,7 @@ pub const OF_TUNNELS: [&str; 2] = [
 ];
 const SESSIONS: usize = 20_000;
 /// Half of them end after this time.
-const SESSIONS_LAST: Duration = Duration::from_secs(120);
+const SESSIONS_LAST: Duration = Duration::from_mins(2);
 const TUNNELS: usize = 30_000;
 /// One address may have an eighth of the table; addresses together, half of it.
 const MOST_TUNNELS: usize = 80_000;

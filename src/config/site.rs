@@ -47,7 +47,7 @@ fn domain(spec: &PatternSpec) -> Option<String> {
                 end.push(last);
             }
             ('a'..='z' | 'A'..='Z' | '0'..='9' | '-' | '_', 0) => {
-                end.push(last.to_ascii_lowercase())
+                end.push(last.to_ascii_lowercase());
             }
             _ => {
                 rest.push(last);

@@ -227,9 +227,9 @@ async fn s4_a_restarted_agent_knows_what_was_allowed_a_moment_before() {
         all.push(reused(&scene, "u4", 1).await);
         assert!(scene.agent.end().await);
         let recent = scene.directory.path().join("tunnels.json.recent");
-        let mode = std::fs::metadata(&recent).unwrap().permissions();
-        let mode = std::os::unix::fs::PermissionsExt::mode(&mode);
-        assert_eq!(mode & 0o777, 0o600, "people's names are in it");
+        let rights = std::fs::metadata(&recent).unwrap().permissions();
+        let rights = std::os::unix::fs::PermissionsExt::mode(&rights);
+        assert_eq!(rights & 0o777, 0o600, "people's names are in it");
         // Access to one ends while there is no agent.
         scene.listed(0).phase = "stopped";
         let _ = scene.write();
