@@ -318,8 +318,9 @@ async fn f10_streams_of_one_http2_connection_never_get_each_others_verdict() {
             different.extend(ids);
         }
         eprintln!("{version:?}: {all} requests, {} decisions", different.len());
-        // How many of those were reused is up to the order in which HAProxy runs the streams: 3.4 often asks about
-        // each. Streams of one person that follow each other on that connection are reused.
+        // How many of those were reused is chance on every version: each question takes the place of the one before,
+        // and an answer is kept only where no other question of the connection came before it. Streams of one person
+        // that follow each other are reused, on each version.
         let one = async || {
             let reply = client.get(&url).bearer_auth(&tokens[0]).send().await.unwrap();
             let text = reply.text().await.unwrap();
