@@ -22,9 +22,12 @@ use crate::{
     credentials::{ARGS, CREDENTIALS},
     destinations::{add_port, by_https},
     dev_idp::DevIdp,
+    sign_in,
     support::{
-        ALICES, AgentProcess, BOBS, Haproxy, Reply, Stage, Version, certificates::Authority,
-        haproxy::root, host, port_host, until,
+        ALICES, AgentProcess, BOBS, Client, Haproxy, Reply, Stage, Version,
+        certificates::Authority,
+        haproxy::{copy_with_browser_args, root},
+        host, port_host, until,
     },
 };
 
@@ -270,6 +273,11 @@ impl World {
                     let pair =
                         ["x-identity-subject", "x-identity-issuer"].map(|n| reply.arrived(n).len());
                     assert_eq!(pair[0], pair[1], "{what}");
+                    let who = if to.contains("redfox") { "sub-bob" } else { "sub-alice" };
+                    assert!(
+                        reply.arrived("x-identity-subject").iter().all(|one| *one == who),
+                        "{what}"
+                    );
                 } else {
                     assert!([401, 502, 503].contains(&reply.status), "{what}");
                 }
@@ -277,6 +285,21 @@ impl World {
         }
         // Who may not pass does not.
         let bobs = format!("Authorization: Bearer {}\r\n", stage.idp.token_of("bob"));
+        let mut client = stage.client().await;
+        for (lines, statuses) in
+            [(&*bearer, &[200, 401, 502, 503][..]), (&*bobs, &[401, 403, 503]), ("", &[401, 503])]
+                .into_iter()
+                .cycle()
+                .take(9)
+        {
+            let request = format!("GET /x HTTP/1.1\r\nHost: {alices}\r\n{lines}\r\n");
+            let reply = client.raw(request.as_bytes()).await;
+            let what = format!("{about}, in turns: {} {}", reply.status, reply.body);
+            assert!(statuses.contains(&reply.status), "{what}");
+            if reply.header("connection").is_some() || reply.header("content-length").is_none() {
+                client = stage.client().await;
+            }
+        }
         for (lines, statuses) in [("", [401, 503]), (&bobs, [403, 503])] {
             for reply in self.ask(&alices, "/x", lines).await {
                 assert!(
@@ -342,6 +365,104 @@ async fn s11_the_same_where_allows_are_reused() {
         for name in ["host_port", "dst_host", "dst_ip", "keep"] {
             world.change(Some(name), true);
             world.judge(&format!("{version:?} renamed without {name}"), false).await;
+        }
+    }
+}
+
+/// Of a connection, HAProxy keeps what was asked and what the agent said to it, and any of it may find no room.
+#[tokio::test(flavor = "multi_thread")]
+async fn s11_a_limit_on_memory_for_what_a_connection_keeps_gives_nothing_away() {
+    for version in Version::all() {
+        let mut world = World::start(version, "reuse_ms = 60000\n", "", "GATE_REUSE=60000\n").await;
+        let at = world.stage.directory.path().join("between.sock");
+        let mut reused = Vec::new();
+        for bytes in [100, 300, 600, 1000, 1500, 2000, 2500, 3000, 3500, 4000, 5000, 8000] {
+            let extra = format!("    tune.vars.sess-max-size {bytes}\n");
+            configuration(world.files.path(), &extra, "");
+            let (directory, named) = (world.stage.directory.path(), world.stage.bob.address());
+            let haproxy =
+                Haproxy::start_from(world.files.path(), version, directory, &at, named).await;
+            world.stage.haproxy = haproxy;
+            let passed = world.judge(&format!("{version:?} with {bytes} bytes"), false).await;
+            let log = world.stage.haproxy.log();
+            reused.push((bytes, passed, log.matches(" reused=1 ").count()));
+        }
+        eprintln!(
+            "{version:?}: bytes, how many of 18 passed, how many of all were reused: {reused:?}"
+        );
+        assert_eq!(reused[0].2, 0, "without memory each request is asked about: {reused:?}");
+        assert!(reused[11].2 > 0, "with enough of it allows are reused: {reused:?}");
+    }
+}
+
+/// The variables that an answer has where people sign in.
+const OF_SIGN_IN: [&str; 2] = ["location", "set_cookie"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s11_without_a_variable_nothing_of_sign_in_or_of_a_session_is_given_away() {
+    for version in Version::all() {
+        for reuse_ms in [None, Some(60_000)] {
+            let different = sign_in::Changes { reuse_ms, ..sign_in::Changes::default() };
+            let stage = sign_in::Stage::changed(version, &different).await;
+            let mut alice = stage.browser();
+            let alices = host(ALICES);
+            assert_eq!(alice.browse(&alices, "/").await.status, 200);
+            let session = alice.cookies[&alices]["__Host-identity"].clone();
+            // The same gate once more, whose answers are changed.
+            let (files, beside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            copy_with_browser_args(files.path());
+            let env = std::fs::read_to_string(stage.directory.path().join("haproxy.env")).unwrap();
+            std::fs::write(beside.path().join("haproxy.env"), env).unwrap();
+            let (at, changes) = (beside.path().join("between.sock"), Changes::default());
+            between(&at, stage.agent.socket(), &changes);
+            let named = ([127, 0, 0, 1], 1).into();
+            let haproxy =
+                Haproxy::start_from(files.path(), version, beside.path(), &at, named).await;
+            let page = "Accept: text/html\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\nSec-Fetch-Site: none\r\n";
+            let stranger = format!("GET / HTTP/1.1\r\nHost: {alices}\r\n{page}\r\n");
+            let hers = format!(
+                "GET / HTTP/1.1\r\nHost: {alices}\r\n{page}Cookie: a=1; __Host-identity={session}\r\n\r\n"
+            );
+            until("the gate to open", async || {
+                let reply = Client::connect(haproxy.http).await.raw(stranger.as_bytes()).await;
+                (reply.status == 302).then_some(())
+            })
+            .await;
+            for name in [None].into_iter().chain(VARIABLES.into_iter().chain(OF_SIGN_IN).map(Some))
+            {
+                changes.lock().unwrap().without = name;
+                let mut client = Client::connect(haproxy.http).await;
+                let mut passed = 0;
+                for request in [&stranger, &hers, &hers, &stranger, &hers] {
+                    let reply = client.raw(request.as_bytes()).await;
+                    let what =
+                        format!("{version:?} without {name:?}: {} {}", reply.status, reply.body);
+                    assert!(!reply.body.contains(&session), "{what}");
+                    if request == &stranger {
+                        let is_led = reply.status == 302 && reply.header("location").is_some();
+                        let mut says_where = ["status", "location"].into_iter().map(Some);
+                        if says_where.any(|one| one == name) {
+                            assert!([401, 503].contains(&reply.status), "{what}");
+                            assert!(reply.header("set-cookie").is_none(), "{what}");
+                        } else {
+                            assert!(is_led, "{what}");
+                        }
+                        let cookie = reply.header("set-cookie").unwrap_or_default();
+                        assert!(name != Some("set_cookie") || cookie.is_empty(), "{what} {cookie}");
+                    } else if reply.status == 200 {
+                        passed += 1;
+                        assert!(reply.body.starts_with("workspace alices"), "{what}");
+                    } else {
+                        assert!([401, 502, 503].contains(&reply.status), "{what}");
+                    }
+                    if reply.header("connection").is_some()
+                        || reply.header("content-length").is_none()
+                    {
+                        client = Client::connect(haproxy.http).await;
+                    }
+                }
+                assert!(passed == 3 || name.is_some(), "{version:?} without {name:?}: {passed}");
+            }
         }
     }
 }
