@@ -26,7 +26,6 @@ use std::{
 use axum::{Router, body::Body, extract::Query, response::Response, routing::get};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use identity_spoa::{
-    clock::{Moment, Timestamp},
     identity::{
         Identity, TokenIds,
         cache::{TokenCache, Verified},
@@ -34,8 +33,9 @@ use identity_spoa::{
         profile::{Authority, MatchBy},
         revocation::{Revocation, Revocations},
     },
-    session::{Lifetime, Sessions, Tokens, seal::Sealer},
-    workspace::{
+    sessions::{Lifetime, Sessions, Tokens, seal::Sealer},
+    time::{Moment, Timestamp},
+    workspaces::{
         Admission, Destination, Endpoint, EndpointName, IssuerNames, Organization, Person, Phase,
         Protocol, Revision, Workspace,
         destination::{Server, resolver::Resolver},

@@ -16,12 +16,12 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use identity_spoa::{
-    clock::Timestamp,
     identity::{
         Identity, TokenIds,
         profile::{Authority, MatchBy},
     },
-    session::{Lifetime, Sessions, Tokens, seal::Sealer},
+    sessions::{Lifetime, Sessions, Tokens, seal::Sealer},
+    time::Timestamp,
 };
 use secrecy::SecretString;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};

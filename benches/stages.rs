@@ -22,11 +22,15 @@ use std::{
 };
 
 use identity_spoa::{
-    agent::Batch,
-    audit::{Record, Trail},
-    clock::{Moment, Timestamp},
-    decision::{self, Decision, Policy, Reason, variables::DecisionId},
-    gate::{Gate, Step, live::Live},
+    agent::{Batch, record::DecisionRecord},
+    audit::AuditLog,
+    authz::{
+        decision::{self, DecisionId},
+        limits::Limits,
+        policy::{Circumstances, Mode, Question, Rules, Set, Who},
+        reason::Reason,
+    },
+    gate::{Gate, Response, Step, live::Live},
     haproxy::runtime,
     identity::{
         Authentication,
@@ -34,11 +38,11 @@ use identity_spoa::{
         evidence::Evidence,
         issuers::Outcome,
     },
-    policy::{Circumstances, Mode, Question, Rules, Set, Who},
     request::Request,
     spop::{Event, Notify, frame::DEFAULT_SIZE},
-    tunnel::{Allowed, Settings, Tunnel, Tunnels, sweep::Sweeper},
-    workspace::{EndpointName, host::Host, pattern::Scratch},
+    time::{Moment, Timestamp},
+    tunnels::{Allowed, Settings, Tunnel, Tunnels, sweep::Sweeper},
+    workspaces::{EndpointName, host::Host, pattern::Scratch},
 };
 use jiff::tz::TimeZone;
 
@@ -122,7 +126,7 @@ fn main() {
     });
     let place = gate.place(&request, &mut scratch);
     time("decide", || {
-        let (about, policy) = (Circumstances::default(), Policy::default());
+        let (about, policy) = (Circumstances::default(), Limits::default());
         let rules = Rules::default();
         black_box(decision::decide(&place, &about, known.clone(), &workspaces, &policy, rules));
     });
@@ -131,10 +135,10 @@ fn main() {
     };
     let id = DecisionId::new();
     time("make a record", || {
-        black_box(Record::new(&decided, &request, &id, now));
+        black_box(DecisionRecord::new(&decided, &request, &id, now));
     });
-    let record = Record::new(&decided, &request, &id, now);
-    let (trail, writer) = Trail::to(Box::new(sink()), 1 << 28).unwrap();
+    let record = DecisionRecord::new(&decided, &request, &id, now);
+    let (trail, writer) = AuditLog::to(Box::new(sink()), 1 << 28).unwrap();
     time("keep a record: JSON into the buffer", || {
         trail.keep(&record).unwrap();
     });
@@ -209,9 +213,9 @@ fn time_slow(what: &str, mut run: impl FnMut()) {
 }
 
 /// What ten thousand live tunnels cost beside the requests.
-fn tunnels(gate: &Arc<Gate>, request: &Request<'_>, decided: &Decision, now: Timestamp) {
+fn tunnels(gate: &Arc<Gate>, request: &Request<'_>, decided: &Response, now: Timestamp) {
     const COUNT: u32 = 10_000;
-    let (trail, writer) = Trail::to(Box::new(sink()), 1 << 20).unwrap();
+    let (trail, writer) = AuditLog::to(Box::new(sink()), 1 << 20).unwrap();
     let settings = Settings { most: 100_000, ..Settings::default() };
     let all = Tunnels::new(settings, 1, Arc::new(trail));
     let mut request = *request;
@@ -222,7 +226,7 @@ fn tunnels(gate: &Arc<Gate>, request: &Request<'_>, decided: &Decision, now: Tim
         request.spot.stream = Some(number);
         let id = DecisionId::from(&format!("{number}")).unwrap();
         let allowed =
-            Allowed { decision: decided, request: &request, id: &id, certificates: &[], now };
+            Allowed { response: decided, request: &request, id: &id, certificates: &[], now };
         all.open(Tunnel::of(&allowed).unwrap()).unwrap();
         let [_, _, c, d] = number.to_be_bytes();
         let pointer = 0x7fb5_fb24_1c00_u64 + u64::from(number) * 1024;
@@ -234,7 +238,7 @@ fn tunnels(gate: &Arc<Gate>, request: &Request<'_>, decided: &Decision, now: Tim
     }
     request.upgrades = 0;
     let id = DecisionId::from("1").unwrap();
-    let allowed = Allowed { decision: decided, request: &request, id: &id, certificates: &[], now };
+    let allowed = Allowed { response: decided, request: &request, id: &id, certificates: &[], now };
     time("remember a request that may last", || all.note(black_box(&allowed)).unwrap());
     list += "\nName: HAProxy\nPid: 7\n\n";
     let live = Live::new(Arc::clone(gate));

@@ -24,8 +24,8 @@ use std::{
 };
 
 use identity_spoa::{
-    clock::Moment,
-    workspace::{
+    time::Moment,
+    workspaces::{
         Admission, Destination, Endpoint, EndpointName, IssuerNames, Organization, Person, Phase,
         Protocol, Revision, Workspace, WorkspaceId,
         destination::{Server, resolver::Resolver},

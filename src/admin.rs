@@ -20,15 +20,15 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::{
-    agent::{SocketFile, bind_unix},
-    audit::Trail,
-    config,
-    edge::Edge,
+    audit::AuditLog,
     gate::live::Live,
     identity::revocation::Revocations,
-    session::SignIn,
-    tunnel::Tunnels,
+    sessions::BrowserSessions,
+    tunnels::Tunnels,
+    unix_socket::{SocketFile, SocketOwner, bind_unix},
+    verdict_cache::Edge,
 };
+use std::path::PathBuf;
 
 pub mod metrics;
 mod parts;
@@ -40,6 +40,19 @@ mod workspaces;
 pub use revocations::Answer;
 pub use sessions::{SessionView, SessionViews, WhichSessions};
 pub use workspaces::{EndpointView, SourceView, Sources, View, Views};
+
+/// How administrators reach the agent.
+#[derive(Debug, PartialEq, Eq)]
+pub struct AdminSettings {
+    /// The unix socket.
+    pub socket: PathBuf,
+    /// Its mode; whoever may write to it is an administrator.
+    pub socket_mode: u32,
+    /// Who owns it.
+    pub socket_owner: SocketOwner,
+    /// The file of revocations.
+    pub revocations: PathBuf,
+}
 
 /// Where revocations are.
 pub const REVOCATIONS: &str = "/v1/revocations";
@@ -68,9 +81,9 @@ pub struct Subject {
     /// What is revoked.
     pub revocations: Arc<Revocations>,
     /// Where what is done is recorded.
-    pub trail: Arc<Trail>,
+    pub trail: Arc<AuditLog>,
     /// Who is signed in, where people sign in.
-    pub sign_in: Option<Arc<SignIn>>,
+    pub browser: Option<Arc<BrowserSessions>>,
     /// Live tunnels, where they are tracked.
     pub tunnels: Option<Arc<Tunnels>>,
     /// What HAProxy may reuse, where it may.
@@ -90,7 +103,7 @@ impl Admin {
     ///
     /// # Errors
     /// The path is taken, or not permitted.
-    pub fn bind(config: &config::Admin, subject: Arc<Subject>) -> io::Result<Self> {
+    pub fn bind(config: &AdminSettings, subject: Arc<Subject>) -> io::Result<Self> {
         let path: &Path = &config.socket;
         let (listener, file) = bind_unix(path, config.socket_owner, config.socket_mode)?;
         Ok(Self { listener, _file: file, shared: subject })

@@ -10,15 +10,18 @@ use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{audit::Trail, config, edge::Edge, gate::live::Live, tunnel::Tunnels};
+use crate::{audit::AuditLog, gate::live::Live, tunnels::Tunnels, verdict_cache::Edge};
 
 mod answer;
 mod connection;
 mod listener;
+pub mod record;
+mod settings;
+pub mod variables;
 
 pub use answer::{Answerer, Batch, Waiting};
-pub(crate) use listener::bind_unix;
-pub use listener::{BindError, Listener, SocketFile, Stream};
+pub use listener::{BindError, Listener, Stream};
+pub use settings::{AgentSettings, Listen, ListenError};
 
 /// How long connections may take to write their last answers when the agent ends.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -46,9 +49,9 @@ impl Server {
     /// # Errors
     /// The first that cannot be bound.
     pub fn bind(
-        config: &config::Agent,
+        config: &AgentSettings,
         live: Arc<Live>,
-        trail: Arc<Trail>,
+        trail: Arc<AuditLog>,
         tunnels: Option<Arc<Tunnels>>,
         edge: Option<Arc<Edge>>,
     ) -> Result<Self, BindError> {

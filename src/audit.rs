@@ -1,8 +1,8 @@
 //! The record of what happened: who, which workspace, what verdict and why.
 //!
-//! Records are one JSON object a line ([`record`]). They go into a bounded buffer that one thread takes
+//! Records are one JSON object a line ([`Entry`]). They go into a bounded buffer that one thread takes
 //! into a chain of hashes ([`verify`] proves it) and writes to a file, standard output and syslog. When the
-//! buffer is full or the last write failed, [`Trail::keep`] says so, and the caller refuses the request:
+//! buffer is full or the last write failed, [`AuditLog::keep`] says so, and the caller refuses the request:
 //! nothing is allowed that is not on record, unless the operator decided to count what is lost. No token,
 //! cookie or header value but the host is ever part of a record.
 
@@ -20,26 +20,22 @@ use std::{
 use tracing::error;
 
 mod chain;
+mod entry;
 mod fold;
 mod key;
 mod object;
 pub mod read;
-pub mod record;
 mod sink;
-pub mod tunnel;
 pub mod verify;
 mod writer;
 
+pub use crate::audit::sink::names::rotated;
 pub use chain::MAX_LINE;
+pub use entry::{AuditEvent, Entry};
 pub use key::PublicKey;
-pub use record::{
-    AdminAct, AgentAct, Entry, KeySetAct, Record, SessionAct, Versions, WorkspaceAct,
-};
+pub use object::Object;
 use sink::maintenance::LocalDisk;
-pub use sink::{
-    SyslogAddress,
-    file::{Rotation, rotated},
-};
+pub use sink::{SyslogAddress, file::Rotation};
 
 /// Some ten thousand records.
 const DEFAULT_BUFFER: usize = 4096 * 1024;
@@ -87,7 +83,7 @@ pub struct CheckpointEvery {
 }
 
 /// Where records go.
-pub struct Trail(Arc<Shared>);
+pub struct AuditLog(Arc<Shared>);
 
 /// How the trail is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -136,7 +132,7 @@ enum WriterState {
     Writing,
 }
 
-/// The writing thread; ends when the [`Trail`] is gone and everything is written.
+/// The writing thread; ends when the [`AuditLog`] is gone and everything is written.
 pub struct Writer(JoinHandle<()>);
 
 /// A record could not be kept.
@@ -165,7 +161,7 @@ impl Default for CheckpointEvery {
     }
 }
 
-impl Trail {
+impl AuditLog {
     /// Opens the trail. The chain goes on where the file ends.
     ///
     /// # Errors
@@ -274,14 +270,14 @@ impl Trail {
     }
 }
 
-impl Drop for Trail {
+impl Drop for AuditLog {
     fn drop(&mut self) {
         self.close();
     }
 }
 
 impl Writer {
-    /// Waits until everything is written. Call it after [`Trail::close`], or after the trail is dropped.
+    /// Waits until everything is written. Call it after [`AuditLog::close`], or after the trail is dropped.
     pub fn finish(self) {
         if self.0.join().is_err() {
             error!("the audit thread ended in a panic");
@@ -331,12 +327,7 @@ impl Shared {
 mod tests {
     use std::sync::mpsc;
 
-    use super::*;
-    use crate::{
-        clock::Timestamp,
-        decision::{Decision, Reason, variables::DecisionId},
-        request::Request,
-    };
+    use super::{entry::TestEntry, *};
 
     /// A sink that takes a batch only when told to.
     struct Slow(mpsc::Receiver<()>, mpsc::Sender<Vec<u8>>);
@@ -357,15 +348,11 @@ mod tests {
     fn a5_a_full_buffer_is_told_and_nothing_kept_is_lost() {
         let (go, gate) = mpsc::channel();
         let (sink, written) = mpsc::channel();
-        let (trail, writer) = Trail::to(Box::new(Slow(gate, sink)), 2000).unwrap();
-        let decision = Decision::refuse(Reason::HostMissing);
-        let host = [0xff; 5000];
-        let request = Request { host: Some(&host), ..Request::default() };
+        let (trail, writer) = AuditLog::to(Box::new(Slow(gate, sink)), 2000).unwrap();
+        let text = [0xff; 5000];
         let (mut kept, mut refused) = (0, 0);
         while refused < 3 {
-            let id = DecisionId::from("0-0-0").unwrap();
-            let record = Record::new(&decision, &request, &id, Timestamp::default());
-            match trail.keep(&record) {
+            match trail.keep(&TestEntry(AuditEvent::Start, &text)) {
                 Ok(()) => kept += 1,
                 Err(NotKept) => refused += 1,
             }
@@ -378,7 +365,7 @@ mod tests {
         let lines = all.split_inclusive(|b| *b == b'\n').inspect(|l| assert!(l.len() < MAX_LINE));
         let records: Vec<serde_json::Value> =
             lines.map(|line| serde_json::from_slice(line).unwrap()).collect();
-        let decisions = records.iter().filter(|record| record["reason"] == "host_missing");
+        let decisions = records.iter().filter(|record| record["act"] == "start");
         assert_eq!(decisions.count(), kept);
         let gap = records.iter().find(|record| record["act"] == "gap").unwrap();
         assert_eq!((&gap["lost"], records.len()), (&3.into(), kept + 2));
@@ -400,12 +387,10 @@ mod tests {
             }
         }
         let fails = Arc::new(AtomicBool::new(true));
-        let (trail, writer) = Trail::to(Box::new(Flaky(Arc::clone(&fails))), 1 << 20).unwrap();
-        let decision = Decision::refuse(Reason::Public);
+        let (trail, writer) = AuditLog::to(Box::new(Flaky(Arc::clone(&fails))), 1 << 20).unwrap();
         let keep = || {
             std::thread::sleep(Duration::from_millis(1));
-            let id = DecisionId::new();
-            trail.keep(&Record::new(&decision, &Request::default(), &id, Timestamp::default()))
+            trail.keep(&TestEntry(AuditEvent::Start, b"x"))
         };
         let deadline = std::time::Instant::now() + Duration::from_secs(10);
         while keep().is_ok() {
@@ -435,14 +420,11 @@ mod tests {
     #[test]
     fn r2_records_that_come_close_together_are_written_together() {
         let (sink, told) = mpsc::channel();
-        let (trail, writer) = Trail::to(Box::new(Counting(sink)), 1 << 20).unwrap();
+        let (trail, writer) = AuditLog::to(Box::new(Counting(sink)), 1 << 20).unwrap();
         told.recv().unwrap();
-        let decision = Decision::refuse(Reason::Public);
         let start = std::time::Instant::now();
         for _ in 0..300 {
-            let id = DecisionId::new();
-            let record = Record::new(&decision, &Request::default(), &id, Timestamp::default());
-            trail.keep(&record).unwrap();
+            trail.keep(&TestEntry(AuditEvent::Start, b"x")).unwrap();
             std::thread::sleep(Duration::from_millis(1));
         }
         let took = start.elapsed();

@@ -5,24 +5,20 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 use url::Url;
 
-use crate::haproxy::generate::Version;
+use crate::haproxy_config::generate::Version;
 
 mod agent;
 mod audit;
 mod check;
 mod doctor;
 mod explain;
-mod feeds;
 mod haproxy;
 mod login;
 mod manual;
 mod policy;
 mod revoke;
-mod run;
 mod schema;
-mod secrets;
 mod sessions;
-mod setup;
 mod tunnels;
 mod workspaces;
 
@@ -434,7 +430,7 @@ impl Cli {
     /// What went wrong, for the person at the terminal; the exit status is then 2.
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Run(args) => run::run(&args.config),
+            Command::Run(args) => crate::app::run::run(&args.config),
             Command::Check(args) => check::check(&args),
             Command::Explain(args) => explain::explain(&args),
             Command::Doctor(args) => doctor::doctor(&args),

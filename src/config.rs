@@ -2,47 +2,38 @@
 
 use std::{
     collections::BTreeSet,
-    fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
-    str::FromStr,
     sync::Arc,
     time::Duration,
 };
 
-use jiff::tz::TimeZone;
-use thiserror::Error;
 use url::Url;
 
 use crate::{
+    agent::Listen,
     audit,
-    decision::Policy,
+    authz::{limits::Limits, policy},
+    diagnostics::{Format, Mistakes},
+    fingerprint::Fingerprint,
     haproxy,
-    identity::{
-        Profile, certificate::CertificateRule, credential::Sources, evidence::Fingerprint,
-        provider::Schedule,
-    },
-    policy,
-    session::{Lifetime, flow::Places},
-    tunnel,
-    workspace::{
-        destination::Template,
-        pattern::PatternSpec,
-        reconcile::core::Timing,
-        registry::SourceRules,
-        source::{Joining, coder, gitpod, http::Credential, hub, kubernetes, ona},
+    identity::{Profile, certificate::CertificateRule, credential::Sources, provider::Schedule},
+    sessions::{Lifetime, flow::Places},
+    sign_in::page::PageSettings,
+    sources::{coder, gitpod, http::Credential, hub, kubernetes, ona},
+    workspaces::{
+        destination::Template, pattern::PatternSpec, reconcile::core::Timing,
+        registry::SourceRules, source::Joining,
     },
 };
 
 mod audit_table;
 mod certificate;
 pub mod difference;
-pub mod document;
+mod facts;
 mod file;
 mod fixed;
-pub mod follow;
 mod issuer;
-pub(crate) mod join;
 mod pages;
 mod policy_table;
 pub mod reference;
@@ -52,16 +43,15 @@ mod site;
 mod source;
 mod traces;
 mod tunnels;
+mod values;
 
-use document::{Format, Mistakes};
 pub use shared::{Password, Shared};
-pub(crate) use source::RawAdmission;
 
 /// A configuration that holds together.
 #[derive(Debug)]
 pub struct Config {
     /// Where HAProxy reaches the agent.
-    pub agent: Agent,
+    pub agent: crate::agent::AgentSettings,
     /// Whose tokens count; at least one, with different names and identifiers.
     pub issuers: Vec<Issuer>,
     /// Where tokens may be beside the Authorization header.
@@ -73,9 +63,9 @@ pub struct Config {
     /// Where workspaces come from; at least one, with different names.
     pub sources: Vec<Source>,
     /// What holds for all workspaces.
-    pub policy: Policy,
+    pub policy: Limits,
     /// Policies beyond ownership; none unless said.
-    pub policies: Option<PolicyFiles>,
+    pub policies: Option<policy::PolicySettings>,
     /// Where decisions are recorded.
     pub audit: audit::Settings,
     /// How people sign in with a browser; not at all unless said.
@@ -83,7 +73,7 @@ pub struct Config {
     /// Where several agents share sessions and revocations.
     pub shared: Option<Shared>,
     /// How administrators reach the agent; not at all unless said.
-    pub admin: Option<Admin>,
+    pub admin: Option<crate::admin::AdminSettings>,
     /// How the agent reaches HAProxy to cut tunnels; not at all unless said.
     pub haproxy: Option<Haproxy>,
     /// What holds for tunnels.
@@ -96,21 +86,6 @@ pub struct Config {
     pub fingerprint: Option<Fingerprint>,
     /// The file as it was typed, and its language.
     pub text: (String, Format),
-}
-
-/// Where policies are, and what they may do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PolicyFiles {
-    /// The directory of the policies that are enforced.
-    pub directory: Option<PathBuf>,
-    /// What they may do.
-    pub mode: policy::Mode,
-    /// The directory of policies that are only put on record.
-    pub shadow: Option<PathBuf>,
-    /// What they might do.
-    pub shadow_mode: policy::Mode,
-    /// Where hours and weekdays are told.
-    pub zone: TimeZone,
 }
 
 /// How the agent reaches HAProxy.
@@ -126,7 +101,7 @@ pub struct Haproxy {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Tunnels {
     /// What the operator decided.
-    pub settings: tunnel::Settings,
+    pub settings: crate::tunnels::Settings,
     /// Where tunnels outlive the agent; nowhere unless said.
     pub file: Option<PathBuf>,
 }
@@ -217,26 +192,7 @@ pub struct SignIn {
     /// How often providers are asked whether a session in use still counts; never unless said.
     pub refresh: Option<Duration>,
     /// What people see.
-    pub pages: Pages,
-}
-
-/// What the pages of sign-in show.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pages {
-    /// Whose workspaces they are, above everything else.
-    pub title: Option<Box<str>>,
-    /// The language of the texts (RFC 5646).
-    pub language: Box<str>,
-    /// An image, PNG or SVG.
-    pub logo: Option<PathBuf>,
-    /// What stands below everything else.
-    pub help_text: Option<Box<str>>,
-    /// Where people get help: an address of `mailto:` or `https:`.
-    pub contact: Option<Box<str>>,
-    /// The operator's own texts.
-    pub texts: Option<PathBuf>,
-    /// Whether who is denied is told whose workspace it is.
-    pub show_owner: bool,
+    pub pages: PageSettings,
 }
 
 /// We as a client of an issuer at which people sign in.
@@ -252,77 +208,12 @@ pub struct Client {
     pub label: Option<Box<str>>,
 }
 
-/// How administrators reach the agent.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Admin {
-    /// The unix socket.
-    pub socket: PathBuf,
-    /// Its mode; whoever may write to it is an administrator.
-    pub socket_mode: u32,
-    /// Who owns it.
-    pub socket_owner: Owner,
-    /// The file of revocations.
-    pub revocations: PathBuf,
-}
-
 /// Where metrics and the agent's health can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metrics {
     /// The address.
     pub listen: SocketAddr,
 }
-
-/// How the agent serves HAProxy.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Agent {
-    /// The listeners; at least one.
-    pub listen: Vec<Listen>,
-    /// The mode of unix sockets.
-    pub socket_mode: u32,
-    /// Who owns unix sockets; whoever runs the agent unless said.
-    pub socket_owner: Owner,
-    /// Whether workspaces tell clients which issuers' tokens they accept (RFC 9728).
-    pub resource_metadata: bool,
-    /// Threads that serve connections.
-    pub workers: usize,
-    /// Every question is answered within this time; shorter than HAProxy's `timeout processing`.
-    pub answer_within: Duration,
-    /// How long HAProxy may reuse the last allow of a connection; not at all unless said.
-    pub reuse: Option<Duration>,
-    /// The most connections at once.
-    pub connections: usize,
-    /// The most requests that wait for keys at once, over all connections.
-    pub waiting: usize,
-    /// The most verified tokens that are remembered.
-    pub tokens: u64,
-    /// Whether the configuration is read again when its file changes, and not only on SIGHUP.
-    pub follow_file: bool,
-}
-
-/// User and group of a file; `None` leaves it as it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Owner {
-    /// The user's id.
-    pub user: Option<u32>,
-    /// The group's id.
-    pub group: Option<u32>,
-}
-
-/// An address to listen on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Listen {
-    /// TCP.
-    Tcp(SocketAddr),
-    /// A unix stream socket.
-    Unix(PathBuf),
-    /// Every socket that systemd passes (`LISTEN_FDS`, sd_listen_fds(3)).
-    Systemd,
-}
-
-/// Why a text is not an address to listen on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("expected \"unix:/path/to/socket\", \"IP:PORT\" or \"systemd\"")]
-pub struct ListenError;
 
 /// An issuer and how its keys are fetched.
 #[derive(Debug)]
@@ -377,7 +268,7 @@ impl Config {
         let text = std::fs::read_to_string(path)
             .map_err(|e| Mistakes::whole(&name, format!("cannot read the configuration: {e}")))?;
         let format = Format::of(path).unwrap_or(Format::Toml);
-        let mut config: Self = document::read(&name, &text, format)?;
+        let mut config: Self = crate::diagnostics::read(&name, &text, format)?;
         config.fingerprint = Some(Fingerprint::of(text.as_bytes()));
         config.text = (text, format);
         config.resolve(path.parent().unwrap_or(Path::new("")));
@@ -434,7 +325,7 @@ impl Config {
         if let Some(sign_in) = &mut self.sign_in {
             resolve(&mut sign_in.keys);
             sign_in.sessions.iter_mut().for_each(resolve);
-            let Pages { logo, texts, .. } = &mut sign_in.pages;
+            let PageSettings { logo, texts, .. } = &mut sign_in.pages;
             logo.iter_mut().chain(texts).for_each(resolve);
         }
         if let Some(shared) = &mut self.shared {
@@ -459,29 +350,6 @@ impl Config {
             if let Listen::Unix(path) = listen {
                 resolve(path);
             }
-        }
-    }
-}
-
-impl FromStr for Listen {
-    type Err = ListenError;
-
-    fn from_str(text: &str) -> Result<Self, ListenError> {
-        match text.strip_prefix("unix:") {
-            _ if text == "systemd" => Ok(Self::Systemd),
-            Some("") => Err(ListenError),
-            Some(path) => Ok(Self::Unix(path.into())),
-            None => text.parse().map(Self::Tcp).map_err(|_| ListenError),
-        }
-    }
-}
-
-impl fmt::Display for Listen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => address.fmt(f),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-            Self::Systemd => f.write_str("systemd"),
         }
     }
 }

@@ -7,9 +7,13 @@ use std::sync::Arc;
 use tracing::{debug, warn};
 
 use crate::{
-    audit::Versions,
-    clock::{Moment, Timestamp},
-    decision::{self, Decision, Framing, Metadata, Place, Policy, Reason},
+    authz::{
+        decision::{self, Decision, Place},
+        limits::{Framing, Limits},
+        policy::{Circumstances, Policies, Rules},
+        reason::Reason,
+    },
+    fingerprint::Fingerprint,
     identity::{
         Authentication, Identity, Refusal,
         certificate::CertificateRule,
@@ -20,22 +24,23 @@ use crate::{
         revocation::Revocations,
     },
     metrics::Metrics,
-    policy::{Circumstances, Policies, Rules},
     request::{Request, cookie},
-    session::{
-        self, Session, SignIn,
+    sessions::{
+        self, BrowserSessions, Session,
         flow::{Offer, Start},
     },
-    workspace::{
+    sources::WatchedSource,
+    time::{Moment, Timestamp},
+    workspaces::{
         host::Host,
         pattern::{HostPatterns, Scratch, Target},
         reconcile::lookup::Lookup,
         registry::{Registry, Snapshot},
-        source::WatchedSource,
     },
 };
 
 pub mod live;
+pub mod revalidate;
 
 /// Everything a decision is made from.
 pub struct Gate {
@@ -51,7 +56,7 @@ pub struct Gate {
     /// decides; beside a token a certificate only proves that token.
     pub certificates: Vec<CertificateRule>,
     /// How people sign in with a browser; not at all unless configured.
-    pub sign_in: Option<Arc<SignIn>>,
+    pub browser: Option<Arc<BrowserSessions>>,
     /// What was revoked.
     pub revocations: Arc<Revocations>,
     /// The workspaces.
@@ -61,7 +66,7 @@ pub struct Gate {
     /// The sources as the administrator sees them, by their numbers.
     pub watched: Vec<WatchedSource>,
     /// What the operator decided for all workspaces.
-    pub policy: Policy,
+    pub policy: Limits,
     /// Policies beyond ownership; none unless configured.
     pub policies: Option<Arc<Policies>>,
     /// The fingerprints of what decides.
@@ -72,8 +77,8 @@ pub struct Gate {
 
 /// What came of a request.
 pub enum Step {
-    /// A decision.
-    Done(Decision),
+    /// The response.
+    Done(Response),
     /// The decision waits for keys or a workspace under way; decide again after it, with `may_wait` off.
     Wait(KeyWait),
 }
@@ -101,12 +106,12 @@ impl Gate {
         scratch: &mut Scratch,
         may_wait: bool,
     ) -> Step {
-        let refuse = |reason| Step::Done(Decision::refuse(reason));
+        let refuse = |reason| Step::Done(Response::refuse(reason));
         let place = self.place(request, scratch);
         let none = Sources::default();
         let sources = self.sources.as_deref().unwrap_or(&none);
-        if let Some(decision) = self.without_asking(request, &place, sources) {
-            return Step::Done(decision);
+        if let Some(response) = self.without_asking(request, &place, sources) {
+            return Step::Done(response);
         }
         // Nobody's host: whatever was sent with it is not looked at.
         let credential = match &place {
@@ -175,8 +180,8 @@ impl Gate {
             other => other,
         };
         let (about, law, rules) = (circumstances(request, now), &self.policy, self.rules());
-        let mut decision = decision::decide(&place, &about, authentication, workspaces, law, rules);
-        decision.evidence = evidence;
+        let is_ours = matches!(place, Place::Matched(..)) && authentication.is_by_token_of_ours();
+        let decision = decision::decide(&place, &about, authentication, workspaces, law, rules);
         if decision.reason == Reason::WorkspaceUnknown
             && may_wait
             && let Place::Matched(_, target) = &place
@@ -186,18 +191,24 @@ impl Gate {
         }
         // An Authorization header that is no bearer token is the workspace's own.
         let header = request.authorization.map(Credential::from_authorization);
-        decision.strip_authorization &=
-            matches!(header, Some(Credential::Bearer(_) | Credential::Dpop(_)));
-        decision.sources.clone_from(&self.sources);
-        decision.metadata.clone_from(&self.metadata);
-        decision.session = by_session;
-        if decision.reason == Reason::CredentialMissing
-            && let (Some(sign_in), Place::Matched(host, _)) = (&self.sign_in, &place)
+        let strip_authorization =
+            is_ours && matches!(header, Some(Credential::Bearer(_) | Credential::Dpop(_)));
+        let (sources, metadata) = (self.sources.clone(), self.metadata.clone());
+        let mut response = Response {
+            evidence,
+            strip_authorization,
+            sources,
+            metadata,
+            session: by_session,
+            ..decision.into()
+        };
+        if response.decision.reason == Reason::CredentialMissing
+            && let (Some(sign_in), Place::Matched(host, _)) = (&self.browser, &place)
             && request.navigates()
         {
-            decision.offer = offer(sign_in, request, host, now);
+            response.offer = offer(sign_in, request, host, now);
         }
-        Step::Done(decision)
+        Step::Done(response)
     }
 
     /// What needs no look at who asks.
@@ -206,24 +217,24 @@ impl Gate {
         request: &Request<'_>,
         place: &Place,
         sources: &Sources,
-    ) -> Option<Decision> {
+    ) -> Option<Response> {
         if let Some(reason) = unfit(request) {
-            return Some(Decision::refuse(reason));
+            return Some(Response::refuse(reason));
         }
         if self.metadata.is_some()
             && matches!(place, Place::Matched(..))
             && request.path == Some(Metadata::PATH.as_bytes())
         {
             let metadata = self.metadata.clone();
-            return Some(Decision { metadata, ..Decision::refuse(Reason::ResourceMetadata) });
+            return Some(Response { metadata, ..Response::refuse(Reason::ResourceMetadata) });
         }
         let lacking = self.lacks_arguments(request, sources);
-        lacking.then(|| Decision::refuse(Reason::MessageUnknown))
+        lacking.then(|| Response::refuse(Reason::MessageUnknown))
     }
 
     /// Whether HAProxy keeps something back that a decision needs.
     fn lacks_arguments(&self, request: &Request<'_>, sources: &Sources) -> bool {
-        let sign_in = self.sign_in.is_some() && !request.passes.browser;
+        let sign_in = self.browser.is_some() && !request.passes.browser;
         if sign_in {
             warn!(
                 "[sign_in] needs arguments that HAProxy does not pass: add them to the args line, see haproxy/identity.spoe.cfg"
@@ -303,10 +314,10 @@ impl Gate {
         now: Timestamp,
         may_wait: bool,
     ) -> Visitor {
-        let (Some(sign_in), Place::Matched(host, _)) = (&self.sign_in, place) else {
+        let (Some(sign_in), Place::Matched(host, _)) = (&self.browser, place) else {
             return Visitor::Nobody;
         };
-        let id = request.cookie.and_then(|all| cookie::only(all, session::COOKIE.as_bytes()));
+        let id = request.cookie.and_then(|all| cookie::only(all, sessions::COOKIE.as_bytes()));
         let Some(id) = id else { return Visitor::Nobody };
         let (sessions, host) = (&sign_in.sessions, host.as_str());
         match sessions.find(id, host, now) {
@@ -390,7 +401,7 @@ impl Gate {
     /// a scheme other than the request's makes it one, and browsers say so of whatever they send by https (Fetch
     /// Metadata sections 2.3 and 3.1).
     fn is_origin(&self, origin: &[u8], host: &Host, request: &Request<'_>) -> bool {
-        if let Some(sign_in) = &self.sign_in {
+        if let Some(sign_in) = &self.browser {
             return origin == sign_in.places.origin(host.as_str()).as_bytes();
         }
         let site = request.browser.site;
@@ -483,7 +494,7 @@ const fn circumstances<'a>(request: &Request<'a>, now: Timestamp) -> Circumstanc
 
 /// Where a browser without a session is sent.
 fn offer(
-    sign_in: &SignIn,
+    browser: &BrowserSessions,
     request: &Request<'_>,
     host: &Host,
     now: Timestamp,
@@ -494,7 +505,7 @@ fn offer(
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     };
-    let SignIn { sealer, places, .. } = sign_in;
+    let BrowserSessions { sealer, places, .. } = browser;
     let held = request.cookie.unwrap_or_default();
     Start::offer(sealer, places, host.as_str(), &whole, held, now).ok().map(Arc::new)
 }
@@ -514,6 +525,68 @@ fn unfit(request: &Request<'_>) -> Option<Reason> {
         Some(Reason::CookieRepeated)
     } else {
         None
+    }
+}
+
+/// What decides, by its fingerprints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Versions {
+    /// Of the configuration file: the first 8 bytes of its SHA-256.
+    pub config: Option<Fingerprint>,
+    /// Of the policy files, where there are any.
+    pub policy: Option<Fingerprint>,
+}
+
+/// What clients are told of tokens for workspaces (RFC 9728).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metadata {
+    /// The issuer identifiers.
+    pub authorization_servers: Vec<Box<str>>,
+}
+
+impl Metadata {
+    /// Where each workspace's document is (RFC 9728 section 3).
+    pub const PATH: &str = "/.well-known/oauth-protected-resource";
+}
+
+/// What a request is answered with: the decision, and what belongs to the credential and the browser that asked.
+#[derive(Clone, Debug)]
+pub struct Response {
+    /// The decision.
+    pub decision: Decision,
+    /// What the identity rests on.
+    pub evidence: Evidence,
+    /// Whether the Authorization header holds a credential for the gate, which must not reach the workspace.
+    pub strip_authorization: bool,
+    /// Where else tokens may be, so that none reaches the workspace; nowhere by default.
+    pub sources: Option<Arc<Sources>>,
+    /// Which issuers' tokens workspaces accept, where clients are told.
+    pub metadata: Option<Arc<Metadata>>,
+    /// Where a browser is sent to sign in.
+    pub offer: Option<Arc<Offer>>,
+    /// The browser session that the identity is from, if it is from one.
+    pub session: Option<Arc<Session>>,
+}
+
+impl Response {
+    /// A refusal in which no workspace or identity has a part.
+    #[must_use]
+    pub fn refuse(reason: Reason) -> Self {
+        Decision::refuse(reason).into()
+    }
+}
+
+impl From<Decision> for Response {
+    fn from(decision: Decision) -> Self {
+        Self {
+            decision,
+            evidence: Evidence::default(),
+            strip_authorization: false,
+            sources: None,
+            metadata: None,
+            offer: None,
+            session: None,
+        }
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::{fmt, sync::Arc};
 
-use crate::clock::Timestamp;
+use crate::time::Timestamp;
 
 pub mod at_hash;
 pub mod cache;
@@ -253,5 +253,17 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.describe())
+    }
+}
+
+impl Authentication {
+    /// Whether the credential was one for the gate, known or not.
+    #[must_use]
+    pub fn is_by_token_of_ours(&self) -> bool {
+        match self {
+            Self::Absent | Self::SessionsUnavailable => false,
+            Self::Known(_) | Self::KeysUnavailable | Self::IntrospectionUnavailable => true,
+            Self::Refused(refusal) => refusal.may_be_ours(),
+        }
     }
 }

@@ -1,36 +1,94 @@
 //! identity-spoa: a HAProxy SPOE agent that decides who may reach which cloud workspace.
 //!
+//! It is one program: HAProxy asks it about each request, it answers with variables, and HAProxy allows, denies and
+//! routes by them. It is not a proxy, and it keeps no identities: those come from OpenID providers, workspaces from
+//! platforms.
+//!
+//! # The way of a request
+//!
 //! ```text
-//! HAProxy --NOTIFY--> spop -> request -> identity -> workspace -> decision -> ACK --> HAProxy
-//!                      |                    |            |            |
-//!                    agent                keys        registry      audit
+//! HAProxy --NOTIFY--> agent -> request -> gate -> identity, sessions -> workspaces -> authz
+//!                       |                                                               |
+//!                       +--- ACK <-- variables <-- audit, metrics, traces <-- response -+
 //! ```
 //!
-//! [`agent`] serves connections with [`spop`]; [`gate`] takes one [`request`] through [`identity`],
-//! [`workspace`] and [`decision`], which asks the operator's [`policy`] where there is one; [`audit`] records what came of it, [`metrics`] counts it. [`tunnel`] follows
-//! what lasts, and cuts it through [`haproxy`] when access ends; [`haproxy`] also reads and writes HAProxy's
-//! configuration. [`admin`]
-//! takes an administrator's words. [`cli`] and [`config`] put the parts together.
+//! [`agent`] serves the connections of HAProxy and takes frames apart with [`spop`]; [`request`] reads a NOTIFY's
+//! arguments. [`gate`] authenticates: a token by [`identity`], a browser's cookie by [`sessions`]. It finds the workspace
+//! of the host in [`workspaces`] and asks [`authz`] for the decision, a pure function. The response is written to
+//! [`audit`] before it is sent, and told to [`metrics`] and [`traces`]. What is allowed and lasts is entered into
+//! [`tunnels`], which decides about it again and closes it through [`haproxy`], the runtime API, when access ends. What
+//! HAProxy may reuse for a moment is in [`verdict_cache`].
+//!
+//! A browser without a session is sent to [`sign_in`]: pages, and a client of each provider. [`admin`] is the
+//! administrator's API.
+//!
+//! # The way of a configuration key
+//!
+//! [`config`] reads `agent.toml` with [`diagnostics`], which reports every mistake with line and column; the settings
+//! types belong to the modules that use them. [`app`] is the composition root: it builds every part from its settings,
+//! runs them, and when [`file_watch`] tells of a changed file, builds the next gate beside the running one. [`cli`] has
+//! one file a command. [`haproxy_config`] writes HAProxy's configuration from the agent's, and finds mistakes in one.
+//!
+//! # The way of a workspace event
+//!
+//! [`sources`] has an adapter for each platform. It implements `workspaces::source::Source`; `workspaces::reconcile`
+//! lists, follows and repairs, and publishes into `workspaces::registry`. Each request reads one snapshot of it. A change
+//! wakes the rounds of [`tunnels`] and [`verdict_cache`], which ask [`gate`] again about everything that was allowed.
+//!
+//! # Who may import whom
+//!
+//! Each line may import only what stands below it; the test `layers` holds it.
+//!
+//! ```text
+//! cli
+//! app
+//! config
+//! haproxy_config
+//! admin
+//! agent
+//! sign_in
+//! tunnels
+//! verdict_cache
+//! gate
+//! metrics
+//! authz
+//! sources
+//! workspaces
+//! sessions
+//! identity
+//! haproxy  audit  traces  request  spop
+//! diagnostics  file_watch  unix_socket  fingerprint  reaper  time
+//! ```
+//!
+//! [`unix_socket`] binds sockets with owner and mode, [`fingerprint`] names larger things in records, [`reaper`] frees
+//! large values away from requests, [`time`] has the clocks.
 
 #![forbid(unsafe_code)]
 
 pub mod admin;
 pub mod agent;
+pub mod app;
 pub mod audit;
+pub mod authz;
 pub mod cli;
-pub mod clock;
 pub mod config;
-pub mod decision;
-pub mod edge;
+pub mod diagnostics;
+pub mod file_watch;
+pub mod fingerprint;
 pub mod gate;
 pub mod haproxy;
+pub mod haproxy_config;
 pub mod identity;
 pub mod metrics;
-pub mod policy;
 pub mod reaper;
 pub mod request;
-pub mod session;
+pub mod sessions;
+pub mod sign_in;
+pub mod sources;
 pub mod spop;
+pub mod time;
 pub mod traces;
-pub mod tunnel;
-pub mod workspace;
+pub mod tunnels;
+pub mod unix_socket;
+pub mod verdict_cache;
+pub mod workspaces;

@@ -10,7 +10,8 @@ use std::{
 };
 
 use crate::{
-    decision::{Reason, Verdict},
+    audit::AuditEvent,
+    authz::reason::{Reason, Verdict},
     identity::{
         Refusal,
         evidence::{Evidence, Shown},
@@ -101,16 +102,6 @@ const BOUNDS: [u64; 16] = [
     500_000,
 ];
 
-/// What happens to sessions.
-const ACTS: [&str; 6] = [
-    "sign_in",
-    "sign_in_denied",
-    "session_host",
-    "sign_out",
-    "back_channel_logout",
-    "back_channel_logout_unmatched",
-];
-
 /// What policies in shadow say of a decision.
 const SHADOWS: [&str; 3] = ["same", "would_allow", "would_refuse"];
 
@@ -124,7 +115,7 @@ pub struct Metrics {
     micros: AtomicU64,
     hits: AtomicU64,
     misses: AtomicU64,
-    acts: [AtomicU64; ACTS.len()],
+    acts: [AtomicU64; AuditEvent::SESSION.len()],
     reloads: AtomicU64,
     refused_reloads: AtomicU64,
     outdated: AtomicBool,
@@ -217,8 +208,8 @@ impl Metrics {
     }
 
     /// Counts what happened to a session.
-    pub fn session_act(&self, act: &str) {
-        let at = ACTS.iter().position(|known| *known == act);
+    pub fn session_event(&self, event: AuditEvent) {
+        let at = AuditEvent::SESSION.iter().position(|known| *known == event);
         add(at.and_then(|at| self.acts.get(at)), 1);
     }
 
@@ -278,8 +269,8 @@ impl Metrics {
         to.sample(&CONFIG_RELOADS, &["refused"], read(&self.refused_reloads));
         to.single(&CONFIG_CURRENT, u8::from(!self.outdated.load(Ordering::Relaxed)));
         to.family(&SESSION_ACTS);
-        for (act, count) in ACTS.iter().zip(&self.acts) {
-            to.sample(&SESSION_ACTS, &[act], read(count));
+        for (event, count) in AuditEvent::SESSION.iter().zip(&self.acts) {
+            to.sample(&SESSION_ACTS, &[event.id()], read(count));
         }
     }
 }
@@ -368,7 +359,7 @@ mod tests {
         let hit = Evidence {
             credential: Shown::Bearer,
             cached: true,
-            key_set: Some(crate::audit::record::Fingerprint::of(b"")),
+            key_set: Some(crate::fingerprint::Fingerprint::of(b"")),
             token: None,
         };
         metrics.decided(Reason::Owner, &hit, Duration::from_micros(5));
@@ -376,8 +367,8 @@ mod tests {
         metrics.decided(Reason::Internal, &Evidence::default(), Duration::from_secs(7));
         let refused = Reason::Refused(Refusal::Bound);
         metrics.decided(refused, &Evidence::default(), Duration::from_millis(3));
-        metrics.session_act("sign_in");
-        metrics.session_act("no such act");
+        metrics.session_event(AuditEvent::SignIn);
+        metrics.session_event(AuditEvent::Start);
         metrics.shadowed(Verdict::Deny, Verdict::Allow);
         metrics.shadowed(Verdict::Allow, Verdict::Unavailable);
         metrics.shadowed(Verdict::SignIn, Verdict::Deny);

@@ -9,11 +9,6 @@ use std::time::Duration;
 
 use url::Url;
 
-use crate::{
-    decision::{Decision, variables::DecisionId},
-    request::Request,
-};
-
 #[cfg(feature = "otel")]
 mod context;
 #[cfg(feature = "otel")]
@@ -36,11 +31,36 @@ pub struct Settings {
     pub user: bool,
 }
 
+/// A decision, as far as a span tells of it.
+#[derive(Clone, Copy, Debug)]
+pub struct DecisionSpan<'a> {
+    /// The decision's id.
+    pub id: &'a str,
+    /// The verdict.
+    pub verdict: &'static str,
+    /// The reason.
+    pub reason: &'static str,
+    /// Whether the agent could not decide, which is an error of the span.
+    pub failed: bool,
+    /// Whether the identity was cached.
+    pub cached: bool,
+    /// The header `traceparent` of the request.
+    pub traceparent: Option<&'a [u8]>,
+    /// HAProxy's unique id of the request.
+    pub unique_id: Option<&'a [u8]>,
+    /// The id of the workspace.
+    pub workspace: Option<&'a str>,
+    /// Who asked; part of the span where `[traces]` says so.
+    pub user: Option<&'a str>,
+    /// How long the decision took.
+    pub took: Duration,
+}
+
 /// Makes a span of a decision if its turn has come. Never waits.
 #[cfg_attr(not(feature = "otel"), expect(unused_variables, reason = "sends nothing"))]
-pub fn decided(decision: &Decision, request: &Request<'_>, id: &DecisionId, took: Duration) {
+pub fn decided(decision: &DecisionSpan<'_>) {
     #[cfg(feature = "otel")]
-    sender::decided(decision, request, id, took);
+    sender::decided(decision);
 }
 
 /// Makes a span of a question to an issuer that has ended: `jwks` or `introspection`. Never waits.

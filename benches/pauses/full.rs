@@ -12,13 +12,13 @@ use std::{
 use axum::{Json, Router, extract::Query, routing::get};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use identity_spoa::{
-    clock::Timestamp,
     identity::{
         Identity, TokenIds,
         profile::{Authority, MatchBy},
     },
-    session::{Lifetime, Sessions, Tokens, seal::Sealer, store::Store},
+    sessions::{Lifetime, Sessions, Tokens, seal::Sealer, store::Store},
     spop::{Value, client},
+    time::Timestamp,
 };
 use secrecy::SecretString;
 

@@ -3,13 +3,7 @@
 
 use std::sync::Arc;
 
-use identity_spoa::{
-    clock::Timestamp,
-    identity::{
-        Authority,
-        certificate::{CertificateRule, Field},
-    },
-};
+use identity_spoa::{identity::{Authority, certificate::{CertificateRule, Field}}, time::Timestamp};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

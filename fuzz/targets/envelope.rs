@@ -2,7 +2,7 @@
 #![no_main]
 
 use bytes::BytesMut;
-use identity_spoa::workspace::source::connect;
+use identity_spoa::sources::connect;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

@@ -3,10 +3,7 @@
 
 use std::sync::LazyLock;
 
-use identity_spoa::workspace::{
-    host::Host,
-    pattern::{HostPatterns, Preset, Scratch},
-};
+use identity_spoa::workspaces::{host::Host, pattern::{HostPatterns, Preset, Scratch}};
 use libfuzzer_sys::fuzz_target;
 
 static PATTERNS: LazyLock<HostPatterns> = LazyLock::new(|| {

@@ -2,10 +2,7 @@
 //! same text has the same mistakes.
 #![no_main]
 
-use identity_spoa::haproxy::{
-    document::Source,
-    lint::{Agent, lint},
-};
+use identity_spoa::haproxy_config::{document::Source, lint::{Agent, lint}};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

@@ -1,7 +1,7 @@
 //! What a path may mean: bounded, the path itself among it, and no way from one reading to a path that is none.
 #![no_main]
 
-use identity_spoa::policy::reading::{MAX_PATH, MAX_READINGS, readings};
+use identity_spoa::authz::policy::reading::{MAX_PATH, MAX_READINGS, readings};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {

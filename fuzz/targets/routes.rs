@@ -1,15 +1,7 @@
 //! Any path and body as a route that a JupyterHub tells its proxy.
 #![no_main]
 
-use identity_spoa::workspace::{
-    Admission,
-    host::Host,
-    source::{
-        Joining,
-        http::Api,
-        hub::{Hub, Settings},
-    },
-};
+use identity_spoa::{sources::{http::Api, hub::{Hub, Settings}}, workspaces::{Admission, host::Host, source::Joining}};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

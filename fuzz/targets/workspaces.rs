@@ -3,10 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use identity_spoa::{
-    config::document::Format,
-    workspace::{destination::Backends, source::file::document},
-};
+use identity_spoa::{diagnostics::Format, sources::file::document, workspaces::destination::Backends};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &str| {

@@ -17,11 +17,11 @@ use tracing::error;
 
 use super::{Shared, workspaces::SourceView};
 use crate::{
-    clock::Timestamp,
     gate::Gate,
     metrics::{self, Exposition, Metric},
-    tunnel,
-    workspace::reconcile::status::Health,
+    time::Timestamp,
+    tunnels,
+    workspaces::reconcile::status::Health,
 };
 
 /// Whether the agent can do its work.
@@ -176,7 +176,7 @@ pub(super) fn render(shared: &Shared) -> String {
             }
         }
     }
-    if let Some(sign_in) = &gate.sign_in {
+    if let Some(sign_in) = &gate.browser {
         to.single(&metrics::SESSION_COOKIES, sign_in.sessions.len());
         if let Some(shared) = &sign_in.shared {
             to.single(&metrics::SHARED_SILENT, shared.silent().as_secs());
@@ -196,7 +196,7 @@ pub(super) fn render(shared: &Shared) -> String {
     to.single(&metrics::AUDIT_BROKEN, u8::from(audit.broken));
     let mut text = to.into_text();
     if let Some(tunnels) = &shared.tunnels {
-        tunnel::metrics::render(tunnels, &mut text);
+        tunnels::metrics::render(tunnels, &mut text);
     }
     text
 }

@@ -13,9 +13,9 @@ use tracing::{error, info};
 
 use super::{Caller, Shared, failed, parts};
 use crate::{
-    audit::AdminAct,
-    clock::Timestamp,
+    audit::{AuditEvent, Entry, Object},
     identity::revocation::{Revocation, Revocations, RevokeError},
+    time::Timestamp,
 };
 
 /// An answer to the administrator.
@@ -42,7 +42,7 @@ pub(super) async fn revoke(
     ConnectInfo(caller): ConnectInfo<Caller>,
     body: Body,
 ) -> Response {
-    change(shared, caller, body, "revoke", |revocations, revocation| {
+    change(shared, caller, body, AuditEvent::Revoke, |revocations, revocation| {
         revocations.revoke(revocation, Timestamp::now()).map(Some)
     })
     .await
@@ -53,7 +53,7 @@ pub(super) async fn lift(
     ConnectInfo(caller): ConnectInfo<Caller>,
     body: Body,
 ) -> Response {
-    change(shared, caller, body, "lift", |revocations, revocation| {
+    change(shared, caller, body, AuditEvent::Lift, |revocations, revocation| {
         revocations.lift(revocation.clone(), Timestamp::now()).map(|was| was.then_some(revocation))
     })
     .await
@@ -63,7 +63,7 @@ async fn change(
     shared: Arc<Shared>,
     caller: Caller,
     body: Body,
-    act: &'static str,
+    event: AuditEvent,
     change: impl FnOnce(&Revocations, Revocation) -> Result<Option<Revocation>, RevokeError>
     + Send
     + 'static,
@@ -78,12 +78,21 @@ async fn change(
         let named = changed.as_ref().ok().and_then(Option::as_ref);
         let named = named.map(|revocation| shared.revocations.named(revocation.clone()));
         if let (Ok(Some(changed)), Some(revocation)) = (&changed, &named) {
-            info!(act, uid = caller.uid, issuer = &*revocation.issuer, "an administrator's act");
-            let record = AdminAct { time: Timestamp::now(), act, uid: caller.uid, revocation };
+            info!(
+                act = event.id(),
+                uid = caller.uid,
+                issuer = &*revocation.issuer,
+                "an administrator's act"
+            );
+            let record =
+                RevocationEvent { time: Timestamp::now(), event, uid: caller.uid, revocation };
             if shared.trail.keep(&record).is_err() {
-                error!(act, "done, but the audit trail has no room for the record of it");
+                error!(
+                    event = event.id(),
+                    "done, but the audit trail has no room for the record of it"
+                );
             }
-            if act == "revoke"
+            if event == AuditEvent::Revoke
                 && let Err(error) = shared.revocations.tell(changed, false, Timestamp::now())
             {
                 error!(error, "other agents do not know of a revocation yet");
@@ -105,5 +114,33 @@ async fn change(
         }
         Ok(Err(error)) => failed(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
         Err(_) => failed(StatusCode::INTERNAL_SERVER_ERROR, "a fault of the agent: see its log"),
+    }
+}
+
+/// What an administrator did.
+pub(super) struct RevocationEvent<'a> {
+    /// When.
+    pub time: Timestamp,
+    /// `revoke` or `lift`.
+    pub event: AuditEvent,
+    /// The user id at the other end of the socket.
+    pub uid: Option<u32>,
+    /// What was revoked, or is no longer.
+    pub revocation: &'a Revocation,
+}
+
+impl Entry for RevocationEvent<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        let mut line = Object::begin(out);
+        line.number("time_ms", self.time.as_millis());
+        line.event(self.event);
+        line.displayed("uid", self.uid);
+        line.text("issuer", &self.revocation.issuer);
+        line.optional("subject", self.revocation.subject.as_deref());
+        line.displayed("before_ms", self.revocation.before_ms);
+        line.optional("session", self.revocation.session.as_deref());
+        line.optional("token_id", self.revocation.token.as_deref());
+        line.optional("note", self.revocation.note.as_deref());
+        line.end();
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, info};
 
 use super::{Caller, Shared, failed};
-use crate::{audit::SessionAct, clock::Timestamp, session::Session};
+use crate::{audit::AuditEvent, sessions::Session, sign_in::record::SessionEvent, time::Timestamp};
 
 /// One session, for the administrator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -101,7 +101,7 @@ fn nobody() -> Response {
 }
 
 pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Response {
-    let Some(sign_in) = &shared.sign_in else { return nobody() };
+    let Some(sign_in) = &shared.browser else { return nobody() };
     let mut sessions: Vec<_> =
         sign_in.sessions.alive(Timestamp::now()).iter().map(|session| view(session)).collect();
     sessions.sort_by_key(|session| session.began_ms);
@@ -121,7 +121,7 @@ pub(super) async fn end(
         let error = "expected exactly one of 'id', 'subject' and 'user'";
         return failed(StatusCode::UNPROCESSABLE_ENTITY, error);
     }
-    let Some(sign_in) = shared.sign_in.clone() else { return nobody() };
+    let Some(sign_in) = shared.browser.clone() else { return nobody() };
     let ended = tokio::task::spawn_blocking(move || {
         let alive = sign_in.sessions.alive(Timestamp::now());
         let over: Vec<_> = alive.into_iter().filter(|session| which.names(session)).collect();
@@ -129,12 +129,12 @@ pub(super) async fn end(
         for session in &over {
             let identity = session.identity();
             info!(user = identity.label(), uid = caller.uid, "an administrator ends a session");
-            let record = SessionAct {
+            let record = SessionEvent {
                 time: Timestamp::now(),
-                act: "end_session",
+                event: AuditEvent::EndSession,
                 identity: Some(&identity),
                 uid: caller.uid,
-                ..SessionAct::default()
+                ..SessionEvent::default()
             };
             if shared.trail.keep(&record).is_err() {
                 error!("a session ended, but the audit trail has no room for the record of it");

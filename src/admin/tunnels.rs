@@ -12,8 +12,8 @@ use tracing::info;
 
 use super::{Caller, Shared, failed};
 use crate::{
-    clock::Timestamp,
-    tunnel::{
+    time::Timestamp,
+    tunnels::{
         Tunnels,
         view::{Selection, Views},
     },

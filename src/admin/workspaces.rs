@@ -17,17 +17,17 @@ use tracing::error;
 
 use super::{Caller, Shared, failed, parts};
 use crate::{
-    audit::WorkspaceAct,
-    clock::{Moment, Timestamp},
-    workspace::{
+    audit::{AuditEvent, Entry, Object},
+    sources::{
+        WatchedSource,
+        api::{LeaseError, Leases},
+        file::document,
+    },
+    time::{Moment, Timestamp},
+    workspaces::{
         WorkspaceId,
         reconcile::status::Status,
         registry::{Listing, Record},
-        source::{
-            WatchedSource,
-            api::{LeaseError, Leases},
-            file::document,
-        },
     },
 };
 
@@ -268,7 +268,7 @@ pub(super) async fn put(
     let lease = terms.lease_seconds.map(Duration::from_secs);
     match leases.put(workspace, terms.revision, lease, Moment::now()) {
         Ok(held) => {
-            record(&shared, "put_workspace", caller, &source, &id, held.revision);
+            record(&shared, AuditEvent::PutWorkspace, caller, &source, &id, held.revision);
             Json(held).into_response()
         }
         Err(error @ LeaseError::Outdated(_)) => failed(StatusCode::CONFLICT, error.to_string()),
@@ -294,7 +294,14 @@ pub(super) async fn delete(
     };
     match there {
         Ok(true) => {
-            record(&shared, "delete_workspace", caller, &source, &id, terms.revision.unwrap_or(0));
+            record(
+                &shared,
+                AuditEvent::DeleteWorkspace,
+                caller,
+                &source,
+                &id,
+                terms.revision.unwrap_or(0),
+            );
             StatusCode::NO_CONTENT.into_response()
         }
         Ok(false) => failed(StatusCode::NOT_FOUND, format!("nobody holds a workspace {id:?}")),
@@ -304,15 +311,44 @@ pub(super) async fn delete(
 
 fn record(
     shared: &Shared,
-    act: &'static str,
+    event: AuditEvent,
     caller: Caller,
     source: &str,
     workspace: &str,
     revision: u64,
 ) {
     let time = Timestamp::now();
-    let record = WorkspaceAct { time, act, uid: caller.uid, source, workspace, revision };
+    let record = WorkspaceEvent { time, event, uid: caller.uid, source, workspace, revision };
     if shared.trail.keep(&record).is_err() {
-        error!(act, "done, but the audit trail has no room for the record of it");
+        error!(event = event.id(), "done, but the audit trail has no room for the record of it");
+    }
+}
+
+/// What a writer of the administrator's API did to a workspace.
+pub(super) struct WorkspaceEvent<'a> {
+    /// When.
+    pub time: Timestamp,
+    /// `put_workspace` or `delete_workspace`.
+    pub event: AuditEvent,
+    /// The user id at the other end of the socket.
+    pub uid: Option<u32>,
+    /// The name of the source.
+    pub source: &'a str,
+    /// The workspace.
+    pub workspace: &'a str,
+    /// The number of this version; zero where the writer gave none.
+    pub revision: u64,
+}
+
+impl Entry for WorkspaceEvent<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        let mut line = Object::begin(out);
+        line.number("time_ms", self.time.as_millis());
+        line.event(self.event);
+        line.displayed("uid", self.uid);
+        line.text("source", self.source);
+        line.text("workspace", self.workspace);
+        line.number("revision", self.revision);
+        line.end();
     }
 }

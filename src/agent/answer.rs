@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::Guard;
@@ -14,28 +15,32 @@ use arrayvec::ArrayString;
 use tracing::{debug, error, warn};
 
 use crate::{
-    audit::{Record, Trail},
-    clock::{Moment, Timestamp},
-    decision::{
-        Decision, Reason, Verdict,
-        variables::{self, DecisionId},
+    agent::{
+        record::DecisionRecord,
+        variables::{self},
     },
-    edge::{Edge, Terms},
-    gate::{Gate, Step, live::Live},
-    identity::issuers::KeyWait,
+    audit::AuditLog,
+    authz::{
+        decision::DecisionId,
+        reason::{Reason, Verdict},
+    },
+    gate::{Gate, Response, Step, live::Live},
+    identity::{Identity, issuers::KeyWait},
     metrics::Metrics,
     request::{self, Request},
     spop::{Actions, Notify, Value, ack, ack::Scope},
-    traces,
-    tunnel::{Allowed, Full, Kind, Tunnel, Tunnels},
-    workspace::{pattern::Scratch, registry::Snapshot},
+    time::{Moment, Timestamp},
+    traces::{self, DecisionSpan},
+    tunnels::{Allowed, Full, Kind, Tunnel, Tunnels},
+    verdict_cache::{Edge, Terms},
+    workspaces::{pattern::Scratch, registry::Snapshot},
 };
 
 /// Decides, records and encodes.
 pub struct Answerer {
     live: Arc<Live>,
     metrics: Arc<Metrics>,
-    trail: Arc<Trail>,
+    trail: Arc<AuditLog>,
     tunnels: Option<Arc<Tunnels>>,
     edge: Option<Arc<Edge>>,
     run: u32,
@@ -59,12 +64,12 @@ pub struct Batch<'s> {
 impl Batch<'_> {
     fn allowed<'a>(
         &'a self,
-        decision: &'a Decision,
+        response: &'a Response,
         request: &'a Request<'a>,
         id: &'a DecisionId,
     ) -> Allowed<'a> {
         let certificates = &self.gate.certificates;
-        Allowed { decision, request, id, certificates, now: self.now }
+        Allowed { response, request, id, certificates, now: self.now }
     }
 }
 
@@ -77,7 +82,7 @@ pub struct Waiting {
 impl Answerer {
     /// An answerer; its decisions carry a random number that tells this run of the agent from others.
     #[must_use]
-    pub fn new(live: Arc<Live>, trail: Arc<Trail>) -> Self {
+    pub fn new(live: Arc<Live>, trail: Arc<AuditLog>) -> Self {
         let mut run = [0; 4];
         // Without random numbers the time alone tells runs apart.
         let _ = aws_lc_rs::rand::fill(&mut run);
@@ -124,7 +129,7 @@ impl Answerer {
             let request = match read(notify) {
                 Ok(request) => request,
                 Err(reason) => {
-                    self.finish(notify, &Request::default(), Decision::refuse(reason), batch, out);
+                    self.finish(notify, &Request::default(), Response::refuse(reason), batch, out);
                     return None;
                 }
             };
@@ -132,21 +137,21 @@ impl Answerer {
                 warn!(
                     "[haproxy] needs arguments that HAProxy does not pass: compare the args lines with haproxy/identity.spoe.cfg"
                 );
-                let decision = Decision::refuse(Reason::MessageUnknown);
-                self.finish(notify, &request, decision, batch, out);
+                let response = Response::refuse(Reason::MessageUnknown);
+                self.finish(notify, &request, response, batch, out);
                 return None;
             }
             if let Some(tunnels) = &self.tunnels
                 && !request.spot.can_be_found()
             {
                 tunnels.cannot_be_found();
-                let decision = Decision::refuse(Reason::MessageUnknown);
-                self.finish(notify, &request, decision, batch, out);
+                let response = Response::refuse(Reason::MessageUnknown);
+                self.finish(notify, &request, response, batch, out);
                 return None;
             }
             match batch.gate.decide(&request, batch.workspaces, batch.now, scratch, may_wait) {
-                Step::Done(decision) => {
-                    self.finish(notify, &request, decision, batch, out);
+                Step::Done(response) => {
+                    self.finish(notify, &request, response, batch, out);
                     None
                 }
                 Step::Wait(keys) => Some(Waiting { keys }),
@@ -167,86 +172,87 @@ impl Answerer {
         out: &mut Vec<u8>,
     ) {
         let request = read(notify).unwrap_or_default();
-        self.finish(notify, &request, Decision::refuse(reason), batch, out);
+        self.finish(notify, &request, Response::refuse(reason), batch, out);
     }
 
     fn finish(
         &self,
         notify: &Notify<'_>,
         request: &Request<'_>,
-        decision: Decision,
+        response: Response,
         batch: &Batch<'_>,
         out: &mut Vec<u8>,
     ) {
         let start = out.len();
         let id = self.next_id(batch.now);
-        let mut decision = decision;
-        let tunnel = self.open(&decision, request, &id, batch);
+        let mut response = response;
+        let tunnel = self.open(&response, request, &id, batch);
         if tunnel.is_err() {
-            decision = Decision::refuse(Reason::TunnelsFull);
+            response = Response::refuse(Reason::TunnelsFull);
         }
         let reuse = self.edge.as_ref().and_then(|edge| {
             edge.was_reused(request.reuse.times);
             // Policies look at what HAProxy does not compare, such as the path and the hour.
             let held = batch.gate.policies.is_none()
                 && self.tunnels.as_ref().is_none_or(|tunnels| tunnels.may_give());
-            held.then(|| edge.give(&decision, request, batch.now)).flatten()
+            held.then(|| edge.give(&response, request, batch.now)).flatten()
         });
         let size = batch.max_frame_size;
         let encode = |reuse, out: &mut _| {
-            Answer { decision: &decision, id: &id, reuse }.encode(notify, request, size, out)
+            Answer { response: &response, id: &id, reuse }.encode(notify, request, size, out)
         };
         // What is to be reused is said twice. An answer that is too long for that is one all the same.
         let fits = reuse.is_some() && encode(reuse, out).is_ok();
         if !fits && encode(None, out).is_err() {
             warn!(max_frame_size = batch.max_frame_size, "an answer does not fit a frame: refused");
-            decision = Decision::refuse(Reason::Internal);
+            response = Response::refuse(Reason::Internal);
             // Two hundred bytes: it fits the protocol's smallest frame.
-            let answer = Answer { decision: &decision, id: &id, reuse: None };
+            let answer = Answer { response: &response, id: &id, reuse: None };
             let _ = answer.encode(notify, request, batch.max_frame_size, out);
         }
         if fits && let Some(tunnels) = &self.tunnels {
             // The question itself was noted: so can this be.
-            let _ = tunnels.note_given(&batch.allowed(&decision, request, &id));
+            let _ = tunnels.note_given(&batch.allowed(&response, request, &id));
         }
-        debug!(decision_id = %id, reason = %decision.reason, "decided");
+        debug!(decision_id = %id, reason = %response.decision.reason, "decided");
         let latency = Moment::now().since(batch.started);
-        let record = Record::new(&decision, request, &id, batch.now);
+        let record = DecisionRecord::new(&response, request, &id, batch.now);
         let mut kept = self.trail.keep(&record.made(batch.gate.versions, latency)).is_ok();
         if let (Some(tunnels), Ok(true)) = (&self.tunnels, tunnel) {
-            let allowed = kept && decision.verdict() == Verdict::Allow;
+            let allowed = kept && response.decision.verdict() == Verdict::Allow;
             kept = allowed && tunnels.record_opening(&id).is_ok();
             if !kept {
                 tunnels.forget(&id);
             }
         }
-        if !kept && decision.verdict() == Verdict::Allow {
+        if !kept && response.decision.verdict() == Verdict::Allow {
             out.truncate(start);
-            decision = Decision::refuse(Reason::AuditUnavailable);
-            let answer = Answer { decision: &decision, id: &id, reuse: None };
+            response = Response::refuse(Reason::AuditUnavailable);
+            let answer = Answer { response: &response, id: &id, reuse: None };
             let _ = answer.encode(notify, request, batch.max_frame_size, out);
         }
-        self.metrics.decided(decision.reason, &decision.evidence, latency);
-        traces::decided(&decision, request, &id, latency);
-        if let Some(shadow) = &decision.shadow {
-            self.metrics.shadowed(decision.verdict(), shadow.reason.verdict());
+        self.metrics.decided(response.decision.reason, &response.evidence, latency);
+        traces::decided(&span(&response, request, &id, latency));
+        if let Some(shadow) = &response.decision.shadow {
+            self.metrics.shadowed(response.decision.verdict(), shadow.reason.verdict());
         }
     }
 
     /// Takes an allowed tunnel in; returns whether it is one.
     fn open(
         &self,
-        decision: &Decision,
+        response: &Response,
         request: &Request<'_>,
         id: &DecisionId,
         batch: &Batch<'_>,
     ) -> Result<bool, Full> {
-        let Some(tunnels) = self.tunnels.as_ref().filter(|_| decision.verdict() == Verdict::Allow)
+        let Some(tunnels) =
+            self.tunnels.as_ref().filter(|_| response.decision.verdict() == Verdict::Allow)
         else {
             return Ok(false);
         };
         // What cannot be tracked cannot be cut.
-        let allowed = batch.allowed(decision, request, id);
+        let allowed = batch.allowed(response, request, id);
         if Kind::of(request).is_none() {
             // It may last all the same.
             tunnels.note(&allowed)?;
@@ -265,6 +271,28 @@ impl Answerer {
         let _ = id.try_push('-');
         push_hex(&mut id, count, (u64::BITS - count.leading_zeros()).div_ceil(4).max(1));
         id
+    }
+}
+
+/// What a trace tells of a response.
+fn span<'a>(
+    response: &'a Response,
+    request: &Request<'a>,
+    id: &'a DecisionId,
+    took: Duration,
+) -> DecisionSpan<'a> {
+    let Response { decision, evidence, .. } = response;
+    DecisionSpan {
+        id,
+        verdict: decision.verdict().id(),
+        reason: decision.reason.id(),
+        failed: decision.verdict() == Verdict::Unavailable,
+        cached: evidence.cached,
+        traceparent: request.traceparent,
+        unique_id: request.unique_id,
+        workspace: decision.workspace.as_deref().map(|workspace| workspace.id.as_str()),
+        user: decision.identity.as_deref().map(Identity::label),
+        took,
     }
 }
 
@@ -307,7 +335,7 @@ fn read<'b>(notify: &Notify<'b>) -> Result<Request<'b>, Reason> {
 
 /// What HAProxy is told.
 struct Answer<'a> {
-    decision: &'a Decision,
+    response: &'a Response,
     id: &'a DecisionId,
     /// When it may be reused.
     reuse: Option<Terms<'a>>,
@@ -324,7 +352,7 @@ impl Answer<'_> {
         let ids = (notify.stream_id, notify.frame_id);
         ack::write(out, ids, max_frame_size, |actions: &mut Actions<'_>| {
             let mut kept = [false; KEPT.len()];
-            variables::each(self.decision, request, self.id, |name, value| {
+            variables::each(self.response, request, self.id, |name, value| {
                 let value = match value {
                     variables::Value::Bool(value) => Value::Bool(value),
                     variables::Value::Int(number) => Value::Uint32(number),

@@ -16,13 +16,13 @@ use super::{
     answer::{Batch, Waiting},
 };
 use crate::{
-    clock::{Moment, Timestamp},
-    decision::Reason,
+    authz::reason::Reason,
     spop::{
         AgentSide, Event, Notify, Status,
         frame::{self, DEFAULT_SIZE},
     },
-    workspace::pattern::Scratch,
+    time::{Moment, Timestamp},
+    workspaces::pattern::Scratch,
 };
 
 /// A HELLO must come within this time.

@@ -1,10 +1,6 @@
 //! TCP and unix listeners behind one type.
 
-use std::{
-    fmt, io,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
-    path::{Path, PathBuf},
-};
+use std::{fmt, io};
 
 use listenfd::ListenFd;
 use thiserror::Error;
@@ -13,7 +9,10 @@ use tokio::{
     net::{TcpListener, UnixListener},
 };
 
-use crate::config::{Agent, Listen, Owner};
+use crate::{
+    agent::{AgentSettings, Listen},
+    unix_socket::{SocketFile, bind_unix},
+};
 
 /// A listener; a unix socket's file is removed when it is dropped.
 pub enum Listener {
@@ -22,9 +21,6 @@ pub enum Listener {
     /// A unix socket, with its file if the agent made it.
     Unix(UnixListener, Option<SocketFile>),
 }
-
-/// The file of a unix socket.
-pub struct SocketFile(PathBuf);
 
 /// A connection of either kind.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -44,7 +40,7 @@ impl Listener {
     ///
     /// # Errors
     /// The address is taken, not ours, or not permitted.
-    pub fn bind(address: &Listen, config: &Agent) -> Result<Vec<Self>, BindError> {
+    pub fn bind(address: &Listen, config: &AgentSettings) -> Result<Vec<Self>, BindError> {
         let bound = match address {
             Listen::Tcp(address) => bind_tcp(*address).map(|listener| vec![listener]),
             Listen::Unix(path) => bind_unix(path, config.socket_owner, config.socket_mode)
@@ -78,16 +74,9 @@ impl fmt::Display for Listener {
                 Ok(address) => address.fmt(f),
                 Err(_) => f.write_str("tcp"),
             },
-            Self::Unix(_, Some(file)) => write!(f, "unix:{}", file.0.display()),
+            Self::Unix(_, Some(file)) => write!(f, "unix:{}", file.path().display()),
             Self::Unix(_, None) => f.write_str("unix socket of systemd"),
         }
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        // Somebody else may have removed it; there is nobody left to tell.
-        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -98,22 +87,6 @@ fn bind_tcp(address: std::net::SocketAddr) -> io::Result<Listener> {
 fn adopt_tcp(listener: std::net::TcpListener) -> io::Result<Listener> {
     listener.set_nonblocking(true)?;
     TcpListener::from_std(listener).map(Listener::Tcp)
-}
-
-/// Binds a unix socket with its owner and mode. Must be called within the runtime.
-pub(crate) fn bind_unix(
-    path: &Path,
-    owner: Owner,
-    mode: u32,
-) -> io::Result<(UnixListener, SocketFile)> {
-    remove_stale(path)?;
-    let listener = UnixListener::bind(path)?;
-    let file = SocketFile(path.to_owned());
-    if owner != Owner::default() {
-        std::os::unix::fs::chown(path, owner.user, owner.group)?;
-    }
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-    Ok((listener, file))
 }
 
 fn from_systemd() -> io::Result<Vec<Listener>> {
@@ -134,24 +107,4 @@ fn from_systemd() -> io::Result<Vec<Listener>> {
         ));
     }
     Ok(listeners)
-}
-
-/// Removes the socket that an agent left behind when it was killed. A socket that somebody answers,
-/// or a file of another kind, stays.
-fn remove_stale(path: &Path) -> io::Result<()> {
-    match std::fs::symlink_metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-        Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(io::Error::other("there is a file of that name that is no socket"));
-        }
-        Ok(_) => {}
-    }
-    match std::os::unix::net::UnixStream::connect(path) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path)
-        }
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent answers there")),
-        Err(error) => Err(error),
-    }
 }

@@ -11,8 +11,9 @@ use serde_json::Value;
 
 use super::{key::SigningKey, object::Object};
 use crate::{
-    clock::{Moment, Timestamp},
-    identity::evidence::Fingerprint,
+    audit::AuditEvent,
+    fingerprint::Fingerprint,
+    time::{Moment, Timestamp},
 };
 
 /// A hash of the chain.
@@ -88,14 +89,14 @@ impl Chain {
     /// Appends a record that the trail makes of itself.
     pub(super) fn note(
         &mut self,
-        act: &'static str,
+        event: AuditEvent,
         out: &mut Vec<u8>,
         members: impl FnOnce(&mut Object<'_>),
     ) {
         let mut line = Vec::with_capacity(512);
         let mut object = Object::begin(&mut line);
         object.number("time_ms", Timestamp::now().as_millis());
-        object.text("act", act);
+        object.event(event);
         members(&mut object);
         object.end();
         line.pop();
@@ -110,7 +111,7 @@ impl Chain {
         let mut line = Vec::with_capacity(512);
         let mut object = Object::begin(&mut line);
         object.number("time_ms", time_ms);
-        object.text("act", "checkpoint");
+        object.event(AuditEvent::Checkpoint);
         object.boolean("end", end);
         object.text("previous", &hex(&previous));
         object.fingerprint("key", Some(key.id()));
@@ -192,7 +193,7 @@ fn shortened(line: &[u8]) -> Vec<u8> {
 fn unreadable(line: &[u8]) -> Vec<u8> {
     let mut short = Vec::new();
     let mut object = Object::begin(&mut short);
-    object.text("act", "unreadable");
+    object.event(AuditEvent::Unreadable);
     object.foreign("line", line);
     object.end();
     short.pop();

@@ -16,7 +16,7 @@ use base64::{
 };
 use zeroize::Zeroizing;
 
-use crate::identity::evidence::Fingerprint;
+use crate::fingerprint::Fingerprint;
 
 const PRIVATE: &str = "PRIVATE KEY";
 const PUBLIC: &str = "PUBLIC KEY";

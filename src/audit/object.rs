@@ -3,7 +3,7 @@
 
 use std::{fmt, io::Write as _};
 
-use crate::identity::evidence::Fingerprint;
+use crate::fingerprint::Fingerprint;
 
 /// The longest text of a stranger that is kept, in bytes before escaping: a host name. With everything
 /// escaped, a line of the trail stays below 8 KiB.
@@ -16,33 +16,42 @@ const MAX_SEGMENT: usize = 24;
 const MAX_DIGITS: usize = 3;
 
 /// A JSON object under way. Names are ours and need no escaping.
-pub(super) struct Object<'o> {
+pub struct Object<'o> {
     out: &'o mut Vec<u8>,
     opening: &'static [u8],
 }
 
 impl<'o> Object<'o> {
-    pub(super) fn begin(out: &'o mut Vec<u8>) -> Self {
+    /// Begins an entry at the end of `out`.
+    pub fn begin(out: &'o mut Vec<u8>) -> Self {
         Self { out, opening: b"{\"" }
     }
 
-    pub(super) fn end(self) {
+    /// Ends the entry and its line.
+    pub fn end(self) {
         self.out.extend_from_slice(b"}\n");
     }
 
-    pub(super) fn number(&mut self, name: &'static str, number: u64) {
+    /// `act`: what happened.
+    pub fn event(&mut self, event: super::AuditEvent) {
+        self.text("act", event.id());
+    }
+
+    /// A number.
+    pub fn number(&mut self, name: &'static str, number: u64) {
         self.name(name);
         // Into memory: it cannot fail.
         let _ = write!(self.out, "{number}");
     }
 
-    pub(super) fn boolean(&mut self, name: &'static str, value: bool) {
+    /// True or false.
+    pub fn boolean(&mut self, name: &'static str, value: bool) {
         self.name(name);
         self.out.extend_from_slice(if value { b"true" } else { b"false" });
     }
 
     /// Text that is cut where it is too long, with what could move a cursor or a line escaped.
-    pub(super) fn text(&mut self, name: &'static str, text: &str) {
+    pub fn text(&mut self, name: &'static str, text: &str) {
         let kept = text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or(text);
         self.kept(name, kept, text);
     }
@@ -80,7 +89,8 @@ impl<'o> Object<'o> {
         let _ = write!(self.out, "\\u{:04x}", u32::from(character));
     }
 
-    pub(super) fn optional(&mut self, name: &'static str, text: Option<&str>) {
+    /// Text, where there is some.
+    pub fn optional(&mut self, name: &'static str, text: Option<&str>) {
         match text {
             Some(text) => self.text(name, text),
             None => self.null(name),
@@ -88,7 +98,7 @@ impl<'o> Object<'o> {
     }
 
     /// Something that displays itself in plain characters.
-    pub(super) fn displayed(&mut self, name: &'static str, value: Option<impl fmt::Display>) {
+    pub fn displayed(&mut self, name: &'static str, value: Option<impl fmt::Display>) {
         match value {
             Some(value) => {
                 self.name(name);
@@ -99,7 +109,7 @@ impl<'o> Object<'o> {
     }
 
     /// An object in this one.
-    pub(super) fn nested(&mut self, name: &'static str, write: impl FnOnce(&mut Object<'_>)) {
+    pub fn nested(&mut self, name: &'static str, write: impl FnOnce(&mut Object<'_>)) {
         self.name(name);
         let mut inner = Object::begin(self.out);
         write(&mut inner);
@@ -108,7 +118,7 @@ impl<'o> Object<'o> {
     }
 
     /// A list of texts, none of which is cut.
-    pub(super) fn list<'t>(&mut self, name: &'static str, texts: impl Iterator<Item = &'t str>) {
+    pub fn list<'t>(&mut self, name: &'static str, texts: impl Iterator<Item = &'t str>) {
         self.name(name);
         self.out.push(b'[');
         for (number, text) in texts.enumerate() {
@@ -123,7 +133,7 @@ impl<'o> Object<'o> {
     }
 
     /// The shape of a path: words stay, what may be an id or a secret becomes `*`.
-    pub(super) fn path(&mut self, name: &'static str, path: Option<&[u8]>) {
+    pub fn path(&mut self, name: &'static str, path: Option<&[u8]>) {
         let Some(path) = path else { return self.null(name) };
         self.name(name);
         self.out.push(b'"');
@@ -141,12 +151,12 @@ impl<'o> Object<'o> {
 
     /// Bytes of a stranger as text: cut, and escaped so that no line break, terminal sequence or broken
     /// UTF-8 gets into a record.
-    pub(super) fn foreign(&mut self, name: &'static str, bytes: &[u8]) {
+    pub fn foreign(&mut self, name: &'static str, bytes: &[u8]) {
         self.foreign_up_to(MAX_FOREIGN, name, bytes);
     }
 
     /// The same, with another limit.
-    pub(super) fn foreign_up_to(&mut self, most: usize, name: &'static str, bytes: &[u8]) {
+    pub fn foreign_up_to(&mut self, most: usize, name: &'static str, bytes: &[u8]) {
         let bytes = bytes.get(..most).unwrap_or(bytes);
         if is_plain(bytes) {
             self.name(name);
@@ -158,7 +168,7 @@ impl<'o> Object<'o> {
     }
 
     /// Members that are values already.
-    pub(super) fn raw_members(&mut self, members: &serde_json::Map<String, serde_json::Value>) {
+    pub fn raw_members(&mut self, members: &serde_json::Map<String, serde_json::Value>) {
         for (name, value) in members {
             self.out.extend_from_slice(std::mem::replace(&mut self.opening, b",\""));
             self.out.pop();
@@ -169,7 +179,8 @@ impl<'o> Object<'o> {
         }
     }
 
-    pub(super) fn fingerprint(&mut self, name: &'static str, value: Option<Fingerprint>) {
+    /// A fingerprint, where there is one.
+    pub fn fingerprint(&mut self, name: &'static str, value: Option<Fingerprint>) {
         match value {
             Some(value) => {
                 self.name(name);
@@ -179,7 +190,8 @@ impl<'o> Object<'o> {
         }
     }
 
-    pub(super) fn null(&mut self, name: &'static str) {
+    /// JSON null.
+    pub fn null(&mut self, name: &'static str) {
         self.name(name);
         self.out.extend_from_slice(b"null");
     }

@@ -9,10 +9,11 @@ use std::{
     time::Duration,
 };
 
-use crate::clock::Timestamp;
+use crate::time::Timestamp;
 
 pub(super) mod file;
 pub(super) mod maintenance;
+pub(super) mod names;
 
 /// A sink that takes nothing for so long has failed.
 const WRITE_WITHIN: Duration = Duration::from_secs(2);

@@ -17,7 +17,7 @@ use super::{
     chain::{self, Hash, Line, MAX_LINE},
     key::PublicKey,
 };
-use crate::{clock::Timestamp, identity::evidence::Fingerprint};
+use crate::{fingerprint::Fingerprint, time::Timestamp};
 
 /// A checkpoint is made after so many records or so long at the latest, whatever is configured.
 pub const MAX_RECORDS: u64 = 100_000;

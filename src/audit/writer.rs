@@ -19,7 +19,7 @@ use super::{
         maintenance::Disk,
     },
 };
-use crate::clock::Timestamp;
+use crate::{audit::AuditEvent, time::Timestamp};
 
 /// How long records may wait for others before they are written together. What waits is lost when the
 /// agent is killed.
@@ -109,7 +109,7 @@ impl Output {
             Tail { ended: true, torn, .. } if torn.is_empty() => "end",
             _ => "crash",
         };
-        chain.note("open", &mut out, |line| {
+        chain.note(AuditEvent::Open, &mut out, |line| {
             line.text("previous", &chain::hex(&last));
             line.text("after", after);
             if !tail.torn.is_empty() {
@@ -153,7 +153,7 @@ impl Output {
             if lost > self.told {
                 let since = lost - self.told;
                 warn!(lost = since, "records found no room in the audit trail");
-                self.note("gap", |line| line.number("lost", since));
+                self.note(AuditEvent::Gap, |line| line.number("lost", since));
                 self.told = lost;
             }
             if end {
@@ -243,8 +243,8 @@ impl Output {
         self.fold = Some(fold);
     }
 
-    fn note(&mut self, act: &'static str, members: impl FnOnce(&mut super::object::Object<'_>)) {
-        self.chain.note(act, &mut self.out, members);
+    fn note(&mut self, event: AuditEvent, members: impl FnOnce(&mut super::object::Object<'_>)) {
+        self.chain.note(event, &mut self.out, members);
         self.held += 1;
     }
 
@@ -284,7 +284,9 @@ impl Output {
             let last = self.chain.next() - 1;
             let previous = chain::hex(self.chain.last());
             match self.file().map_or(Ok(()), |file| file.rotate(last, now)) {
-                Ok(()) => self.note("continue", |line| line.text("previous", &previous)),
+                Ok(()) => {
+                    self.note(AuditEvent::ContinueFile, |line| line.text("previous", &previous))
+                }
                 Err(error) => error!(%error, "the audit file cannot be rotated, and grows on"),
             }
         }
@@ -302,7 +304,7 @@ impl Output {
         let removed = self.file().map(|file| file.removed()).unwrap_or_default();
         for name in removed {
             info!(file = %name, "an old audit file is removed");
-            self.note("expire", |line| line.foreign("file", name.as_bytes()));
+            self.note(AuditEvent::Expire, |line| line.foreign("file", name.as_bytes()));
         }
     }
 

@@ -8,8 +8,8 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{CheckArgs, USAGE, setup};
-use crate::config::{Config, document::Mistakes};
+use super::{CheckArgs, USAGE};
+use crate::{app::setup, config::Config, diagnostics::Mistakes};
 
 pub(super) fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let path = &args.config.config;

@@ -9,11 +9,12 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::{DoctorArgs, setup};
+use super::DoctorArgs;
 use crate::{
-    clock::Timestamp,
+    app::setup,
     config::{Config, SourceKind},
     gate::Gate,
+    time::Timestamp,
 };
 
 mod haproxy;
@@ -113,7 +114,7 @@ fn show(out: &mut impl Write, findings: &[Finding]) -> std::io::Result<bool> {
 /// Whether what the agent will write has a place.
 fn files(config: &Config) -> Vec<Finding> {
     let sockets = config.agent.listen.iter().filter_map(|listen| match listen {
-        crate::config::Listen::Unix(path) => Some(("listen", path.as_path())),
+        crate::agent::Listen::Unix(path) => Some(("listen", path.as_path())),
         _ => None,
     });
     let keys = config.issuers.iter().filter_map(|issuer| issuer.keys_file.as_deref());

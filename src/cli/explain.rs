@@ -9,18 +9,20 @@ use std::{
 use anyhow::Context as _;
 use zeroize::Zeroizing;
 
-use super::{ExplainArgs, setup};
+use super::ExplainArgs;
 use crate::{
-    clock::Timestamp,
-    config::Config,
-    decision::{
-        Decision, Place, Verdict,
-        variables::{self, DecisionId, Value},
+    agent::variables::{self, Value},
+    app::setup,
+    authz::{
+        decision::{DecisionId, Place},
+        reason::Verdict,
     },
-    gate::{Gate, Step},
+    config::Config,
+    gate::{Gate, Response, Step},
     identity::{credential::Credential, introspection::Introspector},
     request::{Passes, Request},
-    workspace::{Endpoint, Protocol, pattern::Scratch, registry::Found},
+    time::Timestamp,
+    workspaces::{Endpoint, Protocol, pattern::Scratch, registry::Found},
 };
 
 pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
@@ -58,9 +60,9 @@ pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         authorization: authorization.as_ref().map(|value| value.as_slice()),
         ..Request::default()
     };
-    let decision = decide(&gate, &request)?;
-    show(&mut out, &gate, &request, &decision)?;
-    let allowed = decision.verdict() == Verdict::Allow;
+    let response = decide(&gate, &request)?;
+    show(&mut out, &gate, &request, &response)?;
+    let allowed = response.decision.verdict() == Verdict::Allow;
     Ok(if allowed { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
@@ -80,7 +82,7 @@ fn fetch_keys(gate: &Gate, out: &mut impl Write) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn decide(gate: &Gate, request: &Request<'_>) -> anyhow::Result<Decision> {
+fn decide(gate: &Gate, request: &Request<'_>) -> anyhow::Result<Response> {
     let snapshot = gate.registry.snapshot();
     let decide = |may_wait| {
         gate.decide(request, &snapshot, Timestamp::now(), &mut Scratch::default(), may_wait)
@@ -100,8 +102,8 @@ fn decide(gate: &Gate, request: &Request<'_>) -> anyhow::Result<Decision> {
             done @ Step::Done(_) => done,
         };
         match step {
-            Step::Done(decision) => Ok(decision),
-            Step::Wait(_) => Ok(Decision::refuse(crate::decision::Reason::Deadline)),
+            Step::Done(response) => Ok(response),
+            Step::Wait(_) => Ok(Response::refuse(crate::authz::reason::Reason::Deadline)),
         }
     })
 }
@@ -110,8 +112,9 @@ fn show(
     out: &mut impl Write,
     gate: &Gate,
     request: &Request<'_>,
-    decision: &Decision,
+    response: &Response,
 ) -> std::io::Result<()> {
+    let decision = &response.decision;
     match gate.place(request, &mut Scratch::default()) {
         Place::Missing => writeln!(out, "host        missing")?,
         Place::Invalid(error) => writeln!(out, "host        {error}")?,
@@ -137,7 +140,7 @@ fn show(
                 identity.groups,
             )?;
         }
-        (None, crate::decision::Reason::Refused(refusal)) => {
+        (None, crate::authz::reason::Reason::Refused(refusal)) => {
             writeln!(out, "identity    none: {refusal}")?;
         }
         (None, _) if request.is_stream => {
@@ -174,7 +177,7 @@ fn show(
     }
     writeln!(out, "variables")?;
     let mut written = Ok(());
-    variables::each(decision, request, &DecisionId::new(), |name, value| {
+    variables::each(response, request, &DecisionId::new(), |name, value| {
         // Each real decision has an id of its own; this one is not recorded.
         if name != "decision_id" && written.is_ok() {
             written = writeln!(out, "  txn.identity.{name} = {}", text(value));
@@ -186,7 +189,7 @@ fn show(
 fn show_workspace(
     out: &mut impl Write,
     gate: &Gate,
-    target: &crate::workspace::pattern::Target,
+    target: &crate::workspaces::pattern::Target,
 ) -> std::io::Result<()> {
     let snapshot = gate.registry.snapshot();
     let workspace = match snapshot.find(target.source, &target.workspace) {

@@ -18,7 +18,7 @@ use tokio::runtime::Builder;
 use url::Url;
 
 use super::{LoginArgs, LoginFormat};
-use crate::{clock::Timestamp, decision::Metadata, identity::profile::secure_url};
+use crate::{gate::Metadata, identity::profile::secure_url, time::Timestamp};
 
 mod cache;
 mod device;

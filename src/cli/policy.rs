@@ -14,12 +14,12 @@ use jiff::tz::TimeZone;
 use super::audit::{FilterArgs, is_broken_pipe, time_of, warn_of};
 use crate::{
     audit::read::select,
-    config::Config,
-    policy::{
+    authz::policy::{
         self, SCHEMA, Set,
         cases::Cases,
         replay::{Change, Replay, Report},
     },
+    config::Config,
 };
 
 #[derive(Debug, Subcommand)]

@@ -8,8 +8,8 @@ use reqwest::Method;
 use super::{ListArgs, RevokeArgs, agent::Agent};
 use crate::{
     admin::{Answer, REVOCATIONS},
-    clock::Timestamp,
     identity::revocation::Revocation,
+    time::Timestamp,
 };
 
 pub(super) fn revoke(args: &RevokeArgs) -> anyhow::Result<ExitCode> {

@@ -1,87 +1,23 @@
-//! `tunnels`: who is connected to what; and what `run` needs to follow tunnels.
+//! `tunnels`: who is connected to what.
 
 use std::{
     collections::BTreeMap,
     io::{Write, stdout},
-    path::Path,
     process::ExitCode,
-    sync::Arc,
     time::Duration,
 };
 
 use anyhow::bail;
 use reqwest::Method;
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
 
 use super::{CutArgs, TunnelsArgs, TunnelsCommand, agent::Agent, workspaces::columns};
 use crate::{
     admin::TUNNELS,
-    audit::Trail,
-    config::Config,
-    gate::{Gate, live::Live},
-    tunnel::{
-        Settings, Tunnels,
-        cutter::Cutter,
-        keep, sweep,
-        view::{Selection, View, Views},
-    },
+    tunnels::view::{Selection, View, Views},
 };
 
 /// How often a watch looks.
 const EVERY: Duration = Duration::from_millis(500);
-
-/// The table of tunnels with what the agent before this one left, where HAProxy can be reached.
-pub(super) fn build(config: &Config, gate: &Gate, trail: &Arc<Trail>) -> Option<Arc<Tunnels>> {
-    let Some(haproxy) = &config.haproxy else {
-        warn!(
-            "there is no [haproxy] in the configuration: WebSockets, streams and downloads that were allowed go on after access has ended"
-        );
-        return None;
-    };
-    let frontends = haproxy.frontends.clone();
-    let settings = Settings { frontends, ..config.tunnels.settings.clone() };
-    let tunnels = Tunnels::new(settings, haproxy.sockets.len(), Arc::clone(trail));
-    let tunnels = tunnels.reusing(config.agent.reuse);
-    let tunnels = Arc::new(match &config.tunnels.file {
-        Some(path) => tunnels.with_journal(path),
-        None => tunnels,
-    });
-    if let Some(path) = &config.tunnels.file
-        && let Err(error) = keep::adopt(&tunnels, gate, path)
-    {
-        error!(%error, path = %path.display(), "the file of tunnels cannot be read: nobody knows the tunnels there are");
-    }
-    Some(tunnels)
-}
-
-/// Writes the requests of the last seconds for the agent after this one.
-pub(super) fn hand_over(tunnels: &Tunnels, path: &Path) {
-    if let Err(error) = keep::hand_over(tunnels, path) {
-        error!(%error, path = %path.display(), "requests of the last seconds cannot be handed over: the agent after this one will not know those that last");
-    }
-}
-
-/// Starts what follows tunnels and cuts them.
-pub(super) fn spawn(
-    config: &Config,
-    live: &Arc<Live>,
-    tunnels: &Arc<Tunnels>,
-    tasks: &mut JoinSet<()>,
-    stop: &CancellationToken,
-) {
-    tasks.spawn(sweep::run(Arc::clone(tunnels), Arc::clone(live), stop.clone()));
-    let sockets = config.haproxy.iter().flat_map(|haproxy| &haproxy.sockets);
-    for (number, socket) in sockets.enumerate() {
-        let live = Some(Arc::clone(live));
-        let cutter = Cutter::new(socket.clone(), number, Arc::clone(tunnels), live);
-        tasks.spawn(cutter.run(stop.clone()));
-    }
-    if let Some(path) = &config.tunnels.file {
-        tasks.spawn(keep::run(Arc::clone(tunnels), path.clone(), stop.clone()));
-    }
-}
 
 pub(super) fn tunnels(args: &TunnelsArgs) -> anyhow::Result<ExitCode> {
     let agent = Agent::of(&args.config.config)?;

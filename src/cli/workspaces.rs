@@ -13,7 +13,7 @@ use reqwest::Method;
 use super::{WorkspacesArgs, WorkspacesCommand, agent::Agent};
 use crate::{
     admin::{SOURCES, SourceView, Sources, View, Views, WORKSPACES},
-    workspace::WorkspaceId,
+    workspaces::WorkspaceId,
 };
 
 /// How often a watch looks.

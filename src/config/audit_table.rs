@@ -4,11 +4,11 @@ use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use toml_span::{DeserError, Deserialize, Value, de_helpers::TableHelper};
 
-use super::{
-    document::{choice, mistake},
-    file::{Parsed, number, small},
+use crate::{
+    audit::{CheckpointEvery, Rotation, Settings, SyslogAddress, WhenFull, verify},
+    config::values::{Parsed, number, small},
+    diagnostics::{choice, mistake},
 };
-use crate::audit::{CheckpointEvery, Rotation, Settings, SyslogAddress, WhenFull, verify};
 
 const DAY: u64 = 86_400;
 const SECONDS: RangeInclusive<u64> = 1..=3600;

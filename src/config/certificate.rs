@@ -4,10 +4,13 @@ use std::sync::Arc;
 
 use toml_span::{DeserError, Deserialize, Span, Value, de_helpers::TableHelper};
 
-use super::{document::choice, file::Word, issuer::RawMatch};
-use crate::identity::{
-    certificate::{CertificateRule, Field},
-    profile::{Authority, MatchBy},
+use super::issuer::RawMatch;
+use crate::{
+    diagnostics::{Word, choice},
+    identity::{
+        certificate::{CertificateRule, Field},
+        profile::{Authority, MatchBy},
+    },
 };
 
 /// A rule with its place in the file.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use toml_span::{Value, value::ValueInner};
 
-use super::document::{self, Format};
+use crate::diagnostics::{self, Format};
 
 /// The longest value that is shown, in characters.
 const MAX_VALUE: usize = 100;
@@ -30,7 +30,7 @@ pub fn between(before: &str, after: &str, format: Format) -> Vec<String> {
 
 fn keys(text: &str, format: Format) -> BTreeMap<String, String> {
     let mut keys = BTreeMap::new();
-    if let Ok(mut root) = document::tree(text, format) {
+    if let Ok(mut root) = diagnostics::tree(text, format) {
         walk(&mut root, String::new(), &mut keys);
     }
     keys

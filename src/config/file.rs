@@ -2,28 +2,28 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
-    ops::RangeInclusive,
     path::PathBuf,
-    str::FromStr,
     time::Duration,
 };
 
-use toml_span::{
-    DeserError, Deserialize, Span, Spanned, Value, de_helpers::TableHelper, value::ValueInner,
-};
+use toml_span::{DeserError, Deserialize, Span, Spanned, Value, de_helpers::TableHelper};
 
 use super::{
-    Admin, Agent, Config, Haproxy, Listen, Metrics, Owner, PolicyFiles, Shared, SignIn, Source,
-    SourceKind, Tunnels,
+    Config, Haproxy, Metrics, Shared, SignIn, Source, SourceKind, Tunnels,
     certificate::RawCertificate,
-    document::{Format, choice, mistake, parsed},
     issuer::RawIssuer,
     source::{RawSource, RawWorkspaces},
 };
 use crate::{
+    admin::AdminSettings,
+    agent::{AgentSettings, Listen},
     audit,
+    authz::policy::PolicySettings,
+    config::values::{Parsed, number, small},
+    diagnostics::{Format, choice, mistake},
     identity::credential::Sources,
-    workspace::{
+    unix_socket::SocketOwner,
+    workspaces::{
         destination::{BackendName, Ranges},
         pattern::{HostPatterns, PatternError, PatternSpec, Preset},
     },
@@ -33,7 +33,7 @@ impl<'de> Deserialize<'de> for Config {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
         let value_span = value.span;
         let mut table = TableHelper::new(value)?;
-        let agent = table.required::<Agent>("agent");
+        let agent = table.required::<AgentSettings>("agent");
         let issuers = table.required_s::<Vec<RawIssuer>>("issuer");
         let credentials = table.optional::<Sources>("credentials");
         let certificates = table.optional::<Vec<RawCertificate>>("certificate").unwrap_or_default();
@@ -41,9 +41,9 @@ impl<'de> Deserialize<'de> for Config {
         let workspaces = table.optional::<RawWorkspaces>("workspaces").unwrap_or_default();
         let mut listed = table.optional::<Vec<RawSource>>("source").unwrap_or_default();
         let ranges = table.optional::<Ranges>("destinations").unwrap_or_default();
-        let policies = table.optional_s::<PolicyFiles>("policy");
+        let policies = table.optional_s::<PolicySettings>("policy");
         let audit = table.optional::<audit::Settings>("audit").unwrap_or_default();
-        let admin = table.optional::<Admin>("admin");
+        let admin = table.optional::<AdminSettings>("admin");
         let metrics = table.optional::<Metrics>("metrics");
         let traces = table.optional("traces");
         let sign_in = table.optional::<SignIn>("sign_in");
@@ -238,7 +238,7 @@ fn repeated<'i>(
     })
 }
 
-impl<'de> Deserialize<'de> for Agent {
+impl<'de> Deserialize<'de> for AgentSettings {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
         let mut table = TableHelper::new(value)?;
         let listen = table.required_s::<Vec<Parsed<Listen>>>("listen");
@@ -248,7 +248,7 @@ impl<'de> Deserialize<'de> for Agent {
             table.errors.push(mistake(listen.span, "expected at least one address"));
         }
         let socket_mode = table.optional::<Mode>("socket_mode").map_or(0o660, |mode| mode.0);
-        let socket_owner = table.optional::<Owner>("socket_owner").unwrap_or_default();
+        let socket_owner = table.optional::<SocketOwner>("socket_owner").unwrap_or_default();
         let resource_metadata = table.optional::<bool>("resource_metadata").unwrap_or(false);
         let workers = number(&mut table, "workers", 1..=1024);
         let answer_within = number(&mut table, "answer_within_ms", 10..=10_000);
@@ -341,7 +341,7 @@ impl<'de> Deserialize<'de> for RawHost {
 }
 
 fn is_domain(text: &str) -> bool {
-    crate::workspace::host::Host::parse(text.as_bytes()).is_ok_and(|host| host.as_str() == text)
+    crate::workspaces::host::Host::parse(text.as_bytes()).is_ok_and(|host| host.as_str() == text)
 }
 
 struct RawPreset(Preset);
@@ -389,37 +389,15 @@ impl<'de> Deserialize<'de> for Metrics {
     }
 }
 
-impl<'de> Deserialize<'de> for Admin {
+impl<'de> Deserialize<'de> for AdminSettings {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
         let mut table = TableHelper::new(value)?;
         let socket = table.required::<String>("socket").map(PathBuf::from);
         let socket_mode = table.optional::<Mode>("socket_mode").map_or(0o600, |mode| mode.0);
-        let socket_owner = table.optional::<Owner>("socket_owner").unwrap_or_default();
+        let socket_owner = table.optional::<SocketOwner>("socket_owner").unwrap_or_default();
         let revocations = table.required::<String>("revocations").map(PathBuf::from);
         table.finalize(None)?;
         Ok(Self { socket: socket?, socket_mode, socket_owner, revocations: revocations? })
-    }
-}
-
-/// A string that parses as `T`.
-pub(super) struct Parsed<T>(pub(super) T);
-
-impl<'de, T: FromStr<Err: std::fmt::Display>> Deserialize<'de> for Parsed<T> {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        parsed(value).map(Self)
-    }
-}
-
-/// Text that can stand in logs and headers.
-pub(super) struct Word(pub(super) Box<str>);
-
-impl<'de> Deserialize<'de> for Word {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let text = value.take_string(None)?;
-        if text.is_empty() || text.chars().any(char::is_control) {
-            return Err(mistake(value.span, "expected text without control characters").into());
-        }
-        Ok(Self(text.into()))
     }
 }
 
@@ -440,7 +418,7 @@ impl<'de> Deserialize<'de> for Mode {
     }
 }
 
-impl<'de> Deserialize<'de> for Owner {
+impl<'de> Deserialize<'de> for SocketOwner {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
         let text = value.take_string(None)?;
         let unknown = |what, name| {
@@ -466,37 +444,4 @@ impl<'de> Deserialize<'de> for Owner {
         };
         Ok(Self { user, group })
     }
-}
-
-pub(super) fn number(
-    table: &mut TableHelper<'_>,
-    key: &'static str,
-    range: RangeInclusive<u64>,
-) -> Option<u64> {
-    let (_, mut value) = table.take(key)?;
-    let span = value.span;
-    match value.take() {
-        ValueInner::Integer(n) if u64::try_from(n).is_ok_and(|n| range.contains(&n)) => {
-            u64::try_from(n).ok()
-        }
-        _ => {
-            let message = format!("expected a number from {} to {}", range.start(), range.end());
-            table.errors.push(mistake(span, message));
-            None
-        }
-    }
-}
-
-pub(super) fn seconds(
-    table: &mut TableHelper<'_>,
-    key: &'static str,
-    range: RangeInclusive<u64>,
-    default: Duration,
-) -> Duration {
-    number(table, key, range).map_or(default, Duration::from_secs)
-}
-
-/// A number whose range fits every machine.
-pub(super) fn small(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }

@@ -1,6 +1,7 @@
 //! What of a configuration holds from the start of the agent to its end.
 
-use super::{Agent, Config};
+use super::Config;
+use crate::agent::AgentSettings;
 
 impl Config {
     /// The tables and keys that cannot change while the agent runs and differ from `other`'s: they say where it
@@ -12,7 +13,8 @@ impl Config {
     }
 
     fn fixed(&self) -> Vec<(&'static str, String)> {
-        let Agent { listen, socket_mode, socket_owner, workers, answer_within, .. } = &self.agent;
+        let AgentSettings { listen, socket_mode, socket_owner, workers, answer_within, .. } =
+            &self.agent;
         let listeners = format!("{:?}", (listen, socket_mode, socket_owner));
         let limits = (workers, answer_within, self.agent.connections, self.agent.waiting);
         let sign_in = self.sign_in.as_ref().map(|about| {

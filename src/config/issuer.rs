@@ -6,17 +6,17 @@ use jsonwebtoken::Algorithm;
 use toml_span::{DeserError, Deserialize, Span, Value, de_helpers::TableHelper};
 use url::Url;
 
-use super::{
-    Client, Introspection, Issuer,
-    document::{choice, mistake},
-    file::{Parsed, Word, number, seconds},
-};
-use crate::identity::{
-    profile::{
-        ALGORITHMS, AcceptedIssuer, Authority, ClaimPath, ClaimPaths, GroupRule, IssuerUrl,
-        MatchBy, Profile, Requirement, TENANT, TokenKinds, secure_url,
+use super::{Client, Introspection, Issuer};
+use crate::{
+    config::values::{Parsed, number, seconds},
+    diagnostics::{Word, choice, mistake},
+    identity::{
+        profile::{
+            ALGORITHMS, AcceptedIssuer, Authority, ClaimPath, ClaimPaths, GroupRule, IssuerUrl,
+            MatchBy, Profile, Requirement, TENANT, TokenKinds, secure_url,
+        },
+        provider::Schedule,
     },
-    provider::Schedule,
 };
 
 mod introspection;

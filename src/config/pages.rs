@@ -5,23 +5,12 @@ use std::path::PathBuf;
 use toml_span::{DeserError, Deserialize, Spanned, Value, de_helpers::TableHelper};
 use url::Url;
 
-use super::{Pages, document::mistake, file::Word};
+use crate::{
+    diagnostics::{Word, mistake},
+    sign_in::page::PageSettings,
+};
 
-impl Default for Pages {
-    fn default() -> Self {
-        Self {
-            title: None,
-            language: "en".into(),
-            logo: None,
-            help_text: None,
-            contact: None,
-            texts: None,
-            show_owner: false,
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Pages {
+impl<'de> Deserialize<'de> for PageSettings {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
         let mut table = TableHelper::new(value)?;
         let title = table.optional::<Word>("title").map(|title| title.0);
@@ -69,18 +58,16 @@ fn is_language(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::document::{self, Format},
-        *,
-    };
+    use super::*;
+    use crate::diagnostics::{self, Format};
 
-    fn read(text: &str) -> Result<Pages, String> {
-        document::read("agent.toml", text, Format::Toml).map_err(|mistakes| mistakes.to_string())
+    fn read(text: &str) -> Result<PageSettings, String> {
+        diagnostics::read("agent.toml", text, Format::Toml).map_err(|mistakes| mistakes.to_string())
     }
 
     #[test]
     fn what_is_not_said_is_as_it_was_built() {
-        assert_eq!(read("").unwrap(), Pages::default());
+        assert_eq!(read("").unwrap(), PageSettings::default());
         let pages = read("language = 'pt-BR'\ncontact = 'https://help.test/'\nshow_owner = true");
         let pages = pages.unwrap();
         assert_eq!((&*pages.language, pages.show_owner), ("pt-BR", true));

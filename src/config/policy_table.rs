@@ -5,13 +5,12 @@ use std::path::PathBuf;
 use jiff::tz::TimeZone;
 use toml_span::{DeserError, Deserialize, Value, de_helpers::TableHelper};
 
-use super::{
-    PolicyFiles,
-    document::{choice, mistake},
+use crate::{
+    authz::policy::{Mode, PolicySettings},
+    diagnostics::{choice, mistake},
 };
-use crate::policy::Mode;
 
-impl<'de> Deserialize<'de> for PolicyFiles {
+impl<'de> Deserialize<'de> for PolicySettings {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
         let span = value.span;
         let mut table = TableHelper::new(value)?;

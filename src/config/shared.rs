@@ -4,11 +4,11 @@ use std::{path::PathBuf, time::Duration};
 
 use toml_span::{DeserError, Deserialize, Value, de_helpers::TableHelper};
 
-use super::{
-    document::mistake,
-    file::{Parsed, seconds},
+use crate::{
+    config::values::{Parsed, seconds},
+    diagnostics::mistake,
+    sessions::shared::Address,
 };
-use crate::session::shared::Address;
 
 /// Where several agents share sessions and revocations.
 #[derive(Debug)]

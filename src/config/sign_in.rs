@@ -2,16 +2,14 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use toml_span::{DeserError, Deserialize, Span, Value, de_helpers::TableHelper};
+use toml_span::{DeserError, Deserialize, Value, de_helpers::TableHelper};
 
-use super::{
-    Client, ClientKey, SignIn,
-    document::mistake,
-    file::{Parsed, Word, number, seconds},
-};
+use super::{Client, SignIn};
 use crate::{
-    session::{Lifetime, flow::Places},
-    workspace::host::Host,
+    config::values::{Parsed, client_key, number, seconds},
+    diagnostics::{Word, mistake},
+    sessions::{Lifetime, flow::Places},
+    workspaces::host::Host,
 };
 
 impl<'de> Deserialize<'de> for SignIn {
@@ -32,26 +30,6 @@ impl<'de> Deserialize<'de> for SignIn {
         let lifetime = Lifetime { idle: idle.min(absolute), absolute };
         let refresh = Some(refresh).filter(|every| !every.is_zero());
         Ok(Self { listen: listen?.0, places, keys: keys?, sessions, lifetime, refresh, pages })
-    }
-}
-
-/// The keys of a client: a secret in a file or the environment, or a private key.
-pub(super) fn client_key(table: &mut TableHelper<'_>, span: Span) -> Option<ClientKey> {
-    let secret_file = table.optional::<String>("client_secret_file").map(PathBuf::from);
-    let secret_env = table.optional::<String>("client_secret_env");
-    let key_file = table.optional::<String>("private_key_file").map(PathBuf::from);
-    let key_id = table.optional::<String>("key_id");
-    match (secret_file, secret_env, key_file, key_id) {
-        (Some(file), None, None, None) => Some(ClientKey::SecretFile(file)),
-        (None, Some(name), None, None) => Some(ClientKey::SecretEnv(name)),
-        (None, None, Some(file), id) => Some(ClientKey::PrivateKey(file, id)),
-        _ => {
-            table.errors.push(mistake(
-                span,
-                "expected exactly one of 'client_secret_file', 'client_secret_env' and 'private_key_file' (with 'key_id')",
-            ));
-            None
-        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! second-level names of countries, such as `co.uk`, are no site.
 
 use super::Config;
-use crate::workspace::pattern::PatternSpec;
+use crate::workspaces::pattern::PatternSpec;
 
 /// Second labels under which countries register names.
 const SECOND: [&str; 10] = ["ac", "co", "com", "edu", "gob", "gov", "gouv", "net", "org", "or"];
@@ -94,7 +94,7 @@ fn may_be_one_site(one: &str, other: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workspace::pattern::Preset;
+    use crate::workspaces::pattern::Preset;
 
     fn of(regex: &str) -> Option<String> {
         domain(&PatternSpec { regex: regex.into(), id: "{workspace}".into(), source: None })

@@ -5,29 +5,27 @@ use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration}
 use ipnet::IpNet;
 use toml_span::{DeserError, Deserialize, Span, Spanned, Value, de_helpers::TableHelper};
 
-use super::{
-    Format, Platform, Source, SourceKind,
-    document::{choice, mistake},
-    file::{Parsed, Word, number, seconds},
-    issuer::RawMatch,
-    join::Named,
-};
+use super::{Format, Platform, Source, SourceKind, issuer::RawMatch};
 use crate::{
-    decision::{Framing, Policy},
+    authz::limits::{Framing, Limits},
+    config::values::{Parsed, number, seconds},
+    diagnostics::{Word, choice, mistake},
     identity::profile::{MatchBy, secure_url},
-    workspace::{
+    sources::{
+        coder, gitpod,
+        http::Credential,
+        hub,
+        kubernetes::{self, Resource},
+        ona,
+        words::{Named, RawAdmission},
+    },
+    workspaces::{
         Admission,
         destination::{Backends, Ranges, Template},
         host::Host,
         reconcile::core::Timing,
         registry::{SourceRules, UndeclaredPorts},
-        source::{
-            Joining, coder, gitpod,
-            http::Credential,
-            hub,
-            kubernetes::{self, Resource},
-            ona,
-        },
+        source::Joining,
     },
 };
 
@@ -51,8 +49,8 @@ impl Default for RawWorkspaces {
 }
 
 impl RawWorkspaces {
-    pub(super) fn policy(&self, ranges: Ranges) -> Policy {
-        Policy { max_admission: self.max_admission, ranges, framing: self.framing }
+    pub(super) fn policy(&self, ranges: Ranges) -> Limits {
+        Limits { max_admission: self.max_admission, ranges, framing: self.framing }
     }
 }
 
@@ -101,9 +99,6 @@ impl<'de> Deserialize<'de> for RawUndeclared {
     }
 }
 
-/// The words for admission.
-pub(crate) struct RawAdmission(pub(crate) Admission);
-
 struct RawFraming(Framing);
 
 impl<'de> Deserialize<'de> for RawFraming {
@@ -111,22 +106,6 @@ impl<'de> Deserialize<'de> for RawFraming {
         let choices =
             [("workspace", Framing::Workspace), ("site", Framing::Site), ("any", Framing::Any)];
         choice(value, &choices).map(Self)
-    }
-}
-
-impl<'de> Deserialize<'de> for RawAdmission {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        choice(
-            value,
-            &[
-                ("owner", Admission::Owner),
-                ("grants", Admission::Grants),
-                ("organization", Admission::Organization),
-                ("authenticated", Admission::Authenticated),
-                ("public", Admission::Public),
-            ],
-        )
-        .map(Self)
     }
 }
 

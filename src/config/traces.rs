@@ -3,11 +3,11 @@
 use toml_span::{DeserError, Deserialize, Value, de_helpers::TableHelper};
 use url::Url;
 
-use super::{
-    document::mistake,
-    file::{Parsed, number},
+use crate::{
+    config::values::{Parsed, number},
+    diagnostics::mistake,
+    traces::Settings,
 };
-use crate::traces::Settings;
 
 impl<'de> Deserialize<'de> for Settings {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {

@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use toml_span::{DeserError, Deserialize, Value, de_helpers::TableHelper};
 
-use super::{
-    Haproxy, Tunnels,
-    document::mistake,
-    file::{Parsed, number, small},
+use super::{Haproxy, Tunnels};
+use crate::{
+    config::values::{Parsed, number, small},
+    diagnostics::mistake,
+    haproxy::Socket,
+    tunnels::Settings,
 };
-use crate::{haproxy::Socket, tunnel::Settings};
 
 impl<'de> Deserialize<'de> for Haproxy {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {

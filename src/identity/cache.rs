@@ -12,7 +12,7 @@ use aws_lc_rs::{digest, rand};
 use moka::{Expiry, sync::Cache};
 
 use super::{Identity, evidence::Evidence};
-use crate::clock::Timestamp;
+use crate::time::Timestamp;
 
 /// A token's name in the cache.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
 
 use super::{Authority, Identity, TokenIds, claims::MAX_SUBJECT};
-use crate::clock::Timestamp;
+use crate::time::Timestamp;
 
 /// The longest certificate that is read, in bytes.
 pub const MAX_CERTIFICATE: usize = 16 * 1024;

@@ -9,7 +9,7 @@ use super::{
     Identity, Refusal, TokenIds,
     profile::{ClaimPath, GroupRule, Profile, TokenKinds},
 };
-use crate::clock::Timestamp;
+use crate::time::Timestamp;
 
 /// The longest subject in bytes (OIDC Core section 2).
 pub const MAX_SUBJECT: usize = 255;

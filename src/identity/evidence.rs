@@ -1,8 +1,6 @@
 //! What a decision about a person rests on, for the record of it.
 
-use std::fmt;
-
-use aws_lc_rs::digest;
+use crate::fingerprint::Fingerprint;
 
 /// What was shown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,10 +17,6 @@ pub enum Shown {
     /// A client certificate.
     Certificate,
 }
-
-/// The first 8 bytes of a SHA-256: names something without giving it away.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Fingerprint([u8; 8]);
 
 /// What a decision rests on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,56 +42,5 @@ impl Shown {
             Self::Session => "session",
             Self::Certificate => "certificate",
         }
-    }
-}
-
-impl Fingerprint {
-    /// Of anything.
-    #[must_use]
-    pub fn of(bytes: &[u8]) -> Self {
-        let digest = digest::digest(&digest::SHA256, bytes);
-        Self(digest.as_ref().first_chunk().copied().unwrap_or_default())
-    }
-
-    /// Of a digest that is there already.
-    #[must_use]
-    pub fn of_digest(digest: &[u8; 32]) -> Self {
-        Self(digest.first_chunk().copied().unwrap_or_default())
-    }
-
-    /// Its sixteen hexadecimal digits.
-    #[must_use]
-    pub fn hex(self) -> [u8; 16] {
-        let mut text = [0; 16];
-        for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
-            for (digit, nibble) in pair.iter_mut().zip([byte >> 4, byte & 0xf]) {
-                *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
-            }
-        }
-        text
-    }
-}
-
-impl fmt::Display for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for Fingerprint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fingerprint_is_what_sha256sum_shows_first() {
-        let fingerprint = Fingerprint::of(b"abc");
-        assert_eq!(fingerprint.to_string(), "ba7816bf8f01cfea");
-        assert_eq!(&fingerprint.hex(), b"ba7816bf8f01cfea");
     }
 }

@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::{Authentication, Identity, Profile, Refusal, cache::TokenDigest, claims, json};
 use crate::{
-    clock::{Moment, Timestamp},
+    time::{Moment, Timestamp},
     traces,
 };
 

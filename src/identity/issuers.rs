@@ -8,13 +8,13 @@ use tokio::sync::watch;
 use super::{
     Authentication, Identity, Refusal,
     cache::{TokenCache, Verified},
-    evidence::{Evidence, Fingerprint},
+    evidence::Evidence,
     introspection::Introspector,
     jwt::{Unverified, VerifyError},
     profile::Profile,
     provider::Provider,
 };
-use crate::clock::Timestamp;
+use crate::{fingerprint::Fingerprint, time::Timestamp};
 
 /// The issuers whose tokens count.
 pub struct Issuers {

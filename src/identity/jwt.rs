@@ -11,9 +11,9 @@ use serde_json::{Map, Value};
 use super::{
     Identity, Refusal, at_hash, claims, json,
     keys::{Key, KeySet, Miss},
-    profile::{ALGORITHMS, Profile, TENANT},
+    profile::{Profile, TENANT},
 };
-use crate::clock::Timestamp;
+use crate::{identity::profile::algorithm, time::Timestamp};
 
 /// The longest token that is read, in bytes.
 pub const MAX_TOKEN: usize = 16 * 1024;
@@ -58,14 +58,6 @@ impl From<Refusal> for VerifyError {
     fn from(refusal: Refusal) -> Self {
         Self::Refused(refusal)
     }
-}
-
-/// The algorithm of that exact name, if it is one that can be accepted at all. `Ed25519` is the newer name
-/// of what `EdDSA` means here, where no other curve is accepted (RFC 9864 section 2.2).
-#[must_use]
-pub fn algorithm(name: &str) -> Option<Algorithm> {
-    let name = if name == "Ed25519" { "EdDSA" } else { name };
-    ALGORITHMS.iter().find(|(known, _)| *known == name).map(|(_, algorithm)| *algorithm)
 }
 
 impl<'t> Unverified<'t> {

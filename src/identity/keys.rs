@@ -189,9 +189,11 @@ impl Key {
         let (family, material, decoding) = raw.material()?;
         let algorithms: Vec<_> = match raw.alg.as_deref() {
             None => family.to_vec(),
-            Some(name) => {
-                family.iter().copied().filter(|a| super::jwt::algorithm(name) == Some(*a)).collect()
-            }
+            Some(name) => family
+                .iter()
+                .copied()
+                .filter(|a| crate::identity::profile::algorithm(name) == Some(*a))
+                .collect(),
         };
         if algorithms.is_empty() {
             return None;

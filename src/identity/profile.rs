@@ -173,3 +173,11 @@ impl Default for TokenKinds {
         Self { typed_access: true, access: true, id: false }
     }
 }
+
+/// The algorithm of that exact name, if it is one that can be accepted at all. `Ed25519` is the newer name
+/// of what `EdDSA` means here, where no other curve is accepted (RFC 9864 section 2.2).
+#[must_use]
+pub fn algorithm(name: &str) -> Option<Algorithm> {
+    let name = if name == "Ed25519" { "EdDSA" } else { name };
+    ALGORITHMS.iter().find(|(known, _)| *known == name).map(|(_, algorithm)| *algorithm)
+}

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{Profile, keys::KeySet};
-use crate::clock::Timestamp;
+use crate::time::Timestamp;
 
 mod fetch;
 mod store;

@@ -19,7 +19,7 @@ use thiserror::Error;
 use tracing::{error, warn};
 
 use super::{Authority, Identity};
-use crate::clock::Timestamp;
+use crate::time::Timestamp;
 
 mod journal;
 

@@ -3,9 +3,10 @@
 use super::{
     FrameError, Value,
     frame::{self, FrameType, TooLong},
-    parse::{Parsed, bytes, fail, finish, one},
+    parse::{bytes, finish, one},
     value::write_bytes,
 };
+use crate::spop::error::{Parsed, fail};
 
 const SET_VAR: u8 = 1;
 const UNSET_VAR: u8 = 2;

@@ -1,5 +1,6 @@
 //! What can be wrong with a frame, and the status code that says so to the peer.
 
+use nom::IResult;
 use nom::error::{ErrorKind, ParseError};
 use thiserror::Error;
 
@@ -122,4 +123,13 @@ impl ParseError<&[u8]> for FrameError {
     fn append(_: &[u8], _: ErrorKind, other: Self) -> Self {
         other
     }
+}
+
+/// The result of a parser: the rest and a value. Always over complete input: a frame is split off
+/// before it is parsed, so a short body is an error and never a reason to wait.
+pub(super) type Parsed<'b, T> = IResult<&'b [u8], T, FrameError>;
+
+/// A parser's failure.
+pub(super) fn fail<T>(error: FrameError) -> Parsed<'static, T> {
+    Err(nom::Err::Error(error))
 }

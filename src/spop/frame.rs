@@ -2,9 +2,10 @@
 
 use super::{
     FrameError,
-    parse::{Parsed, array, finish, one},
+    parse::{array, finish, one},
     varint,
 };
+use crate::spop::error::Parsed;
 
 /// The bytes of the length before a frame.
 pub const LENGTH: usize = 4;

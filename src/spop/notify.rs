@@ -2,8 +2,9 @@
 
 use super::{
     Frame, FrameError, Value,
-    parse::{Parsed, bytes, finish, one},
+    parse::{bytes, finish, one},
 };
+use crate::spop::error::Parsed;
 
 /// A question of HAProxy. Exists only for a payload that was checked to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,17 +1,9 @@
 //! What the parsers share: complete input only, one-byte errors.
 
-use nom::{IResult, Parser, bytes::complete::take, number::complete::u8 as byte};
+use nom::{Parser, bytes::complete::take, number::complete::u8 as byte};
 
 use super::{FrameError, varint};
-
-/// The result of a parser: the rest and a value. Always over complete input: a frame is split off
-/// before it is parsed, so a short body is an error and never a reason to wait.
-pub(super) type Parsed<'b, T> = IResult<&'b [u8], T, FrameError>;
-
-/// A parser's failure.
-pub(super) fn fail<T>(error: FrameError) -> Parsed<'static, T> {
-    Err(nom::Err::Error(error))
-}
+use crate::spop::error::{Parsed, fail};
 
 /// One byte.
 pub(super) fn one(input: &[u8]) -> Parsed<'_, u8> {

@@ -4,9 +4,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::{
     FrameError,
-    parse::{Parsed, array, bytes, fail, one},
+    parse::{array, bytes, one},
     varint,
 };
+use crate::spop::error::{Parsed, fail};
 
 /// A value, borrowed from its frame. Integers keep their width; text is bytes, because HAProxy passes
 /// header bytes as they come.

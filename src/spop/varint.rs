@@ -1,9 +1,7 @@
 //! Variable-length integers, in the encoding of HAProxy's peers protocol (SPOE.txt section 3.1).
 
-use super::{
-    FrameError,
-    parse::{Parsed, fail},
-};
+use super::FrameError;
+use crate::spop::error::{Parsed, fail};
 
 /// The first value that takes a second byte.
 const ONE_BYTE: u64 = 240;

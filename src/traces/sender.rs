@@ -27,12 +27,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{Settings, context};
-use crate::{
-    decision::{Decision, Verdict, variables::DecisionId},
-    identity::Identity,
-    request::Request,
-};
+use super::{DecisionSpan, Settings, context};
 
 /// The most spans that wait; further ones are dropped.
 const QUEUE: usize = 4096;
@@ -148,9 +143,9 @@ async fn export(exporter: &SpanExporter, batch: Vec<SpanData>) {
     }
 }
 
-pub(super) fn decided(decision: &Decision, request: &Request<'_>, id: &DecisionId, took: Duration) {
+pub(super) fn decided(decision: &DecisionSpan<'_>) {
     let Some(sender) = SENDER.get() else { return };
-    let context = context::of(request.traceparent, request.unique_id);
+    let context = context::of(decision.traceparent, decision.unique_id);
     let trace = context.map_or_else(|| TraceId::from(random()), |context| context.trace);
     if !sender.is_turn(trace) {
         return;
@@ -161,32 +156,29 @@ pub(super) fn decided(decision: &Decision, request: &Request<'_>, id: &DecisionI
         return;
     };
     let mut attributes = vec![
-        KeyValue::new("identity.decision_id", id.to_string()),
-        KeyValue::new("identity.verdict", decision.verdict().id()),
-        KeyValue::new("identity.reason", decision.reason.id()),
-        KeyValue::new("identity.cache_hit", decision.evidence.cached),
+        KeyValue::new("identity.decision_id", decision.id.to_owned()),
+        KeyValue::new("identity.verdict", decision.verdict),
+        KeyValue::new("identity.reason", decision.reason),
+        KeyValue::new("identity.cache_hit", decision.cached),
     ];
-    if let Some(unique_id) = request.unique_id {
+    if let Some(unique_id) = decision.unique_id {
         let kept = unique_id.get(..MAX_UNIQUE_ID).unwrap_or(unique_id);
         // Of foreign making: nothing but printable ASCII arrives.
         attributes.push(KeyValue::new("haproxy.unique_id", kept.escape_ascii().to_string()));
     }
-    if let Some(workspace) = &decision.workspace {
-        attributes.push(KeyValue::new("identity.workspace", workspace.id.to_string()));
+    if let Some(workspace) = decision.workspace {
+        attributes.push(KeyValue::new("identity.workspace", workspace.decision.id.to_owned()));
     }
-    if let Some(identity) = decision.identity.as_deref().filter(|_| sender.user) {
-        attributes.push(KeyValue::new("enduser.id", Identity::label(identity).to_owned()));
+    if let Some(user) = decision.user.filter(|_| sender.user) {
+        attributes.push(KeyValue::new("enduser.id", user.to_owned()));
     }
-    let status = match decision.verdict() {
-        Verdict::Unavailable => Status::error(decision.reason.id()),
-        _ => Status::Unset,
-    };
+    let status = if decision.failed { Status::error(decision.reason) } else { Status::Unset };
     let parent = context.map_or(SpanId::INVALID, |context| context.parent);
     place.send(sender.span(
         "authorize",
         SpanKind::Server,
         (trace, parent),
-        took,
+        decision.took,
         attributes,
         status,
     ));

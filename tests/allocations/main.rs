@@ -12,9 +12,9 @@ use std::alloc::System;
 
 use identity_spoa::{
     agent::Batch,
-    clock::{Moment, Timestamp},
     spop::{Event, frame::DEFAULT_SIZE},
-    workspace::pattern::Scratch,
+    time::{Moment, Timestamp},
+    workspaces::pattern::Scratch,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 

@@ -7,7 +7,7 @@ use aws_lc_rs::{
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
-use identity_spoa::clock::Timestamp;
+use identity_spoa::time::Timestamp;
 use serde_json::json;
 
 use crate::{gate::Gate, provider::Provider, state, until};

@@ -5,12 +5,12 @@ use std::{
     process::{Command, Output},
 };
 
-use identity_spoa::{audit::record::Fingerprint, spop::Value as Spop};
+use identity_spoa::{audit::AuditEvent, fingerprint::Fingerprint, spop::Value as Spop};
 use serde_json::{Value, json};
 
 use crate::{
     dev_idp::TokenRequest,
-    support::{ALICES, agent::PROGRAM, host, port_host, records, until},
+    support::{ALICES, agent::PROGRAM, haproxy::root, host, port_host, records, until},
     wire::Bare,
 };
 
@@ -276,5 +276,20 @@ async fn a1_no_secret_gets_into_any_output_at_any_level() {
             let near = at.map(|at| output[..at].lines().last().unwrap_or_default());
             assert!(at.is_none(), "{canary} in the {place}: {near:?}");
         }
+    }
+}
+
+#[test]
+fn every_event_is_in_the_document_with_its_meaning() {
+    let text = std::fs::read_to_string(root().join("docs/audit.md")).unwrap();
+    for event in AuditEvent::ALL {
+        let row = format!("| `{}` | {} |", event.id(), event.meaning());
+        assert!(text.contains(&row), "docs/audit.md lacks {row}");
+    }
+    let known: Vec<_> = AuditEvent::ALL.iter().map(|event| event.id()).collect();
+    let section = text.split("| `act` |").nth(1).unwrap().split("\n\n").next().unwrap();
+    for row in section.lines().filter(|line| line.starts_with("| `")) {
+        let id = row.split('`').nth(1).unwrap();
+        assert!(known.contains(&id), "docs/audit.md names '{id}', which is no event");
     }
 }

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use identity_spoa::{
-    clock::Timestamp,
     identity::{
         Identity,
         certificate::{CertificateRule, Field},
         profile::{Authority as Name, MatchBy},
     },
+    time::Timestamp,
 };
 use rcgen::SanType;
 use serde_json::json;

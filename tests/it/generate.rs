@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use identity_spoa::haproxy::{
+use identity_spoa::haproxy_config::{
     document::Source,
     generate::{Facts, File, Version as Dialect, generate},
     lint::{Agent, lint},

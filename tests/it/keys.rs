@@ -7,8 +7,8 @@ use std::{
 };
 
 use identity_spoa::{
-    clock::Timestamp,
     identity::provider::{FetchError, Fetcher, Provider},
+    time::Timestamp,
 };
 
 use crate::{

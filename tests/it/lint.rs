@@ -6,7 +6,7 @@ use std::{
     process::{Command, Output},
 };
 
-use identity_spoa::haproxy::{
+use identity_spoa::haproxy_config::{
     document::Source,
     lint::{Agent, Finding, Rule, lint},
 };

@@ -32,6 +32,7 @@ mod generate;
 mod hygiene;
 mod introspection;
 mod keys;
+mod layers;
 mod lint;
 mod login;
 mod methods;

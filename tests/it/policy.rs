@@ -151,7 +151,7 @@ fn mistakes_in_the_table_are_found() {
 #[test]
 fn the_schema_is_printed_as_it_is_shipped() {
     let output = program(&["policy", "schema"], root());
-    assert_eq!(String::from_utf8(output.stdout).unwrap(), identity_spoa::policy::SCHEMA);
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), identity_spoa::authz::policy::SCHEMA);
 }
 
 #[tokio::test]

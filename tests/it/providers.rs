@@ -1,10 +1,10 @@
 //! Providers and their habits: presets, against tokens of the shape each of them makes.
 
 use identity_spoa::{
-    clock::Timestamp,
     config::Issuer,
     identity::{Identity, Refusal, claims},
-    session::logout::Ended,
+    sign_in::logout::Ended,
+    time::Timestamp,
 };
 use serde_json::{Map, Value, json};
 

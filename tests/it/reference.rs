@@ -2,10 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use identity_spoa::config::{
-    Config,
-    document::{self, Format},
-    reference::{self, Key, Kind, TABLES, Table},
+use identity_spoa::{
+    config::{
+        Config,
+        reference::{self, Key, Kind, TABLES, Table},
+    },
+    diagnostics::{self, Format},
 };
 use serde_json::Value;
 
@@ -114,7 +116,7 @@ fn mistakes(table: &Table, kind: &str, key: &str, value: &str) -> Vec<String> {
         }
     }
     assert!(met, "no {heading} in the base of {}", table.path);
-    match document::read::<Config>("agent.toml", &text, Format::Toml) {
+    match diagnostics::read::<Config>("agent.toml", &text, Format::Toml) {
         Ok(_) => vec![],
         Err(mistakes) => mistakes.as_slice().iter().map(|m| m.message.clone()).collect(),
     }
@@ -203,7 +205,7 @@ fn what_is_required_is_missed() {
             for key in table.keys.iter().filter(|key| key.is_of(kind) && key.name != "kind") {
                 // A line that is there already goes; an unknown one takes its place.
                 let text = without(table, kind, key.name);
-                let missed = document::read::<Config>("agent.toml", &text, Format::Toml)
+                let missed = diagnostics::read::<Config>("agent.toml", &text, Format::Toml)
                     .err()
                     .is_some_and(|mistakes| {
                         let missing = format!("the key '{}' is missing here", key.name);

@@ -66,7 +66,7 @@ async fn what_is_revoked_is_refused_with_the_next_question_and_until_it_is_lifte
 async fn what_was_issued_until_now_is_revoked_and_a_new_token_counts() {
     let bare = stage().await;
     let mut peer = bare.unix().await;
-    let now = identity_spoa::clock::Timestamp::now().as_millis() / 1000;
+    let now = identity_spoa::time::Timestamp::now().as_millis() / 1000;
     let old = token(&bare, &json!({"iat": now - 10}));
     let new = token(&bare, &json!({"iat": now + 5}));
     done(&bare, &["revoke", "--subject", "sub-alice", "--before", "now"]);

@@ -1,6 +1,6 @@
 //! What is shipped is what works: configurations, and what the README says of them.
 
-use identity_spoa::{decision::Reason, identity::Refusal, session::page::texts::Text};
+use identity_spoa::{authz::reason::Reason, identity::Refusal, sign_in::page::texts::Text};
 
 use crate::{
     dev_idp::DevIdp,

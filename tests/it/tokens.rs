@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use identity_spoa::{
-    clock::Timestamp,
     config::Config,
     identity::{
         Authentication, Refusal,
@@ -11,6 +10,7 @@ use identity_spoa::{
         issuers::{Issuers, Outcome},
         provider::{Fetcher, Provider},
     },
+    time::Timestamp,
 };
 use serde_json::{Value, json};
 

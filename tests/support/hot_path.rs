@@ -7,11 +7,10 @@ use std::{io::sink, sync::Arc};
 
 use identity_spoa::{
     agent::Answerer,
-    audit::{Trail, Versions, Writer},
-    clock::Moment,
+    audit::{AuditLog, Writer},
+    authz::limits::Limits,
     config::Config,
-    decision::Policy,
-    gate::{Gate, live::Live},
+    gate::{Gate, Versions, live::Live},
     identity::{
         cache::TokenCache,
         issuers::Issuers,
@@ -19,8 +18,9 @@ use identity_spoa::{
         revocation::Revocations,
     },
     spop::{AgentSide, Value, client, frame::DEFAULT_SIZE},
-    tunnel::{Settings, Tunnels},
-    workspace::{
+    time::Moment,
+    tunnels::{Settings, Tunnels},
+    workspaces::{
         Admission, Destination, Endpoint, EndpointName, IssuerNames, Person, Phase, Protocol,
         Revision, Workspace,
         destination::{Backends, Ranges, resolver::Resolver},
@@ -52,7 +52,7 @@ impl HotPath {
             (gate(&idp).await, idp.token(&request))
         });
         let gate = Arc::new(gate);
-        let (trail, writer) = Trail::to(Box::new(sink()), 1 << 24).unwrap();
+        let (trail, writer) = AuditLog::to(Box::new(sink()), 1 << 24).unwrap();
         let trail = Arc::new(trail);
         let tunnels = Tunnels::new(Settings::default(), 1, Arc::clone(&trail));
         let answerer = Answerer::new(Arc::new(Live::new(Arc::clone(&gate))), trail)
@@ -130,14 +130,14 @@ async fn gate(idp: &DevIdp) -> Gate {
         sources: None,
         metadata: None,
         certificates: vec![],
-        sign_in: None,
+        browser: None,
         revocations: Arc::new(Revocations::open(vec![], None).unwrap()),
         registry,
         lookups: vec![],
         watched: vec![],
-        policy: Policy {
+        policy: Limits {
             ranges: Ranges::default().with(Backends::parse(["shared"]).unwrap()),
-            ..Policy::default()
+            ..Limits::default()
         },
         policies: None,
         versions: Versions { config: config.fingerprint, policy: None },

@@ -7,12 +7,13 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use identity_spoa::{
-    clock::Timestamp,
     identity::{
         Profile, Refusal,
-        jwt::{Unverified, VerifyError, algorithm},
+        jwt::{Unverified, VerifyError},
         keys::{KeySet, KeySetError, Miss},
+        profile::algorithm,
     },
+    time::Timestamp,
 };
 use serde_json::{Value, json};
 

@@ -292,5 +292,5 @@ fn is_accepted(token: &str) -> bool {
     };
     let Ok(header) = serde_json::from_slice::<Value>(&header) else { return false };
     let name = header["alg"].as_str().unwrap_or_default();
-    token.split('.').count() == 3 && identity_spoa::identity::jwt::algorithm(name).is_some()
+    token.split('.').count() == 3 && identity_spoa::identity::profile::algorithm(name).is_some()
 }

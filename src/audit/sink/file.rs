@@ -19,7 +19,7 @@ use super::{
     super::chain::{Hash, Line, MAX_LINE},
     maintenance::{Disk, Maintenance},
 };
-use crate::clock::Timestamp;
+use crate::{audit::sink::names::rotated, time::Timestamp};
 
 /// An agent that ends lets go of the file within this time.
 const LOCK_WITHIN: Duration = Duration::from_secs(10);
@@ -254,34 +254,6 @@ fn rotated_name(path: &Path, last: u64, now: Timestamp) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{}.{last}", at.strftime("%Y%m%dT%H%M%SZ")));
     name.into()
-}
-
-/// The directory in which a file is.
-pub(super) fn directory_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-/// The rotated files of a path, the oldest first.
-///
-/// # Errors
-/// The directory cannot be read.
-pub fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let directory = directory_of(path);
-    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return Ok(vec![]) };
-    let number = |file: &str| {
-        let (time, last) = file.strip_prefix(name)?.strip_prefix('.')?.split_once('.')?;
-        let digits = time.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'T' | b'Z'));
-        last.parse::<u64>().ok().filter(|_| digits)
-    };
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir(directory)? {
-        let entry = entry?;
-        if let Some(last) = entry.file_name().to_str().and_then(number) {
-            found.push((last, entry.path()));
-        }
-    }
-    found.sort();
-    Ok(found.into_iter().map(|(_, path)| path).collect())
 }
 
 /// What the file ends with. Looks back over a few records only: what a crash tore is at most the last.

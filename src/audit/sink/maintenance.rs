@@ -16,8 +16,10 @@ use std::{
 
 use tracing::{error, warn};
 
-use super::file::{directory_of, rotated};
-use crate::clock::Timestamp;
+use crate::{
+    audit::sink::names::{directory_of, rotated},
+    time::Timestamp,
+};
 
 /// What was written is made durable after this time at the latest, if the disk keeps up.
 const SYNC_AFTER: Duration = Duration::from_secs(1);

@@ -8,9 +8,8 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 
 use super::*;
-use crate::{
-    audit::{AgentAct, CheckpointEvery, Rotation, Settings, Trail, Versions, WhenFull},
-    clock::Timestamp,
+use crate::audit::{
+    AuditEvent, AuditLog, CheckpointEvery, Rotation, Settings, WhenFull, entry::TestEntry,
 };
 
 fn settings(directory: &Path) -> Settings {
@@ -23,19 +22,14 @@ fn settings(directory: &Path) -> Settings {
     }
 }
 
-fn act(number: usize) -> AgentAct<'static> {
+fn act(number: usize) -> TestEntry<'static> {
     let notes = ["one", "two \u{1b}[31m", "three \"quoted\" \u{e9}"];
-    AgentAct {
-        time: Timestamp::now(),
-        act: "reload",
-        versions: Versions::default(),
-        note: Some(notes[number % 3]),
-    }
+    TestEntry(AuditEvent::Reload, notes[number % 3].as_bytes())
 }
 
 /// Keeps so many records in a run of its own.
 fn run(settings: &Settings, records: usize) {
-    let (trail, writer) = Trail::open(settings).unwrap();
+    let (trail, writer) = AuditLog::open(settings).unwrap();
     for number in 0..records {
         trail.keep(&act(number)).unwrap();
     }
@@ -222,7 +216,7 @@ fn a4_a_chain_that_was_made_anew_is_found_by_the_signatures() {
     // Without the checkpoints the chain fits, and nothing proves it.
     let mut chain = chain::Chain::after(0, [0; 32]);
     let mut out = Vec::new();
-    chain.note("open", &mut out, |line| line.text("previous", &chain::hex(&[0; 32])));
+    chain.note(AuditEvent::Open, &mut out, |line| line.text("previous", &chain::hex(&[0; 32])));
     for number in 0..3 {
         chain.append(format!("{{\"time_ms\":1,\"n\":{number}}}").as_bytes(), 0, &mut out);
     }
@@ -316,7 +310,7 @@ fn a7_rotation_and_retention_do_not_break_the_chain() {
 fn a7_a_file_that_somebody_renames_is_begun_anew() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("audit.jsonl");
-    let (trail, writer) = Trail::open(&settings(directory.path())).unwrap();
+    let (trail, writer) = AuditLog::open(&settings(directory.path())).unwrap();
     trail.keep(&act(0)).unwrap();
     let moved = directory.path().join("audit.jsonl.1");
     std::fs::rename(&file, &moved).unwrap();
@@ -338,7 +332,7 @@ fn a5_lost_records_are_counted_on_record_where_the_operator_wants_that() {
     let directory = tempfile::tempdir().unwrap();
     let when_full = WhenFull::Count;
     let settings = Settings { when_full, buffer: 2000, ..settings(directory.path()) };
-    let (trail, writer) = Trail::open(&settings).unwrap();
+    let (trail, writer) = AuditLog::open(&settings).unwrap();
     let mut kept = 0;
     while trail.lost() == 0 {
         trail.keep(&act(kept)).unwrap();
@@ -363,7 +357,7 @@ fn two_agents_do_not_write_one_chain() {
     first.lock().unwrap();
     let settings = settings(directory.path());
     let waiting = std::thread::spawn(move || {
-        let opened = Trail::open(&settings);
+        let opened = AuditLog::open(&settings);
         opened.map(|(trail, writer)| {
             drop(trail);
             writer.finish();

@@ -6,9 +6,9 @@ use super::{Finding, quoted};
 use crate::{
     config::Issuer,
     identity::{
-        Profile, jwt,
+        Profile,
         keys::KeySet,
-        profile::TENANT,
+        profile::{TENANT, algorithm},
         provider::{Discovery, Examined},
     },
 };
@@ -88,7 +88,7 @@ fn algorithms(profile: &Profile, document: &Discovery) -> Finding {
     let offered = &document.id_token_signing_alg_values_supported;
     let common = offered
         .iter()
-        .filter(|name| jwt::algorithm(name).is_some_and(|a| profile.algorithms.contains(&a)));
+        .filter(|name| algorithm(name).is_some_and(|a| profile.algorithms.contains(&a)));
     let common: Vec<_> = common.map(String::as_str).collect();
     let list = offered.iter().map(|name| quoted(name)).collect::<Vec<_>>().join(", ");
     if offered.is_empty() {

@@ -5,13 +5,13 @@ use serde_json::Value;
 
 use super::{Finding, quoted};
 use crate::{
-    clock::Timestamp,
     identity::{
         Authentication, Identity, Refusal,
         issuers::{Issuers, Outcome},
         jwt::Unverified,
         profile::{MatchBy, Profile},
     },
+    time::Timestamp,
 };
 
 pub(super) fn judge(issuers: &Issuers, token: &[u8], now: Timestamp) -> Vec<Finding> {

@@ -12,7 +12,7 @@ use similar::TextDiff;
 use crate::{
     cli::HaproxyGenerateArgs,
     config::Config,
-    haproxy::generate::{self, Facts, File, Version},
+    haproxy_config::generate::{self, File, Version},
 };
 
 pub(super) fn generate(args: &HaproxyGenerateArgs) -> anyhow::Result<ExitCode> {
@@ -21,7 +21,7 @@ pub(super) fn generate(args: &HaproxyGenerateArgs) -> anyhow::Result<ExitCode> {
         Some(version) => version,
         None => of_this_machine()?,
     };
-    let files = generate::generate(&Facts::of(&config, version));
+    let files = generate::generate(&config.haproxy_facts(version));
     match (&args.out, &args.check) {
         (Some(directory), _) => write(directory, &files),
         (None, Some(directory)) => check(directory, &files),

@@ -9,10 +9,10 @@ use std::{
 use anyhow::Context as _;
 
 use crate::{
+    authz::limits::Framing,
     cli::HaproxyLintArgs,
     config::Config,
-    decision::Framing,
-    haproxy::{
+    haproxy_config::{
         document::Source,
         lint::{self, Agent, Finding},
     },

@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     cli::HaproxySelftestArgs,
-    haproxy::selftest::{
+    haproxy_config::selftest::{
         self, Check, Target,
         client::{Client, Trust},
     },

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 use zeroize::Zeroizing;
 
-use crate::clock::Timestamp;
+use crate::time::Timestamp;
 
 /// The most tokens that are kept.
 const MAX_ENTRIES: usize = 100;

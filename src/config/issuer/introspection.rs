@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use toml_span::{DeserError, Deserialize, Value, de_helpers::TableHelper};
 
-use crate::config::{
-    Introspection,
-    document::mistake,
-    file::{Word, number},
-    sign_in::client_key,
+use crate::{
+    config::{
+        Introspection,
+        values::{client_key, number},
+    },
+    diagnostics::{Word, mistake},
 };
 
 /// The longest time that an answer may be kept, in seconds: so long a token may live on after its issuer

@@ -19,11 +19,11 @@ use url::{Url, form_urlencoded};
 use zeroize::Zeroizing;
 
 use crate::{
-    clock::Timestamp,
     identity::{
         Profile,
         provider::{FetchError, Fetcher},
     },
+    time::Timestamp,
 };
 
 /// The largest response that is read, in bytes.

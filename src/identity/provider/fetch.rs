@@ -9,12 +9,12 @@ use thiserror::Error;
 use url::Url;
 
 use crate::{
-    clock::Moment,
     identity::{
         Profile,
         keys::{KeySet, KeySetError},
         profile::{UrlError, secure_url},
     },
+    time::Moment,
     traces,
 };
 

@@ -17,8 +17,8 @@ use thiserror::Error;
 
 use super::fetch::MAX_BODY;
 use crate::{
-    clock::Timestamp,
     identity::keys::{KeySet, KeySetError},
+    time::Timestamp,
 };
 
 /// The file of one issuer.

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use identity_spoa::{
     config::Config,
-    haproxy::{
+    haproxy_config::{
         document::Source,
         lint::{Agent, lint},
     },

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use identity_spoa::haproxy::{
+use identity_spoa::haproxy_config::{
     document::Source,
     lint::{Agent, Finding, Rule, lint},
 };

@@ -1,11 +1,11 @@
 //! More dangerous edits, in other spellings and at other places, and more harmless ones.
 
 use identity_spoa::{
-    haproxy::{
+    haproxy_config::{
         document::Source,
         lint::{Agent, Finding, Rule, lint},
     },
-    workspace::destination::Backends,
+    workspaces::destination::Backends,
 };
 
 use super::{

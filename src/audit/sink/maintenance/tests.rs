@@ -10,7 +10,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::audit::{
-    AgentAct, CheckpointEvery, PublicKey, Rotation, Settings, Trail, Versions, Writer,
+    AuditEvent, AuditLog, CheckpointEvery, PublicKey, Rotation, Settings, Writer,
+    entry::TestEntry,
     verify::{Trusted, verify},
     writer::Output,
 };
@@ -77,7 +78,7 @@ impl Disk for StuckDisk {
 struct Run {
     directory: TempDir,
     disk: StuckDisk,
-    trail: Trail,
+    trail: AuditLog,
     writer: Writer,
     kept: usize,
 }
@@ -102,19 +103,15 @@ impl Run {
             ..Settings::default()
         };
         let output = Output::open(&settings, Box::new(disk.clone())).unwrap();
-        let (trail, writer) = Trail::start(output, BUFFER, settings.when_full).unwrap();
+        let (trail, writer) = AuditLog::start(output, BUFFER, settings.when_full).unwrap();
         Self { directory, disk, trail, writer, kept: 0 }
     }
 
     /// Keeps records, as fast as the writer writes them.
     fn keep(&mut self, records: usize) {
         for _ in 0..records {
-            let act = AgentAct {
-                time: Timestamp::now(),
-                act: "reload",
-                versions: Versions::default(),
-                note: Some("a note that makes the record as long as many are"),
-            };
+            let act =
+                TestEntry(AuditEvent::Reload, b"a note that makes the record as long as many are");
             self.trail.keep(&act).unwrap();
             self.kept += 1;
             self.until("there is room for a record", |run| run.trail.status().waiting < BUFFER / 2);
@@ -174,14 +171,7 @@ fn r3_a_disk_that_syncs_nothing_stops_no_record_through_rotation_and_checkpoints
     assert_eq!(files.len(), MAX_RETIRED + 1);
     run.disk.release();
     run.until("rotation goes on", |run| {
-        run.trail
-            .keep(&AgentAct {
-                time: Timestamp::now(),
-                act: "start",
-                versions: Versions::default(),
-                note: None,
-            })
-            .unwrap();
+        run.trail.keep(&TestEntry(AuditEvent::Start, b"")).unwrap();
         run.files().len() > files.len()
     });
     run.end();
@@ -233,7 +223,7 @@ fn r3_what_is_written_becomes_durable_without_a_checkpoint() {
         ..Settings::default()
     };
     let output = Output::open(&settings, Box::new(disk.clone())).unwrap();
-    let (_trail, _writer) = Trail::start(output, BUFFER, settings.when_full).unwrap();
+    let (_trail, _writer) = AuditLog::start(output, BUFFER, settings.when_full).unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
     while disk.calls.lock().unwrap().is_empty() {
         assert!(Instant::now() < deadline, "the first record is never synced");

@@ -1,0 +1,234 @@
+//! What HAProxy is told: the variables of a decision, `txn.identity.*` there.
+
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, SocketAddr},
+};
+
+use arrayvec::ArrayString;
+
+use crate::{
+    authz::{
+        decision::{DecisionId, Route},
+        reason::{Reason, Verdict},
+    },
+    gate::{Metadata, Response},
+    request::{Request, cookie, place},
+    workspaces::{EndpointName, Gateway, host::MAX_HOST},
+};
+
+/// The value of a variable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Value<'a> {
+    /// true or false.
+    Bool(bool),
+    /// A number.
+    Int(u32),
+    /// An address.
+    Ip(IpAddr),
+    /// Text, or bytes of a header.
+    Text(&'a [u8]),
+}
+
+/// Gives every variable of the decision to `set`, `allow` and `reason` first.
+pub fn each(
+    response: &Response,
+    request: &Request<'_>,
+    id: &DecisionId,
+    mut set: impl FnMut(&'static str, Value<'_>),
+) {
+    let decision = &response.decision;
+    let allowed = decision.verdict() == Verdict::Allow;
+    set("allow", Value::Bool(allowed));
+    set("reason", Value::Text(decision.reason.id().as_bytes()));
+    set("decision_id", Value::Text(id.as_bytes()));
+    if !allowed {
+        match &response.offer {
+            Some(offer) => {
+                set("status", Value::Int(302));
+                set("location", Value::Text(offer.location.as_bytes()));
+                set("set_cookie", Value::Text(offer.cookie.as_bytes()));
+            }
+            None => set("status", Value::Int(decision.reason.status().into())),
+        }
+        let metadata = response.metadata.as_deref().zip(request.host);
+        challenge(decision.reason, metadata.map(|(_, host)| host), |value| {
+            set("www_authenticate", Value::Text(value.as_bytes()));
+        });
+        if let (Reason::ResourceMetadata, Some((metadata, host))) = (decision.reason, metadata) {
+            set("metadata", Value::Text(document(metadata, host).as_bytes()));
+        }
+    }
+    if let Some(identity) = &decision.identity {
+        set("user", Value::Text(identity.label().as_bytes()));
+        set("subject", Value::Text(identity.subject.as_bytes()));
+        set("issuer", Value::Text(identity.issuer.as_bytes()));
+        if let Some(email) = &identity.email {
+            set("email", Value::Text(email.as_bytes()));
+        }
+        if !identity.groups_joined.is_empty() {
+            set("groups", Value::Text(identity.groups_joined.as_bytes()));
+        }
+    }
+    if let Some(workspace) = &decision.workspace {
+        set("workspace", Value::Text(workspace.id.as_str().as_bytes()));
+        if let Some(owner) = &decision.owner {
+            set("owner", Value::Text(owner.as_bytes()));
+        }
+        if let Some(endpoint) = &decision.endpoint {
+            let mut text = ArrayString::<80>::new();
+            match endpoint {
+                EndpointName::Main => set("endpoint", Value::Text(b"main")),
+                // At most "app:" and 63 bytes.
+                named => {
+                    let _ = write!(text, "{named}");
+                    set("endpoint", Value::Text(text.as_bytes()));
+                }
+            }
+        }
+    }
+    if allowed {
+        travel(response, request, set);
+    }
+}
+
+/// Where an allowed request goes, and what may travel on.
+fn travel(
+    response: &Response,
+    request: &Request<'_>,
+    mut set: impl FnMut(&'static str, Value<'_>),
+) {
+    match &response.decision.route {
+        Some(Route::Direct(address)) => {
+            set("dst_ip", Value::Ip(address.ip()));
+            set("dst_port", Value::Int(address.port().into()));
+        }
+        Some(Route::Named(address, gateway)) => named(address, gateway, request, &mut set),
+        Some(Route::Backend(name)) => set("backend", Value::Text(name.as_bytes())),
+        None => {}
+    }
+    let mut keep = Keep::default();
+    if request.authorization.is_some() && !response.strip_authorization {
+        keep.add("authorization");
+    }
+    let sources = response.sources.as_deref();
+    if let Some(header) = request.cookie {
+        let token = sources.and_then(|sources| sources.cookie.as_deref());
+        match cookie::without_ours(header, token.map(str::as_bytes)) {
+            Some(rest) => set("cookie", Value::Text(&rest)),
+            None => keep.add("cookie"),
+        }
+    }
+    let parameter = sources.and_then(|sources| sources.query.as_deref());
+    match (request.query, parameter) {
+        (Some(query), Some(name)) => match place::without_parameter(query, name.as_bytes()) {
+            Some(rest) => set("query", Value::Text(&rest)),
+            None => keep.add("query"),
+        },
+        // A query that is not passed may be there all the same; no token is looked for in it.
+        (Some(_), None) => keep.add("query"),
+        (None, _) if !request.passes.query => keep.add("query"),
+        (None, _) => {}
+    }
+    match (request.protocols, sources.is_some_and(|sources| sources.subprotocol)) {
+        (Some(header), true) => match place::without_subprotocol(header) {
+            Some(rest) => set("protocols", Value::Text(&rest)),
+            None => keep.add("protocols"),
+        },
+        (Some(_), false) => keep.add("protocols"),
+        (None, _) if !request.passes.protocols && request.upgrades > 0 => keep.add("protocols"),
+        (None, _) => {}
+    }
+    if !keep.0.is_empty() {
+        set("keep", Value::Text(keep.0.as_bytes()));
+    }
+}
+
+/// What of a request may travel on as it came: words with a space between them, all in one variable.
+///
+/// HAProxy deletes what is not named here, so a variable that it has no memory for costs the workspace a header
+/// and gives it no credential.
+#[derive(Default)]
+struct Keep(ArrayString<40>);
+
+impl Keep {
+    fn add(&mut self, word: &str) {
+        // INVARIANT: "authorization cookie query protocols" is 36 bytes long.
+        if !self.0.is_empty() {
+            let _ = self.0.try_push(' ');
+        }
+        let _ = self.0.try_push_str(word);
+    }
+}
+
+/// A place with a name. Its port has a name of its own for each further variable that the way needs, so that the
+/// request goes nowhere, and not to a wrong place or in the clear, where one of them is missing.
+fn named(
+    address: &SocketAddr,
+    gateway: &Gateway,
+    request: &Request<'_>,
+    set: &mut impl FnMut(&'static str, Value<'_>),
+) {
+    set("dst_ip", Value::Ip(address.ip()));
+    let port = match (gateway.tls, gateway.renames) {
+        (true, _) => "tls_port",
+        (false, true) => "host_port",
+        (false, false) => "dst_port",
+    };
+    set(port, Value::Int(address.port().into()));
+    if gateway.renames {
+        set("dst_host", Value::Text(authority(gateway).as_bytes()));
+    } else if gateway.tls {
+        set("dst_host", Value::Text(request.host.unwrap_or_default()));
+    }
+    if gateway.tls {
+        set("sni", Value::Text(gateway.host.as_str().as_bytes()));
+    }
+}
+
+/// The Host header for a named place (RFC 9110 section 7.2): with the port where it is not the scheme's.
+fn authority(gateway: &Gateway) -> ArrayString<{ MAX_HOST + 6 }> {
+    let mut text = ArrayString::new();
+    let usual = if gateway.tls { 443 } else { 80 };
+    // At most a host name, a colon and five digits.
+    let _ = if gateway.port == usual {
+        write!(text, "{}", gateway.host)
+    } else {
+        write!(text, "{}:{}", gateway.host, gateway.port)
+    };
+    text
+}
+
+/// What a workspace at this host accepts (RFC 9728 section 3.2). The host matched a pattern, so it is a
+/// plain name.
+fn document(metadata: &Metadata, host: &[u8]) -> String {
+    serde_json::json!({
+        "resource": format!("https://{}", host.escape_ascii()),
+        "authorization_servers": metadata.authorization_servers,
+        "bearer_methods_supported": ["header"],
+    })
+    .to_string()
+}
+
+/// The WWW-Authenticate challenge (RFC 6750 section 3): without an error code when there was no
+/// credential, with one when there was; with the address of the metadata for a host that has some
+/// (RFC 9728 section 5.1).
+fn challenge(reason: Reason, host: Option<&[u8]>, set: impl FnOnce(&str)) {
+    let mut value = ArrayString::<768>::new();
+    let written = match (reason, reason.status()) {
+        (Reason::Refused(refusal), _) => write!(
+            value,
+            "Bearer realm=\"workspaces\", error=\"invalid_token\", error_description=\"{refusal}\""
+        ),
+        (_, 401) => write!(value, "Bearer realm=\"workspaces\""),
+        (_, 403) => write!(value, "Bearer realm=\"workspaces\", error=\"insufficient_scope\""),
+        _ => return,
+    };
+    let told = host.map_or(Ok(()), |host| {
+        let (host, path) = (host.escape_ascii(), Metadata::PATH);
+        write!(value, ", resource_metadata=\"https://{host}{path}\"")
+    });
+    if written.is_ok() && told.is_ok() {
+        set(&value);
+    }
+}

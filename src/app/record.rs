@@ -1,0 +1,60 @@
+//! The audit records of the agent itself and of issuers' keys.
+
+use crate::{
+    audit::{AuditEvent, Entry, Object},
+    fingerprint::Fingerprint,
+    gate::Versions,
+    time::Timestamp,
+};
+
+/// An issuer's keys are others than before.
+pub struct KeySetEvent<'a> {
+    /// When.
+    pub time: Timestamp,
+    /// The configured name of the issuer.
+    pub issuer: &'a str,
+    /// The set that counts now.
+    pub key_set: Fingerprint,
+    /// The set before; none at the start.
+    pub before: Option<Fingerprint>,
+    /// How many keys can be used.
+    pub keys: usize,
+}
+
+impl Entry for KeySetEvent<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        let mut line = Object::begin(out);
+        line.number("time_ms", self.time.as_millis());
+        line.event(AuditEvent::KeySet);
+        line.text("issuer", self.issuer);
+        line.fingerprint("key_set", Some(self.key_set));
+        line.fingerprint("before", self.before);
+        line.number("keys", u64::try_from(self.keys).unwrap_or(u64::MAX));
+        line.end();
+    }
+}
+
+/// The agent started or ended, or took a configuration.
+pub struct AgentEvent<'a> {
+    /// When.
+    pub time: Timestamp,
+    /// `start`, `reload`, `reload_refused` or `stop`.
+    pub event: AuditEvent,
+    /// What decides from now on.
+    pub versions: Versions,
+    /// Why, or what differs, in one line without secrets.
+    pub note: Option<&'a str>,
+}
+
+impl Entry for AgentEvent<'_> {
+    fn write(&self, out: &mut Vec<u8>) {
+        let mut line = Object::begin(out);
+        line.number("time_ms", self.time.as_millis());
+        line.event(self.event);
+        line.text("version", env!("CARGO_PKG_VERSION"));
+        line.fingerprint("config", self.versions.config);
+        line.fingerprint("policy", self.versions.policy);
+        line.optional("note", self.note);
+        line.end();
+    }
+}

@@ -1,0 +1,239 @@
+//! `run`: the agent.
+
+use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use tokio::{
+    runtime::Handle,
+    signal::unix::{SignalKind, signal},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{setup, tunnels};
+use crate::{
+    admin::{Admin, Subject, metrics},
+    agent::{Listen, Server},
+    app::record::{AgentEvent, KeySetEvent},
+    audit::{AuditEvent, AuditLog},
+    config::{self, Config},
+    fingerprint::Fingerprint,
+    gate::{Gate, live::Live},
+    identity::provider::Provider,
+    sessions::{flow::Used, seal::Sealer},
+    sign_in::{
+        SignIn,
+        refresh::Refresher,
+        web::{self, Web},
+    },
+    time::Timestamp,
+    verdict_cache::{Edge, teller, watch},
+};
+
+mod reload;
+mod runtimes;
+
+use reload::{Reloader, Tasks};
+use runtimes::Requests;
+
+/// How long the start waits for the store of sessions; without it the agent starts all the same.
+const STORE_AT_START: Duration = Duration::from_secs(3);
+
+pub(crate) fn run(path: &Path) -> anyhow::Result<ExitCode> {
+    let config = Config::load(path)?;
+    for address in &config.agent.listen {
+        if let Listen::Tcp(tcp) = address
+            && !tcp.ip().is_loopback()
+        {
+            warn!(%address, "SPOP has no password: make sure that only HAProxy reaches this address");
+        }
+    }
+    for warning in config.warnings() {
+        warn!("{warning}");
+    }
+    let background = runtimes::background().context("cannot start the runtime")?;
+    let requests = Requests::start(config.agent.workers).context("cannot start the runtime")?;
+    let result = background.block_on(serve(path, config, requests.handle()));
+    requests.end();
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+#[expect(clippy::too_many_lines, reason = "the order in which things start is one thing to read")]
+async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result<()> {
+    if let Some(about) = &config.sign_in {
+        let keys = about.keys.display();
+        Sealer::make_ring(&about.keys)
+            .with_context(|| format!("the keys_file of [sign_in], {keys}"))?;
+    }
+    let setup::Built { gate, mut feeds, parts, sign_in } = setup::build(&config, true)?;
+    gate.revocations.own()?;
+    // Read before the first question comes; a broken file is no reason not to start, and is followed.
+    feeds.load_files();
+    let audit = config.audit.file.as_deref();
+    let (trail, writer) = AuditLog::open(&config.audit)
+        .with_context(|| format!("cannot open the audit trail {audit:?}"))?;
+    let gate = Arc::new(gate);
+    let live = Arc::new(Live::new(Arc::clone(&gate)));
+    let trail = Arc::new(trail);
+    for provider in parts.providers() {
+        record_keys(provider, &trail);
+    }
+    let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+    if let Some(browser) = &gate.browser
+        && let Some(shared) = &browser.shared
+    {
+        gate.revocations.share(Arc::clone(shared) as _);
+        let (sessions, revocations) = (&browser.sessions, &gate.revocations);
+        let (sessions, revocations) = (Arc::clone(sessions), Arc::clone(revocations));
+        tasks.spawn(Arc::clone(shared).follow(sessions, revocations, stop.clone()));
+        // Tunnels of the agent before this one belong to sessions that are in the store.
+        shared.heard(STORE_AT_START).await;
+    }
+    let tunnels = tunnels::build(&config, &gate, &trail);
+    let sockets = config.haproxy.as_ref().map_or(&[][..], |haproxy| &haproxy.sockets);
+    let edge = config.agent.reuse.map(|longest| Arc::new(Edge::new(longest, sockets.len())));
+    let subject = Arc::new(Subject {
+        live: Arc::clone(&live),
+        revocations: Arc::clone(&gate.revocations),
+        trail: Arc::clone(&trail),
+        browser: gate.browser.clone(),
+        tunnels: tunnels.clone(),
+        edge: edge.clone(),
+    });
+    let admin = match &config.admin {
+        Some(admin) => Some(Admin::bind(admin, Arc::clone(&subject)).with_context(|| {
+            format!("cannot listen on the admin socket {}", admin.socket.display())
+        })?),
+        None => None,
+    };
+    let (asked, kept) = (Arc::clone(&live), Arc::clone(&trail));
+    let server = {
+        // Its sockets belong to the runtime that decides.
+        let _entered = requests.enter();
+        Server::bind(&config.agent, asked, kept, tunnels.clone(), edge.clone())?
+    };
+    let mut end = Signals::listen()?;
+    let hangup = Reloader::signal()?;
+
+    #[cfg(feature = "otel")]
+    if let Some(about) = &config.traces {
+        tasks.spawn(crate::traces::start(about, stop.clone())?);
+    }
+    let of_gate = Tasks::start(&parts, feeds, &stop)?;
+    if let Some(edge) = edge {
+        for (number, socket) in sockets.iter().enumerate() {
+            tasks.spawn(teller::run(Arc::clone(&edge), number, socket.clone(), stop.clone()));
+        }
+        tasks.spawn(watch::run(edge, Arc::clone(&live), stop.clone()));
+    }
+    let handed_over = tunnels.clone().zip(config.tunnels.file.clone());
+    if let Some(tunnels) = tunnels {
+        tunnels::spawn(&config, &live, &tunnels, &mut tasks, &stop);
+    }
+    if let Some(admin) = admin {
+        tasks.spawn(admin.serve(stop.clone()));
+    }
+    if let Some(config::Metrics { listen: address }) = config.metrics {
+        let listener = metrics::bind(address)
+            .with_context(|| format!("[metrics] cannot listen at {address}"))?;
+        info!(address = %listener.local_addr()?, "metrics");
+        tasks.spawn(metrics::serve(listener, subject, stop.clone()));
+    }
+    let sign_in = gate.browser.clone().zip(sign_in);
+    let sign_in = sign_in.map(|(browser, configured)| Arc::new(SignIn::new(browser, configured)));
+    if let (Some(about), Some(sign_in)) = (&config.sign_in, &sign_in) {
+        let address = about.listen;
+        let listener =
+            web::bind(address).with_context(|| format!("[sign_in] cannot listen at {address}"))?;
+        let (sign_in, live) = (Arc::clone(sign_in), Arc::clone(&live));
+        let (used, trail) = (Used::new(sign_in.browser.shared.clone()), Arc::clone(&trail));
+        if about.refresh.is_some() {
+            let (sign_in, live) = (Arc::clone(&sign_in), Arc::clone(&live));
+            let trail = Arc::clone(&trail);
+            tasks.spawn(Refresher { sign_in, live, trail }.run(stop.clone()));
+        }
+        let web = Web { sign_in, live, used, trail };
+        info!(address = %listener.local_addr()?, host = %about.places.login, "sign-in pages");
+        tasks.spawn(web.serve(listener, stop.clone()));
+    }
+    record(&trail, &gate, AuditEvent::Start, None);
+    drop(gate);
+    let follow_file = config.agent.follow_file;
+    let reloader = Reloader {
+        path: path.to_owned(),
+        config,
+        parts: Arc::new(parts),
+        live: Arc::clone(&live),
+        sign_in,
+        trail: Arc::clone(&trail),
+        tasks: of_gate,
+    };
+    let reloading = tokio::spawn(reloader.run(hangup, follow_file));
+    info!(version = env!("CARGO_PKG_VERSION"), listening = ?server.addresses(), "ready");
+
+    let serving = requests.spawn(server.serve(stop.clone()));
+    let signal = end.received().await;
+    info!(signal, "ending");
+    stop.cancel();
+    serving.await.context("the server ended in a panic")?;
+    while tasks.join_next().await.is_some() {}
+    if let Ok(tasks) = reloading.await {
+        tasks.ended().await;
+    }
+    if let Some((tunnels, path)) = handed_over {
+        tunnels::hand_over(&tunnels, &path);
+    }
+    record(&trail, &live.load(), AuditEvent::Stop, Some(signal));
+    // Whatever still runs gets nothing on record any more, and so allows nothing.
+    trail.close();
+    writer.finish();
+    Ok(())
+}
+
+/// Records what the agent itself does.
+fn record(trail: &AuditLog, gate: &Gate, event: AuditEvent, note: Option<&str>) {
+    let record = AgentEvent { time: Timestamp::now(), event, versions: gate.versions, note };
+    if trail.keep(&record).is_err() {
+        error!(event = event.id(), "the audit trail has no room for the record of it");
+    }
+}
+
+/// Records the keys of an issuer, and each change of them.
+fn record_keys(provider: &Provider, trail: &Arc<AuditLog>) {
+    let trail = Arc::clone(trail);
+    provider.on_change(move |profile, set, before| {
+        let act = KeySetEvent {
+            time: Timestamp::now(),
+            issuer: &profile.authority.name,
+            key_set: Fingerprint::of_digest(set.digest()),
+            before: before.map(|before| Fingerprint::of_digest(before.digest())),
+            keys: set.len(),
+        };
+        if trail.keep(&act).is_err() {
+            error!(issuer = act.issuer, "the audit trail has no room for new keys' record");
+        }
+    });
+}
+
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            terminate: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn received(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! The configuration changes while the agent runs: on SIGHUP, and when its file does.
+//!
+//! All or nothing. The next gate is built beside the one that decides; its new issuers must have keys and its
+//! new sources must have said all they know before it takes over, between two batches of questions. Whatever
+//! is wrong on the way, nothing has changed.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::{Context as _, bail};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::record_keys;
+use crate::{
+    app::{
+        feeds::Feeds,
+        record::AgentEvent,
+        setup::{self, Before, Parts, Rebuilt},
+    },
+    audit::{AuditEvent, AuditLog},
+    config::{Config, difference},
+    file_watch,
+    gate::{Gate, live::Live},
+    identity::provider::Provider,
+    sign_in::SignIn,
+    time::Timestamp,
+    workspaces::destination::resolver::Resolver,
+};
+
+/// How long new issuers and sources have to answer.
+const READY_WITHIN: Duration = Duration::from_secs(10);
+/// How long of that the names of new destinations have to resolve; one that does not is no reason to wait.
+const RESOLVED_WITHIN: Duration = Duration::from_secs(2);
+/// Between two looks whether they have.
+const LOOK: Duration = Duration::from_millis(20);
+/// The file is also looked at this often, should an event be lost.
+const SWEEP: Duration = Duration::from_secs(5);
+/// A file counts once it has been the same for this long: editors and copies write in steps.
+const SETTLED: Duration = Duration::from_millis(200);
+/// How often it is looked whether it has settled.
+const LOOKS: usize = 25;
+
+/// The tasks that keep a gate going, which end with it.
+pub(super) struct Tasks {
+    all: JoinSet<()>,
+    providers: Vec<(Arc<Provider>, CancellationToken)>,
+    feeds: CancellationToken,
+    stop: CancellationToken,
+}
+
+/// Follows the configuration.
+pub(super) struct Reloader {
+    pub(super) path: PathBuf,
+    pub(super) config: Config,
+    pub(super) parts: Arc<Parts>,
+    pub(super) live: Arc<Live>,
+    pub(super) sign_in: Option<Arc<SignIn>>,
+    pub(super) trail: Arc<AuditLog>,
+    pub(super) tasks: Tasks,
+}
+
+/// Why a reload is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// What the file names is to be read again too.
+    Signal,
+    File,
+}
+
+/// A gate that could take over.
+struct Next {
+    config: Config,
+    rebuilt: Rebuilt,
+    changes: Vec<String>,
+}
+
+impl Tasks {
+    /// Starts the first ones.
+    pub(super) fn start(
+        parts: &Parts,
+        feeds: Feeds,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let (all, ending) = (JoinSet::new(), stop.child_token());
+        let mut tasks = Self { all, providers: vec![], feeds: ending, stop: stop.clone() };
+        feeds.spawn(&mut tasks.all, &tasks.feeds)?;
+        for provider in parts.providers() {
+            tasks.keep_fresh(provider);
+        }
+        Ok(tasks)
+    }
+
+    fn keep_fresh(&mut self, provider: &Arc<Provider>) {
+        let stop = self.stop.child_token();
+        self.providers.push((Arc::clone(provider), stop.clone()));
+        let provider = Arc::clone(provider);
+        self.all.spawn(async move { provider.run(stop).await });
+    }
+
+    /// Ends those of all other providers.
+    fn retain(&mut self, wanted: &Parts) {
+        self.providers.retain(|(provider, stop)| {
+            let stays = wanted.has(provider);
+            if !stays {
+                stop.cancel();
+            }
+            stays
+        });
+    }
+
+    /// Waits for the end of all.
+    pub(super) async fn ended(mut self) {
+        while self.all.join_next().await.is_some() {}
+    }
+}
+
+impl Reloader {
+    /// Listens for SIGHUP, which ends a process that does not.
+    pub(super) fn signal() -> anyhow::Result<Signal> {
+        signal(SignalKind::hangup()).context("cannot listen for SIGHUP")
+    }
+
+    /// Follows until stopped. Returns the tasks that were running then.
+    pub(super) async fn run(mut self, mut hangup: Signal, follow_file: bool) -> Tasks {
+        let (sender, mut events) = mpsc::channel(1);
+        // The receiver must not be told that nobody sends.
+        let _sender = sender.clone();
+        let _watcher = follow_file.then(|| {
+            file_watch::watch(&self.path, sender).inspect_err(|error| {
+                warn!(%error, every = ?SWEEP, "cannot watch the directory of the configuration: looking at the file now and then");
+            })
+        });
+        let stop = self.tasks.stop.clone();
+        let mut seen = self.config.text.0.clone().into_bytes();
+        loop {
+            let cause = tokio::select! {
+                () = stop.cancelled() => return self.tasks,
+                // Tasks that ended are collected, so that the set stays small.
+                Some(_) = self.tasks.all.join_next() => continue,
+                _ = hangup.recv() => Cause::Signal,
+                _ = events.recv() => Cause::File,
+                () = sleep(SWEEP), if follow_file => Cause::File,
+            };
+            let text = match cause {
+                Cause::Signal => std::fs::read(&self.path).unwrap_or_default(),
+                Cause::File => match self.settled(&seen).await {
+                    Some(text) => text,
+                    None => continue,
+                },
+            };
+            seen = text;
+            self.reload(cause).await;
+        }
+    }
+
+    /// The text of the file once it stays the same, if it is another than `seen`. A file that is away is none.
+    async fn settled(&self, seen: &[u8]) -> Option<Vec<u8>> {
+        let mut last = std::fs::read(&self.path).ok()?;
+        for _ in 0..LOOKS {
+            if last == seen {
+                return None;
+            }
+            sleep(SETTLED).await;
+            let text = std::fs::read(&self.path).ok()?;
+            if text == last {
+                break;
+            }
+            last = text;
+        }
+        Some(last)
+    }
+
+    async fn reload(&mut self, cause: Cause) {
+        let gate = self.live.gate();
+        let outcome = match self.next(cause, &gate).await {
+            Ok(Some(next)) => self.take_over(next, &gate).await,
+            Ok(None) => {
+                info!("the configuration is again the one that holds");
+                gate.metrics.config_is_current(true);
+                return;
+            }
+            Err(error) => Err(error),
+        };
+        gate.metrics.reloaded(outcome.is_ok());
+        match outcome {
+            Ok(changes) => {
+                for change in &changes {
+                    info!(change, "the configuration differs");
+                }
+                info!(changes = changes.len(), "the configuration is reloaded");
+                self.record(AuditEvent::Reload, &changes.join("; "));
+            }
+            Err(refusal) => {
+                let refusal = format!("{refusal:#}");
+                error!("the configuration is not reloaded, nothing has changed:\n{refusal}");
+                self.record(AuditEvent::ReloadRefused, &refusal.replace('\n', "; "));
+            }
+        }
+    }
+
+    /// Reads the configuration and builds what would decide; nothing if it is the one that holds.
+    async fn next(&self, cause: Cause, gate: &Arc<Gate>) -> anyhow::Result<Option<Next>> {
+        let (path, gate, parts) = (self.path.clone(), Arc::clone(gate), Arc::clone(&self.parts));
+        // Reading files and setting up TLS takes a moment, in which requests must not wait.
+        let loaded = tokio::task::spawn_blocking(move || Config::load(&path)).await;
+        let config = loaded.context("reading the configuration ended in a panic")??;
+        if cause == Cause::File && config.fingerprint == self.config.fingerprint {
+            return Ok(None);
+        }
+        let fixed = config.fixed_that_differ(&self.config);
+        if !fixed.is_empty() {
+            bail!("this can only change with a restart: {}", fixed.join(", "));
+        }
+        let (before, format) = &self.config.text;
+        let mut changes = difference::between(before, &config.text.0, *format);
+        if changes.is_empty() {
+            changes.push("no key differs; the files that it names were read again".into());
+        }
+        let make = move || {
+            let mut rebuilt = setup::rebuild(&config, Before { gate: &gate, parts: &parts })?;
+            if let Some(feeds) = &mut rebuilt.feeds {
+                feeds.check_files()?;
+            }
+            anyhow::Ok(Next { config, rebuilt, changes })
+        };
+        let next = tokio::task::spawn_blocking(make).await;
+        next.context("building the gate ended in a panic")?.map(Some)
+    }
+
+    /// Starts what is new, waits for it, and lets the next gate decide.
+    async fn take_over(&mut self, next: Next, before: &Arc<Gate>) -> anyhow::Result<Vec<String>> {
+        let Next { config, rebuilt: Rebuilt { gate, feeds, parts, sign_in }, changes } = next;
+        let gate = Arc::new(gate);
+        let new = parts.providers().filter(|provider| !self.parts.has(provider));
+        let new: Vec<_> = new.cloned().collect();
+        for provider in &new {
+            record_keys(provider, &self.trail);
+            self.tasks.keep_fresh(provider);
+        }
+        let ending = self.tasks.stop.child_token();
+        let resolver = feeds.as_ref().map(Feeds::resolver);
+        let has_feeds = feeds.is_some();
+        let spawned = feeds.map_or(Ok(()), |feeds| feeds.spawn(&mut self.tasks.all, &ending));
+        let ready = match spawned {
+            Ok(()) => ready(&gate, &new, resolver.as_deref()).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = ready {
+            ending.cancel();
+            self.tasks.retain(&self.parts);
+            return Err(error);
+        }
+        for source in &gate.watched {
+            let same = before.watched.iter().find(|known| known.name == source.name);
+            if let (Some(next), Some(leases)) =
+                (&source.leases, same.and_then(|known| known.leases.as_ref()))
+                && !Arc::ptr_eq(next, leases)
+            {
+                leases.move_to(next);
+            }
+        }
+        gate.revocations.set_authorities(setup::authorities(&config));
+        if let Some(browser) = &gate.browser {
+            let all = gate.issuers.profiles().map(|profile| Arc::clone(&profile.authority));
+            browser.sessions.set_authorities(all.collect());
+        }
+        self.live.replace(gate);
+        if let (Some(running), Some(configured)) = (&self.sign_in, sign_in) {
+            running.replace(configured);
+        }
+        self.tasks.retain(&parts);
+        if has_feeds {
+            std::mem::replace(&mut self.tasks.feeds, ending).cancel();
+        }
+        (self.config, self.parts) = (config, Arc::new(parts));
+        Ok(changes)
+    }
+
+    fn record(&self, event: AuditEvent, note: &str) {
+        let versions = self.live.load().versions;
+        let record = AgentEvent { time: Timestamp::now(), event, versions, note: Some(note) };
+        if self.trail.keep(&record).is_err() {
+            error!(event = event.id(), "the audit trail has no room for the record of it");
+        }
+    }
+}
+
+/// Waits until new issuers have keys, and new sources have said all they know.
+async fn ready(
+    gate: &Gate,
+    providers: &[Arc<Provider>],
+    resolver: Option<&Resolver>,
+) -> anyhow::Result<()> {
+    let start = Instant::now();
+    loop {
+        let missing = missing(gate, providers);
+        let unresolved = resolver.is_some_and(|names| names.unresolved() > 0);
+        if missing.is_empty() && (!unresolved || start.elapsed() >= RESOLVED_WITHIN) {
+            return Ok(());
+        }
+        if start.elapsed() >= READY_WITHIN {
+            bail!("within {READY_WITHIN:?}, {}", missing.join(", "));
+        }
+        sleep(LOOK).await;
+    }
+}
+
+fn missing(gate: &Gate, providers: &[Arc<Provider>]) -> Vec<String> {
+    let now = Timestamp::now();
+    let keyless = providers.iter().filter(|provider| provider.keys(now).is_none());
+    let keyless = keyless.map(|provider| {
+        let name = &provider.profile().authority.name;
+        format!("the issuer '{name}' gave no keys (see the log for why)")
+    });
+    let snapshot = gate.registry.snapshot();
+    let silent = gate
+        .watched
+        .iter()
+        .enumerate()
+        .filter(|(number, _)| snapshot.state(*number).is_none_or(|state| state.age.is_none()));
+    let silent = silent.map(|(_, source)| {
+        let status = source.status.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let why = status.last_error.as_deref().unwrap_or("it has not answered");
+        format!("the source '{}' did not tell its workspaces: {why}", source.name)
+    });
+    keyless.chain(silent).collect()
+}

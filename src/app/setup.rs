@@ -1,0 +1,379 @@
+//! From a configuration to a gate; the same for `run`, `explain` and `check`, and for a configuration that follows
+//! another while the agent runs.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+
+use super::{feeds::Feeds, secrets};
+use crate::{
+    authz::policy::Policies,
+    config::{self, Config, SourceKind},
+    fingerprint::Fingerprint,
+    gate::{Gate, Metadata, Versions},
+    identity::{
+        cache::TokenCache,
+        certificate::CertificateRule,
+        introspection::{Client, Introspector},
+        issuers::Issuers,
+        profile::Authority,
+        provider::{Fetcher, Provider},
+        revocation::Revocations,
+    },
+    sessions::{
+        BrowserSessions, Sessions,
+        seal::Sealer,
+        shared::{self, Shared},
+        store::Store,
+    },
+    sign_in::{Configured, page::Pages},
+    time::Timestamp,
+    traces,
+    workspaces::pattern::HostPatterns,
+};
+
+/// A gate with everything that keeps it going.
+pub(crate) struct Built {
+    pub(crate) gate: Gate,
+    pub(crate) feeds: Feeds,
+    pub(crate) parts: Parts,
+    /// The providers and pages of sign-in, where people sign in.
+    pub(crate) sign_in: Option<Configured>,
+}
+
+/// A gate of a later configuration.
+pub(crate) struct Rebuilt {
+    pub(crate) gate: Gate,
+    /// The sources, none of which has said anything yet, unless they are those before.
+    pub(crate) feeds: Option<Feeds>,
+    pub(crate) parts: Parts,
+    /// The providers and pages of sign-in, where people sign in.
+    pub(crate) sign_in: Option<Configured>,
+}
+
+/// What a later configuration can go on with, if it says the same.
+pub(crate) struct Parts {
+    issuers: Vec<IssuerPart>,
+    sources: Fingerprint,
+    has_hub: bool,
+}
+
+struct IssuerPart {
+    /// Of all that is said of the issuer, and of what is in the files that are named.
+    whole: Fingerprint,
+    /// Of what it is trusted to say.
+    profile: Fingerprint,
+    provider: Arc<Provider>,
+}
+
+/// The configuration that holds while another is built.
+#[derive(Clone, Copy)]
+pub(crate) struct Before<'b> {
+    pub(crate) gate: &'b Gate,
+    pub(crate) parts: &'b Parts,
+}
+
+fn has_hub(config: &Config) -> bool {
+    config.sources.iter().any(|source| matches!(source.kind, SourceKind::Hub(..)))
+}
+
+/// Builds the gate, without keys and workspaces yet, and the sources of its workspaces. `runs` says that it
+/// is for the running agent.
+pub(crate) fn build(config: &Config, runs: bool) -> anyhow::Result<Built> {
+    if config.traces.is_some() && !traces::BUILT_IN {
+        bail!(
+            "[traces]: this program was built without traces: build it with 'cargo build --release --features otel', or take [traces] away"
+        );
+    }
+    let (issuers, issuer_parts) = issuers(config, None)?;
+    let feeds = Feeds::new(config)?;
+    let journal = config.admin.as_ref().map(|admin| admin.revocations.clone());
+    let revocations = Arc::new(Revocations::open(authorities(config), journal)?);
+    let authorities: Vec<_> =
+        issuers.profiles().map(|profile| Arc::clone(&profile.authority)).collect();
+    let shared = config.shared.as_ref().filter(|_| runs);
+    let sign_in = config.sign_in.as_ref().map(|about| {
+        let browser = browser_sessions(about, shared, authorities, runs)?;
+        anyhow::Ok((Arc::new(browser), configured(config, about, &issuers)?))
+    });
+    let (browser, sign_in) = sign_in.transpose()?.unzip();
+    let (policies, versions) = policies(config)?;
+    let gate = Gate {
+        patterns: patterns(config)?,
+        sources: config.credentials.clone().map(Arc::new),
+        metadata: metadata(config, &issuers),
+        issuers,
+        certificates: config.certificates.clone(),
+        browser,
+        revocations,
+        registry: Arc::clone(&feeds.registry),
+        lookups: feeds.lookups(),
+        watched: feeds.watched(),
+        policy: config.policy.clone(),
+        policies,
+        versions,
+        metrics: Arc::default(),
+    };
+    let (sources, has_hub) = (sources(config)?, has_hub(config));
+    let parts = Parts { issuers: issuer_parts, sources, has_hub };
+    Ok(Built { gate, feeds, parts, sign_in })
+}
+
+/// Builds the gate of a later configuration of the running agent. What did not change goes on: keys,
+/// remembered tokens, workspaces, and always sessions and revocations.
+pub(crate) fn rebuild(config: &Config, before: Before<'_>) -> anyhow::Result<Rebuilt> {
+    let Before { gate, parts } = before;
+    let (issuers, issuer_parts) = issuers(config, Some(before))?;
+    let sources = sources(config)?;
+    let feeds = if sources == parts.sources {
+        None
+    } else if has_hub(config) || parts.has_hub {
+        // It listens where the one before still does, and knows what it was told there.
+        bail!(
+            "beside a source of kind \"jupyterhub\", sources of workspaces (and [destinations]) can only change with a restart"
+        );
+    } else {
+        Some(Feeds::new(config)?)
+    };
+    // The sessions neither appear nor go without a restart.
+    let about = config.sign_in.as_ref().filter(|_| gate.browser.is_some());
+    let sign_in = about.map(|about| configured(config, about, &issuers)).transpose()?;
+    // A rule that is the same stays the same: tunnels are known by it.
+    let certificates = config.certificates.iter().map(|rule| {
+        let same = |known: &&CertificateRule| format!("{known:?}") == format!("{rule:?}");
+        gate.certificates.iter().find(same).unwrap_or(rule).clone()
+    });
+    let (registry, lookups, watched) = match &feeds {
+        Some(feeds) => (Arc::clone(&feeds.registry), feeds.lookups(), feeds.watched()),
+        None => (Arc::clone(&gate.registry), gate.lookups.clone(), gate.watched.clone()),
+    };
+    let (policies, versions) = policies(config)?;
+    let gate = Gate {
+        patterns: patterns(config)?,
+        sources: config.credentials.clone().map(Arc::new),
+        metadata: metadata(config, &issuers),
+        issuers,
+        certificates: certificates.collect(),
+        browser: gate.browser.clone(),
+        revocations: Arc::clone(&gate.revocations),
+        registry,
+        lookups,
+        watched,
+        policy: config.policy.clone(),
+        policies,
+        versions,
+        metrics: Arc::clone(&gate.metrics),
+    };
+    let parts = Parts { issuers: issuer_parts, sources, has_hub: has_hub(config) };
+    Ok(Rebuilt { gate, feeds, parts, sign_in })
+}
+
+impl Parts {
+    /// Whether this very provider is one of them.
+    pub(crate) fn has(&self, provider: &Arc<Provider>) -> bool {
+        self.providers().any(|known| Arc::ptr_eq(known, provider))
+    }
+
+    /// The providers.
+    pub(crate) fn providers(&self) -> impl Iterator<Item = &Arc<Provider>> {
+        self.issuers.iter().map(|part| &part.provider)
+    }
+}
+
+/// All issuers of identities: providers and certificate rules.
+pub(crate) fn authorities(config: &Config) -> Vec<Arc<Authority>> {
+    let of_issuers = config.issuers.iter().map(|issuer| &issuer.profile.authority);
+    let of_rules = config.certificates.iter().map(|rule| &rule.authority);
+    of_issuers.chain(of_rules).cloned().collect()
+}
+
+/// The issuers with their providers; those of before where nothing about them changed.
+fn issuers(
+    config: &Config,
+    before: Option<Before<'_>>,
+) -> anyhow::Result<(Arc<Issuers>, Vec<IssuerPart>)> {
+    let known = before.map(|before| before.parts.issuers.as_slice()).unwrap_or_default();
+    let mut parts = Vec::new();
+    let mut introspector = None;
+    for issuer in &config.issuers {
+        let name = &issuer.profile.authority.name;
+        let authority = authority(issuer)?;
+        let mark = Fingerprint::of(format!("{:?}", issuer.profile).as_bytes());
+        let same = known.iter().find(|part| part.profile == mark);
+        let profile = same.map_or(&issuer.profile, |part| part.provider.profile());
+        let fetcher = || {
+            Fetcher::new(issuer.jwks_uri.clone(), authority.as_deref())
+                .with_context(|| format!("the issuer '{name}'"))
+        };
+        let mut secret = None;
+        if let Some(about) = &issuer.introspection {
+            let context = || format!("[issuer.introspection] of the issuer '{name}'");
+            let authentication =
+                secrets::client_authentication(&about.key).with_context(context)?;
+            secret = Some(secrets::fingerprint(&about.key).with_context(context)?);
+            let endpoint = about.endpoint.as_deref().map(str::parse).transpose()?;
+            let client_id = about.client_id.to_string();
+            let client = Client::new(fetcher()?, client_id, authentication, endpoint);
+            let profile = Arc::clone(profile);
+            let tokens = config.agent.tokens;
+            introspector = Some(Introspector::new(profile, client, about.keep, tokens));
+        }
+        let said = (
+            (mark, &issuer.jwks_uri, authority.as_deref().map(Fingerprint::of)),
+            (&issuer.introspection, secret),
+            (&issuer.keys_file, issuer.schedule),
+        );
+        let whole = Fingerprint::of(format!("{said:?}").as_bytes());
+        let provider = if let Some(part) = known.iter().find(|part| part.whole == whole) {
+            Arc::clone(&part.provider)
+        } else {
+            let provider = Provider::new(Arc::clone(profile), issuer.schedule, fetcher()?);
+            Arc::new(match &issuer.keys_file {
+                Some(path) => provider.with_file(path.clone()),
+                None => provider,
+            })
+        };
+        parts.push(IssuerPart { whole, profile: mark, provider });
+    }
+    if let Some(before) = before
+        && known.iter().map(|part| part.whole).eq(parts.iter().map(|part| part.whole))
+    {
+        return Ok((Arc::clone(&before.gate.issuers), parts));
+    }
+    let cache = TokenCache::new(config.agent.tokens).context("no random numbers to be had")?;
+    let providers = parts.iter().map(|part| Arc::clone(&part.provider)).collect();
+    let mut issuers = Issuers::new(providers, cache);
+    if let Some(introspector) = introspector {
+        issuers = issuers.with_introspector(introspector);
+    }
+    Ok((Arc::new(issuers), parts))
+}
+
+/// Certificates of a private authority.
+fn authority(issuer: &config::Issuer) -> anyhow::Result<Option<Vec<u8>>> {
+    let name = &issuer.profile.authority.name;
+    let read = issuer.authority.as_ref().map(|path| {
+        std::fs::read(path).with_context(|| {
+            format!("cannot read the ca_file {} of the issuer '{name}'", path.display())
+        })
+    });
+    read.transpose()
+}
+
+fn patterns(config: &Config) -> anyhow::Result<HostPatterns> {
+    HostPatterns::new(&config.hosts).map_err(|errors| {
+        let errors: Vec<_> =
+            errors.iter().map(|(n, e)| format!("[[host]] {}: {e}", n + 1)).collect();
+        anyhow::anyhow!(errors.join("\n"))
+    })
+}
+
+fn metadata(config: &Config, issuers: &Issuers) -> Option<Arc<Metadata>> {
+    let servers = issuers.profiles().map(|profile| profile.issuer.as_str().into());
+    let metadata = config
+        .agent
+        .resource_metadata
+        .then(|| Metadata { authorization_servers: servers.collect() });
+    metadata.map(Arc::new)
+}
+
+/// Of all that the sources of workspaces depend on.
+fn sources(config: &Config) -> anyhow::Result<Fingerprint> {
+    let mut files = Vec::new();
+    for source in &config.sources {
+        if let SourceKind::Hub(platform, ..)
+        | SourceKind::Coder(platform, _)
+        | SourceKind::Gitpod(platform, _)
+        | SourceKind::Ona(platform, _) = &source.kind
+            && let Some(path) = &platform.authority
+        {
+            let bytes = std::fs::read(path)
+                .with_context(|| format!("cannot read the ca_file {}", path.display()))?;
+            files.push(Fingerprint::of(&bytes));
+        }
+    }
+    let said = (&config.sources, &config.policy.ranges, config.issuer_names(), files);
+    Ok(Fingerprint::of(format!("{said:?}").as_bytes()))
+}
+
+/// The providers at which people sign in, and the pages.
+fn configured(
+    config: &Config,
+    about: &config::SignIn,
+    issuers: &Issuers,
+) -> anyhow::Result<Configured> {
+    let mut clients = Vec::new();
+    let mut labels = Vec::new();
+    for (issuer, provider) in config.issuers.iter().zip(issuers.providers()) {
+        let Some(client) = &issuer.client else { continue };
+        let name = &issuer.profile.authority.name;
+        let authentication = secrets::client_authentication(&client.key)
+            .with_context(|| format!("[issuer.sign_in] of the issuer '{name}'"))?;
+        let fetcher = Fetcher::new(issuer.jwks_uri.clone(), authority(issuer)?.as_deref())
+            .with_context(|| format!("the issuer '{name}'"))?;
+        clients.push(Arc::new(crate::sign_in::client::Client::new(
+            Arc::clone(provider),
+            fetcher,
+            client.id.to_string(),
+            authentication,
+            client.scopes.clone(),
+            about.refresh,
+        )));
+        labels.push((name.clone(), client.label.clone().unwrap_or_else(|| name.clone())));
+    }
+    let pages = Pages::load(about.pages.clone(), labels.into_iter().collect())
+        .context("the table [sign_in.pages]")?;
+    Ok(Configured { clients: clients.into(), pages: Arc::new(pages) })
+}
+
+/// The policies, and the fingerprints of what decides.
+fn policies(config: &Config) -> anyhow::Result<(Option<Arc<Policies>>, Versions)> {
+    let policies = config.policies.as_ref().map(Policies::load).transpose()?;
+    if let Some(policies) = policies.as_ref().filter(|_| config.issuer_names().len() > 1) {
+        policies.bound_to_issuers()?;
+    }
+    let policy = policies.as_ref().and_then(Policies::hash);
+    Ok((policies.map(Arc::new), Versions { config: config.fingerprint, policy }))
+}
+
+/// Sessions and keys. The file or store of sessions is the running agent's; other commands need none.
+fn browser_sessions(
+    about: &config::SignIn,
+    shared: Option<&config::Shared>,
+    authorities: Vec<Arc<Authority>>,
+    runs: bool,
+) -> anyhow::Result<BrowserSessions> {
+    let path = about.keys.display();
+    secrets::look_at(&about.keys);
+    let sealer = Sealer::read_ring(&about.keys)
+        .with_context(|| format!("the keys_file of [sign_in], {path}"))?;
+    let sealer = Arc::new(sealer);
+    let (lifetime, ring) = (about.lifetime, Arc::clone(&sealer));
+    let shared = shared.map(|shared| share(shared, Arc::clone(&sealer))).transpose()?;
+    let sessions = match (&shared, about.sessions.as_ref().filter(|_| runs)) {
+        (Some(shared), _) => Sessions::shared(lifetime, Arc::clone(shared), ring, authorities),
+        (None, Some(path)) => Store::open(path)
+            .and_then(|store| Sessions::load(lifetime, store, ring, authorities, Timestamp::now()))
+            .with_context(|| format!("the sessions_file {}", path.display()))?,
+        (None, None) => Sessions::new(lifetime, ring),
+    };
+    let places = about.places.clone();
+    Ok(BrowserSessions { sessions: Arc::new(sessions), shared, sealer, places })
+}
+
+/// The store of several agents.
+fn share(about: &config::Shared, sealer: Arc<Sealer>) -> anyhow::Result<Arc<Shared>> {
+    let authority = about.authority.as_ref().map(|path| {
+        std::fs::read(path)
+            .with_context(|| format!("cannot read the ca_file {} of [shared]", path.display()))
+    });
+    let settings = shared::Settings {
+        address: about.address.clone(),
+        user: about.user.clone(),
+        password: about.password.as_ref().map(secrets::password).transpose()?,
+        authority: authority.transpose()?,
+        prefix: about.prefix.clone(),
+        keep: about.keep,
+    };
+    Ok(Arc::new(Shared::new(&settings, sealer).context("the store of [shared]")?))
+}

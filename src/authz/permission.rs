@@ -1,0 +1,132 @@
+//! What an identity is to a workspace: its owner, somebody it was shared with, a colleague, a guest,
+//! a stranger.
+
+use crate::{
+    authz::{limits::Limits, reason::Reason},
+    identity::Identity,
+    workspaces::{
+        Admission, Destination, EndpointName, Grant, Grantee, Person, Protocol,
+        destination::Server,
+        directory::{Standing, is_person},
+        registry::{Record, UndeclaredPorts},
+    },
+};
+
+/// Whom the endpoint admits, if it is declared: what its workspace says, within what the operator lets
+/// any workspace and this source's say.
+#[must_use]
+pub fn admission(
+    record: &Record<'_>,
+    endpoint: &EndpointName,
+    policy: &Limits,
+) -> Option<Admission> {
+    let declared = record.workspace.endpoint(endpoint)?;
+    Some(declared.admission.min(record.rules.max_admission).min(policy.max_admission))
+}
+
+/// Why the identity may reach the endpoint.
+///
+/// # Errors
+/// Why it may not.
+pub fn relation(
+    identity: &Identity,
+    record: &Record<'_>,
+    endpoint: &EndpointName,
+    policy: &Limits,
+) -> Result<Reason, Reason> {
+    let workspace = record.workspace;
+    let standing = match record.directory {
+        None => Standing::NoDirectory,
+        Some(directory) => directory.standing(identity),
+    };
+    match standing {
+        Standing::Ambiguous => return Err(Reason::UserAmbiguous),
+        Standing::Inactive(_) => return Err(Reason::UserInactive),
+        Standing::NoDirectory | Standing::Stranger | Standing::Member(_) => {}
+    }
+    let asker = Asker { identity, standing };
+    let owner = asker.is(&workspace.owner);
+    let Some(admission) = admission(record, endpoint, policy) else {
+        return match (owner, destination(record, endpoint)) {
+            (true, Some(_)) => Ok(Reason::Owner),
+            (true, None) => Err(Reason::EndpointUndeclared),
+            (false, _) => Err(Reason::NotPermitted),
+        };
+    };
+    if owner {
+        return Ok(Reason::Owner);
+    }
+    if admission >= Admission::Grants
+        && let Some(reason) = asker.granted(&workspace.grants, endpoint)
+    {
+        return Ok(reason);
+    }
+    let colleague = matches!(standing, Standing::Member(_))
+        || workspace.organization.as_ref().is_some_and(|one| one.includes(identity));
+    if admission >= Admission::Organization && colleague {
+        return Ok(Reason::Organization);
+    }
+    if admission >= Admission::Authenticated {
+        return Ok(Reason::Authenticated);
+    }
+    let to_groups = |grant: &Grant| matches!(grant.to, Grantee::Group { .. });
+    if identity.groups_overage && workspace.grants.iter().any(to_groups) {
+        return Err(Reason::GroupsOverage);
+    }
+    Err(Reason::NotPermitted)
+}
+
+/// Where the endpoint is. An undeclared port has a place only where the policy gives it one.
+#[must_use]
+pub fn destination(record: &Record<'_>, endpoint: &EndpointName) -> Option<Destination> {
+    let workspace = record.workspace;
+    if let Some(declared) = workspace.endpoint(endpoint) {
+        return Some(declared.destination.clone());
+    }
+    match (record.rules.undeclared_ports, endpoint) {
+        (UndeclaredPorts::Owner, EndpointName::Port(port)) => match workspace.address {
+            Some(address) => Server::new(address, *port).map(Destination::Address),
+            None => workspace.template.as_ref()?.render_backend(&workspace.id, endpoint),
+        },
+        _ => None,
+    }
+}
+
+/// What the endpoint's server speaks. An endpoint that says nothing, an undeclared port too, speaks HTTP.
+#[must_use]
+pub fn protocol(record: &Record<'_>, endpoint: &EndpointName) -> Protocol {
+    record.workspace.endpoint(endpoint).map_or(Protocol::Http, |declared| declared.protocol)
+}
+
+/// Who asks, and what that is to the workspace's platform.
+struct Asker<'a> {
+    identity: &'a Identity,
+    standing: Standing<'a>,
+}
+
+impl Asker<'_> {
+    /// Whether this is the person. An account of the platform is what the directory says and nothing
+    /// else.
+    fn is(&self, person: &Person) -> bool {
+        match &person.account {
+            Some(account) => {
+                matches!(self.standing, Standing::Member(member) if member.account == *account)
+            }
+            None => is_person(self.identity, person),
+        }
+    }
+
+    fn granted(&self, grants: &[Grant], endpoint: &EndpointName) -> Option<Reason> {
+        let covers = |grant: &&Grant| grant.endpoints.as_ref().is_none_or(|e| e.contains(endpoint));
+        grants.iter().filter(covers).find_map(|grant| match &grant.to {
+            Grantee::User(person) => self.is(person).then_some(Reason::GrantedUser),
+            Grantee::Group { issuers, name } => (issuers.include(self.identity)
+                && self.identity.groups.contains(name))
+            .then_some(Reason::GrantedGroup),
+            Grantee::Team(team) => {
+                let member = matches!(self.standing, Standing::Member(m) if m.teams.contains(team));
+                member.then_some(Reason::GrantedGroup)
+            }
+        })
+    }
+}

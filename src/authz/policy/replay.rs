@@ -1,0 +1,402 @@
+//! What policies would have decided about a recorded past: each decision of an audit trail is asked about again,
+//! with what its record says.
+//!
+//! A record has the time, the issuer's identifier, subject, workspace, endpoint, method and client, and of the
+//! path its shape, in which what may be an id or a secret is `*`. Where policies were asked, in shadow too, it
+//! has under `inputs` all else that they knew. A decision whose record lacks something that the policies look at
+//! is counted and not guessed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Circumstances, Mode, Question, Set, Who};
+use crate::{
+    authz::reason::{Reason, Verdict},
+    time::Timestamp,
+    workspaces::EndpointName,
+};
+
+/// What became of the decisions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// How many there were.
+    pub decisions: u64,
+    /// Those that ownership had no part in, such as a request without a credential: policies are not asked.
+    pub not_asked: u64,
+    /// Those that would be the same.
+    pub same: u64,
+    /// Those that nobody can tell, as their records lack something.
+    pub lacking: u64,
+    /// What they lack; a record may lack several things.
+    pub lacks: BTreeMap<&'static str, u64>,
+    /// Those that would be others.
+    pub different: u64,
+    /// The same, by whose they were.
+    pub changes: Vec<Change>,
+}
+
+/// Decisions of one user at one workspace that would be others.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Change {
+    /// The user in one word; nobody at a public endpoint.
+    pub user: Option<String>,
+    /// The workspace.
+    pub workspace: String,
+    /// The reason of the decision.
+    pub was: &'static str,
+    /// What it would be.
+    pub would_be: &'static str,
+    /// Whether it would be allowed.
+    pub allowed: bool,
+    /// The policy that would decide.
+    pub policy: Option<String>,
+    /// How many there were.
+    pub count: u64,
+    /// The first, in milliseconds since the Unix epoch.
+    pub first_ms: u64,
+    /// The last.
+    pub last_ms: u64,
+}
+
+/// Asks policies about records.
+pub struct Replay<'s> {
+    set: &'s Set,
+    /// The configured name of each issuer's identifier.
+    issuers: BTreeMap<String, String>,
+    report: Report,
+    changes: BTreeMap<Key, Change>,
+}
+
+type Key = (Option<String>, String, &'static str, &'static str, Option<String>);
+
+/// What one record comes to.
+enum Came {
+    NotAsked,
+    Same,
+    Lacks(BTreeSet<&'static str>),
+    Other(Reason, Result<Reason, Reason>, Option<String>),
+}
+
+impl<'s> Replay<'s> {
+    /// Of these policies; records without `inputs` name issuers by identifiers, of which these are the
+    /// configured names.
+    #[must_use]
+    pub fn new(set: &'s Set, issuers: BTreeMap<String, String>) -> Self {
+        Self { set, issuers, report: Report::default(), changes: BTreeMap::new() }
+    }
+
+    /// Asks about one record. Those that are no decisions are passed over.
+    pub fn record(&mut self, record: &Value) {
+        let Some(verdict) = text(record, "verdict") else { return };
+        let count = record.get("count").and_then(Value::as_u64).unwrap_or(1);
+        self.report.decisions += count;
+        match self.ask(record, verdict == Verdict::Allow.id()) {
+            Came::NotAsked => self.report.not_asked += count,
+            Came::Same => self.report.same += count,
+            Came::Lacks(what) => {
+                self.report.lacking += count;
+                for what in what {
+                    *self.report.lacks.entry(what).or_default() += count;
+                }
+            }
+            Came::Other(was, result, policy) => {
+                self.report.different += count;
+                let (Ok(reason) | Err(reason)) = result;
+                let user = text(record, "user").map(str::to_owned);
+                let workspace = text(record, "workspace").unwrap_or_default().to_owned();
+                let key = (user.clone(), workspace.clone(), was.id(), reason.id(), policy.clone());
+                let time = record.get("time_ms").and_then(Value::as_u64).unwrap_or_default();
+                let first = record.get("from_ms").and_then(Value::as_u64).unwrap_or(time);
+                let change = self.changes.entry(key).or_insert(Change {
+                    user,
+                    workspace,
+                    was: was.id(),
+                    would_be: reason.id(),
+                    allowed: result.is_ok(),
+                    policy,
+                    count: 0,
+                    first_ms: first,
+                    last_ms: time,
+                });
+                change.count += count;
+                change.first_ms = change.first_ms.min(first);
+                change.last_ms = change.last_ms.max(time);
+            }
+        }
+    }
+
+    /// What came of all.
+    #[must_use]
+    pub fn finish(mut self) -> Report {
+        self.report.changes = self.changes.into_values().collect();
+        self.report
+    }
+
+    fn ask(&self, record: &Value, allowed: bool) -> Came {
+        let Some(was) = text(record, "reason").and_then(Reason::of) else { return Came::NotAsked };
+        let inputs = record.get("inputs").filter(|inputs| inputs.is_object());
+        let asked = record.get("policy_id").is_some();
+        let mut lacks = BTreeSet::new();
+        let relation = match inputs.and_then(|inputs| text(inputs, "relation")).and_then(Reason::of)
+        {
+            Some(relation) => relation,
+            // Policies were asked, and what they knew was too much for the record.
+            None if asked && of_policy(was) => {
+                return Came::Lacks(BTreeSet::from(["inputs"]));
+            }
+            None => was,
+        };
+        let stranger = matches!(relation, Reason::NotPermitted | Reason::GroupsOverage);
+        let relation = match relation.verdict() {
+            Verdict::Allow => Ok(relation),
+            _ if stranger => Err(relation),
+            Verdict::SignIn | Verdict::Deny | Verdict::Unavailable => return Came::NotAsked,
+        };
+        // Refused further on, by the workspace's phase or place: no policy changes that.
+        if !allowed && relation.is_ok() && !of_policy(was) {
+            return Came::Same;
+        }
+        if relation.is_err() && self.set.mode() == Mode::Narrow {
+            return Came::Same;
+        }
+        let owned = Owned::of(record, inputs, &self.issuers);
+        let Some(question) = owned.question(self.set, relation, &mut lacks) else {
+            return Came::Lacks(lacks);
+        };
+        let outcome = self.set.decide(&question);
+        if outcome.result.is_ok() == allowed {
+            return Came::Same;
+        }
+        Came::Other(was, outcome.result, outcome.policy.map(|id| id.to_string()))
+    }
+}
+
+const fn of_policy(reason: Reason) -> bool {
+    matches!(reason, Reason::PolicyForbidden | Reason::PolicyError | Reason::PolicyPermitted)
+}
+
+/// A member that is text and was not cut.
+fn text<'v>(record: &'v Value, name: &str) -> Option<&'v str> {
+    record.get(name).and_then(Value::as_str).filter(|text| !text.ends_with('\u{2026}'))
+}
+
+/// What a record says, as far as it does.
+struct Owned<'r> {
+    record: &'r Value,
+    inputs: Option<&'r Value>,
+    issuer: Option<String>,
+    groups: Option<Vec<Box<str>>>,
+    endpoint: Option<EndpointName>,
+    method: Option<&'r str>,
+    path: Option<&'r str>,
+    is_stream: bool,
+}
+
+impl<'r> Owned<'r> {
+    fn of(
+        record: &'r Value,
+        inputs: Option<&'r Value>,
+        issuers: &BTreeMap<String, String>,
+    ) -> Self {
+        let named = || issuers.get(text(record, "issuer")?).map(String::as_str);
+        let issuer = inputs.and_then(|inputs| text(inputs, "issuer")).or_else(named);
+        let groups = inputs.and_then(|inputs| inputs.get("groups")?.as_array());
+        let groups =
+            groups.map(|all| all.iter().filter_map(Value::as_str).map(Into::into).collect());
+        // What stands for itself: nothing was escaped or cut.
+        let method =
+            text(record, "method").filter(|m| !m.is_empty() && m.len() < 32 && !m.contains('\\'));
+        let path = record.get("path").and_then(Value::as_str);
+        let stream = inputs.and_then(|inputs| inputs.get("stream")?.as_bool());
+        let nothing = text(record, "method").is_some_and(str::is_empty) && path.is_none();
+        Self {
+            record,
+            inputs,
+            issuer: issuer.map(str::to_owned),
+            groups,
+            endpoint: text(record, "endpoint").and_then(EndpointName::parse),
+            method,
+            path: path.filter(|path| !path.contains('*')),
+            is_stream: stream.unwrap_or(nothing),
+        }
+    }
+
+    /// The question, if nothing is lacking that the policies look at.
+    fn question<'q>(
+        &'q self,
+        set: &Set,
+        relation: Result<Reason, Reason>,
+        lacks: &mut BTreeSet<&'static str>,
+    ) -> Option<Question<'q>> {
+        let looks = set.looks();
+        let input = |name: &str| self.inputs.and_then(|inputs| text(inputs, name));
+        let is_known = text(self.record, "subject").is_some();
+        let mut need = |looked: bool, there: bool, what: &'static str| {
+            if looked && !there {
+                lacks.insert(what);
+            }
+        };
+        need(looks.at("path") && !self.is_stream, self.path.is_some(), "path");
+        need(looks.at("method") && !self.is_stream, self.method.is_some(), "method");
+        let client = text(self.record, "client").and_then(|text| text.parse::<IpAddr>().ok());
+        need(looks.at("client"), client.is_some(), "client");
+        let somebody = self.record.get("subject").is_some_and(Value::is_string);
+        need(somebody, is_known, "subject");
+        if is_known {
+            need(looks.at_people(), self.issuer.is_some(), "issuer");
+            need(looks.at_groups(), self.groups.is_some(), "groups");
+            for name in ["email", "username", "user_organization"] {
+                need(looks.at(name), self.inputs.is_some(), name);
+            }
+        }
+        need(looks.at("organization"), self.inputs.is_some(), "organization");
+        let declared = self.inputs.and_then(|inputs| inputs.get("declared")?.as_bool());
+        need(relation.is_err(), declared.is_some(), "declared");
+        need(true, self.endpoint.is_some(), "endpoint");
+        need(true, text(self.record, "workspace").is_some(), "workspace");
+        if !lacks.is_empty() {
+            return None;
+        }
+        let who = text(self.record, "subject").map(|subject| Who {
+            issuer: self.issuer.as_deref().unwrap_or_default(),
+            subject,
+            email: input("email"),
+            username: input("username"),
+            organization: input("user_organization"),
+            groups: self.groups.as_deref(),
+        });
+        let time = self.record.get("time_ms").and_then(Value::as_u64).unwrap_or_default();
+        Some(Question {
+            who,
+            workspace: text(self.record, "workspace")?,
+            organization: input("organization"),
+            endpoint: self.endpoint.as_ref()?,
+            declared: declared.unwrap_or(true),
+            relation,
+            circumstances: Circumstances {
+                method: self.method.map(str::as_bytes),
+                path: self.path.map(str::as_bytes),
+                client,
+                now: Timestamp::from_millis(time),
+                is_stream: self.is_stream,
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+    use serde_json::json;
+
+    use super::*;
+
+    fn replay(mode: Mode, policies: &str, records: &[Value]) -> Report {
+        let set = Set::parse("p", policies, mode, TimeZone::UTC).unwrap();
+        let issuers = BTreeMap::from([("https://corp".to_owned(), "corp".to_owned())]);
+        let mut replay = Replay::new(&set, issuers);
+        for record in records {
+            replay.record(record);
+        }
+        replay.finish()
+    }
+
+    fn record(change: Value) -> Value {
+        let mut record = json!({"time_ms": 1000, "verdict": "allow", "reason": "owner",
+            "user": "alice", "subject": "s", "issuer": "https://corp", "workspace": "w",
+            "endpoint": "main", "method": "GET", "path": "/a/b", "client": "192.0.2.1"});
+        let Value::Object(change) = change else { panic!() };
+        record.as_object_mut().unwrap().extend(change);
+        record
+    }
+
+    fn rule(when: &str) -> String {
+        format!(
+            "@id(\"no\") forbid(principal is User, action == Action::\"request\", resource) when {{ {when} }};"
+        )
+    }
+
+    #[test]
+    fn what_a_policy_would_forbid_is_told_by_user_and_workspace() {
+        let report = replay(
+            Mode::Narrow,
+            &rule("context.method == \"POST\""),
+            &[
+                record(json!({})),
+                record(json!({"method": "POST", "time_ms": 10})),
+                record(json!({"method": "POST", "time_ms": 90, "count": 4, "from_ms": 5})),
+                record(json!({"method": "POST", "user": "bob"})),
+                record(json!({"method": "POST", "verdict": "deny", "reason": "not_permitted"})),
+                record(json!({"method": "POST", "verdict": "deny", "reason": "workspace_stopped"})),
+                record(json!({"verdict": "sign_in", "reason": "credential_missing"})),
+                json!({"act": "start"}),
+            ],
+        );
+        assert_eq!((report.decisions, report.different, report.lacking), (10, 6, 0));
+        assert_eq!((report.same, report.not_asked), (2, 2));
+        let [alice, bob] = &report.changes[..] else { panic!("{report:?}") };
+        assert_eq!((alice.user.as_deref(), alice.count), (Some("alice"), 5));
+        assert_eq!((alice.first_ms, alice.last_ms), (5, 90));
+        assert_eq!(
+            (alice.was, alice.would_be, alice.allowed),
+            ("owner", "policy_forbidden", false)
+        );
+        assert_eq!((bob.user.as_deref(), bob.policy.as_deref()), (Some("bob"), Some("no")));
+    }
+
+    #[test]
+    fn what_a_record_lacks_is_counted_and_not_guessed() {
+        let inputs = json!({"relation": "owner", "declared": true, "stream": false, "issuer": "corp",
+            "email": "a@x", "username": null, "user_organization": null, "organization": null,
+            "groups": ["g"]});
+        for (when, there, lacking) in [
+            ("context.path == \"/a/*\"", json!({"path": "/a/*"}), Some("path")),
+            ("context.path == \"/a/b\"", json!({}), None),
+            ("context.path like \"*\"", json!({"path": null}), Some("path")),
+            ("context.method == \"GET\"", json!({"method": "G\\\\x"}), Some("method")),
+            ("context.client.isLoopback()", json!({"client": null}), Some("client")),
+            ("principal == User::\"corp/s\"", json!({}), None),
+            ("principal == User::\"corp/s\"", json!({"issuer": "https://else"}), Some("issuer")),
+            ("principal has email", json!({}), Some("email")),
+            ("principal has email", json!({"inputs": inputs}), None),
+            ("principal in Group::\"corp/g\"", json!({}), Some("groups")),
+            ("principal in Group::\"corp/g\"", json!({"inputs": inputs}), None),
+            ("resource has organization", json!({}), Some("organization")),
+        ] {
+            let report = replay(Mode::Narrow, &rule(when), &[record(there)]);
+            let lacks: Vec<_> = report.lacks.keys().copied().collect();
+            assert_eq!(lacks, lacking.into_iter().collect::<Vec<_>>(), "{when}");
+            assert_eq!(report.different, u64::from(lacking.is_none()), "{when}");
+        }
+    }
+
+    #[test]
+    fn what_was_forbidden_may_be_allowed_and_strangers_permitted() {
+        let inputs = |relation: &str| json!({"relation": relation, "declared": true, "stream": false, "issuer": "corp", "groups": []});
+        let forbidden = |relation: &str| {
+            record(json!({"verdict": "deny", "reason": "policy_forbidden", "policy_id": "old",
+                "inputs": inputs(relation)}))
+        };
+        let report =
+            replay(Mode::Narrow, &rule("context.method == \"POST\""), &[forbidden("owner")]);
+        assert!(report.changes[0].allowed && report.changes[0].would_be == "owner");
+        let permit = "@id(\"yes\") permit(principal, action, resource);";
+        let stranger = record(json!({"verdict": "deny", "reason": "not_permitted"}));
+        let known = record(json!({"verdict": "deny", "reason": "not_permitted",
+            "policy_id": null, "inputs": inputs("not_permitted")}));
+        let report = replay(Mode::Replace, permit, &[stranger, known]);
+        assert_eq!(report.lacks, BTreeMap::from([("declared", 1)]));
+        assert!(report.changes[0].allowed && report.changes[0].would_be == "policy_permitted");
+        // A record that had no room for what policies knew.
+        let full =
+            record(json!({"verdict": "deny", "reason": "policy_forbidden", "policy_id": "old",
+            "inputs": null}));
+        let report = replay(Mode::Narrow, &rule("context.method == \"POST\""), &[full]);
+        assert_eq!(report.lacks, BTreeMap::from([("inputs", 1)]));
+    }
+}

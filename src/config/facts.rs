@@ -1,0 +1,58 @@
+//! What HAProxy's configuration takes from the agent's.
+
+use super::Config;
+use crate::{
+    agent::Listen,
+    haproxy_config::{
+        generate::{Facts, Version},
+        lint::MARGIN,
+    },
+};
+
+impl Config {
+    /// What of this configuration matters to HAProxy's.
+    #[must_use]
+    pub fn haproxy_facts(&self, version: Version) -> Facts {
+        let credentials = self.credentials.as_ref();
+        let answer_within = self.agent.answer_within;
+        let sign_in = self
+            .sign_in
+            .as_ref()
+            .map(|sign_in| (sign_in.places.login.to_string(), sign_in.listen.to_string()));
+        Facts {
+            version,
+            agent: address(&self.agent.listen),
+            processing: answer_within + MARGIN,
+            answer_within,
+            sign_in,
+            login_port: self.sign_in.as_ref().map_or(443, |sign_in| sign_in.places.port),
+            cookie: credentials.is_some_and(|sources| sources.cookie.is_some()),
+            query: credentials.is_some_and(|sources| sources.query.is_some()),
+            subprotocol: credentials.is_some_and(|sources| sources.subprotocol),
+            metadata: self.agent.resource_metadata,
+            several: self.shared.is_some(),
+            reuse: self.agent.reuse,
+        }
+    }
+}
+
+/// Where HAProxy finds the agent: a unix socket rather than TCP, which costs twice as much.
+fn address(listen: &[Listen]) -> Option<String> {
+    let unix = listen.iter().find_map(|listen| match listen {
+        Listen::Unix(path) => {
+            Some(format!("unix@{}", std::path::absolute(path).as_deref().unwrap_or(path).display()))
+        }
+        Listen::Tcp(_) | Listen::Systemd => None,
+    });
+    unix.or_else(|| {
+        listen.iter().find_map(|listen| match listen {
+            // Whoever listens everywhere is found at home.
+            Listen::Tcp(address) if address.ip().is_unspecified() && address.port() != 0 => {
+                let home = if address.is_ipv4() { "127.0.0.1" } else { "[::1]" };
+                Some(format!("{home}:{}", address.port()))
+            }
+            Listen::Tcp(address) if address.port() != 0 => Some(address.to_string()),
+            _ => None,
+        })
+    })
+}

@@ -1,0 +1,312 @@
+//! Conditions of rules: `if` and `unless`, named and anonymous ACLs (HAProxy's configuration manual,
+//! section 7).
+
+use std::{collections::BTreeMap, sync::Arc};
+
+/// One test: what is fetched and how it is compared.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Test {
+    /// The sample with its converters, such as `req.hdr(host),lower`.
+    pub fetch: String,
+    /// How it is compared (`-m`), where that is said.
+    pub method: Option<String>,
+    /// Whether the values are in a file.
+    pub from_file: bool,
+    /// What it is compared with.
+    pub values: Vec<String>,
+}
+
+impl Test {
+    /// Whether this sample is compared in this way.
+    #[must_use]
+    pub fn is(&self, fetch: &str, method: &str) -> bool {
+        step();
+        self.fetch == fetch && self.method.as_deref() == Some(method)
+    }
+}
+
+/// A term of a condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// Whether it must not hold.
+    pub negated: bool,
+    /// What must hold: one of these. A name that stands for nothing has none.
+    pub any: Arc<Vec<Test>>,
+    /// The name of the ACL; anonymous ones have none.
+    pub name: Option<String>,
+}
+
+/// When a rule is followed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Condition {
+    /// `unless` instead of `if`.
+    pub unless: bool,
+    /// One of these must hold, each with all of its terms. Empty for a rule without a condition.
+    pub any: Vec<Vec<Term>>,
+    /// The words, for comparison with other conditions.
+    pub words: Vec<String>,
+}
+
+/// Adds a line of an ACL; several lines of one name are alternatives.
+pub fn add_acl(acls: &mut Acls, name: &str, words: &[String]) {
+    let tests = acls.entry(name.to_owned()).or_default();
+    Arc::make_mut(tests).push(Test::read(words));
+}
+
+/// The ACLs of a section by name; several lines of one name are alternatives.
+pub type Acls = BTreeMap<String, Arc<Vec<Test>>>;
+
+impl Test {
+    /// Reads what follows the name of an ACL, or stands between braces.
+    #[must_use]
+    pub fn read(words: &[String]) -> Self {
+        step();
+        let mut words = words.iter();
+        let mut test = Self { fetch: words.next().cloned().unwrap_or_default(), ..Self::default() };
+        let mut flags = true;
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "-m" if flags => test.method = words.next().cloned(),
+                "-f" | "-M" if flags => {
+                    test.from_file = true;
+                    words.next();
+                }
+                "--" if flags => flags = false,
+                flag if flags && flag.starts_with('-') && flag.len() == 2 => {}
+                value => {
+                    flags = false;
+                    test.values.push(value.into());
+                }
+            }
+        }
+        test
+    }
+
+    /// Whether it looks at a variable whose name begins so, such as `txn.identity.`.
+    #[must_use]
+    pub fn mentions(&self, prefix: &str) -> bool {
+        step();
+        self.fetch.contains(prefix) || self.values.iter().any(|value| value.contains(prefix))
+    }
+}
+
+impl Condition {
+    /// The condition at the end of a rule, whose own words come first.
+    #[must_use]
+    pub fn of(words: &[String], acls: &Acls) -> Self {
+        step();
+        let start = words.iter().skip(1).position(|w| w == "if" || w == "unless");
+        let Some(start) = start.map(|start| start + 1) else { return Self::default() };
+        let unless = words.get(start).is_some_and(|word| word == "unless");
+        let words = words.get(start + 1..).unwrap_or_default();
+        let mut any: Vec<Vec<Term>> = vec![Vec::new()];
+        let mut rest = words.iter().enumerate();
+        let mut negated = false;
+        while let Some((index, word)) = rest.next() {
+            let mut word = word.as_str();
+            while let Some(after) = word.strip_prefix('!') {
+                (word, negated) = (after, !negated);
+            }
+            let term = match word {
+                "" => continue,
+                "or" | "||" => {
+                    any.push(Vec::new());
+                    continue;
+                }
+                "{" => {
+                    let length = words.iter().skip(index + 1).take_while(|w| *w != "}").count();
+                    let inner = words.get(index + 1..index + 1 + length).unwrap_or_default();
+                    rest.nth(length);
+                    Term { negated, any: Arc::new(vec![Test::read(inner)]), name: None }
+                }
+                name => {
+                    let any = acls.get(name).cloned().unwrap_or_default();
+                    Term { negated, any, name: Some(name.into()) }
+                }
+            };
+            negated = false;
+            if let Some(terms) = any.last_mut() {
+                terms.push(term);
+            }
+        }
+        Self { unless, any, words: words.to_vec() }
+    }
+
+    /// Whether the rule is followed in any case.
+    #[must_use]
+    pub fn is_always(&self) -> bool {
+        self.any.is_empty()
+    }
+
+    /// All terms.
+    pub fn terms(&self) -> impl Iterator<Item = &Term> {
+        self.any.iter().flatten()
+    }
+
+    /// All tests.
+    pub fn tests(&self) -> impl Iterator<Item = &Test> {
+        self.terms().flat_map(|term| term.any.iter())
+    }
+
+    /// Whether the rule is followed for every request that does not pass `test`.
+    #[must_use]
+    pub fn holds_without(&self, test: impl Fn(&Test) -> bool) -> bool {
+        let is = |term: &Term| !term.any.is_empty() && term.any.iter().all(&test);
+        if self.unless {
+            // Not followed in these cases only, and each of them needs the test to pass.
+            return self.any.iter().all(|terms| terms.iter().any(|t| is(t) && !t.negated));
+        }
+        let refuses =
+            |terms: &Vec<Term>| !terms.is_empty() && terms.iter().all(|t| is(t) && t.negated);
+        self.is_always() || self.any.iter().any(refuses)
+    }
+
+    /// Whether the rule is followed for no request but those that pass `test`.
+    #[must_use]
+    pub fn needs(&self, test: impl Fn(&Test) -> bool) -> bool {
+        self.needs_it(true, test, |_| false)
+    }
+
+    /// Whether the rule is followed for no request that passes `test`. `is_among` says whether the test is one of
+    /// those of a term, which may have many.
+    #[must_use]
+    pub fn spares(&self, test: impl Fn(&Test) -> bool, is_among: impl Fn(&Term) -> bool) -> bool {
+        self.needs_it(false, test, is_among)
+    }
+
+    fn needs_it(
+        &self,
+        passed: bool,
+        test: impl Fn(&Test) -> bool,
+        is_among: impl Fn(&Term) -> bool,
+    ) -> bool {
+        let is = |term: &Term| !term.any.is_empty() && term.any.iter().all(&test);
+        // Of a negated term all tests fail, of another one passes.
+        let says = |term: &Term, passed: bool| {
+            if passed { is(term) && !term.negated } else { term.negated && is_among(term) }
+        };
+        if self.unless {
+            // Followed when each of these cases fails: one that is the very opposite is enough.
+            let lets = |terms: &Vec<Term>| {
+                let opposite = |term: &Term| is(term) && term.negated == passed;
+                !terms.is_empty() && terms.iter().all(opposite)
+            };
+            return self.any.iter().any(lets);
+        }
+        let all = |terms: &Vec<Term>| terms.iter().any(|term| says(term, passed));
+        !self.is_always() && self.any.iter().all(all)
+    }
+}
+
+/// Notes a step of work, for tests of how much there is.
+pub(super) fn step() {
+    #[cfg(test)]
+    work::step();
+}
+
+/// How much was looked at: tests see by it how the work grows with a file.
+#[cfg(test)]
+pub(super) mod work {
+    use std::cell::Cell;
+
+    thread_local! {
+        static STEPS: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn step() {
+        STEPS.set(STEPS.get() + 1);
+    }
+
+    /// How many steps there were since the last time.
+    pub(crate) fn take() -> usize {
+        STEPS.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::haproxy_config::line::{Environment, words};
+
+    fn condition(rule: &str) -> Condition {
+        let split = |text: &str| words(text, &Environment::new()).unwrap();
+        let acls = Acls::from([
+            ("ok".into(), Arc::new(vec![Test::read(&split("var(a) -m bool"))])),
+            (
+                "wide".into(),
+                Arc::new(vec![Test::read(&split("var(a) -m bool")), Test::read(&split("src"))]),
+            ),
+        ]);
+        Condition::of(&split(rule), &acls)
+    }
+
+    fn is_ok(test: &Test) -> bool {
+        test.fetch == "var(a)" && test.method.as_deref() == Some("bool")
+    }
+
+    #[test]
+    fn a_refusal_of_all_that_does_not_pass_is_told_from_others() {
+        for (rule, all) in [
+            ("deny", true),
+            ("deny unless ok", true),
+            ("deny if !ok", true),
+            ("deny if ! ok", true),
+            ("deny unless { var(a) -m bool }", true),
+            ("deny if !{ var(a) -m bool } or { src 1.2.3.4 }", true),
+            ("deny unless ok { src 1.2.3.4 }", true),
+            ("deny unless ok or { src 1.2.3.4 }", false),
+            ("deny if !ok { src 1.2.3.4 }", false),
+            ("deny if ok", false),
+            ("deny unless !ok", false),
+            ("deny unless wide", false),
+            ("deny if !wide", false),
+            ("deny unless nothing", false),
+            ("deny if", false),
+        ] {
+            assert_eq!(condition(rule).holds_without(is_ok), all, "{rule}");
+        }
+    }
+
+    #[test]
+    fn a_rule_for_those_who_pass_only_is_told_from_others() {
+        for (rule, only) in [
+            ("allow if ok", true),
+            ("allow if ok { src 1.2.3.4 }", true),
+            ("allow unless !ok", true),
+            ("allow if ok or { src 1.2.3.4 }", false),
+            ("allow if wide", false),
+            ("allow", false),
+            ("allow unless ok", false),
+        ] {
+            assert_eq!(condition(rule).needs(is_ok), only, "{rule}");
+        }
+    }
+
+    #[test]
+    fn a_rule_for_nobody_who_passes_is_told_from_others() {
+        for (rule, nobody) in [
+            ("deny if !ok", true),
+            ("deny if !ok { src 1.2.3.4 }", true),
+            ("deny if !wide", true),
+            ("deny unless ok", true),
+            ("deny unless ok or { src 1.2.3.4 }", true),
+            ("deny unless ok { src 1.2.3.4 }", false),
+            ("deny if !ok or { src 1.2.3.4 }", false),
+            ("deny if ok", false),
+            ("deny unless !ok", false),
+            ("deny unless wide", false),
+            ("deny", false),
+        ] {
+            let spares = condition(rule).spares(is_ok, |term| term.any.iter().any(is_ok));
+            assert_eq!(spares, nobody, "{rule}");
+        }
+    }
+
+    #[test]
+    fn flags_and_values_of_a_test_are_told_apart() {
+        let words = words("hdr(host) -i -m beg -- -x y", &Environment::new()).unwrap();
+        let test = Test::read(&words);
+        assert_eq!(test.method.as_deref(), Some("beg"));
+        assert_eq!(test.values, ["-x", "y"]);
+    }
+}

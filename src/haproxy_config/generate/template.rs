@@ -1,0 +1,330 @@
+//! The shipped files as templates. What goes is found by its meaning, not by marks in the files: `.if`
+//! whose outcome is known, rules that wait for a variable the agent never sets, ACLs nobody uses, optional
+//! arguments that are written out in comments.
+
+use std::collections::BTreeSet;
+
+use super::{Facts, Version};
+use crate::haproxy_config::{
+    condition::{Acls, Condition, Term, Test, add_acl},
+    line::{Environment, words},
+    lint::REUSE,
+};
+
+/// The head of a file whose template says something else of itself.
+fn head(facts: &Facts) -> String {
+    format!(
+        "#\n# Written by 'identity-spoa haproxy generate' for HAProxy {}, from the agent's configuration: change\n# that and write it anew.\n",
+        facts.version
+    )
+}
+
+/// A configuration of HAProxy.
+pub(super) fn gate(template: &str, facts: &Facts) -> String {
+    let lines = decide(template, facts);
+    let lines = without_dead_rules(&lines, facts);
+    let mut text = String::new();
+    let mut section = "";
+    // The first paragraph says what the file is; the others are about the shipped one.
+    let title = lines.iter().take_while(|line| line.starts_with("# ")).count();
+    let about = lines.iter().take_while(|line| line.starts_with('#')).count();
+    for line in lines.iter().take(title) {
+        text.push_str(line);
+        text.push('\n');
+    }
+    text.push_str(&head(facts));
+    for line in lines.iter().skip(about) {
+        let split = split(line);
+        if !line.starts_with([' ', '\t', '#', '.']) && !split.is_empty() {
+            section = line;
+        }
+        text.push_str(&specialised(line, &split, section, facts));
+        text.push('\n');
+    }
+    squeezed(text)
+}
+
+/// Without the empty lines around what went.
+fn squeezed(mut text: String) -> String {
+    while text.contains("\n\n\n") {
+        text = text.replace("\n\n\n", "\n\n");
+    }
+    text
+}
+
+/// The SPOE file.
+pub(super) fn spoe(template: &str, facts: &Facts) -> String {
+    let mut text = String::new();
+    let template = &reuse_decided(template, facts);
+    let optional = optional_arguments(template, facts);
+    let blocks = blocks(template);
+    for block in blocks {
+        if block.iter().any(|line| is_optional(line)) {
+            continue;
+        }
+        for line in block {
+            let spec = match split(line).as_slice() {
+                [timeout, processing, _] if timeout == "timeout" && processing == "processing" => {
+                    format!("    timeout processing {}ms", facts.processing.as_millis())
+                }
+                [args, ..] if args == "args" && line.contains("authorization=") => {
+                    [&[line.to_owned()], &optional[..]].concat().join(" ")
+                }
+                [] => line.replace(
+                    "within 300 ms",
+                    &format!("within {} ms", facts.answer_within.as_millis()),
+                ),
+                _ => line.to_owned(),
+            };
+            text.push_str(&spec);
+            text.push('\n');
+        }
+        if text.lines().count() == 1 {
+            text.push_str(&head(facts));
+        }
+    }
+    squeezed(text)
+}
+
+/// With or without what is told of reuse, and the comment above it.
+fn reuse_decided(template: &str, facts: &Facts) -> String {
+    let start = format!(".if {REUSE}");
+    let mut lines: Vec<&str> = Vec::new();
+    let mut inside = false;
+    for line in template.lines() {
+        if line == start {
+            inside = true;
+            while facts.reuse.is_none() && lines.last().is_some_and(|line| is_comment(line)) {
+                lines.pop();
+            }
+        } else if inside && line == ".endif" {
+            inside = false;
+        } else if !inside || facts.reuse.is_some() {
+            lines.push(line);
+        }
+    }
+    lines.join("\n") + "\n"
+}
+
+/// Lines in blocks of comments and single lines.
+fn blocks(template: &str) -> Vec<Vec<&str>> {
+    let mut blocks: Vec<Vec<&str>> = Vec::new();
+    for line in template.lines() {
+        let comment = line.starts_with('#');
+        match blocks.last_mut() {
+            Some(last) if comment && last.last().is_some_and(|l| l.starts_with('#')) => {
+                last.push(line);
+            }
+            _ => blocks.push(vec![line]),
+        }
+    }
+    blocks
+}
+
+/// Whether a comment writes out arguments: `#     name=sample name=sample`.
+fn is_optional(line: &str) -> bool {
+    line.strip_prefix("#  ").is_some_and(|rest| {
+        let mut words = rest.split_whitespace().peekable();
+        words.peek().is_some() && words.all(|word| word.contains('='))
+    })
+}
+
+/// The arguments that not everybody needs, of those that are needed here, each once.
+fn optional_arguments(template: &str, facts: &Facts) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    let lines = template.lines().filter(|line| is_optional(line));
+    let words = lines.flat_map(|line| line.trim_start_matches('#').split_whitespace());
+    let needed = |word: &&str| {
+        let (name, sample) = word.split_once('=').unwrap_or((word, ""));
+        facts.asks(name, sample) && seen.insert(name.to_owned())
+    };
+    words.filter(needed).map(str::to_owned).collect()
+}
+
+fn is_comment(line: &str) -> bool {
+    line.trim_start().starts_with('#')
+}
+
+fn split(line: &str) -> Vec<String> {
+    words(line, &Environment::new()).unwrap_or_default()
+}
+
+/// Without the branches of conditions that are not taken; what is not known stays a condition.
+fn decide<'t>(template: &'t str, facts: &Facts) -> Vec<&'t str> {
+    struct Open {
+        /// Whether the file still has an `.if` for it.
+        stays: bool,
+        /// Whether a branch was taken for certain.
+        taken: bool,
+        /// Whether this branch may be taken.
+        active: bool,
+    }
+    let mut open: Vec<Open> = Vec::new();
+    let mut lines = Vec::new();
+    for line in template.lines() {
+        let (word, condition) = line.split_once(' ').unwrap_or((line, ""));
+        let outer = open.iter().rev().skip(1).all(|open| open.active);
+        let active = open.iter().all(|open| open.active);
+        match (word, open.last_mut()) {
+            (".if", _) => {
+                let known = facts.decides(condition.trim());
+                if active && known.is_none() {
+                    lines.push(line);
+                }
+                // What is said above goes with what it is said of.
+                while known == Some(false) && lines.last().is_some_and(|l| is_comment(l)) {
+                    lines.pop();
+                }
+                open.push(Open {
+                    stays: active && known.is_none(),
+                    taken: known == Some(true),
+                    active: active && known != Some(false),
+                });
+            }
+            // In the shipped files these follow conditions whose outcome is not known here.
+            (".elif" | ".else", Some(last)) => {
+                last.active = outer && !last.taken;
+                if last.stays {
+                    lines.push(line);
+                }
+            }
+            (".endif", Some(last)) => {
+                if last.stays {
+                    lines.push(line);
+                }
+                open.pop();
+            }
+            _ if active => lines.push(line),
+            _ => {}
+        }
+    }
+    lines
+}
+
+/// Rules that HAProxy would never follow.
+fn without_dead_rules<'t>(lines: &[&'t str], facts: &Facts) -> Vec<&'t str> {
+    let mut acls = Acls::new();
+    for line in lines {
+        if let [acl, name, rest @ ..] = &split(line)[..]
+            && acl == "acl"
+        {
+            add_acl(&mut acls, name, rest);
+        }
+    }
+    let least =
+        Facts { sign_in: None, query: false, subprotocol: false, metadata: false, ..facts.clone() };
+    // What goes here, and what goes where nothing is configured: a comment belongs to the latter.
+    let gone: Vec<_> = lines.iter().map(|line| is_dead(line, &acls, facts)).collect();
+    let could: Vec<_> = lines.iter().map(|line| is_dead(line, &acls, &least)).collect();
+    let kept = lines.iter().enumerate().filter(|(index, line)| {
+        if !is_comment(line) {
+            return gone.get(*index) == Some(&false);
+        }
+        // The rules below this comment, up to the next one.
+        let mut below = lines.iter().zip(gone.iter().zip(&could)).skip(index + 1);
+        let first = below.by_ref().find(|(line, _)| !is_comment(line));
+        let run: Vec<_> =
+            first.into_iter().chain(below).take_while(|(_, (_, could))| **could).collect();
+        run.is_empty() || run.iter().any(|(_, (gone, _))| !**gone)
+    });
+    let kept: Vec<_> = kept.map(|(_, line)| *line).collect();
+    let used: BTreeSet<String> = kept
+        .iter()
+        .flat_map(|line| {
+            let words = split(line);
+            let skip =
+                if words.first().is_some_and(|word| word == "acl") { words.len() } else { 0 };
+            words.into_iter().skip(skip).map(|word| word.trim_start_matches('!').to_owned())
+        })
+        .collect();
+    let unused = |line: &&str| match &split(line)[..] {
+        [acl, name, ..] => acl == "acl" && !used.contains(name),
+        _ => false,
+    };
+    kept.into_iter().filter(|line| !unused(line)).collect()
+}
+
+/// Whether each way a rule can be followed waits for a variable that the agent never sets.
+fn is_dead(line: &str, acls: &Acls, facts: &Facts) -> bool {
+    let words = split(line);
+    let rule = words.first().is_some_and(|word| {
+        ["http-request", "http-response", "tcp-request", "use_backend"].contains(&word.as_str())
+    });
+    if !rule {
+        return false;
+    }
+    // What takes a token out of a place where this agent looks for none.
+    let place = match &words[..] {
+        [_, set, ..] if set == "set-query" => facts.query,
+        [_, _, name, ..] if name == "Sec-WebSocket-Protocol" => facts.subprotocol,
+        _ => true,
+    };
+    if !place {
+        return true;
+    }
+    let when = Condition::of(&words, acls);
+    let never = |test: &Test| {
+        let name = test.fetch.strip_prefix("var(txn.identity.").and_then(|n| n.strip_suffix(')'));
+        name.is_some_and(|name| !facts.says(name))
+    };
+    let dead = |term: &Term| !term.negated && !term.any.is_empty() && term.any.iter().all(never);
+    !when.unless && !when.is_always() && when.any.iter().all(|way| way.iter().any(dead))
+}
+
+/// A line with what the agent's configuration says.
+fn specialised(line: &str, words: &[String], section: &str, facts: &Facts) -> String {
+    let words: Vec<_> = words.iter().map(String::as_str).collect();
+    let indent = || line.len() - line.trim_start().len();
+    let instead = |text: String| format!("{:indent$}{text}", "", indent = indent());
+    match (&words[..], &facts.agent) {
+        (["presetenv", "IDENTITY_AGENT", _], Some(agent)) => {
+            return instead(format!("presetenv IDENTITY_AGENT {agent}"));
+        }
+        (["tcp-request", "inspect-delay", _], _) => {
+            let seconds = facts.processing.as_secs() + 2;
+            return instead(format!("tcp-request inspect-delay {seconds}s"));
+        }
+        (["mode", "tcp"], _)
+            if section == "backend identity-agent" && facts.version >= Version::V3_2 =>
+        {
+            return instead("mode spop".into());
+        }
+        _ => {}
+    }
+    let mut text = line.to_owned();
+    if let Some(reuse) = facts.reuse {
+        text = with(&text, "GATE_REUSE", &reuse.as_millis().to_string());
+    }
+    if let Some((host, pages)) = &facts.sign_in {
+        // A URL that clients are told has the port in it.
+        if facts.login_port != 443 {
+            text = text
+                .replace("-login.invalid}/", &format!("-login.invalid}}:{}/", facts.login_port));
+        }
+        text = with(&text, "GATE_LOGIN_HOST", host);
+        text = with(&text, "GATE_LOGIN_PAGES", pages);
+    }
+    text
+}
+
+/// With a value for `${NAME}` and `${NAME-default}`.
+fn with(line: &str, name: &str, value: &str) -> String {
+    let mut text = String::new();
+    let mut rest = line;
+    let start = &format!("${{{name}");
+    while let Some((before, after)) = rest.split_once(start) {
+        let (default, after) = after.split_once('}').unwrap_or((after, ""));
+        if default.is_empty() || default.starts_with('-') {
+            text.push_str(before);
+            text.push_str(value);
+        } else {
+            text.push_str(before);
+            text.push_str(start);
+            text.push_str(default);
+            text.push('}');
+        }
+        rest = after;
+    }
+    text.push_str(rest);
+    text
+}

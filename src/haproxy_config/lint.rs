@@ -1,0 +1,371 @@
+//! Dangerous mistakes in a HAProxy configuration that asks this agent, each with its line and what to
+//! write instead.
+//!
+//! Judges texts only: no HAProxy is started, nothing but the files is looked at. A rule of HAProxy that is
+//! not known here is passed over, so a clean result is no proof; `haproxy selftest` tries the real thing.
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use regex::Regex;
+use serde::Serialize;
+
+use super::{
+    condition::Acls,
+    document::{At, Document, Line, Section, Source},
+};
+use crate::workspaces::destination::Backends;
+
+mod address;
+mod backends;
+mod cookies;
+mod credentials;
+mod ends;
+mod engine;
+mod expression;
+mod forged;
+mod guard;
+mod headers;
+mod hops;
+mod host;
+mod judged;
+mod modes;
+mod needs;
+mod pages;
+mod question;
+mod reach;
+mod required;
+mod reuse;
+mod routes;
+mod rule;
+mod servers;
+mod shipped;
+#[cfg(test)]
+mod tests;
+mod writes;
+
+pub(crate) use engine::MARGIN;
+use guard::Guard;
+use reach::Reach;
+pub(crate) use reuse::CONDITION as REUSE;
+pub use rule::Rule;
+
+/// What the agent's configuration says that HAProxy's must fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+pub struct Agent {
+    /// Every question is answered within this time.
+    pub answer_within: Duration,
+    /// Whether people sign in with a browser.
+    pub sign_in: bool,
+    /// Whether tokens may be in a cookie.
+    pub cookie: bool,
+    /// Whether tokens may be in the query.
+    pub query: bool,
+    /// Whether tokens may be in a WebSocket subprotocol.
+    pub subprotocol: bool,
+    /// Whether there are policies, which are about method, path and client.
+    pub policies: bool,
+    /// Whether a page that shows a workspace in a frame must be one of the workspace's own hosts, which Referer
+    /// tells (`framing = "workspace"`).
+    pub frames: bool,
+    /// The back ends that the agent may name. Without a configuration they are not known: it could name any.
+    pub backends: Option<Backends>,
+}
+
+impl Default for Agent {
+    /// What holds where the agent's configuration says nothing.
+    fn default() -> Self {
+        let answer_within = Duration::from_millis(300);
+        Self {
+            answer_within,
+            sign_in: false,
+            cookie: false,
+            query: false,
+            subprotocol: false,
+            policies: false,
+            frames: true,
+            backends: None,
+        }
+    }
+}
+
+/// One mistake.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Finding {
+    /// The file, as it was named.
+    pub file: String,
+    /// The line, from 1.
+    pub line: usize,
+    /// The kind of mistake.
+    pub rule: Rule,
+    /// What is wrong there.
+    pub what: String,
+    /// What can come of it.
+    pub why: &'static str,
+    /// What to write instead.
+    pub fix: String,
+}
+
+/// Files by the name that a configuration calls them: gives what is in it, or nothing.
+pub type Files<'f> = &'f dyn Fn(&str) -> Option<Source>;
+
+/// All mistakes in these files, which are one configuration, in the order of their places.
+#[must_use]
+pub fn lint(sources: &[Source], files: Files<'_>, agent: &Agent) -> Vec<Finding> {
+    let document = Document::read(sources);
+    let mut report = Report::new(sources);
+    report.is_broken = !document.unreadable.is_empty();
+    for found in &document.unreadable {
+        report.add(Rule::Unreadable, found.at, &found.why, "see HAProxy's manual, section 2.2");
+    }
+    let mut spoe = BTreeMap::new();
+    let mut conditions = guard::Conditions::default();
+    let patterns = Patterns::default();
+    let written = |line: &Line| writes::written(line).map(str::to_owned).collect::<Vec<_>>();
+    let writers = document.lines().map(|line| (line.at, written(line)));
+    let writers: BTreeMap<_, _> = writers.filter(|(_, names)| !names.is_empty()).collect();
+    let ways = document.ways();
+    for (number, way) in ways.iter().enumerate() {
+        report.way = number;
+        let sections = document.variant(|condition| way.get(condition) == Some(&true));
+        let guards: Vec<_> = sections
+            .iter()
+            .filter_map(|section| {
+                Guard::of(section, &sections, files, &mut spoe, &mut conditions, &mut report)
+            })
+            .collect();
+        let known = sections.iter().flat_map(reuse::known).collect();
+        let lines = sections.iter().flat_map(|section| &section.lines);
+        let variant = Variant {
+            sections: &sections,
+            guards: &guards,
+            agent,
+            known,
+            writers: &writers,
+            written: lines
+                .filter_map(|line| writers.get(&line.at))
+                .flatten()
+                .map(String::as_str)
+                .collect(),
+            reach: Reach::of(&sections, &guards, agent),
+            names: names(&sections),
+            patterns: &patterns,
+        };
+        check(&variant, files, &mut spoe, &mut report);
+    }
+    let branches: Vec<_> = ways.iter().map(|way| document.branches(way)).collect();
+    report.finish(&branches)
+}
+
+/// All that is judged of one way the conditions turn out.
+fn check(
+    variant: &Variant<'_>,
+    files: Files<'_>,
+    spoe: &mut guard::SpoeFiles,
+    report: &mut Report,
+) {
+    question::check_scopes(variant, report);
+    reuse::check_made(variant, report);
+    writes::check(variant, files, spoe, report);
+    reuse::check_skipped(variant, report);
+    for guard in variant.guards {
+        question::check(guard, variant, report);
+        headers::check(guard, variant, report);
+        host::check(guard, report);
+        engine::check(guard, variant.agent, report);
+        routes::check(guard, variant, report);
+        needs::check(guard, variant, report);
+        modes::check(guard, variant, report);
+        judged::check(guard, variant, report);
+        cookies::check(guard, variant, report);
+        required::check(guard, variant, report);
+    }
+    headers::check_backends(variant, report);
+    let values = forged::Values::of(variant);
+    forged::check(variant, &values, report);
+    judged::check_backends(variant, &values, report);
+    credentials::check(variant, &values, report);
+    cookies::check_given(variant, report);
+    hops::check(variant, report);
+    needs::check_named(variant, report);
+    routes::check_destinations(variant, report);
+    backends::check(variant, report);
+    reach::check(variant, report);
+    ends::check(variant, report);
+    servers::check(variant, report);
+    if variant.guards.is_empty() && !report.is_broken {
+        let fix = "filter spoe engine identity config identity.spoe.cfg\nhttp-request send-spoe-group identity authorize";
+        let is_front = |s: &&Section| s.kind == "frontend" || s.kind == "listen";
+        let at = variant.sections.iter().find(is_front).or(variant.sections.first());
+        report.lacks(
+            Rule::NotAsked,
+            at.map_or(At { file: 0, line: 1 }, |s| s.at),
+            "no section asks the agent: there is no 'filter spoe' with a message 'authorize'",
+            fix,
+        );
+    }
+}
+
+/// One way the conditions turn out.
+struct Variant<'v> {
+    sections: &'v [Section],
+    guards: &'v [Guard<'v>],
+    agent: &'v Agent,
+    /// The places of the shipped lines of reuse.
+    known: BTreeSet<At>,
+    /// The variables that lines write, in any way the conditions turn out.
+    writers: &'v BTreeMap<At, Vec<String>>,
+    /// The variables that are written in this one.
+    written: BTreeSet<&'v str>,
+    reach: Reach<'v>,
+    /// The back ends, with the sections that are both, by their names.
+    names: BTreeMap<&'v str, Vec<&'v Section>>,
+    patterns: &'v Patterns,
+}
+
+/// The sections that routes can lead to, by their names.
+fn names(sections: &[Section]) -> BTreeMap<&str, Vec<&Section>> {
+    let mut names: BTreeMap<&str, Vec<&Section>> = BTreeMap::new();
+    for section in sections.iter().filter(|s| s.kind == "backend" || s.kind == "listen") {
+        names.entry(&section.name).or_default().push(section);
+    }
+    names
+}
+
+/// Regular expressions, each compiled once.
+#[derive(Default)]
+struct Patterns(RefCell<BTreeMap<String, Option<Regex>>>);
+
+impl Patterns {
+    /// The expression, unless it is none that is understood here.
+    fn get(&self, pattern: &str) -> Option<Regex> {
+        let mut known = self.0.borrow_mut();
+        if let Some(found) = known.get(pattern) {
+            return found.clone();
+        }
+        let compiled = Regex::new(pattern).ok();
+        known.insert(pattern.to_owned(), compiled.clone());
+        compiled
+    }
+}
+
+impl<'v> Variant<'v> {
+    /// The sections of a name that routes can lead to.
+    fn named(&self, name: &str) -> &[&'v Section] {
+        self.names.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// What a keyword is set to in a section or the defaults it inherits.
+    fn setting<'s>(&'s self, section: &'s Section, keyword: &str) -> Option<(At, &'s str)> {
+        guard::setting(section, self.sections, keyword)
+    }
+
+    /// How the agent's variables begin: `txn.identity.`
+    fn prefix(&self) -> &str {
+        self.guards.first().map_or("txn.identity.", |guard| &guard.prefix)
+    }
+}
+
+type Noted = (At, Rule, String, String);
+
+/// What was found so far.
+struct Report {
+    names: Vec<String>,
+    found: BTreeSet<Noted>,
+    /// What is lacking, with the ways the conditions turn out in which it is.
+    lacks: BTreeMap<Noted, BTreeSet<usize>>,
+    /// The number of the way that is looked at.
+    way: usize,
+    /// Whether HAProxy refuses the files as they are.
+    is_broken: bool,
+}
+
+impl Report {
+    fn new(sources: &[Source]) -> Self {
+        let names = sources.iter().map(|source| source.name.clone()).collect();
+        Self { names, found: BTreeSet::new(), lacks: BTreeMap::new(), way: 0, is_broken: false }
+    }
+
+    /// Another file; its number.
+    fn file(&mut self, name: &str) -> usize {
+        self.names.push(name.to_owned());
+        self.names.len() - 1
+    }
+
+    fn add(&mut self, rule: Rule, at: At, what: impl Into<String>, fix: impl Into<String>) {
+        self.found.insert((at, rule, what.into(), fix.into()));
+    }
+
+    /// Something that one way the conditions turn out lacks: the line that decides is named with it.
+    fn lacks(&mut self, rule: Rule, at: At, what: impl Into<String>, fix: impl Into<String>) {
+        let ways = self.lacks.entry((at, rule, what.into(), fix.into())).or_default();
+        ways.insert(self.way);
+    }
+
+    /// All findings; `branches` says for each way which branches of the conditions it takes.
+    fn finish(mut self, branches: &[Vec<(At, bool)>]) -> Vec<Finding> {
+        for ((at, rule, what, fix), ways) in std::mem::take(&mut self.lacks) {
+            let what = match decisive(&ways, branches) {
+                Some((line, true)) => {
+                    let name = self.names.get(line.file).map_or("", String::as_str);
+                    let place =
+                        if line.file == at.file { String::new() } else { format!(" of {name}") };
+                    format!("{what}, where the condition in line {}{place} turns out so", line.line)
+                }
+                Some((line, false)) => {
+                    let name = self.names.get(line.file).map_or("", String::as_str);
+                    let place =
+                        if line.file == at.file { String::new() } else { format!(" of {name}") };
+                    format!("{what}, unless the condition in line {}{place} holds", line.line)
+                }
+                None => what,
+            };
+            self.found.insert((at, rule, what, fix));
+        }
+        let finding = |(at, rule, what, fix): Noted| Finding {
+            file: self.names.get(at.file).cloned().unwrap_or_default(),
+            line: at.line,
+            rule,
+            what,
+            why: rule.why(),
+            fix,
+        };
+        std::mem::take(&mut self.found).into_iter().map(finding).collect()
+    }
+}
+
+/// The branch whose being taken, or not, is what these ways have in common and no other has.
+fn decisive(ways: &BTreeSet<usize>, branches: &[Vec<(At, bool)>]) -> Option<(At, bool)> {
+    if ways.len() == branches.len() {
+        return None;
+    }
+    let count = branches.first().map_or(0, Vec::len);
+    let of = |number: usize| branches.iter().map(move |way| way.get(number).copied());
+    let found = |number: usize, taken: bool| {
+        of(number)
+            .enumerate()
+            .all(|(way, branch)| branch.is_some_and(|(_, is)| (is == taken) == ways.contains(&way)))
+    };
+    // What is lacking where a branch is not taken is the usual case; of several the innermost is the last.
+    let candidates = || (0..count).rev().flat_map(|number| [(number, false), (number, true)]);
+    let exact = candidates().find(|(number, taken)| found(*number, *taken));
+    let (number, taken) = exact?;
+    Some((branches.first()?.get(number)?.0, taken))
+}
+
+/// The ACLs of a section with those it inherits.
+fn acls<'l>(lines: impl IntoIterator<Item = &'l super::document::Line>) -> Acls {
+    let mut acls = Acls::new();
+    for line in lines {
+        if let [keyword, name, rest @ ..] = &line.words[..]
+            && keyword == "acl"
+        {
+            super::condition::add_acl(&mut acls, name, rest);
+        }
+    }
+    acls
+}

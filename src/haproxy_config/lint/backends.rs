@@ -1,0 +1,169 @@
+//! Where requests go: workspaces, our own pages, and the ways there.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Report, Rule, Variant,
+    address::Address,
+    guard::Guard,
+    pages,
+    question::{acts, place},
+    reach::target,
+};
+use crate::{
+    haproxy_config::{
+        condition::{Condition, Test},
+        document::Line,
+    },
+    sessions::flow::PATHS,
+};
+
+pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
+    for guard in variant.guards.iter().filter(|guard| guard.http) {
+        check_reserved(guard, variant, report);
+        check_plain(guard, report);
+        check_logs(guard, report);
+    }
+    check_reuse(variant, report);
+}
+
+/// Back ends with servers that requests are routed to must not share connections.
+fn check_reuse(variant: &Variant<'_>, report: &mut Report) {
+    let reach = &variant.reach;
+    let routed: BTreeSet<_> = variant
+        .guards
+        .iter()
+        .flat_map(|guard| &guard.lines)
+        .filter_map(|line| target(line))
+        .collect();
+    for section in variant.sections.iter().filter(|section| reach.is_workspace(section)) {
+        let name = section.name.as_str();
+        // A site for all, which the list of workspaces could name: the way there is what is wrong.
+        let site = reach.is_elsewhere(section) && !routed.contains(name);
+        let http = variant.setting(section, "mode").is_some_and(|(_, mode)| mode == "http");
+        if !http || site {
+            continue;
+        }
+        let reuse = variant.setting(section, "http-reuse");
+        if reuse.is_none_or(|(_, how)| how != "never") {
+            let what = match reuse {
+                Some((_, how)) => format!("'{name}' leads to workspaces with 'http-reuse {how}'"),
+                None => format!("'{name}' leads to workspaces without 'http-reuse never'"),
+            };
+            let at = reuse.map_or(section.at, |(at, _)| at);
+            report.add(Rule::SharedConnection, at, what, "http-reuse never");
+        }
+    }
+}
+
+/// Whether a test is about the paths of our own pages.
+pub(super) fn is_reserved(test: &Test) -> bool {
+    let reserved = PATHS.trim_end_matches('/');
+    let value = |value: &String| value.trim_end_matches('/') == reserved;
+    test.values.iter().any(value)
+        && (test.fetch == "path_beg"
+            || test.fetch == "path" && test.method.as_deref() == Some("beg"))
+}
+
+/// With sign-in, requests for our own pages go to the agent's, before anything else.
+fn check_reserved(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
+    let knows = guard.acls.values().flat_map(|tests| tests.iter()).any(is_reserved)
+        || guard.lines.iter().any(|line| line.words.iter().any(|w| w.starts_with(PATHS)));
+    let fix = format!(
+        "acl sign_in path_beg {PATHS}\nuse_backend identity-web if sign_in\nhttp-request allow if sign_in   # above the question"
+    );
+    if !knows {
+        if variant.agent.sign_in {
+            let what = format!("[sign_in] is configured, and {PATHS} is not served by the agent");
+            report.lacks(Rule::ReservedPath, place(guard), what, fix);
+        }
+        return;
+    }
+    let takes = |when: &Condition| {
+        let whole = |terms: &Vec<crate::haproxy_config::condition::Term>| match &terms[..] {
+            [term] => !term.negated && term.any.iter().any(is_reserved),
+            _ => false,
+        };
+        when.is_always() || (!when.unless && when.any.iter().any(whole))
+    };
+    let mut rules =
+        guard.rules("http-request").iter().filter(|(_, line, _)| acts(line, &["allow"]));
+    if rules.any(|(number, _, when)| takes(when) && pages::takes(guard, *number, when)) {
+        return;
+    }
+    let first = guard.rules("use_backend").iter().chain(guard.rules("default_backend")).next();
+    let at = first.map_or_else(|| place(guard), |(_, line, _)| line.at);
+    let what =
+        format!("the first route is not that of {PATHS}: those requests can reach a workspace");
+    report.add(Rule::ReservedPath, at, what, fix);
+}
+
+fn check_plain(guard: &Guard<'_>, report: &mut Report) {
+    let secure = |test: &Test| test.fetch == "ssl_fc";
+    let mut ends = guard.rules("http-request").iter().filter(|(_, line, _)| {
+        acts(line, &["redirect", "deny", "reject", "return", "silent-drop"])
+    });
+    let refused = ends.any(|(_, _, when)| !when.is_always() && when.holds_without(secure));
+    let mut redirects = guard.rules("redirect").iter();
+    if refused || redirects.any(|(_, _, when)| when.holds_without(secure)) {
+        return;
+    }
+    for line in
+        guard.section.lines.iter().filter(|line| line.words.first().is_some_and(|w| w == "bind"))
+    {
+        let address = line.words.get(1).map_or("", String::as_str);
+        let options = line.words.get(2..).unwrap_or_default();
+        let has = |name: &str| options.iter().any(|word| word == name);
+        // Behind another proxy, TLS may have ended there.
+        if has("ssl")
+            || has("accept-proxy")
+            || address.split(',').all(|address| Address::read(address).is_local())
+        {
+            continue;
+        }
+        let what = format!("{address} takes requests in the clear, and answers them");
+        let fix =
+            "http-request redirect scheme https code 301 unless { ssl_fc }   # above the question";
+        report.add(Rule::PlainHttp, line.at, what, fix);
+    }
+}
+
+/// Whether a line could put something into the log.
+fn is_recorded(line: &Line) -> bool {
+    match &line.words[..] {
+        [http, action, ..] if http == "http-request" => action == "capture",
+        [keyword, ..] => {
+            let formats = ["log-format", "error-log-format", "unique-id-format"];
+            keyword == "capture" || formats.iter().any(|format| keyword.starts_with(format))
+        }
+        [] => false,
+    }
+}
+
+fn check_logs(guard: &Guard<'_>, report: &mut Report) {
+    let secret = [
+        "hdr(authorization)",
+        "hdr(cookie)",
+        "hdr(set-cookie)",
+        "req.hdrs",
+        "res.hdrs",
+        "http_auth_bearer",
+        "http_auth_pass",
+        "cook(__host-identity",
+    ];
+    for line in guard.lines.iter().filter(|line| is_recorded(line)) {
+        let text = line.words.join(" ").to_ascii_lowercase();
+        let captures = text.starts_with("capture request header authorization")
+            || text.starts_with("capture request header cookie")
+            || text.starts_with("capture response header set-cookie")
+            || text.starts_with("capture cookie __host-identity")
+            || text.starts_with("http-request capture") && secret.iter().any(|s| text.contains(s));
+        let format = text.split(' ').next().is_some_and(|word| word.contains("-format"));
+        let logs = format && secret.iter().any(|s| text.contains(s));
+        if captures || logs {
+            let what = "a header with credentials is written to the log";
+            let fix = "remove it; decision=%[var(txn.identity.decision_id)] joins the log and the audit trail";
+            report.add(Rule::SecretLogged, line.at, what, fix);
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! Cookies with our name: browsers get them from the agent, and from no workspace and no other rule.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Report, Rule, Variant,
+    expression::{Piece, pieces},
+    forged::is_agents,
+    guard::{Guard, Ruled},
+    question::place,
+    reach::{is_server, target},
+    required::covers,
+    shipped,
+};
+use crate::{haproxy_config::document::Line, sessions::COOKIE};
+
+/// What a workspace could try to set.
+fn forged() -> [String; 4] {
+    let lower = COOKIE.to_ascii_lowercase();
+    [
+        format!("{COOKIE}=x"),
+        format!("  {COOKIE}_pre=x"),
+        format!("{lower}=x"),
+        format!("={COOKIE}=x"),
+    ]
+}
+
+/// Whether a rule drops them from responses.
+fn drops(line: &Line, variant: &Variant<'_>) -> bool {
+    match &line.words[..] {
+        [http, action, name, rest @ ..]
+            if http == "http-response" && name.eq_ignore_ascii_case("set-cookie") =>
+        {
+            match (action.as_str(), rest) {
+                ("del-header", _) => true,
+                ("replace-header", [pattern, ..]) => variant.patterns.get(pattern).map_or_else(
+                    || pattern.contains(COOKIE),
+                    |pattern| forged().iter().all(|cookie| pattern.is_match(cookie)),
+                ),
+                _ => false,
+            }
+        }
+        _ => false,
+    }
+}
+
+pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
+    if !guard.http {
+        return;
+    }
+    let drops = |line: &Line| drops(line, variant);
+    let backends = || {
+        let routed: BTreeSet<_> = guard.lines.iter().filter_map(|line| target(line)).collect();
+        let reached = variant.sections.iter().filter(move |s| routed.contains(s.name.as_str()));
+        reached.filter(|s| s.kind == "backend" && s.lines.iter().any(|line| is_server(line)))
+    };
+    let in_each =
+        backends().next().is_some() && backends().all(|s| s.lines.iter().any(|line| drops(line)));
+    let rules = guard.rules("http-response");
+    let covered = |(_, line, when): &Ruled<'_>| drops(line) && covers(when, guard, variant);
+    if rules.iter().any(covered) || in_each {
+        return;
+    }
+    let like = rules.iter().find(|(_, line, _)| drops(line));
+    let at = like.map_or_else(|| place(guard), |(_, line, _)| line.at);
+    let fix = format!(
+        "http-response replace-header Set-Cookie (?i)^[[:space:]]*(=[[:space:]]*)*{COOKIE}.* %[str()]"
+    );
+    let what = format!("cookies called {COOKIE} are not dropped from workspaces' responses");
+    report.lacks(Rule::CookieNotDropped, at, what, fix);
+}
+
+/// Rules that give browsers cookies: each says itself which name they have, and it is not ours.
+pub(super) fn check_given(variant: &Variant<'_>, report: &mut Report) {
+    if variant.guards.is_empty() {
+        return;
+    }
+    // What stands before the rule that drops them, or in back ends, whose rules are followed first, is dropped.
+    let dropped: BTreeSet<_> = variant
+        .guards
+        .iter()
+        .flat_map(|guard| {
+            let rules = guard.rules("http-response");
+            let last = rules.iter().rposition(|(_, line, _)| drops(line, variant)).unwrap_or(0);
+            rules.iter().take(last).map(|(_, line, _)| line.at)
+        })
+        .collect();
+    for section in variant.reach.guarded_sections() {
+        for line in &section.lines {
+            let Some(kind) = line.words.first().filter(|kind| kind.starts_with("http-")) else {
+                continue;
+            };
+            let early = kind == "http-response"
+                && (section.kind == "backend" || dropped.contains(&line.at));
+            if shipped::has_line(&line.words) || variant.known.contains(&line.at) {
+                continue;
+            }
+            let prefix = variant.prefix();
+            let set = !early && kind != "http-request" && sets(line, prefix);
+            if set || returned(line).any(|value| !is_own(value, prefix)) {
+                let what = format!("browsers get a cookie here whose name could be {COOKIE}");
+                let fix = "write out its name, another one: Set-Cookie \"NAME=…\"";
+                report.add(Rule::CookieNotDropped, line.at, what, fix);
+            }
+        }
+    }
+}
+
+/// Whether a rule gives responses a cookie of any name.
+fn sets(line: &Line, prefix: &str) -> bool {
+    /// Regular expressions that leave the name as it is.
+    const WHOLE: [&str; 4] = ["(.*)", "^(.*)", "(.*)$", "^(.*)$"];
+    let [_, action, name, rest @ ..] = &line.words[..] else { return false };
+    if action.ends_with("-headers-bin") {
+        return action != "del-headers-bin";
+    }
+    if !name.eq_ignore_ascii_case("set-cookie") {
+        return false;
+    }
+    match (action.as_str(), rest) {
+        ("set-header" | "add-header", [value, ..]) => !is_own(value, prefix),
+        ("replace-header" | "replace-value", [pattern, value, ..]) => {
+            let kept = WHOLE.contains(&pattern.as_str()) && value.starts_with("\\1");
+            let empty = value == "%[str()]" || value.is_empty();
+            !kept && !empty && (value.contains('\\') || !is_own(value, prefix))
+        }
+        _ => false,
+    }
+}
+
+/// The cookies that an answer of HAProxy itself has.
+fn returned(line: &Line) -> impl Iterator<Item = &str> {
+    line.words.windows(3).filter_map(|three| match three {
+        [hdr, name, value] if hdr == "hdr" && name.eq_ignore_ascii_case("set-cookie") => {
+            Some(value.as_str())
+        }
+        _ => None,
+    })
+}
+
+/// Whether a value begins with a name that stands there, and is not ours; or is the agent's.
+fn is_own(value: &str, prefix: &str) -> bool {
+    let named = match pieces(value).first() {
+        Some(Piece::Text(text)) => text.split_once('=').is_some_and(|(name, _)| {
+            let name = name.trim().to_ascii_lowercase();
+            !name.is_empty() && !name.starts_with(&COOKIE.to_ascii_lowercase())
+        }),
+        _ => false,
+    };
+    named || is_agents(value, prefix)
+}

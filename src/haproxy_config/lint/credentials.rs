@@ -1,0 +1,203 @@
+//! Credentials under other names: what is deleted from a request must not travel on as a copy, and the question
+//! is asked with the client's own.
+
+use super::{
+    Report, Rule, Variant,
+    expression::{Call, Piece, calls, pieces},
+    forged::Values,
+    guard::Guard,
+    shipped,
+};
+use crate::{haproxy_config::document::Line, sessions::COOKIE};
+
+/// Headers that credentials are in.
+const HEADERS: [&str; 3] = ["authorization", "proxy-authorization", "cookie"];
+/// Fetches of a header.
+const FETCHES: [&str; 3] = ["hdr", "fhdr", "shdr"];
+/// Fetches of cookies.
+const COOKIES: [&str; 2] = ["cook", "cook_val"];
+/// Fetches that have credentials whatever their arguments are.
+const ALWAYS: [&str; 4] = ["hdrs", "hdrs_bin", "http_auth_pass", "http_auth_bearer"];
+/// Converters of whose result a credential cannot be told.
+const HASHES: [&str; 18] = [
+    "sha1",
+    "sha2",
+    "digest",
+    "hmac",
+    "md5",
+    "crc32",
+    "crc32c",
+    "xxh32",
+    "xxh64",
+    "xxh3",
+    "djb2",
+    "sdbm",
+    "wt6",
+    "length",
+    "bool",
+    "strcmp",
+    "secure_memcmp",
+    "jwt_payload_query",
+];
+/// Actions of requests whose texts go to the workspace, or to wherever a browser is sent.
+const CARRIES: [&str; 13] = [
+    "set-header",
+    "add-header",
+    "replace-header",
+    "replace-value",
+    "set-query",
+    "set-path",
+    "set-pathq",
+    "set-uri",
+    "replace-path",
+    "replace-pathq",
+    "replace-uri",
+    "set-method",
+    "redirect",
+];
+/// Actions by which HAProxy answers itself.
+const ANSWERS: [&str; 2] = ["return", "deny"];
+/// How far variables are followed to where they come from.
+const MAX_STEPS: usize = 4;
+
+pub(super) fn check(variant: &Variant<'_>, values: &Values<'_>, report: &mut Report) {
+    for guard in variant.guards.iter().filter(|guard| guard.http) {
+        check_asked(guard, values, report);
+    }
+    if variant.guards.is_empty() {
+        return;
+    }
+    let early = |line: &Line| variant.guards.iter().any(|guard| is_early(line, guard));
+    for line in variant.reach.guarded_lines() {
+        if variant.known.contains(&line.at) || shipped::has_line(&line.words) || !carries(line) {
+            continue;
+        }
+        // What is in these headers before the question is deleted behind it.
+        if is_header(line) && early(line) {
+            continue;
+        }
+        let mut texts =
+            line.words.iter().skip(2).take_while(|word| *word != "if" && *word != "unless");
+        if texts.any(|text| has_credential(text, variant, values, 0)) {
+            let what = "a credential travels on under another name, or comes back in an answer";
+            let fix = "remove it; workspaces get who it is: %[var(txn.identity.user)]";
+            report.add(Rule::CredentialTravels, line.at, what, fix);
+        }
+    }
+}
+
+fn carries(line: &Line) -> bool {
+    match &line.words[..] {
+        [kind, action, ..] if kind.starts_with("http-") => {
+            // What an answer says, the pages of the workspace read: cookies, too, that no script may see.
+            CARRIES.contains(&action.as_str()) || ANSWERS.contains(&action.as_str())
+        }
+        [redirect, ..] => redirect == "redirect",
+        [] => false,
+    }
+}
+
+/// Whether a rule gives a value to a header that credentials are in.
+fn is_header(line: &Line) -> bool {
+    line.words.get(2).is_some_and(|name| HEADERS.contains(&name.to_ascii_lowercase().as_str()))
+}
+
+/// Whether a rule of a section comes before its question.
+fn is_early(line: &Line, guard: &Guard<'_>) -> bool {
+    let mut rules = guard.rules("http-request").iter();
+    let place = rules.find(|(_, rule, _)| rule.at == line.at);
+    place.is_some_and(|(number, ..)| !guard.is_after(*number))
+}
+
+fn has_credential(text: &str, variant: &Variant<'_>, values: &Values<'_>, steps: usize) -> bool {
+    pieces(text).iter().any(|piece| match piece {
+        Piece::Sample(sample) => is_credential(sample, variant, values, steps),
+        _ => false,
+    })
+}
+
+fn is_credential(sample: &str, variant: &Variant<'_>, values: &Values<'_>, steps: usize) -> bool {
+    let Some(calls) = calls(sample) else { return false };
+    let Some((first, converters)) = calls.split_first() else { return false };
+    if converters.iter().any(|call| HASHES.contains(&call.name)) {
+        return false;
+    }
+    let variable = |name: &str| {
+        let mut given = values.get(name.trim()).iter().take(16);
+        steps < MAX_STEPS
+            && given.any(|value| {
+                if value.contains("%[") {
+                    has_credential(value, variant, values, steps + 1)
+                } else {
+                    is_credential(value, variant, values, steps + 1)
+                }
+            })
+    };
+    let appended = |call: &Call<'_>| call.name == "concat" && call.args.split(',').any(variable);
+    let fetched = match first.name {
+        "var" => variable(first.args.split(',').next().unwrap_or_default()),
+        name => is_fetch(name.strip_prefix("req.").unwrap_or(name), first.args, variant),
+    };
+    fetched || converters.iter().any(appended)
+}
+
+fn is_fetch(name: &str, args: &str, variant: &Variant<'_>) -> bool {
+    let argument = args.split(',').next().unwrap_or_default().trim().to_ascii_lowercase();
+    if FETCHES.contains(&name) {
+        let protocol = variant.agent.subprotocol && argument == "sec-websocket-protocol";
+        return HEADERS.contains(&argument.as_str()) || protocol;
+    }
+    // Which cookie has the token, the agent's configuration says.
+    let ours = || argument.is_empty() || argument.starts_with(&COOKIE.to_ascii_lowercase());
+    ALWAYS.contains(&name) || COOKIES.contains(&name) && (ours() || variant.agent.cookie)
+}
+
+/// A question with a credential that stands in the file makes everyone the person it belongs to.
+fn check_asked(guard: &Guard<'_>, values: &Values<'_>, report: &mut Report) {
+    for (number, line, _) in guard.rules("http-request") {
+        let Some(value) = given(line) else { continue };
+        if guard.is_after(*number) || shipped::has_line(&line.words) {
+            continue;
+        }
+        let written = |piece: &Piece<'_>| match piece {
+            Piece::Text(_) => true,
+            Piece::Alias(_) => false,
+            Piece::Sample(sample) => is_written(sample, values, 0),
+        };
+        let empty = value.is_empty() || value == "%[str()]";
+        let ours = value.contains(&format!("{COOKIE}="));
+        if ours || !empty && pieces(value).iter().all(written) {
+            let what =
+                "the question is asked with a credential that stands here, not with the client's";
+            report.add(Rule::VerdictMade, line.at, what, "remove it");
+        }
+    }
+}
+
+/// What a rule gives to a header that credentials are in, unless it keeps a part of it and adds none of ours.
+fn given(line: &Line) -> Option<&str> {
+    let [_, action, _, rest @ ..] = &line.words[..] else { return None };
+    let value = match (action.as_str(), rest) {
+        ("set-header" | "add-header", [value, ..]) => value,
+        ("replace-header" | "replace-value", [_, value, ..])
+            if !value.contains('\\') || value.contains(COOKIE) =>
+        {
+            value
+        }
+        _ => return None,
+    };
+    is_header(line).then_some(value)
+}
+
+/// Whether a sample has what stands in the file or the environment.
+fn is_written(sample: &str, values: &Values<'_>, steps: usize) -> bool {
+    const WRITTEN: [&str; 5] = ["str", "env", "int", "bool", "bin"];
+    let calls = calls(sample).unwrap_or_default();
+    let Some(first) = calls.first() else { return false };
+    if first.name == "var" {
+        let given = values.get(first.args.split(',').next().unwrap_or_default().trim());
+        let written = |value: &&str| !value.contains("%[") && is_written(value, values, steps + 1);
+        return steps < MAX_STEPS && !given.is_empty() && given.iter().all(written);
+    }
+    WRITTEN.contains(&first.name) || calls.iter().any(|call| call.name.starts_with("map"))
+}

@@ -1,0 +1,256 @@
+//! The SPOE file: how long HAProxy waits, what it says and what it is told.
+
+use std::{sync::LazyLock, time::Duration};
+
+use super::{Agent, Report, Rule, guard::Guard};
+use crate::haproxy_config::{
+    document::{At, Source},
+    shipped::SPOE,
+    spoe::{Block, Engine},
+};
+
+/// Arguments that the agent needs, with the samples that let it see every header.
+const NEEDED: [(&str, &str); 6] = [
+    ("host", "req.fhdr(host)"),
+    ("hosts", "req.fhdr_cnt(host)"),
+    ("authorization", "req.fhdr(authorization)"),
+    ("authorizations", "req.fhdr_cnt(authorization)"),
+    ("cookie", "req.fhdr(cookie)"),
+    ("cookies", "req.fhdr_cnt(cookie)"),
+];
+/// What else is asked about, where the agent's configuration needs it.
+const QUERY: [(&str, &str); 1] = [("query", "query")];
+const PROTOCOLS: [(&str, &str); 2] = [
+    ("protocols", "req.fhdr(sec-websocket-protocol)"),
+    ("protocol_lines", "req.fhdr_cnt(sec-websocket-protocol)"),
+];
+const BROWSER: [(&str, &str); 7] = [
+    ("fetch_mode", "req.fhdr(sec-fetch-mode)"),
+    ("fetch_dest", "req.fhdr(sec-fetch-dest)"),
+    ("accept", "req.fhdr(accept)"),
+    ("upgrade", "req.fhdr(upgrade)"),
+    ("requested_with", "req.fhdr(x-requested-with)"),
+    ("fetch_site", "req.fhdr(sec-fetch-site)"),
+    ("origin", "req.fhdr(origin)"),
+];
+/// For pages that show a workspace in a frame.
+const FRAMES: [(&str, &str); 1] = [("referer", "req.fhdr(referer),bytes(0,300)")];
+/// Which client it is, another sample may say as well.
+const POLICIES: [(&str, &str); 3] = [("method", "method"), ("path", "path"), ("client", "src")];
+
+pub(super) fn check(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
+    let Some(section) = &guard.engine.agent else { return };
+    if section.line(&["option", "set-on-error"]).is_none() {
+        let what = "there is no 'option set-on-error'";
+        report.add(Rule::NoSetOnError, section.at, what, "option set-on-error spoe_error");
+    }
+    if section.line(&["option", "var-prefix"]).is_none() {
+        let what = "there is no 'option var-prefix'";
+        report.add(Rule::NoVarPrefix, section.at, what, "option var-prefix identity");
+    }
+    check_processing(section, agent, report);
+    check_pipelining(section, report);
+    let Some(message) = guard.engine.message(guard.message()) else { return };
+    check_shipped(message, report);
+    if !guard.http {
+        check_certificate(message, report);
+        return;
+    }
+    let mut wanted = NEEDED.to_vec();
+    if agent.query || agent.sign_in {
+        wanted.extend(QUERY);
+    }
+    if agent.subprotocol {
+        wanted.extend(PROTOCOLS);
+    }
+    if agent.sign_in || agent.cookie {
+        wanted.extend(BROWSER);
+    }
+    if agent.frames && (agent.sign_in || agent.cookie) {
+        wanted.extend(FRAMES);
+    }
+    if agent.policies {
+        wanted.extend(POLICIES);
+    }
+    // What is there must be right, whether needed or not.
+    for (name, sample) in listed() {
+        let found = message.args().filter(|(n, _)| n == name).map(|(_, sample)| sample).last();
+        let at = args(message);
+        match found {
+            Some(found) if equals(found, sample) || *name == "client" => {}
+            // The whole of it says no less.
+            Some(found) if sample.starts_with(found) && found.ends_with(')') => {}
+            Some(found) => {
+                let what = format!("the argument '{name}' is {found}");
+                report.add(Rule::Arguments, at, what, format!("{name}={sample}"));
+            }
+            None if wanted.contains(&(*name, *sample)) => {
+                let what = format!("the argument '{name}' is missing");
+                report.add(Rule::Arguments, at, what, format!("args … {name}={sample}"));
+            }
+            None => {}
+        }
+    }
+    check_certificate(message, report);
+}
+
+/// `req.hdr` splits at commas; the other spellings are the same.
+fn equals(found: &str, sample: &str) -> bool {
+    let bare = |text: &str| text.to_ascii_lowercase().replace(",-1)", ")").replace("req.", "");
+    bare(found) == bare(sample)
+}
+
+/// A certificate counts only beside HAProxy's word that it verified it.
+fn check_certificate(message: &Block, report: &mut Report) {
+    let has = |name: &str| message.args().any(|(found, _)| found == name);
+    if has("certificate") && !has("certificate_result") {
+        let what = "the argument 'certificate_result' is missing beside 'certificate'";
+        let fix = "args … certificate_result=ssl_c_verify";
+        report.add(Rule::Arguments, args(message), what, fix);
+    }
+}
+
+/// All arguments that have a list of their own.
+fn listed() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
+    let lists: [&'static [(&str, &str)]; 6] =
+        [&NEEDED, &QUERY, &PROTOCOLS, &BROWSER, &FRAMES, &POLICIES];
+    lists.into_iter().flatten()
+}
+
+/// The shipped SPOE file.
+static SHIPPED: LazyLock<Engine> = LazyLock::new(|| {
+    let source = Source { name: "identity.spoe.cfg".into(), text: SPOE.into() };
+    Engine::read(&source, 0, Some("identity"))
+});
+
+/// Arguments of the shipped names are what the agent takes them for. Which client it is, another sample may
+/// say as well, and what has a list of its own is judged by that.
+fn check_shipped(message: &Block, report: &mut Report) {
+    let is_listed = |name: &str| listed().any(|(listed, _)| *listed == name);
+    let shipped = SHIPPED.message(&message.name).into_iter().flat_map(Block::args);
+    for (name, sample) in shipped.filter(|(name, _)| !is_listed(name)) {
+        for (_, found) in message.args().filter(|(found, _)| *found == name) {
+            if !equals(found, sample) {
+                let what = format!("the argument '{name}' is {found}");
+                report.add(Rule::Arguments, args(message), what, format!("{name}={sample}"));
+            }
+        }
+    }
+}
+
+fn args(message: &Block) -> At {
+    message.line(&["args"]).map_or(message.at, |line| line.at)
+}
+
+fn check_processing(section: &Block, agent: &Agent, report: &mut Report) {
+    let within = agent.answer_within;
+    let fix = format!("timeout processing {}ms", (within + MARGIN).as_millis());
+    let Some(line) = section.line(&["timeout", "processing"]) else {
+        let what = "there is no 'timeout processing'";
+        report.add(Rule::ProcessingTimeout, section.at, what, fix);
+        return;
+    };
+    let word = line.words.get(2).map_or("", String::as_str);
+    match time(word) {
+        Some(waits) if waits > within => {}
+        Some(_) => {
+            let ms = within.as_millis();
+            let what = format!("HAProxy waits {word}, and the agent answers within {ms}ms");
+            report.add(Rule::ProcessingTimeout, line.at, what, fix);
+        }
+        None => {
+            let what = format!("'{word}' is no time");
+            report.add(Rule::ProcessingTimeout, line.at, what, fix);
+        }
+    }
+}
+
+/// One question at a time on each connection, where HAProxy stops reading a connection with several.
+fn check_pipelining(section: &Block, report: &mut Report) {
+    // For each open condition: whether it holds for every HAProxy that needs the option.
+    let mut open: Vec<bool> = Vec::new();
+    let mut wrong = Some(section.at);
+    for line in &section.lines {
+        let words: Vec<&str> = line.words.iter().map(String::as_str).collect();
+        match &words[..] {
+            [".if", condition @ ..] => open.push(is_for_all(&condition.concat())),
+            [".elif" | ".else", ..] => {
+                open.pop();
+                open.push(false);
+            }
+            [".endif", ..] => {
+                open.pop();
+            }
+            ["no", "option", "pipelining", ..] if open.iter().all(|holds| *holds) => wrong = None,
+            ["option", "pipelining", ..] => wrong = Some(line.at),
+            _ => {}
+        }
+    }
+    if let Some(at) = wrong {
+        let what = "HAProxy asks several questions at a time on one connection: there is no 'no option pipelining'";
+        let fix = ".if version_atleast(3.1)\n    no option pipelining\n.endif";
+        report.add(Rule::Pipelining, at, what, fix);
+    }
+}
+
+/// Whether a condition holds for HAProxy 3.1 and later.
+fn is_for_all(condition: &str) -> bool {
+    let version = condition.strip_prefix("version_atleast(").and_then(|v| v.strip_suffix(')'));
+    let mut parts = version.into_iter().flat_map(|v| v.trim().trim_matches('"').split('.'));
+    let mut next = || parts.next().and_then(|part| part.parse::<u32>().ok());
+    match (next(), next()) {
+        (Some(major), minor) => (major, minor.unwrap_or(0)) <= (3, 1),
+        _ => false,
+    }
+}
+
+/// By how much HAProxy waits longer than the agent takes at most.
+pub(crate) const MARGIN: Duration = Duration::from_millis(200);
+
+/// A time as HAProxy reads it: a number, in milliseconds unless a unit follows.
+fn time(text: &str) -> Option<Duration> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().ok()?;
+    let micros = match text.get(digits.len()..)? {
+        "us" => 1,
+        "" | "ms" => 1_000,
+        "s" => 1_000_000,
+        "m" => 60_000_000,
+        "h" => 3_600_000_000,
+        "d" => 86_400_000_000,
+        _ => return None,
+    };
+    Some(Duration::from_micros(number.checked_mul(micros)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_that_leave_out_no_haproxy_from_3_1_on_are_told() {
+        for (condition, all) in [
+            ("version_atleast(3.1)", true),
+            ("version_atleast(\"3.0\")", true),
+            ("version_atleast(2.6.1)", true),
+            ("version_atleast(3.2)", false),
+            ("version_before(3.1)", false),
+            ("defined(X)", false),
+            ("", false),
+        ] {
+            assert_eq!(is_for_all(condition), all, "{condition}");
+        }
+    }
+
+    #[test]
+    fn times_are_read_as_haproxy_does() {
+        for (text, ms) in
+            [("500ms", Some(500)), ("2s", Some(2000)), ("300", Some(300)), ("1m", Some(60_000))]
+        {
+            assert_eq!(time(text), ms.map(Duration::from_millis), "{text}");
+        }
+        for text in ["", "ms", "5y", "-1s", "99999999999999999d"] {
+            assert_eq!(time(text), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! A section that asks the agent, with what its rules see.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use super::{Files, Report, Rule, acls, pages::Pages, question::refusal};
+use crate::haproxy_config::{
+    condition::{Acls, Condition, Term, Test, step},
+    document::{At, Line, Section, Source},
+    spoe::Engine,
+};
+
+/// The SPOE files that were looked for, by name.
+pub(super) type SpoeFiles = BTreeMap<String, Option<(usize, Source)>>;
+
+/// The name of the question about an HTTP request.
+const HTTP: &str = "authorize";
+/// The name of the question about a TCP stream.
+const TCP: &str = "authorize-tcp";
+
+pub(super) struct Guard<'v> {
+    pub(super) section: &'v Section,
+    /// The filter's line.
+    pub(super) filter: &'v Line,
+    /// The lines of the defaults and its own, as HAProxy goes through them.
+    pub(super) lines: Vec<&'v Line>,
+    /// The rules by their keyword, with their number among the lines.
+    rules: BTreeMap<&'v str, Vec<Ruled<'v>>>,
+    pub(super) acls: Acls,
+    /// The lines of each.
+    acl_lines: BTreeMap<&'v str, Vec<&'v Line>>,
+    /// Those that look at a variable of the agent.
+    mentioning: BTreeSet<&'v str>,
+    /// Those of which a line is the verdict.
+    verdicts: BTreeSet<&'v str>,
+    /// The pages of our own, which are reached without a verdict.
+    pub(super) pages: Option<Pages<'v>>,
+    pub(super) engine: Engine,
+    /// How variables begin: `txn.identity.`
+    pub(super) prefix: String,
+    /// Whether it is about HTTP requests.
+    pub(super) http: bool,
+    /// When the question is sent.
+    pub(super) asked: Asked,
+    /// The number of the rule that refuses whatever is not allowed.
+    pub(super) refusal: Option<usize>,
+}
+
+/// A rule: its number among the lines, its line, and when it is followed.
+pub(super) type Ruled<'v> = (usize, &'v Line, Arc<Condition>);
+
+/// Conditions that were read already, by their lines, for each set of names that they could refer to: most ways
+/// the conditions of a file turn out have the same.
+#[derive(Default)]
+pub(super) struct Conditions(Vec<(Acls, BTreeMap<At, Arc<Condition>>)>);
+
+impl Conditions {
+    /// What was read with these names, to be added to.
+    fn of(&mut self, acls: &Acls) -> BTreeMap<At, Arc<Condition>> {
+        let place = self.0.iter().position(|(known, _)| known == acls);
+        place.map_or_else(BTreeMap::new, |place| self.0.swap_remove(place).1)
+    }
+
+    fn keep(&mut self, acls: &Acls, read: BTreeMap<At, Arc<Condition>>) {
+        self.0.push((acls.clone(), read));
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    Never,
+    /// Before all rules.
+    First,
+    /// In the line of this number.
+    In(usize),
+}
+
+impl<'v> Guard<'v> {
+    /// The guard in a section, if it has one of ours.
+    pub(super) fn of(
+        section: &'v Section,
+        sections: &'v [Section],
+        files: Files<'_>,
+        spoe: &mut SpoeFiles,
+        conditions: &mut Conditions,
+        report: &mut Report,
+    ) -> Option<Self> {
+        let own: Vec<&'v Line> = section.lines.iter().map(|line| &**line).collect();
+        let filter = own.iter().copied().find(|line| {
+            matches!(&line.words[..], [filter, spoe, ..] if filter == "filter" && spoe == "spoe")
+                && is_ours(line, files, spoe, report)
+        })?;
+        let (name, file) = (after(filter, "engine"), after(filter, "config"));
+        let engine = match spoe.get(file.unwrap_or_default()) {
+            Some(Some((number, source))) => Engine::read(source, *number, name),
+            _ => Engine::default(),
+        };
+        let lines: Vec<&Line> = inherited(section, sections)
+            .into_iter()
+            .flat_map(|section| section.lines.iter().map(|line| &**line))
+            .chain(own)
+            .collect();
+        let prefix = used_prefix(&engine, name, &lines, report);
+        let http = setting(section, sections, "mode").is_some_and(|(_, mode)| mode == "http");
+        let acls = acls(lines.iter().copied());
+        let mut read = conditions.of(&acls);
+        let mut rules: BTreeMap<&str, Vec<Ruled<'v>>> = BTreeMap::new();
+        for (number, line) in lines.iter().copied().enumerate() {
+            let Some(keyword) = line.words.first().filter(|word| RULES.contains(&word.as_str()))
+            else {
+                continue;
+            };
+            let when =
+                read.entry(line.at).or_insert_with(|| Arc::new(Condition::of(&line.words, &acls)));
+            let when = Arc::clone(when);
+            rules.entry(keyword).or_default().push((number, line, when));
+        }
+        conditions.keep(&acls, read);
+        let mut guard = Self {
+            section,
+            filter,
+            lines,
+            rules,
+            acls,
+            acl_lines: BTreeMap::new(),
+            mentioning: BTreeSet::new(),
+            verdicts: BTreeSet::new(),
+            pages: None,
+            engine,
+            prefix,
+            http,
+            asked: Asked::Never,
+            refusal: None,
+        };
+        guard.read_acls();
+        guard.asked = guard.when_asked(name);
+        guard.refusal = refusal(&guard);
+        guard.pages = Pages::of(&guard);
+        Some(guard)
+    }
+
+    /// Notes what is asked of ACLs for each rule that uses them.
+    fn read_acls(&mut self) {
+        for line in self.lines.iter().copied() {
+            let [keyword, name, rest @ ..] = &line.words[..] else { continue };
+            if keyword != "acl" {
+                continue;
+            }
+            let test = Test::read(rest);
+            self.acl_lines.entry(name).or_default().push(line);
+            if test.mentions(&self.prefix) {
+                self.mentioning.insert(name);
+            }
+            if self.is_verdict(&test) {
+                self.verdicts.insert(name);
+            }
+        }
+    }
+
+    /// The lines of an ACL.
+    pub(super) fn acl_lines(&self, name: &str) -> &[&'v Line] {
+        self.acl_lines.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a rule is followed for no request that is allowed.
+    pub(super) fn spares_allowed(&self, when: &Condition) -> bool {
+        let among = |term: &Term| match &term.name {
+            Some(name) => self.verdicts.contains(name.as_str()),
+            None => term.any.iter().any(|test| self.is_verdict(test)),
+        };
+        when.spares(|test| self.is_verdict(test), among)
+    }
+
+    fn when_asked(&self, engine: Option<&str>) -> Asked {
+        let (message, kind) = if self.http { (HTTP, "http-request") } else { (TCP, "tcp-request") };
+        if self.engine.sends_by_itself(message, kind) {
+            return Asked::First;
+        }
+        let unknown = self.engine == Engine::default();
+        let asks = |line: &&Line| {
+            let send = line.words.iter().position(|word| word == "send-spoe-group");
+            let Some(send) =
+                send.filter(|_| line.words.first().is_some_and(|w| w.starts_with(kind)))
+            else {
+                return false;
+            };
+            let word = |n| line.words.get(n).map(String::as_str);
+            let group = word(send + 2).unwrap_or_default();
+            word(send + 1) == engine && (unknown || self.engine.sends(group, message))
+        };
+        self.lines.iter().position(asks).map_or(Asked::Never, Asked::In)
+    }
+
+    /// The message that is the question.
+    pub(super) fn message(&self) -> &'static str {
+        if self.http { HTTP } else { TCP }
+    }
+
+    /// The rules of a kind (`http-request`, `use_backend` …), in their order.
+    pub(super) fn rules(&self, kind: &str) -> &[Ruled<'v>] {
+        self.rules.get(kind).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a line comes after the question.
+    pub(super) fn is_after(&self, number: usize) -> bool {
+        match self.asked {
+            Asked::Never => false,
+            Asked::First => true,
+            Asked::In(asked) => number > asked,
+        }
+    }
+
+    /// Whether a rule of this number lets pass, before anything refuses it, what is not allowed.
+    pub(super) fn is_bypass(&self, number: usize, when: &Condition) -> bool {
+        let refused = self.refusal.is_some_and(|refusal| refusal < number);
+        !refused && !when.needs(|test| self.is_verdict(test))
+    }
+
+    /// Where the question is sent, or should be.
+    pub(super) fn asked_at(&self) -> At {
+        match self.asked {
+            Asked::In(number) => self.lines.get(number).map_or(self.filter.at, |line| line.at),
+            Asked::First | Asked::Never => self.filter.at,
+        }
+    }
+
+    /// `var(txn.identity.NAME)`.
+    pub(super) fn var(&self, name: &str) -> String {
+        format!("var({}{name})", self.prefix)
+    }
+
+    /// Whether a test passes exactly for requests that are allowed.
+    pub(super) fn is_verdict(&self, test: &Test) -> bool {
+        step();
+        let values: Vec<_> = test.values.iter().map(String::as_str).collect();
+        test.fetch == self.var("allow")
+            && !test.from_file
+            && matches!(
+                (test.method.as_deref(), &values[..]),
+                (Some("bool"), []) | (Some("int"), ["1"] | ["eq", "1"])
+            )
+    }
+
+    /// Whether a line or its condition looks at a variable of the agent.
+    pub(super) fn mentions(&self, line: &Line, condition: &Condition) -> bool {
+        let mentions = |term: &Term| match &term.name {
+            Some(name) => self.mentioning.contains(name.as_str()),
+            None => term.any.iter().any(|test| test.mentions(&self.prefix)),
+        };
+        line.words.iter().any(|word| word.contains(&self.prefix)) || condition.terms().any(mentions)
+    }
+}
+
+/// Lines with a condition of their own, or that others depend on.
+const RULES: [&str; 8] = [
+    "http-request",
+    "http-response",
+    "http-after-response",
+    "tcp-request",
+    "tcp-response",
+    "use_backend",
+    "default_backend",
+    "redirect",
+];
+
+/// An SPOE file by the name that a filter has for it; nothing if it is not there.
+pub(super) fn spoe_file<'s>(
+    file: &str,
+    spoe: &'s mut SpoeFiles,
+    files: Files<'_>,
+    report: &mut Report,
+) -> Option<&'s (usize, Source)> {
+    let found = spoe.entry(file.to_owned()).or_insert_with(|| {
+        let source = files(file)?;
+        Some((report.file(&source.name), source))
+    });
+    found.as_ref()
+}
+
+/// How an engine's variables begin.
+pub(super) fn prefix(engine: &Engine, name: Option<&str>) -> String {
+    let prefix = engine.agent.as_ref().and_then(|agent| agent.line(&["option", "var-prefix"]));
+    let prefix = prefix.and_then(|line| line.words.get(2)).map(String::as_str).or(name);
+    format!("txn.{}.", prefix.unwrap_or("identity"))
+}
+
+/// The prefix that the rules use. Where the engine has another one, that is the one mistake.
+fn used_prefix(
+    engine: &Engine,
+    name: Option<&str>,
+    lines: &[&Line],
+    report: &mut Report,
+) -> String {
+    const USUAL: &str = "txn.identity.";
+    let prefix = prefix(engine, name);
+    let mentions = |prefix: &str| {
+        let opened = format!("({prefix}");
+        let names = |word: &String| word.contains(&opened);
+        lines.iter().any(|line| line.words.iter().any(names))
+    };
+    if prefix == USUAL || mentions(&prefix) || !mentions(USUAL) {
+        return prefix;
+    }
+    let line = engine.agent.as_ref().and_then(|agent| agent.line(&["option", "var-prefix"]));
+    if let Some(line) = line {
+        let what = format!(
+            "the prefix differs: the agent's variables are called {prefix}*, and the rules use {USUAL}*"
+        );
+        report.add(Rule::NoVarPrefix, line.at, what, "option var-prefix identity");
+    }
+    USUAL.to_owned()
+}
+
+/// Whether a filter's engine sends our messages. One of our name whose file cannot be read does, and is
+/// reported; of others nothing is known.
+fn is_ours(line: &Line, files: Files<'_>, spoe: &mut SpoeFiles, report: &mut Report) -> bool {
+    let (name, file) = (after(line, "engine"), after(line, "config").unwrap_or_default());
+    let usual = name.is_none_or(|name| name == "identity");
+    let engine = spoe_file(file, spoe, files, report)
+        .map(|(number, source)| Engine::read(source, *number, name));
+    match engine {
+        Some(engine) if engine.agent.is_some() => {
+            engine.message(HTTP).is_some() || engine.message(TCP).is_some()
+        }
+        Some(_) if usual => {
+            let name = name.unwrap_or_default();
+            let what = format!("{file} has no 'spoe-agent' in the scope of the engine '{name}'");
+            let fix = format!("[{name}]\nspoe-agent {name}");
+            report.add(Rule::SpoeUnreadable, line.at, what, fix);
+            true
+        }
+        None if usual => {
+            let what = format!("the SPOE file '{file}' cannot be read");
+            let fix = "filter spoe engine identity config identity.spoe.cfg   # beside this file, or --root DIR";
+            report.add(Rule::SpoeUnreadable, line.at, what, fix);
+            true
+        }
+        _ => false,
+    }
+}
+
+/// The sections that a section inherits from, the farthest first.
+pub(super) fn inherited<'s>(section: &Section, sections: &'s [Section]) -> Vec<&'s Section> {
+    let mut chain = Vec::new();
+    let mut next = section.defaults;
+    while let Some(defaults) = next.and_then(|number| sections.get(number)) {
+        chain.push(defaults);
+        next = defaults.defaults;
+    }
+    chain.reverse();
+    chain
+}
+
+/// The word after a keyword.
+pub(super) fn after<'l>(line: &'l Line, keyword: &str) -> Option<&'l str> {
+    let place = line.words.iter().position(|word| word == keyword)?;
+    line.words.get(place + 1).map(String::as_str)
+}
+
+/// What a keyword is set to in a section or the defaults it inherits, at last.
+pub(super) fn setting<'s>(
+    section: &'s Section,
+    sections: &'s [Section],
+    keyword: &str,
+) -> Option<(At, &'s str)> {
+    let own = |section: &'s Section| {
+        section.lines.iter().rev().find_map(|line| match &line.words[..] {
+            [first, value, ..] if first == keyword => Some((line.at, value.as_str())),
+            _ => None,
+        })
+    };
+    own(section).or_else(|| inherited(section, sections).into_iter().rev().find_map(own))
+}

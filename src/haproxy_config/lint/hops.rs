@@ -1,0 +1,70 @@
+//! Headers about one connection (RFC 9110 7.6.1): the shipped rules decide which of them a workspace gets.
+
+use super::{Report, Rule, Variant, shipped};
+use crate::haproxy_config::{
+    condition::{Condition, Test},
+    document::{Line, Section},
+};
+
+/// Headers by which a request becomes a tunnel, loses other headers, or ends elsewhere.
+const HOPS: [&str; 7] = [
+    "connection",
+    "upgrade",
+    "http2-settings",
+    "transfer-encoding",
+    "te",
+    "keep-alive",
+    "proxy-connection",
+];
+/// Values that say nothing of other headers.
+const PLAIN: [&str; 3] = ["close", "keep-alive", "websocket"];
+
+pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
+    if variant.guards.is_empty() {
+        return;
+    }
+    for section in variant.reach.guarded_sections() {
+        check_status(section, report);
+    }
+    for line in variant.reach.guarded_lines() {
+        let Some((name, value)) = given(line) else { continue };
+        if variant.known.contains(&line.at)
+            || shipped::has_line(&line.words)
+            || PLAIN.contains(&value.to_ascii_lowercase().as_str())
+        {
+            continue;
+        }
+        let what = format!("'{name}' is given another value than by the shipped rules");
+        let fix = "remove it; section 4 of the shipped haproxy.cfg says what travels on of it";
+        report.add(Rule::RuleMissing, line.at, what, fix);
+    }
+}
+
+/// Rules by which a response that makes a tunnel looks like another one to the rules behind.
+fn check_status(section: &Section, report: &mut Report) {
+    let acls = super::acls(section.lines.iter().map(|line| &**line));
+    for line in &section.lines {
+        let sets = matches!(&line.words[..], [http, set, ..] if http == "http-response" && set == "set-status");
+        // Of another status, and of no other than those.
+        let other = |test: &Test| {
+            let values = || test.values.iter().map(String::as_str);
+            let plain = |value: &str| value.len() == 3 && value.parse::<u16>().is_ok();
+            test.fetch == "status" && values().all(|value| plain(value) && value != "101")
+        };
+        if sets && !Condition::of(&line.words, &acls).needs(other) {
+            let what = "a response with status 101 gets another one: the rule that ends tunnels of no request for one does not see it";
+            let fix = "http-response set-status NUMBER if { status OTHER }   # not 101";
+            report.add(Rule::RuleMissing, line.at, what, fix);
+        }
+    }
+}
+
+/// The header about the connection that a rule gives a value to.
+fn given(line: &Line) -> Option<(&str, &str)> {
+    const SETS: [&str; 4] = ["set-header", "add-header", "replace-header", "replace-value"];
+    let [http, action, name, rest @ ..] = &line.words[..] else { return None };
+    let sets = http == "http-request" && SETS.contains(&action.as_str());
+    let about = HOPS.contains(&name.to_ascii_lowercase().as_str());
+    let place = usize::from(action.starts_with("replace"));
+    (sets && about).then(|| (name.as_str(), rest.get(place).map_or("", String::as_str)))
+}

@@ -1,0 +1,102 @@
+//! What arrives is what was judged: behind the question neither host nor path nor method changes, but by the
+//! agent's word.
+
+use super::{
+    Report, Rule, Variant,
+    expression::{Piece, agents, pieces},
+    forged::Values,
+    guard::{Asked, Guard},
+    shipped,
+};
+use crate::haproxy_config::document::Line;
+
+/// Actions that change the path or the method of a request.
+const CHANGES: [&str; 6] =
+    ["set-path", "set-pathq", "set-method", "replace-path", "replace-pathq", "normalize-uri"];
+/// The same, for what has the host in it as well.
+const URIS: [&str; 2] = ["set-uri", "replace-uri"];
+/// Headers that workspaces believe instead of the method.
+const METHODS: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
+
+pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
+    if guard.asked == Asked::Never {
+        return;
+    }
+    let question = guard.asked_at().line;
+    for (_, line, when) in guard.rules("http-request").iter().filter(|(n, ..)| guard.is_after(*n)) {
+        if changes_host(line, guard) {
+            let what = "the request arrives for another host than the one that was judged";
+            let host = guard.var("dst_host");
+            let fix = format!("http-request set-header Host %[{host}] if {{ {host} -m found }}");
+            report.add(Rule::RouteNotAgents, line.at, what, fix);
+        }
+        let ours = variant.known.contains(&line.at) || shipped::has_line(&line.words);
+        // What is refused goes to no workspace.
+        if let Some(part) = changed(line).filter(|_| !ours && !guard.spares_allowed(when)) {
+            let what =
+                format!("the request arrives with another {part} than the one that was judged");
+            let fix = format!(
+                "move it above the question in line {question}: the agent judges the new one then"
+            );
+            report.add(Rule::NotAsJudged, line.at, what, fix);
+        }
+    }
+}
+
+fn changes_host(line: &Line, guard: &Guard<'_>) -> bool {
+    const SETS: [&str; 4] = ["set-header", "add-header", "replace-header", "replace-value"];
+    match &line.words[..] {
+        [_, action, name, value, ..] if name.eq_ignore_ascii_case("host") => {
+            let own = pieces(value);
+            let given = matches!(&own[..], [Piece::Sample(s)] if agents(s, &guard.prefix) == Some("dst_host"));
+            let judged = value == "%[req.hdr(host)]";
+            SETS.contains(&action.as_str()) && !given && !judged
+        }
+        [_, action, ..] => URIS.contains(&action.as_str()),
+        _ => false,
+    }
+}
+
+/// What a rule changes of a request, of path and method.
+fn changed(line: &Line) -> Option<&'static str> {
+    let [_, action, rest @ ..] = &line.words[..] else { return None };
+    if is_method(line) || action == "set-method" {
+        return Some("method");
+    }
+    let query = ["query-sort-by-name", "fragment-encode", "fragment-strip"];
+    let other = rest.first().is_some_and(|word| query.contains(&word.as_str()));
+    (CHANGES.contains(&action.as_str()) && !other).then_some("path")
+}
+
+fn is_method(line: &Line) -> bool {
+    let [_, action, name, ..] = &line.words[..] else { return false };
+    let name = name.to_ascii_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+    ["set-header", "add-header"].contains(&action.as_str()) && METHODS.contains(&name.as_str())
+}
+
+/// In back ends the path may be another one, as the workspace needs it; but not one that the client names.
+pub(super) fn check_backends(variant: &Variant<'_>, values: &Values<'_>, report: &mut Report) {
+    if variant.guards.is_empty() {
+        return;
+    }
+    for section in variant.reach.guarded_sections().filter(|section| section.kind == "backend") {
+        for line in &section.lines {
+            let [http, action, value @ ..] = &line.words[..] else { continue };
+            if http != "http-request" || variant.known.contains(&line.at) {
+                continue;
+            }
+            let method = action == "set-method" || is_method(line);
+            let path = CHANGES.contains(&action.as_str()) || URIS.contains(&action.as_str());
+            let chosen = || {
+                let mut texts = value.iter().take_while(|word| *word != "if" && *word != "unless");
+                texts.any(|text| !values.are_facts(text, variant.prefix(), 0))
+            };
+            if method || (path && chosen()) {
+                let part = if method { "method" } else { "path" };
+                let what =
+                    format!("the request arrives with another {part} than the one that was judged");
+                report.add(Rule::NotAsJudged, line.at, what, "remove it");
+            }
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! Sections for TCP streams and sections for HTTP requests: what is judged as one must not be passed on as the
+//! other.
+
+use super::{
+    Report, Rule, Variant,
+    guard::Guard,
+    reach::{self, target},
+};
+use crate::haproxy_config::document::Section;
+
+pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
+    let http =
+        |section: &Section| variant.setting(section, "mode").is_some_and(|(_, m)| m == "http");
+    for (_, line, _) in guard.rules("use_backend").iter().chain(guard.rules("default_backend")) {
+        let Some(name) = target(line) else { continue };
+        let other = if reach::is_unknown(name) {
+            // HAProxy refuses to pass a request on as a stream. A stream it takes for requests.
+            let mut all = variant.sections.iter().filter(|_| !guard.http);
+            all.find(|section| variant.reach.is_workspace(section) && http(section))
+        } else {
+            let mut named = variant.named(name).iter().copied();
+            named.find(|section| http(section) != guard.http)
+        };
+        let Some(other) = other else { continue };
+        let what = format!(
+            "'{}' is for {}, and '{}', to which it leads, for {}",
+            guard.section.name,
+            kind(guard.http),
+            other.name,
+            kind(!guard.http)
+        );
+        let mode = if guard.http { "http" } else { "tcp" };
+        report.add(
+            Rule::ModeDiffers,
+            line.at,
+            what,
+            format!("mode {mode}   # in '{}'", other.name),
+        );
+    }
+    for (_, line, _) in guard.rules("tcp-request").iter().filter(|_| !guard.http) {
+        if line.words.iter().any(|word| word == "switch-mode") {
+            let what =
+                format!("'{}' judges TCP streams, and goes on with HTTP here", guard.section.name);
+            let fix = "remove it; HTTP has a front end of its own, with 'mode http'";
+            report.add(Rule::ModeDiffers, line.at, what, fix);
+        }
+    }
+}
+
+fn kind(http: bool) -> &'static str {
+    if http { "HTTP requests" } else { "TCP streams" }
+}

@@ -1,0 +1,123 @@
+//! Requests that are let pass without a verdict because they go to pages of our own, and nowhere else.
+
+use std::collections::BTreeMap;
+
+use super::{
+    guard::{Guard, Ruled},
+    question::{PASSES, acts},
+};
+use crate::haproxy_config::{
+    condition::{Condition, Term, Test},
+    document::{At, Line},
+};
+
+/// The back end of our own pages, and what goes there.
+pub(super) struct Pages<'v> {
+    /// Its name.
+    pub(super) name: &'v str,
+    /// The route's line.
+    pub(super) route: &'v Line,
+    /// Which requests it takes.
+    when: Condition,
+    /// The conditions under which rules set a variable to true, with the rules' numbers, by the variable.
+    sets: BTreeMap<String, Vec<(usize, Condition)>>,
+}
+
+impl<'v> Pages<'v> {
+    /// Our own pages in a section: a route that surely takes what some rule lets pass without a verdict, and
+    /// whose back end no other route leads to.
+    pub(super) fn of(guard: &Guard<'v>) -> Option<Self> {
+        let name = |line: &'v Line| line.words.get(1).map(String::as_str);
+        let routes = guard.rules("use_backend").iter().chain(guard.rules("default_backend"));
+        let mut leads: BTreeMap<&str, usize> = BTreeMap::new();
+        for to in routes.clone().filter_map(|(_, line, _)| name(line)) {
+            *leads.entry(to).or_default() += 1;
+        }
+        let sets = sets(guard);
+        let passes = guard.rules("http-request").iter().filter(|(_, line, _)| acts(line, &PASSES));
+        let passes: Vec<&Ruled<'_>> = passes.take(MAX_PASSES).collect();
+        let mut alone = routes.filter(|(_, line, when)| {
+            let to = name(line).unwrap_or_default();
+            leads.get(to) == Some(&1)
+                && !to.contains(['%', '$'])
+                && !when.is_always()
+                && !when.unless
+        });
+        alone.find_map(|(_, line, when)| {
+            let pages =
+                Self { name: name(line)?, route: line, when: (**when).clone(), sets: sets.clone() };
+            passes.iter().any(|(number, _, when)| pages.takes(*number, when)).then_some(pages)
+        })
+    }
+
+    /// Whether all requests that a rule with this number and condition lets pass go there.
+    pub(super) fn takes(&self, number: usize, when: &Condition) -> bool {
+        let taken = |terms: &Vec<Term>| {
+            self.when.any.iter().any(|way| way.iter().all(|term| self.follows(number, terms, term)))
+        };
+        !when.is_always() && !when.unless && when.any.iter().all(taken)
+    }
+
+    /// Whether all requests for which this test passes go there, whatever else holds.
+    pub(super) fn takes_all(&self, test: &Test) -> bool {
+        self.when.any.iter().any(|way| match &way[..] {
+            [term] => !term.negated && term.any.contains(test),
+            _ => false,
+        })
+    }
+
+    /// Whether a term holds where these do, at a rule: it is one of them, or a variable that a rule before
+    /// sets to true whenever they hold.
+    fn follows(&self, number: usize, terms: &[Term], term: &Term) -> bool {
+        if terms.iter().any(|held| is(held, term)) {
+            return true;
+        }
+        let [Test { fetch, method, .. }] = &term.any[..] else { return false };
+        if term.negated || method.as_deref() != Some("bool") {
+            return false;
+        }
+        let sets = self.sets.get(fetch).map_or(&[][..], Vec::as_slice);
+        sets.iter().take_while(|(before, _)| *before < number).any(|(_, when)| {
+            let whenever = |way: &Vec<Term>| {
+                way.iter().all(|needed| terms.iter().any(|held| is(held, needed)))
+            };
+            !when.unless && (when.is_always() || when.any.iter().any(whenever))
+        })
+    }
+}
+
+/// How many rules that let pass are compared with each route, to find that of our pages.
+const MAX_PASSES: usize = 64;
+
+fn is(one: &Term, other: &Term) -> bool {
+    one.negated == other.negated && one.any == other.any && !one.any.is_empty()
+}
+
+fn sets(guard: &Guard<'_>) -> BTreeMap<String, Vec<(usize, Condition)>> {
+    let mut sets: BTreeMap<String, Vec<(usize, Condition)>> = BTreeMap::new();
+    for (number, line, when) in guard.rules("http-request") {
+        if let [_, action, value, ..] = &line.words[..]
+            && let Some(fetch) = action.strip_prefix("set-")
+            && fetch.starts_with("var(")
+            && value == "bool(true)"
+        {
+            sets.entry(fetch.to_owned()).or_default().push((*number, (**when).clone()));
+        }
+    }
+    sets
+}
+
+/// Whether a rule of a section lets pass only what goes to our pages.
+pub(super) fn takes(guard: &Guard<'_>, number: usize, when: &Condition) -> bool {
+    guard.pages.as_ref().is_some_and(|pages| pages.takes(number, when))
+}
+
+/// The name of the back end of our pages.
+pub(super) fn name<'g>(guard: &'g Guard<'_>) -> Option<&'g str> {
+    guard.pages.as_ref().map(|pages| pages.name)
+}
+
+/// Whether a line is the route to our pages.
+pub(super) fn is_route(guard: &Guard<'_>, at: At) -> bool {
+    guard.pages.as_ref().is_some_and(|pages| pages.route.at == at)
+}

@@ -1,0 +1,267 @@
+//! What is a workspace, and which sections lead there without having asked.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Agent, Report, Rule, Variant,
+    address::Address,
+    guard::{self, Guard},
+    pages, routes,
+};
+use crate::haproxy_config::{
+    condition::{Condition, Test},
+    document::{At, Line, Section},
+};
+
+/// Which sections lead to workspaces.
+pub(super) struct Reach<'v> {
+    sections: &'v [Section],
+    /// Sections that ask.
+    guards: BTreeSet<At>,
+    /// Back ends that requests reach behind a question, and those that the agent could name.
+    workspaces: BTreeSet<&'v str>,
+    /// The addresses of their servers.
+    addresses: BTreeSet<Address>,
+    /// Back ends of our own: pages, and the agent.
+    ours: BTreeSet<String>,
+    /// Back ends that sections which do not ask lead to by name.
+    elsewhere: BTreeSet<&'v str>,
+}
+
+/// Whether a line says where a section connects to.
+pub(super) fn is_server(line: &Line) -> bool {
+    match &line.words[..] {
+        [keyword, ..] if ["server", "server-template", "dispatch"].contains(&keyword.as_str()) => {
+            true
+        }
+        [option, what, ..] => {
+            option == "option" && ["transparent", "http_proxy"].contains(&what.as_str())
+        }
+        _ => false,
+    }
+}
+
+/// The servers of a section with their addresses.
+pub(super) fn addresses(section: &Section) -> impl Iterator<Item = (&Line, Address)> {
+    section.lines.iter().filter(|line| is_server(line)).map(|line| {
+        let word = |n: usize| line.words.get(n).map_or("", String::as_str);
+        let address = match word(0) {
+            "server" => word(2),
+            "server-template" => word(3),
+            "dispatch" => word(1),
+            // To wherever the client wanted to go.
+            _ => "*",
+        };
+        (&**line, Address::read(address))
+    })
+}
+
+/// The names that a line routes to; those made from samples have a `%`.
+pub(super) fn target(line: &Line) -> Option<&str> {
+    match &line.words[..] {
+        [keyword, name, ..] if keyword == "use_backend" || keyword == "default_backend" => {
+            Some(name.as_str())
+        }
+        _ => None,
+    }
+}
+
+/// Whether only a request, or the environment, says which name it is.
+pub(super) fn is_unknown(name: &str) -> bool {
+    name.contains('%') || name.contains("${")
+}
+
+/// A section's own lines behind those it inherits.
+fn all_lines<'s>(section: &'s Section, sections: &'s [Section]) -> impl Iterator<Item = &'s Line> {
+    let chain = guard::inherited(section, sections).into_iter().chain([section]);
+    chain.flat_map(|section| section.lines.iter().map(|line| &**line))
+}
+
+impl<'v> Reach<'v> {
+    pub(super) fn of(sections: &'v [Section], guards: &[Guard<'v>], agent: &Agent) -> Self {
+        let mut ours: BTreeSet<String> =
+            guards.iter().filter_map(pages::name).map(str::to_owned).collect();
+        for agent in guards.iter().filter_map(|guard| guard.engine.agent.as_ref()) {
+            ours.extend(agent.after(&["use-backend"]).cloned());
+        }
+        let mut routed: BTreeSet<&'v str> = BTreeSet::new();
+        let (mut any, mut by_agent) = (false, true);
+        for guard in guards {
+            for name in guard.lines.iter().copied().filter_map(target) {
+                routed.insert(name);
+                any |= is_unknown(name);
+                by_agent &= !is_unknown(name) || routes::is_backend(name, &guard.prefix);
+            }
+        }
+        // Where only the agent names back ends, it names those that its configuration permits.
+        let permitted = agent.backends.as_ref().filter(|_| by_agent);
+        let guarded: BTreeSet<At> = guards.iter().map(|guard| guard.section.at).collect();
+        let elsewhere = sections.iter().filter(|s| is_front(s) && !guarded.contains(&s.at));
+        let elsewhere: BTreeSet<&str> =
+            elsewhere.flat_map(|section| all_lines(section, sections)).filter_map(target).collect();
+        // A site for all, beside the gate, which the agent must not name.
+        let site = |name: &str| {
+            elsewhere.contains(name) && permitted.is_some_and(|known| known.check(name).is_err())
+        };
+        let is_workspace = |section: &&Section| {
+            let serves = section.lines.iter().any(|line| is_server(line));
+            let name = section.name.as_str();
+            let reached = match section.kind.as_str() {
+                "backend" => routed.contains(name) || any && !site(name),
+                "listen" => guarded.contains(&section.at) || routed.contains(name),
+                _ => false,
+            };
+            serves && reached && !ours.contains(&section.name)
+        };
+        let found: Vec<&'v Section> = sections.iter().filter(is_workspace).collect();
+        Self {
+            sections,
+            guards: guarded,
+            workspaces: found.iter().map(|section| section.name.as_str()).collect(),
+            addresses: found
+                .iter()
+                .flat_map(|s| addresses(s))
+                .map(|(_, address)| address)
+                .collect(),
+            ours,
+            elsewhere,
+        }
+    }
+
+    /// Whether a back end leads to workspaces.
+    pub(super) fn is_workspace(&self, section: &Section) -> bool {
+        (section.kind == "backend" || self.guards.contains(&section.at))
+            && self.workspaces.contains(section.name.as_str())
+    }
+
+    /// Whether a section asks.
+    pub(super) fn is_guard(&self, section: &Section) -> bool {
+        self.guards.contains(&section.at)
+    }
+
+    /// Whether a back end is that of our pages, or of the agent.
+    pub(super) fn is_ours(&self, section: &Section) -> bool {
+        self.ours.contains(&section.name)
+    }
+
+    /// Whether only sections that do not ask lead to a back end, as to a site for all.
+    pub(super) fn is_elsewhere(&self, section: &Section) -> bool {
+        self.elsewhere.contains(section.name.as_str())
+    }
+
+    /// Sections that ask, those they inherit from, and all back ends but those of others.
+    pub(super) fn guarded_sections(&self) -> impl Iterator<Item = &'v Section> {
+        let guards = self.sections.iter().filter(|s| self.guards.contains(&s.at));
+        let mut ats: BTreeSet<At> = self.guards.clone();
+        for guard in guards {
+            ats.extend(guard::inherited(guard, self.sections).iter().map(|section| section.at));
+        }
+        let backend = |s: &Section| {
+            s.kind == "backend"
+                && (!self.is_elsewhere(s) || self.workspaces.contains(s.name.as_str()))
+        };
+        self.sections
+            .iter()
+            .filter(move |s| ats.contains(&s.at) || backend(s) && !self.ours.contains(&s.name))
+    }
+
+    /// Their lines.
+    pub(super) fn guarded_lines(&self) -> impl Iterator<Item = &'v Line> {
+        self.guarded_sections().flat_map(|section| section.lines.iter().map(|line| &**line))
+    }
+}
+
+fn is_front(section: &Section) -> bool {
+    section.kind == "frontend" || section.kind == "listen"
+}
+
+/// Sections with clients of their own that do not ask, and lead to workspaces.
+pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
+    let reach = &variant.reach;
+    check_permitted(variant, report);
+    if reach.workspaces.is_empty() {
+        return;
+    }
+    let fronts = variant.sections.iter().filter(|s| is_front(s) && !reach.guards.contains(&s.at));
+    for section in fronts.filter(|section| !passes_nothing(section, variant)) {
+        for line in all_lines(section, variant.sections) {
+            let Some(name) = target(line) else { continue };
+            let leads = if is_unknown(name) { Some(name.to_owned()) } else { leads(name, variant) };
+            if let Some(to) = leads {
+                let what = format!("'{}' leads to '{to}' and does not ask", section.name);
+                report.add(Rule::Unguarded, line.at, what, FIX);
+            }
+        }
+        let own = addresses(section).filter(|(_, address)| reach.addresses.contains(address));
+        for (line, _) in own.filter(|_| section.kind == "listen") {
+            let what =
+                format!("'{}' leads to the server of a workspace and does not ask", section.name);
+            report.add(Rule::Unguarded, line.at, what, FIX);
+        }
+    }
+}
+
+/// Back ends of the gate itself that the agent's configuration lets lists of workspaces name.
+fn check_permitted(variant: &Variant<'_>, report: &mut Report) {
+    let Some(permitted) = &variant.agent.backends else { return };
+    let ours = |s: &&Section| s.kind == "backend" && variant.reach.is_ours(s);
+    for section in variant.sections.iter().filter(ours) {
+        if permitted.check(&section.name).is_ok() {
+            let what = format!(
+                "'{}' belongs to the gate, and 'backends' of [destinations] permits that workspaces name it",
+                section.name
+            );
+            let fix = "name in 'backends' of [destinations] the back ends of workspaces only";
+            report.add(Rule::RouteNotAgents, section.at, what, fix);
+        }
+    }
+}
+
+const FIX: &str = "filter spoe engine identity config identity.spoe.cfg\nhttp-request send-spoe-group identity authorize\nhttp-request deny deny_status 503 unless { var(txn.identity.allow) -m bool }";
+
+/// The workspaces' back end that a name leads to, by its name or by an address.
+fn leads(name: &str, variant: &Variant<'_>) -> Option<String> {
+    let reach = &variant.reach;
+    let section = variant.named(name).first()?;
+    if is_agent(name, variant) {
+        return Some(name.to_owned());
+    }
+    let same = addresses(section).any(|(_, address)| reach.addresses.contains(&address));
+    (reach.workspaces.contains(name) || same).then(|| name.to_owned())
+}
+
+/// Whether a back end is that of the agent: who reaches it asks in HAProxy's place.
+fn is_agent(name: &str, variant: &Variant<'_>) -> bool {
+    let agents = variant.guards.iter().filter_map(|guard| guard.engine.agent.as_ref());
+    agents.flat_map(|agent| agent.after(&["use-backend"])).any(|used| used == name)
+}
+
+/// Whether a rule ends every request of a section.
+fn passes_nothing(section: &Section, variant: &Variant<'_>) -> bool {
+    const ENDS: [&str; 6] = ["deny", "reject", "return", "redirect", "tarpit", "silent-drop"];
+    let http = variant.setting(section, "mode").is_some_and(|(_, mode)| mode == "http");
+    let tls = section.lines.iter().any(|line| {
+        line.words.first().is_some_and(|w| w == "bind") && line.words.iter().any(|w| w == "ssl")
+    });
+    let secure = |test: &Test| test.fetch == "ssl_fc";
+    let acls = super::acls(section.lines.iter().map(|line| &**line));
+    for line in all_lines(section, variant.sections) {
+        let action = match &line.words[..] {
+            [http_request, action, ..] if http_request == "http-request" && http => action,
+            [tcp, content, action, ..] if tcp == "tcp-request" && content != "inspect-delay" => {
+                action
+            }
+            [redirect, ..] if redirect == "redirect" && http => redirect,
+            _ => continue,
+        };
+        let when = Condition::of(&line.words, &acls);
+        if ["allow", "accept"].contains(&action.as_str()) {
+            return false;
+        }
+        let all = when.is_always() || (!tls && when.holds_without(secure));
+        if ENDS.contains(&action.as_str()) && all {
+            return true;
+        }
+    }
+    false
+}

@@ -1,0 +1,207 @@
+//! Whom HAProxy connects to and who commands it: certificates of servers, and the runtime API.
+
+use super::{
+    Report, Rule, Variant,
+    address::Address,
+    expression::agents,
+    guard,
+    reach::{addresses, target},
+};
+use crate::haproxy_config::document::{Line, Section};
+
+pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
+    for section in variant.sections {
+        match section.kind.as_str() {
+            "global" => check_global(section, variant, report),
+            "frontend" | "listen" => check_statistics(section, variant, report),
+            "backend" if variant.reach.is_workspace(section) => {
+                check_statistics(section, variant, report);
+            }
+            _ => {}
+        }
+        let connects = ["backend", "listen", "defaults"].contains(&section.kind.as_str());
+        let site = variant.reach.is_elsewhere(section) && !variant.reach.is_workspace(section);
+        if connects && !site && !variant.guards.is_empty() {
+            check_section(section, variant, report);
+        }
+    }
+    for guard in variant.guards {
+        check_routes(guard, variant, report);
+    }
+}
+
+fn has(line: &Line, words: &[&str]) -> bool {
+    line.words.windows(words.len()).any(|window| window.iter().eq(words.iter()))
+}
+
+fn is_server(line: &Line) -> bool {
+    line.words.first().is_some_and(|w| w == "server" || w == "server-template")
+}
+
+/// The `default-server` lines that hold for a section.
+pub(super) fn defaults<'s>(section: &'s Section, variant: &'s Variant<'_>) -> Vec<&'s Line> {
+    let chain = guard::inherited(section, variant.sections).into_iter().chain([section]);
+    let lines = chain.flat_map(|section| section.lines.iter().map(|line| &**line));
+    lines.filter(|line| line.words.first().is_some_and(|word| word == "default-server")).collect()
+}
+
+fn check_section(section: &Section, variant: &Variant<'_>, report: &mut Report) {
+    let defaults = defaults(section, variant);
+    for line in &section.lines {
+        let is_default = line.words.first().is_some_and(|word| word == "default-server");
+        if (is_server(line) || is_default) && has(line, &["verify", "none"]) {
+            let what = "the server's certificate is not verified";
+            report.add(Rule::ServerUnverified, line.at, what, "verify required ca-file @system-ca");
+        }
+    }
+    if !variant.reach.is_workspace(section) {
+        return;
+    }
+    check_source(section, &defaults, report);
+    for (line, address) in addresses(section).filter(|(line, _)| is_server(line)) {
+        let all = || defaults.iter().copied().chain([line]);
+        if !is_tls(line, &defaults) {
+            continue;
+        }
+        let name = all().rev().find_map(|line| guard::after(line, "sni"));
+        let fits = match name {
+            // The name in the certificate is that of the address, which the agent gives.
+            Some(sample) if address.is_anywhere() => agents(sample, variant.prefix())
+                .is_some_and(|name| name == "sni" || name == "dst_host"),
+            Some(_) => true,
+            None => {
+                !address.is_anywhere()
+                    && all().any(|line| guard::after(line, "verifyhost").is_some())
+            }
+        };
+        if !fits {
+            let what = "the certificate may be of any name";
+            let fix = format!("sni var({}sni)", variant.prefix());
+            report.add(Rule::ServerUnverified, line.at, what, fix);
+        }
+    }
+}
+
+/// Whether a server is reached by TLS.
+pub(super) fn is_tls(line: &Line, defaults: &[&Line]) -> bool {
+    let says = |word: &str| line.words.iter().any(|w| w == word);
+    says("ssl")
+        || !says("no-ssl") && defaults.iter().any(|line| line.words.iter().any(|w| w == "ssl"))
+}
+
+/// An address that servers see the client under, and that the client names in a header.
+fn check_source(section: &Section, defaults: &[&Line], report: &mut Report) {
+    let own = section.lines.iter().map(|line| &**line);
+    for line in own.chain(defaults.iter().copied()) {
+        let named =
+            guard::after(line, "usesrc").is_some_and(|source| source.starts_with("hdr_ip("));
+        if named {
+            let what = "the client names the address that the workspace sees";
+            report.add(Rule::RouteNotAgents, line.at, what, "usesrc clientip");
+        }
+    }
+}
+
+/// Where the agent says which name a certificate must have, the connection is TLS.
+fn check_routes(guard: &guard::Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
+    let sni = guard.var("sni");
+    for (_, line, when) in guard.rules("use_backend") {
+        let needs = when.needs(|test| test.fetch == sni && test.method.as_deref() == Some("found"));
+        let Some(name) = target(line).filter(|_| needs) else { continue };
+        for section in variant.named(name).iter().filter(|s| s.kind == "backend") {
+            let defaults = defaults(section, variant);
+            for (server, _) in addresses(section).filter(|(line, _)| !is_tls(line, &defaults)) {
+                let what = format!(
+                    "'{name}' is for workspaces that are reached by https, and this is not"
+                );
+                let fix = format!("ssl verify required ca-file @system-ca sni {sni}");
+                report.add(Rule::ServerUnverified, server.at, what, fix);
+            }
+        }
+    }
+}
+
+fn check_global(section: &Section, variant: &Variant<'_>, report: &mut Report) {
+    for line in &section.lines {
+        match &line.words[..] {
+            [keyword, how, ..]
+                if keyword == "ssl-server-verify"
+                    && how == "none"
+                    && !variant.guards.is_empty() =>
+            {
+                let what = "no server's certificate is verified";
+                report.add(Rule::ServerUnverified, line.at, what, "ssl-server-verify required");
+            }
+            [stats, socket, address, options @ ..] if stats == "stats" && socket == "socket" => {
+                check_socket(line, address, options, report);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The runtime API has no password: all who connect command, in the measure of its level.
+fn check_socket(line: &Line, address: &str, options: &[String], report: &mut Report) {
+    let option = |name: &str| {
+        let place = options.iter().position(|word| word == name)?;
+        options.get(place + 1).map(String::as_str)
+    };
+    if option("level") == Some("user") {
+        return;
+    }
+    let open = address.split(',').find(|part| match Address::read(part) {
+        Address::Local(_) => false,
+        Address::Network(..) => true,
+        // What the environment says is not known here, unless a family stands before it.
+        Address::Name(..) => !part.starts_with("${"),
+    });
+    if let Some(open) = open {
+        let what = format!("the runtime API is open to all who reach {open}");
+        let fix = "stats socket /run/haproxy/admin.sock mode 600 level admin";
+        report.add(Rule::SocketOpen, line.at, what, fix);
+    }
+    let others = option("mode").and_then(|mode| mode.chars().last()).and_then(|c| c.to_digit(8));
+    if others.is_some_and(|bits| bits & 2 != 0) {
+        let what = "all users of this machine can write to the socket of the runtime API";
+        report.add(Rule::SocketOpen, line.at, what, "mode 600");
+    }
+}
+
+/// Where workspaces are, the page of statistics is for all who may open one of them.
+fn check_shown(section: &Section, variant: &Variant<'_>, lines: &[&Line], report: &mut Report) {
+    const SHOWS: [&str; 6] = ["enable", "uri", "realm", "scope", "refresh", "http-request"];
+    let reach = &variant.reach;
+    if variant.guards.is_empty() || !(reach.is_guard(section) || reach.is_workspace(section)) {
+        return;
+    }
+    let shows = |line: &&&Line| {
+        matches!(&line.words[..], [stats, word, ..]
+            if stats == "stats" && (SHOWS.contains(&word.as_str()) || word.starts_with("show-")))
+    };
+    if let Some(line) = lines.iter().find(shows) {
+        let what = "the page of statistics is where workspaces are";
+        let fix =
+            "listen stats\n    bind 127.0.0.1:8404\n    stats enable   # a section of its own";
+        report.add(Rule::StatisticsOpen, line.at, what, fix);
+    }
+}
+
+/// The page of statistics can stop servers.
+fn check_statistics(section: &Section, variant: &Variant<'_>, report: &mut Report) {
+    let lines = || {
+        let chain = guard::inherited(section, variant.sections).into_iter().chain([section]);
+        chain.flat_map(|section| &section.lines)
+    };
+    let is = |line: &Line, what: &str| matches!(&line.words[..], [stats, word, ..] if stats == "stats" && word == what);
+    let refuses = |line: &Line| {
+        is(line, "http-request") && line.words.get(2).is_some_and(|w| w == "auth" || w == "deny")
+    };
+    if lines().any(|line| is(line, "auth") || refuses(line)) {
+        return;
+    }
+    check_shown(section, variant, &lines().map(|line| &**line).collect::<Vec<_>>(), report);
+    for line in lines().filter(|line| is(line, "admin")) {
+        let what = "the page of statistics takes commands without a password";
+        report.add(Rule::SocketOpen, line.at, what, "stats auth USER:PASSWORD");
+    }
+}

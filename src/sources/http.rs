@@ -1,0 +1,246 @@
+//! Asking a platform's API: one client for all sources that speak HTTP.
+//!
+//! The credential is read anew for every question, so that it can be replaced while the agent runs.
+//! Answers are bounded in size and time; redirects are not followed, as they would carry the
+//! credential elsewhere.
+
+use std::{path::PathBuf, time::Duration};
+
+use reqwest::{
+    Client, RequestBuilder, Response, StatusCode,
+    header::{AUTHORIZATION, HeaderValue, RETRY_AFTER},
+    redirect::Policy,
+};
+use secrecy::{ExposeSecret as _, SecretString};
+use serde::de::DeserializeOwned;
+use url::Url;
+
+use crate::workspaces::source::SourceError;
+
+/// The largest answer that is read, in bytes; a page of a hundred workspaces is some hundred KiB.
+const MAX_BODY: usize = 32 << 20;
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest that one answer may take; a stream of events has no end.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// A connection on which nothing is heard is asked whether it is there this often.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// The longest pause that a platform can ask for.
+const MAX_PAUSE: Duration = Duration::from_mins(5);
+
+/// Where a credential is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// In a file.
+    File(PathBuf),
+    /// In a variable of the environment.
+    Env(String),
+}
+
+/// A platform's API.
+pub struct Api {
+    client: Client,
+    base: Url,
+    credential: Option<Credential>,
+    /// What stands before the credential in the Authorization header, or the name of a header of its
+    /// own that ends in a colon.
+    scheme: &'static str,
+}
+
+impl Credential {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// It is not there, or empty.
+    pub fn read(&self) -> Result<SecretString, SourceError> {
+        let (text, place) = match self {
+            Self::File(path) => (std::fs::read_to_string(path).ok(), path.display().to_string()),
+            Self::Env(name) => (std::env::var(name).ok(), format!("the variable {name}")),
+        };
+        let text = text.map(|text| SecretString::from(text.trim_end_matches(['\r', '\n'])));
+        text.filter(|text| !text.expose_secret().is_empty()).ok_or_else(|| {
+            SourceError::Unauthorized(format!("cannot read the credential in {place}"))
+        })
+    }
+}
+
+impl Api {
+    /// An API. `scheme` is "Bearer ", "token " or the like, or the name of a header with a colon.
+    ///
+    /// # Errors
+    /// TLS cannot be set up, or the authority's certificates cannot be read.
+    pub fn new(
+        base: Url,
+        credential: Option<Credential>,
+        scheme: &'static str,
+        authority: Option<&[u8]>,
+    ) -> Result<Self, reqwest::Error> {
+        let mut builder = Client::builder()
+            .redirect(Policy::none())
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_keepalive(KEEPALIVE)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .http2_keep_alive_timeout(KEEPALIVE)
+            .user_agent(concat!("identity-spoa/", env!("CARGO_PKG_VERSION")));
+        if let Some(pem) = authority {
+            builder = builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(pem)?);
+        }
+        Ok(Self { client: builder.build()?, base, credential, scheme })
+    }
+
+    /// A GET of a path below the base.
+    ///
+    /// # Errors
+    /// The credential cannot be read.
+    pub fn get(&self, path: &str) -> Result<RequestBuilder, SourceError> {
+        self.signed(self.client.get(self.url(path)?))
+    }
+
+    /// A POST to a path below the base.
+    ///
+    /// # Errors
+    /// The credential cannot be read.
+    pub fn post(&self, path: &str) -> Result<RequestBuilder, SourceError> {
+        self.signed(self.client.post(self.url(path)?))
+    }
+
+    fn url(&self, path: &str) -> Result<Url, SourceError> {
+        let base = self.base.as_str().trim_end_matches('/');
+        Url::parse(&format!("{base}/{path}"))
+            .map_err(|error| SourceError::Protocol(format!("no address for {path:?}: {error}")))
+    }
+
+    fn signed(&self, request: RequestBuilder) -> Result<RequestBuilder, SourceError> {
+        let Some(credential) = &self.credential else { return Ok(request) };
+        let secret = credential.read()?;
+        let own = self.scheme.strip_suffix(':');
+        let text = match own {
+            Some(_) => secret.expose_secret().to_owned(),
+            None => format!("{}{}", self.scheme, secret.expose_secret()),
+        };
+        let text = zeroize::Zeroizing::new(text);
+        let mut value = HeaderValue::from_str(&text).map_err(|_| {
+            SourceError::Unauthorized("the credential has bytes that no header can carry".into())
+        })?;
+        value.set_sensitive(true);
+        Ok(match own {
+            Some(name) => request.header(name, value),
+            None => request.header(AUTHORIZATION, value),
+        })
+    }
+}
+
+/// Sends a question and reads the answer. `None` stands for "there is no such thing" (404).
+///
+/// # Errors
+/// No answer, a refusal, or one that is not the JSON that was asked for.
+pub async fn ask<T: DeserializeOwned>(request: RequestBuilder) -> Result<Option<T>, SourceError> {
+    ask_unless(request, |_| true).await
+}
+
+/// As [`ask`], where the body of a 404 tells whether there is no such thing.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn ask_unless<T: DeserializeOwned>(
+    request: RequestBuilder,
+    gone: impl FnOnce(&[u8]) -> bool,
+) -> Result<Option<T>, SourceError> {
+    let question = async {
+        let response = send(request).await?;
+        if response.status() == StatusCode::NOT_FOUND {
+            let body = body(response).await?;
+            if gone(&body) {
+                return Ok(None);
+            }
+            let text = format!("status 404 Not Found {}", reason(&body));
+            return Err(SourceError::Unavailable(text));
+        }
+        let response = accept(response).await?;
+        let body = body(response).await?;
+        serde_json::from_slice(&body).map(Some).map_err(|e| SourceError::Protocol(e.to_string()))
+    };
+    tokio::time::timeout(ANSWER_TIMEOUT, question).await.unwrap_or(Err(SourceError::Timeout))
+}
+
+/// As [`ask`], where "there is no such thing" is no answer.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn must<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, SourceError> {
+    ask(request).await?.ok_or_else(|| SourceError::Unavailable("status 404 Not Found".into()))
+}
+
+/// Sends a question, for whoever reads the answer as it comes.
+///
+/// # Errors
+/// No answer.
+pub async fn send(request: RequestBuilder) -> Result<Response, SourceError> {
+    request.send().await.map_err(|error| unavailable(&error))
+}
+
+/// The response, unless its status says that it is a refusal.
+///
+/// # Errors
+/// What the status says.
+pub async fn accept(response: Response) -> Result<Response, SourceError> {
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let pause = pause(&response);
+    let text = match body(response).await {
+        Ok(text) => reason(&text),
+        Err(_) => String::new(),
+    };
+    Err(match status {
+        StatusCode::UNAUTHORIZED => SourceError::Unauthorized(text),
+        StatusCode::FORBIDDEN => SourceError::Forbidden(text),
+        StatusCode::TOO_MANY_REQUESTS => {
+            SourceError::RateLimited(pause.unwrap_or(Duration::from_secs(1)))
+        }
+        status => SourceError::Unavailable(format!("status {status} {text}")),
+    })
+}
+
+/// What went wrong, from the inside out: the outer words alone never tell.
+pub(super) fn unavailable(error: &reqwest::Error) -> SourceError {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    SourceError::Unavailable(text)
+}
+
+async fn body(mut response: Response) -> Result<Vec<u8>, SourceError> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| unavailable(&error))? {
+        if body.len() + chunk.len() > MAX_BODY {
+            return Err(SourceError::Protocol(format!("an answer of more than {MAX_BODY} bytes")));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+/// What an error's body says, cut and made harmless for logs.
+fn reason(body: &[u8]) -> String {
+    let json: Option<serde_json::Value> = serde_json::from_slice(body).ok();
+    let message = json.as_ref().and_then(|json| json.get("message")).and_then(|m| m.as_str());
+    let text = message.map_or_else(|| String::from_utf8_lossy(body), Into::into);
+    text.chars().take(200).flat_map(char::escape_debug).collect()
+}
+
+/// How long to wait, by `Retry-After` (RFC 9110 section 10.2.3); some platforms give fractions of a
+/// second.
+fn pause(response: &Response) -> Option<Duration> {
+    let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
+    let seconds = if let Ok(seconds) = text.parse::<f64>() {
+        seconds
+    } else {
+        let at = httpdate::parse_http_date(text).ok()?;
+        at.duration_since(std::time::SystemTime::now()).unwrap_or_default().as_secs_f64()
+    };
+    Duration::try_from_secs_f64(seconds).ok().map(|pause| pause.min(MAX_PAUSE))
+}

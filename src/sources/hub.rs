@@ -1,0 +1,559 @@
+//! JupyterHub: the agent takes the place of the hub's proxy.
+//!
+//! The hub tells its proxy of each server the moment it starts or stops (the REST API of
+//! configurable-http-proxy), and that is heard here: a stopped server is gone before its process is.
+//! Who owns a server, who is in which group and with whom a server is shared is asked from the hub's
+//! own REST API. Needs `c.JupyterHub.subdomain_host`: each user's servers have a host name of their own.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use reqwest::header::ACCEPT;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use thiserror::Error;
+use tokio::sync::mpsc;
+use tracing::warn;
+use url::Url;
+
+use super::http::{self, Api};
+use crate::workspaces::{
+    Admission, AppName, Destination, Endpoint, EndpointName, Gateway, Grant, Grantee, PathRule,
+    Person, Phase, Protocol, Revision, Workspace, WorkspaceId,
+    destination::Server,
+    directory::Member,
+    host::Host,
+    plain,
+    source::{Abilities, Event, Joining, Source, SourceError},
+};
+
+pub mod server;
+
+/// How many users a page has.
+const PAGE: usize = 200;
+/// No hub has so many pages.
+const MAX_PAGES: usize = 10_000;
+/// The most routes that are kept.
+const MAX_ROUTES: usize = 100_000;
+const PAGINATION: &str = "application/jupyterhub-pagination+json";
+
+/// What the operator says of a hub.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// The hub's own host, as in `c.JupyterHub.subdomain_host`; users' hosts are below it.
+    pub host: Host,
+    /// Whose login names are the hub's user names, and what the users are called together there.
+    pub joining: Joining,
+    /// Who reaches the hub itself and its services, which ask for a login of their own.
+    pub hub_admission: Admission,
+    /// Whether the hub is asked with whom servers are shared.
+    pub shares: bool,
+}
+
+/// A hub.
+pub struct Hub {
+    api: Api,
+    settings: Settings,
+    table: Mutex<Table>,
+    /// Counts changes, so that later descriptions are told from earlier ones.
+    count: AtomicU64,
+    listener: Mutex<Option<mpsc::Sender<Event>>>,
+}
+
+/// What the hub told so far.
+#[derive(Default)]
+struct Table {
+    /// By host, then by path.
+    routes: BTreeMap<WorkspaceId, BTreeMap<String, Route>>,
+    /// With whom servers are shared, by owner and server name.
+    shares: HashMap<(String, String), Vec<Grantee>>,
+    /// The number of the last change of each host.
+    revisions: HashMap<WorkspaceId, u64>,
+}
+
+/// A route, as the hub gave it.
+#[derive(Clone, Debug, PartialEq)]
+struct Route {
+    /// As the hub named it.
+    key: String,
+    destination: Destination,
+    body: Map<String, Value>,
+}
+
+/// Why a route is not taken.
+#[derive(Debug, Error)]
+pub enum RouteError {
+    /// Without a host, all users' servers would share one; with another, who knows whose it is.
+    #[error(
+        "the route {0:?} is of no host below {1} for a user: set c.JupyterHub.subdomain_host to that, so that each user's servers have a host name of their own; a user cannot be called like the hub's host"
+    )]
+    Host(String, Box<str>),
+    /// The body is not what a hub sends.
+    #[error("the body has no 'target' with an address: {0}")]
+    Target(String),
+    /// Too many.
+    #[error("there are {MAX_ROUTES} routes already")]
+    Full,
+}
+
+/// Where a route is: a workspace, and a path of its host that ends in a slash.
+struct Spec {
+    workspace: WorkspaceId,
+    path: String,
+}
+
+impl Spec {
+    /// Reads the path of an API call, percent-decoded, without the prefix. The hub's own route is "/",
+    /// whatever its host is; those of users begin with a host.
+    fn parse(path: &str, hub: &Host) -> Result<Self, RouteError> {
+        let wrong = || RouteError::Host(path.into(), hub.as_str().into());
+        let trimmed = path.trim_matches('/');
+        let (host, rest) = match trimmed.split_once('/') {
+            _ if trimmed.is_empty() => (hub.as_str(), ""),
+            Some(parts) => parts,
+            None => (trimmed, ""),
+        };
+        let host = Host::parse(host.as_bytes()).map_err(|_| wrong())?;
+        let below = host.as_str().strip_suffix(hub.as_str());
+        let label = match below.map(|below| below.strip_suffix('.').unwrap_or(below)) {
+            Some("") => hub.as_str().split('.').next().unwrap_or_default(),
+            // A user who is called like the hub would have its workspace.
+            Some(label) if hub.as_str().split('.').next() == Some(label) => return Err(wrong()),
+            Some(label) if !label.contains('.') && below.is_some_and(|b| b.ends_with('.')) => label,
+            _ => return Err(wrong()),
+        };
+        let workspace = label.parse().map_err(|_| wrong())?;
+        let path = if rest.is_empty() { "/".into() } else { format!("/{rest}/") };
+        Ok(Self { workspace, path })
+    }
+}
+
+impl Hub {
+    /// A hub that has told nothing yet.
+    #[must_use]
+    pub fn new(api: Api, settings: Settings) -> Self {
+        Self {
+            api,
+            settings,
+            table: Mutex::default(),
+            count: AtomicU64::new(1),
+            listener: Mutex::default(),
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The hub adds a route, or replaces one.
+    ///
+    /// # Errors
+    /// See [`RouteError`].
+    pub fn add(&self, path: &str, body: Map<String, Value>) -> Result<(), RouteError> {
+        let spec = Spec::parse(path, &self.settings.host)?;
+        let id = spec.workspace;
+        let target = body.get("target").and_then(Value::as_str).unwrap_or_default();
+        let destination = destination(target).ok_or_else(|| RouteError::Target(target.into()))?;
+        let mut table = self.table();
+        if table.routes.len() >= MAX_ROUTES && !table.routes.contains_key(&id) {
+            return Err(RouteError::Full);
+        }
+        let key = format!("/{}", path.trim_matches('/'));
+        let route = Route { key, destination, body };
+        table.routes.entry(id.clone()).or_default().insert(spec.path, route);
+        self.changed(&mut table, &id);
+        Ok(())
+    }
+
+    /// The hub takes a route away. Returns whether it was there.
+    pub fn remove(&self, path: &str) -> bool {
+        let Ok(spec) = Spec::parse(path, &self.settings.host) else { return false };
+        let id = spec.workspace;
+        let mut table = self.table();
+        let Some(routes) = table.routes.get_mut(&id) else { return false };
+        let there = routes.remove(&spec.path).is_some();
+        if routes.is_empty() {
+            table.routes.remove(&id);
+        }
+        self.changed(&mut table, &id);
+        there
+    }
+
+    /// Every route, as the hub expects them back: by host and path, with what it sent.
+    pub fn routes(&self) -> Map<String, Value> {
+        let table = self.table();
+        let routes = table.routes.values().flat_map(BTreeMap::values);
+        routes.map(|route| (route.key.clone(), Value::Object(route.body.clone()))).collect()
+    }
+
+    /// Tells whoever follows what became of a workspace. Under the table's lock, so that what is told
+    /// last is what holds.
+    fn changed(&self, table: &mut Table, id: &WorkspaceId) {
+        let number = self.count.fetch_add(1, Ordering::Relaxed);
+        let event = if let Some(routes) = table.routes.get(id) {
+            table.revisions.insert(id.clone(), number);
+            Event::Described(Box::new(self.workspace(id, routes, table)))
+        } else {
+            table.revisions.remove(id);
+            Event::Ended(id.clone())
+        };
+        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(listener) = listener.as_ref()
+            && listener.try_send(event).is_err()
+        {
+            warn!(workspace = %id, "a route of the hub waits for the next complete look");
+        }
+    }
+
+    fn workspace(
+        &self,
+        id: &WorkspaceId,
+        routes: &BTreeMap<String, Route>,
+        table: &Table,
+    ) -> Workspace {
+        let text =
+            |route: &Route, key| route.body.get(key).and_then(Value::as_str).map(str::to_owned);
+        let user = routes.values().find_map(|route| text(route, "user"));
+        let mut endpoints = Vec::new();
+        let mut paths = Vec::new();
+        let mut grants = Vec::new();
+        for (path, route) in routes {
+            let server = text(route, "server_name").filter(|name| !name.is_empty());
+            let name = match &server {
+                None => EndpointName::Main,
+                Some(server) => match AppName::new(server) {
+                    Some(app) => EndpointName::App(app),
+                    None => continue,
+                },
+            };
+            let of_user = route.body.contains_key("user");
+            let admission = if of_user { Admission::Grants } else { self.settings.hub_admission };
+            if name != EndpointName::Main {
+                paths.push(PathRule { prefix: path.as_str().into(), endpoint: name.clone() });
+            }
+            if let Some(user) = user.as_ref().filter(|_| of_user) {
+                let key = (user.clone(), server.unwrap_or_default());
+                let shared = table.shares.get(&key).into_iter().flatten().cloned();
+                let endpoints = Some(vec![name.clone()]);
+                grants.extend(shared.map(|to| Grant { to, endpoints: endpoints.clone() }));
+            }
+            let destination = route.destination.clone();
+            endpoints.push(Endpoint { name, protocol: Protocol::Http, admission, destination });
+        }
+        let label = user.as_deref().unwrap_or("hub");
+        Workspace {
+            id: id.clone(),
+            instance: None,
+            revision: Revision { spec: None, status: table.revisions.get(id).copied() },
+            organization: self.settings.joining.organization(),
+            owner_label: plain(label),
+            owner: Person { account: user.as_deref().map(Into::into), ..Person::default() },
+            grants,
+            phase: Phase::Running,
+            address: None,
+            template: None,
+            endpoints,
+            paths,
+        }
+    }
+
+    /// Asks with whom each server is shared.
+    async fn ask_shares(&self) -> Result<(), SourceError> {
+        if !self.settings.shares {
+            return Ok(());
+        }
+        let owners: Vec<String> = {
+            let table = self.table();
+            let routes = table.routes.values().flat_map(BTreeMap::values);
+            let users = routes.filter_map(|route| route.body.get("user")?.as_str());
+            let mut users: Vec<_> = users.map(str::to_owned).collect();
+            users.sort();
+            users.dedup();
+            users
+        };
+        let mut shares: HashMap<(String, String), Vec<Grantee>> = HashMap::new();
+        for owner in owners {
+            let path = format!("shares/{}", encoded(&owner));
+            for share in self.pages::<Share>(&path).await? {
+                // A share may be of less than access.
+                if !share.scopes.iter().any(|scope| scope.starts_with("access:servers")) {
+                    continue;
+                }
+                let grantee = match (share.user, share.group) {
+                    (Some(user), None) => {
+                        let account = Some(user.name.into());
+                        Grantee::User(Person { account, ..Person::default() })
+                    }
+                    (None, Some(group)) => Grantee::Team(group.name.into()),
+                    _ => continue,
+                };
+                let server = share.server.name;
+                shares.entry((owner.clone(), server)).or_default().push(grantee);
+            }
+        }
+        let mut table = self.table();
+        let of = |key: &(String, String)| -> Option<WorkspaceId> {
+            let route =
+                |route: &Route| route.body.get("user").and_then(Value::as_str) == Some(&key.0);
+            table.routes.iter().find(|(_, all)| all.values().any(route)).map(|(id, _)| id.clone())
+        };
+        let differing = shares.keys().chain(table.shares.keys());
+        let differing = differing.filter(|key| shares.get(*key) != table.shares.get(*key));
+        let touched: Vec<WorkspaceId> = differing.filter_map(of).collect();
+        table.shares = shares;
+        for id in touched {
+            self.changed(&mut table, &id);
+        }
+        Ok(())
+    }
+
+    /// Every item of a list, over all pages.
+    async fn pages<T: for<'de> Deserialize<'de>>(&self, path: &str) -> Result<Vec<T>, SourceError> {
+        let mut items = Vec::new();
+        for _ in 0..MAX_PAGES {
+            let request = self.api.get(&format!("{path}?limit={PAGE}&offset={}", items.len()))?;
+            let page: Page<T> = match http::ask(request.header(ACCEPT, PAGINATION)).await? {
+                Some(page) => page,
+                // A user who was deleted a moment ago.
+                None => return Ok(items),
+            };
+            let last = page.items.is_empty() || page.pagination.next.is_none();
+            items.extend(page.items);
+            if last {
+                return Ok(items);
+            }
+        }
+        Err(SourceError::Protocol(format!("{path} has no last page")))
+    }
+}
+
+#[derive(Deserialize)]
+struct Page<T> {
+    items: Vec<T>,
+    #[serde(rename = "_pagination")]
+    pagination: Pagination,
+}
+
+#[derive(Deserialize)]
+struct Pagination {
+    next: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct Share {
+    server: Named,
+    #[serde(default)]
+    scopes: Vec<String>,
+    user: Option<Named>,
+    group: Option<Named>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    name: String,
+}
+
+#[derive(Deserialize, Serialize)]
+struct User {
+    name: String,
+    #[serde(default)]
+    groups: Vec<String>,
+}
+
+impl Source for Hub {
+    fn abilities(&self) -> Abilities {
+        Abilities { watches: true, reads: false, accounts: true, whole_lists: true }
+    }
+
+    /// Lets the hub compare its servers with the routes here, and mend them; then they are complete.
+    async fn list(&self) -> Result<Vec<Workspace>, SourceError> {
+        let check = self.api.post("proxy")?.body("{}");
+        let checking = async { http::accept(http::send(check).await?).await };
+        checking.await?;
+        self.ask_shares().await?;
+        let table = self.table();
+        let all = table.routes.iter().map(|(id, routes)| self.workspace(id, routes, &table));
+        Ok(all.collect())
+    }
+
+    async fn read(&self, _: &WorkspaceId) -> Result<Option<Workspace>, SourceError> {
+        Err(SourceError::Protocol("a hub is not asked about one server".into()))
+    }
+
+    async fn watch(&self, events: mpsc::Sender<Event>) -> SourceError {
+        if events.send(Event::Connected).await.is_ok() {
+            *self.listener.lock().unwrap_or_else(PoisonError::into_inner) = Some(events.clone());
+            events.closed().await;
+        }
+        SourceError::Unavailable("nobody listens any more".into())
+    }
+
+    async fn accounts(&self) -> Result<Vec<Member>, SourceError> {
+        let users: Vec<User> = self.pages("users").await?;
+        let member = |user: User| Member {
+            account: user.name.as_str().into(),
+            person: Person {
+                issuers: self.settings.joining.issuers.clone(),
+                username: Some(user.name.as_str().into()),
+                ..Person::default()
+            },
+            label: plain(&user.name),
+            active: true,
+            teams: user.groups.into_iter().map(Into::into).collect(),
+        };
+        Ok(users.into_iter().map(member).collect())
+    }
+}
+
+/// Where a target is. Servers that speak TLS of the hub's own authority are not supported.
+fn destination(target: &str) -> Option<Destination> {
+    let url = Url::parse(target).ok()?;
+    let port = url.port_or_known_default()?;
+    if url.scheme() != "http" {
+        return None;
+    }
+    let address = match url.host()? {
+        url::Host::Ipv4(ip) => IpAddr::from(ip),
+        url::Host::Ipv6(ip) => IpAddr::from(ip),
+        url::Host::Domain(name) => {
+            let gateway = Gateway::parse(&format!("http://{name}:{port}")).ok()?;
+            return Some(Destination::Gateway(Arc::new(gateway)));
+        }
+    };
+    Server::new(address.into(), port).map(Destination::Address)
+}
+
+/// A user name as one segment of a path.
+fn encoded(name: &str) -> String {
+    name.bytes()
+        .map(|byte| {
+            let plain = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
+            if plain { char::from(byte).to_string() } else { format!("%{byte:02X}") }
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workspaces::IssuerNames;
+
+    fn hub() -> Hub {
+        let url = "http://127.0.0.1:9".parse().unwrap();
+        let settings = Settings {
+            host: Host::parse(b"hub.test").unwrap(),
+            joining: Joining { issuers: IssuerNames::one("corp"), organization: None },
+            hub_admission: Admission::Authenticated,
+            shares: false,
+        };
+        Hub::new(Api::new(url, None, "token ", None).unwrap(), settings)
+    }
+
+    fn body(text: &str) -> Map<String, Value> {
+        serde_json::from_str(text).unwrap()
+    }
+
+    async fn follow(hub: &Arc<Hub>) -> mpsc::Receiver<Event> {
+        let (sender, mut events) = mpsc::channel(64);
+        let following = Arc::clone(hub);
+        tokio::spawn(async move { following.watch(sender).await });
+        assert_eq!(events.recv().await, Some(Event::Connected));
+        while hub.listener.lock().unwrap().is_none() {
+            tokio::task::yield_now().await;
+        }
+        events
+    }
+
+    #[tokio::test]
+    async fn a_server_is_there_from_its_route_on_and_gone_with_it() {
+        let hub = Arc::new(hub());
+        let mut events = follow(&hub).await;
+        let server = r#"{"user":"alice","server_name":"","target":"http://127.0.0.1:49083","jupyterhub":true}"#;
+        hub.add("/alice.hub.test/user/alice", body(server)).unwrap();
+        let Some(Event::Described(workspace)) = events.recv().await else { panic!() };
+        assert_eq!((workspace.id.as_str(), &*workspace.owner_label), ("alice", "alice"));
+        assert_eq!(workspace.endpoints[0].destination.to_string(), "127.0.0.1:49083");
+        assert_eq!(workspace.endpoints[0].admission, Admission::Grants);
+        let routes = hub.routes();
+        assert_eq!(routes["/alice.hub.test/user/alice"], Value::Object(body(server)));
+        assert!(hub.remove("/alice.hub.test/user/alice"));
+        assert_eq!(events.recv().await, Some(Event::Ended("alice".parse().unwrap())));
+        assert!(!hub.remove("/alice.hub.test/user/alice"));
+        assert!(hub.routes().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_named_server_is_an_endpoint_below_its_path() {
+        let hub = Arc::new(hub());
+        let mut events = follow(&hub).await;
+        for (path, name, port) in [("", "", 1), ("/gpu", "gpu", 2)] {
+            let body = body(&format!(
+                r#"{{"user":"alice","server_name":"{name}","target":"http://10.0.0.1:{port}"}}"#
+            ));
+            hub.add(&format!("/alice.hub.test/user/alice{path}"), body).unwrap();
+        }
+        events.recv().await;
+        let Some(Event::Described(workspace)) = events.recv().await else { panic!() };
+        let at = |path: &str| {
+            let name = workspace.endpoint_at(&EndpointName::Main, Some(path.as_bytes()));
+            workspace.endpoint(&name).unwrap().destination.to_string()
+        };
+        assert_eq!(at("/user/alice/tree"), "10.0.0.1:1");
+        assert_eq!(at("/user/alice/gpu/tree"), "10.0.0.1:2");
+        assert_eq!(at("/user/alice/gpux"), "10.0.0.1:1");
+        // One of them stops: the other stays.
+        hub.remove("/alice.hub.test/user/alice/gpu");
+        let Some(Event::Described(workspace)) = events.recv().await else { panic!() };
+        assert_eq!(workspace.endpoints.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn no_name_of_a_user_writes_another_header() {
+        let hub = Arc::new(hub());
+        let mut events = follow(&hub).await;
+        let target = r#"{"user":"al\r\nX-Evil: 1\u0085ice","target":"http://10.0.0.1:1"}"#;
+        hub.add("/alice.hub.test/user/alice", body(target)).unwrap();
+        let Some(Event::Described(workspace)) = events.recv().await else { panic!() };
+        assert_eq!(&*workspace.owner_label, "alX-Evil: 1ice");
+    }
+
+    #[test]
+    fn a_route_that_cannot_be_served_is_refused_with_the_reason() {
+        let hub = hub();
+        let target = body(r#"{"user":"alice","target":"http://127.0.0.1:1"}"#);
+        for path in [
+            "/user/alice",
+            "/user/alice/gpu",
+            "/ev il.test/user/alice",
+            "/alice.other.test/user/alice",
+            "/a.b.hub.test/user/alice",
+            "/alicehub.test/user/alice",
+            "/hub.hub.test/user/hub",
+        ] {
+            let error = hub.add(path, target.clone()).unwrap_err();
+            assert!(error.to_string().contains("subdomain_host"), "{path}: {error}");
+        }
+        for bad in [r"{}", r#"{"target":"nowhere"}"#, r#"{"target":"https://10.0.0.1:1"}"#] {
+            let error = hub.add("/alice.hub.test/user/alice", body(bad)).unwrap_err();
+            assert!(matches!(error, RouteError::Target(_)), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_hub_itself_is_open_to_whom_the_operator_says() {
+        let hub = Arc::new(hub());
+        let mut events = follow(&hub).await;
+        hub.add("/", body(r#"{"hub":true,"target":"http://127.0.0.1:8081"}"#)).unwrap();
+        let Some(Event::Described(workspace)) = events.recv().await else { panic!() };
+        assert_eq!(workspace.id.as_str(), "hub");
+        assert_eq!(workspace.endpoints[0].admission, Admission::Authenticated);
+        assert_eq!(workspace.owner, Person::default());
+        assert!(hub.routes().contains_key("/"));
+    }
+}

@@ -1,0 +1,315 @@
+//! Kubernetes: workspaces that are custom resources, listed and watched.
+//!
+//! [`resource`] reads the kinds that are known. Which workspace an object is, the object says: a
+//! workspace that is started again may have two for a while, of which the newer counts.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Mutex, PoisonError},
+};
+
+use futures_util::{StreamExt as _, pin_mut};
+use kube::{
+    Api, Client,
+    api::{DynamicObject, ListParams},
+    config::{KubeConfigOptions, Kubeconfig},
+    runtime::watcher::{self, watcher},
+};
+use tokio::sync::{OnceCell, mpsc};
+use tracing::warn;
+
+use crate::{
+    identity::profile::MatchBy,
+    time::Moment,
+    workspaces::{
+        Workspace, WorkspaceId,
+        destination::Template,
+        directory::Member,
+        source::{Abilities, Event, Joining, Source, SourceError},
+    },
+};
+
+mod resource;
+
+pub use resource::Resource;
+
+/// How many objects a page of a list has.
+const PAGE: u32 = 500;
+
+/// What the operator says of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// What workspaces are there.
+    pub resource: Resource,
+    /// The one namespace they are in; all unless said.
+    pub namespace: Option<String>,
+    /// How the cluster is reached; as a pod of it unless said.
+    pub kubeconfig: Option<PathBuf>,
+    /// What the objects call their owner by.
+    pub owner: MatchBy,
+    /// Whose identities the owners have, and what they are called together there.
+    pub joining: Joining,
+    /// Where workspaces are, if not at the address of their pod.
+    pub destination: Option<Template>,
+}
+
+/// A cluster.
+pub struct Kubernetes {
+    settings: Settings,
+    client: OnceCell<Client>,
+    /// What the watch told so far, by namespace and name.
+    objects: Mutex<Objects>,
+}
+
+type Objects = HashMap<(String, String), Found>;
+
+/// A workspace as an object describes it.
+#[derive(Clone, Debug)]
+struct Found {
+    workspace: Workspace,
+    /// When the object was made; the text sorts as the time does.
+    created: String,
+}
+
+impl Kubernetes {
+    /// A cluster that is reached when it is first asked.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self { settings, client: OnceCell::new(), objects: Mutex::default() }
+    }
+
+    async fn api(&self) -> Result<Api<DynamicObject>, SourceError> {
+        let client = self.client.get_or_try_init(|| self.connect()).await?.clone();
+        let kind = self.settings.resource.kind();
+        Ok(match &self.settings.namespace {
+            Some(namespace) => Api::namespaced_with(client, namespace, &kind),
+            None => Api::all_with(client, &kind),
+        })
+    }
+
+    async fn connect(&self) -> Result<Client, SourceError> {
+        let unusable = |error: String| SourceError::Unauthorized(error);
+        let config = match &self.settings.kubeconfig {
+            Some(path) => {
+                let file = Kubeconfig::read_from(path).map_err(|e| unusable(e.to_string()))?;
+                let options = KubeConfigOptions::default();
+                kube::Config::from_custom_kubeconfig(file, &options)
+                    .await
+                    .map_err(|e| unusable(e.to_string()))?
+            }
+            None => kube::Config::incluster().map_err(|e| unusable(e.to_string()))?,
+        };
+        Client::try_from(config).map_err(|error| failed(&error))
+    }
+
+    fn read_object(&self, object: &DynamicObject) -> Option<((String, String), Found)> {
+        let key = (
+            object.metadata.namespace.clone().unwrap_or_default(),
+            object.metadata.name.clone().unwrap_or_default(),
+        );
+        let created = object.metadata.creation_timestamp.as_ref();
+        let created = created.map(|time| time.0.to_string()).unwrap_or_default();
+        let workspace = self.settings.resource.workspace(object, &self.settings)?;
+        Some((key, Found { workspace, created }))
+    }
+
+    /// An object changed; `found` is what it is now. Returns what is to be told.
+    fn change(&self, key: (String, String), found: Option<Found>) -> Vec<Event> {
+        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = found.as_ref().map(|found| found.workspace.id.clone());
+        let old = match found {
+            Some(found) => objects.insert(key, found),
+            None => objects.remove(&key),
+        };
+        let old = old.map(|old| old.workspace.id).filter(|old| Some(old) != new.as_ref());
+        let tell = |id: WorkspaceId| match newest(&objects, &id) {
+            Some(workspace) => Event::Described(Box::new(workspace)),
+            None => Event::Ended(id),
+        };
+        old.into_iter().chain(new).map(tell).collect()
+    }
+}
+
+/// What the newest object of a workspace says.
+fn newest(objects: &Objects, id: &WorkspaceId) -> Option<Workspace> {
+    newest_of(objects.values().filter(|found| found.workspace.id == *id))
+}
+
+/// Every workspace once.
+fn all(objects: &Objects) -> Vec<Workspace> {
+    let mut of_ids: HashMap<&WorkspaceId, Vec<&Found>> = HashMap::new();
+    for found in objects.values() {
+        of_ids.entry(&found.workspace.id).or_default().push(found);
+    }
+    of_ids.into_values().filter_map(newest_of).collect()
+}
+
+/// What the newest of all objects of one workspace says: one that is up goes before one that is on its way down,
+/// whenever they were made.
+///
+/// Nothing if they have different owners: whoever makes an object can choose its id (the operator of DevWorkspaces
+/// has an annotation for it), and must not get the hosts of another's workspace so.
+fn newest_of<'f>(objects: impl IntoIterator<Item = &'f Found>) -> Option<Workspace> {
+    let objects: Vec<_> = objects.into_iter().collect();
+    let newest =
+        objects.iter().max_by_key(|found| (found.workspace.phase.is_routable(), &found.created))?;
+    let workspace = &newest.workspace;
+    if objects.iter().any(|found| found.workspace.owner != workspace.owner) {
+        warn!(workspace = %workspace.id, "objects of different owners have this id: none of them is routed to");
+        return None;
+    }
+    Some(workspace.clone())
+}
+
+impl Source for Kubernetes {
+    fn abilities(&self) -> Abilities {
+        Abilities { watches: true, reads: false, accounts: false, whole_lists: true }
+    }
+
+    async fn list(&self) -> Result<Vec<Workspace>, SourceError> {
+        let api = self.api().await?;
+        let mut objects = Objects::new();
+        let mut params = ListParams::default().limit(PAGE);
+        loop {
+            let page = api.list(&params).await.map_err(|error| failed(&error))?;
+            objects.extend(page.items.iter().filter_map(|object| self.read_object(object)));
+            // The pages of one list are of one moment (Kubernetes API concepts, "Retrieving large
+            // results sets in chunks").
+            match page.metadata.continue_.filter(|token| !token.is_empty()) {
+                Some(token) => params = params.continue_token(&token),
+                None => return Ok(all(&objects)),
+            }
+        }
+    }
+
+    async fn read(&self, _: &WorkspaceId) -> Result<Option<Workspace>, SourceError> {
+        Err(SourceError::Protocol("objects are not called as their workspaces".into()))
+    }
+
+    async fn watch(&self, events: mpsc::Sender<Event>) -> SourceError {
+        let api = match self.api().await {
+            Ok(api) => api,
+            Err(error) => return error,
+        };
+        let stream = watcher(api, watcher::Config::default());
+        pin_mut!(stream);
+        let (mut started, mut listed) = (Moment::now(), Objects::new());
+        while let Some(event) = stream.next().await {
+            let told = match event {
+                Err(error) => return watch_failed(&error),
+                Ok(watcher::Event::Init) => {
+                    (started, listed) = (Moment::now(), Objects::new());
+                    vec![]
+                }
+                Ok(watcher::Event::InitApply(object)) => {
+                    listed.extend(self.read_object(&object));
+                    vec![]
+                }
+                Ok(watcher::Event::InitDone) => {
+                    let everything = all(&listed);
+                    *self.objects.lock().unwrap_or_else(PoisonError::into_inner) =
+                        std::mem::take(&mut listed);
+                    vec![Event::Everything(everything, started)]
+                }
+                Ok(watcher::Event::Apply(object)) => match self.read_object(&object) {
+                    Some((key, found)) => self.change(key, Some(found)),
+                    None => self.change(key_of(&object), None),
+                },
+                Ok(watcher::Event::Delete(object)) => self.change(key_of(&object), None),
+            };
+            for event in told {
+                if events.send(event).await.is_err() {
+                    return SourceError::Unavailable("nobody listens any more".into());
+                }
+            }
+        }
+        SourceError::Unavailable("the watch ended".into())
+    }
+
+    async fn accounts(&self) -> Result<Vec<Member>, SourceError> {
+        Err(SourceError::Protocol("a cluster does not list its users".into()))
+    }
+}
+
+fn key_of(object: &DynamicObject) -> (String, String) {
+    let metadata = &object.metadata;
+    (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
+}
+
+fn failed(error: &kube::Error) -> SourceError {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    let text: String = text.chars().take(300).flat_map(char::escape_debug).collect();
+    match error {
+        kube::Error::Api(status) => match status.code {
+            401 => SourceError::Unauthorized(text),
+            403 => SourceError::Forbidden(text),
+            429 => SourceError::RateLimited(std::time::Duration::from_secs(1)),
+            _ => SourceError::Unavailable(text),
+        },
+        kube::Error::SerdeError(_) => SourceError::Protocol(text),
+        _ => SourceError::Unavailable(text),
+    }
+}
+
+fn watch_failed(error: &watcher::Error) -> SourceError {
+    match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => failed(error),
+        other => SourceError::Unavailable(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::workspaces::IssuerNames;
+
+    #[test]
+    fn s9_an_id_that_objects_of_two_owners_have_belongs_to_neither() {
+        let joining = Joining { issuers: IssuerNames::one("corp"), organization: None };
+        let cluster = Kubernetes::new(Settings {
+            resource: Resource::DevWorkspace,
+            namespace: None,
+            kubeconfig: None,
+            owner: MatchBy::Username,
+            joining,
+            destination: None,
+        });
+        let found = |name: &str, creator: &str, second: u8| {
+            let object = json!({
+                "apiVersion": "workspace.devfile.io/v1alpha2", "kind": "DevWorkspace",
+                "metadata": { "name": name, "namespace": name, "creationTimestamp": format!("2026-11-24T00:00:0{second}Z"),
+                    "labels": { "controller.devfile.io/creator": creator } },
+                "spec": {}, "status": { "phase": "Running", "devworkspaceId": "w" },
+            });
+            cluster.read_object(&serde_json::from_value(object).unwrap()).unwrap()
+        };
+        let (key, alices) = found("alice", "alice", 1);
+        let told = cluster.change(key.clone(), Some(alices));
+        assert!(
+            matches!(told.as_slice(), [Event::Described(w)] if w.owner.username.as_deref() == Some("alice"))
+        );
+        let (other, mallorys) = found("mallory", "mallory", 2);
+        let told = cluster.change(other.clone(), Some(mallorys.clone()));
+        assert_eq!(told, [Event::Ended("w".parse().unwrap())], "the newer one does not win");
+        let objects = Objects::from([found("alice", "alice", 1), (other.clone(), mallorys)]);
+        assert_eq!(all(&objects), []);
+        let told = cluster.change(other, None);
+        assert!(
+            matches!(told.as_slice(), [Event::Described(w)] if w.owner.username.as_deref() == Some("alice"))
+        );
+        // Two objects of one owner are a workspace that is started again.
+        let (second, newer) = found("alice-2", "alice", 3);
+        let told = cluster.change(second, Some(newer));
+        assert!(matches!(told.as_slice(), [Event::Described(_)]));
+    }
+}

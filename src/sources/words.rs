@@ -1,0 +1,97 @@
+//! The key `issuer` of sources of workspaces and of the records in lists: at which issuers the names there are
+//! names of people, groups and organizations.
+
+use std::collections::BTreeSet;
+
+use toml_span::{DeserError, Deserialize, Error, Span, Value};
+
+use crate::{
+    diagnostics::{Word, choice, mistake, nearest},
+    workspaces::{Admission, IssuerNames},
+};
+
+/// What was typed: the configured name of an issuer, or a list of several that vouch for the same people.
+pub(crate) struct Named {
+    names: Vec<Box<str>>,
+    span: Span,
+}
+
+impl<'de> Deserialize<'de> for Named {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        let span = value.span;
+        let names: Vec<_> = match value.as_str() {
+            Some(_) => vec![Word::deserialize(value)?.0],
+            None => Vec::<Word>::deserialize(value)?.into_iter().map(|word| word.0).collect(),
+        };
+        if names.is_empty() {
+            return Err(mistake(span, "expected the name of at least one issuer").into());
+        }
+        Ok(Self { names, span })
+    }
+}
+
+impl Named {
+    /// The issuers that are named. Where none is named, the only one that is configured: with several, who is
+    /// called "alice" depends on the issuer. `at` is the place that lacks the key.
+    ///
+    /// # Errors
+    /// One of them is not configured, or none is named and several are configured.
+    pub(crate) fn resolve(
+        named: Option<&Self>,
+        at: Span,
+        configured: &BTreeSet<&str>,
+    ) -> Result<IssuerNames, Error> {
+        let Some(named) = named else {
+            let mut all = configured.iter();
+            return match (all.next(), all.next()) {
+                (Some(only), None) => Ok(IssuerNames::one(only)),
+                (None, _) => Ok(IssuerNames::default()),
+                _ => Err(missing(at, configured)),
+            };
+        };
+        match named.names.iter().find(|name| !configured.contains(&***name)) {
+            None => Ok(named.names.iter().cloned().collect()),
+            Some(unknown) => {
+                let hint = match nearest(unknown, configured.iter().copied()) {
+                    Some(near) => format!("did you mean '{near}'?"),
+                    None => format!("expected one of {}", listed(configured)),
+                };
+                let message = format!("the issuer '{unknown}' is not configured: {hint}");
+                Err(mistake(named.span, message))
+            }
+        }
+    }
+}
+
+fn missing(at: Span, configured: &BTreeSet<&str>) -> Error {
+    let message = format!(
+        "add 'issuer': the same name, e-mail address or group can belong to different people at each \
+         issuer, and several are configured ({}); name the one whose people these are, or list all \
+         that vouch for the same people",
+        listed(configured)
+    );
+    mistake(at, message)
+}
+
+fn listed(configured: &BTreeSet<&str>) -> String {
+    configured.iter().copied().collect::<Vec<_>>().join(", ")
+}
+
+/// The words for admission.
+pub(crate) struct RawAdmission(pub(crate) Admission);
+
+impl<'de> Deserialize<'de> for RawAdmission {
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        choice(
+            value,
+            &[
+                ("owner", Admission::Owner),
+                ("grants", Admission::Grants),
+                ("organization", Admission::Organization),
+                ("authenticated", Admission::Authenticated),
+                ("public", Admission::Public),
+            ],
+        )
+        .map(Self)
+    }
+}

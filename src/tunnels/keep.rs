@@ -1,0 +1,472 @@
+//! Tunnels in a file, so that a restarted agent goes on with what the one before it had.
+//!
+//! Written as a whole whenever tunnels came or went, twice a second at most, and beside the requests. What was
+//! opened since is in the [`Journal`], so that an agent that is killed loses no tunnel either. Requests that were
+//! allowed in the last seconds and may last are in a file beside it, which an agent writes as it ends: one that is killed
+//! does not hand them over.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    io::{self, Write as _},
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use super::{By, Cause, Kind, Place, Tunnel, Tunnels, journal::Journal, recent::Recent};
+use crate::{
+    authz::{decision::Route, reason::Reason},
+    gate::Gate,
+    identity::{Identity, Refusal, TokenIds, profile::Authority},
+    sessions::Session,
+    time::{Moment, Timestamp},
+    workspaces::{EndpointName, Gateway, host::Host},
+};
+
+/// Between two writings.
+const EVERY: Duration = Duration::from_millis(500);
+/// The ending of the file of requests that were allowed a moment ago, and the most of them: the newest, about 9,000 a
+/// second. With more, a restart would take longer than the requests matter.
+const RECENT: &str = ".recent";
+const MOST_RECENT: usize = 32_768;
+
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    id: String,
+    kind: String,
+    by: String,
+    identity: Option<KeptIdentity>,
+    workspace: Option<String>,
+    owner: Option<String>,
+    endpoint: Option<String>,
+    reason: String,
+    host: String,
+    #[serde(default)]
+    method: Option<Vec<u8>>,
+    path: Option<Vec<u8>>,
+    route: Option<KeptRoute>,
+    client: Option<IpAddr>,
+    since_ms: u64,
+    frontend: Vec<u8>,
+    stream: Option<u32>,
+    started: Option<u64>,
+    process: Option<u32>,
+    source: Option<SocketAddr>,
+}
+
+/// A request that was allowed a moment ago.
+#[derive(Serialize, Deserialize)]
+struct KeptRecent {
+    memory: Memory,
+    asked_ms: Option<u64>,
+    request: Kept,
+}
+
+/// Which memory it was in.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Memory {
+    Allowed,
+    GivenForReuse,
+}
+
+#[derive(Serialize, Deserialize)]
+struct KeptIdentity {
+    authority: String,
+    #[serde(default)]
+    identifier: String,
+    issuer: String,
+    subject: String,
+    email: Option<String>,
+    username: Option<String>,
+    groups: Vec<String>,
+    groups_joined: String,
+    groups_overage: bool,
+    organization: Option<String>,
+    token: Option<String>,
+    session: Option<String>,
+    issued_ms: Option<u64>,
+    bound_to: Option<[u8; 32]>,
+    expires_ms: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum KeptRoute {
+    Backend(String),
+    Direct(SocketAddr),
+    Named { at: SocketAddr, url: String, renames: bool },
+}
+
+/// Takes over what the file has and what the journal has beside it. A tunnel of the journal that has ended since
+/// is found to be nowhere, as any that ends.
+///
+/// # Errors
+/// One of them cannot be read; it being absent is none.
+pub fn adopt(tunnels: &Tunnels, gate: &Gate, path: &Path) -> io::Result<usize> {
+    let mut kept: Vec<Kept> = match std::fs::read(path) {
+        Ok(text) => serde_json::from_slice(&text)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => vec![],
+        Err(error) => return Err(error),
+    };
+    for line in Journal::beside(path).read()? {
+        match serde_json::from_slice(&line) {
+            Ok(tunnel) => kept.push(tunnel),
+            // One line that cannot be read takes no other along.
+            Err(error) => {
+                error!(%error, path = %path.display(), "a line of the journal of tunnels cannot be read: its tunnel is not known and cannot be closed");
+            }
+        }
+    }
+    let mut seen = HashSet::new();
+    kept.retain(|kept| seen.insert(kept.id.clone()));
+    let known = Known::of(gate);
+    let mut count = 0;
+    for kept in kept {
+        let Some((tunnel, cause)) = known.tunnel(kept) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a tunnel of this version"));
+        };
+        let id = tunnel.id;
+        tunnels.adopt(tunnel);
+        tunnels.due(cause.map(|cause| (id, cause)));
+        count += 1;
+    }
+    if count > 0 {
+        info!(count, "live tunnels are taken over");
+    }
+    let recent = recent_file(path);
+    if let Err(error) = adopt_recent(tunnels, &known, &recent) {
+        error!(%error, path = %recent.display(), "what the agent before this one allowed in its last seconds cannot be read: what lasts of it is not known");
+    }
+    Ok(count)
+}
+
+/// Takes over what the agent before this one allowed in its last seconds. That agent has ended, so the file is used up.
+fn adopt_recent(tunnels: &Tunnels, known: &Known<'_>, path: &Path) -> io::Result<()> {
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    std::fs::remove_file(path)?;
+    let all: Vec<KeptRecent> = serde_json::from_slice(&text)?;
+    let mut count = 0;
+    for KeptRecent { memory, asked_ms, request } in all {
+        // Why it may not go on is found out again when its stream is seen.
+        let Some((tunnel, _)) = known.tunnel(request) else { continue };
+        let memory = match memory {
+            Memory::Allowed => Some(&tunnels.recent),
+            Memory::GivenForReuse => tunnels.given.as_ref(),
+        };
+        count +=
+            usize::from(memory.is_some_and(|memory| memory.inherit(&tunnel, asked_ms).is_ok()));
+    }
+    info!(count, "requests of the last seconds are taken over");
+    Ok(())
+}
+
+/// Writes what was allowed in the last seconds, for the agent after this one; to be called once this one answers no more.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn hand_over(tunnels: &Tunnels, path: &Path) -> io::Result<()> {
+    let mut all = recent(&tunnels.recent, Memory::Allowed);
+    if let Some(given) = &tunnels.given {
+        all.extend(recent(given, Memory::GivenForReuse));
+    }
+    if all.is_empty() {
+        return Ok(());
+    }
+    replace(&recent_file(path), &serde_json::to_vec(&all)?)
+}
+
+/// The newest of what is remembered and is no tunnel yet.
+fn recent(memory: &Recent, name: Memory) -> VecDeque<KeptRecent> {
+    let (mut all, mut next) = (VecDeque::new(), Some(0));
+    while let Some(from) = next {
+        next = memory.lock().some(from, |seen| {
+            if let Some(tunnel) = seen.tunnel().filter(|_| !seen.is_taken()) {
+                if all.len() == MOST_RECENT {
+                    all.pop_front();
+                }
+                let (asked_ms, request) = (seen.asked_millis(), Kept::of(&tunnel));
+                all.push_back(KeptRecent { memory: name, asked_ms, request });
+            }
+        });
+    }
+    all
+}
+
+fn recent_file(path: &Path) -> PathBuf {
+    let mut name = path.to_owned().into_os_string();
+    name.push(RECENT);
+    name.into()
+}
+
+/// Writes the file whenever something changed, until stopped, and once more then.
+pub async fn run(tunnels: Arc<Tunnels>, path: PathBuf, stop: CancellationToken) {
+    let mut written = None;
+    let mut failed = false;
+    loop {
+        let last = stop.is_cancelled();
+        let version = tunnels.lock().version;
+        if written != Some(version) {
+            let (all, to) = (Arc::clone(&tunnels), path.clone());
+            let done = tokio::task::spawn_blocking(move || {
+                let turn = all.journal().map(Journal::turn);
+                write(&all, &to)?;
+                if let Some(turn) = turn {
+                    turn.done();
+                }
+                Ok::<_, io::Error>(())
+            })
+            .await;
+            match done {
+                Ok(Ok(())) => {
+                    written = Some(version);
+                    failed = false;
+                }
+                Ok(Err(error)) if !failed => {
+                    failed = true;
+                    error!(%error, path = %path.display(), "the file of tunnels cannot be written: a restarted agent would not know them");
+                }
+                Ok(Err(_)) | Err(_) => {}
+            }
+        }
+        if last {
+            return;
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(EVERY) => {}
+        }
+    }
+}
+
+/// The journal's line of a tunnel.
+pub(super) fn line(tunnel: &Tunnel) -> Option<Vec<u8>> {
+    serde_json::to_vec(&Kept::of(tunnel)).ok()
+}
+
+fn write(tunnels: &Tunnels, path: &Path) -> io::Result<()> {
+    let all: Vec<Arc<Tunnel>> = {
+        let state = tunnels.lock();
+        state.entries.values().map(|entry| Arc::clone(&entry.tunnel)).collect()
+    };
+    let kept: Vec<Kept> = all.iter().map(|tunnel| Kept::of(tunnel)).collect();
+    let text = serde_json::to_vec(&kept)?;
+    replace(path, &text)
+}
+
+/// Writes a file as a whole.
+fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut part = path.to_owned().into_os_string();
+    part.push(".part");
+    // Names and groups of people are in it.
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+    file.write_all(text)?;
+    drop(file);
+    std::fs::rename(&part, path)
+}
+
+/// What this agent knows of those whom the one before it knew.
+struct Known<'g> {
+    authorities: Vec<&'g Arc<Authority>>,
+    /// Sessions by their person and their end, which is their beginning to the millisecond.
+    sessions: HashMap<(Box<str>, Box<str>, Timestamp), Arc<Session>>,
+}
+
+impl<'g> Known<'g> {
+    fn of(gate: &'g Gate) -> Self {
+        let sign_in = gate.browser.as_ref();
+        let alive = sign_in.map(|sign_in| sign_in.sessions.alive(Timestamp::now()));
+        let sessions = alive.into_iter().flatten().map(|session| {
+            let identity = session.identity();
+            let (issuer, subject) = (identity.issuer.clone(), identity.subject.clone());
+            ((issuer, subject, identity.expires), session)
+        });
+        Self { authorities: gate.authorities().collect(), sessions: sessions.collect() }
+    }
+
+    /// The tunnel, and why it may not go on: the issuer is not configured any more, or the session did not outlive the
+    /// agent before this one. `None` for what is no tunnel of this version.
+    fn tunnel(&self, kept: Kept) -> Option<(Tunnel, Option<Cause>)> {
+        let was_known = kept.identity.is_some();
+        let mut tunnel = kept.tunnel(&self.authorities)?;
+        if let Some(identity) = tunnel.identity.as_ref().filter(|_| tunnel.by == By::Session) {
+            let (issuer, subject) = (identity.issuer.clone(), identity.subject.clone());
+            tunnel.session = self.sessions.get(&(issuer, subject, identity.expires)).cloned();
+        }
+        let cause = if was_known && tunnel.identity.is_none() {
+            Some(Cause::Refused(Reason::Refused(Refusal::Issuer)))
+        } else {
+            (tunnel.by == By::Session && tunnel.session.is_none()).then_some(Cause::SessionEnded)
+        };
+        Some((tunnel, cause))
+    }
+}
+
+impl Kept {
+    fn of(tunnel: &Tunnel) -> Self {
+        let route = tunnel.route.as_ref().map(|route| match route {
+            Route::Backend(name) => KeptRoute::Backend(name.to_string()),
+            Route::Direct(at) => KeptRoute::Direct(*at),
+            Route::Named(at, gateway) => {
+                let (url, renames) = (gateway.to_string(), gateway.renames);
+                KeptRoute::Named { at: *at, url, renames }
+            }
+        });
+        Self {
+            id: tunnel.id.to_string(),
+            kind: tunnel.kind.id().into(),
+            by: tunnel.by.id().into(),
+            identity: tunnel.identity.as_deref().map(KeptIdentity::of),
+            workspace: tunnel.workspace.as_ref().map(ToString::to_string),
+            owner: tunnel.owner.as_deref().map(Into::into),
+            endpoint: tunnel.endpoint.as_ref().map(ToString::to_string),
+            reason: tunnel.reason.id().into(),
+            host: tunnel.host.as_str().into(),
+            method: tunnel.method.as_deref().map(Into::into),
+            path: tunnel.path.as_deref().map(Into::into),
+            route,
+            client: tunnel.client,
+            since_ms: tunnel.since.as_millis(),
+            frontend: tunnel.place.frontend.to_vec(),
+            stream: tunnel.place.stream,
+            started: tunnel.place.started,
+            process: tunnel.place.process,
+            source: tunnel.place.source,
+        }
+    }
+
+    fn tunnel(self, authorities: &[&Arc<Authority>]) -> Option<Tunnel> {
+        let by = [By::Token, By::Session, By::Certificate, By::Nobody];
+        let route = match self.route {
+            None => None,
+            Some(KeptRoute::Backend(name)) => Some(Route::Backend(name.into())),
+            Some(KeptRoute::Direct(at)) => Some(Route::Direct(at)),
+            Some(KeptRoute::Named { at, url, renames }) => {
+                let gateway = Gateway::parse(&url).ok()?;
+                let gateway = if renames { gateway.renaming() } else { gateway };
+                Some(Route::Named(at, Arc::new(gateway)))
+            }
+        };
+        let workspace = match self.workspace {
+            Some(id) => Some(id.parse().ok()?),
+            None => None,
+        };
+        let endpoint = match self.endpoint {
+            Some(name) => Some(EndpointName::parse(&name)?),
+            None => None,
+        };
+        Some(Tunnel {
+            id: self.id.as_str().try_into().ok()?,
+            kind: Kind::ALL.into_iter().find(|kind| kind.id() == self.kind)?,
+            identity: self.identity.and_then(|kept| kept.identity(authorities)).map(Arc::new),
+            by: by.into_iter().find(|by| by.id() == self.by)?,
+            session: None,
+            workspace,
+            owner: self.owner.map(Into::into),
+            endpoint,
+            reason: Reason::ALL.into_iter().find(|reason| reason.id() == self.reason)?,
+            host: Host::parse(self.host.as_bytes()).ok()?,
+            method: self.method.map(Into::into),
+            path: self.path.map(Into::into),
+            route,
+            client: self.client,
+            since: Timestamp::from_millis(self.since_ms),
+            opened: Moment::default(),
+            place: Place {
+                frontend: self.frontend.into(),
+                stream: self.stream,
+                started: self.started,
+                process: self.process,
+                source: self.source,
+            },
+        })
+    }
+}
+
+impl KeptIdentity {
+    fn of(identity: &Identity) -> Self {
+        let text = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
+        Self {
+            authority: identity.authority.name.to_string(),
+            identifier: identity.authority.identifier.to_string(),
+            issuer: identity.issuer.to_string(),
+            subject: identity.subject.to_string(),
+            email: text(&identity.email),
+            username: text(&identity.username),
+            groups: identity.groups.iter().map(ToString::to_string).collect(),
+            groups_joined: identity.groups_joined.to_string(),
+            groups_overage: identity.groups_overage,
+            organization: text(&identity.organization),
+            token: text(&identity.token.id),
+            session: text(&identity.token.session),
+            issued_ms: identity.token.issued.map(Timestamp::as_millis),
+            bound_to: identity.bound_to,
+            expires_ms: identity.expires.as_millis(),
+        }
+    }
+
+    fn identity(self, authorities: &[&Arc<Authority>]) -> Option<Identity> {
+        let (name, identifier) = (&self.authority, &self.identifier);
+        let all = authorities.iter().copied();
+        let authority = Authority::find(all, name, identifier, &self.issuer)?;
+        let text = |text: Option<String>| text.map(String::into_boxed_str);
+        Some(Identity {
+            authority: Arc::clone(authority),
+            issuer: self.issuer.into(),
+            subject: self.subject.into(),
+            email: text(self.email),
+            username: text(self.username),
+            groups: self.groups.into_iter().map(Into::into).collect(),
+            groups_joined: self.groups_joined.into(),
+            organization: text(self.organization),
+            groups_overage: self.groups_overage,
+            token: TokenIds {
+                id: text(self.token),
+                session: text(self.session),
+                // Only sessions are ended by it, and those are kept elsewhere.
+                sub: None,
+                issued: self.issued_ms.map(Timestamp::from_millis),
+            },
+            bound_to: self.bound_to,
+            expires: Timestamp::from_millis(self.expires_ms),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tunnels::tests::{identity, named, tunnel};
+
+    #[test]
+    fn what_is_kept_of_a_tunnel_is_all_that_decides_about_it() {
+        let authority = identity().authority;
+        let direct = Route::Direct("10.0.0.1:80".parse().unwrap());
+        for route in [direct, Route::Backend("b".into()), named(false), named(true)] {
+            for by in [By::Token, By::Certificate, By::Nobody] {
+                let tunnel = tunnel(by, route.clone());
+                let text = serde_json::to_vec(&[Kept::of(&tunnel)]).unwrap();
+                let kept: Vec<Kept> = serde_json::from_slice(&text).unwrap();
+                let kept = kept.into_iter().next().unwrap().tunnel(&[&authority]).unwrap();
+                assert_eq!(format!("{kept:?}"), format!("{tunnel:?}"));
+            }
+        }
+    }
+
+    #[test]
+    fn whoever_an_unknown_authority_vouched_for_is_nobody() {
+        let kept = Kept::of(&tunnel(By::Token, named(false)));
+        assert!(kept.tunnel(&[]).unwrap().identity.is_none());
+    }
+}

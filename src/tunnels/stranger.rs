@@ -1,0 +1,137 @@
+//! Plain requests in HAProxy of which the agent has no record, and which last.
+//!
+//! Most are none of its business: another agent allowed them, or they are to a site that is not asked about. Two kinds
+//! are: those that began before the agent did, which the one before it may have allowed, and those that began while
+//! more was allowed than could be remembered.
+
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::{
+    Cause,
+    cutter::{ROUNDING, Site},
+    recent::Lost,
+};
+use crate::{
+    haproxy::{
+        AskError, Process,
+        runtime::{Detail, List, Listed, Pointer},
+    },
+    time::Moment,
+};
+
+/// A request may be asked about so long after its stream began, by the stream's age: before HAProxy 3.0 that includes
+/// the time for which the connection waited (`timeout http-keep-alive`).
+const WAITED: Duration = Duration::from_secs(75);
+
+/// Streams of which there is no record.
+#[derive(Default)]
+pub(super) struct Plain {
+    /// Those that are older than the agent.
+    before: Vec<Pointer>,
+    /// Those whose record may have been lost.
+    lost: Vec<Pointer>,
+}
+
+impl Site {
+    /// Which of the streams that were not looked at before could be such.
+    pub(super) fn plain_strangers(
+        &self,
+        list: &List,
+        strangers: &[Pointer],
+        asked: Moment,
+    ) -> Plain {
+        let forgotten = self.tunnels.recent.lock().lost();
+        let mut plain = Plain::default();
+        for stream in list.streams.iter().filter(|stream| strangers.contains(&stream.pointer)) {
+            if forgotten.is_some_and(|lost| may_be_of(stream, lost, asked)) {
+                plain.lost.push(stream.pointer);
+            } else if stream.age.0 >= asked.since(Moment::default()) {
+                plain.before.push(stream.pointer);
+            }
+        }
+        plain
+    }
+
+    /// Terminates what may have been allowed and forgotten; tells of what is older than the agent, and terminates it
+    /// where that is wanted.
+    pub(super) async fn meet_plain(
+        &self,
+        process: &Process,
+        process_id: u32,
+        plain: &Plain,
+        details: &[Detail],
+    ) -> Result<(), AskError> {
+        let taken = self.taken(&self.tunnels.lock(), process);
+        let of = |pointers: &[Pointer]| -> Vec<&Detail> {
+            let met = details.iter().filter(|detail| {
+                pointers.contains(&detail.pointer)
+                    && !taken.contains(&detail.pointer)
+                    && !detail.is_tunnel
+            });
+            met.collect()
+        };
+        let before = of(&plain.before);
+        if !before.is_empty() {
+            let (count, cut) = (before.len(), self.tunnels.settings.cut_unknown);
+            warn!(%process, count, cut, "HAProxy has requests under way that began before this agent did");
+            self.tunnels.lock().unknown += count;
+            if cut {
+                self.cut_plain(process, process_id, &before, Cause::Unknown).await?;
+            }
+        }
+        let lost = of(&plain.lost);
+        if !lost.is_empty() {
+            let count = lost.len();
+            warn!(%process, count, "more was allowed at once than could be remembered: requests of that time that last are terminated");
+            self.cut_plain(process, process_id, &lost, Cause::Untracked).await?;
+        }
+        Ok(())
+    }
+
+    async fn cut_plain(
+        &self,
+        process: &Process,
+        process_id: u32,
+        streams: &[&Detail],
+        cause: Cause,
+    ) -> Result<(), AskError> {
+        let pointers: Vec<_> = streams.iter().map(|detail| detail.pointer).collect();
+        process.shut(&pointers).await?;
+        for detail in streams {
+            self.tunnels.record_stranger(detail, process_id, cause);
+        }
+        Ok(())
+    }
+}
+
+/// Whether the stream may be one of the requests that were forgotten.
+fn may_be_of(stream: &Listed, lost: Lost, asked: Moment) -> bool {
+    let earliest = asked.before(stream.age.1.saturating_add(ROUNDING)).unwrap_or_default();
+    let latest = asked.before(stream.age.0).unwrap_or_default().plus(WAITED);
+    earliest <= lost.to && latest >= lost.from
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::haproxy::runtime;
+
+    #[test]
+    fn s4_what_may_be_one_of_the_forgotten_is_told_by_its_age() {
+        let at = |secs| Moment::at(Duration::from_secs(secs));
+        let lost = Lost { from: at(100), to: at(102) };
+        let is = |age: &str, asked: u64| {
+            let answer = format!("0x1: src=10.0.0.1:80 fe=gate age={age}\nName: HAProxy\nPid: 8\n");
+            let streams = runtime::list(answer.as_bytes()).unwrap().streams;
+            may_be_of(&streams[0], lost, at(asked))
+        };
+        assert!(is("4s", 105), "in the middle of it");
+        assert!(!is("4s", 110), "too young: it began after it");
+        assert!(is("7s", 110));
+        // Its connection may have waited before it asked.
+        assert!(is("50s", 110));
+        assert!(!is("3m10s", 110), "it began long before");
+    }
+}

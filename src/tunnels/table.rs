@@ -1,0 +1,624 @@
+//! The tunnels there are: a bounded table.
+//!
+//! The request path enters a tunnel before HAProxy is answered, so that none is open and unknown. Everything
+//! else happens beside it, and holds the lock for looking through the table at most.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::sync::watch;
+use tracing::{debug, error, info, warn};
+
+use super::{
+    Allowed, Cause, Settings, Tunnel,
+    journal::Journal,
+    keep,
+    recent::{LASTS, Recent},
+};
+use crate::{
+    audit::{AuditEvent, AuditLog},
+    authz::{decision::DecisionId, reason::Reason},
+    haproxy::{
+        Process,
+        runtime::{Detail, Pointer},
+    },
+    time::{Moment, Timestamp},
+    tunnels::record::{StreamTerminated, TunnelEvent},
+};
+
+/// The part of the table that one person, or one address without a person, may fill.
+const SHARE: usize = 8;
+/// The part of the table that is for people, whoever else comes.
+const FOR_PEOPLE: usize = 2;
+/// A cut that is not done within this time is a failure, and on record.
+const CUT_WITHIN: Duration = Duration::from_secs(1);
+/// A tunnel whose process of HAProxy is not reached is kept for this time.
+const OUT_OF_REACH: Duration = Duration::from_hours(1);
+
+/// The table.
+pub struct Tunnels {
+    pub(super) settings: Settings,
+    trail: Arc<AuditLog>,
+    /// Where each opening is put down, so that it outlives this process; nowhere unless configured.
+    journal: Option<Journal>,
+    state: Mutex<State>,
+    /// What was allowed a moment ago.
+    pub(super) recent: Recent,
+    /// What was given for reuse, and for how long at most it is reused.
+    pub(super) given: Option<Recent>,
+    reuse: Duration,
+    wake: watch::Sender<()>,
+    /// How often what decides changed.
+    changes: AtomicU64,
+    pub(super) counts: Counts,
+}
+
+/// What happened so far.
+#[derive(Default)]
+pub(super) struct Counts {
+    pub(super) opened: AtomicU64,
+    pub(super) closed: AtomicU64,
+    pub(super) cut: AtomicU64,
+    pub(super) failed: AtomicU64,
+    pub(super) full: AtomicU64,
+    pub(super) cannot: AtomicU64,
+    pub(super) cut_micros: AtomicU64,
+    pub(super) sweeps: AtomicU64,
+    pub(super) sweep_micros: AtomicU64,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) entries: HashMap<DecisionId, Entry>,
+    held: HashMap<Holder, usize>,
+    /// How many are nobody's.
+    nobodys: usize,
+    pub(super) frontends: HashSet<Box<[u8]>>,
+    /// What each socket told last.
+    pub(super) rounds: Vec<Option<Round>>,
+    /// Why each socket tells nothing at the moment.
+    pub(super) errors: Vec<Option<String>>,
+    /// How many tunnels were met that this agent did not allow.
+    pub(super) unknown: usize,
+    /// How often tunnels came and went.
+    pub(super) version: u64,
+}
+
+/// A tunnel, and how it is doing.
+pub(super) struct Entry {
+    pub(super) tunnel: Arc<Tunnel>,
+    /// Its stream, once it is found.
+    pub(super) found: Option<Found>,
+    /// It is to be cut.
+    pub(super) due: Option<Due>,
+    /// When HAProxy was told to end it.
+    pub(super) shut: Option<Moment>,
+    /// Whether HAProxy may have been told.
+    pub(super) tried: bool,
+    /// Whether it was decided about again since it was opened.
+    pub(super) judged: bool,
+    /// When several streams could be it.
+    pub(super) doubt: Option<Moment>,
+    /// Since when its process is not reached.
+    out_of_reach: Option<Moment>,
+}
+
+/// A tunnel is to be cut.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Due {
+    pub(super) cause: Cause,
+    pub(super) since: Moment,
+    /// That it could not be cut is on record.
+    reported: bool,
+}
+
+/// All that a socket tells, at a time.
+pub(super) struct Round {
+    pub(super) started: Moment,
+    /// The processes that answered.
+    pub(super) processes: Vec<u32>,
+    /// Whether the socket knows every process there is behind it.
+    pub(super) is_master: bool,
+}
+
+/// Whose share a tunnel takes.
+#[derive(PartialEq, Eq, Hash)]
+enum Holder {
+    Person(Box<str>, Box<str>),
+    Address(Option<IpAddr>),
+}
+
+/// There is no room for another tunnel, or the one who opens it has enough.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+impl Holder {
+    fn of(tunnel: &Tunnel) -> Self {
+        match &tunnel.identity {
+            Some(identity) => Self::Person(identity.issuer.clone(), identity.subject.clone()),
+            None => Self::Address(tunnel.client.map(of_one_client)),
+        }
+    }
+}
+
+/// The address that stands for all that one client may have: of IPv6 it gets a whole /64 (RFC 6177).
+fn of_one_client(ip: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = ip else { return ip };
+    IpAddr::V6((u128::from(v6) >> 64 << 64).into())
+}
+
+impl Tunnels {
+    /// No tunnels yet, of HAProxies with so many sockets.
+    #[must_use]
+    pub fn new(settings: Settings, sockets: usize, trail: Arc<AuditLog>) -> Self {
+        let state = State {
+            frontends: settings.frontends.iter().cloned().collect(),
+            rounds: (0..sockets).map(|_| None).collect(),
+            errors: (0..sockets).map(|_| None).collect(),
+            ..State::default()
+        };
+        Self {
+            settings,
+            trail,
+            journal: None,
+            state: Mutex::new(state),
+            recent: Recent::new(),
+            given: None,
+            reuse: Duration::ZERO,
+            wake: watch::Sender::new(()),
+            changes: AtomicU64::new(0),
+            counts: Counts::default(),
+        }
+    }
+
+    /// The same, and each opening is put down in the journal beside a file.
+    #[must_use]
+    pub fn with_journal(self, path: &Path) -> Self {
+        Self { journal: Some(Journal::beside(path)), ..self }
+    }
+
+    pub(super) fn journal(&self) -> Option<&Journal> {
+        self.journal.as_ref()
+    }
+
+    /// The same where HAProxy may reuse an allow for so long.
+    #[must_use]
+    pub fn reusing(self, longest: Option<Duration>) -> Self {
+        let given = longest.map(|_| Recent::new());
+        Self { given, reuse: longest.unwrap_or_default(), ..self }
+    }
+
+    /// Whether another allow may be given for reuse: requests that are let pass by it and last could be told.
+    #[must_use]
+    pub fn may_give(&self) -> bool {
+        self.given.as_ref().is_none_or(|given| given.lock().has_room())
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change is whole at any moment that could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who wants to hear that something is to be cut.
+    pub(super) fn wakes(&self) -> watch::Receiver<()> {
+        self.wake.subscribe()
+    }
+
+    /// How often what decides changed.
+    pub(super) fn change(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// What decides has changed: what was allowed a moment ago must be looked for.
+    pub(super) fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Release);
+        self.wake.send_replace(());
+    }
+
+    /// Takes a tunnel in.
+    ///
+    /// # Errors
+    /// There is no room for it: it must not be opened.
+    pub fn open(&self, tunnel: Tunnel) -> Result<(), Full> {
+        let mut state = self.lock();
+        self.make_room(&state, &tunnel)?;
+        if !state.frontends.contains(&tunnel.place.frontend) && state.frontends.len() < 64 {
+            state.frontends.insert(tunnel.place.frontend.clone());
+        }
+        state.insert(tunnel);
+        drop(state);
+        self.counts.opened.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// HAProxy does not tell which of its streams a request is; it is refused.
+    pub fn cannot_be_found(&self) {
+        if self.counts.cannot.fetch_add(1, Ordering::Relaxed) == 0 {
+            error!(
+                "HAProxy tells neither a number nor a source address of a stream, so it could not be terminated: requests like this are refused; compare the args lines with haproxy/identity.spoe.cfg. Behind a unix socket this needs HAProxy 3.0"
+            );
+        }
+    }
+
+    /// Remembers an allowed request that is no tunnel yet; it becomes one if it lasts.
+    ///
+    /// # Errors
+    /// Its stream could not be found in HAProxy: it must not be let pass.
+    pub fn note(&self, allowed: &Allowed<'_>) -> Result<(), Full> {
+        self.recent.note(allowed)
+    }
+
+    /// Remembers an allow that is given for reuse.
+    ///
+    /// # Errors
+    /// As for [`Self::note`].
+    pub fn note_given(&self, allowed: &Allowed<'_>) -> Result<(), Full> {
+        self.given.as_ref().map_or(Ok(()), |given| given.note(allowed))
+    }
+
+    /// Whether there is room for another tunnel, of that person or address.
+    fn make_room(&self, state: &State, tunnel: &Tunnel) -> Result<(), Full> {
+        let holder = Holder::of(tunnel);
+        let holds = state.held.get(&holder).copied().unwrap_or_default();
+        // Strangers take no place of people's: an endpoint may be public.
+        let strangers_full = matches!(holder, Holder::Address(_))
+            && state.nobodys >= self.settings.most.div_ceil(FOR_PEOPLE);
+        let full = state.entries.len() >= self.settings.most;
+        if full || strangers_full || holds >= self.share() {
+            let count = state.entries.len();
+            if self.counts.full.fetch_add(1, Ordering::Relaxed) == 0 {
+                warn!(count, holds, "a tunnel is refused for want of room: see [tunnels]");
+            }
+            return Err(Full);
+        }
+        Ok(())
+    }
+
+    /// Takes in a request that lasts, with its stream; one that is due is to be terminated for that cause. Whatever
+    /// the stream was thought to be before has ended.
+    ///
+    /// # Errors
+    /// There is no room for it: its stream must be terminated.
+    pub(super) fn promote(
+        &self,
+        tunnel: Tunnel,
+        found: Option<Found>,
+        cause: Option<Cause>,
+    ) -> Result<(), Full> {
+        let id = tunnel.id;
+        let others = found.as_ref().map(|found| self.lock().others_at(found, &tunnel));
+        match others {
+            // A connection that carries one stream at a time has gone on to another request.
+            Some(None) => return Ok(()),
+            Some(Some(ended)) => self.ended(&ended),
+            None => {}
+        }
+        let mut state = self.lock();
+        if state.entries.contains_key(&id) {
+            return Ok(());
+        }
+        self.make_room(&state, &tunnel)?;
+        state.insert(tunnel);
+        if let Some(entry) = state.entries.get_mut(&id) {
+            entry.doubt = found.is_none().then(Moment::now);
+            entry.found = found;
+        }
+        drop(state);
+        self.counts.opened.fetch_add(1, Ordering::Relaxed);
+        if self.record_opening(&id).is_err() {
+            error!(decision_id = %id, "a request that lasts is followed without a record of it");
+        }
+        self.due(cause.map(|cause| (id, cause)));
+        Ok(())
+    }
+
+    /// Takes a tunnel in that an agent before this one opened.
+    pub(super) fn adopt(&self, tunnel: Tunnel) {
+        self.lock().insert(tunnel);
+    }
+
+    fn share(&self) -> usize {
+        self.settings.most.div_ceil(SHARE)
+    }
+
+    /// Takes back what was never told to HAProxy.
+    pub fn forget(&self, id: &DecisionId) {
+        if self.lock().remove(id).is_some() {
+            self.counts.opened.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Says that tunnels are to be cut. One that is due already stays so for its first cause.
+    pub(super) fn due(&self, tunnels: impl IntoIterator<Item = (DecisionId, Cause)>) {
+        let mut any = false;
+        let since = Moment::now();
+        let mut state = self.lock();
+        for (id, cause) in tunnels {
+            let Some(entry) = state.entries.get_mut(&id) else { continue };
+            if entry.due.is_none() {
+                entry.due = Some(Due { cause, since, reported: false });
+                any = true;
+                debug!(decision_id = %id, cause = cause.id(), "a tunnel is to be cut");
+            }
+        }
+        drop(state);
+        if any {
+            self.wake.send_replace(());
+        }
+    }
+
+    /// Cuts what an administrator names. Returns how many that is.
+    pub fn cut(&self, uid: Option<u32>, is_meant: impl Fn(&Tunnel) -> bool) -> usize {
+        let meant: Vec<_> = {
+            let state = self.lock();
+            let all = state.entries.values().map(|entry| &entry.tunnel);
+            all.filter(|tunnel| is_meant(tunnel)).map(|tunnel| tunnel.id).collect()
+        };
+        let count = meant.len();
+        self.due(meant.into_iter().map(|id| (id, Cause::Administrator(uid))));
+        count
+    }
+
+    /// HAProxy was told to end these.
+    pub(super) fn was_cut(&self, ids: impl IntoIterator<Item = DecisionId>) {
+        let now = Moment::now();
+        let mut cut = Vec::new();
+        let mut state = self.lock();
+        for id in ids {
+            let Some(entry) = state.entries.get_mut(&id) else { continue };
+            let Some(due) = entry.due else { continue };
+            if entry.shut.replace(now).is_none() {
+                let took = now.since(due.since);
+                let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                self.counts.cut.fetch_add(1, Ordering::Relaxed);
+                self.counts.cut_micros.fetch_add(micros, Ordering::Relaxed);
+                cut.push((Arc::clone(&entry.tunnel), due.cause, took));
+            }
+        }
+        drop(state);
+        for (tunnel, cause, took) in cut {
+            info!(decision_id = %tunnel.id, cause = cause.id(), ?took, "a tunnel was cut");
+            self.keep(AuditEvent::TunnelCut, &tunnel, Some(cause), None);
+        }
+    }
+
+    /// These have ended.
+    pub(super) fn ended(&self, ids: &[DecisionId]) {
+        let ended: Vec<_> = {
+            let mut state = self.lock();
+            ids.iter().filter_map(|id| state.remove(id)).collect()
+        };
+        for Entry { tunnel, due, tried, .. } in ended {
+            self.counts.closed.fetch_add(1, Ordering::Relaxed);
+            // Whoever was to be cut and went by itself was not cut.
+            let cause = due.filter(|_| tried).map(|due| due.cause);
+            self.keep(AuditEvent::TunnelClose, &tunnel, cause, None);
+        }
+    }
+
+    /// Looks for what should have been cut, and for what is nowhere.
+    pub(super) fn review(&self) {
+        let now = Moment::now();
+        let mut failed = Vec::new();
+        let mut state = self.lock();
+        let error = state.errors.iter().flatten().next().cloned();
+        for entry in state.entries.values_mut() {
+            let Some(due) = &mut entry.due else { continue };
+            if entry.shut.is_none() && !due.reported && now.since(due.since) >= CUT_WITHIN {
+                due.reported = true;
+                let error = match &error {
+                    _ if !entry.tunnel.place.can_be_found() => {
+                        "HAProxy does not tell which stream it is".into()
+                    }
+                    Some(error) => error.clone(),
+                    None if entry.doubt.is_some() => {
+                        "several streams of HAProxy could be it".into()
+                    }
+                    None => "no process of HAProxy that is reached has it".into(),
+                };
+                failed.push((Arc::clone(&entry.tunnel), due.cause, error));
+            }
+        }
+        let nowhere = state.nowhere(now);
+        drop(state);
+        for (tunnel, cause, error) in failed {
+            self.counts.failed.fetch_add(1, Ordering::Relaxed);
+            error!(decision_id = %tunnel.id, cause = cause.id(), error, "a tunnel could not be cut yet");
+            self.keep(AuditEvent::TunnelCutFailed, &tunnel, Some(cause), Some(&error));
+        }
+        self.ended(&nowhere);
+    }
+
+    /// Keeps a record of a tunnel.
+    pub(super) fn keep(
+        &self,
+        event: AuditEvent,
+        tunnel: &Tunnel,
+        cause: Option<Cause>,
+        error: Option<&str>,
+    ) -> bool {
+        let record = TunnelEvent { time: Timestamp::now(), event, tunnel, cause, error };
+        let kept = self.trail.keep(&record).is_ok();
+        if !kept {
+            error!(event = event.id(), decision_id = %tunnel.id, "the audit trail has no room for the record");
+        }
+        kept
+    }
+
+    /// Keeps the record of one that was cut because nobody knows it.
+    pub(super) fn record_stranger(&self, detail: &Detail, process: u32, cause: Cause) {
+        self.counts.cut.fetch_add(1, Ordering::Relaxed);
+        let record = StreamTerminated { time: Timestamp::now(), detail, process, cause };
+        if self.trail.keep(&record).is_err() {
+            error!("the audit trail has no room for the record of an unknown tunnel that was cut");
+        }
+    }
+
+    /// Keeps the record of a request that lasts and was terminated because the table has no room for it.
+    pub(super) fn record_refused(&self, tunnel: &Tunnel) {
+        self.counts.cut.fetch_add(1, Ordering::Relaxed);
+        self.keep(AuditEvent::TunnelCut, tunnel, Some(Cause::Refused(Reason::TunnelsFull)), None);
+    }
+
+    /// HAProxy may have been told to end these.
+    pub(super) fn was_tried(&self, ids: &[DecisionId]) {
+        let mut state = self.lock();
+        for id in ids {
+            if let Some(entry) = state.entries.get_mut(id) {
+                entry.tried = true;
+            }
+        }
+    }
+
+    /// Whether something was allowed a moment ago that may last.
+    pub(super) fn has_recent(&self) -> bool {
+        let is_some = |recent: &Recent| !recent.lock().is_empty();
+        is_some(&self.recent) || self.given.as_ref().is_some_and(is_some)
+    }
+
+    /// Forgets what was allowed before every socket told which streams last: it has ended, or is in the table.
+    pub(super) fn forget_recent(&self) {
+        let started = {
+            let state = self.lock();
+            let rounds = state.rounds.iter().map(|round| round.as_ref().map(|r| r.started));
+            rounds.collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().min())
+        };
+        let Some(before) = started.and_then(|started| started.before(LASTS)) else { return };
+        self.recent.tidy(before);
+        self.recent.found_lost(before);
+        if let (Some(given), Some(before)) = (&self.given, before.before(self.reuse + LASTS)) {
+            given.tidy(before);
+        }
+    }
+
+    /// Keeps the record of one that was opened, in the audit trail and for an agent that follows this one.
+    ///
+    /// # Errors
+    /// It is not on record, and must not be opened.
+    pub fn record_opening(&self, id: &DecisionId) -> Result<(), Full> {
+        let tunnel = self.lock().entries.get(id).map(|entry| Arc::clone(&entry.tunnel));
+        let Some(tunnel) = tunnel else { return Ok(()) };
+        if !self.keep(AuditEvent::TunnelOpen, &tunnel, None, None) {
+            return Err(Full);
+        }
+        if let (Some(journal), Some(line)) = (&self.journal, keep::line(&tunnel)) {
+            journal.append(&line);
+        }
+        Ok(())
+    }
+}
+
+impl Entry {
+    /// Whether HAProxy has it, as far as can be told.
+    pub(super) fn is_there(&self) -> bool {
+        self.found.is_some() || self.doubt.is_some()
+    }
+}
+
+impl State {
+    fn insert(&mut self, tunnel: Tunnel) {
+        let entry = Entry {
+            tunnel: Arc::new(tunnel),
+            found: None,
+            due: None,
+            shut: None,
+            tried: false,
+            judged: false,
+            doubt: None,
+            out_of_reach: None,
+        };
+        self.version += 1;
+        *self.held.entry(Holder::of(&entry.tunnel)).or_default() += 1;
+        self.nobodys += usize::from(entry.tunnel.identity.is_none());
+        self.entries.insert(entry.tunnel.id, entry);
+    }
+
+    /// Which tunnels were thought to be a stream that is another one, for which they have ended; `None` where it is the
+    /// other one that has.
+    fn others_at(&self, found: &Found, tunnel: &Tunnel) -> Option<Vec<DecisionId>> {
+        let others = self.entries.values().filter(|entry| entry.tunnel.id != tunnel.id);
+        if tunnel.place.stream.is_none()
+            && others.clone().any(|entry| {
+                entry.tunnel.place == tunnel.place && entry.tunnel.opened > tunnel.opened
+            })
+        {
+            return None;
+        }
+        let same = others.filter(|entry| {
+            // One stream may be followed as two: with a number, it is the place that tells.
+            let is_the_same = tunnel.place.stream.is_some() && entry.tunnel.place == tunnel.place;
+            entry.found.as_ref() == Some(found) && !is_the_same
+        });
+        Some(same.map(|entry| entry.tunnel.id).collect())
+    }
+
+    fn remove(&mut self, id: &DecisionId) -> Option<Entry> {
+        let entry = self.entries.remove(id)?;
+        let holder = Holder::of(&entry.tunnel);
+        self.nobodys = self.nobodys.saturating_sub(usize::from(entry.tunnel.identity.is_none()));
+        if let Some(count) = self.held.get_mut(&holder) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.held.remove(&holder);
+            }
+        }
+        self.version += 1;
+        Some(entry)
+    }
+
+    /// What no process has that could have it: it has ended. What a process may have that is not reached is
+    /// kept, though not for ever.
+    fn nowhere(&mut self, now: Moment) -> Vec<DecisionId> {
+        let Some(rounds) = self.rounds.iter().map(Option::as_ref).collect::<Option<Vec<_>>>()
+        else {
+            return vec![];
+        };
+        let Some(started) = rounds.iter().map(|round| round.started).min() else { return vec![] };
+        let all_masters = rounds.iter().all(|round| round.is_master);
+        let answered: HashSet<u32> = rounds.iter().flat_map(|r| r.processes.clone()).collect();
+        let mut gone = Vec::new();
+        for (id, entry) in &mut self.entries {
+            if entry.found.is_some() || entry.tunnel.opened >= started {
+                continue;
+            }
+            let place = &entry.tunnel.place;
+            if entry.doubt.is_some_and(|at| at >= started) {
+                // One of the streams of its connection; which one, HAProxy does not tell.
+                continue;
+            }
+            entry.doubt = None;
+            let reached = all_masters || place.process.is_none_or(|id| answered.contains(&id));
+            if reached && place.can_be_found() {
+                gone.push(*id);
+                continue;
+            }
+            let since = *entry.out_of_reach.get_or_insert(now);
+            if now == since {
+                warn!(decision_id = %id, process = place.process, "a tunnel is out of reach: give [haproxy] the socket of HAProxy's master");
+            }
+            if now.since(since) >= OUT_OF_REACH {
+                gone.push(*id);
+            }
+        }
+        gone
+    }
+}
+
+/// Where a tunnel's stream is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    /// The number of the socket.
+    pub(super) socket: usize,
+    /// The way to its process, and the id the process has for itself.
+    pub(super) process: Process,
+    pub(super) process_id: u32,
+    pub(super) pointer: Pointer,
+}

@@ -1,0 +1,632 @@
+//! What to ask a platform, and what to believe: a state machine without I/O and clock.
+//!
+//! Events are hints: each leads to one read of the workspace they name. A workspace that is reported to
+//! have ended is gone at once. A change that cannot be read closes its workspace. Complete lists find
+//! what events did not tell; only they make the source one that knows all.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+use tracing::{error, info, warn};
+
+use super::{
+    super::{
+        Workspace, WorkspaceId,
+        directory::{Directory, Member},
+        registry::{Observed, Publisher},
+    },
+    status::{Health, Status},
+};
+use crate::{
+    time::Moment,
+    workspaces::source::{Abilities, Event, SourceError},
+};
+
+/// How often things happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// The time between complete lists.
+    pub resync: Duration,
+    /// How long a change may stay unread before its workspace is closed.
+    pub unread: Duration,
+    /// The longest pause after a failure; the first is a sixteenth of it.
+    pub retry: Duration,
+    /// How long one connection for events is used.
+    pub recycle: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            resync: Duration::from_mins(1),
+            unread: Duration::from_secs(4),
+            retry: Duration::from_secs(16),
+            recycle: Duration::from_mins(12),
+        }
+    }
+}
+
+/// How many reads run at once.
+const READS: usize = 32;
+/// With more unread changes than this, a list is quicker.
+const MANY: usize = 512;
+/// The shortest time between the starts of two lists.
+const BETWEEN_LISTS: Duration = Duration::from_secs(1);
+/// A connection for events that has not said so is taken to be there after this time.
+const QUIET_CONNECT: Duration = Duration::from_secs(2);
+
+/// What happened.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "moved once for each question")]
+pub enum Input {
+    /// Time passed.
+    Tick,
+    /// The platform told something.
+    Event(Event),
+    /// It tells no more.
+    WatchEnded(SourceError),
+    /// A list, asked for at the moment.
+    Listed(Moment, Result<Vec<Workspace>, SourceError>),
+    /// A workspace, asked for at the moment.
+    Read(WorkspaceId, Moment, Result<Option<Workspace>, SourceError>),
+    /// The accounts, asked for at the moment.
+    Accounts(Moment, Result<Vec<Member>, SourceError>),
+    /// A request waits for this workspace.
+    Wanted(WorkspaceId),
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Follow events, in place of any such connection before.
+    Watch,
+    /// Ask for a list.
+    List,
+    /// Ask for a workspace.
+    Read(WorkspaceId),
+    /// Ask for the accounts.
+    Accounts,
+    /// The question for a workspace that a request waits for has ended.
+    Answered(WorkspaceId),
+}
+
+/// The state of one source.
+pub struct Core {
+    publisher: Publisher,
+    abilities: Abilities,
+    timing: Timing,
+    jitter: fn() -> f64,
+    watch: Watch,
+    lists: Asking,
+    accounts: Asking,
+    reads: HashMap<WorkspaceId, Unread>,
+    queue: VecDeque<WorkspaceId>,
+    reading: usize,
+    status: Status,
+    now: Moment,
+}
+
+#[derive(Default)]
+struct Watch {
+    open: Option<Moment>,
+    connected: Option<Moment>,
+    retry_at: Moment,
+    failures: u32,
+    /// When to list because a connection that says nothing may have been there for a while.
+    list_at: Option<Moment>,
+}
+
+/// A question that is asked again and again.
+#[derive(Default)]
+struct Asking {
+    running: bool,
+    due: Moment,
+    /// It is to be asked again as soon as the one under way has ended.
+    again: bool,
+    failures: u32,
+    started: Option<Moment>,
+    /// When the last one was asked that was answered.
+    good: Option<Moment>,
+}
+
+/// How far the read of a workspace is.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Step {
+    /// It waits for its time.
+    #[default]
+    Due,
+    /// It waits for others to end.
+    Queued,
+    /// The platform is being asked.
+    Running,
+}
+
+/// A workspace that is to be read.
+#[derive(Default)]
+struct Unread {
+    step: Step,
+    /// Something changed after the read under way began.
+    again: bool,
+    /// Since when a change is unread.
+    changed: Option<Moment>,
+    failures: u32,
+    due: Moment,
+    wanted: bool,
+    /// Its workspace was closed for it.
+    closed: bool,
+}
+
+impl Core {
+    /// A source that nothing is known of yet. `jitter` gives numbers from 0 to 1.
+    #[must_use]
+    pub fn new(
+        publisher: Publisher,
+        abilities: Abilities,
+        timing: Timing,
+        jitter: fn() -> f64,
+    ) -> Self {
+        Self {
+            publisher,
+            abilities,
+            timing,
+            jitter,
+            watch: Watch::default(),
+            lists: Asking::default(),
+            accounts: Asking::default(),
+            reads: HashMap::new(),
+            queue: VecDeque::new(),
+            reading: 0,
+            status: Status::default(),
+            now: Moment::default(),
+        }
+    }
+
+    /// How the source is doing.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let pending = self.reads.values().filter(|unread| unread.changed.is_some()).count();
+        Status { pending, ..self.status.clone() }
+    }
+
+    fn health(&self) -> Health {
+        match (self.good(), self.stale_at()) {
+            (Some(_), Some(stale)) if self.now > stale => Health::Stale,
+            (Some(_), _) if self.abilities.watches && self.watch.open.is_none() => Health::Degraded,
+            (Some(_), _) => Health::Live,
+            (None, _) => Health::Starting,
+        }
+    }
+
+    /// When everything of the source will be too old.
+    fn stale_at(&self) -> Option<Moment> {
+        let snapshot = self.publisher.registry().snapshot_at(self.now);
+        let rules = snapshot.rules(self.publisher.source())?;
+        self.good().map(|good| good.plus(rules.stale_after))
+    }
+
+    /// Takes in what happened, and appends what to do.
+    pub fn handle(
+        &mut self,
+        inputs: impl IntoIterator<Item = Input>,
+        now: Moment,
+        out: &mut Vec<Command>,
+    ) {
+        self.now = now;
+        for input in inputs {
+            self.take(input, out);
+        }
+        self.go_on(out);
+        self.notice();
+    }
+
+    /// Tells of the source's health when it changes.
+    fn notice(&mut self) {
+        let health = self.health();
+        let before = std::mem::replace(&mut self.status.health, health);
+        let source = self.publisher.name();
+        match health {
+            _ if health == before => {}
+            Health::Stale => {
+                error!(
+                    source,
+                    "the source has been silent for too long: its workspaces are refused"
+                );
+            }
+            Health::Degraded => warn!(source, "no events come: what ends is noticed late"),
+            Health::Starting | Health::Live => info!(source, ?health, "the source's state"),
+        }
+    }
+
+    fn take(&mut self, input: Input, out: &mut Vec<Command>) {
+        match input {
+            Input::Tick => {}
+            Input::Event(event) => self.event(event, out),
+            Input::WatchEnded(error) => self.watch_ended(&error),
+            Input::Listed(started, result) => self.listed(started, result),
+            Input::Read(id, started, result) => self.read(id, started, result, out),
+            Input::Accounts(started, result) => self.took_accounts(started, result),
+            Input::Wanted(id) => self.wanted(id, out),
+        }
+    }
+
+    /// When something is to be done even if nothing happens.
+    #[must_use]
+    pub fn deadline(&self) -> Moment {
+        let asking = |asking: &Asking| (!asking.running).then_some(asking.due);
+        let watch = match self.watch.open {
+            _ if !self.abilities.watches => None,
+            None => Some(self.watch.retry_at),
+            Some(open) => Some(open.plus(self.timing.recycle)),
+        };
+        let reads = self.reads.values().filter(|r| r.step == Step::Due).map(|r| r.due);
+        // A read that hangs must not keep its workspace open.
+        let closes =
+            self.reads.values().filter_map(|r| r.changed).map(|at| at.plus(self.timing.unread));
+        let closes = closes.filter(|at| *at > self.now);
+        let stale = self.stale_at().map(|at| at.plus(Duration::from_millis(1)));
+        let stale = stale.filter(|at| *at > self.now);
+        [asking(&self.lists), self.accounts_due(), watch, self.watch.list_at, stale]
+            .into_iter()
+            .flatten()
+            .chain(reads)
+            .chain(closes)
+            .min()
+            .unwrap_or_else(|| self.now.plus(self.timing.resync))
+    }
+
+    fn accounts_due(&self) -> Option<Moment> {
+        (self.abilities.accounts && !self.accounts.running).then_some(self.accounts.due)
+    }
+
+    fn event(&mut self, event: Event, out: &mut Vec<Command>) {
+        self.status.events += 1;
+        match event {
+            Event::Connected => {
+                self.watch.connected = Some(self.now);
+                self.watch.list_at = None;
+                self.lists.soon(self.now);
+            }
+            Event::Changed(id) if self.abilities.reads => {
+                let unread = self.reads.entry(id.clone()).or_default();
+                unread.changed.get_or_insert(self.now);
+                if unread.step == Step::Running {
+                    unread.again = true;
+                } else {
+                    unread.due = self.now;
+                    self.enqueue(id);
+                }
+                if self.reads.len() > MANY {
+                    self.lists.soon(self.now);
+                }
+            }
+            Event::Ended(id) => {
+                self.publisher.end(&id, self.now);
+                // A read under way was asked for before the end, so its answer will not count.
+                if let Some(unread) = self.reads.get_mut(&id) {
+                    unread.changed = None;
+                    unread.again = false;
+                    if unread.step != Step::Running {
+                        self.forget(&id, out);
+                    }
+                }
+            }
+            Event::Described(workspace) => {
+                let id = workspace.id.clone();
+                self.publisher.observe(*workspace, self.now, self.now);
+                if let Some(unread) = self.reads.get_mut(&id) {
+                    unread.changed = None;
+                }
+            }
+            Event::Everything(list, started) => self.listed(started, Ok(list)),
+            Event::Accounts => self.accounts.soon(self.now),
+            Event::Changed(_) | Event::Anything => self.lists.soon(self.now),
+        }
+    }
+
+    fn watch_ended(&mut self, error: &SourceError) {
+        let served = self.watch.connected.map(|at| self.now.since(at)).unwrap_or_default();
+        if served > Duration::from_mins(1) {
+            self.watch.failures = 0;
+        }
+        self.failed("events", error);
+        let pause = self.pause(self.watch.failures, error);
+        self.watch = Watch {
+            failures: self.watch.failures.saturating_add(1),
+            retry_at: self.now.plus(pause),
+            ..Watch::default()
+        };
+        // What happened since, nobody tells.
+        self.lists.soon(self.now);
+    }
+
+    fn listed(&mut self, started: Moment, result: Result<Vec<Workspace>, SourceError>) {
+        let list = match result {
+            Ok(list) => list,
+            Err(error) => {
+                self.failed("the list of workspaces", &error);
+                let pause = self.pause(self.lists.failures, &error);
+                self.lists.failed(self.now.plus(pause));
+                return;
+            }
+        };
+        self.succeeded();
+        self.status.lists += 1;
+        let whole = self.abilities.whole_lists;
+        let count = list.len();
+        let completed = self.publisher.complete(list, started, self.now, whole);
+        if self.good().is_none() || completed.changed > 0 || completed.removed > 0 {
+            info!(
+                source = self.publisher.name(),
+                workspaces = count,
+                changed = completed.changed,
+                removed = completed.removed,
+                "workspaces listed"
+            );
+        }
+        // The list was asked for after these changes were told.
+        for unread in self.reads.values_mut() {
+            if unread.changed.is_some_and(|at| at < started) && !unread.again {
+                unread.changed = None;
+                unread.failures = 0;
+            }
+        }
+        for id in completed.unclear {
+            if self.abilities.reads {
+                self.enqueue(id);
+            } else {
+                // Which is newer only another list can tell.
+                self.publisher.doubt(&id);
+                self.lists.again = true;
+            }
+        }
+        let resync = self.timing.resync.mul_f64(0.8 + 0.4 * (self.jitter)());
+        self.lists.succeeded(started, self.now.plus(resync));
+        self.confirm();
+    }
+
+    fn took_accounts(&mut self, started: Moment, result: Result<Vec<Member>, SourceError>) {
+        match result {
+            Ok(members) => {
+                self.succeeded();
+                self.publisher.set_directory(Directory::new(members));
+                let resync = self.timing.resync.mul_f64(0.8 + 0.4 * (self.jitter)());
+                self.accounts.succeeded(started, self.now.plus(resync));
+                self.confirm();
+            }
+            Err(error) => {
+                self.failed("the accounts", &error);
+                let pause = self.pause(self.accounts.failures, &error);
+                self.accounts.failed(self.now.plus(pause));
+            }
+        }
+    }
+
+    /// When the source was last asked for all it knows, and answered.
+    fn good(&self) -> Option<Moment> {
+        let accounts = if self.abilities.accounts { self.accounts.good } else { self.lists.good };
+        self.lists.good.min(accounts)
+    }
+
+    fn confirm(&mut self) {
+        if let Some(good) = self.good() {
+            self.publisher.confirm(good);
+        }
+    }
+
+    fn read(
+        &mut self,
+        id: WorkspaceId,
+        started: Moment,
+        result: Result<Option<Workspace>, SourceError>,
+        out: &mut Vec<Command>,
+    ) {
+        self.reading = self.reading.saturating_sub(1);
+        self.status.reads += 1;
+        let ended = match result {
+            Ok(Some(workspace)) if workspace.id == id => {
+                let observed = self.publisher.observe(workspace, started, self.now);
+                if observed == Observed::Overlap
+                    && let Some(unread) = self.reads.get_mut(&id)
+                {
+                    unread.again = true;
+                }
+                Ok(())
+            }
+            Ok(Some(other)) => {
+                Err(SourceError::Protocol(format!("asked for '{id}', got '{}'", other.id)))
+            }
+            Ok(None) => {
+                self.publisher.absent(&id, started, self.now);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        match &ended {
+            Ok(()) => self.succeeded(),
+            Err(error) => self.failed("a workspace", error),
+        }
+        let pause = ended.as_ref().err().map(|error| {
+            let failures = self.reads.get(&id).map_or(0, |unread| unread.failures);
+            // A closed workspace is somebody's work: sooner than lists, unless asked to wait.
+            self.pause(failures, error)
+                / if matches!(error, SourceError::RateLimited(_)) { 1 } else { 4 }
+        });
+        let Some(unread) = self.reads.get_mut(&id) else { return };
+        unread.step = Step::Due;
+        if unread.wanted {
+            unread.wanted = false;
+            out.push(Command::Answered(id.clone()));
+        }
+        match pause {
+            None if unread.again => {
+                unread.again = false;
+                unread.failures = 0;
+                unread.changed = Some(self.now);
+                unread.due = self.now;
+                self.enqueue(id);
+            }
+            None => self.forget(&id, out),
+            Some(pause) => {
+                unread.again = false;
+                unread.failures = unread.failures.saturating_add(1);
+                unread.due = self.now.plus(pause);
+                if unread.changed.is_none() {
+                    // Nobody said that it changed: the next list will tell.
+                    self.forget(&id, out);
+                }
+            }
+        }
+    }
+
+    fn wanted(&mut self, id: WorkspaceId, out: &mut Vec<Command>) {
+        if !self.abilities.reads {
+            out.push(Command::Answered(id));
+            return;
+        }
+        let unread = self.reads.entry(id.clone()).or_default();
+        unread.wanted = true;
+        if unread.step != Step::Running {
+            unread.due = self.now;
+            self.enqueue(id);
+        }
+    }
+
+    fn enqueue(&mut self, id: WorkspaceId) {
+        let unread = self.reads.entry(id.clone()).or_default();
+        if unread.step == Step::Due {
+            unread.step = Step::Queued;
+            self.queue.push_back(id);
+        }
+    }
+
+    fn forget(&mut self, id: &WorkspaceId, out: &mut Vec<Command>) {
+        if let Some(unread) = self.reads.remove(id)
+            && unread.wanted
+        {
+            out.push(Command::Answered(id.clone()));
+        }
+    }
+
+    /// Starts what is due.
+    fn go_on(&mut self, out: &mut Vec<Command>) {
+        let now = self.now;
+        if self.abilities.watches {
+            let over = self.watch.open.is_some_and(|at| now.since(at) >= self.timing.recycle);
+            if over || (self.watch.open.is_none() && now >= self.watch.retry_at) {
+                self.watch.open = Some(now);
+                self.watch.connected = None;
+                self.watch.list_at = Some(now.plus(QUIET_CONNECT));
+                out.push(Command::Watch);
+            }
+            if self.watch.list_at.is_some_and(|at| now >= at) {
+                self.watch.list_at = None;
+                self.lists.soon(now);
+            }
+        }
+        if self.lists.start(now) {
+            out.push(Command::List);
+        }
+        if self.abilities.accounts && self.accounts.start(now) {
+            out.push(Command::Accounts);
+        }
+        self.close_unread();
+        let due: Vec<WorkspaceId> = self
+            .reads
+            .iter()
+            .filter(|(_, unread)| unread.step == Step::Due && unread.due <= now)
+            .map(|(id, _)| id.clone())
+            .collect();
+        for id in due {
+            self.enqueue(id);
+        }
+        while self.reading < READS
+            && let Some(id) = self.queue.pop_front()
+        {
+            let Some(unread) = self.reads.get_mut(&id) else { continue };
+            unread.step = Step::Running;
+            self.reading += 1;
+            out.push(Command::Read(id));
+        }
+    }
+
+    /// Closes every workspace that changed in a way nobody could read in time.
+    fn close_unread(&mut self) {
+        let over = |at: Moment| self.now.since(at) >= self.timing.unread;
+        for (id, unread) in &mut self.reads {
+            let late = unread.changed.is_some_and(over);
+            if late && !unread.closed {
+                self.publisher.doubt(id);
+            }
+            unread.closed = late;
+        }
+    }
+
+    fn pause(&self, failures: u32, error: &SourceError) -> Duration {
+        if let SourceError::RateLimited(after) = error {
+            return (*after).clamp(Duration::from_millis(100), Duration::from_mins(5));
+        }
+        let most = self.timing.retry;
+        let pause = (most / 16).saturating_mul(2_u32.saturating_pow(failures.min(16))).min(most);
+        pause.mul_f64(0.5 + 0.5 * (self.jitter)())
+    }
+
+    fn failed(&mut self, what: &str, error: &SourceError) {
+        let source = self.publisher.name();
+        self.status.failures += 1;
+        let news = self.status.last_error.is_none();
+        if error.is_credential() && !self.status.unauthorized {
+            self.status.unauthorized = true;
+            error!(source, what, %error, "the source's credential must be replaced: what is known of its workspaces goes out of date");
+        } else if news {
+            warn!(source, what, %error, "a source cannot be asked; tried again");
+        }
+        self.status.last_error = Some(format!("{what}: {error}"));
+    }
+
+    fn succeeded(&mut self) {
+        if self.status.last_error.take().is_some() {
+            info!(source = self.publisher.name(), "the source answers again");
+        }
+        self.status.unauthorized = false;
+    }
+}
+
+impl Asking {
+    fn soon(&mut self, now: Moment) {
+        if self.running {
+            self.again = true;
+        } else if self.failures == 0 {
+            self.due = self.due.min(now);
+        }
+    }
+
+    /// Whether to ask now.
+    fn start(&mut self, now: Moment) -> bool {
+        let free = self.started.is_none_or(|at| now.since(at) >= BETWEEN_LISTS);
+        if !free && self.due <= now && !self.running {
+            self.due = self.started.unwrap_or(now).plus(BETWEEN_LISTS);
+        }
+        let start = !self.running && self.due <= now;
+        if start {
+            self.running = true;
+            self.started = Some(now);
+        }
+        start
+    }
+
+    fn succeeded(&mut self, started: Moment, next: Moment) {
+        self.good = self.good.max(Some(started));
+        self.failures = 0;
+        self.running = false;
+        self.due = if std::mem::take(&mut self.again) { Moment::default() } else { next };
+    }
+
+    fn failed(&mut self, next: Moment) {
+        self.failures = self.failures.saturating_add(1);
+        self.running = false;
+        self.again = false;
+        self.due = next;
+    }
+}
