@@ -107,7 +107,7 @@ pub struct Tunnels {
 }
 
 /// Where workspaces come from.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Source {
     /// The operator's name for it.
     pub name: Box<str>,
@@ -118,7 +118,7 @@ pub struct Source {
 }
 
 /// What a source is.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "there are a few in a process")]
 pub enum SourceKind {
     /// A list in a file, followed as it changes.
@@ -164,7 +164,7 @@ impl SourceKind {
 }
 
 /// Where a platform is and how it is asked.
-#[derive(Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Platform {
     /// The address of its API.
     pub url: Url,

@@ -66,7 +66,8 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
         Sealer::make_ring(&about.keys)
             .with_context(|| format!("the keys_file of [sign_in], {keys}"))?;
     }
-    let setup::Built { gate, mut feeds, parts, sign_in } = setup::build(&config, true)?;
+    let setup::Built { gate, mut feeds, parts, sign_in } =
+        setup::build(&config, setup::Purpose::Run)?;
     gate.revocations.own()?;
     // Read before the first question comes; a broken file is no reason not to start, and is followed.
     feeds.load_files();

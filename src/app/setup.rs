@@ -6,6 +6,13 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 
 use super::{feeds::Feeds, secrets};
+use crate::identity::Profile;
+use crate::identity::provider::Schedule;
+use crate::metrics::Metrics;
+use crate::sources::WatchedSource;
+use crate::workspaces::destination::Ranges;
+use crate::workspaces::reconcile::lookup::Lookup;
+use crate::workspaces::registry::Registry;
 use crate::{
     authz::policy::Policies,
     config::{self, Config, SourceKind},
@@ -31,6 +38,18 @@ use crate::{
     traces,
     workspaces::pattern::HostPatterns,
 };
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use url::Url;
+
+/// What a gate is built for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// The running agent, which has the file or store of sessions.
+    Run,
+    /// A command that looks at a configuration.
+    Inspect,
+}
 
 /// A gate with everything that keeps it going.
 pub(crate) struct Built {
@@ -51,19 +70,50 @@ pub(crate) struct Rebuilt {
     pub(crate) sign_in: Option<Configured>,
 }
 
-/// What a later configuration can go on with, if it says the same.
+/// What the parts were built from, for a later configuration that says the same of them.
 pub(crate) struct Parts {
     issuers: Vec<IssuerPart>,
-    sources: Fingerprint,
-    has_hub: bool,
+    sources: SourceSettings,
 }
 
 struct IssuerPart {
-    /// Of all that is said of the issuer, and of what is in the files that are named.
-    whole: Fingerprint,
-    /// Of what it is trusted to say.
-    profile: Fingerprint,
+    settings: IssuerSettings,
     provider: Arc<Provider>,
+}
+
+/// All that an issuer's part is built from, with what is in the files that are named.
+#[derive(PartialEq)]
+struct IssuerSettings {
+    profile: Arc<Profile>,
+    jwks_uri: Option<Url>,
+    authority: Option<Fingerprint>,
+    introspection: Option<config::Introspection>,
+    secret: Option<Fingerprint>,
+    keys_file: Option<PathBuf>,
+    schedule: Schedule,
+}
+
+/// All that the sources of workspaces are built from, with what is in the files that are named.
+#[derive(PartialEq)]
+struct SourceSettings {
+    sources: Vec<config::Source>,
+    ranges: Ranges,
+    issuers: BTreeSet<Box<str>>,
+    authorities: Vec<Fingerprint>,
+}
+
+/// What outlives a configuration of the running agent.
+struct Durable {
+    browser: Option<Arc<BrowserSessions>>,
+    revocations: Arc<Revocations>,
+    metrics: Arc<Metrics>,
+}
+
+/// The workspaces, as the gate knows them.
+struct Workspaces {
+    registry: Arc<Registry>,
+    lookups: Vec<Option<Lookup>>,
+    watched: Vec<WatchedSource>,
 }
 
 /// The configuration that holds while another is built.
@@ -73,13 +123,8 @@ pub(crate) struct Before<'b> {
     pub(crate) parts: &'b Parts,
 }
 
-fn has_hub(config: &Config) -> bool {
-    config.sources.iter().any(|source| matches!(source.kind, SourceKind::Hub(..)))
-}
-
-/// Builds the gate, without keys and workspaces yet, and the sources of its workspaces. `runs` says that it
-/// is for the running agent.
-pub(crate) fn build(config: &Config, runs: bool) -> anyhow::Result<Built> {
+/// Builds the gate, without keys and workspaces yet, and the sources of its workspaces.
+pub(crate) fn build(config: &Config, purpose: Purpose) -> anyhow::Result<Built> {
     if config.traces.is_some() && !traces::BUILT_IN {
         bail!(
             "[traces]: this program was built without traces: build it with 'cargo build --release --features otel', or take [traces] away"
@@ -91,43 +136,28 @@ pub(crate) fn build(config: &Config, runs: bool) -> anyhow::Result<Built> {
     let revocations = Arc::new(Revocations::open(authorities(config), journal)?);
     let authorities: Vec<_> =
         issuers.profiles().map(|profile| Arc::clone(&profile.authority)).collect();
-    let shared = config.shared.as_ref().filter(|_| runs);
     let sign_in = config.sign_in.as_ref().map(|about| {
-        let browser = browser_sessions(about, shared, authorities, runs)?;
+        let shared = config.shared.as_ref();
+        let browser = browser_sessions(about, shared, authorities, purpose)?;
         anyhow::Ok((Arc::new(browser), configured(config, about, &issuers)?))
     });
     let (browser, sign_in) = sign_in.transpose()?.unzip();
-    let (policies, versions) = policies(config)?;
-    let gate = Gate {
-        patterns: patterns(config)?,
-        sources: config.credentials.clone().map(Arc::new),
-        metadata: metadata(config, &issuers),
-        issuers,
-        certificates: config.certificates.clone(),
-        browser,
-        revocations,
-        registry: Arc::clone(&feeds.registry),
-        lookups: feeds.lookups(),
-        watched: feeds.watched(),
-        policy: config.policy.clone(),
-        policies,
-        versions,
-        metrics: Arc::default(),
-    };
-    let (sources, has_hub) = (sources(config)?, has_hub(config));
-    let parts = Parts { issuers: issuer_parts, sources, has_hub };
-    Ok(Built { gate, feeds, parts, sign_in })
+    let durable = Durable { browser, revocations, metrics: Arc::default() };
+    let sources = SourceSettings::of(config)?;
+    let certificates = config.certificates.clone();
+    let gate = gate(config, durable, issuers, certificates, Workspaces::of(&feeds))?;
+    Ok(Built { gate, feeds, parts: Parts { issuers: issuer_parts, sources }, sign_in })
 }
 
 /// Builds the gate of a later configuration of the running agent. What did not change goes on: keys,
-/// remembered tokens, workspaces, and always sessions and revocations.
+/// cached tokens, workspaces, and always sessions and revocations.
 pub(crate) fn rebuild(config: &Config, before: Before<'_>) -> anyhow::Result<Rebuilt> {
-    let Before { gate, parts } = before;
+    let known = before.gate;
     let (issuers, issuer_parts) = issuers(config, Some(before))?;
-    let sources = sources(config)?;
-    let feeds = if sources == parts.sources {
+    let sources = SourceSettings::of(config)?;
+    let feeds = if sources == before.parts.sources {
         None
-    } else if has_hub(config) || parts.has_hub {
+    } else if sources.has_hub() || before.parts.sources.has_hub() {
         // It listens where the one before still does, and knows what it was told there.
         bail!(
             "beside a source of kind \"jupyterhub\", sources of workspaces (and [destinations]) can only change with a restart"
@@ -136,36 +166,61 @@ pub(crate) fn rebuild(config: &Config, before: Before<'_>) -> anyhow::Result<Reb
         Some(Feeds::new(config)?)
     };
     // The sessions neither appear nor go without a restart.
-    let about = config.sign_in.as_ref().filter(|_| gate.browser.is_some());
+    let about = config.sign_in.as_ref().filter(|_| known.browser.is_some());
     let sign_in = about.map(|about| configured(config, about, &issuers)).transpose()?;
     // A rule that is the same stays the same: tunnels are known by it.
-    let certificates = config.certificates.iter().map(|rule| {
-        let same = |known: &&CertificateRule| format!("{known:?}") == format!("{rule:?}");
-        gate.certificates.iter().find(same).unwrap_or(rule).clone()
-    });
-    let (registry, lookups, watched) = match &feeds {
-        Some(feeds) => (Arc::clone(&feeds.registry), feeds.lookups(), feeds.watched()),
-        None => (Arc::clone(&gate.registry), gate.lookups.clone(), gate.watched.clone()),
+    let certificates = config.certificates.iter();
+    let certificates = certificates
+        .map(|rule| known.certificates.iter().find(|other| *other == rule).unwrap_or(rule).clone());
+    let workspaces = feeds.as_ref().map_or_else(|| Workspaces::of_gate(known), Workspaces::of);
+    let durable = Durable {
+        browser: known.browser.clone(),
+        revocations: Arc::clone(&known.revocations),
+        metrics: Arc::clone(&known.metrics),
     };
+    let gate = gate(config, durable, issuers, certificates.collect(), workspaces)?;
+    Ok(Rebuilt { gate, feeds, parts: Parts { issuers: issuer_parts, sources }, sign_in })
+}
+
+/// The gate of a configuration: the one place where it is made.
+fn gate(
+    config: &Config,
+    durable: Durable,
+    issuers: Arc<Issuers>,
+    certificates: Vec<CertificateRule>,
+    workspaces: Workspaces,
+) -> anyhow::Result<Gate> {
+    let Durable { browser, revocations, metrics } = durable;
+    let Workspaces { registry, lookups, watched } = workspaces;
     let (policies, versions) = policies(config)?;
-    let gate = Gate {
+    Ok(Gate {
         patterns: patterns(config)?,
         sources: config.credentials.clone().map(Arc::new),
         metadata: metadata(config, &issuers),
         issuers,
-        certificates: certificates.collect(),
-        browser: gate.browser.clone(),
-        revocations: Arc::clone(&gate.revocations),
+        certificates,
+        browser,
+        revocations,
         registry,
         lookups,
         watched,
         policy: config.policy.clone(),
         policies,
         versions,
-        metrics: Arc::clone(&gate.metrics),
-    };
-    let parts = Parts { issuers: issuer_parts, sources, has_hub: has_hub(config) };
-    Ok(Rebuilt { gate, feeds, parts, sign_in })
+        metrics,
+    })
+}
+
+impl Workspaces {
+    fn of(feeds: &Feeds) -> Self {
+        let registry = Arc::clone(&feeds.registry);
+        Self { registry, lookups: feeds.lookups(), watched: feeds.watched() }
+    }
+
+    fn of_gate(gate: &Gate) -> Self {
+        let registry = Arc::clone(&gate.registry);
+        Self { registry, lookups: gate.lookups.clone(), watched: gate.watched.clone() }
+    }
 }
 
 impl Parts {
@@ -198,8 +253,7 @@ fn issuers(
     for issuer in &config.issuers {
         let name = &issuer.profile.authority.name;
         let authority = authority(issuer)?;
-        let mark = Fingerprint::of(format!("{:?}", issuer.profile).as_bytes());
-        let same = known.iter().find(|part| part.profile == mark);
+        let same = known.iter().find(|part| part.settings.profile == issuer.profile);
         let profile = same.map_or(&issuer.profile, |part| part.provider.profile());
         let fetcher = || {
             Fetcher::new(issuer.jwks_uri.clone(), authority.as_deref())
@@ -218,13 +272,16 @@ fn issuers(
             let tokens = config.agent.tokens;
             introspector = Some(Introspector::new(profile, client, about.keep, tokens));
         }
-        let said = (
-            (mark, &issuer.jwks_uri, authority.as_deref().map(Fingerprint::of)),
-            (&issuer.introspection, secret),
-            (&issuer.keys_file, issuer.schedule),
-        );
-        let whole = Fingerprint::of(format!("{said:?}").as_bytes());
-        let provider = if let Some(part) = known.iter().find(|part| part.whole == whole) {
+        let settings = IssuerSettings {
+            profile: Arc::clone(&issuer.profile),
+            jwks_uri: issuer.jwks_uri.clone(),
+            authority: authority.as_deref().map(Fingerprint::of),
+            introspection: issuer.introspection.clone(),
+            secret,
+            keys_file: issuer.keys_file.clone(),
+            schedule: issuer.schedule,
+        };
+        let provider = if let Some(part) = known.iter().find(|part| part.settings == settings) {
             Arc::clone(&part.provider)
         } else {
             let provider = Provider::new(Arc::clone(profile), issuer.schedule, fetcher()?);
@@ -233,10 +290,10 @@ fn issuers(
                 None => provider,
             })
         };
-        parts.push(IssuerPart { whole, profile: mark, provider });
+        parts.push(IssuerPart { settings, provider });
     }
     if let Some(before) = before
-        && known.iter().map(|part| part.whole).eq(parts.iter().map(|part| part.whole))
+        && known.iter().map(|part| &part.settings).eq(parts.iter().map(|part| &part.settings))
     {
         return Ok((Arc::clone(&before.gate.issuers), parts));
     }
@@ -277,23 +334,29 @@ fn metadata(config: &Config, issuers: &Issuers) -> Option<Arc<Metadata>> {
     metadata.map(Arc::new)
 }
 
-/// Of all that the sources of workspaces depend on.
-fn sources(config: &Config) -> anyhow::Result<Fingerprint> {
-    let mut files = Vec::new();
-    for source in &config.sources {
-        if let SourceKind::Hub(platform, ..)
-        | SourceKind::Coder(platform, _)
-        | SourceKind::Gitpod(platform, _)
-        | SourceKind::Ona(platform, _) = &source.kind
-            && let Some(path) = &platform.authority
-        {
-            let bytes = std::fs::read(path)
-                .with_context(|| format!("cannot read the ca_file {}", path.display()))?;
-            files.push(Fingerprint::of(&bytes));
+impl SourceSettings {
+    fn of(config: &Config) -> anyhow::Result<Self> {
+        let mut authorities = Vec::new();
+        for source in &config.sources {
+            if let SourceKind::Hub(platform, ..)
+            | SourceKind::Coder(platform, _)
+            | SourceKind::Gitpod(platform, _)
+            | SourceKind::Ona(platform, _) = &source.kind
+                && let Some(path) = &platform.authority
+            {
+                let bytes = std::fs::read(path)
+                    .with_context(|| format!("cannot read the ca_file {}", path.display()))?;
+                authorities.push(Fingerprint::of(&bytes));
+            }
         }
+        let issuers = config.issuer_names().into_iter().map(Into::into).collect();
+        let (sources, ranges) = (config.sources.clone(), config.policy.ranges.clone());
+        Ok(Self { sources, ranges, issuers, authorities })
     }
-    let said = (&config.sources, &config.policy.ranges, config.issuer_names(), files);
-    Ok(Fingerprint::of(format!("{said:?}").as_bytes()))
+
+    fn has_hub(&self) -> bool {
+        self.sources.iter().any(|source| matches!(source.kind, SourceKind::Hub(..)))
+    }
 }
 
 /// The providers at which people sign in, and the pages.
@@ -341,7 +404,7 @@ fn browser_sessions(
     about: &config::SignIn,
     shared: Option<&config::Shared>,
     authorities: Vec<Arc<Authority>>,
-    runs: bool,
+    purpose: Purpose,
 ) -> anyhow::Result<BrowserSessions> {
     let path = about.keys.display();
     secrets::look_at(&about.keys);
@@ -349,8 +412,10 @@ fn browser_sessions(
         .with_context(|| format!("the keys_file of [sign_in], {path}"))?;
     let sealer = Arc::new(sealer);
     let (lifetime, ring) = (about.lifetime, Arc::clone(&sealer));
+    let shared = shared.filter(|_| purpose == Purpose::Run);
     let shared = shared.map(|shared| share(shared, Arc::clone(&sealer))).transpose()?;
-    let sessions = match (&shared, about.sessions.as_ref().filter(|_| runs)) {
+    let file = about.sessions.as_ref().filter(|_| purpose == Purpose::Run);
+    let sessions = match (&shared, file) {
         (Some(shared), _) => Sessions::shared(lifetime, Arc::clone(shared), ring, authorities),
         (None, Some(path)) => Store::open(path)
             .and_then(|store| Sessions::load(lifetime, store, ring, authorities, Timestamp::now()))

@@ -17,7 +17,8 @@ pub(super) fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         Ok(config) => config,
         Err(mistakes) => return report(&mistakes),
     };
-    let setup::Built { gate, mut feeds, .. } = match setup::build(&config, false) {
+    let setup::Built { gate, mut feeds, .. } = match setup::build(&config, setup::Purpose::Inspect)
+    {
         Ok(built) => built,
         // Of the policies.
         Err(error) => match error.downcast::<Mistakes>() {

@@ -62,7 +62,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
         )),
         None => None,
     };
-    let gate = setup::build(&config, false)?.gate;
+    let gate = setup::build(&config, setup::Purpose::Inspect)?.gate;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut out = stdout().lock();
     let mut failed = false;

@@ -27,7 +27,7 @@ use crate::{
 
 pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config.config)?;
-    let setup::Built { gate, mut feeds, .. } = setup::build(&config, false)?;
+    let setup::Built { gate, mut feeds, .. } = setup::build(&config, setup::Purpose::Inspect)?;
     let mut out = stdout();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for failure in runtime.block_on(feeds.load()) {

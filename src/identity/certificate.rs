@@ -26,7 +26,7 @@ pub enum Field {
 }
 
 /// A kind of certificate that counts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateRule {
     /// Its name, and how its identities are joined to people.
     pub authority: Arc<Authority>,

@@ -112,7 +112,7 @@ pub struct AcceptedIssuer {
 pub const TENANT: &str = "{tenantid}";
 
 /// An issuer as configured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Profile {
     /// Its name, and how its identities are joined to people.
     pub authority: Arc<Authority>,

@@ -28,7 +28,7 @@ pub use fetch::{Discovery, Endpoints, Examined, FetchError, Fetched, Fetcher, Ke
 use store::KeysFile;
 
 /// When keys are fetched.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Schedule {
     /// The longest time between two fetches; what the response's `Cache-Control` says is bounded by
     /// it.
