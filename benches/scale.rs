@@ -116,7 +116,7 @@ fn workspace(number: u32, revision: u64, phase: Phase) -> Workspace {
 fn workspaces() {
     let sources = [("scale", SourceRules::default())];
     let registry = Arc::new(Registry::new(&sources, Arc::new(Resolver::default())));
-    let publisher = Publisher::new(Arc::clone(&registry), 0);
+    let publisher = Publisher::new(Arc::clone(&registry), SourceId::new(0));
     let list = |changed: u32| {
         let revision = |n: u32| if n.is_multiple_of(100) { u64::from(changed) } else { 1 };
         (0..WORKSPACES).map(|n| workspace(n, revision(n), Phase::Running)).collect::<Vec<_>>()

@@ -43,6 +43,7 @@ use identity_spoa::{
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use crate::workspaces::source::SourceId;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -85,7 +86,7 @@ fn workspace(number: u32, revision: u64, phase: Phase) -> Workspace {
 fn registry() -> (Arc<Registry>, Publisher) {
     let sources = [("bench", SourceRules::default())];
     let registry = Arc::new(Registry::new(&sources, Arc::new(Resolver::default())));
-    (Arc::clone(&registry), Publisher::new(registry, 0))
+    (Arc::clone(&registry), Publisher::new(registry, SourceId::new(0)))
 }
 
 fn is_up(registry: &Registry, id: &str) -> bool {

@@ -454,7 +454,7 @@ impl Gate {
     /// started a moment ago. With several sources that can be asked, the host must name one.
     fn look_up(&self, target: &Target) -> Option<KeyWait> {
         let mut able = self.lookups.iter().enumerate().filter_map(|(number, lookup)| {
-            let named = target.source.is_none_or(|source| source == number);
+            let named = target.source.is_none_or(|source| source.index() == number);
             lookup.as_ref().filter(|_| named)
         });
         let (lookup, others) = (able.next()?, able.next());

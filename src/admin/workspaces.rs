@@ -28,6 +28,7 @@ use crate::{
         WorkspaceId,
         reconcile::status::Status,
         registry::{Listing, Record},
+        source::SourceId,
     },
 };
 
@@ -158,7 +159,7 @@ impl Shared {
         let mut views = Vec::new();
         for (number, source) in gate.watched.iter().enumerate() {
             let start = views.len();
-            let records = snapshot.all(number).filter(|record| wanted(record));
+            let records = snapshot.all(SourceId::new(number)).filter(|record| wanted(record));
             views.extend(records.map(|record| View::new(&source.name, &record)));
             if let Some(new) = views.get_mut(start..) {
                 new.sort_by(|a: &View, b: &View| a.id.cmp(&b.id));
@@ -171,7 +172,7 @@ impl Shared {
         let gate = self.live.gate();
         let snapshot = gate.registry.snapshot();
         let view = |(number, source): (usize, &WatchedSource)| {
-            let state = snapshot.state(number)?;
+            let state = snapshot.state(SourceId::new(number))?;
             Some(SourceView {
                 name: source.name.to_string(),
                 status: source.status.lock().unwrap_or_else(PoisonError::into_inner).clone(),

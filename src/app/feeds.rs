@@ -39,7 +39,7 @@ use crate::{
             status::{Health, Status},
         },
         registry::{Publisher, Registry},
-        source::{Source, SourceError},
+        source::{Source, SourceError, SourceId},
     },
 };
 
@@ -81,7 +81,7 @@ impl Feeds {
         let registry = Arc::new(Registry::new(&names, Arc::clone(&resolver)));
         let issuers = config.issuer_names();
         let feeds = config.sources.iter().enumerate().map(|(number, source)| {
-            let publisher = Publisher::new(Arc::clone(&registry), number);
+            let publisher = Publisher::new(Arc::clone(&registry), SourceId::new(number));
             let known = (&issuers, &config.policy.ranges.backends);
             Feed::new(&source.name, &source.kind, known, publisher)
                 .with_context(|| format!("the source '{}'", source.name))

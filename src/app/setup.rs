@@ -6,27 +6,22 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 
 use super::{feeds::Feeds, secrets};
-use crate::identity::Profile;
-use crate::identity::provider::Schedule;
-use crate::metrics::Metrics;
-use crate::sources::WatchedSource;
-use crate::workspaces::destination::Ranges;
-use crate::workspaces::reconcile::lookup::Lookup;
-use crate::workspaces::registry::Registry;
 use crate::{
     authz::policy::Policies,
     config::{self, Config, SourceKind},
     fingerprint::Fingerprint,
     gate::{Gate, Metadata, Versions},
     identity::{
+        Profile,
         cache::TokenCache,
         certificate::CertificateRule,
         introspection::{Client, Introspector},
         issuers::Issuers,
         profile::Authority,
-        provider::{Fetcher, Provider},
+        provider::{Fetcher, Provider, Schedule},
         revocation::Revocations,
     },
+    metrics::Metrics,
     sessions::{
         BrowserSessions, Sessions,
         seal::Sealer,
@@ -34,9 +29,12 @@ use crate::{
         store::Store,
     },
     sign_in::{Configured, page::Pages},
+    sources::WatchedSource,
     time::Timestamp,
     traces,
-    workspaces::pattern::HostPatterns,
+    workspaces::{
+        destination::Ranges, pattern::HostPatterns, reconcile::lookup::Lookup, registry::Registry,
+    },
 };
 use std::collections::BTreeSet;
 use std::path::PathBuf;

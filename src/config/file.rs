@@ -26,6 +26,7 @@ use crate::{
     workspaces::{
         destination::{BackendName, Ranges},
         pattern::{HostPatterns, PatternError, PatternSpec, Preset},
+        source::SourceId,
     },
 };
 
@@ -215,7 +216,7 @@ fn check_sources(
     }
     for host in hosts {
         let Some(wanted) = &host.source else { continue };
-        host.spec.source = names.iter().position(|name| *name == wanted.value);
+        host.spec.source = names.iter().position(|name| *name == wanted.value).map(SourceId::new);
         if host.spec.source.is_none() {
             let names = names.join(", ");
             let message = format!("there is no source {:?}: expected one of {names}", wanted.value);

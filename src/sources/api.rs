@@ -22,6 +22,7 @@ use crate::{
         registry::{Found, Publisher},
     },
 };
+use crate::workspaces::source::SourceId;
 
 /// The most workspaces that can be written.
 const MAX: usize = 200_000;
@@ -243,7 +244,7 @@ mod tests {
     fn leases() -> (Arc<Registry>, Arc<Leases>) {
         let rules = SourceRules::default().never_stale();
         let registry = Arc::new(Registry::new(&[("api", rules)], Arc::default()));
-        let publisher = Publisher::new(Arc::clone(&registry), 0);
+        let publisher = Publisher::new(Arc::clone(&registry), SourceId::new(0));
         (registry, Leases::new(publisher, Duration::from_mins(1)))
     }
 

@@ -26,6 +26,7 @@ use crate::{
     workspaces::{
         pattern::Scratch,
         registry::{Mark, Snapshot},
+        source::SourceId,
     },
 };
 
@@ -173,7 +174,8 @@ impl<'t> Sweeper<'t> {
         if !self.settled {
             let workspaces = gate.registry.snapshot();
             let count = gate.registry.names().len();
-            let mut states = (0..count).filter_map(|number| workspaces.state(number));
+            let mut states =
+                (0..count).filter_map(|number| workspaces.state(SourceId::new(number)));
             self.settled =
                 states.all(|state| state.age.is_some()) || at.since(Moment::default()) >= SETTLE;
         }

@@ -11,6 +11,7 @@ use regex::{CaptureLocations, Regex, RegexBuilder};
 use thiserror::Error;
 
 use super::{AppName, EndpointName, MAX_ID, host::Host};
+use crate::workspaces::source::SourceId;
 
 /// A compiled pattern may take this much memory, in bytes: the operator wrote it, but by hand.
 const MAX_PROGRAM: usize = 1 << 20;
@@ -37,7 +38,7 @@ pub struct PatternSpec {
     /// How the workspace id is put together from captures, `{workspace}` unless said.
     pub id: String,
     /// The number of the source whose workspaces these are; any source's unless said.
-    pub source: Option<usize>,
+    pub source: Option<SourceId>,
 }
 
 /// Why a pattern cannot be used.
@@ -99,7 +100,7 @@ impl Preset {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// The number of the source it is of, if the pattern says so.
-    pub source: Option<usize>,
+    pub source: Option<SourceId>,
     /// The workspace id as text; not every text is an id that exists.
     pub workspace: ArrayString<MAX_ID>,
     /// The endpoint.
@@ -136,7 +137,7 @@ struct HostPattern {
     workspace: Vec<Piece>,
     port: Option<usize>,
     app: Option<usize>,
-    source: Option<usize>,
+    source: Option<SourceId>,
 }
 
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use arc_swap::{ArcSwap, Guard};
 use super::{
     Admission, Workspace, WorkspaceId, destination::resolver::Resolver, directory::Directory,
 };
-use crate::{reaper::Reaper, time::Moment};
+use crate::{reaper::Reaper, time::Moment, workspaces::source::SourceId};
 
 mod claims;
 mod publisher;
@@ -228,10 +228,10 @@ impl Registry {
 impl Snapshot {
     /// The workspace with that id, of that source if one is named.
     #[must_use]
-    pub fn find(&self, source: Option<usize>, id: &str) -> Found<'_> {
+    pub fn find(&self, source: Option<SourceId>, id: &str) -> Found<'_> {
         let mut found = Found::Unknown;
         for (number, part) in self.state.iter().enumerate() {
-            if source.is_some_and(|source| source != number) {
+            if source.is_some_and(|source| source.index() != number) {
                 continue;
             }
             match (part.map.get(id), &found) {
@@ -247,8 +247,8 @@ impl Snapshot {
     }
 
     /// Every workspace of a source.
-    pub fn all(&self, source: usize) -> impl Iterator<Item = Record<'_>> {
-        let parts = self.state.get(source).into_iter();
+    pub fn all(&self, source: SourceId) -> impl Iterator<Item = Record<'_>> {
+        let parts = self.state.get(source.index()).into_iter();
         parts.flat_map(|part| part.map.values().map(|entry| part.record(entry, self.now)))
     }
 
@@ -283,20 +283,20 @@ impl Snapshot {
 
     /// The accounts of a source.
     #[must_use]
-    pub fn directory(&self, source: usize) -> Option<&Directory> {
-        self.state.get(source).and_then(|part| part.directory.as_deref())
+    pub fn directory(&self, source: SourceId) -> Option<&Directory> {
+        self.state.get(source.index()).and_then(|part| part.directory.as_deref())
     }
 
     /// The rules of a source.
     #[must_use]
-    pub fn rules(&self, source: usize) -> Option<SourceRules> {
-        self.state.get(source).map(|part| part.rules)
+    pub fn rules(&self, source: SourceId) -> Option<SourceRules> {
+        self.state.get(source.index()).map(|part| part.rules)
     }
 
     /// The state of a source.
     #[must_use]
-    pub fn state(&self, source: usize) -> Option<PartState> {
-        let part = self.state.get(source)?;
+    pub fn state(&self, source: SourceId) -> Option<PartState> {
+        let part = self.state.get(source.index())?;
         let mut state = PartState {
             workspaces: part.map.len(),
             routable: 0,

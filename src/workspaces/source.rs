@@ -8,6 +8,24 @@ use tokio::sync::mpsc;
 use super::{IssuerNames, Organization, Workspace, WorkspaceId, directory::Member};
 use crate::time::Moment;
 
+/// A source of workspaces: its place in the configuration, counted from zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SourceId(usize);
+
+impl SourceId {
+    /// The source at that place.
+    #[must_use]
+    pub const fn new(place: usize) -> Self {
+        Self(place)
+    }
+
+    /// Its place.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0
+    }
+}
+
 /// How the people of a platform are joined to identities.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Joining {

@@ -26,6 +26,7 @@ use identity_spoa::{
         destination::{Backends, Ranges, resolver::Resolver},
         pattern::HostPatterns,
         registry::{Publisher, Registry, SourceRules},
+        source::SourceId,
     },
 };
 
@@ -120,7 +121,7 @@ async fn gate(idp: &DevIdp) -> Gate {
     provider.fetch().await.unwrap();
     let rules = SourceRules::default().never_stale();
     let registry = Arc::new(Registry::new(&[("test", rules)], Arc::new(Resolver::default())));
-    let publisher = Publisher::new(Arc::clone(&registry), 0);
+    let publisher = Publisher::new(Arc::clone(&registry), SourceId::new(0));
     let now = Moment::now();
     publisher.complete(vec![workspace()], now, now, true);
     publisher.confirm(now);

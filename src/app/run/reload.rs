@@ -30,7 +30,7 @@ use crate::{
     identity::provider::Provider,
     sign_in::SignIn,
     time::Timestamp,
-    workspaces::destination::resolver::Resolver,
+    workspaces::{destination::resolver::Resolver, source::SourceId},
 };
 
 /// How long new issuers and sources have to answer.
@@ -319,11 +319,9 @@ fn missing(gate: &Gate, providers: &[Arc<Provider>]) -> Vec<String> {
         format!("the issuer '{name}' gave no keys (see the log for why)")
     });
     let snapshot = gate.registry.snapshot();
-    let silent = gate
-        .watched
-        .iter()
-        .enumerate()
-        .filter(|(number, _)| snapshot.state(*number).is_none_or(|state| state.age.is_none()));
+    let silent = gate.watched.iter().enumerate().filter(|(number, _)| {
+        snapshot.state(SourceId::new(*number)).is_none_or(|state| state.age.is_none())
+    });
     let silent = silent.map(|(_, source)| {
         let status = source.status.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let why = status.last_error.as_deref().unwrap_or("it has not answered");

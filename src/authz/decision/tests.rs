@@ -14,6 +14,7 @@ use crate::{
         destination::{Backends, Ranges, resolver::Resolver},
         directory::{Directory, Member, is_person},
         registry::{Publisher, Registry, SourceRules, UndeclaredPorts},
+        source::SourceId,
     },
 };
 
@@ -59,7 +60,7 @@ fn workspace(owner: Person) -> Workspace {
 
 fn registry(rules: SourceRules) -> (Arc<Registry>, Publisher) {
     let registry = Arc::new(Registry::new(&[("test", rules)], Arc::new(Resolver::default())));
-    let publisher = Publisher::new(Arc::clone(&registry), 0);
+    let publisher = Publisher::new(Arc::clone(&registry), SourceId::new(0));
     (registry, publisher)
 }
 

@@ -20,7 +20,7 @@ use crate::{
         Admission, Destination, Endpoint, EndpointName, Person, Phase, Protocol, Revision,
         Workspace, WorkspaceId,
         registry::{Found, Publisher, Registry, SourceRules},
-        source::{Abilities, Event, SourceError},
+        source::{Abilities, Event, SourceError, SourceId},
     },
 };
 
@@ -127,7 +127,7 @@ impl Platform {
         let rules =
             SourceRules { stale_after: STALE, stale_open_after: STALE, ..SourceRules::default() };
         let registry = Arc::new(Registry::new(&[("sim", rules)], Arc::default()));
-        let publisher = Publisher::new(registry, 0);
+        let publisher = Publisher::new(registry, SourceId::new(0));
         let mut platform = Self {
             now: 1_000_000,
             seed: seed | 1,

@@ -13,8 +13,9 @@ use super::{
     super::{Destination, Workspace, WorkspaceId, destination::Address},
     UndeclaredPorts,
 };
+use crate::workspaces::source::SourceId;
 
-pub(super) type Holder = (usize, WorkspaceId);
+pub(super) type Holder = (SourceId, WorkspaceId);
 
 /// Who has something at an address, whatever the port.
 #[derive(Default)]
@@ -30,7 +31,7 @@ impl Claims {
     /// Replaces what a workspace claims. Returns everybody whose lot may have changed, others only.
     pub(super) fn change(
         &mut self,
-        source: usize,
+        source: SourceId,
         id: &WorkspaceId,
         old: Option<&Workspace>,
         new: Option<&Workspace>,
@@ -64,7 +65,7 @@ impl Claims {
     /// Whether another workspace claims one of this one's addresses; `find` gives what others are.
     pub(super) fn contested<'w>(
         &self,
-        source: usize,
+        source: SourceId,
         workspace: &Workspace,
         undeclared: UndeclaredPorts,
         find: impl Fn(&Holder) -> Option<(&'w Workspace, UndeclaredPorts)>,

@@ -20,7 +20,7 @@ use super::{
     Entry, Part, Registry, UndeclaredPorts, Writer,
     claims::Holder,
 };
-use crate::time::Moment;
+use crate::{time::Moment, workspaces::source::SourceId};
 
 /// How long a workspace that went is remembered: longer than any read takes.
 const REMEMBER: Duration = Duration::from_mins(15);
@@ -34,7 +34,7 @@ const MAX_GONE: usize = 100_000;
 #[derive(Clone)]
 pub struct Publisher {
     registry: Arc<Registry>,
-    source: usize,
+    source: SourceId,
 }
 
 /// A workspace that went.
@@ -76,14 +76,14 @@ pub struct Completed {
 impl Publisher {
     /// The publisher of the source with that number.
     #[must_use]
-    pub fn new(registry: Arc<Registry>, source: usize) -> Self {
+    pub fn new(registry: Arc<Registry>, source: SourceId) -> Self {
         Self { registry, source }
     }
 
     /// The name of the source.
     #[must_use]
     pub fn name(&self) -> &str {
-        self.registry.names().get(self.source).map_or("", |name| name)
+        self.registry.names().get(self.source.index()).map_or("", |name| name)
     }
 
     /// The registry.
@@ -94,7 +94,7 @@ impl Publisher {
 
     /// The number of the source.
     #[must_use]
-    pub fn source(&self) -> usize {
+    pub fn source(&self) -> SourceId {
         self.source
     }
 
@@ -217,7 +217,10 @@ impl Publisher {
     #[must_use]
     pub fn ids(&self) -> Vec<WorkspaceId> {
         let state = self.registry.current.load();
-        state.get(self.source).map(|part| part.map.keys().cloned().collect()).unwrap_or_default()
+        state
+            .get(self.source.index())
+            .map(|part| part.map.keys().cloned().collect())
+            .unwrap_or_default()
     }
 
     fn write<T>(&self, work: impl FnOnce(&mut Change<'_>) -> T) -> T {
@@ -235,7 +238,7 @@ impl Publisher {
 
 /// A change of the registry under way; readers see nothing of it before its end.
 struct Change<'w> {
-    source: usize,
+    source: SourceId,
     resolver: &'w Resolver,
     state: Vec<Part>,
     writer: MutexGuard<'w, Writer>,
@@ -243,15 +246,15 @@ struct Change<'w> {
 
 impl Change<'_> {
     fn part(&mut self) -> Option<&mut Part> {
-        self.state.get_mut(self.source)
+        self.state.get_mut(self.source.index())
     }
 
     fn gone<T>(&mut self, work: impl FnOnce(&mut HashMap<WorkspaceId, Gone>) -> T) -> Option<T> {
-        self.writer.gone.get_mut(self.source).map(work)
+        self.writer.gone.get_mut(self.source.index()).map(work)
     }
 
     fn find(&self, id: &WorkspaceId) -> Option<(&Part, &Arc<Entry>)> {
-        let part = self.state.get(self.source)?;
+        let part = self.state.get(self.source.index())?;
         part.map.get(id).map(|entry| (part, entry))
     }
 
@@ -297,7 +300,7 @@ impl Change<'_> {
     /// Inserts or replaces an entry, and settles who is at its addresses.
     fn insert(&mut self, mut entry: Entry) {
         let source = self.source;
-        let Some(part) = self.state.get_mut(source) else { return };
+        let Some(part) = self.state.get_mut(source.index()) else { return };
         let id = entry.workspace.id.clone();
         let undeclared = part.rules.undeclared_ports;
         let old = part.map.get(&id).map(|old| Arc::clone(&old.workspace));
@@ -305,25 +308,27 @@ impl Change<'_> {
         let touched =
             claims.change(source, &id, old.as_deref(), Some(&entry.workspace), undeclared);
         entry.contested = self.contested(source, &entry.workspace);
-        if let Some(part) = self.state.get_mut(source) {
+        if let Some(part) = self.state.get_mut(source.index()) {
             part.map.insert(id, Arc::new(entry));
         }
         self.settle(touched);
     }
 
-    fn contested(&self, source: usize, workspace: &Workspace) -> bool {
-        let undeclared = |source: usize| {
-            self.state.get(source).map_or(UndeclaredPorts::Deny, |p| p.rules.undeclared_ports)
+    fn contested(&self, source: SourceId, workspace: &Workspace) -> bool {
+        let undeclared = |source: SourceId| {
+            self.state
+                .get(source.index())
+                .map_or(UndeclaredPorts::Deny, |p| p.rules.undeclared_ports)
         };
         self.writer.claims.contested(source, workspace, undeclared(source), |(source, id)| {
-            let entry = self.state.get(*source)?.map.get(id)?;
+            let entry = self.state.get(source.index())?.map.get(id)?;
             Some((&*entry.workspace, undeclared(*source)))
         })
     }
 
     fn remove(&mut self, id: &WorkspaceId, at: Moment, arrived: Moment, reported: bool) {
         let source = self.source;
-        let Some(part) = self.state.get_mut(source) else { return };
+        let Some(part) = self.state.get_mut(source.index()) else { return };
         let old = part.map.remove(id).map(|entry| Arc::clone(&entry.workspace));
         let undeclared = part.rules.undeclared_ports;
         let touched = self.writer.claims.change(source, id, old.as_deref(), None, undeclared);
@@ -341,7 +346,8 @@ impl Change<'_> {
     /// Marks anew who shares an address with another.
     fn settle(&mut self, touched: BTreeSet<Holder>) {
         for (source, id) in touched {
-            let entry = self.state.get(source).and_then(|part| part.map.get(&id)).map(Arc::clone);
+            let entry =
+                self.state.get(source.index()).and_then(|part| part.map.get(&id)).map(Arc::clone);
             let Some(entry) = entry else { continue };
             let contested = self.contested(source, &entry.workspace);
             if contested == entry.contested {
@@ -354,7 +360,7 @@ impl Change<'_> {
                 );
             }
             let entry = Entry { contested, ..Entry::clone(&entry) };
-            if let Some(part) = self.state.get_mut(source) {
+            if let Some(part) = self.state.get_mut(source.index()) {
                 part.map.insert(id, Arc::new(entry));
             }
         }

@@ -6,7 +6,9 @@ use crate::workspaces::{
 fn registry(sources: &[&str]) -> Vec<Publisher> {
     let sources: Vec<_> = sources.iter().map(|name| (*name, SourceRules::default())).collect();
     let registry = Arc::new(Registry::new(&sources, Arc::default()));
-    (0..sources.len()).map(|number| Publisher::new(Arc::clone(&registry), number)).collect()
+    (0..sources.len())
+        .map(|number| Publisher::new(Arc::clone(&registry), SourceId::new(number)))
+        .collect()
 }
 
 fn one() -> Publisher {
@@ -205,12 +207,12 @@ fn two_workspaces_at_one_address_are_both_contested_until_one_goes() {
 fn where_undeclared_ports_are_open_an_address_is_one_workspaces_alone() {
     let rules = SourceRules { undeclared_ports: UndeclaredPorts::Owner, ..SourceRules::default() };
     let registry = Arc::new(Registry::new(&[("one", rules)], Arc::default()));
-    let publisher = Publisher::new(Arc::clone(&registry), 0);
+    let publisher = Publisher::new(Arc::clone(&registry), SourceId::new(0));
     for (id, address) in [("a", "10.0.0.1:80"), ("b", "10.0.0.1:81")] {
         let workspace = Workspace { address: Some([10, 0, 0, 1].into()), ..placed(id, address) };
         publisher.observe(workspace, at(1), at(1));
     }
-    assert_eq!(registry.snapshot().state(0).unwrap().contested, 2);
+    assert_eq!(registry.snapshot().state(SourceId::new(0)).unwrap().contested, 2);
 }
 
 #[test]
@@ -222,7 +224,7 @@ fn an_id_that_two_sources_have_is_nobodys_unless_the_host_names_the_source() {
     }
     let snapshot = publishers[0].registry().snapshot_at(at(2));
     assert!(matches!(snapshot.find(None, "w"), Found::Ambiguous));
-    assert!(matches!(snapshot.find(Some(1), "w"), Found::Workspace(_)));
+    assert!(matches!(snapshot.find(Some(SourceId::new(1)), "w"), Found::Workspace(_)));
     assert!(matches!(snapshot.find(None, "x"), Found::Unknown));
 }
 
@@ -233,7 +235,10 @@ fn nobody_is_told_that_a_workspace_is_unknown_while_a_source_is_silent() {
     publishers[0].confirm(at(1));
     let registry = publishers[0].registry();
     assert!(matches!(registry.snapshot_at(at(2)).find(None, "w"), Found::NotLoaded));
-    assert!(matches!(registry.snapshot_at(at(2)).find(Some(0), "w"), Found::Unknown));
+    assert!(matches!(
+        registry.snapshot_at(at(2)).find(Some(SourceId::new(0)), "w"),
+        Found::Unknown
+    ));
     publishers[1].confirm(at(2));
     assert!(matches!(registry.snapshot_at(at(2)).find(None, "w"), Found::Unknown));
     assert!(matches!(registry.snapshot_at(at(900)).find(None, "w"), Found::NotLoaded), "stale");
@@ -262,8 +267,8 @@ fn the_directory_is_of_its_source() {
     };
     publishers[1].set_directory(Directory::new([member]));
     let snapshot = publishers[0].registry().snapshot();
-    assert!(snapshot.directory(0).is_none());
-    assert_eq!(snapshot.directory(1).unwrap().len(), 1);
+    assert!(snapshot.directory(SourceId::new(0)).is_none());
+    assert_eq!(snapshot.directory(SourceId::new(1)).unwrap().len(), 1);
 }
 
 #[test]
