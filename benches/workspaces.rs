@@ -37,13 +37,12 @@ use identity_spoa::{
             lookup::Lookup,
         },
         registry::{Found, Publisher, Registry, SourceRules},
-        source::{Abilities, Event, Source, SourceError},
+        source::{Abilities, Event, Source, SourceError, SourceId},
     },
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use crate::workspaces::source::SourceId;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;

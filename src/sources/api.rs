@@ -22,7 +22,6 @@ use crate::{
         registry::{Found, Publisher},
     },
 };
-use crate::workspaces::source::SourceId;
 
 /// The most workspaces that can be written.
 const MAX: usize = 200_000;
