@@ -40,11 +40,11 @@ use identity_spoa::{
         Protocol, Revision, Workspace,
         destination::{Server, resolver::Resolver},
         registry::{Found, Publisher, Registry, SourceRules},
+        source::SourceId,
     },
 };
 use secrecy::SecretString;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
-use crate::workspaces::source::SourceId;
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;

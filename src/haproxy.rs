@@ -7,5 +7,23 @@ mod exchange;
 pub mod runtime;
 pub mod socket;
 
+/// A socket of `[haproxy]`: its place in the configuration, counted from zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SocketId(usize);
+
+impl SocketId {
+    /// The socket at that place.
+    #[must_use]
+    pub const fn new(place: usize) -> Self {
+        Self(place)
+    }
+
+    /// Its place.
+    #[must_use]
+    pub const fn index(self) -> usize {
+        self.0
+    }
+}
+
 pub(crate) use socket::BATCH;
 pub use socket::{AskError, Process, Socket, SocketError};

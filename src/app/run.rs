@@ -20,6 +20,7 @@ use crate::{
     config::{self, Config},
     fingerprint::Fingerprint,
     gate::{Gate, live::Live},
+    haproxy::SocketId,
     identity::provider::Provider,
     sessions::{flow::Used, seal::Sealer},
     sign_in::{
@@ -124,7 +125,12 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
     let of_gate = Tasks::start(&parts, feeds, &stop)?;
     if let Some(edge) = edge {
         for (number, socket) in sockets.iter().enumerate() {
-            tasks.spawn(teller::run(Arc::clone(&edge), number, socket.clone(), stop.clone()));
+            tasks.spawn(teller::run(
+                Arc::clone(&edge),
+                SocketId::new(number),
+                socket.clone(),
+                stop.clone(),
+            ));
         }
         tasks.spawn(watch::run(edge, Arc::clone(&live), stop.clone()));
     }

@@ -10,6 +10,7 @@ use crate::{
     audit::AuditLog,
     config::Config,
     gate::{Gate, live::Live},
+    haproxy::SocketId,
     tunnels::{Settings, Tunnels, cutter::Cutter, keep, sweep},
 };
 use std::path::Path;
@@ -50,7 +51,7 @@ pub(super) fn spawn(
     let sockets = config.haproxy.iter().flat_map(|haproxy| &haproxy.sockets);
     for (number, socket) in sockets.enumerate() {
         let live = Some(Arc::clone(live));
-        let cutter = Cutter::new(socket.clone(), number, Arc::clone(tunnels), live);
+        let cutter = Cutter::new(socket.clone(), SocketId::new(number), Arc::clone(tunnels), live);
         tasks.spawn(cutter.run(stop.clone()));
     }
     if let Some(path) = &config.tunnels.file {

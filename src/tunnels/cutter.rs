@@ -18,7 +18,7 @@ use crate::{
     authz::decision::DecisionId,
     gate::live::Live,
     haproxy::{
-        AskError, BATCH, Process, Socket,
+        AskError, BATCH, Process, Socket, SocketId,
         runtime::{Detail, List, Listed, Malformed, Pointer},
     },
     time::Moment,
@@ -43,7 +43,7 @@ const AGAIN: Duration = Duration::from_secs(1);
 pub(super) struct Site {
     socket: Socket,
     /// Its number.
-    pub(super) number: usize,
+    pub(super) number: SocketId,
     pub(super) tunnels: Arc<Tunnels>,
     /// What decides; without it, nothing enters the table that is not a tunnel from the beginning.
     pub(super) live: Option<Arc<Live>>,
@@ -57,7 +57,12 @@ pub(super) struct Site {
 type Places<'l> = HashMap<(&'l [u8], Option<SocketAddr>), Vec<&'l Listed>>;
 
 impl Site {
-    fn new(socket: Socket, number: usize, tunnels: Arc<Tunnels>, live: Option<Arc<Live>>) -> Self {
+    fn new(
+        socket: Socket,
+        number: SocketId,
+        tunnels: Arc<Tunnels>,
+        live: Option<Arc<Live>>,
+    ) -> Self {
         Self {
             socket,
             number,
@@ -69,7 +74,7 @@ impl Site {
     }
 
     fn tell(&self, error: Option<String>) {
-        if let Some(place) = self.tunnels.lock().errors.get_mut(self.number) {
+        if let Some(place) = self.tunnels.lock().errors.get_mut(self.number.index()) {
             *place = error;
         }
     }
@@ -135,7 +140,7 @@ impl Site {
     /// Whether the look before this one was so long ago that HAProxy may have stood still, its clock with it.
     pub(super) fn is_late(&self, asked: Moment) -> bool {
         let state = self.tunnels.lock();
-        let round = state.rounds.get(self.number).and_then(Option::as_ref);
+        let round = state.rounds.get(self.number.index()).and_then(Option::as_ref);
         round.is_none_or(|round| asked.since(round.started) > pace::EVERY + ROUNDING)
     }
 

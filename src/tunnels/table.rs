@@ -27,7 +27,7 @@ use crate::{
     audit::{AuditEvent, AuditLog},
     authz::{decision::DecisionId, reason::Reason},
     haproxy::{
-        Process,
+        Process, SocketId,
         runtime::{Detail, Pointer},
     },
     time::{Moment, Timestamp},
@@ -615,8 +615,8 @@ impl State {
 /// Where a tunnel's stream is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Found {
-    /// The number of the socket.
-    pub(super) socket: usize,
+    /// The socket.
+    pub(super) socket: SocketId,
     /// The way to its process, and the id the process has for itself.
     pub(super) process: Process,
     pub(super) process_id: u32,

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::Edge;
-use crate::haproxy::{AskError, Socket};
+use crate::haproxy::{AskError, Socket, SocketId};
 
 /// Between two looks at whether HAProxy still answers.
 const EVERY: Duration = Duration::from_secs(1);
@@ -19,7 +19,7 @@ const RETRY: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(2);
 
 /// Tells until stopped: of the first epoch at once, since an agent before this one may have given something.
-pub async fn run(edge: Arc<Edge>, number: usize, socket: Socket, stop: CancellationToken) {
+pub async fn run(edge: Arc<Edge>, number: SocketId, socket: Socket, stop: CancellationToken) {
     let mut epochs = edge.epoch.subscribe();
     let mut failures = 0_u32;
     let mut told = 0;
@@ -43,7 +43,7 @@ pub async fn run(edge: Arc<Edge>, number: usize, socket: Socket, stop: Cancellat
                 (0, RETRY.saturating_mul(1 << failures.min(5)).min(RETRY_MOST))
             }
         };
-        if let Some(place) = edge.told.get(number) {
+        if let Some(place) = edge.told.get(number.index()) {
             place.store(state, Ordering::Release);
         }
         select! {

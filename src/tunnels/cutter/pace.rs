@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 use super::{Site, Socket, Tunnels};
 use crate::{
     gate::live::Live,
-    haproxy::{AskError, Process},
+    haproxy::{AskError, Process, SocketId},
     time::Moment,
     tunnels::table::Round,
 };
@@ -128,7 +128,7 @@ impl Cutter {
     #[must_use]
     pub fn new(
         socket: Socket,
-        number: usize,
+        number: SocketId,
         tunnels: Arc<Tunnels>,
         live: Option<Arc<Live>>,
     ) -> Self {
@@ -287,7 +287,7 @@ impl Cutter {
             processes: seen.iter().filter_map(|sight| sight.id).collect(),
             is_master: self.is_master,
         };
-        if let Some(place) = self.site.tunnels.lock().rounds.get_mut(self.site.number) {
+        if let Some(place) = self.site.tunnels.lock().rounds.get_mut(self.site.number.index()) {
             *place = Some(round);
         }
         self.site.tunnels.forget_recent();

@@ -207,7 +207,8 @@ impl Desk {
             tunnels.open(tunnel).unwrap();
         }
         let stop = CancellationToken::new();
-        let cutter = Cutter::new(Socket::Unix(master.path()), 0, Arc::clone(&tunnels), None);
+        let cutter =
+            Cutter::new(Socket::Unix(master.path()), SocketId::new(0), Arc::clone(&tunnels), None);
         tokio::spawn(cutter.run(stop.clone()));
         Self { tunnels, _stop: stop.drop_guard() }
     }
