@@ -32,6 +32,7 @@ mod headers;
 mod hops;
 mod host;
 mod judged;
+mod lines;
 mod modes;
 mod needs;
 mod pages;

@@ -20,6 +20,7 @@ use crate::{
     workspaces::{
         Revision, Workspace, WorkspaceId,
         registry::{Found, Publisher},
+        source::SourceId,
     },
 };
 

@@ -2,18 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use super::{
-    Report, Rule, Variant,
-    address::Address,
-    guard::Guard,
-    pages,
-    question::{acts, place},
-    reach::target,
-};
+use super::{Report, Rule, Variant, address::Address, guard::Guard, question::place};
 use crate::{
     haproxy_config::{
         condition::{Condition, Test},
         document::Line,
+        lint::lines::{acts, is_reserved, target},
     },
     sessions::flow::PATHS,
 };
@@ -56,15 +50,6 @@ fn check_reuse(variant: &Variant<'_>, report: &mut Report) {
     }
 }
 
-/// Whether a test is about the paths of our own pages.
-pub(super) fn is_reserved(test: &Test) -> bool {
-    let reserved = PATHS.trim_end_matches('/');
-    let value = |value: &String| value.trim_end_matches('/') == reserved;
-    test.values.iter().any(value)
-        && (test.fetch == "path_beg"
-            || test.fetch == "path" && test.method.as_deref() == Some("beg"))
-}
-
 /// With sign-in, requests for our own pages go to the agent's, before anything else.
 fn check_reserved(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
     let knows = guard.acls.values().flat_map(|tests| tests.iter()).any(is_reserved)
@@ -88,7 +73,7 @@ fn check_reserved(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report)
     };
     let mut rules =
         guard.rules("http-request").iter().filter(|(_, line, _)| acts(line, &["allow"]));
-    if rules.any(|(number, _, when)| takes(when) && pages::takes(guard, *number, when)) {
+    if rules.any(|(number, _, when)| takes(when) && guard.is_for_pages(*number, when)) {
         return;
     }
     let first = guard.rules("use_backend").iter().chain(guard.rules("default_backend")).next();

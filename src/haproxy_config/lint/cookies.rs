@@ -6,13 +6,18 @@ use super::{
     Report, Rule, Variant,
     expression::{Piece, pieces},
     forged::is_agents,
-    guard::{Guard, Ruled},
+    guard::Guard,
     question::place,
-    reach::{is_server, target},
     required::covers,
     shipped,
 };
-use crate::{haproxy_config::document::Line, sessions::COOKIE};
+use crate::{
+    haproxy_config::{
+        document::Line,
+        lint::lines::{Ruled, is_server, target},
+    },
+    sessions::COOKIE,
+};
 
 /// What a workspace could try to set.
 fn forged() -> [String; 4] {

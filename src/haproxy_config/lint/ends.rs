@@ -2,15 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{
-    Report, Rule, Variant,
-    guard::{Guard, Ruled},
-    pages,
-    question::acts,
-};
+use super::{Report, Rule, Variant, guard::Guard};
 use crate::haproxy_config::{
     condition::Condition,
     document::{Line, Section},
+    lint::lines::{Ruled, acts},
 };
 
 /// Actions that change nothing of what travels on.
@@ -63,7 +59,7 @@ fn check_guard(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
     let passed = |(number, line, when): &Ruled<'_>| {
         // Those that let pass what is not allowed are told as such.
         variant.known.contains(&line.at)
-            || pages::takes(guard, *number, when)
+            || guard.is_for_pages(*number, when)
             || guard.is_bypass(*number, when)
     };
     check_rules(guard.rules(kind), &["allow", "accept"], report, passed);

@@ -5,10 +5,11 @@ use std::{
     sync::Arc,
 };
 
-use super::{Files, Report, Rule, acls, pages::Pages, question::refusal};
+use super::{Files, Report, Rule, acls, pages::Pages};
 use crate::haproxy_config::{
     condition::{Acls, Condition, Term, Test, step},
     document::{At, Line, Section, Source},
+    lint::lines::{REFUSALS, Ruled, acts},
     spoe::Engine,
 };
 
@@ -47,9 +48,6 @@ pub(super) struct Guard<'v> {
     /// The number of the rule that refuses whatever is not allowed.
     pub(super) refusal: Option<usize>,
 }
-
-/// A rule: its number among the lines, its line, and when it is followed.
-pub(super) type Ruled<'v> = (usize, &'v Line, Arc<Condition>);
 
 /// Conditions that were read already, by their lines, for each set of names that they could refer to: most ways
 /// the conditions of a file turn out have the same.
@@ -137,7 +135,7 @@ impl<'v> Guard<'v> {
         guard.read_acls();
         guard.asked = guard.when_asked(name);
         guard.refusal = refusal(&guard);
-        guard.pages = Pages::of(&guard);
+        guard.pages = Pages::of(&guard.rules);
         Some(guard)
     }
 
@@ -201,6 +199,21 @@ impl<'v> Guard<'v> {
     /// The rules of a kind (`http-request`, `use_backend` …), in their order.
     pub(super) fn rules(&self, kind: &str) -> &[Ruled<'v>] {
         self.rules.get(kind).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a rule lets pass only what goes to our pages.
+    pub(super) fn is_for_pages(&self, number: usize, when: &Condition) -> bool {
+        self.pages.as_ref().is_some_and(|pages| pages.takes(number, when))
+    }
+
+    /// The name of the back end of our pages.
+    pub(super) fn pages_name(&self) -> Option<&str> {
+        self.pages.as_ref().map(|pages| pages.name)
+    }
+
+    /// Whether a line is the route to our pages.
+    pub(super) fn is_route_to_pages(&self, at: At) -> bool {
+        self.pages.as_ref().is_some_and(|pages| pages.route.at == at)
     }
 
     /// Whether a line comes after the question.
@@ -372,4 +385,15 @@ pub(super) fn setting<'s>(
         })
     };
     own(section).or_else(|| inherited(section, sections).into_iter().rev().find_map(own))
+}
+
+/// The number of the rule that refuses whatever is not allowed.
+fn refusal(guard: &Guard<'_>) -> Option<usize> {
+    let kind = if guard.http { "http-request" } else { "tcp-request" };
+    let refuses = |(number, line, when): &&Ruled<'_>| {
+        guard.is_after(*number)
+            && acts(line, &REFUSALS)
+            && when.holds_without(|test| guard.is_verdict(test))
+    };
+    guard.rules(kind).iter().find(refuses).map(|(number, ..)| *number)
 }

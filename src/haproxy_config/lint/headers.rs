@@ -6,12 +6,13 @@ use regex::Regex;
 
 use super::{
     Agent, Patterns, Report, Rule, Variant,
-    guard::{Asked, Guard, Ruled},
+    guard::{Asked, Guard},
     question::place,
 };
 use crate::haproxy_config::{
     condition::{Condition, Term, Test},
     document::{Line, Section},
+    lint::lines::Ruled,
 };
 
 /// How headers begin in which servers believe whom a gateway let in.

@@ -1,19 +1,18 @@
 //! Sections for TCP streams and sections for HTTP requests: what is judged as one must not be passed on as the
 //! other.
 
-use super::{
-    Report, Rule, Variant,
-    guard::Guard,
-    reach::{self, target},
+use super::{Report, Rule, Variant, guard::Guard};
+use crate::haproxy_config::{
+    document::Section,
+    lint::lines::{is_unknown, target},
 };
-use crate::haproxy_config::document::Section;
 
 pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
     let http =
         |section: &Section| variant.setting(section, "mode").is_some_and(|(_, m)| m == "http");
     for (_, line, _) in guard.rules("use_backend").iter().chain(guard.rules("default_backend")) {
         let Some(name) = target(line) else { continue };
-        let other = if reach::is_unknown(name) {
+        let other = if is_unknown(name) {
             // HAProxy refuses to pass a request on as a stream. A stream it takes for requests.
             let mut all = variant.sections.iter().filter(|_| !guard.http);
             all.find(|section| variant.reach.is_workspace(section) && http(section))

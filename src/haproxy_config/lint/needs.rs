@@ -2,16 +2,11 @@
 
 use std::{collections::BTreeSet, sync::LazyLock};
 
-use super::{
-    Report, Rule, Variant,
-    guard::Guard,
-    reach::{addresses, target},
-    servers,
-    shipped::PLAIN,
-};
+use super::{Report, Rule, Variant, guard::Guard, servers, shipped::PLAIN};
 use crate::haproxy_config::{
     condition::{Condition, Term},
     document::{Line, Section},
+    lint::lines::{addresses, target},
 };
 
 const PREFIX: &str = "txn.identity.";

@@ -2,13 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    guard::{Guard, Ruled},
-    question::{PASSES, acts},
-};
 use crate::haproxy_config::{
     condition::{Condition, Term, Test},
-    document::{At, Line},
+    document::Line,
+    lint::lines::{PASSES, Ruled, acts},
 };
 
 /// The back end of our own pages, and what goes there.
@@ -26,15 +23,16 @@ pub(super) struct Pages<'v> {
 impl<'v> Pages<'v> {
     /// Our own pages in a section: a route that surely takes what some rule lets pass without a verdict, and
     /// whose back end no other route leads to.
-    pub(super) fn of(guard: &Guard<'v>) -> Option<Self> {
+    pub(super) fn of(rules: &BTreeMap<&'v str, Vec<Ruled<'v>>>) -> Option<Self> {
+        let rules = |kind: &str| rules.get(kind).map_or(&[][..], Vec::as_slice);
         let name = |line: &'v Line| line.words.get(1).map(String::as_str);
-        let routes = guard.rules("use_backend").iter().chain(guard.rules("default_backend"));
+        let routes = rules("use_backend").iter().chain(rules("default_backend"));
         let mut leads: BTreeMap<&str, usize> = BTreeMap::new();
         for to in routes.clone().filter_map(|(_, line, _)| name(line)) {
             *leads.entry(to).or_default() += 1;
         }
-        let sets = sets(guard);
-        let passes = guard.rules("http-request").iter().filter(|(_, line, _)| acts(line, &PASSES));
+        let sets = sets(rules("http-request"));
+        let passes = rules("http-request").iter().filter(|(_, line, _)| acts(line, &PASSES));
         let passes: Vec<&Ruled<'_>> = passes.take(MAX_PASSES).collect();
         let mut alone = routes.filter(|(_, line, when)| {
             let to = name(line).unwrap_or_default();
@@ -93,9 +91,9 @@ fn is(one: &Term, other: &Term) -> bool {
     one.negated == other.negated && one.any == other.any && !one.any.is_empty()
 }
 
-fn sets(guard: &Guard<'_>) -> BTreeMap<String, Vec<(usize, Condition)>> {
+fn sets(rules: &[Ruled<'_>]) -> BTreeMap<String, Vec<(usize, Condition)>> {
     let mut sets: BTreeMap<String, Vec<(usize, Condition)>> = BTreeMap::new();
-    for (number, line, when) in guard.rules("http-request") {
+    for (number, line, when) in rules {
         if let [_, action, value, ..] = &line.words[..]
             && let Some(fetch) = action.strip_prefix("set-")
             && fetch.starts_with("var(")
@@ -105,19 +103,4 @@ fn sets(guard: &Guard<'_>) -> BTreeMap<String, Vec<(usize, Condition)>> {
         }
     }
     sets
-}
-
-/// Whether a rule of a section lets pass only what goes to our pages.
-pub(super) fn takes(guard: &Guard<'_>, number: usize, when: &Condition) -> bool {
-    guard.pages.as_ref().is_some_and(|pages| pages.takes(number, when))
-}
-
-/// The name of the back end of our pages.
-pub(super) fn name<'g>(guard: &'g Guard<'_>) -> Option<&'g str> {
-    guard.pages.as_ref().map(|pages| pages.name)
-}
-
-/// Whether a line is the route to our pages.
-pub(super) fn is_route(guard: &Guard<'_>, at: At) -> bool {
-    guard.pages.as_ref().is_some_and(|pages| pages.route.at == at)
 }

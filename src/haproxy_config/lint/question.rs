@@ -4,18 +4,13 @@ use std::collections::BTreeSet;
 
 use super::{
     Report, Rule, Variant,
-    guard::{Asked, Guard, Ruled},
-    pages,
+    guard::{Asked, Guard},
 };
 use crate::haproxy_config::{
     condition::{Condition, Test},
-    document::{At, Line},
+    document::At,
+    lint::lines::{PASSES, REFUSALS, Ruled, acts},
 };
-
-/// Actions that end a request.
-const REFUSALS: [&str; 6] = ["deny", "reject", "return", "tarpit", "silent-drop", "redirect"];
-/// Actions that end the rules and let the request pass.
-pub(super) const PASSES: [&str; 2] = ["allow", "accept"];
 
 /// Verdicts in a scope that outlives the request, anywhere.
 pub(super) fn check_scopes(variant: &Variant<'_>, report: &mut Report) {
@@ -89,7 +84,7 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
     }
     for (number, line, when) in rules {
         let passes = acts(line, &PASSES) && !variant.known.contains(&line.at);
-        if passes && guard.is_bypass(*number, when) && !pages::takes(guard, *number, when) {
+        if passes && guard.is_bypass(*number, when) && !guard.is_for_pages(*number, when) {
             let also = alternatives(guard, when);
             let what =
                 format!("requests pass {} before what is not allowed is refused{also}", said(when));
@@ -97,17 +92,6 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
             report.add(Rule::Bypass, line.at, what, fix);
         }
     }
-}
-
-/// The number of the rule that refuses whatever is not allowed.
-pub(super) fn refusal(guard: &Guard<'_>) -> Option<usize> {
-    let kind = if guard.http { "http-request" } else { "tcp-request" };
-    let refuses = |(number, line, when): &&Ruled<'_>| {
-        guard.is_after(*number)
-            && acts(line, &REFUSALS)
-            && when.holds_without(|test| guard.is_verdict(test))
-    };
-    guard.rules(kind).iter().find(refuses).map(|(number, ..)| *number)
 }
 
 /// The lines of the names in a condition that have several: HAProxy takes them as alternatives.
@@ -177,16 +161,6 @@ fn default_deny(guard: &Guard<'_>) -> String {
     } else {
         format!("tcp-request content reject unless {{ {allow} -m bool }}")
     }
-}
-
-/// Whether a rule's action is one of these.
-pub(super) fn acts(line: &Line, actions: &[&str]) -> bool {
-    let action = match &line.words[..] {
-        [tcp, content, action, ..] if tcp == "tcp-request" && content == "content" => action,
-        [http, action, ..] if http == "http-request" => action,
-        _ => return false,
-    };
-    actions.contains(&action.as_str())
 }
 
 fn said(when: &Condition) -> String {

@@ -6,11 +6,12 @@ use super::{
     Agent, Report, Rule, Variant,
     address::Address,
     guard::{self, Guard},
-    pages, routes,
+    routes,
 };
 use crate::haproxy_config::{
     condition::{Condition, Test},
     document::{At, Line, Section},
+    lint::lines::{addresses, is_server, is_unknown, target},
 };
 
 /// Which sections lead to workspaces.
@@ -28,49 +29,6 @@ pub(super) struct Reach<'v> {
     elsewhere: BTreeSet<&'v str>,
 }
 
-/// Whether a line says where a section connects to.
-pub(super) fn is_server(line: &Line) -> bool {
-    match &line.words[..] {
-        [keyword, ..] if ["server", "server-template", "dispatch"].contains(&keyword.as_str()) => {
-            true
-        }
-        [option, what, ..] => {
-            option == "option" && ["transparent", "http_proxy"].contains(&what.as_str())
-        }
-        _ => false,
-    }
-}
-
-/// The servers of a section with their addresses.
-pub(super) fn addresses(section: &Section) -> impl Iterator<Item = (&Line, Address)> {
-    section.lines.iter().filter(|line| is_server(line)).map(|line| {
-        let word = |n: usize| line.words.get(n).map_or("", String::as_str);
-        let address = match word(0) {
-            "server" => word(2),
-            "server-template" => word(3),
-            "dispatch" => word(1),
-            // To wherever the client wanted to go.
-            _ => "*",
-        };
-        (&**line, Address::read(address))
-    })
-}
-
-/// The names that a line routes to; those made from samples have a `%`.
-pub(super) fn target(line: &Line) -> Option<&str> {
-    match &line.words[..] {
-        [keyword, name, ..] if keyword == "use_backend" || keyword == "default_backend" => {
-            Some(name.as_str())
-        }
-        _ => None,
-    }
-}
-
-/// Whether only a request, or the environment, says which name it is.
-pub(super) fn is_unknown(name: &str) -> bool {
-    name.contains('%') || name.contains("${")
-}
-
 /// A section's own lines behind those it inherits.
 fn all_lines<'s>(section: &'s Section, sections: &'s [Section]) -> impl Iterator<Item = &'s Line> {
     let chain = guard::inherited(section, sections).into_iter().chain([section]);
@@ -80,7 +38,7 @@ fn all_lines<'s>(section: &'s Section, sections: &'s [Section]) -> impl Iterator
 impl<'v> Reach<'v> {
     pub(super) fn of(sections: &'v [Section], guards: &[Guard<'v>], agent: &Agent) -> Self {
         let mut ours: BTreeSet<String> =
-            guards.iter().filter_map(pages::name).map(str::to_owned).collect();
+            guards.iter().filter_map(Guard::pages_name).map(str::to_owned).collect();
         for agent in guards.iter().filter_map(|guard| guard.engine.agent.as_ref()) {
             ours.extend(agent.after(&["use-backend"]).cloned());
         }

@@ -5,13 +5,14 @@ use std::collections::BTreeSet;
 
 use super::{
     Report, Rule, Variant,
-    guard::{Asked, Guard, Ruled},
+    guard::{Asked, Guard},
     headers::Strips,
     shipped::PLAIN,
 };
 use crate::haproxy_config::{
     condition::{Acls, Condition, Term, Test},
     document::{At, Line},
+    lint::lines::Ruled,
 };
 
 /// Headers that somebody believes. Those that the shipped rules delete must be deleted.

@@ -9,7 +9,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use super::{Report, Rule, Variant, ends, guard, pages, shipped::FILE};
+use super::{Report, Rule, Variant, ends, guard, shipped::FILE};
 use crate::haproxy_config::{
     condition::Condition,
     document::{At, Line, Section},
@@ -160,7 +160,8 @@ pub(super) fn check_skipped(variant: &Variant<'_>, report: &mut Report) {
             if is_rule(line) {
                 let fix = "move it above 'acl reuse_hit'; a rule there is for every request";
                 skips(line, fix, report);
-            } else if pages::name(guard)
+            } else if guard
+                .pages_name()
                 .is_none_or(|name| line.words.get(1).is_none_or(|w| w != name))
             {
                 let fix = "remove it; a destination 'backend:NAME' leads a workspace there, and is not reused";

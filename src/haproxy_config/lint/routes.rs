@@ -2,16 +2,14 @@
 
 use super::{
     Report, Rule, Variant,
-    backends::is_reserved,
     expression::{Piece, agents, calls, pieces},
     guard::{Asked, Guard},
-    pages,
-    reach::{addresses, is_server},
     shipped,
 };
 use crate::haproxy_config::{
     condition::{Condition, Term, Test},
     document::{Line, Section},
+    lint::lines::{addresses, is_reserved, is_server},
 };
 
 /// What the agent says about the place of a workspace.
@@ -101,14 +99,14 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
         _ => None,
     };
     let mut only: Vec<String> = rules()
-        .filter(|(_, line, when)| !pages::is_route(guard, line.at) && !is_pages(when, guard))
+        .filter(|(_, line, when)| !guard.is_route_to_pages(line.at) && !is_pages(when, guard))
         .filter_map(|(_, line, _)| fixed(line))
         .collect();
     only.sort();
     only.dedup();
     let alone = !chosen && only.len() < 2;
     for (_, line, when) in rules() {
-        if pages::is_route(guard, line.at) || variant.known.contains(&line.at) {
+        if guard.is_route_to_pages(line.at) || variant.known.contains(&line.at) {
             continue;
         }
         let given = by_agent(when, guard, Addressed::Yes);

@@ -1,13 +1,10 @@
 //! Whom HAProxy connects to and who commands it: certificates of servers, and the runtime API.
 
-use super::{
-    Report, Rule, Variant,
-    address::Address,
-    expression::agents,
-    guard,
-    reach::{addresses, target},
+use super::{Report, Rule, Variant, address::Address, expression::agents, guard};
+use crate::haproxy_config::{
+    document::{Line, Section},
+    lint::lines::{addresses, target},
 };
-use crate::haproxy_config::document::{Line, Section};
 
 pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
     for section in variant.sections {
