@@ -285,7 +285,7 @@ impl Output {
             let previous = chain::hex(self.chain.last());
             match self.file().map_or(Ok(()), |file| file.rotate(last, now)) {
                 Ok(()) => {
-                    self.note(AuditEvent::ContinueFile, |line| line.text("previous", &previous))
+                    self.note(AuditEvent::ContinueFile, |line| line.text("previous", &previous));
                 }
                 Err(error) => error!(%error, "the audit file cannot be rotated, and grows on"),
             }

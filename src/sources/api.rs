@@ -20,7 +20,6 @@ use crate::{
     workspaces::{
         Revision, Workspace, WorkspaceId,
         registry::{Found, Publisher},
-        source::SourceId,
     },
 };
 
@@ -238,6 +237,7 @@ mod tests {
         workspaces::{
             destination::Backends,
             registry::{Found, Registry, SourceRules},
+            source::SourceId,
         },
     };
 

@@ -52,7 +52,7 @@ fn check_reuse(variant: &Variant<'_>, report: &mut Report) {
 
 /// With sign-in, requests for our own pages go to the agent's, before anything else.
 fn check_reserved(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
-    let knows = guard.acls.values().flat_map(|tests| tests.iter()).any(is_reserved)
+    let knows = guard.names.acls.values().flat_map(|tests| tests.iter()).any(is_reserved)
         || guard.lines.iter().any(|line| line.words.iter().any(|w| w.starts_with(PATHS)));
     let fix = format!(
         "acl sign_in path_beg {PATHS}\nuse_backend identity-web if sign_in\nhttp-request allow if sign_in   # above the question"

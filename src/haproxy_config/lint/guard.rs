@@ -29,13 +29,7 @@ pub(super) struct Guard<'v> {
     pub(super) lines: Vec<&'v Line>,
     /// The rules by their keyword, with their number among the lines.
     rules: BTreeMap<&'v str, Vec<Ruled<'v>>>,
-    pub(super) acls: Acls,
-    /// The lines of each.
-    acl_lines: BTreeMap<&'v str, Vec<&'v Line>>,
-    /// Those that look at a variable of the agent.
-    mentioning: BTreeSet<&'v str>,
-    /// Those of which a line is the verdict.
-    verdicts: BTreeSet<&'v str>,
+    pub(super) names: Arc<Names>,
     /// The pages of our own, which are reached without a verdict.
     pub(super) pages: Option<Pages<'v>>,
     pub(super) engine: Engine,
@@ -49,21 +43,80 @@ pub(super) struct Guard<'v> {
     pub(super) refusal: Option<usize>,
 }
 
-/// Conditions that were read already, by their lines, for each set of names that they could refer to: most ways
-/// the conditions of a file turn out have the same.
+/// The ACLs of a section, and what is asked of them for each rule that uses them.
 #[derive(Default)]
-pub(super) struct Conditions(Vec<(Acls, BTreeMap<At, Arc<Condition>>)>);
+pub(super) struct Names {
+    pub(super) acls: Acls,
+    /// The places of the lines of each, in the order of its tests.
+    places: BTreeMap<String, Vec<At>>,
+    /// Those that look at a variable of the agent.
+    mentioning: BTreeSet<String>,
+    /// Those of which a line is the verdict.
+    verdicts: BTreeSet<String>,
+}
+
+impl Names {
+    fn of(lines: &[&Line], prefix: &str) -> Self {
+        let mut names = Self { acls: acls(lines.iter().copied()), ..Self::default() };
+        for line in lines {
+            if let [_, name, ..] = &line.words[..] {
+                names.places.entry(name.clone()).or_default().push(line.at);
+            }
+        }
+        for (name, tests) in &names.acls {
+            if tests.iter().any(|test| test.mentions(prefix)) {
+                names.mentioning.insert(name.clone());
+            }
+            if tests.iter().any(|test| is_verdict(test, prefix)) {
+                names.verdicts.insert(name.clone());
+            }
+        }
+        names
+    }
+}
+
+/// What was read already for sections with the same ACLs: most ways the conditions of a file turn out have the
+/// same.
+#[derive(Default)]
+pub(super) struct Conditions(Vec<Known>);
+
+struct Known {
+    prefix: String,
+    /// The places of the lines of its ACLs.
+    lines: Vec<At>,
+    names: Arc<Names>,
+    /// The conditions of rules, by their lines.
+    read: BTreeMap<At, Arc<Condition>>,
+}
 
 impl Conditions {
-    /// What was read with these names, to be added to.
-    fn of(&mut self, acls: &Acls) -> BTreeMap<At, Arc<Condition>> {
-        let place = self.0.iter().position(|(known, _)| known == acls);
-        place.map_or_else(BTreeMap::new, |place| self.0.swap_remove(place).1)
+    /// What was read with the ACLs among these lines, to be added to.
+    fn of(&mut self, lines: &[&Line], prefix: &str) -> Option<&mut Known> {
+        let is_acl = |line: &&&Line| line.words.first().is_some_and(|word| word == "acl");
+        let own: Vec<&Line> = lines.iter().filter(is_acl).copied().collect();
+        let places: Vec<At> = own.iter().map(|line| line.at).collect();
+        let found = self.0.iter().position(|k| k.lines == places && k.prefix == prefix);
+        let place = found.unwrap_or_else(|| {
+            let names = Arc::new(Names::of(&own, prefix));
+            let prefix = prefix.to_owned();
+            self.0.push(Known { prefix, lines: places, names, read: BTreeMap::new() });
+            self.0.len() - 1
+        });
+        self.0.get_mut(place)
     }
+}
 
-    fn keep(&mut self, acls: &Acls, read: BTreeMap<At, Arc<Condition>>) {
-        self.0.push((acls.clone(), read));
-    }
+/// Whether a test passes exactly for requests that are allowed.
+fn is_verdict(test: &Test, prefix: &str) -> bool {
+    step();
+    let values: Vec<_> = test.values.iter().map(String::as_str).collect();
+    let allow = test.fetch.strip_prefix("var(").and_then(|name| name.strip_suffix(')'));
+    allow.and_then(|name| name.strip_prefix(prefix)) == Some("allow")
+        && !test.from_file
+        && matches!(
+            (test.method.as_deref(), &values[..]),
+            (Some("bool"), []) | (Some("int"), ["1"] | ["eq", "1"])
+        )
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,29 +155,25 @@ impl<'v> Guard<'v> {
             .collect();
         let prefix = used_prefix(&engine, name, &lines, report);
         let http = setting(section, sections, "mode").is_some_and(|(_, mode)| mode == "http");
-        let acls = acls(lines.iter().copied());
-        let mut read = conditions.of(&acls);
+        let known = conditions.of(&lines, &prefix)?;
+        let names = Arc::clone(&known.names);
         let mut rules: BTreeMap<&str, Vec<Ruled<'v>>> = BTreeMap::new();
         for (number, line) in lines.iter().copied().enumerate() {
             let Some(keyword) = line.words.first().filter(|word| RULES.contains(&word.as_str()))
             else {
                 continue;
             };
-            let when =
-                read.entry(line.at).or_insert_with(|| Arc::new(Condition::of(&line.words, &acls)));
+            let when = known.read.entry(line.at);
+            let when = when.or_insert_with(|| Arc::new(Condition::of(&line.words, &names.acls)));
             let when = Arc::clone(when);
             rules.entry(keyword).or_default().push((number, line, when));
         }
-        conditions.keep(&acls, read);
         let mut guard = Self {
             section,
             filter,
             lines,
             rules,
-            acls,
-            acl_lines: BTreeMap::new(),
-            mentioning: BTreeSet::new(),
-            verdicts: BTreeSet::new(),
+            names,
             pages: None,
             engine,
             prefix,
@@ -132,40 +181,23 @@ impl<'v> Guard<'v> {
             asked: Asked::Never,
             refusal: None,
         };
-        guard.read_acls();
         guard.asked = guard.when_asked(name);
         guard.refusal = refusal(&guard);
         guard.pages = Pages::of(&guard.rules);
         Some(guard)
     }
 
-    /// Notes what is asked of ACLs for each rule that uses them.
-    fn read_acls(&mut self) {
-        for line in self.lines.iter().copied() {
-            let [keyword, name, rest @ ..] = &line.words[..] else { continue };
-            if keyword != "acl" {
-                continue;
-            }
-            let test = Test::read(rest);
-            self.acl_lines.entry(name).or_default().push(line);
-            if test.mentions(&self.prefix) {
-                self.mentioning.insert(name);
-            }
-            if self.is_verdict(&test) {
-                self.verdicts.insert(name);
-            }
-        }
-    }
-
-    /// The lines of an ACL.
-    pub(super) fn acl_lines(&self, name: &str) -> &[&'v Line] {
-        self.acl_lines.get(name).map_or(&[], Vec::as_slice)
+    /// The lines of an ACL: where each is, and what it says.
+    pub(super) fn acl_lines(&self, name: &str) -> impl Iterator<Item = (At, &Test)> {
+        let places = self.names.places.get(name).into_iter().flatten();
+        let tests = self.names.acls.get(name).into_iter().flat_map(|tests| tests.iter());
+        places.copied().zip(tests)
     }
 
     /// Whether a rule is followed for no request that is allowed.
     pub(super) fn spares_allowed(&self, when: &Condition) -> bool {
         let among = |term: &Term| match &term.name {
-            Some(name) => self.verdicts.contains(name.as_str()),
+            Some(name) => self.names.verdicts.contains(name),
             None => term.any.iter().any(|test| self.is_verdict(test)),
         };
         when.spares(|test| self.is_verdict(test), among)
@@ -246,20 +278,13 @@ impl<'v> Guard<'v> {
 
     /// Whether a test passes exactly for requests that are allowed.
     pub(super) fn is_verdict(&self, test: &Test) -> bool {
-        step();
-        let values: Vec<_> = test.values.iter().map(String::as_str).collect();
-        test.fetch == self.var("allow")
-            && !test.from_file
-            && matches!(
-                (test.method.as_deref(), &values[..]),
-                (Some("bool"), []) | (Some("int"), ["1"] | ["eq", "1"])
-            )
+        is_verdict(test, &self.prefix)
     }
 
     /// Whether a line or its condition looks at a variable of the agent.
     pub(super) fn mentions(&self, line: &Line, condition: &Condition) -> bool {
         let mentions = |term: &Term| match &term.name {
-            Some(name) => self.mentioning.contains(name.as_str()),
+            Some(name) => self.names.mentioning.contains(name),
             None => term.any.iter().any(|test| test.mentions(&self.prefix)),
         };
         line.words.iter().any(|word| word.contains(&self.prefix)) || condition.terms().any(mentions)

@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeSet};
 use super::{Report, Rule, guard::Guard};
 use crate::haproxy_config::{
     condition::{Condition, Test, step},
-    document::Line,
+    document::{At, Line},
 };
 
 /// Samples that are the Host header, or begin with it.
@@ -21,7 +21,8 @@ const HARMLESS: [&str; 6] =
 pub(super) fn check(guard: &Guard<'_>, report: &mut Report) {
     let ruled = ["http-request", "tcp-request", "use_backend"].map(|kind| guard.rules(kind));
     let others = guard.lines.iter().filter(|line| is_about(line, &OTHERS));
-    let others = others.map(|line| (*line, Cow::Owned(Condition::of(&line.words, &guard.acls))));
+    let others =
+        others.map(|line| (*line, Cow::Owned(Condition::of(&line.words, &guard.names.acls))));
     let ruled = ruled.into_iter().flatten().map(|(_, line, when)| (*line, Cow::Borrowed(&**when)));
     let mut used = BTreeSet::new();
     for (line, when) in ruled.chain(others) {
@@ -34,7 +35,7 @@ pub(super) fn check(guard: &Guard<'_>, report: &mut Report) {
                 continue;
             }
             for test in term.any.iter() {
-                check_test(test, line, report);
+                check_test(test, line.at, report);
             }
         }
         let mapped = line.words.iter().find(|word| {
@@ -48,15 +49,15 @@ pub(super) fn check(guard: &Guard<'_>, report: &mut Report) {
         }
     }
     // The line that says it is the ACL's own.
-    for line in used.iter().flat_map(|name| guard.acl_lines(name)) {
-        check_test(&Test::read(line.words.get(2..).unwrap_or_default()), line, report);
+    for (at, test) in used.iter().flat_map(|name| guard.acl_lines(name)) {
+        check_test(test, at, report);
     }
 }
 
-fn check_test(test: &Test, line: &Line, report: &mut Report) {
+fn check_test(test: &Test, at: At, report: &mut Report) {
     if let Some(how) = compares_part(test) {
         let what = format!("Host is compared by '{how}'");
-        report.add(Rule::HostInPart, line.at, what, fix(test));
+        report.add(Rule::HostInPart, at, what, fix(test));
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
     guard::{Asked, Guard},
 };
 use crate::haproxy_config::{
-    condition::{Condition, Test},
+    condition::Condition,
     document::At,
     lint::lines::{PASSES, REFUSALS, Ruled, acts},
 };
@@ -99,8 +99,8 @@ fn alternatives(guard: &Guard<'_>, when: &Condition) -> String {
     let several = when.terms().filter(|term| term.any.len() > 1);
     let names: BTreeSet<_> = several.filter_map(|term| term.name.as_deref()).collect();
     let said = |name: &str| {
-        let lines = guard.acl_lines(name).iter().take(8);
-        let lines: Vec<_> = lines.map(|line| line.at.line.to_string()).collect();
+        let lines = guard.acl_lines(name).take(8);
+        let lines: Vec<_> = lines.map(|(at, _)| at.line.to_string()).collect();
         format!("; '{name}' is any of the lines {}", lines.join(", "))
     };
     names.into_iter().map(said).collect()
@@ -108,16 +108,16 @@ fn alternatives(guard: &Guard<'_>, when: &Condition) -> String {
 
 /// A name that stands for the verdict, and for something else as well.
 fn check_alternatives(guard: &Guard<'_>, report: &mut Report) {
-    for (name, tests) in &guard.acls {
+    for (name, tests) in &guard.names.acls {
         let verdicts = tests.iter().filter(|test| guard.is_verdict(test)).count();
         if verdicts == 0 || verdicts == tests.len() {
             continue;
         }
-        for line in guard.acl_lines(name) {
-            if !guard.is_verdict(&Test::read(line.words.get(2..).unwrap_or_default())) {
+        for (at, test) in guard.acl_lines(name) {
+            if !guard.is_verdict(test) {
                 let what =
                     format!("'{name}' holds by this line as well, and not by the verdict alone");
-                report.add(Rule::VerdictMade, line.at, what, "give it another name");
+                report.add(Rule::VerdictMade, at, what, "give it another name");
             }
         }
     }

@@ -112,9 +112,10 @@ impl<'s> Wanted<'s> {
     /// The name of HAProxy's own in its condition that a line of the front end defines otherwise.
     fn redefined(&self, guard: &Guard<'_>) -> Option<(&str, At)> {
         let named = self.when.terms().filter(|term| term.any.is_empty());
-        let name =
-            named.filter_map(|term| term.name.as_deref()).find(|n| guard.acls.contains_key(*n))?;
-        guard.acl_lines(name).first().map(|line| (name, line.at))
+        let name = named
+            .filter_map(|term| term.name.as_deref())
+            .find(|n| guard.names.acls.contains_key(*n))?;
+        guard.acl_lines(name).next().map(|(at, _)| (name, at))
     }
 
     /// Its action and what it is about, in words.
@@ -272,7 +273,7 @@ fn check_helpers(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) 
         for line in &section.lines {
             let written = variant.writers.get(&line.at).into_iter().flatten();
             for name in written.map(String::as_str).filter(|name| names.contains(name)) {
-                let condition = || Condition::of(&line.words, &guard.acls);
+                let condition = || Condition::of(&line.words, &guard.names.acls);
                 let test = Test {
                     fetch: format!("var({name})"),
                     method: Some("bool".into()),

@@ -153,7 +153,7 @@ pub(super) fn check_skipped(variant: &Variant<'_>, report: &mut Report) {
                 continue;
             }
             // What is only for requests that are not allowed has nothing to say of these.
-            let when = Condition::of(&line.words, &guard.acls);
+            let when = Condition::of(&line.words, &guard.names.acls);
             if guard.spares_allowed(&when) {
                 continue;
             }

@@ -203,7 +203,7 @@ fn check_addressed(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report
     let sets = |action: &str, name: &str| {
         guard.lines.iter().any(|line| {
             destination(line) == Some((action, Some(name))) && {
-                let when = Condition::of(&line.words, &guard.acls);
+                let when = Condition::of(&line.words, &guard.names.acls);
                 let found = |term: &Term| {
                     !term.negated
                         && term.any.iter().all(|test| is_place(test, guard, Addressed::Yes))
