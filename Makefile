@@ -1,5 +1,5 @@
 # What a person runs here. Everything stays on loopback.
-.PHONY: demo test test-repeat cuts interop browser platforms check fmt lint build install fuzz sanitize corpus bench soak chaos scale
+.PHONY: demo test test-repeat cuts interop browser platforms check fmt reference lint build install fuzz sanitize corpus bench soak chaos scale
 
 # Starts a gate with everything around it, shows what it does, and stays up.
 demo: install
@@ -94,6 +94,13 @@ check: fmt lint deny
 
 fmt:
 	cargo fmt --check
+
+# The documents that are made of the declarations of configuration keys.
+reference:
+	cargo build --locked
+	target/debug/identity-spoa schema > docs/agent.schema.json
+	target/debug/identity-spoa schema --markdown > docs/configuration.md
+	target/debug/identity-spoa schema --example > docs/agent.example.toml
 
 lint:
 	cargo clippy --locked --all-targets -- -D warnings

@@ -92,8 +92,11 @@ struct ManArgs {
 #[derive(Debug, Args)]
 struct SchemaArgs {
     /// The same as a reference to read, docs/configuration.md
-    #[arg(long)]
+    #[arg(long, conflicts_with = "example")]
     markdown: bool,
+    /// An example to edit, docs/agent.example.toml: every key with its default
+    #[arg(long)]
+    example: bool,
 }
 
 #[derive(Debug, Args)]

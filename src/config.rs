@@ -1,4 +1,5 @@
-//! The configuration: what is meant. What was typed is read by [`file`], with every mistake at once.
+//! The configuration. Each key is declared once, by [`key::table!`] in the file of its table; [`reference`] says how
+//! to add one.
 
 use std::{
     collections::BTreeSet,
@@ -11,7 +12,6 @@ use std::{
 use url::Url;
 
 use crate::{
-    agent::Listen,
     audit,
     authz::{limits::Limits, policy},
     diagnostics::{Format, Mistakes},
@@ -27,13 +27,16 @@ use crate::{
     },
 };
 
+mod agent;
 mod audit_table;
 mod certificate;
 pub mod difference;
+mod document;
 mod facts;
-mod file;
-mod fixed;
+mod hosts;
 mod issuer;
+mod key;
+mod kinds;
 mod pages;
 mod policy_table;
 pub mod reference;
@@ -43,7 +46,9 @@ mod site;
 mod source;
 mod traces;
 mod tunnels;
-mod values;
+mod workspaces;
+
+use key::Section;
 
 pub use shared::{Password, Shared};
 
@@ -268,11 +273,23 @@ impl Config {
         let text = std::fs::read_to_string(path)
             .map_err(|e| Mistakes::whole(&name, format!("cannot read the configuration: {e}")))?;
         let format = Format::of(path).unwrap_or(Format::Toml);
-        let mut config: Self = crate::diagnostics::read(&name, &text, format)?;
-        config.fingerprint = Some(Fingerprint::of(text.as_bytes()));
-        config.text = (text, format);
-        config.resolve(path.parent().unwrap_or(Path::new("")));
-        Ok(config)
+        let directory = path.parent().unwrap_or(Path::new(""));
+        let config = Self::parse(&name, &text, format, directory)?;
+        let fingerprint = Some(Fingerprint::of(text.as_bytes()));
+        Ok(Self { fingerprint, text: (text, format), ..config })
+    }
+
+    /// Reads the text of a configuration called `name`. Paths in it are relative to `directory`.
+    ///
+    /// # Errors
+    /// The mistakes in it, all of them.
+    pub fn parse(
+        name: &str,
+        text: &str,
+        format: Format,
+        directory: &Path,
+    ) -> Result<Self, Mistakes> {
+        read::<document::Document>(name, text, format, directory)
     }
 
     /// The configured names of the issuers.
@@ -283,73 +300,22 @@ impl Config {
         all.map(|authority| &*authority.name).collect()
     }
 
-    fn resolve(&mut self, directory: &Path) {
-        let resolve = |path: &mut PathBuf| *path = directory.join(&*path);
-        for source in &mut self.sources {
-            let platform = match &mut source.kind {
-                SourceKind::File(path) => {
-                    resolve(path);
-                    continue;
-                }
-                SourceKind::Api(_) => continue,
-                SourceKind::Hub(platform, _, listen) => {
-                    if let Credential::File(path) = &mut listen.token {
-                        resolve(path);
-                    }
-                    platform
-                }
-                SourceKind::Kubernetes(settings, _) => {
-                    settings.kubeconfig.iter_mut().for_each(resolve);
-                    continue;
-                }
-                SourceKind::Coder(platform, _)
-                | SourceKind::Gitpod(platform, _)
-                | SourceKind::Ona(platform, _) => platform,
-            };
-            platform.authority.iter_mut().for_each(resolve);
-            if let Credential::File(path) = &mut platform.credential {
-                resolve(path);
-            }
-        }
-        self.audit.file.iter_mut().chain(&mut self.audit.key).for_each(resolve);
-        self.tunnels.file.iter_mut().for_each(resolve);
-        let policies = self.policies.iter_mut();
-        policies.flat_map(|p| p.directory.iter_mut().chain(&mut p.shadow)).for_each(resolve);
-        for socket in self.haproxy.iter_mut().flat_map(|haproxy| &mut haproxy.sockets) {
-            if let haproxy::Socket::Unix(path) = socket {
-                resolve(path);
-            }
-        }
-        self.issuers.iter_mut().filter_map(|i| i.authority.as_mut()).for_each(resolve);
-        self.issuers.iter_mut().filter_map(|i| i.keys_file.as_mut()).for_each(resolve);
-        if let Some(sign_in) = &mut self.sign_in {
-            resolve(&mut sign_in.keys);
-            sign_in.sessions.iter_mut().for_each(resolve);
-            let PageSettings { logo, texts, .. } = &mut sign_in.pages;
-            logo.iter_mut().chain(texts).for_each(resolve);
-        }
-        if let Some(shared) = &mut self.shared {
-            shared.authority.iter_mut().for_each(resolve);
-            if let Some(Password::File(path)) = &mut shared.password {
-                resolve(path);
-            }
-        }
-        let keys = self.issuers.iter_mut().flat_map(|issuer| {
-            let asked = issuer.introspection.as_mut().map(|about| &mut about.key);
-            asked.into_iter().chain(issuer.client.as_mut().map(|client| &mut client.key))
-        });
-        for key in keys {
-            if let ClientKey::SecretFile(path) | ClientKey::PrivateKey(path, _) = key {
-                resolve(path);
-            }
-        }
-        for path in self.admin.iter_mut().flat_map(|a| [&mut a.socket, &mut a.revocations]) {
-            resolve(path);
-        }
-        for listen in &mut self.agent.listen {
-            if let Listen::Unix(path) = listen {
-                resolve(path);
-            }
-        }
+    /// The keys that can only change with a restart and differ from `other`'s: they say where the agent listens,
+    /// where it keeps what must outlive it, and how it reaches HAProxy.
+    #[must_use]
+    pub fn fixed_that_differ(&self, other: &Self) -> Vec<String> {
+        difference::fixed(&other.text.0, &self.text.0, self.text.1)
     }
+}
+
+/// Reads a document, with every mistake in it at once. Paths in it are relative to a directory.
+fn read<S: Section>(
+    name: &str,
+    text: &str,
+    format: Format,
+    directory: &Path,
+) -> Result<S::Value, Mistakes> {
+    crate::diagnostics::tree(text, format)
+        .and_then(|mut root| key::read::<S>(&mut root, directory))
+        .map_err(|errors| crate::diagnostics::mistakes(name, text, errors))
 }

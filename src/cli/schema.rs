@@ -12,6 +12,8 @@ pub(super) fn schema(args: &SchemaArgs) -> anyhow::Result<ExitCode> {
     let mut out = stdout().lock();
     if args.markdown {
         write!(out, "{}", reference::markdown())?;
+    } else if args.example {
+        write!(out, "{}", reference::example())?;
     } else {
         serde_json::to_writer_pretty(&mut out, &reference::schema())?;
         writeln!(out)?;

@@ -1,77 +1,106 @@
 //! The table `[audit]`.
 
-use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
-
-use toml_span::{DeserError, Deserialize, Value, de_helpers::TableHelper};
-
-use crate::{
-    audit::{CheckpointEvery, Rotation, Settings, SyslogAddress, WhenFull, verify},
-    config::values::{Parsed, number, small},
-    diagnostics::{choice, mistake},
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
 };
 
-const DAY: u64 = 86_400;
-const SECONDS: RangeInclusive<u64> = 1..=3600;
+use toml_span::{DeserError, Value};
 
-impl<'de> Deserialize<'de> for Settings {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let span = value.span;
-        let mut table = TableHelper::new(value)?;
-        let defaults = Self::default();
-        let file = table.optional::<String>("file");
-        let to_stdout = file.as_deref() == Some("-");
-        let file = file.filter(|file| file != "-").map(PathBuf::from);
-        let syslog = table.optional::<Parsed<SyslogAddress>>("syslog").map(|parsed| parsed.0);
-        let stdout = table.optional::<bool>("stdout");
-        let kib = number(&mut table, "buffer_kib", 16..=1_048_576);
-        let when_full = table.optional::<RawWhenFull>("when_full").unwrap_or_default();
-        let key = table.optional::<String>("key_file").map(PathBuf::from);
-        let records = number(&mut table, "checkpoint_records", 1..=verify::MAX_RECORDS);
-        let seconds = number(&mut table, "checkpoint_seconds", SECONDS);
-        let mib = number(&mut table, "rotate_mib", 1..=1_048_576);
-        let hours = number(&mut table, "rotate_hours", 1..=8784);
-        let days = number(&mut table, "keep_days", 1..=36_525);
-        let fold = number(&mut table, "fold_seconds", 0..=3600);
-        let rotates = mib.is_some() || hours.is_some() || days.is_some();
-        if rotates && file.is_none() && table.errors.is_empty() {
-            let message = "'rotate_mib', 'rotate_hours' and 'keep_days' need a 'file'";
-            table.errors.push(mistake(span, message));
+use super::{
+    key::{Report, Section, Shape, table},
+    kinds::{Choice, Kind, Number, Parsed, Seconds, Words},
+};
+use crate::audit::{CheckpointEvery, Rotation, Settings, SyslogAddress, WhenFull, verify};
+
+const DAY: u64 = 86_400;
+
+table! {
+    /// Where each decision is recorded.
+    AuditTable = "audit", restart;
+    /// The file; `-` is standard output.
+    file: optional Output, note("standard output"), example("\"audit.jsonl\"");
+    /// Records that may wait to be written.
+    buffer_kib: default Number<16, 1_048_576, usize> = Settings::default().buffer / 1024;
+    /// What happens to requests whose record cannot be kept: refused, or allowed and the number of lost records is on record.
+    when_full: default Choice<WhenFull> = WhenFull::default();
+    /// Whether records go to standard output too.
+    stdout: optional bool, note("only where there is no `file` and no `syslog`");
+    /// Syslog on this machine: `unix:/dev/log`, `udp:IP:PORT` or `tcp:IP:PORT`.
+    syslog: optional Parsed<SyslogAddress>, example("\"unix:/dev/log\"");
+    /// The key that signs checkpoints.
+    key_file: optional PathBuf, note("`FILE.key`, made if absent"), example("\"audit.jsonl.key\"");
+    /// A checkpoint is made after so many records.
+    checkpoint_records: default Number<1, { verify::MAX_RECORDS }> = CheckpointEvery::default().records;
+    /// Or after so long.
+    checkpoint_seconds: default Seconds<1, 3600> = CheckpointEvery::default().time;
+    /// A new file is begun at this size.
+    rotate_mib: optional Number<1, 1_048_576>, example("1024");
+    /// Or at this age.
+    rotate_hours: optional Number<1, 8784>, example("24");
+    /// Old files are removed after this time.
+    keep_days: optional Number<1, 36_525>, note("never"), example("90");
+    /// Identical allows within this time become one record with a count; 0: never.
+    fold_seconds: default Seconds<0, 3600> = Duration::ZERO;
+}
+
+impl Section for AuditTable {
+    type Value = Settings;
+
+    fn build(self, report: &mut Report) -> Option<Settings> {
+        let to_stdout = matches!(self.file, Some(None));
+        let file = self.file.flatten();
+        let rotates =
+            self.rotate_mib.is_some() || self.rotate_hours.is_some() || self.keep_days.is_some();
+        if rotates && file.is_none() && report.is_clean() {
+            report.mistake("'rotate_mib', 'rotate_hours' and 'keep_days' need a 'file'");
         }
-        table.finalize(None)?;
-        // A file has its key beside it unless said: the directory is one the agent can write to.
-        let key = key.or_else(|| {
-            let name = file.as_ref()?.file_name()?.to_str()?;
-            let device = file.as_ref()?.starts_with("/dev");
-            let key = file.as_ref()?.with_file_name(format!("{name}.key"));
-            (!device).then_some(key)
-        });
-        let nowhere = file.is_none() && syslog.is_none();
-        Ok(Self {
-            stdout: stdout.unwrap_or(nowhere) || to_stdout || nowhere,
+        let nowhere = file.is_none() && self.syslog.is_none();
+        Some(Settings {
+            stdout: self.stdout.unwrap_or(nowhere) || to_stdout || nowhere,
+            key: self.key_file.or_else(|| beside(file.as_ref()?)),
             file,
-            syslog,
-            buffer: kib.map_or(defaults.buffer, |kib| small(kib) * 1024),
-            when_full: when_full.0,
-            key,
+            syslog: self.syslog,
+            buffer: self.buffer_kib * 1024,
+            when_full: self.when_full,
             checkpoint: CheckpointEvery {
-                records: records.unwrap_or(defaults.checkpoint.records),
-                time: seconds.map_or(defaults.checkpoint.time, Duration::from_secs),
+                records: self.checkpoint_records,
+                time: self.checkpoint_seconds,
             },
             rotation: Rotation {
-                size: mib.map(|mib| mib * 1024 * 1024),
-                age: hours.map(Duration::from_hours),
-                keep: days.map(|days| Duration::from_secs(days * DAY)),
+                size: self.rotate_mib.map(|mib| mib * 1024 * 1024),
+                age: self.rotate_hours.map(Duration::from_hours),
+                keep: self.keep_days.map(|days| Duration::from_secs(days * DAY)),
             },
-            fold: fold.filter(|seconds| *seconds > 0).map(Duration::from_secs),
+            fold: Some(self.fold_seconds).filter(|time| !time.is_zero()),
         })
     }
 }
 
-#[derive(Default)]
-struct RawWhenFull(WhenFull);
+/// The key of a file: beside it, since the agent can write to that directory. A device has none.
+fn beside(file: &Path) -> Option<PathBuf> {
+    let name = file.file_name()?.to_str()?;
+    (!file.starts_with("/dev")).then(|| file.with_file_name(format!("{name}.key")))
+}
 
-impl<'de> Deserialize<'de> for RawWhenFull {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        choice(value, &[("deny", WhenFull::Deny), ("count", WhenFull::Count)]).map(Self)
+/// A file, or none for standard output.
+struct Output;
+
+impl Kind for Output {
+    type Value = Option<PathBuf>;
+
+    fn shape() -> Shape {
+        Shape::Path
+    }
+
+    fn read(value: &mut Value<'_>, base: &Path) -> Result<Self::Value, DeserError> {
+        let text = value.take_string(None)?;
+        Ok((text != "-").then(|| base.join(&*text)))
+    }
+}
+
+impl Words for WhenFull {
+    fn words() -> Vec<(&'static str, Self)> {
+        vec![("deny", Self::Deny), ("count", Self::Count)]
     }
 }

@@ -2,50 +2,56 @@
 
 use std::sync::Arc;
 
-use toml_span::{DeserError, Deserialize, Span, Value, de_helpers::TableHelper};
-
-use super::issuer::RawMatch;
+use super::{
+    key::{Report, Section, table},
+    kinds::{Choice, List, Words},
+};
 use crate::{
-    diagnostics::{Word, choice},
+    diagnostics::Word,
     identity::{
         certificate::{CertificateRule, Field},
         profile::{Authority, MatchBy},
     },
 };
 
-/// A rule with its place in the file.
-pub(super) struct RawCertificate {
-    pub rule: CertificateRule,
-    pub span: Span,
+table! {
+    /// Client certificates that HAProxy verified, as identities. The first rule that fits decides.
+    CertificateTable = "certificate", repeated;
+    /// What lists of workspaces call it.
+    name: required Word, example("\"laptops\"");
+    /// What of the certificate is the subject; of several values none is taken.
+    identity: required Choice<Field>, example("\"email\"");
+    /// Only values that begin so are taken, without it.
+    prefix: optional Word;
+    /// Only certificates of this issuer, such as `CN=Corp Machines`.
+    issuer: optional Word, example("\"CN=Corp Machines\"");
+    /// As for issuers.
+    matching as "match": default List<Choice<MatchBy>> = vec![MatchBy::Subject];
 }
 
-impl<'de> Deserialize<'de> for RawCertificate {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let span = value.span;
-        let mut table = TableHelper::new(value)?;
-        let name = table.required::<Word>("name");
-        let field = table.required::<RawField>("identity");
-        let prefix = table.optional::<Word>("prefix").map_or_else(Box::default, |word| word.0);
-        let issuer = table.optional::<Word>("issuer").map(|word| word.0);
-        let matching = table.optional::<Vec<RawMatch>>("match");
-        table.finalize(None)?;
-        let matching = matching.map_or_else(
-            || vec![MatchBy::Subject],
-            |rules| rules.into_iter().map(|rule| rule.0).collect(),
-        );
-        let (name, field) = (name?.0, field?.0);
+impl Section for CertificateTable {
+    type Value = CertificateRule;
+
+    fn build(self, _: &mut Report) -> Option<CertificateRule> {
+        let (name, field, prefix) = (self.name?, self.identity?, self.prefix.unwrap_or_default());
         // Without the certificate's issuer: a subject that was revoked stays so under the next authority.
         let identifier = format!("certificate:{}:{prefix}", field.id()).into();
-        let authority = Arc::new(Authority { name, identifier, accepted: [].into(), matching });
-        Ok(Self { rule: CertificateRule { authority, field, prefix, issuer }, span })
+        let authority =
+            Authority { name, identifier, accepted: [].into(), matching: self.matching };
+        let issuer = self.issuer;
+        Some(CertificateRule { authority: Arc::new(authority), field, prefix, issuer })
     }
 }
 
-struct RawField(Field);
+impl Words for Field {
+    fn words() -> Vec<(&'static str, Self)> {
+        let fields = [Self::CommonName, Self::DnsName, Self::Email, Self::Uri];
+        fields.map(|field| (field.id(), field)).into()
+    }
+}
 
-impl<'de> Deserialize<'de> for RawField {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let fields = [Field::CommonName, Field::DnsName, Field::Email, Field::Uri];
-        choice(value, &fields.map(|field| (field.id(), field))).map(Self)
+impl Words for MatchBy {
+    fn words() -> Vec<(&'static str, Self)> {
+        vec![("subject", Self::Subject), ("email", Self::Email), ("username", Self::Username)]
     }
 }

@@ -1,12 +1,17 @@
-//! What differs between two versions of a configuration, for whoever changed it and for the audit trail.
+//! What differs between two versions of a configuration, for the log and for the audit trail, and whether that
+//! needs a restart.
 //!
-//! Both are compared as they were typed, by their keys: comments and order are no difference. No key of a
+//! The typed values of both are compared, key by key: comments and order are no difference. No key of a
 //! configuration holds a secret, only where one is.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use toml_span::{Value, value::ValueInner};
 
+use super::reference;
 use crate::diagnostics::{self, Format};
 
 /// The longest value that is shown, in characters.
@@ -28,7 +33,42 @@ pub fn between(before: &str, after: &str, format: Format) -> Vec<String> {
     all.into_iter().filter_map(line).collect()
 }
 
-fn keys(text: &str, format: Format) -> BTreeMap<String, String> {
+/// The keys that can only change with a restart and do change, such as `[agent] listen`. A key that is missing is
+/// as its default.
+#[must_use]
+pub fn fixed(before: &str, after: &str, format: Format) -> Vec<String> {
+    let (before, after) = (keys(before, format), keys(after, format));
+    let mut changed = Vec::new();
+    for table in reference::tables().iter().filter(|table| !table.repeated) {
+        for key in table.keys.iter().filter(|key| key.restart || table.restart) {
+            let path = format!("{}.{}", table.path, key.name);
+            let default = key.default.as_ref().and_then(|default| {
+                keys(&format!("default = {default}"), Format::Toml).remove("default")
+            });
+            let value = |keys: &BTreeMap<String, Setting>| {
+                keys.get(&path).cloned().or_else(|| default.clone())
+            };
+            if value(&before) != value(&after) {
+                changed.push(format!("[{}] {}", table.path, key.name));
+            }
+        }
+    }
+    changed
+}
+
+/// The value of a key that is no table.
+#[derive(Clone, Debug, PartialEq)]
+enum Setting {
+    Text(String),
+    Integer(i64),
+    Float(f64),
+    Boolean(bool),
+    List(Vec<Self>),
+    /// In a list that is no list of tables.
+    Table,
+}
+
+fn keys(text: &str, format: Format) -> BTreeMap<String, Setting> {
     let mut keys = BTreeMap::new();
     if let Ok(mut root) = diagnostics::tree(text, format) {
         walk(&mut root, String::new(), &mut keys);
@@ -36,7 +76,7 @@ fn keys(text: &str, format: Format) -> BTreeMap<String, String> {
     keys
 }
 
-fn walk(value: &mut Value<'_>, path: String, keys: &mut BTreeMap<String, String>) {
+fn walk(value: &mut Value<'_>, path: String, keys: &mut BTreeMap<String, Setting>) {
     match value.take() {
         ValueInner::Table(table) => {
             for (key, mut value) in table {
@@ -53,26 +93,47 @@ fn walk(value: &mut Value<'_>, path: String, keys: &mut BTreeMap<String, String>
             }
         }
         other => {
-            keys.insert(path, shown(&other));
+            keys.insert(path, Setting::of(&other));
         }
     }
 }
 
-fn shown(value: &ValueInner<'_>) -> String {
-    let whole = match value {
-        ValueInner::String(text) => format!("{text:?}"),
-        ValueInner::Integer(number) => number.to_string(),
-        ValueInner::Float(number) => number.to_string(),
-        ValueInner::Boolean(is) => is.to_string(),
-        ValueInner::Array(all) => {
-            let all: Vec<_> = all.iter().map(|value| shown(value.as_ref())).collect();
-            format!("[{}]", all.join(", "))
+impl Setting {
+    fn of(value: &ValueInner<'_>) -> Self {
+        match value {
+            ValueInner::String(text) => Self::Text(text.to_string()),
+            ValueInner::Integer(number) => Self::Integer(*number),
+            ValueInner::Float(number) => Self::Float(*number),
+            ValueInner::Boolean(is) => Self::Boolean(*is),
+            ValueInner::Array(all) => {
+                Self::List(all.iter().map(|value| Self::of(value.as_ref())).collect())
+            }
+            ValueInner::Table(_) => Self::Table,
         }
-        ValueInner::Table(_) => "a table".into(),
-    };
-    match whole.char_indices().nth(MAX_VALUE) {
-        Some((end, _)) => format!("{}\u{2026}", whole.get(..end).unwrap_or_default()),
-        None => whole,
+    }
+
+    fn whole(&self) -> String {
+        match self {
+            Self::Text(text) => format!("{text:?}"),
+            Self::Integer(number) => number.to_string(),
+            Self::Float(number) => number.to_string(),
+            Self::Boolean(is) => is.to_string(),
+            Self::List(all) => {
+                let all: Vec<_> = all.iter().map(Self::whole).collect();
+                format!("[{}]", all.join(", "))
+            }
+            Self::Table => "a table".into(),
+        }
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whole = self.whole();
+        match whole.char_indices().nth(MAX_VALUE) {
+            Some((end, _)) => write!(f, "{}\u{2026}", whole.get(..end).unwrap_or_default()),
+            None => f.write_str(&whole),
+        }
     }
 }
 
@@ -99,6 +160,29 @@ mod tests {
         );
         let gone = between(after, BEFORE, Format::Toml);
         assert!(gone.contains(&"issuer[new].name: \"new\" is gone".to_owned()), "{gone:?}");
+    }
+
+    #[test]
+    fn a_key_that_needs_a_restart_is_told_if_its_value_changes() {
+        let restart = |after: &str| fixed(BEFORE, after, Format::Toml);
+        assert!(restart(BEFORE).is_empty());
+        let same = BEFORE.replace(
+            "[agent]\n",
+            "[tunnels]\n[audit]\nwhen_full = 'deny'\nfold_seconds = 0\n[agent]\nconnections = 1024\nsocket_mode = '0660'\n",
+        );
+        assert!(restart(&same).is_empty(), "a default that is typed: {:?}", restart(&same));
+        let after = BEFORE.replace("'b'", "'c'").replace(
+            "[[issuer]]\nname = 'corp'",
+            "connections = 1000\nresource_metadata = true\n[sign_in]\nhost = 'l'\n\
+             [sign_in.pages]\ntitle = 't'\n[metrics]\nlisten = 'm'\n[[issuer]]\nname = 'other'",
+        );
+        assert_eq!(
+            restart(&after),
+            ["[agent] listen", "[agent] connections", "[sign_in] host", "[metrics] listen"]
+        );
+        let long = |end: char| format!("[audit]\nfile = '{}{end}'\n", "x".repeat(2 * MAX_VALUE));
+        let changed = fixed(&long('a'), &long('b'), Format::Toml);
+        assert_eq!(changed, ["[audit] file"], "however long it is");
     }
 
     #[test]

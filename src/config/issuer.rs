@@ -1,122 +1,153 @@
-//! An `[[issuer]]` table: what was typed, with the defaults of its preset.
+//! An `[[issuer]]` table, with the defaults of its preset.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use jsonwebtoken::Algorithm;
-use toml_span::{DeserError, Deserialize, Span, Value, de_helpers::TableHelper};
+use toml_span::{DeserError, Spanned, Value};
 use url::Url;
 
-use super::{Client, Introspection, Issuer};
+use super::{
+    Issuer,
+    key::{Report, Section, Shape, table},
+    kinds::{At, Choice, Form, Kind, List, Parsed, Seconds, Words},
+};
 use crate::{
-    config::values::{Parsed, number, seconds},
-    diagnostics::{Word, choice, mistake},
+    diagnostics::{Word, mistake},
     identity::{
         profile::{
-            ALGORITHMS, AcceptedIssuer, Authority, ClaimPath, ClaimPaths, GroupRule, IssuerUrl,
-            MatchBy, Profile, Requirement, TENANT, TokenKinds, secure_url,
+            ALGORITHMS, AcceptedIssuer, Authority, ClaimPaths, IssuerUrl, MatchBy, Profile, TENANT,
+            TokenKinds, secure_url,
         },
         provider::Schedule,
     },
 };
 
-mod introspection;
+mod claims;
+mod client;
 mod preset;
 
+use claims::{ClaimsTable, RequireTable};
+use client::{ClientTable, IntrospectionTable};
 use preset::Preset;
 
-/// An issuer with its place in the file.
-pub(super) struct RawIssuer {
-    pub issuer: Issuer,
-    pub span: Span,
+table! {
+    /// An identity provider whose tokens are accepted.
+    IssuerTable = "issuer", repeated;
+    /// What lists of workspaces, logs and the audit trail call it.
+    name: required Word, example("\"example\"");
+    /// Its identifier, to the letter as in the tokens (`iss`); an https URL. Some presets know it.
+    issuer: optional Parsed<IssuerUrl>, used("\"https://idp.example.com\"");
+    /// The audiences (`aud`) that make a token one for workspaces.
+    audience: required Audience, example("\"workspaces\"");
+    /// A provider with habits of its own: see docs/providers/.
+    preset: optional Choice<Preset>, example("\"keycloak\"");
+    /// How a person is recognised as owner or guest; the first that both sides have decides.
+    matching as "match": default List<Choice<MatchBy>> = vec![MatchBy::Subject];
+    /// Which kinds of token are accepted.
+    tokens: optional Kinds, note("the preset's, else access tokens"), example("[\"at+jwt\", \"access\"]");
+    /// Signatures that are accepted.
+    algorithms: optional List<Choice<Algorithm>>, note("all of them"), example("[\"ES256\"]");
+    /// The tenants that stand for `{tenantid}` in `issuer` and `also_issuers`.
+    tenants: optional List<Tenant>, example("[\"72f988bf-86f1-41af-91ab-2d7cd011db47\"]");
+    /// Other spellings of the identifier in tokens.
+    also_issuers: optional List<Word>, example("[\"idp.example.com\"]");
+    /// What claims must say.
+    require: optional List<RequireTable>;
+    /// How old a token may be by `iat`, whatever `exp` says.
+    max_age_seconds: optional Seconds<60, 31_536_000>, example("43200");
+    /// By how much clocks may differ.
+    leeway_seconds: default Seconds<0, 60> = Profile::LEEWAY;
+    /// The organization of all people here; or `claims.organization`.
+    organization: optional Word, example("\"example\"");
+    /// Where tokens say what.
+    claims: optional ClaimsTable;
+    /// Asks this issuer about opaque tokens (RFC 7662); one issuer at most.
+    introspection: optional IntrospectionTable;
+    /// People sign in here with a browser.
+    sign_in: optional ClientTable;
+    /// The address of its keys, instead of discovery.
+    jwks_uri: optional At<String>, example("\"https://idp.example.com/keys\"");
+    /// The address of its discovery document.
+    discovery_url: optional At<String>, note("ISSUER/.well-known/openid-configuration"), example("\"https://idp.example.com/.well-known/openid-configuration\"");
+    /// A private authority beside the system's, PEM.
+    ca_file: optional PathBuf, example("\"idp-ca.pem\"");
+    /// Where the last good keys are kept, so that a restart during an outage has keys.
+    keys_file: optional PathBuf, example("\"idp-keys.json\"");
+    /// Keys are fetched at least so often.
+    refresh_seconds: default Seconds<60, 86_400> = Schedule::default().refresh;
+    /// And once in this time for a key id that is not known.
+    unknown_key_seconds: default Seconds<1, 3600> = Schedule::default().unknown_key;
+    /// The last good keys serve so long while the provider is down.
+    max_stale_seconds: default Seconds<60, 604_800> = Schedule::default().max_stale;
 }
 
-impl<'de> Deserialize<'de> for RawIssuer {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let span = value.span;
-        let mut table = TableHelper::new(value)?;
-        let preset = table.optional::<RawPreset>("preset").map(|preset| preset.0);
-        let name = table.required::<Word>("name");
-        let tenants = table.optional::<Vec<Tenant>>("tenants").unwrap_or_default();
-        let tenants: Vec<_> = tenants.into_iter().map(|tenant| tenant.0).collect();
-        let names = Names::read(&mut table, preset, &tenants, span);
-        let audience = table.required::<Audience>("audience");
-        let algorithms = table.optional::<Vec<RawAlgorithm>>("algorithms");
-        let tokens = table.optional::<RawKinds>("tokens").map(|kinds| kinds.0);
+impl Section for IssuerTable {
+    type Value = Issuer;
+
+    fn build(mut self, report: &mut Report) -> Option<Issuer> {
+        let names = Names::new(&mut self, report);
+        let require = self.require.unwrap_or_default();
+        let preset = self.preset;
+        let tokens = self.tokens;
         let tokens = tokens.unwrap_or_else(|| preset.map_or_else(Default::default, Preset::tokens));
-        let matching = table.optional::<Vec<RawMatch>>("match");
-        let organization = table.optional::<Word>("organization");
-        let paths = preset.map_or_else(ClaimPaths::default, Preset::claims);
-        let paths = match table.take("claims") {
-            Some((_, mut value)) => {
-                read_claims(&mut value, paths).map_err(|e| table.errors.extend(e.errors)).ok()
-            }
-            None => Some(paths),
+        let claims = preset.map_or_else(ClaimPaths::default, Preset::claims);
+        let claims = match self.claims {
+            Some(typed) => typed.over(claims),
+            None => claims,
         };
-        let require: Vec<_> = table.optional::<Vec<RawRequirement>>("require").unwrap_or_default();
-        let require: Vec<_> = require.into_iter().map(|requirement| requirement.0).collect();
-        let leeway = number(&mut table, "leeway_seconds", 0..=60);
-        let max_age = number(&mut table, "max_age_seconds", 60..=31_536_000);
-        let authority = table.optional::<String>("ca_file").map(PathBuf::from);
-        let introspection = table.optional::<Introspection>("introspection");
-        let client = table.optional::<Client>("sign_in");
         if let (Some(found), Some(names)) =
-            (introspection.as_ref().and_then(|i| i.endpoint.as_ref()), &names)
+            (self.introspection.as_ref().and_then(|i| i.endpoint.as_ref()), &names)
             && let Err(error) = secure_url(found, names.issuer.is_plain())
         {
-            table.errors.push(mistake(span, format!("{error}, found {found:?}")));
+            report.mistake(format!("{error}, found {found:?}"));
         }
-        let keys_file = table.optional::<String>("keys_file").map(PathBuf::from);
-        let defaults = Schedule::default();
-        let schedule = Schedule {
-            refresh: seconds(&mut table, "refresh_seconds", 60..=86_400, defaults.refresh),
-            unknown_key: seconds(&mut table, "unknown_key_seconds", 1..=3600, defaults.unknown_key),
-            max_stale: seconds(&mut table, "max_stale_seconds", 60..=604_800, defaults.max_stale),
-        };
-        if organization.is_some() && paths.as_ref().is_some_and(|c| c.organization.is_some()) {
-            table.errors.push(mistake(
-                span,
-                "set either 'organization', the same for everybody, or 'claims.organization'",
-            ));
+        if self.organization.is_some() && claims.organization.is_some() {
+            report.mistake(
+                "set either 'organization', the same for all people, or 'claims.organization'",
+            );
         }
         if let (Some(preset), Some(names)) = (preset, &names)
             && let Some(message) = preset.objection(names.issuer.as_str(), tokens, &require)
         {
-            table.errors.push(mistake(span, message));
+            report.mistake(message);
         }
-        table.finalize(None)?;
-        let (Some(names), Some(paths)) = (names, paths) else {
-            return Err(mistake(span, "the issuer cannot be read").into());
-        };
-        let mut profile = Profile::new(&name?.0, names.issuer, audience?.0);
-        profile.authority = Arc::new(Authority {
-            name: profile.authority.name.clone(),
-            identifier: profile.issuer.as_str().into(),
+        let names = names?;
+        let authority = Authority {
+            name: self.name?,
+            identifier: names.issuer.as_str().into(),
             accepted: names.accepted.iter().map(|accepted| accepted.iss.clone()).collect(),
-            matching: matching.map_or_else(
-                || vec![MatchBy::Subject],
-                |rules| rules.into_iter().map(|rule| rule.0).collect(),
-            ),
-        });
-        if let Some(algorithms) = algorithms {
-            profile.algorithms = algorithms.into_iter().map(|name| name.0).collect();
-        }
-        if let Some(leeway) = leeway {
-            profile.leeway = Duration::from_secs(leeway);
-        }
+            matching: self.matching,
+        };
+        let usual = Profile::new(&authority.name, names.issuer, self.audience?);
         let profile = Profile {
+            authority: Arc::new(authority),
             discovery: names.discovery,
             accepted: names.accepted,
+            algorithms: self.algorithms.unwrap_or(usual.algorithms),
             tokens,
-            max_age: max_age.map(Duration::from_secs),
-            claims: paths,
+            leeway: self.leeway_seconds,
+            max_age: self.max_age_seconds,
+            claims,
             require,
-            organization: organization.map(|o| o.0),
-            ..profile
+            organization: self.organization,
+            ..usual
         };
-        let (profile, jwks_uri) = (Arc::new(profile), names.jwks_uri);
-        let issuer =
-            Issuer { profile, jwks_uri, authority, introspection, client, keys_file, schedule };
-        Ok(Self { issuer, span })
+        Some(Issuer {
+            profile: Arc::new(profile),
+            jwks_uri: names.jwks_uri,
+            authority: self.ca_file,
+            introspection: self.introspection,
+            client: self.sign_in,
+            keys_file: self.keys_file,
+            schedule: Schedule {
+                refresh: self.refresh_seconds,
+                unknown_key: self.unknown_key_seconds,
+                max_stale: self.max_stale_seconds,
+            },
+        })
     }
 }
 
@@ -129,48 +160,40 @@ struct Names {
 }
 
 impl Names {
-    /// Reads the keys that name the issuer. `None` if there was a mistake, which is in the table then.
-    fn read(
-        table: &mut TableHelper<'_>,
-        preset: Option<Preset>,
-        tenants: &[Box<str>],
-        span: Span,
-    ) -> Option<Self> {
-        let usual = preset.and_then(Preset::issuer);
-        let typed = match usual {
-            Some(_) => table.optional_s::<Parsed<IssuerUrl>>("issuer"),
-            None => table.required_s("issuer").ok(),
+    /// `None` if there was a mistake, which is in the report then.
+    fn new(table: &mut IssuerTable, report: &mut Report) -> Option<Self> {
+        let preset = table.preset;
+        let issuer = match (table.issuer.take(), preset.and_then(Preset::issuer)) {
+            (Some(typed), _) => typed,
+            (None, Some(usual)) => usual.parse().ok()?,
+            (None, None) => {
+                report.missing("issuer");
+                return None;
+            }
         };
-        let also = table.optional::<Vec<Word>>("also_issuers").unwrap_or_default();
-        let discovery = table.optional_s::<String>("discovery_url");
-        let jwks_uri = table.optional_s::<String>("jwks_uri");
-        let issuer = match (typed, usual) {
-            (Some(typed), _) => typed.value.0,
-            (None, usual) => usual?.parse().ok()?,
-        };
+        let tenants = table.tenants.as_deref().unwrap_or_default();
         let mut texts = vec![Box::from(issuer.as_str())];
         texts.extend(preset.into_iter().flat_map(Preset::spellings).map(|s| Box::from(*s)));
-        texts.extend(also.into_iter().map(|word| word.0));
+        texts.extend(table.also_issuers.take().unwrap_or_default());
         let template = texts.iter().any(|text| text.contains(TENANT));
         if template == tenants.is_empty() {
             let message = format!(
                 "'tenants' and an issuer with \"{TENANT}\" belong together: list the tenants whose tokens count"
             );
-            table.errors.push(mistake(span, message));
+            report.mistake(message);
             return None;
         }
         let plain = issuer.is_plain();
-        let mut address = |found: Option<toml_span::Spanned<String>>| {
+        let mut address = |found: Option<Spanned<String>>| {
             let found = found?;
             secure_url(&found.value, plain)
                 .map_err(|error| {
-                    let message = format!("{error}, found {:?}", found.value);
-                    table.errors.push(mistake(found.span, message));
+                    report.mistake_at(found.span, format!("{error}, found {:?}", found.value));
                 })
                 .ok()
         };
-        let jwks_uri = address(jwks_uri);
-        let discovery = match address(discovery) {
+        let jwks_uri = address(table.jwks_uri.take());
+        let discovery = match address(table.discovery_url.take()) {
             Some(url) => url,
             None => usual_discovery(&issuer)?,
         };
@@ -199,178 +222,91 @@ fn usual_discovery(issuer: &IssuerUrl) -> Option<Url> {
     Some(base.discovery())
 }
 
-fn read_claims(value: &mut Value<'_>, defaults: ClaimPaths) -> Result<ClaimPaths, DeserError> {
-    let mut table = TableHelper::new(value)?;
-    let mut path = |key| table.optional::<RawPath>(key).map(|path| path.0);
-    let (subject, email, username) = (path("subject"), path("email"), path("username"));
-    let organization = path("organization");
-    let groups = table.optional::<RawGroups>("groups");
-    table.finalize(None)?;
-    Ok(ClaimPaths {
-        subject: subject.unwrap_or(defaults.subject),
-        email: email.unwrap_or(defaults.email),
-        username: username.unwrap_or(defaults.username),
-        groups: groups.map_or(defaults.groups, |groups| groups.0),
-        organization: organization.or(defaults.organization),
-    })
-}
+/// The id of an Entra tenant: a GUID, since "common" would stand for every tenant there is.
+struct Tenant;
 
-struct RawPath(ClaimPath);
+impl Form for Tenant {
+    type Value = Box<str>;
 
-impl<'de> Deserialize<'de> for RawPath {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let text = value.take_string(None)?;
-        let path = ClaimPath::new(&text)
-            .ok_or_else(|| mistake(value.span, "expected a claim's name or \"/a/json/pointer\""))?;
-        Ok(Self(path))
-    }
-}
-
-/// One claim by its name, or a list of rules.
-struct RawGroups(Vec<GroupRule>);
-
-impl<'de> Deserialize<'de> for RawGroups {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        if value.as_str().is_some() {
-            let claim = RawPath::deserialize(value)?.0;
-            return Ok(Self(vec![GroupRule { claim, strip: "".into(), prefix: "".into() }]));
-        }
-        let rules = Vec::<RawGroupRule>::deserialize(value)?;
-        Ok(Self(rules.into_iter().map(|rule| rule.0).collect()))
-    }
-}
-
-struct RawGroupRule(GroupRule);
-
-impl<'de> Deserialize<'de> for RawGroupRule {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let mut table = TableHelper::new(value)?;
-        let claim = table.required::<RawPath>("claim");
-        let strip = table.optional::<Word>("strip").map_or_else(Box::default, |word| word.0);
-        let prefix = table.optional::<Word>("prefix").map_or_else(Box::default, |word| word.0);
-        table.finalize(None)?;
-        Ok(Self(GroupRule { claim: claim?.0, strip, prefix }))
-    }
-}
-
-struct RawRequirement(Requirement);
-
-impl<'de> Deserialize<'de> for RawRequirement {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let span = value.span;
-        let mut table = TableHelper::new(value)?;
-        let claim = table.required::<RawPath>("claim");
-        let any_of = table.required::<Vec<Word>>("any_of");
-        if any_of.as_ref().is_ok_and(Vec::is_empty) {
-            table.errors.push(mistake(span, "expected at least one value in 'any_of'"));
-        }
-        table.finalize(None)?;
-        let any_of = any_of?.into_iter().map(|word| word.0).collect();
-        Ok(Self(Requirement { claim: claim?.0, any_of }))
-    }
-}
-
-/// The id of an Entra tenant: a GUID, so that nobody allows "common" and with it the whole world.
-struct Tenant(Box<str>);
-
-impl<'de> Deserialize<'de> for Tenant {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let text = value.take_string(None)?;
+    fn parse(text: &str) -> Result<Box<str>, String> {
         let lengths = text.split('-').map(str::len);
         let digits = text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f' | b'-'));
         if digits && lengths.eq([8, 4, 4, 4, 12]) {
-            return Ok(Self(text.into()));
+            return Ok(text.into());
         }
-        let message = format!(
+        Err(format!(
             "expected a tenant id in lower case such as \"72f988bf-86f1-41af-91ab-2d7cd011db47\", found {text:?}"
-        );
-        Err(mistake(value.span, message).into())
+        ))
     }
 }
 
-struct RawKinds(TokenKinds);
-
-impl<'de> Deserialize<'de> for RawKinds {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let span = value.span;
-        let kinds = Vec::<RawKind>::deserialize(value)?;
-        if kinds.is_empty() {
-            return Err(
-                mistake(span, "expected at least one of \"at+jwt\", \"access\", \"id\"").into()
-            );
-        }
-        let has = |kind| kinds.iter().any(|k| k.0 == kind);
-        Ok(Self(TokenKinds {
-            typed_access: has(Kind::Typed),
-            access: has(Kind::Access),
-            id: has(Kind::Id),
-        }))
-    }
-}
+/// Kinds of token; at least one.
+struct Kinds;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum TokenKind {
     Typed,
     Access,
     Id,
 }
 
-struct RawKind(Kind);
+impl Words for TokenKind {
+    fn words() -> Vec<(&'static str, Self)> {
+        vec![("at+jwt", Self::Typed), ("access", Self::Access), ("id", Self::Id)]
+    }
+}
 
-impl<'de> Deserialize<'de> for RawKind {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        choice(value, &[("at+jwt", Kind::Typed), ("access", Kind::Access), ("id", Kind::Id)])
-            .map(Self)
+impl Kind for Kinds {
+    type Value = TokenKinds;
+
+    fn shape() -> Shape {
+        List::<Choice<TokenKind>>::shape()
+    }
+
+    fn read(value: &mut Value<'_>, base: &Path) -> Result<TokenKinds, DeserError> {
+        let kinds = List::<Choice<TokenKind>>::read(value, base)?;
+        if kinds.is_empty() {
+            let message = "expected at least one of \"at+jwt\", \"access\", \"id\"";
+            return Err(mistake(value.span, message).into());
+        }
+        let has = |kind| kinds.contains(&kind);
+        Ok(TokenKinds {
+            typed_access: has(TokenKind::Typed),
+            access: has(TokenKind::Access),
+            id: has(TokenKind::Id),
+        })
     }
 }
 
 /// One audience or several.
-struct Audience(Vec<String>);
+struct Audience;
 
-impl<'de> Deserialize<'de> for Audience {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let span = value.span;
+impl Kind for Audience {
+    type Value = Vec<String>;
+
+    fn shape() -> Shape {
+        Shape::TextOr(Box::new(List::<String>::shape()))
+    }
+
+    fn read(value: &mut Value<'_>, base: &Path) -> Result<Vec<String>, DeserError> {
         let audience = match value.as_str() {
-            Some(_) => vec![String::deserialize(value)?],
-            None => Vec::<String>::deserialize(value)?,
+            Some(_) => vec![String::read(value, base)?],
+            None => List::<String>::read(value, base)?,
         };
         if audience.is_empty() || audience.iter().any(String::is_empty) {
             return Err(mistake(
-                span,
+                value.span,
                 "expected the audience that tokens for workspaces carry; without one, any token of \
-                 the issuer would count",
+                 the issuer would be accepted",
             )
             .into());
         }
-        Ok(Self(audience))
+        Ok(audience)
     }
 }
 
-struct RawAlgorithm(Algorithm);
-
-impl<'de> Deserialize<'de> for RawAlgorithm {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        choice(value, &ALGORITHMS).map(Self)
-    }
-}
-
-pub(super) struct RawMatch(pub(super) MatchBy);
-
-impl<'de> Deserialize<'de> for RawMatch {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let rules = [
-            ("subject", MatchBy::Subject),
-            ("email", MatchBy::Email),
-            ("username", MatchBy::Username),
-        ];
-        choice(value, &rules).map(Self)
-    }
-}
-
-struct RawPreset(Preset);
-
-impl<'de> Deserialize<'de> for RawPreset {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        choice(value, &Preset::ALL).map(Self)
+impl Words for Algorithm {
+    fn words() -> Vec<(&'static str, Self)> {
+        ALGORITHMS.into()
     }
 }

@@ -2,67 +2,96 @@
 
 use std::path::PathBuf;
 
-use toml_span::{DeserError, Deserialize, Spanned, Value, de_helpers::TableHelper};
 use url::Url;
 
-use crate::{
-    diagnostics::{Word, mistake},
-    sign_in::page::PageSettings,
+use super::{
+    key::{Report, Section, table},
+    kinds::{Form, Shown},
 };
+use crate::{diagnostics::Word, sign_in::page::PageSettings};
 
-impl<'de> Deserialize<'de> for PageSettings {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let mut table = TableHelper::new(value)?;
-        let title = table.optional::<Word>("title").map(|title| title.0);
-        let language = table.optional_s::<String>("language");
-        let logo = table.optional::<String>("logo_file").map(PathBuf::from);
-        let help_text = table.optional::<String>("help_text").map(Into::into);
-        let contact = table.optional_s::<String>("contact");
-        let texts = table.optional::<String>("texts_file").map(PathBuf::from);
-        let show_owner = table.optional::<bool>("show_owner").unwrap_or(false);
-        if let Some(Spanned { value, span }) = &language
-            && !is_language(value)
-        {
-            let message =
-                format!("expected a language tag such as \"en\" or \"pt-BR\", found {value:?}");
-            table.errors.push(mistake(*span, message));
-        }
-        if let Some(Spanned { value, span }) = &contact
-            && !value.parse::<Url>().is_ok_and(|url| ["mailto", "https"].contains(&url.scheme()))
-        {
-            let message = format!(
-                "expected an address such as \"mailto:help@example.com\" or \"https://help.example.com\", found {value:?}"
-            );
-            table.errors.push(mistake(*span, message));
-        }
-        table.finalize(None)?;
-        Ok(Self {
-            title,
-            language: language.map_or_else(|| "en".into(), |language| language.value.into()),
-            logo,
-            help_text,
-            contact: contact.map(|contact| contact.value.into()),
-            texts,
-            show_owner,
+table! {
+    /// What the pages of sign-in say and show: docs/pages.md.
+    PagesTable = "sign_in.pages";
+    /// Whose workspaces they are, above everything else.
+    title: optional Word, example("\"Example Workspaces\"");
+    /// The language of the texts (RFC 5646).
+    language: default Language = PageSettings::default().language;
+    /// An image, PNG or SVG.
+    logo_file: optional PathBuf, example("\"logo.svg\"");
+    /// What stands below everything else.
+    help_text: optional String, example("\"Ask the platform team.\"");
+    /// Where people get help: `mailto:` or `https:`.
+    contact: optional Contact, example("\"mailto:help@example.com\"");
+    /// The operator's own texts: docs/texts.toml.
+    texts_file: optional PathBuf, example("\"texts.toml\"");
+    /// Whether a person who is denied is told whose workspace it is.
+    show_owner: default bool = PageSettings::default().show_owner;
+}
+
+impl Section for PagesTable {
+    type Value = PageSettings;
+
+    fn build(self, _: &mut Report) -> Option<PageSettings> {
+        Some(PageSettings {
+            title: self.title,
+            language: self.language,
+            logo: self.logo_file,
+            help_text: self.help_text.map(Into::into),
+            contact: self.contact,
+            texts: self.texts_file,
+            show_owner: self.show_owner,
         })
     }
 }
 
-/// Whether a text has the form of a language tag (RFC 5646 section 2.1), as far as anybody uses it.
-fn is_language(text: &str) -> bool {
-    let mut parts = text.split('-');
-    let plain = |part: &str| part.bytes().all(|b| b.is_ascii_alphanumeric());
-    parts.next().is_some_and(|part| (2..=3).contains(&part.len()) && plain(part))
-        && parts.all(|part| (1..=8).contains(&part.len()) && plain(part))
+/// A text that has the form of a language tag (RFC 5646 section 2.1), without its rarest forms.
+struct Language;
+
+impl Form for Language {
+    type Value = Box<str>;
+
+    fn parse(text: &str) -> Result<Box<str>, String> {
+        let mut parts = text.split('-');
+        let plain = |part: &str| part.bytes().all(|b| b.is_ascii_alphanumeric());
+        let first = parts.next().is_some_and(|part| (2..=3).contains(&part.len()) && plain(part));
+        if first && parts.all(|part| (1..=8).contains(&part.len()) && plain(part)) {
+            return Ok(text.into());
+        }
+        Err(format!("expected a language tag such as \"en\" or \"pt-BR\", found {text:?}"))
+    }
+}
+
+impl Shown for Language {
+    fn show(value: &Box<str>) -> String {
+        format!("{value:?}")
+    }
+}
+
+/// An address that a person can be sent to.
+struct Contact;
+
+impl Form for Contact {
+    type Value = Box<str>;
+
+    fn parse(text: &str) -> Result<Box<str>, String> {
+        if text.parse::<Url>().is_ok_and(|url| ["mailto", "https"].contains(&url.scheme())) {
+            return Ok(text.into());
+        }
+        Err(format!(
+            "expected an address such as \"mailto:help@example.com\" or \"https://help.example.com\", found {text:?}"
+        ))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diagnostics::{self, Format};
+    use crate::diagnostics::Format;
 
     fn read(text: &str) -> Result<PageSettings, String> {
-        diagnostics::read("agent.toml", text, Format::Toml).map_err(|mistakes| mistakes.to_string())
+        super::super::read::<PagesTable>("agent.toml", text, Format::Toml, "".as_ref())
+            .map_err(|mistakes| mistakes.to_string())
     }
 
     #[test]

@@ -3,55 +3,69 @@
 use std::path::PathBuf;
 
 use jiff::tz::TimeZone;
-use toml_span::{DeserError, Deserialize, Value, de_helpers::TableHelper};
 
-use crate::{
-    authz::policy::{Mode, PolicySettings},
-    diagnostics::{choice, mistake},
+use super::{
+    key::{Report, Section, table},
+    kinds::{At, Choice, Form, Shown, Words},
 };
+use crate::authz::policy::{Mode, PolicySettings};
 
-impl<'de> Deserialize<'de> for PolicySettings {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let span = value.span;
-        let mut table = TableHelper::new(value)?;
-        let directory = table.optional::<String>("directory").map(PathBuf::from);
-        let mode = table.optional::<RawMode>("mode").map(|raw| raw.0);
-        let shadow = table.optional::<String>("shadow").map(PathBuf::from);
-        let shadow_mode = table.optional_s::<RawMode>("shadow_mode");
-        let zone = table.optional::<Zone>("time_zone").map_or(TimeZone::UTC, |zone| zone.0);
-        if directory.is_none() && shadow.is_none() && table.errors.is_empty() {
-            let message = "[policy] needs a 'directory' of policies that are enforced, or a 'shadow' of some that are only put on record";
-            table.errors.push(mistake(span, message));
+table! {
+    /// Policies beyond ownership, in the language Cedar: see docs/policy.md. At least `directory` or `shadow` is needed.
+    PolicyTable = "policy";
+    /// Where the policies are that are enforced: every `*.cedar` in it.
+    directory: optional PathBuf, example("\"policies\"");
+    /// `narrow`: policies only forbid what ownership allows. `replace`: they may also permit an identity what it refuses.
+    mode: default Choice<Mode> = Mode::default();
+    /// Policies that are not enforced: what they would have decided is on record.
+    shadow: optional PathBuf, example("\"policies-next\"");
+    /// What those may do.
+    shadow_mode: optional At<Choice<Mode>>, note("as `mode`");
+    /// Where policies are told hours and weekdays, such as `Europe/Berlin`.
+    time_zone: default Zone = TimeZone::UTC;
+}
+
+impl Section for PolicyTable {
+    type Value = PolicySettings;
+
+    fn build(self, report: &mut Report) -> Option<PolicySettings> {
+        let Self { directory, mode, shadow, shadow_mode, time_zone: zone } = self;
+        if directory.is_none() && shadow.is_none() && report.is_clean() {
+            report.mistake(
+                "[policy] needs a 'directory' of policies that are enforced, or a 'shadow' of some that are only put on record",
+            );
         }
         if let (Some(mode), None) = (&shadow_mode, &shadow) {
-            table.errors.push(mistake(mode.span, "'shadow_mode' needs a 'shadow'"));
+            report.mistake_at(mode.span, "'shadow_mode' needs a 'shadow'");
         }
-        table.finalize(None)?;
-        let mode = mode.unwrap_or_default();
-        let shadow_mode = shadow_mode.map_or(mode, |raw| raw.value.0);
-        Ok(Self { directory, mode, shadow, shadow_mode, zone })
+        let shadow_mode = shadow_mode.map_or(mode, |mode| mode.value);
+        Some(PolicySettings { directory, mode, shadow, shadow_mode, zone })
     }
 }
 
-struct RawMode(Mode);
-
-impl<'de> Deserialize<'de> for RawMode {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let modes = [Mode::Narrow, Mode::Replace].map(|mode| (mode.id(), mode));
-        choice(value, &modes).map(Self)
+impl Words for Mode {
+    fn words() -> Vec<(&'static str, Self)> {
+        [Self::Narrow, Self::Replace].map(|mode| (mode.id(), mode)).into()
     }
 }
 
-struct Zone(TimeZone);
+/// A time zone by its name.
+struct Zone;
 
-impl<'de> Deserialize<'de> for Zone {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let text = value.take_string(None)?;
-        TimeZone::get(&text).map(Self).map_err(|error| {
-            let message = format!(
+impl Form for Zone {
+    type Value = TimeZone;
+
+    fn parse(text: &str) -> Result<TimeZone, String> {
+        TimeZone::get(text).map_err(|error| {
+            format!(
                 "expected a time zone such as \"Europe/Berlin\", found {text:?}: {error} (is tzdata installed?)"
-            );
-            mistake(value.span, message).into()
+            )
         })
+    }
+}
+
+impl Shown for Zone {
+    fn show(value: &TimeZone) -> String {
+        format!("{:?}", value.iana_name().unwrap_or_default())
     }
 }

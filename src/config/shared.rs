@@ -2,20 +2,18 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use toml_span::{DeserError, Deserialize, Value, de_helpers::TableHelper};
-
-use crate::{
-    config::values::{Parsed, seconds},
-    diagnostics::mistake,
-    sessions::shared::Address,
+use super::{
+    key::{Report, Section, table},
+    kinds::{Form, Parsed, Seconds, Shown},
 };
+use crate::sessions::shared::Address;
 
 /// Where several agents share sessions and revocations.
 #[derive(Debug)]
 pub struct Shared {
     /// The store.
     pub address: Address,
-    /// Who we are to it.
+    /// The agent's name there.
     pub user: Option<String>,
     /// The password, where it asks for one.
     pub password: Option<Password>,
@@ -23,7 +21,7 @@ pub struct Shared {
     pub authority: Option<PathBuf>,
     /// How all names in it begin.
     pub prefix: String,
-    /// How long sessions count after it was last heard.
+    /// How long sessions are valid after it was last heard.
     pub keep: Duration,
 }
 
@@ -36,36 +34,64 @@ pub enum Password {
     Env(String),
 }
 
-impl<'de> Deserialize<'de> for Shared {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let span = value.span;
-        let mut table = TableHelper::new(value)?;
-        let address = table.required::<Parsed<Address>>("url");
-        let user = table.optional::<String>("username");
-        let file = table.optional::<String>("password_file").map(PathBuf::from);
-        let env = table.optional::<String>("password_env");
-        let authority = table.optional::<String>("ca_file").map(PathBuf::from);
-        let prefix = table.optional_s::<String>("prefix");
-        let keep = seconds(&mut table, "keep_seconds", 0..=86_400, Duration::from_mins(5));
-        let password = match (file, env) {
-            (Some(file), None) => Some(Password::File(file)),
-            (None, Some(env)) => Some(Password::Env(env)),
-            (None, None) => None,
+table! {
+    /// A Redis (6.2 or later) or Valkey in which several agents share sessions and revocations; needs `[sign_in]`.
+    SharedTable = "shared", restart;
+    /// `redis://HOST:PORT/DATABASE`, `rediss://…` (TLS) or `redis+unix:///PATH`, without a password.
+    url: required Parsed<Address>, example("\"rediss://redis.example.com:6379/0\"");
+    /// The agent's name at the store.
+    username: optional String, example("\"identity-spoa\"");
+    /// A file with the password.
+    password_file: optional PathBuf, example("\"redis-password\"");
+    /// A variable of the environment with the password.
+    password_env: optional String, example("\"REDIS_PASSWORD\"");
+    /// A private authority instead of the system's, PEM.
+    ca_file: optional PathBuf, example("\"redis-ca.pem\"");
+    /// How all names in it begin.
+    prefix: default Prefix = "identity-spoa".into();
+    /// Sessions are valid so long after the store was last heard; then 503.
+    keep_seconds: default Seconds<0, 86_400> = Duration::from_mins(5);
+}
+
+impl Section for SharedTable {
+    type Value = Shared;
+
+    fn build(self, report: &mut Report) -> Option<Shared> {
+        let password = match (self.password_file, self.password_env) {
             (Some(_), Some(_)) => {
-                let message = "expected 'password_file' or 'password_env', found both";
-                table.errors.push(mistake(span, message));
-                None
+                report.mistake("expected 'password_file' or 'password_env', found both");
+                return None;
             }
+            (file, env) => file.map(Password::File).or(env.map(Password::Env)),
         };
+        Some(Shared {
+            address: self.url?,
+            user: self.username,
+            password,
+            authority: self.ca_file,
+            prefix: self.prefix,
+            keep: self.keep_seconds,
+        })
+    }
+}
+
+/// How names in the store begin.
+struct Prefix;
+
+impl Form for Prefix {
+    type Value = String;
+
+    fn parse(text: &str) -> Result<String, String> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_');
-        if let Some(prefix) = &prefix
-            && (prefix.value.is_empty() || !prefix.value.bytes().all(plain))
-        {
-            let message = "expected a name of letters, digits, '-' and '_'";
-            table.errors.push(mistake(prefix.span, message));
+        if text.is_empty() || !text.bytes().all(plain) {
+            return Err("expected a name of letters, digits, '-' and '_'".into());
         }
-        table.finalize(None)?;
-        let prefix = prefix.map_or_else(|| "identity-spoa".into(), |prefix| prefix.value);
-        Ok(Self { address: address?.0, user, password, authority, prefix, keep })
+        Ok(text.into())
+    }
+}
+
+impl Shown for Prefix {
+    fn show(value: &String) -> String {
+        format!("{value:?}")
     }
 }

@@ -1,15 +1,17 @@
-//! Where workspaces come from: the tables `[workspaces]`, `[[source]]` and `[destinations]`.
+//! A `[[source]]` table: a platform that knows workspaces. Its keys depend on its kind.
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
-use ipnet::IpNet;
-use toml_span::{DeserError, Deserialize, Span, Spanned, Value, de_helpers::TableHelper};
+use toml_span::{Span, Spanned};
 
-use super::{Format, Platform, Source, SourceKind, issuer::RawMatch};
+use super::{
+    Platform, Source, SourceKind,
+    key::{Report, Section, table},
+    kinds::{At, Choice, Form, Number, Parsed, Seconds, Words},
+    workspaces::ListFile,
+};
 use crate::{
-    authz::limits::{Framing, Limits},
-    config::values::{Parsed, number, seconds},
-    diagnostics::{Word, choice, mistake},
+    diagnostics::Word,
     identity::profile::{MatchBy, secure_url},
     sources::{
         coder, gitpod,
@@ -17,11 +19,11 @@ use crate::{
         hub,
         kubernetes::{self, Resource},
         ona,
-        words::{Named, RawAdmission},
+        words::Named,
     },
     workspaces::{
         Admission,
-        destination::{Backends, Ranges, Template},
+        destination::Template,
         host::Host,
         reconcile::core::Timing,
         registry::{SourceRules, UndeclaredPorts},
@@ -29,127 +31,94 @@ use crate::{
     },
 };
 
-/// The name of the source that `[workspaces]` stands for.
-pub(super) const FILE: &str = "file";
+const FILE: &[&str] = &["file"];
+const API: &[&str] = &["api"];
+const HUB: &[&str] = &["jupyterhub"];
+const CODER: &[&str] = &["coder"];
+const GITPOD: &[&str] = &["gitpod"];
+const KUBERNETES: &[&str] = &["kubernetes"];
+const ONA: &[&str] = &["ona"];
+/// Kinds with an API over HTTP.
+const HTTP: &[&str] = &["jupyterhub", "coder", "gitpod", "ona"];
+/// Kinds that say who is who.
+const PLATFORMS: &[&str] = &["jupyterhub", "coder", "gitpod", "kubernetes", "ona"];
 
-/// How long a workspace that is written through the API may be held, unless said.
-const LEASE: Duration = Duration::from_mins(5);
-
-/// What holds for all sources, and the list of workspaces if there is one.
-pub(super) struct RawWorkspaces {
-    pub(super) file: Option<Source>,
-    pub(super) max_admission: Admission,
-    framing: Framing,
+table! {
+    /// A platform that knows workspaces: see docs/platforms/.
+    SourceTable = "source", repeated;
+    /// What `[[host]]`, logs and metrics call it.
+    name: required Word, example("\"example\"");
+    /// What it is.
+    kind: required Choice<KindName>;
+    /// No endpoint of it admits more.
+    max_admission: default Choice<Admission> = SourceRules::default().max_admission;
+    /// Whether owners reach ports that the platform does not list.
+    undeclared_ports: default Choice<UndeclaredPorts> = SourceRules::default().undeclared_ports;
+    /// Owners are let in so long after the platform last confirmed a workspace.
+    stale_seconds: optional Seconds<1, 86_400>, note("300; jupyterhub: 60"), example("60");
+    /// All others, never longer than owners.
+    stale_open_seconds: default Seconds<1, 86_400> = SourceRules::default().stale_open_after;
+    /// Where its API is.
+    url: optional At<String>, of(HTTP), note("ona: `https://app.ona.com/api`"), example("\"https://platform.example.com\"");
+    /// A file with a token, read again for every question; or `token_env`.
+    token_file: optional PathBuf, of(HTTP), example("\"platform-token\"");
+    /// A variable of the environment with a token.
+    token_env: optional String, of(HTTP), example("\"PLATFORM_TOKEN\"");
+    /// A private authority beside the system's, PEM.
+    ca_file: optional PathBuf, of(HTTP), example("\"platform-ca.pem\"");
+    /// The time between complete lists.
+    resync_seconds: optional Seconds<1, 3600>, of(PLATFORMS), note("60; coder, gitpod: 5; jupyterhub: 30"), example("60");
+    /// The issuer (or `[[certificate]]` rule) whose people it has, or several that vouch for the same people; required where several are configured.
+    issuer: optional Named, of(PLATFORMS), example("\"example\"");
+    /// The organization of its workspaces, as that issuer calls it.
+    organization: optional Word, of(PLATFORMS), example("\"example\"");
+    /// Where a workspace is, made from its id and port.
+    destination: required Template, of(&["coder", "gitpod"]), example("\"http://{workspace}.internal:{port}\"");
+    /// Where a workspace is, made from its id and port.
+    other_destination as "destination": optional Template, of(&["kubernetes", "ona"]), example("\"http://{workspace}.internal:{port}\"");
+    /// The list: `.yaml`, `.toml` or `.json`.
+    file: required ListFile, of(FILE), example("\"more.yaml\"");
+    /// How long a workspace may be held that is written through the API.
+    lease_seconds: default Seconds<1, 86_400> = Duration::from_mins(5), of(API);
+    /// The hub's own host.
+    host: required Parsed<Host>, of(HUB), example("\"hub.example.com\"");
+    /// Where the hub tells of its routes, `IP:PORT`.
+    routes_listen: required Parsed<SocketAddr>, of(HUB), example("\"127.0.0.1:9013\"");
+    /// A file with the token that the hub shows there; or `routes_token_env`.
+    routes_token_file: optional PathBuf, of(HUB), example("\"routes-token\"");
+    /// A variable of the environment with that token.
+    routes_token_env: optional String, of(HUB), example("\"ROUTES_TOKEN\"");
+    /// Who reaches the hub itself.
+    hub_admission: default Choice<Admission> = Admission::Authenticated, of(HUB);
+    /// Whether people with whom a workspace is shared reach it.
+    shares: optional bool, of(&["jupyterhub", "ona"]), note("jupyterhub: true, ona: false");
+    /// Whose ports have no name of their own.
+    agent: default Word = "main".into(), of(CODER);
+    /// Whether shared ports are admitted.
+    port_shares: default bool = true, of(CODER);
+    /// The organization whose workspaces are listed.
+    organization_id: required Word, of(GITPOD), example("\"0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0\"");
+    /// How old a running workspace may be.
+    lookback_days: default Number<1, 365, i64> = 30, of(GITPOD);
+    /// What the cluster's workspaces are.
+    resource: required Choice<Resource>, of(KUBERNETES), example("\"devworkspace\"");
+    /// The editor's port, with `resource = "gitpod"`.
+    ide_port: default Number<1, 65_535, u16> = IDE_PORT, of(KUBERNETES);
+    /// Only this namespace.
+    namespace: optional Word, of(KUBERNETES), note("all"), example("\"workspaces\"");
+    /// How the cluster is reached.
+    kubeconfig: optional PathBuf, of(KUBERNETES), note("as a pod in it"), example("\"kubeconfig\"");
+    /// What the owner in a record is.
+    owner: default Choice<MatchBy> = MatchBy::Subject, of(KUBERNETES);
+    /// Whether the organization's policies limit what is shared.
+    policies: default bool = true, of(ONA);
 }
 
-impl Default for RawWorkspaces {
-    fn default() -> Self {
-        Self { file: None, max_admission: Admission::Public, framing: Framing::default() }
-    }
-}
+const IDE_PORT: u16 = 23_000;
 
-impl RawWorkspaces {
-    pub(super) fn policy(&self, ranges: Ranges) -> Limits {
-        Limits { max_admission: self.max_admission, ranges, framing: self.framing }
-    }
-}
-
-impl<'de> Deserialize<'de> for RawWorkspaces {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let mut table = TableHelper::new(value)?;
-        let file = table.optional::<ListFile>("file").map(|file| file.0);
-        let undeclared = table.optional::<RawUndeclared>("undeclared_ports");
-        let max_admission = table.optional::<RawAdmission>("max_admission");
-        let framing = table.optional::<RawFraming>("framing").map(|framing| framing.0);
-        table.finalize(None)?;
-        let undeclared_ports = undeclared.map(|u| u.0).unwrap_or_default();
-        let rules = SourceRules { undeclared_ports, ..SourceRules::default() };
-        let file = file.map(|path| Source {
-            name: FILE.into(),
-            rules: rules.never_stale(),
-            kind: SourceKind::File(path),
-        });
-        let max_admission = max_admission.map_or(Admission::Public, |a| a.0);
-        Ok(Self { file, max_admission, framing: framing.unwrap_or_default() })
-    }
-}
-
-/// A list of workspaces, by the name of its file.
-struct ListFile(PathBuf);
-
-impl<'de> Deserialize<'de> for ListFile {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let text = value.take_string(None)?;
-        if Format::of(text.as_ref().as_ref()).is_none() {
-            let message = format!(
-                "expected a file name that ends in .toml, .yaml, .yml or .json, found {text:?}"
-            );
-            return Err(mistake(value.span, message).into());
-        }
-        Ok(Self(text.into_owned().into()))
-    }
-}
-
-struct RawUndeclared(UndeclaredPorts);
-
-impl<'de> Deserialize<'de> for RawUndeclared {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        choice(value, &[("deny", UndeclaredPorts::Deny), ("owner", UndeclaredPorts::Owner)])
-            .map(Self)
-    }
-}
-
-struct RawFraming(Framing);
-
-impl<'de> Deserialize<'de> for RawFraming {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let choices =
-            [("workspace", Framing::Workspace), ("site", Framing::Site), ("any", Framing::Any)];
-        choice(value, &choices).map(Self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Ranges {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let mut table = TableHelper::new(value)?;
-        let mut nets = |key| -> Vec<IpNet> {
-            let nets = table.optional::<Vec<Net>>(key).unwrap_or_default();
-            nets.into_iter().map(|net| net.0).collect()
-        };
-        let (allow, only) = (nets("allow"), nets("only"));
-        let names = table.optional::<Vec<Spanned<String>>>("backends").unwrap_or_default();
-        let mut backends = Backends::default();
-        for name in &names {
-            if let Err(error) = Backends::parse([name.value.as_str()]) {
-                table.errors.push(mistake(name.span, error.to_string()));
-            }
-        }
-        if let Ok(read) = Backends::parse(names.iter().map(|name| name.value.as_str())) {
-            backends = read;
-        }
-        table.finalize(None)?;
-        Ok(Self::new(allow, only).with(backends))
-    }
-}
-
-struct Net(IpNet);
-
-impl<'de> Deserialize<'de> for Net {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let text = value.take_string(None)?;
-        let net = text.parse().or_else(|_| text.parse().map(|ip: std::net::IpAddr| ip.into()));
-        net.map(Self).map_err(|_| {
-            let message =
-                format!("expected an address or a range such as \"10.0.0.0/8\", found {text:?}");
-            mistake(value.span, message).into()
-        })
-    }
-}
-
-/// A `[[source]]`, before the names in it are looked up.
+/// A source, before the issuers that it names are looked up.
 pub(super) struct RawSource {
     pub(super) source: Source,
-    /// The issuers that it names.
     issuer: Option<Named>,
     pub(super) span: Span,
 }
@@ -167,7 +136,165 @@ impl RawSource {
     }
 }
 
-#[derive(Clone, Copy)]
+impl Section for SourceTable {
+    type Value = RawSource;
+
+    fn build(mut self, report: &mut Report) -> Option<RawSource> {
+        let kind = self.kind?;
+        let rules = self.rules(kind);
+        let issuer = self.issuer.take();
+        let name = self.name.take();
+        let kind = match kind {
+            KindName::File => SourceKind::File(self.file?),
+            KindName::Api => SourceKind::Api(self.lease_seconds),
+            KindName::Hub => self.hub(report)?,
+            KindName::Coder => {
+                let platform = self.platform(kind, report);
+                let joining = self.joining();
+                let Self { destination, agent, port_shares, .. } = self;
+                let settings =
+                    coder::Settings { joining, destination: destination?, agent, port_shares };
+                SourceKind::Coder(platform?, settings)
+            }
+            KindName::Gitpod => {
+                let platform = self.platform(kind, report);
+                let joining = self.joining();
+                let (id, destination) = (self.organization_id?, self.destination?);
+                let lookback_days = self.lookback_days;
+                let settings = gitpod::Settings { id, joining, destination, lookback_days };
+                SourceKind::Gitpod(platform?, settings)
+            }
+            KindName::Kubernetes => self.kubernetes()?,
+            KindName::Ona => {
+                let platform = self.platform(kind, report);
+                let settings = ona::Settings {
+                    joining: self.joining(),
+                    destination: self.other_destination,
+                    shares: self.shares.unwrap_or(false),
+                    policies: self.policies,
+                };
+                SourceKind::Ona(platform?, settings)
+            }
+        };
+        Some(RawSource { source: Source { name: name?, rules, kind }, issuer, span: report.span })
+    }
+}
+
+impl SourceTable {
+    fn rules(&self, kind: KindName) -> SourceRules {
+        let usual = SourceRules::default();
+        let stale_after = match kind {
+            // A hub that ends leaves its routes behind, to ports that may soon belong to others.
+            KindName::Hub => usual.stale_open_after,
+            _ => usual.stale_after,
+        };
+        let stale_after = self.stale_seconds.unwrap_or(stale_after);
+        let rules = SourceRules {
+            max_admission: self.max_admission,
+            undeclared_ports: self.undeclared_ports,
+            stale_after,
+            stale_open_after: self.stale_open_seconds.min(stale_after),
+        };
+        match kind {
+            KindName::File | KindName::Api => rules.never_stale(),
+            _ => rules,
+        }
+    }
+
+    fn hub(mut self, report: &mut Report) -> Option<SourceKind> {
+        let platform = self.platform(KindName::Hub, report);
+        let token = credential(
+            (self.routes_token_file.take(), "routes_token_file"),
+            (self.routes_token_env.take(), "routes_token_env"),
+            report,
+        );
+        let settings = hub::Settings {
+            joining: self.joining(),
+            host: self.host?,
+            hub_admission: self.hub_admission,
+            shares: self.shares.unwrap_or(true),
+        };
+        let listen = hub::server::Listen { address: self.routes_listen?, token: token? };
+        Some(SourceKind::Hub(platform?, settings, listen))
+    }
+
+    fn kubernetes(mut self) -> Option<SourceKind> {
+        let resource = match self.resource? {
+            Resource::Gitpod { .. } => Resource::Gitpod { ide_port: self.ide_port },
+            Resource::DevWorkspace => Resource::DevWorkspace,
+        };
+        let timing = self.timing(KindName::Kubernetes);
+        let settings = kubernetes::Settings {
+            resource,
+            joining: self.joining(),
+            namespace: self.namespace.map(String::from),
+            kubeconfig: self.kubeconfig,
+            owner: self.owner,
+            destination: self.other_destination,
+        };
+        Some(SourceKind::Kubernetes(settings, timing))
+    }
+
+    /// Where a platform is and how it is asked.
+    fn platform(&mut self, kind: KindName, report: &mut Report) -> Option<Platform> {
+        let url = match (self.url.take(), kind.usual_url()) {
+            (Some(Spanned { value, span }), _) => match secure_url(&value, true) {
+                Ok(url) => Some(url),
+                Err(error) => {
+                    report.mistake_at(span, format!("{error}, found {value:?}"));
+                    None
+                }
+            },
+            (None, Some(usual)) => usual.parse().ok(),
+            (None, None) => {
+                report.mistake("the key 'url' is missing here: where the platform's API is");
+                None
+            }
+        };
+        let credential = credential(
+            (self.token_file.take(), "token_file"),
+            (self.token_env.take(), "token_env"),
+            report,
+        );
+        let (authority, timing) = (self.ca_file.take(), self.timing(kind));
+        Some(Platform { url: url?, credential: credential?, authority, timing })
+    }
+
+    fn timing(&self, kind: KindName) -> Timing {
+        let usual = Timing::default();
+        let resync = match kind {
+            // Lists are all there is, or nearly.
+            KindName::Coder | KindName::Gitpod => Duration::from_secs(5),
+            // With whom servers are shared is told by nothing else.
+            KindName::Hub => Duration::from_secs(30),
+            _ => usual.resync,
+        };
+        Timing { resync: self.resync_seconds.unwrap_or(resync), ..usual }
+    }
+
+    /// How people are joined to identities, without the issuers: [`RawSource::join`] looks these up.
+    fn joining(&mut self) -> Joining {
+        Joining { organization: self.organization.take(), ..Joining::default() }
+    }
+}
+
+/// A token, which is in a file or in a variable of the environment.
+fn credential(
+    (file, in_file): (Option<PathBuf>, &str),
+    (variable, in_variable): (Option<String>, &str),
+    report: &mut Report,
+) -> Option<Credential> {
+    match (file, variable) {
+        (Some(file), None) => Some(Credential::File(file)),
+        (None, Some(name)) => Some(Credential::Env(name)),
+        _ => {
+            report.mistake(format!("expected either '{in_file}' or '{in_variable}'"));
+            None
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum KindName {
     File,
     Api,
@@ -179,12 +306,7 @@ enum KindName {
 }
 
 impl KindName {
-    /// Whether its people are named by a platform, and not by records that say whose they are.
-    const fn is_platform(self) -> bool {
-        !matches!(self, Self::File | Self::Api)
-    }
-
-    /// What the platform calls its public service, where there is one.
+    /// The address of the platform's public service, where there is one.
     fn usual_url(self) -> Option<&'static str> {
         match self {
             Self::Ona => Some("https://app.ona.com/api"),
@@ -193,217 +315,31 @@ impl KindName {
     }
 }
 
-impl<'de> Deserialize<'de> for RawSource {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let span = value.span;
-        let mut table = TableHelper::new(value)?;
-        let name = table.required::<Word>("name");
-        let kind = table.required::<RawKind>("kind").ok().map(|kind| kind.0);
-        let rules = rules(&mut table, kind);
-        let platform_has = kind.is_some_and(KindName::is_platform);
-        let issuer = if platform_has { table.optional::<Named>("issuer") } else { None };
-        let kind = kind.and_then(|kind| match kind {
-            KindName::File => {
-                table.required::<ListFile>("file").ok().map(|file| SourceKind::File(file.0))
-            }
-            KindName::Api => {
-                let longest = seconds(&mut table, "lease_seconds", 1..=86_400, LEASE);
-                Some(SourceKind::Api(longest))
-            }
-            KindName::Hub => {
-                let platform = platform(&mut table, span, kind);
-                let token = credential(&mut table, span, "routes_token_file", "routes_token_env");
-                let address = table.required::<Parsed<SocketAddr>>("routes_listen").ok();
-                let host = table.required::<Parsed<Host>>("host").ok();
-                let settings = host.map(|host| hub::Settings {
-                    host: host.0,
-                    joining: joining(&mut table),
-                    hub_admission: table
-                        .optional::<RawAdmission>("hub_admission")
-                        .map_or(Admission::Authenticated, |a| a.0),
-                    shares: table.optional("shares").unwrap_or(true),
-                });
-                let listen = address
-                    .zip(token)
-                    .map(|(address, token)| hub::server::Listen { address: address.0, token });
-                Some(SourceKind::Hub(platform?, settings?, listen?))
-            }
-            KindName::Coder => {
-                let platform = platform(&mut table, span, kind);
-                let destination = table.required::<RawTemplate>("destination").ok();
-                let joining = joining(&mut table);
-                let agent = word(&mut table, "agent").unwrap_or_else(|| "main".into());
-                let port_shares = table.optional("port_shares").unwrap_or(true);
-                let destination = destination?.0;
-                let settings = coder::Settings { joining, destination, agent, port_shares };
-                Some(SourceKind::Coder(platform?, settings))
-            }
-            KindName::Gitpod => {
-                let platform = platform(&mut table, span, kind);
-                let id = table.required::<Word>("organization_id").ok();
-                let destination = table.required::<RawTemplate>("destination").ok();
-                let joining = joining(&mut table);
-                let days = number(&mut table, "lookback_days", 1..=365).unwrap_or(30);
-                let lookback_days = i64::try_from(days).unwrap_or(365);
-                let (id, destination) = (id?.0, destination?.0);
-                let settings = gitpod::Settings { id, joining, destination, lookback_days };
-                Some(SourceKind::Gitpod(platform?, settings))
-            }
-            KindName::Kubernetes => kubernetes(&mut table),
-            KindName::Ona => {
-                let platform = platform(&mut table, span, kind);
-                let settings = ona::Settings {
-                    joining: joining(&mut table),
-                    destination: table.optional::<RawTemplate>("destination").map(|t| t.0),
-                    shares: table.optional("shares").unwrap_or(false),
-                    policies: table.optional("policies").unwrap_or(true),
-                };
-                platform.map(|platform| SourceKind::Ona(platform, settings))
-            }
-        });
-        table.finalize(None)?;
-        let kind = kind.ok_or_else(|| mistake(span, "a source that cannot be read"))?;
-        let rules = match kind {
-            SourceKind::File(_) | SourceKind::Api(_) => rules.never_stale(),
-            _ => rules,
-        };
-        Ok(Self { source: Source { name: name?.0, rules, kind }, issuer, span })
+impl Words for KindName {
+    fn words() -> Vec<(&'static str, Self)> {
+        vec![
+            ("file", Self::File),
+            ("api", Self::Api),
+            ("jupyterhub", Self::Hub),
+            ("coder", Self::Coder),
+            ("gitpod", Self::Gitpod),
+            ("kubernetes", Self::Kubernetes),
+            ("ona", Self::Ona),
+        ]
     }
 }
 
-fn rules(table: &mut TableHelper<'_>, kind: Option<KindName>) -> SourceRules {
-    let mut usual = SourceRules::default();
-    if matches!(kind, Some(KindName::Hub)) {
-        // A hub that ends leaves its routes behind, to ports that may soon be somebody else's.
-        usual.stale_after = usual.stale_open_after;
-    }
-    let stale_after = seconds(table, "stale_seconds", 1..=86_400, usual.stale_after);
-    let open = usual.stale_open_after.min(stale_after);
-    let stale_open_after = seconds(table, "stale_open_seconds", 1..=86_400, open).min(stale_after);
-    SourceRules {
-        max_admission: table
-            .optional::<RawAdmission>("max_admission")
-            .map_or(usual.max_admission, |a| a.0),
-        undeclared_ports: table
-            .optional::<RawUndeclared>("undeclared_ports")
-            .map_or(usual.undeclared_ports, |u| u.0),
-        stale_after,
-        stale_open_after,
+impl Words for Resource {
+    fn words() -> Vec<(&'static str, Self)> {
+        vec![("gitpod", Self::Gitpod { ide_port: IDE_PORT }), ("devworkspace", Self::DevWorkspace)]
     }
 }
 
-fn kubernetes(table: &mut TableHelper<'_>) -> Option<SourceKind> {
-    let resource = table.required::<RawResource>("resource").ok().map(|resource| resource.0);
-    let ide_port = number(table, "ide_port", 1..=65_535).and_then(|port| u16::try_from(port).ok());
-    let resource = match (resource, ide_port) {
-        (Some(Resource::Gitpod { .. }), Some(ide_port)) => Some(Resource::Gitpod { ide_port }),
-        (resource, _) => resource,
-    };
-    let settings = kubernetes::Settings {
-        resource: resource.unwrap_or(Resource::DevWorkspace),
-        namespace: word(table, "namespace").map(String::from),
-        kubeconfig: table.optional::<String>("kubeconfig").map(PathBuf::from),
-        owner: table.optional::<RawMatch>("owner").map_or(MatchBy::Subject, |owner| owner.0),
-        joining: joining(table),
-        destination: table.optional::<RawTemplate>("destination").map(|t| t.0),
-    };
-    let timing = timing(table, Timing::default().resync);
-    resource.map(|_| SourceKind::Kubernetes(settings, timing))
-}
+impl Form for Template {
+    type Value = Self;
 
-fn timing(table: &mut TableHelper<'_>, usual: Duration) -> Timing {
-    let resync = seconds(table, "resync_seconds", 1..=3600, usual);
-    Timing { resync, ..Timing::default() }
-}
-
-/// Where a platform is and how it is asked.
-fn platform(table: &mut TableHelper<'_>, span: Span, kind: KindName) -> Option<Platform> {
-    let url = match table.optional_s::<String>("url") {
-        Some(url) => secure_url(&url.value, true)
-            .map_err(|error| mistake(url.span, format!("{error}, found {:?}", url.value))),
-        None => kind.usual_url().and_then(|url| url.parse().ok()).ok_or_else(|| {
-            mistake(span, "the key 'url' is missing here: where the platform's API is")
-        }),
-    };
-    let url = url.map_err(|error| table.errors.push(error)).ok();
-    let credential = credential(table, span, "token_file", "token_env");
-    let authority = table.optional::<String>("ca_file").map(PathBuf::from);
-    let usual = match kind {
-        // Lists are all there is, or nearly.
-        KindName::Coder | KindName::Gitpod => Duration::from_secs(5),
-        // With whom servers are shared is told by nothing else.
-        KindName::Hub => Duration::from_secs(30),
-        _ => Timing::default().resync,
-    };
-    let timing = timing(table, usual);
-    Some(Platform { url: url?, credential: credential?, authority, timing })
-}
-
-/// A token, which is in a file or in a variable of the environment.
-fn credential(
-    table: &mut TableHelper<'_>,
-    span: Span,
-    in_file: &'static str,
-    in_variable: &'static str,
-) -> Option<Credential> {
-    let file = table.optional::<String>(in_file);
-    let variable = table.optional::<String>(in_variable);
-    match (file, variable) {
-        (Some(file), None) => Some(Credential::File(file.into())),
-        (None, Some(name)) => Some(Credential::Env(name)),
-        _ => {
-            let message = format!("expected either '{in_file}' or '{in_variable}'");
-            table.errors.push(mistake(span, message));
-            None
-        }
-    }
-}
-
-/// How people are joined to identities, without the issuers: [`RawSource::join`] looks these up.
-fn joining(table: &mut TableHelper<'_>) -> Joining {
-    Joining { organization: word(table, "organization"), ..Joining::default() }
-}
-
-fn word(table: &mut TableHelper<'_>, key: &'static str) -> Option<Box<str>> {
-    table.optional::<Word>(key).map(|word| word.0)
-}
-
-struct RawKind(KindName);
-
-impl<'de> Deserialize<'de> for RawKind {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        choice(
-            value,
-            &[
-                ("file", KindName::File),
-                ("api", KindName::Api),
-                ("jupyterhub", KindName::Hub),
-                ("coder", KindName::Coder),
-                ("gitpod", KindName::Gitpod),
-                ("kubernetes", KindName::Kubernetes),
-                ("ona", KindName::Ona),
-            ],
-        )
-        .map(Self)
-    }
-}
-
-struct RawResource(Resource);
-
-impl<'de> Deserialize<'de> for RawResource {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let gitpod = Resource::Gitpod { ide_port: 23_000 };
-        choice(value, &[("gitpod", gitpod), ("devworkspace", Resource::DevWorkspace)]).map(Self)
-    }
-}
-
-struct RawTemplate(Template);
-
-impl<'de> Deserialize<'de> for RawTemplate {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let text = value.take_string(None)?;
-        Template::parse(&text)
-            .map(Self)
-            .map_err(|error| mistake(value.span, error.to_string()).into())
+    fn parse(text: &str) -> Result<Self, String> {
+        // The type's own function, of the same name.
+        Self::parse(text).map_err(|error| error.to_string())
     }
 }

@@ -1,33 +1,41 @@
 //! The table `[traces]`: where spans of decisions go.
 
-use toml_span::{DeserError, Deserialize, Value, de_helpers::TableHelper};
 use url::Url;
 
-use crate::{
-    config::values::{Parsed, number},
-    diagnostics::mistake,
-    traces::Settings,
+use super::{
+    key::{Report, Section, table},
+    kinds::{At, Number, Parsed},
 };
+use crate::traces::Settings;
 
-impl<'de> Deserialize<'de> for Settings {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let mut table = TableHelper::new(value)?;
-        let endpoint = table.required_s::<Parsed<Url>>("endpoint");
-        let one_in = number(&mut table, "one_in", 1..=1_000_000).unwrap_or(100);
-        let user = table.optional::<bool>("user").unwrap_or_default();
-        if let Ok(endpoint) = &endpoint
-            && !is_safe(&endpoint.value.0)
-        {
-            let message = "expected https://…, or http:// at an address of this machine such as \
-                           http://127.0.0.1:4318/v1/traces";
-            table.errors.push(mistake(endpoint.span, message));
+table! {
+    /// Where OpenTelemetry spans of decisions go; only in programs that are built with the feature `otel`.
+    TracesTable = "traces", restart;
+    /// The collector's URL for OTLP over HTTP, such as `http://127.0.0.1:4318/v1/traces`; https unless it is on this machine.
+    endpoint: required At<Parsed<Url>>, example("\"http://127.0.0.1:4318/v1/traces\"");
+    /// One of so many decisions has a span.
+    one_in: default Number<1, 1_000_000> = 100;
+    /// Whether spans say who asked.
+    user: default bool = false;
+}
+
+impl Section for TracesTable {
+    type Value = Settings;
+
+    fn build(self, report: &mut Report) -> Option<Settings> {
+        let endpoint = self.endpoint?;
+        if !is_safe(&endpoint.value) {
+            report.mistake_at(
+                endpoint.span,
+                "expected https://…, or http:// at an address of this machine such as \
+                 http://127.0.0.1:4318/v1/traces",
+            );
         }
-        table.finalize(None)?;
-        Ok(Self { endpoint: endpoint?.value.0, one_in, user })
+        Some(Settings { endpoint: endpoint.value, one_in: self.one_in, user: self.user })
     }
 }
 
-/// What spans say is for nobody on the way.
+/// Whether no other machine can read what spans say.
 fn is_safe(url: &Url) -> bool {
     let here = match url.host() {
         Some(url::Host::Ipv4(ip)) => ip.is_loopback(),

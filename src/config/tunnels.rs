@@ -2,46 +2,57 @@
 
 use std::path::PathBuf;
 
-use toml_span::{DeserError, Deserialize, Value, de_helpers::TableHelper};
-
-use super::{Haproxy, Tunnels};
-use crate::{
-    config::values::{Parsed, number, small},
-    diagnostics::mistake,
-    haproxy::Socket,
-    tunnels::Settings,
+use super::{
+    Haproxy, Tunnels,
+    key::{Report, Section, table},
+    kinds::{Address, List, NonEmpty, Number, Seconds},
 };
+use crate::{haproxy::Socket, tunnels::Settings};
 
-impl<'de> Deserialize<'de> for Haproxy {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let mut table = TableHelper::new(value)?;
-        let sockets = table.required_s::<Vec<Parsed<Socket>>>("sockets");
-        if let Ok(sockets) = &sockets
-            && sockets.value.is_empty()
-        {
-            table.errors.push(mistake(sockets.span, "expected at least one socket"));
-        }
-        let frontends = table.optional::<Vec<String>>("frontends").unwrap_or_default();
-        table.finalize(None)?;
-        Ok(Self {
-            sockets: sockets?.value.into_iter().map(|socket| socket.0).collect(),
-            frontends: frontends.into_iter().map(|name| name.into_bytes().into()).collect(),
-        })
+table! {
+    /// Where HAProxy's runtime API is.
+    HaproxyTable = "haproxy", restart;
+    /// `unix:/path/to/socket` or `IP:PORT`, of a process (`stats socket … level admin`) or of its master (`haproxy -S`), one for each HAProxy.
+    sockets: required NonEmpty<Address<Socket>>, example("[\"unix:/run/haproxy/admin.sock\"]");
+    /// Whose tunnels are this gate's, before the first question comes from them.
+    frontends: default List<String> = vec![];
+}
+
+impl Section for HaproxyTable {
+    type Value = Haproxy;
+
+    fn build(self, _: &mut Report) -> Option<Haproxy> {
+        let frontends = self.frontends.into_iter().map(|name| name.into_bytes().into()).collect();
+        Some(Haproxy { sockets: self.sockets?, frontends })
     }
 }
 
-impl<'de> Deserialize<'de> for Tunnels {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        let default = Settings::default();
-        let mut table = TableHelper::new(value)?;
-        let most = number(&mut table, "max", 8..=1_000_000).map_or(default.most, small);
-        let longest = number(&mut table, "max_seconds", 1..=31_536_000);
-        let longest = longest.map(std::time::Duration::from_secs);
-        let outlive_token = table.optional::<bool>("outlive_token").unwrap_or_default();
-        let cut_unknown = table.optional::<bool>("cut_unknown").unwrap_or_default();
-        let file = table.optional::<String>("file").map(PathBuf::from);
-        table.finalize(None)?;
-        let settings = Settings { most, longest, outlive_token, cut_unknown, ..default };
-        Ok(Self { settings, file })
+table! {
+    /// What holds for live tunnels; needs `[haproxy]`.
+    TunnelsTable = "tunnels", restart;
+    /// The most at once; of one person, or address without a person, an eighth of it.
+    max: default Number<8, 1_000_000, usize> = Settings::default().most;
+    /// No tunnel lasts longer.
+    max_seconds: optional Seconds<1, 31_536_000>, example("43200");
+    /// Whether a tunnel goes on when the token it was opened with ends.
+    outlive_token: default bool = Settings::default().outlive_token;
+    /// Whether tunnels that the agent does not know are cut when it starts.
+    cut_unknown: default bool = Settings::default().cut_unknown;
+    /// Where tunnels are kept for the next agent.
+    file: optional PathBuf, example("\"tunnels.json\"");
+}
+
+impl Section for TunnelsTable {
+    type Value = Tunnels;
+
+    fn build(self, _: &mut Report) -> Option<Tunnels> {
+        let settings = Settings {
+            most: self.max,
+            longest: self.max_seconds,
+            outlive_token: self.outlive_token,
+            cut_unknown: self.cut_unknown,
+            ..Settings::default()
+        };
+        Some(Tunnels { settings, file: self.file })
     }
 }

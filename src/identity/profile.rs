@@ -141,6 +141,9 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// How far clocks may be apart by default.
+    pub const LEEWAY: Duration = Duration::from_secs(30);
+
     /// An issuer with nothing peculiar: every algorithm, access tokens, the usual claims.
     #[must_use]
     pub fn new(name: &str, issuer: IssuerUrl, audience: Vec<String>) -> Self {
@@ -153,7 +156,7 @@ impl Profile {
             audience,
             algorithms: ALGORITHMS.iter().map(|(_, algorithm)| *algorithm).collect(),
             tokens: TokenKinds::default(),
-            leeway: Duration::from_secs(30),
+            leeway: Self::LEEWAY,
             max_age: None,
             claims: ClaimPaths::default(),
             require: vec![],

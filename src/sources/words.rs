@@ -78,20 +78,19 @@ fn listed(configured: &BTreeSet<&str>) -> String {
 }
 
 /// The words for admission.
+pub(crate) const ADMISSIONS: [(&str, Admission); 5] = [
+    ("owner", Admission::Owner),
+    ("grants", Admission::Grants),
+    ("organization", Admission::Organization),
+    ("authenticated", Admission::Authenticated),
+    ("public", Admission::Public),
+];
+
+/// One of [`ADMISSIONS`].
 pub(crate) struct RawAdmission(pub(crate) Admission);
 
 impl<'de> Deserialize<'de> for RawAdmission {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        choice(
-            value,
-            &[
-                ("owner", Admission::Owner),
-                ("grants", Admission::Grants),
-                ("organization", Admission::Organization),
-                ("authenticated", Admission::Authenticated),
-                ("public", Admission::Public),
-            ],
-        )
-        .map(Self)
+        choice(value, &ADMISSIONS).map(Self)
     }
 }

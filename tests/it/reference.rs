@@ -1,240 +1,156 @@
-//! The reference of the configuration and its JSON Schema say what the reader takes: each key is tried.
+//! What is made of the declarations of keys is true: each key is tried with the reader, in a configuration that is made
+//! of examples.
 
 use std::collections::BTreeSet;
 
 use identity_spoa::{
     config::{
         Config,
-        reference::{self, Key, Kind, TABLES, Table},
+        reference::{self, Key, Shape, Table, tables},
     },
-    diagnostics::{self, Format},
+    diagnostics::{Format, Mistake},
 };
 use serde_json::Value;
 
 use crate::support::haproxy::root;
 
 /// No key is called so.
-const NOBODYS: &str = "zzzzzzzzzzzzzzzzzzzzzzzz";
+const UNKNOWN: &str = "zzzzzzzzzzzzzzzzzzzzzzzz";
+/// Tables that every configuration has here.
+const ALWAYS: [&str; 4] = ["agent", "issuer", "host", "workspaces"];
+/// Tables that need others.
+const NEEDS: [(&str, &[&str]); 5] = [
+    ("sign_in", &["issuer.sign_in"]),
+    ("sign_in.pages", &["issuer.sign_in", "sign_in"]),
+    ("shared", &["issuer.sign_in", "sign_in"]),
+    ("tunnels", &["haproxy"]),
+    ("source", &["admin"]),
+];
+/// Keys of which a table needs one or another, or that another key needs.
+const ALSO: [(&str, &[&str]); 5] = [
+    ("issuer.introspection", &["client_secret_env"]),
+    ("issuer.sign_in", &["client_secret_env"]),
+    ("policy", &["directory", "shadow"]),
+    ("audit", &["file"]),
+    ("source", &["url", "token_env", "routes_token_env"]),
+];
 
-/// A configuration that holds together, and what stands in each table of it.
-fn base(path: &str, kind: &str) -> Vec<(&'static str, &'static str)> {
-    let mut tables = vec![
-        ("[agent]", "listen = ['127.0.0.1:0']"),
-        ("[[issuer]]", "name = 'a'\nissuer = 'https://a.test'\naudience = 'x'"),
-        ("[[host]]", "preset = 'ona'\ndomain = 'x.test'"),
-        ("[workspaces]", "file = 'w.yaml'"),
-    ];
-    let secret = "client_id = 'a'\nclient_secret_env = 'A'";
-    let more = match path {
-        "issuer.claims" => ("[issuer.claims]", ""),
-        "issuer.claims.groups" => ("[[issuer.claims.groups]]", "claim = 'a'"),
-        "issuer.require" => ("[[issuer.require]]", "claim = 'a'\nany_of = ['b']"),
-        "issuer.introspection" => ("[issuer.introspection]", secret),
-        "issuer.sign_in" => ("[issuer.sign_in]", secret),
-        "sign_in" => {
-            tables.insert(2, ("[issuer.sign_in]", secret));
-            ("[sign_in]", "host = 'l.test'\nlisten = '127.0.0.1:1'\nkeys_file = 'k'")
-        }
-        "sign_in.pages" => {
-            tables.insert(2, ("[issuer.sign_in]", secret));
-            tables.push(("[sign_in]", "host = 'l.test'\nlisten = '127.0.0.1:1'\nkeys_file = 'k'"));
-            ("[sign_in.pages]", "")
-        }
-        "shared" => {
-            tables.insert(2, ("[issuer.sign_in]", secret));
-            tables.push(("[sign_in]", "host = 'l.test'\nlisten = '127.0.0.1:1'\nkeys_file = 'k'"));
-            ("[shared]", "url = 'redis://s.test:6379/0'")
-        }
-        "haproxy" => ("[haproxy]", "sockets = ['unix:/s']"),
-        "tunnels" => {
-            tables.push(("[haproxy]", "sockets = ['unix:/s']"));
-            ("[tunnels]", "")
-        }
-        "credentials" => ("[credentials]", ""),
-        "certificate" => ("[[certificate]]", "name = 'c'\nidentity = 'uri'"),
-        "destinations" => ("[destinations]", ""),
-        "policy" => ("[policy]", "directory = 'p'\nshadow = 'q'"),
-        "audit" => ("[audit]", "file = 'a'"),
-        "traces" => ("[traces]", "endpoint = 'https://t.test/v1/traces'"),
-        "metrics" => ("[metrics]", "listen = '127.0.0.1:0'"),
-        "admin" => ("[admin]", "socket = 's'\nrevocations = 'r'"),
-        "source" => {
-            tables.push(("[admin]", "socket = 's'\nrevocations = 'r'"));
-            let there = match kind {
-                "file" => "name = 's'\nkind = 'file'\nfile = 'x.yaml'",
-                "api" => "name = 's'\nkind = 'api'",
-                "jupyterhub" => {
-                    "name = 's'\nkind = 'jupyterhub'\nurl = 'https://h.test'\ntoken_env = 'T'\nroutes_token_env = 'R'\nroutes_listen = '127.0.0.1:0'\nhost = 'h.test'"
-                }
-                "coder" => {
-                    "name = 's'\nkind = 'coder'\nurl = 'https://h.test'\ntoken_env = 'T'\ndestination = 'http://{workspace}.test:{port}'"
-                }
-                "gitpod" => {
-                    "name = 's'\nkind = 'gitpod'\nurl = 'https://h.test'\ntoken_env = 'T'\norganization_id = 'o'\ndestination = 'http://{workspace}.test:{port}'"
-                }
-                "kubernetes" => "name = 's'\nkind = 'kubernetes'\nresource = 'devworkspace'",
-                "ona" => "name = 's'\nkind = 'ona'\ntoken_env = 'T'",
-                other => panic!("no example of a source of kind {other}"),
-            };
-            ("[[source]]", there)
-        }
-        _ => return tables,
-    };
-    // Tables of an issuer follow it.
-    let place = if path.starts_with("issuer.") { 2 } else { tables.len() };
-    tables.insert(place, more);
-    tables
-}
-
-/// The mistakes in the base with one line more in a table, which replaces one of the same key.
-fn mistakes(table: &Table, kind: &str, key: &str, value: &str) -> Vec<String> {
-    let heading = match (table.path, table.repeated) {
-        ("", _) => String::new(),
-        (path, true) => format!("[[{path}]]"),
-        (path, false) => format!("[{path}]"),
-    };
-    let mut text = String::new();
-    if heading.is_empty() {
-        text = format!("{key} = {value}\n");
-    }
-    let mut met = heading.is_empty();
-    for (found, lines) in base(table.path, kind) {
-        // At the top, a table of the same name would be there twice.
-        if heading.is_empty() && found.trim_matches(['[', ']']) == key {
+/// A configuration that holds together and has a table. A key of that stands in its last line, with its value, or is
+/// not there.
+fn text(table: &Table, kind: &str, key: &str, value: Option<&str>) -> String {
+    let more = NEEDS.iter().find(|(path, _)| *path == table.path).map_or(&[][..], |(_, more)| more);
+    let own = value.map(|value| format!("{key} = {value}\n")).unwrap_or_default();
+    // At the top, a table of the same name would be there twice.
+    let mut text = if table.path.is_empty() { own.clone() } else { String::new() };
+    for other in tables() {
+        let is_own = other.path == table.path;
+        let is_there = is_own || ALWAYS.contains(&other.path) || more.contains(&other.path);
+        if other.path.is_empty() || !is_there || table.path.is_empty() && other.path == key {
             continue;
         }
-        text += &format!("{found}\n");
-        for line in lines.lines() {
-            let replaced = found == heading && line.split(' ').next() == Some(key);
-            if !replaced {
-                text += &format!("{line}\n");
+        text += &format!("{}\n", other.heading());
+        let also = ALSO.iter().find(|(path, _)| *path == other.path);
+        for line in other.keys.iter().filter(|line| line.is_of(kind)) {
+            let needed = line.required || line.used;
+            let needed = needed || also.is_some_and(|(_, names)| names.contains(&line.name));
+            if needed && !(is_own && line.name == key) {
+                let kind = format!("{kind:?}");
+                let example = line.example.unwrap_or(&kind);
+                text += &format!("{} = {example}\n", line.name);
             }
         }
-        if found == heading {
-            text += &format!("{key} = {value}\n");
-            met = true;
+        if is_own {
+            text += &own;
         }
     }
-    assert!(met, "no {heading} in the base of {}", table.path);
-    match diagnostics::read::<Config>("agent.toml", &text, Format::Toml) {
-        Ok(_) => vec![],
-        Err(mistakes) => mistakes.as_slice().iter().map(|m| m.message.clone()).collect(),
-    }
+    text
 }
 
-/// The kinds of source, or one without a name for other tables.
-fn kinds(table: &Table) -> Vec<&'static str> {
-    let kind = table.keys.iter().find(|key| key.name == "kind");
-    match kind.map(|key| key.kind) {
-        Some(Kind::Choice(kinds)) => kinds.to_vec(),
-        _ => vec![""],
-    }
+fn mistakes(text: &str) -> Vec<Mistake> {
+    let read = Config::parse("agent.toml", text, Format::Toml, "".as_ref());
+    read.err().into_iter().flatten().collect()
 }
 
-#[test]
-fn the_reader_and_the_reference_know_the_same_keys() {
-    let mut wrong = String::new();
-    for table in &TABLES {
-        for kind in kinds(table) {
-            let mistakes = mistakes(table, kind, NOBODYS, "1");
-            let known = mistakes.iter().find_map(|message| {
-                message.strip_prefix(&format!("unknown key '{NOBODYS}': expected one of "))
-            });
-            let known = known.unwrap_or_else(|| panic!("[{}] {kind}: {mistakes:?}", table.path));
-            let known: BTreeSet<_> = known.split(", ").collect();
-            let said = table.keys.iter().filter(|key| key.is_of(kind));
-            let said: BTreeSet<_> = said.map(|key| key.name).collect();
-            for key in known.difference(&said) {
-                wrong += &format!("[{}] {kind}: the reference lacks '{key}'\n", table.path);
-            }
-            for key in said.difference(&known) {
-                wrong += &format!("[{}] {kind}: the reader has no '{key}'\n", table.path);
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "add to src/config/reference/ what is missing:\n{wrong}");
-}
-
-#[test]
-fn each_key_takes_what_the_reference_says_and_nothing_else() {
-    let mut wrong = String::new();
-    for table in &TABLES {
-        for kind in kinds(table) {
-            for key in table.keys.iter().filter(|key| key.is_of(kind)) {
-                if key.name == "kind" && table.path == "source" {
-                    continue;
-                }
-                let (bad, said) = complaint(key);
-                let found = mistakes(table, kind, key.name, bad);
-                if !found.iter().any(|message| message.contains(&said)) {
-                    wrong += &format!(
-                        "[{}] {kind} {} = {bad}: expected {said:?}, found {found:?}\n",
-                        table.path, key.name
-                    );
+/// Tries each key of each table, with each kind that the table can have.
+fn each_key(mut wrong: impl FnMut(&Table, &str, &Key) -> Option<String>) {
+    let mut all = String::new();
+    for table in tables() {
+        for kind in table.kinds().unwrap_or_else(|| vec![""]) {
+            for key in table.keys.iter().filter(|key| key.is_of(kind) && key.name != "kind") {
+                if let Some(wrong) = wrong(&table, kind, key) {
+                    all += &format!("[{}] {kind} {}: {wrong}\n", table.path, key.name);
                 }
             }
         }
     }
-    assert!(wrong.is_empty(), "{wrong}");
+    assert!(all.is_empty(), "{all}");
+}
+
+#[test]
+fn a_table_takes_the_keys_that_are_declared_and_no_other() {
+    for table in tables() {
+        for kind in table.kinds().unwrap_or_else(|| vec![""]) {
+            let found = mistakes(&text(&table, kind, UNKNOWN, Some("1")));
+            let unknown = format!("unknown key '{UNKNOWN}': expected one of ");
+            let [only] = found.as_slice() else { panic!("[{}] {kind}: {found:?}", table.path) };
+            let known: BTreeSet<_> =
+                only.message.strip_prefix(&unknown).unwrap().split(", ").collect();
+            let declared = table.keys.iter().filter(|key| key.is_of(kind));
+            assert_eq!(known, declared.map(|key| key.name).collect(), "[{}] {kind}", table.path);
+        }
+    }
+}
+
+#[test]
+fn each_key_takes_its_default_and_its_example() {
+    each_key(|table, kind, key| {
+        let values = [key.default.as_deref(), key.example];
+        values.into_iter().flatten().find_map(|value| {
+            let text = text(table, kind, key.name, Some(value));
+            let line = format!("{} = {value}", key.name);
+            let line = text.lines().position(|found| found == line).unwrap() + 1;
+            let at = |mistake: &&Mistake| mistake.place.is_some_and(|(found, _)| found == line);
+            mistakes(&text).iter().find(at).map(ToString::to_string)
+        })
+    });
+}
+
+#[test]
+fn each_key_refuses_what_is_not_of_its_kind() {
+    each_key(|table, kind, key| {
+        let (bad, expected) = complaint(&(key.shape)());
+        let found = mistakes(&text(table, kind, key.name, Some(bad)));
+        let is_told = found.iter().any(|mistake| mistake.message.contains(&expected));
+        (!is_told).then(|| format!("{bad}: expected {expected:?}, found {found:?}"))
+    });
 }
 
 /// A value that a key must refuse, and with which words.
-fn complaint(key: &Key) -> (&'static str, String) {
-    match key.kind {
-        Kind::Text => ("7", "expected a string, found integer".into()),
-        Kind::Texts | Kind::TextOrTexts | Kind::TextOrTables(_) => {
-            ("7", "expected an array, found integer".into())
-        }
-        Kind::Bool => ("'x'", "expected a bool, found string".into()),
-        Kind::Number(from, to) => ("'x'", format!("expected a number from {from} to {to}")),
-        Kind::Choice(words) => ("'zzz'", format!("expected one of {}; found", words.join(", "))),
-        Kind::Choices(words) => ("['zzz']", format!("expected one of {}; found", words.join(", "))),
-        Kind::Table(path) => {
-            let repeated = TABLES.iter().any(|table| table.path == path && table.repeated);
-            let what = if repeated { "an array" } else { "a table" };
-            ("7", format!("expected {what}, found integer"))
-        }
+fn complaint(shape: &Shape) -> (&'static str, String) {
+    match shape {
+        Shape::Text | Shape::Path => ("7", "expected a string, found integer".into()),
+        Shape::Bool => ("'x'", "expected a bool, found string".into()),
+        Shape::Number(from, to) => ("'x'", format!("expected a number from {from} to {to}")),
+        Shape::Choice(words) => ("'zzz'", format!("expected one of {}; found", words.join(", "))),
+        Shape::List(inner) => match &**inner {
+            Shape::Choice(_) => ("['zzz']", complaint(inner).1),
+            _ => ("7", "expected an array, found integer".into()),
+        },
+        Shape::TextOr(inner) => complaint(inner),
+        Shape::Table(_) => ("7", "expected a table, found integer".into()),
     }
 }
 
 #[test]
 fn what_is_required_is_missed() {
-    let mut wrong = String::new();
-    for table in TABLES.iter().filter(|table| !table.path.is_empty()) {
-        for kind in kinds(table) {
-            for key in table.keys.iter().filter(|key| key.is_of(kind) && key.name != "kind") {
-                // A line that is there already goes; an unknown one takes its place.
-                let text = without(table, kind, key.name);
-                let missed = diagnostics::read::<Config>("agent.toml", &text, Format::Toml)
-                    .err()
-                    .is_some_and(|mistakes| {
-                        let missing = format!("the key '{}' is missing here", key.name);
-                        mistakes.as_slice().iter().any(|m| m.message == missing)
-                    });
-                // An issuer's identifier and a platform's address are known where there is a preset.
-                let sometimes = ["issuer", "url"].contains(&key.name);
-                if missed != key.required && !sometimes {
-                    wrong += &format!("[{}] {kind} {}: {missed}\n", table.path, key.name);
-                }
-            }
-        }
-    }
-    assert!(wrong.is_empty(), "{wrong}");
-}
-
-/// The base without a key.
-fn without(table: &Table, kind: &str, key: &str) -> String {
-    let heading = |found: &str| found.trim_matches(['[', ']']) == table.path;
-    let mut text = String::new();
-    for (found, lines) in base(table.path, kind) {
-        text += &format!("{found}\n");
-        for line in lines.lines() {
-            if !(heading(found) && line.split(' ').next() == Some(key)) {
-                text += &format!("{line}\n");
-            }
-        }
-    }
-    text
+    each_key(|table, kind, key| {
+        let missing = format!("the key '{}' is missing here", key.name);
+        let found = mistakes(&text(table, kind, key.name, None));
+        let missed = found.iter().any(|mistake| mistake.message == missing);
+        // An issuer's identifier is known where there is a preset.
+        let sometimes = (table.path, key.name) == ("issuer", "issuer");
+        (missed != key.required && !sometimes).then(|| format!("{found:?}"))
+    });
 }
 
 #[test]
@@ -243,6 +159,7 @@ fn the_files_in_docs_are_what_the_program_prints() {
     for (file, args, want) in [
         ("docs/agent.schema.json", &["schema"][..], pretty),
         ("docs/configuration.md", &["schema", "--markdown"], reference::markdown()),
+        ("docs/agent.example.toml", &["schema", "--example"], reference::example()),
     ] {
         let there = std::fs::read_to_string(root().join(file)).unwrap_or_default();
         let how = format!("cargo run -q -- {} > {file}", args.join(" "));
@@ -280,4 +197,21 @@ fn the_schema_takes_the_readmes_configuration_and_refuses_mistakes_in_it() {
         let wrong = json(&example.replacen(from, to, 1));
         assert!(!schema.is_valid(&wrong), "{to}");
     }
+}
+
+#[test]
+fn the_annotated_example_can_be_loaded_and_has_every_key() {
+    let example = reference::example();
+    assert!(mistakes(&example).is_empty(), "{:?}", mistakes(&example));
+    let schema = jsonschema::validator_for(&reference::schema()).unwrap();
+    assert!(schema.is_valid(&json(&example)));
+    let has = |section: &str, start: &str| {
+        section.lines().any(|line| line.trim_start_matches('#').starts_with(start))
+    };
+    each_key(|table, _, key| {
+        let (heading, start) = (table.heading(), format!("{} = ", key.name));
+        let mut own = example.split("\n\n").filter(|section| has(section, &heading));
+        let is_table = (key.shape)().table().is_some();
+        (!is_table && !own.any(|section| has(section, &start))).then(|| "not in the example".into())
+    });
 }

@@ -1,6 +1,9 @@
 //! What is peculiar to each provider. `docs/providers/` says what to set there.
 
-use crate::identity::profile::{ClaimPath, ClaimPaths, GroupRule, Requirement, TokenKinds};
+use crate::{
+    config::kinds::Words,
+    identity::profile::{ClaimPath, ClaimPaths, GroupRule, Requirement, TokenKinds},
+};
 
 /// A provider with habits of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,17 +17,21 @@ pub(super) enum Preset {
     Ona,
 }
 
-impl Preset {
-    pub(super) const ALL: [(&str, Self); 7] = [
-        ("okta", Self::Okta),
-        ("entra", Self::Entra),
-        ("auth0", Self::Auth0),
-        ("keycloak", Self::Keycloak),
-        ("google", Self::Google),
-        ("gitpod", Self::Gitpod),
-        ("ona", Self::Ona),
-    ];
+impl Words for Preset {
+    fn words() -> Vec<(&'static str, Self)> {
+        vec![
+            ("okta", Self::Okta),
+            ("entra", Self::Entra),
+            ("auth0", Self::Auth0),
+            ("keycloak", Self::Keycloak),
+            ("google", Self::Google),
+            ("gitpod", Self::Gitpod),
+            ("ona", Self::Ona),
+        ]
+    }
+}
 
+impl Preset {
     /// The issuer identifier, where all customers of the provider have the same.
     pub(super) fn issuer(self) -> Option<&'static str> {
         match self {

@@ -1,0 +1,267 @@
+//! The document: its tables, and what must hold between them.
+
+use std::collections::{BTreeSet, HashSet};
+
+use toml_span::Spanned;
+
+use super::{
+    Config, Issuer, SourceKind,
+    agent::{AdminTable, AgentTable, MetricsTable},
+    audit_table::AuditTable,
+    certificate::CertificateTable,
+    hosts::{CredentialsTable, HostTable, RawHost},
+    issuer::IssuerTable,
+    key::{Report, Section, table},
+    kinds::{At, List, NonEmpty},
+    policy_table::PolicyTable,
+    shared::SharedTable,
+    sign_in::SignInTable,
+    source::{RawSource, SourceTable},
+    traces::TracesTable,
+    tunnels::{HaproxyTable, TunnelsTable},
+    workspaces::{AllWorkspaces, DestinationsTable, WorkspacesTable},
+};
+use crate::{
+    diagnostics::{Format, mistake},
+    identity::certificate::CertificateRule,
+    workspaces::{
+        destination::{BackendName, Ranges},
+        source::SourceId,
+    },
+};
+
+table! {
+    /// Every table of the configuration. Unknown keys are refused; paths are relative to the file.
+    Document = "";
+    /// How HAProxy reaches the agent.
+    agent: required AgentTable;
+    /// Whose tokens are accepted.
+    issuer: required NonEmpty<At<IssuerTable>>;
+    /// Where tokens may be beside the Authorization header.
+    credentials: optional CredentialsTable;
+    /// Which client certificates are accepted.
+    certificate: optional List<At<CertificateTable>>;
+    /// Which hosts are workspaces.
+    host: required NonEmpty<HostTable>;
+    /// What holds for all workspaces, and a list of them.
+    workspaces: optional WorkspacesTable;
+    /// Platforms that know workspaces.
+    source: optional List<SourceTable>;
+    /// Where requests may be sent.
+    destinations: optional DestinationsTable;
+    /// Policies beyond ownership: see docs/policy.md.
+    policy: optional At<PolicyTable>;
+    /// Where decisions are recorded.
+    audit: optional AuditTable;
+    /// How people sign in with a browser.
+    sign_in: optional SignInTable;
+    /// Where several agents share sessions and revocations.
+    shared: optional At<SharedTable>;
+    /// HAProxy's runtime API: live tunnels are followed, and closed when access ends.
+    haproxy: optional HaproxyTable;
+    /// What holds for live tunnels.
+    tunnels: optional At<TunnelsTable>;
+    /// How administrators reach the agent.
+    admin: optional AdminTable;
+    /// Where metrics are beside the admin socket.
+    metrics: optional MetricsTable;
+    /// Where spans of decisions go.
+    traces: optional TracesTable;
+}
+
+impl Section for Document {
+    type Value = Config;
+
+    fn build(mut self, report: &mut Report) -> Option<Config> {
+        let certificates = self.certificate.take().unwrap_or_default();
+        let workspaces = self.workspaces.take().unwrap_or_default();
+        let ranges = self.destinations.take().unwrap_or_default();
+        let mut listed = self.source.take().unwrap_or_default();
+        self.check_features(report);
+        self.check_sources(&workspaces, &listed, report);
+        report.extend(listed.iter().filter_map(|raw| check_backend(raw, &ranges)));
+        if let Some(issuers) = &self.issuer {
+            check_issuers(issuers, &certificates, report);
+            let names = names(issuers, &certificates);
+            report.extend(listed.iter_mut().filter_map(|source| source.join(&names).err()));
+            if let (Some(policy), Some(name)) =
+                (&self.policy, names.iter().find(|name| name.contains('/')))
+            {
+                let message = format!(
+                    "policies call people \"ISSUER/SUBJECT\", so with [policy] the name {name:?} must have no '/'"
+                );
+                report.mistake_at(policy.span, message);
+            }
+        }
+        Some(Config {
+            agent: self.agent?,
+            issuers: self.issuer?.into_iter().map(|issuer| issuer.value).collect(),
+            credentials: self.credentials,
+            certificates: certificates.into_iter().map(|rule| rule.value).collect(),
+            hosts: self.host?.into_iter().map(|raw| raw.spec).collect(),
+            policy: workspaces.limits(ranges),
+            sources: workspaces
+                .file
+                .into_iter()
+                .chain(listed.into_iter().map(|raw| raw.source))
+                .collect(),
+            policies: self.policy.map(|policy| policy.value),
+            audit: self.audit.unwrap_or_default(),
+            sign_in: self.sign_in,
+            shared: self.shared.map(|shared| shared.value),
+            admin: self.admin,
+            haproxy: self.haproxy,
+            tunnels: self.tunnels.map(|tunnels| tunnels.value).unwrap_or_default(),
+            metrics: self.metrics,
+            traces: self.traces,
+            fingerprint: None,
+            text: (String::new(), Format::Toml),
+        })
+    }
+}
+
+impl Document {
+    /// What tables need of each other, or cannot have together.
+    fn check_features(&self, report: &mut Report) {
+        if self.agent.as_ref().is_some_and(|agent| agent.reuse.is_some())
+            && self
+                .credentials
+                .as_ref()
+                .is_some_and(|from| from.query.is_some() || from.subprotocol)
+        {
+            report.mistake(
+                "'reuse_ms' of [agent] does not go with 'query' or 'subprotocol' of [credentials]: HAProxy does not compare tokens there",
+            );
+        }
+        if let (None, Some(tunnels)) = (&self.haproxy, &self.tunnels) {
+            report.mistake_at(
+                tunnels.span,
+                "[tunnels] needs [haproxy] with 'sockets': without them no tunnel is tracked or closed",
+            );
+        }
+        if let (Some(_), Some(issuers)) = (&self.sign_in, &self.issuer)
+            && issuers.iter().all(|issuer| issuer.value.client.is_none())
+        {
+            report.mistake(
+                "[sign_in] needs an issuer with a table [issuer.sign_in], at which people sign in",
+            );
+        }
+        if let Some(shared) = &self.shared {
+            match &self.sign_in {
+                None => report.mistake_at(
+                    shared.span,
+                    "[shared] needs the table [sign_in], whose 'keys_file' seals what is shared",
+                ),
+                Some(sign_in) if sign_in.sessions.is_some() => report.mistake_at(
+                    shared.span,
+                    "sessions are either in the 'sessions_file' of [sign_in] or in the store of [shared]",
+                ),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// What is wrong with the sources together, and with hosts that name one; hosts get its number.
+    fn check_sources(
+        &mut self,
+        workspaces: &AllWorkspaces,
+        listed: &[RawSource],
+        report: &mut Report,
+    ) {
+        let file = workspaces.file.as_ref();
+        if file.is_none() && listed.is_empty() {
+            // A mistake elsewhere may be the reason that there is none.
+            if report.is_clean() {
+                report.mistake("no workspaces: expected [workspaces] with 'file', or a [[source]]");
+            }
+            return;
+        }
+        let is_api = |raw: &&RawSource| matches!(raw.source.kind, SourceKind::Api(_));
+        if let Some(raw) = listed.iter().find(is_api).filter(|_| self.admin.is_none()) {
+            report.mistake_at(
+                raw.span,
+                "a source of kind \"api\" needs the table [admin]: it is written through that socket",
+            );
+        }
+        let mut names: Vec<&str> = file.iter().map(|file| &*file.name).collect();
+        for raw in listed {
+            let name = &*raw.source.name;
+            if names.contains(&name) {
+                let message = format!("the name {name:?} is used by another source already");
+                report.mistake_at(raw.span, message);
+            }
+            names.push(name);
+        }
+        for RawHost { spec, source } in self.host.iter_mut().flatten() {
+            let Some(wanted) = source else { continue };
+            spec.source = names.iter().position(|name| *name == wanted.value).map(SourceId::new);
+            if spec.source.is_none() {
+                let names = names.join(", ");
+                let message =
+                    format!("there is no source {:?}: expected one of {names}", wanted.value);
+                report.mistake_at(wanted.span, message);
+            }
+        }
+    }
+}
+
+/// What is wrong with the backends to which a source's template leads.
+fn check_backend(raw: &RawSource, ranges: &Ranges) -> Option<toml_span::Error> {
+    let checked = match raw.source.kind.template()?.backend()? {
+        BackendName::Whole(name) => ranges.backends.check(name),
+        BackendName::Prefix(prefix) => ranges.backends.check_prefix(prefix),
+    };
+    checked.err().map(|error| mistake(raw.span, error.to_string()))
+}
+
+/// The configured names of the issuers and certificate rules.
+fn names<'r>(
+    issuers: &'r [Spanned<Issuer>],
+    certificates: &'r [Spanned<CertificateRule>],
+) -> BTreeSet<&'r str> {
+    let of_issuers = issuers.iter().map(|issuer| &issuer.value.profile.authority);
+    let all = of_issuers.chain(certificates.iter().map(|rule| &rule.value.authority));
+    all.map(|authority| &*authority.name).collect()
+}
+
+/// What is wrong with the issuers together, and with certificate rules beside them.
+fn check_issuers(
+    issuers: &[Spanned<Issuer>],
+    certificates: &[Spanned<CertificateRule>],
+    report: &mut Report,
+) {
+    let name = |issuer: &Issuer| vec![issuer.profile.authority.name.to_string()];
+    refuse_repeated(issuers, "name", name, report);
+    let mut seen: HashSet<_> = issuers.iter().flat_map(|issuer| name(&issuer.value)).collect();
+    for rule in certificates {
+        let name = rule.value.authority.name.to_string();
+        if !seen.insert(name.clone()) {
+            report.mistake_at(rule.span, format!("the name {name:?} is used more than once"));
+        }
+    }
+    let asked = |issuer: &&Spanned<Issuer>| issuer.value.introspection.is_some();
+    for issuer in issuers.iter().filter(asked).skip(1) {
+        report.mistake_at(
+            issuer.span,
+            "another issuer has 'introspection' already: an opaque token does not tell whose it is, so only one can be asked",
+        );
+    }
+    let accepted =
+        |issuer: &Issuer| issuer.profile.accepted.iter().map(|a| a.iss.to_string()).collect();
+    refuse_repeated(issuers, "issuer identifier", accepted, report);
+}
+
+fn refuse_repeated(
+    issuers: &[Spanned<Issuer>],
+    what: &'static str,
+    keys: impl Fn(&Issuer) -> Vec<String>,
+    report: &mut Report,
+) {
+    let mut seen = HashSet::new();
+    for issuer in issuers {
+        if let Some(again) = keys(&issuer.value).into_iter().find(|key| !seen.insert(key.clone())) {
+            let message = format!("the {what} {again:?} is used by another [[issuer]] already");
+            report.mistake_at(issuer.span, message);
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The tables `[[host]]` and `[credentials]`: what of a request is looked at.
+
+use toml_span::Spanned;
+
+use super::{
+    key::{Report, Section, table},
+    kinds::{At, Choice, Form, Words},
+};
+use crate::{
+    identity::credential::Sources,
+    workspaces::{
+        host::Host,
+        pattern::{HostPatterns, PatternError, PatternSpec, Preset},
+    },
+};
+
+table! {
+    /// Hosts that are workspaces; the first that fits decides. Either `preset` or `pattern`.
+    HostTable = "host", repeated;
+    /// How the platform calls its workspaces.
+    preset: optional Choice<Preset>, used("\"gitpod\"");
+    /// With `preset`: the domain below which they are.
+    domain: optional At<Domain>, used("\"gitpod.example.com\"");
+    /// With `preset = "coder"`: whose ports have no name of their own.
+    agent: optional String, note("\"main\"");
+    /// A regular expression over the whole host, with the captures `workspace` and `port` or `app`.
+    pattern: optional At<String>, example("'(?<workspace>[a-z0-9-]+)\\.example\\.com'");
+    /// With `pattern`: how the workspace's id is made from captures.
+    id: optional At<String>, note("\"{workspace}\"");
+    /// Whose workspaces these are.
+    source: optional At<String>, note("any source's");
+}
+
+/// Hosts, before the source that they name is looked up.
+pub(super) struct RawHost {
+    pub(super) spec: PatternSpec,
+    pub(super) source: Option<Spanned<String>>,
+}
+
+impl Section for HostTable {
+    type Value = RawHost;
+
+    fn build(self, report: &mut Report) -> Option<RawHost> {
+        let id_span = self.id.as_ref().map(|id| id.span);
+        let (spec, span) = match (self.preset, self.pattern) {
+            (Some(preset), None) if self.id.is_none() => {
+                let Some(domain) = self.domain else {
+                    if report.is_clean() {
+                        report.mistake("a 'preset' needs the 'domain' of the hosts");
+                    }
+                    return None;
+                };
+                let agent = self.agent.as_deref().unwrap_or("main");
+                (preset.spec(&domain.value, agent), domain.span)
+            }
+            (None, Some(pattern)) if self.domain.is_none() && self.agent.is_none() => {
+                let id = self.id.map_or_else(|| "{workspace}".to_owned(), |id| id.value);
+                (PatternSpec { regex: pattern.value, id, source: None }, pattern.span)
+            }
+            _ => {
+                if report.is_clean() {
+                    report.mistake(
+                        "a [[host]] has either 'preset' with 'domain' (and 'agent'), or 'pattern' (and 'id')",
+                    );
+                }
+                return None;
+            }
+        };
+        for (_, error) in HostPatterns::new(std::slice::from_ref(&spec)).err().unwrap_or_default() {
+            let at = match error {
+                PatternError::Template(_) => id_span.unwrap_or(span),
+                _ => span,
+            };
+            report.mistake_at(at, error.to_string());
+        }
+        Some(RawHost { spec, source: self.source })
+    }
+}
+
+impl Words for Preset {
+    fn words() -> Vec<(&'static str, Self)> {
+        vec![("gitpod", Self::Gitpod), ("ona", Self::Ona), ("coder", Self::Coder)]
+    }
+}
+
+/// The domain of hosts.
+struct Domain;
+
+impl Form for Domain {
+    type Value = String;
+
+    fn parse(text: &str) -> Result<String, String> {
+        if Host::parse(text.as_bytes()).is_ok_and(|host| host.as_str() == text) {
+            return Ok(text.into());
+        }
+        Err(format!(
+            "expected a domain in lower case such as \"gitpod.example.com\", found {text:?}"
+        ))
+    }
+}
+
+table! {
+    /// Where a token may be beside the Authorization header; nowhere by default. It never travels on.
+    CredentialsTable = "credentials";
+    /// The name of a cookie.
+    cookie: optional Token, example("\"workspace_token\"");
+    /// The name of a query parameter; ends up in histories and logs.
+    query: optional Token, example("\"token\"");
+    /// A WebSocket subprotocol `base64url.bearer.authorization.k8s.io.TOKEN`.
+    subprotocol: default bool = false;
+}
+
+impl Section for CredentialsTable {
+    type Value = Sources;
+
+    fn build(self, _: &mut Report) -> Option<Sources> {
+        let Self { cookie, query, subprotocol } = self;
+        Some(Sources { cookie, query, subprotocol })
+    }
+}
+
+/// The name of a cookie or parameter, of characters that need no escaping in either.
+struct Token;
+
+impl Form for Token {
+    type Value = Box<str>;
+
+    fn parse(text: &str) -> Result<Box<str>, String> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        if text.is_empty() || !text.bytes().all(plain) {
+            return Err(format!(
+                "expected a name of letters, digits, '-', '_' and '.', found {text:?}"
+            ));
+        }
+        Ok(text.into())
+    }
+}

@@ -1,0 +1,117 @@
+//! The tables `[issuer.claims]`, `[[issuer.claims.groups]]` and `[[issuer.require]]`: what claims say.
+
+use std::path::Path;
+
+use toml_span::{DeserError, Value};
+
+use crate::{
+    config::{
+        key::{Report, Section, Shape, table},
+        kinds::{Form, Kind, List},
+    },
+    diagnostics::Word,
+    identity::profile::{ClaimPath, ClaimPaths, GroupRule, Requirement},
+};
+
+table! {
+    /// Claims by their name, or by a JSON Pointer such as `/realm_access/roles`.
+    ClaimsTable = "issuer.claims";
+    /// Who it is.
+    subject: optional ClaimPath, note("the preset's, else `\"sub\"`"), example("\"sub\"");
+    /// The e-mail address; taken only beside `email_verified: true`.
+    email: optional ClaimPath, note("`\"email\"`"), example("\"email\"");
+    /// The login name.
+    username: optional ClaimPath, note("the preset's, else `\"preferred_username\"`"), example("\"preferred_username\"");
+    /// The groups: a claim, or rules.
+    groups: optional Groups, note("the preset's, else `\"groups\"`"), example("\"groups\"");
+    /// The organization.
+    organization: optional ClaimPath, note("the preset's, else none"), example("\"org_id\"");
+}
+
+impl Section for ClaimsTable {
+    type Value = Self;
+
+    fn build(self, _: &mut Report) -> Option<Self> {
+        Some(self)
+    }
+}
+
+impl ClaimsTable {
+    /// The claims that are set here, and the others as in `defaults`.
+    pub(super) fn over(self, defaults: ClaimPaths) -> ClaimPaths {
+        ClaimPaths {
+            subject: self.subject.unwrap_or(defaults.subject),
+            email: self.email.unwrap_or(defaults.email),
+            username: self.username.unwrap_or(defaults.username),
+            groups: self.groups.unwrap_or(defaults.groups),
+            organization: self.organization.or(defaults.organization),
+        }
+    }
+}
+
+impl Form for ClaimPath {
+    type Value = Self;
+
+    fn parse(text: &str) -> Result<Self, String> {
+        Self::new(text).ok_or_else(|| "expected a claim's name or \"/a/json/pointer\"".into())
+    }
+}
+
+/// One claim by its name, or a list of rules.
+struct Groups;
+
+impl Kind for Groups {
+    type Value = Vec<GroupRule>;
+
+    fn shape() -> Shape {
+        Shape::TextOr(Box::new(List::<GroupTable>::shape()))
+    }
+
+    fn read(value: &mut Value<'_>, base: &Path) -> Result<Vec<GroupRule>, DeserError> {
+        if value.as_str().is_some() {
+            let claim = ClaimPath::read(value, base)?;
+            return Ok(vec![GroupRule { claim, strip: "".into(), prefix: "".into() }]);
+        }
+        List::<GroupTable>::read(value, base)
+    }
+}
+
+table! {
+    /// A claim with names of groups, and what becomes of them.
+    GroupTable = "issuer.claims.groups", repeated;
+    /// The claim.
+    claim: required ClaimPath, example("\"groups\"");
+    /// Taken off the front of each name.
+    strip: optional Word, example("\"/\"");
+    /// Put before each name.
+    prefix: optional Word, example("\"idp:\"");
+}
+
+impl Section for GroupTable {
+    type Value = GroupRule;
+
+    fn build(self, _: &mut Report) -> Option<GroupRule> {
+        let (strip, prefix) = (self.strip.unwrap_or_default(), self.prefix.unwrap_or_default());
+        Some(GroupRule { claim: self.claim?, strip, prefix })
+    }
+}
+
+table! {
+    /// A claim that must have one of some values.
+    RequireTable = "issuer.require", repeated;
+    /// The claim.
+    claim: required ClaimPath, example("\"hd\"");
+    /// The values; at least one.
+    any_of: required List<Word>, example("[\"example.com\"]");
+}
+
+impl Section for RequireTable {
+    type Value = Requirement;
+
+    fn build(self, report: &mut Report) -> Option<Requirement> {
+        if self.any_of.as_ref().is_some_and(Vec::is_empty) {
+            report.mistake("expected at least one value in 'any_of'");
+        }
+        Some(Requirement { claim: self.claim?, any_of: self.any_of? })
+    }
+}

@@ -1,0 +1,411 @@
+//! The kinds of value that keys have.
+
+use std::{fmt, marker::PhantomData, path::Path, path::PathBuf, str::FromStr, time::Duration};
+
+use toml_span::value::ValueInner;
+use toml_span::{DeserError, Deserialize as _, Spanned, Value, de_helpers::expected};
+
+use super::key::Shape;
+use crate::{
+    agent::Listen,
+    diagnostics::{self, Word, mistake},
+    haproxy::Socket,
+    sources::words::Named,
+};
+
+/// What the value of a key is, and how it is read.
+pub(super) trait Kind {
+    /// The value.
+    type Value;
+
+    /// What schema and documents say of it.
+    fn shape() -> Shape;
+
+    /// What one of a list is called.
+    fn noun() -> String {
+        "value".into()
+    }
+
+    /// Reads a value; relative paths in it begin at `base`.
+    fn read(value: &mut Value<'_>, base: &Path) -> Result<Self::Value, DeserError>;
+}
+
+/// A kind whose values can be a default.
+pub(super) trait Shown: Kind {
+    /// A value in TOML.
+    fn show(value: &Self::Value) -> String;
+}
+
+/// A text that must have a form.
+pub(super) trait Form {
+    /// What it stands for.
+    type Value;
+
+    /// Reads the text. The error says what was expected, and what was found.
+    fn parse(text: &str) -> Result<Self::Value, String>;
+}
+
+impl<T: Form> Kind for T {
+    type Value = T::Value;
+
+    fn shape() -> Shape {
+        Shape::Text
+    }
+
+    fn read(value: &mut Value<'_>, _: &Path) -> Result<Self::Value, DeserError> {
+        let text = value.take_string(None)?;
+        T::parse(&text).map_err(|error| mistake(value.span, error).into())
+    }
+}
+
+/// A text of any form.
+impl Kind for String {
+    type Value = Self;
+
+    fn shape() -> Shape {
+        Shape::Text
+    }
+
+    fn read(value: &mut Value<'_>, _: &Path) -> Result<Self, DeserError> {
+        Self::deserialize(value)
+    }
+}
+
+impl Shown for String {
+    fn show(value: &Self) -> String {
+        format!("{value:?}")
+    }
+}
+
+/// A text that can stand in logs and headers.
+impl Kind for Word {
+    type Value = Box<str>;
+
+    fn shape() -> Shape {
+        Shape::Text
+    }
+
+    fn read(value: &mut Value<'_>, _: &Path) -> Result<Box<str>, DeserError> {
+        Ok(Self::deserialize(value)?.0)
+    }
+}
+
+impl Shown for Word {
+    fn show(value: &Box<str>) -> String {
+        format!("{value:?}")
+    }
+}
+
+/// A text that is a `T`.
+pub(super) struct Parsed<T>(PhantomData<T>);
+
+impl<T: FromStr<Err: fmt::Display>> Kind for Parsed<T> {
+    type Value = T;
+
+    fn shape() -> Shape {
+        Shape::Text
+    }
+
+    fn read(value: &mut Value<'_>, _: &Path) -> Result<T, DeserError> {
+        diagnostics::parsed(value)
+    }
+}
+
+/// A file or directory.
+impl Kind for PathBuf {
+    type Value = Self;
+
+    fn shape() -> Shape {
+        Shape::Path
+    }
+
+    fn read(value: &mut Value<'_>, base: &Path) -> Result<Self, DeserError> {
+        Ok(base.join(&*value.take_string(None)?))
+    }
+}
+
+/// An address that may be that of a unix socket.
+pub(super) struct Address<T>(PhantomData<T>);
+
+/// What an [`Address`] can be.
+pub(super) trait MaybePath: FromStr<Err: fmt::Display> {
+    /// What one in a list is called.
+    const NOUN: &str;
+
+    /// The path of a unix socket.
+    fn path_mut(&mut self) -> Option<&mut PathBuf>;
+}
+
+impl MaybePath for Listen {
+    const NOUN: &str = "address";
+
+    fn path_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            Self::Unix(path) => Some(path),
+            Self::Tcp(_) | Self::Systemd => None,
+        }
+    }
+}
+
+impl MaybePath for Socket {
+    const NOUN: &str = "socket";
+
+    fn path_mut(&mut self) -> Option<&mut PathBuf> {
+        match self {
+            Self::Unix(path) => Some(path),
+            Self::Tcp(_) => None,
+        }
+    }
+}
+
+impl<T: MaybePath> Kind for Address<T> {
+    type Value = T;
+
+    fn shape() -> Shape {
+        Shape::Text
+    }
+
+    fn noun() -> String {
+        T::NOUN.into()
+    }
+
+    fn read(value: &mut Value<'_>, base: &Path) -> Result<T, DeserError> {
+        let mut address: T = diagnostics::parsed(value)?;
+        if let Some(path) = address.path_mut() {
+            *path = base.join(&*path);
+        }
+        Ok(address)
+    }
+}
+
+impl Kind for bool {
+    type Value = Self;
+
+    fn shape() -> Shape {
+        Shape::Bool
+    }
+
+    fn read(value: &mut Value<'_>, _: &Path) -> Result<Self, DeserError> {
+        Self::deserialize(value)
+    }
+}
+
+impl Shown for bool {
+    fn show(value: &Self) -> String {
+        value.to_string()
+    }
+}
+
+/// A whole number in a range whose ends are part of it.
+pub(super) struct Number<const FROM: u64, const TO: u64, T = u64>(PhantomData<T>);
+
+impl<const FROM: u64, const TO: u64, T: TryFrom<u64>> Kind for Number<FROM, TO, T> {
+    type Value = T;
+
+    fn shape() -> Shape {
+        Shape::Number(FROM, TO)
+    }
+
+    fn read(value: &mut Value<'_>, _: &Path) -> Result<T, DeserError> {
+        let number = match value.take() {
+            ValueInner::Integer(number) => u64::try_from(number).ok(),
+            _ => None,
+        };
+        let number = number.filter(|number| (FROM..=TO).contains(number));
+        number.and_then(|number| number.try_into().ok()).ok_or_else(|| {
+            mistake(value.span, format!("expected a number from {FROM} to {TO}")).into()
+        })
+    }
+}
+
+impl<const FROM: u64, const TO: u64, T: TryFrom<u64> + fmt::Display> Shown for Number<FROM, TO, T> {
+    fn show(value: &T) -> String {
+        value.to_string()
+    }
+}
+
+/// A unit of time.
+pub(super) trait Unit {
+    fn time(number: u64) -> Duration;
+    fn number(time: Duration) -> u128;
+}
+
+/// Seconds, as a unit.
+pub(super) struct Second;
+/// Milliseconds, as a unit.
+pub(super) struct Millisecond;
+
+impl Unit for Second {
+    fn time(number: u64) -> Duration {
+        Duration::from_secs(number)
+    }
+
+    fn number(time: Duration) -> u128 {
+        time.as_secs().into()
+    }
+}
+
+impl Unit for Millisecond {
+    fn time(number: u64) -> Duration {
+        Duration::from_millis(number)
+    }
+
+    fn number(time: Duration) -> u128 {
+        time.as_millis()
+    }
+}
+
+/// A number of units of time.
+pub(super) struct Time<const FROM: u64, const TO: u64, U>(PhantomData<U>);
+pub(super) type Seconds<const FROM: u64, const TO: u64> = Time<FROM, TO, Second>;
+pub(super) type Milliseconds<const FROM: u64, const TO: u64> = Time<FROM, TO, Millisecond>;
+
+impl<const FROM: u64, const TO: u64, U: Unit> Kind for Time<FROM, TO, U> {
+    type Value = Duration;
+
+    fn shape() -> Shape {
+        Shape::Number(FROM, TO)
+    }
+
+    fn read(value: &mut Value<'_>, base: &Path) -> Result<Duration, DeserError> {
+        Number::<FROM, TO>::read(value, base).map(U::time)
+    }
+}
+
+impl<const FROM: u64, const TO: u64, U: Unit> Shown for Time<FROM, TO, U> {
+    fn show(value: &Duration) -> String {
+        U::number(*value).to_string()
+    }
+}
+
+/// What has a word in the configuration.
+pub(super) trait Words: Copy + PartialEq {
+    /// All of it, with its words.
+    fn words() -> Vec<(&'static str, Self)>;
+}
+
+/// One of some words.
+pub(super) struct Choice<T>(PhantomData<T>);
+
+impl<T: Words> Kind for Choice<T> {
+    type Value = T;
+
+    fn shape() -> Shape {
+        Shape::Choice(T::words().into_iter().map(|(word, _)| word).collect())
+    }
+
+    fn read(value: &mut Value<'_>, _: &Path) -> Result<T, DeserError> {
+        diagnostics::choice(value, &T::words())
+    }
+}
+
+impl<T: Words> Shown for Choice<T> {
+    fn show(value: &T) -> String {
+        let word = T::words().into_iter().find_map(|(word, of)| (of == *value).then_some(word));
+        format!("{:?}", word.unwrap_or_default())
+    }
+}
+
+/// A list.
+pub(super) struct List<K>(PhantomData<K>);
+
+impl<K: Kind> Kind for List<K> {
+    type Value = Vec<K::Value>;
+
+    fn shape() -> Shape {
+        Shape::List(Box::new(K::shape()))
+    }
+
+    fn read(value: &mut Value<'_>, base: &Path) -> Result<Self::Value, DeserError> {
+        let list = match value.take() {
+            ValueInner::Array(list) => list,
+            other => return Err(expected("an array", other, value.span).into()),
+        };
+        let (mut all, mut errors) = (Vec::new(), Vec::new());
+        for mut value in list {
+            match K::read(&mut value, base) {
+                Ok(value) => all.push(value),
+                Err(mistakes) => errors.extend(mistakes.errors),
+            }
+        }
+        if errors.is_empty() { Ok(all) } else { Err(DeserError { errors }) }
+    }
+}
+
+impl<K: Shown> Shown for List<K> {
+    fn show(value: &Vec<K::Value>) -> String {
+        format!("[{}]", value.iter().map(K::show).collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// A list that is not empty.
+pub(super) struct NonEmpty<K>(PhantomData<K>);
+
+impl<K: Kind> Kind for NonEmpty<K> {
+    type Value = Vec<K::Value>;
+
+    fn shape() -> Shape {
+        List::<K>::shape()
+    }
+
+    fn read(value: &mut Value<'_>, base: &Path) -> Result<Self::Value, DeserError> {
+        let all = List::<K>::read(value, base)?;
+        if all.is_empty() {
+            return Err(mistake(value.span, format!("expected at least one {}", K::noun())).into());
+        }
+        Ok(all)
+    }
+}
+
+/// A value with its place in the file.
+pub(super) struct At<K>(PhantomData<K>);
+
+impl<K: Kind> Kind for At<K> {
+    type Value = Spanned<K::Value>;
+
+    fn shape() -> Shape {
+        K::shape()
+    }
+
+    fn noun() -> String {
+        K::noun()
+    }
+
+    fn read(value: &mut Value<'_>, base: &Path) -> Result<Self::Value, DeserError> {
+        let span = value.span;
+        K::read(value, base).map(|value| Spanned { value, span })
+    }
+}
+
+/// One issuer by its name, or several.
+impl Kind for Named {
+    type Value = Self;
+
+    fn shape() -> Shape {
+        Shape::TextOr(Box::new(Shape::List(Box::new(Shape::Text))))
+    }
+
+    fn read(value: &mut Value<'_>, _: &Path) -> Result<Self, DeserError> {
+        Self::deserialize(value)
+    }
+}
+
+/// A file mode, in octal.
+pub(super) struct FileMode;
+
+impl Form for FileMode {
+    type Value = u32;
+
+    fn parse(text: &str) -> Result<u32, String> {
+        match u32::from_str_radix(text, 8) {
+            Ok(mode) if mode <= 0o777 => Ok(mode),
+            _ => Err(format!("expected a file mode in octal such as \"0660\", found {text:?}")),
+        }
+    }
+}
+
+impl Shown for FileMode {
+    fn show(value: &u32) -> String {
+        format!("\"{value:04o}\"")
+    }
+}
