@@ -77,8 +77,8 @@ impl Section for Document {
         let workspaces = self.workspaces.take().unwrap_or_default();
         let ranges = self.destinations.take().unwrap_or_default();
         let mut listed = self.source.take().unwrap_or_default();
-        self.check_features(report);
         self.check_sources(&workspaces, &listed, report);
+        self.check_features(report);
         report.extend(listed.iter().filter_map(|raw| check_backend(raw, &ranges)));
         if let Some(issuers) = &self.issuer {
             check_issuers(issuers, &certificates, report);
@@ -169,12 +169,12 @@ impl Document {
         report: &mut Report,
     ) {
         let file = workspaces.file.as_ref();
-        if file.is_none() && listed.is_empty() {
-            // A mistake elsewhere may be the reason that there is none.
-            if report.is_clean() {
-                report.mistake("no workspaces: expected [workspaces] with 'file', or a [[source]]");
-            }
+        // A mistake in one may be the reason that it is missing.
+        if listed.is_empty() && !report.is_clean() {
             return;
+        }
+        if file.is_none() && listed.is_empty() {
+            report.mistake("no workspaces: expected [workspaces] with 'file', or a [[source]]");
         }
         let is_api = |raw: &&RawSource| matches!(raw.source.kind, SourceKind::Api(_));
         if let Some(raw) = listed.iter().find(is_api).filter(|_| self.admin.is_none()) {

@@ -45,7 +45,7 @@ impl Section for HostTable {
         let (spec, span) = match (self.preset, self.pattern) {
             (Some(preset), None) if self.id.is_none() => {
                 let Some(domain) = self.domain else {
-                    if report.is_clean() {
+                    if !report.is_wrong("domain") {
                         report.mistake("a 'preset' needs the 'domain' of the hosts");
                     }
                     return None;

@@ -198,7 +198,7 @@ impl Report {
 
     /// A key that must be there, because of what another one says.
     pub(super) fn missing(&mut self, key: &'static str) {
-        if !self.wrong.contains(&key) {
+        if !self.is_wrong(key) {
             let kind = ErrorKind::MissingField(key);
             self.errors.push(Error { kind, span: self.span, line_info: None });
         }
@@ -206,6 +206,11 @@ impl Report {
 
     pub(super) fn extend(&mut self, errors: impl IntoIterator<Item = Error>) {
         self.errors.extend(errors);
+    }
+
+    /// Whether a key is there and cannot be read.
+    pub(super) fn is_wrong(&self, key: &str) -> bool {
+        self.wrong.contains(&key)
     }
 
     /// Whether no mistake was found yet.

@@ -59,15 +59,11 @@ impl<T: Form> Kind for T {
 }
 
 /// A text of any form.
-impl Kind for String {
+impl Form for String {
     type Value = Self;
 
-    fn shape() -> Shape {
-        Shape::Text
-    }
-
-    fn read(value: &mut Value<'_>, _: &Path) -> Result<Self, DeserError> {
-        Self::deserialize(value)
+    fn parse(text: &str) -> Result<Self, String> {
+        Ok(text.into())
     }
 }
 
@@ -99,15 +95,11 @@ impl Shown for Word {
 /// A text that is a `T`.
 pub(super) struct Parsed<T>(PhantomData<T>);
 
-impl<T: FromStr<Err: fmt::Display>> Kind for Parsed<T> {
+impl<T: FromStr<Err: fmt::Display>> Form for Parsed<T> {
     type Value = T;
 
-    fn shape() -> Shape {
-        Shape::Text
-    }
-
-    fn read(value: &mut Value<'_>, _: &Path) -> Result<T, DeserError> {
-        diagnostics::parsed(value)
+    fn parse(text: &str) -> Result<T, String> {
+        text.parse().map_err(|error| format!("{error}, found {text:?}"))
     }
 }
 
@@ -224,43 +216,12 @@ impl<const FROM: u64, const TO: u64, T: TryFrom<u64> + fmt::Display> Shown for N
     }
 }
 
-/// A unit of time.
-pub(super) trait Unit {
-    fn time(number: u64) -> Duration;
-    fn number(time: Duration) -> u128;
-}
+/// A time, as a number of units of so many milliseconds.
+pub(super) struct Time<const FROM: u64, const TO: u64, const UNIT: u64>;
+pub(super) type Seconds<const FROM: u64, const TO: u64> = Time<FROM, TO, 1000>;
+pub(super) type Milliseconds<const FROM: u64, const TO: u64> = Time<FROM, TO, 1>;
 
-/// Seconds, as a unit.
-pub(super) struct Second;
-/// Milliseconds, as a unit.
-pub(super) struct Millisecond;
-
-impl Unit for Second {
-    fn time(number: u64) -> Duration {
-        Duration::from_secs(number)
-    }
-
-    fn number(time: Duration) -> u128 {
-        time.as_secs().into()
-    }
-}
-
-impl Unit for Millisecond {
-    fn time(number: u64) -> Duration {
-        Duration::from_millis(number)
-    }
-
-    fn number(time: Duration) -> u128 {
-        time.as_millis()
-    }
-}
-
-/// A number of units of time.
-pub(super) struct Time<const FROM: u64, const TO: u64, U>(PhantomData<U>);
-pub(super) type Seconds<const FROM: u64, const TO: u64> = Time<FROM, TO, Second>;
-pub(super) type Milliseconds<const FROM: u64, const TO: u64> = Time<FROM, TO, Millisecond>;
-
-impl<const FROM: u64, const TO: u64, U: Unit> Kind for Time<FROM, TO, U> {
+impl<const FROM: u64, const TO: u64, const UNIT: u64> Kind for Time<FROM, TO, UNIT> {
     type Value = Duration;
 
     fn shape() -> Shape {
@@ -268,13 +229,14 @@ impl<const FROM: u64, const TO: u64, U: Unit> Kind for Time<FROM, TO, U> {
     }
 
     fn read(value: &mut Value<'_>, base: &Path) -> Result<Duration, DeserError> {
-        Number::<FROM, TO>::read(value, base).map(U::time)
+        let number = Number::<FROM, TO>::read(value, base)?;
+        Ok(Duration::from_millis(number.saturating_mul(UNIT)))
     }
 }
 
-impl<const FROM: u64, const TO: u64, U: Unit> Shown for Time<FROM, TO, U> {
+impl<const FROM: u64, const TO: u64, const UNIT: u64> Shown for Time<FROM, TO, UNIT> {
     fn show(value: &Duration) -> String {
-        U::number(*value).to_string()
+        (value.as_millis() / u128::from(UNIT)).to_string()
     }
 }
 

@@ -65,11 +65,15 @@ fn object_of(table: &Table, has: impl Fn(&Key) -> bool) -> Value {
 fn property(key: &Key) -> Value {
     let mut value = shape((key.shape)());
     if let Some(value) = value.as_object_mut() {
-        let note = key.note.or(key.default.as_deref());
-        let note = note.map(|note| format!(" Default: {note}."));
-        value.insert("description".into(), json!([key.what, &note.unwrap_or_default()].concat()));
+        let default = key.note.or(key.default.as_deref());
+        let note = match default {
+            Some(note) if key.required => format!(" ({note})"),
+            Some(default) => format!(" Default: {default}."),
+            None => String::new(),
+        };
+        value.insert("description".into(), json!([key.what, &note].concat()));
         // Only what is a value can be offered as one.
-        if let Some(default) = key.default.as_ref().and_then(|d| serde_json::from_str(d).ok()) {
+        if let Some(default) = default.and_then(|default| serde_json::from_str(default).ok()) {
             value.insert("default".into(), default);
         }
     }
