@@ -1,4 +1,4 @@
-//! The configuration. Each key is declared once, by [`key::table!`] in the file of its table; [`reference`] says how
+//! The configuration. Each key is declared once, by [`section::table!`] in the file of its table; [`reference`] says how
 //! to add one.
 
 use std::{
@@ -40,6 +40,7 @@ mod kinds;
 mod pages;
 mod policy_table;
 pub mod reference;
+mod section;
 mod shared;
 mod sign_in;
 mod site;
@@ -48,7 +49,7 @@ mod traces;
 mod tunnels;
 mod workspaces;
 
-use key::Section;
+use section::Section;
 
 pub use shared::{Password, Shared};
 
@@ -316,6 +317,6 @@ fn read<S: Section>(
     directory: &Path,
 ) -> Result<S::Value, Mistakes> {
     crate::diagnostics::tree(text, format)
-        .and_then(|mut root| key::read::<S>(&mut root, directory))
+        .and_then(|mut root| section::read::<S>(&mut root, directory))
         .map_err(|errors| crate::diagnostics::mistakes(name, text, errors))
 }

@@ -24,7 +24,8 @@
 //!
 //! # The way of a configuration key
 //!
-//! [`config`] reads `agent.toml` with [`diagnostics`], which reports every mistake with line and column; the settings
+//! [`config`] declares each key once, and reads `agent.toml` by that with [`diagnostics`], which reports every mistake
+//! with line and column; the JSON Schema and the reference are made of the same declarations. The settings
 //! types belong to the modules that use them. [`app`] is the composition root: it builds every part from its settings,
 //! runs them, and when [`file_watch`] tells of a changed file, builds the next gate beside the running one. [`cli`] has
 //! one file a command. [`haproxy_config`] writes HAProxy's configuration from the agent's, and finds mistakes in one.

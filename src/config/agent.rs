@@ -6,8 +6,8 @@ use std::{
 
 use super::{
     Metrics,
-    key::{Report, Section, table},
     kinds::{Address, FileMode, Form, Milliseconds, NonEmpty, Number, Parsed},
+    section::{Report, Section, table},
 };
 use crate::{
     admin::AdminSettings,

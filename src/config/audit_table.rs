@@ -8,8 +8,9 @@ use std::{
 use toml_span::{DeserError, Value};
 
 use super::{
-    key::{Report, Section, Shape, table},
-    kinds::{Choice, Kind, Number, Parsed, Seconds, Words},
+    key::{Kind, Shape},
+    kinds::{Choice, Number, Parsed, Seconds, Words},
+    section::{Report, Section, table},
 };
 use crate::audit::{CheckpointEvery, Rotation, Settings, SyslogAddress, WhenFull, verify};
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    key::{Report, Section, table},
     kinds::{Choice, List, Words},
+    section::{Report, Section, table},
 };
 use crate::{
     diagnostics::Word,

@@ -3,8 +3,8 @@
 use toml_span::Spanned;
 
 use super::{
-    key::{Report, Section, table},
     kinds::{At, Choice, Form, Words},
+    section::{Report, Section, table},
 };
 use crate::{
     identity::credential::Sources,

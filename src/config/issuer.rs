@@ -11,8 +11,9 @@ use url::Url;
 
 use super::{
     Issuer,
-    key::{Report, Section, Shape, table},
-    kinds::{At, Choice, Form, Kind, List, Parsed, Seconds, Words},
+    key::{Kind, Shape},
+    kinds::{At, Choice, Form, List, Parsed, Seconds, Words},
+    section::{Report, Section, table},
 };
 use crate::{
     diagnostics::{Word, mistake},

@@ -5,36 +5,13 @@ use std::{fmt, marker::PhantomData, path::Path, path::PathBuf, str::FromStr, tim
 use toml_span::value::ValueInner;
 use toml_span::{DeserError, Deserialize as _, Spanned, Value, de_helpers::expected};
 
-use super::key::Shape;
+use super::key::{Kind, Shape, Shown};
 use crate::{
     agent::Listen,
     diagnostics::{self, Word, mistake},
     haproxy::Socket,
     sources::words::Named,
 };
-
-/// What the value of a key is, and how it is read.
-pub(super) trait Kind {
-    /// The value.
-    type Value;
-
-    /// What schema and documents say of it.
-    fn shape() -> Shape;
-
-    /// What one of a list is called.
-    fn noun() -> String {
-        "value".into()
-    }
-
-    /// Reads a value; relative paths in it begin at `base`.
-    fn read(value: &mut Value<'_>, base: &Path) -> Result<Self::Value, DeserError>;
-}
-
-/// A kind whose values can be a default.
-pub(super) trait Shown: Kind {
-    /// A value in TOML.
-    fn show(value: &Self::Value) -> String;
-}
 
 /// A text that must have a form.
 pub(super) trait Form {

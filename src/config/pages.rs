@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use url::Url;
 
 use super::{
-    key::{Report, Section, table},
-    kinds::{Form, Shown},
+    key::Shown,
+    kinds::Form,
+    section::{Report, Section, table},
 };
 use crate::{diagnostics::Word, sign_in::page::PageSettings};
 

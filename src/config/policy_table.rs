@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use jiff::tz::TimeZone;
 
 use super::{
-    key::{Report, Section, table},
-    kinds::{At, Choice, Form, Shown, Words},
+    key::Shown,
+    kinds::{At, Choice, Form, Words},
+    section::{Report, Section, table},
 };
 use crate::authz::policy::{Mode, PolicySettings};
 

@@ -4,11 +4,11 @@
 //! kind and its default. The compiler then says that it is not used yet, until [`Section::build`] of that table puts
 //! it into the settings. `make reference` writes the documents.
 //!
-//! [`Section::build`]: super::key::Section::build
+//! [`Section::build`]: super::section::Section::build
 
 use serde_json::{Map, Value, json};
 
-use super::{document::Document, key::Declared};
+use super::{document::Document, section::Declared};
 
 mod example;
 mod markdown;

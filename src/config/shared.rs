@@ -3,8 +3,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use super::{
-    key::{Report, Section, table},
-    kinds::{Form, Parsed, Seconds, Shown},
+    key::Shown,
+    kinds::{Form, Parsed, Seconds},
+    section::{Report, Section, table},
 };
 use crate::sessions::shared::Address;
 

@@ -4,9 +4,9 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use super::{
     SignIn,
-    key::{Report, Section, table},
     kinds::{Number, Parsed, Seconds},
     pages::PagesTable,
+    section::{Report, Section, table},
 };
 use crate::{
     sessions::{Lifetime, flow::Places},

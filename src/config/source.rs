@@ -6,8 +6,8 @@ use toml_span::{Span, Spanned};
 
 use super::{
     Platform, Source, SourceKind,
-    key::{Report, Section, table},
     kinds::{At, Choice, Form, Number, Parsed, Seconds, Words},
+    section::{Report, Section, table},
     workspaces::ListFile,
 };
 use crate::{

@@ -3,8 +3,8 @@
 use url::Url;
 
 use super::{
-    key::{Report, Section, table},
     kinds::{At, Number, Parsed},
+    section::{Report, Section, table},
 };
 use crate::traces::Settings;
 

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use super::{
     Haproxy, Tunnels,
-    key::{Report, Section, table},
     kinds::{Address, List, NonEmpty, Number, Seconds},
+    section::{Report, Section, table},
 };
 use crate::{haproxy::Socket, tunnels::Settings};
 

@@ -7,8 +7,9 @@ use toml_span::{DeserError, Value};
 
 use super::{
     Source, SourceKind,
-    key::{Report, Section, Shape, table},
-    kinds::{At, Choice, Form, Kind, List, Words},
+    key::{Kind, Shape},
+    kinds::{At, Choice, Form, List, Words},
+    section::{Report, Section, table},
 };
 use crate::{
     authz::limits::{Framing, Limits},

@@ -6,8 +6,9 @@ use toml_span::{DeserError, Value};
 
 use crate::{
     config::{
-        key::{Report, Section, Shape, table},
-        kinds::{Form, Kind, List},
+        key::{Kind, Shape},
+        kinds::{Form, List},
+        section::{Report, Section, table},
     },
     diagnostics::Word,
     identity::profile::{ClaimPath, ClaimPaths, GroupRule, Requirement},

@@ -5,8 +5,8 @@ use std::{path::PathBuf, time::Duration};
 use crate::{
     config::{
         Client, ClientKey, Introspection,
-        key::{Report, Section, table},
         kinds::Seconds,
+        section::{Report, Section, table},
     },
     diagnostics::Word,
 };
