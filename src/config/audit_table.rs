@@ -49,8 +49,12 @@ impl Section for AuditTable {
     type Value = Settings;
 
     fn build(self, report: &mut Report) -> Option<Settings> {
-        let to_stdout = matches!(self.file, Some(None));
-        let file = self.file.flatten();
+        let to_stdout = matches!(self.file, Some(Output::Stdout));
+        let (file, key) = match self.file {
+            Some(Output::File(file)) => (Some(file.clone()), beside(&file)),
+            Some(Output::Device(file)) => (Some(file), None),
+            Some(Output::Stdout) | None => (None, None),
+        };
         let rotates =
             self.rotate_mib.is_some() || self.rotate_hours.is_some() || self.keep_days.is_some();
         if rotates && file.is_none() && report.is_clean() {
@@ -59,7 +63,7 @@ impl Section for AuditTable {
         let nowhere = file.is_none() && self.syslog.is_none();
         Some(Settings {
             stdout: self.stdout.unwrap_or(nowhere) || to_stdout || nowhere,
-            key: self.key_file.or_else(|| beside(file.as_ref()?)),
+            key: self.key_file.or(key),
             file,
             syslog: self.syslog,
             buffer: self.buffer_kib * 1024,
@@ -78,25 +82,34 @@ impl Section for AuditTable {
     }
 }
 
-/// The key of a file: beside it, since the agent can write to that directory. A device has none.
+/// The key of a file: beside it, since the agent can write to that directory.
 fn beside(file: &Path) -> Option<PathBuf> {
     let name = file.file_name()?.to_str()?;
-    (!file.starts_with("/dev")).then(|| file.with_file_name(format!("{name}.key")))
+    Some(file.with_file_name(format!("{name}.key")))
 }
 
-/// A file, or none for standard output.
-struct Output;
+/// Where records go.
+enum Output {
+    Stdout,
+    /// Of the system, with no key beside it.
+    Device(PathBuf),
+    File(PathBuf),
+}
 
 impl Kind for Output {
-    type Value = Option<PathBuf>;
+    type Value = Self;
 
     fn shape() -> Shape {
         Shape::Path
     }
 
-    fn read(value: &mut Value<'_>, base: &Path) -> Result<Self::Value, DeserError> {
+    fn read(value: &mut Value<'_>, base: &Path) -> Result<Self, DeserError> {
         let text = value.take_string(None)?;
-        Ok((text != "-").then(|| base.join(&*text)))
+        Ok(match &*text {
+            "-" => Self::Stdout,
+            device if Path::new(device).starts_with("/dev") => Self::Device(device.into()),
+            file => Self::File(base.join(file)),
+        })
     }
 }
 

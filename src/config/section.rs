@@ -159,14 +159,14 @@ macro_rules! table {
 
         impl $crate::config::section::Declared for $table {
             fn table() -> $crate::config::key::Table {
-                let mut keys = Vec::new();
-                $($crate::config::section::table!(
-                    @list $presence $kind, keys,
+                let keys = [$($crate::config::section::table!(
+                    @list $presence $kind,
                     $crate::config::key::Key::new::<$kind>(
                         $crate::config::section::table!(@name $field $($name)?), concat!($($doc),*),
                     )$(.$option($($value)?))*
                     $(, $default)?
-                );)*
+                ),)*];
+                let keys = keys.concat();
                 let what = concat!($($what),*).trim_start();
                 $crate::config::key::Table::new($path, what, keys)$(.$flag())*
             }
@@ -211,13 +211,13 @@ macro_rules! table {
     (@name $field:ident) => { stringify!($field) };
     (@name $field:ident $name:literal) => { $name };
 
-    (@list group $kind:ty, $keys:ident, $key:expr) => {
-        $keys.extend(<$kind as $crate::config::section::Declared>::table().keys)
+    (@list group $kind:ty, $key:expr) => {
+        <$kind as $crate::config::section::Declared>::table().keys
     };
-    (@list required $kind:ty, $keys:ident, $key:expr) => { $keys.push($key.required()) };
-    (@list optional $kind:ty, $keys:ident, $key:expr) => { $keys.push($key) };
-    (@list default $kind:ty, $keys:ident, $key:expr, $default:expr) => {
-        $keys.push($key.default::<$kind>(&$default))
+    (@list required $kind:ty, $key:expr) => { vec![$key.required()] };
+    (@list optional $kind:ty, $key:expr) => { vec![$key] };
+    (@list default $kind:ty, $key:expr, $default:expr) => {
+        vec![$key.default::<$kind>(&$default)]
     };
 
     (@take group $kind:ty, $keys:ident, $key:expr) => { $keys.group::<$kind>() };

@@ -1,7 +1,7 @@
 //! What is made of the declarations of keys is true: each key is tried with the reader, in a configuration that is made
 //! of examples.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, path::Path};
 
 use identity_spoa::{
     config::{
@@ -113,6 +113,30 @@ fn each_key_takes_its_default_and_its_example() {
             mistakes(&text).iter().find(at).map(ToString::to_string)
         })
     });
+}
+
+#[test]
+fn each_path_is_relative_to_the_file() {
+    let mut tried = 0;
+    each_key(|table, kind, key| {
+        let value = match (key.shape)() {
+            Shape::Path => "'here.yaml'",
+            _ if ["agent.listen", "haproxy.sockets"]
+                .contains(&&*format!("{}.{}", table.path, key.name)) =>
+            {
+                "['unix:here.yaml']"
+            }
+            _ => return None,
+        };
+        let text = text(table, kind, key.name, Some(value));
+        // Some do not go with another key of that configuration.
+        let directory = Path::new("/etc/gate");
+        let config = Config::parse("agent.toml", &text, Format::Toml, directory).ok()?;
+        tried += 1;
+        let found = format!("{config:?}").contains("\"/etc/gate/here.yaml\"");
+        (!found).then(|| format!("{config:?}"))
+    });
+    assert!(tried > 20, "only {tried}");
 }
 
 #[test]
