@@ -1,4 +1,4 @@
-//! What is shipped is what works: configurations, and what the README says of them.
+//! What is shipped is what works: configurations, and what the documents say of them.
 
 use identity_spoa::{authz::reason::Reason, identity::Refusal, sign_in::page::texts::Text};
 
@@ -34,21 +34,43 @@ fn each_haproxy_takes_the_shipped_configuration_without_a_warning() {
 }
 
 #[test]
-fn the_readme_names_every_reason_and_every_variable() {
-    let readme = read("README.md");
+fn the_documents_explain_every_reason_and_every_variable() {
+    let page = read("docs/reasons.md");
     let reasons = Reason::ALL.map(Reason::id);
     let refusals = Refusal::ALL.map(Refusal::id);
     for id in reasons.iter().chain(&refusals) {
-        assert!(readme.contains(&format!("`{id}`")), "README.md does not explain the reason {id}");
+        assert!(page.contains(&format!("`{id}`")), "docs/reasons.md does not explain {id}");
     }
+    let page = read("docs/variables.md");
     let configuration = read("haproxy/haproxy.cfg");
     for part in configuration.split("txn.identity.").skip(1) {
         let name: String =
             part.chars().take_while(|c| c.is_ascii_lowercase() || *c == '_').collect();
-        assert!(
-            readme.contains(&format!("`{name}`")),
-            "README.md does not explain the variable {name}"
-        );
+        assert!(page.contains(&format!("`{name}`")), "docs/variables.md does not explain {name}");
+    }
+}
+
+#[test]
+fn the_documents_explain_what_the_shipped_files_take_from_the_environment() {
+    let page = read("docs/variables.md");
+    let name = regex::Regex::new("(GATE|IDENTITY)_[A-Z0-9_]*[A-Z0-9]").unwrap();
+    for file in ["haproxy.cfg", "tcp.cfg", "identity.spoe.cfg"] {
+        for name in name.find_iter(&read(&format!("haproxy/{file}"))) {
+            let name = name.as_str();
+            assert!(
+                page.contains(&format!("`{name}`")),
+                "docs/variables.md lacks {name} of {file}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_readme_is_short() {
+    let readme = read("README.md");
+    assert!(readme.lines().count() <= 150);
+    for line in readme.lines().filter(|line| !line.starts_with('|')) {
+        assert!(line.chars().count() <= 100, "wrap it: {line}");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use identity_spoa::{
-    config::Config,
+    config::{Config, reference},
     haproxy_config::{
         document::Source,
         lint::{Agent, lint},
@@ -76,10 +76,19 @@ fn completed(text: &str) -> String {
 fn every_configuration_of_the_agent_in_a_document_is_a_good_one() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("agent.toml");
+    let schema = jsonschema::validator_for(&reference::schema()).unwrap();
     let mut wrong = String::new();
     let blocks = blocks("toml");
     for block in &blocks {
-        std::fs::write(&path, completed(&block.text)).unwrap();
+        let whole = completed(&block.text);
+        std::fs::write(&path, &whole).unwrap();
+        if let Ok(value) = toml::from_str::<toml::Table>(&whole) {
+            let errors = serde_json::to_value(value).unwrap();
+            for error in schema.iter_errors(&errors) {
+                wrong +=
+                    &format!("{}: schema: {error} at {}\n", block.place(), error.instance_path());
+            }
+        }
         if let Err(mistakes) = Config::load(&path) {
             wrong += &format!("{}:\n{mistakes}\n{}\n", block.place(), completed(&block.text));
         }
