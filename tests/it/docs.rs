@@ -172,6 +172,49 @@ fn the_index_names_every_document() {
 }
 
 #[test]
+fn the_glossary_uses_the_names_of_the_program() {
+    let read = |file: &str| std::fs::read_to_string(root().join(file)).unwrap();
+    let mut code = String::new();
+    let mut folders = vec![root().join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                code += &std::fs::read_to_string(path).unwrap();
+            }
+        }
+    }
+    let words = |text: &str| -> BTreeSet<String> {
+        let word = |c: char| !(c.is_ascii_alphanumeric() || c == '_');
+        text.split(word).map(str::to_owned).collect()
+    };
+    let (code, keys) = (words(&code), words(&read("docs/configuration.md")));
+    let named = regex::Regex::new("`([^`]+)`").unwrap();
+    let mut terms = 0;
+    for line in read("docs/glossary.md").lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<_> = line.split('|').map(str::trim).collect();
+        if cells[1] == "term" {
+            continue;
+        }
+        terms += 1;
+        // Reasons and keys of lists of workspaces are in the code, too.
+        for (cell, known) in [(4, &[&code][..]), (5, &[&keys, &code]), (6, &[&code])] {
+            for name in named.captures_iter(cells[cell]).flat_map(|found| words(&found[1])) {
+                let part = name.ends_with('_');
+                let there = |words: &&BTreeSet<String>| {
+                    words.contains(&name)
+                        || part && words.iter().any(|word| word.starts_with(&name))
+                };
+                assert!(known.iter().any(there), "docs/glossary.md: {}: {name}", cells[1]);
+            }
+        }
+    }
+    assert!((30..=40).contains(&terms), "{terms} terms");
+}
+
+#[test]
 fn every_alert_has_a_page_that_says_what_to_do() {
     let text = std::fs::read_to_string(root().join("docs/monitoring/alerts.yaml")).unwrap();
     let alerts: serde_json::Value = serde_saphyr::from_str(&text).unwrap();
