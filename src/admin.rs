@@ -130,7 +130,7 @@ impl Admin {
         let serving = axum::serve(self.listener, router)
             .with_graceful_shutdown(async move { stop.cancelled().await });
         if let Err(error) = serving.await {
-            error!(%error, "the administrator's API ended");
+            error!(%error, "the admin API stopped: restart the agent");
         }
     }
 }

@@ -97,7 +97,7 @@ async fn accept(listener: Listener, shared: Arc<Shared>, stop: CancellationToken
         match stream {
             Ok(stream) => {
                 let Ok(permit) = Arc::clone(&shared.connections).try_acquire_owned() else {
-                    warn!(%listener, "too many connections: one was refused");
+                    warn!(%listener, "a connection from HAProxy was closed at once: the limit of connections in [agent] is reached");
                     continue;
                 };
                 let (shared, stop) = (Arc::clone(&shared), stop.clone());
@@ -108,7 +108,7 @@ async fn accept(listener: Listener, shared: Arc<Shared>, stop: CancellationToken
                 });
             }
             Err(error) => {
-                warn!(%listener, %error, "cannot accept a connection");
+                warn!(%listener, %error, "accepting a connection failed: it is tried again after a pause");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -121,6 +121,9 @@ async fn accept(listener: Listener, shared: Arc<Shared>, stop: CancellationToken
     if drained.await.is_ok() {
         info!(connections = open, "drained");
     } else {
-        warn!(left = connections.len(), "connections did not finish in time: cut");
+        warn!(
+            left = connections.len(),
+            "connections were closed at the end before they were finished"
+        );
     }
 }

@@ -280,7 +280,7 @@ impl Writer {
     /// Waits until everything is written. Call it after [`AuditLog::close`], or after the trail is dropped.
     pub fn finish(self) {
         if self.0.join().is_err() {
-            error!("the audit thread ended in a panic");
+            error!("the thread that writes the audit log panicked: please report the lines above");
         }
     }
 }

@@ -81,7 +81,7 @@ pub async fn serve(listener: TcpListener, subject: Arc<Shared>, stop: Cancellati
     let serving = axum::serve(listener, routes().with_state(subject))
         .with_graceful_shutdown(async move { stop.cancelled().await });
     if let Err(error) = serving.await {
-        error!(%error, "the metrics listener ended");
+        error!(%error, "the listener for metrics and health stopped: restart the agent");
     }
 }
 

@@ -89,13 +89,16 @@ async fn change(
             if shared.trail.keep(&record).is_err() {
                 error!(
                     event = event.id(),
-                    "done, but the audit trail has no room for the record of it"
+                    "recording an event failed: the audit log has no room or cannot be written"
                 );
             }
             if event == AuditEvent::Revoke
                 && let Err(error) = shared.revocations.tell(changed, false, Timestamp::now())
             {
-                error!(error, "other agents do not know of a revocation yet");
+                error!(
+                    error,
+                    "telling other agents of a revocation failed: it is in force here, and it is tried again"
+                );
                 return Err(RevokeError::Others(error));
             }
         }

@@ -137,7 +137,9 @@ pub(super) async fn end(
                 ..SessionEvent::default()
             };
             if shared.trail.keep(&record).is_err() {
-                error!("a session ended, but the audit trail has no room for the record of it");
+                error!(
+                    "recording the end of a session failed: the audit log has no room or cannot be written"
+                );
             }
         }
         let views: Vec<_> = over.iter().map(|session| view(session)).collect();

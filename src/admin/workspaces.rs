@@ -321,7 +321,10 @@ fn record(
     let time = Timestamp::now();
     let record = WorkspaceEvent { time, event, uid: caller.uid, source, workspace, revision };
     if shared.trail.keep(&record).is_err() {
-        error!(event = event.id(), "done, but the audit trail has no room for the record of it");
+        error!(
+            event = event.id(),
+            "recording an event failed: the audit log has no room or cannot be written"
+        );
     }
 }
 

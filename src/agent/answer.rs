@@ -135,7 +135,7 @@ impl Answerer {
             };
             if self.tunnels.is_some() && !request.passes.tunnels {
                 warn!(
-                    "[haproxy] needs arguments that HAProxy does not pass: compare the args lines with haproxy/identity.spoe.cfg"
+                    "a request is refused: HAProxy does not pass the arguments that [haproxy] needs; compare the args lines with haproxy/identity.spoe.cfg"
                 );
                 let response = Response::refuse(Reason::MessageUnknown);
                 self.finish(notify, &request, response, batch, out);
@@ -204,7 +204,10 @@ impl Answerer {
         // What is to be reused is said twice. An answer that is too long for that is one all the same.
         let fits = reuse.is_some() && encode(reuse, out).is_ok();
         if !fits && encode(None, out).is_err() {
-            warn!(max_frame_size = batch.max_frame_size, "an answer does not fit a frame: refused");
+            warn!(
+                max_frame_size = batch.max_frame_size,
+                "a response is larger than a SPOP frame: the request is refused"
+            );
             response = Response::refuse(Reason::Internal);
             // Two hundred bytes: it fits the protocol's smallest frame.
             let answer = Answer { response: &response, id: &id, reuse: None };
@@ -310,7 +313,9 @@ fn contained<T>(out: &mut Vec<u8>, work: impl FnOnce(&mut Vec<u8>) -> T) -> Opti
     let start = out.len();
     let attempt = catch_unwind(AssertUnwindSafe(|| work(out)));
     if attempt.is_err() {
-        error!("a question ended in a panic and is refused; please report the lines above");
+        error!(
+            "deciding a request panicked: the request is refused; please report the lines above"
+        );
         out.truncate(start);
     }
     attempt.ok()
@@ -323,12 +328,12 @@ fn read<'b>(notify: &Notify<'b>) -> Result<Request<'b>, Reason> {
     let mut questions = notify.messages().filter(|message| known(message.name));
     let (Some(message), None) = (questions.next(), questions.next()) else {
         warn!(
-            "a NOTIFY without exactly one 'authorize' or 'authorize-tcp' message is refused: compare the SPOE configuration with haproxy/identity.spoe.cfg"
+            "a request is refused: its NOTIFY frame does not have exactly one 'authorize' or 'authorize-tcp' message; compare the SPOE configuration with haproxy/identity.spoe.cfg"
         );
         return Err(Reason::MessageUnknown);
     };
     Request::read(message.name, message.args()).map_err(|error| {
-        warn!(%error, "a question cannot be read and is refused");
+        warn!(%error, "a request is refused: its SPOE message cannot be read; compare the args lines with haproxy/identity.spoe.cfg");
         Reason::MessageUnknown
     })
 }

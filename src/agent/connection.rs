@@ -167,9 +167,14 @@ impl<S: Stream> Connection<'_, S> {
                 }
                 Event::Closed(disconnect) if disconnect.status != Status::Normal as u32 => {
                     let message = disconnect.message.escape_ascii().to_string();
-                    warn!(status = disconnect.status, message, "HAProxy closed the connection");
+                    warn!(
+                        status = disconnect.status,
+                        message, "HAProxy closed a connection with an error"
+                    );
                 }
-                Event::Refused(error) => warn!(%error, "a connection is closed for a broken frame"),
+                Event::Refused(error) => {
+                    warn!(%error, "a connection was closed because of an invalid SPOP frame")
+                }
                 Event::Opened(_) | Event::HealthCheck | Event::Closed(_) | Event::Skipped => {}
             }
             self.input.advance(used);

@@ -146,7 +146,7 @@ impl Feeds {
         for file in self.files() {
             if let Err(mistakes) = file.load() {
                 error!(
-                    "the file of workspaces is broken, everything is refused until it is mended:\n{mistakes}"
+                    "reading the list of workspaces failed at the start, all requests for its workspaces are refused until the file is corrected:\n{mistakes}"
                 );
             }
         }

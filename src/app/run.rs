@@ -47,7 +47,7 @@ pub(crate) fn run(path: &Path) -> anyhow::Result<ExitCode> {
         if let Listen::Tcp(tcp) = address
             && !tcp.ip().is_loopback()
         {
-            warn!(%address, "SPOP has no password: make sure that only HAProxy reaches this address");
+            warn!(%address, "the agent listens for SPOP at an address other machines may reach, and SPOP has no authentication: let only HAProxy reach it");
         }
     }
     for warning in config.warnings() {
@@ -202,7 +202,10 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
 fn record(trail: &AuditLog, gate: &Gate, event: AuditEvent, note: Option<&str>) {
     let record = AgentEvent { time: Timestamp::now(), event, versions: gate.versions, note };
     if trail.keep(&record).is_err() {
-        error!(event = event.id(), "the audit trail has no room for the record of it");
+        error!(
+            event = event.id(),
+            "recording an event failed: the audit log has no room or cannot be written"
+        );
     }
 }
 
@@ -218,7 +221,7 @@ fn record_keys(provider: &Provider, trail: &Arc<AuditLog>) {
             keys: set.len(),
         };
         if trail.keep(&act).is_err() {
-            error!(issuer = act.issuer, "the audit trail has no room for new keys' record");
+            error!(issuer = act.issuer, "recording the new keys of an issuer failed: the audit log has no room or cannot be written");
         }
     });
 }

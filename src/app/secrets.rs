@@ -86,7 +86,7 @@ fn secret(text: &str) -> anyhow::Result<SecretString> {
 /// Says so if everybody on this machine can read a secret.
 fn say_if_open(path: &Path, about: &Metadata) {
     if about.permissions().mode() & 0o007 != 0 {
-        warn!(path = %path.display(), "everybody on this machine can read this secret: set its mode to 0600");
+        warn!(path = %path.display(), "a file with a secret is readable by every user of this machine: set its mode to 0600");
     }
 }
 

@@ -19,7 +19,7 @@ use std::path::Path;
 pub(super) fn build(config: &Config, gate: &Gate, trail: &Arc<AuditLog>) -> Option<Arc<Tunnels>> {
     let Some(haproxy) = &config.haproxy else {
         warn!(
-            "there is no [haproxy] in the configuration: WebSockets, streams and downloads that were allowed go on after access has ended"
+            "the configuration has no [haproxy]: WebSockets, streams and downloads that were allowed continue after access has ended"
         );
         return None;
     };
@@ -34,7 +34,7 @@ pub(super) fn build(config: &Config, gate: &Gate, trail: &Arc<AuditLog>) -> Opti
     if let Some(path) = &config.tunnels.file
         && let Err(error) = keep::adopt(&tunnels, gate, path)
     {
-        error!(%error, path = %path.display(), "the file of tunnels cannot be read: nobody knows the tunnels there are");
+        error!(%error, path = %path.display(), "reading the file of tunnels failed: tunnels opened before this start are not known to this agent");
     }
     Some(tunnels)
 }
@@ -62,6 +62,6 @@ pub(super) fn spawn(
 /// Writes the requests of the last seconds for the agent after this one.
 pub(super) fn hand_over(tunnels: &Tunnels, path: &Path) {
     if let Err(error) = keep::hand_over(tunnels, path) {
-        error!(%error, path = %path.display(), "requests of the last seconds cannot be handed over: the agent after this one will not know those that last");
+        error!(%error, path = %path.display(), "storing the requests of the last seconds failed at the end of the agent: the next agent does not know those that last");
     }
 }

@@ -152,7 +152,7 @@ impl Output {
             self.close_windows(closed, shared);
             if lost > self.told {
                 let since = lost - self.told;
-                warn!(lost = since, "records found no room in the audit trail");
+                warn!(lost = since, "records are missing from the audit log: its queue was full");
                 self.note(AuditEvent::Gap, |line| line.number("lost", since));
                 self.told = lost;
             }
@@ -287,7 +287,9 @@ impl Output {
                 Ok(()) => {
                     self.note(AuditEvent::ContinueFile, |line| line.text("previous", &previous));
                 }
-                Err(error) => error!(%error, "the audit file cannot be rotated, and grows on"),
+                Err(error) => {
+                    error!(%error, "rotating the audit file failed: writing continues in the same file, which grows beyond its limit")
+                }
             }
         }
         if due || self.expired_at.is_none_or(|at| at.elapsed() >= EXPIRE_EVERY) {
@@ -350,15 +352,16 @@ impl Sink {
                 Err(error) => {
                     let counts = shared.when_full == WhenFull::Count;
                     if !std::mem::replace(&mut self.failing, true) {
-                        let until = if counts { "records may be lost" } else { "denying" };
-                        error!(sink = name, %error, "the audit trail cannot be written: {until} until it can");
+                        let until =
+                            if counts { "records may be lost" } else { "requests are denied" };
+                        error!(sink = name, %error, "writing the audit log failed: {until} until it works again");
                     }
                     if counts && !is_first {
                         return;
                     }
                     shared.broken.store(true, Ordering::Release);
                     if shared.lock().closed {
-                        error!(sink = name, bytes = rest.len(), %error, "the end of the audit trail is lost");
+                        error!(sink = name, bytes = rest.len(), %error, "the agent ended while the audit log could not be written: its last records are lost");
                         return;
                     }
                     std::thread::sleep(RETRY);

@@ -79,7 +79,7 @@ async fn follow(mut watch: AsyncFd<Watch>, events: mpsc::Sender<()>, wakeups: Ar
         }
         // First, so that what changes from here on is told again.
         if let Err(error) = watch.renew() {
-            warn!(path = %watch.path.display(), %error, "the file cannot be watched: looking at it now and then");
+            warn!(path = %watch.path.display(), %error, "watching a file failed: it is read every few seconds instead");
         }
         let _ = events.try_send(());
     }

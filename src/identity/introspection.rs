@@ -114,7 +114,7 @@ impl Introspector {
             return Err(under_way.subscribe());
         }
         let Ok(permit) = Arc::clone(&self.in_flight).try_acquire_owned() else {
-            warn!(issuer = %self.profile.authority.name, "too many opaque tokens to ask about: one is refused");
+            warn!(issuer = %self.profile.authority.name, "a request with an opaque token is refused: too many introspection requests are under way");
             return Ok(Authentication::IntrospectionUnavailable);
         };
         let (done, wait) = watch::channel(0);
@@ -141,7 +141,7 @@ impl Introspector {
         let response = match response {
             Ok(response) => response,
             Err(error) => {
-                warn!(issuer = %name, %error, "cannot ask about an opaque token");
+                warn!(issuer = %name, %error, "introspecting an opaque token at its issuer failed: requests with this token are refused");
                 return Answer { verdict: Err(None), until: Timestamp::now().plus(FAILED_FOR) };
             }
         };

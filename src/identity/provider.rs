@@ -127,7 +127,9 @@ impl Provider {
                 self.adopt(set, confirmed);
             }
             Ok(_) => {}
-            Err(error) => warn!(%issuer, path, %error, "the keys of the last run are not used"),
+            Err(error) => {
+                warn!(%issuer, path, %error, "reading the stored keys of an issuer failed: the agent starts without them and fetches new ones")
+            }
         }
         self.file = Some(file);
         self
@@ -208,7 +210,7 @@ impl Provider {
                 Err(error) => {
                     let pause = jitter(FIRST_RETRY * 2_u32.pow(failures.min(10))).min(MAX_RETRY);
                     let issuer = &self.profile.authority.name;
-                    warn!(%issuer, %error, retry_in = ?pause, "cannot fetch the keys of the issuer");
+                    warn!(%issuer, %error, retry_in = ?pause, "fetching the keys of an issuer failed: the last good keys stay in use, and it is tried again");
                     failures = failures.saturating_add(1);
                     pause
                 }
@@ -237,7 +239,7 @@ impl Provider {
             if let Some(file) = &self.file
                 && let Err(error) = file.write(&fetched.document, confirmed)
             {
-                warn!(path = file.path(), %error, "cannot keep the keys for the next start");
+                warn!(path = file.path(), %error, "storing the keys of an issuer failed: after a restart they must be fetched before tokens are accepted");
             }
             fetched.max_age.unwrap_or(self.schedule.refresh)
         });

@@ -279,7 +279,7 @@ impl Revocations {
         // Also of an issuer that is not configured here, or not yet.
         let revocation = self.identified(spread.revocation.clone());
         if let Err(error) = revocation.is_good() {
-            return warn!(%error, "a revocation of another agent is not taken in");
+            return warn!(%error, "applying a revocation made at another agent failed: it is not valid");
         }
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         let known = self.known_at(&revocation);
@@ -290,12 +290,15 @@ impl Revocations {
             _ => return,
         };
         if !spread.lifted && self.count.load(Ordering::Acquire) >= MAX_REVOCATIONS {
-            return error!("a revocation of another agent is not taken in: {}", RevokeError::Full);
+            return error!(
+                "applying a revocation made at another agent failed, the list is full: {}",
+                RevokeError::Full
+            );
         }
         if let Some(journal) = journal.as_mut()
             && let Err(error) = journal.append(&change)
         {
-            error!(%error, "a revocation of another agent counts until the next start only");
+            error!(%error, "storing a revocation made at another agent failed: it is in force, but only until this agent restarts");
         }
         match change {
             Change::Revoke(revocation) => self.insert(revocation),

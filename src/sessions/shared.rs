@@ -239,7 +239,7 @@ impl Shared {
             }
         };
         if timeout(limit, heard).await.is_err() {
-            warn!("the store of sessions is away at the start");
+            warn!("the session store does not answer at the start: the agent starts without it");
         }
     }
 

@@ -228,7 +228,7 @@ impl Sessions {
         let over: HashSet<Key> = theirs.into_iter().take(too_many).map(|(_, key)| key).collect();
         if !over.is_empty() {
             self.end(|session| over.contains(&session.key)).map_err(|error| {
-                error!(%error, "nobody can sign in");
+                error!(%error, "storing a session failed: the sign-in is refused");
                 NoRoom
             })?;
         }
@@ -279,7 +279,7 @@ impl Sessions {
             }
         };
         if let Err(error) = done {
-            error!(%error, "nobody can sign in");
+            error!(%error, "storing a session failed: the sign-in is refused");
             return Err(NoRoom);
         }
         let mut known = self.lock();

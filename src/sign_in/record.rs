@@ -53,7 +53,10 @@ impl SessionEvent<'_> {
         let kept = log.keep(self).is_ok();
         metrics.session_event(self.event);
         if !kept {
-            error!(event = self.event.id(), "the audit log has no room for this event");
+            error!(
+                event = self.event.id(),
+                "recording an event failed: the audit log has no room or cannot be written"
+            );
         }
         kept
     }

@@ -89,7 +89,7 @@ impl Refresher {
                 self.end(&session, AuditEvent::SessionRefused).await;
             }
             Err(RenewError::Failed(error)) => {
-                warn!(issuer, %error, "a provider was asked about a session in vain");
+                warn!(issuer, %error, "refreshing a session at its provider failed: the session stays valid, and it is tried again");
             }
         }
         self.sign_in.browser.sessions.release(&session).await;
@@ -116,8 +116,10 @@ impl Refresher {
         let kept = move || this.sign_in.browser.sessions.renew(&session, found, tokens);
         match tokio::task::spawn_blocking(kept).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => error!(%error, "what a provider said of a session is not kept"),
-            Err(_) => error!("keeping a session ended in a panic"),
+            Ok(Err(error)) => {
+                error!(%error, "storing a refreshed session failed: it is valid, but after a restart it has its old tokens")
+            }
+            Err(_) => error!("storing a refreshed session panicked: please report the lines above"),
         }
     }
 
@@ -144,7 +146,9 @@ impl Refresher {
         let (this, ended) = (Arc::clone(self), Arc::clone(session));
         let end = move || this.sign_in.browser.sessions.end(|other| other.is(&ended));
         if !matches!(tokio::task::spawn_blocking(end).await, Ok(Ok(_))) {
-            error!("a session that ended may come back with the next start");
+            error!(
+                "storing the end of a session failed: it is ended now, but may be valid again after a restart"
+            );
         }
         self.record(event, &session.identity.load());
     }

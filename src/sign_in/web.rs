@@ -100,7 +100,7 @@ impl Web {
         };
         tokio::select! {
             end = serving.into_future() => if let Err(error) = end {
-                error!(%error, "the sign-in pages ended");
+                error!(%error, "the server of the sign-in pages stopped: restart the agent");
             },
             () = too_late => info!("ending with sign-in requests under way"),
         }
@@ -136,7 +136,9 @@ impl Web {
         let (sign_in, ended) = (Arc::clone(&self.sign_in), Arc::clone(&session));
         let end = move || sign_in.browser.sessions.end(|other| other.is(&ended));
         if !matches!(blocking(end).await, Some(Ok(_))) {
-            error!("a session that was signed out may come back with the next start");
+            error!(
+                "storing the end of a session failed: it is ended now, but may be valid again after a restart"
+            );
         }
         let identity = session.identity();
         info!(user = identity.label(), "signed out");
@@ -253,7 +255,7 @@ impl Web {
         let address = match client.authorize(&attempt, self.places(), ask).await {
             Ok(address) => address,
             Err(error) => {
-                warn!(issuer = client.issuer(), %error, "nobody can sign in at this provider");
+                warn!(issuer = client.issuer(), %error, "starting a sign-in failed: the provider's metadata is not available");
                 return self.pages().unavailable();
             }
         };
@@ -292,7 +294,7 @@ async fn tidy(sign_in: Arc<SignIn>, stop: CancellationToken) {
         let sign_in = Arc::clone(&sign_in);
         let tidied = blocking(move || sign_in.browser.sessions.tidy(Timestamp::now())).await;
         if let Some(Err(error)) = tidied {
-            error!(%error, "when sessions were used last is not kept");
+            error!(%error, "storing when sessions were last used failed: after a restart they may end earlier by inactivity");
         }
     }
 }
@@ -411,7 +413,7 @@ async fn callback(
         Ok(signed_in) => signed_in,
         Err(error) => {
             web.used.give_back(&attempt.state).await;
-            warn!(issuer, %error, "a sign-in failed");
+            warn!(issuer, %error, "a sign-in failed after the provider sent the browser back");
             let address = web.again(attempt.start.as_ref());
             return web.pages().not_signed_in(&issuer, false, &address);
         }
@@ -419,7 +421,11 @@ async fn callback(
     // One person who signs in again and again does not keep others from it.
     if !web.used.charge(&flow::person(&signed_in.identity), until, now) {
         web.used.give_back(&attempt.state).await;
-        warn!(issuer, user = signed_in.identity.label(), "one person signed in too often");
+        warn!(
+            issuer,
+            user = signed_in.identity.label(),
+            "a sign-in is refused: the same person signed in too often within minutes"
+        );
         return web.pages().unavailable();
     }
     let login = web.places().login.clone();
@@ -529,7 +535,7 @@ async fn back_channel(
     let ended = match client.logout(token).await {
         Ok(ended) => ended,
         Err(error) => {
-            warn!(issuer, %error, "a logout token is refused");
+            warn!(issuer, %error, "a back-channel logout is refused: its logout token is not valid");
             return answer(StatusCode::BAD_REQUEST, &error.to_string());
         }
     };
@@ -549,7 +555,7 @@ async fn back_channel(
     // That nobody is signed in (any more) is a success too, and the answer the same (section 2.7): the provider
     // has nothing to ask again for, and learns nothing. If it should have been a session, the operator must know.
     let event = if count == 0 {
-        warn!(issuer, "a provider ended a session that is not known here: nothing was ended");
+        warn!(issuer, "a back-channel logout names no session of this agent: nothing was ended");
         AuditEvent::BackChannelLogoutUnmatched
     } else {
         info!(issuer, sessions = count, "sessions ended at their provider");

@@ -118,7 +118,7 @@ impl FileSource {
         let _watcher = match file_watch::watch(&self.path, sender) {
             Ok(watcher) => Some(watcher),
             Err(error) => {
-                warn!(file = %self.path.display(), %error, every = ?SWEEP, "cannot watch the directory: looking at the file now and then");
+                warn!(file = %self.path.display(), %error, every = ?SWEEP, "watching the directory of the list of workspaces failed: the file is read every few seconds instead");
                 None
             }
         };
@@ -131,7 +131,7 @@ impl FileSource {
             });
             let Ok((source, result)) = loaded.await else {
                 error!(
-                    "reading the file of workspaces ended in a panic: the last good one stays for good"
+                    "reading the list of workspaces panicked: the last good list stays in use until the agent restarts; please report the lines above"
                 );
                 return;
             };
@@ -143,7 +143,7 @@ impl FileSource {
                     let gone = mistakes.as_slice().iter().all(|m| m.place.is_none());
                     if !(gone && missing) {
                         error!(
-                            "the file of workspaces is broken, the last good one stays:\n{mistakes}"
+                            "reading the list of workspaces failed, the last good list stays in use:\n{mistakes}"
                         );
                     }
                     missing = gone;

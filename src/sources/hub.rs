@@ -207,7 +207,7 @@ impl Hub {
         if let Some(listener) = listener.as_ref()
             && listener.try_send(event).is_err()
         {
-            warn!(workspace = %id, "a route of the hub waits for the next complete look");
+            warn!(workspace = %id, "a changed route of JupyterHub is applied late, with the next full list: the queue is full");
         }
     }
 

@@ -156,7 +156,7 @@ fn newest_of<'f>(objects: impl IntoIterator<Item = &'f Found>) -> Option<Workspa
         objects.iter().max_by_key(|found| (found.workspace.phase.is_routable(), &found.created))?;
     let workspace = &newest.workspace;
     if objects.iter().any(|found| found.workspace.owner != workspace.owner) {
-        warn!(workspace = %workspace.id, "objects of different owners have this id: none of them is routed to");
+        warn!(workspace = %workspace.id, "Kubernetes objects of different owners have the same workspace id: requests for this workspace are refused");
         return None;
     }
     Some(workspace.clone())

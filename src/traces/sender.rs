@@ -128,7 +128,10 @@ async fn send(
         }
         let dropped = SENDER.get().map_or(0, |sender| sender.dropped.swap(0, Ordering::Relaxed));
         if dropped > 0 {
-            warn!(dropped, "spans found the queue of [traces] full; is 'one_in' too small?");
+            warn!(
+                dropped,
+                "spans were dropped: the queue of [traces] is full; raise 'one_in' to send fewer"
+            );
         }
     }
 }
@@ -138,8 +141,12 @@ async fn export(exporter: &SpanExporter, batch: Vec<SpanData>) {
     let spans = batch.len();
     match tokio::time::timeout(2 * TIMEOUT, exporter.export(batch)).await {
         Ok(Ok(())) => debug!(spans, "spans sent"),
-        Ok(Err(error)) => warn!(spans, %error, "the collector of [traces] does not take spans"),
-        Err(_) => warn!(spans, "the collector of [traces] does not answer"),
+        Ok(Err(error)) => {
+            warn!(spans, %error, "sending spans failed: the collector of [traces] refuses them or cannot be reached")
+        }
+        Err(_) => {
+            warn!(spans, "sending spans failed: the collector of [traces] does not answer in time")
+        }
     }
 }
 

@@ -415,7 +415,7 @@ impl Site {
         }
         let count = unknown.len();
         let cut = self.tunnels.settings.cut_unknown;
-        warn!(%process, count, cut, "HAProxy has tunnels that this agent did not allow");
+        warn!(%process, count, cut, "HAProxy has tunnels that this agent did not allow: with cut_unknown they are terminated, otherwise they continue");
         self.tunnels.lock().unknown += count;
         if cut {
             let pointers: Vec<_> = unknown.iter().map(|detail| detail.pointer).collect();

@@ -91,7 +91,7 @@ impl Journal {
                 error!(
                     %error,
                     path = %path.unwrap_or(&PathBuf::new()).display(),
-                    "the journal of tunnels cannot be written: an agent that is killed now would not know the newest tunnels"
+                    "writing the journal of tunnels failed: an agent that starts after a crash would not know the newest tunnels"
                 );
             }
             (Err(_), true) => {}

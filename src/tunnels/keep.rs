@@ -120,7 +120,7 @@ pub fn adopt(tunnels: &Tunnels, gate: &Gate, path: &Path) -> io::Result<usize> {
             Ok(tunnel) => kept.push(tunnel),
             // One line that cannot be read takes no other along.
             Err(error) => {
-                error!(%error, path = %path.display(), "a line of the journal of tunnels cannot be read: its tunnel is not known and cannot be closed");
+                error!(%error, path = %path.display(), "reading a line of the journal of tunnels failed: its tunnel is not known and cannot be terminated");
             }
         }
     }
@@ -142,7 +142,7 @@ pub fn adopt(tunnels: &Tunnels, gate: &Gate, path: &Path) -> io::Result<usize> {
     }
     let recent = recent_file(path);
     if let Err(error) = adopt_recent(tunnels, &known, &recent) {
-        error!(%error, path = %recent.display(), "what the agent before this one allowed in its last seconds cannot be read: what lasts of it is not known");
+        error!(%error, path = %recent.display(), "reading the last requests of the previous agent failed: those that last are not known and cannot be terminated");
     }
     Ok(count)
 }
@@ -234,7 +234,7 @@ pub async fn run(tunnels: Arc<Tunnels>, path: PathBuf, stop: CancellationToken) 
                 }
                 Ok(Err(error)) if !failed => {
                     failed = true;
-                    error!(%error, path = %path.display(), "the file of tunnels cannot be written: a restarted agent would not know them");
+                    error!(%error, path = %path.display(), "writing the file of tunnels failed: an agent that restarts now would not know the tunnels");
                 }
                 Ok(Err(_)) | Err(_) => {}
             }

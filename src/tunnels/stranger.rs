@@ -75,7 +75,7 @@ impl Site {
         let before = of(&plain.before);
         if !before.is_empty() {
             let (count, cut) = (before.len(), self.tunnels.settings.cut_unknown);
-            warn!(%process, count, cut, "HAProxy has requests under way that began before this agent did");
+            warn!(%process, count, cut, "HAProxy has requests under way that began before this agent started: with cut_unknown they are terminated, otherwise they continue");
             self.tunnels.lock().unknown += count;
             if cut {
                 self.cut_plain(process, process_id, &before, Cause::Unknown).await?;
@@ -84,7 +84,7 @@ impl Site {
         let lost = of(&plain.lost);
         if !lost.is_empty() {
             let count = lost.len();
-            warn!(%process, count, "more was allowed at once than could be remembered: requests of that time that last are terminated");
+            warn!(%process, count, "more requests were allowed at once than can be remembered: those of that time that last are terminated");
             self.cut_plain(process, process_id, &lost, Cause::Untracked).await?;
         }
         Ok(())

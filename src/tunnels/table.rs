@@ -243,7 +243,7 @@ impl Tunnels {
     pub fn cannot_be_found(&self) {
         if self.counts.cannot.fetch_add(1, Ordering::Relaxed) == 0 {
             error!(
-                "HAProxy tells neither a number nor a source address of a stream, so it could not be terminated: requests like this are refused; compare the args lines with haproxy/identity.spoe.cfg. Behind a unix socket this needs HAProxy 3.0"
+                "requests are refused: HAProxy passes neither the number nor the source address of their streams, so they could not be terminated; compare the args lines with haproxy/identity.spoe.cfg. Behind a unix socket this needs HAProxy 3.0"
             );
         }
     }
@@ -275,7 +275,11 @@ impl Tunnels {
         if full || strangers_full || holds >= self.share() {
             let count = state.entries.len();
             if self.counts.full.fetch_add(1, Ordering::Relaxed) == 0 {
-                warn!(count, holds, "a tunnel is refused for want of room: see [tunnels]");
+                warn!(
+                    count,
+                    holds,
+                    "a tunnel is refused: the table is full, or one person or address has its share of it; see [tunnels]"
+                );
             }
             return Err(Full);
         }
@@ -314,7 +318,7 @@ impl Tunnels {
         drop(state);
         self.counts.opened.fetch_add(1, Ordering::Relaxed);
         if self.record_opening(&id).is_err() {
-            error!(decision_id = %id, "a request that lasts is followed without a record of it");
+            error!(decision_id = %id, "a request that lasts has no record in the audit log: its tunnel is followed all the same");
         }
         self.due(cause.map(|cause| (id, cause)));
         Ok(())
@@ -431,7 +435,7 @@ impl Tunnels {
         drop(state);
         for (tunnel, cause, error) in failed {
             self.counts.failed.fetch_add(1, Ordering::Relaxed);
-            error!(decision_id = %tunnel.id, cause = cause.id(), error, "a tunnel could not be cut yet");
+            error!(decision_id = %tunnel.id, cause = cause.id(), error, "terminating a tunnel failed: it is tried again until it is gone");
             self.keep(AuditEvent::TunnelCutFailed, &tunnel, Some(cause), Some(&error));
         }
         self.ended(&nowhere);
@@ -448,7 +452,7 @@ impl Tunnels {
         let record = TunnelEvent { time: Timestamp::now(), event, tunnel, cause, error };
         let kept = self.trail.keep(&record).is_ok();
         if !kept {
-            error!(event = event.id(), decision_id = %tunnel.id, "the audit trail has no room for the record");
+            error!(event = event.id(), decision_id = %tunnel.id, "recording an event failed: the audit log has no room or cannot be written");
         }
         kept
     }
@@ -458,7 +462,9 @@ impl Tunnels {
         self.counts.cut.fetch_add(1, Ordering::Relaxed);
         let record = StreamTerminated { time: Timestamp::now(), detail, process, cause };
         if self.trail.keep(&record).is_err() {
-            error!("the audit trail has no room for the record of an unknown tunnel that was cut");
+            error!(
+                "recording the end of an unknown tunnel failed: the audit log has no room or cannot be written"
+            );
         }
     }
 
@@ -602,7 +608,7 @@ impl State {
             }
             let since = *entry.out_of_reach.get_or_insert(now);
             if now == since {
-                warn!(decision_id = %id, process = place.process, "a tunnel is out of reach: give [haproxy] the socket of HAProxy's master");
+                warn!(decision_id = %id, process = place.process, "a tunnel cannot be terminated: its HAProxy process does not answer; give [haproxy] the socket of HAProxy's master");
             }
             if now.since(since) >= OUT_OF_REACH {
                 gone.push(*id);

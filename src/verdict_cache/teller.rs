@@ -36,7 +36,7 @@ pub async fn run(edge: Arc<Edge>, number: SocketId, socket: Socket, stop: Cancel
             }
             Err(error) => {
                 if failures == 0 {
-                    error!(%socket, %error, "HAProxy cannot be told what ended: no allow is given for reuse, and what was given ends at its deadline");
+                    error!(%socket, %error, "telling HAProxy to drop reused allows failed: no allow is given for reuse until it works, and those given end at their deadline");
                 }
                 // Whoever answers next may be another process.
                 (failures, told) = (failures.saturating_add(1), 0);

@@ -95,8 +95,10 @@ async fn k11_the_agent_starts_while_the_provider_is_down_and_recovers_by_itself(
     assert_eq!(peer.ask(&host(ALICES), Some(&token)).await.as_deref(), Some("keys_unavailable"));
     // What needs no keys works all the same.
     assert_eq!(peer.ask_public().await.as_deref(), Some("public"));
-    until("the complaint", async || agent.log().contains("cannot fetch the keys").then_some(()))
-        .await;
+    until("the complaint", async || {
+        agent.log().contains("fetching the keys of an issuer failed").then_some(())
+    })
+    .await;
     idp.restart().await;
     while peer.ask(&host(ALICES), Some(&token)).await.unwrap() != "owner" {
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;

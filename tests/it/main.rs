@@ -34,6 +34,7 @@ mod introspection;
 mod keys;
 mod layers;
 mod lint;
+mod log_messages;
 mod login;
 mod methods;
 mod missing;

@@ -48,9 +48,9 @@ async fn l10_a_provider_that_says_no_ends_the_session_and_one_that_is_silent_doe
     let mut alice = stage.browser();
     assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
     stage.idp.set_faults(Faults { refresh: Fault::Status(503), ..Faults::default() });
-    until("a question in vain", async || {
+    until("a refresh that failed", async || {
         assert_eq!(alice.get(&host(ALICES), "/").await.status, 200);
-        stage.agent.log().contains("asked about a session in vain").then_some(())
+        stage.agent.log().contains("refreshing a session at its provider failed").then_some(())
     })
     .await;
     assert_eq!(alice.get(&host(ALICES), "/").await.status, 200);

@@ -259,7 +259,7 @@ async fn an_agent_that_cannot_tell_haproxy_gives_nothing_for_reuse() {
     // Once it could not be told before HAProxy was there.
     until("the complaint", async || {
         let text = stage.agent.log();
-        (text.matches("HAProxy cannot be told what ended").count() == 2).then_some(())
+        (text.matches("telling HAProxy to drop reused allows failed").count() == 2).then_some(())
     })
     .await;
     let mut client = stage.client().await;

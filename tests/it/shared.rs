@@ -178,7 +178,7 @@ async fn while_the_store_is_away_sessions_go_on_and_nobody_new_signs_in() {
     assert_eq!(silent(&metrics).await, 0);
     redis.kill();
     until("the agents to notice", async || {
-        stage.agent.log().contains("the store of sessions is away").then_some(())
+        stage.agent.log().contains("the session store does not answer").then_some(())
     })
     .await;
     until("Prometheus to hear of it", async || (silent(&metrics).await > 0).then_some(())).await;
@@ -319,5 +319,5 @@ async fn c3_an_agent_without_the_newest_key_still_knows_who_signed_out() {
     })
     .await;
     let log = stage.second.as_ref().unwrap().log();
-    assert!(log.contains("another agent's change cannot be read"), "{log}");
+    assert!(log.contains("decrypting a change made by another agent failed"), "{log}");
 }

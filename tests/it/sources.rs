@@ -386,7 +386,11 @@ async fn a_cluster_that_refuses_the_credential_alarms() {
     let config = kubeconfig(address, "wrong");
     let stage = Stage::start(KUBERNETES, &[("kubeconfig", &config)]).await;
     until("the alarm", async || {
-        stage.agent.log().contains("credential must be replaced").then_some(())
+        stage
+            .agent
+            .log()
+            .contains("refuses the agent's credential, which must be replaced")
+            .then_some(())
     })
     .await;
     let host = "pinkpanda-demo-ns35kd21abc.ws.gitpod.test";

@@ -297,7 +297,7 @@ async fn a_restarted_agent_goes_on_with_the_tunnels_it_had() {
     scene.agent.kill();
     std::fs::write(&file, "what").unwrap();
     scene.agent = AgentProcess::start(scene.directory.path()).await;
-    assert!(scene.agent.log().contains("the file of tunnels cannot be read"));
+    assert!(scene.agent.log().contains("reading the file of tunnels failed"));
     all_echo(&mut lines).await;
 }
 
@@ -510,5 +510,5 @@ async fn without_haproxys_word_on_what_is_a_tunnel_nothing_is_allowed() {
     let token = idp.token_of("alice");
     let reason = peer.ask(&host(ALICES), Some(&token)).await;
     assert_eq!(reason.as_deref(), Some("message_unknown"));
-    assert!(agent.log().contains("[haproxy] needs arguments"));
+    assert!(agent.log().contains("arguments that [haproxy] needs"));
 }

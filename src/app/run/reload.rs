@@ -133,7 +133,7 @@ impl Reloader {
         let _sender = sender.clone();
         let _watcher = follow_file.then(|| {
             file_watch::watch(&self.path, sender).inspect_err(|error| {
-                warn!(%error, every = ?SWEEP, "cannot watch the directory of the configuration: looking at the file now and then");
+                warn!(%error, every = ?SWEEP, "watching the directory of the configuration failed: the file is read every few seconds instead");
             })
         });
         let stop = self.tasks.stop.clone();
@@ -198,7 +198,9 @@ impl Reloader {
             }
             Err(refusal) => {
                 let refusal = format!("{refusal:#}");
-                error!("the configuration is not reloaded, nothing has changed:\n{refusal}");
+                error!(
+                    "reloading the configuration failed, the running configuration stays and nothing has changed:\n{refusal}"
+                );
                 self.record(AuditEvent::ReloadRefused, &refusal.replace('\n', "; "));
             }
         }
@@ -286,7 +288,10 @@ impl Reloader {
         let versions = self.live.load().versions;
         let record = AgentEvent { time: Timestamp::now(), event, versions, note: Some(note) };
         if self.trail.keep(&record).is_err() {
-            error!(event = event.id(), "the audit trail has no room for the record of it");
+            error!(
+                event = event.id(),
+                "recording an event failed: the audit log has no room or cannot be written"
+            );
         }
     }
 }

@@ -59,7 +59,7 @@ impl Requests {
     pub(super) fn end(self) {
         self.stop.cancel();
         if self.thread.join().is_err() {
-            error!("the thread that decides requests ended in a panic");
+            error!("the thread that decides requests panicked: please report the lines above");
         }
     }
 }

@@ -93,7 +93,7 @@ impl FileSink {
         let mut tail = read_tail(&sink.file)?;
         if !tail.torn.is_empty() {
             let whole = tail.torn.ends_with(b"\n");
-            warn!(path = %path.display(), bytes = tail.torn.len(), "the audit file ends in what is no record");
+            warn!(path = %path.display(), bytes = tail.torn.len(), "the audit file ends in an incomplete record: it is kept, and new records follow after it");
             if !whole {
                 sink.write_all(b"\n")?;
             }

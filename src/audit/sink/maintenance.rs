@@ -184,7 +184,7 @@ impl Drop for Maintenance {
         self.shared.lock().closed = true;
         self.shared.changed.notify_all();
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
-            error!("the thread that syncs the audit files ended in a panic");
+            error!("the thread that syncs the audit files panicked: please report the lines above");
         }
     }
 }
@@ -250,7 +250,7 @@ impl Shared {
 
 fn warn_unsynced(result: io::Result<()>) {
     if let Err(error) = result {
-        error!(%error, "records of the audit trail may be lost in a power failure: syncing failed");
+        error!(%error, "syncing the audit file to disk failed: its latest records may be lost in a power failure");
     }
 }
 
@@ -263,7 +263,7 @@ fn expire(path: &Path, disk: &dyn Disk, now: Timestamp, keep: Duration) -> Vec<S
     let is_removed = |path: &PathBuf| match disk.remove(path) {
         Ok(()) => true,
         Err(error) => {
-            warn!(path = %path.display(), %error, "an old audit file cannot be removed");
+            warn!(path = %path.display(), %error, "removing an old audit file failed: it stays, and it is tried again later");
             false
         }
     };

@@ -53,7 +53,7 @@ impl Cache {
         match serde_json::from_str(&text) {
             Ok(entries) => cache.entries = entries,
             Err(_) => {
-                warn!(path = %path.display(), "what was kept cannot be read, and is made anew");
+                warn!(path = %path.display(), "reading the stored tokens failed: the file is replaced and you sign in again");
             }
         }
         Ok(cache)
@@ -88,7 +88,7 @@ impl Cache {
         };
         self.entries.insert(name.into(), entry);
         if let Err(error) = self.write(&path) {
-            warn!(path = %path.display(), %error, "the token is not kept for the next time");
+            warn!(path = %path.display(), %error, "storing the token failed: you must sign in again next time");
         }
     }
 

@@ -73,7 +73,11 @@ impl Journal {
             number += 1;
             if !line.ends_with('\n') && (line.len() as u64) < MAX_LINE {
                 // The agent ended while it wrote: whoever asked was not told that it was done.
-                warn!(path = name, line = number, "an unfinished revocation is dropped");
+                warn!(
+                    path = name,
+                    line = number,
+                    "the last line of the journal of revocations is incomplete: it is ignored"
+                );
                 break;
             }
             match serde_json::from_str(&line) {

@@ -59,7 +59,7 @@ impl Shared {
                 error!(
                     %error,
                     keep_seconds = self.keep.as_secs(),
-                    "the store of sessions is away: nobody can sign in, and sessions count for 'keep_seconds' at most"
+                    "the session store does not answer: sign-in is not possible, and known sessions stay valid for 'keep_seconds' at most"
                 );
             }
             pause = (pause * 2).clamp(Duration::from_millis(100), MAX_PAUSE);
@@ -117,7 +117,7 @@ impl Shared {
                 // which is not in the store any more.
                 if !understood {
                     error!(
-                        "another agent's change cannot be read: give all agents the same 'keys_file', a new key last at first; until then everything is read anew"
+                        "decrypting a change made by another agent failed: give all agents the same 'keys_file', with a new key last at first; until then the whole session store is read again and again"
                     );
                     tokio::time::sleep(NEWS_WITHIN).await;
                     *position = None;
@@ -125,7 +125,9 @@ impl Shared {
                 }
                 // Emptied or taken back to an earlier state, it may have lost what is known here.
                 if !any && !self.has(&mut connection, &at).await? {
-                    warn!("the store of sessions lost its latest changes: everything is read anew");
+                    warn!(
+                        "the session store lost its latest changes: everything in it is read again"
+                    );
                     *position = None;
                     break;
                 }
@@ -315,7 +317,9 @@ async fn learn(revocations: &Arc<Revocations>, spread: Vec<Spread>) {
     let revocations = Arc::clone(revocations);
     let learned = move || spread.iter().for_each(|spread| revocations.learn(spread));
     if tokio::task::spawn_blocking(learned).await.is_err() {
-        error!("learning of a revocation ended in a panic");
+        error!(
+            "applying a revocation made at another agent panicked: repeat it at this agent, and please report the lines above"
+        );
     }
 }
 

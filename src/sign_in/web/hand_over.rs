@@ -124,7 +124,7 @@ pub(super) async fn finish(
     {
         warn!(
             login = &*web.places().login,
-            "a browser keeps its cookies from the hand-over, as the login host and the workspaces are on different sites: choose a host of [sign_in] below the workspaces' registrable domain"
+            "a sign-in cannot be finished: the login host and the workspaces are on different sites, so the browser sends no cookies; choose a host of [sign_in] below the workspaces' registrable domain"
         );
     }
     delivered(&login, cookies)

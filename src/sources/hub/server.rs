@@ -54,7 +54,7 @@ impl Server {
         if !listen.address.ip().is_loopback() {
             warn!(
                 address = %listen.address,
-                "the hub's routes come in the clear and lead people anywhere: make sure that only the hub reaches this address"
+                "the API for the routes of JupyterHub listens without TLS at an address other machines may reach: let only the hub reach it"
             );
         }
         info!(address = %listener.local_addr()?, "listening for the routes of a JupyterHub");
@@ -79,7 +79,7 @@ impl Server {
                 .await
         };
         if let Err(error) = serving.await {
-            error!(%error, "the API for the hub's routes ended");
+            error!(%error, "the API for the routes of JupyterHub stopped: restart the agent");
         }
     }
 }
@@ -87,7 +87,9 @@ impl Server {
 /// Whoever can write routes can lead anybody anywhere, so nobody comes further without the token.
 async fn only_the_hub(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     let Ok(token) = shared.token.read() else {
-        warn!("the token of the hub's routes cannot be read: the hub is refused");
+        warn!(
+            "reading the file with the token of JupyterHub failed: requests of the hub are refused"
+        );
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     };
     let given = request.headers().get(AUTHORIZATION).map(axum::http::HeaderValue::as_bytes);
@@ -95,7 +97,9 @@ async fn only_the_hub(State(shared): State<Shared>, request: Request, next: Next
     let same =
         aws_lc_rs::constant_time::verify_slices_are_equal(given, token.expose_secret().as_bytes());
     if same.is_err() {
-        warn!("somebody without the hub's token wants to change routes");
+        warn!(
+            "a request to the API for the routes of JupyterHub is refused: its token is not the hub's"
+        );
         return StatusCode::FORBIDDEN.into_response();
     }
     next.run(request).await
@@ -120,7 +124,7 @@ fn put(shared: &Shared, path: &str, body: &[u8]) -> Response {
     match shared.hub.add(path, body) {
         Ok(()) => StatusCode::CREATED.into_response(),
         Err(error) => {
-            error!(%error, "a route of the hub is refused");
+            error!(%error, "a route that JupyterHub sent is refused: it is not added");
             let status = match error {
                 RouteError::Host(..) | RouteError::Target(_) => StatusCode::BAD_REQUEST,
                 RouteError::Full => StatusCode::INSUFFICIENT_STORAGE,

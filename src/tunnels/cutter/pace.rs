@@ -263,7 +263,7 @@ impl Cutter {
             }
             Some(Err(error)) => {
                 if standing.trouble.failures == 0 {
-                    warn!(%process, %error, "a process of HAProxy does not tell its streams");
+                    warn!(%process, %error, "listing the streams of a HAProxy process failed: it is tried again");
                 }
                 standing.trouble.failed(&error, most);
                 self.next = self.next.min(standing.trouble.again);
@@ -312,7 +312,10 @@ impl Cutter {
         let error = error.map(|error| format!("{}: {error}", self.site.socket));
         match &error {
             Some(error) if !self.fails => {
-                error!(error, "HAProxy's runtime API fails: no tunnel can be cut there");
+                error!(
+                    error,
+                    "HAProxy's runtime API does not answer: its tunnels cannot be terminated until it does"
+                );
             }
             None if self.fails => {
                 info!(socket = %self.site.socket, "HAProxy's runtime API answers again");

@@ -130,7 +130,7 @@ impl Resolver {
                 let permitted = addresses.iter().copied().find(|ip| self.ranges.permits(*ip));
                 let address = permitted.or(addresses.first().copied());
                 if let (None, Some(address)) = (permitted, address) {
-                    warn!(name, %address, "the name leads to a forbidden address: requests are refused");
+                    warn!(name, %address, "the host name of a workspace resolves to a forbidden address: requests for it are refused");
                 }
                 gateway.learn(address);
                 known.insert(name.to_owned(), now);
@@ -139,7 +139,7 @@ impl Resolver {
                 debug!(name, %error, "the name does not resolve");
                 let kept = known.get(name).is_some_and(|at| now.since(*at) < KEEP);
                 if !kept && gateway.address().is_some() {
-                    warn!(name, %error, "the name has not resolved for long: requests are refused");
+                    warn!(name, %error, "the host name of a workspace has not resolved for five minutes: requests for it are refused");
                 }
                 if !kept {
                     gateway.learn(None);

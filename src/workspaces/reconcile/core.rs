@@ -231,10 +231,13 @@ impl Core {
             Health::Stale => {
                 error!(
                     source,
-                    "the source has been silent for too long: its workspaces are refused"
+                    "a source of workspaces has not answered for too long: requests for its workspaces are refused"
                 );
             }
-            Health::Degraded => warn!(source, "no events come: what ends is noticed late"),
+            Health::Degraded => warn!(
+                source,
+                "a source of workspaces sends no events: ended workspaces are noticed late, with the next full list"
+            ),
             Health::Starting | Health::Live => info!(source, ?health, "the source's state"),
         }
     }
@@ -578,9 +581,9 @@ impl Core {
         let news = self.status.last_error.is_none();
         if error.is_credential() && !self.status.unauthorized {
             self.status.unauthorized = true;
-            error!(source, what, %error, "the source's credential must be replaced: what is known of its workspaces goes out of date");
+            error!(source, what, %error, "a source of workspaces refuses the agent's credential, which must be replaced: what is known of its workspaces goes out of date");
         } else if news {
-            warn!(source, what, %error, "a source cannot be asked; tried again");
+            warn!(source, what, %error, "a request to a source of workspaces failed: it is tried again, and the last known state stays in use");
         }
         self.status.last_error = Some(format!("{what}: {error}"));
     }

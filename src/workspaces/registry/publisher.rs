@@ -356,7 +356,7 @@ impl Change<'_> {
             if contested {
                 error!(
                     workspace = %id,
-                    "another workspace claims to be at the same address: neither is routed to"
+                    "two workspaces claim the same address: requests for either are refused"
                 );
             }
             let entry = Entry { contested, ..Entry::clone(&entry) };

@@ -193,7 +193,11 @@ async fn a_refused_token_alarms_and_who_leaves_the_organization_reaches_nothing(
     assert_eq!(stage.reason(&format!("3000-{}", host(1)), None).await, "owner_inactive");
     stage.put("faults", &json!({ "token": "gitpod_pat_other.token" })).await;
     until("the alarm", async || {
-        stage.agent.log().contains("credential must be replaced").then_some(())
+        stage
+            .agent
+            .log()
+            .contains("refuses the agent's credential, which must be replaced")
+            .then_some(())
     })
     .await;
     assert!(!stage.agent.log().contains(TOKEN));

@@ -398,7 +398,11 @@ async fn a_refused_credential_alarms_at_once_and_a_new_one_is_taken_without_a_re
     let stage = Stage::start("resync_seconds = 1").await;
     stage.control("faults", &json!({ "token": "another-token" })).await;
     until("the alarm", async || {
-        stage.agent.log().contains("credential must be replaced").then_some(())
+        stage
+            .agent
+            .log()
+            .contains("refuses the agent's credential, which must be replaced")
+            .then_some(())
     })
     .await;
     until("the state", async || {
