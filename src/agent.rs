@@ -119,7 +119,7 @@ async fn accept(listener: Listener, shared: Arc<Shared>, stop: CancellationToken
     let drained =
         tokio::time::timeout(DRAIN, async { while connections.join_next().await.is_some() {} });
     if drained.await.is_ok() {
-        info!(connections = open, "drained");
+        info!(connections = open, "all connections are closed");
     } else {
         warn!(
             left = connections.len(),

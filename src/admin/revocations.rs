@@ -82,7 +82,7 @@ async fn change(
                 act = event.id(),
                 uid = caller.uid,
                 issuer = &*revocation.issuer,
-                "an administrator's act"
+                "an administrator changed a revocation"
             );
             let record =
                 RevocationEvent { time: Timestamp::now(), event, uid: caller.uid, revocation };

@@ -44,7 +44,7 @@ pub(super) async fn cut(
     with(&shared, |tunnels| {
         // Each is on record with the user id once it is cut.
         let count = tunnels.cut(caller.uid, |tunnel| selection.covers(tunnel));
-        info!(uid = caller.uid, count, "an administrator cuts tunnels");
+        info!(uid = caller.uid, count, "an administrator terminates tunnels");
         Json(Views { cut: Some(count), ..Views::default() }).into_response()
     })
 }

@@ -173,7 +173,7 @@ impl<S: Stream> Connection<'_, S> {
                     );
                 }
                 Event::Refused(error) => {
-                    warn!(%error, "a connection was closed because of an invalid SPOP frame")
+                    warn!(%error, "a connection was closed because of an invalid SPOP frame");
                 }
                 Event::Opened(_) | Event::HealthCheck | Event::Closed(_) | Event::Skipped => {}
             }

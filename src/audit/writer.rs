@@ -288,7 +288,7 @@ impl Output {
                     self.note(AuditEvent::ContinueFile, |line| line.text("previous", &previous));
                 }
                 Err(error) => {
-                    error!(%error, "rotating the audit file failed: writing continues in the same file, which grows beyond its limit")
+                    error!(%error, "rotating the audit file failed: writing continues in the same file, which grows beyond its limit");
                 }
             }
         }
@@ -345,7 +345,7 @@ impl Sink {
                     rest = rest.get(n..).unwrap_or_default();
                     if std::mem::take(&mut self.failing) {
                         shared.broken.store(false, Ordering::Release);
-                        info!(sink = name, "the audit trail is written again");
+                        info!(sink = name, "the audit log is written again");
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

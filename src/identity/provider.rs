@@ -123,12 +123,12 @@ impl Provider {
         match file.read() {
             // A set from the future is none: its age could not be told.
             Ok(Some((set, confirmed))) if confirmed <= Timestamp::now() => {
-                info!(%issuer, path, keys = set.len(), "starting with the keys of the last run");
+                info!(%issuer, path, keys = set.len(), "starting with the stored keys of an issuer");
                 self.adopt(set, confirmed);
             }
             Ok(_) => {}
             Err(error) => {
-                warn!(%issuer, path, %error, "reading the stored keys of an issuer failed: the agent starts without them and fetches new ones")
+                warn!(%issuer, path, %error, "reading the stored keys of an issuer failed: the agent starts without them and fetches new ones");
             }
         }
         self.file = Some(file);

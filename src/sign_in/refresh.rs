@@ -85,7 +85,10 @@ impl Refresher {
                 self.take_in(&session, &identity, found, tokens).await;
             }
             Err(RenewError::Over(why)) => {
-                info!(user = identity.label(), why, "a session ends: its provider says so");
+                info!(
+                    user = identity.label(),
+                    why, "a session was ended: its provider no longer accepts it"
+                );
                 self.end(&session, AuditEvent::SessionRefused).await;
             }
             Err(RenewError::Failed(error)) => {
@@ -109,7 +112,10 @@ impl Refresher {
                 && a.organization == b.organization
         };
         if !same((before, &found)) {
-            info!(user = before.label(), "a provider says something else of a person now");
+            info!(
+                user = before.label(),
+                "a refreshed session has other groups or names than before"
+            );
             self.record(AuditEvent::SessionChanged, &found);
         }
         let (this, session) = (Arc::clone(self), Arc::clone(session));
@@ -117,7 +123,7 @@ impl Refresher {
         match tokio::task::spawn_blocking(kept).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                error!(%error, "storing a refreshed session failed: it is valid, but after a restart it has its old tokens")
+                error!(%error, "storing a refreshed session failed: it is valid, but after a restart it has its old tokens");
             }
             Err(_) => error!("storing a refreshed session panicked: please report the lines above"),
         }
@@ -136,7 +142,10 @@ impl Refresher {
         };
         for session in self.sign_in.browser.sessions.alive(Timestamp::now()) {
             if is_gone(&session.identity.load()) {
-                info!(user = session.identity().label(), "a session ends: its person has left");
+                info!(
+                    user = session.identity().label(),
+                    "a session was ended: the account of its user is suspended or gone"
+                );
                 self.end(&session, AuditEvent::SessionDeparted).await;
             }
         }

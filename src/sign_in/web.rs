@@ -401,7 +401,7 @@ async fn callback(
     if let Some(error) = parameter("error") {
         web.used.give_back(&attempt.state).await;
         let error: String = error.chars().take(64).flat_map(char::escape_debug).collect();
-        info!(issuer, error, "the provider signed nobody in");
+        info!(issuer, error, "the provider did not sign the person in");
         return web.pages().not_signed_in(&issuer, true, &web.again(attempt.start.as_ref()));
     }
     let client = web.client(&issuer);

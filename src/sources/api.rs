@@ -208,7 +208,7 @@ impl Leases {
             .collect();
         for id in over {
             if state.all.remove(&id).is_some_and(|lease| lease.there) {
-                info!(source = self.name(), workspace = %id, "nobody renewed the lease: the workspace is gone");
+                info!(source = self.name(), workspace = %id, "a lease was not renewed in time: its workspace is removed");
                 self.publisher.end(&id, now);
             }
         }

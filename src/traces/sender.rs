@@ -142,10 +142,10 @@ async fn export(exporter: &SpanExporter, batch: Vec<SpanData>) {
     match tokio::time::timeout(2 * TIMEOUT, exporter.export(batch)).await {
         Ok(Ok(())) => debug!(spans, "spans sent"),
         Ok(Err(error)) => {
-            warn!(spans, %error, "sending spans failed: the collector of [traces] refuses them or cannot be reached")
+            warn!(spans, %error, "sending spans failed: the collector of [traces] refuses them or cannot be reached");
         }
         Err(_) => {
-            warn!(spans, "sending spans failed: the collector of [traces] does not answer in time")
+            warn!(spans, "sending spans failed: the collector of [traces] does not answer in time");
         }
     }
 }

@@ -138,7 +138,7 @@ pub fn adopt(tunnels: &Tunnels, gate: &Gate, path: &Path) -> io::Result<usize> {
         count += 1;
     }
     if count > 0 {
-        info!(count, "live tunnels are taken over");
+        info!(count, "tunnels of the previous agent are taken over");
     }
     let recent = recent_file(path);
     if let Err(error) = adopt_recent(tunnels, &known, &recent) {
@@ -167,7 +167,7 @@ fn adopt_recent(tunnels: &Tunnels, known: &Known<'_>, path: &Path) -> io::Result
         count +=
             usize::from(memory.is_some_and(|memory| memory.inherit(&tunnel, asked_ms).is_ok()));
     }
-    info!(count, "requests of the last seconds are taken over");
+    info!(count, "requests of the previous agent's last seconds are taken over");
     Ok(())
 }
 

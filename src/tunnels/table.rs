@@ -389,7 +389,7 @@ impl Tunnels {
         }
         drop(state);
         for (tunnel, cause, took) in cut {
-            info!(decision_id = %tunnel.id, cause = cause.id(), ?took, "a tunnel was cut");
+            info!(decision_id = %tunnel.id, cause = cause.id(), ?took, "a tunnel was terminated");
             self.keep(AuditEvent::TunnelCut, &tunnel, Some(cause), None);
         }
     }

@@ -29,7 +29,7 @@ pub async fn run(edge: Arc<Edge>, number: SocketId, socket: Socket, stop: Cancel
         let (state, pause) = match result {
             Ok(()) => {
                 if failures > 0 {
-                    info!(%socket, "HAProxy can be told again: allows are given for reuse");
+                    info!(%socket, "HAProxy takes the end of reused allows again: allows are given for reuse");
                 }
                 (failures, told) = (0, epoch);
                 (epoch, EVERY)

@@ -21,7 +21,7 @@ async fn world(version: &Version, shared: &str) -> World {
     let stage = Stage::changed(version, &changes).await;
     until("both agents to be asked", async || {
         let log = stage.second.as_ref().unwrap().log();
-        log.contains("the sessions of the store are read").then_some(())
+        log.contains("the sessions in the session store have been read").then_some(())
     })
     .await;
     (stage, redis, directory)

@@ -181,7 +181,7 @@ impl Reloader {
         let outcome = match self.next(cause, &gate).await {
             Ok(Some(next)) => self.take_over(next, &gate).await,
             Ok(None) => {
-                info!("the configuration is again the one that holds");
+                info!("the configuration file is the running configuration again");
                 gate.metrics.config_is_current(true);
                 return;
             }
@@ -191,7 +191,7 @@ impl Reloader {
         match outcome {
             Ok(changes) => {
                 for change in &changes {
-                    info!(change, "the configuration differs");
+                    info!(change, "a setting of the configuration has changed");
                 }
                 info!(changes = changes.len(), "the configuration is reloaded");
                 self.record(AuditEvent::Reload, &changes.join("; "));

@@ -89,7 +89,7 @@ impl Shared {
                 _ => self.read_all(&mut connection, sessions, revocations).await?,
             };
             if !pause.is_zero() {
-                info!("the store of sessions is back");
+                info!("the session store answers again");
             }
             *pause = Duration::ZERO;
             self.hear();
@@ -206,7 +206,7 @@ impl Shared {
                 }
             }
         }
-        info!(sessions = entries.len(), "the sessions of the store are read");
+        info!(sessions = entries.len(), "the sessions in the session store have been read");
         sessions.replace(entries, cookies, Timestamp::now());
         self.exchange_revocations(connection, revocations).await?;
         Ok(at)
