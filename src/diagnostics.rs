@@ -218,26 +218,8 @@ fn unknown(key: &str, expected: &[String]) -> String {
 
 /// The word that was probably meant: one that at most two characters make another.
 pub(crate) fn nearest<'w>(typed: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
-    let near = words.min_by_key(|word| distance(typed, word))?;
-    (distance(typed, near) <= 2).then_some(near)
-}
-
-/// Levenshtein's distance between two keys.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = i;
-        let mut left = i + 1;
-        for (cell, y) in row.iter_mut().skip(1).zip(b.chars()) {
-            let best = (diagonal + usize::from(x != y)).min(left + 1).min(*cell + 1);
-            diagonal = std::mem::replace(cell, best);
-            left = best;
-        }
-        if let Some(first) = row.first_mut() {
-            *first = i + 1;
-        }
-    }
-    row.last().copied().unwrap_or_default()
+    let near = words.min_by_key(|word| strsim::levenshtein(typed, word))?;
+    (strsim::levenshtein(typed, near) <= 2).then_some(near)
 }
 
 /// Line and column of a byte, both from 1.

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use aws_lc_rs::digest;
+use data_encoding::HEXLOWER;
 
 /// The first 8 bytes of a SHA-256: names something without giving it away.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -26,18 +27,14 @@ impl Fingerprint {
     #[must_use]
     pub fn hex(self) -> [u8; 16] {
         let mut text = [0; 16];
-        for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
-            for (digit, nibble) in pair.iter_mut().zip([byte >> 4, byte & 0xf]) {
-                *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
-            }
-        }
+        HEXLOWER.encode_mut(&self.0, &mut text);
         text
     }
 }
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&HEXLOWER.encode(&self.0))
     }
 }
 

@@ -7,6 +7,7 @@
 use std::io::Write as _;
 
 use aws_lc_rs::digest;
+use data_encoding::HEXLOWER;
 use serde_json::Value;
 
 use super::{key::SigningKey, object::Object};
@@ -209,32 +210,18 @@ fn cut(value: Value, most: usize) -> Value {
 }
 
 pub(super) fn push_hex(out: &mut Vec<u8>, bytes: &[u8]) {
-    let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
-    out.extend(bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 0xf)]));
+    let start = out.len();
+    out.resize(start + 2 * bytes.len(), 0);
+    HEXLOWER.encode_mut(bytes, out.get_mut(start..).unwrap_or_default());
 }
 
 pub(super) fn hex(bytes: &[u8]) -> String {
-    let mut out = Vec::with_capacity(2 * bytes.len());
-    push_hex(&mut out, bytes);
-    String::from_utf8(out).unwrap_or_default()
+    HEXLOWER.encode(bytes)
 }
 
 /// Sixty-four digits, in lower case as they are written.
 pub(super) fn unhex(text: &[u8]) -> Option<Hash> {
-    let nibble = |digit: u8| match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    };
-    let mut hash = [0; 32];
-    if text.len() != HEX {
-        return None;
-    }
-    for (to, pair) in hash.iter_mut().zip(text.chunks_exact(2)) {
-        let [high, low] = pair else { return None };
-        *to = nibble(*high)? << 4 | nibble(*low)?;
-    }
-    Some(hash)
+    HEXLOWER.decode(text).ok()?.try_into().ok()
 }
 
 #[cfg(test)]
