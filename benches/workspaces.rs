@@ -24,6 +24,7 @@ use std::{
 };
 
 use identity_spoa::{
+    backoff::jitter,
     time::Moment,
     workspaces::{
         Admission, Destination, Endpoint, EndpointName, IssuerNames, Organization, Person, Phase,
@@ -33,7 +34,6 @@ use identity_spoa::{
         reconcile::{
             core::{Core, Timing},
             driver::Driver,
-            jitter,
             lookup::Lookup,
         },
         registry::{Found, Publisher, Registry, SourceRules},

@@ -58,10 +58,10 @@
 //! sessions
 //! identity
 //! haproxy  audit  traces  request  spop
-//! diagnostics  file_watch  unix_socket  fingerprint  reaper  time
+//! diagnostics  file_watch  unix_socket  backoff  fingerprint  reaper  time
 //! ```
 //!
-//! [`unix_socket`] binds sockets with owner and mode, [`fingerprint`] names larger things in records, [`reaper`] frees
+//! [`unix_socket`] binds sockets with owner and mode, [`backoff`] has the pauses between attempts, [`fingerprint`] names larger things in records, [`reaper`] frees
 //! large values away from requests, [`time`] has the clocks.
 
 #![forbid(unsafe_code)]
@@ -71,6 +71,7 @@ pub mod agent;
 pub mod app;
 pub mod audit;
 pub mod authz;
+pub mod backoff;
 pub mod cli;
 pub mod config;
 pub mod diagnostics;

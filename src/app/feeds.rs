@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::{
+    backoff::jitter,
     config::{Config, Platform, SourceKind},
     diagnostics::Mistakes,
     sources::{
@@ -34,7 +35,6 @@ use crate::{
         reconcile::{
             core::{Core, Timing},
             driver::Driver,
-            jitter,
             lookup::Lookup,
             status::{Health, Status},
         },

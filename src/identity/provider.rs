@@ -19,7 +19,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{Profile, keys::KeySet};
-use crate::time::Timestamp;
+use crate::{
+    backoff::{Backoff, jitter},
+    time::Timestamp,
+};
 
 mod fetch;
 mod store;
@@ -44,8 +47,8 @@ pub struct Schedule {
 const MIN_REFRESH: Duration = Duration::from_mins(1);
 /// How many fetches for unknown keys can be saved up.
 const SAVED: u32 = 2;
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-const MAX_RETRY: Duration = Duration::from_secs(30);
+const RETRY: Backoff =
+    Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(30) };
 
 impl Schedule {
     /// When to fetch again a set that may be kept so long.
@@ -205,10 +208,10 @@ impl Provider {
             let pause = match self.fetch().await {
                 Ok(max_age) => {
                     failures = 0;
-                    jitter(self.schedule.next(max_age))
+                    a_little_less(self.schedule.next(max_age))
                 }
                 Err(error) => {
-                    let pause = jitter(FIRST_RETRY * 2_u32.pow(failures.min(10))).min(MAX_RETRY);
+                    let pause = a_little_less(RETRY.pause(failures));
                     let issuer = &self.profile.authority.name;
                     warn!(%issuer, %error, retry_in = ?pause, "fetching the keys of an issuer failed: the last good keys stay in use, and it is tried again");
                     failures = failures.saturating_add(1);
@@ -284,12 +287,8 @@ impl Drop for Fetching<'_> {
 }
 
 /// Something between 80 and 100 % of the time, so that many agents do not ask in step.
-fn jitter(time: Duration) -> Duration {
-    let mut byte = [0_u8];
-    // Without random numbers there is no jitter, which is no reason to stop.
-    let _ = aws_lc_rs::rand::fill(&mut byte);
-    let [byte] = byte;
-    time.mul_f64(1.0 - 0.2 * f64::from(byte) / 255.0)
+fn a_little_less(time: Duration) -> Duration {
+    time.mul_f64(1.0 - 0.2 * jitter())
 }
 
 #[cfg(test)]
@@ -303,7 +302,7 @@ mod tests {
             let next = Duration::from_secs(next);
             assert_eq!(schedule.next(Duration::from_secs(max_age)), next);
             for _ in 0..100 {
-                let jittered = jitter(next);
+                let jittered = a_little_less(next);
                 assert!(jittered <= next && jittered >= next.mul_f64(0.79), "{jittered:?}");
             }
         }

@@ -174,7 +174,7 @@ pub(super) fn decided(decision: &DecisionSpan<'_>) {
         attributes.push(KeyValue::new("haproxy.unique_id", kept.escape_ascii().to_string()));
     }
     if let Some(workspace) = decision.workspace {
-        attributes.push(KeyValue::new("identity.workspace", workspace.decision.id.to_owned()));
+        attributes.push(KeyValue::new("identity.workspace", workspace.to_owned()));
     }
     if let Some(user) = decision.user.filter(|_| sender.user) {
         attributes.push(KeyValue::new("enduser.id", user.to_owned()));

@@ -11,13 +11,3 @@ pub mod status;
 
 #[cfg(test)]
 mod tests;
-
-/// A random number from 0 to 1, so that many agents do not ask in step.
-#[must_use]
-pub fn jitter() -> f64 {
-    let mut byte = [0_u8];
-    // Without random numbers there is no jitter, which is no reason to stop.
-    let _ = aws_lc_rs::rand::fill(&mut byte);
-    let [byte] = byte;
-    f64::from(byte) / 255.0
-}

@@ -20,6 +20,7 @@ use super::{
     script::FIELD,
 };
 use crate::{
+    backoff::Backoff,
     identity::revocation::{Revocation, Revocations, Spread},
     sessions::{
         Digest,
@@ -33,7 +34,8 @@ const NEWS_WITHIN: Duration = Duration::from_millis(500);
 /// How many changes are read at once.
 const AT_ONCE: usize = 1000;
 /// The longest pause before the store is tried again.
-const MAX_PAUSE: Duration = Duration::from_secs(2);
+const RETRY: Backoff =
+    Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(2) };
 
 /// Where in the stream we are: everything up to there is known here.
 type Position = Option<String>;
@@ -47,14 +49,14 @@ impl Shared {
         stop: CancellationToken,
     ) {
         let mut position = None;
-        let mut pause = Duration::ZERO;
+        let mut failures = 0;
         loop {
             let failed = tokio::select! {
                 () = stop.cancelled() => return,
-                failed = self.hear_all(&sessions, &revocations, &mut position, &mut pause) => failed,
+                failed = self.hear_all(&sessions, &revocations, &mut position, &mut failures) => failed,
             };
             if let Err(error) = failed
-                && pause.is_zero()
+                && failures == 0
             {
                 error!(
                     %error,
@@ -62,7 +64,8 @@ impl Shared {
                     "the session store does not answer: sign-in is not possible, and known sessions stay valid for 'keep_seconds' at most"
                 );
             }
-            pause = (pause * 2).clamp(Duration::from_millis(100), MAX_PAUSE);
+            let pause = RETRY.pause(failures);
+            failures = failures.saturating_add(1);
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
@@ -76,7 +79,7 @@ impl Shared {
         sessions: &Arc<Sessions>,
         revocations: &Arc<Revocations>,
         position: &mut Position,
-        pause: &mut Duration,
+        failures: &mut u32,
     ) -> Result<(), RedisError> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(ANSWER))
@@ -88,10 +91,10 @@ impl Shared {
                 Some(at) if self.has(&mut connection, &at).await? => at,
                 _ => self.read_all(&mut connection, sessions, revocations).await?,
             };
-            if !pause.is_zero() {
+            if *failures > 0 {
                 info!("the session store answers again");
             }
-            *pause = Duration::ZERO;
+            *failures = 0;
             self.hear();
             *position = Some(at.clone());
             self.tell_untold(&mut connection, revocations).await?;

@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 
 use super::{Site, Socket, Tunnels};
 use crate::{
+    backoff::Backoff,
     gate::live::Live,
     haproxy::{AskError, Process, SocketId},
     time::Moment,
@@ -104,7 +105,7 @@ struct Trouble {
 
 impl Trouble {
     fn failed(&mut self, error: &AskError, most: Duration) {
-        let pause = RETRY.saturating_mul(1 << self.failures.min(5)).min(most);
+        let pause = Backoff { first: RETRY, longest: most }.pause(self.failures.min(5));
         *self = Self {
             failures: self.failures.saturating_add(1),
             error: Some(error.to_string()),

@@ -20,6 +20,7 @@ use super::{
     status::{Health, Status},
 };
 use crate::{
+    backoff::Backoff,
     time::Moment,
     workspaces::source::{Abilities, Event, SourceError},
 };
@@ -570,8 +571,8 @@ impl Core {
         if let SourceError::RateLimited(after) = error {
             return (*after).clamp(Duration::from_millis(100), Duration::from_mins(5));
         }
-        let most = self.timing.retry;
-        let pause = (most / 16).saturating_mul(2_u32.saturating_pow(failures.min(16))).min(most);
+        let longest = self.timing.retry;
+        let pause = Backoff { first: longest / 16, longest }.pause(failures);
         pause.mul_f64(0.5 + 0.5 * (self.jitter)())
     }
 
