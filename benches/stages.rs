@@ -92,7 +92,7 @@ fn main() {
         black_box(Host::parse(black_box(request.host.unwrap())).unwrap());
     });
     time("host to workspace (parse and match the pattern)", || {
-        black_box(gate.place(black_box(&request), &mut scratch));
+        black_box(gate.match_host(black_box(&request), &mut scratch));
     });
     let cache = TokenCache::new(10).unwrap();
     time("digest of the token", || {
@@ -124,7 +124,7 @@ fn main() {
         let found = quick.get(next.next().unwrap()).filter(|v| now < v.identity.expires);
         black_box(found).unwrap();
     });
-    let place = gate.place(&request, &mut scratch);
+    let place = gate.match_host(&request, &mut scratch);
     time("decide", || {
         let (about, policy) = (Circumstances::default(), Limits::default());
         let rules = Rules::default();

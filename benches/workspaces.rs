@@ -23,6 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::workspaces::source::SourceId;
 use identity_spoa::{
     backoff::jitter,
     time::Moment,

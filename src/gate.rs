@@ -8,7 +8,7 @@ use tracing::{debug, warn};
 
 use crate::{
     authz::{
-        decision::{self, Decision, Place},
+        decision::{self, Decision, HostMatch},
         limits::{Framing, Limits},
         policy::{Circumstances, Policies, Rules},
         reason::Reason,
@@ -107,7 +107,7 @@ impl Gate {
         may_wait: bool,
     ) -> Step {
         let refuse = |reason| Step::Done(Response::refuse(reason));
-        let place = self.place(request, scratch);
+        let place = self.match_host(request, scratch);
         let none = Sources::default();
         let sources = self.sources.as_deref().unwrap_or(&none);
         if let Some(response) = self.without_asking(request, &place, sources) {
@@ -115,7 +115,7 @@ impl Gate {
         }
         // Nobody's host: whatever was sent with it is not looked at.
         let credential = match &place {
-            Place::Matched(..) => Credential::of(request, sources),
+            HostMatch::Matched(..) => Credential::of(request, sources),
             _ => Credential::Absent,
         };
         let mut by_session = None;
@@ -180,11 +180,12 @@ impl Gate {
             other => other,
         };
         let (about, law, rules) = (circumstances(request, now), &self.policy, self.rules());
-        let is_ours = matches!(place, Place::Matched(..)) && authentication.is_by_token_of_ours();
+        let is_ours =
+            matches!(place, HostMatch::Matched(..)) && authentication.is_by_token_of_ours();
         let decision = decision::decide(&place, &about, authentication, workspaces, law, rules);
         if decision.reason == Reason::WorkspaceUnknown
             && may_wait
-            && let Place::Matched(_, target) = &place
+            && let HostMatch::Matched(_, target) = &place
             && let Some(ended) = self.look_up(target)
         {
             return Step::Wait(ended);
@@ -203,7 +204,7 @@ impl Gate {
             ..decision.into()
         };
         if response.decision.reason == Reason::CredentialMissing
-            && let (Some(sign_in), Place::Matched(host, _)) = (&self.browser, &place)
+            && let (Some(sign_in), HostMatch::Matched(host, _)) = (&self.browser, &place)
             && request.navigates()
         {
             response.offer = offer(sign_in, request, host, now);
@@ -215,14 +216,14 @@ impl Gate {
     fn without_asking(
         &self,
         request: &Request<'_>,
-        place: &Place,
+        place: &HostMatch,
         sources: &Sources,
     ) -> Option<Response> {
         if let Some(reason) = unfit(request) {
             return Some(Response::refuse(reason));
         }
         if self.metadata.is_some()
-            && matches!(place, Place::Matched(..))
+            && matches!(place, HostMatch::Matched(..))
             && request.path == Some(Metadata::PATH.as_bytes())
         {
             let metadata = self.metadata.clone();
@@ -288,7 +289,7 @@ impl Gate {
         let Some(target) = self.patterns.resolve(host, scratch) else {
             return Decision::refuse(Reason::HostUnmatched);
         };
-        let place = Place::Matched(host.clone(), target);
+        let place = HostMatch::Matched(host.clone(), target);
         let authentication = match identity.map(|identity| self.vouched(identity)) {
             None => Authentication::Absent,
             Some(None) => Authentication::Refused(Refusal::Issuer),
@@ -310,11 +311,11 @@ impl Gate {
     fn session(
         &self,
         request: &Request<'_>,
-        place: &Place,
+        place: &HostMatch,
         now: Timestamp,
         may_wait: bool,
     ) -> Visitor {
-        let (Some(sign_in), Place::Matched(host, _)) = (&self.browser, place) else {
+        let (Some(sign_in), HostMatch::Matched(host, _)) = (&self.browser, place) else {
             return Visitor::Nobody;
         };
         let id = request.cookie.and_then(|all| cookie::only(all, sessions::COOKIE.as_bytes()));
@@ -345,11 +346,11 @@ impl Gate {
     fn is_foreign(
         &self,
         request: &Request<'_>,
-        place: &Place,
+        place: &HostMatch,
         names_origin: bool,
         scratch: &mut Scratch,
     ) -> bool {
-        let Place::Matched(host, target) = place else { return true };
+        let HostMatch::Matched(host, target) = place else { return true };
         let set = |value: &&[u8]| !value.is_empty();
         let origin = request.browser.origin.filter(set);
         if origin.is_some_and(|origin| self.is_origin(origin, host, request)) {
@@ -439,13 +440,13 @@ impl Gate {
 
     /// What the request's host names.
     #[must_use]
-    pub fn place(&self, request: &Request<'_>, scratch: &mut Scratch) -> Place {
-        let Some(raw) = request.host else { return Place::Missing };
+    pub fn match_host(&self, request: &Request<'_>, scratch: &mut Scratch) -> HostMatch {
+        let Some(raw) = request.host else { return HostMatch::Missing };
         match Host::parse(raw) {
-            Err(error) => Place::Invalid(error),
+            Err(error) => HostMatch::Invalid(error),
             Ok(host) => match self.patterns.resolve(&host, scratch) {
-                Some(target) => Place::Matched(host, target),
-                None => Place::Unmatched(host),
+                Some(target) => HostMatch::Matched(host, target),
+                None => HostMatch::Unmatched(host),
             },
         }
     }

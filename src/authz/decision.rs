@@ -40,7 +40,7 @@ pub enum Route {
 
 /// The host of a request, as far as it can be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum HostMatch {
     /// No host was sent.
     Missing,
     /// Not a host name.
@@ -106,18 +106,18 @@ impl Decision {
 /// learn that it is stopped. Policies are asked where ownership has spoken, at a public endpoint too.
 #[must_use]
 pub fn decide(
-    place: &Place,
+    host: &HostMatch,
     circumstances: &Circumstances<'_>,
     authentication: Authentication,
     workspaces: &Snapshot,
     limits: &Limits,
     rules: Rules<'_>,
 ) -> Decision {
-    let target = match place {
-        Place::Missing => return Decision::refuse(Reason::HostMissing),
-        Place::Invalid(_) => return Decision::refuse(Reason::HostInvalid),
-        Place::Unmatched(_) => return Decision::refuse(Reason::HostUnmatched),
-        Place::Matched(_, target) => target,
+    let target = match host {
+        HostMatch::Missing => return Decision::refuse(Reason::HostMissing),
+        HostMatch::Invalid(_) => return Decision::refuse(Reason::HostInvalid),
+        HostMatch::Unmatched(_) => return Decision::refuse(Reason::HostUnmatched),
+        HostMatch::Matched(_, target) => target,
     };
     let found = workspaces.find(target.source, &target.workspace);
     let endpoint = match &found {

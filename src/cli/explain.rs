@@ -14,7 +14,7 @@ use crate::{
     agent::variables::{self, Value},
     app::setup,
     authz::{
-        decision::{DecisionId, Place},
+        decision::{DecisionId, HostMatch},
         reason::Verdict,
     },
     config::Config,
@@ -115,11 +115,13 @@ fn show(
     response: &Response,
 ) -> std::io::Result<()> {
     let decision = &response.decision;
-    match gate.place(request, &mut Scratch::default()) {
-        Place::Missing => writeln!(out, "host        missing")?,
-        Place::Invalid(error) => writeln!(out, "host        {error}")?,
-        Place::Unmatched(host) => writeln!(out, "host        {host}: no [[host]] pattern matches")?,
-        Place::Matched(host, target) => {
+    match gate.match_host(request, &mut Scratch::default()) {
+        HostMatch::Missing => writeln!(out, "host        missing")?,
+        HostMatch::Invalid(error) => writeln!(out, "host        {error}")?,
+        HostMatch::Unmatched(host) => {
+            writeln!(out, "host        {host}: no [[host]] pattern matches")?
+        }
+        HostMatch::Matched(host, target) => {
             writeln!(
                 out,
                 "host        {host}: workspace {}, endpoint {}",

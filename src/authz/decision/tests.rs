@@ -95,9 +95,9 @@ fn permissive() -> Limits {
     Limits { ranges: Ranges::default().with(backends), ..Limits::default() }
 }
 
-fn place(endpoint: EndpointName) -> Place {
+fn place(endpoint: EndpointName) -> HostMatch {
     let workspace = arrayvec::ArrayString::from("w").unwrap();
-    Place::Matched(
+    HostMatch::Matched(
         Host::parse(b"w.example.com").unwrap(),
         Target { source: None, workspace, endpoint },
     )
