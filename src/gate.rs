@@ -19,7 +19,7 @@ use crate::{
         certificate::CertificateRule,
         credential::{Credential, Sources},
         evidence::{Evidence, Shown},
-        issuers::{Issuers, KeyWait, Outcome},
+        issuers::{Issuers, Outcome, Pending},
         profile::Authority,
         revocation::Revocations,
     },
@@ -80,7 +80,7 @@ pub enum Step {
     /// The response.
     Done(Response),
     /// The decision waits for keys or a workspace under way; decide again after it, with `may_wait` off.
-    Wait(KeyWait),
+    Wait(Pending),
 }
 
 /// Whom a session's cookie stands for.
@@ -90,7 +90,7 @@ enum Visitor {
     /// Somebody who signed in.
     SignedIn(Arc<Session>, Arc<Identity>),
     /// The store of sessions is asked.
-    Wait(KeyWait),
+    Wait(Pending),
     /// The store of sessions is away.
     Unsettled,
 }
@@ -332,7 +332,7 @@ impl Gate {
             },
             None if !sessions.is_unsettled(id, host) => Visitor::Nobody,
             None => match sessions.ask(id, host).filter(|_| may_wait) {
-                Some(answer) => Visitor::Wait(KeyWait::new(answer)),
+                Some(answer) => Visitor::Wait(Pending::new(answer)),
                 None => Visitor::Unsettled,
             },
         }
@@ -453,7 +453,7 @@ impl Gate {
 
     /// Asks for a workspace that somebody with an identity wants and nobody here knows: it may have
     /// started a moment ago. With several sources that can be asked, the host must name one.
-    fn look_up(&self, target: &Target) -> Option<KeyWait> {
+    fn look_up(&self, target: &Target) -> Option<Pending> {
         let mut able = self.lookups.iter().enumerate().filter_map(|(number, lookup)| {
             let named = target.source.is_none_or(|source| source.index() == number);
             lookup.as_ref().filter(|_| named)
@@ -462,7 +462,7 @@ impl Gate {
         if others.is_some() {
             return None;
         }
-        lookup.ask(&target.workspace, Moment::now()).map(KeyWait::new)
+        lookup.ask(&target.workspace, Moment::now()).map(Pending::new)
     }
 
     /// Who a certificate stands for. One that no rule is about is no credential of ours.

@@ -25,7 +25,7 @@ use crate::{
         reason::{Reason, Verdict},
     },
     gate::{Gate, Response, Step, live::Live},
-    identity::{Identity, issuers::KeyWait},
+    identity::{Identity, issuers::Pending},
     metrics::Metrics,
     request::{self, Request},
     spop::{Actions, Notify, Value, ack, ack::Scope},
@@ -76,7 +76,7 @@ impl Batch<'_> {
 /// A question that waits for keys.
 pub struct Waiting {
     /// The end of the wait.
-    pub keys: KeyWait,
+    pub keys: Pending,
 }
 
 impl Answerer {

@@ -28,13 +28,13 @@ pub enum Outcome {
     /// All that can be known.
     Settled(Authentication),
     /// The token names a key that a fetch under way may bring, or is opaque and being asked about.
-    Wait(KeyWait),
+    Wait(Pending),
 }
 
 /// The end of a fetch of keys, or of a question about a token or a workspace, to be waited for.
-pub struct KeyWait(watch::Receiver<u64>);
+pub struct Pending(watch::Receiver<u64>);
 
-impl KeyWait {
+impl Pending {
     /// A wait for whoever writes to the channel, or closes it.
     #[must_use]
     pub fn new(ended: watch::Receiver<u64>) -> Self {
@@ -125,7 +125,7 @@ impl Issuers {
         {
             return match introspector.judge(token, digest, now, may_wait) {
                 Ok(authentication) => Outcome::Settled(authentication),
-                Err(ended) => Outcome::Wait(KeyWait(ended)),
+                Err(ended) => Outcome::Wait(Pending(ended)),
             };
         }
         let refused = |refusal| Outcome::Settled(Authentication::Refused(refusal));
@@ -158,7 +158,7 @@ impl Issuers {
             }
             Err(VerifyError::Refused(refusal)) => refused(refusal),
             Err(VerifyError::UnknownKey) if may_wait => match provider.refetch() {
-                Some(ended) => Outcome::Wait(KeyWait(ended)),
+                Some(ended) => Outcome::Wait(Pending(ended)),
                 None => refused(Refusal::Key),
             },
             Err(VerifyError::UnknownKey) => refused(Refusal::Key),
