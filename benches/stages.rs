@@ -27,7 +27,7 @@ use identity_spoa::{
     authz::{
         decision::{self, DecisionId},
         limits::Limits,
-        policy::{Circumstances, Mode, Question, Rules, Set, Who},
+        policy::{Mode, Question, RequestContext, Rules, Set, Who},
         reason::Reason,
     },
     gate::{Gate, Response, Step, live::Live},
@@ -126,7 +126,7 @@ fn main() {
     });
     let place = gate.match_host(&request, &mut scratch);
     time("decide", || {
-        let (about, policy) = (Circumstances::default(), Limits::default());
+        let (about, policy) = (RequestContext::default(), Limits::default());
         let rules = Rules::default();
         black_box(decision::decide(&place, &about, known.clone(), &workspaces, &policy, rules));
     });
@@ -166,7 +166,7 @@ fn policies(known: &Authentication, now: Timestamp) {
             endpoint: &EndpointName::Main,
             declared: true,
             relation: Ok(Reason::Owner),
-            circumstances: Circumstances {
+            context: RequestContext {
                 method: Some(b"GET"),
                 path: Some(path),
                 client: Some([127, 0, 0, 1].into()),

@@ -10,7 +10,7 @@ use crate::{
     authz::{
         decision::{self, Decision, HostMatch},
         limits::{Framing, Limits},
-        policy::{Circumstances, Policies, Rules},
+        policy::{Policies, RequestContext, Rules},
         reason::Reason,
     },
     fingerprint::Fingerprint,
@@ -179,7 +179,7 @@ impl Gate {
             }
             other => other,
         };
-        let (about, law, rules) = (circumstances(request, now), &self.policy, self.rules());
+        let (about, law, rules) = (context(request, now), &self.policy, self.rules());
         let is_ours =
             matches!(place, HostMatch::Matched(..)) && authentication.is_by_token_of_ours();
         let decision = decision::decide(&place, &about, authentication, workspaces, law, rules);
@@ -270,9 +270,9 @@ impl Gate {
     ) -> Decision {
         let path = path.split(|byte| *byte == b'?').next();
         let method = Some(&b"GET"[..]);
-        let circumstances = Circumstances { method, path, now, ..Circumstances::default() };
+        let context = RequestContext { method, path, now, ..RequestContext::default() };
         let workspaces = self.registry.snapshot();
-        self.judge_in(&workspaces, host, &circumstances, Some(identity), &mut Scratch::default())
+        self.judge_in(&workspaces, host, &context, Some(identity), &mut Scratch::default())
     }
 
     /// What would come of a request of somebody whose credential was verified before, or of nobody. Policies that
@@ -282,7 +282,7 @@ impl Gate {
         &self,
         workspaces: &Snapshot,
         host: &Host,
-        circumstances: &Circumstances<'_>,
+        context: &RequestContext<'_>,
         identity: Option<Arc<Identity>>,
         scratch: &mut Scratch,
     ) -> Decision {
@@ -299,7 +299,7 @@ impl Gate {
             Some(Some(identity)) => Authentication::Known(identity),
         };
         let (law, rules) = (&self.policy, self.rules().without_shadow());
-        decision::decide(&place, circumstances, authentication, workspaces, law, rules)
+        decision::decide(&place, context, authentication, workspaces, law, rules)
     }
 
     /// The policies that are asked; none is the default.
@@ -488,9 +488,9 @@ fn origin_of(address: &[u8]) -> Option<&[u8]> {
 }
 
 /// What policies are told of a request.
-const fn circumstances<'a>(request: &Request<'a>, now: Timestamp) -> Circumstances<'a> {
+const fn context<'a>(request: &Request<'a>, now: Timestamp) -> RequestContext<'a> {
     let Request { method, path, client, is_stream, .. } = *request;
-    Circumstances { method, path, client, now, is_stream }
+    RequestContext { method, path, client, now, is_stream }
 }
 
 /// Where a browser without a session is sent.

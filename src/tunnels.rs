@@ -17,7 +17,7 @@ use std::{
 use crate::{
     authz::{
         decision::{DecisionId, Route},
-        policy::{Circumstances, reading},
+        policy::{RequestContext, reading},
         reason::Reason,
     },
     gate::{Response, revalidate::Ended},
@@ -307,8 +307,8 @@ impl Tunnel {
 
     /// What a request like the one that opened it would be like now.
     #[must_use]
-    pub fn circumstances(&self, now: Timestamp) -> Circumstances<'_> {
-        Circumstances {
+    pub fn request_context(&self, now: Timestamp) -> RequestContext<'_> {
+        RequestContext {
             method: self.method.as_deref(),
             path: self.path.as_deref(),
             client: self.client,

@@ -8,7 +8,7 @@ use std::{net::SocketAddr, sync::Arc};
 use crate::{
     authz::{
         limits::Limits,
-        policy::{Circumstances, Question, Rules, Set, Shadow},
+        policy::{Question, RequestContext, Rules, Set, Shadow},
         reason::{Reason, Verdict},
     },
     identity::{Authentication, Identity},
@@ -107,7 +107,7 @@ impl Decision {
 #[must_use]
 pub fn decide(
     host: &HostMatch,
-    circumstances: &Circumstances<'_>,
+    context: &RequestContext<'_>,
     authentication: Authentication,
     workspaces: &Snapshot,
     limits: &Limits,
@@ -121,9 +121,7 @@ pub fn decide(
     };
     let found = workspaces.find(target.source, &target.workspace);
     let endpoint = match &found {
-        Found::Workspace(record) => {
-            record.workspace.endpoint_at(&target.endpoint, circumstances.path)
-        }
+        Found::Workspace(record) => record.workspace.endpoint_at(&target.endpoint, context.path),
         Found::Unknown | Found::NotLoaded | Found::Ambiguous => target.endpoint.clone(),
     };
     let mut decision = Decision {
@@ -139,7 +137,7 @@ pub fn decide(
             if let Authentication::Known(identity) = authentication {
                 decision.identity = Some(identity);
             }
-            return decision.ask(rules, Ok(Reason::Public), record, limits, circumstances);
+            return decision.ask(rules, Ok(Reason::Public), record, limits, context);
         }
     }
     let identity = match authentication {
@@ -170,7 +168,7 @@ pub fn decide(
         Found::Ambiguous => return Decision { reason: Reason::WorkspaceAmbiguous, ..decision },
     };
     let relation = crate::authz::permission::relation(&identity, &record, &endpoint, limits);
-    decision.ask(rules, relation, &record, limits, circumstances)
+    decision.ask(rules, relation, &record, limits, context)
 }
 
 impl Decision {
@@ -181,29 +179,29 @@ impl Decision {
         relation: Result<Reason, Reason>,
         record: &Record<'_>,
         limits: &Limits,
-        circumstances: &Circumstances<'_>,
+        context: &RequestContext<'_>,
     ) -> Self {
         let Rules { enforced, shadow } = rules;
         if enforced.or(shadow).is_none() {
-            return self.follow(relation, record, limits, circumstances);
+            return self.follow(relation, record, limits, context);
         }
         let identity = self.identity.clone();
         let endpoint = self.endpoint.clone().unwrap_or(EndpointName::Main);
         let (identity, workspace) = (identity.as_deref(), record.workspace);
-        let question = Question::new(identity, workspace, &endpoint, relation, *circumstances);
+        let question = Question::new(identity, workspace, &endpoint, relation, *context);
         let outcome = |set: &Set| set.decide(&question);
         self.relation = Some(relation);
         self.shadow = shadow.map(|set| {
             let outcome = outcome(set);
-            let decision = self.clone().follow(outcome.result, record, limits, circumstances);
+            let decision = self.clone().follow(outcome.result, record, limits, context);
             Shadow { reason: decision.reason, policy: outcome.policy, set: set.hash() }
         });
         match enforced.map(outcome) {
             Some(outcome) => {
                 self.policy = outcome.policy;
-                self.follow(outcome.result, record, limits, circumstances)
+                self.follow(outcome.result, record, limits, context)
             }
-            None => self.follow(relation, record, limits, circumstances),
+            None => self.follow(relation, record, limits, context),
         }
     }
 
@@ -213,10 +211,10 @@ impl Decision {
         permission: Result<Reason, Reason>,
         record: &Record<'_>,
         limits: &Limits,
-        circumstances: &Circumstances<'_>,
+        context: &RequestContext<'_>,
     ) -> Self {
         match permission {
-            Ok(reason) => self.reach(record, reason, limits, circumstances),
+            Ok(reason) => self.reach(record, reason, limits, context),
             Err(reason) => {
                 self.about(record);
                 self.reason = reason;
@@ -231,10 +229,10 @@ impl Decision {
         record: &Record<'_>,
         allowed: Reason,
         limits: &Limits,
-        circumstances: &Circumstances<'_>,
+        context: &RequestContext<'_>,
     ) -> Self {
         self.about(record);
-        let asked = if circumstances.is_stream { Protocol::Tcp } else { Protocol::Http };
+        let asked = if context.is_stream { Protocol::Tcp } else { Protocol::Http };
         self.reason = match record.workspace.phase {
             _ if is_stale(record, allowed) => Reason::WorkspaceStale,
             Phase::Running | Phase::Updating if owner_has_left(record) => Reason::OwnerInactive,

@@ -85,7 +85,7 @@ pub struct Rules<'p> {
 
 /// What a request or stream is like, beside who wants what.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Circumstances<'a> {
+pub struct RequestContext<'a> {
     /// The method.
     pub method: Option<&'a [u8]>,
     /// The path, without query.
@@ -131,7 +131,7 @@ pub struct Question<'a> {
     /// What ownership says.
     pub relation: Result<Reason, Reason>,
     /// The rest.
-    pub circumstances: Circumstances<'a>,
+    pub context: RequestContext<'a>,
 }
 
 /// What came of a question.
@@ -278,7 +278,7 @@ impl<'a> Question<'a> {
         workspace: &'a Workspace,
         endpoint: &'a EndpointName,
         relation: Result<Reason, Reason>,
-        circumstances: Circumstances<'a>,
+        context: RequestContext<'a>,
     ) -> Self {
         Self {
             who: identity.map(Who::of),
@@ -287,7 +287,7 @@ impl<'a> Question<'a> {
             endpoint,
             declared: workspace.endpoint(endpoint).is_some(),
             relation,
-            circumstances,
+            context,
         }
     }
 
@@ -369,11 +369,11 @@ impl Set {
     /// What the policies say in every reading of the path and the method: what one reading forbids is forbidden,
     /// and only what each permits is permitted.
     fn judge(&self, question: &Question<'_>) -> Ruling {
-        let circumstances = &question.circumstances;
-        let http = !circumstances.is_stream;
+        let context = &question.context;
+        let http = !context.is_stream;
         let (mut paths, mut methods) = (vec!["".into()], vec!["".into()]);
         if http && self.looks.at("path") {
-            let Some(path) = circumstances.path else { return lacking("path") };
+            let Some(path) = context.path else { return lacking("path") };
             match reading::readings(path) {
                 Ok(readings) => paths = readings,
                 Err(error) => {
@@ -383,7 +383,7 @@ impl Set {
             }
         }
         if http && self.looks.at("method") {
-            let method = circumstances.method.and_then(|method| std::str::from_utf8(method).ok());
+            let method = context.method.and_then(|method| std::str::from_utf8(method).ok());
             let Some(method) = method else { return lacking("method") };
             let upper = method.to_ascii_uppercase();
             methods = vec![method.into()];
@@ -481,9 +481,9 @@ impl Set {
         Some((Entities::from_entities(all, None).ok()?, principal, resource))
     }
 
-    /// What policies look at of the circumstances, but path and method; `None` where the client is not known.
+    /// What policies look at of the context, but path and method; `None` where the client is not known.
     fn context(&self, question: &Question<'_>) -> Option<Vec<(String, RestrictedExpression)>> {
-        let Circumstances { client, now, .. } = question.circumstances;
+        let RequestContext { client, now, .. } = question.context;
         let mut pairs = Vec::new();
         let relation = question.relation.map_or("none", Reason::id);
         pairs.extend(self.looked("relation", || text(relation)));

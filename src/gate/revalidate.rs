@@ -7,7 +7,7 @@ use crate::{
     authz::{
         decision::{Decision, Route},
         permission,
-        policy::Circumstances,
+        policy::RequestContext,
         reason::{Reason, Verdict},
     },
     identity::{Identity, Refusal},
@@ -34,7 +34,7 @@ pub struct Held<'h> {
     /// The host.
     pub host: &'h Host,
     /// What else may matter of the request, and the time.
-    pub about: Circumstances<'h>,
+    pub about: RequestContext<'h>,
     /// Who asked.
     pub identity: Option<Arc<Identity>>,
     /// The session that said so, if one did.

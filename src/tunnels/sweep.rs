@@ -226,7 +226,7 @@ pub fn judge(
 ) -> Result<(), Cause> {
     let held = Held {
         host: &tunnel.host,
-        about: tunnel.circumstances(now),
+        about: tunnel.request_context(now),
         identity: tunnel.identity.clone(),
         session: tunnel.session.as_ref(),
         route: tunnel.route.as_ref(),

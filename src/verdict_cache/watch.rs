@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Edge, Given, Key, PARTS, State};
 use crate::{
-    authz::policy::Circumstances,
+    authz::policy::RequestContext,
     gate::{
         Gate,
         live::Live,
@@ -153,7 +153,7 @@ impl<'e> Watcher<'e> {
     ) -> bool {
         let held = Held {
             host: &key.host,
-            about: Circumstances { now, ..Circumstances::default() },
+            about: RequestContext { now, ..RequestContext::default() },
             identity: given.identity.clone(),
             session: given.session.as_ref(),
             route: given.route.as_ref(),

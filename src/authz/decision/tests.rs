@@ -146,9 +146,9 @@ fn s12_an_email_address_a_group_and_an_organization_count_only_from_their_issuer
         });
         change(&mut workspace);
         let known = Authentication::Known(Arc::new(who));
-        let (circumstances, policy) = (Circumstances::default(), permissive());
+        let (context, policy) = (RequestContext::default(), permissive());
         let place = place(EndpointName::Main);
-        decide(&place, &circumstances, known, &snapshot(vec![workspace]), &policy, Rules::default())
+        decide(&place, &context, known, &snapshot(vec![workspace]), &policy, Rules::default())
             .reason
     };
     let who = |issuer: &str| Identity {
@@ -192,7 +192,7 @@ fn no_organization_is_not_the_same_organization() {
     let known = Authentication::Known(Arc::new(who));
     let decision = decide(
         &place(EndpointName::Main),
-        &Circumstances::default(),
+        &RequestContext::default(),
         known,
         &snapshot(vec![workspace]),
         &permissive(),
@@ -208,7 +208,7 @@ fn before_the_first_list_nobody_is_told_that_a_workspace_is_unknown() {
     let (registry, _) = registry(SourceRules::default());
     let decision = decide(
         &place(EndpointName::Main),
-        &Circumstances::default(),
+        &RequestContext::default(),
         known,
         &registry.snapshot(),
         &permissive(),
@@ -234,7 +234,7 @@ fn the_owner_reaches_undeclared_ports_only_where_the_policy_says_so() {
         let rules = SourceRules { undeclared_ports, ..SourceRules::default() };
         decide(
             &place(endpoint),
-            &Circumstances::default(),
+            &RequestContext::default(),
             known,
             &ruled(rules, vec![workspace]),
             &permissive(),
@@ -431,7 +431,7 @@ proptest! {
         let age = Duration::from_secs(age);
         let workspaces = aged(rules, list, members.clone(), age);
         let decision =
-            decide(&place(endpoint.clone()), &Circumstances::default(), authentication.clone(), &workspaces, &policy, Rules::default());
+            decide(&place(endpoint.clone()), &RequestContext::default(), authentication.clone(), &workspaces, &policy, Rules::default());
         let identity = match &authentication {
             Authentication::Known(identity) => Some(identity),
             _ => None,
@@ -503,7 +503,7 @@ proptest! {
         let was_public = known && admits(Admission::Public);
         if identity.is_none() && decision.verdict() != Verdict::Allow && !was_public {
             let nowhere =
-                decide(&place(endpoint), &Circumstances::default(), authentication.clone(), &snapshot(vec![]), &policy, Rules::default());
+                decide(&place(endpoint), &RequestContext::default(), authentication.clone(), &snapshot(vec![]), &policy, Rules::default());
             prop_assert_eq!(decision.reason, nowhere.reason);
             prop_assert!(decision.workspace.is_none());
         }

@@ -11,7 +11,7 @@ use std::{
 use jiff::{civil::DateTime, tz::TimeZone};
 use toml_span::{DeserError, Deserialize, Value, de_helpers::TableHelper};
 
-use super::{Circumstances, Mode, Outcome, Question, Set, Who};
+use super::{Mode, Outcome, Question, RequestContext, Set, Who};
 use crate::{
     authz::reason::{Reason, Verdict},
     diagnostics::{self, Format, Mistake, Mistakes, choice, line_and_column, mistake},
@@ -200,7 +200,7 @@ impl Case {
             endpoint: &self.endpoint,
             declared: self.declared,
             relation,
-            circumstances: Circumstances {
+            context: RequestContext {
                 method: (!self.stream).then_some(self.method.as_bytes()),
                 path: (!self.stream).then_some(self.path.as_bytes()),
                 client: self.client,

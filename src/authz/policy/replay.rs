@@ -14,7 +14,7 @@ use std::{
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Circumstances, Mode, Question, Set, Who};
+use super::{Mode, Question, RequestContext, Set, Who};
 use crate::{
     authz::reason::{Reason, Verdict},
     time::Timestamp,
@@ -278,7 +278,7 @@ impl<'r> Owned<'r> {
             endpoint: self.endpoint.as_ref()?,
             declared: declared.unwrap_or(true),
             relation,
-            circumstances: Circumstances {
+            context: RequestContext {
                 method: self.method.map(str::as_bytes),
                 path: self.path.map(str::as_bytes),
                 client,

@@ -46,7 +46,7 @@ fn ask<'q>(set: &Set, change: impl FnOnce(&mut Question<'q>)) -> Outcome {
         endpoint: &EndpointName::Main,
         declared: true,
         relation: Ok(Reason::Owner),
-        circumstances: Circumstances {
+        context: RequestContext {
             method: Some(b"GET"),
             path: Some(b"/"),
             client: Some([192, 0, 2, 7].into()),
@@ -116,7 +116,7 @@ fn ownership_decides_where_no_policy_is_about_it() {
 #[test]
 fn every_reading_of_a_path_is_forbidden() {
     let set = forbids_people("context.path == \"/admin\" || context.path like \"/admin/*\"");
-    let with = |path: &'static [u8]| forbidden(&set, |q| q.circumstances.path = Some(path));
+    let with = |path: &'static [u8]| forbidden(&set, |q| q.context.path = Some(path));
     for path in [
         &b"/admin"[..],
         b"/admin/x",
@@ -133,12 +133,12 @@ fn every_reading_of_a_path_is_forbidden() {
         assert!(!with(path), "{}", path.escape_ascii());
     }
     for path in [&b"/\xff"[..], b"/%ff", &[b'a'; reading::MAX_PATH + 1]] {
-        assert!(unknown(&set, |q| q.circumstances.path = Some(path)));
+        assert!(unknown(&set, |q| q.context.path = Some(path)));
     }
     // Where no policy looks at the path, nobody needs to understand it.
     let other = forbids("context.hour == 3");
     for path in [None, Some(&b"/\xff"[..])] {
-        assert!(!forbidden(&other, |q| q.circumstances.path = path));
+        assert!(!forbidden(&other, |q| q.context.path = path));
     }
 }
 
@@ -146,31 +146,31 @@ fn every_reading_of_a_path_is_forbidden() {
 fn a_method_is_meant_in_any_case() {
     let set = forbids_people("context.method == \"DELETE\"");
     for method in [&b"DELETE"[..], b"delete", b"Delete"] {
-        assert!(forbidden(&set, |q| q.circumstances.method = Some(method)));
+        assert!(forbidden(&set, |q| q.context.method = Some(method)));
     }
     // What is written in small letters is no other method either.
     let set = forbids_people("context.method != \"GET\"");
-    assert!(forbidden(&set, |q| q.circumstances.method = Some(b"get")));
-    assert!(!forbidden(&set, |q| q.circumstances.method = Some(b"GET")));
+    assert!(forbidden(&set, |q| q.context.method = Some(b"get")));
+    assert!(!forbidden(&set, |q| q.context.method = Some(b"GET")));
 }
 
 #[test]
 fn what_a_policy_looks_at_and_nobody_knows_is_refused() {
     let path = forbids_people("context.path == \"/never\"");
-    assert!(unknown(&path, |q| q.circumstances.path = None));
+    assert!(unknown(&path, |q| q.context.path = None));
     // Asking whether it is there is a look too.
     let path = forbids_people("context has path && context.path == \"/never\"");
-    assert!(unknown(&path, |q| q.circumstances.path = None));
+    assert!(unknown(&path, |q| q.context.path = None));
     let method = forbids_people("context.method == \"NEVER\"");
-    assert!(unknown(&method, |q| q.circumstances.method = None));
-    assert!(unknown(&method, |q| q.circumstances.method = Some(b"\xff")));
+    assert!(unknown(&method, |q| q.context.method = None));
+    assert!(unknown(&method, |q| q.context.method = Some(b"\xff")));
     let client = forbids("context.client == ip(\"10.0.0.1\")");
-    assert!(unknown(&client, |q| q.circumstances.client = None));
+    assert!(unknown(&client, |q| q.context.client = None));
     let groups = forbids_people("principal in Group::\"corp/never\"");
     assert!(unknown(&groups, |q| q.who.as_mut().unwrap().groups = None));
     let other = forbids("context.hour == 3");
     assert!(!forbidden(&other, |q| {
-        q.circumstances.client = None;
+        q.context.client = None;
         q.who.as_mut().unwrap().groups = None;
     }));
 }
@@ -198,8 +198,8 @@ fn a_policy_that_cannot_be_evaluated_refuses() {
 #[test]
 fn an_address_is_the_same_over_both_protocols() {
     let set = forbids("context.client.isInRange(ip(\"192.0.2.0/24\"))");
-    assert!(forbidden(&set, |q| q.circumstances.client = Some("::ffff:192.0.2.9".parse().unwrap())));
-    assert!(!forbidden(&set, |q| q.circumstances.client = Some("::1".parse().unwrap())));
+    assert!(forbidden(&set, |q| q.context.client = Some("::ffff:192.0.2.9".parse().unwrap())));
+    assert!(!forbidden(&set, |q| q.context.client = Some("::1".parse().unwrap())));
 }
 
 #[test]
@@ -209,8 +209,8 @@ fn hours_and_weekdays_are_those_of_the_zone() {
     let tokyo = Set::parse("t", text, Mode::Narrow, zone).unwrap();
     // 15:20 UTC on Friday.
     let later = Timestamp::from_secs(1_795_774_800 + 5 * 3600);
-    assert!(forbidden(&tokyo, |q| q.circumstances.now = later));
-    assert!(!forbidden(&set_of(Mode::Narrow, text), |q| q.circumstances.now = later));
+    assert!(forbidden(&tokyo, |q| q.context.now = later));
+    assert!(!forbidden(&set_of(Mode::Narrow, text), |q| q.context.now = later));
 }
 
 #[test]
@@ -222,8 +222,7 @@ fn a_stream_has_rules_of_its_own() {
     );
     assert!(!forbidden(&set, |_| ()));
     let stream = |q: &mut Question<'_>| {
-        q.circumstances =
-            Circumstances { is_stream: true, path: None, method: None, ..q.circumstances };
+        q.context = RequestContext { is_stream: true, path: None, method: None, ..q.context };
     };
     assert!(forbidden(&set, stream));
 }
@@ -276,8 +275,8 @@ fn a_permit_must_hold_in_every_reading_and_a_forbid_outweighs_it() {
     let stranger = |path: &'static [u8], method: &'static [u8]| {
         ask(&set, |q| {
             q.relation = Err(Reason::NotPermitted);
-            q.circumstances.path = Some(path);
-            q.circumstances.method = Some(method);
+            q.context.path = Some(path);
+            q.context.method = Some(method);
         })
         .result
     };
@@ -342,7 +341,7 @@ fn what_is_handed_over_is_what_the_schema_says() {
                 endpoint: &EndpointName::Port(7),
                 declared: true,
                 relation: Ok(Reason::Public),
-                circumstances: Circumstances {
+                context: RequestContext {
                     method: Some(b"GET"),
                     path: Some(b"/"),
                     client: Some([10, 0, 0, 1].into()),
@@ -399,7 +398,7 @@ proptest! {
         let outcome = ask(set, |q| {
             q.relation = relation;
             q.declared = declared;
-            q.circumstances.path = path.as_deref().map(str::as_bytes);
+            q.context.path = path.as_deref().map(str::as_bytes);
             if !known {
                 q.who = None;
             }

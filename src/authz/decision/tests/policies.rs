@@ -62,14 +62,14 @@ fn ask(who: Option<&Arc<Identity>>, workspaces: &Snapshot, rules: Rules<'_>) -> 
         Some(who) => Authentication::Known(Arc::clone(who)),
         None => Authentication::Absent,
     };
-    let circumstances = Circumstances {
+    let context = RequestContext {
         method: Some(b"GET"),
         path: Some(b"/"),
         client: Some([192, 0, 2, 1].into()),
-        ..Circumstances::default()
+        ..RequestContext::default()
     };
     let policy = permissive();
-    decide(&place(EndpointName::Main), &circumstances, authentication, workspaces, &policy, rules)
+    decide(&place(EndpointName::Main), &context, authentication, workspaces, &policy, rules)
 }
 
 #[test]
@@ -159,15 +159,15 @@ proptest! {
         let of_source = SourceRules { undeclared_ports, ..SourceRules::default() };
         let list = vec![workspace.clone()];
         let workspaces = aged(of_source, list, members, Duration::from_secs(age));
-        let circumstances = Circumstances {
+        let context = RequestContext {
             method: Some(b"GET"),
             path: path.as_deref().map(str::as_bytes),
             client,
-            ..Circumstances::default()
+            ..RequestContext::default()
         };
         let decide = |rules| {
             let (place, who) = (place(endpoint.clone()), authentication.clone());
-            decide(&place, &circumstances, who, &workspaces, &permissive(), rules)
+            decide(&place, &context, who, &workspaces, &permissive(), rules)
         };
         let plain = decide(Rules::default());
         let narrowed = decide(enforced(&NARROW[rule]));

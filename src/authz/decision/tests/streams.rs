@@ -30,7 +30,7 @@ fn ask(
     let known = Arc::new(identity(&profile("corp", &[MatchBy::Subject]), "s"));
     decide(
         &place(name.clone()),
-        &Circumstances { is_stream, ..Circumstances::default() },
+        &RequestContext { is_stream, ..RequestContext::default() },
         Authentication::Known(known),
         &snapshot(vec![workspace]),
         &permissive(),
@@ -92,7 +92,7 @@ fn s14_a_backend_that_is_not_permitted_gets_nothing_whatever_its_source_says() {
         let ranges = Ranges::default().with(backends);
         let decision = decide(
             &place(EndpointName::Main),
-            &Circumstances::default(),
+            &RequestContext::default(),
             Authentication::Absent,
             &snapshot(vec![workspace]),
             &Limits { ranges, ..Limits::default() },
@@ -111,7 +111,7 @@ fn s1_an_undeclared_port_is_http() {
     for (is_stream, reason) in [(false, Reason::Owner), (true, Reason::EndpointNotTcp)] {
         let decision = decide(
             &place(EndpointName::Port(99)),
-            &Circumstances { is_stream, ..Circumstances::default() },
+            &RequestContext { is_stream, ..RequestContext::default() },
             Authentication::Known(Arc::clone(&known)),
             &ruled(rules, vec![workspace.clone()]),
             &permissive(),
