@@ -151,7 +151,7 @@ fn main() {
     let batch = Batch { gate: &gate, workspaces, now, started, max_frame_size: DEFAULT_SIZE };
     time("all of it: one question answered", || {
         out.clear();
-        hot.answerer.answer(&notify, &batch, &mut scratch, true, &mut out);
+        hot.handler.answer(&notify, &batch, &mut scratch, true, &mut out);
     });
 }
 

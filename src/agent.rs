@@ -19,7 +19,7 @@ pub mod record;
 mod settings;
 pub mod variables;
 
-pub use answer::{Answerer, Batch, Waiting};
+pub use answer::{Batch, SpoeHandler, Waiting};
 pub use listener::{BindError, Listener, Stream};
 pub use settings::{AgentSettings, Listen, ListenError};
 
@@ -36,7 +36,7 @@ pub struct Server {
 
 /// What all connections have in common.
 struct Shared {
-    answerer: Answerer,
+    handler: SpoeHandler,
     connections: Arc<Semaphore>,
     waiting: Arc<Semaphore>,
     answer_within: Duration,
@@ -60,7 +60,7 @@ impl Server {
             listeners.extend(Listener::bind(address, config)?);
         }
         let shared = Shared {
-            answerer: Answerer::new(live, trail).tracking(tunnels).reusing(edge),
+            handler: SpoeHandler::new(live, trail).tracking(tunnels).reusing(edge),
             connections: Arc::new(Semaphore::new(config.connections)),
             waiting: Arc::new(Semaphore::new(config.waiting)),
             answer_within: config.answer_within,
@@ -102,7 +102,7 @@ async fn accept(listener: Listener, shared: Arc<Shared>, stop: CancellationToken
                 };
                 let (shared, stop) = (Arc::clone(&shared), stop.clone());
                 connections.spawn(async move {
-                    let _counted = shared.answerer.metrics().connections.hold();
+                    let _counted = shared.handler.metrics().connections.hold();
                     connection::serve(stream, &shared, stop).await;
                     drop(permit);
                 });

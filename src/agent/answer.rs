@@ -37,7 +37,7 @@ use crate::{
 };
 
 /// Decides, records and encodes.
-pub struct Answerer {
+pub struct SpoeHandler {
     live: Arc<Live>,
     metrics: Arc<Metrics>,
     trail: Arc<AuditLog>,
@@ -79,8 +79,8 @@ pub struct Waiting {
     pub keys: Pending,
 }
 
-impl Answerer {
-    /// An answerer; its decisions carry a random number that tells this run of the agent from others.
+impl SpoeHandler {
+    /// A handler; its decisions carry a random number that tells this run of the agent from others.
     #[must_use]
     pub fn new(live: Arc<Live>, trail: Arc<AuditLog>) -> Self {
         let mut run = [0; 4];

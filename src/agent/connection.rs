@@ -130,7 +130,7 @@ impl<S: Stream> Connection<'_, S> {
 
     /// Answers frames until there are no more or the output is full. Returns whether it is full.
     fn answer_some(&mut self, progress: &mut bool) -> bool {
-        let gate = self.shared.answerer.gate();
+        let gate = self.shared.handler.gate();
         let workspaces = gate.registry.snapshot();
         let batch = Batch {
             gate: &gate,
@@ -148,9 +148,9 @@ impl<S: Stream> Connection<'_, S> {
             *progress = true;
             match event {
                 Event::Notify(notify) => {
-                    let answerer = &self.shared.answerer;
+                    let handler = &self.shared.handler;
                     let waiting =
-                        answerer.answer(&notify, &batch, &mut self.scratch, true, &mut self.out);
+                        handler.answer(&notify, &batch, &mut self.scratch, true, &mut self.out);
                     if let Some(waiting) = waiting {
                         let whole = self.input.get(..used).unwrap_or_default().to_vec();
                         if !wait(
@@ -161,7 +161,7 @@ impl<S: Stream> Connection<'_, S> {
                             batch.started,
                             batch.max_frame_size,
                         ) {
-                            answerer.refuse(&notify, Reason::Overloaded, &batch, &mut self.out);
+                            handler.refuse(&notify, Reason::Overloaded, &batch, &mut self.out);
                         }
                     }
                 }
@@ -225,9 +225,9 @@ fn wait(
     let Ok(permit) = Arc::clone(&shared.waiting).try_acquire_owned() else { return false };
     let shared = Arc::clone(shared);
     tasks.spawn(async move {
-        let waits = shared.answerer.metrics().waiting.hold();
+        let waits = shared.handler.metrics().waiting.hold();
         let ended = waiting.keys.ended(KEYS_WITHIN.min(shared.answer_within)).await;
-        let gate = shared.answerer.gate();
+        let gate = shared.handler.gate();
         let workspaces = gate.registry.snapshot();
         let now = Timestamp::now();
         let batch = Batch { gate: &gate, workspaces: &workspaces, now, started, max_frame_size };
@@ -238,9 +238,9 @@ fn wait(
         {
             if ended {
                 let mut scratch = Scratch::default();
-                shared.answerer.answer(&notify, &batch, &mut scratch, false, &mut out);
+                shared.handler.answer(&notify, &batch, &mut scratch, false, &mut out);
             } else {
-                shared.answerer.refuse(&notify, Reason::Deadline, &batch, &mut out);
+                shared.handler.refuse(&notify, Reason::Deadline, &batch, &mut out);
             }
         }
         drop(waits);

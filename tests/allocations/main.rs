@@ -40,7 +40,7 @@ fn a_hit_allocates_nothing() {
         out.clear();
         while let Some((event, used)) = hot.side.next(rest, &mut out) {
             let Event::Notify(notify) = event else { panic!("{event:?}") };
-            assert!(hot.answerer.answer(&notify, &batch, &mut scratch, true, &mut out).is_none());
+            assert!(hot.handler.answer(&notify, &batch, &mut scratch, true, &mut out).is_none());
             rest = rest.get(used..).unwrap();
         }
         // Two answers that allow, each with the reason and the name of a variable in it.
@@ -57,6 +57,6 @@ fn a_hit_allocates_nothing() {
     let (new, grown) = (change.allocations, change.reallocations);
     eprintln!("{QUESTIONS} hits: {new} allocations, {grown} reallocations");
     assert_eq!((new, grown), (0, 0));
-    drop(hot.answerer);
+    drop(hot.handler);
     hot.writer.finish();
 }

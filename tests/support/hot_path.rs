@@ -6,7 +6,7 @@
 use std::{io::sink, sync::Arc};
 
 use identity_spoa::{
-    agent::Answerer,
+    agent::SpoeHandler,
     audit::{AuditLog, Writer},
     authz::limits::Limits,
     config::Config,
@@ -35,7 +35,7 @@ use crate::dev_idp::DevIdp;
 /// Everything a hit needs.
 pub struct HotPath {
     pub gate: Arc<Gate>,
-    pub answerer: Answerer,
+    pub handler: SpoeHandler,
     pub writer: Writer,
     /// An open connection.
     pub side: AgentSide,
@@ -56,13 +56,13 @@ impl HotPath {
         let (trail, writer) = AuditLog::to(Box::new(sink()), 1 << 24).unwrap();
         let trail = Arc::new(trail);
         let tunnels = Tunnels::new(Settings::default(), 1, Arc::clone(&trail));
-        let answerer = Answerer::new(Arc::new(Live::new(Arc::clone(&gate))), trail)
+        let handler = SpoeHandler::new(Arc::new(Live::new(Arc::clone(&gate))), trail)
             .tracking(Some(Arc::new(tunnels)));
         let mut side = AgentSide::new(DEFAULT_SIZE);
         let mut hello = Vec::new();
         client::hello(&mut hello, DEFAULT_SIZE, "pipelining", false);
         side.next(&hello, &mut Vec::new()).unwrap();
-        Self { gate, answerer, writer, side, token }
+        Self { gate, handler, writer, side, token }
     }
 
     /// The question of the owner, to the editor (`""`) or a port (`"3000-"`).
