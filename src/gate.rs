@@ -18,7 +18,7 @@ use crate::{
         Authentication, Identity, Refusal,
         certificate::CertificateRule,
         credential::{Credential, Sources},
-        evidence::{Evidence, Shown},
+        evidence::{CredentialKind, Evidence},
         issuers::{Issuers, Outcome, Pending},
         profile::Authority,
         revocation::Revocations,
@@ -130,7 +130,7 @@ impl Gate {
                 return refuse(Reason::OriginForeign);
             }
             (Credential::Bearer(token), certificate) => {
-                evidence.credential = Shown::Bearer;
+                evidence.credential = CredentialKind::Bearer;
                 let issuers = &self.issuers;
                 match issuers.authenticate_noting(token, certificate, now, may_wait, &mut evidence)
                 {
@@ -139,7 +139,7 @@ impl Gate {
                 }
             }
             (Credential::Dpop(token), certificate) => {
-                evidence.credential = Shown::Dpop;
+                evidence.credential = CredentialKind::Dpop;
                 match self.issuers.authenticate(token, certificate, now, may_wait) {
                     Outcome::Settled(Authentication::Known(_)) => {
                         Authentication::Refused(Refusal::Bound)
@@ -155,7 +155,7 @@ impl Gate {
                 }
                 Visitor::SignedIn(session, identity) => {
                     by_session = Some(session);
-                    evidence.credential = Shown::Session;
+                    evidence.credential = CredentialKind::Session;
                     Authentication::Known(identity)
                 }
                 Visitor::Nobody => match certificate
@@ -469,7 +469,7 @@ impl Gate {
     fn identify(&self, der: &[u8], now: Timestamp, evidence: &mut Evidence) -> Authentication {
         let known = self.certificates.iter().find_map(|rule| rule.identify(der, now));
         let Some(identity) = known else { return Authentication::Absent };
-        evidence.credential = Shown::Certificate;
+        evidence.credential = CredentialKind::Certificate;
         Authentication::Known(Arc::new(identity))
     }
 }

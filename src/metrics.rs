@@ -14,7 +14,7 @@ use crate::{
     authz::reason::{Reason, Verdict},
     identity::{
         Refusal,
-        evidence::{Evidence, Shown},
+        evidence::{CredentialKind, Evidence},
     },
 };
 
@@ -202,7 +202,7 @@ impl Metrics {
         let bucket = BOUNDS.partition_point(|bound| *bound < micros);
         add(self.buckets.get(bucket), 1);
         self.micros.fetch_add(micros, Ordering::Relaxed);
-        if evidence.credential == Shown::Bearer && evidence.key_set.is_some() {
+        if evidence.credential == CredentialKind::Bearer && evidence.key_set.is_some() {
             add(Some(if evidence.cached { &self.hits } else { &self.misses }), 1);
         }
     }
@@ -357,7 +357,7 @@ mod tests {
     fn every_decision_is_counted_once_with_its_reason_and_time() {
         let metrics = Metrics::default();
         let hit = Evidence {
-            credential: Shown::Bearer,
+            credential: CredentialKind::Bearer,
             cached: true,
             key_set: Some(crate::fingerprint::Fingerprint::of(b"")),
             token: None,

@@ -2,10 +2,10 @@
 
 use crate::fingerprint::Fingerprint;
 
-/// What was shown.
+/// What kind of credential a request carries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Shown {
-    /// Nothing that is meant for us.
+pub enum CredentialKind {
+    /// None of ours.
     #[default]
     Nothing,
     /// A bearer token.
@@ -21,8 +21,8 @@ pub enum Shown {
 /// What a decision rests on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
-    /// What was shown.
-    pub credential: Shown,
+    /// The kind of credential.
+    pub credential: CredentialKind,
     /// Whether the token was remembered from another request.
     pub cached: bool,
     /// The token's own id (`jti`), if it has one.
@@ -31,7 +31,7 @@ pub struct Evidence {
     pub key_set: Option<Fingerprint>,
 }
 
-impl Shown {
+impl CredentialKind {
     /// The stable id.
     #[must_use]
     pub const fn id(self) -> &'static str {
