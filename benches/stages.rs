@@ -27,6 +27,7 @@ use identity_spoa::{
     authz::{
         decision::{self, DecisionId},
         limits::Limits,
+        permission::Permission,
         policy::{Mode, Question, RequestContext, Rules, Set, Who},
         reason::Reason,
     },
@@ -165,7 +166,7 @@ fn policies(known: &Authentication, now: Timestamp) {
             organization: None,
             endpoint: &EndpointName::Main,
             declared: true,
-            relation: Ok(Reason::Owner),
+            relation: Permission::Granted(Reason::Owner),
             context: RequestContext {
                 method: Some(b"GET"),
                 path: Some(path),
@@ -174,7 +175,7 @@ fn policies(known: &Authentication, now: Timestamp) {
                 is_stream: false,
             },
         };
-        assert!(black_box(set.decide(&question)).result.is_ok());
+        assert!(black_box(set.decide(&question)).permission.is_granted());
     };
     let set = |text: &str| Set::parse("bench", text, Mode::Narrow, TimeZone::UTC).unwrap();
     let plain = set(

@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use crate::{
     audit::{Entry, Object},
-    authz::{decision::DecisionId, policy::Shadow, reason::Reason},
+    authz::{decision::DecisionId, permission::Permission, policy::Shadow},
     gate::{Response, Versions},
     identity::{Identity, evidence::Evidence},
     request::Request,
@@ -49,7 +49,7 @@ pub struct DecisionRecord<'a> {
 
 /// What is recorded where policies were asked.
 struct Asked<'a> {
-    relation: Result<Reason, Reason>,
+    relation: Permission,
     identity: Option<&'a Identity>,
     workspace: Option<&'a Workspace>,
     is_stream: bool,
@@ -171,8 +171,7 @@ impl Asked<'_> {
             return line.null("inputs");
         }
         line.nested("inputs", |line| {
-            let (Ok(relation) | Err(relation)) = self.relation;
-            line.text("relation", relation.id());
+            line.text("relation", self.relation.reason().id());
             line.boolean("declared", declared);
             line.boolean("stream", self.is_stream);
             line.optional("organization", organization);

@@ -8,6 +8,7 @@ use std::{net::SocketAddr, sync::Arc};
 use crate::{
     authz::{
         limits::Limits,
+        permission::{self, Permission},
         policy::{Question, RequestContext, Rules, Set, Shadow},
         reason::{Reason, Verdict},
     },
@@ -67,7 +68,7 @@ pub struct Decision {
     /// Where an allowed request goes.
     pub route: Option<Route>,
     /// What ownership said, where policies were asked.
-    pub relation: Option<Result<Reason, Reason>>,
+    pub relation: Option<Permission>,
     /// The policy that decided; none where ownership did.
     pub policy: Option<Arc<str>>,
     /// What policies that are only put on record would have decided, where they were asked.
@@ -129,7 +130,7 @@ pub fn decide(
         ..Decision::refuse(Reason::CredentialMissing)
     };
     if let Found::Workspace(record) = &found
-        && crate::authz::permission::admission(record, &endpoint, limits) == Some(Admission::Public)
+        && permission::admission(record, &endpoint, limits) == Some(Admission::Public)
         && record.workspace.phase.is_routable()
     {
         let fresh = record.age <= record.rules.stale_open_after;
@@ -137,7 +138,13 @@ pub fn decide(
             if let Authentication::Known(identity) = authentication {
                 decision.identity = Some(identity);
             }
-            return decision.ask(rules, Ok(Reason::Public), record, limits, context);
+            return decision.ask(
+                rules,
+                Permission::Granted(Reason::Public),
+                record,
+                limits,
+                context,
+            );
         }
     }
     let identity = match authentication {
@@ -167,7 +174,7 @@ pub fn decide(
         Found::NotLoaded => return Decision { reason: Reason::WorkspacesNotLoaded, ..decision },
         Found::Ambiguous => return Decision { reason: Reason::WorkspaceAmbiguous, ..decision },
     };
-    let relation = crate::authz::permission::relation(&identity, &record, &endpoint, limits);
+    let relation = permission::relation(&identity, &record, &endpoint, limits);
     decision.ask(rules, relation, &record, limits, context)
 }
 
@@ -176,7 +183,7 @@ impl Decision {
     fn ask(
         mut self,
         rules: Rules<'_>,
-        relation: Result<Reason, Reason>,
+        relation: Permission,
         record: &Record<'_>,
         limits: &Limits,
         context: &RequestContext<'_>,
@@ -193,13 +200,13 @@ impl Decision {
         self.relation = Some(relation);
         self.shadow = shadow.map(|set| {
             let outcome = outcome(set);
-            let decision = self.clone().follow(outcome.result, record, limits, context);
+            let decision = self.clone().follow(outcome.permission, record, limits, context);
             Shadow { reason: decision.reason, policy: outcome.policy, set: set.hash() }
         });
         match enforced.map(outcome) {
             Some(outcome) => {
                 self.policy = outcome.policy;
-                self.follow(outcome.result, record, limits, context)
+                self.follow(outcome.permission, record, limits, context)
             }
             None => self.follow(relation, record, limits, context),
         }
@@ -208,14 +215,14 @@ impl Decision {
     /// Goes on with what ownership and policies say.
     fn follow(
         mut self,
-        permission: Result<Reason, Reason>,
+        permission: Permission,
         record: &Record<'_>,
         limits: &Limits,
         context: &RequestContext<'_>,
     ) -> Self {
         match permission {
-            Ok(reason) => self.reach(record, reason, limits, context),
-            Err(reason) => {
+            Permission::Granted(reason) => self.reach(record, reason, limits, context),
+            Permission::Denied(reason) => {
                 self.about(record);
                 self.reason = reason;
                 self
@@ -272,11 +279,9 @@ impl Decision {
         asked: Protocol,
     ) -> Result<Route, Reason> {
         let endpoint = self.endpoint.as_ref();
-        let destination =
-            endpoint.and_then(|name| crate::authz::permission::destination(record, name));
+        let destination = endpoint.and_then(|name| permission::destination(record, name));
         let destination = destination.ok_or(Reason::EndpointUndeclared)?;
-        let spoken = endpoint
-            .map_or(Protocol::Http, |name| crate::authz::permission::protocol(record, name));
+        let spoken = endpoint.map_or(Protocol::Http, |name| permission::protocol(record, name));
         match (asked, spoken, &destination) {
             (Protocol::Http, Protocol::Http, _)
             | (Protocol::Tcp, Protocol::Tcp, Destination::Address(_)) => {}

@@ -12,6 +12,32 @@ use crate::{
     },
 };
 
+/// Whether an identity may reach an endpoint, and why.
+#[must_use]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permission {
+    /// It may.
+    Granted(Reason),
+    /// It may not.
+    Denied(Reason),
+}
+
+impl Permission {
+    /// Why.
+    #[must_use]
+    pub const fn reason(self) -> Reason {
+        match self {
+            Self::Granted(reason) | Self::Denied(reason) => reason,
+        }
+    }
+
+    /// Whether the endpoint may be reached.
+    #[must_use]
+    pub const fn is_granted(self) -> bool {
+        matches!(self, Self::Granted(_))
+    }
+}
+
 /// Whom the endpoint admits, if it is declared: what its workspace says, within what the operator lets
 /// any workspace and this source's say.
 #[must_use]
@@ -24,56 +50,53 @@ pub fn admission(
     Some(declared.admission.min(record.rules.max_admission).min(policy.max_admission))
 }
 
-/// Why the identity may reach the endpoint.
-///
-/// # Errors
-/// Why it may not.
+/// Whether the identity may reach the endpoint by what it is to the workspace.
 pub fn relation(
     identity: &Identity,
     record: &Record<'_>,
     endpoint: &EndpointName,
     policy: &Limits,
-) -> Result<Reason, Reason> {
+) -> Permission {
     let workspace = record.workspace;
     let standing = match record.directory {
         None => Standing::NoDirectory,
         Some(directory) => directory.standing(identity),
     };
     match standing {
-        Standing::Ambiguous => return Err(Reason::UserAmbiguous),
-        Standing::Inactive(_) => return Err(Reason::UserInactive),
+        Standing::Ambiguous => return Permission::Denied(Reason::UserAmbiguous),
+        Standing::Inactive(_) => return Permission::Denied(Reason::UserInactive),
         Standing::NoDirectory | Standing::Stranger | Standing::Member(_) => {}
     }
     let asker = Asker { identity, standing };
     let owner = asker.is(&workspace.owner);
     let Some(admission) = admission(record, endpoint, policy) else {
         return match (owner, destination(record, endpoint)) {
-            (true, Some(_)) => Ok(Reason::Owner),
-            (true, None) => Err(Reason::EndpointUndeclared),
-            (false, _) => Err(Reason::NotPermitted),
+            (true, Some(_)) => Permission::Granted(Reason::Owner),
+            (true, None) => Permission::Denied(Reason::EndpointUndeclared),
+            (false, _) => Permission::Denied(Reason::NotPermitted),
         };
     };
     if owner {
-        return Ok(Reason::Owner);
+        return Permission::Granted(Reason::Owner);
     }
     if admission >= Admission::Grants
         && let Some(reason) = asker.granted(&workspace.grants, endpoint)
     {
-        return Ok(reason);
+        return Permission::Granted(reason);
     }
     let colleague = matches!(standing, Standing::Member(_))
         || workspace.organization.as_ref().is_some_and(|one| one.includes(identity));
     if admission >= Admission::Organization && colleague {
-        return Ok(Reason::Organization);
+        return Permission::Granted(Reason::Organization);
     }
     if admission >= Admission::Authenticated {
-        return Ok(Reason::Authenticated);
+        return Permission::Granted(Reason::Authenticated);
     }
     let to_groups = |grant: &Grant| matches!(grant.to, Grantee::Group { .. });
     if identity.groups_overage && workspace.grants.iter().any(to_groups) {
-        return Err(Reason::GroupsOverage);
+        return Permission::Denied(Reason::GroupsOverage);
     }
-    Err(Reason::NotPermitted)
+    Permission::Denied(Reason::NotPermitted)
 }
 
 /// Where the endpoint is. An undeclared port has a place only where the policy gives it one.

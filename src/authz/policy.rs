@@ -18,7 +18,7 @@ use jiff::tz::TimeZone;
 use tracing::debug;
 
 use crate::{
-    authz::reason::Reason,
+    authz::{permission::Permission, reason::Reason},
     diagnostics::{Mistake, Mistakes},
     fingerprint::Fingerprint,
     identity::Identity,
@@ -129,7 +129,7 @@ pub struct Question<'a> {
     /// Whether the workspace declares the endpoint.
     pub declared: bool,
     /// What ownership says.
-    pub relation: Result<Reason, Reason>,
+    pub relation: Permission,
     /// The rest.
     pub context: RequestContext<'a>,
 }
@@ -138,7 +138,7 @@ pub struct Question<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outcome {
     /// Why it is allowed, or why not.
-    pub result: Result<Reason, Reason>,
+    pub permission: Permission,
     /// The policy that decided; none where ownership did.
     pub policy: Option<Arc<str>>,
 }
@@ -277,7 +277,7 @@ impl<'a> Question<'a> {
         identity: Option<&'a Identity>,
         workspace: &'a Workspace,
         endpoint: &'a EndpointName,
-        relation: Result<Reason, Reason>,
+        relation: Permission,
         context: RequestContext<'a>,
     ) -> Self {
         Self {
@@ -294,7 +294,10 @@ impl<'a> Question<'a> {
     /// Whether policies may permit what ownership refuses here: to somebody it does not know, and only what
     /// the workspace offers. An account that is suspended stays out.
     const fn may_be_permitted(&self) -> bool {
-        let stranger = matches!(self.relation, Err(Reason::NotPermitted | Reason::GroupsOverage));
+        let stranger = matches!(
+            self.relation,
+            Permission::Denied(Reason::NotPermitted | Reason::GroupsOverage)
+        );
         stranger && self.declared && self.who.is_some()
     }
 }
@@ -349,19 +352,23 @@ impl Set {
     #[must_use]
     pub fn decide(&self, question: &Question<'_>) -> Outcome {
         let may_permit = self.mode == Mode::Replace && question.may_be_permitted();
-        if self.is_empty() || (question.relation.is_err() && !may_permit) {
-            return Outcome { result: question.relation, policy: None };
+        if self.is_empty() || (!question.relation.is_granted() && !may_permit) {
+            return Outcome { permission: question.relation, policy: None };
         }
         match self.judge(question) {
-            Ruling::Forbidden(id) => {
-                Outcome { result: Err(Reason::PolicyForbidden), policy: Some(id) }
+            Ruling::Forbidden(id) => Outcome {
+                permission: Permission::Denied(Reason::PolicyForbidden),
+                policy: Some(id),
+            },
+            Ruling::Unknown(id) => {
+                Outcome { permission: Permission::Denied(Reason::PolicyError), policy: id }
             }
-            Ruling::Unknown(id) => Outcome { result: Err(Reason::PolicyError), policy: id },
-            Ruling::Permitted(id) if may_permit => {
-                Outcome { result: Ok(Reason::PolicyPermitted), policy: Some(id) }
-            }
+            Ruling::Permitted(id) if may_permit => Outcome {
+                permission: Permission::Granted(Reason::PolicyPermitted),
+                policy: Some(id),
+            },
             Ruling::Permitted(_) | Ruling::Silent => {
-                Outcome { result: question.relation, policy: None }
+                Outcome { permission: question.relation, policy: None }
             }
         }
     }
@@ -485,7 +492,10 @@ impl Set {
     fn context(&self, question: &Question<'_>) -> Option<Vec<(String, RestrictedExpression)>> {
         let RequestContext { client, now, .. } = question.context;
         let mut pairs = Vec::new();
-        let relation = question.relation.map_or("none", Reason::id);
+        let relation = match question.relation {
+            Permission::Granted(reason) => reason.id(),
+            Permission::Denied(_) => "none",
+        };
         pairs.extend(self.looked("relation", || text(relation)));
         let endpoint = question.endpoint;
         pairs.extend(self.looked("endpoint", || text(&endpoint.to_string())));

@@ -158,8 +158,7 @@ fn show(
     }
     let reason = decision.reason;
     if let Some(relation) = decision.relation {
-        let (Ok(reason) | Err(reason)) = relation;
-        write!(out, "policy      ownership says {reason}")?;
+        write!(out, "policy      ownership says {}", relation.reason())?;
         match &decision.policy {
             Some(id) => writeln!(out, "; {id} decides")?,
             None if gate.versions.policy.is_some() => writeln!(out, "; no policy is about it")?,

@@ -13,7 +13,10 @@ use toml_span::{DeserError, Deserialize, Value, de_helpers::TableHelper};
 
 use super::{Mode, Outcome, Question, RequestContext, Set, Who};
 use crate::{
-    authz::reason::{Reason, Verdict},
+    authz::{
+        permission::Permission,
+        reason::{Reason, Verdict},
+    },
     diagnostics::{self, Format, Mistake, Mistakes, choice, line_and_column, mistake},
     time::Timestamp,
     workspaces::EndpointName,
@@ -56,7 +59,7 @@ struct Case {
     at: usize,
     name: String,
     user: Option<User>,
-    relation: Option<Result<Reason, Reason>>,
+    relation: Option<Permission>,
     workspace: String,
     organization: Option<String>,
     endpoint: EndpointName,
@@ -179,11 +182,11 @@ impl Case {
             groups: Some(&user.groups),
         });
         let usual = if who.is_some() { Reason::Owner } else { Reason::Public };
-        let relation = self.relation.unwrap_or(Ok(usual));
-        if who.is_none() && relation != Ok(Reason::Public) {
+        let relation = self.relation.unwrap_or(Permission::Granted(usual));
+        if who.is_none() && relation != Permission::Granted(Reason::Public) {
             return Err("without a 'user', the 'relation' can only be public".into());
         }
-        if set.mode() == Mode::Narrow && relation.is_err() && self.allowed {
+        if set.mode() == Mode::Narrow && !relation.is_granted() && self.allowed {
             return Err("with mode = \"narrow\" no policy allows what ownership refuses".into());
         }
         let now = match &self.time {
@@ -211,8 +214,8 @@ impl Case {
     }
 
     fn difference(&self, outcome: &Outcome) -> Option<String> {
-        let (Ok(reason) | Err(reason)) = outcome.result;
-        let as_expected = outcome.result.is_ok() == self.allowed
+        let reason = outcome.permission.reason();
+        let as_expected = outcome.permission.is_granted() == self.allowed
             && self.reason.is_none_or(|wanted| wanted == reason)
             && (self.policy.is_none() || self.policy.as_deref() == outcome.policy.as_deref());
         if as_expected {
@@ -225,7 +228,7 @@ impl Case {
             format!("{verdict}{reason}{policy}")
         };
         let wanted = told(self.allowed, self.reason, self.policy.as_deref());
-        let came = told(outcome.result.is_ok(), Some(reason), outcome.policy.as_deref());
+        let came = told(outcome.permission.is_granted(), Some(reason), outcome.policy.as_deref());
         Some(format!("expected {wanted}, found {came}"))
     }
 }
@@ -320,15 +323,16 @@ impl<'de> Deserialize<'de> for Expected {
     }
 }
 
-struct Relation(Result<Reason, Reason>);
+struct Relation(Permission);
 
 impl<'de> Deserialize<'de> for Relation {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
         let allowed = Reason::ALL.into_iter().filter(|reason| {
             reason.verdict() == Verdict::Allow && *reason != Reason::PolicyPermitted
         });
-        let mut choices: Vec<_> = allowed.map(|reason| (reason.id(), Ok(reason))).collect();
-        choices.push(("none", Err(Reason::NotPermitted)));
+        let mut choices: Vec<_> =
+            allowed.map(|reason| (reason.id(), Permission::Granted(reason))).collect();
+        choices.push(("none", Permission::Denied(Reason::NotPermitted)));
         choice(value, &choices).map(Self)
     }
 }

@@ -16,7 +16,10 @@ use serde_json::Value;
 
 use super::{Mode, Question, RequestContext, Set, Who};
 use crate::{
-    authz::reason::{Reason, Verdict},
+    authz::{
+        permission::Permission,
+        reason::{Reason, Verdict},
+    },
     time::Timestamp,
     workspaces::EndpointName,
 };
@@ -79,7 +82,7 @@ enum Came {
     NotAsked,
     Same,
     Lacks(BTreeSet<&'static str>),
-    Other(Reason, Result<Reason, Reason>, Option<String>),
+    Other(Reason, Permission, Option<String>),
 }
 
 impl<'s> Replay<'s> {
@@ -104,9 +107,9 @@ impl<'s> Replay<'s> {
                     *self.report.lacks.entry(what).or_default() += count;
                 }
             }
-            Came::Other(was, result, policy) => {
+            Came::Other(was, permission, policy) => {
                 self.report.different += count;
-                let (Ok(reason) | Err(reason)) = result;
+                let reason = permission.reason();
                 let user = text(record, "user").map(str::to_owned);
                 let workspace = text(record, "workspace").unwrap_or_default().to_owned();
                 let key = (user.clone(), workspace.clone(), was.id(), reason.id(), policy.clone());
@@ -117,7 +120,7 @@ impl<'s> Replay<'s> {
                     workspace,
                     was: was.id(),
                     would_be: reason.id(),
-                    allowed: result.is_ok(),
+                    allowed: permission.is_granted(),
                     policy,
                     count: 0,
                     first_ms: first,
@@ -153,15 +156,15 @@ impl<'s> Replay<'s> {
         };
         let stranger = matches!(relation, Reason::NotPermitted | Reason::GroupsOverage);
         let relation = match relation.verdict() {
-            Verdict::Allow => Ok(relation),
-            _ if stranger => Err(relation),
+            Verdict::Allow => Permission::Granted(relation),
+            _ if stranger => Permission::Denied(relation),
             Verdict::SignIn | Verdict::Deny | Verdict::Unavailable => return Came::NotAsked,
         };
         // Refused further on, by the workspace's phase or place: no policy changes that.
-        if !allowed && relation.is_ok() && !of_policy(was) {
+        if !allowed && relation.is_granted() && !of_policy(was) {
             return Came::Same;
         }
-        if relation.is_err() && self.set.mode() == Mode::Narrow {
+        if !relation.is_granted() && self.set.mode() == Mode::Narrow {
             return Came::Same;
         }
         let owned = Owned::of(record, inputs, &self.issuers);
@@ -169,10 +172,10 @@ impl<'s> Replay<'s> {
             return Came::Lacks(lacks);
         };
         let outcome = self.set.decide(&question);
-        if outcome.result.is_ok() == allowed {
+        if outcome.permission.is_granted() == allowed {
             return Came::Same;
         }
-        Came::Other(was, outcome.result, outcome.policy.map(|id| id.to_string()))
+        Came::Other(was, outcome.permission, outcome.policy.map(|id| id.to_string()))
     }
 }
 
@@ -230,7 +233,7 @@ impl<'r> Owned<'r> {
     fn question<'q>(
         &'q self,
         set: &Set,
-        relation: Result<Reason, Reason>,
+        relation: Permission,
         lacks: &mut BTreeSet<&'static str>,
     ) -> Option<Question<'q>> {
         let looks = set.looks();
@@ -256,7 +259,7 @@ impl<'r> Owned<'r> {
         }
         need(looks.at("organization"), self.inputs.is_some(), "organization");
         let declared = self.inputs.and_then(|inputs| inputs.get("declared")?.as_bool());
-        need(relation.is_err(), declared.is_some(), "declared");
+        need(!relation.is_granted(), declared.is_some(), "declared");
         need(true, self.endpoint.is_some(), "endpoint");
         need(true, text(self.record, "workspace").is_some(), "workspace");
         if !lacks.is_empty() {

@@ -45,7 +45,7 @@ fn ask<'q>(set: &Set, change: impl FnOnce(&mut Question<'q>)) -> Outcome {
         organization: Some("acme"),
         endpoint: &EndpointName::Main,
         declared: true,
-        relation: Ok(Reason::Owner),
+        relation: Permission::Granted(Reason::Owner),
         context: RequestContext {
             method: Some(b"GET"),
             path: Some(b"/"),
@@ -61,15 +61,15 @@ fn ask<'q>(set: &Set, change: impl FnOnce(&mut Question<'q>)) -> Outcome {
 
 fn forbidden<'q>(set: &Set, change: impl FnOnce(&mut Question<'q>)) -> bool {
     let outcome = ask(set, change);
-    match (outcome.result, outcome.policy.as_deref()) {
-        (Err(Reason::PolicyForbidden), Some("rule")) => true,
-        (Ok(Reason::Owner), None) => false,
+    match (outcome.permission, outcome.policy.as_deref()) {
+        (Permission::Denied(Reason::PolicyForbidden), Some("rule")) => true,
+        (Permission::Granted(Reason::Owner), None) => false,
         other => panic!("{other:?}"),
     }
 }
 
 fn unknown<'q>(set: &Set, change: impl FnOnce(&mut Question<'q>)) -> bool {
-    ask(set, change).result == Err(Reason::PolicyError)
+    ask(set, change).permission == Permission::Denied(Reason::PolicyError)
 }
 
 #[test]
@@ -107,9 +107,13 @@ fn each_thing_that_a_rule_can_be_about_decides() {
 #[test]
 fn ownership_decides_where_no_policy_is_about_it() {
     let set = forbids("context.hour == 3");
-    for relation in [Ok(Reason::GrantedGroup), Ok(Reason::Public), Err(Reason::NotPermitted)] {
+    for relation in [
+        Permission::Granted(Reason::GrantedGroup),
+        Permission::Granted(Reason::Public),
+        Permission::Denied(Reason::NotPermitted),
+    ] {
         let outcome = ask(&set, |q| q.relation = relation);
-        assert_eq!((outcome.result, outcome.policy), (relation, None));
+        assert_eq!((outcome.permission, outcome.policy), (relation, None));
     }
 }
 
@@ -180,7 +184,7 @@ fn a_policy_that_cannot_be_evaluated_refuses() {
     // An overflow is an error of the evaluation, which no validator sees.
     let set = forbids("context.hour * 9223372036854775807 == 1");
     let outcome = ask(&set, |_| ());
-    assert_eq!(outcome.result, Err(Reason::PolicyError));
+    assert_eq!(outcome.permission, Permission::Denied(Reason::PolicyError));
     assert_eq!(outcome.policy.as_deref(), Some("rule"));
     // One that forbids all the same says more.
     let both = set_of(
@@ -190,8 +194,8 @@ fn a_policy_that_cannot_be_evaluated_refuses() {
     );
     let outcome = ask(&both, |_| ());
     assert_eq!(
-        (outcome.result, outcome.policy.as_deref()),
-        (Err(Reason::PolicyForbidden), Some("b"))
+        (outcome.permission, outcome.policy.as_deref()),
+        (Permission::Denied(Reason::PolicyForbidden), Some("b"))
     );
 }
 
@@ -238,31 +242,34 @@ fn in_the_narrow_mode_nothing_is_permitted() {
     let set = set_of(Mode::Replace, text);
     let stranger = |set: &Set, change: fn(&mut Question<'_>)| {
         let outcome = ask(set, |q| {
-            q.relation = Err(Reason::NotPermitted);
+            q.relation = Permission::Denied(Reason::NotPermitted);
             change(q);
         });
-        (outcome.result, outcome.policy.as_deref().map(str::to_owned))
+        (outcome.permission, outcome.policy.as_deref().map(str::to_owned))
     };
     let by = Some("open".to_owned());
-    assert_eq!(stranger(&set, |_| ()), (Ok(Reason::PolicyPermitted), by.clone()));
+    assert_eq!(stranger(&set, |_| ()), (Permission::Granted(Reason::PolicyPermitted), by.clone()));
     assert_eq!(
-        stranger(&set, |q| q.relation = Err(Reason::GroupsOverage)),
-        (Ok(Reason::PolicyPermitted), by)
+        stranger(&set, |q| q.relation = Permission::Denied(Reason::GroupsOverage)),
+        (Permission::Granted(Reason::PolicyPermitted), by)
     );
     // Never without an identity, never what the workspace does not offer, never past what is no relation.
-    let not = |change| assert!(stranger(&set, change).0.is_err());
+    let not = |change| assert!(!stranger(&set, change).0.is_granted());
     not(|q| q.who = None);
     not(|q| q.declared = false);
     for reason in Reason::ALL {
         if reason.verdict() == crate::authz::reason::Verdict::Allow {
             continue;
         }
-        let outcome = ask(&set, |q| q.relation = Err(reason));
+        let outcome = ask(&set, |q| q.relation = Permission::Denied(reason));
         let related = matches!(reason, Reason::NotPermitted | Reason::GroupsOverage);
-        assert_eq!(outcome.result.is_ok(), related, "{reason}");
+        assert_eq!(outcome.permission.is_granted(), related, "{reason}");
     }
     // A permit changes nothing about what is allowed already.
-    assert_eq!(ask(&set, |_| ()), Outcome { result: Ok(Reason::Owner), policy: None });
+    assert_eq!(
+        ask(&set, |_| ()),
+        Outcome { permission: Permission::Granted(Reason::Owner), policy: None }
+    );
 }
 
 #[test]
@@ -274,18 +281,21 @@ fn a_permit_must_hold_in_every_reading_and_a_forbid_outweighs_it() {
     );
     let stranger = |path: &'static [u8], method: &'static [u8]| {
         ask(&set, |q| {
-            q.relation = Err(Reason::NotPermitted);
+            q.relation = Permission::Denied(Reason::NotPermitted);
             q.context.path = Some(path);
             q.context.method = Some(method);
         })
-        .result
+        .permission
     };
-    assert_eq!(stranger(b"/docs/a", b"GET"), Ok(Reason::PolicyPermitted));
-    assert_eq!(stranger(b"/docs/%61", b"GET"), Ok(Reason::PolicyPermitted));
-    assert_eq!(stranger(b"/docs/../secret", b"GET"), Err(Reason::NotPermitted));
-    assert_eq!(stranger(b"/docs/%2e%2e%2fsecret", b"GET"), Err(Reason::NotPermitted));
-    assert_eq!(stranger(b"/docs/a", b"POST"), Err(Reason::PolicyForbidden));
-    assert_eq!(stranger(b"/docs/\xff", b"GET"), Err(Reason::PolicyError));
+    assert_eq!(stranger(b"/docs/a", b"GET"), Permission::Granted(Reason::PolicyPermitted));
+    assert_eq!(stranger(b"/docs/%61", b"GET"), Permission::Granted(Reason::PolicyPermitted));
+    assert_eq!(stranger(b"/docs/../secret", b"GET"), Permission::Denied(Reason::NotPermitted));
+    assert_eq!(
+        stranger(b"/docs/%2e%2e%2fsecret", b"GET"),
+        Permission::Denied(Reason::NotPermitted)
+    );
+    assert_eq!(stranger(b"/docs/a", b"POST"), Permission::Denied(Reason::PolicyForbidden));
+    assert_eq!(stranger(b"/docs/\xff", b"GET"), Permission::Denied(Reason::PolicyError));
 }
 
 #[test]
@@ -340,7 +350,7 @@ fn what_is_handed_over_is_what_the_schema_says() {
                 organization: Some("o"),
                 endpoint: &EndpointName::Port(7),
                 declared: true,
-                relation: Ok(Reason::Public),
+                relation: Permission::Granted(Reason::Public),
                 context: RequestContext {
                     method: Some(b"GET"),
                     path: Some(b"/"),
@@ -394,7 +404,7 @@ proptest! {
         rule in 0..RULES.len(),
     ) {
         let set = &RULES[rule];
-        let relation = if refused { Err(reason) } else { Ok(reason) };
+        let relation = if refused { Permission::Denied(reason) } else { Permission::Granted(reason) };
         let outcome = ask(set, |q| {
             q.relation = relation;
             q.declared = declared;
@@ -404,9 +414,9 @@ proptest! {
             }
         });
         if refused {
-            prop_assert_eq!(outcome.result, relation);
+            prop_assert_eq!(outcome.permission, relation);
         } else {
-            prop_assert!(outcome.result == relation || outcome.result.is_err());
+            prop_assert!(outcome.permission == relation || !outcome.permission.is_granted());
         }
     }
 }

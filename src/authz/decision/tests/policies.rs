@@ -80,7 +80,7 @@ fn what_a_policy_forbids_is_not_told_how_the_workspace_is_doing() {
         let decision = ask(Some(&who), &workspaces, enforced(&NARROW[0]));
         assert_eq!(decision.reason, Reason::PolicyForbidden);
         assert_eq!(decision.policy.as_deref(), Some("no"));
-        assert_eq!(decision.relation, Some(Ok(Reason::Owner)));
+        assert_eq!(decision.relation, Some(Permission::Granted(Reason::Owner)));
         assert!(decision.route.is_none() && decision.workspace.is_some());
     }
 }
@@ -175,7 +175,7 @@ proptest! {
         if of_policy.contains(&narrowed.reason) {
             prop_assert!(narrowed.route.is_none());
             // Only whom ownership lets in is told of a policy.
-            prop_assert!(matches!(narrowed.relation, Some(Ok(_))), "{:?}", narrowed);
+            prop_assert!(matches!(narrowed.relation, Some(Permission::Granted(_))), "{:?}", narrowed);
         } else {
             prop_assert_eq!(narrowed.reason, plain.reason);
             prop_assert_eq!(&narrowed.route, &plain.route);
