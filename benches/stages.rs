@@ -38,6 +38,7 @@ use identity_spoa::{
         cache::{TokenCache, Verified},
         evidence::Evidence,
         issuers::Outcome,
+        pending::Waiting,
     },
     request::Request,
     spop::{Event, Notify, frame::DEFAULT_SIZE},
@@ -100,9 +101,10 @@ fn main() {
         black_box(cache.digest(black_box(hot.token.as_bytes())));
     });
     time("token to identity (digest, cache, key set)", || {
-        black_box(gate.issuers.authenticate(hot.token.as_bytes(), None, now, true));
+        black_box(gate.issuers.authenticate(hot.token.as_bytes(), None, now, Waiting::Allowed));
     });
-    let Outcome::Settled(known) = gate.issuers.authenticate(hot.token.as_bytes(), None, now, true)
+    let Outcome::Settled(known) =
+        gate.issuers.authenticate(hot.token.as_bytes(), None, now, Waiting::Allowed)
     else {
         panic!()
     };
@@ -131,7 +133,9 @@ fn main() {
         let rules = Rules::default();
         black_box(decision::decide(&place, &about, known.clone(), &workspaces, &policy, rules));
     });
-    let Step::Done(decided) = gate.decide(&request, &workspaces, now, &mut scratch, true) else {
+    let Step::Done(decided) =
+        gate.decide(&request, &workspaces, now, &mut scratch, Waiting::Allowed)
+    else {
         panic!()
     };
     let id = DecisionId::new();
@@ -152,7 +156,7 @@ fn main() {
     let batch = Batch { gate: &gate, workspaces, now, started, max_frame_size: DEFAULT_SIZE };
     time("all of it: one question answered", || {
         out.clear();
-        hot.handler.answer(&notify, &batch, &mut scratch, true, &mut out);
+        hot.handler.answer(&notify, &batch, &mut scratch, Waiting::Allowed, &mut out);
     });
 }
 

@@ -19,7 +19,7 @@ pub mod record;
 mod settings;
 pub mod variables;
 
-pub use answer::{Batch, SpoeHandler, Waiting};
+pub use answer::{Batch, SpoeHandler};
 pub use listener::{BindError, Listener, Stream};
 pub use settings::{AgentSettings, Listen, ListenError};
 

@@ -19,6 +19,7 @@ pub mod issuers;
 pub mod json;
 pub mod jwt;
 pub mod keys;
+pub mod pending;
 pub mod profile;
 pub mod provider;
 pub mod revocation;

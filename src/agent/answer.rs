@@ -25,7 +25,10 @@ use crate::{
         reason::{Reason, Verdict},
     },
     gate::{Gate, Response, Step, live::Live},
-    identity::{Identity, issuers::Pending},
+    identity::{
+        Identity,
+        pending::{Pending, Waiting},
+    },
     metrics::Metrics,
     request::{self, Request},
     spop::{Actions, Notify, Value, ack, ack::Scope},
@@ -73,12 +76,6 @@ impl Batch<'_> {
     }
 }
 
-/// A question that waits for keys.
-pub struct Waiting {
-    /// The end of the wait.
-    pub keys: Pending,
-}
-
 impl SpoeHandler {
     /// A handler; its decisions carry a random number that tells this run of the agent from others.
     #[must_use]
@@ -114,7 +111,7 @@ impl SpoeHandler {
         &self.metrics
     }
 
-    /// Answers a question: appends its ACK, or returns what to wait for if `may_wait`.
+    /// Answers a question: appends its ACK, or returns what to wait for, where waiting is allowed.
     ///
     /// A panic on the way is a refusal of this question and of no other.
     pub fn answer(
@@ -122,9 +119,9 @@ impl SpoeHandler {
         notify: &Notify<'_>,
         batch: &Batch<'_>,
         scratch: &mut Scratch,
-        may_wait: bool,
+        waiting: Waiting,
         out: &mut Vec<u8>,
-    ) -> Option<Waiting> {
+    ) -> Option<Pending> {
         let attempt = contained(out, |out| {
             let request = match read(notify) {
                 Ok(request) => request,
@@ -149,12 +146,12 @@ impl SpoeHandler {
                 self.finish(notify, &request, response, batch, out);
                 return None;
             }
-            match batch.gate.decide(&request, batch.workspaces, batch.now, scratch, may_wait) {
+            match batch.gate.decide(&request, batch.workspaces, batch.now, scratch, waiting) {
                 Step::Done(response) => {
                     self.finish(notify, &request, response, batch, out);
                     None
                 }
-                Step::Wait(keys) => Some(Waiting { keys }),
+                Step::Wait(pending) => Some(pending),
             }
         });
         attempt.unwrap_or_else(|| {

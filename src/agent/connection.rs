@@ -11,12 +11,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{
-    Shared, Stream,
-    answer::{Batch, Waiting},
-};
+use super::{Shared, Stream, answer::Batch};
 use crate::{
     authz::reason::Reason,
+    identity::pending::{Pending, Waiting},
     spop::{
         AgentSide, Event, Notify, Status,
         frame::{self, DEFAULT_SIZE},
@@ -149,14 +147,19 @@ impl<S: Stream> Connection<'_, S> {
             match event {
                 Event::Notify(notify) => {
                     let handler = &self.shared.handler;
-                    let waiting =
-                        handler.answer(&notify, &batch, &mut self.scratch, true, &mut self.out);
-                    if let Some(waiting) = waiting {
+                    let pending = handler.answer(
+                        &notify,
+                        &batch,
+                        &mut self.scratch,
+                        Waiting::Allowed,
+                        &mut self.out,
+                    );
+                    if let Some(pending) = pending {
                         let whole = self.input.get(..used).unwrap_or_default().to_vec();
                         if !wait(
                             &mut self.waiting,
                             self.shared,
-                            waiting,
+                            pending,
                             whole,
                             batch.started,
                             batch.max_frame_size,
@@ -214,7 +217,7 @@ impl<S: Stream> Connection<'_, S> {
 fn wait(
     tasks: &mut JoinSet<Vec<u8>>,
     shared: &Arc<Shared>,
-    waiting: Waiting,
+    pending: Pending,
     whole: Vec<u8>,
     started: Moment,
     max_frame_size: u32,
@@ -226,7 +229,7 @@ fn wait(
     let shared = Arc::clone(shared);
     tasks.spawn(async move {
         let waits = shared.handler.metrics().waiting.hold();
-        let ended = waiting.keys.ended(KEYS_WITHIN.min(shared.answer_within)).await;
+        let ended = pending.ended(KEYS_WITHIN.min(shared.answer_within)).await;
         let gate = shared.handler.gate();
         let workspaces = gate.registry.snapshot();
         let now = Timestamp::now();
@@ -238,7 +241,7 @@ fn wait(
         {
             if ended {
                 let mut scratch = Scratch::default();
-                shared.handler.answer(&notify, &batch, &mut scratch, false, &mut out);
+                shared.handler.answer(&notify, &batch, &mut scratch, Waiting::Never, &mut out);
             } else {
                 shared.handler.refuse(&notify, Reason::Deadline, &batch, &mut out);
             }

@@ -19,7 +19,7 @@ use crate::{
     },
     config::Config,
     gate::{Gate, Response, Step},
-    identity::{credential::Credential, introspection::Introspector},
+    identity::{credential::Credential, introspection::Introspector, pending::Waiting},
     request::{Passes, Request},
     time::Timestamp,
     workspaces::{Endpoint, Protocol, pattern::Scratch, registry::Found},
@@ -84,20 +84,20 @@ fn fetch_keys(gate: &Gate, out: &mut impl Write) -> anyhow::Result<()> {
 
 fn decide(gate: &Gate, request: &Request<'_>) -> anyhow::Result<Response> {
     let snapshot = gate.registry.snapshot();
-    let decide = |may_wait| {
-        gate.decide(request, &snapshot, Timestamp::now(), &mut Scratch::default(), may_wait)
+    let decide = |waiting| {
+        gate.decide(request, &snapshot, Timestamp::now(), &mut Scratch::default(), waiting)
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Keys were fetched a moment ago, so only an opaque token is worth a wait.
-        let opaque = match request.authorization.map(Credential::from_authorization) {
-            Some(Credential::Bearer(token)) => Introspector::is_opaque(&token),
-            _ => false,
+        let waiting = match request.authorization.map(Credential::from_authorization) {
+            Some(Credential::Bearer(token)) if Introspector::is_opaque(&token) => Waiting::Allowed,
+            _ => Waiting::Never,
         };
-        let step = match decide(opaque) {
+        let step = match decide(waiting) {
             Step::Wait(wait) => {
                 wait.ended(PATIENCE).await;
-                decide(false)
+                decide(Waiting::Never)
             }
             done @ Step::Done(_) => done,
         };

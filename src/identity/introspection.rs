@@ -15,7 +15,9 @@ use tokio::sync::{Semaphore, watch};
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
-use super::{Authentication, Identity, Profile, Refusal, cache::TokenDigest, claims, json};
+use super::{
+    Authentication, Identity, Profile, Refusal, cache::TokenDigest, claims, json, pending::Waiting,
+};
 use crate::{
     time::{Moment, Timestamp},
     traces,
@@ -97,7 +99,7 @@ impl Introspector {
         token: &[u8],
         digest: TokenDigest,
         now: Timestamp,
-        may_wait: bool,
+        waiting: Waiting,
     ) -> Result<Authentication, watch::Receiver<u64>> {
         if let Some(answer) = self.answers.get(&digest).filter(|answer| now < answer.until) {
             return Ok(match answer.verdict {
@@ -106,7 +108,8 @@ impl Introspector {
                 Err(None) => Authentication::IntrospectionUnavailable,
             });
         }
-        let (true, Ok(runtime)) = (may_wait, tokio::runtime::Handle::try_current()) else {
+        let (Waiting::Allowed, Ok(runtime)) = (waiting, tokio::runtime::Handle::try_current())
+        else {
             return Ok(Authentication::IntrospectionUnavailable);
         };
         let mut pending = self.lock();

@@ -1,9 +1,8 @@
 //! All configured issuers, and the cache of what they vouched for.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use aws_lc_rs::digest;
-use tokio::sync::watch;
 
 use super::{
     Authentication, Identity, Refusal,
@@ -11,6 +10,7 @@ use super::{
     evidence::Evidence,
     introspection::Introspector,
     jwt::{Unverified, VerifyError},
+    pending::{Pending, Waiting},
     profile::Profile,
     provider::Provider,
 };
@@ -29,23 +29,6 @@ pub enum Outcome {
     Settled(Authentication),
     /// The token names a key that a fetch under way may bring, or is opaque and being asked about.
     Wait(Pending),
-}
-
-/// The end of a fetch of keys, or of a question about a token or a workspace, to be waited for.
-pub struct Pending(watch::Receiver<u64>);
-
-impl Pending {
-    /// A wait for whoever writes to the channel, or closes it.
-    #[must_use]
-    pub fn new(ended: watch::Receiver<u64>) -> Self {
-        Self(ended)
-    }
-
-    /// Waits until the fetch has ended, for `limit` at most. Returns whether it has.
-    pub async fn ended(mut self, limit: Duration) -> bool {
-        // A closed channel means that nobody fetches any more: nothing to wait for.
-        tokio::time::timeout(limit, self.0.changed()).await.is_ok()
-    }
 }
 
 impl Issuers {
@@ -73,17 +56,17 @@ impl Issuers {
         &self.providers
     }
 
-    /// Verifies a bearer token; one that is bound to a certificate counts only beside it. With
-    /// `may_wait`, an unknown key id may give [`Outcome::Wait`]; ask again after it, without.
+    /// Verifies a bearer token; one that is bound to a certificate counts only beside it. An
+    /// unknown key id may give [`Outcome::Wait`] where waiting is allowed.
     #[must_use]
     pub fn authenticate(
         &self,
         token: &[u8],
         certificate: Option<&[u8]>,
         now: Timestamp,
-        may_wait: bool,
+        waiting: Waiting,
     ) -> Outcome {
-        self.authenticate_noting(token, certificate, now, may_wait, &mut Evidence::default())
+        self.authenticate_noting(token, certificate, now, waiting, &mut Evidence::default())
     }
 
     /// The same, and notes what it rests on.
@@ -92,10 +75,10 @@ impl Issuers {
         token: &[u8],
         certificate: Option<&[u8]>,
         now: Timestamp,
-        may_wait: bool,
+        waiting: Waiting,
         evidence: &mut Evidence,
     ) -> Outcome {
-        match self.verify(token, now, may_wait, evidence) {
+        match self.verify(token, now, waiting, evidence) {
             Outcome::Settled(Authentication::Known(identity))
                 if !is_proved(&identity, certificate) =>
             {
@@ -109,7 +92,7 @@ impl Issuers {
         &self,
         token: &[u8],
         now: Timestamp,
-        may_wait: bool,
+        waiting: Waiting,
         evidence: &mut Evidence,
     ) -> Outcome {
         let digest = self.cache.digest(token);
@@ -123,9 +106,9 @@ impl Issuers {
         if let Some(introspector) = &self.introspector
             && Introspector::is_opaque(token)
         {
-            return match introspector.judge(token, digest, now, may_wait) {
+            return match introspector.judge(token, digest, now, waiting) {
                 Ok(authentication) => Outcome::Settled(authentication),
-                Err(ended) => Outcome::Wait(Pending(ended)),
+                Err(ended) => Outcome::Wait(Pending::new(ended)),
             };
         }
         let refused = |refusal| Outcome::Settled(Authentication::Refused(refusal));
@@ -157,8 +140,9 @@ impl Issuers {
                 Outcome::Settled(Authentication::Known(identity))
             }
             Err(VerifyError::Refused(refusal)) => refused(refusal),
-            Err(VerifyError::UnknownKey) if may_wait => match provider.refetch() {
-                Some(ended) => Outcome::Wait(Pending(ended)),
+            Err(VerifyError::UnknownKey) if waiting == Waiting::Allowed => match provider.refetch()
+            {
+                Some(ended) => Outcome::Wait(Pending::new(ended)),
                 None => refused(Refusal::Key),
             },
             Err(VerifyError::UnknownKey) => refused(Refusal::Key),

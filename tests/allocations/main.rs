@@ -12,6 +12,7 @@ use std::alloc::System;
 
 use identity_spoa::{
     agent::Batch,
+    identity::pending::Waiting,
     spop::{Event, frame::DEFAULT_SIZE},
     time::{Moment, Timestamp},
     workspaces::pattern::Scratch,
@@ -40,7 +41,11 @@ fn a_hit_allocates_nothing() {
         out.clear();
         while let Some((event, used)) = hot.side.next(rest, &mut out) {
             let Event::Notify(notify) = event else { panic!("{event:?}") };
-            assert!(hot.handler.answer(&notify, &batch, &mut scratch, true, &mut out).is_none());
+            assert!(
+                hot.handler
+                    .answer(&notify, &batch, &mut scratch, Waiting::Allowed, &mut out)
+                    .is_none()
+            );
             rest = rest.get(used..).unwrap();
         }
         // Two answers that allow, each with the reason and the name of a variable in it.

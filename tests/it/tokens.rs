@@ -8,6 +8,7 @@ use identity_spoa::{
         Authentication, Refusal,
         cache::TokenCache,
         issuers::{Issuers, Outcome},
+        pending::Waiting,
         provider::{Fetcher, Provider},
     },
     time::Timestamp,
@@ -64,7 +65,7 @@ impl Verifier {
     }
 
     fn try_at(&self, token: &str, now: Timestamp) -> Result<String, Refusal> {
-        match self.issuers.authenticate(token.as_bytes(), None, now, false) {
+        match self.issuers.authenticate(token.as_bytes(), None, now, Waiting::Never) {
             Outcome::Settled(Authentication::Known(identity)) => Ok(identity.label().to_owned()),
             Outcome::Settled(Authentication::Refused(refusal)) => Err(refusal),
             _ => panic!("not settled"),
@@ -321,7 +322,12 @@ async fn j19_j20_claims_count_only_in_their_proper_form() {
     let identity = |claims: Value| {
         let request = TokenRequest { claims: object(claims), ..TokenRequest::default() };
         let token = verifier.idps[0].token(&request);
-        match verifier.issuers.authenticate(token.as_bytes(), None, Timestamp::now(), false) {
+        match verifier.issuers.authenticate(
+            token.as_bytes(),
+            None,
+            Timestamp::now(),
+            Waiting::Never,
+        ) {
             Outcome::Settled(Authentication::Known(identity)) => identity,
             _ => panic!(),
         }

@@ -9,6 +9,7 @@ use crate::{
         Authentication, Identity, Refusal,
         issuers::{Issuers, Outcome},
         jwt::Unverified,
+        pending::Waiting,
         profile::{MatchBy, Profile},
     },
     time::Timestamp,
@@ -28,7 +29,7 @@ pub(super) fn judge(issuers: &Issuers, token: &[u8], now: Timestamp) -> Vec<Find
         findings.push(unknown_issuer(&unverified, issuers));
         return findings;
     };
-    match issuers.authenticate(token, None, now, false) {
+    match issuers.authenticate(token, None, now, Waiting::Never) {
         Outcome::Settled(Authentication::Known(identity)) => {
             findings.extend(known(profile, &identity));
         }

@@ -1,0 +1,219 @@
+//! Who asks: by a token, by the cookie of a session, or by a client certificate.
+
+use std::sync::Arc;
+
+use tracing::debug;
+
+use super::{Check, Gate, Stop, origin::Holder};
+use crate::{
+    authz::{decision::HostMatch, reason::Reason},
+    identity::{
+        Authentication, Identity, Refusal,
+        credential::Credential,
+        evidence::{CredentialKind, Evidence},
+        issuers::Outcome,
+        pending::{Pending, Waiting},
+        profile::Authority,
+    },
+    request::cookie,
+    sessions::{self, Session},
+    workspaces::pattern::Scratch,
+};
+
+/// Who asks, as far as a request tells.
+pub(super) struct Authenticated {
+    /// Who it is.
+    pub(super) authentication: Authentication,
+    /// What it rests on.
+    pub(super) evidence: Evidence,
+    /// The session that it is from, if it is from one.
+    pub(super) session: Option<Arc<Session>>,
+}
+
+impl Authenticated {
+    fn by(credential: CredentialKind, authentication: Authentication) -> Self {
+        let evidence = Evidence { credential, ..Evidence::default() };
+        Self { authentication, evidence, session: None }
+    }
+}
+
+/// What the cookie of a session leads to.
+enum SessionLookup {
+    /// No session.
+    None,
+    /// One, and the person who signed in.
+    Found(Arc<Session>, Arc<Identity>),
+    /// The store of sessions is being asked.
+    Pending(Pending),
+    /// The store of sessions cannot be asked.
+    Unavailable,
+}
+
+impl Gate {
+    /// Tells who asks: by a token if there is one, else by a session, else by a certificate. Beside a token, a
+    /// certificate only proves that token.
+    pub(super) fn authenticate(
+        &self,
+        check: &Check<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<Authenticated, Stop> {
+        // What was sent to a host that is no workspace's is not looked at.
+        let credential = if check.is_for_workspace() {
+            Credential::of(check.request, self.token_sources())
+        } else {
+            Credential::Absent
+        };
+        let mut found = match &credential {
+            Credential::Several => return Err(Stop::Refused(Reason::CredentialRepeated)),
+            Credential::Bearer(token) => self.by_bearer(check, token, scratch)?,
+            Credential::Dpop(token) => self.by_dpop(check, token)?,
+            Credential::Absent => match self.by_session(check, scratch)? {
+                Some(found) => found,
+                None => self.by_certificate(check, scratch)?,
+            },
+        };
+        if let Authentication::Known(identity) = &found.authentication
+            && self.revocations.cover(identity)
+        {
+            debug!(user = identity.label(), "a revoked credential");
+            found.authentication = Authentication::Refused(Refusal::Revoked);
+        }
+        Ok(found)
+    }
+
+    fn by_bearer(
+        &self,
+        check: &Check<'_>,
+        token: &[u8],
+        scratch: &mut Scratch,
+    ) -> Result<Authenticated, Stop> {
+        // What a browser sends by itself, a page elsewhere can make it send.
+        if self.token_sources().is_in_cookie(check.request)
+            && self.is_foreign(check, Holder::AnyClient, scratch)
+        {
+            return Err(Stop::Refused(Reason::OriginForeign));
+        }
+        let (issuers, certificate) = (&self.issuers, check.request.certificate);
+        let mut found = Authenticated::by(CredentialKind::Bearer, Authentication::Absent);
+        let evidence = &mut found.evidence;
+        found.authentication = settled(issuers.authenticate_noting(
+            token,
+            certificate,
+            check.now,
+            check.waiting,
+            evidence,
+        ))?;
+        Ok(found)
+    }
+
+    /// A token that is bound to a key of the client: proofs are not understood here (RFC 9449), so it is verified
+    /// only to say what is wrong with it.
+    fn by_dpop(&self, check: &Check<'_>, token: &[u8]) -> Result<Authenticated, Stop> {
+        let certificate = check.request.certificate;
+        let outcome = self.issuers.authenticate(token, certificate, check.now, check.waiting);
+        let authentication = match settled(outcome)? {
+            Authentication::Known(_) => Authentication::Refused(Refusal::Bound),
+            other => other,
+        };
+        Ok(Authenticated::by(CredentialKind::Dpop, authentication))
+    }
+
+    fn by_session(
+        &self,
+        check: &Check<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<Option<Authenticated>, Stop> {
+        match self.find_session(check) {
+            SessionLookup::None => Ok(None),
+            SessionLookup::Found(..) if self.is_foreign(check, Holder::Browser, scratch) => {
+                Err(Stop::Refused(Reason::OriginForeign))
+            }
+            SessionLookup::Found(session, identity) => {
+                let known = Authentication::Known(identity);
+                let found = Authenticated::by(CredentialKind::Session, known);
+                Ok(Some(Authenticated { session: Some(session), ..found }))
+            }
+            SessionLookup::Pending(pending) => Err(Stop::Pending(pending)),
+            SessionLookup::Unavailable => {
+                let unknown = Authentication::SessionsUnavailable;
+                Ok(Some(Authenticated::by(CredentialKind::Nothing, unknown)))
+            }
+        }
+    }
+
+    /// Who a certificate stands for. One that no rule is about is no credential of ours.
+    fn by_certificate(
+        &self,
+        check: &Check<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<Authenticated, Stop> {
+        let identify =
+            |der| self.certificates.iter().find_map(|rule| rule.identify(der, check.now));
+        match check.request.certificate.and_then(identify) {
+            None => Ok(Authenticated::by(CredentialKind::Nothing, Authentication::Absent)),
+            Some(_) if self.is_foreign(check, Holder::AnyClient, scratch) => {
+                Err(Stop::Refused(Reason::OriginForeign))
+            }
+            Some(identity) => {
+                let known = Authentication::Known(Arc::new(identity));
+                Ok(Authenticated::by(CredentialKind::Certificate, known))
+            }
+        }
+    }
+
+    /// The session of the cookie of this very host.
+    fn find_session(&self, check: &Check<'_>) -> SessionLookup {
+        let (Some(sign_in), HostMatch::Matched(host, _)) = (&self.browser, &check.host) else {
+            return SessionLookup::None;
+        };
+        let id =
+            check.request.cookie.and_then(|all| cookie::only(all, sessions::COOKIE.as_bytes()));
+        let Some(id) = id else { return SessionLookup::None };
+        let (sessions, host) = (&sign_in.sessions, host.as_str());
+        match sessions.find(id, host, check.now) {
+            // A person whose session was revoked may sign in again, and is sent to.
+            Some(session) if self.revocations.cover(&session.identity.load()) => {
+                SessionLookup::None
+            }
+            Some(_) if sessions.is_stale() => SessionLookup::Unavailable,
+            // A session from an issuer that is no longer configured is ignored.
+            Some(session) => match self.vouched(session.identity()) {
+                Some(identity) => SessionLookup::Found(session, identity),
+                None => SessionLookup::None,
+            },
+            None if !sessions.is_unsettled(id, host) => SessionLookup::None,
+            None => match sessions.ask(id, host).filter(|_| check.waiting == Waiting::Allowed) {
+                Some(answer) => SessionLookup::Pending(Pending::new(answer)),
+                None => SessionLookup::Unavailable,
+            },
+        }
+    }
+
+    /// Every configured issuer and certificate rule.
+    pub fn authorities(&self) -> impl Iterator<Item = &Arc<Authority>> {
+        let issuers = self.issuers.profiles().map(|profile| &profile.authority);
+        issuers.chain(self.certificates.iter().map(|rule| &rule.authority))
+    }
+
+    /// An identity that was verified under this configuration or an earlier one, as it is now: its issuer or
+    /// certificate rule must still be configured, under any name, and joins it to people as the configuration says
+    /// now.
+    #[must_use]
+    pub fn vouched(&self, identity: Arc<Identity>) -> Option<Arc<Identity>> {
+        let known = &identity.authority;
+        let all = self.authorities();
+        let authority = Authority::find(all, &known.name, &known.identifier, &identity.issuer)?;
+        if Arc::ptr_eq(authority, known) || authority == known {
+            return Some(identity);
+        }
+        let authority = Arc::clone(authority);
+        Some(Arc::new(Identity { authority, ..Identity::clone(&identity) }))
+    }
+}
+
+fn settled(outcome: Outcome) -> Result<Authentication, Stop> {
+    match outcome {
+        Outcome::Settled(authentication) => Ok(authentication),
+        Outcome::Wait(pending) => Err(Stop::Pending(pending)),
+    }
+}

@@ -1,0 +1,69 @@
+//! What is refused whoever asks: requests that no decision can be made about.
+
+use tracing::warn;
+
+use super::{Check, Gate, Metadata, Stop};
+use crate::{authz::reason::Reason, request::Request};
+
+impl Gate {
+    /// Ends the way of a request that needs no look at who asks.
+    pub(super) fn check_fitness(&self, check: &Check<'_>) -> Result<(), Stop> {
+        if let Some(reason) = unfit(check.request) {
+            return Err(Stop::Refused(reason));
+        }
+        if self.metadata.is_some()
+            && check.is_for_workspace()
+            && check.request.path == Some(Metadata::PATH.as_bytes())
+        {
+            return Err(Stop::Metadata);
+        }
+        if self.lacks_arguments(check.request) {
+            return Err(Stop::Refused(Reason::MessageUnknown));
+        }
+        Ok(())
+    }
+
+    /// Whether HAProxy keeps something back that a decision needs.
+    fn lacks_arguments(&self, request: &Request<'_>) -> bool {
+        let sources = self.token_sources();
+        let sign_in = self.browser.is_some() && !request.passes.browser;
+        if sign_in {
+            warn!(
+                "[sign_in] needs arguments that HAProxy does not pass: add them to the args line, see haproxy/identity.spoe.cfg"
+            );
+        }
+        let credentials = (sources.cookie.is_some() && !request.passes.browser)
+            || (sources.query.is_some() && !request.passes.query)
+            || (sources.subprotocol && !request.passes.protocols);
+        if credentials {
+            warn!(
+                "[credentials] names a place that HAProxy does not pass: add the argument to the args line, see haproxy/identity.spoe.cfg"
+            );
+        }
+        let policies = self.policies.is_some() && !request.passes.policies;
+        if policies {
+            warn!(
+                "[policy] needs arguments that HAProxy does not pass: add method, path and client to the args line, see haproxy/identity.spoe.cfg"
+            );
+        }
+        sign_in || credentials || policies
+    }
+}
+
+/// What is refused before it is read: CONNECT, and repeated headers. HAProxy passes the last of several headers: which
+/// one the workspace would heed is unknown, so none counts.
+fn unfit(request: &Request<'_>) -> Option<Reason> {
+    if request.method.is_some_and(|method| method.eq_ignore_ascii_case(b"CONNECT")) {
+        Some(Reason::MethodRefused)
+    } else if request.hosts > 1 {
+        Some(Reason::HostRepeated)
+    } else if request.authorizations > 1 {
+        Some(Reason::AuthorizationRepeated)
+    } else if request.protocol_lines > 1 {
+        Some(Reason::CredentialRepeated)
+    } else if request.cookies > 1 {
+        Some(Reason::CookieRepeated)
+    } else {
+        None
+    }
+}

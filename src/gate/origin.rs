@@ -1,0 +1,136 @@
+//! Whose pages may act in the name of the person whose browser shows them.
+
+use super::{Check, Gate};
+use crate::{
+    authz::{decision::HostMatch, limits::Framing},
+    request::Request,
+    workspaces::{
+        host::Host,
+        pattern::{Scratch, Target},
+    },
+};
+
+/// Who can have a credential that comes along by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Holder {
+    /// Only a browser: the cookie of a session.
+    Browser,
+    /// Programs too: a certificate, a token in a cookie.
+    AnyClient,
+}
+
+impl Gate {
+    /// Whether a request is made by neither the person nor the workspace's own pages. Cookies and certificates come
+    /// along from every page of a sibling host too, for which SameSite is no obstacle, and hostile code runs
+    /// there: so what such a page does counts only where it is of the same workspace, at another port. A
+    /// WebSocket must be of the very host (RFC 6455 section 10.2), and have an origin where only browsers have the
+    /// credential.
+    pub(super) fn is_foreign(
+        &self,
+        check: &Check<'_>,
+        holder: Holder,
+        scratch: &mut Scratch,
+    ) -> bool {
+        let HostMatch::Matched(host, target) = &check.host else { return true };
+        let request = check.request;
+        let set = |value: &&[u8]| !value.is_empty();
+        let origin = request.browser.origin.filter(set);
+        if origin.is_some_and(|origin| self.is_origin(origin, host, request)) {
+            return false;
+        }
+        if request.browser.upgrade.is_some_and(|upgrade| !upgrade.is_empty()) {
+            return holder == Holder::Browser || origin.is_some();
+        }
+        if request.is_framed_elsewhere() && !self.may_frame(request, target, scratch) {
+            return true;
+        }
+        // A browser that says nothing of where a request comes from may still name the origin.
+        let said = request.browser.site.is_some_and(|site| !site.is_empty());
+        if request.is_asked_for() && (said || origin.is_none()) {
+            return false;
+        }
+        origin.is_none_or(|origin| !self.is_of_workspace(origin, target, request, scratch))
+    }
+
+    /// Whether the page that shows a workspace in a frame may do so, as the operator decided. A browser names the
+    /// page in Referer if it names it at all: a page can leave that out, and cannot change it.
+    fn may_frame(&self, request: &Request<'_>, target: &Target, scratch: &mut Scratch) -> bool {
+        match self.policy.framing {
+            Framing::Any => true,
+            Framing::Site => request.browser.site == Some(b"same-site"),
+            Framing::Workspace => {
+                let from = request.browser.referer.and_then(origin_of);
+                from.is_some_and(|from| self.is_of_workspace(from, target, request, scratch))
+            }
+        }
+    }
+
+    /// Whether an origin is a host of a workspace.
+    fn is_of_workspace(
+        &self,
+        origin: &[u8],
+        target: &Target,
+        request: &Request<'_>,
+        scratch: &mut Scratch,
+    ) -> bool {
+        let from = authority_of(origin).and_then(|authority| Host::parse(authority).ok());
+        let from = from.filter(|from| self.is_origin(origin, from, request));
+        let from = from.and_then(|from| self.patterns.resolve(&from, scratch));
+        from.is_some_and(|from| from.workspace == target.workspace && from.source == target.source)
+    }
+
+    /// Whether an origin is that host, at the port where people reach the gate: the configured one with sign-in,
+    /// else the request's own. Without sign-in it may be of plain http, unless the browser calls it another site:
+    /// a scheme other than the request's makes it one, and browsers say so of whatever they send by https (Fetch
+    /// Metadata sections 2.3 and 3.1).
+    fn is_origin(&self, origin: &[u8], host: &Host, request: &Request<'_>) -> bool {
+        if let Some(sign_in) = &self.browser {
+            return origin == sign_in.places.origin(host.as_str()).as_bytes();
+        }
+        let site = request.browser.site;
+        let may_be_plain = matches!(site, None | Some(b"" | b"same-origin" | b"same-site"));
+        if !may_be_plain && !origin.starts_with(b"https://") {
+            return false;
+        }
+        let port = |authority: &[u8]| authority.split(|b| *b == b':').nth(1).map(<[u8]>::to_vec);
+        authority_of(origin).is_some_and(|authority| {
+            Host::parse(authority).is_ok_and(|from| from == *host)
+                && port(authority) == request.host.and_then(port)
+        })
+    }
+}
+
+/// Host and port of an origin (RFC 6454 section 6.2).
+fn authority_of(origin: &[u8]) -> Option<&[u8]> {
+    origin.strip_prefix(b"https://").or_else(|| origin.strip_prefix(b"http://"))
+}
+
+/// The origin of an address.
+fn origin_of(address: &[u8]) -> Option<&[u8]> {
+    let start = address.len().checked_sub(authority_of(address)?.len())?;
+    let rest = address.get(start..)?;
+    let end = rest.iter().position(|byte| b"/?#".contains(byte)).unwrap_or(rest.len());
+    address.get(..start.checked_add(end)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn s15_an_origin_is_scheme_host_and_port_of_an_address() {
+        for (address, origin) in [
+            (&b"https://a.test/x?y"[..], Some(&b"https://a.test"[..])),
+            (b"http://a.test:81", Some(b"http://a.test:81")),
+            (b"https://a.test?https://b.test/", Some(b"https://a.test")),
+            (b"https://a.test#/", Some(b"https://a.test")),
+            (b"https://b.test@a.test/", Some(b"https://b.test@a.test")),
+            (b"https://", Some(b"https://")),
+            (b"ftp://a.test/", None),
+            (b"/x", None),
+            (b"", None),
+        ] {
+            assert_eq!(origin_of(address), origin, "{}", address.escape_ascii());
+        }
+    }
+}
