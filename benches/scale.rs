@@ -39,7 +39,7 @@ use identity_spoa::{
         Admission, Destination, Endpoint, EndpointName, IssuerNames, Organization, Person, Phase,
         Protocol, Revision, Workspace,
         destination::{Server, resolver::Resolver},
-        registry::{Found, Publisher, Registry, SourceRules},
+        registry::{Found, ListExtent, Publisher, Registry, SourceRules},
         source::SourceId,
     },
 };
@@ -126,7 +126,7 @@ fn workspaces() {
     let region = Region::new(ALLOCATOR);
     let started = Instant::now();
     let now = Moment::now();
-    publisher.complete(all, now, now, false);
+    publisher.complete(all, now, now, ListExtent::Pages);
     publisher.confirm(now);
     println!(
         "registry      {:.0} MiB beside the list; the first list taken in {:.2} s",
@@ -136,7 +136,7 @@ fn workspaces() {
     for (what, list) in [("the same list again", list(1)), ("one of a hundred changed", list(2))] {
         let started = Instant::now();
         let now = Moment::now();
-        let done = publisher.complete(list, now, now, false);
+        let done = publisher.complete(list, now, now, ListExtent::Pages);
         println!(
             "              {what}: {:.2} s, {} changed",
             started.elapsed().as_secs_f64(),

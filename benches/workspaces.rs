@@ -37,7 +37,7 @@ use identity_spoa::{
             driver::Driver,
             lookup::Lookup,
         },
-        registry::{Found, Publisher, Registry, SourceRules},
+        registry::{Found, ListExtent, Publisher, Registry, SourceRules},
         source::{Abilities, Event, Source, SourceError, SourceId},
     },
 };
@@ -101,7 +101,7 @@ fn memory(publisher: &Publisher) -> usize {
     let region = Region::new(ALLOCATOR);
     let list = (0..count()).map(|n| workspace(n, 1, Phase::Running)).collect();
     let now = Moment::now();
-    publisher.complete(list, now, now, false);
+    publisher.complete(list, now, now, ListExtent::Pages);
     publisher.confirm(now);
     let change = region.change();
     // What was allocated and freed again on the way does not count.

@@ -93,7 +93,7 @@ async fn change(
                 );
             }
             if event == AuditEvent::Revoke
-                && let Err(error) = shared.revocations.tell(changed, false, Timestamp::now())
+                && let Err(error) = shared.revocations.tell_revoked(changed, Timestamp::now())
             {
                 error!(
                     error,

@@ -38,7 +38,7 @@ use crate::{
             lookup::Lookup,
             status::{Health, Status},
         },
-        registry::{Publisher, Registry},
+        registry::{ListExtent, Publisher, Registry},
         source::{Source, SourceError, SourceId},
     },
 };
@@ -284,7 +284,7 @@ impl<S: Source> Follower<S> {
         if source.abilities().accounts {
             publisher.set_directory(Directory::new(source.accounts().await?));
         }
-        publisher.complete(source.list().await?, started, Moment::now(), true);
+        publisher.complete(source.list().await?, started, Moment::now(), ListExtent::Snapshot);
         publisher.confirm(started);
         Ok(())
     }

@@ -129,6 +129,13 @@ pub trait Others: Send + Sync {
     fn tell(&self, spread: &Spread) -> Result<(), String>;
 }
 
+/// What was done to a revocation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Done {
+    Revoked,
+    Lifted,
+}
+
 /// The revocations of one authority, by what they name. The maps are persistent, so that a copy of all is made at
 /// once, however many there are: a request must not wait behind a list of a million.
 #[derive(Clone, Default)]
@@ -243,7 +250,7 @@ impl Revocations {
             return Ok(false);
         }
         // First the others, so that none of them brings it back.
-        self.tell(&revocation, true, now).map_err(RevokeError::Stays)?;
+        self.tell(&revocation, Done::Lifted, now).map_err(RevokeError::Stays)?;
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(journal) = journal.as_mut() {
             journal.append(&Change::Lift(revocation.clone()))?;
@@ -258,19 +265,18 @@ impl Revocations {
         let _ = self.others.set(others);
     }
 
-    /// Tells other agents what was done here, if there are any. May wait.
+    /// Tells other agents of a revocation that was made here, if there are any. May wait.
     ///
     /// # Errors
     /// Why they could not be told.
-    pub fn tell(
-        &self,
-        revocation: &Revocation,
-        lifted: bool,
-        now: Timestamp,
-    ) -> Result<(), String> {
+    pub fn tell_revoked(&self, revocation: &Revocation, now: Timestamp) -> Result<(), String> {
+        self.tell(revocation, Done::Revoked, now)
+    }
+
+    fn tell(&self, revocation: &Revocation, done: Done, now: Timestamp) -> Result<(), String> {
         let Some(others) = self.others.get() else { return Ok(()) };
         let (revocation, at_ms) = (revocation.clone(), now.as_millis());
-        others.tell(&Spread { revocation, lifted, at_ms })
+        others.tell(&Spread { revocation, lifted: done == Done::Lifted, at_ms })
     }
 
     /// Takes in what was done at another agent, unless something later is known here. May wait for the

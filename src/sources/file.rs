@@ -21,7 +21,7 @@ use crate::{
         Workspace,
         destination::Backends,
         reconcile::status::{Health, Status},
-        registry::Publisher,
+        registry::{ListExtent, Publisher},
     },
 };
 
@@ -98,7 +98,7 @@ impl FileSource {
         let workspaces = parsed?;
         let count = workspaces.len();
         let now = Moment::now();
-        self.publisher.complete(workspaces, now, now, true);
+        self.publisher.complete(workspaces, now, now, ListExtent::Snapshot);
         self.publisher.confirm(now);
         info!(file = %name, workspaces = count, "workspaces loaded");
         Ok(true)

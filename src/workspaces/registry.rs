@@ -24,7 +24,7 @@ mod publisher;
 mod tests;
 
 use claims::Claims;
-pub use publisher::{Completed, Observed, Publisher};
+pub use publisher::{Completed, ListExtent, Observed, Publisher};
 
 /// Where the current snapshot is.
 pub struct Registry {

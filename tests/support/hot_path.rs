@@ -25,7 +25,7 @@ use identity_spoa::{
         Revision, Workspace,
         destination::{Backends, Ranges, resolver::Resolver},
         pattern::HostPatterns,
-        registry::{Publisher, Registry, SourceRules},
+        registry::{ListExtent, Publisher, Registry, SourceRules},
         source::SourceId,
     },
 };
@@ -123,7 +123,7 @@ async fn gate(idp: &DevIdp) -> Gate {
     let registry = Arc::new(Registry::new(&[("test", rules)], Arc::new(Resolver::default())));
     let publisher = Publisher::new(Arc::clone(&registry), SourceId::new(0));
     let now = Moment::now();
-    publisher.complete(vec![workspace()], now, now, true);
+    publisher.complete(vec![workspace()], now, now, ListExtent::Snapshot);
     publisher.confirm(now);
     Gate {
         patterns: HostPatterns::new(&config.hosts).unwrap(),

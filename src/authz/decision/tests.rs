@@ -13,7 +13,7 @@ use crate::{
         Endpoint, Grant, Grantee, IssuerNames, Organization, Person, Revision, WorkspaceId,
         destination::{Backends, Ranges, resolver::Resolver},
         directory::{Directory, Member, is_person},
-        registry::{Publisher, Registry, SourceRules, UndeclaredPorts},
+        registry::{ListExtent, Publisher, Registry, SourceRules, UndeclaredPorts},
         source::SourceId,
     },
 };
@@ -73,7 +73,7 @@ fn aged(
 ) -> Snapshot {
     let (registry, publisher) = registry(rules);
     let then = Moment::at(Duration::from_secs(1));
-    publisher.complete(workspaces, then, then, true);
+    publisher.complete(workspaces, then, then, ListExtent::Snapshot);
     if let Some(members) = members {
         publisher.set_directory(Directory::new(members));
     }

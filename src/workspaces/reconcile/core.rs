@@ -15,7 +15,7 @@ use super::{
     super::{
         Workspace, WorkspaceId,
         directory::{Directory, Member},
-        registry::{Observed, Publisher},
+        registry::{ListExtent, Observed, Publisher},
     },
     status::{Health, Status},
 };
@@ -357,9 +357,10 @@ impl Core {
         };
         self.succeeded();
         self.status.lists += 1;
-        let whole = self.abilities.whole_lists;
+        let extent =
+            if self.abilities.whole_lists { ListExtent::Snapshot } else { ListExtent::Pages };
         let count = list.len();
-        let completed = self.publisher.complete(list, started, self.now, whole);
+        let completed = self.publisher.complete(list, started, self.now, extent);
         if self.good().is_none() || completed.changed > 0 || completed.removed > 0 {
             info!(
                 source = self.publisher.name(),

@@ -37,14 +37,32 @@ pub struct Publisher {
     source: SourceId,
 }
 
+/// How a complete list was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListExtent {
+    /// At one moment.
+    Snapshot,
+    /// Page by page, so that it can miss workspaces that moved between pages.
+    Pages,
+}
+
+/// How the end of a workspace was learnt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The platform reported it.
+    Reported,
+    /// The platform was asked and does not have it any more.
+    Missed,
+}
+
 /// A workspace that went.
 pub(super) struct Gone {
     /// When the platform was asked, or told.
     at: Moment,
     /// When the answer came.
     arrived: Moment,
-    /// Whether the platform said so by itself, rather than by not having it any more.
-    reported: bool,
+    /// How its end was learnt.
+    end: End,
     instance: Option<Box<str>>,
     revision: Revision,
 }
@@ -116,7 +134,7 @@ impl Publisher {
 
     /// The platform says that the workspace has ended.
     pub fn end(&self, id: &WorkspaceId, at: Moment) {
-        self.write(|change| change.remove(id, at, at, true));
+        self.write(|change| change.remove(id, at, at, End::Reported));
     }
 
     /// The platform, asked at `seen`, does not have the workspace. Returns whether that is news.
@@ -126,7 +144,7 @@ impl Publisher {
             let known = change.find(id).map(|(part, entry)| part.seen(entry));
             let older = known.is_some_and(|known| seen < known);
             if !older {
-                change.remove(id, seen, now, false);
+                change.remove(id, seen, now, End::Missed);
             }
             known.is_some() && !older
         })
@@ -141,15 +159,15 @@ impl Publisher {
         });
     }
 
-    /// Takes in a complete list; the platform was asked for its first page at `started`. `whole` says
-    /// that it was made at one moment, so that what is not in it is nowhere.
+    /// Takes in a complete list; the platform was asked for its first page at `started`. What a
+    /// snapshot does not have does not exist.
     #[expect(clippy::must_use_candidate, reason = "told, not asked")]
     pub fn complete(
         &self,
         list: Vec<Workspace>,
         started: Moment,
         now: Moment,
-        whole: bool,
+        extent: ListExtent,
     ) -> Completed {
         self.write(|change| {
             let mut completed = Completed::default();
@@ -173,9 +191,9 @@ impl Publisher {
                 .collect();
             for entry in unlisted {
                 let id = entry.workspace.id.clone();
-                let clear = whole && entry.arrived <= started;
+                let clear = extent == ListExtent::Snapshot && entry.arrived <= started;
                 if clear || !entry.workspace.phase.is_routable() {
-                    change.remove(&id, started, now, false);
+                    change.remove(&id, started, now, End::Missed);
                     completed.removed += 1;
                 } else {
                     let seen = match before {
@@ -326,7 +344,7 @@ impl Change<'_> {
         })
     }
 
-    fn remove(&mut self, id: &WorkspaceId, at: Moment, arrived: Moment, reported: bool) {
+    fn remove(&mut self, id: &WorkspaceId, at: Moment, arrived: Moment, end: End) {
         let source = self.source;
         let Some(part) = self.state.get_mut(source.index()) else { return };
         let old = part.map.remove(id).map(|entry| Arc::clone(&entry.workspace));
@@ -339,7 +357,7 @@ impl Change<'_> {
             if gone.len() >= MAX_GONE {
                 gone.retain(|_, gone| at.since(gone.at) < Duration::from_mins(1));
             }
-            gone.insert(id.clone(), Gone { at, arrived, reported, instance, revision });
+            gone.insert(id.clone(), Gone { at, arrived, end, instance, revision });
         });
     }
 
@@ -377,7 +395,8 @@ impl Gone {
             && self.instance == workspace.instance
             && !self.revision.is_older_than(workspace.revision);
         let another_life = self.instance.is_some() && self.instance != workspace.instance;
-        if seen <= self.at || (self.reported && same_life && seen.since(self.at) < LAG) {
+        if seen <= self.at || (self.end == End::Reported && same_life && seen.since(self.at) < LAG)
+        {
             Some(Observed::Nothing)
         } else {
             (seen < self.arrived && !another_life).then_some(Observed::Overlap)

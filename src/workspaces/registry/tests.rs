@@ -89,7 +89,7 @@ fn a_read_that_began_before_the_end_does_not_bring_a_workspace_back() {
 fn a_list_that_began_before_the_end_does_not_bring_a_workspace_back() {
     let publisher = one();
     publisher.end(&id("w"), at(5));
-    publisher.complete(vec![running("w")], at(4), at(4), true);
+    publisher.complete(vec![running("w")], at(4), at(4), ListExtent::Snapshot);
     assert_eq!(phase(&publisher, "w"), None);
 }
 
@@ -137,14 +137,14 @@ fn only_a_whole_list_removes_at_once_and_only_what_is_older_than_it() {
         vec![running("a"), running("b"), workspace("c", Phase::Stopped)],
         at(1),
         at(1),
-        false,
+        ListExtent::Pages,
     );
     publisher.observe(running("d"), at(6), at(6));
-    let completed = publisher.complete(vec![running("a")], at(5), at(5), false);
+    let completed = publisher.complete(vec![running("a")], at(5), at(5), ListExtent::Pages);
     assert_eq!(completed.unclear, [id("b")], "to be read one by one");
     assert_eq!(completed.removed, 1, "what is down needs no second look");
     assert_eq!(phase(&publisher, "d"), Some(Phase::Running), "came after the list began");
-    publisher.complete(vec![running("a")], at(7), at(7), true);
+    publisher.complete(vec![running("a")], at(7), at(7), ListExtent::Snapshot);
     assert_eq!((phase(&publisher, "b"), phase(&publisher, "d")), (None, None));
 }
 
@@ -156,11 +156,11 @@ fn a_workspace_that_a_list_lacks_keeps_the_age_of_the_list_before() {
         _ => panic!("gone"),
     };
     for secs in [1, 100] {
-        publisher.complete(vec![running("a"), running("b")], at(secs), at(secs), false);
+        publisher.complete(vec![running("a"), running("b")], at(secs), at(secs), ListExtent::Pages);
         publisher.confirm(at(secs));
     }
     assert_eq!(age(at(110)), 10);
-    publisher.complete(vec![running("a")], at(200), at(200), false);
+    publisher.complete(vec![running("a")], at(200), at(200), ListExtent::Pages);
     publisher.confirm(at(200));
     assert_eq!(age(at(210)), 110);
     publisher.observe(running("b"), at(205), at(205));
@@ -170,7 +170,7 @@ fn a_workspace_that_a_list_lacks_keeps_the_age_of_the_list_before() {
 #[test]
 fn a_doubtful_workspace_is_older_than_any_limit_until_it_is_read() {
     let publisher = one();
-    publisher.complete(vec![running("w")], at(1), at(1), true);
+    publisher.complete(vec![running("w")], at(1), at(1), ListExtent::Snapshot);
     publisher.confirm(at(1));
     publisher.doubt(&id("w"));
     let age = || match publisher.registry().snapshot_at(at(2)).find(None, "w") {
@@ -219,7 +219,7 @@ fn where_undeclared_ports_are_open_an_address_is_one_workspaces_alone() {
 fn an_id_that_two_sources_have_is_nobodys_unless_the_host_names_the_source() {
     let publishers = registry(&["one", "two"]);
     for publisher in &publishers {
-        publisher.complete(vec![running("w")], at(1), at(1), true);
+        publisher.complete(vec![running("w")], at(1), at(1), ListExtent::Snapshot);
         publisher.confirm(at(1));
     }
     let snapshot = publishers[0].registry().snapshot_at(at(2));
@@ -231,7 +231,7 @@ fn an_id_that_two_sources_have_is_nobodys_unless_the_host_names_the_source() {
 #[test]
 fn nobody_is_told_that_a_workspace_is_unknown_while_a_source_is_silent() {
     let publishers = registry(&["one", "two"]);
-    publishers[0].complete(vec![], at(1), at(1), true);
+    publishers[0].complete(vec![], at(1), at(1), ListExtent::Snapshot);
     publishers[0].confirm(at(1));
     let registry = publishers[0].registry();
     assert!(matches!(registry.snapshot_at(at(2)).find(None, "w"), Found::NotLoaded));
@@ -248,7 +248,7 @@ fn nobody_is_told_that_a_workspace_is_unknown_while_a_source_is_silent() {
 fn a_change_costs_no_copy_of_the_others() {
     let publisher = one();
     let list = (0..1000).map(|n| running(&format!("w{n}"))).collect();
-    publisher.complete(list, at(1), at(1), true);
+    publisher.complete(list, at(1), at(1), ListExtent::Snapshot);
     let before = publisher.registry().snapshot();
     publisher.end(&id("w7"), at(2));
     // Readers of the old snapshot still see all of it.
