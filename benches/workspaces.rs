@@ -23,7 +23,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::workspaces::source::SourceId;
 use identity_spoa::{
     backoff::jitter,
     time::Moment,

@@ -15,7 +15,6 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::workspaces::source::SourceId;
 use crate::{
     time::Moment,
     workspaces::{
