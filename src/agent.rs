@@ -16,6 +16,7 @@ mod answer;
 mod connection;
 mod listener;
 pub mod record;
+mod reply;
 mod settings;
 pub mod variables;
 

@@ -1,7 +1,6 @@
 //! One NOTIFY, one ACK.
 
 use std::{
-    net::IpAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -17,7 +16,7 @@ use tracing::{debug, error, warn};
 use crate::{
     agent::{
         record::DecisionRecord,
-        variables::{self},
+        reply::{Exchange, Reuse},
     },
     audit::AuditLog,
     authz::{
@@ -31,10 +30,10 @@ use crate::{
     },
     metrics::Metrics,
     request::{self, Request},
-    spop::{Actions, Notify, Value, ack, ack::Scope},
+    spop::{Notify, frame::TooLong},
     time::{Moment, Timestamp},
     traces::{self, DecisionSpan},
-    tunnels::{Allowed, Full, Kind, Tunnel, Tunnels},
+    tunnels::{Full, Kind, Tunnel, Tunnels},
     verdict_cache::{Edge, Terms},
     workspaces::{pattern::Scratch, registry::Snapshot},
 };
@@ -64,17 +63,25 @@ pub struct Batch<'s> {
     pub max_frame_size: u32,
 }
 
-impl Batch<'_> {
-    fn allowed<'a>(
-        &'a self,
-        response: &'a Response,
-        request: &'a Request<'a>,
-        id: &'a DecisionId,
-    ) -> Allowed<'a> {
-        let certificates = &self.gate.certificates;
-        Allowed { response, request, id, certificates, now: self.now }
-    }
+/// A response with what follows from it.
+struct Settled<'r> {
+    response: Response,
+    opening: Opening,
+    /// When it may be reused.
+    terms: Option<Terms<'r>>,
 }
+
+/// What an allow opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Opening {
+    /// A tunnel, which is tracked.
+    Tunnel,
+    /// Nothing that is tracked as a tunnel.
+    Nothing,
+}
+
+/// The audit log has no room for a record.
+struct Unrecorded;
 
 impl SpoeHandler {
     /// A handler; its decisions carry a random number that tells this run of the agent from others.
@@ -172,6 +179,7 @@ impl SpoeHandler {
         self.finish(notify, &request, Response::refuse(reason), batch, out);
     }
 
+    /// Settles what follows from a response, encodes it, and records it before it can be sent.
     fn finish(
         &self,
         notify: &Notify<'_>,
@@ -181,85 +189,94 @@ impl SpoeHandler {
         out: &mut Vec<u8>,
     ) {
         let start = out.len();
-        let id = self.next_id(batch.now);
-        let mut response = response;
-        let tunnel = self.open(&response, request, &id, batch);
-        if tunnel.is_err() {
-            response = Response::refuse(Reason::TunnelsFull);
+        let id = &self.next_id(batch.now);
+        let exchange = Exchange { notify, request, id, batch };
+        let Settled { mut response, opening, terms } = self.settle(&exchange, response);
+        match exchange.encode(&response, terms, out) {
+            Ok(Reuse::Offered) => {
+                if let Some(tunnels) = &self.tunnels {
+                    // The question itself was noted: so can this be.
+                    let _ = tunnels.note_given(&exchange.allowed(&response));
+                }
+            }
+            Ok(Reuse::No) => {}
+            Err(TooLong) => {
+                warn!(
+                    max_frame_size = batch.max_frame_size,
+                    "an answer does not fit a frame: refused"
+                );
+                response = exchange.refuse(Reason::Internal, out);
+            }
         }
-        let reuse = self.edge.as_ref().and_then(|edge| {
+        debug!(decision_id = %id, reason = %response.decision.reason, "decided");
+        let latency = Moment::now().since(batch.started);
+        let recorded = self.record(&exchange, &response, opening, latency);
+        if recorded.is_err() && response.decision.verdict() == Verdict::Allow {
+            out.truncate(start);
+            response = exchange.refuse(Reason::AuditUnavailable, out);
+        }
+        self.metrics.decided(response.decision.reason, &response.evidence, latency);
+        traces::decided(&span(&response, request, id, latency));
+        if let Some(shadow) = &response.decision.shadow {
+            self.metrics.shadowed(response.decision.verdict(), shadow.reason.verdict());
+        }
+    }
+
+    /// Opens the tunnel of a response, and agrees on its reuse. A response whose tunnel cannot be tracked becomes a
+    /// refusal.
+    fn settle<'r>(&self, exchange: &Exchange<'r>, response: Response) -> Settled<'r> {
+        let (response, opening) = match self.open(exchange, &response) {
+            Ok(opening) => (response, opening),
+            Err(Full) => (Response::refuse(Reason::TunnelsFull), Opening::Nothing),
+        };
+        let Exchange { request, batch, .. } = *exchange;
+        let terms = self.edge.as_ref().and_then(|edge| {
             edge.was_reused(request.reuse.times);
             // Policies look at what HAProxy does not compare, such as the path and the hour.
             let held = batch.gate.policies.is_none()
                 && self.tunnels.as_ref().is_none_or(|tunnels| tunnels.may_give());
             held.then(|| edge.give(&response, request, batch.now)).flatten()
         });
-        let size = batch.max_frame_size;
-        let encode = |reuse, out: &mut _| {
-            Answer { response: &response, id: &id, reuse }.encode(notify, request, size, out)
-        };
-        // What is to be reused is said twice. An answer that is too long for that is one all the same.
-        let fits = reuse.is_some() && encode(reuse, out).is_ok();
-        if !fits && encode(None, out).is_err() {
-            warn!(
-                max_frame_size = batch.max_frame_size,
-                "a response is larger than a SPOP frame: the request is refused"
-            );
-            response = Response::refuse(Reason::Internal);
-            // Two hundred bytes: it fits the protocol's smallest frame.
-            let answer = Answer { response: &response, id: &id, reuse: None };
-            let _ = answer.encode(notify, request, batch.max_frame_size, out);
-        }
-        if fits && let Some(tunnels) = &self.tunnels {
-            // The question itself was noted: so can this be.
-            let _ = tunnels.note_given(&batch.allowed(&response, request, &id));
-        }
-        debug!(decision_id = %id, reason = %response.decision.reason, "decided");
-        let latency = Moment::now().since(batch.started);
-        let record = DecisionRecord::new(&response, request, &id, batch.now);
-        let mut kept = self.trail.keep(&record.made(batch.gate.versions, latency)).is_ok();
-        if let (Some(tunnels), Ok(true)) = (&self.tunnels, tunnel) {
-            let allowed = kept && response.decision.verdict() == Verdict::Allow;
-            kept = allowed && tunnels.record_opening(&id).is_ok();
-            if !kept {
-                tunnels.forget(&id);
-            }
-        }
-        if !kept && response.decision.verdict() == Verdict::Allow {
-            out.truncate(start);
-            response = Response::refuse(Reason::AuditUnavailable);
-            let answer = Answer { response: &response, id: &id, reuse: None };
-            let _ = answer.encode(notify, request, batch.max_frame_size, out);
-        }
-        self.metrics.decided(response.decision.reason, &response.evidence, latency);
-        traces::decided(&span(&response, request, &id, latency));
-        if let Some(shadow) = &response.decision.shadow {
-            self.metrics.shadowed(response.decision.verdict(), shadow.reason.verdict());
-        }
+        Settled { response, opening, terms }
     }
 
-    /// Takes an allowed tunnel in; returns whether it is one.
-    fn open(
-        &self,
-        response: &Response,
-        request: &Request<'_>,
-        id: &DecisionId,
-        batch: &Batch<'_>,
-    ) -> Result<bool, Full> {
+    /// Takes an allowed tunnel in.
+    fn open(&self, exchange: &Exchange<'_>, response: &Response) -> Result<Opening, Full> {
         let Some(tunnels) =
             self.tunnels.as_ref().filter(|_| response.decision.verdict() == Verdict::Allow)
         else {
-            return Ok(false);
+            return Ok(Opening::Nothing);
         };
         // What cannot be tracked cannot be cut.
-        let allowed = batch.allowed(response, request, id);
-        if Kind::of(request).is_none() {
+        let allowed = exchange.allowed(response);
+        if Kind::of(exchange.request).is_none() {
             // It may last all the same.
             tunnels.note(&allowed)?;
-            return Ok(false);
+            return Ok(Opening::Nothing);
         }
         let tunnel = Tunnel::of(&allowed).ok_or(Full)?;
-        tunnels.open(tunnel).map(|()| true)
+        tunnels.open(tunnel).map(|()| Opening::Tunnel)
+    }
+
+    /// Writes the record of a decision, and of the tunnel that it opens. A tunnel that is not on record is forgotten.
+    fn record(
+        &self,
+        exchange: &Exchange<'_>,
+        response: &Response,
+        opening: Opening,
+        latency: Duration,
+    ) -> Result<(), Unrecorded> {
+        let Exchange { request, id, batch, .. } = *exchange;
+        let record = DecisionRecord::new(response, request, id, batch.now);
+        let mut kept = self.trail.keep(&record.made(batch.gate.versions, latency)).is_ok();
+        if let (Some(tunnels), Opening::Tunnel) = (&self.tunnels, opening) {
+            let allowed = kept && response.decision.verdict() == Verdict::Allow;
+            kept = allowed && tunnels.record_opening(id).is_ok();
+            if !kept {
+                tunnels.forget(id);
+            }
+        }
+        if kept { Ok(()) } else { Err(Unrecorded) }
     }
 
     fn next_id(&self, now: Timestamp) -> DecisionId {
@@ -333,85 +350,6 @@ fn read<'b>(notify: &Notify<'b>) -> Result<Request<'b>, Reason> {
         warn!(%error, "a request is refused: its SPOE message cannot be read; compare the args lines with haproxy/identity.spoe.cfg");
         Reason::MessageUnknown
     })
-}
-
-/// What HAProxy is told.
-struct Answer<'a> {
-    response: &'a Response,
-    id: &'a DecisionId,
-    /// When it may be reused.
-    reuse: Option<Terms<'a>>,
-}
-
-impl Answer<'_> {
-    fn encode(
-        &self,
-        notify: &Notify<'_>,
-        request: &Request<'_>,
-        max_frame_size: u32,
-        out: &mut Vec<u8>,
-    ) -> Result<(), crate::spop::frame::TooLong> {
-        let ids = (notify.stream_id, notify.frame_id);
-        ack::write(out, ids, max_frame_size, |actions: &mut Actions<'_>| {
-            let mut kept = [false; KEPT.len()];
-            variables::each(self.response, request, self.id, |name, value| {
-                let value = match value {
-                    variables::Value::Bool(value) => Value::Bool(value),
-                    variables::Value::Int(number) => Value::Uint32(number),
-                    variables::Value::Ip(IpAddr::V4(ip)) => Value::Ipv4(ip),
-                    variables::Value::Ip(IpAddr::V6(ip)) => Value::Ipv6(ip),
-                    variables::Value::Text(text) => Value::Str(text),
-                };
-                actions.set(Scope::Transaction, name, value);
-                if self.reuse.is_none() {
-                    return;
-                }
-                let place = KEPT.iter().position(|kept| *kept == name);
-                if let Some(kept) = place.and_then(|place| kept.get_mut(place)) {
-                    actions.set(Scope::Session, name, value);
-                    *kept = true;
-                }
-            });
-            if let Some(terms) = self.reuse {
-                for (name, _) in KEPT.iter().zip(kept).filter(|(_, kept)| !kept) {
-                    actions.unset(Scope::Session, name);
-                }
-                agree(actions, terms);
-            }
-        })
-    }
-}
-
-/// What a reused allow needs of the variables: the rules of the backends 'reused' read these.
-const KEPT: [&str; 15] = [
-    "decision_id",
-    "user",
-    "subject",
-    "issuer",
-    "email",
-    "groups",
-    "workspace",
-    "dst_ip",
-    "dst_port",
-    "host_port",
-    "tls_port",
-    "dst_host",
-    "sni",
-    "cookie",
-    "keep",
-];
-
-/// Says when an allow may be reused. The question's name comes last: with it, all is there.
-fn agree(actions: &mut Actions<'_>, terms: Terms<'_>) {
-    let mut set = |name, value: Value<'_>| actions.set(Scope::Session, name, value);
-    set("reuse_until", Value::Uint64(terms.until));
-    match terms.client {
-        IpAddr::V4(ip) => set("reuse_client", Value::Bin(&ip.octets())),
-        IpAddr::V6(ip) => set("reuse_client", Value::Bin(&ip.octets())),
-    }
-    set("reuse_epoch", Value::Str(terms.epoch));
-    set("reuse_host", Value::Str(terms.host));
-    set("reuse_of", Value::Str(terms.id));
 }
 
 #[cfg(test)]

@@ -10,6 +10,8 @@ use crate::spop::error::{Parsed, fail};
 
 const SET_VAR: u8 = 1;
 const UNSET_VAR: u8 = 2;
+/// Where the scope is in an action.
+const SCOPE: usize = 2;
 
 /// Where a variable lives in HAProxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,20 +39,62 @@ pub enum Action<'b> {
 }
 
 /// Writes the actions of one ACK.
-pub struct Actions<'o>(&'o mut Vec<u8>);
+pub struct Actions<'o> {
+    out: &'o mut Vec<u8>,
+    /// Where the longest frame that is allowed ends in `out`.
+    end: usize,
+}
+
+/// Where an action is among those of its ACK.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    start: usize,
+    end: usize,
+}
 
 impl Actions<'_> {
     /// Sets a variable; HAProxy puts the engine's prefix before the name.
     pub fn set(&mut self, scope: Scope, name: &str, value: Value<'_>) {
-        self.0.extend_from_slice(&[SET_VAR, 3, scope as u8]);
-        write_bytes(self.0, name.as_bytes());
-        value.write(self.0);
+        self.set_at(scope, name, value);
+    }
+
+    /// The same, and says where, for [`Self::repeat`].
+    pub fn set_at(&mut self, scope: Scope, name: &str, value: Value<'_>) -> Place {
+        let start = self.out.len();
+        self.out.extend_from_slice(&[SET_VAR, 3, scope as u8]);
+        write_bytes(self.out, name.as_bytes());
+        value.write(self.out);
+        Place { start, end: self.out.len() }
     }
 
     /// Unsets a variable.
     pub fn unset(&mut self, scope: Scope, name: &str) {
-        self.0.extend_from_slice(&[UNSET_VAR, 2, scope as u8]);
-        write_bytes(self.0, name.as_bytes());
+        self.out.extend_from_slice(&[UNSET_VAR, 2, scope as u8]);
+        write_bytes(self.out, name.as_bytes());
+    }
+
+    /// Sets a variable of the same name to the same value in another scope.
+    pub fn repeat(&mut self, set: Place, scope: Scope) {
+        let start = self.out.len();
+        // INVARIANT: a place is of this ACK, of which nothing is taken away before its end.
+        if set.start <= set.end && set.end <= start {
+            self.out.extend_from_within(set.start..set.end);
+        }
+        if let Some(copied) = self.out.get_mut(start.saturating_add(SCOPE)) {
+            *copied = scope as u8;
+        }
+    }
+
+    /// Writes further actions, all of them or none: none where the frame would become too long. Returns whether they
+    /// are written.
+    pub fn attempt(&mut self, work: impl FnOnce(&mut Actions<'_>)) -> bool {
+        let start = self.out.len();
+        work(self);
+        let fits = self.out.len() <= self.end;
+        if !fits {
+            self.out.truncate(start);
+        }
+        fits
     }
 }
 
@@ -64,7 +108,9 @@ pub fn write(
     max_size: u32,
     actions: impl FnOnce(&mut Actions<'_>),
 ) -> Result<(), TooLong> {
-    frame::write(out, FrameType::Ack, ids, max_size, |out| actions(&mut Actions(out)))
+    let longest = usize::try_from(max_size).unwrap_or(usize::MAX);
+    let end = out.len().saturating_add(frame::LENGTH).saturating_add(longest);
+    frame::write(out, FrameType::Ack, ids, max_size, |out| actions(&mut Actions { out, end }))
 }
 
 /// Reads the actions of an ACK's payload, as HAProxy would.
@@ -106,5 +152,45 @@ fn action(input: &[u8]) -> Parsed<'_, Action<'_>> {
         }
         (UNSET_VAR, 2) => Ok((input, Action::Unset(scope, name))),
         _ => fail(FrameError::Action),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The actions of an ACK that sets two variables and tries to say one of them again.
+    fn written(max_size: u32) -> (bool, Vec<u8>) {
+        let mut out = b"before".to_vec();
+        let mut repeated = false;
+        write(&mut out, (1, 2), max_size, |actions| {
+            let one = actions.set_at(Scope::Transaction, "one", Value::Str(b"some text"));
+            actions.set(Scope::Transaction, "two", Value::Bool(true));
+            repeated = actions.attempt(|actions| {
+                actions.unset(Scope::Session, "two");
+                actions.repeat(one, Scope::Session);
+            });
+        })
+        .unwrap();
+        (repeated, out)
+    }
+
+    #[test]
+    fn further_actions_are_written_whole_or_not_at_all() {
+        let (_, long) = written(1000);
+        let length = u32::try_from(long.len() - b"before".len() - frame::LENGTH).unwrap();
+        for (size, fits) in [(1000, true), (length, true), (length - 1, false), (40, false)] {
+            let (repeated, out) = written(size);
+            let (frame, _) = frame::split(&out[b"before".len()..], size).unwrap().unwrap();
+            let mut want = vec![
+                Action::Set(Scope::Transaction, b"one", Value::Str(b"some text")),
+                Action::Set(Scope::Transaction, b"two", Value::Bool(true)),
+            ];
+            if fits {
+                want.push(Action::Unset(Scope::Session, b"two"));
+                want.push(Action::Set(Scope::Session, b"one", Value::Str(b"some text")));
+            }
+            assert_eq!((repeated, parse(frame.payload).unwrap()), (fits, want), "{size}");
+        }
     }
 }

@@ -1,0 +1,139 @@
+//! The ACK of one NOTIFY.
+
+use std::net::IpAddr;
+
+use super::{answer::Batch, variables};
+use crate::{
+    authz::{decision::DecisionId, reason::Reason},
+    gate::Response,
+    request::Request,
+    spop::{
+        Actions, Notify, Value,
+        ack::{self, Place, Scope},
+        frame::TooLong,
+    },
+    tunnels::Allowed,
+    verdict_cache::Terms,
+};
+
+/// One NOTIFY, with what its ACK needs beside the response.
+pub(super) struct Exchange<'e> {
+    /// The frame.
+    pub(super) notify: &'e Notify<'e>,
+    /// What it asks.
+    pub(super) request: &'e Request<'e>,
+    /// The id of the decision.
+    pub(super) id: &'e DecisionId,
+    /// What it shares with others.
+    pub(super) batch: &'e Batch<'e>,
+}
+
+/// Whether an ACK says that HAProxy may reuse its response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reuse {
+    /// It does.
+    Offered,
+    /// It does not.
+    No,
+}
+
+impl<'e> Exchange<'e> {
+    /// What tunnels are told of an allow.
+    pub(super) fn allowed<'a>(&'a self, response: &'a Response) -> Allowed<'a>
+    where
+        'e: 'a,
+    {
+        let certificates = &self.batch.gate.certificates;
+        let Self { request, id, batch, .. } = *self;
+        Allowed { response, request, id, certificates, now: batch.now }
+    }
+
+    /// Appends the ACK. It says what may be reused only where there is room for that too.
+    ///
+    /// # Errors
+    /// It does not fit a frame; nothing is appended.
+    pub(super) fn encode(
+        &self,
+        response: &Response,
+        terms: Option<Terms<'_>>,
+        out: &mut Vec<u8>,
+    ) -> Result<Reuse, TooLong> {
+        let ids = (self.notify.stream_id, self.notify.frame_id);
+        let mut reuse = Reuse::No;
+        ack::write(out, ids, self.batch.max_frame_size, |actions| {
+            let mut reusable = terms.map(|terms| (terms, [None; KEPT.len()]));
+            variables::each(response, self.request, self.id, |name, value| {
+                let set = actions.set_at(Scope::Transaction, name, spop(value));
+                if let Some((_, kept)) = &mut reusable
+                    && let Some(number) = KEPT.iter().position(|kept| *kept == name)
+                    && let Some(kept) = kept.get_mut(number)
+                {
+                    *kept = Some(set);
+                }
+            });
+            if let Some((terms, kept)) = reusable
+                && actions.attempt(|actions| offer(actions, &kept, terms))
+            {
+                reuse = Reuse::Offered;
+            }
+        })?;
+        Ok(reuse)
+    }
+
+    /// Appends the ACK of a refusal, which takes the place of a response, and returns it.
+    pub(super) fn refuse(&self, reason: Reason, out: &mut Vec<u8>) -> Response {
+        let response = Response::refuse(reason);
+        // Two hundred bytes: it fits the protocol's smallest frame.
+        let _ = self.encode(&response, None, out);
+        response
+    }
+}
+
+fn spop(value: variables::Value<'_>) -> Value<'_> {
+    match value {
+        variables::Value::Bool(value) => Value::Bool(value),
+        variables::Value::Int(number) => Value::Uint32(number),
+        variables::Value::Ip(IpAddr::V4(ip)) => Value::Ipv4(ip),
+        variables::Value::Ip(IpAddr::V6(ip)) => Value::Ipv6(ip),
+        variables::Value::Text(text) => Value::Str(text),
+    }
+}
+
+/// What a reused allow needs of the variables: the rules of the backends 'reused' read these.
+const KEPT: [&str; 15] = [
+    "decision_id",
+    "user",
+    "subject",
+    "issuer",
+    "email",
+    "groups",
+    "workspace",
+    "dst_ip",
+    "dst_port",
+    "host_port",
+    "tls_port",
+    "dst_host",
+    "sni",
+    "cookie",
+    "keep",
+];
+
+/// Says when an allow may be reused, and keeps what that needs for the connection. The question's name comes last:
+/// with it, all is there.
+fn offer(actions: &mut Actions<'_>, kept: &[Option<Place>; KEPT.len()], terms: Terms<'_>) {
+    for (name, set) in KEPT.iter().zip(kept) {
+        match set {
+            Some(set) => actions.repeat(*set, Scope::Session),
+            None => actions.unset(Scope::Session, name),
+        }
+    }
+    let mut set = |name, value: Value<'_>| actions.set(Scope::Session, name, value);
+    set("reuse_until", Value::Uint64(terms.until));
+    match terms.client {
+        IpAddr::V4(ip) => set("reuse_client", Value::Bin(&ip.octets())),
+        IpAddr::V6(ip) => set("reuse_client", Value::Bin(&ip.octets())),
+    }
+    set("reuse_epoch", Value::Str(terms.epoch));
+    set("reuse_host", Value::Str(terms.host));
+    set("reuse_of", Value::Str(terms.id));
+}
