@@ -38,6 +38,10 @@ pub mod live;
 mod origin;
 mod response;
 pub mod revalidate;
+#[cfg(test)]
+pub(crate) mod scene;
+#[cfg(test)]
+mod tests;
 
 use authenticate::Authenticated;
 use response::strips_authorization;

@@ -269,6 +269,15 @@ impl Provider {
     }
 }
 
+#[cfg(test)]
+impl Provider {
+    /// The same, with keys that were fetched at a time.
+    pub(crate) fn with_keys(self, keys: KeySet, fetched: Timestamp) -> Self {
+        self.adopt(keys, fetched);
+        self
+    }
+}
+
 /// A fetch under way, until it is dropped.
 struct Fetching<'p>(&'p Provider);
 

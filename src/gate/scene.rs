@@ -1,0 +1,191 @@
+//! A gate without network and files, for unit tests: an issuer, a kind of certificate, a session and two workspaces.
+
+use std::{sync::Arc, time::Duration};
+
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use secrecy::SecretString;
+use serde_json::{Value, json};
+
+use super::{Gate, Versions};
+use crate::{
+    authz::limits::Limits,
+    identity::{
+        Authority, Identity, Profile,
+        cache::TokenCache,
+        certificate::{CertificateRule, Field},
+        credential::Sources,
+        issuers::Issuers,
+        keys::KeySet,
+        profile::MatchBy,
+        provider::{Fetcher, Provider, Schedule},
+        revocation::Revocations,
+    },
+    sessions::{BrowserSessions, COOKIE, Lifetime, Sessions, Tokens, flow::Places, seal::Sealer},
+    sources::WatchedSource,
+    time::{Moment, Timestamp},
+    workspaces::{
+        Admission, Destination, Endpoint, EndpointName, Grant, Grantee, IssuerNames, Person, Phase,
+        Protocol, Revision, Workspace,
+        destination::resolver::Resolver,
+        pattern::{HostPatterns, Preset},
+        registry::{ListExtent, Publisher, Registry, SourceRules},
+        source::SourceId,
+    },
+};
+
+/// The workspace of alice, shared with the machine `build`.
+pub(crate) const ALICES: &str = "pinkpanda-demo-ns35kd21abc";
+/// The workspace of bob.
+pub(crate) const BOBS: &str = "greenfrog-demo-ns35kd21abc";
+const ISSUER: &str = "https://corp.example.com";
+
+/// A gate, with what is needed to be let in by it.
+pub(crate) struct Scene {
+    /// To be changed before it decides.
+    pub(crate) gate: Gate,
+    /// Writes the workspaces.
+    pub(crate) publisher: Publisher,
+    /// The session of alice at the host of her workspace, as a Cookie header.
+    pub(crate) cookie: String,
+    pub(crate) now: Timestamp,
+    key: Ed25519KeyPair,
+}
+
+/// The host of a workspace, or of a port of it (`3000-`).
+pub(crate) fn host(port: &str, workspace: &str) -> String {
+    format!("{port}{workspace}.ws.x.test")
+}
+
+impl Scene {
+    pub(crate) fn new() -> Self {
+        let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
+        let now = Timestamp::now();
+        let key = Ed25519KeyPair::generate().unwrap();
+        let profile = Profile::new("corp", ISSUER.parse().unwrap(), vec!["workspaces".into()]);
+        let corp = Arc::clone(&profile.authority);
+        let keys = json!({"keys": [{
+            "kty": "OKP", "crv": "Ed25519", "kid": "k",
+            "x": URL_SAFE_NO_PAD.encode(key.public_key().as_ref()),
+        }]});
+        let fetcher = Fetcher::new(None, None).unwrap();
+        let provider = Provider::new(Arc::new(profile), Schedule::default(), fetcher)
+            .with_keys(KeySet::parse(keys.to_string().as_bytes()).unwrap(), now);
+        let machines = Authority {
+            accepted: vec![].into(),
+            ..Authority::new("machines", "machines", vec![MatchBy::Subject])
+        };
+        let machines = Arc::new(machines);
+        let (browser, cookie) = sign_in(&corp, now);
+        let rules = SourceRules::default().never_stale();
+        let registry = Arc::new(Registry::new(&[("test", rules)], Arc::new(Resolver::default())));
+        let publisher = Publisher::new(Arc::clone(&registry), SourceId::new(0));
+        let moment = Moment::now();
+        let all = vec![workspace(ALICES, "alice", 1), workspace(BOBS, "bob", 2)];
+        publisher.complete(all, moment, moment, ListExtent::Snapshot);
+        publisher.confirm(moment);
+        let gate = Gate {
+            patterns: HostPatterns::new(&[Preset::Gitpod.spec("x.test", "main")]).unwrap(),
+            issuers: Arc::new(Issuers::new(
+                vec![Arc::new(provider)],
+                TokenCache::new(100).unwrap(),
+            )),
+            sources: Some(Arc::new(Sources { cookie: Some("token".into()), ..Sources::default() })),
+            metadata: None,
+            certificates: vec![CertificateRule {
+                authority: Arc::clone(&machines),
+                field: Field::CommonName,
+                prefix: "machine:".into(),
+                issuer: None,
+            }],
+            browser: Some(Arc::new(browser)),
+            revocations: Arc::new(Revocations::open(vec![corp, machines], None).unwrap()),
+            registry,
+            lookups: vec![],
+            watched: vec![WatchedSource {
+                name: "test".into(),
+                status: Arc::default(),
+                leases: None,
+            }],
+            policy: Limits::default(),
+            policies: None,
+            versions: Versions::default(),
+            metrics: Arc::default(),
+        };
+        Self { gate, publisher, cookie, now, key }
+    }
+
+    /// A token of alice, with other claims where `change` names them.
+    pub(crate) fn token(&self, change: &Value) -> String {
+        let mut claims = json!({
+            "iss": ISSUER, "sub": "alice", "aud": "workspaces", "jti": "1",
+            "exp": self.now.plus(Duration::from_mins(10)).as_millis() / 1000,
+        });
+        for (name, value) in change.as_object().unwrap() {
+            claims[name] = value.clone();
+        }
+        self.signed(&json!({"alg": "EdDSA", "typ": "at+jwt", "kid": "k"}), &claims)
+    }
+
+    /// A token with that header and those claims.
+    pub(crate) fn signed(&self, header: &Value, claims: &Value) -> String {
+        let [header, claims] =
+            [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
+        let text = format!("{header}.{claims}");
+        let signature = URL_SAFE_NO_PAD.encode(self.key.sign(text.as_bytes()).as_ref());
+        format!("{text}.{signature}")
+    }
+}
+
+/// A certificate with that common name, DER.
+pub(crate) fn certificate(name: &str) -> Vec<u8> {
+    let mut about = rcgen::CertificateParams::default();
+    about.distinguished_name = rcgen::DistinguishedName::new();
+    about.distinguished_name.push(rcgen::DnType::CommonName, name);
+    let key = rcgen::KeyPair::generate().unwrap();
+    about.self_signed(&key).unwrap().der().to_vec()
+}
+
+/// The session of alice, and her cookie at the host of her workspace.
+fn sign_in(corp: &Arc<Authority>, now: Timestamp) -> (BrowserSessions, String) {
+    let sealer = Arc::new(Sealer::ring(&URL_SAFE_NO_PAD.encode([7; 32])).unwrap());
+    let lifetime = Lifetime { idle: Duration::from_mins(10), absolute: Duration::from_mins(60) };
+    let sessions = Arc::new(Sessions::new(lifetime, Arc::clone(&sealer)));
+    let identity = Identity::plain(Arc::clone(corp), ISSUER, "alice");
+    let id = SecretString::from("id");
+    let tokens = Tokens { id, refresh: None, nonce: "n".into(), asked: now, due: now };
+    let (_, session) = sessions.begin(identity, tokens, "login.x.test", now).unwrap();
+    let handle = sessions.handle(&session, &host("", ALICES), now).unwrap();
+    let places = Places { login: "login.x.test".into(), port: 443 };
+    let browser = BrowserSessions { sessions, shared: None, sealer, places };
+    (browser, format!("{COOKIE}={handle}"))
+}
+
+/// A running workspace.
+pub(crate) fn workspace(id: &str, owner: &str, address: u8) -> Workspace {
+    let person = |issuer, subject: &str| Person {
+        issuers: IssuerNames::one(issuer),
+        subject: Some(subject.into()),
+        ..Person::default()
+    };
+    let main = Endpoint {
+        name: EndpointName::Main,
+        protocol: Protocol::Http,
+        admission: Admission::Grants,
+        destination: Destination::Address(format!("10.0.0.{address}:80").parse().unwrap()),
+    };
+    Workspace {
+        id: id.parse().unwrap(),
+        instance: None,
+        revision: Revision::default(),
+        organization: None,
+        owner_label: owner.into(),
+        owner: person("corp", owner),
+        grants: vec![Grant { to: Grantee::User(person("machines", "build")), endpoints: None }],
+        phase: Phase::Running,
+        address: None,
+        template: None,
+        endpoints: vec![main],
+        paths: vec![],
+    }
+}
