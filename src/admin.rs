@@ -37,6 +37,9 @@ mod sessions;
 mod tunnels;
 mod workspaces;
 
+#[cfg(test)]
+mod tests;
+
 pub use revocations::Answer;
 pub use sessions::{SessionView, SessionViews, WhichSessions};
 pub use workspaces::{EndpointView, SourceView, Sources, View, Views};
@@ -111,28 +114,31 @@ impl Admin {
 
     /// Serves until stopped.
     pub async fn serve(self, stop: CancellationToken) {
-        let revocations =
-            get(revocations::list).post(revocations::revoke).delete(revocations::lift);
-        let one = get(workspaces::show_held).put(workspaces::put).delete(workspaces::delete);
-        let router = Router::new()
-            .route(REVOCATIONS, revocations)
-            .route(SESSIONS, get(sessions::list).delete(sessions::end))
-            .route(WORKSPACES, get(workspaces::list))
-            .route("/v1/workspaces/{id}", get(workspaces::show))
-            .route(SOURCES, get(workspaces::sources))
-            .route("/v1/sources/{source}/workspaces", get(workspaces::held))
-            .route("/v1/sources/{source}/workspaces/{id}", one)
-            .route(TUNNELS, get(tunnels::list).delete(tunnels::cut))
-            .merge(metrics::routes())
-            .layer(DefaultBodyLimit::max(MAX_BODY))
-            .with_state(self.shared)
-            .into_make_service_with_connect_info::<Caller>();
+        let router = router(self.shared).into_make_service_with_connect_info::<Caller>();
         let serving = axum::serve(self.listener, router)
             .with_graceful_shutdown(async move { stop.cancelled().await });
         if let Err(error) = serving.await {
             error!(%error, "the admin API stopped: restart the agent");
         }
     }
+}
+
+/// Every path.
+fn router(shared: Arc<Shared>) -> Router {
+    let revocations = get(revocations::list).post(revocations::revoke).delete(revocations::lift);
+    let one = get(workspaces::show_held).put(workspaces::put).delete(workspaces::delete);
+    Router::new()
+        .route(REVOCATIONS, revocations)
+        .route(SESSIONS, get(sessions::list).delete(sessions::end))
+        .route(WORKSPACES, get(workspaces::list))
+        .route("/v1/workspaces/{id}", get(workspaces::show))
+        .route(SOURCES, get(workspaces::sources))
+        .route("/v1/sources/{source}/workspaces", get(workspaces::held))
+        .route("/v1/sources/{source}/workspaces/{id}", one)
+        .route(TUNNELS, get(tunnels::list).delete(tunnels::cut))
+        .merge(metrics::routes())
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(shared)
 }
 
 impl Connected<IncomingStream<'_, UnixListener>> for Caller {

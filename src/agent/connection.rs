@@ -42,6 +42,9 @@ const DRAIN_READS: usize = 16;
 /// Questions of one connection that wait at once; HAProxy has at most 20 in flight.
 const WAITING: usize = 64;
 
+#[cfg(test)]
+mod tests;
+
 struct Connection<'s, S> {
     stream: S,
     shared: &'s Arc<Shared>,

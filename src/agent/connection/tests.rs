@@ -1,0 +1,265 @@
+//! A connection over memory: HAProxy's end writes frames and reads what comes.
+
+use std::io::{Write, sink};
+
+use serde_json::json;
+use tokio::{
+    io::{DuplexStream, duplex},
+    sync::Semaphore,
+    task::JoinHandle,
+};
+
+use super::*;
+use crate::{
+    agent::answer::SpoeHandler,
+    audit::{AuditLog, Writer},
+    gate::{
+        live::Live,
+        scene::{ALICES, Scene, host},
+    },
+    spop::{
+        FrameType, Value,
+        ack::{self, Action},
+        client,
+        disconnect::Disconnect,
+        hello::Agreed,
+    },
+    workspaces::reconcile::lookup::Lookup,
+};
+
+/// HAProxy's end of a connection that is served.
+struct HaProxy {
+    stream: DuplexStream,
+    input: BytesMut,
+    served: JoinHandle<()>,
+    stop: CancellationToken,
+    token: String,
+    _writer: Writer,
+}
+
+/// A frame that came: its type, stream and payload.
+type Came = (FrameType, u64, Vec<u8>);
+
+impl HaProxy {
+    /// Connects, without a HELLO yet.
+    fn connect(scene: Scene) -> Self {
+        Self::with(scene, 1 << 20, 8)
+    }
+
+    /// Without sign-in, whose arguments the questions here do not have.
+    fn with(mut scene: Scene, audit: usize, waiting: usize) -> Self {
+        (scene.gate.browser, scene.gate.sources) = (None, None);
+        let token = scene.token(&json!({}));
+        let out: Box<dyn Write + Send> = Box::new(sink());
+        let (log, writer) = AuditLog::to(out, audit).unwrap();
+        let live = Arc::new(Live::new(Arc::new(scene.gate)));
+        let shared = Arc::new(Shared {
+            handler: SpoeHandler::new(live, Arc::new(log)),
+            connections: Arc::new(Semaphore::new(1)),
+            waiting: Arc::new(Semaphore::new(waiting)),
+            answer_within: Duration::from_secs(5),
+        });
+        let (stream, other) = duplex(1 << 20);
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let served = tokio::spawn(async move { serve(other, &shared, stopped).await });
+        Self { stream, input: BytesMut::new(), served, stop, token, _writer: writer }
+    }
+
+    async fn open(scene: Scene) -> Self {
+        let mut haproxy = Self::connect(scene);
+        haproxy.hello(DEFAULT_SIZE).await;
+        haproxy
+    }
+
+    async fn hello(&mut self, size: u32) -> Agreed {
+        let mut hello = Vec::new();
+        client::hello(&mut hello, size, "pipelining", false);
+        self.write(&hello).await;
+        let (kind, _, payload) = self.frame().await.unwrap();
+        assert_eq!(kind, FrameType::AgentHello);
+        Agreed::parse(&payload).unwrap()
+    }
+
+    async fn write(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).await.unwrap();
+    }
+
+    /// The question of alice for a workspace.
+    fn question(&self, stream: u64, workspace: &str) -> Vec<u8> {
+        let (host, bearer) = (host("", workspace), format!("Bearer {}", self.token));
+        let args: &[client::Arg<'_>] = &[
+            (b"method", Value::Str(b"GET")),
+            (b"host", Value::Str(host.as_bytes())),
+            (b"hosts", Value::Int64(1)),
+            (b"path", Value::Str(b"/")),
+            (b"authorization", Value::Str(bearer.as_bytes())),
+            (b"authorizations", Value::Int64(1)),
+            (b"cookie", Value::Null),
+            (b"cookies", Value::Int64(0)),
+        ];
+        let mut bytes = Vec::new();
+        client::notify(&mut bytes, (stream, 1), DEFAULT_SIZE, &[(b"authorize", args)]).unwrap();
+        bytes
+    }
+
+    /// The next frame; none at the end.
+    async fn frame(&mut self) -> Option<Came> {
+        loop {
+            if let Some((frame, used)) = frame::split(&self.input, DEFAULT_SIZE).unwrap() {
+                let came = (frame.kind.unwrap(), frame.stream_id, frame.payload.to_vec());
+                self.input.advance(used);
+                return Some(came);
+            }
+            if self.stream.read_buf(&mut self.input).await.unwrap() == 0 {
+                assert!(self.input.is_empty(), "half a frame");
+                return None;
+            }
+        }
+    }
+
+    /// The next ACK: its stream and reason.
+    async fn reason(&mut self) -> (u64, String) {
+        let (kind, stream, payload) = self.frame().await.unwrap();
+        assert_eq!(kind, FrameType::Ack);
+        let reason = ack::parse(&payload).unwrap().into_iter().find_map(|action| match action {
+            Action::Set(_, b"reason", Value::Str(text)) => {
+                Some(String::from_utf8(text.to_vec()).unwrap())
+            }
+            _ => None,
+        });
+        (stream, reason.unwrap())
+    }
+
+    /// The connection ends with a DISCONNECT of that status.
+    async fn ends_with(mut self, status: Status) {
+        let (kind, _, payload) = self.frame().await.unwrap();
+        assert_eq!(kind, FrameType::AgentDisconnect);
+        assert_eq!(Disconnect::parse(&payload).unwrap().status, status as u32);
+        assert!(self.frame().await.is_none());
+        self.served.await.unwrap();
+    }
+}
+
+/// A scene that asks for workspaces it does not know, and what it asks.
+fn asking() -> (Scene, Lookup, tokio::sync::mpsc::Receiver<crate::workspaces::WorkspaceId>) {
+    let mut scene = Scene::new();
+    let (lookup, questions) = Lookup::new();
+    scene.gate.lookups = vec![Some(lookup.clone())];
+    (scene, lookup, questions)
+}
+
+const STARTING: &str = "bluebird-demo-ns35kd21abc";
+
+#[tokio::test]
+async fn a_handshake_agrees_on_the_smaller_frames_and_a_goodbye_is_returned() {
+    let mut haproxy = HaProxy::connect(Scene::new());
+    let agreed = haproxy.hello(1024).await;
+    assert_eq!(agreed, Agreed { max_frame_size: 1024, pipelining: true });
+    let mut bye = Vec::new();
+    client::disconnect(&mut bye, Status::Normal, "bye");
+    haproxy.write(&bye).await;
+    haproxy.ends_with(Status::Normal).await;
+}
+
+#[tokio::test]
+async fn a_question_before_the_handshake_ends_the_connection() {
+    let mut haproxy = HaProxy::connect(Scene::new());
+    let question = haproxy.question(1, ALICES);
+    haproxy.write(&question).await;
+    let (kind, ..) = haproxy.frame().await.unwrap();
+    assert_eq!(kind, FrameType::AgentDisconnect);
+    assert!(haproxy.frame().await.is_none());
+}
+
+#[tokio::test]
+async fn many_questions_at_once_are_each_answered_once() {
+    let mut haproxy = HaProxy::open(Scene::new()).await;
+    let all: Vec<u8> = (1..=200).flat_map(|n| haproxy.question(n, ALICES)).collect();
+    // Cut where it may be cut: within a length, a header, a payload.
+    for part in all.chunks(all.len() / 7 + 3) {
+        haproxy.write(part).await;
+    }
+    for number in 1..=200 {
+        assert_eq!(haproxy.reason().await, (number, "owner".to_owned()));
+    }
+}
+
+#[tokio::test]
+async fn a_frame_that_is_too_long_ends_the_connection_at_its_length() {
+    let mut haproxy = HaProxy::open(Scene::new()).await;
+    let question = haproxy.question(1, ALICES);
+    haproxy.write(&[&question[..], &(DEFAULT_SIZE + 1).to_be_bytes()].concat()).await;
+    assert_eq!(haproxy.reason().await, (1, "owner".to_owned()), "what came before is answered");
+    haproxy.ends_with(Status::TooBig).await;
+}
+
+#[tokio::test]
+async fn a_frame_of_an_unknown_type_is_passed_over() {
+    let mut haproxy = HaProxy::open(Scene::new()).await;
+    let mut unknown = haproxy.question(1, ALICES);
+    unknown[frame::LENGTH] = 77;
+    let question = haproxy.question(2, ALICES);
+    haproxy.write(&[unknown, question].concat()).await;
+    assert_eq!(haproxy.reason().await, (2, "owner".to_owned()));
+}
+
+#[tokio::test]
+async fn a_question_that_waits_holds_up_no_other_and_is_answered_after_its_wait() {
+    let (scene, lookup, mut asked) = asking();
+    let mut haproxy = HaProxy::open(scene).await;
+    let questions = [haproxy.question(1, STARTING), haproxy.question(2, ALICES)].concat();
+    haproxy.write(&questions).await;
+    assert_eq!(haproxy.reason().await, (2, "owner".to_owned()));
+    let id = asked.recv().await.unwrap();
+    assert_eq!(id.as_str(), STARTING);
+    lookup.ended(&id, Moment::now());
+    assert_eq!(haproxy.reason().await, (1, "workspace_unknown".to_owned()));
+}
+
+#[tokio::test]
+async fn a_question_that_waits_for_too_long_is_refused() {
+    let (scene, _lookup, _asked) = asking();
+    let mut haproxy = HaProxy::open(scene).await;
+    let question = haproxy.question(1, STARTING);
+    haproxy.write(&question).await;
+    assert_eq!(haproxy.reason().await, (1, "deadline".to_owned()));
+}
+
+#[tokio::test]
+async fn more_questions_than_may_wait_are_refused_at_once() {
+    let (scene, lookup, mut asked) = asking();
+    let mut haproxy = HaProxy::with(scene, 1 << 20, 1);
+    haproxy.hello(DEFAULT_SIZE).await;
+    let questions = [haproxy.question(1, STARTING), haproxy.question(2, STARTING)].concat();
+    haproxy.write(&questions).await;
+    assert_eq!(haproxy.reason().await, (2, "overloaded".to_owned()));
+    lookup.ended(&asked.recv().await.unwrap(), Moment::now());
+    assert_eq!(haproxy.reason().await, (1, "workspace_unknown".to_owned()));
+}
+
+#[tokio::test]
+async fn at_the_end_of_the_agent_what_was_asked_is_answered_and_haproxy_is_told() {
+    let (scene, lookup, mut asked) = asking();
+    let mut haproxy = HaProxy::open(scene).await;
+    let question = haproxy.question(1, STARTING);
+    haproxy.write(&question).await;
+    let id = asked.recv().await.unwrap();
+    let question = haproxy.question(2, ALICES);
+    haproxy.write(&question).await;
+    haproxy.stop.cancel();
+    lookup.ended(&id, Moment::now());
+    let mut answered = [haproxy.reason().await, haproxy.reason().await];
+    answered.sort();
+    assert_eq!(answered, [(1, "workspace_unknown".to_owned()), (2, "owner".to_owned())]);
+    haproxy.ends_with(Status::Normal).await;
+}
+
+#[tokio::test]
+async fn an_allow_that_cannot_be_recorded_is_a_refusal() {
+    let mut haproxy = HaProxy::with(Scene::new(), 1, 8);
+    haproxy.hello(DEFAULT_SIZE).await;
+    let question = haproxy.question(1, ALICES);
+    haproxy.write(&question).await;
+    assert_eq!(haproxy.reason().await, (1, "audit_unavailable".to_owned()));
+}
