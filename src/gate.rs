@@ -136,7 +136,7 @@ impl Gate {
             self.authenticate(check, scratch)?;
         let strip_authorization = strips_authorization(check, &authentication);
         let decision = self.authorize(check, authentication)?;
-        let response = Response { evidence, session, strip_authorization, ..decision.into() };
+        let response = Response { evidence, strip_authorization, session, ..decision.into() };
         Ok(self.decorate(check, response))
     }
 

@@ -119,7 +119,7 @@ fn show(
         HostMatch::Missing => writeln!(out, "host        missing")?,
         HostMatch::Invalid(error) => writeln!(out, "host        {error}")?,
         HostMatch::Unmatched(host) => {
-            writeln!(out, "host        {host}: no [[host]] pattern matches")?
+            writeln!(out, "host        {host}: no [[host]] pattern matches")?;
         }
         HostMatch::Matched(host, target) => {
             writeln!(

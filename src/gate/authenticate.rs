@@ -147,9 +147,8 @@ impl Gate {
         check: &Check<'_>,
         scratch: &mut Scratch,
     ) -> Result<Authenticated, Stop> {
-        let identify =
-            |der| self.certificates.iter().find_map(|rule| rule.identify(der, check.now));
-        match check.request.certificate.and_then(identify) {
+        let by_rule = |der| self.certificates.iter().find_map(|rule| rule.identify(der, check.now));
+        match check.request.certificate.and_then(by_rule) {
             None => Ok(Authenticated::by(CredentialKind::Nothing, Authentication::Absent)),
             Some(_) if self.is_foreign(check, Holder::AnyClient, scratch) => {
                 Err(Stop::Refused(Reason::OriginForeign))
@@ -163,26 +162,28 @@ impl Gate {
 
     /// The session of the cookie of this very host.
     fn find_session(&self, check: &Check<'_>) -> SessionLookup {
-        let (Some(sign_in), HostMatch::Matched(host, _)) = (&self.browser, &check.host) else {
+        let (Some(browser), HostMatch::Matched(host, _)) = (&self.browser, &check.host) else {
             return SessionLookup::None;
         };
-        let id =
-            check.request.cookie.and_then(|all| cookie::only(all, sessions::COOKIE.as_bytes()));
+        let id = check
+            .request
+            .cookie
+            .and_then(|header| cookie::only(header, sessions::COOKIE.as_bytes()));
         let Some(id) = id else { return SessionLookup::None };
-        let (sessions, host) = (&sign_in.sessions, host.as_str());
-        match sessions.find(id, host, check.now) {
+        let (all, host) = (&browser.sessions, host.as_str());
+        match all.find(id, host, check.now) {
             // A person whose session was revoked may sign in again, and is sent to.
             Some(session) if self.revocations.cover(&session.identity.load()) => {
                 SessionLookup::None
             }
-            Some(_) if sessions.is_stale() => SessionLookup::Unavailable,
+            Some(_) if all.is_stale() => SessionLookup::Unavailable,
             // A session from an issuer that is no longer configured is ignored.
             Some(session) => match self.vouched(session.identity()) {
                 Some(identity) => SessionLookup::Found(session, identity),
                 None => SessionLookup::None,
             },
-            None if !sessions.is_unsettled(id, host) => SessionLookup::None,
-            None => match sessions.ask(id, host).filter(|_| check.waiting == Waiting::Allowed) {
+            None if !all.is_unsettled(id, host) => SessionLookup::None,
+            None => match all.ask(id, host).filter(|_| check.waiting == Waiting::Allowed) {
                 Some(answer) => SessionLookup::Pending(Pending::new(answer)),
                 None => SessionLookup::Unavailable,
             },

@@ -149,7 +149,7 @@ pub(crate) fn certificate(name: &str) -> Vec<u8> {
 /// The session of alice, and her cookie at the host of her workspace.
 fn sign_in(corp: &Arc<Authority>, now: Timestamp) -> (BrowserSessions, String) {
     let sealer = Arc::new(Sealer::ring(&URL_SAFE_NO_PAD.encode([7; 32])).unwrap());
-    let lifetime = Lifetime { idle: Duration::from_mins(10), absolute: Duration::from_mins(60) };
+    let lifetime = Lifetime { idle: Duration::from_mins(10), absolute: Duration::from_hours(1) };
     let sessions = Arc::new(Sessions::new(lifetime, Arc::clone(&sealer)));
     let identity = Identity::plain(Arc::clone(corp), ISSUER, "alice");
     let id = SecretString::from("id");
