@@ -203,7 +203,7 @@ impl SpoeHandler {
             Err(TooLong) => {
                 warn!(
                     max_frame_size = batch.max_frame_size,
-                    "an answer does not fit a frame: refused"
+                    "a response is larger than a SPOP frame: the request is refused"
                 );
                 response = exchange.refuse(Reason::Internal, out);
             }

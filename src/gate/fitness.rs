@@ -29,7 +29,7 @@ impl Gate {
         let sign_in = self.browser.is_some() && !request.passes.browser;
         if sign_in {
             warn!(
-                "[sign_in] needs arguments that HAProxy does not pass: add them to the args line, see haproxy/identity.spoe.cfg"
+                "a request is refused: HAProxy does not pass the arguments that [sign_in] needs; add them to the args line as in haproxy/identity.spoe.cfg"
             );
         }
         let credentials = (sources.cookie.is_some() && !request.passes.browser)
@@ -37,13 +37,13 @@ impl Gate {
             || (sources.subprotocol && !request.passes.protocols);
         if credentials {
             warn!(
-                "[credentials] names a place that HAProxy does not pass: add the argument to the args line, see haproxy/identity.spoe.cfg"
+                "a request is refused: HAProxy does not pass the place of tokens that [credentials] names; add the argument to the args line as in haproxy/identity.spoe.cfg"
             );
         }
         let policies = self.policies.is_some() && !request.passes.policies;
         if policies {
             warn!(
-                "[policy] needs arguments that HAProxy does not pass: add method, path and client to the args line, see haproxy/identity.spoe.cfg"
+                "a request is refused: HAProxy does not pass the arguments that [policy] needs; add method, path and client to the args line as in haproxy/identity.spoe.cfg"
             );
         }
         sign_in || credentials || policies
