@@ -20,7 +20,8 @@ mod reply;
 mod settings;
 pub mod variables;
 
-pub use answer::{Batch, SpoeHandler};
+pub use crate::agent::reply::Batch;
+pub use answer::SpoeHandler;
 pub use listener::{BindError, Listener, Stream};
 pub use settings::{AgentSettings, Listen, ListenError};
 

@@ -16,7 +16,7 @@ use tracing::{debug, error, warn};
 use crate::{
     agent::{
         record::DecisionRecord,
-        reply::{Exchange, Reuse},
+        reply::{Batch, Exchange, Reuse},
     },
     audit::AuditLog,
     authz::{
@@ -35,7 +35,7 @@ use crate::{
     traces::{self, DecisionSpan},
     tunnels::{Full, Kind, Tunnel, Tunnels},
     verdict_cache::{Edge, Terms},
-    workspaces::{pattern::Scratch, registry::Snapshot},
+    workspaces::pattern::Scratch,
 };
 
 /// Decides, records and encodes.
@@ -47,20 +47,6 @@ pub struct SpoeHandler {
     edge: Option<Arc<Edge>>,
     run: u32,
     count: AtomicU64,
-}
-
-/// What a batch of questions shares.
-pub struct Batch<'s> {
-    /// What decides.
-    pub gate: &'s Gate,
-    /// The workspaces.
-    pub workspaces: &'s Snapshot,
-    /// The time.
-    pub now: Timestamp,
-    /// When the questions were read.
-    pub started: Moment,
-    /// The largest ACK HAProxy accepts.
-    pub max_frame_size: u32,
 }
 
 /// A response with what follows from it.

@@ -11,8 +11,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{Shared, Stream, answer::Batch};
+use super::{Shared, Stream};
 use crate::{
+    agent::reply::Batch,
     authz::reason::Reason,
     identity::pending::{Pending, Waiting},
     spop::{

@@ -2,19 +2,35 @@
 
 use std::net::IpAddr;
 
-use super::{answer::Batch, variables};
+use super::variables;
 use crate::{
     authz::{decision::DecisionId, reason::Reason},
-    gate::Response,
+    gate::{Gate, Response},
     request::Request,
     spop::{
         Actions, Notify, Value,
         ack::{self, Place, Scope},
         frame::TooLong,
     },
+    time::{Moment, Timestamp},
     tunnels::Allowed,
     verdict_cache::Terms,
+    workspaces::registry::Snapshot,
 };
+
+/// What a batch of questions shares.
+pub struct Batch<'s> {
+    /// What decides.
+    pub gate: &'s Gate,
+    /// The workspaces.
+    pub workspaces: &'s Snapshot,
+    /// The time.
+    pub now: Timestamp,
+    /// When the questions were read.
+    pub started: Moment,
+    /// The largest ACK HAProxy accepts.
+    pub max_frame_size: u32,
+}
 
 /// One NOTIFY, with what its ACK needs beside the response.
 pub(super) struct Exchange<'e> {
