@@ -1,8 +1,9 @@
-//! Where workspaces come from: the platforms' own APIs, a file, whoever writes to the admin API.
+//! Where workspaces come from: an adapter for each platform, a file, and the administrator's API.
 //!
-//! A source that can be asked implements [`Source`], and [`crate::workspaces::reconcile`] does the rest; one that
-//! is told ([`file`], [`hub`], the admin API) writes through a
-//! [`Publisher`](crate::workspaces::registry::Publisher) itself. None decides anything about requests.
+//! A platform that can be asked implements [`Source`](crate::workspaces::source::Source), and
+//! [`crate::workspaces::reconcile`] lists it, follows it and repairs what was lost. A source that is told ([`file`],
+//! [`hub`], [`api`]) writes through a [`Publisher`](crate::workspaces::registry::Publisher) itself. No adapter decides
+//! anything about requests.
 
 use std::sync::{Arc, Mutex};
 
