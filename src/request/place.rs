@@ -1,7 +1,7 @@
 //! Places of a request that may carry a token beside the Authorization header, and what is left of them
 //! without it. Bytes stay bytes; nothing is decoded.
 
-use super::{cookie, trim};
+use super::cookie;
 
 /// What browsers, which cannot set headers for a WebSocket, send a token as (as Kubernetes defined it);
 /// the token in base64url follows.
@@ -51,7 +51,9 @@ pub fn without_parameter(query: &[u8], name: &[u8]) -> Option<Vec<u8>> {
 #[must_use]
 pub fn subprotocol(header: &[u8]) -> Found<'_> {
     let tokens = header.split(|b| *b == b',');
-    Found::of(tokens.filter_map(|protocol| trim(protocol).strip_prefix(SUBPROTOCOL)))
+    // More than the whitespace of RFC 9110 is passed over, so that what is taken out below is found here, and the
+    // other way round.
+    Found::of(tokens.filter_map(|protocol| protocol.trim_ascii().strip_prefix(SUBPROTOCOL)))
 }
 
 /// The subprotocols without tokens; `None` if there are none.
@@ -119,6 +121,9 @@ mod tests {
         assert_eq!(without_subprotocol(&list(&[&token("YQ"), b"v2"])).as_deref(), Some(&b"v2"[..]));
         assert_eq!(subprotocol(&list(&[&token("a"), &token("b")])), Found::Several);
         assert_eq!((subprotocol(b"chat"), without_subprotocol(b"chat")), (Found::Nothing, None));
+        let odd = [&b"\x0c"[..], &token("YQ")].concat();
+        assert_eq!(subprotocol(&odd), Found::One(b"YQ"));
+        assert_eq!(without_subprotocol(&odd).as_deref(), Some(&b""[..]));
     }
 
     proptest! {
