@@ -49,7 +49,7 @@ pub use workspaces::{EndpointView, SourceView, Sources, View, Views};
 pub struct AdminSettings {
     /// The unix socket.
     pub socket: PathBuf,
-    /// Its mode; whoever may write to it is an administrator.
+    /// Its mode: who may write to it acts as administrator.
     pub socket_mode: u32,
     /// Who owns it.
     pub socket_owner: SocketOwner,

@@ -1,4 +1,4 @@
-//! Authorization: what a person, or nobody in particular, may do with a workspace.
+//! Authorization: what a person, or an anonymous visitor, may do with a workspace.
 //!
 //! [`decision::decide`] is a pure function of the host, the identity and the workspaces. [`permission`] says what
 //! ownership, grants and admission permit; [`policy`] asks the operator's Cedar policies after it; [`reason`] lists

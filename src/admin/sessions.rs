@@ -9,7 +9,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
-use tracing::{error, info};
+use tracing::info;
 
 use super::{Caller, Shared, failed};
 use crate::{audit::AuditEvent, sessions::Session, sign_in::record::SessionEvent, time::Timestamp};
@@ -96,12 +96,12 @@ fn view(session: &Session) -> SessionView {
     }
 }
 
-fn nobody() -> Response {
+fn no_sign_in() -> Response {
     failed(StatusCode::NOT_FOUND, "the configuration has no [sign_in] table: nobody has a session")
 }
 
 pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Response {
-    let Some(sign_in) = &shared.browser else { return nobody() };
+    let Some(sign_in) = &shared.browser else { return no_sign_in() };
     let mut sessions: Vec<_> =
         sign_in.sessions.alive(Timestamp::now()).iter().map(|session| view(session)).collect();
     sessions.sort_by_key(|session| session.began_ms);
@@ -121,7 +121,7 @@ pub(super) async fn end(
         let error = "expected exactly one of 'id', 'subject' and 'user'";
         return failed(StatusCode::UNPROCESSABLE_ENTITY, error);
     }
-    let Some(sign_in) = shared.browser.clone() else { return nobody() };
+    let Some(sign_in) = shared.browser.clone() else { return no_sign_in() };
     let ended = tokio::task::spawn_blocking(move || {
         let alive = sign_in.sessions.alive(Timestamp::now());
         let over: Vec<_> = alive.into_iter().filter(|session| which.names(session)).collect();
@@ -136,11 +136,7 @@ pub(super) async fn end(
                 uid: caller.uid,
                 ..SessionEvent::default()
             };
-            if shared.trail.keep(&record).is_err() {
-                error!(
-                    "recording the end of a session failed: the audit log has no room or cannot be written"
-                );
-            }
+            record.keep(&shared.trail, &shared.live.load().metrics);
         }
         let views: Vec<_> = over.iter().map(|session| view(session)).collect();
         (views, told.err())

@@ -13,7 +13,7 @@ pub struct AgentSettings {
     pub listen: Vec<Listen>,
     /// The mode of unix sockets.
     pub socket_mode: u32,
-    /// Who owns unix sockets; whoever runs the agent unless said.
+    /// Who owns unix sockets; the user of the agent by default.
     pub socket_owner: SocketOwner,
     /// Whether workspaces tell clients which issuers' tokens they accept (RFC 9728).
     pub resource_metadata: bool,
@@ -21,7 +21,7 @@ pub struct AgentSettings {
     pub workers: usize,
     /// Every question is answered within this time; shorter than HAProxy's `timeout processing`.
     pub answer_within: Duration,
-    /// How long HAProxy may reuse the last allow of a connection; not at all unless said.
+    /// How long HAProxy may reuse the last allow of a connection; never by default.
     pub reuse: Option<Duration>,
     /// The most connections at once.
     pub connections: usize,

@@ -16,11 +16,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::record_keys;
+use super::{record, record_keys};
 use crate::{
     app::{
         feeds::Feeds,
-        record::AgentEvent,
         setup::{self, Before, Parts, Rebuilt},
     },
     audit::{AuditEvent, AuditLog},
@@ -285,14 +284,7 @@ impl Reloader {
     }
 
     fn record(&self, event: AuditEvent, note: &str) {
-        let versions = self.live.load().versions;
-        let record = AgentEvent { time: Timestamp::now(), event, versions, note: Some(note) };
-        if self.trail.keep(&record).is_err() {
-            error!(
-                event = event.id(),
-                "recording an event failed: the audit log has no room or cannot be written"
-            );
-        }
+        record(&self.trail, &self.live.load(), event, Some(note));
     }
 }
 
