@@ -34,7 +34,7 @@ use identity_spoa::{
         revocation::{Revocation, Revocations},
     },
     sessions::{Lifetime, Sessions, Tokens, seal::Sealer},
-    time::{Moment, Timestamp},
+    time::{MonotonicTime, Timestamp},
     workspaces::{
         Admission, Destination, Endpoint, EndpointName, IssuerNames, Organization, Person, Phase,
         Protocol, Revision, Workspace,
@@ -125,7 +125,7 @@ fn workspaces() {
     let all = list(1);
     let region = Region::new(ALLOCATOR);
     let started = Instant::now();
-    let now = Moment::now();
+    let now = MonotonicTime::now();
     publisher.complete(all, now, now, ListExtent::Pages);
     publisher.confirm(now);
     println!(
@@ -135,7 +135,7 @@ fn workspaces() {
     );
     for (what, list) in [("the same list again", list(1)), ("one of a hundred changed", list(2))] {
         let started = Instant::now();
-        let now = Moment::now();
+        let now = MonotonicTime::now();
         let done = publisher.complete(list, now, now, ListExtent::Pages);
         println!(
             "              {what}: {:.2} s, {} changed",
@@ -149,12 +149,12 @@ fn workspaces() {
         let number = n * 97;
         let next = workspace(number, 10, Phase::Running);
         let started = Instant::now();
-        publisher.set(next, Moment::now());
+        publisher.set(next, MonotonicTime::now());
         changes.push(started.elapsed());
         let key = id(number + 1);
         let parsed = key.parse().unwrap();
         let started = Instant::now();
-        publisher.end(&parsed, Moment::now());
+        publisher.end(&parsed, MonotonicTime::now());
         assert!(!matches!(registry.snapshot().find(None, &key), Found::Workspace(_)));
         ends.push(started.elapsed());
     }

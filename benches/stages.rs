@@ -42,7 +42,7 @@ use identity_spoa::{
     },
     request::Request,
     spop::{Event, Notify, frame::DEFAULT_SIZE},
-    time::{Moment, Timestamp},
+    time::{MonotonicTime, Timestamp},
     tunnels::{Allowed, Settings, Tunnel, Tunnels, sweep::Sweeper},
     workspaces::{EndpointName, host::Host, pattern::Scratch},
 };
@@ -151,7 +151,7 @@ fn main() {
     writer.finish();
     policies(&known, now);
     tunnels(&gate, &request, &decided, now);
-    let started = Moment::now();
+    let started = MonotonicTime::now();
     let workspaces = &workspaces;
     let batch = Batch { gate: &gate, workspaces, now, started, max_frame_size: DEFAULT_SIZE };
     time("all of it: one question answered", || {
@@ -248,7 +248,7 @@ fn tunnels(gate: &Arc<Gate>, request: &Request<'_>, decided: &Response, now: Tim
     list += "\nName: HAProxy\nPid: 7\n\n";
     let live = Live::new(Arc::clone(gate));
     let mut sweeper = Sweeper::new(&all, &live);
-    let mut at = Moment::now();
+    let mut at = MonotonicTime::now();
     let mut least = |what: &str, step: Duration| {
         let mut least = Duration::MAX;
         for _ in 0..20 {

@@ -25,7 +25,7 @@ use std::{
 
 use identity_spoa::{
     backoff::jitter,
-    time::Moment,
+    time::MonotonicTime,
     workspaces::{
         Admission, Destination, Endpoint, EndpointName, IssuerNames, Organization, Person, Phase,
         Protocol, Revision, Workspace, WorkspaceId,
@@ -99,7 +99,7 @@ fn is_up(registry: &Registry, id: &str) -> bool {
 fn memory(publisher: &Publisher) -> usize {
     let region = Region::new(ALLOCATOR);
     let list = (0..count()).map(|n| workspace(n, 1, Phase::Running)).collect();
-    let now = Moment::now();
+    let now = MonotonicTime::now();
     publisher.complete(list, now, now, ListExtent::Pages);
     publisher.confirm(now);
     let change = region.change();

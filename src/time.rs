@@ -1,4 +1,4 @@
-//! Time as a value: [`Timestamp`] is the wall clock's, [`Moment`] the monotonic one's.
+//! Time as a value: [`Timestamp`] is the wall clock's, [`MonotonicTime`] the monotonic one's.
 //!
 //! Everything that depends on time takes it as an argument; only the edges (the agent's loop, the
 //! refresh tasks, the command line) read the clocks, once per batch of requests.
@@ -61,9 +61,9 @@ impl From<SystemTime> for Timestamp {
 /// Nanoseconds since some moment before the first use in this process. What must not depend on whoever
 /// sets the wall clock, such as the age of what is known of a workspace, is measured so.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Moment(u64);
+pub struct MonotonicTime(u64);
 
-impl Moment {
+impl MonotonicTime {
     /// The present moment.
     #[must_use]
     pub fn now() -> Self {

@@ -25,7 +25,7 @@ use crate::{
     identity::{Identity, certificate::CertificateRule},
     request::{Request, Spot},
     sessions::Session,
-    time::{Moment, Timestamp},
+    time::{MonotonicTime, Timestamp},
     workspaces::{EndpointName, WorkspaceId, host::Host},
 };
 
@@ -171,7 +171,7 @@ pub struct Tunnel {
     /// When it was allowed.
     pub since: Timestamp,
     /// The same by the steady clock; the agent's start for one from before.
-    pub opened: Moment,
+    pub opened: MonotonicTime,
     /// Where HAProxy has it.
     pub place: Place,
 }
@@ -300,7 +300,7 @@ impl Tunnel {
             route: decision.route.clone(),
             client: request.client,
             since: now,
-            opened: Moment::now(),
+            opened: MonotonicTime::now(),
             place: Place::of(&request.spot)?,
         })
     }

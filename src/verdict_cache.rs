@@ -26,7 +26,7 @@ use crate::{
     identity::Identity,
     request::Request,
     sessions::Session,
-    time::{Moment, Timestamp},
+    time::{MonotonicTime, Timestamp},
     workspaces::host::Host,
 };
 
@@ -85,7 +85,7 @@ struct Given {
     session: Option<Arc<Session>>,
     route: Option<Route>,
     /// Nobody reuses it any more from then on.
-    until: Moment,
+    until: MonotonicTime,
     /// Nobody decided about it again yet: it may rest on what was true a moment before a change.
     fresh: bool,
 }
@@ -180,7 +180,7 @@ impl Edge {
             identity: decision.identity.clone(),
             session: session.clone(),
             route: decision.route.clone(),
-            until: Moment::now().plus(left),
+            until: MonotonicTime::now().plus(left),
             fresh: true,
         };
         let mut state = self.lock();

@@ -23,7 +23,7 @@ use crate::{
         api::{LeaseError, Leases},
         file::document,
     },
-    time::{Moment, Timestamp},
+    time::{MonotonicTime, Timestamp},
     workspaces::{
         WorkspaceId,
         reconcile::status::Status,
@@ -225,7 +225,9 @@ pub(super) async fn held(
     Path(source): Path<String>,
 ) -> Response {
     match shared.leases(&source) {
-        Ok(leases) => Json(json!({ "workspaces": leases.list(Moment::now()) })).into_response(),
+        Ok(leases) => {
+            Json(json!({ "workspaces": leases.list(MonotonicTime::now()) })).into_response()
+        }
         Err(response) => *response,
     }
 }
@@ -238,7 +240,7 @@ pub(super) async fn show_held(
         Ok(leases) => leases,
         Err(response) => return *response,
     };
-    match leases.list(Moment::now()).into_iter().find(|held| held.id == id) {
+    match leases.list(MonotonicTime::now()).into_iter().find(|held| held.id == id) {
         Some(held) => Json(held).into_response(),
         None => failed(StatusCode::NOT_FOUND, format!("nobody holds a workspace {id:?}")),
     }
@@ -267,7 +269,7 @@ pub(super) async fn put(
         return failed(StatusCode::UNPROCESSABLE_ENTITY, error);
     }
     let lease = terms.lease_seconds.map(Duration::from_secs);
-    match leases.put(workspace, terms.revision, lease, Moment::now()) {
+    match leases.put(workspace, terms.revision, lease, MonotonicTime::now()) {
         Ok(held) => {
             record(&shared, AuditEvent::PutWorkspace, caller, &source, &id, held.revision);
             Json(held).into_response()
@@ -290,7 +292,7 @@ pub(super) async fn delete(
         Err(response) => return *response,
     };
     let there = match id.parse::<WorkspaceId>() {
-        Ok(id) => leases.delete(&id, terms.revision, Moment::now()),
+        Ok(id) => leases.delete(&id, terms.revision, MonotonicTime::now()),
         Err(_) => Ok(false),
     };
     match there {

@@ -31,7 +31,7 @@ use crate::{
     metrics::Metrics,
     request::{self, Request},
     spop::{Notify, frame::TooLong},
-    time::{Moment, Timestamp},
+    time::{MonotonicTime, Timestamp},
     traces::{self, DecisionSpan},
     tunnels::{Full, Kind, Tunnel, Tunnels},
     verdict_cache::{Edge, Terms},
@@ -195,7 +195,7 @@ impl SpoeHandler {
             }
         }
         debug!(decision_id = %id, reason = %response.decision.reason, "decided");
-        let latency = Moment::now().since(batch.started);
+        let latency = MonotonicTime::now().since(batch.started);
         let recorded = self.record(&exchange, &response, opening, latency);
         if recorded.is_err() && response.decision.verdict() == Verdict::Allow {
             out.truncate(start);

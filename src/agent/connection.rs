@@ -20,7 +20,7 @@ use crate::{
         AgentSide, Event, Notify, Status,
         frame::{self, DEFAULT_SIZE},
     },
-    time::{Moment, Timestamp},
+    time::{MonotonicTime, Timestamp},
     workspaces::pattern::Scratch,
 };
 
@@ -138,7 +138,7 @@ impl<S: Stream> Connection<'_, S> {
             gate: &gate,
             workspaces: &workspaces,
             now: Timestamp::now(),
-            started: Moment::now(),
+            started: MonotonicTime::now(),
             // One byte less than agreed: from 3.1 on HAProxy stands still where an answer fills its buffer to the
             // last byte.
             max_frame_size: self.side.frame_limit().saturating_sub(1),
@@ -223,7 +223,7 @@ fn wait(
     shared: &Arc<Shared>,
     pending: Pending,
     whole: Vec<u8>,
-    started: Moment,
+    started: MonotonicTime,
     max_frame_size: u32,
 ) -> bool {
     if tasks.len() >= WAITING {

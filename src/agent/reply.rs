@@ -12,7 +12,7 @@ use crate::{
         ack::{self, Place, Scope},
         frame::TooLong,
     },
-    time::{Moment, Timestamp},
+    time::{MonotonicTime, Timestamp},
     tunnels::Allowed,
     verdict_cache::Terms,
     workspaces::registry::Snapshot,
@@ -27,7 +27,7 @@ pub struct Batch<'s> {
     /// The time.
     pub now: Timestamp,
     /// When the questions were read.
-    pub started: Moment,
+    pub started: MonotonicTime,
     /// The largest ACK HAProxy accepts.
     pub max_frame_size: u32,
 }

@@ -28,7 +28,7 @@ use crate::{
         kubernetes::Kubernetes,
         ona::Ona,
     },
-    time::Moment,
+    time::MonotonicTime,
     workspaces::{
         destination::{Backends, resolver::Resolver},
         directory::Directory,
@@ -280,11 +280,16 @@ impl<S: Source> Follower<S> {
 
     async fn ask(&mut self) -> Result<(), SourceError> {
         let (source, publisher) = (&self.driver.source, &self.publisher);
-        let started = Moment::now();
+        let started = MonotonicTime::now();
         if source.abilities().accounts {
             publisher.set_directory(Directory::new(source.accounts().await?));
         }
-        publisher.complete(source.list().await?, started, Moment::now(), ListExtent::Snapshot);
+        publisher.complete(
+            source.list().await?,
+            started,
+            MonotonicTime::now(),
+            ListExtent::Snapshot,
+        );
         publisher.confirm(started);
         Ok(())
     }

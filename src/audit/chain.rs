@@ -14,7 +14,7 @@ use super::{key::SigningKey, object::Object};
 use crate::{
     audit::AuditEvent,
     fingerprint::Fingerprint,
-    time::{Moment, Timestamp},
+    time::{MonotonicTime, Timestamp},
 };
 
 /// A hash of the chain.
@@ -130,7 +130,8 @@ pub(super) fn statement(seq: u64, previous: &Hash, time_ms: u64, end: bool) -> S
 
 /// Milliseconds of the monotonic clock since the agent started.
 pub(super) fn up_ms() -> u64 {
-    u64::try_from(Moment::now().since(Moment::default()).as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(MonotonicTime::now().since(MonotonicTime::default()).as_millis())
+        .unwrap_or(u64::MAX)
 }
 
 fn hash(bytes: &[u8]) -> Hash {

@@ -13,7 +13,7 @@ use crate::{
         Authentication, Identity, Refusal,
         pending::{Pending, Waiting},
     },
-    time::{Moment, Timestamp},
+    time::{MonotonicTime, Timestamp},
     workspaces::{
         host::Host,
         pattern::{Scratch, Target},
@@ -102,6 +102,6 @@ impl Gate {
         if others.is_some() {
             return None;
         }
-        lookup.ask(&target.workspace, Moment::now()).map(Pending::new)
+        lookup.ask(&target.workspace, MonotonicTime::now()).map(Pending::new)
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     },
     sessions::{BrowserSessions, COOKIE, Lifetime, Sessions, Tokens, flow::Places, seal::Sealer},
     sources::WatchedSource,
-    time::{Moment, Timestamp},
+    time::{MonotonicTime, Timestamp},
     workspaces::{
         Admission, Destination, Endpoint, EndpointName, Grant, Grantee, IssuerNames, Person, Phase,
         Protocol, Revision, Workspace,
@@ -80,7 +80,7 @@ impl Scene {
         let rules = SourceRules::default().never_stale();
         let registry = Arc::new(Registry::new(&[("test", rules)], Arc::new(Resolver::default())));
         let publisher = Publisher::new(Arc::clone(&registry), SourceId::new(0));
-        let moment = Moment::now();
+        let moment = MonotonicTime::now();
         let all = vec![workspace(ALICES, "alice", 1), workspace(BOBS, "bob", 2)];
         publisher.complete(all, moment, moment, ListExtent::Snapshot);
         publisher.confirm(moment);

@@ -19,7 +19,7 @@ use super::{
     Authentication, Identity, Profile, Refusal, cache::TokenDigest, claims, json, pending::Waiting,
 };
 use crate::{
-    time::{Moment, Timestamp},
+    time::{MonotonicTime, Timestamp},
     traces,
 };
 
@@ -136,11 +136,11 @@ impl Introspector {
 
     async fn ask(&self, token: &[u8]) -> Answer {
         let name = &self.profile.authority.name;
-        let started = Moment::now();
+        let started = MonotonicTime::now();
         let response = self.client.introspect(&self.profile, token).await;
         // Its errors never say anything of the token.
         let error = response.as_ref().err().map(ToString::to_string);
-        traces::asked("introspection", name, Moment::now().since(started), error.as_deref());
+        traces::asked("introspection", name, MonotonicTime::now().since(started), error.as_deref());
         let response = match response {
             Ok(response) => response,
             Err(error) => {

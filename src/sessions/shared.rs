@@ -36,7 +36,7 @@ use super::{
 use crate::{
     identity::revocation::{Others, Spread},
     sessions::store::{CookieEntry, Entry},
-    time::{Moment, Timestamp},
+    time::{MonotonicTime, Timestamp},
 };
 
 pub mod follow;
@@ -98,7 +98,7 @@ pub struct Shared {
     names: Names,
     scripts: Scripts,
     keep: Duration,
-    /// When the store was last heard, as nanoseconds of [`Moment`]; zero before the first time.
+    /// When the store was last heard, as nanoseconds of [`MonotonicTime`]; zero before the first time.
     heard: AtomicU64,
     /// What the others were not told yet, since the store was away.
     untold: Mutex<Untold>,
@@ -228,7 +228,7 @@ impl Shared {
     #[must_use]
     pub fn silent(&self) -> Duration {
         let heard = Duration::from_nanos(self.heard.load(Ordering::Relaxed));
-        Moment::now().since(Moment::at(heard))
+        MonotonicTime::now().since(MonotonicTime::at(heard))
     }
 
     /// Waits until it was heard, for `limit` at most.
@@ -244,7 +244,7 @@ impl Shared {
     }
 
     fn hear(&self) {
-        let now = Moment::now().since(Moment::default());
+        let now = MonotonicTime::now().since(MonotonicTime::default());
         self.heard.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 

@@ -27,7 +27,7 @@ use crate::{
         Tokens,
         flow::{Attempt, Places, same},
     },
-    time::{Moment, Timestamp},
+    time::{MonotonicTime, Timestamp},
 };
 
 /// How long a logout token with an unknown key waits for the provider's keys.
@@ -55,7 +55,7 @@ pub struct Client {
     /// How often it is asked whether a session still counts; never unless said.
     refresh: Option<Duration>,
     /// Its pages, and when it was asked for them; none while it does not answer.
-    known: Mutex<Option<(Moment, Option<Endpoints>)>>,
+    known: Mutex<Option<(MonotonicTime, Option<Endpoints>)>>,
     exchanges: Semaphore,
 }
 
@@ -190,16 +190,16 @@ impl Client {
         // One asks, the others wait for what comes of it.
         let mut known = self.known.lock().await;
         match &*known {
-            Some((at, Some(found))) if Moment::now().since(*at) < ENDPOINTS_FOR => {
+            Some((at, Some(found))) if MonotonicTime::now().since(*at) < ENDPOINTS_FOR => {
                 return Ok(found.clone());
             }
-            Some((at, None)) if Moment::now().since(*at) < AWAY_FOR => {
+            Some((at, None)) if MonotonicTime::now().since(*at) < AWAY_FOR => {
                 return Err(SignInError::Away);
             }
             _ => {}
         }
         let found = self.fetcher.endpoints(&self.profile).await;
-        *known = Some((Moment::now(), found.as_ref().ok().cloned()));
+        *known = Some((MonotonicTime::now(), found.as_ref().ok().cloned()));
         Ok(found?)
     }
 

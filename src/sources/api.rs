@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
-    time::Moment,
+    time::MonotonicTime,
     workspaces::{
         Revision, Workspace, WorkspaceId,
         registry::{Found, Publisher},
@@ -47,7 +47,7 @@ struct State {
 struct Lease {
     revision: u64,
     /// When it ends; for one that was taken away, when it is forgotten.
-    until: Moment,
+    until: MonotonicTime,
     there: bool,
 }
 
@@ -78,7 +78,7 @@ impl Leases {
     #[must_use]
     pub fn new(publisher: Publisher, longest: Duration) -> Arc<Self> {
         // Nobody else knows of workspaces of this source, so what was not written does not exist.
-        publisher.confirm(Moment::now());
+        publisher.confirm(MonotonicTime::now());
         Arc::new(Self { publisher, longest, state: Mutex::default(), wake: Notify::new() })
     }
 
@@ -98,7 +98,7 @@ impl Leases {
         mut workspace: Workspace,
         revision: Option<u64>,
         lease: Option<Duration>,
-        now: Moment,
+        now: MonotonicTime,
     ) -> Result<Held, LeaseError> {
         let lease = lease.unwrap_or(self.longest).min(self.longest);
         let id = workspace.id.clone();
@@ -130,7 +130,7 @@ impl Leases {
         &self,
         id: &WorkspaceId,
         revision: Option<u64>,
-        now: Moment,
+        now: MonotonicTime,
     ) -> Result<bool, LeaseError> {
         let mut state = self.lock();
         if let Some(next) = &state.moved {
@@ -148,7 +148,7 @@ impl Leases {
 
     /// Everything that is held, by id.
     #[must_use]
-    pub fn list(&self, now: Moment) -> Vec<Held> {
+    pub fn list(&self, now: MonotonicTime) -> Vec<Held> {
         let state = self.lock();
         if let Some(next) = &state.moved {
             return next.list(now);
@@ -174,7 +174,7 @@ impl Leases {
                 && let Found::Workspace(record) =
                     snapshot.find(Some(self.publisher.source()), id.as_str())
             {
-                next.publisher.set(Workspace::clone(record.workspace), Moment::now());
+                next.publisher.set(Workspace::clone(record.workspace), MonotonicTime::now());
             }
             taken.all.insert(id.clone(), *lease);
         }
@@ -186,7 +186,7 @@ impl Leases {
     /// Ends what is not renewed, until stopped.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         loop {
-            let now = Moment::now();
+            let now = MonotonicTime::now();
             let next = self.expire(now);
             let pause = next.map_or(Duration::from_hours(1), |next| next.since(now));
             tokio::select! {
@@ -198,7 +198,7 @@ impl Leases {
     }
 
     /// Ends every lease that is over. Returns when the next one is.
-    fn expire(&self, now: Moment) -> Option<Moment> {
+    fn expire(&self, now: MonotonicTime) -> Option<MonotonicTime> {
         let mut state = self.lock();
         let over: Vec<WorkspaceId> = state
             .all
@@ -263,8 +263,8 @@ mod tests {
         }
     }
 
-    fn at(secs: u64) -> Moment {
-        Moment::at(Duration::from_secs(secs))
+    fn at(secs: u64) -> MonotonicTime {
+        MonotonicTime::at(Duration::from_secs(secs))
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 use crate::{
     diagnostics::{Format, Mistakes},
     file_watch,
-    time::Moment,
+    time::MonotonicTime,
     workspaces::{
         Workspace,
         destination::Backends,
@@ -97,7 +97,7 @@ impl FileSource {
         self.last = Some(bytes);
         let workspaces = parsed?;
         let count = workspaces.len();
-        let now = Moment::now();
+        let now = MonotonicTime::now();
         self.publisher.complete(workspaces, now, now, ListExtent::Snapshot);
         self.publisher.confirm(now);
         info!(file = %name, workspaces = count, "workspaces loaded");

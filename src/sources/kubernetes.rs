@@ -21,7 +21,7 @@ use tracing::warn;
 
 use crate::{
     identity::profile::MatchBy,
-    time::Moment,
+    time::MonotonicTime,
     workspaces::{
         Workspace, WorkspaceId,
         destination::Template,
@@ -194,12 +194,12 @@ impl Source for Kubernetes {
         };
         let stream = watcher(api, watcher::Config::default());
         pin_mut!(stream);
-        let (mut started, mut listed) = (Moment::now(), Objects::new());
+        let (mut started, mut listed) = (MonotonicTime::now(), Objects::new());
         while let Some(event) = stream.next().await {
             let told = match event {
                 Err(error) => return watch_failed(&error),
                 Ok(watcher::Event::Init) => {
-                    (started, listed) = (Moment::now(), Objects::new());
+                    (started, listed) = (MonotonicTime::now(), Objects::new());
                     vec![]
                 }
                 Ok(watcher::Event::InitApply(object)) => {

@@ -21,7 +21,7 @@ use crate::{
         AskError, BATCH, Process, Socket, SocketId,
         runtime::{Detail, List, Listed, Malformed, Pointer},
     },
-    time::Moment,
+    time::MonotonicTime,
     tunnels::table::Found,
 };
 
@@ -48,7 +48,7 @@ pub(super) struct Site {
     /// What decides; without it, nothing enters the table that is not a tunnel from the beginning.
     pub(super) live: Option<Arc<Live>>,
     /// Streams that are due by an allow that was reused, and since when that is known.
-    pub(super) waiting: Mutex<HashMap<(u32, Pointer), Moment>>,
+    pub(super) waiting: Mutex<HashMap<(u32, Pointer), MonotonicTime>>,
     /// Streams that nobody knows, and that were looked at.
     strangers: Mutex<HashSet<(u32, Pointer)>>,
 }
@@ -89,7 +89,7 @@ impl Site {
     fn wanted(&self) -> (Vec<Process>, bool) {
         let mut processes: Vec<Process> = Vec::new();
         let mut is_sought = false;
-        let (state, now) = (self.tunnels.lock(), Moment::now());
+        let (state, now) = (self.tunnels.lock(), MonotonicTime::now());
         for entry in state.entries.values() {
             let Some(due) = &entry.due else { continue };
             // What does not show up soon is looked for at the usual pace.
@@ -118,7 +118,7 @@ impl Site {
         if was_late {
             process.goes_on().await?;
         }
-        let asked = Moment::now();
+        let asked = MonotonicTime::now();
         // What is found already does not wait until all streams are read.
         let cut = self.cut(process).await;
         let done = match task {
@@ -138,14 +138,14 @@ impl Site {
     }
 
     /// Whether the look before this one was so long ago that HAProxy may have stood still, its clock with it.
-    pub(super) fn is_late(&self, asked: Moment) -> bool {
+    pub(super) fn is_late(&self, asked: MonotonicTime) -> bool {
         let state = self.tunnels.lock();
         let round = state.rounds.get(self.number.index()).and_then(Option::as_ref);
         round.is_none_or(|round| asked.since(round.started) > pace::EVERY + ROUNDING)
     }
 
     async fn seek_in(&self, process: &Process) -> Result<u32, AskError> {
-        let asked = Moment::now();
+        let asked = MonotonicTime::now();
         let list = process.list().await?;
         let (mut wanted, gone) = self.compare(process, &list, asked);
         self.tunnels.ended(&gone);
@@ -174,7 +174,7 @@ impl Site {
         &self,
         process: &Process,
         list: &List,
-        asked: Moment,
+        asked: MonotonicTime,
     ) -> (HashSet<Pointer>, Vec<DecisionId>) {
         let by_pointer: HashMap<Pointer, &Listed> =
             list.streams.iter().map(|stream| (stream.pointer, stream)).collect();
@@ -245,7 +245,7 @@ impl Site {
                 of.entry(None).or_default().push(detail);
             }
         }
-        let now = Moment::now();
+        let now = MonotonicTime::now();
         let mut state = self.tunnels.lock();
         self.let_go(&mut state, process, details);
         let mut taken = self.taken(&state, process);
@@ -322,7 +322,7 @@ impl Site {
 
     /// Cuts what is due and found in this process.
     async fn cut(&self, process: &Process) -> Result<(), AskError> {
-        let now = Moment::now();
+        let now = MonotonicTime::now();
         let due: Vec<(Pointer, DecisionId)> = {
             let state = self.tunnels.lock();
             let all = state.entries.iter().filter(|(_, entry)| {
@@ -436,7 +436,7 @@ fn contested(state: &State) -> HashSet<(Box<[u8]>, Option<SocketAddr>)> {
 
 /// Whether a stream is as old as the tunnel, as far as ages tell. They are HAProxy's, whose clock stands still
 /// when HAProxy does, so that they never are enough to let go of a tunnel with a number.
-fn is_old_enough(stream: &Listed, opened: Moment, asked: Moment) -> bool {
+fn is_old_enough(stream: &Listed, opened: MonotonicTime, asked: MonotonicTime) -> bool {
     stream.age.1.saturating_add(ROUNDING) >= asked.since(opened)
 }
 

@@ -25,7 +25,7 @@ use crate::{
     gate::Gate,
     identity::{Identity, Refusal, TokenIds, profile::Authority},
     sessions::Session,
-    time::{Moment, Timestamp},
+    time::{MonotonicTime, Timestamp},
     workspaces::{EndpointName, Gateway, host::Host},
 };
 
@@ -382,7 +382,7 @@ impl Kept {
             route,
             client: self.client,
             since: Timestamp::from_millis(self.since_ms),
-            opened: Moment::default(),
+            opened: MonotonicTime::default(),
             place: Place {
                 frontend: self.frontend.into(),
                 stream: self.stream,

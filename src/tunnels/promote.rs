@@ -26,7 +26,7 @@ use crate::{
         AskError, Process,
         runtime::{Detail, List, Pointer},
     },
-    time::{Moment, Timestamp},
+    time::{MonotonicTime, Timestamp},
     tunnels::table::Found,
     workspaces::pattern::Scratch,
 };
@@ -79,7 +79,7 @@ impl Site {
         &self,
         process: &Process,
         list: &List,
-        asked: Moment,
+        asked: MonotonicTime,
     ) -> Result<(), AskError> {
         let Some(live) = self.live.as_ref().filter(|_| self.tunnels.has_recent()) else {
             return Ok(());
@@ -132,7 +132,7 @@ impl Site {
         gate: &Gate,
         streams: &HashMap<Connection<'_>, Streams>,
         process: u32,
-        asked: Moment,
+        asked: MonotonicTime,
     ) -> Look {
         let workspaces = gate.registry.snapshot();
         let (now, mut scratch) = (Timestamp::now(), Scratch::default());

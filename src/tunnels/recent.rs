@@ -23,7 +23,7 @@ use crate::{
     haproxy::runtime::Quarter,
     identity::Identity,
     sessions::Session,
-    time::{Moment, Timestamp},
+    time::{MonotonicTime, Timestamp},
     workspaces::{EndpointName, WorkspaceId, host::Host},
 };
 
@@ -58,7 +58,7 @@ pub(super) struct Ring {
     /// yet stays untouched.
     free: Vec<Chunk>,
     /// Nothing that is older matters any more.
-    since: Moment,
+    since: MonotonicTime,
     frontends: Vec<Box<[u8]>>,
     lost: Option<Lost>,
 }
@@ -72,8 +72,8 @@ struct Chunk {
 /// When requests were allowed that were forgotten before HAProxy's streams were looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lost {
-    pub(super) from: Moment,
-    pub(super) to: Moment,
+    pub(super) from: MonotonicTime,
+    pub(super) to: MonotonicTime,
 }
 
 /// Which record it is.
@@ -93,7 +93,7 @@ struct Record {
     route: Option<Route>,
     client: Option<IpAddr>,
     since: Timestamp,
-    opened: Moment,
+    opened: MonotonicTime,
     frontend: usize,
     stream: Option<u32>,
     started: Option<u64>,
@@ -136,7 +136,7 @@ impl Recent {
             chunks: used,
             first: 0,
             free: all.into(),
-            since: Moment::default(),
+            since: MonotonicTime::default(),
             frontends: Vec::with_capacity(MOST_FRONTENDS),
             lost: None,
         };
@@ -170,7 +170,7 @@ impl Recent {
             route: decision.route.clone(),
             client: request.client,
             since: now,
-            opened: Moment::now(),
+            opened: MonotonicTime::now(),
             frontend: 0,
             stream: request.spot.stream,
             started: request.spot.started,
@@ -206,7 +206,7 @@ impl Recent {
             route: tunnel.route.clone(),
             client: tunnel.client,
             since: tunnel.since,
-            opened: Moment::now(),
+            opened: MonotonicTime::now(),
             frontend: 0,
             stream: place.stream,
             started: place.started,
@@ -235,13 +235,13 @@ impl Recent {
 
     /// Every stream that is older than [`LASTS`] at that moment was looked at: what was forgotten long before it is not
     /// there any more.
-    pub(super) fn found_lost(&self, until: Moment) {
+    pub(super) fn found_lost(&self, until: MonotonicTime) {
         let mut ring = self.lock();
         ring.lost = ring.lost.filter(|lost| lost.to.plus(LASTS * 2) >= until);
     }
 
     /// Forgets what was allowed before that moment, a few at a time, so that no request waits for it.
-    pub(super) fn tidy(&self, before: Moment) {
+    pub(super) fn tidy(&self, before: MonotonicTime) {
         while self.lock().tidy(before) {}
     }
 }
@@ -299,7 +299,7 @@ impl Ring {
     }
 
     /// Forgets a chunk; returns whether there may be more.
-    fn tidy(&mut self, before: Moment) -> bool {
+    fn tidy(&mut self, before: MonotonicTime) -> bool {
         self.since = self.since.max(before);
         let is_over =
             |chunk: &Chunk| chunk.records.last().is_some_and(|record| record.opened < before);
@@ -395,7 +395,7 @@ impl Seen<'_> {
     }
 
     /// When it was allowed.
-    pub(super) fn opened(&self) -> Moment {
+    pub(super) fn opened(&self) -> MonotonicTime {
         self.record.opened
     }
 
@@ -540,7 +540,7 @@ mod tests {
     #[test]
     fn s4_a_flood_takes_no_more_memory_and_what_it_drives_out_is_noted() {
         let recent = Recent::with(8);
-        let before = Moment::now();
+        let before = MonotonicTime::now();
         assert!(recent.lock().is_empty());
         let long = vec![b'a'; 2 * MAX_PATH];
         for number in 0..100_000_u32 {
@@ -553,7 +553,7 @@ mod tests {
             assert_eq!((chunk.records.capacity(), chunk.text.capacity()), (CHUNK, CHUNK_TEXT));
         }
         let Lost { from, to } = ring.lost().unwrap();
-        assert!(before <= from && from < to && to <= Moment::now());
+        assert!(before <= from && from < to && to <= MonotonicTime::now());
         drop(ring);
         let last = all(&recent).pop().unwrap();
         assert_eq!(last.place.stream, Some(99_999));
@@ -562,11 +562,11 @@ mod tests {
         for number in 0..10_000 {
             note(&recent, number, "w.test", b"/").unwrap();
             if number % 128 == 0 {
-                recent.tidy(Moment::now());
+                recent.tidy(MonotonicTime::now());
             }
         }
         assert_eq!(recent.lock().lost(), None);
-        recent.tidy(Moment::now());
+        recent.tidy(MonotonicTime::now());
         assert!(recent.lock().is_empty() && all(&recent).is_empty());
     }
 

@@ -25,7 +25,7 @@ use crate::{
         AskError, Process,
         runtime::{Detail, List, Pointer, Quarter},
     },
-    time::{Moment, Timestamp},
+    time::{MonotonicTime, Timestamp},
     tunnels::table::Found,
     workspaces::pattern::Scratch,
 };
@@ -69,7 +69,7 @@ impl Site {
         &self,
         process: &Process,
         list: &List,
-        asked: Moment,
+        asked: MonotonicTime,
     ) -> Result<(), AskError> {
         let Some(live) = &self.live else { return Ok(()) };
         if self.tunnels.given.as_ref().is_none_or(|given| given.lock().is_empty()) {
@@ -122,7 +122,7 @@ impl Site {
     /// Whether a stream that is due was seen for the first time a moment ago, so that its answer may be under way. It is
     /// looked for again.
     fn is_early(&self, stream: (u32, Pointer)) -> bool {
-        let now = Moment::now();
+        let now = MonotonicTime::now();
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.retain(|_, since| now.since(*since) < SPARED * 10);
         let since = *waiting.entry(stream).or_insert(now);
@@ -192,7 +192,7 @@ impl Site {
         let mut tunnel = given.tunnel.clone();
         tunnel.id = self.tunnels.another_id(&tunnel.id)?;
         tunnel.since = Timestamp::now();
-        tunnel.opened = Moment::now();
+        tunnel.opened = MonotonicTime::now();
         if tunnel.place.stream.is_some() {
             tunnel.place.stream = Some(detail.id);
             tunnel.place.started = Some(detail.started.micros());

@@ -18,7 +18,7 @@ use crate::{
         AskError, Process,
         runtime::{Detail, List, Listed, Pointer},
     },
-    time::Moment,
+    time::MonotonicTime,
 };
 
 /// A request may be asked about so long after its stream began, by the stream's age: before HAProxy 3.0 that includes
@@ -40,14 +40,14 @@ impl Site {
         &self,
         list: &List,
         strangers: &[Pointer],
-        asked: Moment,
+        asked: MonotonicTime,
     ) -> Plain {
         let forgotten = self.tunnels.recent.lock().lost();
         let mut plain = Plain::default();
         for stream in list.streams.iter().filter(|stream| strangers.contains(&stream.pointer)) {
             if forgotten.is_some_and(|lost| may_be_of(stream, lost, asked)) {
                 plain.lost.push(stream.pointer);
-            } else if stream.age.0 >= asked.since(Moment::default()) {
+            } else if stream.age.0 >= asked.since(MonotonicTime::default()) {
                 plain.before.push(stream.pointer);
             }
         }
@@ -107,7 +107,7 @@ impl Site {
 }
 
 /// Whether the stream may be one of the requests that were forgotten.
-fn may_be_of(stream: &Listed, lost: Lost, asked: Moment) -> bool {
+fn may_be_of(stream: &Listed, lost: Lost, asked: MonotonicTime) -> bool {
     let earliest = asked.before(stream.age.1.saturating_add(ROUNDING)).unwrap_or_default();
     let latest = asked.before(stream.age.0).unwrap_or_default().plus(WAITED);
     earliest <= lost.to && latest >= lost.from
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn s4_what_may_be_one_of_the_forgotten_is_told_by_its_age() {
-        let at = |secs| Moment::at(Duration::from_secs(secs));
+        let at = |secs| MonotonicTime::at(Duration::from_secs(secs));
         let lost = Lost { from: at(100), to: at(102) };
         let is = |age: &str, asked: u64| {
             let answer = format!("0x1: src=10.0.0.1:80 fe=gate age={age}\nName: HAProxy\nPid: 8\n");

@@ -22,7 +22,7 @@ use crate::{
         revalidate::{Held, revalidate},
     },
     identity::Refusal,
-    time::{Moment, Timestamp},
+    time::{MonotonicTime, Timestamp},
     workspaces::{
         pattern::Scratch,
         registry::{Mark, Snapshot},
@@ -47,7 +47,7 @@ pub async fn run(tunnels: Arc<Tunnels>, live: Arc<Live>, stop: CancellationToken
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = ticks.tick() => sweeper.round(Timestamp::now(), Moment::now()),
+            _ = ticks.tick() => sweeper.round(Timestamp::now(), MonotonicTime::now()),
         }
     }
 }
@@ -59,8 +59,8 @@ pub struct Sweeper<'t> {
     scratch: Scratch,
     /// What was decided from, so that the tunnels of another configuration are decided about anew.
     seen: Option<(Arc<Gate>, Mark, u64)>,
-    last: Moment,
-    rest_until: Moment,
+    last: MonotonicTime,
+    rest_until: MonotonicTime,
     /// How often sessions had ended.
     ends: u64,
     settled: bool,
@@ -75,15 +75,15 @@ impl<'t> Sweeper<'t> {
             live,
             scratch: Scratch::default(),
             seen: None,
-            last: Moment::default(),
-            rest_until: Moment::default(),
+            last: MonotonicTime::default(),
+            rest_until: MonotonicTime::default(),
             ends: 0,
             settled: false,
         }
     }
 
     /// One round.
-    pub fn round(&mut self, now: Timestamp, at: Moment) {
+    pub fn round(&mut self, now: Timestamp, at: MonotonicTime) {
         self.deadlines(now);
         self.note_ended_sessions();
         if at >= self.rest_until {
@@ -170,14 +170,14 @@ impl<'t> Sweeper<'t> {
     }
 
     /// Whether every source has said what it knows, or has had the time to.
-    fn settled(&mut self, gate: &Gate, at: Moment) -> bool {
+    fn settled(&mut self, gate: &Gate, at: MonotonicTime) -> bool {
         if !self.settled {
             let workspaces = gate.registry.snapshot();
             let count = gate.registry.names().len();
             let mut states =
                 (0..count).filter_map(|number| workspaces.state(SourceId::new(number)));
-            self.settled =
-                states.all(|state| state.age.is_some()) || at.since(Moment::default()) >= SETTLE;
+            self.settled = states.all(|state| state.age.is_some())
+                || at.since(MonotonicTime::default()) >= SETTLE;
         }
         self.settled
     }

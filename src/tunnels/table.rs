@@ -30,7 +30,7 @@ use crate::{
         Process, SocketId,
         runtime::{Detail, Pointer},
     },
-    time::{Moment, Timestamp},
+    time::{MonotonicTime, Timestamp},
     tunnels::record::{StreamTerminated, TunnelEvent},
 };
 
@@ -100,29 +100,29 @@ pub(super) struct Entry {
     /// It is to be cut.
     pub(super) due: Option<Due>,
     /// When HAProxy was told to end it.
-    pub(super) shut: Option<Moment>,
+    pub(super) shut: Option<MonotonicTime>,
     /// Whether HAProxy may have been told.
     pub(super) tried: bool,
     /// Whether it was decided about again since it was opened.
     pub(super) judged: bool,
     /// When several streams could be it.
-    pub(super) doubt: Option<Moment>,
+    pub(super) doubt: Option<MonotonicTime>,
     /// Since when its process is not reached.
-    out_of_reach: Option<Moment>,
+    out_of_reach: Option<MonotonicTime>,
 }
 
 /// A tunnel is to be cut.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Due {
     pub(super) cause: Cause,
-    pub(super) since: Moment,
+    pub(super) since: MonotonicTime,
     /// That it could not be cut is on record.
     reported: bool,
 }
 
 /// All that a socket tells, at a time.
 pub(super) struct Round {
-    pub(super) started: Moment,
+    pub(super) started: MonotonicTime,
     /// The processes that answered.
     pub(super) processes: Vec<u32>,
     /// Whether the socket knows every process there is behind it.
@@ -312,7 +312,7 @@ impl Tunnels {
         self.make_room(&state, &tunnel)?;
         state.insert(tunnel);
         if let Some(entry) = state.entries.get_mut(&id) {
-            entry.doubt = found.is_none().then(Moment::now);
+            entry.doubt = found.is_none().then(MonotonicTime::now);
             entry.found = found;
         }
         drop(state);
@@ -343,7 +343,7 @@ impl Tunnels {
     /// Says that tunnels are to be cut. One that is due already stays so for its first cause.
     pub(super) fn due(&self, tunnels: impl IntoIterator<Item = (DecisionId, Cause)>) {
         let mut any = false;
-        let since = Moment::now();
+        let since = MonotonicTime::now();
         let mut state = self.lock();
         for (id, cause) in tunnels {
             let Some(entry) = state.entries.get_mut(&id) else { continue };
@@ -373,7 +373,7 @@ impl Tunnels {
 
     /// HAProxy was told to end these.
     pub(super) fn was_cut(&self, ids: impl IntoIterator<Item = DecisionId>) {
-        let now = Moment::now();
+        let now = MonotonicTime::now();
         let mut cut = Vec::new();
         let mut state = self.lock();
         for id in ids {
@@ -410,7 +410,7 @@ impl Tunnels {
 
     /// Looks for what should have been cut, and for what is nowhere.
     pub(super) fn review(&self) {
-        let now = Moment::now();
+        let now = MonotonicTime::now();
         let mut failed = Vec::new();
         let mut state = self.lock();
         let error = state.errors.iter().flatten().next().cloned();
@@ -582,7 +582,7 @@ impl State {
 
     /// What no process has that could have it: it has ended. What a process may have that is not reached is
     /// kept, though not for ever.
-    fn nowhere(&mut self, now: Moment) -> Vec<DecisionId> {
+    fn nowhere(&mut self, now: MonotonicTime) -> Vec<DecisionId> {
         let Some(rounds) = self.rounds.iter().map(Option::as_ref).collect::<Option<Vec<_>>>()
         else {
             return vec![];

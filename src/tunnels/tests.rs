@@ -48,7 +48,7 @@ pub(super) fn tunnel(by: By, route: Route) -> Tunnel {
         route: Some(route),
         client: None,
         since: Timestamp::from_secs(1_000),
-        opened: Moment::default(),
+        opened: MonotonicTime::default(),
         place: Place {
             frontend: b"gate"[..].into(),
             stream: Some(7),

@@ -16,7 +16,7 @@ use crate::{
         live::Live,
         revalidate::{Held, revalidate},
     },
-    time::{Moment, Timestamp},
+    time::{MonotonicTime, Timestamp},
     workspaces::{
         pattern::Scratch,
         registry::{Mark, Snapshot},
@@ -41,7 +41,7 @@ pub async fn run(edge: Arc<Edge>, live: Arc<Live>, stop: CancellationToken) {
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = ticks.tick() => watcher.round(Timestamp::now(), Moment::now()),
+            _ = ticks.tick() => watcher.round(Timestamp::now(), MonotonicTime::now()),
         }
     }
 }
@@ -52,9 +52,9 @@ pub struct Watcher<'e> {
     live: &'e Live,
     scratch: Scratch,
     seen: Option<(Arc<Gate>, Mark, u64)>,
-    clocks: Option<(Timestamp, Moment)>,
-    last: Moment,
-    rest_until: Moment,
+    clocks: Option<(Timestamp, MonotonicTime)>,
+    last: MonotonicTime,
+    rest_until: MonotonicTime,
 }
 
 impl<'e> Watcher<'e> {
@@ -67,13 +67,13 @@ impl<'e> Watcher<'e> {
             scratch: Scratch::default(),
             seen: None,
             clocks: None,
-            last: Moment::default(),
-            rest_until: Moment::default(),
+            last: MonotonicTime::default(),
+            rest_until: MonotonicTime::default(),
         }
     }
 
     /// One round.
-    pub fn round(&mut self, now: Timestamp, at: Moment) {
+    pub fn round(&mut self, now: Timestamp, at: MonotonicTime) {
         if self.clock_moved(now, at) {
             self.edge.end_all();
         }
@@ -102,7 +102,7 @@ impl<'e> Watcher<'e> {
 
     /// Whether one of those that were given would be refused now. Looks at sessions in every round, at the
     /// rest of what is new, and with `all` of everything. The lock, which requests need, is held for a part at a time.
-    fn has_ended(&mut self, gate: &Gate, all: bool, now: Timestamp, at: Moment) -> bool {
+    fn has_ended(&mut self, gate: &Gate, all: bool, now: Timestamp, at: MonotonicTime) -> bool {
         (0..PARTS).any(|number| self.has_ended_in(number, (gate, all), now, at))
     }
 
@@ -111,7 +111,7 @@ impl<'e> Watcher<'e> {
         number: usize,
         (gate, all): (&Gate, bool),
         now: Timestamp,
-        at: Moment,
+        at: MonotonicTime,
     ) -> bool {
         let sessions = gate.browser.as_ref().map(|sign_in| &sign_in.sessions);
         let mut wanted: Vec<(Key, Given)> = Vec::new();
@@ -161,7 +161,7 @@ impl<'e> Watcher<'e> {
         revalidate(gate, workspaces, held, &mut self.scratch).is_err()
     }
 
-    fn clock_moved(&mut self, now: Timestamp, at: Moment) -> bool {
+    fn clock_moved(&mut self, now: Timestamp, at: MonotonicTime) -> bool {
         let before = self.clocks.replace((now, at));
         before.is_some_and(|(wall, steady)| {
             // Forwards only ends earlier what ends by the clock.

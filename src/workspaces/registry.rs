@@ -15,7 +15,7 @@ use arc_swap::{ArcSwap, Guard};
 use super::{
     Admission, Workspace, WorkspaceId, destination::resolver::Resolver, directory::Directory,
 };
-use crate::{reaper::Reaper, time::Moment, workspaces::source::SourceId};
+use crate::{reaper::Reaper, time::MonotonicTime, workspaces::source::SourceId};
 
 mod claims;
 mod publisher;
@@ -87,9 +87,9 @@ struct Part {
     map: imbl::HashMap<WorkspaceId, Arc<Entry>>,
     directory: Option<Arc<Directory>>,
     /// When the source was last asked for all it knows, and answered; its directory included.
-    confirmed: Option<Moment>,
+    confirmed: Option<MonotonicTime>,
     /// When it was last asked for the list it answered.
-    listed: Option<Moment>,
+    listed: Option<MonotonicTime>,
 }
 
 /// A workspace with what the registry knows of it.
@@ -97,9 +97,9 @@ struct Part {
 struct Entry {
     workspace: Arc<Workspace>,
     /// When this was asked for or received; what it says was true then or later.
-    seen: Moment,
+    seen: MonotonicTime,
     /// When the answer came; what it says was true by then.
-    arrived: Moment,
+    arrived: MonotonicTime,
     /// Whether every complete list since had it, and the same.
     listed: bool,
     /// Something changed since, and nobody knows what.
@@ -117,7 +117,7 @@ struct Writer {
 /// What the sources said last, at the moment of asking.
 pub struct Snapshot {
     state: Guard<Arc<State>>,
-    now: Moment,
+    now: MonotonicTime,
 }
 
 /// The workspaces of a source at a moment, in the order of their ids, for a reader that takes its time. Requests go on
@@ -125,7 +125,7 @@ pub struct Snapshot {
 pub struct Listing {
     part: Option<Part>,
     entries: Vec<Arc<Entry>>,
-    now: Moment,
+    now: MonotonicTime,
 }
 
 /// See [`Registry::mark`]. Holds the snapshot, so that no other comes to be at its address.
@@ -204,11 +204,11 @@ impl Registry {
 
     /// The current snapshot; take it once per batch.
     pub fn snapshot(&self) -> Snapshot {
-        self.snapshot_at(Moment::now())
+        self.snapshot_at(MonotonicTime::now())
     }
 
     /// The current snapshot, as it looks at some moment.
-    pub fn snapshot_at(&self, now: Moment) -> Snapshot {
+    pub fn snapshot_at(&self, now: MonotonicTime) -> Snapshot {
         Snapshot { state: self.current.load(), now }
     }
 
@@ -323,7 +323,7 @@ impl Listing {
 }
 
 impl Part {
-    fn record<'s>(&'s self, entry: &'s Entry, now: Moment) -> Record<'s> {
+    fn record<'s>(&'s self, entry: &'s Entry, now: MonotonicTime) -> Record<'s> {
         let age = match self.confirmed {
             Some(confirmed) if !entry.doubtful => {
                 let listed = if entry.listed { confirmed } else { entry.seen };
@@ -342,7 +342,7 @@ impl Part {
     }
 
     /// When what is said of a workspace was last true for sure.
-    fn seen(&self, entry: &Entry) -> Moment {
+    fn seen(&self, entry: &Entry) -> MonotonicTime {
         match self.listed {
             Some(listed) if entry.listed => listed.max(entry.seen),
             _ => entry.seen,
@@ -350,7 +350,7 @@ impl Part {
     }
 
     /// Whether what is not here is nowhere, as far as the source could know.
-    fn knows_all(&self, now: Moment) -> bool {
+    fn knows_all(&self, now: MonotonicTime) -> bool {
         self.confirmed.is_some_and(|at| now.since(at) <= self.rules.stale_after)
     }
 }

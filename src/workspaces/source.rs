@@ -6,7 +6,7 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use super::{IssuerNames, Organization, Workspace, WorkspaceId, directory::Member};
-use crate::time::Moment;
+use crate::time::MonotonicTime;
 
 /// A source of workspaces: its place in the configuration, counted from zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -91,7 +91,7 @@ pub enum Event {
     /// The workspace is like this now.
     Described(Box<Workspace>),
     /// Every workspace there is, as of this moment.
-    Everything(Vec<Workspace>, Moment),
+    Everything(Vec<Workspace>, MonotonicTime),
     /// Something about accounts changed.
     Accounts,
     /// Something changed that may concern any workspace.

@@ -14,7 +14,7 @@ use identity_spoa::{
     agent::Batch,
     identity::pending::Waiting,
     spop::{Event, frame::DEFAULT_SIZE},
-    time::{Moment, Timestamp},
+    time::{MonotonicTime, Timestamp},
     workspaces::pattern::Scratch,
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -33,7 +33,7 @@ fn a_hit_allocates_nothing() {
     let mut round = || {
         let workspaces = hot.gate.registry.snapshot();
         let now = Timestamp::now();
-        let started = Moment::now();
+        let started = MonotonicTime::now();
         let gate = &hot.gate;
         let workspaces = &workspaces;
         let batch = Batch { gate, workspaces, now, started, max_frame_size: DEFAULT_SIZE };

@@ -18,7 +18,7 @@ use identity_spoa::{
         revocation::Revocations,
     },
     spop::{AgentSide, Value, client, frame::DEFAULT_SIZE},
-    time::Moment,
+    time::MonotonicTime,
     tunnels::{Settings, Tunnels},
     workspaces::{
         Admission, Destination, Endpoint, EndpointName, IssuerNames, Person, Phase, Protocol,
@@ -122,7 +122,7 @@ async fn gate(idp: &DevIdp) -> Gate {
     let rules = SourceRules::default().never_stale();
     let registry = Arc::new(Registry::new(&[("test", rules)], Arc::new(Resolver::default())));
     let publisher = Publisher::new(Arc::clone(&registry), SourceId::new(0));
-    let now = Moment::now();
+    let now = MonotonicTime::now();
     publisher.complete(vec![workspace()], now, now, ListExtent::Snapshot);
     publisher.confirm(now);
     Gate {

@@ -213,7 +213,7 @@ async fn a_question_that_waits_holds_up_no_other_and_is_answered_after_its_wait(
     assert_eq!(haproxy.reason().await, (2, "owner".to_owned()));
     let id = asked.recv().await.unwrap();
     assert_eq!(id.as_str(), STARTING);
-    lookup.ended(&id, Moment::now());
+    lookup.ended(&id, MonotonicTime::now());
     assert_eq!(haproxy.reason().await, (1, "workspace_unknown".to_owned()));
 }
 
@@ -234,7 +234,7 @@ async fn more_questions_than_may_wait_are_refused_at_once() {
     let questions = [haproxy.question(1, STARTING), haproxy.question(2, STARTING)].concat();
     haproxy.write(&questions).await;
     assert_eq!(haproxy.reason().await, (2, "overloaded".to_owned()));
-    lookup.ended(&asked.recv().await.unwrap(), Moment::now());
+    lookup.ended(&asked.recv().await.unwrap(), MonotonicTime::now());
     assert_eq!(haproxy.reason().await, (1, "workspace_unknown".to_owned()));
 }
 
@@ -248,7 +248,7 @@ async fn at_the_end_of_the_agent_what_was_asked_is_answered_and_haproxy_is_told(
     let question = haproxy.question(2, ALICES);
     haproxy.write(&question).await;
     haproxy.stop.cancel();
-    lookup.ended(&id, Moment::now());
+    lookup.ended(&id, MonotonicTime::now());
     let mut answered = [haproxy.reason().await, haproxy.reason().await];
     answered.sort();
     assert_eq!(answered, [(1, "workspace_unknown".to_owned()), (2, "owner".to_owned())]);

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     identity::{Authority, Refusal, profile::MatchBy},
-    time::Moment,
+    time::MonotonicTime,
     workspaces::{
         Endpoint, Grant, Grantee, IssuerNames, Organization, Person, Revision, WorkspaceId,
         destination::{Backends, Ranges, resolver::Resolver},
@@ -72,7 +72,7 @@ fn aged(
     age: Duration,
 ) -> Snapshot {
     let (registry, publisher) = registry(rules);
-    let then = Moment::at(Duration::from_secs(1));
+    let then = MonotonicTime::at(Duration::from_secs(1));
     publisher.complete(workspaces, then, then, ListExtent::Snapshot);
     if let Some(members) = members {
         publisher.set_directory(Directory::new(members));

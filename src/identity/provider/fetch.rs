@@ -14,7 +14,7 @@ use crate::{
         keys::{KeySet, KeySetError},
         profile::{UrlError, secure_url},
     },
-    time::Moment,
+    time::MonotonicTime,
     traces,
 };
 
@@ -191,10 +191,10 @@ impl Fetcher {
     /// # Errors
     /// See [`FetchError`].
     pub async fn fetch(&self, profile: &Profile) -> Result<Fetched, FetchError> {
-        let started = Moment::now();
+        let started = MonotonicTime::now();
         let fetched = self.fetch_as_discovered(profile).await;
         let error = fetched.as_ref().err().map(ToString::to_string);
-        let took = Moment::now().since(started);
+        let took = MonotonicTime::now().since(started);
         traces::asked("jwks", &profile.authority.name, took, error.as_deref());
         fetched
     }

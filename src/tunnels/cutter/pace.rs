@@ -18,7 +18,7 @@ use crate::{
     backoff::Backoff,
     gate::live::Live,
     haproxy::{AskError, Process, SocketId},
-    time::Moment,
+    time::MonotonicTime,
     tunnels::table::Round,
 };
 
@@ -41,13 +41,13 @@ pub struct Cutter {
     busy: HashMap<Id, Process>,
     /// The processes there are, the moment before they were asked for, and whether a master told them.
     processes: HashMap<Process, Standing>,
-    asked: Moment,
+    asked: MonotonicTime,
     is_master: bool,
     /// How it stands with asking for them.
     master: Trouble,
     /// When all streams are looked at again, and when they may be if a tunnel that is due is to be found.
-    next: Moment,
-    hurry: Moment,
+    next: MonotonicTime,
+    hurry: MonotonicTime,
     /// How long the last look at a process took.
     took: Duration,
     /// Which change of what decides was looked for last.
@@ -78,7 +78,7 @@ pub(super) enum Outcome {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sight {
     /// The moment before they were asked for.
-    pub asked: Moment,
+    pub asked: MonotonicTime,
     /// The id that the process has for itself; `None` where it is starting or ending and has no streams.
     pub id: Option<u32>,
 }
@@ -100,7 +100,7 @@ struct Trouble {
     /// It was the time limit that was missed.
     is_late: bool,
     /// Nothing is asked before this moment.
-    again: Moment,
+    again: MonotonicTime,
 }
 
 impl Trouble {
@@ -110,16 +110,16 @@ impl Trouble {
             failures: self.failures.saturating_add(1),
             error: Some(error.to_string()),
             is_late: matches!(error, AskError::Late(_)),
-            again: Moment::now().plus(pause),
+            again: MonotonicTime::now().plus(pause),
         };
     }
 
     fn succeeded(&mut self) {
-        *self = Self { again: Moment::now().plus(RETRY), ..Self::default() };
+        *self = Self { again: MonotonicTime::now().plus(RETRY), ..Self::default() };
     }
 
     /// Something has become due.
-    fn hasten(&mut self, now: Moment) {
+    fn hasten(&mut self, now: MonotonicTime) {
         self.again = if self.failures == 0 { now } else { self.again.min(now.plus(RETRY)) };
     }
 }
@@ -138,11 +138,11 @@ impl Cutter {
             tasks: JoinSet::new(),
             busy: HashMap::new(),
             processes: HashMap::new(),
-            asked: Moment::default(),
+            asked: MonotonicTime::default(),
             is_master: false,
             master: Trouble::default(),
-            next: Moment::default(),
-            hurry: Moment::default(),
+            next: MonotonicTime::default(),
+            hurry: MonotonicTime::default(),
             took: Duration::ZERO,
             change: 0,
             fails: false,
@@ -157,7 +157,8 @@ impl Cutter {
                 () = stop.cancelled() => return,
                 () = self.dispatch() => {}
             }
-            let pause = if self.site.has_due() { RETRY } else { self.next.since(Moment::now()) };
+            let pause =
+                if self.site.has_due() { RETRY } else { self.next.since(MonotonicTime::now()) };
             select! {
                 () = stop.cancelled() => return,
                 Some(done) = self.tasks.join_next_with_id() => self.absorb(done),
@@ -178,7 +179,7 @@ impl Cutter {
         for process in due {
             self.start(&process, Task::Cut);
         }
-        let now = Moment::now();
+        let now = MonotonicTime::now();
         if now >= self.next || (is_sought && now >= self.hurry) || self.must_look(now) {
             self.seek().await;
         }
@@ -186,7 +187,7 @@ impl Cutter {
 
     /// Asks which processes there are, and looks at the streams of each.
     async fn seek(&mut self) {
-        let (asked, change) = (Moment::now(), self.site.tunnels.change());
+        let (asked, change) = (MonotonicTime::now(), self.site.tunnels.change());
         let processes = match self.site.socket.processes().await {
             Ok(processes) => processes,
             Err(error) => {
@@ -200,7 +201,7 @@ impl Cutter {
         self.is_master = processes.iter().all(|process| process.id().is_some());
         self.site.gone_with_their_process(&processes, self.is_master);
         self.processes.retain(|process, _| processes.contains(process));
-        let now = Moment::now();
+        let now = MonotonicTime::now();
         (self.next, self.hurry) = (now.plus(self.pace()), now.plus(RETRY));
         for process in processes {
             self.processes.entry(process.clone()).or_default().is_owed = true;
@@ -209,7 +210,7 @@ impl Cutter {
     }
 
     /// Whether what decides changed, so that a request that was let pass a moment ago may have to end.
-    fn must_look(&self, now: Moment) -> bool {
+    fn must_look(&self, now: MonotonicTime) -> bool {
         self.site.tunnels.change() != self.change
             && now >= self.hurry.max(self.asked.plus(self.took.saturating_mul(REST)))
             && self.site.tunnels.has_recent()
@@ -229,8 +230,10 @@ impl Cutter {
     fn start(&mut self, process: &Process, task: Task) {
         let standing = self.processes.entry(process.clone()).or_default();
         let is_early = match task {
-            Task::Cut => Moment::now() < standing.trouble.again,
-            Task::Seek => standing.trouble.failures > 0 && Moment::now() < standing.trouble.again,
+            Task::Cut => MonotonicTime::now() < standing.trouble.again,
+            Task::Seek => {
+                standing.trouble.failures > 0 && MonotonicTime::now() < standing.trouble.again
+            }
         };
         if is_early || self.busy.values().any(|busy| busy == process) {
             return;
@@ -258,7 +261,7 @@ impl Cutter {
             Some(Ok(outcome)) => {
                 standing.trouble.succeeded();
                 if let Outcome::Sought(sight) = outcome {
-                    self.took = Moment::now().since(sight.asked);
+                    self.took = MonotonicTime::now().since(sight.asked);
                     standing.seen = Some(sight);
                 }
             }
@@ -295,7 +298,7 @@ impl Cutter {
     }
 
     fn hasten(&mut self) {
-        let now = Moment::now();
+        let now = MonotonicTime::now();
         self.master.hasten(now);
         self.hurry = self.master.again;
         self.next = self.next.min(now.plus(self.pace()));

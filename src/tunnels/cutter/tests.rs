@@ -203,7 +203,8 @@ impl Desk {
                 process: Some(*process),
                 ..usual.place.clone()
             };
-            let tunnel = Tunnel { id: id_of(*process), opened: Moment::now(), place, ..usual };
+            let tunnel =
+                Tunnel { id: id_of(*process), opened: MonotonicTime::now(), place, ..usual };
             tunnels.open(tunnel).unwrap();
         }
         let stop = CancellationToken::new();

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{Address, Gateway, Ranges};
-use crate::time::Moment;
+use crate::time::MonotonicTime;
 
 /// How often each name is resolved.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -88,14 +88,14 @@ impl Resolver {
                     }
                 }
                 Some(Ok((gateway, found))) = running.join_next() => {
-                    self.learn(&gateway, &found, &mut known, Moment::now());
+                    self.learn(&gateway, &found, &mut known, MonotonicTime::now());
                 }
                 _ = round.tick() => {
                     for gateway in self.all(&mut known) {
                         if running.len() >= AT_ONCE
                             && let Some(Ok((gateway, found))) = running.join_next().await
                         {
-                            self.learn(&gateway, &found, &mut known, Moment::now());
+                            self.learn(&gateway, &found, &mut known, MonotonicTime::now());
                         }
                         running.spawn(look_up(gateway));
                     }
@@ -105,7 +105,7 @@ impl Resolver {
     }
 
     /// Every place that some workspace still has; what is known of others is forgotten.
-    fn all(&self, known: &mut HashMap<String, Moment>) -> Vec<Arc<Gateway>> {
+    fn all(&self, known: &mut HashMap<String, MonotonicTime>) -> Vec<Arc<Gateway>> {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = Vec::new();
         places.retain(|_, place| {
@@ -121,8 +121,8 @@ impl Resolver {
         &self,
         gateway: &Gateway,
         found: &std::io::Result<Vec<Address>>,
-        known: &mut HashMap<String, Moment>,
-        now: Moment,
+        known: &mut HashMap<String, MonotonicTime>,
+        now: MonotonicTime,
     ) {
         let name = gateway.host.as_str();
         match found {
@@ -173,7 +173,7 @@ mod tests {
         let resolver = Resolver::default();
         let gateway = adopt(&resolver);
         let mut known = HashMap::new();
-        let moment = |secs| Moment::at(Duration::from_secs(secs));
+        let moment = |secs| MonotonicTime::at(Duration::from_secs(secs));
         let fails = || Err(std::io::Error::other("no such name"));
         resolver.learn(&gateway, &Ok(vec!["10.0.0.1".parse().unwrap()]), &mut known, moment(10));
         resolver.learn(&gateway, &fails(), &mut known, moment(300));
@@ -189,7 +189,12 @@ mod tests {
         let resolver = Resolver::default();
         let gateway = adopt(&resolver);
         let addresses = ["127.0.0.1", "10.0.0.1"].map(|ip| ip.parse().unwrap());
-        resolver.learn(&gateway, &Ok(addresses.to_vec()), &mut HashMap::new(), Moment::now());
+        resolver.learn(
+            &gateway,
+            &Ok(addresses.to_vec()),
+            &mut HashMap::new(),
+            MonotonicTime::now(),
+        );
         assert_eq!(gateway.address(), Some("10.0.0.1:80".parse().unwrap()));
     }
 

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    time::Moment,
+    time::MonotonicTime,
     workspaces::source::{Abilities, Event, SourceError},
 };
 
@@ -69,11 +69,11 @@ pub enum Input {
     /// It tells no more.
     WatchEnded(SourceError),
     /// A list, asked for at the moment.
-    Listed(Moment, Result<Vec<Workspace>, SourceError>),
+    Listed(MonotonicTime, Result<Vec<Workspace>, SourceError>),
     /// A workspace, asked for at the moment.
-    Read(WorkspaceId, Moment, Result<Option<Workspace>, SourceError>),
+    Read(WorkspaceId, MonotonicTime, Result<Option<Workspace>, SourceError>),
     /// The accounts, asked for at the moment.
-    Accounts(Moment, Result<Vec<Member>, SourceError>),
+    Accounts(MonotonicTime, Result<Vec<Member>, SourceError>),
     /// A request waits for this workspace.
     Wanted(WorkspaceId),
 }
@@ -106,30 +106,30 @@ pub struct Core {
     queue: VecDeque<WorkspaceId>,
     reading: usize,
     status: Status,
-    now: Moment,
+    now: MonotonicTime,
 }
 
 #[derive(Default)]
 struct Watch {
-    open: Option<Moment>,
-    connected: Option<Moment>,
-    retry_at: Moment,
+    open: Option<MonotonicTime>,
+    connected: Option<MonotonicTime>,
+    retry_at: MonotonicTime,
     failures: u32,
     /// When to list because a connection that says nothing may have been there for a while.
-    list_at: Option<Moment>,
+    list_at: Option<MonotonicTime>,
 }
 
 /// A question that is asked again and again.
 #[derive(Default)]
 struct Asking {
     running: bool,
-    due: Moment,
+    due: MonotonicTime,
     /// It is to be asked again as soon as the one under way has ended.
     again: bool,
     failures: u32,
-    started: Option<Moment>,
+    started: Option<MonotonicTime>,
     /// When the last one was asked that was answered.
-    good: Option<Moment>,
+    good: Option<MonotonicTime>,
 }
 
 /// How far the read of a workspace is.
@@ -151,9 +151,9 @@ struct Unread {
     /// Something changed after the read under way began.
     again: bool,
     /// Since when a change is unread.
-    changed: Option<Moment>,
+    changed: Option<MonotonicTime>,
     failures: u32,
-    due: Moment,
+    due: MonotonicTime,
     wanted: bool,
     /// Its workspace was closed for it.
     closed: bool,
@@ -180,7 +180,7 @@ impl Core {
             queue: VecDeque::new(),
             reading: 0,
             status: Status::default(),
-            now: Moment::default(),
+            now: MonotonicTime::default(),
         }
     }
 
@@ -201,7 +201,7 @@ impl Core {
     }
 
     /// When everything of the source will be too old.
-    fn stale_at(&self) -> Option<Moment> {
+    fn stale_at(&self) -> Option<MonotonicTime> {
         let snapshot = self.publisher.registry().snapshot_at(self.now);
         let rules = snapshot.rules(self.publisher.source())?;
         self.good().map(|good| good.plus(rules.stale_after))
@@ -211,7 +211,7 @@ impl Core {
     pub fn handle(
         &mut self,
         inputs: impl IntoIterator<Item = Input>,
-        now: Moment,
+        now: MonotonicTime,
         out: &mut Vec<Command>,
     ) {
         self.now = now;
@@ -257,7 +257,7 @@ impl Core {
 
     /// When something is to be done even if nothing happens.
     #[must_use]
-    pub fn deadline(&self) -> Moment {
+    pub fn deadline(&self) -> MonotonicTime {
         let asking = |asking: &Asking| (!asking.running).then_some(asking.due);
         let watch = match self.watch.open {
             _ if !self.abilities.watches => None,
@@ -280,7 +280,7 @@ impl Core {
             .unwrap_or_else(|| self.now.plus(self.timing.resync))
     }
 
-    fn accounts_due(&self) -> Option<Moment> {
+    fn accounts_due(&self) -> Option<MonotonicTime> {
         (self.abilities.accounts && !self.accounts.running).then_some(self.accounts.due)
     }
 
@@ -345,7 +345,7 @@ impl Core {
         self.lists.soon(self.now);
     }
 
-    fn listed(&mut self, started: Moment, result: Result<Vec<Workspace>, SourceError>) {
+    fn listed(&mut self, started: MonotonicTime, result: Result<Vec<Workspace>, SourceError>) {
         let list = match result {
             Ok(list) => list,
             Err(error) => {
@@ -391,7 +391,7 @@ impl Core {
         self.confirm();
     }
 
-    fn took_accounts(&mut self, started: Moment, result: Result<Vec<Member>, SourceError>) {
+    fn took_accounts(&mut self, started: MonotonicTime, result: Result<Vec<Member>, SourceError>) {
         match result {
             Ok(members) => {
                 self.succeeded();
@@ -409,7 +409,7 @@ impl Core {
     }
 
     /// When the source was last asked for all it knows, and answered.
-    fn good(&self) -> Option<Moment> {
+    fn good(&self) -> Option<MonotonicTime> {
         let accounts = if self.abilities.accounts { self.accounts.good } else { self.lists.good };
         self.lists.good.min(accounts)
     }
@@ -423,7 +423,7 @@ impl Core {
     fn read(
         &mut self,
         id: WorkspaceId,
-        started: Moment,
+        started: MonotonicTime,
         result: Result<Option<Workspace>, SourceError>,
         out: &mut Vec<Command>,
     ) {
@@ -558,7 +558,7 @@ impl Core {
 
     /// Closes every workspace that changed in a way nobody could read in time.
     fn close_unread(&mut self) {
-        let over = |at: Moment| self.now.since(at) >= self.timing.unread;
+        let over = |at: MonotonicTime| self.now.since(at) >= self.timing.unread;
         for (id, unread) in &mut self.reads {
             let late = unread.changed.is_some_and(over);
             if late && !unread.closed {
@@ -599,7 +599,7 @@ impl Core {
 }
 
 impl Asking {
-    fn soon(&mut self, now: Moment) {
+    fn soon(&mut self, now: MonotonicTime) {
         if self.running {
             self.again = true;
         } else if self.failures == 0 {
@@ -608,7 +608,7 @@ impl Asking {
     }
 
     /// Whether to ask now.
-    fn start(&mut self, now: Moment) -> bool {
+    fn start(&mut self, now: MonotonicTime) -> bool {
         let free = self.started.is_none_or(|at| now.since(at) >= BETWEEN_LISTS);
         if !free && self.due <= now && !self.running {
             self.due = self.started.unwrap_or(now).plus(BETWEEN_LISTS);
@@ -621,14 +621,14 @@ impl Asking {
         start
     }
 
-    fn succeeded(&mut self, started: Moment, next: Moment) {
+    fn succeeded(&mut self, started: MonotonicTime, next: MonotonicTime) {
         self.good = self.good.max(Some(started));
         self.failures = 0;
         self.running = false;
-        self.due = if std::mem::take(&mut self.again) { Moment::default() } else { next };
+        self.due = if std::mem::take(&mut self.again) { MonotonicTime::default() } else { next };
     }
 
-    fn failed(&mut self, next: Moment) {
+    fn failed(&mut self, next: MonotonicTime) {
         self.failures = self.failures.saturating_add(1);
         self.running = false;
         self.again = false;

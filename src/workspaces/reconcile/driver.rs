@@ -19,7 +19,7 @@ use super::{
     status::Status,
 };
 use crate::{
-    time::Moment,
+    time::MonotonicTime,
     workspaces::{
         WorkspaceId,
         source::{Event, Source, SourceError},
@@ -58,7 +58,7 @@ impl<S: Source> Driver<S> {
         let mut commands = Vec::new();
         let mut batch = Vec::new();
         loop {
-            let now = Moment::now();
+            let now = MonotonicTime::now();
             self.core.handle(inputs.drain(..), now, &mut commands);
             *self.status.lock().unwrap_or_else(PoisonError::into_inner) = self.core.status();
             for command in commands.drain(..) {
@@ -84,7 +84,7 @@ impl<S: Source> Driver<S> {
                     }
                 }
             }
-            let pause = self.core.deadline().since(Moment::now());
+            let pause = self.core.deadline().since(MonotonicTime::now());
             tokio::select! {
                 () = stop.cancelled() => return,
                 count = events.recv_many(&mut batch, EVENTS), if watching.is_some() => {
@@ -115,17 +115,17 @@ impl<S: Source> Driver<S> {
         }
     }
 
-    fn list(&self, now: Moment) -> impl Future<Output = Input> + use<S> {
+    fn list(&self, now: MonotonicTime) -> impl Future<Output = Input> + use<S> {
         let source = Arc::clone(&self.source);
         async move { Input::Listed(now, within(LIST_WITHIN, source.list()).await) }
     }
 
-    fn accounts(&self, now: Moment) -> impl Future<Output = Input> + use<S> {
+    fn accounts(&self, now: MonotonicTime) -> impl Future<Output = Input> + use<S> {
         let source = Arc::clone(&self.source);
         async move { Input::Accounts(now, within(LIST_WITHIN, source.accounts()).await) }
     }
 
-    fn read(&self, id: WorkspaceId, now: Moment) -> impl Future<Output = Input> + use<S> {
+    fn read(&self, id: WorkspaceId, now: MonotonicTime) -> impl Future<Output = Input> + use<S> {
         let source = Arc::clone(&self.source);
         async move {
             let result = within(READ_WITHIN, source.read(&id)).await;

@@ -14,7 +14,7 @@ use std::{
 use tokio::sync::{mpsc, watch};
 
 use super::super::WorkspaceId;
-use crate::time::Moment;
+use crate::time::MonotonicTime;
 
 /// How often the platform is asked, on average.
 const PER_SECOND: u32 = 20;
@@ -32,9 +32,9 @@ pub struct Lookup {
 
 struct State {
     running: HashMap<WorkspaceId, watch::Sender<u64>>,
-    asked: HashMap<WorkspaceId, Moment>,
+    asked: HashMap<WorkspaceId, MonotonicTime>,
     saved: f64,
-    at: Moment,
+    at: MonotonicTime,
 }
 
 impl Lookup {
@@ -46,7 +46,7 @@ impl Lookup {
             running: HashMap::new(),
             asked: HashMap::new(),
             saved: f64::from(SAVED),
-            at: Moment::default(),
+            at: MonotonicTime::default(),
         };
         (Self { questions, state: Arc::new(Mutex::new(state)) }, receiver)
     }
@@ -54,7 +54,7 @@ impl Lookup {
     /// Asks for a workspace. Returns what tells of the end of the question, or `None` when it is not
     /// to be asked now.
     #[must_use]
-    pub fn ask(&self, id: &str, now: Moment) -> Option<watch::Receiver<u64>> {
+    pub fn ask(&self, id: &str, now: MonotonicTime) -> Option<watch::Receiver<u64>> {
         let id: WorkspaceId = id.parse().ok()?;
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(running) = state.running.get(&id) {
@@ -75,7 +75,7 @@ impl Lookup {
     }
 
     /// The question has its answer, or will have none.
-    pub fn ended(&self, id: &WorkspaceId, now: Moment) {
+    pub fn ended(&self, id: &WorkspaceId, now: MonotonicTime) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.running.remove(id).is_some() {
             state.asked.insert(id.clone(), now);
@@ -87,8 +87,8 @@ impl Lookup {
 mod tests {
     use super::*;
 
-    fn at(millis: u64) -> Moment {
-        Moment::at(Duration::from_millis(millis))
+    fn at(millis: u64) -> MonotonicTime {
+        MonotonicTime::at(Duration::from_millis(millis))
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::{
     status::Health,
 };
 use crate::{
-    time::Moment,
+    time::MonotonicTime,
     workspaces::{
         Admission, Destination, Endpoint, EndpointName, Person, Phase, Protocol, Revision,
         Workspace, WorkspaceId,
@@ -61,8 +61,8 @@ enum Parcel {
     Event(u32, Event, u32),
     WatchEnd(u32),
     Connect(u32),
-    SampleRead(WorkspaceId, Moment),
-    SampleList(Moment),
+    SampleRead(WorkspaceId, MonotonicTime),
+    SampleList(MonotonicTime),
     Answer(Input),
 }
 
@@ -94,8 +94,8 @@ fn id(number: u8) -> WorkspaceId {
     format!("w{number}").parse().unwrap()
 }
 
-fn at(micros: u64) -> Moment {
-    Moment::at(Duration::from_micros(micros))
+fn at(micros: u64) -> MonotonicTime {
+    MonotonicTime::at(Duration::from_micros(micros))
 }
 
 fn described(number: u8, life: Life) -> Workspace {
@@ -224,7 +224,7 @@ impl Platform {
         let end = self.now + micros;
         loop {
             let parcel = self.parcels.peek().map(|Reverse((at, _))| *at);
-            let tick = self.core.deadline().since(Moment::default());
+            let tick = self.core.deadline().since(MonotonicTime::default());
             let tick = u64::try_from(tick.as_micros()).unwrap().max(self.now + 1000);
             let next = parcel.unwrap_or(u64::MAX).min(tick);
             if next > end {

@@ -20,7 +20,7 @@ use super::{
     Entry, Part, Registry, UndeclaredPorts, Writer,
     claims::Holder,
 };
-use crate::{time::Moment, workspaces::source::SourceId};
+use crate::{time::MonotonicTime, workspaces::source::SourceId};
 
 /// How long a workspace that went is remembered: longer than any read takes.
 const REMEMBER: Duration = Duration::from_mins(15);
@@ -58,9 +58,9 @@ enum End {
 /// A workspace that went.
 pub(super) struct Gone {
     /// When the platform was asked, or told.
-    at: Moment,
+    at: MonotonicTime,
     /// When the answer came.
-    arrived: Moment,
+    arrived: MonotonicTime,
     /// How its end was learnt.
     end: End,
     instance: Option<Box<str>>,
@@ -118,12 +118,17 @@ impl Publisher {
 
     /// Takes in what was read of a workspace; the platform was asked at `seen`, the answer came now.
     #[expect(clippy::must_use_candidate, reason = "told, not asked")]
-    pub fn observe(&self, workspace: Workspace, seen: Moment, now: Moment) -> Observed {
+    pub fn observe(
+        &self,
+        workspace: Workspace,
+        seen: MonotonicTime,
+        now: MonotonicTime,
+    ) -> Observed {
         self.write(|change| change.observe(workspace, seen, now))
     }
 
     /// Takes in what the platform, or whoever writes for it, says by itself: the newest there is.
-    pub fn set(&self, workspace: Workspace, now: Moment) {
+    pub fn set(&self, workspace: Workspace, now: MonotonicTime) {
         self.write(|change| {
             change.gone(|gone| {
                 gone.remove(&workspace.id);
@@ -133,13 +138,13 @@ impl Publisher {
     }
 
     /// The platform says that the workspace has ended.
-    pub fn end(&self, id: &WorkspaceId, at: Moment) {
+    pub fn end(&self, id: &WorkspaceId, at: MonotonicTime) {
         self.write(|change| change.remove(id, at, at, End::Reported));
     }
 
     /// The platform, asked at `seen`, does not have the workspace. Returns whether that is news.
     #[expect(clippy::must_use_candidate, reason = "told, not asked")]
-    pub fn absent(&self, id: &WorkspaceId, seen: Moment, now: Moment) -> bool {
+    pub fn absent(&self, id: &WorkspaceId, seen: MonotonicTime, now: MonotonicTime) -> bool {
         self.write(|change| {
             let known = change.find(id).map(|(part, entry)| part.seen(entry));
             let older = known.is_some_and(|known| seen < known);
@@ -165,8 +170,8 @@ impl Publisher {
     pub fn complete(
         &self,
         list: Vec<Workspace>,
-        started: Moment,
-        now: Moment,
+        started: MonotonicTime,
+        now: MonotonicTime,
         extent: ListExtent,
     ) -> Completed {
         self.write(|change| {
@@ -213,7 +218,7 @@ impl Publisher {
     }
 
     /// The source said all it knows, its directory included; it was asked at `at`.
-    pub fn confirm(&self, at: Moment) {
+    pub fn confirm(&self, at: MonotonicTime) {
         self.write(|change| {
             if let Some(part) = change.part() {
                 part.confirmed = part.confirmed.max(Some(at));
@@ -276,7 +281,12 @@ impl Change<'_> {
         part.map.get(id).map(|entry| (part, entry))
     }
 
-    fn observe(&mut self, workspace: Workspace, seen: Moment, now: Moment) -> Observed {
+    fn observe(
+        &mut self,
+        workspace: Workspace,
+        seen: MonotonicTime,
+        now: MonotonicTime,
+    ) -> Observed {
         let judge = |gone: &mut HashMap<WorkspaceId, Gone>| {
             gone.get(&workspace.id).and_then(|gone| gone.judge(&workspace, seen))
         };
@@ -304,7 +314,7 @@ impl Change<'_> {
         Observed::News
     }
 
-    fn put(&mut self, mut workspace: Workspace, seen: Moment, arrived: Moment) {
+    fn put(&mut self, mut workspace: Workspace, seen: MonotonicTime, arrived: MonotonicTime) {
         for endpoint in &mut workspace.endpoints {
             if let Destination::Gateway(gateway) = &mut endpoint.destination {
                 *gateway = self.resolver.adopt(gateway);
@@ -344,7 +354,7 @@ impl Change<'_> {
         })
     }
 
-    fn remove(&mut self, id: &WorkspaceId, at: Moment, arrived: Moment, end: End) {
+    fn remove(&mut self, id: &WorkspaceId, at: MonotonicTime, arrived: MonotonicTime, end: End) {
         let source = self.source;
         let Some(part) = self.state.get_mut(source.index()) else { return };
         let old = part.map.remove(id).map(|entry| Arc::clone(&entry.workspace));
@@ -387,7 +397,7 @@ impl Change<'_> {
 
 impl Gone {
     /// What a description that was asked for at `seen` is worth after the end, if not what it says.
-    fn judge(&self, workspace: &Workspace, seen: Moment) -> Option<Observed> {
+    fn judge(&self, workspace: &Workspace, seen: MonotonicTime) -> Option<Observed> {
         let known = self.instance.is_some()
             || self.revision.spec.is_some()
             || self.revision.status.is_some();

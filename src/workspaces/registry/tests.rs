@@ -15,8 +15,8 @@ fn one() -> Publisher {
     registry(&["one"]).remove(0)
 }
 
-fn at(secs: u64) -> Moment {
-    Moment::at(Duration::from_secs(secs))
+fn at(secs: u64) -> MonotonicTime {
+    MonotonicTime::at(Duration::from_secs(secs))
 }
 
 fn workspace(id: &str, phase: Phase) -> Workspace {
