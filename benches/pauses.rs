@@ -317,7 +317,7 @@ impl Stage {
         Switches(all)
     }
 
-    /// Ends the agent; its trail must be whole.
+    /// Ends the agent; its audit log must be whole.
     fn prove(&mut self) {
         let pid = self.agent.id();
         assert!(

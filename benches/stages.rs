@@ -143,11 +143,11 @@ fn main() {
         black_box(DecisionRecord::new(&decided, &request, &id, now));
     });
     let record = DecisionRecord::new(&decided, &request, &id, now);
-    let (trail, writer) = AuditLog::to(Box::new(sink()), 1 << 28).unwrap();
+    let (audit_log, writer) = AuditLog::to_sink(Box::new(sink()), 1 << 28).unwrap();
     time("keep a record: JSON into the buffer", || {
-        trail.keep(&record).unwrap();
+        audit_log.record(&record).unwrap();
     });
-    drop(trail);
+    drop(audit_log);
     writer.finish();
     policies(&known, now);
     tunnels(&gate, &request, &decided, now);
@@ -220,9 +220,9 @@ fn time_slow(what: &str, mut run: impl FnMut()) {
 /// What ten thousand live tunnels cost beside the requests.
 fn tunnels(gate: &Arc<Gate>, request: &Request<'_>, decided: &Response, now: Timestamp) {
     const COUNT: u32 = 10_000;
-    let (trail, writer) = AuditLog::to(Box::new(sink()), 1 << 20).unwrap();
+    let (audit_log, writer) = AuditLog::to_sink(Box::new(sink()), 1 << 20).unwrap();
     let settings = Settings { most: 100_000, ..Settings::default() };
-    let all = Tunnels::new(settings, 1, Arc::new(trail));
+    let all = Tunnels::new(settings, 1, Arc::new(audit_log));
     let mut request = *request;
     request.upgrades = 1;
     request.spot.frontend = Some(b"gate");

@@ -73,7 +73,7 @@ fn stage() {
     floor.arg("--floor").arg(directory.path());
     let mut naive = pinned("0", &this);
     naive.arg("--naive").arg(directory.path());
-    // The same with a trail on disk, one record a decision, chained and signed.
+    // The same with an audit log on disk, one record a decision, chained and signed.
     let recorded = directory.path().join("recorded");
     fs::create_dir(&recorded).unwrap();
     let text = config(idp.issuer())
@@ -96,7 +96,7 @@ fn stage() {
     }
     let driven = pinned("1", &this).arg("--drive").arg(directory.path()).status().unwrap();
     let [_, _, _, mut audited] = agents;
-    // It writes what it holds before it ends; then the whole trail is checked.
+    // It writes what it holds before it ends; then the whole audit log is checked.
     let pid = audited.0.id();
     assert!(Command::new("sh").args(["-c", &format!("kill {pid}")]).status().unwrap().success());
     audited.0.wait().unwrap();
@@ -108,8 +108,8 @@ fn stage() {
     print!("{}", String::from_utf8_lossy(&verified.stdout));
     assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
     let count: usize = fs::read_to_string(at("recorded.count")).unwrap().parse().unwrap();
-    let trail = fs::read_to_string(recorded.join("audit.jsonl")).unwrap();
-    let allowed = trail.lines().filter(|line| line.contains("\"verdict\":\"allow\"")).count();
+    let audit_log = fs::read_to_string(recorded.join("audit.jsonl")).unwrap();
+    let allowed = audit_log.lines().filter(|line| line.contains("\"verdict\":\"allow\"")).count();
     println!("{allowed} allows are on record, of {count} and those before them");
     assert!(driven.success() && allowed >= count);
 }
@@ -269,8 +269,8 @@ fn median(mut values: Vec<f64>) -> (f64, f64, f64) {
     (values[values.len() / 2], values[0], values[values.len() - 1])
 }
 
-/// With a record on disk for each decision: how many a second. How many there were is written beside the trail.
-fn with_a_trail(directory: &Path, question: &[u8]) {
+/// With a record on disk for each decision: how many a second. How many there were is written beside the audit log.
+fn with_an_audit_log(directory: &Path, question: &[u8]) {
     const DEPTH: usize = 16;
     const ROUNDS: usize = 4000;
     let pid = fs::read_to_string(directory.join("recorded.pid")).unwrap().parse().unwrap();
@@ -295,7 +295,7 @@ fn with_a_trail(directory: &Path, question: &[u8]) {
     let rate = count as f64 / start.elapsed().as_secs_f64();
     let micros = rival.cpu().saturating_sub(cpu).as_secs_f64() * 1e6 / count as f64;
     println!(
-        "with a trail on disk, depth {DEPTH}: {count} decisions, {rate:.0} a second, {micros:.2} us of CPU each with its record"
+        "with an audit log on disk, depth {DEPTH}: {count} decisions, {rate:.0} a second, {micros:.2} us of CPU each with its record"
     );
     fs::write(directory.join("recorded.count"), count.to_string()).unwrap();
 }
@@ -349,7 +349,7 @@ fn drive(directory: &Path) {
             }
         }
     }
-    with_a_trail(directory, &question);
+    with_an_audit_log(directory, &question);
     let before = rivals[0].resident_kib();
     let idle: Vec<_> = (0..IDLE_CONNECTIONS).map(|_| rivals[0].connect(true)).collect();
     let after = rivals[0].resident_kib();

@@ -84,7 +84,7 @@ pub struct Subject {
     /// What is revoked.
     pub revocations: Arc<Revocations>,
     /// Where what is done is recorded.
-    pub trail: Arc<AuditLog>,
+    pub audit_log: Arc<AuditLog>,
     /// Who is signed in, where people sign in.
     pub browser: Option<Arc<BrowserSessions>>,
     /// Live tunnels, where they are tracked.

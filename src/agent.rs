@@ -53,7 +53,7 @@ impl Server {
     pub fn bind(
         config: &AgentSettings,
         live: Arc<Live>,
-        trail: Arc<AuditLog>,
+        audit_log: Arc<AuditLog>,
         tunnels: Option<Arc<Tunnels>>,
         edge: Option<Arc<Edge>>,
     ) -> Result<Self, BindError> {
@@ -62,7 +62,7 @@ impl Server {
             listeners.extend(Listener::bind(address, config)?);
         }
         let shared = Shared {
-            handler: SpoeHandler::new(live, trail).tracking(tunnels).reusing(edge),
+            handler: SpoeHandler::new(live, audit_log).tracking(tunnels).reusing(edge),
             connections: Arc::new(Semaphore::new(config.connections)),
             waiting: Arc::new(Semaphore::new(config.waiting)),
             answer_within: config.answer_within,

@@ -2,7 +2,7 @@
 //!
 //! Records are one JSON object a line ([`Entry`]). They go into a bounded buffer that one thread takes
 //! into a chain of hashes ([`verify`] proves it) and writes to a file, standard output and syslog. When the
-//! buffer is full or the last write failed, [`AuditLog::keep`] says so, and the caller refuses the request:
+//! buffer is full or the last write failed, [`AuditLog::record`] says so, and the caller refuses the request:
 //! nothing is allowed that is not on record, unless the operator decided to count what is lost. No token,
 //! cookie or header value but the host is ever part of a record.
 
@@ -85,7 +85,7 @@ pub struct CheckpointEvery {
 /// Where records go.
 pub struct AuditLog(Arc<Shared>);
 
-/// How the trail is doing.
+/// How the audit log is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// Bytes of records that wait to be written, of so many at most.
@@ -137,7 +137,7 @@ pub struct Writer(JoinHandle<()>);
 
 /// A record could not be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotKept;
+pub struct NotRecorded;
 
 impl Default for Settings {
     fn default() -> Self {
@@ -162,7 +162,7 @@ impl Default for CheckpointEvery {
 }
 
 impl AuditLog {
-    /// Opens the trail. The chain goes on where the file ends.
+    /// Opens the audit log. The chain goes on where the file ends.
     ///
     /// # Errors
     /// The file or the key cannot be opened, another agent writes to the file, or the thread cannot be
@@ -172,11 +172,11 @@ impl AuditLog {
         Self::start(output, settings.buffer, settings.when_full)
     }
 
-    /// A trail into any sink: a chain of its own, without checkpoints.
+    /// An audit log into any sink: a chain of its own, without checkpoints.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn to(sink: Box<dyn Write + Send>, capacity: usize) -> io::Result<(Self, Writer)> {
+    pub fn to_sink(sink: Box<dyn Write + Send>, capacity: usize) -> io::Result<(Self, Writer)> {
         Self::start(writer::Output::to(sink), capacity, WhenFull::Deny)
     }
 
@@ -211,14 +211,14 @@ impl AuditLog {
     /// Keeps a record.
     ///
     /// # Errors
-    /// There is no room, the last write failed, or the trail is closed: what the record would allow must
-    /// be refused. The record waits to be written all the same where there is room and the trail is open.
-    /// With [`WhenFull::Count`], only a trail that is closed says so.
-    pub fn keep(&self, record: &impl Entry) -> Result<(), NotKept> {
+    /// There is no room, the last write failed, or the audit log is closed: what the record would allow must
+    /// be refused. The record waits to be written all the same where there is room and the audit log is open.
+    /// With [`WhenFull::Count`], only an audit log that is closed says so.
+    pub fn record(&self, record: &impl Entry) -> Result<(), NotRecorded> {
         let shared = &*self.0;
         let mut waiting = shared.lock();
         if waiting.closed {
-            return Err(NotKept);
+            return Err(NotRecorded);
         }
         let start = waiting.lines.len();
         record.write(&mut waiting.lines);
@@ -227,7 +227,7 @@ impl AuditLog {
             waiting.lines.truncate(start);
             waiting.lost += 1;
             shared.lost.store(waiting.lost, Ordering::Relaxed);
-            return if counts { Ok(()) } else { Err(NotKept) };
+            return if counts { Ok(()) } else { Err(NotRecorded) };
         }
         let wake = match waiting.writer {
             WriterState::Idle => true,
@@ -242,7 +242,7 @@ impl AuditLog {
         if wake {
             shared.wake.notify_one();
         }
-        if shared.broken.load(Ordering::Acquire) && !counts { Err(NotKept) } else { Ok(()) }
+        if shared.broken.load(Ordering::Acquire) && !counts { Err(NotRecorded) } else { Ok(()) }
     }
 
     /// Takes no further record: [`Writer::finish`] then ends once what is kept is written.
@@ -277,7 +277,7 @@ impl Drop for AuditLog {
 }
 
 impl Writer {
-    /// Waits until everything is written. Call it after [`AuditLog::close`], or after the trail is dropped.
+    /// Waits until everything is written. Call it after [`AuditLog::close`], or after the audit log is dropped.
     pub fn finish(self) {
         if self.0.join().is_err() {
             error!("the thread that writes the audit log panicked: please report the lines above");
@@ -348,17 +348,17 @@ mod tests {
     fn a5_a_full_buffer_is_told_and_nothing_kept_is_lost() {
         let (go, gate) = mpsc::channel();
         let (sink, written) = mpsc::channel();
-        let (trail, writer) = AuditLog::to(Box::new(Slow(gate, sink)), 2000).unwrap();
+        let (audit_log, writer) = AuditLog::to_sink(Box::new(Slow(gate, sink)), 2000).unwrap();
         let text = [0xff; 5000];
         let (mut kept, mut refused) = (0, 0);
         while refused < 3 {
-            match trail.keep(&TestEntry(AuditEvent::Start, &text)) {
+            match audit_log.record(&TestEntry(AuditEvent::Start, &text)) {
                 Ok(()) => kept += 1,
-                Err(NotKept) => refused += 1,
+                Err(NotRecorded) => refused += 1,
             }
         }
-        assert_eq!(trail.lost(), 3);
-        drop(trail);
+        assert_eq!(audit_log.lost(), 3);
+        drop(audit_log);
         drop((0..100).map(|_| go.send(())).collect::<Vec<_>>());
         writer.finish();
         let all: Vec<u8> = written.iter().flatten().collect();
@@ -387,10 +387,11 @@ mod tests {
             }
         }
         let fails = Arc::new(AtomicBool::new(true));
-        let (trail, writer) = AuditLog::to(Box::new(Flaky(Arc::clone(&fails))), 1 << 20).unwrap();
+        let (audit_log, writer) =
+            AuditLog::to_sink(Box::new(Flaky(Arc::clone(&fails))), 1 << 20).unwrap();
         let keep = || {
             std::thread::sleep(Duration::from_millis(1));
-            trail.keep(&TestEntry(AuditEvent::Start, b"x"))
+            audit_log.record(&TestEntry(AuditEvent::Start, b"x"))
         };
         let deadline = std::time::Instant::now() + Duration::from_secs(10);
         while keep().is_ok() {
@@ -400,7 +401,7 @@ mod tests {
         while keep().is_err() {
             assert!(std::time::Instant::now() < deadline, "the recovery is not told");
         }
-        drop(trail);
+        drop(audit_log);
         writer.finish();
     }
 
@@ -420,15 +421,15 @@ mod tests {
     #[test]
     fn r2_records_that_come_close_together_are_written_together() {
         let (sink, told) = mpsc::channel();
-        let (trail, writer) = AuditLog::to(Box::new(Counting(sink)), 1 << 20).unwrap();
+        let (audit_log, writer) = AuditLog::to_sink(Box::new(Counting(sink)), 1 << 20).unwrap();
         told.recv().unwrap();
         let start = std::time::Instant::now();
         for _ in 0..300 {
-            trail.keep(&TestEntry(AuditEvent::Start, b"x")).unwrap();
+            audit_log.record(&TestEntry(AuditEvent::Start, b"x")).unwrap();
             std::thread::sleep(Duration::from_millis(1));
         }
         let took = start.elapsed();
-        drop(trail);
+        drop(audit_log);
         writer.finish();
         // Each write is at least the time of collecting after the one before.
         let count = u128::try_from(told.iter().count()).unwrap();

@@ -57,7 +57,7 @@ enum Command {
     Sessions(SessionsArgs),
     /// Shows what the running agent knows of workspaces and of their sources
     Workspaces(WorkspacesArgs),
-    /// Proves, searches and exports the audit trail, without the agent
+    /// Proves, searches and exports the audit log, without the agent
     #[command(subcommand)]
     Audit(audit::Command),
     /// Tests policies, prints their schema, and asks them about a recorded past, without the agent
@@ -237,7 +237,7 @@ struct RevokeArgs {
     /// Only what the subject was issued before: "now", or seconds since 1970 as in 'iat'
     #[arg(long, value_name = "TIME", requires = "subject")]
     before: Option<String>,
-    /// Why; kept with the revocation and in the audit trail
+    /// Why; kept with the revocation and in the audit log
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
     /// Takes the revocation back

@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Logs go to standard error; `RUST_LOG` sets their level. Standard output is for the audit trail.
+/// Logs go to standard error; `RUST_LOG` sets their level. Standard output is for the audit log.
 fn start_logs(level: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);

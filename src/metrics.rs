@@ -93,7 +93,7 @@ metrics! {
     AUDIT_CAPACITY = "gauge" "audit_capacity_bytes" [] "How much of them may wait";
     AUDIT_RECORDS = "counter" "audit_records_total" [] "Records written";
     AUDIT_LOST = "counter" "audit_lost_total" [] "Records that found no room";
-    AUDIT_BROKEN = "gauge" "audit_broken" [] "Whether the audit trail cannot be written";
+    AUDIT_BROKEN = "gauge" "audit_broken" [] "Whether the audit log cannot be written";
 }
 
 /// The upper bounds of the histogram, in microseconds.

@@ -166,7 +166,7 @@ pub struct Tunnel {
     pub path: Option<Box<[u8]>>,
     /// Where it leads.
     pub route: Option<Route>,
-    /// The client, as the audit trail knows it.
+    /// The client, as the audit log knows it.
     pub client: Option<IpAddr>,
     /// When it was allowed.
     pub since: Timestamp,

@@ -33,7 +33,7 @@ echo "sanitize: AddressSanitizer, $(sed -n 's/^test result: ok. \([0-9]* passed\
 
 if [ "${THREADS:-}" = 1 ]; then
     # The standard library comes without its sources and so without instrumentation: what waits for its condition
-    # variables (the audit trail, the test harness) looks like a race, and is left out.
+    # variables (the audit log, the test harness) looks like a race, and is left out.
     printf 'race:identity_spoa::audit\nrace:^test::\nrace:test::event\nrace:std::sync::mpmc\n' \
         >target/sanitize/suppressions
     CARGO_TARGET_DIR=target/sanitize/threads \

@@ -28,7 +28,7 @@ use crate::{
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Readiness {
     /// Whether requests can be allowed at all: one issuer has keys, one source has said all it knows, and
-    /// the audit trail can be written.
+    /// the audit log can be written.
     pub ready: bool,
     /// Each part, with what is wrong with it.
     pub checks: Vec<Check>,
@@ -139,13 +139,13 @@ impl Shared {
             }
             checks.push(Check { part: "source".into(), name: source.name, ok, reason });
         }
-        let audit = self.trail.status();
+        let audit = self.audit_log.status();
         let reason = if audit.broken {
             "cannot be written: see the log".to_owned()
         } else {
             format!("{} records written, {} lost", audit.written, audit.lost)
         };
-        let name = "trail".to_owned();
+        let name = "log".to_owned();
         checks.push(Check { part: "audit".into(), name, ok: !audit.broken, reason });
         // One that works is enough: an agent that serves some people is better than none.
         let works = |part: &str| {
@@ -188,7 +188,7 @@ pub(super) fn render(shared: &Shared) -> String {
     to.single(&metrics::REUSE_REUSED, reuse.reused);
     to.single(&metrics::REUSE_ENDED, reuse.ended);
     to.single(&metrics::REVOCATIONS, shared.revocations.len());
-    let audit = shared.trail.status();
+    let audit = shared.audit_log.status();
     to.single(&metrics::AUDIT_WAITING, audit.waiting);
     to.single(&metrics::AUDIT_CAPACITY, audit.capacity);
     to.single(&metrics::AUDIT_RECORDS, audit.written);

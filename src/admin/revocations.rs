@@ -86,7 +86,7 @@ async fn change(
             );
             let record =
                 RevocationEvent { time: Timestamp::now(), event, uid: caller.uid, revocation };
-            if shared.trail.keep(&record).is_err() {
+            if shared.audit_log.record(&record).is_err() {
                 error!(
                     event = event.id(),
                     "recording an event failed: the audit log has no room or cannot be written"

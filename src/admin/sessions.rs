@@ -136,7 +136,7 @@ pub(super) async fn end(
                 uid: caller.uid,
                 ..SessionEvent::default()
             };
-            record.keep(&shared.trail, &shared.live.load().metrics);
+            record.record(&shared.audit_log, &shared.live.load().metrics);
         }
         let views: Vec<_> = over.iter().map(|session| view(session)).collect();
         (views, told.err())

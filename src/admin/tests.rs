@@ -34,7 +34,7 @@ impl Api {
 
     fn with(change: impl FnOnce(&mut Subject)) -> Self {
         let mut scene = Scene::new();
-        let (log, writer) = AuditLog::to(Box::new(sink()), 1 << 20).unwrap();
+        let (log, writer) = AuditLog::to_sink(Box::new(sink()), 1 << 20).unwrap();
         let log = Arc::new(log);
         let leases = Leases::new(scene.publisher.clone(), Duration::from_mins(1));
         scene.gate.watched.push(WatchedSource {
@@ -47,7 +47,7 @@ impl Api {
             browser: scene.gate.browser.clone(),
             live: Arc::new(Live::new(Arc::new(scene.gate))),
             tunnels: Some(Arc::new(Tunnels::new(Settings::default(), 1, Arc::clone(&log)))),
-            trail: log,
+            audit_log: log,
             edge: None,
         };
         change(&mut subject);

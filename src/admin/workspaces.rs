@@ -322,7 +322,7 @@ fn record(
 ) {
     let time = Timestamp::now();
     let record = WorkspaceEvent { time, event, uid: caller.uid, source, workspace, revision };
-    if shared.trail.keep(&record).is_err() {
+    if shared.audit_log.record(&record).is_err() {
         error!(
             event = event.id(),
             "recording an event failed: the audit log has no room or cannot be written"

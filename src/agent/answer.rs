@@ -42,7 +42,7 @@ use crate::{
 pub struct SpoeHandler {
     live: Arc<Live>,
     metrics: Arc<Metrics>,
-    trail: Arc<AuditLog>,
+    audit_log: Arc<AuditLog>,
     tunnels: Option<Arc<Tunnels>>,
     edge: Option<Arc<Edge>>,
     run: u32,
@@ -72,12 +72,12 @@ struct Unrecorded;
 impl SpoeHandler {
     /// A handler; its decisions carry a random number that tells this run of the agent from others.
     #[must_use]
-    pub fn new(live: Arc<Live>, trail: Arc<AuditLog>) -> Self {
+    pub fn new(live: Arc<Live>, audit_log: Arc<AuditLog>) -> Self {
         let mut run = [0; 4];
         // Without random numbers the time alone tells runs apart.
         let _ = aws_lc_rs::rand::fill(&mut run);
         let (metrics, run) = (Arc::clone(&live.load().metrics), u32::from_be_bytes(run));
-        Self { live, metrics, trail, tunnels: None, edge: None, run, count: AtomicU64::new(0) }
+        Self { live, metrics, audit_log, tunnels: None, edge: None, run, count: AtomicU64::new(0) }
     }
 
     /// The same, which tracks what it allows to last.
@@ -254,7 +254,7 @@ impl SpoeHandler {
     ) -> Result<(), Unrecorded> {
         let Exchange { request, id, batch, .. } = *exchange;
         let record = DecisionRecord::new(response, request, id, batch.now);
-        let mut kept = self.trail.keep(&record.made(batch.gate.versions, latency)).is_ok();
+        let mut kept = self.audit_log.record(&record.made(batch.gate.versions, latency)).is_ok();
         if let (Some(tunnels), Opening::Tunnel) = (&self.tunnels, opening) {
             let allowed = kept && response.decision.verdict() == Verdict::Allow;
             kept = allowed && tunnels.record_opening(id).is_ok();

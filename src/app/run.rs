@@ -73,13 +73,13 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
     // Read before the first question comes; a broken file is no reason not to start, and is followed.
     feeds.load_files();
     let audit = config.audit.file.as_deref();
-    let (trail, writer) = AuditLog::open(&config.audit)
-        .with_context(|| format!("cannot open the audit trail {audit:?}"))?;
+    let (audit_log, writer) = AuditLog::open(&config.audit)
+        .with_context(|| format!("cannot open the audit log {audit:?}"))?;
     let gate = Arc::new(gate);
     let live = Arc::new(Live::new(Arc::clone(&gate)));
-    let trail = Arc::new(trail);
+    let audit_log = Arc::new(audit_log);
     for provider in parts.providers() {
-        record_keys(provider, &trail);
+        record_keys(provider, &audit_log);
     }
     let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
     if let Some(browser) = &gate.browser
@@ -92,13 +92,13 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
         // Tunnels of the agent before this one belong to sessions that are in the store.
         shared.heard(STORE_AT_START).await;
     }
-    let tunnels = tunnels::build(&config, &gate, &trail);
+    let tunnels = tunnels::build(&config, &gate, &audit_log);
     let sockets = config.haproxy.as_ref().map_or(&[][..], |haproxy| &haproxy.sockets);
     let edge = config.agent.reuse.map(|longest| Arc::new(Edge::new(longest, sockets.len())));
     let subject = Arc::new(Subject {
         live: Arc::clone(&live),
         revocations: Arc::clone(&gate.revocations),
-        trail: Arc::clone(&trail),
+        audit_log: Arc::clone(&audit_log),
         browser: gate.browser.clone(),
         tunnels: tunnels.clone(),
         edge: edge.clone(),
@@ -109,7 +109,7 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
         })?),
         None => None,
     };
-    let (asked, kept) = (Arc::clone(&live), Arc::clone(&trail));
+    let (asked, kept) = (Arc::clone(&live), Arc::clone(&audit_log));
     let server = {
         // Its sockets belong to the runtime that decides.
         let _entered = requests.enter();
@@ -154,17 +154,17 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
         let listener =
             web::bind(address).with_context(|| format!("[sign_in] cannot listen at {address}"))?;
         let (sign_in, live) = (Arc::clone(sign_in), Arc::clone(&live));
-        let (used, trail) = (Used::new(sign_in.browser.shared.clone()), Arc::clone(&trail));
+        let (used, audit_log) = (Used::new(sign_in.browser.shared.clone()), Arc::clone(&audit_log));
         if about.refresh.is_some() {
             let (sign_in, live) = (Arc::clone(&sign_in), Arc::clone(&live));
-            let trail = Arc::clone(&trail);
-            tasks.spawn(Refresher { sign_in, live, trail }.run(stop.clone()));
+            let audit_log = Arc::clone(&audit_log);
+            tasks.spawn(Refresher { sign_in, live, audit_log }.run(stop.clone()));
         }
-        let web = Web { sign_in, live, used, trail };
+        let web = Web { sign_in, live, used, audit_log };
         info!(address = %listener.local_addr()?, host = %about.places.login, "sign-in pages");
         tasks.spawn(web.serve(listener, stop.clone()));
     }
-    record(&trail, &gate, AuditEvent::Start, None);
+    record(&audit_log, &gate, AuditEvent::Start, None);
     drop(gate);
     let follow_file = config.agent.follow_file;
     let reloader = Reloader {
@@ -173,7 +173,7 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
         parts: Arc::new(parts),
         live: Arc::clone(&live),
         sign_in,
-        trail: Arc::clone(&trail),
+        audit_log: Arc::clone(&audit_log),
         tasks: of_gate,
     };
     let reloading = tokio::spawn(reloader.run(hangup, follow_file));
@@ -191,17 +191,17 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
     if let Some((tunnels, path)) = handed_over {
         tunnels::hand_over(&tunnels, &path);
     }
-    record(&trail, &live.load(), AuditEvent::Stop, Some(signal));
+    record(&audit_log, &live.load(), AuditEvent::Stop, Some(signal));
     // Whatever still runs gets nothing on record any more, and so allows nothing.
-    trail.close();
+    audit_log.close();
     writer.finish();
     Ok(())
 }
 
 /// Records what the agent itself does.
-fn record(trail: &AuditLog, gate: &Gate, event: AuditEvent, note: Option<&str>) {
+fn record(audit_log: &AuditLog, gate: &Gate, event: AuditEvent, note: Option<&str>) {
     let record = AgentEvent { time: Timestamp::now(), event, versions: gate.versions, note };
-    if trail.keep(&record).is_err() {
+    if audit_log.record(&record).is_err() {
         error!(
             event = event.id(),
             "recording an event failed: the audit log has no room or cannot be written"
@@ -210,8 +210,8 @@ fn record(trail: &AuditLog, gate: &Gate, event: AuditEvent, note: Option<&str>) 
 }
 
 /// Records the keys of an issuer, and each change of them.
-fn record_keys(provider: &Provider, trail: &Arc<AuditLog>) {
-    let trail = Arc::clone(trail);
+fn record_keys(provider: &Provider, audit_log: &Arc<AuditLog>) {
+    let audit_log = Arc::clone(audit_log);
     provider.on_change(move |profile, set, before| {
         let act = KeySetEvent {
             time: Timestamp::now(),
@@ -220,7 +220,7 @@ fn record_keys(provider: &Provider, trail: &Arc<AuditLog>) {
             before: before.map(|before| Fingerprint::of_digest(before.digest())),
             keys: set.len(),
         };
-        if trail.keep(&act).is_err() {
+        if audit_log.record(&act).is_err() {
             error!(issuer = act.issuer, "recording the new keys of an issuer failed: the audit log has no room or cannot be written");
         }
     });

@@ -16,7 +16,11 @@ use crate::{
 use std::path::Path;
 
 /// The table of tunnels with what the agent before this one left, where HAProxy can be reached.
-pub(super) fn build(config: &Config, gate: &Gate, trail: &Arc<AuditLog>) -> Option<Arc<Tunnels>> {
+pub(super) fn build(
+    config: &Config,
+    gate: &Gate,
+    audit_log: &Arc<AuditLog>,
+) -> Option<Arc<Tunnels>> {
     let Some(haproxy) = &config.haproxy else {
         warn!(
             "the configuration has no [haproxy]: WebSockets, streams and downloads that were allowed continue after access has ended"
@@ -25,7 +29,7 @@ pub(super) fn build(config: &Config, gate: &Gate, trail: &Arc<AuditLog>) -> Opti
     };
     let frontends = haproxy.frontends.clone();
     let settings = Settings { frontends, ..config.tunnels.settings.clone() };
-    let tunnels = Tunnels::new(settings, haproxy.sockets.len(), Arc::clone(trail));
+    let tunnels = Tunnels::new(settings, haproxy.sockets.len(), Arc::clone(audit_log));
     let tunnels = tunnels.reusing(config.agent.reuse);
     let tunnels = Arc::new(match &config.tunnels.file {
         Some(path) => tunnels.with_journal(path),

@@ -1,6 +1,6 @@
 //! The chain: each record carries a number and a hash over itself and the hash before.
 //!
-//! A line of the trail is `{"seq":N,"up_ms":M,…,"hash":"H"}`. Its canonical form is the line without the
+//! A line of the audit log is `{"seq":N,"up_ms":M,…,"hash":"H"}`. Its canonical form is the line without the
 //! member `hash` and without the line's end; H is SHA-256 over the 32 bytes of the hash before and the
 //! canonical form. Nothing needs to be parsed to be proved, and a shell can do it.
 
@@ -87,7 +87,7 @@ impl Chain {
         self.next = self.next.saturating_add(1);
     }
 
-    /// Appends a record that the trail makes of itself.
+    /// Appends a record that the audit log makes of itself.
     pub(super) fn note(
         &mut self,
         event: AuditEvent,

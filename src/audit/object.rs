@@ -6,7 +6,7 @@ use std::{fmt, io::Write as _};
 use crate::fingerprint::Fingerprint;
 
 /// The longest text of a stranger that is kept, in bytes before escaping: a host name. With everything
-/// escaped, a line of the trail stays below 8 KiB.
+/// escaped, a line of the audit log stays below 8 KiB.
 pub(super) const MAX_FOREIGN: usize = 253;
 /// The longest text of anybody else, such as a user's name, in bytes before escaping.
 pub(super) const MAX_TEXT: usize = 512;

@@ -1,4 +1,4 @@
-//! Looks through a trail: who reached what, and when.
+//! Looks through an audit log: who reached what, and when.
 
 use std::{collections::BTreeMap, io, path::PathBuf};
 

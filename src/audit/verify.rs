@@ -1,4 +1,4 @@
-//! Proves that a trail is whole, offline: nothing edited, removed, added, reordered or cut off.
+//! Proves that an audit log is whole, offline: nothing edited, removed, added, reordered or cut off.
 //!
 //! The chain shows every change inside; the signatures of checkpoints show a chain that was made anew; a
 //! checkpoint that was kept elsewhere shows an end that was cut off.
@@ -38,7 +38,7 @@ pub struct Trusted {
     pub partial: bool,
 }
 
-/// A checkpoint, as it stands in the trail.
+/// A checkpoint, as it stands in the audit log.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Checkpoint {
     seq: u64,
@@ -64,7 +64,7 @@ pub struct Report {
     pub after_checkpoint: u64,
     /// Records that the agent says were lost.
     pub lost: u64,
-    /// How often the agent ended without closing the trail.
+    /// How often the agent ended without closing the audit log.
     pub crashes: u64,
     /// Whether the last record says that nothing is missing after it.
     pub ended: bool,
@@ -100,7 +100,7 @@ impl Report {
 }
 
 impl Checkpoint {
-    /// Reads checkpoints from lines of a trail; other records are passed over.
+    /// Reads checkpoints from lines of an audit log; other records are passed over.
     ///
     /// # Errors
     /// The line that is no JSON.
@@ -290,7 +290,7 @@ impl<'t> Verifier<'t> {
         } else {
             if seq != 1 && !self.trusted.partial {
                 self.problem(format!(
-                    "the trail begins with record {seq}: older files are missing (with --partial this is no problem)"
+                    "the audit log begins with record {seq}: older files are missing (with --partial this is no problem)"
                 ));
             }
             // The first record of a file names the hash before it.
@@ -358,7 +358,7 @@ impl<'t> Verifier<'t> {
     fn settle_torn(&mut self) {
         let Some((_, line)) = self.torn.take() else { return };
         let here = std::mem::replace(&mut self.line, line);
-        self.problem("this is no record of the trail: changed, added, or torn by a crash");
+        self.problem("this is no record of the audit log: changed, added, or torn by a crash");
         self.line = here;
     }
 

@@ -134,10 +134,10 @@ impl Output {
         }
     }
 
-    /// Writes until the trail is closed and everything is written.
+    /// Writes until the audit log is closed and everything is written.
     pub(super) fn run(mut self, shared: &Shared) {
         let mut batch = Vec::with_capacity(shared.capacity);
-        // That the trail was opened is on record whether anything follows or not.
+        // That the audit log was opened is on record whether anything follows or not.
         self.deliver(shared);
         loop {
             let (lost, closed) = self.wait(shared, &mut batch);

@@ -184,7 +184,7 @@ impl Reason {
         all.find(|reason| reason.id() == id)
     }
 
-    /// The stable id: what HAProxy, the audit trail and the documentation call it.
+    /// The stable id: what HAProxy, the audit log and the documentation call it.
     #[must_use]
     pub const fn id(self) -> &'static str {
         self.row().0

@@ -35,8 +35,8 @@ pub(super) enum Command {
 }
 
 #[derive(Debug, Args)]
-pub(super) struct Trail {
-    /// Files of the trail, in any order
+pub(super) struct LogFiles {
+    /// Files of the audit log, in any order
     files: Vec<PathBuf>,
     /// The agent's configuration: its audit file and what was rotated away from it
     #[arg(long, value_name = "FILE", conflicts_with = "files")]
@@ -46,11 +46,11 @@ pub(super) struct Trail {
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
     #[command(flatten)]
-    trail: Trail,
+    audit_log: LogFiles,
     /// A public key that checkpoints must be signed by; several when the key was replaced
     #[arg(long, value_name = "FILE")]
     public_key: Vec<PathBuf>,
-    /// Checkpoints that were kept elsewhere: lines of the trail, others are passed over
+    /// Checkpoints that were kept elsewhere: lines of the audit log, others are passed over
     #[arg(long, value_name = "FILE")]
     checkpoint: Vec<PathBuf>,
     /// Older files were removed on purpose
@@ -89,7 +89,7 @@ pub(super) struct FilterArgs {
 #[derive(Debug, Args)]
 pub(super) struct QueryArgs {
     #[command(flatten)]
-    trail: Trail,
+    audit_log: LogFiles,
     #[command(flatten)]
     filter: FilterArgs,
     /// The records themselves, one JSON object a line
@@ -100,7 +100,7 @@ pub(super) struct QueryArgs {
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
     #[command(flatten)]
-    trail: Trail,
+    audit_log: LogFiles,
     #[command(flatten)]
     filter: FilterArgs,
     /// How it is written
@@ -196,11 +196,11 @@ pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
-impl Trail {
+impl LogFiles {
     fn files(&self) -> anyhow::Result<Vec<PathBuf>> {
         let Some(config) = &self.config else {
             if self.files.is_empty() {
-                bail!("expected the files of the trail, or --config");
+                bail!("expected the files of the audit log, or --config");
             }
             return Ok(self.files.clone());
         };
@@ -224,14 +224,14 @@ fn check(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
         let text = std::fs::read_to_string(path)
             .with_context(|| format!("cannot read {}", path.display()))?;
         let found = Checkpoint::read_all(&text).map_err(|(line, error)| {
-            anyhow::anyhow!("{}:{line}: not a line of a trail: {error}", path.display())
+            anyhow::anyhow!("{}:{line}: not a line of an audit log: {error}", path.display())
         })?;
         if found.is_empty() {
             bail!("{}: there is no checkpoint in it", path.display());
         }
         trusted.checkpoints.extend(found);
     }
-    let report = verify(&args.trail.files()?, &trusted)?;
+    let report = verify(&args.audit_log.files()?, &trusted)?;
     let mut out = io::stdout().lock();
     if args.json {
         writeln!(out, "{}", as_json(&report))?;
@@ -351,7 +351,7 @@ pub(super) fn warn_of(unreadable: u64) -> io::Result<()> {
 }
 
 fn query(args: &QueryArgs) -> anyhow::Result<()> {
-    let (files, filter) = (args.trail.files()?, args.filter.filter()?);
+    let (files, filter) = (args.audit_log.files()?, args.filter.filter()?);
     let mut out = BufWriter::new(io::stdout().lock());
     let unreadable = select(&files, &filter, |record, line| {
         if args.json {
@@ -389,7 +389,7 @@ fn query(args: &QueryArgs) -> anyhow::Result<()> {
 }
 
 fn export(args: &ExportArgs) -> anyhow::Result<()> {
-    let (files, filter) = (args.trail.files()?, args.filter.filter()?);
+    let (files, filter) = (args.audit_log.files()?, args.filter.filter()?);
     let mut out = BufWriter::new(io::stdout().lock());
     let csv = args.format == Format::Csv;
     if csv {

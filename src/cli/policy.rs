@@ -59,7 +59,7 @@ pub(super) struct TestArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ReplayArgs {
-    /// A file of the audit trail; several may be given
+    /// A file of the audit log; several may be given
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     audit: Vec<PathBuf>,
     /// The directory of the policies; those that the configuration enforces unless given

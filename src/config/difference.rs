@@ -1,4 +1,4 @@
-//! What differs between two versions of a configuration, for the log and for the audit trail, and whether that
+//! What differs between two versions of a configuration, for the log and for the audit log, and whether that
 //! needs a restart.
 //!
 //! The typed values of both are compared, key by key: comments and order are no difference. No key of a

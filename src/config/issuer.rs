@@ -37,7 +37,7 @@ use preset::Preset;
 table! {
     /// An identity provider whose tokens are accepted.
     IssuerTable = "issuer", repeated;
-    /// What lists of workspaces, logs and the audit trail call it.
+    /// What lists of workspaces, logs and the audit log call it.
     name: required Word, example("\"example\"");
     /// Its identifier, to the letter as in the tokens (`iss`); an https URL. Some presets know it.
     issuer: optional Parsed<IssuerUrl>, used("\"https://idp.example.com\"");

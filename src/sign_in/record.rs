@@ -49,8 +49,8 @@ impl Entry for SessionEvent<'_> {
 
 impl SessionEvent<'_> {
     /// Records and counts it. Returns whether it is on record.
-    pub fn keep(&self, log: &AuditLog, metrics: &Metrics) -> bool {
-        let kept = log.keep(self).is_ok();
+    pub fn record(&self, log: &AuditLog, metrics: &Metrics) -> bool {
+        let kept = log.record(self).is_ok();
         metrics.session_event(self.event);
         if !kept {
             error!(

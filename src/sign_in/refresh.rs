@@ -39,7 +39,7 @@ pub struct Refresher {
     /// Knows who is asked, what is revoked, and the platforms' directories.
     pub live: Arc<Live>,
     /// Where what happens to sessions is recorded.
-    pub trail: Arc<AuditLog>,
+    pub audit_log: Arc<AuditLog>,
 }
 
 impl Refresher {
@@ -165,6 +165,6 @@ impl Refresher {
     fn record(&self, event: AuditEvent, identity: &Identity) {
         let (time, identity) = (Timestamp::now(), Some(identity));
         let event = SessionEvent { time, event, identity, ..SessionEvent::default() };
-        event.keep(&self.trail, &self.live.load().metrics);
+        event.record(&self.audit_log, &self.live.load().metrics);
     }
 }

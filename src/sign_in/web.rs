@@ -62,7 +62,7 @@ pub struct Web {
     /// What was used.
     pub used: Used,
     /// Where what happens to sessions is recorded.
-    pub trail: Arc<AuditLog>,
+    pub audit_log: Arc<AuditLog>,
 }
 
 type Shared = State<Arc<Web>>;
@@ -167,7 +167,7 @@ impl Web {
     }
 
     fn keep(&self, event: &SessionEvent) -> bool {
-        event.keep(&self.trail, &self.live.load().metrics)
+        event.record(&self.audit_log, &self.live.load().metrics)
     }
 
     /// Whether this is the login host.

@@ -37,7 +37,7 @@ const BATCH: usize = 512;
 const GATHER: Duration = Duration::from_secs(1);
 /// How long the collector may take for a batch.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest unique id that is kept, in bytes, as in the audit trail.
+/// The longest unique id that is kept, in bytes, as in the audit log.
 const MAX_UNIQUE_ID: usize = 128;
 
 /// Why no traces can be sent.

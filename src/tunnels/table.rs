@@ -46,7 +46,7 @@ const OUT_OF_REACH: Duration = Duration::from_hours(1);
 /// The table.
 pub struct Tunnels {
     pub(super) settings: Settings,
-    trail: Arc<AuditLog>,
+    audit_log: Arc<AuditLog>,
     /// Where each opening is put down, so that it outlives this process; nowhere unless configured.
     journal: Option<Journal>,
     state: Mutex<State>,
@@ -158,7 +158,7 @@ fn of_one_client(ip: IpAddr) -> IpAddr {
 impl Tunnels {
     /// No tunnels yet, of HAProxies with so many sockets.
     #[must_use]
-    pub fn new(settings: Settings, sockets: usize, trail: Arc<AuditLog>) -> Self {
+    pub fn new(settings: Settings, sockets: usize, audit_log: Arc<AuditLog>) -> Self {
         let state = State {
             frontends: settings.frontends.iter().cloned().collect(),
             rounds: (0..sockets).map(|_| None).collect(),
@@ -167,7 +167,7 @@ impl Tunnels {
         };
         Self {
             settings,
-            trail,
+            audit_log,
             journal: None,
             state: Mutex::new(state),
             recent: Recent::new(),
@@ -450,7 +450,7 @@ impl Tunnels {
         error: Option<&str>,
     ) -> bool {
         let record = TunnelEvent { time: Timestamp::now(), event, tunnel, cause, error };
-        let kept = self.trail.keep(&record).is_ok();
+        let kept = self.audit_log.record(&record).is_ok();
         if !kept {
             error!(event = event.id(), decision_id = %tunnel.id, "recording an event failed: the audit log has no room or cannot be written");
         }
@@ -461,7 +461,7 @@ impl Tunnels {
     pub(super) fn record_stranger(&self, detail: &Detail, process: u32, cause: Cause) {
         self.counts.cut.fetch_add(1, Ordering::Relaxed);
         let record = StreamTerminated { time: Timestamp::now(), detail, process, cause };
-        if self.trail.keep(&record).is_err() {
+        if self.audit_log.record(&record).is_err() {
             error!(
                 "recording the end of an unknown tunnel failed: the audit log has no room or cannot be written"
             );
@@ -505,7 +505,7 @@ impl Tunnels {
         }
     }
 
-    /// Keeps the record of one that was opened, in the audit trail and for an agent that follows this one.
+    /// Keeps the record of one that was opened, in the audit log and for an agent that follows this one.
     ///
     /// # Errors
     /// It is not on record, and must not be opened.

@@ -154,9 +154,10 @@ fn c7_an_open_tunnel_keeps_its_session_awake_and_not_beyond_its_end() {
 
 #[test]
 fn strangers_take_no_place_of_peoples_and_one_client_has_one_share() {
-    let (trail, _writer) = crate::audit::AuditLog::to(Box::new(std::io::sink()), 1 << 20).unwrap();
+    let (audit_log, _writer) =
+        crate::audit::AuditLog::to_sink(Box::new(std::io::sink()), 1 << 20).unwrap();
     let settings = Settings { most: 16, ..Settings::default() };
-    let tunnels = Tunnels::new(settings, 0, Arc::new(trail));
+    let tunnels = Tunnels::new(settings, 0, Arc::new(audit_log));
     let mut count = 0;
     let mut open = |subject: Option<&str>, client: &str| {
         count += 1;

@@ -1,5 +1,5 @@
 //! A decision about a remembered token allocates nothing: not in the codec, not in the stages, not in
-//! the record. Counted over the whole process, the thread that writes the trail included.
+//! the record. Counted over the whole process, the thread that writes the audit log included.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test")]
 

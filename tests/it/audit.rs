@@ -1,4 +1,4 @@
-//! The audit trail of the running agent, and the commands that read it.
+//! The audit log of the running agent, and the commands that read it.
 
 use std::{
     path::Path,
@@ -84,7 +84,7 @@ async fn a3_the_agents_own_acts_and_new_keys_are_on_record() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a4_a_trail_is_proved_offline_and_a_change_is_found() {
+async fn a4_a_log_is_proved_offline_and_a_change_is_found() {
     let mut bare = Bare::start().await;
     assert!(bare.agent.end().await);
     let directory = bare.directory.path();
@@ -92,8 +92,8 @@ async fn a4_a_trail_is_proved_offline_and_a_change_is_found() {
     assert!(key.status.success());
     std::fs::write(directory.join("audit.pub"), &key.stdout).unwrap();
     assert!(stdout(&key).starts_with("-----BEGIN PUBLIC KEY-----\n"));
-    let trail = std::fs::read_to_string(directory.join("audit.jsonl")).unwrap();
-    std::fs::write(directory.join("kept"), trail.lines().last().unwrap()).unwrap();
+    let audit_log = std::fs::read_to_string(directory.join("audit.jsonl")).unwrap();
+    std::fs::write(directory.join("kept"), audit_log.lines().last().unwrap()).unwrap();
     let proof = ["--public-key", "audit.pub", "--checkpoint", "kept"];
     let verify = |more: &[&str]| {
         let output = audit(directory, &[&["verify"], more, &proof].concat());
@@ -105,12 +105,12 @@ async fn a4_a_trail_is_proved_offline_and_a_change_is_found() {
     let said: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((code, &said["whole"], &said["ended"]), (0, &json!(true), &json!(true)));
     // Somebody was never here.
-    let edited = trail.replacen("\"user\":\"alice\"", "\"user\":\"mallory\"", 1);
-    assert_ne!(edited, trail);
+    let edited = audit_log.replacen("\"user\":\"alice\"", "\"user\":\"mallory\"", 1);
+    assert_ne!(edited, audit_log);
     std::fs::write(directory.join("edited"), edited).unwrap();
     let (code, said) = verify(&["edited"]);
     assert_eq!((code, said.contains("was changed"), said.contains("NOT WHOLE")), (1, true, true));
-    let cut: Vec<_> = trail.lines().collect();
+    let cut: Vec<_> = audit_log.lines().collect();
     std::fs::write(directory.join("cut"), cut[..cut.len() - 3].join("\n") + "\n").unwrap();
     let (code, said) = verify(&["cut"]);
     assert_eq!((code, said.contains("the end is cut off")), (1, true), "{said}");
@@ -118,7 +118,7 @@ async fn a4_a_trail_is_proved_offline_and_a_change_is_found() {
         (&["verify"][..], "expected the files"),
         (&["verify", "missing"], "cannot read missing"),
         (&["verify", "audit.jsonl", "--public-key", "agent.toml"], "expected PEM"),
-        (&["verify", "audit.jsonl", "--checkpoint", "audit.pub"], "not a line of a trail"),
+        (&["verify", "audit.jsonl", "--checkpoint", "audit.pub"], "not a line of an audit log"),
         (&["query", "audit.jsonl", "--since", "yesterday"], "such as 36h or 7d"),
     ] {
         let output = audit(directory, args);
@@ -261,12 +261,12 @@ async fn a1_no_secret_gets_into_any_output_at_any_level() {
         revoke.body("{\"subject\": 7, \"x\": \"y\"}").send().await.unwrap().text().await.unwrap();
     let mut bare = bare;
     assert!(bare.agent.end().await);
-    let trail = std::fs::read_to_string(bare.directory.path().join("audit.jsonl")).unwrap();
+    let audit_log = std::fs::read_to_string(bare.directory.path().join("audit.jsonl")).unwrap();
     let log = bare.agent.log();
     assert!(log.contains("\"TRACE\""), "the level is the lowest");
     for (place, output) in [
         ("log", &log),
-        ("audit trail", &trail),
+        ("audit log", &audit_log),
         ("metrics", &metrics),
         ("readiness", &ready),
         ("error", &said),

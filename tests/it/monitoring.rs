@@ -82,7 +82,7 @@ async fn every_metric_is_there_and_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn k11_the_agent_is_ready_when_it_has_keys_workspaces_and_a_trail() {
+async fn k11_the_agent_is_ready_when_it_has_keys_workspaces_and_an_audit_log() {
     let (bare, address) = stage().await;
     assert_eq!(get(&address, "/livez").await, (200, "alive\n".into()));
     let (status, text) = get(&address, "/readyz").await;

@@ -135,15 +135,15 @@ async fn a_revocation_that_says_too_little_or_too_much_is_refused() {
 async fn reload(bare: &Bare, change: impl FnOnce(&str) -> String) {
     let path = bare.directory.path().join("agent.toml");
     let text = change(&std::fs::read_to_string(&path).unwrap());
-    let trail = || std::fs::read_to_string(bare.directory.path().join("audit.jsonl")).unwrap();
-    let count = |trail: &str| trail.matches("\"act\":\"reload").count();
-    let before = count(&trail());
+    let audit_log = || std::fs::read_to_string(bare.directory.path().join("audit.jsonl")).unwrap();
+    let count = |audit_log: &str| audit_log.matches("\"act\":\"reload").count();
+    let before = count(&audit_log());
     let next = bare.directory.path().join("next.toml");
     std::fs::write(&next, text).unwrap();
     std::fs::rename(next, path).unwrap();
     bare.agent.signal("-HUP");
-    until("the reload", async || (count(&trail()) > before).then_some(())).await;
-    assert!(!trail().contains("reload_refused"), "{}", trail());
+    until("the reload", async || (count(&audit_log()) > before).then_some(())).await;
+    assert!(!audit_log().contains("reload_refused"), "{}", audit_log());
 }
 
 #[tokio::test]

@@ -1105,15 +1105,15 @@ async fn l12_the_provider_ends_the_sessions_that_its_token_names_once_and_no_oth
 async fn reload(stage: &Stage, change: impl FnOnce(&str) -> String) {
     let path = stage.directory.path().join("agent.toml");
     let text = change(&std::fs::read_to_string(&path).unwrap());
-    let trail = || std::fs::read_to_string(stage.directory.path().join("audit.jsonl")).unwrap();
-    let count = |trail: &str| trail.matches("\"act\":\"reload").count();
-    let before = count(&trail());
+    let audit_log = || std::fs::read_to_string(stage.directory.path().join("audit.jsonl")).unwrap();
+    let count = |audit_log: &str| audit_log.matches("\"act\":\"reload").count();
+    let before = count(&audit_log());
     let next = stage.directory.path().join("next.toml");
     std::fs::write(&next, text).unwrap();
     std::fs::rename(next, path).unwrap();
     stage.agent.signal("-HUP");
-    until("the reload", async || (count(&trail()) > before).then_some(())).await;
-    assert!(!trail().contains("reload_refused"), "{}", trail());
+    until("the reload", async || (count(&audit_log()) > before).then_some(())).await;
+    assert!(!audit_log().contains("reload_refused"), "{}", audit_log());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -1182,9 +1182,9 @@ async fn s8_where_another_claim_is_the_subject_the_provider_ends_sessions_by_its
         assert_eq!(log_out(&stage, &claims).await, 200, "a stranger learns nothing");
         assert_eq!(bob.get(&host(BOBS), "/").await.status, 200, "{sub}");
     }
-    let trail = || std::fs::read_to_string(stage.directory.path().join("audit.jsonl")).unwrap();
+    let audit_log = || std::fs::read_to_string(stage.directory.path().join("audit.jsonl")).unwrap();
     until("the record of both", async || {
-        let unmatched = trail().matches("back_channel_logout_unmatched").count();
+        let unmatched = audit_log().matches("back_channel_logout_unmatched").count();
         (unmatched == 2).then_some(())
     })
     .await;

@@ -111,13 +111,13 @@ impl Stage {
         self.client().await.get(host, token).await
     }
 
-    /// The lines of the audit trail.
+    /// The lines of the audit log.
     pub(crate) fn audit(&self) -> Vec<serde_json::Value> {
         records(self.directory.path())
     }
 }
 
-/// The records of the audit trail in a directory, as far as they are written.
+/// The records of the audit log in a directory, as far as they are written.
 pub(crate) fn records(directory: &std::path::Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(directory.join("audit.jsonl")).unwrap();
     let whole = text.rfind('\n').map_or(0, |end| end + 1);

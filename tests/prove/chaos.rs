@@ -115,7 +115,7 @@ struct Part {
     surprises: usize,
     /// Answers for which HAProxy reused an allow.
     reused: usize,
-    /// Whether the audit trails are whole.
+    /// Whether the audit logs are whole.
     chained: bool,
 }
 
@@ -433,7 +433,7 @@ async fn sign_in(scene: &Arc<Scene>, tally: &Tally, chance: &mut Chance) {
     tally.surprise("nobody can sign in between two cells");
 }
 
-/// Ends the agents and has their audit trails verified.
+/// Ends the agents and has their audit logs verified.
 async fn verify(scene: &Arc<Scene>) -> bool {
     let mut whole = true;
     let second = scene.directory.path().join("second");
@@ -444,7 +444,7 @@ async fn verify(scene: &Arc<Scene>) -> bool {
         while !agent.lock().unwrap().look() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        whole &= crate::stage::trail_is_whole(directory);
+        whole &= crate::stage::audit_log_is_whole(directory);
     }
     whole
 }

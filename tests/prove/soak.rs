@@ -194,7 +194,7 @@ fn is_flat(samples: &[crate::probe::Sample], warm_up: f64) -> bool {
     good
 }
 
-/// Ends the agent and has its audit trail verified.
+/// Ends the agent and has its audit log verified.
 async fn verify(stage: &Stage) -> bool {
     let pid = stage.agent.pid();
     stage.agent.signal("-TERM");
@@ -203,7 +203,7 @@ async fn verify(stage: &Stage) -> bool {
         stat.rsplit(") ").next().is_none_or(|rest| rest.starts_with('Z')).then_some(())
     })
     .await;
-    crate::stage::trail_is_whole(stage.directory.path())
+    crate::stage::audit_log_is_whole(stage.directory.path())
 }
 
 fn write_down(

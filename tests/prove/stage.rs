@@ -408,15 +408,15 @@ fn bad_tokens(idp: &DevIdp) -> Vec<Arc<str>> {
     bad.into_iter().map(Arc::from).collect()
 }
 
-/// Whether the trail of the agent that ran in a directory is whole; prints what is said of it.
-pub fn trail_is_whole(directory: &Path) -> bool {
+/// Whether the audit log of the agent that ran in a directory is whole; prints what is said of it.
+pub fn audit_log_is_whole(directory: &Path) -> bool {
     let verified = std::process::Command::new(PROGRAM)
         .args(["audit", "verify", "--config"])
         .arg(directory.join("agent.toml"))
         .output()
         .unwrap();
     let said = [verified.stdout, verified.stderr].concat();
-    println!("\nthe audit trail: {}", String::from_utf8_lossy(&said).trim());
+    println!("\nthe audit log: {}", String::from_utf8_lossy(&said).trim());
     verified.status.success()
 }
 

@@ -53,10 +53,10 @@ impl HotPath {
             (gate(&idp).await, idp.token(&request))
         });
         let gate = Arc::new(gate);
-        let (trail, writer) = AuditLog::to(Box::new(sink()), 1 << 24).unwrap();
-        let trail = Arc::new(trail);
-        let tunnels = Tunnels::new(Settings::default(), 1, Arc::clone(&trail));
-        let handler = SpoeHandler::new(Arc::new(Live::new(Arc::clone(&gate))), trail)
+        let (audit_log, writer) = AuditLog::to_sink(Box::new(sink()), 1 << 24).unwrap();
+        let audit_log = Arc::new(audit_log);
+        let tunnels = Tunnels::new(Settings::default(), 1, Arc::clone(&audit_log));
+        let handler = SpoeHandler::new(Arc::new(Live::new(Arc::clone(&gate))), audit_log)
             .tracking(Some(Arc::new(tunnels)));
         let mut side = AgentSide::new(DEFAULT_SIZE);
         let mut hello = Vec::new();

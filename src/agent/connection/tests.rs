@@ -51,7 +51,7 @@ impl HaProxy {
         (scene.gate.browser, scene.gate.sources) = (None, None);
         let token = scene.token(&json!({}));
         let out: Box<dyn Write + Send> = Box::new(sink());
-        let (log, writer) = AuditLog::to(out, audit).unwrap();
+        let (log, writer) = AuditLog::to_sink(out, audit).unwrap();
         let live = Arc::new(Live::new(Arc::new(scene.gate)));
         let shared = Arc::new(Shared {
             handler: SpoeHandler::new(live, Arc::new(log)),

@@ -60,7 +60,7 @@ pub(super) struct Reloader {
     pub(super) parts: Arc<Parts>,
     pub(super) live: Arc<Live>,
     pub(super) sign_in: Option<Arc<SignIn>>,
-    pub(super) trail: Arc<AuditLog>,
+    pub(super) audit_log: Arc<AuditLog>,
     pub(super) tasks: Tasks,
 }
 
@@ -241,7 +241,7 @@ impl Reloader {
         let new = parts.providers().filter(|provider| !self.parts.has(provider));
         let new: Vec<_> = new.cloned().collect();
         for provider in &new {
-            record_keys(provider, &self.trail);
+            record_keys(provider, &self.audit_log);
             self.tasks.keep_fresh(provider);
         }
         let ending = self.tasks.stop.child_token();
@@ -284,7 +284,7 @@ impl Reloader {
     }
 
     fn record(&self, event: AuditEvent, note: &str) {
-        record(&self.trail, &self.live.load(), event, Some(note));
+        record(&self.audit_log, &self.live.load(), event, Some(note));
     }
 }
 

@@ -29,11 +29,11 @@ fn act(number: usize) -> TestEntry<'static> {
 
 /// Keeps so many records in a run of its own.
 fn run(settings: &Settings, records: usize) {
-    let (trail, writer) = AuditLog::open(settings).unwrap();
+    let (audit_log, writer) = AuditLog::open(settings).unwrap();
     for number in 0..records {
-        trail.keep(&act(number)).unwrap();
+        audit_log.record(&act(number)).unwrap();
     }
-    drop(trail);
+    drop(audit_log);
     writer.finish();
 }
 
@@ -54,7 +54,7 @@ fn problems(report: &Report) -> String {
     lines.join("\n")
 }
 
-/// A trail of two runs, its last checkpoint, and what proves it.
+/// An audit log of two runs, its last checkpoint, and what proves it.
 struct Whole {
     directory: TempDir,
     text: String,
@@ -72,7 +72,7 @@ static WHOLE: LazyLock<Whole> = LazyLock::new(|| {
     Whole { directory, text, trusted }
 });
 
-/// What is found in a trail of these bytes.
+/// What is found in an audit log of these bytes.
 fn found(bytes: &[u8], trusted: &Trusted) -> Report {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("changed.jsonl");
@@ -81,7 +81,7 @@ fn found(bytes: &[u8], trusted: &Trusted) -> Report {
 }
 
 #[test]
-fn a4_a_trail_is_whole_over_restarts() {
+fn a4_a_log_is_whole_over_restarts() {
     let report = verify(&files(WHOLE.directory.path()), &WHOLE.trusted).unwrap();
     assert!(report.is_whole(), "{}", problems(&report));
     assert!(report.ended && report.crashes == 0);
@@ -103,7 +103,7 @@ fn a8_records_are_numbered_and_have_both_clocks() {
     }
 }
 
-/// What somebody can do to a trail.
+/// What somebody can do to an audit log.
 #[derive(Clone, Debug)]
 enum Change {
     Edit(usize, u8),
@@ -167,7 +167,7 @@ proptest! {
 }
 
 #[test]
-fn a4_each_way_of_changing_a_trail_is_named() {
+fn a4_each_way_of_changing_a_log_is_named() {
     let lines: Vec<&str> = WHOLE.text.split_inclusive('\n').collect();
     let say = |lines: &[&str]| problems(&found(lines.concat().as_bytes(), &WHOLE.trusted));
     let with = |change: &dyn Fn(&mut Vec<&'static str>)| {
@@ -196,7 +196,7 @@ fn a4_each_way_of_changing_a_trail_is_named() {
     let said = say(&changed);
     assert!(said.contains(":1: record 1 is the first here and does not name"), "{said}");
     let said = with(&|lines| lines.insert(3, "{\"verdict\":\"allow\"}\n"));
-    assert!(said.contains(":4: this is no record of the trail"), "{said}");
+    assert!(said.contains(":4: this is no record of the audit log"), "{said}");
 }
 
 #[test]
@@ -310,17 +310,17 @@ fn a7_rotation_and_retention_do_not_break_the_chain() {
 fn a7_a_file_that_somebody_renames_is_begun_anew() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("audit.jsonl");
-    let (trail, writer) = AuditLog::open(&settings(directory.path())).unwrap();
-    trail.keep(&act(0)).unwrap();
+    let (audit_log, writer) = AuditLog::open(&settings(directory.path())).unwrap();
+    audit_log.record(&act(0)).unwrap();
     let moved = directory.path().join("audit.jsonl.1");
     std::fs::rename(&file, &moved).unwrap();
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     while !file.exists() {
         assert!(std::time::Instant::now() < deadline, "no new file");
-        trail.keep(&act(1)).unwrap();
+        audit_log.record(&act(1)).unwrap();
         std::thread::sleep(Duration::from_millis(20));
     }
-    drop(trail);
+    drop(audit_log);
     writer.finish();
     let report = verify(&[moved, file], &trusted(directory.path())).unwrap();
     assert!(report.is_whole(), "{}", problems(&report));
@@ -332,15 +332,15 @@ fn a5_lost_records_are_counted_on_record_where_the_operator_wants_that() {
     let directory = tempfile::tempdir().unwrap();
     let when_full = WhenFull::Count;
     let settings = Settings { when_full, buffer: 2000, ..settings(directory.path()) };
-    let (trail, writer) = AuditLog::open(&settings).unwrap();
+    let (audit_log, writer) = AuditLog::open(&settings).unwrap();
     let mut kept = 0;
-    while trail.lost() == 0 {
-        trail.keep(&act(kept)).unwrap();
+    while audit_log.lost() == 0 {
+        audit_log.record(&act(kept)).unwrap();
         kept += 1;
     }
-    let lost = trail.lost();
-    trail.close();
-    assert!(trail.keep(&act(0)).is_err(), "after the end nothing is allowed any more");
+    let lost = audit_log.lost();
+    audit_log.close();
+    assert!(audit_log.record(&act(0)).is_err(), "after the end nothing is allowed any more");
     writer.finish();
     let report = verify(&files(directory.path()), &trusted(directory.path())).unwrap();
     assert!(report.is_whole(), "{}", problems(&report));
@@ -358,8 +358,8 @@ fn two_agents_do_not_write_one_chain() {
     let settings = settings(directory.path());
     let waiting = std::thread::spawn(move || {
         let opened = AuditLog::open(&settings);
-        opened.map(|(trail, writer)| {
-            drop(trail);
+        opened.map(|(audit_log, writer)| {
+            drop(audit_log);
             writer.finish();
         })
     });

@@ -198,7 +198,7 @@ fn identified(
     let id = policy.annotation("id").unwrap_or_default();
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     if id.is_empty() {
-        return Err("a policy needs a name of its own, which the audit trail has of each decision: write @id(\"name\") before it".into());
+        return Err("a policy needs a name of its own, which the audit log has of each decision: write @id(\"name\") before it".into());
     }
     if id.len() > MAX_ID || !id.bytes().all(plain) {
         return Err(format!(

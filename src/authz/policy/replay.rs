@@ -1,4 +1,4 @@
-//! What policies would have decided about a recorded past: each decision of an audit trail is asked about again,
+//! What policies would have decided about a recorded past: each decision of an audit log is asked about again,
 //! with what its record says.
 //!
 //! A record has the time, the issuer's identifier, subject, workspace, endpoint, method and client, and of the

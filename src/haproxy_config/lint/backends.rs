@@ -147,7 +147,7 @@ fn check_logs(guard: &Guard<'_>, report: &mut Report) {
         let logs = format && secret.iter().any(|s| text.contains(s));
         if captures || logs {
             let what = "a header with credentials is written to the log";
-            let fix = "remove it; decision=%[var(txn.identity.decision_id)] joins the log and the audit trail";
+            let fix = "remove it; decision=%[var(txn.identity.decision_id)] joins the log and the audit log";
             report.add(Rule::SecretLogged, line.at, what, fix);
         }
     }

@@ -192,9 +192,9 @@ fn id_of(process: u32) -> DecisionId {
 
 impl Desk {
     fn new(master: &Arc<Master>) -> Self {
-        let (trail, _writer) =
-            crate::audit::AuditLog::to(Box::new(std::io::sink()), 1 << 20).unwrap();
-        let tunnels = Arc::new(Tunnels::new(Settings::default(), 1, Arc::new(trail)));
+        let (audit_log, _writer) =
+            crate::audit::AuditLog::to_sink(Box::new(std::io::sink()), 1 << 20).unwrap();
+        let tunnels = Arc::new(Tunnels::new(Settings::default(), 1, Arc::new(audit_log)));
         for process in &master.processes {
             let usual = tunnel(By::Nobody, named(false));
             let place = Place {

@@ -307,7 +307,7 @@ async fn systemd_runs_the_package_sandboxed_and_haproxy_asks_it_through_the_sock
     assert_eq!(machine.property("ActiveState"), "active");
     open("after an upgrade").await;
 
-    // Removed: what the operator wrote and the trail stay, also when it is purged.
+    // Removed: what the operator wrote and the audit log stay, also when it is purged.
     machine.must("dpkg --purge identity-spoa");
     let gone =
         "! systemctl cat identity-spoa.service 2>/dev/null && ! [ -e /run/identity-spoa.sock ]";

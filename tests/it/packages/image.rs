@@ -350,7 +350,7 @@ async fn the_gate_of_the_compose_file_is_closed_and_finds_names_in_hosts_and_dns
         eprintln!("{url}: {}", text.lines().last().unwrap());
     }
 
-    // The trail is on standard output, and what is kept is kept by the image's user.
+    // The audit log is on standard output, and what is kept is kept by the image's user.
     let records = logs(&agent);
     assert!(records.lines().any(|line| line.contains(r#""decision_id""#)), "{records}");
     let kept = docker(&["volume", "inspect", "-f", "{{.Mountpoint}}", &volumes["state"]]);

@@ -173,8 +173,8 @@ async fn s2_a_reload_that_adds_an_issuer_to_a_source_without_one_is_refused() {
     std::fs::write(&path, format!("{config}\n{SECOND}")).unwrap();
     stage.agent.signal("-HUP");
     let note = until("the refusal", async || {
-        let trail = std::fs::read_to_string(stage.directory.path().join("audit.jsonl")).ok()?;
-        trail.lines().find(|line| line.contains("reload_refused")).map(str::to_owned)
+        let audit_log = std::fs::read_to_string(stage.directory.path().join("audit.jsonl")).ok()?;
+        audit_log.lines().find(|line| line.contains("reload_refused")).map(str::to_owned)
     })
     .await;
     assert!(note.contains("add 'issuer'"), "{note}");

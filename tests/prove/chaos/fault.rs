@@ -124,7 +124,7 @@ impl Fault {
             Self::AgentRestarted => "agent restarted",
             Self::AgentNoDescriptors => "agent out of descriptors, HAProxy reloads",
             Self::AgentNoMemory => "agent out of memory",
-            Self::DiskFull => "disk of audit trail and journal full",
+            Self::DiskFull => "disk of audit log and journal full",
             Self::ClockAhead => "clock jumps an hour ahead",
             Self::ClockBehind => "clock jumps an hour back",
             Self::ProviderDown => "provider down",

@@ -35,7 +35,7 @@ use crate::{
 pub const PEOPLE: usize = 30;
 /// How long workspaces go on without their platform: owners, and everybody else.
 pub const STALE: Duration = Duration::from_secs(15);
-/// What the file system for audit trail and journal holds, in MiB.
+/// What the file system for audit log and journal holds, in MiB.
 const DISK: &str = "400";
 
 /// Everything.

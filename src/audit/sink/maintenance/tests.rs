@@ -78,13 +78,13 @@ impl Disk for StuckDisk {
 struct Run {
     directory: TempDir,
     disk: StuckDisk,
-    trail: AuditLog,
+    audit_log: AuditLog,
     writer: Writer,
     kept: usize,
 }
 
 impl Run {
-    /// A trail that is rotated every few records and signed more often, with a file that is to be removed.
+    /// An audit log that is rotated every few records and signed more often, with a file that is to be removed.
     fn start(disk: StuckDisk) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let old = File::create(directory.path().join("audit.jsonl.20200101T000000Z.0")).unwrap();
@@ -103,8 +103,8 @@ impl Run {
             ..Settings::default()
         };
         let output = Output::open(&settings, Box::new(disk.clone())).unwrap();
-        let (trail, writer) = AuditLog::start(output, BUFFER, settings.when_full).unwrap();
-        Self { directory, disk, trail, writer, kept: 0 }
+        let (audit_log, writer) = AuditLog::start(output, BUFFER, settings.when_full).unwrap();
+        Self { directory, disk, audit_log, writer, kept: 0 }
     }
 
     /// Keeps records, as fast as the writer writes them.
@@ -112,11 +112,13 @@ impl Run {
         for _ in 0..records {
             let act =
                 TestEntry(AuditEvent::Reload, b"a note that makes the record as long as many are");
-            self.trail.keep(&act).unwrap();
+            self.audit_log.record(&act).unwrap();
             self.kept += 1;
-            self.until("there is room for a record", |run| run.trail.status().waiting < BUFFER / 2);
+            self.until("there is room for a record", |run| {
+                run.audit_log.status().waiting < BUFFER / 2
+            });
         }
-        self.until("the records are written", |run| run.trail.status().waiting == 0);
+        self.until("the records are written", |run| run.audit_log.status().waiting == 0);
     }
 
     fn until(&self, what: &str, done: impl Fn(&Self) -> bool) {
@@ -133,8 +135,8 @@ impl Run {
 
     /// Ends it; every record must be there, in one chain that is signed.
     fn end(self) -> (Vec<Call>, Vec<u64>) {
-        assert_eq!(self.trail.status().lost, 0);
-        drop(self.trail);
+        assert_eq!(self.audit_log.status().lost, 0);
+        drop(self.audit_log);
         self.writer.finish();
         let files = files(self.directory.path());
         let key = PublicKey::read(&self.directory.path().join("audit.key")).unwrap();
@@ -171,7 +173,7 @@ fn r3_a_disk_that_syncs_nothing_stops_no_record_through_rotation_and_checkpoints
     assert_eq!(files.len(), MAX_RETIRED + 1);
     run.disk.release();
     run.until("rotation goes on", |run| {
-        run.trail.keep(&TestEntry(AuditEvent::Start, b"")).unwrap();
+        run.audit_log.record(&TestEntry(AuditEvent::Start, b"")).unwrap();
         run.files().len() > files.len()
     });
     run.end();
@@ -223,7 +225,7 @@ fn r3_what_is_written_becomes_durable_without_a_checkpoint() {
         ..Settings::default()
     };
     let output = Output::open(&settings, Box::new(disk.clone())).unwrap();
-    let (_trail, _writer) = AuditLog::start(output, BUFFER, settings.when_full).unwrap();
+    let (_audit_log, _writer) = AuditLog::start(output, BUFFER, settings.when_full).unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
     while disk.calls.lock().unwrap().is_empty() {
         assert!(Instant::now() < deadline, "the first record is never synced");
