@@ -365,9 +365,9 @@ mod tests {
         let lines = all.split_inclusive(|b| *b == b'\n').inspect(|l| assert!(l.len() < MAX_LINE));
         let records: Vec<serde_json::Value> =
             lines.map(|line| serde_json::from_slice(line).unwrap()).collect();
-        let decisions = records.iter().filter(|record| record["act"] == "start");
+        let decisions = records.iter().filter(|record| record["event"] == "start");
         assert_eq!(decisions.count(), kept);
-        let gap = records.iter().find(|record| record["act"] == "gap").unwrap();
+        let gap = records.iter().find(|record| record["event"] == "gap").unwrap();
         assert_eq!((&gap["lost"], records.len()), (&3.into(), kept + 2));
     }
 

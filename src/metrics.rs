@@ -77,7 +77,7 @@ metrics! {
     SOURCE_LISTS = "counter" "source_lists_total" ["source"] "Complete lists taken in";
     SOURCE_EVENTS = "counter" "source_events_total" ["source"] "Events received";
     SOURCE_FAILURES = "counter" "source_failures_total" ["source"] "Questions that failed";
-    SESSION_ACTS = "counter" "session_acts_total" ["act"] "Sign-ins, sign-outs and what else happens to sessions";
+    SESSION_EVENTS = "counter" "session_events_total" ["event"] "Sign-ins, sign-outs and what else happens to sessions";
     SESSION_COOKIES = "gauge" "session_cookies" [] "Cookies of sessions that this agent knows";
     SHARED_SILENT = "gauge" "shared_silent_seconds" [] "Time since the store of [shared] was heard";
     HAPROXY_UP = "gauge" "haproxy_up" ["socket"] "Whether a socket of HAProxy answers";
@@ -115,7 +115,7 @@ pub struct Metrics {
     micros: AtomicU64,
     hits: AtomicU64,
     misses: AtomicU64,
-    acts: [AtomicU64; AuditEvent::SESSION.len()],
+    session_events: [AtomicU64; AuditEvent::SESSION.len()],
     reloads: AtomicU64,
     refused_reloads: AtomicU64,
     outdated: AtomicBool,
@@ -163,7 +163,7 @@ impl Default for Metrics {
             micros: AtomicU64::new(0),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
-            acts: std::array::from_fn(|_| AtomicU64::new(0)),
+            session_events: std::array::from_fn(|_| AtomicU64::new(0)),
             reloads: AtomicU64::new(0),
             refused_reloads: AtomicU64::new(0),
             outdated: AtomicBool::new(false),
@@ -210,7 +210,7 @@ impl Metrics {
     /// Counts what happened to a session.
     pub fn session_event(&self, event: AuditEvent) {
         let at = AuditEvent::SESSION.iter().position(|known| *known == event);
-        add(at.and_then(|at| self.acts.get(at)), 1);
+        add(at.and_then(|at| self.session_events.get(at)), 1);
     }
 
     /// Counts an attempt to take on a changed configuration.
@@ -268,9 +268,9 @@ impl Metrics {
         to.sample(&CONFIG_RELOADS, &["applied"], read(&self.reloads));
         to.sample(&CONFIG_RELOADS, &["refused"], read(&self.refused_reloads));
         to.single(&CONFIG_CURRENT, u8::from(!self.outdated.load(Ordering::Relaxed)));
-        to.family(&SESSION_ACTS);
-        for (event, count) in AuditEvent::SESSION.iter().zip(&self.acts) {
-            to.sample(&SESSION_ACTS, &[event.id()], read(count));
+        to.family(&SESSION_EVENTS);
+        for (event, count) in AuditEvent::SESSION.iter().zip(&self.session_events) {
+            to.sample(&SESSION_EVENTS, &[event.id()], read(count));
         }
     }
 }
@@ -384,7 +384,7 @@ mod tests {
             "identity_spoa_decision_seconds_sum 7.003011",
             "identity_spoa_decision_seconds_count 4",
             "identity_spoa_tokens_total{cache=\"hit\"} 2",
-            "identity_spoa_session_acts_total{act=\"sign_in\"} 1",
+            "identity_spoa_session_events_total{event=\"sign_in\"} 1",
             "identity_spoa_policy_shadow_total{result=\"same\"} 1",
             "identity_spoa_policy_shadow_total{result=\"would_allow\"} 1",
             "identity_spoa_policy_shadow_total{result=\"would_refuse\"} 1",

@@ -79,7 +79,7 @@ async fn change(
         let named = named.map(|revocation| shared.revocations.named(revocation.clone()));
         if let (Ok(Some(changed)), Some(revocation)) = (&changed, &named) {
             info!(
-                act = event.id(),
+                event = event.id(),
                 uid = caller.uid,
                 issuer = &*revocation.issuer,
                 "an administrator changed a revocation"

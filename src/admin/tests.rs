@@ -135,7 +135,7 @@ async fn sessions_are_listed_and_ended() {
     assert_eq!(ended["sessions"][0]["subject"], "alice");
     assert_eq!(api.json("GET", SESSIONS, "").await["sessions"], Value::Array(vec![]));
     let (_, metrics) = api.call("GET", "/metrics", "").await;
-    let counted = "identity_spoa_session_acts_total{act=\"end_session\"} 1";
+    let counted = "identity_spoa_session_events_total{event=\"end_session\"} 1";
     assert!(metrics.lines().any(|line| line == counted), "{metrics}");
     let without = Api::with(|subject| subject.browser = None);
     without.fails("GET", SESSIONS, "", 404, "[sign_in]").await;

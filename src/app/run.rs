@@ -213,15 +213,15 @@ fn record(audit_log: &AuditLog, gate: &Gate, event: AuditEvent, note: Option<&st
 fn record_keys(provider: &Provider, audit_log: &Arc<AuditLog>) {
     let audit_log = Arc::clone(audit_log);
     provider.on_change(move |profile, set, before| {
-        let act = KeySetEvent {
+        let event = KeySetEvent {
             time: Timestamp::now(),
             issuer: &profile.authority.name,
             key_set: Fingerprint::of_digest(set.digest()),
             before: before.map(|before| Fingerprint::of_digest(before.digest())),
             keys: set.len(),
         };
-        if audit_log.record(&act).is_err() {
-            error!(issuer = act.issuer, "recording the new keys of an issuer failed: the audit log has no room or cannot be written");
+        if audit_log.record(&event).is_err() {
+            error!(issuer = event.issuer, "recording the new keys of an issuer failed: the audit log has no room or cannot be written");
         }
     });
 }

@@ -255,7 +255,7 @@ mod tests {
     fn a6_a_record_that_is_too_long_is_cut_to_a_line_below_8_kib() {
         let long = "x\u{1b}".repeat(9000);
         let texts: Vec<_> = (0..40).map(|n| format!("\"t{n}\":{}", Value::from(&*long))).collect();
-        let line = format!("{{\"act\":\"revoke\",{}}}", texts.join(","));
+        let line = format!("{{\"event\":\"revoke\",{}}}", texts.join(","));
         let written = chained(&[line.as_bytes(), b"half a li", b"\xff\n\x1b"]);
         for line in &written {
             assert!(line.len() < MAX_LINE, "{}", line.len());
@@ -263,8 +263,8 @@ mod tests {
             assert!(Line::split(line.as_bytes()).is_some());
             assert!(value["seq"].is_u64());
         }
-        assert!(written[0].contains("\"act\":\"revoke\""), "{}", written[0]);
-        assert!(written[1].contains("\"act\":\"unreadable\",\"line\":\"half a li\""));
+        assert!(written[0].contains("\"event\":\"revoke\""), "{}", written[0]);
+        assert!(written[1].contains("\"event\":\"unreadable\",\"line\":\"half a li\""));
         assert!(written[2].is_ascii());
     }
 

@@ -32,9 +32,9 @@ impl<'o> Object<'o> {
         self.out.extend_from_slice(b"}\n");
     }
 
-    /// `act`: what happened.
+    /// `event`: what happened.
     pub fn event(&mut self, event: super::AuditEvent) {
-        self.text("act", event.id());
+        self.text("event", event.id());
     }
 
     /// A number.

@@ -18,8 +18,8 @@ pub struct Filter {
     pub reason: Option<String>,
     /// `allow`, `sign_in`, `deny` or `unavailable`.
     pub verdict: Option<String>,
-    /// The act, for records that are no decisions.
-    pub act: Option<String>,
+    /// The event, for records that are no decisions.
+    pub event: Option<String>,
     /// From this moment on, in milliseconds since the Unix epoch.
     pub since_ms: Option<u64>,
     /// Before this moment.
@@ -76,7 +76,7 @@ impl Filter {
             && is(&self.workspace, &["workspace"])
             && is(&self.reason, &["reason"])
             && is(&self.verdict, &["verdict"])
-            && is(&self.act, &["act"])
+            && is(&self.event, &["event"])
             && self.since_ms.is_none_or(|since| time >= since)
             && self.until_ms.is_none_or(|until| time < until)
     }
@@ -174,7 +174,7 @@ mod tests {
         assert!(!filter(|f| f.user = Some("bob".into())));
         assert!(!filter(|f| f.workspace = Some("v".into())));
         assert!(!filter(|f| f.reason = Some("public".into())));
-        assert!(!filter(|f| f.act = Some("revoke".into())));
+        assert!(!filter(|f| f.event = Some("revoke".into())));
         assert!(filter(|f| (f.since_ms, f.until_ms) = (Some(100), Some(101))));
         assert!(!filter(|f| f.since_ms = Some(101)));
         assert!(!filter(|f| f.until_ms = Some(100)));
@@ -190,7 +190,7 @@ mod tests {
                 "issuer": "i", "subject": "s", "workspace": "w", "user": "alicia"}),
             json!({"time_ms": 5, "verdict": "deny", "reason": "not_permitted", "issuer": "i",
                 "subject": "s", "workspace": "w", "user": "al"}),
-            json!({"time_ms": 5, "act": "sign_in", "issuer": "i", "subject": "s"}),
+            json!({"time_ms": 5, "event": "sign_in", "issuer": "i", "subject": "s"}),
         ] {
             summarise(&mut all, &record);
         }

@@ -108,7 +108,7 @@ impl Checkpoint {
         let mut all = Vec::new();
         for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.is_empty()) {
             let value: Value = serde_json::from_str(line).map_err(|error| (number + 1, error))?;
-            if value.get("act").and_then(Value::as_str) == Some("checkpoint") {
+            if value.get("event").and_then(Value::as_str) == Some("checkpoint") {
                 all.push(Self::deserialize(&value).map_err(|error| (number + 1, error))?);
             }
         }
@@ -237,29 +237,29 @@ impl<'t> Verifier<'t> {
             }
             return;
         };
-        let act = value.get("act").and_then(Value::as_str).unwrap_or_default();
-        if act == "open" {
+        let event = value.get("event").and_then(Value::as_str).unwrap_or_default();
+        if event == "open" {
             self.check_torn(&value);
         } else {
             self.settle_torn();
         }
-        if is_first && !matches!(act, "open" | "continue") {
+        if is_first && !matches!(event, "open" | "continue") {
             self.problem(
                 "the beginning of the file is missing: its first record is neither 'open' nor 'continue'",
             );
         }
         self.chained(parsed, &value, seq, &stated);
-        if act == "checkpoint" {
+        if event == "checkpoint" {
             self.checkpoint(&value);
         } else {
             self.report.after_checkpoint += 1;
         }
         self.report.ended =
-            act == "checkpoint" && value.get("end").and_then(Value::as_bool) == Some(true);
-        if act == "gap" {
+            event == "checkpoint" && value.get("end").and_then(Value::as_bool) == Some(true);
+        if event == "gap" {
             self.report.lost += value.get("lost").and_then(Value::as_u64).unwrap_or_default();
         }
-        if act == "open" && value.get("after").and_then(Value::as_str) == Some("crash") {
+        if event == "open" && value.get("after").and_then(Value::as_str) == Some("crash") {
             self.report.crashes += 1;
         }
         self.report.records += 1;

@@ -81,9 +81,9 @@ pub(super) struct FilterArgs {
     /// allow, sign_in, deny or unavailable
     #[arg(long)]
     verdict: Option<String>,
-    /// An act, such as sign_in, revoke or key_set, instead of decisions
+    /// An event, such as sign_in, revoke or key_set, instead of decisions
     #[arg(long)]
-    act: Option<String>,
+    event: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -133,7 +133,7 @@ pub(super) enum Format {
 const COLUMNS: [&str; 33] = [
     "seq",
     "time",
-    "act",
+    "event",
     "verdict",
     "reason",
     "user",
@@ -301,7 +301,7 @@ impl FilterArgs {
             workspace: self.workspace.clone(),
             reason: self.reason.clone(),
             verdict: self.verdict.clone(),
-            act: self.act.clone(),
+            event: self.event.clone(),
             since_ms: time(&self.since, "since")?,
             until_ms: time(&self.until, "until")?,
         })
@@ -376,12 +376,12 @@ fn query(args: &QueryArgs) -> anyhow::Result<()> {
                 word("decision_id")
             )
         } else {
-            let skip = ["seq", "up_ms", "time_ms", "act", "hash", "signature", "previous"];
+            let skip = ["seq", "up_ms", "time_ms", "event", "hash", "signature", "previous"];
             let members = record.as_object().into_iter().flatten();
             let rest =
                 members.filter(|(name, value)| !skip.contains(&name.as_str()) && !value.is_null());
             let rest: Vec<_> = rest.map(|(name, _)| format!("{name}={}", word(name))).collect();
-            writeln!(out, "{time}  {:<11} {}", word("act"), rest.join(" "))
+            writeln!(out, "{time}  {:<11} {}", word("event"), rest.join(" "))
         }
     })?;
     out.flush()?;

@@ -147,7 +147,7 @@ export const tests = {
     });
     await person.visit(gate.url('mine'));
     await person.page.waitForSelector('input[name=login]');
-    assert(gate.audit().some(({ act, sessions }) => act === 'back_channel_logout' && sessions === '1'));
+    assert(gate.audit().some(({ event, sessions }) => event === 'back_channel_logout' && sessions === '1'));
     // Another browser of the same person has a session of its own.
     await other.visit(gate.url('mine'));
     await content(other.page, 'mine');

@@ -43,7 +43,7 @@ async fn a2_a_record_says_what_a_decision_rests_on() {
     })
     .await;
     let all = records(bare.directory.path());
-    let keys = all.iter().find(|record| record["act"] == "key_set").unwrap();
+    let keys = all.iter().find(|record| record["event"] == "key_set").unwrap();
     let config = std::fs::read(bare.directory.path().join("agent.toml")).unwrap();
     for (record, cached) in about.iter().zip([false, true]) {
         assert_eq!(record["cached"], cached, "{record}");
@@ -70,17 +70,18 @@ async fn a3_the_agents_own_acts_and_new_keys_are_on_record() {
     .await;
     assert!(bare.agent.end().await);
     let all = records(bare.directory.path());
-    let acts = |act: &str| -> Vec<_> { all.iter().filter(|record| record["act"] == act).collect() };
-    let keys = acts("key_set");
+    let events =
+        |event: &str| -> Vec<_> { all.iter().filter(|record| record["event"] == event).collect() };
+    let keys = events("key_set");
     assert_eq!(keys.len(), 2, "{keys:?}");
     assert_eq!(keys[0]["before"], Value::Null);
     assert_eq!(keys[1]["before"], keys[0]["key_set"]);
     assert_eq!(keys[1]["issuer"], "dev");
-    assert_eq!(acts("start").len(), 1);
-    assert_eq!(acts("stop")[0]["note"], "SIGTERM");
-    assert_eq!((&all[0]["act"], &all[0]["seq"]), (&json!("open"), &json!(1)));
+    assert_eq!(events("start").len(), 1);
+    assert_eq!(events("stop")[0]["note"], "SIGTERM");
+    assert_eq!((&all[0]["event"], &all[0]["seq"]), (&json!("open"), &json!(1)));
     let last = all.last().unwrap();
-    assert_eq!((&last["act"], &last["end"]), (&json!("checkpoint"), &json!(true)));
+    assert_eq!((&last["event"], &last["end"]), (&json!("checkpoint"), &json!(true)));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,12 +150,12 @@ async fn records_are_found_and_exported_for_an_auditor() {
     assert!(found.contains("not_permitted  bob"), "{found}");
     assert_eq!(run(&["query", all, "--user", "bob", "--until", "1h"]), "");
     assert_eq!(run(&["query", all, "--user", "bob", "--since", "2099-01-01"]), "");
-    assert_eq!(run(&["query", all, "--act", "start"]).lines().count(), 1);
+    assert_eq!(run(&["query", all, "--event", "start"]).lines().count(), 1);
     let json = run(&["query", all, "--verdict", "deny", "--json"]);
     let record: Value = serde_json::from_str(json.trim_end()).unwrap();
     assert_eq!(record["reason"], "not_permitted");
     let csv = run(&["export", all, "--format", "csv"]);
-    assert!(csv.starts_with("\"seq\",\"time\",\"act\""), "{csv}");
+    assert!(csv.starts_with("\"seq\",\"time\",\"event\""), "{csv}");
     assert!(csv.contains("\"'=1+1|' /C calc'!A0\""), "{csv}");
     assert!(!csv.contains("\"=1+1"), "{csv}");
     let lines = std::fs::read_to_string(directory.join("audit.jsonl")).unwrap();
@@ -287,7 +288,7 @@ fn every_event_is_in_the_document_with_its_meaning() {
         assert!(text.contains(&row), "docs/audit.md lacks {row}");
     }
     let known: Vec<_> = AuditEvent::ALL.iter().map(|event| event.id()).collect();
-    let section = text.split("| `act` |").nth(1).unwrap().split("\n\n").next().unwrap();
+    let section = text.split("| `event` |").nth(1).unwrap().split("\n\n").next().unwrap();
     for row in section.lines().filter(|line| line.starts_with("| `")) {
         let id = row.split('`').nth(1).unwrap();
         assert!(known.contains(&id), "docs/audit.md names '{id}', which is no event");

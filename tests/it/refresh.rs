@@ -12,10 +12,10 @@ async fn stage() -> Stage {
     Stage::with(Version::newest(), "refresh_seconds = 1").await
 }
 
-fn acts(stage: &Stage, act: &str) -> usize {
+fn events(stage: &Stage, event: &str) -> usize {
     let text = std::fs::read_to_string(stage.directory.path().join("audit.jsonl")).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    lines.filter(|line| line["act"] == act).count()
+    lines.filter(|line| line["event"] == event).count()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -32,7 +32,8 @@ async fn l10_a_change_of_groups_counts_when_the_provider_is_asked_again() {
         (reply.status == 403).then_some(())
     })
     .await;
-    until("the record of it", async || (acts(&stage, "session_changed") == 1).then_some(())).await;
+    until("the record of it", async || (events(&stage, "session_changed") == 1).then_some(()))
+        .await;
     stage.idp.set_renewed(&json!({ "groups": ["engineers"] }));
     until("the group to be back", async || {
         (dave.get(&place, "/").await.status == 200).then_some(())
@@ -65,7 +66,8 @@ async fn l10_a_provider_that_says_no_ends_the_session_and_one_that_is_silent_doe
         (reply.status == 302).then_some(())
     })
     .await;
-    until("the record of it", async || (acts(&stage, "session_refused") == 1).then_some(())).await;
+    until("the record of it", async || (events(&stage, "session_refused") == 1).then_some(()))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -80,7 +82,7 @@ async fn l10_an_answer_about_somebody_else_ends_the_session() {
             (reply.status == 302).then_some(())
         })
         .await;
-        until("the record", async || (acts(&stage, "session_refused") == 1).then_some(())).await;
+        until("the record", async || (events(&stage, "session_refused") == 1).then_some(())).await;
     }
 }
 

@@ -53,7 +53,7 @@ fn put(directory: &Path, text: &str) {
 }
 
 fn is_reload(record: &Value) -> bool {
-    matches!(record["act"].as_str(), Some("reload" | "reload_refused"))
+    matches!(record["event"].as_str(), Some("reload" | "reload_refused"))
 }
 
 const ADMIN: &str = "\n[admin]\nsocket = 'agent-admin.sock'\nrevocations = 'revocations.jsonl'\n";
@@ -94,7 +94,7 @@ async fn a_file_that_changes_holds_without_a_restart_and_is_on_record() {
     );
     stage.configure(&stricter);
     let record = stage.tried(1).await;
-    assert_eq!(record["act"], "reload", "{record}");
+    assert_eq!(record["event"], "reload", "{record}");
     assert_eq!(record["note"], "workspaces.max_admission: \"authenticated\" is new");
     assert_eq!(stage.status(&port, None).await, 401);
     assert_eq!(stage.status(&public, Some("alice")).await, 200);
@@ -109,11 +109,11 @@ async fn a_file_that_changes_holds_without_a_restart_and_is_on_record() {
     // Back again by the signal alone.
     stage.configure(&text);
     let record = stage.tried(2).await;
-    assert_eq!((&record["act"], &record["config"]), (&json!("reload"), &before));
+    assert_eq!((&record["event"], &record["config"]), (&json!("reload"), &before));
     assert_eq!(stage.status(&port, None).await, 200);
     stage.agent.signal("-HUP");
     let record = stage.tried(3).await;
-    assert_eq!(record["act"], "reload", "a signal reads what the file names anew: {record}");
+    assert_eq!(record["event"], "reload", "a signal reads what the file names anew: {record}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,7 +123,7 @@ async fn a_broken_file_changes_nothing_and_says_where_it_is_broken() {
     let broken = text.replace("audience = \"workspaces\"", "audience = \"workspaces\"\nwhat = 1");
     stage.configure(&broken);
     let record = stage.tried(1).await;
-    assert_eq!(record["act"], "reload_refused");
+    assert_eq!(record["event"], "reload_refused");
     let note = record["note"].as_str().unwrap();
     let line = broken.lines().position(|line| line == "what = 1").unwrap() + 1;
     assert!(note.contains(&format!("agent.toml:{line}:")) && note.contains("what"), "{note}");
@@ -139,7 +139,7 @@ async fn a_broken_file_changes_nothing_and_says_where_it_is_broken() {
     std::fs::remove_file(stage.config_file()).unwrap();
     stage.agent.signal("-HUP");
     let record = stage.tried(2).await;
-    assert_eq!(record["act"], "reload_refused", "a file that is away: {record}");
+    assert_eq!(record["event"], "reload_refused", "a file that is away: {record}");
     assert_eq!(stage.status(&host(ALICES), Some("alice")).await, 200);
 }
 
@@ -153,7 +153,7 @@ async fn what_needs_a_restart_is_refused_by_name_with_all_that_came_along() {
         .replace("audience = \"workspaces\"", "audience = \"elsewhere\"");
     stage.configure(&text);
     let record = stage.tried(1).await;
-    assert_eq!(record["act"], "reload_refused");
+    assert_eq!(record["event"], "reload_refused");
     let note = record["note"].as_str().unwrap();
     assert!(note.contains("[agent] listen") && note.contains("[audit]"), "{note}");
     assert_eq!(stage.status(&host(ALICES), Some("alice")).await, 200, "the audience stays too");
@@ -171,18 +171,18 @@ async fn tokens_are_judged_by_the_issuers_that_are_configured_now() {
     let theirs = other.token_of("alice");
     assert_eq!(stage.get_with(&name, Some(&theirs)).await.status, 401);
     stage.configure(&format!("{text}{second}"));
-    assert_eq!(stage.tried(1).await["act"], "reload");
+    assert_eq!(stage.tried(1).await["event"], "reload");
     let status = stage.get_with(&name, Some(&theirs)).await.status;
     assert_eq!(status, 403, "known, and not the owner; the keys are there when it counts");
     // Remembered by now; and forgotten with its issuer.
     stage.configure(&text);
-    assert_eq!(stage.tried(2).await["act"], "reload");
+    assert_eq!(stage.tried(2).await["event"], "reload");
     assert_eq!(stage.get_with(&name, Some(&theirs)).await.status, 401);
     // A remembered token does not outlive the rule that it met.
     let token = stage.idp.token_of("alice");
     assert_eq!(stage.get_with(&name, Some(&token)).await.status, 200);
     stage.configure(&text.replace("audience = \"workspaces\"", "audience = \"elsewhere\""));
-    assert_eq!(stage.tried(3).await["act"], "reload");
+    assert_eq!(stage.tried(3).await["event"], "reload");
     assert_eq!(stage.get_with(&name, Some(&token)).await.status, 401);
     let audience = json!("elsewhere");
     let request = TokenRequest { user: "alice".into(), audience, ..TokenRequest::default() };
@@ -201,7 +201,7 @@ async fn an_issuer_without_keys_does_not_take_over() {
     other.halt();
     stage.configure(&more);
     let record = stage.tried(1).await;
-    assert_eq!(record["act"], "reload_refused");
+    assert_eq!(record["event"], "reload_refused");
     let note = record["note"].as_str().unwrap();
     assert!(note.contains("the issuer 'second' gave no keys"), "{note}");
     assert_eq!(stage.status(&host(ALICES), Some("alice")).await, 200);
@@ -259,7 +259,7 @@ async fn sources_change_without_a_gap_and_leases_go_along() {
         record
     };
     let (asked, record) = tokio::join!(asking, changing);
-    assert_eq!(record["act"], "reload", "{record}");
+    assert_eq!(record["event"], "reload", "{record}");
     assert!(asked > 0);
     assert_eq!(stage.status(&host("third-demo-ns35kd21abc"), Some("alice")).await, 200);
     assert_eq!(stage.status(&name, Some("bob")).await, 200, "written before, holds after");
@@ -271,7 +271,7 @@ async fn sources_change_without_a_gap_and_leases_go_along() {
     std::fs::write(stage.directory.path().join("broken.yaml"), "workspaces: [{ id: 1 }]").unwrap();
     stage.configure(&stage.configured().replace("\"other.yaml\"", "\"broken.yaml\""));
     let record = stage.tried(2).await;
-    assert_eq!(record["act"], "reload_refused");
+    assert_eq!(record["event"], "reload_refused");
     assert!(record["note"].as_str().unwrap().contains("broken.yaml:1:"), "{record}");
     assert_eq!(stage.status(&host("third-demo-ns35kd21abc"), Some("alice")).await, 200);
 }
@@ -328,12 +328,12 @@ async fn policies_hold_from_the_signal_on_and_broken_ones_change_nothing() {
     std::fs::write(&file, forbid("/*")).unwrap();
     stage.agent.signal("-HUP");
     let record = stage.tried(1).await;
-    assert_eq!(record["act"], "reload", "{record}");
+    assert_eq!(record["event"], "reload", "{record}");
     assert_eq!(stage.status(&host(ALICES), Some("alice")).await, 403);
     std::fs::write(&file, "forbid(").unwrap();
     stage.agent.signal("-HUP");
     let record = stage.tried(2).await;
-    assert_eq!(record["act"], "reload_refused");
+    assert_eq!(record["event"], "reload_refused");
     assert!(record["note"].as_str().unwrap().contains("one.cedar:1:"), "{record}");
     assert_eq!(stage.status(&host(ALICES), Some("alice")).await, 403, "those before hold");
 }
@@ -403,7 +403,7 @@ async fn a_storm_of_reloads_under_load_gives_no_wrong_verdict_and_loses_no_reque
     while let Some(done) = load.join_next().await {
         done.unwrap();
     }
-    let count = |act: &str| stage.audit().iter().filter(|r| r["act"] == act).count();
+    let count = |event: &str| stage.audit().iter().filter(|r| r["event"] == event).count();
     let applied = until("the records", async || {
         let applied = count("reload");
         (applied >= reloads).then_some(applied)
@@ -435,6 +435,6 @@ async fn without_follow_file_only_the_signal_counts() {
     assert!(!stage.audit().iter().any(is_reload));
     assert_eq!(stage.status(&port_host(3000, ALICES), None).await, 200);
     stage.agent.signal("-HUP");
-    assert_eq!(stage.tried(1).await["act"], "reload");
+    assert_eq!(stage.tried(1).await["event"], "reload");
     assert_eq!(stage.status(&port_host(3000, ALICES), None).await, 401);
 }

@@ -88,7 +88,7 @@ async fn a_revocation_outlives_the_agent_and_is_on_record() {
     let record: serde_json::Value = record
         .lines()
         .map(|l| serde_json::from_str(l).unwrap())
-        .find(|r: &serde_json::Value| r["act"] == "revoke")
+        .find(|r: &serde_json::Value| r["event"] == "revoke")
         .unwrap();
     assert_eq!((&record["issuer"], &record["subject"]), (&json!("dev"), &json!("sub-alice")));
     assert_eq!(record["note"], "a \u{1f600} \"note\"");
@@ -136,7 +136,7 @@ async fn reload(bare: &Bare, change: impl FnOnce(&str) -> String) {
     let path = bare.directory.path().join("agent.toml");
     let text = change(&std::fs::read_to_string(&path).unwrap());
     let audit_log = || std::fs::read_to_string(bare.directory.path().join("audit.jsonl")).unwrap();
-    let count = |audit_log: &str| audit_log.matches("\"act\":\"reload").count();
+    let count = |audit_log: &str| audit_log.matches("\"event\":\"reload").count();
     let before = count(&audit_log());
     let next = bare.directory.path().join("next.toml");
     std::fs::write(&next, text).unwrap();

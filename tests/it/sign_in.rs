@@ -315,7 +315,7 @@ async fn a_person_opens_a_workspaces_address_and_is_simply_there() {
             (text.contains("sign_in_denied") && text.contains(&denied)).then_some(text)
         })
         .await;
-        for (act, host) in [
+        for (event, host) in [
             ("sign_in", None),
             ("session_host", Some(host(ALICES))),
             ("session_host", Some(port_host(7000, ALICES))),
@@ -323,11 +323,11 @@ async fn a_person_opens_a_workspaces_address_and_is_simply_there() {
         ] {
             let mut lines = audit.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
             let is = |line: &Value| {
-                line["act"] == act
+                line["event"] == event
                     && line["user"] == "alice"
                     && host.as_ref().is_none_or(|host| line["host"] == **host)
             };
-            assert!(lines.any(|line| is(&line)), "{act} {audit}");
+            assert!(lines.any(|line| is(&line)), "{event} {audit}");
         }
     }
 }
@@ -1106,7 +1106,7 @@ async fn reload(stage: &Stage, change: impl FnOnce(&str) -> String) {
     let path = stage.directory.path().join("agent.toml");
     let text = change(&std::fs::read_to_string(&path).unwrap());
     let audit_log = || std::fs::read_to_string(stage.directory.path().join("audit.jsonl")).unwrap();
-    let count = |audit_log: &str| audit_log.matches("\"act\":\"reload").count();
+    let count = |audit_log: &str| audit_log.matches("\"event\":\"reload").count();
     let before = count(&audit_log());
     let next = stage.directory.path().join("next.toml");
     std::fs::write(&next, text).unwrap();
@@ -1279,7 +1279,7 @@ async fn an_administrator_sees_who_is_signed_in_and_ends_it() {
     let audit = until("the records", async || {
         let text = std::fs::read_to_string(stage.directory.path().join("audit.jsonl")).unwrap();
         let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let ends: Vec<_> = lines.filter(|line| line["act"] == "end_session").collect();
+        let ends: Vec<_> = lines.filter(|line| line["event"] == "end_session").collect();
         (ends.len() == 2).then_some(ends)
     })
     .await;

@@ -468,8 +468,8 @@ async fn a_controller_writes_workspaces_with_leases_and_revisions() {
     assert_eq!(stage.reason("job-1.ci.test", Some("alice")).await, "workspace_unknown");
     assert_eq!(admin(&socket, "DELETE", at, "").await.0, 404);
     let audit = std::fs::read_to_string(stage.directory.path().join("audit.jsonl")).unwrap();
-    for act in ["put_workspace", "delete_workspace"] {
-        assert!(audit.contains(&format!("\"act\":\"{act}\"")), "{act} {audit}");
+    for event in ["put_workspace", "delete_workspace"] {
+        assert!(audit.contains(&format!("\"event\":\"{event}\"")), "{event} {audit}");
     }
 }
 

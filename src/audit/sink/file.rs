@@ -286,6 +286,6 @@ fn record(line: &[u8]) -> Option<((u64, Hash), bool)> {
     let value: Value = serde_json::from_slice(line).ok()?;
     let seq = value.get("seq")?.as_u64()?;
     let ended = value.get("end").and_then(Value::as_bool) == Some(true)
-        && value.get("act").and_then(Value::as_str) == Some("checkpoint");
+        && value.get("event").and_then(Value::as_str) == Some("checkpoint");
     Some(((seq, hash), ended))
 }

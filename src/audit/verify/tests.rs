@@ -22,7 +22,7 @@ fn settings(directory: &Path) -> Settings {
     }
 }
 
-fn act(number: usize) -> TestEntry<'static> {
+fn event(number: usize) -> TestEntry<'static> {
     let notes = ["one", "two \u{1b}[31m", "three \"quoted\" \u{e9}"];
     TestEntry(AuditEvent::Reload, notes[number % 3].as_bytes())
 }
@@ -31,7 +31,7 @@ fn act(number: usize) -> TestEntry<'static> {
 fn run(settings: &Settings, records: usize) {
     let (audit_log, writer) = AuditLog::open(settings).unwrap();
     for number in 0..records {
-        audit_log.record(&act(number)).unwrap();
+        audit_log.record(&event(number)).unwrap();
     }
     drop(audit_log);
     writer.finish();
@@ -248,7 +248,7 @@ fn a4_what_a_crash_tore_is_on_record_and_not_hidden() {
     let open: Value = text
         .lines()
         .filter_map(|l| serde_json::from_str(l).ok())
-        .rfind(|v: &Value| v["act"] == "open")
+        .rfind(|v: &Value| v["event"] == "open")
         .unwrap();
     assert_eq!((&open["after"], &open["torn_bytes"]), (&"crash".into(), &39.into()));
     // Nobody else can put something there.
@@ -283,8 +283,8 @@ fn a7_rotation_and_retention_do_not_break_the_chain() {
         let before = std::fs::read_to_string(&all[number - 1]).unwrap();
         let last: Value = serde_json::from_str(before.lines().last().unwrap()).unwrap();
         assert_eq!(first["previous"], last["hash"], "the first record names the last hash before");
-        assert!(["continue", "open"].contains(&first["act"].as_str().unwrap()));
-        assert_eq!(last["act"], "checkpoint", "a file ends with a checkpoint");
+        assert!(["continue", "open"].contains(&first["event"].as_str().unwrap()));
+        assert_eq!(last["event"], "checkpoint", "a file ends with a checkpoint");
     }
     // A file in the middle is missed, an old one only unless that is said.
     let mut missing = all.clone();
@@ -303,7 +303,7 @@ fn a7_rotation_and_retention_do_not_break_the_chain() {
     let report = verify(&left, &partial).unwrap();
     assert!(report.is_whole(), "{}", problems(&report));
     let all: String = left.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
-    assert!(all.contains("\"act\":\"expire\",\"file\":\"audit.jsonl."), "{}", file.display());
+    assert!(all.contains("\"event\":\"expire\",\"file\":\"audit.jsonl."), "{}", file.display());
 }
 
 #[test]
@@ -311,13 +311,13 @@ fn a7_a_file_that_somebody_renames_is_begun_anew() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("audit.jsonl");
     let (audit_log, writer) = AuditLog::open(&settings(directory.path())).unwrap();
-    audit_log.record(&act(0)).unwrap();
+    audit_log.record(&event(0)).unwrap();
     let moved = directory.path().join("audit.jsonl.1");
     std::fs::rename(&file, &moved).unwrap();
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     while !file.exists() {
         assert!(std::time::Instant::now() < deadline, "no new file");
-        audit_log.record(&act(1)).unwrap();
+        audit_log.record(&event(1)).unwrap();
         std::thread::sleep(Duration::from_millis(20));
     }
     drop(audit_log);
@@ -335,12 +335,12 @@ fn a5_lost_records_are_counted_on_record_where_the_operator_wants_that() {
     let (audit_log, writer) = AuditLog::open(&settings).unwrap();
     let mut kept = 0;
     while audit_log.lost() == 0 {
-        audit_log.record(&act(kept)).unwrap();
+        audit_log.record(&event(kept)).unwrap();
         kept += 1;
     }
     let lost = audit_log.lost();
     audit_log.close();
-    assert!(audit_log.record(&act(0)).is_err(), "after the end nothing is allowed any more");
+    assert!(audit_log.record(&event(0)).is_err(), "after the end nothing is allowed any more");
     writer.finish();
     let report = verify(&files(directory.path()), &trusted(directory.path())).unwrap();
     assert!(report.is_whole(), "{}", problems(&report));

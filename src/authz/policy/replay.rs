@@ -337,7 +337,7 @@ mod tests {
                 record(json!({"method": "POST", "verdict": "deny", "reason": "not_permitted"})),
                 record(json!({"method": "POST", "verdict": "deny", "reason": "workspace_stopped"})),
                 record(json!({"verdict": "sign_in", "reason": "credential_missing"})),
-                json!({"act": "start"}),
+                json!({"event": "start"}),
             ],
         );
         assert_eq!((report.decisions, report.different, report.lacking), (10, 6, 0));

@@ -227,7 +227,7 @@ impl Stage {
         let text = std::fs::read_to_string(self.directory.path().join("audit.jsonl")).unwrap();
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         let all = whole.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let cuts = all.filter(|record| record["act"] == "tunnel_cut");
+        let cuts = all.filter(|record| record["event"] == "tunnel_cut");
         let text = |value: &Value| value.as_str().unwrap().to_owned();
         cuts.map(|record| (text(&record["user"]), text(&record["cause"]))).collect()
     }

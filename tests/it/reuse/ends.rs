@@ -141,10 +141,11 @@ async fn a_policy_that_comes_ends_every_reuse_and_there_is_none_with_it() {
     let since = Instant::now();
     let record = until("the reload", async || {
         let all = stage.audit();
-        all.into_iter().find(|r| r["act"].as_str().is_some_and(|act| act.starts_with("reload")))
+        all.into_iter()
+            .find(|r| r["event"].as_str().is_some_and(|event| event.starts_with("reload")))
     })
     .await;
-    assert_eq!(record["act"], "reload", "{record}");
+    assert_eq!(record["event"], "reload", "{record}");
     let took = last_allow(&mut client, &head("/secret"), since).await;
     eprintln!("a policy comes: last allow sent after {took:?}");
     assert_eq!(ask(&mut client, &head("/secret")).await.status, 403);

@@ -289,12 +289,12 @@ impl Scene {
         serde_json::from_str(&self.done(&["tunnels", "--json"])).unwrap()
     }
 
-    /// The records with this act.
-    pub(crate) fn records(&self, act: &str) -> Vec<Value> {
+    /// The records with this event.
+    pub(crate) fn records(&self, event: &str) -> Vec<Value> {
         let text = std::fs::read_to_string(self.directory.path().join("audit.jsonl")).unwrap();
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         let all = whole.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        all.filter(|record| record["act"] == act).collect()
+        all.filter(|record| record["event"] == event).collect()
     }
 }
 

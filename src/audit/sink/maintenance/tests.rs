@@ -110,9 +110,9 @@ impl Run {
     /// Keeps records, as fast as the writer writes them.
     fn keep(&mut self, records: usize) {
         for _ in 0..records {
-            let act =
+            let event =
                 TestEntry(AuditEvent::Reload, b"a note that makes the record as long as many are");
-            self.audit_log.record(&act).unwrap();
+            self.audit_log.record(&event).unwrap();
             self.kept += 1;
             self.until("there is room for a record", |run| {
                 run.audit_log.status().waiting < BUFFER / 2
@@ -143,8 +143,8 @@ impl Run {
         let report = verify(&files, &Trusted { keys: vec![key], ..Trusted::default() }).unwrap();
         assert!(report.is_whole() && report.ended, "{:?}", report.problems);
         let all: String = files.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
-        assert_eq!(all.matches("\"act\":\"reload\"").count(), self.kept);
-        assert_eq!(all.matches("\"act\":\"expire\"").count(), 1, "the removal is on record");
+        assert_eq!(all.matches("\"event\":\"reload\"").count(), self.kept);
+        assert_eq!(all.matches("\"event\":\"expire\"").count(), 1, "the removal is on record");
         let inodes = files.iter().map(|path| path.metadata().unwrap().ino()).collect();
         let calls = self.disk.calls.lock().unwrap().clone();
         (calls, inodes)
