@@ -13,6 +13,7 @@ need openssl openssl
 need haproxy haproxy
 need redis-server redis-server
 need git git
+need python3 python3
 [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
 if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then
