@@ -1,9 +1,14 @@
-//! Where workspaces come from: an adapter for each platform, a file, and the administrator's API.
+//! Where workspaces come from: one adapter for each platform, a file, and the admin API.
 //!
-//! A platform that can be asked implements [`Source`](crate::workspaces::source::Source), and
-//! [`crate::workspaces::reconcile`] lists it, follows it and repairs what was lost. A source that is told ([`file`],
-//! [`hub`], [`api`]) writes through a [`Publisher`](crate::workspaces::registry::Publisher) itself. No adapter decides
-//! anything about requests.
+//! A platform that can be queried implements [`Source`](crate::workspaces::source::Source), and
+//! [`crate::workspaces::reconcile`] lists it, follows its events and repairs what was lost. A
+//! source that receives its workspaces ([`file`], [`hub`], [`api`]) writes through a
+//! [`Publisher`](crate::workspaces::registry::Publisher) itself.
+//!
+//! An adapter translates the platform's description into a
+//! [`Workspace`](crate::workspaces::Workspace). It decides nothing about requests. What it does not
+//! understand becomes the narrowest value: an unknown state is not routable, and an unknown sharing
+//! level admits only the owner.
 
 use std::sync::{Arc, Mutex};
 
@@ -20,13 +25,13 @@ pub mod kubernetes;
 pub mod ona;
 pub(crate) mod words;
 
-/// A source as the administrator sees it.
+/// A source as the admin API and the metrics see it.
 #[derive(Clone)]
 pub struct WatchedSource {
-    /// Its name.
+    /// Its name in the configuration.
     pub name: Box<str>,
-    /// How it is doing.
+    /// Its state.
     pub status: Arc<Mutex<Status>>,
-    /// Its workspaces, where they are written through the administrator's API.
+    /// Its leases, if its workspaces are written through the admin API.
     pub leases: Option<Arc<api::Leases>>,
 }

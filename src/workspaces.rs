@@ -1,9 +1,15 @@
-//! Workspaces: who owns them, who may reach them, and where they are.
+//! The model of workspaces: identifiers, endpoints, owners, grants and phases.
 //!
-//! A host name is matched by [`pattern`] to a workspace id and one of its endpoints; the
-//! [`registry`] holds what each [`source`] last said of its workspaces, which [`reconcile`] keeps
-//! fresh, and whom its [`directory`] knows. Says nothing about who asks: that is [`crate::identity`],
-//! and whether they may is [`crate::authz::decision`].
+//! A [`Workspace`] is what a source last reported about one development environment. Host names are
+//! mapped to workspace ids by [`pattern`]; the [`registry`] holds the current workspaces of every
+//! [`source`]; [`reconcile`] keeps them up to date; a [`directory`] maps the accounts of a platform
+//! to identities; a [`destination`] says where requests for an endpoint go.
+//!
+//! This module knows nothing about requests and decides nothing. Who asks is [`crate::identity`],
+//! and whether that person may reach the endpoint is [`crate::authz::decision`].
+//!
+//! Invariant: a [`WorkspaceId`], an [`AppName`] and a [`host::Host`] that exist are valid, so they
+//! can stand in headers, logs and host names without another check.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -21,21 +27,22 @@ pub mod source;
 pub use destination::{Destination, Gateway};
 pub use person::{IssuerNames, Organization, Person};
 
-/// The longest workspace id in bytes.
+/// The longest workspace id, in bytes.
 pub const MAX_ID: usize = 128;
 
-/// The platform's id of a workspace: 1 to [`MAX_ID`] bytes of letters, digits, `-`, `_` and `.`,
-/// lower case, as it stands in host names.
+/// The platform's id of a workspace, as it stands in host names.
+///
+/// It has 1 to [`MAX_ID`] bytes: lower-case letters, digits, `-`, `_` and `.`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkspaceId(Arc<str>);
 
-/// Why a text is not a workspace id.
+/// The error of parsing a [`WorkspaceId`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("a workspace id has 1 to {MAX_ID} lower-case letters, digits, '-', '_' or '.'")]
 pub struct IdError;
 
 impl WorkspaceId {
-    /// The id.
+    /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -55,12 +62,14 @@ impl FromStr for WorkspaceId {
     }
 }
 
-/// A platform's name of somebody, without control characters: it stands in headers and logs.
+/// Removes control characters from a name that a platform chose, since it is sent in headers and
+/// written to logs.
 pub(crate) fn plain(name: &str) -> Arc<str> {
     name.chars().filter(|c| !c.is_control()).collect::<String>().into()
 }
 
-// Maps keyed by id are searched by the text a host pattern captured.
+// Lets a map with ids as keys be searched by the text that a host pattern captured, without an
+// allocation.
 impl std::borrow::Borrow<str> for WorkspaceId {
     fn borrow(&self) -> &str {
         &self.0
@@ -79,14 +88,14 @@ impl fmt::Debug for WorkspaceId {
     }
 }
 
-/// One way into a workspace.
+/// The name of one endpoint of a workspace.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum EndpointName {
-    /// The workspace's own host, without a port: its editor.
+    /// The editor: the workspace's own host, without a port.
     Main,
-    /// A port that a process in the workspace listens on.
+    /// A port on which a process in the workspace listens.
     Port(u16),
-    /// An application that the platform names.
+    /// An application, by the name that the platform gave it.
     App(AppName),
 }
 
@@ -94,18 +103,18 @@ pub enum EndpointName {
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct AppName(Arc<str>);
 
-/// The longest name of an application in bytes: a label of a host.
+/// The longest name of an application in bytes: it must fit into one label of a host name.
 pub const MAX_APP: usize = 63;
 
 impl AppName {
-    /// The name, if the text is one.
+    /// Returns the name, or `None` if the text is empty, too long, or has control characters.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
         let clean = !text.is_empty() && !text.chars().any(char::is_control);
         (clean && text.len() <= MAX_APP).then(|| Self(text.into()))
     }
 
-    /// The name.
+    /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
@@ -113,7 +122,7 @@ impl AppName {
 }
 
 impl EndpointName {
-    /// The endpoint that a text stands for, as it displays itself.
+    /// Parses the text that `Display` writes: `main`, `port:NUMBER` or `app:NAME`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         match text.split_once(':') {
@@ -135,42 +144,43 @@ impl fmt::Display for EndpointName {
     }
 }
 
-/// What a workspace is doing. Anything a platform says that is not understood is [`Phase::Unknown`],
+/// The state of a workspace. A state that a source does not understand becomes [`Phase::Unknown`],
 /// which is not routable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Not known.
+    /// The platform reported no state, or one that is not understood.
     Unknown,
-    /// Being made or started.
+    /// The workspace is being created or started.
     Provisioning,
-    /// Up.
+    /// The workspace is up.
     Running,
-    /// Up, with a change being applied.
+    /// The workspace is up while a change is being applied.
     Updating,
-    /// Expected back by itself.
+    /// The workspace is down and is expected to come back without action of its owner.
     Interrupted,
-    /// Going down: counts as stopped.
+    /// The workspace is going down. Requests are refused as for a stopped one.
     Stopping,
-    /// Down.
+    /// The workspace is down.
     Stopped,
-    /// Gone for good.
+    /// The workspace was removed.
     Deleted,
-    /// Broken.
+    /// The workspace failed to start or crashed.
     Failed,
 }
 
-/// Whom an endpoint admits, from the narrowest to the widest; each includes the ones before it.
+/// Who may reach an endpoint, from the narrowest to the widest. Each value includes the ones before
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Admission {
-    /// The owner alone.
+    /// Only the owner.
     Owner,
-    /// The owner and whom the workspace was granted to.
+    /// The owner, and people and groups with a grant.
     Grants,
-    /// Everyone of the workspace's organization.
+    /// All members of the workspace's organization.
     Organization,
-    /// Everyone who has a valid identity.
+    /// Every person with a valid identity.
     Authenticated,
-    /// Everyone, without an identity.
+    /// Everyone, also without an identity.
     Public,
 }
 
@@ -186,40 +196,41 @@ impl fmt::Display for Admission {
     }
 }
 
-/// To whom a workspace is shared.
+/// Who receives a grant.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Grantee {
-    /// One person.
+    /// A single person.
     User(Person),
-    /// A group of the identity provider, compared byte for byte.
+    /// A group of the identity provider. Its name is compared byte for byte.
     Group {
-        /// The issuers that may say who is in the group.
+        /// The issuers whose statement about membership is accepted.
         issuers: IssuerNames,
-        /// The group.
+        /// The name of the group in identities.
         name: Box<str>,
     },
-    /// A group of the platform, by its id there; who is in it, the source's directory tells.
+    /// A group of the platform, by the platform's id. The source's directory says who is a member.
     Team(Box<str>),
 }
 
-/// One share of a workspace.
+/// The right of a person or group, other than the owner, to reach endpoints of a workspace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// To whom.
+    /// Who receives it.
     pub to: Grantee,
-    /// Which endpoints; `None` is all of them.
+    /// The endpoints it is for; `None` means all of them.
     pub endpoints: Option<Vec<EndpointName>>,
 }
 
-/// What the server of an endpoint speaks, which says how it may be reached.
+/// The protocol that an endpoint's server speaks. It decides which HAProxy front end may route to
+/// it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protocol {
-    /// HTTP, with WebSockets and other upgrades: each request is decided about, and the headers that
-    /// say who it is are HAProxy's.
+    /// HTTP, with WebSockets and other upgrades. Each request is authorized, and HAProxy sets the
+    /// identity headers.
     #[default]
     Http,
-    /// Any other protocol over TCP: a stream is decided about when it begins, and its bytes are the
-    /// client's alone.
+    /// Any other protocol over TCP. A stream is authorized when it begins. The client controls all
+    /// its bytes, so no header in it can be trusted.
     Tcp,
 }
 
@@ -232,31 +243,33 @@ impl fmt::Display for Protocol {
     }
 }
 
-/// A declared endpoint.
+/// An endpoint that a workspace declares.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Which.
+    /// Its name.
     pub name: EndpointName,
-    /// What its server speaks.
+    /// The protocol of its server.
     pub protocol: Protocol,
-    /// Whom it admits, before the caps of the operator.
+    /// Who may reach it, before the operator's `max_admission` limits are applied.
     pub admission: Admission,
-    /// Where it is.
+    /// Where its server is.
     pub destination: Destination,
 }
 
-/// How new a description of a workspace is, by the platform's own counters. Descriptions of different
-/// instances cannot be compared, nor those without counters.
+/// The platform's own counters for the version of a description, to tell older descriptions from
+/// newer ones.
+///
+/// Descriptions of different instances of a workspace, or without counters, cannot be ordered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Revision {
-    /// Counts changes of what it is to be.
+    /// Counts changes of the desired state.
     pub spec: Option<u64>,
-    /// Counts changes of what it is.
+    /// Counts changes of the reported state.
     pub status: Option<u64>,
 }
 
 impl Revision {
-    /// Whether this is surely older than the other: one counter is behind and none is ahead.
+    /// Returns whether this version is certainly older: one counter is behind and none is ahead.
     #[must_use]
     pub fn is_older_than(self, other: Self) -> bool {
         let pairs = [(self.spec, other.spec), (self.status, other.status)];
@@ -277,55 +290,57 @@ impl Revision {
 pub struct Workspace {
     /// The platform's id.
     pub id: WorkspaceId,
-    /// The platform's name for this life of the workspace: one that was stopped and started again has
-    /// another.
+    /// The platform's name for the current run. A workspace that is stopped and started again has a
+    /// new one.
     pub instance: Option<Box<str>>,
-    /// How new this is, within the instance.
+    /// The version of this description within the instance.
     pub revision: Revision,
-    /// The organization it belongs to.
+    /// The organization that the workspace belongs to.
     pub organization: Option<Organization>,
-    /// Who owns it.
+    /// The owner.
     pub owner: Person,
-    /// The owner in one word, for records and headers.
+    /// The owner's name for audit records and headers.
     pub owner_label: Arc<str>,
-    /// With whom it is shared.
+    /// The grants to other people and groups.
     pub grants: Vec<Grant>,
-    /// What it is doing.
+    /// The current state.
     pub phase: Phase,
-    /// Where undeclared ports would be, when the policy lets the owner reach them.
+    /// The address for ports that are not declared. Used only with `undeclared_ports = "owner"`.
     pub address: Option<destination::Address>,
-    /// The same, where the operator's words say it and not an address.
+    /// The destination template for ports that are not declared, where the source has one instead
+    /// of an address.
     pub template: Option<Arc<destination::Template>>,
-    /// The declared endpoints.
+    /// The endpoints that the workspace declares.
     pub endpoints: Vec<Endpoint>,
-    /// Endpoints that are below a path of the workspace's own host.
+    /// Endpoints that share the workspace's own host and are told apart by the path.
     pub paths: Vec<PathRule>,
 }
 
-/// An endpoint that is told by its path, where a platform gives it no host of its own.
+/// An endpoint below a path, for platforms that give it no host name of its own.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathRule {
-    /// The path, with a slash at its end.
+    /// The path prefix. It ends in a slash.
     pub prefix: Box<str>,
-    /// The endpoint.
+    /// The endpoint below it.
     pub endpoint: EndpointName,
 }
 
 impl Workspace {
-    /// What the organization that it belongs to is called.
+    /// The name of the organization that the workspace belongs to.
     #[must_use]
     pub fn organization_name(&self) -> Option<&str> {
         self.organization.as_ref().map(|organization| &*organization.name)
     }
 
-    /// The declared endpoint of that name.
+    /// Returns the declared endpoint with this name.
     #[must_use]
     pub fn endpoint(&self, name: &EndpointName) -> Option<&Endpoint> {
         self.endpoints.iter().find(|endpoint| endpoint.name == *name)
     }
 
-    /// Which endpoint a request is for whose host names `name`: one below whose path it is, the longest
-    /// such path first.
+    /// Returns the endpoint of a request whose host names the endpoint `name`.
+    ///
+    /// For the main endpoint, the longest path rule that matches the request's path wins.
     #[must_use]
     pub fn endpoint_at(&self, name: &EndpointName, path: Option<&[u8]>) -> EndpointName {
         if *name != EndpointName::Main || self.paths.is_empty() {
@@ -339,13 +354,13 @@ impl Workspace {
 }
 
 impl Phase {
-    /// Whether requests may reach a workspace in this phase.
+    /// Returns whether requests may be sent to a workspace in this state.
     #[must_use]
     pub fn is_routable(self) -> bool {
         matches!(self, Self::Running | Self::Updating)
     }
 
-    /// The word for it, as in the file of workspaces.
+    /// The word for this state in lists of workspaces, audit records and the API.
     #[must_use]
     pub const fn id(self) -> &'static str {
         match self {

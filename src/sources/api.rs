@@ -1,7 +1,9 @@
-//! Workspaces that somebody writes through the administrator's API: a controller, a build script.
+//! Workspaces that a controller or a build script writes through the admin API.
 //!
-//! Each has a lease: who stops renewing it, because it died or lost its way, takes its routes along.
-//! Nothing is kept over a restart, after which whoever writes writes again.
+//! Each workspace has a lease and is removed when the lease is not renewed, so a writer that
+//! crashed leaves no open routes behind. Writers may number their versions, and a version that
+//! arrives late changes nothing. Nothing is stored across a restart of the agent; writers write
+//! again within the lease.
 
 use std::{
     collections::HashMap,
@@ -23,12 +25,13 @@ use crate::{
     },
 };
 
-/// The most workspaces that can be written.
+/// The most workspaces that one source can hold.
 const MAX: usize = 200_000;
-/// How long the number of one that was taken away is remembered.
+/// How long the revision of a deleted workspace is remembered, so that a late write does not
+/// restore it.
 const REMEMBER: Duration = Duration::from_mins(15);
 
-/// The workspaces of one such source.
+/// The workspaces of one such source, with their leases.
 pub struct Leases {
     publisher: Publisher,
     longest: Duration,
@@ -39,45 +42,45 @@ pub struct Leases {
 #[derive(Default)]
 struct State {
     all: HashMap<WorkspaceId, Lease>,
-    /// Where they went with another configuration.
+    /// The same source of a newer configuration, after a reload.
     moved: Option<Arc<Leases>>,
 }
 
 #[derive(Clone, Copy)]
 struct Lease {
     revision: u64,
-    /// When it ends; for one that was taken away, when it is forgotten.
+    /// When the lease ends. For a deleted workspace, when its revision is forgotten.
     until: MonotonicTime,
     there: bool,
 }
 
-/// What became of a workspace.
+/// A workspace that is held, as the API returns it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
-    /// Its id.
+    /// The workspace id.
     pub id: String,
-    /// The number of this version, the writer's or counted here.
+    /// The revision: the writer's own, or counted by the agent.
     pub revision: u64,
-    /// How long it holds if it is not written again.
+    /// The seconds until it is removed, if it is not written again.
     pub lease_seconds: u64,
 }
 
-/// Why a workspace was not written.
+/// The reason why a workspace was not written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum LeaseError {
-    /// What is known is as new.
+    /// The known version is the same or newer.
     #[error("revision {0} is known already: write a higher one")]
     Outdated(u64),
-    /// Too many.
+    /// The source holds too many workspaces.
     #[error("{MAX} workspaces are written already")]
     Full,
 }
 
 impl Leases {
-    /// No workspaces yet; each may be held for `longest` at most.
+    /// A source without workspaces. No lease is longer than `longest`.
     #[must_use]
     pub fn new(publisher: Publisher, longest: Duration) -> Arc<Self> {
-        // Nobody else knows of workspaces of this source, so what was not written does not exist.
+        // All workspaces of this source are written here, so what was not written does not exist.
         publisher.confirm(MonotonicTime::now());
         Arc::new(Self { publisher, longest, state: Mutex::default(), wake: Notify::new() })
     }
@@ -88,11 +91,10 @@ impl Leases {
         self.publisher.name()
     }
 
-    /// Writes a workspace, for so long at most. A writer that counts its versions gives their numbers,
-    /// so that one that comes late changes nothing.
+    /// Writes a workspace with a lease. A `revision` that is not higher than the known one is
+    /// refused.
     ///
-    /// # Errors
-    /// See [`LeaseError`].
+    /// # Errors See [`LeaseError`].
     pub fn put(
         &self,
         mut workspace: Workspace,
@@ -104,6 +106,8 @@ impl Leases {
         let id = workspace.id.clone();
         let mut state = self.lock();
         if let Some(next) = &state.moved {
+            // Requests that began before the reload still read the old registry, so both are
+            // written.
             let held = next.put(workspace.clone(), revision, Some(lease), now)?;
             self.publisher.set(workspace, now);
             return Ok(held);
@@ -114,7 +118,7 @@ impl Leases {
             return Err(LeaseError::Full);
         }
         workspace.revision = Revision { spec: Some(revision), status: None };
-        // Under the lock, so that what is written last is what holds.
+        // The lock is held until the lease is entered, so that the last write wins in both places.
         self.publisher.set(workspace, now);
         state.all.insert(id.clone(), Lease { revision, until: now.plus(lease), there: true });
         drop(state);
@@ -122,10 +126,9 @@ impl Leases {
         Ok(Held { id: id.to_string(), revision, lease_seconds: lease.as_secs() })
     }
 
-    /// Takes a workspace away. Returns whether it was there.
+    /// Deletes a workspace. Returns whether it was there.
     ///
-    /// # Errors
-    /// See [`LeaseError::Outdated`].
+    /// # Errors See [`LeaseError::Outdated`].
     pub fn delete(
         &self,
         id: &WorkspaceId,
@@ -146,7 +149,7 @@ impl Leases {
         Ok(there)
     }
 
-    /// Everything that is held, by id.
+    /// All workspaces that are held, sorted by id.
     #[must_use]
     pub fn list(&self, now: MonotonicTime) -> Vec<Held> {
         let state = self.lock();
@@ -163,8 +166,8 @@ impl Leases {
         held
     }
 
-    /// Hands everything that is held over to the same source of another configuration. Whoever still writes
-    /// here writes there too.
+    /// Moves all leases to the same source of a new configuration. Later writes to this object go
+    /// there too.
     pub fn move_to(&self, next: &Arc<Self>) {
         let mut state = self.lock();
         let snapshot = self.publisher.registry().snapshot();
@@ -183,7 +186,7 @@ impl Leases {
         state.moved = Some(Arc::clone(next));
     }
 
-    /// Ends what is not renewed, until stopped.
+    /// Ends leases that are not renewed, until stopped.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         loop {
             let now = MonotonicTime::now();
@@ -197,7 +200,7 @@ impl Leases {
         }
     }
 
-    /// Ends every lease that is over. Returns when the next one is.
+    /// Ends every lease that is over. Returns when the next one ends.
     fn expire(&self, now: MonotonicTime) -> Option<MonotonicTime> {
         let mut state = self.lock();
         let over: Vec<WorkspaceId> = state

@@ -1,7 +1,9 @@
-//! The Connect protocol with JSON over HTTP, as Gitpod and Ona speak it: unary calls, and streams of
-//! messages in envelopes of one flag byte, a length of four bytes (big-endian), and the message.
+//! The Connect protocol with JSON over HTTP, which Gitpod and Ona use.
 //!
-//! Specification: connectrpc.com, "Connect Protocol Reference".
+//! It has unary calls and streams of messages. Each message of a stream is in an envelope: one flag
+//! byte, a length of four bytes (big-endian), and the message. Specification: connectrpc.com,
+//! "Connect Protocol Reference". Compressed envelopes are refused, since the agent does not ask for
+//! compression.
 
 use bytes::{Buf as _, BytesMut};
 use reqwest::{Response, header::CONTENT_TYPE};
@@ -11,16 +13,15 @@ use serde_json::Value;
 use super::http::{self, Api};
 use crate::workspaces::source::SourceError;
 
-/// The largest message of a stream, in bytes; a hint has some hundred.
+/// The largest message of a stream in bytes. An event has some hundred.
 const MAX_MESSAGE: usize = 4 << 20;
 const END: u8 = 0b10;
 const COMPRESSED: u8 = 0b01;
 const ENVELOPE: usize = 5;
 
-/// Calls a method. `None` stands for the code `not_found`.
+/// Calls a method. `None` means the error code `not_found`.
 ///
-/// # Errors
-/// As [`http::ask`].
+/// # Errors As [`http::ask`].
 pub async fn call<T: DeserializeOwned>(
     api: &Api,
     method: &str,
@@ -28,7 +29,7 @@ pub async fn call<T: DeserializeOwned>(
 ) -> Result<Option<T>, SourceError> {
     let request = api.post(method)?.header("Connect-Protocol-Version", "1");
     let request = request.header(CONTENT_TYPE, "application/json").body(json(message)?);
-    // A wrong address is "404" too; only the code says that the thing is gone.
+    // A wrong URL also returns 404. Only the code says that the object does not exist.
     http::ask_unless(request, |body| {
         let error: Option<Failure> = serde_json::from_slice(body).ok();
         error.is_some_and(|error| error.code == "not_found")
@@ -36,7 +37,7 @@ pub async fn call<T: DeserializeOwned>(
     .await
 }
 
-/// What went wrong, as the platform says it.
+/// An error as the platform reports it.
 #[derive(Deserialize)]
 struct Failure {
     #[serde(default)]
@@ -52,11 +53,10 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Calls a method that answers with a stream. Some servers send nothing before the first message,
-    /// so this may take as long.
+    /// Calls a method that returns a stream. Some servers send no headers before the first message,
+    /// so this can wait for it.
     ///
-    /// # Errors
-    /// No answer, or a refusal.
+    /// # Errors There is no response, or an error status.
     pub async fn open(
         api: &Api,
         method: &str,
@@ -73,10 +73,9 @@ impl Stream {
         Ok(Self { response, input: BytesMut::new() })
     }
 
-    /// The next message.
+    /// Returns the next message.
     ///
-    /// # Errors
-    /// The stream has ended, in good order or not, or cannot be read.
+    /// # Errors The stream has ended, cleanly or not, or a message cannot be parsed.
     pub async fn next<T: DeserializeOwned>(&mut self) -> Result<T, SourceError> {
         loop {
             if let Some((flags, message)) = split(&mut self.input)? {
@@ -97,10 +96,9 @@ impl Stream {
     }
 }
 
-/// Takes one whole envelope off the input: its flags and its message.
+/// Removes one complete envelope from the input and returns its flags and message.
 ///
-/// # Errors
-/// It claims to be larger than any event, or is compressed.
+/// # Errors The length is above the limit, or the message is compressed.
 pub fn split(input: &mut BytesMut) -> Result<Option<(u8, BytesMut)>, SourceError> {
     let Some((head, _)) = input.split_first_chunk::<ENVELOPE>() else { return Ok(None) };
     let [flags, length @ ..] = *head;
@@ -118,7 +116,7 @@ pub fn split(input: &mut BytesMut) -> Result<Option<(u8, BytesMut)>, SourceError
     Ok(Some((flags, input.split_to(length))))
 }
 
-/// What the last envelope says.
+/// The error that the last envelope of a stream reports.
 fn end(message: &[u8]) -> SourceError {
     #[derive(Deserialize)]
     struct End {
@@ -143,7 +141,7 @@ fn json(message: &impl Serialize) -> Result<Vec<u8>, SourceError> {
     serde_json::to_vec(message).map_err(|error| SourceError::Protocol(error.to_string()))
 }
 
-/// A number that JSON carries as text, since it may have 64 bits; absent when zero.
+/// Reads a number. JSON of Protocol Buffers has 64-bit numbers as text, and leaves out zero.
 pub(super) fn number(value: Option<&Value>) -> Option<u64> {
     match value? {
         Value::String(text) => text.parse().ok(),

@@ -1,6 +1,8 @@
-//! Follows the file of workspaces and publishes each good version at once.
+//! The list of workspaces in a file.
 //!
-//! A version that cannot be read keeps the last good one and says so.
+//! The file is read as soon as it changes, and as a whole or not at all: a version with mistakes is
+//! reported with the line of each, and the last good version stays in use. [`document`] reads the
+//! text.
 
 use std::{
     collections::BTreeSet,
@@ -27,12 +29,12 @@ use crate::{
 
 pub mod document;
 
-/// A file is also looked at this often, should an event be lost.
+/// The time between checks of the file, in case a change was not reported by the operating system.
 const SWEEP: Duration = Duration::from_secs(5);
-/// A file of more bytes than this is refused.
+/// The largest file in bytes that is read.
 pub const MAX_FILE: u64 = 256 << 20;
 
-/// The file source.
+/// Follows one file and publishes its workspaces.
 pub struct FileSource {
     path: PathBuf,
     issuers: BTreeSet<Box<str>>,
@@ -43,8 +45,8 @@ pub struct FileSource {
 }
 
 impl FileSource {
-    /// A source that publishes through `publisher`. Its workspaces may be of these issuers' people and at these
-    /// backends.
+    /// A source that publishes through `publisher`. `issuers` are the names that records may use,
+    /// and `backends` the backends that destinations may name.
     #[must_use]
     pub fn new(
         path: PathBuf,
@@ -56,21 +58,20 @@ impl FileSource {
         Self { path, issuers, backends, publisher, last: None, status: Arc::default() }
     }
 
-    /// How it is doing.
+    /// The state of the source, for people and metrics.
     #[must_use]
     pub fn status(&self) -> Arc<Mutex<Status>> {
         Arc::clone(&self.status)
     }
 
-    /// Reads the file now and publishes it, if it is new and good.
+    /// Reads the file now, and publishes it if it has changed and has no mistakes.
     ///
-    /// # Errors
-    /// The mistakes in it; the last good version stays.
+    /// # Errors The mistakes in it. The last good version stays in use.
     pub fn load(&mut self) -> Result<(), Mistakes> {
         let result = self.read();
         let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         match &result {
-            // What did not change may be broken still.
+            // An unchanged file may still be the broken one, so its error stays.
             Ok(false) => {}
             Ok(true) => {
                 status.health = Health::Live;
@@ -85,7 +86,7 @@ impl FileSource {
         result.map(|_| ())
     }
 
-    /// Returns whether there was something new.
+    /// Returns whether the file has changed and was published.
     fn read(&mut self) -> Result<bool, Mistakes> {
         let name = self.path.display().to_string();
         let bytes = read(&self.path).map_err(|error| Mistakes::whole(&name, error))?;
@@ -93,7 +94,8 @@ impl FileSource {
             return Ok(false);
         }
         let parsed = self.parse(&name, &bytes);
-        // Also after a failure: one broken version is reported once, not every few seconds.
+        // Stored also after a failure, so that a broken version is reported once and not every few
+        // seconds.
         self.last = Some(bytes);
         let workspaces = parsed?;
         let count = workspaces.len();
@@ -112,7 +114,7 @@ impl FileSource {
         document::parse(name, text, format, &issuers, &self.backends)
     }
 
-    /// Follows the file until cancelled.
+    /// Follows the file until stopped.
     pub async fn run(mut self, stop: CancellationToken) {
         let (sender, mut events) = mpsc::channel(1);
         let _watcher = match file_watch::watch(&self.path, sender) {
@@ -124,7 +126,7 @@ impl FileSource {
         };
         let mut missing = false;
         loop {
-            // Reading a long list takes a moment, in which requests must not wait.
+            // Reading a long list takes a while, and requests on this thread must not wait for it.
             let loaded = tokio::task::spawn_blocking(move || {
                 let result = self.load();
                 (self, result)
@@ -139,7 +141,7 @@ impl FileSource {
             match result {
                 Ok(()) => missing = false,
                 Err(mistakes) => {
-                    // A file that stays away is reported once.
+                    // A missing file is reported once.
                     let gone = mistakes.as_slice().iter().all(|m| m.place.is_none());
                     if !(gone && missing) {
                         error!(

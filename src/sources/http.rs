@@ -1,8 +1,8 @@
-//! Asking a platform's API: one client for all sources that speak HTTP.
+//! The HTTP client for the APIs of platforms.
 //!
-//! The credential is read anew for every question, so that it can be replaced while the agent runs.
-//! Answers are bounded in size and time; redirects are not followed, as they would carry the
-//! credential elsewhere.
+//! The credential is read from its file or variable for each request, so it can be replaced while
+//! the agent runs. The size and the time of responses are limited. Redirects are not followed,
+//! since they would send the credential to another server.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -17,40 +17,39 @@ use url::Url;
 
 use crate::workspaces::source::SourceError;
 
-/// The largest answer that is read, in bytes; a page of a hundred workspaces is some hundred KiB.
+/// The largest response body in bytes. A page of a hundred workspaces has some hundred KiB.
 const MAX_BODY: usize = 32 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The longest that one answer may take; a stream of events has no end.
+/// The time limit of one response. It does not hold for streams of events.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
-/// A connection on which nothing is heard is asked whether it is there this often.
+/// The interval of keep-alive probes on a silent connection.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// The longest pause that a platform can ask for.
 const MAX_PAUSE: Duration = Duration::from_mins(5);
 
-/// Where a credential is.
+/// Where a credential is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credential {
     /// In a file.
     File(PathBuf),
-    /// In a variable of the environment.
+    /// In an environment variable.
     Env(String),
 }
 
-/// A platform's API.
+/// The API of a platform.
 pub struct Api {
     client: Client,
     base: Url,
     credential: Option<Credential>,
-    /// What stands before the credential in the Authorization header, or the name of a header of its
-    /// own that ends in a colon.
+    /// The text before the credential in the Authorization header, such as "Bearer ". If it ends in
+    /// a colon, it is the name of another header that carries the credential.
     scheme: &'static str,
 }
 
 impl Credential {
-    /// Reads it.
+    /// Reads the credential.
     ///
-    /// # Errors
-    /// It is not there, or empty.
+    /// # Errors It is missing or empty.
     pub fn read(&self) -> Result<SecretString, SourceError> {
         let (text, place) = match self {
             Self::File(path) => (std::fs::read_to_string(path).ok(), path.display().to_string()),
@@ -64,10 +63,10 @@ impl Credential {
 }
 
 impl Api {
-    /// An API. `scheme` is "Bearer ", "token " or the like, or the name of a header with a colon.
+    /// A client for the API at `base`. `scheme` is "Bearer ", "token " or the like, or the name of
+    /// a header with a colon.
     ///
-    /// # Errors
-    /// TLS cannot be set up, or the authority's certificates cannot be read.
+    /// # Errors TLS cannot be set up, or the certificates of the private authority cannot be read.
     pub fn new(
         base: Url,
         credential: Option<Credential>,
@@ -87,18 +86,16 @@ impl Api {
         Ok(Self { client: builder.build()?, base, credential, scheme })
     }
 
-    /// A GET of a path below the base.
+    /// A GET request for a path below the base.
     ///
-    /// # Errors
-    /// The credential cannot be read.
+    /// # Errors The credential cannot be read.
     pub fn get(&self, path: &str) -> Result<RequestBuilder, SourceError> {
         self.signed(self.client.get(self.url(path)?))
     }
 
-    /// A POST to a path below the base.
+    /// A POST request for a path below the base.
     ///
-    /// # Errors
-    /// The credential cannot be read.
+    /// # Errors The credential cannot be read.
     pub fn post(&self, path: &str) -> Result<RequestBuilder, SourceError> {
         self.signed(self.client.post(self.url(path)?))
     }
@@ -129,18 +126,16 @@ impl Api {
     }
 }
 
-/// Sends a question and reads the answer. `None` stands for "there is no such thing" (404).
+/// Sends a request and parses the JSON response. `None` means that the object does not exist (404).
 ///
-/// # Errors
-/// No answer, a refusal, or one that is not the JSON that was asked for.
+/// # Errors There is no response, an error status, or a body that is not the expected JSON.
 pub async fn ask<T: DeserializeOwned>(request: RequestBuilder) -> Result<Option<T>, SourceError> {
     ask_unless(request, |_| true).await
 }
 
-/// As [`ask`], where the body of a 404 tells whether there is no such thing.
+/// Like [`ask`], but `gone` decides by the body of a 404 whether the object does not exist.
 ///
-/// # Errors
-/// As [`ask`].
+/// # Errors As [`ask`].
 pub async fn ask_unless<T: DeserializeOwned>(
     request: RequestBuilder,
     gone: impl FnOnce(&[u8]) -> bool,
@@ -162,26 +157,23 @@ pub async fn ask_unless<T: DeserializeOwned>(
     tokio::time::timeout(ANSWER_TIMEOUT, question).await.unwrap_or(Err(SourceError::Timeout))
 }
 
-/// As [`ask`], where "there is no such thing" is no answer.
+/// Like [`ask`], but a 404 is an error.
 ///
-/// # Errors
-/// As [`ask`].
+/// # Errors As [`ask`].
 pub async fn must<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, SourceError> {
     ask(request).await?.ok_or_else(|| SourceError::Unavailable("status 404 Not Found".into()))
 }
 
-/// Sends a question, for whoever reads the answer as it comes.
+/// Sends a request and returns the response with its body unread.
 ///
-/// # Errors
-/// No answer.
+/// # Errors There is no response.
 pub async fn send(request: RequestBuilder) -> Result<Response, SourceError> {
     request.send().await.map_err(|error| unavailable(&error))
 }
 
-/// The response, unless its status says that it is a refusal.
+/// Returns the response if its status is a success.
 ///
-/// # Errors
-/// What the status says.
+/// # Errors The error that the status stands for.
 pub async fn accept(response: Response) -> Result<Response, SourceError> {
     let status = response.status();
     if status.is_success() {
@@ -202,7 +194,7 @@ pub async fn accept(response: Response) -> Result<Response, SourceError> {
     })
 }
 
-/// What went wrong, from the inside out: the outer words alone never tell.
+/// The error of reqwest with all its causes: the outermost message never names the real one.
 pub(super) fn unavailable(error: &reqwest::Error) -> SourceError {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
@@ -224,7 +216,7 @@ async fn body(mut response: Response) -> Result<Vec<u8>, SourceError> {
     Ok(body)
 }
 
-/// What an error's body says, cut and made harmless for logs.
+/// The message in an error body, shortened and with control characters escaped for logs.
 fn reason(body: &[u8]) -> String {
     let json: Option<serde_json::Value> = serde_json::from_slice(body).ok();
     let message = json.as_ref().and_then(|json| json.get("message")).and_then(|m| m.as_str());
@@ -232,8 +224,7 @@ fn reason(body: &[u8]) -> String {
     text.chars().take(200).flat_map(char::escape_debug).collect()
 }
 
-/// How long to wait, by `Retry-After` (RFC 9110 section 10.2.3); some platforms give fractions of a
-/// second.
+/// The pause in `Retry-After` (RFC 9110 section 10.2.3). Some platforms send fractions of a second.
 fn pause(response: &Response) -> Option<Duration> {
     let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
     let seconds = if let Ok(seconds) = text.parse::<f64>() {

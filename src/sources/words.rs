@@ -1,5 +1,9 @@
-//! The key `issuer` of sources of workspaces and of the records in lists: at which issuers the names there are
-//! names of people, groups and organizations.
+//! The key `issuer` of sources and of records in lists, and the words for admission.
+//!
+//! The same login name, e-mail address or group can belong to different people at two issuers. So
+//! every name of a person, group or organization is resolved to the issuers that it belongs to.
+//! With a single issuer in the configuration the key may be left out; with several it must be
+//! there.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +14,8 @@ use crate::{
     workspaces::{Admission, IssuerNames},
 };
 
-/// What was typed: the configured name of an issuer, or a list of several that vouch for the same people.
+/// The value of `issuer`: the name of a configured issuer, or a list of names whose issuers vouch
+/// for the same people.
 pub(crate) struct Named {
     names: Vec<Box<str>>,
     span: Span,
@@ -31,11 +36,12 @@ impl<'de> Deserialize<'de> for Named {
 }
 
 impl Named {
-    /// The issuers that are named. Where none is named, the only one that is configured: with several, who is
-    /// called "alice" depends on the issuer. `at` is the place that lacks the key.
+    /// Returns the issuers that are named, or the only configured issuer if none is named.
     ///
-    /// # Errors
-    /// One of them is not configured, or none is named and several are configured.
+    /// `at` is where the key would have to stand; the error for a missing key points there.
+    ///
+    /// # Errors A name is not configured, or there is no name although several issuers are
+    /// configured.
     pub(crate) fn resolve(
         named: Option<&Self>,
         at: Span,
@@ -77,7 +83,7 @@ fn listed(configured: &BTreeSet<&str>) -> String {
     configured.iter().copied().collect::<Vec<_>>().join(", ")
 }
 
-/// The words for admission.
+/// The words for admission in configuration and lists.
 pub(crate) const ADMISSIONS: [(&str, Admission); 5] = [
     ("owner", Admission::Owner),
     ("grants", Admission::Grants),

@@ -1,8 +1,11 @@
-//! Where HAProxy sends an allowed request, and where it never sends one.
+//! Where HAProxy sends an allowed request.
 //!
-//! What a workspace's record says of its place is not trusted: a place in a forbidden range would turn
-//! the gate into a tunnel to the inside. [`Ranges::permits`] is asked for every request, whatever the
-//! destination came from. Names are resolved by [`resolver`], never on the way of a request.
+//! A destination is an address, a backend of haproxy.cfg, or a host name that the [`resolver`]
+//! looks up in the background. The record of a workspace is not trusted about it: a destination in
+//! a forbidden range would turn the gate into a tunnel to internal services. [`Ranges::permits`] is
+//! therefore checked for every request, whatever source the destination came from.
+//!
+//! Invariant: no request waits for a name to be resolved.
 
 use std::{fmt, net::SocketAddr, sync::Arc};
 
@@ -24,11 +27,11 @@ pub use ranges::Ranges;
 /// Where HAProxy sends an allowed request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
-    /// An address that is the workspace's alone, set by `http-request set-dst`.
+    /// An address that only this workspace uses. HAProxy applies it with `http-request set-dst`.
     Address(Server),
-    /// A backend of haproxy.cfg, by name.
+    /// The name of a backend in haproxy.cfg.
     Backend(Arc<str>),
-    /// A name that is resolved beside the request; others may be reached there too.
+    /// A host name that is resolved in the background. Several workspaces may share it.
     Gateway(Arc<Gateway>),
 }
 
@@ -42,42 +45,42 @@ impl fmt::Display for Destination {
     }
 }
 
-/// A named place.
+/// A server known by its host name.
 #[derive(Debug)]
 pub struct Gateway {
-    /// The name: what is resolved, and the server name in TLS.
+    /// The host name, which is resolved and is also the server name in TLS.
     pub host: Host,
     /// The port.
     pub port: u16,
-    /// Whether it speaks TLS.
+    /// Whether HAProxy connects with TLS.
     pub tls: bool,
-    /// Whether the name is the Host header there; the client's own unless said.
+    /// Whether the Host header is replaced by the host name. By default the client's Host header is
+    /// sent.
     pub renames: bool,
     address: ArcSwapOption<Address>,
 }
 
-/// Why a text is not a named place.
+/// The reason why a text is not a [`Gateway`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum GatewayError {
-    /// Not a URL.
+    /// The text is not a URL.
     #[error("expected a URL such as http://name:8080")]
     Url,
-    /// Neither http nor https.
+    /// The scheme is neither http nor https.
     #[error("expected http:// or https://")]
     Scheme,
-    /// A path, a query or user information, none of which can be kept.
+    /// The URL has a path, a query or user information, which a destination cannot keep.
     #[error("the URL must end after the port: a path, query or user name would be lost")]
     Rest,
-    /// An address instead of a name.
+    /// The URL has an IP address instead of a host name.
     #[error("expected a name, not an address")]
     Name,
 }
 
 impl Gateway {
-    /// A place that is not resolved yet.
+    /// Parses a URL. The host name is not resolved yet.
     ///
-    /// # Errors
-    /// See [`GatewayError`].
+    /// # Errors See [`GatewayError`].
     pub fn parse(text: &str) -> Result<Self, GatewayError> {
         let url: Url = text.parse().map_err(|_| GatewayError::Url)?;
         let tls = match url.scheme() {
@@ -97,19 +100,19 @@ impl Gateway {
         Ok(Self { host, port, tls, renames: false, address: ArcSwapOption::empty() })
     }
 
-    /// The same place, which tells workspaces apart by their names there.
+    /// The same server, with the Host header replaced by its name.
     #[must_use]
     pub fn renaming(self) -> Self {
         Self { renames: true, ..self }
     }
 
-    /// Where it is, if that is known.
+    /// The address, if the name is resolved.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.address.load().as_deref().map(|at| SocketAddr::new(at.ip(), self.port))
     }
 
-    /// Learns where it is; `None` when nobody can tell any more.
+    /// Sets the address that the name resolves to; `None` if it does not resolve any more.
     pub fn learn(&self, address: Option<Address>) {
         self.address.store(address.map(Arc::new));
     }
@@ -131,21 +134,21 @@ impl fmt::Display for Gateway {
     }
 }
 
-/// Where the endpoints of a source's workspaces are, in the operator's words: a destination with
-/// `{workspace}`, `{port}` and `{app}` in it.
+/// A destination with the placeholders `{workspace}`, `{port}` and `{app}`, as the operator
+/// configures it for a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template(Box<str>);
 
-/// What is known of a backend before a workspace is.
+/// What a template says about the name of a backend before the workspace is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BackendName<'t> {
-    /// All of its name.
+    /// The complete name.
     Whole(&'t str),
-    /// How it begins.
+    /// The beginning of the name.
     Prefix(&'t str),
 }
 
-/// Why a text is not a template.
+/// The error of parsing a [`Template`].
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
     "expected \"http://{{workspace}}.example:{{port}}\", \"https://…\" or \"backend:NAME\", with {{workspace}}, {{port}} and {{app}} where they belong, found {0:?}"
@@ -153,10 +156,9 @@ pub enum BackendName<'t> {
 pub struct TemplateError(String);
 
 impl Template {
-    /// Reads a template.
+    /// Parses a template, and tries it with a made-up workspace.
     ///
-    /// # Errors
-    /// What comes of it is no destination.
+    /// # Errors The result would not be a destination.
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
         let template = Self(text.into());
         let error = || TemplateError(text.into());
@@ -164,8 +166,8 @@ impl Template {
         let app = AppName::new("a").ok_or_else(error)?;
         let name =
             if text.contains("{app}") { EndpointName::App(app) } else { EndpointName::Port(80) };
-        // A template without the workspace sends everybody's requests to one place, which only a
-        // backend that tells them apart by host can mean.
+        // Without `{workspace}` all workspaces would share one server. Only a backend can tell them
+        // apart again, by host.
         let told_apart = text.contains("{workspace}") || text.starts_with("backend:");
         template
             .render_in(&id, &name, "n")
@@ -174,7 +176,8 @@ impl Template {
             .ok_or_else(error)
     }
 
-    /// The name of the backend, and how it begins where the rest is the workspace's; `None` for a name of a place.
+    /// The backend that the template names, or the beginning of its name. `None` if the template is
+    /// a URL.
     #[must_use]
     pub fn backend(&self) -> Option<BackendName<'_>> {
         let name = self.0.strip_prefix("backend:")?;
@@ -184,14 +187,15 @@ impl Template {
         })
     }
 
-    /// Where that endpoint is; `None` for one that the template has no place for.
+    /// Returns the destination of an endpoint. `None` if the template has a placeholder that the
+    /// endpoint cannot fill.
     #[must_use]
     pub fn render(&self, workspace: &WorkspaceId, endpoint: &EndpointName) -> Option<Destination> {
         self.render_in(workspace, endpoint, "")
     }
 
-    /// As [`Self::render`], if that is a backend: a name would have to be resolved first, which a
-    /// request does not wait for.
+    /// Like [`Self::render`], but only for backends. A host name would have to be resolved first,
+    /// and a request does not wait for that.
     #[must_use]
     pub fn render_backend(
         &self,
@@ -201,7 +205,7 @@ impl Template {
         self.render(workspace, endpoint).filter(|d| matches!(d, Destination::Backend(_)))
     }
 
-    /// As [`Self::render`], with `{namespace}` standing for that one.
+    /// Like [`Self::render`], with the Kubernetes namespace for `{namespace}`.
     #[must_use]
     pub fn render_in(
         &self,
@@ -209,13 +213,13 @@ impl Template {
         endpoint: &EndpointName,
         namespace: &str,
     ) -> Option<Destination> {
-        // With a dot in it, an id would name something in another zone.
+        // An id with a dot would name a host in another DNS zone.
         if workspace.as_str().contains('.') && !self.0.starts_with("backend:") {
             return None;
         }
         let mut text = self.0.replace("{workspace}", workspace.as_str());
         if text.contains("{namespace}") {
-            // As Kubernetes has them (RFC 1123 label).
+            // A namespace is an RFC 1123 label.
             let clean = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
             if namespace.is_empty() || !namespace.bytes().all(clean) {
                 return None;
@@ -237,7 +241,7 @@ impl Template {
     }
 }
 
-/// Whether HAProxy can have a backend of that name (its manual, section 2.1).
+/// Returns whether HAProxy accepts a backend with this name (configuration manual, section 2.1).
 #[must_use]
 pub fn is_backend(name: &str) -> bool {
     let clean = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.' | b':');
@@ -255,7 +259,7 @@ mod tests {
         let at = template.render(&id, &EndpointName::Port(3000)).unwrap();
         assert_eq!(at.to_string(), "http://w1.svc:3000");
         assert_eq!(template.render(&id, &EndpointName::Main), None);
-        // An id cannot break out of its place.
+        // An id cannot leave its label.
         for odd in ["w.kube-system", "w-", "w_x"] {
             assert_eq!(template.render(&odd.parse().unwrap(), &EndpointName::Port(1)), None);
         }

@@ -1,30 +1,36 @@
-//! Whom a platform knows: its accounts and groups, joined to identities.
+//! The accounts and groups of a platform, and which identity each account belongs to.
 //!
-//! A platform names the owner of a workspace by an id of its own. The directory says which identity
-//! that is (by subject, verified e-mail address or login name, as the issuer's match rules have it),
-//! in which of the platform's groups it is, and whether the account is still active.
+//! A platform names the owner of a workspace by its own account id. The directory finds the
+//! identity of that account by the issuer's match rules: by subject, verified e-mail address or
+//! login name. It also says which of the platform's groups an account is in, and whether the
+//! account is active.
+//!
+//! Invariant: an identity that fits several accounts is [`Standing::Ambiguous`] and gets access to
+//! none of them, so a second account with the same e-mail address never inherits the rights of the
+//! first.
 
 use std::{collections::HashMap, sync::Arc};
 
 use super::Person;
 use crate::identity::{Identity, profile::MatchBy};
 
-/// One account of a platform.
+/// An account of a platform.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// The platform's id.
+    /// The platform's id of the account.
     pub account: Box<str>,
-    /// Who that is; its `account` is not looked at.
+    /// The names by which identities are compared with the account. The field `account` in it is
+    /// not used.
     pub person: Person,
-    /// The same in one word, for records and headers.
+    /// The account's name for audit records and headers.
     pub label: Arc<str>,
-    /// Whether the account may be used.
+    /// Whether the account may be used; a suspended account may not.
     pub active: bool,
-    /// The ids of the platform's groups it is in.
+    /// The platform's ids of the groups that the account is in.
     pub teams: Vec<Box<str>>,
 }
 
-/// All accounts of a platform.
+/// All accounts of a platform, with an index for each name.
 #[derive(Debug, Default)]
 pub struct Directory {
     members: Vec<Member>,
@@ -36,23 +42,23 @@ pub struct Directory {
 
 type Names = HashMap<Box<str>, Vec<usize>>;
 
-/// What an identity is to a platform.
+/// The relation of an identity to a platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing<'d> {
-    /// The platform has no directory: records name people by what identities carry.
+    /// The platform has no directory: its records name people by the claims of identities.
     NoDirectory,
-    /// The platform does not know it.
+    /// The identity has no account.
     Stranger,
-    /// It has this account.
+    /// The identity has this active account.
     Member(&'d Member),
-    /// It has this account, which is suspended or left behind.
+    /// The identity has this account, which is suspended or removed.
     Inactive(&'d Member),
-    /// Several accounts fit: whose identity it is cannot be told.
+    /// Several accounts fit the identity, so it gets the rights of none.
     Ambiguous,
 }
 
 impl Directory {
-    /// A directory of these accounts. An account that is listed twice is active only if both are.
+    /// Builds a directory. An account that is listed twice is active only if both entries are.
     #[must_use]
     pub fn new(members: impl IntoIterator<Item = Member>) -> Self {
         let mut directory = Self::default();
@@ -82,13 +88,13 @@ impl Directory {
         directory
     }
 
-    /// The account with that id.
+    /// Returns the account with this platform id.
     #[must_use]
     pub fn account(&self, id: &str) -> Option<&Member> {
         self.by_account.get(id).and_then(|n| self.members.get(*n))
     }
 
-    /// What the identity is to the platform.
+    /// Returns the relation of the identity to the platform.
     #[must_use]
     pub fn standing(&self, identity: &Identity) -> Standing<'_> {
         let mut found: Option<&Member> = None;
@@ -101,6 +107,8 @@ impl Directory {
             let fitting = name.and_then(|name| names.get(name)).into_iter().flatten();
             let members = fitting.filter_map(|n| self.members.get(*n));
             for member in members.filter(|member| is_person(identity, &member.person)) {
+                // Two rules may find the same account; only a second account makes the identity
+                // ambiguous.
                 if found.is_some_and(|other| other.account != member.account) {
                     return Standing::Ambiguous;
                 }
@@ -114,22 +122,23 @@ impl Directory {
         }
     }
 
-    /// How many accounts there are.
+    /// The number of accounts.
     #[must_use]
     pub fn len(&self) -> usize {
         self.members.len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no accounts.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.members.is_empty()
     }
 }
 
-/// Whether the identity is the person, by what it carries. The first of the issuer's match rules that
-/// the record has a field for decides alone: a record that names a subject is never matched by an
-/// e-mail address instead.
+/// Returns whether the identity is the person that a record names.
+///
+/// The first of the issuer's match rules for which the record has a field decides alone. A record
+/// that names a subject is therefore never matched by an e-mail address instead.
 #[must_use]
 pub fn is_person(identity: &Identity, person: &Person) -> bool {
     if !person.issuers.include(identity) {

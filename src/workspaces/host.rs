@@ -1,48 +1,52 @@
 //! A host name, parsed from the bytes of a Host header or of a TLS server name.
 //!
-//! Does not know which hosts are workspaces: [`super::pattern`] does.
+//! A [`Host`] that exists is a lower-case DNS name. It has no port, no trailing dot and no bytes
+//! that could mean something else to HAProxy or to a workspace, so it can be compared and written
+//! to logs as it is. Which host names belong to workspaces is decided by [`super::pattern`].
 
 use std::{fmt, str::FromStr};
 
 use arrayvec::ArrayString;
 use thiserror::Error;
 
-/// The longest host name in bytes (RFC 1035 section 2.3.4, without the trailing dot).
+/// The longest host name in bytes, without a trailing dot (RFC 1035 section 2.3.4).
 pub const MAX_HOST: usize = 253;
 const MAX_LABEL: usize = 63;
 
 /// A lower-case DNS name without port and without trailing dot.
 ///
-/// Held inline, so that parsing one allocates nothing.
+/// It is stored inline, so parsing one does not allocate.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Host(ArrayString<MAX_HOST>);
 
-/// Why bytes are not a host name.
+/// The reason why bytes are not a host name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum HostError {
-    /// Nothing was there.
+    /// There are no bytes before the port.
     #[error("the host is empty")]
     Empty,
-    /// Longer than [`MAX_HOST`] bytes.
+    /// The name is longer than [`MAX_HOST`] bytes.
     #[error("the host is longer than {MAX_HOST} bytes")]
     TooLong,
-    /// A label is empty, longer than 63 bytes, or starts or ends with a hyphen; a trailing dot too.
+    /// A label is empty, longer than 63 bytes, or starts or ends with a hyphen. A trailing dot is
+    /// an empty label.
     #[error("a label of the host is empty, too long, or starts or ends with a hyphen")]
     Label,
-    /// A byte other than a letter, digit, hyphen or dot: an address literal, user information, UTF-8.
+    /// There is a byte other than a letter, digit, hyphen or dot: an address literal, user
+    /// information, UTF-8.
     #[error("the host has a byte other than a letter, digit, hyphen or dot")]
     Byte,
-    /// What follows the colon is not a port number.
+    /// The text after the colon is not a port number.
     #[error("the port behind the host is not a number from 1 to 65535")]
     Port,
 }
 
 impl Host {
-    /// Parses a Host header value (RFC 9112 section 3.2): the port is checked and dropped, letters
-    /// become lower case.
+    /// Parses a Host header value (RFC 9112 section 3.2). The port is checked and removed, and
+    /// letters become lower case.
     ///
-    /// # Errors
-    /// Anything but a DNS name: a trailing dot, an address literal, user information, a stray byte.
+    /// # Errors Anything else than a DNS name: a trailing dot, an address literal, user
+    /// information, a stray byte.
     pub fn parse(raw: &[u8]) -> Result<Self, HostError> {
         let name = match raw.iter().position(|&b| b == b':') {
             None => raw,
@@ -57,6 +61,7 @@ impl Host {
         }
         let mut host = ArrayString::new();
         let mut label = 0_usize;
+        // One pass checks the bytes, counts the label's length and copies in lower case.
         let mut last = b'.';
         for &byte in name {
             match byte {
@@ -78,7 +83,7 @@ impl Host {
         Ok(Self(host))
     }
 
-    /// The name, lower case.
+    /// The name in lower case.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

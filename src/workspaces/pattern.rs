@@ -1,8 +1,13 @@
-//! Host patterns: which host names are workspaces, and which workspace and endpoint they name.
+//! Host patterns: which host names are workspaces, and which workspace and endpoint each one names.
 //!
-//! A pattern is a regular expression over the whole lower-case host (it is anchored at both ends
-//! whether or not it says so) with the named captures `workspace`, `port` and `app`. The first
-//! pattern that matches decides. A host that no pattern matches is nobody's and is refused.
+//! A pattern is a regular expression over the whole lower-case host, with the named captures
+//! `workspace`, `port` and `app`. It is always anchored at both ends. The first pattern that
+//! matches decides. A host that no pattern matches belongs to no workspace, and requests for it are
+//! refused.
+//!
+//! [`HostPatterns::resolve`] runs for every request and does not allocate; each connection keeps a
+//! [`Scratch`] for it. Whether a resolved workspace exists is not known here: the
+//! [registry](super::registry) answers that.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,57 +18,60 @@ use thiserror::Error;
 use super::{AppName, EndpointName, MAX_ID, host::Host};
 use crate::workspaces::source::SourceId;
 
-/// A compiled pattern may take this much memory, in bytes: the operator wrote it, but by hand.
+/// The most memory in bytes that a compiled pattern may take, since a short expression can expand
+/// to a huge one.
 const MAX_PROGRAM: usize = 1 << 20;
 
 const UUID: &str = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}";
 
-/// A platform's shape of host names.
+/// The host names of a platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Preset {
     /// Gitpod classic: `<id>.ws[-<region>].<domain>` and `<port>-<id>.ws[-<region>].<domain>`.
     Gitpod,
     /// Ona: `<port>--<environment uuid>.<region>.<domain>`.
     Ona,
-    /// Coder: `<port>--<agent>--<workspace>--<owner>.<domain>` and `<app>--<workspace>--<owner>…`;
-    /// the workspace id is `<workspace>--<owner>`.
+    /// Coder: `<port>--<agent>--<workspace>--<owner>.<domain>` and `<app>--<workspace>--<owner>…`.
+    /// The workspace id is `<workspace>--<owner>`.
     Coder,
 }
 
-/// What a pattern is made from.
+/// The configuration of one pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PatternSpec {
     /// The regular expression.
     pub regex: String,
-    /// How the workspace id is put together from captures, `{workspace}` unless said.
+    /// The template of the workspace id, made from captures. The default is `{workspace}`.
     pub id: String,
-    /// The number of the source whose workspaces these are; any source's unless said.
+    /// The source whose workspaces the hosts belong to; `None` means any source.
     pub source: Option<SourceId>,
 }
 
-/// Why a pattern cannot be used.
+/// The reason why a pattern cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum PatternError {
-    /// Not a regular expression.
+    /// The text is not a regular expression.
     #[error("not a regular expression: {0}")]
     Regex(String),
-    /// No part of the host would name the workspace.
+    /// The id template uses a capture that the expression does not have.
     #[error("the pattern has no capture (?<{0}>…), which the workspace id needs")]
     NoCapture(String),
-    /// A capture nobody reads, so most likely a slip of the pen.
+    /// The expression has a named capture that nothing uses, which is most likely a typing mistake.
     #[error(
         "the capture (?<{0}>…) is not used: name captures workspace, port or app, or use them in `id`; \
          write (?:…) to group without a name"
     )]
     UnusedCapture(String),
-    /// The id template is not literal text with `{capture}` parts.
+    /// The id template has unbalanced or empty braces.
     #[error("the id template {0:?} is not text with {{capture}} parts")]
     Template(String),
 }
 
 impl Preset {
-    /// The pattern of the platform for workspaces below `domain`. For [`Preset::Coder`], `agent` is
-    /// the one agent whose ports are served: ports of other agents are other processes.
+    /// Returns the platform's pattern for workspaces below `domain`.
+    ///
+    /// For [`Preset::Coder`], `agent` is the one agent whose ports are served. Another agent is
+    /// another machine, so the same port there is another process.
     #[must_use]
     pub fn spec(self, domain: &str, agent: &str) -> PatternSpec {
         let domain = regex::escape(domain);
@@ -96,12 +104,12 @@ impl Preset {
     }
 }
 
-/// The workspace and endpoint a host names. Whether they exist is the registry's to say.
+/// The workspace and endpoint that a host names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// The number of the source it is of, if the pattern says so.
+    /// The source of the workspace, if the pattern names one.
     pub source: Option<SourceId>,
-    /// The workspace id as text; not every text is an id that exists.
+    /// The workspace id as text. It may belong to no workspace, and may not even be a valid id.
     pub workspace: ArrayString<MAX_ID>,
     /// The endpoint.
     pub endpoint: EndpointName,
@@ -111,24 +119,27 @@ pub struct Target {
 #[derive(Debug)]
 pub struct HostPatterns {
     patterns: Vec<HostPattern>,
-    /// Tells these patterns from all others of this process.
+    /// The number of this set of patterns in this process. A [`Scratch`] uses it to notice a
+    /// reload.
     number: u64,
 }
 
-/// What whoever resolves many hosts keeps for the next: room for captures, so that a match allocates
-/// nothing, and the last answers, since a connection asks for the same few hosts again and again.
+/// Memory that a caller of [`HostPatterns::resolve`] keeps between calls.
+///
+/// It has room for captures, so that a match does not allocate, and the last results, since a
+/// connection asks for the same few hosts again and again.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    /// Whose answers these are.
+    /// The number of the patterns that the results belong to.
     patterns: u64,
     captures: Vec<CaptureLocations>,
     recent: Vec<Option<Box<(Host, Target)>>>,
 }
 
-/// Numbers [`HostPatterns`]; zero is nobody's.
+/// The next number for [`HostPatterns`]. Zero stands for a [`Scratch`] that was not used yet.
 static COUNT: AtomicU64 = AtomicU64::new(1);
 
-/// How many answers a [`Scratch`] keeps; each takes half a kilobyte once it is used.
+/// How many results a [`Scratch`] keeps. Each takes half a kilobyte once it is used.
 const RECENT: usize = 16;
 
 #[derive(Debug)]
@@ -147,10 +158,9 @@ enum Piece {
 }
 
 impl HostPatterns {
-    /// Compiles patterns; the first that matches a host decides.
+    /// Compiles patterns.
     ///
-    /// # Errors
-    /// The index of each pattern that cannot be used, with the reason.
+    /// # Errors The index of each pattern that cannot be used, with the reason.
     pub fn new(specs: &[PatternSpec]) -> Result<Self, Vec<(usize, PatternError)>> {
         let mut patterns = Vec::new();
         let mut errors = Vec::new();
@@ -164,7 +174,8 @@ impl HostPatterns {
         if errors.is_empty() { Ok(Self { patterns, number }) } else { Err(errors) }
     }
 
-    /// What the host names; `None` when no pattern matches or a captured port or name is not one.
+    /// Returns the workspace and endpoint of a host. `None` if no pattern matches, or if a captured
+    /// port or application name is not valid.
     #[must_use]
     pub fn resolve(&self, host: &Host, scratch: &mut Scratch) -> Option<Target> {
         if scratch.patterns != self.number {
@@ -182,7 +193,7 @@ impl HostPatterns {
         let target = self.find(host, &mut scratch.captures)?;
         if let Some(slot) = slot {
             let kept = (host.clone(), target.clone());
-            // The box is used again, so that hosts taking turns allocate nothing.
+            // The old box is filled again, so hosts that take turns in a slot do not allocate.
             match slot {
                 Some(old) => **old = kept,
                 None => *slot = Some(Box::new(kept)),
@@ -201,7 +212,7 @@ impl HostPatterns {
     }
 }
 
-/// Where the answer for a host is kept. Hosts that meet in one slot only cost a match each.
+/// The slot for a host's result. Two hosts with the same slot only cost a new match each.
 fn slot(host: &Host) -> usize {
     let sum = host
         .as_str()
@@ -257,7 +268,8 @@ impl HostPattern {
     }
 }
 
-/// A port has one spelling: a leading zero would give one endpoint several host names.
+/// Parses a port in its one spelling. A leading zero would give the same endpoint several host
+/// names.
 fn parse_port(digits: &str) -> Option<u16> {
     if digits.starts_with('0') || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -265,7 +277,7 @@ fn parse_port(digits: &str) -> Option<u16> {
     digits.parse().ok()
 }
 
-/// The parts of a template: `Ok` is text, `Err` the name of a capture.
+/// Splits an id template into `Ok(text)` and `Err(capture name)`.
 fn pieces(template: &str) -> Result<Vec<Result<&str, &str>>, PatternError> {
     let bad = || PatternError::Template(template.into());
     let mut rest = template;

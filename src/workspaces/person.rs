@@ -1,22 +1,26 @@
-//! People, groups and organizations as records name them, and the issuers that may speak for them.
+//! People, groups and organizations as workspace records name them.
+//!
+//! A name alone does not identify a person: the same login name or e-mail address can belong to
+//! different people at two issuers. Every name here is therefore stored with the issuers at which
+//! it is valid, and an empty list of issuers matches no identity.
 
 use std::{fmt, sync::Arc};
 
 use crate::identity::Identity;
 
-/// The configured names of the issuers (and certificate rules) whose identities a name in a record is matched
-/// with. The same name can belong to different people at each issuer, so an empty list matches no identity.
+/// The configured names of the issuers and certificate rules at which a name is valid. An empty
+/// list matches no identity.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct IssuerNames(Arc<[Box<str>]>);
 
 impl IssuerNames {
-    /// Just this issuer.
+    /// A list of one issuer.
     #[must_use]
     pub fn one(name: &str) -> Self {
         Self(Arc::new([name.into()]))
     }
 
-    /// Whether the identity is from one of these issuers.
+    /// Returns whether the identity was issued by one of these issuers.
     #[must_use]
     pub fn include(&self, identity: &Identity) -> bool {
         self.0.contains(&identity.authority.name)
@@ -32,14 +36,15 @@ impl FromIterator<Box<str>> for IssuerNames {
 /// A person as a workspace record names them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Person {
-    /// The platform's own id of the person. Whose identity that is, the source's
-    /// [`super::directory::Directory`] tells, and nothing else here counts then.
+    /// The platform's account id. If it is present, only the source's
+    /// [`super::directory::Directory`] decides which identity this is, and the other fields are not
+    /// compared.
     pub account: Option<Box<str>>,
-    /// The issuers whose identities this person signs in with. All other fields are names at these issuers.
+    /// The issuers at which the following names are valid.
     pub issuers: IssuerNames,
-    /// The issuer's id of the person (RFC 7519 section 4.1.2), compared byte for byte.
+    /// The issuer's id of the person (`sub`, RFC 7519 section 4.1.2), compared byte for byte.
     pub subject: Option<Box<str>>,
-    /// The e-mail address, its ASCII letters in lower case.
+    /// The e-mail address, with its ASCII letters in lower case.
     pub email: Option<Box<str>>,
     /// The login name, compared byte for byte.
     pub username: Option<Box<str>>,
@@ -55,14 +60,14 @@ impl fmt::Display for Person {
 /// The organization that a workspace belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Organization {
-    /// The issuers that may say who is a member.
+    /// The issuers whose statement about membership is accepted.
     pub issuers: IssuerNames,
-    /// What it is called in identities, compared byte for byte.
+    /// The organization's name in identities, compared byte for byte.
     pub name: Box<str>,
 }
 
 impl Organization {
-    /// Whether the identity is a member.
+    /// Returns whether the identity is a member.
     #[must_use]
     pub fn includes(&self, identity: &Identity) -> bool {
         self.issuers.include(identity) && identity.organization.as_ref() == Some(&self.name)

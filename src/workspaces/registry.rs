@@ -1,8 +1,12 @@
-//! The table of workspaces that the request path reads: an immutable snapshot behind an atomic
-//! pointer.
+//! The workspaces of all sources, for the request path.
 //!
-//! Readers never lock. Each source writes into a part of its own through a [`Publisher`]; the parts are
-//! persistent maps, so that one change among a hundred thousand workspaces costs about a microsecond.
+//! The registry is one immutable snapshot behind an atomic pointer. Readers take a [`Snapshot`] and
+//! never lock. Each source writes its own part through a [`Publisher`]; the parts are persistent
+//! maps, so one change among a hundred thousand workspaces costs about a microsecond. Old snapshots
+//! are freed by the [`Reaper`], away from requests.
+//!
+//! Invariant: everything in a snapshot is as old as its [`Record::age`] says, or newer. What was
+//! not confirmed recently enough is still in the snapshot, and the decision refuses it by its age.
 
 use std::{
     collections::HashMap,
@@ -26,7 +30,7 @@ mod tests;
 use claims::Claims;
 pub use publisher::{Completed, ListExtent, Observed, Publisher};
 
-/// Where the current snapshot is.
+/// All sources' workspaces, and what writers need to change them.
 pub struct Registry {
     current: ArcSwap<State>,
     reaper: Reaper<State>,
@@ -35,24 +39,24 @@ pub struct Registry {
     resolver: Arc<Resolver>,
 }
 
-/// What holds for all workspaces of a source.
+/// What the operator set for all workspaces of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceRules {
-    /// No endpoint admits more than this.
+    /// No endpoint of the source admits more than this.
     pub max_admission: Admission,
     /// What happens to a port that a workspace does not declare.
     pub undeclared_ports: UndeclaredPorts,
-    /// How long the owner, and whom a workspace was granted to, are let in after the source last
-    /// confirmed it.
+    /// How long the owner and people with a grant have access after the source last confirmed the
+    /// workspace.
     pub stale_after: Duration,
-    /// The same for everybody else; never longer.
+    /// The same for all other people. It is never longer.
     pub stale_open_after: Duration,
 }
 
-/// What happens to a port that the workspace does not declare.
+/// What happens to a port that a workspace does not declare.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum UndeclaredPorts {
-    /// Nobody reaches it.
+    /// Requests for it are refused.
     #[default]
     Deny,
     /// The owner reaches it, at the workspace's own address.
@@ -71,7 +75,8 @@ impl Default for SourceRules {
 }
 
 impl SourceRules {
-    /// Of a source that says of itself when something changes, and is never out of date otherwise.
+    /// The rules for a source that pushes every change by itself, so that its silence does not make
+    /// it stale.
     #[must_use]
     pub fn never_stale(self) -> Self {
         Self { stale_after: Duration::MAX, stale_open_after: Duration::MAX, ..self }
@@ -80,55 +85,58 @@ impl SourceRules {
 
 type State = Vec<Part>;
 
-/// What one source said.
+/// The part of the snapshot that one source writes.
 #[derive(Clone)]
 struct Part {
     rules: SourceRules,
     map: imbl::HashMap<WorkspaceId, Arc<Entry>>,
     directory: Option<Arc<Directory>>,
-    /// When the source was last asked for all it knows, and answered; its directory included.
+    /// When the agent last sent a request that was answered with everything the source knows, its
+    /// directory included.
     confirmed: Option<MonotonicTime>,
-    /// When it was last asked for the list it answered.
+    /// When the agent last asked for a list that was answered.
     listed: Option<MonotonicTime>,
 }
 
-/// A workspace with what the registry knows of it.
+/// A workspace, with what the registry knows about its freshness.
 #[derive(Clone, Debug)]
 struct Entry {
     workspace: Arc<Workspace>,
-    /// When this was asked for or received; what it says was true then or later.
+    /// When the agent asked for this description or received it. The description was true then or
+    /// later.
     seen: MonotonicTime,
-    /// When the answer came; what it says was true by then.
+    /// When the response arrived. The description was true by then.
     arrived: MonotonicTime,
-    /// Whether every complete list since had it, and the same.
+    /// Whether every complete list since then confirmed it.
     listed: bool,
-    /// Something changed since, and nobody knows what.
+    /// A change was reported since then and could not be read.
     doubtful: bool,
-    /// Another workspace claims to be at the same address.
+    /// Another workspace claims the same address.
     contested: bool,
 }
 
-/// What only writers need.
+/// State that only writers use.
 struct Writer {
     claims: Claims,
     gone: Vec<HashMap<WorkspaceId, publisher::Gone>>,
 }
 
-/// What the sources said last, at the moment of asking.
+/// The workspaces of all sources at one moment. Ages are computed for that moment.
 pub struct Snapshot {
     state: Guard<Arc<State>>,
     now: MonotonicTime,
 }
 
-/// The workspaces of a source at a moment, in the order of their ids, for a reader that takes its time. Requests go on
-/// with newer snapshots.
+/// The workspaces of one source at one moment, sorted by id, for a reader that may be slow. It does
+/// not delay requests, which go on with newer snapshots.
 pub struct Listing {
     part: Option<Part>,
     entries: Vec<Arc<Entry>>,
     now: MonotonicTime,
 }
 
-/// See [`Registry::mark`]. Holds the snapshot, so that no other comes to be at its address.
+/// The identity of a snapshot, returned by [`Registry::mark`]. It holds the snapshot, so that no
+/// other snapshot can be allocated at the same address.
 pub struct Mark(Arc<State>);
 
 impl PartialEq for Mark {
@@ -137,52 +145,53 @@ impl PartialEq for Mark {
     }
 }
 
-/// What is known of a workspace id.
+/// The result of a search for a workspace id.
 pub enum Found<'s> {
-    /// This.
+    /// The workspace.
     Workspace(Record<'s>),
-    /// There is none of that id.
+    /// No source has a workspace with that id.
     Unknown,
-    /// Nobody can tell whether there is one.
+    /// A source that might have it has not delivered a complete list recently.
     NotLoaded,
-    /// Several sources have one of that id.
+    /// Several sources have a workspace with that id.
     Ambiguous,
 }
 
-/// What is known of a workspace.
+/// A workspace with the facts that decisions need.
 #[derive(Clone, Copy)]
 pub struct Record<'s> {
     /// The workspace.
     pub workspace: &'s Arc<Workspace>,
-    /// Whom its platform knows.
+    /// The accounts of its platform.
     pub directory: Option<&'s Directory>,
     /// The rules of its source.
     pub rules: &'s SourceRules,
-    /// How long ago its source last confirmed it; the longest possible time if something changed
-    /// since that could not be read.
+    /// The time since its source last confirmed it. `Duration::MAX` if it changed since then and
+    /// the change could not be read.
     pub age: Duration,
-    /// Whether another workspace claims to be at the same address, so that neither is.
+    /// Whether another workspace claims the same address, so that requests for both are refused.
     pub contested: bool,
 }
 
 /// The state of a source, for people and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartState {
-    /// How many workspaces it has.
+    /// The number of workspaces.
     pub workspaces: usize,
-    /// How many of them are up.
+    /// The number of workspaces that are up.
     pub routable: usize,
-    /// How many are at an address that another claims too.
+    /// The number of workspaces at an address that another workspace claims too.
     pub contested: usize,
-    /// How many changed in a way that could not be read.
+    /// The number of workspaces with a change that could not be read.
     pub doubtful: usize,
-    /// How long ago the source said all it knows; `None` before its first complete list.
+    /// The time since the source last delivered everything it knows; `None` before its first
+    /// complete list.
     pub age: Option<Duration>,
 }
 
 impl Registry {
-    /// A registry of sources with these names and rules, none of which has said anything yet. The names
-    /// in destinations are `resolver`'s to resolve.
+    /// An empty registry for sources with these names and rules. `resolver` resolves the host names
+    /// in destinations.
     #[must_use]
     pub fn new(sources: &[(&str, SourceRules)], resolver: Arc<Resolver>) -> Self {
         let part = |rules: SourceRules| Part {
@@ -202,23 +211,24 @@ impl Registry {
         }
     }
 
-    /// The current snapshot; take it once per batch.
+    /// Returns the current snapshot. Take it once per batch of requests.
     pub fn snapshot(&self) -> Snapshot {
         self.snapshot_at(MonotonicTime::now())
     }
 
-    /// The current snapshot, as it looks at some moment.
+    /// Returns the current snapshot with ages as of `now`.
     pub fn snapshot_at(&self, now: MonotonicTime) -> Snapshot {
         Snapshot { state: self.current.load(), now }
     }
 
-    /// Which snapshot is current: two marks are equal as long as nothing was written between them.
+    /// Returns the identity of the current snapshot. Two marks are equal as long as nothing was
+    /// written between them.
     #[must_use]
     pub fn mark(&self) -> Mark {
         Mark(self.current.load_full())
     }
 
-    /// The names of the sources, by their numbers.
+    /// The names of the sources, by index.
     #[must_use]
     pub fn names(&self) -> &[Box<str>] {
         &self.names
@@ -226,7 +236,7 @@ impl Registry {
 }
 
 impl Snapshot {
-    /// The workspace with that id, of that source if one is named.
+    /// Finds the workspace with this id; only in the given source if there is one.
     #[must_use]
     pub fn find(&self, source: Option<SourceId>, id: &str) -> Found<'_> {
         let mut found = Found::Unknown;
@@ -238,6 +248,8 @@ impl Snapshot {
                 (Some(entry), Found::Unknown | Found::NotLoaded) => {
                     found = Found::Workspace(part.record(entry, self.now));
                 }
+                // Two platforms may use the same ids: choosing one of them could lead into another
+                // person's workspace.
                 (Some(_), _) => return Found::Ambiguous,
                 (None, Found::Unknown) if !part.knows_all(self.now) => found = Found::NotLoaded,
                 (None, _) => {}
@@ -246,42 +258,42 @@ impl Snapshot {
         found
     }
 
-    /// Every workspace of a source.
+    /// All workspaces of a source, in no order.
     pub fn all(&self, source: SourceId) -> impl Iterator<Item = Record<'_>> {
         let parts = self.state.get(source.index()).into_iter();
         parts.flat_map(|part| part.map.values().map(|entry| part.record(entry, self.now)))
     }
 
-    /// Every workspace of a source, in the order of their ids.
+    /// All workspaces of a source, sorted by id.
     #[must_use]
     pub fn listing(&self, source: usize) -> Listing {
         let part = self.state.get(source);
         let mut entries: Vec<_> =
             part.into_iter().flat_map(|part| part.map.values().cloned()).collect();
         entries.sort_unstable_by(|a, b| a.workspace.id.cmp(&b.workspace.id));
-        // Only what holds for all of them is needed, not the map.
+        // A record needs the rules and the directory of the source, not the map.
         let part = part.map(|part| Part { map: imbl::HashMap::new(), ..part.clone() });
         Listing { part, entries, now: self.now }
     }
 
-    /// How many workspaces there are, of all sources.
+    /// The number of workspaces of all sources.
     #[must_use]
     pub fn len(&self) -> usize {
         self.state.iter().map(|part| part.map.len()).sum()
     }
 
-    /// Whether there is none.
+    /// Whether there are no workspaces.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The accounts of each source that has a directory.
+    /// The directories of all sources that have one.
     pub fn directories(&self) -> impl Iterator<Item = &Directory> {
         self.state.iter().filter_map(|part| part.directory.as_deref())
     }
 
-    /// The accounts of a source.
+    /// The directory of a source.
     #[must_use]
     pub fn directory(&self, source: SourceId) -> Option<&Directory> {
         self.state.get(source.index()).and_then(|part| part.directory.as_deref())
@@ -314,7 +326,7 @@ impl Snapshot {
 }
 
 impl Listing {
-    /// The workspace with that number, from zero; `None` after the last one.
+    /// Returns the workspace with this index, or `None` after the last one.
     #[must_use]
     pub fn get(&self, number: usize) -> Option<Record<'_>> {
         let (part, entry) = (self.part.as_ref()?, self.entries.get(number)?);
@@ -327,7 +339,7 @@ impl Part {
         let age = match self.confirmed {
             Some(confirmed) if !entry.doubtful => {
                 let listed = if entry.listed { confirmed } else { entry.seen };
-                // What was read a moment ago is as good as a list.
+                // A single read a moment ago is as good as a list.
                 now.since(listed.max(entry.seen))
             }
             _ => Duration::MAX,
@@ -341,7 +353,7 @@ impl Part {
         }
     }
 
-    /// When what is said of a workspace was last true for sure.
+    /// When the description of the workspace was last known to be true.
     fn seen(&self, entry: &Entry) -> MonotonicTime {
         match self.listed {
             Some(listed) if entry.listed => listed.max(entry.seen),
@@ -349,7 +361,7 @@ impl Part {
         }
     }
 
-    /// Whether what is not here is nowhere, as far as the source could know.
+    /// Whether a workspace that is missing here does not exist, as far as the source knew recently.
     fn knows_all(&self, now: MonotonicTime) -> bool {
         self.confirmed.is_some_and(|at| now.since(at) <= self.rules.stale_after)
     }

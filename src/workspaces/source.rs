@@ -1,4 +1,9 @@
-//! What a platform can be asked, and what it tells: the interface that [`super::reconcile`] works with.
+//! The interface between the agent and a platform that can be queried.
+//!
+//! An adapter in [`crate::sources`] implements [`Source`] for one platform. [`super::reconcile`]
+//! calls it: it asks for lists, reads and accounts, follows events, and publishes the results into
+//! the [registry](super::registry). An adapter translates; it keeps no schedule, retries nothing
+//! and decides nothing about requests.
 
 use std::{future::Future, time::Duration};
 
@@ -8,35 +13,35 @@ use tokio::sync::mpsc;
 use super::{IssuerNames, Organization, Workspace, WorkspaceId, directory::Member};
 use crate::time::MonotonicTime;
 
-/// A source of workspaces: its place in the configuration, counted from zero.
+/// The index of a source in the configuration, from zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SourceId(usize);
 
 impl SourceId {
-    /// The source at that place.
+    /// The source with this index.
     #[must_use]
     pub const fn new(place: usize) -> Self {
         Self(place)
     }
 
-    /// Its place.
+    /// The index.
     #[must_use]
     pub const fn index(self) -> usize {
         self.0
     }
 }
 
-/// How the people of a platform are joined to identities.
+/// How the people of a platform are mapped to identities.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Joining {
-    /// The issuers whose identities they have.
+    /// The issuers at which these people sign in.
     pub issuers: IssuerNames,
-    /// What they are called together in identities of these issuers.
+    /// The name in identities of the organization that all of them belong to, if there is one.
     pub organization: Option<Box<str>>,
 }
 
 impl Joining {
-    /// The organization of the platform's workspaces.
+    /// The organization that the platform's workspaces belong to.
     #[must_use]
     pub fn organization(&self) -> Option<Organization> {
         let name = self.organization.clone()?;
@@ -44,85 +49,87 @@ impl Joining {
     }
 }
 
-/// What a source can do.
+/// What a source supports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "independent of each other")]
 pub struct Abilities {
-    /// It tells of changes.
+    /// It reports changes as events.
     pub watches: bool,
-    /// It can be asked about one workspace.
+    /// It can read a single workspace.
     pub reads: bool,
-    /// It knows accounts.
+    /// It has accounts.
     pub accounts: bool,
-    /// Its lists are made at one moment, so that what is not in one is nowhere.
+    /// Its lists show one point in time, so a workspace that is missing in a list does not exist.
     pub whole_lists: bool,
 }
 
-/// A platform that can be asked.
+/// A platform that can be queried.
 pub trait Source: Send + Sync + 'static {
-    /// What it can do.
+    /// What the source supports.
     fn abilities(&self) -> Abilities;
 
-    /// Every workspace that is up, and maybe others.
+    /// Lists all workspaces that are up. Others may be in the list.
     fn list(&self) -> impl Future<Output = Result<Vec<Workspace>, SourceError>> + Send;
 
-    /// One workspace; `None` when the platform does not have it.
+    /// Reads one workspace; `None` if the platform does not have it.
     fn read(
         &self,
         id: &WorkspaceId,
     ) -> impl Future<Output = Result<Option<Workspace>, SourceError>> + Send;
 
-    /// Follows changes until it can no more. Also an end in good order is one.
+    /// Sends events until the connection ends, and returns why it ended. A clean end is an error
+    /// too, since the caller must connect again.
     fn watch(&self, events: mpsc::Sender<Event>) -> impl Future<Output = SourceError> + Send;
 
-    /// Every account.
+    /// Lists all accounts.
     fn accounts(&self) -> impl Future<Output = Result<Vec<Member>, SourceError>> + Send;
 }
 
-/// What a platform tells by itself.
+/// A change that a platform reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// It listens from now on: what changed before may have gone unsaid.
+    /// Events are delivered from now on. Changes before may not have been reported.
     Connected,
-    /// Something about this workspace changed.
+    /// This workspace changed.
     Changed(WorkspaceId),
-    /// This workspace has ended.
+    /// This workspace ended.
     Ended(WorkspaceId),
-    /// The workspace is like this now.
+    /// This workspace changed to what is described.
     Described(Box<Workspace>),
-    /// Every workspace there is, as of this moment.
+    /// The complete list of workspaces at this moment.
     Everything(Vec<Workspace>, MonotonicTime),
-    /// Something about accounts changed.
+    /// Some account or group changed.
     Accounts,
     /// Something changed that may concern any workspace.
     Anything,
 }
 
-/// Why a source cannot tell.
+/// The reason why a source did not deliver.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SourceError {
-    /// No answer, or a fault of the platform's.
+    /// There was no response, or the platform reported an error of its own.
     #[error("the platform does not answer: {0}")]
     Unavailable(String),
-    /// Asked too often.
+    /// There were too many requests.
     #[error("the platform asks for fewer requests (next in {0:?})")]
     RateLimited(Duration),
-    /// The credential is missing, wrong or over.
+    /// The credential is missing, wrong or expired.
     #[error("the platform refuses the credential: {0}")]
     Unauthorized(String),
-    /// The credential does not reach so far.
+    /// The credential lacks a permission.
     #[error("the credential may not do this: {0}")]
     Forbidden(String),
-    /// An answer that cannot be read.
+    /// The response cannot be parsed.
     #[error("the platform's answer cannot be read: {0}")]
     Protocol(String),
-    /// No answer in time.
+    /// There was no response in time.
     #[error("the platform did not answer in time")]
     Timeout,
 }
 
 impl SourceError {
-    /// Whether an administrator has to do something before it can end.
+    /// Returns whether an administrator must replace or extend the credential before requests can
+    /// succeed.
     #[must_use]
     pub fn is_credential(&self) -> bool {
         matches!(self, Self::Unauthorized(_) | Self::Forbidden(_))

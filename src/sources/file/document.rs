@@ -1,6 +1,9 @@
-//! The file source's document: a TOML or YAML list of workspaces.
+//! The text of a list of workspaces, in TOML, YAML or JSON.
 //!
-//! Only reads text; [`super`] follows the file.
+//! It turns text into [`Workspace`]s and reports every mistake with its line. [`super`] follows the
+//! file, and the admin API uses [`parse_one`] for a single record. Names of people, groups and
+//! organizations are resolved to issuers here, so a record that exists names only configured
+//! issuers.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -21,11 +24,12 @@ use crate::{
     },
 };
 
-/// Reads a list of workspaces. `issuers` are the configured names of the issuers: with several, every person,
-/// group and organization must say whose it is; with one, they are names at that one.
+/// Parses a list of workspaces.
 ///
-/// # Errors
-/// Every mistake in the text, with its line.
+/// `issuers` are the configured names of the issuers. If there are several, every person, group and
+/// organization must name its issuer.
+///
+/// # Errors All mistakes in the text, each with its line.
 pub fn parse(
     file: &str,
     text: &str,
@@ -54,10 +58,9 @@ pub fn parse(
     }
 }
 
-/// Reads one record of such a list, in JSON or YAML.
+/// Parses one record of such a list, in JSON or YAML.
 ///
-/// # Errors
-/// Every mistake in the text, with its line.
+/// # Errors All mistakes in the text, each with its line.
 pub fn parse_one(
     name: &str,
     text: &str,
@@ -86,28 +89,28 @@ impl<'de> Deserialize<'de> for List {
     }
 }
 
-/// A workspace whose people are not joined to issuers yet, for want of the configuration.
+/// A workspace before the issuers of its people are resolved.
 struct Record {
     workspace: Workspace,
     span: Span,
-    /// What holds where the owner, a grant or the organization says nothing.
+    /// The default for the owner, grants and organization that name no issuer.
     issuer: Option<Named>,
     owner: Said,
-    /// As many as the workspace has grants.
+    /// The issuer of each grant, in the order of the workspace's grants.
     grants: Vec<Said>,
     organization: Option<Box<str>>,
-    /// The backends that it names, and where.
+    /// The backends that the record names, and where.
     backends: Vec<(Arc<str>, Span)>,
 }
 
-/// Which issuer a part of a record names.
+/// The issuer that a part of a record names, and where that part is.
 struct Said {
     issuer: Option<Named>,
     span: Span,
 }
 
 impl Record {
-    /// What is wrong with the backends that it names.
+    /// The mistakes about backends that the record must not name.
     fn forbidden(&self, backends: &Backends) -> Vec<Error> {
         let check = |(name, span): &(Arc<str>, Span)| {
             backends.check(name).err().map(|error| mistake(*span, error.to_string()))
@@ -115,7 +118,7 @@ impl Record {
         self.backends.iter().filter_map(check).collect()
     }
 
-    /// The workspace, whose people are those of the issuers that they name.
+    /// Resolves the issuers of all people and groups in the record.
     fn join(self, configured: &BTreeSet<&str>, errors: &mut Vec<Error>) -> Workspace {
         let Self { mut workspace, span, issuer, owner, grants, organization, .. } = self;
         let mut resolve = |named: Option<&Named>, at| {
@@ -138,7 +141,7 @@ impl Record {
                 Grantee::Team(_) => {}
             }
         }
-        // Where the record names no issuer, the organization is the one that the owner's issuer calls so.
+        // Without an issuer of its own, the organization belongs to the owner's issuers.
         workspace.organization = organization.map(|name| {
             let issuers = default.unwrap_or_else(|| workspace.owner.issuers.clone());
             Organization { issuers, name }
@@ -239,7 +242,7 @@ impl<'de> Deserialize<'de> for Record {
     }
 }
 
-/// A person, and which issuer it names.
+/// A person, with the issuer that is named.
 struct RawPerson {
     person: Person,
     said: Said,
@@ -273,7 +276,7 @@ impl<'de> Deserialize<'de> for RawPerson {
     }
 }
 
-/// A grant, and which issuer it names.
+/// A grant, with the issuer that is named.
 struct RawGrant {
     grant: Grant,
     said: Said,
@@ -312,7 +315,7 @@ impl<'de> Deserialize<'de> for RawGrant {
     }
 }
 
-/// An entry of `ports` or `apps` before it inherits from its workspace.
+/// An entry of `ports` or `apps`, before it inherits from its workspace.
 struct RawEndpoint {
     name: EndpointName,
     protocol: Protocol,
@@ -358,7 +361,8 @@ impl RawEndpoint {
     }
 }
 
-/// The endpoint, if streams can reach it where they may: only at an address of its own is there one server.
+/// Checks that a TCP endpoint has an address. A backend or a host name serves several workspaces
+/// and cannot tell their streams apart.
 fn with_address(endpoint: Endpoint) -> Result<Endpoint, String> {
     match (endpoint.protocol, &endpoint.destination) {
         (Protocol::Http, _) | (Protocol::Tcp, Destination::Address(_)) => Ok(endpoint),
@@ -423,7 +427,7 @@ impl From<App> for EndpointName {
     }
 }
 
-/// An endpoint as grants name it: `main`, a port number, or `app:NAME`.
+/// An endpoint in a grant: `main`, a port number, or `app:NAME`.
 struct RawEndpointName(EndpointName);
 
 impl<'de> Deserialize<'de> for RawEndpointName {
@@ -480,7 +484,7 @@ impl<'de> Deserialize<'de> for RawProtocol {
 struct RawDestination(Destination);
 
 impl RawDestination {
-    /// The backend that it names, with this place in the text.
+    /// The backend that the destination names, with its place in the text.
     fn backend(&self, span: Span) -> Option<(Arc<str>, Span)> {
         match &self.0 {
             Destination::Backend(name) => Some((Arc::clone(name), span)),
@@ -515,7 +519,7 @@ impl<'de> Deserialize<'de> for RawDestination {
     }
 }
 
-/// Text that is not empty and has no control characters, which would reach headers and logs.
+/// Text that is not empty and has no control characters, since it can reach headers and logs.
 struct Filled(Box<str>);
 
 impl<'de> Deserialize<'de> for Filled {
@@ -690,7 +694,7 @@ workspaces:
             let found = messages(yaml(&record(issuer, owner, grant), &several));
             assert_eq!(found.len(), count, "{found:?}");
         }
-        // With one issuer, all names are its.
+        // With one issuer, all names belong to it.
         let workspaces = yaml(&record("", "", ""), &["corp"]).unwrap();
         assert_eq!(issuers(&workspaces[0]).each_ref(), [&corp; 3]);
     }

@@ -1,8 +1,9 @@
-//! The address of a destination in its one form, and every IPv4 address that stands in it.
+//! The canonical form of an address, and all addresses that it can reach.
 //!
-//! One machine can be written in many ways: as an IPv6 address that holds an IPv4 one (RFC 4291), for a
-//! translator (RFC 6052, RFC 8215) or for a tunnel (RFC 3056, RFC 4380, RFC 5214). What is decided about an
-//! address is decided about all that it stands for.
+//! The same machine can be written in many ways: an IPv6 address can contain an IPv4 address (RFC
+//! 4291), and translators (RFC 6052, RFC 8215) and tunnels (RFC 3056, RFC 4380, RFC 5214) forward
+//! to it. A rule about an address must therefore hold for every address that it stands for;
+//! [`Address::meant`] lists them.
 
 use std::{
     fmt,
@@ -14,36 +15,37 @@ use arrayvec::ArrayVec;
 use ipnet::{IpNet, Ipv4Net};
 use thiserror::Error;
 
-/// The most addresses that one stands for: four readings for a translator, two of a tunnel's ends, one in the
-/// last half, and itself.
+/// The most addresses that one address stands for: four readings for a translator, the two ends of
+/// a tunnel, one in the last 32 bits, and the address itself.
 const MAX_MEANT: usize = 8;
 
-/// The addresses that one stands for.
+/// The addresses that an address stands for.
 pub type Meant = ArrayVec<IpAddr, MAX_MEANT>;
 
-/// An IP address in its one form: an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2) is the IPv4 address.
+/// An IP address in canonical form: an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2) is
+/// stored as the IPv4 address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address(IpAddr);
 
-/// How an IPv6 address holds IPv4 addresses.
+/// How an IPv6 address contains IPv4 addresses.
 enum Form {
-    /// Not at all.
+    /// It contains none.
     Plain,
-    /// It says nothing beside the IPv4 address.
+    /// It is only another spelling of the IPv4 address.
     Spelling(Ipv4Addr),
-    /// It has other bits too, which may choose another machine.
+    /// It contains IPv4 addresses and other bits, which may select another machine.
     Carrier(ArrayVec<Ipv4Addr, MAX_MEANT>),
 }
 
 impl Address {
-    /// The address, as it is connected to.
+    /// The address to connect to.
     #[must_use]
     pub const fn ip(self) -> IpAddr {
         self.0
     }
 
-    /// Every address that may be reached by this one; never empty. One that only spells an IPv4 address stands
-    /// for that alone.
+    /// All addresses that a connection to this one may reach; never empty. For a mere spelling of
+    /// an IPv4 address, that is only the IPv4 address.
     #[must_use]
     pub fn meant(self) -> Meant {
         let IpAddr::V6(v6) = self.0 else { return Meant::from_iter([self.0]) };
@@ -58,14 +60,16 @@ impl Address {
     }
 }
 
-/// What an IPv6 address holds. The loopback and the unspecified address hold nothing.
+/// Finds the IPv4 addresses in an IPv6 address. The loopback and the unspecified address contain
+/// none.
 fn form(v6: Ipv6Addr) -> Form {
     let bits = v6.to_bits();
     let last = quad(bits, 0);
     match v6.segments() {
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => return Form::Plain,
-        // IPv4-compatible (RFC 4291 section 2.5.5.1), IPv4-mapped (section 2.5.5.2), IPv4-translated (RFC 2765
-        // section 2.1), and the translators' well-known prefix (RFC 6052 section 2.1).
+        // IPv4-compatible (RFC 4291 section 2.5.5.1), IPv4-mapped (section 2.5.5.2),
+        // IPv4-translated (RFC 2765 section 2.1), and the well-known prefix of translators (RFC
+        // 6052 section 2.1).
         [0, 0, 0, 0, 0, 0 | 0xffff, _, _]
         | [0, 0, 0, 0, 0xffff, 0, _, _]
         | [0x64, 0xff9b, 0, 0, 0, 0, _, _] => return Form::Spelling(last),
@@ -73,10 +77,11 @@ fn form(v6: Ipv6Addr) -> Form {
     }
     let mut held = ArrayVec::new();
     match v6.segments() {
-        // The translators' local prefix (RFC 8215), whose length is not known: all readings of RFC 6052
-        // section 2.2. One that begins with 0 is no destination, only the filling of another.
+        // The local-use prefix of translators (RFC 8215). Its length is unknown, so all readings of
+        // RFC 6052 section 2.2 count. A reading that begins with 0 is padding and not a
+        // destination.
         [0x64, 0xff9b, 1, ..] => {
-            // Without the ninth byte, which stands in the midst of the first three and is always 0.
+            // Skips the ninth byte, which is always 0 and lies within the IPv4 address.
             let joined = (bits >> 64 << 56) | (bits & ((1 << 56) - 1));
             let readings = [quad(joined, 40), quad(joined, 32), quad(joined, 24), last];
             held.extend(readings.into_iter().filter(|v4| v4.octets().first() != Some(&0)));
@@ -86,25 +91,26 @@ fn form(v6: Ipv6Addr) -> Form {
         }
         // 6to4 (RFC 3056 section 2).
         [0x2002, ..] => held.push(quad(bits, 80)),
-        // Teredo (RFC 4380 section 4): the server, and the client with all bits turned.
+        // Teredo (RFC 4380 section 4): the server, and the client with all its bits inverted.
         [0x2001, 0, ..] => {
             held.extend([quad(bits, 64), Ipv4Addr::from_bits(!last.to_bits())]);
         }
         _ => {}
     }
-    // ISATAP (RFC 5214 section 6.1), below any prefix.
+    // ISATAP (RFC 5214 section 6.1), which can follow any prefix.
     if matches!(v6.segments(), [.., 0 | 0x200, 0x5efe, _, _]) {
         held.push(last);
     }
     if held.is_empty() { Form::Plain } else { Form::Carrier(held) }
 }
 
-/// The 32 bits before the last `after` ones.
+/// The 32 bits before the last `after` bits.
 fn quad(bits: u128, after: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(u32::try_from((bits >> after) & u128::from(u32::MAX)).unwrap_or_default())
 }
 
-/// A network in the form of the addresses in it: one that only spells IPv4 addresses is theirs.
+/// A network in the form of the addresses in it: a network that only spells IPv4 addresses becomes
+/// an IPv4 network.
 #[must_use]
 pub fn canonical(net: IpNet) -> IpNet {
     let IpNet::V6(v6) = net else { return net };
@@ -148,7 +154,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// An address and a port: where one server is.
+/// The address and port of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Server {
     /// The address.
@@ -157,7 +163,7 @@ pub struct Server {
     pub port: u16,
 }
 
-/// Why a text is not a [`Server`].
+/// The error of parsing a [`Server`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("expected \"IP:PORT\" or \"[IPv6]:PORT\", without a zone and with a port from 1 to 65535")]
 pub struct ServerError;
@@ -169,7 +175,7 @@ impl Server {
         (port != 0).then_some(Self { address, port })
     }
 
-    /// The same for HAProxy.
+    /// The same as a socket address, for HAProxy.
     #[must_use]
     pub const fn socket(self) -> SocketAddr {
         SocketAddr::new(self.address.ip(), self.port)
@@ -180,7 +186,8 @@ impl FromStr for Server {
     type Err = ServerError;
 
     fn from_str(text: &str) -> Result<Self, ServerError> {
-        // A zone (RFC 4007 section 11) means something on one machine only, and two zones one server.
+        // A zone (RFC 4007 section 11) is local to one machine, and two zones would be two
+        // spellings of one server.
         if text.contains('%') {
             return Err(ServerError);
         }

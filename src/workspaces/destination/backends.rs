@@ -1,13 +1,15 @@
-//! Which backends of haproxy.cfg lists and platforms may name.
+//! The backends of haproxy.cfg that lists and platforms may name.
 //!
-//! HAProxy goes to whatever backend the agent names. Some of a configuration are not for workspaces: the gate's
-//! own would lead a request back to itself, to the agent or to our pages, and others may be for the inside.
+//! HAProxy uses whatever backend the agent returns. Some backends must not be reachable that way:
+//! the gate's own would lead a request back to the gate, to the agent or to its pages, and others
+//! may serve internal systems. By default none may be named, and the gate's own can never be
+//! permitted.
 
 use thiserror::Error;
 
 use super::is_backend;
 
-/// The backends of the files in `haproxy/` that are the gate's own, and its front ends.
+/// The backends and front ends of the files in `haproxy/`, which belong to the gate.
 pub const OWN: [&str; 10] = [
     "gate",
     "gate-tcp",
@@ -21,29 +23,29 @@ pub const OWN: [&str; 10] = [
     "workspace-tls",
 ];
 
-/// The backends that may be named; none is the default.
+/// The backends that may be named. By default there are none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Backends(Vec<Entry>);
 
-/// A name, or how names begin.
+/// One entry of `[destinations] backends`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Entry {
     Name(Box<str>),
     Prefix(Box<str>),
 }
 
-/// Why a backend must not be named.
+/// The reason why a backend must not be named.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum BackendError {
-    /// Not a name that HAProxy takes.
+    /// HAProxy does not accept this name.
     #[error("expected the name of a backend, or how names begin such as \"ws-*\", found {0:?}")]
     Name(Box<str>),
-    /// The gate's own.
+    /// The backend belongs to the gate.
     #[error(
         "the backend {0:?} is the gate's own: a request would be led back into the gate; name a backend of your own"
     )]
     Own(Box<str>),
-    /// Not permitted.
+    /// The operator has not permitted it.
     #[error(
         "the backend {0:?} is not permitted: add it to the configuration, [destinations] backends = [{0:?}]"
     )]
@@ -51,10 +53,10 @@ pub enum BackendError {
 }
 
 impl Backends {
-    /// Reads the names; one that ends in `*` stands for all that begin so.
+    /// Parses the entries of `backends`. An entry that ends in `*` permits all names with that
+    /// prefix.
     ///
-    /// # Errors
-    /// The first that is no name, or is the gate's own.
+    /// # Errors The first entry that is not a name or belongs to the gate.
     pub fn parse<'t>(texts: impl IntoIterator<Item = &'t str>) -> Result<Self, BackendError> {
         let entry = |text: &'t str| match text.strip_suffix('*') {
             Some(prefix) if prefix.is_empty() || is_backend(prefix) => {
@@ -67,10 +69,9 @@ impl Backends {
         texts.into_iter().map(entry).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether requests may be sent to the backend. Never to one of the gate's own.
+    /// Checks that requests may be sent to this backend.
     ///
-    /// # Errors
-    /// Why not.
+    /// # Errors The backend belongs to the gate, or is not permitted.
     pub fn check(&self, name: &str) -> Result<(), BackendError> {
         if OWN.contains(&name) {
             return Err(BackendError::Own(name.into()));
@@ -82,10 +83,9 @@ impl Backends {
         if self.0.iter().any(fits) { Ok(()) } else { Err(BackendError::NotPermitted(name.into())) }
     }
 
-    /// As [`Self::check`] for all names that begin so.
+    /// Checks that every backend with this prefix is permitted.
     ///
-    /// # Errors
-    /// Why not.
+    /// # Errors Not all of them are.
     pub fn check_prefix(&self, prefix: &str) -> Result<(), BackendError> {
         let fits = |entry: &Entry| match entry {
             Entry::Name(_) => false,

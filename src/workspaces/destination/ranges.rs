@@ -1,4 +1,11 @@
-//! Which addresses and backends requests may be sent to: `[destinations]`.
+//! The addresses and backends that requests may be sent to: `[destinations]`.
+//!
+//! Some addresses are forbidden by default: this machine, link-local and multicast ranges, and the
+//! metadata services of clouds, which hand out credentials to everyone who connects. The operator
+//! can except ranges (`allow`), and can limit all destinations to ranges (`only`).
+//!
+//! Invariant: an address is permitted only if every address that it stands for is (see
+//! [`Address::meant`]).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,36 +16,37 @@ use super::{
     backends::Backends,
 };
 
-/// Which addresses and backends requests may be sent to.
+/// The addresses and backends that requests may be sent to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ranges {
     /// Exceptions from what is forbidden by default.
     allow: Vec<IpNet>,
-    /// If there is any, nothing else is permitted.
+    /// If this is not empty, nothing else is permitted.
     only: Vec<IpNet>,
     /// The backends that lists and platforms may name.
     pub backends: Backends,
 }
 
 impl Ranges {
-    /// Ranges with these exceptions, and this limit if it is not empty.
+    /// The limits with these exceptions, and restricted to `only` if it is not empty.
     #[must_use]
     pub fn new(allow: Vec<IpNet>, only: Vec<IpNet>) -> Self {
         let canonical = |nets: Vec<IpNet>| nets.into_iter().map(canonical).collect();
         Self { allow: canonical(allow), only: canonical(only), backends: Backends::default() }
     }
 
-    /// The same ranges, with these backends.
+    /// The same limits with these backends.
     #[must_use]
     pub fn with(self, backends: Backends) -> Self {
         Self { backends, ..self }
     }
 
-    /// Whether requests may be sent to the address: to everything that it stands for.
+    /// Returns whether requests may be sent to the address, and to every address that it stands
+    /// for.
     ///
-    /// Unless `allow` has it, none to this machine (loopback, unspecified), nor to link-local and multicast
-    /// ranges. To an address at which a cloud keeps metadata or credentials only where `allow` names that
-    /// very address: a range that happens to hold it is no reason to.
+    /// Without an exception in `allow`, this machine (loopback, unspecified) and link-local and
+    /// multicast ranges are forbidden. The metadata address of a cloud is permitted only if `allow`
+    /// names that single address; a range that contains it is not enough.
     #[must_use]
     pub fn permits(&self, address: Address) -> bool {
         address.meant().into_iter().all(|ip| self.permits_one(ip))
@@ -53,15 +61,17 @@ impl Ranges {
                 within(&self.allow)
             }
         };
+        // An exception does not lift the limit `only`, and the limit is not an exception.
         (!is_forbidden(ip) || excepted()) && (self.only.is_empty() || within(&self.only))
     }
 }
 
-/// Where clouds keep metadata and credentials of a machine: whoever is connected to may read them in its name.
+/// The metadata and credential services of clouds. Everyone who connects gets the machine's
+/// credentials.
 const METADATA: [IpAddr; 16] = [
     // AWS, Google, Azure, Oracle, OpenStack and most others.
     v4(169, 254, 169, 254),
-    // AWS: credentials of ECS tasks, and of EKS pods.
+    // AWS: credentials of ECS tasks and of EKS pods.
     v4(169, 254, 170, 2),
     v4(169, 254, 170, 23),
     // Tencent.
@@ -69,11 +79,11 @@ const METADATA: [IpAddr; 16] = [
     // Alibaba.
     v4(100, 100, 100, 200),
     v6(0xfd00_0100_0000_0000_0000_0000_0100_0200),
-    // Azure's host.
+    // The host agent of Azure.
     v4(168, 63, 129, 16),
     // Oracle Classic.
     v4(192, 0, 0, 192),
-    // AWS: of machines, and of EKS pods.
+    // AWS: machines and EKS pods.
     v6(0xfd00_0ec2_0000_0000_0000_0000_0000_0254),
     v6(0xfd00_0ec2_0000_0000_0000_0000_0000_0023),
     // Google.
@@ -191,7 +201,7 @@ mod tests {
         let narrow = ranges(&[], &["10.1.0.0/16"]);
         assert!(narrow.permits("10.1.2.3".parse().unwrap()));
         assert!(!narrow.permits("10.2.2.3".parse().unwrap()));
-        // Within the limit is no exception.
+        // An address within the limit is still not an exception.
         assert!(!ranges(&[], &["127.0.0.0/8"]).permits("127.0.0.1".parse().unwrap()));
     }
 
@@ -228,7 +238,7 @@ mod tests {
             ("10.0.0.1", true),
             ("::ffff:10.0.0.1", true),
             ("64:ff9b::10.0.0.1", true),
-            // Anybody may have a machine of that name below their own prefix.
+            // Anyone may have a machine with that interface id below a prefix of their own.
             ("2001:db8:bad::5efe:10.0.0.1", false),
             ("2002:a00:1:bad::1", false),
             ("2001:0:a00:1::f5ff:fffe", false),
@@ -237,7 +247,8 @@ mod tests {
         }
     }
 
-    /// Every way in which an IPv6 address may hold this one, with other bits where it has some.
+    /// Every way in which an IPv6 address can contain this IPv4 address, with other bits where the
+    /// form has some.
     fn spellings(v4: Ipv4Addr, more: [u16; 4]) -> Vec<(Ipv6Addr, bool)> {
         let bits = v4.to_bits();
         let (high, low) = ((bits >> 16) as u16, (bits & 0xffff) as u16);
@@ -294,9 +305,10 @@ mod tests {
                 prop_assert!(!decided || plain || v4.octets()[0] == 0, "{v6} for {v4}");
                 prop_assert!(!only_spells || decided == plain, "{v6} for {v4}");
                 prop_assert!(!only_spells || held.as_slice() == [IpAddr::V4(v4)], "{v6} for {v4}");
-                // What begins with 0 fills other readings, and is refused by itself.
+                // A reading that begins with 0 is padding, and such an address is refused by
+                // itself.
                 prop_assert!(held.contains(&IpAddr::V4(v4)) || v4.octets()[0] == 0, "{v6} for {v4}");
-                // And an address is permitted as a whole or not at all.
+                // An address is permitted as a whole or not at all.
                 let each = held.iter().all(|ip| ranges.permits_one(*ip));
                 prop_assert_eq!(decided, each);
             }

@@ -1,7 +1,9 @@
-//! Keeps the addresses of named places, beside the way of requests.
+//! Resolves the host names of destinations in the background.
 //!
-//! Each name is resolved when it first appears and again at an interval, for as long as some workspace
-//! has it. A name that no longer resolves keeps its last address for a while, then has none.
+//! A name is resolved when a workspace first has it, and then at an interval as long as a workspace
+//! has it. If a name stops resolving, its last address is used for five more minutes, so a short
+//! DNS failure closes nothing; then requests for it are refused. A request only reads the last
+//! result.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,20 +18,20 @@ use tracing::{debug, warn};
 use super::{Address, Gateway, Ranges};
 use crate::time::MonotonicTime;
 
-/// How often each name is resolved.
+/// The time between two lookups of a name.
 const INTERVAL: Duration = Duration::from_secs(30);
-/// How long the last address serves while the name does not resolve.
+/// How long the last address is used while the name does not resolve.
 const KEEP: Duration = Duration::from_mins(5);
-/// How many names are resolved at once.
+/// How many names are resolved at the same time.
 const AT_ONCE: usize = 64;
-/// How many new names may wait to be resolved first; the others wait for the next round.
+/// How many new names can wait for their first lookup. The others are resolved in the next round.
 const WAITING: usize = 4096;
 
 type Places = HashMap<(Box<str>, bool), Weak<Gateway>>;
 
-/// All named places, each name once.
+/// All named servers, each name once.
 pub struct Resolver {
-    /// By URL, and whether the Host header is renamed.
+    /// By URL, and by whether the Host header is replaced.
     places: Mutex<Places>,
     fresh: mpsc::Sender<Weak<Gateway>>,
     waiting: Mutex<Option<mpsc::Receiver<Weak<Gateway>>>>,
@@ -43,14 +45,15 @@ impl Default for Resolver {
 }
 
 impl Resolver {
-    /// A resolver without names. Of several addresses of a name, one that `ranges` permits is taken.
+    /// A resolver without names. If a name has several addresses, the first that `ranges` permits
+    /// is used.
     #[must_use]
     pub fn new(ranges: Ranges) -> Self {
         let (fresh, waiting) = mpsc::channel(WAITING);
         Self { places: Mutex::default(), fresh, waiting: Mutex::new(Some(waiting)), ranges }
     }
 
-    /// The one that stands for all places of that name, port and scheme; resolved from now on.
+    /// Returns the one shared server for this name, port and scheme, which is resolved from now on.
     #[must_use]
     pub fn adopt(&self, gateway: &Arc<Gateway>) -> Arc<Gateway> {
         let key = (gateway.to_string().into_boxed_str(), gateway.renames);
@@ -59,12 +62,12 @@ impl Resolver {
             return known;
         }
         places.insert(key, Arc::downgrade(gateway));
-        // When nobody resolves, or too many wait, the next round will.
+        // If the queue is full or nothing runs yet, the next round resolves it.
         let _ = self.fresh.try_send(Arc::downgrade(gateway));
         Arc::clone(gateway)
     }
 
-    /// How many names have no address, or none yet.
+    /// The number of names without an address.
     #[must_use]
     pub fn unresolved(&self) -> usize {
         let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
@@ -72,7 +75,7 @@ impl Resolver {
         all.filter(|gateway| gateway.address().is_none()).count()
     }
 
-    /// Resolves until stopped.
+    /// Resolves names until stopped.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(mut waiting) = waiting else { return };
@@ -104,7 +107,7 @@ impl Resolver {
         }
     }
 
-    /// Every place that some workspace still has; what is known of others is forgotten.
+    /// Returns the servers that some workspace still has, and forgets all others.
     fn all(&self, known: &mut HashMap<String, MonotonicTime>) -> Vec<Arc<Gateway>> {
         let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
         let mut all = Vec::new();
@@ -128,6 +131,8 @@ impl Resolver {
         match found {
             Ok(addresses) => {
                 let permitted = addresses.iter().copied().find(|ip| self.ranges.permits(*ip));
+                // A forbidden address is stored too: requests are then refused with the reason that
+                // says so.
                 let address = permitted.or(addresses.first().copied());
                 if let (None, Some(address)) = (permitted, address) {
                     warn!(name, %address, "the host name of a workspace resolves to a forbidden address: requests for it are refused");
@@ -137,6 +142,7 @@ impl Resolver {
             }
             Err(error) => {
                 debug!(name, %error, "the name does not resolve");
+                // DNS fails for moments; a workspace must not close for that.
                 let kept = known.get(name).is_some_and(|at| now.since(*at) < KEEP);
                 if !kept && gateway.address().is_some() {
                     warn!(name, %error, "the host name of a workspace has not resolved for five minutes: requests for it are refused");
@@ -153,7 +159,7 @@ async fn look_up(gateway: Arc<Gateway>) -> (Arc<Gateway>, std::io::Result<Vec<Ad
     let found = tokio::net::lookup_host((gateway.host.as_str(), gateway.port)).await;
     let found = found.map(|addresses| {
         let mut addresses: Vec<Address> = addresses.map(|at| at.ip().into()).collect();
-        // Of a name with both, HAProxy gets one only, and IPv4 is reached from nearly everywhere.
+        // HAProxy gets one address, and IPv4 is reachable from nearly everywhere.
         addresses.sort_by_key(|address| address.ip().is_ipv6());
         addresses
     });

@@ -1,8 +1,12 @@
-//! What to ask a platform, and what to believe: a state machine without I/O and clock.
+//! Decides what to request from a platform and which responses to believe.
 //!
-//! Events are hints: each leads to one read of the workspace they name. A workspace that is reported to
-//! have ended is gone at once. A change that cannot be read closes its workspace. Complete lists find
-//! what events did not tell; only they make the source one that knows all.
+//! [`Core`] is a state machine without I/O and without a clock: [`Core::handle`] takes inputs and
+//! returns commands, and [`super::driver`] carries them out. Events are hints: each leads to one
+//! read of the workspace that it names. Complete lists find what events did not report.
+//!
+//! Invariants: a workspace whose end was reported is removed at once. A workspace that changed in a
+//! way that cannot be read in time is closed until it can be read. Only complete lists make the
+//! source count as confirmed.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -25,16 +29,16 @@ use crate::{
     workspaces::source::{Abilities, Event, SourceError},
 };
 
-/// How often things happen.
+/// Intervals and time limits of one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {
     /// The time between complete lists.
     pub resync: Duration,
-    /// How long a change may stay unread before its workspace is closed.
+    /// How long a reported change may stay unread before its workspace is closed.
     pub unread: Duration,
-    /// The longest pause after a failure; the first is a sixteenth of it.
+    /// The longest pause after a failure. The first pause is a sixteenth of it.
     pub retry: Duration,
-    /// How long one connection for events is used.
+    /// How long one connection for events is used before it is replaced.
     pub recycle: Duration,
 }
 
@@ -49,47 +53,47 @@ impl Default for Timing {
     }
 }
 
-/// How many reads run at once.
+/// How many reads run at the same time.
 const READS: usize = 32;
-/// With more unread changes than this, a list is quicker.
+/// With more unread changes than this, a complete list is quicker than single reads.
 const MANY: usize = 512;
 /// The shortest time between the starts of two lists.
 const BETWEEN_LISTS: Duration = Duration::from_secs(1);
-/// A connection for events that has not said so is taken to be there after this time.
+/// After this time a connection for events that has sent nothing is taken to be established.
 const QUIET_CONNECT: Duration = Duration::from_secs(2);
 
-/// What happened.
+/// Something that happened.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "moved once for each question")]
 pub enum Input {
     /// Time passed.
     Tick,
-    /// The platform told something.
+    /// The platform sent an event.
     Event(Event),
-    /// It tells no more.
+    /// The connection for events ended.
     WatchEnded(SourceError),
-    /// A list, asked for at the moment.
+    /// A list that was requested at this moment.
     Listed(MonotonicTime, Result<Vec<Workspace>, SourceError>),
-    /// A workspace, asked for at the moment.
+    /// A workspace that was requested at this moment.
     Read(WorkspaceId, MonotonicTime, Result<Option<Workspace>, SourceError>),
-    /// The accounts, asked for at the moment.
+    /// The accounts, requested at this moment.
     Accounts(MonotonicTime, Result<Vec<Member>, SourceError>),
-    /// A request waits for this workspace.
+    /// A request of HAProxy waits for this workspace.
     Wanted(WorkspaceId),
 }
 
-/// What to do.
+/// Something that the driver must do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command {
-    /// Follow events, in place of any such connection before.
+    /// Open a connection for events, in place of the current one.
     Watch,
-    /// Ask for a list.
+    /// Request a list.
     List,
-    /// Ask for a workspace.
+    /// Request one workspace.
     Read(WorkspaceId),
-    /// Ask for the accounts.
+    /// Request the accounts.
     Accounts,
-    /// The question for a workspace that a request waits for has ended.
+    /// Wake the requests that wait for this workspace: the read has ended.
     Answered(WorkspaceId),
 }
 
@@ -115,20 +119,20 @@ struct Watch {
     connected: Option<MonotonicTime>,
     retry_at: MonotonicTime,
     failures: u32,
-    /// When to list because a connection that says nothing may have been there for a while.
+    /// When to list because a silent connection for events has probably been established.
     list_at: Option<MonotonicTime>,
 }
 
-/// A question that is asked again and again.
+/// A request that is repeated at an interval.
 #[derive(Default)]
 struct Asking {
     running: bool,
     due: MonotonicTime,
-    /// It is to be asked again as soon as the one under way has ended.
+    /// Repeat it as soon as the running one ends.
     again: bool,
     failures: u32,
     started: Option<MonotonicTime>,
-    /// When the last one was asked that was answered.
+    /// When the last answered request was sent.
     good: Option<MonotonicTime>,
 }
 
@@ -138,29 +142,29 @@ enum Step {
     /// It waits for its time.
     #[default]
     Due,
-    /// It waits for others to end.
+    /// It waits for one of the running reads to end.
     Queued,
-    /// The platform is being asked.
+    /// The request is running.
     Running,
 }
 
-/// A workspace that is to be read.
+/// A workspace that must be read.
 #[derive(Default)]
 struct Unread {
     step: Step,
-    /// Something changed after the read under way began.
+    /// Another change was reported after the running read began.
     again: bool,
-    /// Since when a change is unread.
+    /// When the first unread change was reported.
     changed: Option<MonotonicTime>,
     failures: u32,
     due: MonotonicTime,
     wanted: bool,
-    /// Its workspace was closed for it.
+    /// The workspace was closed because the change stayed unread.
     closed: bool,
 }
 
 impl Core {
-    /// A source that nothing is known of yet. `jitter` gives numbers from 0 to 1.
+    /// A source about which nothing is known yet. `jitter` returns numbers from 0 to 1.
     #[must_use]
     pub fn new(
         publisher: Publisher,
@@ -184,7 +188,7 @@ impl Core {
         }
     }
 
-    /// How the source is doing.
+    /// The state of the source, for people and metrics.
     #[must_use]
     pub fn status(&self) -> Status {
         let pending = self.reads.values().filter(|unread| unread.changed.is_some()).count();
@@ -200,14 +204,14 @@ impl Core {
         }
     }
 
-    /// When everything of the source will be too old.
+    /// When all workspaces of the source become too old to be used.
     fn stale_at(&self) -> Option<MonotonicTime> {
         let snapshot = self.publisher.registry().snapshot_at(self.now);
         let rules = snapshot.rules(self.publisher.source())?;
         self.good().map(|good| good.plus(rules.stale_after))
     }
 
-    /// Takes in what happened, and appends what to do.
+    /// Applies inputs and appends the commands that follow from them.
     pub fn handle(
         &mut self,
         inputs: impl IntoIterator<Item = Input>,
@@ -222,7 +226,7 @@ impl Core {
         self.notice();
     }
 
-    /// Tells of the source's health when it changes.
+    /// Logs the health of the source when it changes.
     fn notice(&mut self) {
         let health = self.health();
         let before = std::mem::replace(&mut self.status.health, health);
@@ -255,7 +259,7 @@ impl Core {
         }
     }
 
-    /// When something is to be done even if nothing happens.
+    /// When [`Self::handle`] must be called even if nothing happens.
     #[must_use]
     pub fn deadline(&self) -> MonotonicTime {
         let asking = |asking: &Asking| (!asking.running).then_some(asking.due);
@@ -307,7 +311,7 @@ impl Core {
             }
             Event::Ended(id) => {
                 self.publisher.end(&id, self.now);
-                // A read under way was asked for before the end, so its answer will not count.
+                // The running read was requested before the end, so its response will be dropped.
                 if let Some(unread) = self.reads.get_mut(&id) {
                     unread.changed = None;
                     unread.again = false;
@@ -331,6 +335,8 @@ impl Core {
 
     fn watch_ended(&mut self, error: &SourceError) {
         let served = self.watch.connected.map(|at| self.now.since(at)).unwrap_or_default();
+        // A connection that worked for a while was not refused, so the pauses begin again with the
+        // shortest.
         if served > Duration::from_mins(1) {
             self.watch.failures = 0;
         }
@@ -341,7 +347,7 @@ impl Core {
             retry_at: self.now.plus(pause),
             ..Watch::default()
         };
-        // What happened since, nobody tells.
+        // Events since then are lost, and only a list can show what they were.
         self.lists.soon(self.now);
     }
 
@@ -370,7 +376,7 @@ impl Core {
                 "workspaces listed"
             );
         }
-        // The list was asked for after these changes were told.
+        // The list was requested after these changes were reported, so it includes them.
         for unread in self.reads.values_mut() {
             if unread.changed.is_some_and(|at| at < started) && !unread.again {
                 unread.changed = None;
@@ -381,7 +387,8 @@ impl Core {
             if self.abilities.reads {
                 self.enqueue(id);
             } else {
-                // Which is newer only another list can tell.
+                // The source cannot read one workspace, so only another list can tell which
+                // description is newer.
                 self.publisher.doubt(&id);
                 self.lists.again = true;
             }
@@ -408,7 +415,8 @@ impl Core {
         }
     }
 
-    /// When the source was last asked for all it knows, and answered.
+    /// When the last complete information was requested: a list, and the accounts if the source has
+    /// some.
     fn good(&self) -> Option<MonotonicTime> {
         let accounts = if self.abilities.accounts { self.accounts.good } else { self.lists.good };
         self.lists.good.min(accounts)
@@ -454,7 +462,8 @@ impl Core {
         }
         let pause = ended.as_ref().err().map(|error| {
             let failures = self.reads.get(&id).map_or(0, |unread| unread.failures);
-            // A closed workspace is somebody's work: sooner than lists, unless asked to wait.
+            // The owner of a closed workspace cannot work, so the read is repeated sooner than a
+            // list, unless the platform asked for a pause.
             self.pause(failures, error)
                 / if matches!(error, SourceError::RateLimited(_)) { 1 } else { 4 }
         });
@@ -478,7 +487,7 @@ impl Core {
                 unread.failures = unread.failures.saturating_add(1);
                 unread.due = self.now.plus(pause);
                 if unread.changed.is_none() {
-                    // Nobody said that it changed: the next list will tell.
+                    // No change was reported, so the next list is soon enough.
                     self.forget(&id, out);
                 }
             }
@@ -514,10 +523,11 @@ impl Core {
         }
     }
 
-    /// Starts what is due.
+    /// Starts the requests that are due.
     fn go_on(&mut self, out: &mut Vec<Command>) {
         let now = self.now;
         if self.abilities.watches {
+            // A connection can be dead without notice, so each is replaced after a while.
             let over = self.watch.open.is_some_and(|at| now.since(at) >= self.timing.recycle);
             if over || (self.watch.open.is_none() && now >= self.watch.retry_at) {
                 self.watch.open = Some(now);
@@ -556,7 +566,7 @@ impl Core {
         }
     }
 
-    /// Closes every workspace that changed in a way nobody could read in time.
+    /// Closes every workspace whose change could not be read in time.
     fn close_unread(&mut self) {
         let over = |at: MonotonicTime| self.now.since(at) >= self.timing.unread;
         for (id, unread) in &mut self.reads {
@@ -607,7 +617,7 @@ impl Asking {
         }
     }
 
-    /// Whether to ask now.
+    /// Returns whether to send the request now, and marks it as running.
     fn start(&mut self, now: MonotonicTime) -> bool {
         let free = self.started.is_none_or(|at| now.since(at) >= BETWEEN_LISTS);
         if !free && self.due <= now && !self.running {

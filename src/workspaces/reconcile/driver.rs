@@ -1,4 +1,9 @@
-//! Asks a platform what [`Core`] wants to know.
+//! Carries out the commands of [`Core`]: sends requests to the platform, each with a time limit,
+//! and returns the responses as inputs.
+//!
+//! A panic in an adapter is caught and counted as a failed request, so one strange response cannot
+//! end the synchronization of a source. [`Driver::run`] is the only task of a source that changes
+//! its [`Core`].
 
 use std::{
     panic::AssertUnwindSafe,
@@ -26,25 +31,25 @@ use crate::{
     },
 };
 
-/// The longest that a list or the accounts, over all pages, may take; less than owners are let in for
-/// without one.
+/// The time limit of a list or of the accounts, over all pages. It is shorter than the time for
+/// which owners have access without a confirmation.
 const LIST_WITHIN: Duration = Duration::from_mins(4);
-/// The longest that one read may take.
+/// The time limit of reading one workspace.
 const READ_WITHIN: Duration = Duration::from_secs(5);
-/// How many events wait to be taken in before the platform is made to wait.
+/// How many events are queued before the adapter must wait.
 const EVENTS: usize = 4096;
 
-/// A platform with what is needed to follow it.
+/// A source with everything that is needed to follow it.
 pub struct Driver<S> {
     /// The platform.
     pub source: Arc<S>,
-    /// What to ask it.
+    /// The state machine.
     pub core: Core,
-    /// Answers requests that wait.
+    /// Wakes requests that wait for a workspace.
     pub lookup: Lookup,
-    /// What requests ask.
+    /// The workspaces that requests wait for.
     pub questions: mpsc::Receiver<WorkspaceId>,
-    /// How it is going.
+    /// Where the state is published for people and metrics.
     pub status: Arc<Mutex<Status>>,
 }
 
@@ -68,7 +73,8 @@ impl<S: Source> Driver<S> {
                         if let Some(old) = watching.take() {
                             old.abort();
                         }
-                        // Events of the connection before are not this one's.
+                        // A new channel drops events of the old connection that were not handled
+                        // yet.
                         let (sender, receiver) = mpsc::channel(EVENTS);
                         events = receiver;
                         watching = Some(tasks.spawn(self.watch(sender)));
@@ -92,14 +98,14 @@ impl<S: Source> Driver<S> {
                         inputs.extend(batch.drain(..).map(Input::Event));
                     }
                 }
-                // A task that was aborted has nothing to say.
+                // An aborted task has no result.
                 Some(Ok(input)) = tasks.join_next() => inputs.push(input),
                 Some(id) = self.questions.recv() => inputs.push(Input::Wanted(id)),
                 () = tokio::time::sleep(pause) => inputs.push(Input::Tick),
             }
             if inputs.iter().any(|input| matches!(input, Input::WatchEnded(_))) {
                 watching = None;
-                // What it told before its end counts.
+                // Events that arrived before the end of the connection are handled first.
                 while let Ok(event) = events.try_recv() {
                     inputs.insert(0, Input::Event(event));
                 }
@@ -144,7 +150,7 @@ async fn within<T>(
     }
 }
 
-/// A panic while reading an answer is a failure of that answer.
+/// Turns a panic in an adapter into a failed request.
 async fn contained<T>(
     question: impl Future<Output = Result<T, SourceError>>,
 ) -> Result<T, SourceError> {

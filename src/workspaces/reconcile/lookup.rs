@@ -1,9 +1,10 @@
-//! One question to the platform for a request whose workspace is not known here.
+//! Lets a request for an unknown workspace wait for one read of it.
 //!
-//! A workspace that started a moment ago may be asked for before the news of it came. The question is
-//! single-flight, bounded by a bucket, and not repeated for a while when the answer was "no": nobody
-//! can make the agent ask more than [`PER_SECOND`] times a second, and strangers cannot at all, since
-//! only requests with an identity come this far.
+//! A workspace that started a moment ago may be requested before the platform's event arrives. The
+//! agent then reads that workspace from the platform. Several requests share one read, a token
+//! bucket limits the reads, and a negative result is not asked for again for two seconds. So nobody
+//! can make the agent send more than [`PER_SECOND`] reads a second on average. Anonymous requests
+//! never start one: only requests with a valid identity come this far.
 
 use std::{
     collections::HashMap,
@@ -16,14 +17,14 @@ use tokio::sync::{mpsc, watch};
 use super::super::WorkspaceId;
 use crate::time::MonotonicTime;
 
-/// How often the platform is asked, on average.
+/// The average number of reads per second.
 const PER_SECOND: u32 = 20;
-/// How many questions can be saved up.
+/// The size of the token bucket.
 const SAVED: u32 = 40;
-/// How long an answer is not asked for again.
+/// How long a workspace that was just read is not read again.
 const NEGATIVE: Duration = Duration::from_secs(2);
 
-/// What requests ask through.
+/// The side of requests. Clones share one state.
 #[derive(Clone)]
 pub struct Lookup {
     questions: mpsc::Sender<WorkspaceId>,
@@ -38,7 +39,7 @@ struct State {
 }
 
 impl Lookup {
-    /// A way to ask, and where the questions come out.
+    /// Returns the side of requests, and the queue of workspaces to read for the driver.
     #[must_use]
     pub fn new() -> (Self, mpsc::Receiver<WorkspaceId>) {
         let (questions, receiver) = mpsc::channel(SAVED as usize);
@@ -51,8 +52,9 @@ impl Lookup {
         (Self { questions, state: Arc::new(Mutex::new(state)) }, receiver)
     }
 
-    /// Asks for a workspace. Returns what tells of the end of the question, or `None` when it is not
-    /// to be asked now.
+    /// Starts a read of the workspace, or joins a running one.
+    ///
+    /// Returns a receiver that is closed when the read ends, or `None` if no read may start now.
     #[must_use]
     pub fn ask(&self, id: &str, now: MonotonicTime) -> Option<watch::Receiver<u64>> {
         let id: WorkspaceId = id.parse().ok()?;
@@ -64,6 +66,7 @@ impl Lookup {
         state.saved = (state.saved + refill).min(f64::from(SAVED));
         state.at = now;
         state.asked.retain(|_, at| now.since(*at) < NEGATIVE);
+        // The bucket holds back attackers with an identity who try random workspace names.
         if state.saved < 1.0 || state.asked.contains_key(&id) {
             return None;
         }
@@ -74,7 +77,7 @@ impl Lookup {
         Some(receiver)
     }
 
-    /// The question has its answer, or will have none.
+    /// Ends the read of a workspace and wakes all requests that wait for it.
     pub fn ended(&self, id: &WorkspaceId, now: MonotonicTime) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.running.remove(id).is_some() {
@@ -99,7 +102,7 @@ mod tests {
         assert_eq!(questions.try_recv().unwrap().as_str(), "w");
         assert!(questions.try_recv().is_err());
         lookup.ended(&"w".parse().unwrap(), at(5));
-        // The sender is gone: whoever waits goes on.
+        // The sender is dropped, which wakes all receivers.
         assert!(first.has_changed().is_err() && second.has_changed().is_err());
         assert!(lookup.ask("w", at(6)).is_none(), "not again so soon");
         assert!(lookup.ask("w", at(2006)).is_some());
@@ -111,7 +114,7 @@ mod tests {
         let mut asked = 0;
         for n in 0..10_000_u64 {
             let id = format!("w{n}");
-            // Ten thousand in one second.
+            // Ten thousand requests in one second.
             if lookup.ask(&id, at(n / 10)).is_some() {
                 asked += 1;
                 assert!(questions.try_recv().is_ok());

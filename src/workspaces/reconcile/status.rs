@@ -1,4 +1,4 @@
-//! How a source is doing, for people and metrics.
+//! The state of a source, for people and metrics.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,35 +6,36 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
-    /// It has not said all it knows yet: everything of it is refused.
+    /// No complete list was received yet, so requests for its workspaces are refused.
     #[default]
     Starting,
-    /// Lists and events come.
+    /// Lists and events arrive.
     Live,
-    /// Lists come, but no events: an end is noticed late.
+    /// Lists arrive and events do not, so ended workspaces are noticed late.
     Degraded,
-    /// It has not said all it knows for longer than owners may rely on: everything of it is refused.
+    /// No complete list was received for longer than `stale_seconds`, so requests for its
+    /// workspaces are refused.
     Stale,
 }
 
-/// What a source has done so far.
+/// Counters and the last error of a source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// In one word.
+    /// The state in one word.
     pub health: Health,
-    /// Complete lists taken in.
+    /// The number of complete lists received.
     pub lists: u64,
-    /// Workspaces read one by one.
+    /// The number of workspaces that were read one by one.
     pub reads: u64,
-    /// Events received.
+    /// The number of events received.
     pub events: u64,
-    /// Questions that failed.
+    /// The number of failed requests.
     pub failures: u64,
-    /// Why the last question failed, until one succeeds.
+    /// The error of the last request, until one succeeds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
     /// Whether the platform refuses the credential.
     pub unauthorized: bool,
-    /// Changes that nobody could read yet.
+    /// The number of reported changes that were not read yet.
     pub pending: usize,
 }

@@ -1,8 +1,9 @@
-//! Which workspaces claim to be at which address.
+//! Which workspaces claim which addresses.
 //!
-//! Platforms give the address of a stopped workspace to the next one. When two that are up claim one
-//! address, a request for the first could reach the second, so neither is routed to (the rule of
-//! Gitpod's ws-proxy).
+//! A platform may give the address of a stopped workspace to the next one. If two workspaces that
+//! are up claim the same address, a request for the first could reach the second, so requests for
+//! both are refused. Gitpod's ws-proxy has the same rule. Addresses are compared in every form that
+//! reaches the same machine, see [`Address::meant`].
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -17,18 +18,19 @@ use crate::workspaces::source::SourceId;
 
 pub(super) type Holder = (SourceId, WorkspaceId);
 
-/// Who has something at an address, whatever the port.
+/// The workspaces that claim something at an address, on any port.
 #[derive(Default)]
 pub(super) struct Claims(HashMap<IpAddr, Holders>);
 
-/// Nearly always one.
+/// The claimants of one address. Nearly always there is one, which then needs no vector.
 enum Holders {
     One(Holder),
     Many(Vec<Holder>),
 }
 
 impl Claims {
-    /// Replaces what a workspace claims. Returns everybody whose lot may have changed, others only.
+    /// Replaces the claims of a workspace. Returns the other workspaces whose conflicts may have
+    /// changed.
     pub(super) fn change(
         &mut self,
         source: SourceId,
@@ -62,7 +64,8 @@ impl Claims {
         touched
     }
 
-    /// Whether another workspace claims one of this one's addresses; `find` gives what others are.
+    /// Returns whether another workspace claims one of this workspace's addresses. `find` returns
+    /// the other workspace with the rule for its undeclared ports.
     pub(super) fn contested<'w>(
         &self,
         source: SourceId,
@@ -76,7 +79,7 @@ impl Claims {
         let others = ips.into_iter().flat_map(|ip| self.others(ip, &me));
         others.into_iter().filter_map(|other| find(&other)).any(|(other, undeclared)| {
             addresses(Some(other), undeclared).iter().any(|theirs| {
-                // Port 0 stands for all of them.
+                // Port 0 stands for all ports.
                 let clash = |own: &&SocketAddr| {
                     own.ip() == theirs.ip()
                         && (own.port() == theirs.port() || own.port() == 0 || theirs.port() == 0)
@@ -95,17 +98,18 @@ impl Claims {
     }
 }
 
-/// Where a workspace says it is, each machine in every form in which another may name it.
+/// The addresses that a workspace claims, each in every form that reaches the same machine.
 fn addresses(workspace: Option<&Workspace>, undeclared: UndeclaredPorts) -> BTreeSet<SocketAddr> {
     let up = workspace.filter(|workspace| workspace.phase.is_routable());
     let endpoints = up.map(|workspace| workspace.endpoints.as_slice()).unwrap_or_default();
     let address = |destination: &Destination| match destination {
         Destination::Address(server) => Some((server.address, server.port)),
-        // Many workspaces are behind one backend or gateway, which tells them apart by host.
+        // A backend or a named server may serve many workspaces, which it tells apart by host.
         Destination::Backend(_) | Destination::Gateway(_) => None,
     };
     let of_ports = endpoints.iter().filter_map(|endpoint| address(&endpoint.destination));
-    // Undeclared ports are reached at this one, whatever the port.
+    // With this rule the owner reaches any port at the workspace's address, so all ports are
+    // claimed.
     let open = up.filter(|_| undeclared == UndeclaredPorts::Owner);
     let of_all = open.and_then(|workspace| workspace.address).map(|address| (address, 0));
     let meant = |(address, port): (Address, u16)| {

@@ -1,8 +1,12 @@
-//! What a source does to its part of the registry.
+//! The write side of the registry: how one source changes its part.
 //!
-//! Reads of a platform overtake each other: a list that began before a workspace stopped may arrive
-//! after the news of it. So each change carries the moment it was asked for, and what is older than what
-//! is known already is dropped.
+//! Responses of a platform overtake each other: a list that was requested before a workspace
+//! stopped may arrive after the report of its end. Every change therefore carries the moment of its
+//! request, and a change that is older than what is known is dropped. Where two responses cannot be
+//! ordered, the caller is told to read again.
+//!
+//! Invariant: a workspace whose end was reported does not come back with a description from before
+//! the end.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -22,77 +26,78 @@ use super::{
 };
 use crate::{time::MonotonicTime, workspaces::source::SourceId};
 
-/// How long a workspace that went is remembered: longer than any read takes.
+/// How long a removed workspace is remembered. It must be longer than any read takes.
 const REMEMBER: Duration = Duration::from_mins(15);
-/// For how long a platform that reported an end may still give the old description from a copy that
-/// lags behind.
+/// How long after a reported end the platform may still return the old description, from a replica
+/// that lags behind.
 const LAG: Duration = Duration::from_secs(10);
-/// How many workspaces that went are remembered; beyond it, only those of the last minute.
+/// How many removed workspaces are remembered. Beyond this number only those of the last minute
+/// are.
 const MAX_GONE: usize = 100_000;
 
-/// The part of the registry that one source writes.
+/// Writes the part of the registry that belongs to one source.
 #[derive(Clone)]
 pub struct Publisher {
     registry: Arc<Registry>,
     source: SourceId,
 }
 
-/// How a complete list was made.
+/// What a complete list can have missed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListExtent {
-    /// At one moment.
+    /// The list shows one moment and has missed nothing.
     Snapshot,
-    /// Page by page, so that it can miss workspaces that moved between pages.
+    /// The list was read page by page and can have missed workspaces that moved between pages.
     Pages,
 }
 
-/// How the end of a workspace was learnt.
+/// How the end of a workspace became known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     /// The platform reported it.
     Reported,
-    /// The platform was asked and does not have it any more.
+    /// The workspace was missing in a response of the platform.
     Missed,
 }
 
-/// A workspace that went.
+/// A workspace that was removed.
 pub(super) struct Gone {
-    /// When the platform was asked, or told.
+    /// When the agent sent the request, or received the report.
     at: MonotonicTime,
-    /// When the answer came.
+    /// When the response arrived.
     arrived: MonotonicTime,
-    /// How its end was learnt.
+    /// How its end became known.
     end: End,
     instance: Option<Box<str>>,
     revision: Revision,
 }
 
-/// What came of a description of a workspace.
+/// The effect of a description that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Observed {
-    /// It is what is known now.
+    /// The registry has changed.
     News,
-    /// It says the same as before, or is older.
+    /// The description is older or says the same, so nothing has changed.
     Nothing,
-    /// It and what is known were asked for at the same time and differ, so that nobody can tell which
-    /// is newer: to be read again.
+    /// The description differs from the known one, and both were requested at the same time. It is
+    /// not known which is newer, so the workspace must be read again.
     Overlap,
 }
 
-/// What came of a complete list.
+/// The effect of a complete list.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Completed {
-    /// Workspaces to be read one by one: they are up and were not in the list, and one over several
-    /// pages can miss some; or they changed while it was made.
+    /// Workspaces to be read one by one: a list over several pages lacks them although they are up,
+    /// or they changed while the list was made.
     pub unclear: Vec<WorkspaceId>,
-    /// How many were removed.
+    /// The number of workspaces that were removed.
     pub removed: usize,
-    /// How many came or changed.
+    /// The number of workspaces that were added or changed.
     pub changed: usize,
 }
 
 impl Publisher {
-    /// The publisher of the source with that number.
+    /// The publisher of this source.
     #[must_use]
     pub fn new(registry: Arc<Registry>, source: SourceId) -> Self {
         Self { registry, source }
@@ -104,19 +109,19 @@ impl Publisher {
         self.registry.names().get(self.source.index()).map_or("", |name| name)
     }
 
-    /// The registry.
+    /// The registry that it writes into.
     #[must_use]
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
     }
 
-    /// The number of the source.
+    /// The source.
     #[must_use]
     pub fn source(&self) -> SourceId {
         self.source
     }
 
-    /// Takes in what was read of a workspace; the platform was asked at `seen`, the answer came now.
+    /// Applies the description of a workspace that was requested at `seen` and arrived at `now`.
     #[expect(clippy::must_use_candidate, reason = "told, not asked")]
     pub fn observe(
         &self,
@@ -127,7 +132,7 @@ impl Publisher {
         self.write(|change| change.observe(workspace, seen, now))
     }
 
-    /// Takes in what the platform, or whoever writes for it, says by itself: the newest there is.
+    /// Applies a description that the source pushed. It is the newest there is.
     pub fn set(&self, workspace: Workspace, now: MonotonicTime) {
         self.write(|change| {
             change.gone(|gone| {
@@ -137,12 +142,13 @@ impl Publisher {
         });
     }
 
-    /// The platform says that the workspace has ended.
+    /// Removes a workspace whose end the platform reported.
     pub fn end(&self, id: &WorkspaceId, at: MonotonicTime) {
         self.write(|change| change.remove(id, at, at, End::Reported));
     }
 
-    /// The platform, asked at `seen`, does not have the workspace. Returns whether that is news.
+    /// Removes a workspace that the platform, asked at `seen`, does not have. Returns whether it
+    /// was known.
     #[expect(clippy::must_use_candidate, reason = "told, not asked")]
     pub fn absent(&self, id: &WorkspaceId, seen: MonotonicTime, now: MonotonicTime) -> bool {
         self.write(|change| {
@@ -155,7 +161,7 @@ impl Publisher {
         })
     }
 
-    /// The workspace changed, and nobody can tell how: it is closed until somebody can.
+    /// Closes a workspace that changed in an unknown way, until it can be read.
     pub fn doubt(&self, id: &WorkspaceId) {
         self.write(|change| {
             if let Some(entry) = change.find(id).map(|(_, entry)| Entry::clone(entry)) {
@@ -164,8 +170,8 @@ impl Publisher {
         });
     }
 
-    /// Takes in a complete list; the platform was asked for its first page at `started`. What a
-    /// snapshot does not have does not exist.
+    /// Applies a complete list whose first page was requested at `started`. A workspace that a
+    /// snapshot list lacks is removed.
     #[expect(clippy::must_use_candidate, reason = "told, not asked")]
     pub fn complete(
         &self,
@@ -196,6 +202,8 @@ impl Publisher {
                 .collect();
             for entry in unlisted {
                 let id = entry.workspace.id.clone();
+                // A workspace that is up may only have moved between pages, so it is read before it
+                // is removed.
                 let clear = extent == ListExtent::Snapshot && entry.arrived <= started;
                 if clear || !entry.workspace.phase.is_routable() {
                     change.remove(&id, started, now, End::Missed);
@@ -217,7 +225,8 @@ impl Publisher {
         })
     }
 
-    /// The source said all it knows, its directory included; it was asked at `at`.
+    /// Records that the source, asked at `at`, has delivered everything it knows, its directory
+    /// included.
     pub fn confirm(&self, at: MonotonicTime) {
         self.write(|change| {
             if let Some(part) = change.part() {
@@ -226,7 +235,7 @@ impl Publisher {
         });
     }
 
-    /// Takes in the accounts of the platform.
+    /// Replaces the accounts of the platform.
     pub fn set_directory(&self, directory: Directory) {
         let directory = Arc::new(directory);
         self.write(|change| {
@@ -236,7 +245,7 @@ impl Publisher {
         });
     }
 
-    /// All that is known of the workspaces now.
+    /// The ids of all workspaces of the source.
     #[must_use]
     pub fn ids(&self) -> Vec<WorkspaceId> {
         let state = self.registry.current.load();
@@ -248,6 +257,7 @@ impl Publisher {
 
     fn write<T>(&self, work: impl FnOnce(&mut Change<'_>) -> T) -> T {
         let writer = self.registry.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        // The vector has one element per source, and each map is shared until it is changed.
         let state = Vec::clone(&self.registry.current.load());
         let resolver = &self.registry.resolver;
         let mut change = Change { source: self.source, resolver, state, writer };
@@ -259,7 +269,7 @@ impl Publisher {
     }
 }
 
-/// A change of the registry under way; readers see nothing of it before its end.
+/// A change of the registry in progress. Readers see nothing of it before its end.
 struct Change<'w> {
     source: SourceId,
     resolver: &'w Resolver,
@@ -304,6 +314,8 @@ impl Change<'_> {
             if same && !known.doubtful && known.listed {
                 return Observed::Nothing;
             }
+            // Without counters, only the order of request and response tells which description is
+            // newer.
             let told_apart = same || (same_life && newer);
             if !told_apart && seen < known.arrived {
                 return Observed::Overlap;
@@ -325,7 +337,7 @@ impl Change<'_> {
         self.insert(Entry { workspace, seen, arrived, listed: true, doubtful, contested });
     }
 
-    /// Inserts or replaces an entry, and settles who is at its addresses.
+    /// Inserts or replaces an entry, and updates the address conflicts of others.
     fn insert(&mut self, mut entry: Entry) {
         let source = self.source;
         let Some(part) = self.state.get_mut(source.index()) else { return };
@@ -371,7 +383,7 @@ impl Change<'_> {
         });
     }
 
-    /// Marks anew who shares an address with another.
+    /// Updates whether these workspaces are in conflict about an address.
     fn settle(&mut self, touched: BTreeSet<Holder>) {
         for (source, id) in touched {
             let entry =
@@ -396,7 +408,8 @@ impl Change<'_> {
 }
 
 impl Gone {
-    /// What a description that was asked for at `seen` is worth after the end, if not what it says.
+    /// Judges a description that was requested at `seen`, after the end of the workspace. `None` if
+    /// the description may be used.
     fn judge(&self, workspace: &Workspace, seen: MonotonicTime) -> Option<Observed> {
         let known = self.instance.is_some()
             || self.revision.spec.is_some()
