@@ -1,9 +1,9 @@
-//! Coder: workspaces of a deployment, by its REST API.
+//! Coder: the workspaces of a deployment, by its REST API.
 //!
-//! Coder tells of changes one workspace at a time only, so its list is read every few seconds. A
-//! workspace is called by its name and its owner's, as in its hosts (`NAME--OWNER`). Everything is
-//! reached through Coder's own proxy, which tells workspaces apart by host: the operator's template
-//! says where that is.
+//! Coder sends events for one workspace at a time only, so its list is read every few seconds. The
+//! workspace id is `NAME--OWNER`, as in Coder's host names. All workspaces are reached through
+//! Coder's own proxy, which tells them apart by host; the operator configures its address as a
+//! template.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -21,23 +21,24 @@ use crate::workspaces::{
     source::{Abilities, Event, Joining, Source, SourceError},
 };
 
-/// How many things a page has.
+/// The number of items on a page.
 const PAGE: usize = 100;
-/// No deployment has so many pages.
+/// More pages than any deployment has, so that an API that never ends does not keep the agent busy
+/// forever.
 const MAX_PAGES: usize = 10_000;
-/// How many workspaces are asked for their port shares at once.
+/// How many workspaces are asked for their port shares at the same time.
 const AT_ONCE: usize = 8;
 
-/// What the operator says of a Coder deployment.
+/// The settings of a Coder source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Whose identities the users have, and what they are called together there.
+    /// How users are mapped to identities.
     pub joining: Joining,
-    /// Where Coder's proxy is.
+    /// The address of Coder's proxy.
     pub destination: Template,
     /// The one agent whose ports are served.
     pub agent: Box<str>,
-    /// Whether each workspace is asked for the ports that it shares.
+    /// Whether the shared ports of each workspace are requested.
     pub port_shares: bool,
 }
 
@@ -144,7 +145,7 @@ impl Coder {
         let shares = if self.settings.port_shares {
             let request =
                 self.api.get(&format!("api/v2/workspaces/{}/port-share", described.id))?;
-            // Gone since it was listed.
+            // 404: the workspace was deleted after the list was made.
             http::ask::<Shares>(request).await?.map(|shares| shares.shares).unwrap_or_default()
         } else {
             vec![]
@@ -152,7 +153,7 @@ impl Coder {
         Ok(self.workspace(&described, &shares))
     }
 
-    /// The workspace; `None` for one whose name cannot stand in a host.
+    /// Returns the workspace, or `None` if its name cannot be part of a host name.
     fn workspace(&self, described: &Described, shares: &[PortShare]) -> Option<Workspace> {
         let id = format!("{}--{}", described.name, described.owner_name).to_lowercase();
         let id: WorkspaceId = id.parse().ok()?;
@@ -170,7 +171,7 @@ impl Coder {
             resources.flat_map(|resource| resource.agents.iter().flatten())
         };
         for app in agents().flat_map(|agent| agent.apps.iter().flatten()) {
-            // Others are links elsewhere, or below a path of the dashboard's host.
+            // The others are links to other sites, or are below a path of the dashboard's host.
             if app.subdomain
                 && !app.external
                 && let Some(slug) = AppName::new(&app.slug.to_lowercase())
@@ -185,7 +186,8 @@ impl Coder {
             }
         }
         let team = format!("organization:{}", described.organization_id);
-        // "organization" is the workspace's own, which its members are a team of.
+        // Coder's level "organization" means the workspace's own organization. Its members are a
+        // group of the directory, so a grant to that group stands for it.
         let covered: Vec<_> = endpoints
             .iter()
             .filter(|endpoint| endpoint.admission == Admission::Grants)
@@ -236,7 +238,7 @@ impl Source for Coder {
     }
 
     async fn read(&self, id: &WorkspaceId) -> Result<Option<Workspace>, SourceError> {
-        // Neither name has two hyphens together.
+        // Coder's names never contain two hyphens in a row.
         let Some((name, owner)) = id.as_str().split_once("--") else { return Ok(None) };
         let path = format!("api/v2/users/{owner}/workspace/{name}");
         match http::ask::<Described>(self.api.get(&path)?).await? {
@@ -277,7 +279,8 @@ impl Coder {
                 username: Some(user.username.as_str().into()),
                 ..Person::default()
             },
-            // "dormant" has not signed in for long, and is active again when it does.
+            // "dormant" means a long time without a sign-in. The user becomes active again by
+            // signing in.
             active: matches!(user.status.as_str(), "active" | "dormant"),
             teams: user
                 .organization_ids
@@ -300,12 +303,12 @@ fn phase(status: &str) -> Phase {
     }
 }
 
-/// Anything that is not understood is the narrowest.
+/// Maps a sharing level. An unknown level admits only the owner.
 fn admission(level: &str) -> Admission {
     match level {
-        // The workspace's own organization: whom it is granted to.
+        // The workspace's own organization, by a grant.
         "organization" => Admission::Grants,
-        // Every user of the deployment.
+        // All users of the deployment.
         "authenticated" => Admission::Organization,
         "public" => Admission::Public,
         _ => Admission::Owner,

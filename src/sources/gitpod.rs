@@ -1,8 +1,9 @@
-//! Gitpod classic: workspaces of an organization, by the public API (v1).
+//! Gitpod classic: the workspaces of an organization, by the public API (v1).
 //!
-//! Its stream of events covers the token owner's own workspaces only, so the organization's list is
-//! read every few seconds as well. Workspaces have no address in the API: everything is reached through
-//! Gitpod's `ws-proxy`, which tells them apart by host, and the operator's template says where that is.
+//! The stream of events covers only the workspaces of the token's owner, so the list of the
+//! organization is read every few seconds as well. The API has no addresses: all workspaces are
+//! reached through Gitpod's `ws-proxy`, which tells them apart by host; the operator configures its
+//! address as a template.
 
 use std::collections::HashSet;
 
@@ -21,21 +22,22 @@ use crate::workspaces::{
     source::{Abilities, Event, Joining, Source, SourceError},
 };
 
-/// The most that the API gives at once.
+/// The largest page that the API returns.
 const PAGE: usize = 400;
-/// No organization has so many pages.
+/// More pages than any organization has, so that an API that never ends does not keep the agent
+/// busy forever.
 const MAX_PAGES: usize = 10_000;
 
-/// What the operator says of a Gitpod organization.
+/// The settings of a Gitpod source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Gitpod's id of the organization.
     pub id: Box<str>,
-    /// Whose identities the members have, and what they are called together there.
+    /// How members are mapped to identities.
     pub joining: Joining,
-    /// Where `ws-proxy` is.
+    /// The address of `ws-proxy`.
     pub destination: Template,
-    /// How long a workspace lives at most, in days: older ones are not looked for.
+    /// The longest life of a workspace in days. Older workspaces are not listed.
     pub lookback_days: i64,
 }
 
@@ -46,8 +48,8 @@ pub struct Gitpod {
 }
 
 impl Gitpod {
-    /// An organization, as the credential of `api` sees it; its owner must be an owner of the
-    /// organization.
+    /// An organization, as the credential of `api` sees it. The token's owner must be an owner of
+    /// the organization.
     #[must_use]
     pub fn new(api: Api, settings: Settings) -> Self {
         Self { api, settings }
@@ -61,7 +63,7 @@ impl Gitpod {
         connect::call(&self.api, &format!("gitpod.v1.{method}"), message).await
     }
 
-    /// A page of a list, the first of which is 0.
+    /// Requests one page of a list. The first page is 0.
     async fn page(
         &self,
         method: &str,
@@ -85,7 +87,7 @@ impl Gitpod {
         let mut endpoints = Vec::new();
         let mut push = |name: EndpointName, admission| {
             if let Some(destination) = self.settings.destination.render(&id, &name) {
-                // Gitpod's words for what a port speaks are HTTP and HTTPS.
+                // Gitpod's protocols for a port are HTTP and HTTPS only.
                 let protocol = Protocol::Http;
                 endpoints.push(Endpoint { name, protocol, admission, destination });
             }
@@ -96,7 +98,8 @@ impl Gitpod {
         for port in ports.into_iter().flatten() {
             let number = connect::number(port.get("port")).and_then(|n| u16::try_from(n).ok());
             if let Some(number) = number.filter(|n| *n != 0 && seen.insert(*n)) {
-                // An open workspace opens its ports; an open port opens nothing else.
+                // A public workspace makes its ports public. A public port does not make anything
+                // else public.
                 let own = admission(text(port, "/admission"));
                 push(EndpointName::Port(number), own.max(whole));
             }
@@ -127,7 +130,8 @@ impl Gitpod {
 
 impl Source for Gitpod {
     fn abilities(&self) -> Abilities {
-        // Sessions only ever come on top of the list, so its pages miss none.
+        // The list contains sessions. New sessions are added at its beginning, so its pages miss
+        // none.
         Abilities { watches: true, reads: true, accounts: true, whole_lists: true }
     }
 
@@ -139,7 +143,7 @@ impl Source for Gitpod {
             .checked_sub(hours(days.saturating_mul(24)))
             .and_then(|from| Ok((from, now.checked_add(hours(24))?)));
         let (from, to) = moments.map_err(|e| SourceError::Protocol(e.to_string()))?;
-        // Without an end, the API takes the week before now.
+        // Without an end, the API lists the week before now.
         let request = json!({ "from": from.to_string(), "to": to.to_string() });
         let (mut seen, mut workspaces) = (HashSet::new(), Vec::new());
         for page in 0..MAX_PAGES {
@@ -147,12 +151,12 @@ impl Source for Gitpod {
             let sessions = self.page(method, "workspaceSessions", request.clone(), page).await?;
             for session in &sessions {
                 let described = session.get("workspace").unwrap_or(&Value::Null);
-                // Prebuilds are nobody's to enter.
+                // Nobody can enter a prebuild.
                 if text(described, "/spec/type") == Some("WORKSPACE_TYPE_PREBUILD") {
                     continue;
                 }
                 let Some(workspace) = self.workspace(described) else { continue };
-                // The newest session of a workspace comes first, and only it counts.
+                // The newest session of a workspace comes first, and the older ones are history.
                 let newest = seen.insert(workspace.id.clone());
                 let over = matches!(workspace.phase, Phase::Stopped | Phase::Deleted);
                 if newest && !over {
@@ -171,8 +175,8 @@ impl Source for Gitpod {
         let answer = match self.call("WorkspaceService/GetWorkspace", &request).await {
             Ok(Some(answer)) => answer,
             Ok(None) => return Ok(None),
-            // An owner of the organization may list everybody's workspaces but read only their own,
-            // which is no fault of the credential.
+            // An owner of the organization may list all workspaces but read only their own. That is
+            // no problem of the credential.
             Err(SourceError::Forbidden(text)) => {
                 return Err(SourceError::Unavailable(format!("somebody else's workspace: {text}")));
             }
@@ -180,7 +184,7 @@ impl Source for Gitpod {
         };
         let answer: Value = answer;
         let described = answer.get("workspace").unwrap_or(&Value::Null);
-        // Another organization's is none of this source's.
+        // A workspace of another organization does not belong to this source.
         if text(described, "/metadata/organizationId").is_some_and(|o| *o != *self.settings.id) {
             return Ok(None);
         }
@@ -196,7 +200,7 @@ impl Source for Gitpod {
             Err(error) => return error,
         };
         loop {
-            // The first message is empty: it says that the stream is there.
+            // The first message is empty: it says that the stream is established.
             let event = match stream.next::<Value>().await {
                 Err(error) => return error,
                 Ok(message) => match text(&message, "/workspaceId").map(str::parse) {
@@ -219,8 +223,8 @@ impl Source for Gitpod {
             let found: Vec<_> = found.iter().filter_map(|member| self.member(member)).collect();
             let before = members.len();
             members.extend(found.into_iter().filter(|m| seen.insert(m.account.clone())));
-            // Whether the first page is 0 or 1 differs between the lists of this API: where it is 1, 0
-            // gives the same.
+            // Some lists of this API count pages from 0 and some from 1; the latter return the
+            // first page for 0 too.
             if page > 0 && members.len() == before {
                 return Ok(members);
             }
@@ -242,7 +246,7 @@ impl Gitpod {
                 email: email.as_deref().map(Into::into),
                 ..Person::default()
             },
-            // Who left is not listed any more.
+            // A member who has left is not in the list.
             active: true,
             teams: vec![],
         })
@@ -267,7 +271,7 @@ fn phase(name: Option<&str>) -> Phase {
     }
 }
 
-/// Anything that is not understood is the narrowest.
+/// Maps a sharing level. An unknown level admits only the owner.
 fn admission(level: Option<&str>) -> Admission {
     match level {
         Some("ADMISSION_LEVEL_EVERYONE") => Admission::Public,

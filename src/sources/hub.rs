@@ -1,9 +1,13 @@
 //! JupyterHub: the agent takes the place of the hub's proxy.
 //!
-//! The hub tells its proxy of each server the moment it starts or stops (the REST API of
-//! configurable-http-proxy), and that is heard here: a stopped server is gone before its process is.
-//! Who owns a server, who is in which group and with whom a server is shared is asked from the hub's
-//! own REST API. Needs `c.JupyterHub.subdomain_host`: each user's servers have a host name of their own.
+//! The hub reports each server to its proxy when it starts and before it stops, by the REST API of
+//! configurable-http-proxy ([`server`]). So the agent removes a server before its process ends. The
+//! owner of a server, the groups of users and the shares come from the hub's own REST API. The hub
+//! needs `c.JupyterHub.subdomain_host`, which gives the servers of each user a host name of their
+//! own.
+//!
+//! Invariant: a route whose host is not below `subdomain_host`, or that would take the hub's own
+//! host, is refused, so a user name can never get the routes of another user or of the hub.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -35,61 +39,63 @@ use crate::workspaces::{
 
 pub mod server;
 
-/// How many users a page has.
+/// The number of users on a page.
 const PAGE: usize = 200;
-/// No hub has so many pages.
+/// More pages than any hub has, so that an API that never ends does not keep the agent busy
+/// forever.
 const MAX_PAGES: usize = 10_000;
-/// The most routes that are kept.
+/// The most routes that are stored.
 const MAX_ROUTES: usize = 100_000;
 const PAGINATION: &str = "application/jupyterhub-pagination+json";
 
-/// What the operator says of a hub.
+/// The settings of a JupyterHub source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The hub's own host, as in `c.JupyterHub.subdomain_host`; users' hosts are below it.
+    /// The host in `c.JupyterHub.subdomain_host`. The hosts of users are below it.
     pub host: Host,
-    /// Whose login names are the hub's user names, and what the users are called together there.
+    /// How the hub's users are mapped to identities; their user names are login names.
     pub joining: Joining,
-    /// Who reaches the hub itself and its services, which ask for a login of their own.
+    /// Who reaches the hub itself and its services, which have a login of their own.
     pub hub_admission: Admission,
-    /// Whether the hub is asked with whom servers are shared.
+    /// Whether the hub's shares are requested.
     pub shares: bool,
 }
 
-/// A hub.
+/// A JupyterHub.
 pub struct Hub {
     api: Api,
     settings: Settings,
     table: Mutex<Table>,
-    /// Counts changes, so that later descriptions are told from earlier ones.
+    /// Counts changes, so that later descriptions can be told from earlier ones.
     count: AtomicU64,
     listener: Mutex<Option<mpsc::Sender<Event>>>,
 }
 
-/// What the hub told so far.
+/// Everything that the hub has reported.
 #[derive(Default)]
 struct Table {
-    /// By host, then by path.
+    /// The routes, by host and then by path.
     routes: BTreeMap<WorkspaceId, BTreeMap<String, Route>>,
-    /// With whom servers are shared, by owner and server name.
+    /// The people and groups that servers are shared with, by owner and server name.
     shares: HashMap<(String, String), Vec<Grantee>>,
     /// The number of the last change of each host.
     revisions: HashMap<WorkspaceId, u64>,
 }
 
-/// A route, as the hub gave it.
+/// A route as the hub sent it.
 #[derive(Clone, Debug, PartialEq)]
 struct Route {
-    /// As the hub named it.
+    /// The hub's name of the route.
     key: String,
     destination: Destination,
     body: Map<String, Value>,
 }
 
-/// Why a route is not taken.
+/// The reason why a route is refused.
 #[derive(Debug, Error)]
 pub enum RouteError {
-    /// Without a host, all users' servers would share one; with another, who knows whose it is.
+    /// Without a host of their own, the servers of all users would share one host. A route below
+    /// another host belongs to nobody that is known.
     #[error(
         "the route {0:?} is of no host below {1} for a user: set c.JupyterHub.subdomain_host to that, so that each user's servers have a host name of their own; a user cannot be called like the hub's host"
     )]
@@ -97,20 +103,21 @@ pub enum RouteError {
     /// The body is not what a hub sends.
     #[error("the body has no 'target' with an address: {0}")]
     Target(String),
-    /// Too many.
+    /// There are too many routes.
     #[error("there are {MAX_ROUTES} routes already")]
     Full,
 }
 
-/// Where a route is: a workspace, and a path of its host that ends in a slash.
+/// The workspace of a route, and its path on the workspace's host. The path ends in a slash.
 struct Spec {
     workspace: WorkspaceId,
     path: String,
 }
 
 impl Spec {
-    /// Reads the path of an API call, percent-decoded, without the prefix. The hub's own route is "/",
-    /// whatever its host is; those of users begin with a host.
+    /// Parses the path of an API call, percent-decoded and without the prefix.
+    ///
+    /// The hub's own route is "/", whatever its host is. Routes of users begin with a host.
     fn parse(path: &str, hub: &Host) -> Result<Self, RouteError> {
         let wrong = || RouteError::Host(path.into(), hub.as_str().into());
         let trimmed = path.trim_matches('/');
@@ -123,7 +130,7 @@ impl Spec {
         let below = host.as_str().strip_suffix(hub.as_str());
         let label = match below.map(|below| below.strip_suffix('.').unwrap_or(below)) {
             Some("") => hub.as_str().split('.').next().unwrap_or_default(),
-            // A user who is called like the hub would have its workspace.
+            // A user with the name of the hub's host would otherwise get the hub's routes.
             Some(label) if hub.as_str().split('.').next() == Some(label) => return Err(wrong()),
             Some(label) if !label.contains('.') && below.is_some_and(|b| b.ends_with('.')) => label,
             _ => return Err(wrong()),
@@ -135,7 +142,7 @@ impl Spec {
 }
 
 impl Hub {
-    /// A hub that has told nothing yet.
+    /// A hub that has reported nothing yet.
     #[must_use]
     pub fn new(api: Api, settings: Settings) -> Self {
         Self {
@@ -151,16 +158,16 @@ impl Hub {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The hub adds a route, or replaces one.
+    /// Adds or replaces a route.
     ///
-    /// # Errors
-    /// See [`RouteError`].
+    /// # Errors See [`RouteError`].
     pub fn add(&self, path: &str, body: Map<String, Value>) -> Result<(), RouteError> {
         let spec = Spec::parse(path, &self.settings.host)?;
         let id = spec.workspace;
         let target = body.get("target").and_then(Value::as_str).unwrap_or_default();
         let destination = destination(target).ok_or_else(|| RouteError::Target(target.into()))?;
         let mut table = self.table();
+        // A hub that adds routes without end must not fill the memory.
         if table.routes.len() >= MAX_ROUTES && !table.routes.contains_key(&id) {
             return Err(RouteError::Full);
         }
@@ -171,7 +178,7 @@ impl Hub {
         Ok(())
     }
 
-    /// The hub takes a route away. Returns whether it was there.
+    /// Removes a route. Returns whether it was there.
     pub fn remove(&self, path: &str) -> bool {
         let Ok(spec) = Spec::parse(path, &self.settings.host) else { return false };
         let id = spec.workspace;
@@ -185,15 +192,15 @@ impl Hub {
         there
     }
 
-    /// Every route, as the hub expects them back: by host and path, with what it sent.
+    /// Returns all routes as the hub expects them, with the bodies that it sent.
     pub fn routes(&self) -> Map<String, Value> {
         let table = self.table();
         let routes = table.routes.values().flat_map(BTreeMap::values);
         routes.map(|route| (route.key.clone(), Value::Object(route.body.clone()))).collect()
     }
 
-    /// Tells whoever follows what became of a workspace. Under the table's lock, so that what is told
-    /// last is what holds.
+    /// Sends the new state of a workspace to the listener. The table stays locked meanwhile, so
+    /// that events are sent in the order of the changes.
     fn changed(&self, table: &mut Table, id: &WorkspaceId) {
         let number = self.count.fetch_add(1, Ordering::Relaxed);
         let event = if let Some(routes) = table.routes.get(id) {
@@ -263,7 +270,7 @@ impl Hub {
         }
     }
 
-    /// Asks with whom each server is shared.
+    /// Requests the shares of each user's servers.
     async fn ask_shares(&self) -> Result<(), SourceError> {
         if !self.settings.shares {
             return Ok(());
@@ -281,7 +288,7 @@ impl Hub {
         for owner in owners {
             let path = format!("shares/{}", encoded(&owner));
             for share in self.pages::<Share>(&path).await? {
-                // A share may be of less than access.
+                // A share can grant less than access.
                 if !share.scopes.iter().any(|scope| scope.starts_with("access:servers")) {
                     continue;
                 }
@@ -313,14 +320,14 @@ impl Hub {
         Ok(())
     }
 
-    /// Every item of a list, over all pages.
+    /// Requests all pages of a list.
     async fn pages<T: for<'de> Deserialize<'de>>(&self, path: &str) -> Result<Vec<T>, SourceError> {
         let mut items = Vec::new();
         for _ in 0..MAX_PAGES {
             let request = self.api.get(&format!("{path}?limit={PAGE}&offset={}", items.len()))?;
             let page: Page<T> = match http::ask(request.header(ACCEPT, PAGINATION)).await? {
                 Some(page) => page,
-                // A user who was deleted a moment ago.
+                // 404: the user was deleted a moment ago.
                 None => return Ok(items),
             };
             let last = page.items.is_empty() || page.pagination.next.is_none();
@@ -371,7 +378,8 @@ impl Source for Hub {
         Abilities { watches: true, reads: false, accounts: true, whole_lists: true }
     }
 
-    /// Lets the hub compare its servers with the routes here, and mend them; then they are complete.
+    /// Asks the hub to compare its servers with the routes here and to repair them. Then the routes
+    /// are complete.
     async fn list(&self) -> Result<Vec<Workspace>, SourceError> {
         let check = self.api.post("proxy")?.body("{}");
         let checking = async { http::accept(http::send(check).await?).await };
@@ -411,7 +419,8 @@ impl Source for Hub {
     }
 }
 
-/// Where a target is. Servers that speak TLS of the hub's own authority are not supported.
+/// The destination in a route's target. Servers with a certificate of the hub's own authority
+/// (`internal_ssl`) are not supported.
 fn destination(target: &str) -> Option<Destination> {
     let url = Url::parse(target).ok()?;
     let port = url.port_or_known_default()?;
@@ -429,7 +438,7 @@ fn destination(target: &str) -> Option<Destination> {
     Server::new(address.into(), port).map(Destination::Address)
 }
 
-/// A user name as one segment of a path.
+/// Percent-encodes a user name as one segment of a path.
 fn encoded(name: &str) -> String {
     name.bytes()
         .map(|byte| {
@@ -507,7 +516,7 @@ mod tests {
         assert_eq!(at("/user/alice/tree"), "10.0.0.1:1");
         assert_eq!(at("/user/alice/gpu/tree"), "10.0.0.1:2");
         assert_eq!(at("/user/alice/gpux"), "10.0.0.1:1");
-        // One of them stops: the other stays.
+        // One of them stops, and the other stays.
         hub.remove("/alice.hub.test/user/alice/gpu");
         let Some(Event::Described(workspace)) = events.recv().await else { panic!() };
         assert_eq!(workspace.endpoints.len(), 1);

@@ -1,7 +1,11 @@
 //! Kubernetes: workspaces that are custom resources, listed and watched.
 //!
-//! [`resource`] reads the kinds that are known. Which workspace an object is, the object says: a
-//! workspace that is started again may have two for a while, of which the newer counts.
+//! [`resource`] reads the known kinds of resource. The workspace id is a field of the object and
+//! not its name, and a workspace that is started again can have two objects for a while. The object
+//! that is up wins, then the newer one.
+//!
+//! Invariant: an id that objects of different owners have is routed to none of them, since an
+//! object's author can choose its id.
 
 use std::{
     collections::HashMap,
@@ -34,23 +38,23 @@ mod resource;
 
 pub use resource::Resource;
 
-/// How many objects a page of a list has.
+/// The number of objects on a page.
 const PAGE: u32 = 500;
 
-/// What the operator says of a cluster.
+/// The settings of a Kubernetes source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// What workspaces are there.
+    /// The kind of resource.
     pub resource: Resource,
-    /// The one namespace they are in; all unless said.
+    /// The only namespace that is watched; `None` means all.
     pub namespace: Option<String>,
-    /// How the cluster is reached; as a pod of it unless said.
+    /// The file that says how to reach the cluster; `None` means as a pod in it.
     pub kubeconfig: Option<PathBuf>,
-    /// What the objects call their owner by.
+    /// The kind of name that objects have for their owner.
     pub owner: MatchBy,
-    /// Whose identities the owners have, and what they are called together there.
+    /// How owners are mapped to identities.
     pub joining: Joining,
-    /// Where workspaces are, if not at the address of their pod.
+    /// Where workspaces are, if not at the address of their pod or service.
     pub destination: Option<Template>,
 }
 
@@ -58,7 +62,7 @@ pub struct Settings {
 pub struct Kubernetes {
     settings: Settings,
     client: OnceCell<Client>,
-    /// What the watch told so far, by namespace and name.
+    /// The objects that the watch has reported, by namespace and name.
     objects: Mutex<Objects>,
 }
 
@@ -68,12 +72,12 @@ type Objects = HashMap<(String, String), Found>;
 #[derive(Clone, Debug)]
 struct Found {
     workspace: Workspace,
-    /// When the object was made; the text sorts as the time does.
+    /// The creation time of the object. The text sorts like the time.
     created: String,
 }
 
 impl Kubernetes {
-    /// A cluster that is reached when it is first asked.
+    /// A cluster. The connection is made with the first request.
     #[must_use]
     pub fn new(settings: Settings) -> Self {
         Self { settings, client: OnceCell::new(), objects: Mutex::default() }
@@ -114,7 +118,7 @@ impl Kubernetes {
         Some((key, Found { workspace, created }))
     }
 
-    /// An object changed; `found` is what it is now. Returns what is to be told.
+    /// Applies a change of an object, which is now `found`, and returns the events for it.
     fn change(&self, key: (String, String), found: Option<Found>) -> Vec<Event> {
         let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
         let new = found.as_ref().map(|found| found.workspace.id.clone());
@@ -131,12 +135,12 @@ impl Kubernetes {
     }
 }
 
-/// What the newest object of a workspace says.
+/// The workspace of this id, by its newest object.
 fn newest(objects: &Objects, id: &WorkspaceId) -> Option<Workspace> {
     newest_of(objects.values().filter(|found| found.workspace.id == *id))
 }
 
-/// Every workspace once.
+/// All workspaces, each once.
 fn all(objects: &Objects) -> Vec<Workspace> {
     let mut of_ids: HashMap<&WorkspaceId, Vec<&Found>> = HashMap::new();
     for found in objects.values() {
@@ -145,11 +149,12 @@ fn all(objects: &Objects) -> Vec<Workspace> {
     of_ids.into_values().filter_map(newest_of).collect()
 }
 
-/// What the newest of all objects of one workspace says: one that is up goes before one that is on its way down,
-/// whenever they were made.
+/// The workspace that several objects with one id describe: an object that is up wins over one that
+/// is going down, then the newer one wins.
 ///
-/// Nothing if they have different owners: whoever makes an object can choose its id (the operator of DevWorkspaces
-/// has an annotation for it), and must not get the hosts of another's workspace so.
+/// `None` if they have different owners. The author of an object can choose its id (the
+/// DevWorkspace operator has an annotation for it), and must not take over the hosts of another
+/// person's workspace that way.
 fn newest_of<'f>(objects: impl IntoIterator<Item = &'f Found>) -> Option<Workspace> {
     let objects: Vec<_> = objects.into_iter().collect();
     let newest =
@@ -174,8 +179,8 @@ impl Source for Kubernetes {
         loop {
             let page = api.list(&params).await.map_err(|error| failed(&error))?;
             objects.extend(page.items.iter().filter_map(|object| self.read_object(object)));
-            // The pages of one list are of one moment (Kubernetes API concepts, "Retrieving large
-            // results sets in chunks").
+            // All pages of one list show the same moment (Kubernetes API concepts, "Retrieving
+            // large results sets in chunks").
             match page.metadata.continue_.filter(|token| !token.is_empty()) {
                 Some(token) => params = params.continue_token(&token),
                 None => return Ok(all(&objects)),
@@ -206,6 +211,8 @@ impl Source for Kubernetes {
                     listed.extend(self.read_object(&object));
                     vec![]
                 }
+                // The initial list is complete: it replaces everything that the previous watch
+                // reported.
                 Ok(watcher::Event::InitDone) => {
                     let everything = all(&listed);
                     *self.objects.lock().unwrap_or_else(PoisonError::into_inner) =

@@ -1,8 +1,8 @@
-//! Ona (formerly Gitpod Flex): environments of an organization, by its public API.
+//! Ona (formerly Gitpod Flex): the environments of an organization, by its public API.
 //!
-//! The stream of events only hints at what changed, without versions, replay or heartbeat; everything
-//! is read by `GetEnvironment` and `ListEnvironments`. Environments have no address: their ports are
-//! behind a gateway of the platform's, under names that the platform gives, unless the operator's
+//! The stream of events only names what changed, without versions, replay or heartbeat, so
+//! environments are always read by `GetEnvironment` and `ListEnvironments`. Ports are behind a
+//! gateway of the platform, under host names that the platform assigns, unless the operator's
 //! template says where they are.
 
 use std::{
@@ -27,22 +27,23 @@ use crate::workspaces::{
     source::{Abilities, Event, Joining, Source, SourceError},
 };
 
-/// How many things a page has; the API's limit.
+/// The number of items on a page; the limit of the API.
 const PAGE: u32 = 100;
-/// No organization has so many pages; a platform that never ends is not followed for ever.
+/// More pages than any organization has, so that an API that never ends does not keep the agent
+/// busy forever.
 const MAX_PAGES: usize = 20_000;
 
-/// What the operator says of an Ona organization.
+/// The settings of an Ona source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Whose identities the members have, and what they are called together there.
+    /// How members are mapped to identities.
     pub joining: Joining,
     /// Where the ports of environments are, instead of the platform's gateway.
     pub destination: Option<Template>,
-    /// Whether those an environment is shared with, as its user or administrator, may reach ports that
-    /// are the creator's only.
+    /// Whether users and administrators of an environment reach ports that only its creator reaches
+    /// otherwise.
     pub shares: bool,
-    /// Whether the organization's policies are asked for, which narrow what ports may admit.
+    /// Whether the policies of the organization are requested, which limit who may reach ports.
     pub policies: bool,
 }
 
@@ -51,16 +52,16 @@ pub struct Ona {
     api: Api,
     settings: Settings,
     organization: OnceCell<String>,
-    /// What was listed last, for environments that are read one by one.
+    /// The context of the last list, for environments that are read one by one.
     context: Mutex<Arc<Context>>,
 }
 
-/// What an environment's description is read with.
+/// Facts of the organization that are needed to read an environment's description.
 #[derive(Default)]
 struct Context {
-    /// No port admits more, the organization says.
+    /// The organization's limit for who may reach a port.
     cap: Option<Admission>,
-    /// The groups that environments are shared with.
+    /// The groups that each environment is shared with.
     shared: HashMap<String, Vec<Box<str>>>,
 }
 
@@ -113,7 +114,7 @@ impl Ona {
         answer.ok_or_else(|| SourceError::Protocol(format!("{method} says not_found")))
     }
 
-    /// Every page of a list.
+    /// Requests all pages of a list.
     async fn pages(&self, method: &str, request: Value) -> Result<Vec<Value>, SourceError> {
         let mut items = Vec::new();
         let mut token = String::new();
@@ -127,6 +128,7 @@ impl Ona {
             if page.pagination.next_token.is_empty() {
                 return Ok(items);
             }
+            // The same token again would request the same page again and again.
             if page.pagination.next_token == token {
                 break;
             }
@@ -146,7 +148,7 @@ impl Ona {
         self.organization.get_or_try_init(ask).await.map(String::as_str)
     }
 
-    /// What the organization lets ports admit at most.
+    /// Requests the organization's limit for who may reach a port.
     async fn cap(&self) -> Result<Option<Admission>, SourceError> {
         if !self.settings.policies {
             return Ok(None);
@@ -164,7 +166,7 @@ impl Ona {
         })
     }
 
-    /// Which groups environments are shared with.
+    /// Requests the groups that environments are shared with.
     async fn shared(&self) -> Result<HashMap<String, Vec<Box<str>>>, SourceError> {
         let mut shared: HashMap<String, Vec<Box<str>>> = HashMap::new();
         if !self.settings.shares {
@@ -176,7 +178,8 @@ impl Ona {
         }});
         for assignment in self.pages("GroupService/ListRoleAssignments", filter).await? {
             let role = text(&assignment, "/resourceRole");
-            // The filter is the platform's to keep; what it lets through is looked at again.
+            // The platform should have filtered by role. An assignment of another role must not
+            // grant access, so it is checked again.
             if !matches!(
                 role,
                 Some("RESOURCE_ROLE_ENVIRONMENT_ADMIN" | "RESOURCE_ROLE_ENVIRONMENT_USER")
@@ -195,13 +198,14 @@ impl Ona {
         Arc::clone(&self.context.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// The environment as a workspace; `None` for one that cannot be told apart from others.
+    /// The environment as a workspace, or `None` if its id is not valid.
     fn workspace(&self, environment: &Value, context: &Context) -> Option<Workspace> {
         let id: WorkspaceId = text(environment, "/id")?.parse().ok()?;
         let creator = text(environment, "/metadata/creator/id").unwrap_or_default();
         let person = text(environment, "/metadata/creator/principal") == Some("PRINCIPAL_USER");
         let owner = Person {
-            // Accounts of services and runners are nobody's identity here.
+            // Accounts of services and runners belong to no person, so such an environment has no
+            // owner here.
             account: (person && !creator.is_empty()).then(|| creator.into()),
             ..Person::default()
         };
@@ -259,7 +263,7 @@ impl Ona {
             let admission =
                 if self.settings.shares { stated.max(Admission::Grants) } else { stated };
             if endpoints.iter().all(|endpoint| endpoint.name != name) {
-                // Ona's words for what a port speaks are HTTP and HTTPS.
+                // Ona's protocols for a port are HTTP and HTTPS only.
                 let protocol = Protocol::Http;
                 endpoints.push(Endpoint { name, protocol, admission, destination });
             }
@@ -407,7 +411,7 @@ fn phase(text: Option<&str>) -> Phase {
     }
 }
 
-/// Anything that is not understood is the narrowest.
+/// Maps a sharing level. An unknown level admits only the owner.
 fn admission(level: Option<&str>) -> Admission {
     match level.and_then(|level| level.strip_prefix("ADMISSION_LEVEL_")) {
         Some("EVERYONE") => Admission::Public,

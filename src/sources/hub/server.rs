@@ -1,4 +1,7 @@
-//! The API of configurable-http-proxy, as a hub calls it.
+//! The API of configurable-http-proxy, by which a JupyterHub reports its routes.
+//!
+//! Every request must carry the hub's token, since a client that can write routes decides where
+//! requests of all users go. [`Hub`] stores the routes.
 
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -18,15 +21,15 @@ use tracing::{error, info, warn};
 
 use super::{super::http::Credential, Hub, RouteError};
 
-/// The longest body of a route.
+/// The largest body of a route in bytes.
 const MAX_BODY: usize = 64 * 1024;
 
-/// Where a hub tells of its routes.
+/// The settings of this API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listen {
-    /// The address; on this machine, or behind something that keeps strangers out.
+    /// The address to listen at: on this machine, or protected from other clients than the hub.
     pub address: SocketAddr,
-    /// What the hub proves itself with (its `CONFIGPROXY_AUTH_TOKEN`).
+    /// The token that the hub sends (its `CONFIGPROXY_AUTH_TOKEN`).
     pub token: Credential,
 }
 
@@ -46,8 +49,7 @@ struct Shared {
 impl Server {
     /// Binds the address.
     ///
-    /// # Errors
-    /// It is taken, or not this machine's.
+    /// # Errors The address is in use, or does not belong to this machine.
     pub fn bind(listen: &Listen, hub: Arc<Hub>) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind(listen.address)?;
         listener.set_nonblocking(true)?;
@@ -84,7 +86,7 @@ impl Server {
     }
 }
 
-/// Whoever can write routes can lead anybody anywhere, so nobody comes further without the token.
+/// Refuses requests without the hub's token.
 async fn only_the_hub(State(shared): State<Shared>, request: Request, next: Next) -> Response {
     let Ok(token) = shared.token.read() else {
         warn!(

@@ -1,4 +1,7 @@
-//! The kinds of custom resource that are workspaces.
+//! The kinds of custom resource that describe workspaces, and how each is read.
+//!
+//! An object without a usable id is not a workspace yet. Fields that are missing or not understood
+//! give the narrowest access: the owner only, and a state that is not routable.
 
 use std::sync::Arc;
 
@@ -22,18 +25,18 @@ use crate::{
 /// A kind of custom resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resource {
-    /// `workspace.gitpod.io/v1` `Workspace`, of Gitpod's ws-manager: what its own ws-proxy watches.
-    /// The editor is at `ide_port` of the pod.
+    /// `workspace.gitpod.io/v1` `Workspace` of Gitpod's ws-manager, which Gitpod's own ws-proxy
+    /// watches too. The editor is at `ide_port` of the pod.
     Gitpod {
-        /// The editor's port.
+        /// The port of the editor.
         ide_port: u16,
     },
-    /// `workspace.devfile.io/v1alpha2` `DevWorkspace`, of the DevWorkspace operator (Eclipse Che).
+    /// `workspace.devfile.io/v1alpha2` `DevWorkspace` of the DevWorkspace operator (Eclipse Che).
     DevWorkspace,
 }
 
-/// The label in which the operator records who made a DevWorkspace. Its webhooks let no one change it; annotations
-/// of any name can be written by everyone who may edit the object.
+/// The label in which the operator records who created a DevWorkspace. Its webhooks prevent changes
+/// to it, while everyone who may edit the object can write annotations.
 const CREATOR: &str = "controller.devfile.io/creator";
 
 impl Resource {
@@ -45,7 +48,7 @@ impl Resource {
         ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind))
     }
 
-    /// The workspace that an object describes; `None` for one that has no usable id yet.
+    /// The workspace that an object describes, or `None` if it has no usable id yet.
     pub(super) fn workspace(
         self,
         object: &DynamicObject,
@@ -59,7 +62,7 @@ impl Resource {
         workspace.instance = metadata.uid.as_deref().map(Into::into);
         workspace.revision = Revision {
             spec: None,
-            // Compared only within one life of one object.
+            // Revisions are compared only within one instance, which is one object.
             status: metadata.resource_version.as_deref().and_then(|text| text.parse().ok()),
         };
         if metadata.deletion_timestamp.is_some() {
@@ -85,7 +88,7 @@ fn gitpod(object: &DynamicObject, settings: &Settings, ide_port: u16) -> Option<
         };
         let new = workspace.endpoints.iter().all(|endpoint| endpoint.name != name);
         if let Some(destination) = destination.filter(|_| new && port != 0) {
-            // Gitpod's words for what a port speaks are HTTP and HTTPS.
+            // Gitpod's protocols for a port are HTTP and HTTPS only.
             let protocol = Protocol::Http;
             workspace.endpoints.push(Endpoint { name, protocol, admission, destination });
         }
@@ -120,7 +123,7 @@ fn devworkspace(object: &DynamicObject, settings: &Settings) -> Option<Workspace
         component.pointer("/container/endpoints").and_then(Value::as_array)
     });
     for endpoint in endpoints.flatten() {
-        // Others are for the inside of the cluster, or of the pod.
+        // The other exposures are for clients within the cluster or the pod.
         if !matches!(text(endpoint, "/exposure"), None | Some("public")) {
             continue;
         }
@@ -155,7 +158,8 @@ fn devworkspace(object: &DynamicObject, settings: &Settings) -> Option<Workspace
     Some(workspace)
 }
 
-/// What an endpoint of a devfile speaks (devfile 2.x: `http` by default); `None` for what HAProxy does not carry.
+/// The protocol of a devfile's endpoint (devfile 2.x: `http` by default), or `None` if HAProxy
+/// cannot carry it.
 fn devfile_protocol(word: Option<&str>) -> Option<Protocol> {
     match word {
         None | Some("http" | "https" | "ws" | "wss") => Some(Protocol::Http),
@@ -165,7 +169,7 @@ fn devfile_protocol(word: Option<&str>) -> Option<Protocol> {
     }
 }
 
-/// The service that the operator makes for a DevWorkspace.
+/// The service that the operator creates for a DevWorkspace.
 fn service(id: &WorkspaceId, namespace: &str, port: u16) -> Option<Destination> {
     let template = crate::workspaces::destination::Template::parse(
         "http://{workspace}-service.{namespace}.svc:{port}",
@@ -202,7 +206,7 @@ fn text<'v>(value: &'v Value, pointer: &str) -> Option<&'v str> {
     (!text.is_empty() && !text.chars().any(char::is_control)).then_some(text)
 }
 
-/// Anything that is not understood is the narrowest.
+/// Maps a sharing level. An unknown level admits only the owner.
 fn gitpod_admission(level: Option<&str>) -> Admission {
     match level {
         Some("Everyone") => Admission::Public,

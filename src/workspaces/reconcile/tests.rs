@@ -1,5 +1,6 @@
-//! A made-up platform against the real machine: histories of starts and stops, answers that take time
-//! and overtake each other, events that are lost, late, doubled or out of order, connections that end.
+//! Runs the real state machine against a simulated platform: workspaces start and stop, responses
+//! take time and overtake each other, events are lost, late, repeated or out of order, and
+//! connections end.
 
 use std::{
     cmp::Reverse,
@@ -32,7 +33,7 @@ const TIMING: Timing = Timing {
     recycle: Duration::from_mins(1),
 };
 
-/// What the platform has of a workspace: the life it is in, and whether it is open to everybody.
+/// The state of a workspace at the platform: which life it is in, and whether it is public.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Life {
     number: u32,
@@ -47,17 +48,17 @@ enum Step {
     Share(u8),
     Narrow(u8),
     CutWatch,
-    /// The next so many seconds, the platform answers nothing.
+    /// The platform answers nothing for this many seconds.
     Outage(u8),
-    /// The next so many events are lost.
+    /// This many of the next events are lost.
     Lose(u8),
     Wait(u16),
 }
 
-/// Something on its way.
+/// A message on its way to the agent.
 #[expect(clippy::large_enum_variant, reason = "a test")]
 enum Parcel {
-    /// An event, and the newest life when it was sent.
+    /// An event, with the newest life at the time of sending.
     Event(u32, Event, u32),
     WatchEnd(u32),
     Connect(u32),
@@ -80,13 +81,13 @@ struct Platform {
     connected: bool,
     outage_until: u64,
     lose: u8,
-    /// No more faults of any kind.
+    /// No faults happen any more.
     calm: bool,
     lives: u32,
     answered: Vec<WorkspaceId>,
-    /// The last life of each workspace whose end arrived here.
+    /// The last life of each workspace whose end has arrived.
     ended: BTreeMap<u8, u32>,
-    /// The newest life and revision of each workspace that was routed to.
+    /// The newest life and revision of each workspace that requests were routed to.
     newest: BTreeMap<u8, (u32, u64)>,
 }
 
@@ -219,7 +220,7 @@ impl Platform {
         }
     }
 
-    /// Lets everything arrive that is due within the time.
+    /// Delivers everything that is due within the time.
     fn run(&mut self, micros: u64) {
         let end = self.now + micros;
         loop {
@@ -261,7 +262,7 @@ impl Platform {
                 self.connected = false;
                 self.tell(Input::WatchEnded(SourceError::Unavailable("cut".into())));
             }
-            // What belongs to a connection of before is lost with it.
+            // Messages of a closed connection are lost with it.
             Parcel::Event(..) | Parcel::WatchEnd(_) => {}
             Parcel::Connect(watch) if watch != self.watch => {}
             Parcel::Connect(_) if self.fails() => {
@@ -269,7 +270,7 @@ impl Platform {
             }
             Parcel::Connect(_) => {
                 self.connected = true;
-                // Some servers say nothing before the first event.
+                // Some servers send nothing before the first event.
                 if self.random(3) > 0 {
                     self.tell(Input::Event(Event::Connected));
                 }
@@ -290,7 +291,7 @@ impl Platform {
                 } else {
                     let mut list = Vec::new();
                     for number in 0..4 {
-                        // Pages that shift under the reader miss one now and then.
+                        // Pages that shift during the listing sometimes miss a workspace.
                         let shifts = !self.calm && !self.abilities.whole_lists;
                         let missed = shifts && self.random(8) == 0;
                         list.extend(
@@ -308,7 +309,7 @@ impl Platform {
         }
     }
 
-    /// What requests would be let through to: the life, and whether everybody is.
+    /// What a request would be let through to: the life, and whether it is public.
     fn routed(&self, number: u8) -> Option<(u32, bool)> {
         self.routed_revision(number).map(|(life, open, _)| (life, open))
     }
@@ -324,8 +325,9 @@ impl Platform {
         up.then(|| (life, open, record.workspace.revision.status.unwrap()))
     }
 
-    /// Nothing is routed to but what the platform had at some moment not too long ago, and nothing goes
-    /// back: not to a life whose end was told, nor to one before the newest known.
+    /// Checks that requests reach only a state that the platform had not too long ago, and that
+    /// nothing goes back: neither to a life whose end was reported, nor to one before the newest
+    /// known.
     fn check(&mut self) {
         for number in 0..4 {
             let Some((life, open, revision)) = self.routed_revision(number) else { continue };
@@ -374,7 +376,7 @@ impl Platform {
         }
     }
 
-    /// No more faults; long enough for everything to be heard of.
+    /// Stops all faults and runs long enough for every change to arrive.
     fn quiet(&mut self) {
         self.outage_until = 0;
         self.lose = 0;
