@@ -1,5 +1,6 @@
 # What a person runs here. Everything stays on loopback.
-.PHONY: demo test test-repeat cuts interop browser platforms check fmt reference lint build install fuzz sanitize corpus bench soak chaos scale
+.PHONY: demo test test-repeat cuts interop browser platforms check fmt reference lint build install fuzz sanitize corpus bench \
+	soak chaos scale docs docs-check words
 
 # Starts a gate with everything around it, shows what it does, and stays up.
 demo: install
@@ -7,7 +8,7 @@ demo: install
 
 # Everything: unit, property and integration tests against real HAProxy in containers, the fuzz
 # targets for a moment, the demo once.
-test: install
+test: install docs-check
 	@tests/containers/images.sh >/dev/null || echo "no container engine: the tests use the haproxy of this machine"
 	cargo test --locked
 	cargo test --locked --features otel --test it traces::
@@ -88,6 +89,19 @@ chaos: install
 scale:
 	cargo bench --locked --bench scale
 	cargo bench --locked --bench workspaces -- 1000000
+
+# The documents as a site with search, at http://127.0.0.1:8000/ until Ctrl-C; PORT=8001 for another port. The first run
+# needs PyPI.
+docs:
+	@PORT=$(or $(PORT),8000) docs/site/build.sh serve
+
+# Makes that site in target/site/html. Fails on a link that leads nowhere and on a page that no index leads to.
+docs-check:
+	@docs/site/build.sh
+
+# Searches for the words of docs/style/words.txt; PATHS="docs/ssh.md src/audit" searches there alone.
+words:
+	@tests/words.sh $(PATHS)
 
 # What CI runs before the tests.
 check: fmt lint deny
