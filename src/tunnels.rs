@@ -1,12 +1,18 @@
-//! Live tunnels: what was allowed once and lasts for hours (WebSockets and other upgrades, CONNECT, TCP
-//! streams, requests whose answer takes its time), and ending it when the access ends.
+//! Live tunnels: allowed requests that last for hours, and their termination when access ends.
 //!
-//! Every allowed tunnel enters a bounded [`table`] before HAProxy is answered; any other request does so once it
-//! lasts ([`recent`], [`promote`]). [`sweep`] decides about each
-//! again, by the very code that decides about requests, whenever something changed and once a second; what
-//! would not be allowed now, or would lead elsewhere, is due. [`cutter`] finds each tunnel's stream in the
-//! processes of HAProxy, ends those that are due, and lets go of those that have ended. [`keep`] lets a
-//! restarted agent go on with what the one before it had.
+//! A tunnel is a WebSocket or another upgrade, a CONNECT, a TCP stream, or a plain request whose
+//! response takes long. Every allowed tunnel enters a bounded [`table`] before HAProxy gets the
+//! response; a plain request enters it once it has lasted for some seconds ([`recent`],
+//! [`promote`]). [`sweep`] decides about each of them again, by the same code that decides about
+//! requests, whenever something changed and once a second. A tunnel that would be refused now, or
+//! would lead elsewhere, must be terminated.
+//!
+//! [`cutter`] finds the stream of each tunnel in the processes of HAProxy, terminates those that
+//! must end, and removes those that have ended from the table. [`keep`] writes the tunnels to a
+//! file, so that a restarted agent knows those of the one before it.
+//!
+//! Invariant: no tunnel is open at HAProxy without an entry in the table or a record among the
+//! recent requests.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -44,24 +50,26 @@ pub mod view;
 
 pub use table::{Full, Tunnels};
 
-/// The longest path that is kept of a tunnel, in bytes: what policies read at most. What follows cannot name
-/// another endpoint that matters, and one byte more shows policies that it was longer.
+/// The longest path that is remembered of a tunnel, in bytes. Policies read one byte less: the last
+/// byte shows them that the path was longer.
 const MAX_PATH: usize = reading::MAX_PATH + 1;
-/// The same for the method.
+/// The longest method that is remembered of a tunnel, in bytes.
 const MAX_METHOD: usize = 32;
 
-/// What the operator decided about tunnels.
+/// The table `[tunnels]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// The most at once.
+    /// The most tunnels at once.
     pub most: usize,
-    /// How long one lasts at most; for ever unless said.
+    /// The longest that a tunnel may last; no limit by default.
     pub longest: Option<Duration>,
-    /// Whether a tunnel goes on after the end of the token or certificate that opened it.
+    /// Whether a tunnel goes on after the token or certificate that opened it has expired.
     pub outlive_token: bool,
-    /// Whether tunnels that this agent did not allow are cut; only for an agent that is alone.
+    /// Whether tunnels that this agent did not allow are terminated. Only for an agent that is the
+    /// only one of its HAProxy.
     pub cut_unknown: bool,
-    /// The frontends whose tunnels are the gate's, before the first question comes from one.
+    /// The frontends whose tunnels are watched from the start. Others are added with their first
+    /// authorization request.
     pub frontends: Vec<Box<[u8]>>,
 }
 
@@ -77,117 +85,120 @@ impl Default for Settings {
     }
 }
 
-/// A request as it was allowed.
+/// An allowed request, with all that a tunnel remembers of it.
 #[derive(Clone, Copy)]
 pub struct Allowed<'a> {
-    /// The response.
+    /// The response of the gate.
     pub response: &'a Response,
-    /// What was asked.
+    /// The authorization request.
     pub request: &'a Request<'a>,
-    /// The decision's id.
+    /// The id of the decision.
     pub id: &'a DecisionId,
-    /// The certificate rules it was decided by.
+    /// The certificate rules of the gate that decided.
     pub certificates: &'a [CertificateRule],
-    /// When.
+    /// When it was decided.
     pub now: Timestamp,
 }
 
-/// What kind of tunnel it is.
+/// The kind of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// An HTTP request that asks for another protocol, such as a WebSocket; over HTTP/2 too (RFC 8441).
+    /// An HTTP request that asks for another protocol, such as a WebSocket; over HTTP/2 too (RFC
+    /// 8441).
     Upgrade,
-    /// CONNECT.
+    /// An HTTP request with the method CONNECT.
     Connect,
     /// A TCP stream.
     Tcp,
-    /// Any other HTTP request whose exchange lasts: server-sent events, a download, a chunked POST.
+    /// Any other HTTP request that lasts: server-sent events, a download, a chunked POST.
     Request,
 }
 
-/// What said who opened it.
+/// The kind of credential that a tunnel was opened with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum By {
     /// A token.
     Token,
-    /// A browser session.
+    /// The cookie of a browser session.
     Session,
     /// A client certificate.
     Certificate,
-    /// Nothing: the endpoint is public.
+    /// No credential: the endpoint is public.
     Nobody,
 }
 
-/// Why a tunnel is cut.
+/// Why a tunnel is terminated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// A request like the one that opened it would be refused now, for that reason.
+    /// The request that opened it would be refused now, for this reason.
     Refused(Reason),
     /// Its browser session ended.
     SessionEnded,
-    /// It lasted as long as any may.
+    /// It has lasted for as long as `[tunnels]` allows.
     Lifetime,
-    /// The endpoint is elsewhere now.
+    /// The workspace has another address now.
     Moved,
-    /// An administrator said so.
+    /// An administrator terminated it; with the user id of the administrator, where it is known.
     Administrator(Option<u32>),
-    /// This agent did not allow it, and nobody knows who opened it.
+    /// This agent did not allow it, so its person is unknown.
     Unknown,
-    /// It began when more was allowed at once than could be remembered.
+    /// It began while more requests were allowed at once than could be remembered.
     Untracked,
 }
 
-/// One tunnel.
+/// A live tunnel, with everything that decides whether it may go on.
 #[derive(Clone, Debug)]
 pub struct Tunnel {
-    /// The id of the decision that opened it, and its own.
+    /// The id of the decision that opened it. It is the id of the tunnel too.
     pub id: DecisionId,
-    /// What it is.
+    /// The kind of tunnel.
     pub kind: Kind,
-    /// Who opened it.
+    /// The person or machine that opened it; none for a public endpoint.
     pub identity: Option<Arc<Identity>>,
-    /// What said so.
+    /// The kind of credential that it was opened with.
     pub by: By,
-    /// The session, if it was one.
+    /// The browser session that it was opened with, if it was one.
     pub session: Option<Arc<Session>>,
-    /// The workspace.
+    /// The workspace that it leads to.
     pub workspace: Option<WorkspaceId>,
-    /// Its owner in one word.
+    /// The owner of the workspace, as records name people.
     pub owner: Option<Arc<str>>,
-    /// The endpoint.
+    /// The endpoint of the workspace.
     pub endpoint: Option<EndpointName>,
-    /// Why it was allowed.
+    /// The reason for which it was allowed.
     pub reason: Reason,
-    /// The host.
+    /// The host of its request.
     pub host: Host,
-    /// The method.
+    /// The method of its request; none if it is longer than any that a policy knows.
     pub method: Option<Box<[u8]>>,
-    /// The path.
+    /// The path of its request, without what is beyond the longest path that is remembered.
     pub path: Option<Box<[u8]>>,
-    /// Where it leads.
+    /// Where HAProxy sends it.
     pub route: Option<Route>,
-    /// The client, as the audit log knows it.
+    /// The address of the client, as in the audit log.
     pub client: Option<IpAddr>,
     /// When it was allowed.
     pub since: Timestamp,
-    /// The same by the steady clock; the agent's start for one from before.
+    /// When it was allowed, by the monotonic clock. For a tunnel of an earlier agent: when this
+    /// agent started.
     pub opened: MonotonicTime,
-    /// Where HAProxy has it.
+    /// Where HAProxy has its stream.
     pub place: Place,
 }
 
-/// Where HAProxy has a tunnel; see [`Spot`].
+/// Where HAProxy has the stream of a tunnel, from the arguments of the authorization request
+/// ([`Spot`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The frontend.
+    /// The frontend of HAProxy that took the connection.
     pub frontend: Box<[u8]>,
-    /// The number of the stream.
+    /// The number that HAProxy gave to the stream. Passed from HAProxy 3.0 on.
     pub stream: Option<u32>,
-    /// When it began.
+    /// When the stream began, in microseconds since the Unix epoch by HAProxy's clock.
     pub started: Option<u64>,
-    /// The process.
+    /// The id of the HAProxy process.
     pub process: Option<u32>,
-    /// The other end of the client's connection.
+    /// The address and port of the client's end of the connection.
     pub source: Option<SocketAddr>,
 }
 
@@ -201,10 +212,11 @@ impl From<Ended> for Cause {
 }
 
 impl Kind {
-    /// All of them.
+    /// All kinds.
     pub const ALL: [Self; 4] = [Self::Upgrade, Self::Connect, Self::Tcp, Self::Request];
 
-    /// What an allowed request becomes at once, if it is a tunnel. Whether any other lasts is seen later.
+    /// The kind of tunnel that an allowed request becomes at once. `None` for a plain request,
+    /// which becomes a tunnel only if it lasts.
     #[must_use]
     pub fn of(request: &Request<'_>) -> Option<Self> {
         if request.is_stream {
@@ -212,12 +224,13 @@ impl Kind {
         } else if request.method.is_some_and(|method| method.eq_ignore_ascii_case(b"CONNECT")) {
             Some(Self::Connect)
         } else {
-            // Whether the workspace switches is seen later; one that does not is gone soon.
+            // The workspace may refuse to change the protocol. Then HAProxy ends the stream soon,
+            // and the entry goes with it.
             (request.upgrades > 0).then_some(Self::Upgrade)
         }
     }
 
-    /// The stable id.
+    /// The stable id, as in records and metrics.
     #[must_use]
     pub const fn id(self) -> &'static str {
         match self {
@@ -230,7 +243,7 @@ impl Kind {
 }
 
 impl By {
-    /// What said who asks, in an allowed request.
+    /// The kind of credential of an allowed request.
     #[must_use]
     fn of(response: &Response, certificates: &[CertificateRule]) -> Self {
         match &response.decision.identity {
@@ -244,7 +257,7 @@ impl By {
         }
     }
 
-    /// The stable id.
+    /// The stable id, as in records.
     #[must_use]
     pub const fn id(self) -> &'static str {
         match self {
@@ -257,7 +270,7 @@ impl By {
 }
 
 impl Cause {
-    /// The stable id.
+    /// The stable id, as in records. A refusal has the id of its reason.
     #[must_use]
     pub const fn id(self) -> &'static str {
         match self {
@@ -273,15 +286,15 @@ impl Cause {
 }
 
 impl Tunnel {
-    /// The tunnel that an allowed request becomes; `None` where it is none, or HAProxy does not say where
-    /// it has it.
+    /// The tunnel that an allowed request becomes. `None` if the request is no tunnel, or if
+    /// HAProxy does not pass where its stream is.
     #[must_use]
     pub fn of(allowed: &Allowed<'_>) -> Option<Self> {
         let Allowed { response, request, id, certificates, now } = *allowed;
         let decision = &response.decision;
         let kind = Kind::of(request)?;
         let path = request.path.map(|path| path.get(..MAX_PATH).unwrap_or(path).into());
-        // A longer one is none that a policy knows.
+        // Policies compare methods as a whole, and know none that is longer.
         let method = request.method.filter(|method| method.len() <= MAX_METHOD).map(Into::into);
         Some(Self {
             id: *id,
@@ -293,7 +306,7 @@ impl Tunnel {
             owner: decision.owner.clone(),
             endpoint: decision.endpoint.clone(),
             reason: decision.reason,
-            // What is allowed has a host.
+            // A request without a valid host is never allowed.
             host: Host::parse(request.host?).ok()?,
             method,
             path,
@@ -305,7 +318,7 @@ impl Tunnel {
         })
     }
 
-    /// What a request like the one that opened it would be like now.
+    /// The context of a request like the one that opened the tunnel, if it were made now.
     #[must_use]
     pub fn request_context(&self, now: Timestamp) -> RequestContext<'_> {
         RequestContext {
@@ -317,7 +330,7 @@ impl Tunnel {
         }
     }
 
-    /// When it ends whatever happens, and why.
+    /// The time at which it ends in any case, and why.
     #[must_use]
     pub fn end(&self, settings: &Settings) -> Option<(Timestamp, Cause)> {
         let longest = settings.longest.map(|longest| (self.since.plus(longest), Cause::Lifetime));
@@ -343,14 +356,15 @@ impl Place {
         })
     }
 
-    /// Whether a stream can be told to be this one at all.
+    /// Whether a stream in HAProxy can be recognized as this one.
     #[must_use]
     pub fn can_be_found(&self) -> bool {
         self.stream.is_some() || self.source.is_some()
     }
 
-    /// Whether the stream, of a process with that id, is this one. With its number and its beginning there
-    /// is no doubt; without, only a connection that carries one stream tells.
+    /// Whether a stream of the process with this id is this one. The number and the start of a
+    /// stream identify it. Without them, only a connection that carries one stream at a time
+    /// identifies it.
     #[must_use]
     pub fn is(&self, detail: &Detail, process: u32) -> bool {
         let here = *detail.frontend == *self.frontend

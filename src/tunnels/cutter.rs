@@ -1,8 +1,12 @@
-//! One socket of HAProxy: finding there what the table has, cutting what is due, letting go of what ended.
+//! Finds and terminates tunnels in the HAProxy behind one socket of the runtime API.
 //!
-//! Before each cut the stream is looked at once more, by its number, frontend and beginning. Between that and
-//! the cut lies one question to HAProxy; a stream that ends just then and leaves its place to another could
-//! be mistaken, within a millisecond.
+//! A scan lists all streams of a process and compares them with the table: it locates the streams
+//! of tunnels, removes tunnels whose streams are gone, adds plain requests that last, and
+//! terminates what must end. [`pace`] says when to scan.
+//!
+//! Right before a stream is terminated, its number, frontend and start are compared once more. Only
+//! one exchange with HAProxy lies between that and the termination: within this millisecond, a
+//! stream could end and another one take its address.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -30,30 +34,30 @@ mod pace;
 pub use pace::Cutter;
 use pace::{Outcome, Sight, Task};
 
-/// HAProxy rounds ages down, and its clock ticks by itself.
+/// How wrong an age may be that HAProxy lists: it rounds down to seconds, by a clock of its own.
 pub(super) const ROUNDING: Duration = Duration::from_secs(2);
-/// A stream that is older was asked about, or never will be.
+/// HAProxy sends the authorization request of a stream that becomes a tunnel before this age.
 const ASKED_WITHIN: Duration = Duration::from_secs(4);
-/// How long something that is to be cut is looked for without rest.
+/// How long a tunnel that must be terminated is searched for at full rate.
 const HURRY: Duration = Duration::from_secs(3);
-/// What HAProxy was told to end and still has is told again after this time.
+/// How long after HAProxy was told to end a stream it is told again, if the stream is still there.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// What all work at one socket shares: finding, comparing and ending.
+/// What all work at one socket shares.
 pub(super) struct Site {
     socket: Socket,
-    /// Its number.
+    /// The number of the socket.
     pub(super) number: SocketId,
     pub(super) tunnels: Arc<Tunnels>,
-    /// What decides; without it, nothing enters the table that is not a tunnel from the beginning.
+    /// The gate that decides about plain requests that last; without one, they are not followed.
     pub(super) live: Option<Arc<Live>>,
-    /// Streams that are due by an allow that was reused, and since when that is known.
+    /// Streams that passed by a reused allow and must end, with the time when that was found.
     pub(super) waiting: Mutex<HashMap<(u32, Pointer), MonotonicTime>>,
-    /// Streams that nobody knows, and that were looked at.
+    /// Streams that this agent did not allow, and that were examined already.
     strangers: Mutex<HashSet<(u32, Pointer)>>,
 }
 
-/// Streams by where they came in and from whom.
+/// Streams by frontend and client address.
 type Places<'l> = HashMap<(&'l [u8], Option<SocketAddr>), Vec<&'l Listed>>;
 
 impl Site {
@@ -79,20 +83,21 @@ impl Site {
         }
     }
 
-    /// Whether something is to be cut that is or may be here.
+    /// Whether any tunnel must be terminated.
     fn has_due(&self) -> bool {
         let state = self.tunnels.lock();
         state.entries.values().any(|entry| entry.due.is_some())
     }
 
-    /// The processes where something is due, and whether something due is to be looked for.
+    /// The processes that have a tunnel to terminate, and whether a scan is needed to find another
+    /// one.
     fn wanted(&self) -> (Vec<Process>, bool) {
         let mut processes: Vec<Process> = Vec::new();
         let mut is_sought = false;
         let (state, now) = (self.tunnels.lock(), MonotonicTime::now());
         for entry in state.entries.values() {
             let Some(due) = &entry.due else { continue };
-            // What does not show up soon is looked for at the usual pace.
+            // What is not found at full rate is found by the usual scans, or not at all.
             let is_new = now.since(due.since) < HURRY;
             match &entry.found {
                 Some(found) if found.socket == self.number => {
@@ -108,7 +113,7 @@ impl Site {
         (processes, is_sought)
     }
 
-    /// Does what is to be done in a process.
+    /// Performs a task in a process.
     async fn work(
         &self,
         process: &Process,
@@ -119,7 +124,7 @@ impl Site {
             process.goes_on().await?;
         }
         let asked = MonotonicTime::now();
-        // What is found already does not wait until all streams are read.
+        // Streams that are located already are terminated first: a scan can take long.
         let cut = self.cut(process).await;
         let done = match task {
             Task::Cut => cut.map(|()| Outcome::Cut),
@@ -129,7 +134,7 @@ impl Site {
             },
         };
         match done {
-            // It has no streams yet, or none any more.
+            // It is starting or ending, and has no streams.
             Err(AskError::Malformed(Malformed::NoProcess)) => {
                 Ok(Outcome::Sought(Sight { asked, id: None }))
             }
@@ -137,7 +142,7 @@ impl Site {
         }
     }
 
-    /// Whether the look before this one was so long ago that HAProxy may have stood still, its clock with it.
+    /// Whether the last scan was so long ago that HAProxy may have been stopped, its clock with it.
     pub(super) fn is_late(&self, asked: MonotonicTime) -> bool {
         let state = self.tunnels.lock();
         let round = state.rounds.get(self.number.index()).and_then(Option::as_ref);
@@ -169,7 +174,8 @@ impl Site {
         Ok(list.process)
     }
 
-    /// What of the table is in this process: streams to look at more closely, and tunnels that have ended.
+    /// Compares the table with the streams of a process. Returns the streams whose details are
+    /// needed, and the tunnels that have ended.
     fn compare(
         &self,
         process: &Process,
@@ -182,7 +188,8 @@ impl Site {
         for stream in &list.streams {
             places.entry((&stream.frontend, stream.source)).or_default().push(stream);
             if stream.source.is_some() {
-                // For those whose source HAProxy does not tell.
+                // Some tunnels have no client address: for them, all streams of the frontend are
+                // candidates.
                 places.entry((&stream.frontend, None)).or_default().push(stream);
             }
         }
@@ -199,7 +206,8 @@ impl Site {
                 continue;
             }
             if found.process_id != list.process {
-                // Another process has taken over the socket. The old one may go on somewhere.
+                // Another process owns the socket now. The old process may still run, with its
+                // streams.
                 entry.found = None;
                 continue;
             }
@@ -213,10 +221,12 @@ impl Site {
                 Some(stream) if is_old_enough(stream, entry.tunnel.opened, asked) => {
                     let is_contested = contested.contains(&(place.frontend.clone(), place.source))
                         || contested.contains(&(place.frontend.clone(), None));
-                    // The stream may have ended and have left its place to one that is sought.
+                    // The stream may have ended, and its address may belong to a tunnel that is
+                    // searched for.
                     if is_contested { &mut wanted } else { &mut taken }.insert(found.pointer);
                 }
-                // Another stream of the connection may have come to its place: it is looked at anew.
+                // The stream is younger than the tunnel, so it is another one: the tunnel is
+                // searched for again.
                 Some(_) => entry.found = None,
             }
         }
@@ -226,7 +236,8 @@ impl Site {
                 continue;
             }
             let near = places.get(&(&*place.frontend, place.source)).into_iter().flatten();
-            // A number is sure. Without one, a stream that is younger is another one.
+            // The number identifies a stream at any age. Without one, a younger stream is another
+            // one.
             let near = near.filter(|stream| {
                 place.stream.is_some() || is_old_enough(stream, entry.tunnel.opened, asked)
             });
@@ -235,7 +246,7 @@ impl Site {
         (wanted, gone)
     }
 
-    /// Notes which streams the tunnels are.
+    /// Finds which stream each tunnel is, by the details of the streams.
     fn locate(&self, process: &Process, process_id: u32, details: &[Detail]) {
         let mut places: HashMap<&[u8], HashMap<Option<SocketAddr>, Vec<&Detail>>> = HashMap::new();
         for detail in details {
@@ -251,7 +262,8 @@ impl Site {
         let mut taken = self.taken(&state, process);
         let mut sought: Vec<_> =
             state.entries.values_mut().filter(|entry| entry.found.is_none()).collect();
-        // Without a number, a connection's only stream is that of its last request.
+        // Without stream numbers, the only stream of a connection belongs to its last request. So
+        // the newest tunnel is matched first.
         sought.sort_by_key(|entry| std::cmp::Reverse(entry.tunnel.opened));
         for entry in sought {
             let place = &entry.tunnel.place;
@@ -271,7 +283,7 @@ impl Site {
                     });
                 }
                 (Some(_), Some(_)) => entry.doubt = Some(now),
-                // Without a number, any of a connection's streams could be it.
+                // Without stream numbers, any stream of the connection may be this tunnel.
                 (None, _) if place.stream.is_none() && near.clone().next().is_some() => {
                     entry.doubt = Some(now);
                 }
@@ -280,7 +292,7 @@ impl Site {
         }
     }
 
-    /// Lets go of streams that are other ones by now, or without a number may be.
+    /// Unlinks tunnels from streams that are other ones by now, or may be.
     fn let_go(&self, state: &mut State, process: &Process, details: &[Detail]) {
         let by_pointer: HashMap<_, _> = details.iter().map(|d| (d.pointer, d)).collect();
         let contested = contested(state);
@@ -305,7 +317,7 @@ impl Site {
         here.map(|found| found.pointer).collect()
     }
 
-    /// Lets go of tunnels of processes that have ended, as their master says.
+    /// Removes the tunnels of processes that a master does not list any more.
     fn gone_with_their_process(&self, processes: &[Process], is_master: bool) {
         if !is_master {
             return;
@@ -320,7 +332,7 @@ impl Site {
         self.tunnels.ended(&gone);
     }
 
-    /// Cuts what is due and found in this process.
+    /// Terminates the streams in this process that are located and must end.
     async fn cut(&self, process: &Process) -> Result<(), AskError> {
         let now = MonotonicTime::now();
         let due: Vec<(Pointer, DecisionId)> = {
@@ -346,7 +358,8 @@ impl Site {
                 let Some(found) = &entry.found else { continue };
                 let place = &entry.tunnel.place;
                 if details.get(&pointer).is_some_and(|d| place.is(d, found.process_id)) {
-                    // Should the answer be lost, the record of its end says why all the same.
+                    // If the reply of HAProxy is lost, the record of the tunnel's end still has its
+                    // cause.
                     entry.tried = true;
                     sure.push((pointer, id));
                 } else {
@@ -366,8 +379,8 @@ impl Site {
         Ok(())
     }
 
-    /// Streams of our frontends that the table has not, and that were not looked at before. Whatever this agent
-    /// allowed is in the table before it can be a tunnel.
+    /// Streams of watched frontends that are not in the table and were not examined before. What
+    /// this agent allowed is in the table before it can become a tunnel.
     fn strangers(&self, list: &List) -> Vec<Pointer> {
         let state = self.tunnels.lock();
         let known: HashSet<_> = {
@@ -377,7 +390,7 @@ impl Site {
         let recent = self.tunnels.recent.lock();
         let asks = |frontend: &[u8]| recent.asks(frontend);
         let strange = list.streams.iter().filter(|stream| {
-            // A TCP stream is one before the agent is asked.
+            // A TCP stream is a tunnel for HAProxy even before the agent decides about it.
             stream.age.0 >= ASKED_WITHIN
                 && (state.frontends.contains(&stream.frontend) || asks(&stream.frontend))
                 && !known.contains(&stream.pointer)
@@ -389,7 +402,7 @@ impl Site {
         new.map(|(_, pointer)| pointer).collect()
     }
 
-    /// What strangers are: a tunnel that nobody knows is told, and cut if that is wanted.
+    /// Reports tunnels that this agent did not allow, and terminates them if configured.
     async fn meet(
         &self,
         process: &Process,
@@ -428,14 +441,15 @@ impl Site {
     }
 }
 
-/// Where streams are sought.
+/// The frontends and client addresses of tunnels that were not located yet.
 fn contested(state: &State) -> HashSet<(Box<[u8]>, Option<SocketAddr>)> {
     let sought = state.entries.values().filter(|entry| entry.found.is_none());
     sought.map(|entry| (entry.tunnel.place.frontend.clone(), entry.tunnel.place.source)).collect()
 }
 
-/// Whether a stream is as old as the tunnel, as far as ages tell. They are HAProxy's, whose clock stands still
-/// when HAProxy does, so that they never are enough to let go of a tunnel with a number.
+/// Whether a stream may be as old as the tunnel, by the age that HAProxy lists. HAProxy's clock
+/// stops while its process is stopped, so the age alone never shows that a numbered tunnel has
+/// ended.
 fn is_old_enough(stream: &Listed, opened: MonotonicTime, asked: MonotonicTime) -> bool {
     stream.age.1.saturating_add(ROUNDING) >= asked.since(opened)
 }

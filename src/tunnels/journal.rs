@@ -1,9 +1,12 @@
-//! The openings since the file of tunnels was last written, a line each, so that an agent that is killed loses none.
+//! A journal of opened tunnels, so that an agent that is killed loses none.
 //!
-//! [`super::keep`] writes all tunnels as a whole, twice a second at most. Between two of these, each opening is
-//! appended here before HAProxy is answered. A line that was written outlives the process; only a crash of the
-//! whole machine, which ends HAProxy and its streams too, can lose one. There are two files that take turns:
-//! while a whole file is being written, openings go to the other, and what is in both is one tunnel.
+//! [`super::keep`] writes all tunnels as a whole, twice a second at most. Between two of these,
+//! each opening is appended here as one line, before HAProxy gets the response. A line that was
+//! written outlives the process. Only a crash of the whole machine can lose one, and that ends
+//! HAProxy and its streams too.
+//!
+//! There are two files, used in turns: while the whole is being written, lines go to the other
+//! file. A tunnel can be in both files and in the whole; the reader takes it once.
 
 use std::{
     fs::{File, OpenOptions},
@@ -15,10 +18,10 @@ use std::{
 
 use tracing::error;
 
-/// The endings of the two files beside the file of tunnels.
+/// The endings of the two files, appended to the path of the file of tunnels.
 const ENDINGS: [&str; 2] = [".opened-0", ".opened-1"];
 
-/// Where openings are appended.
+/// A journal of opened tunnels.
 pub struct Journal {
     paths: [PathBuf; 2],
     state: Mutex<State>,
@@ -26,14 +29,14 @@ pub struct Journal {
 
 #[derive(Default)]
 struct State {
-    /// The one that is written.
+    /// The index of the file that is written.
     current: usize,
     file: Option<File>,
-    /// Whether the last line could not be written, and the log says so.
+    /// Whether the last write failed, which was logged.
     failed: bool,
 }
 
-/// A whole file is being written; what the journal had before it is in there.
+/// The right to delete the lines that were written before a whole file was begun.
 #[must_use = "the lines from before stay until they are dropped"]
 pub struct Turn<'j> {
     journal: &'j Journal,
@@ -41,16 +44,16 @@ pub struct Turn<'j> {
 }
 
 impl Journal {
-    /// For a file of tunnels. Nothing is opened before the first line.
+    /// The journal beside the file of tunnels at `path`. No file is opened before the first line.
     #[must_use]
     pub fn beside(path: &Path) -> Self {
         Self { paths: ENDINGS.map(|ending| with(path, ending)), state: Mutex::default() }
     }
 
-    /// All lines of both files, the last of which may be half a line.
+    /// The complete lines of both files. A line without its end is left out.
     ///
     /// # Errors
-    /// A file is there and cannot be read.
+    /// A file exists and cannot be read.
     pub fn read(&self) -> io::Result<Vec<Vec<u8>>> {
         let mut lines = Vec::new();
         for path in &self.paths {
@@ -59,7 +62,7 @@ impl Journal {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            // What follows the last end of a line was never answered to HAProxy.
+            // HAProxy never got a response for a line that is not complete.
             let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
             let whole = text.get(..whole).unwrap_or_default().split(|byte| *byte == b'\n');
             lines.extend(whole.filter(|line| !line.is_empty()).map(<[u8]>::to_vec));
@@ -67,14 +70,14 @@ impl Journal {
         Ok(lines)
     }
 
-    /// Appends a line, which has no end of a line in it. A failure is logged once: the running agent knows the
-    /// tunnel all the same.
+    /// Appends a line, which must have no line break in it. A failure is logged once, and is not
+    /// fatal: the running agent has the tunnel in its table.
     pub fn append(&self, line: &[u8]) {
-        // What is half done is a file that is opened again, or a line that is not whole.
+        // A panic can leave no file open, or an incomplete line. Both are handled below.
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let State { current, file, failed } = &mut *state;
         let path = self.paths.get(*current);
-        // A line before may be half written: it ends here.
+        // The failed write may have left an incomplete line: end it, so that it spoils no other.
         let start: &[u8] = if *failed { b"\n" } else { b"" };
         let line = [start, line, b"\n"].concat();
         let written = match (&mut *file, path) {
@@ -98,7 +101,7 @@ impl Journal {
         }
     }
 
-    /// From now on lines go to the other file.
+    /// Directs further lines to the other file.
     pub fn turn(&self) -> Turn<'_> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let before = state.current;
@@ -109,16 +112,17 @@ impl Journal {
 }
 
 impl Turn<'_> {
-    /// The whole file is there: the lines from before go.
+    /// Deletes the lines from before: the whole file has them.
     pub fn done(self) {
         if let Some(path) = self.journal.paths.get(self.before) {
-            // Lines that stay are of tunnels that are known anyway, or have ended, which is found out.
+            // If it fails, the lines stay. Their tunnels are in the table anyway, or have ended,
+            // which the next scan shows.
             let _ = std::fs::remove_file(path);
         }
     }
 }
 
-/// People's names and groups are in it.
+/// The mode is 0600 because the lines have names and groups of people.
 fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }

@@ -1,9 +1,14 @@
-//! Tunnels in a file, so that a restarted agent goes on with what the one before it had.
+//! The file of tunnels, by which a restarted agent knows the tunnels of the one before it.
 //!
-//! Written as a whole whenever tunnels came or went, twice a second at most, and beside the requests. What was
-//! opened since is in the [`Journal`], so that an agent that is killed loses no tunnel either. Requests that were
-//! allowed in the last seconds and may last are in a file beside it, which an agent writes as it ends: one that is killed
-//! does not hand them over.
+//! It is written as a whole whenever tunnels were added or removed, twice a second at most, and
+//! never by the thread of a request. What was opened since is in the [`Journal`], so that an agent
+//! that is killed loses no tunnel either.
+//!
+//! Plain requests that were allowed in the last seconds are in a second file, which an agent writes
+//! as it ends. An agent that is killed does not hand them over.
+//!
+//! Nothing in these files gives access: a tunnel that is read is revalidated at once, and
+//! terminated if its issuer is not configured or its session is unknown.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -29,10 +34,10 @@ use crate::{
     workspaces::{EndpointName, Gateway, host::Host},
 };
 
-/// Between two writings.
+/// Time between two checks for a change that must be written.
 const EVERY: Duration = Duration::from_millis(500);
-/// The ending of the file of requests that were allowed a moment ago, and the most of them: the newest, about 9,000 a
-/// second. With more, a restart would take longer than the requests matter.
+/// The ending of the file of recent requests, and the most that it has: the newest, about 9,000 a
+/// second. Reading more would take longer than the requests are of interest.
 const RECENT: &str = ".recent";
 const MOST_RECENT: usize = 32_768;
 
@@ -60,7 +65,7 @@ struct Kept {
     source: Option<SocketAddr>,
 }
 
-/// A request that was allowed a moment ago.
+/// A plain request that was allowed in the last seconds.
 #[derive(Serialize, Deserialize)]
 struct KeptRecent {
     memory: Memory,
@@ -68,7 +73,7 @@ struct KeptRecent {
     request: Kept,
 }
 
-/// Which memory it was in.
+/// The list of recent requests that it belongs to.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Memory {
@@ -104,11 +109,11 @@ enum KeptRoute {
     Named { at: SocketAddr, url: String, renames: bool },
 }
 
-/// Takes over what the file has and what the journal has beside it. A tunnel of the journal that has ended since
-/// is found to be nowhere, as any that ends.
+/// Adds the tunnels of the file and of the journal to the table. A tunnel of the journal may have
+/// ended since: the first scan removes it.
 ///
 /// # Errors
-/// One of them cannot be read; it being absent is none.
+/// A file exists and cannot be read.
 pub fn adopt(tunnels: &Tunnels, gate: &Gate, path: &Path) -> io::Result<usize> {
     let mut kept: Vec<Kept> = match std::fs::read(path) {
         Ok(text) => serde_json::from_slice(&text)?,
@@ -118,7 +123,7 @@ pub fn adopt(tunnels: &Tunnels, gate: &Gate, path: &Path) -> io::Result<usize> {
     for line in Journal::beside(path).read()? {
         match serde_json::from_slice(&line) {
             Ok(tunnel) => kept.push(tunnel),
-            // One line that cannot be read takes no other along.
+            // One damaged line must not cost the other tunnels.
             Err(error) => {
                 error!(%error, path = %path.display(), "reading a line of the journal of tunnels failed: its tunnel is not known and cannot be terminated");
             }
@@ -147,7 +152,8 @@ pub fn adopt(tunnels: &Tunnels, gate: &Gate, path: &Path) -> io::Result<usize> {
     Ok(count)
 }
 
-/// Takes over what the agent before this one allowed in its last seconds. That agent has ended, so the file is used up.
+/// Remembers the requests that the agent before this one allowed in its last seconds, and deletes
+/// the file: it is of no use later.
 fn adopt_recent(tunnels: &Tunnels, known: &Known<'_>, path: &Path) -> io::Result<()> {
     let text = match std::fs::read(path) {
         Ok(text) => text,
@@ -158,7 +164,7 @@ fn adopt_recent(tunnels: &Tunnels, known: &Known<'_>, path: &Path) -> io::Result
     let all: Vec<KeptRecent> = serde_json::from_slice(&text)?;
     let mut count = 0;
     for KeptRecent { memory, asked_ms, request } in all {
-        // Why it may not go on is found out again when its stream is seen.
+        // The cause of its end is not needed: it is decided about when its stream is found.
         let Some((tunnel, _)) = known.tunnel(request) else { continue };
         let memory = match memory {
             Memory::Allowed => Some(&tunnels.recent),
@@ -171,7 +177,8 @@ fn adopt_recent(tunnels: &Tunnels, known: &Known<'_>, path: &Path) -> io::Result
     Ok(())
 }
 
-/// Writes what was allowed in the last seconds, for the agent after this one; to be called once this one answers no more.
+/// Writes the requests that were allowed in the last seconds, for the next agent. Must be called
+/// after the last response.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -186,7 +193,7 @@ pub fn hand_over(tunnels: &Tunnels, path: &Path) -> io::Result<()> {
     replace(&recent_file(path), &serde_json::to_vec(&all)?)
 }
 
-/// The newest of what is remembered and is no tunnel yet.
+/// The newest of the remembered requests, without those that are tunnels already.
 fn recent(memory: &Recent, name: Memory) -> VecDeque<KeptRecent> {
     let (mut all, mut next) = (VecDeque::new(), Some(0));
     while let Some(from) = next {
@@ -209,7 +216,7 @@ fn recent_file(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// Writes the file whenever something changed, until stopped, and once more then.
+/// Writes the file after changes until stopped, and once more at the end.
 pub async fn run(tunnels: Arc<Tunnels>, path: PathBuf, stop: CancellationToken) {
     let mut written = None;
     let mut failed = false;
@@ -249,7 +256,7 @@ pub async fn run(tunnels: Arc<Tunnels>, path: PathBuf, stop: CancellationToken) 
     }
 }
 
-/// The journal's line of a tunnel.
+/// A tunnel as a line of the journal.
 pub(super) fn line(tunnel: &Tunnel) -> Option<Vec<u8>> {
     serde_json::to_vec(&Kept::of(tunnel)).ok()
 }
@@ -264,11 +271,11 @@ fn write(tunnels: &Tunnels, path: &Path) -> io::Result<()> {
     replace(path, &text)
 }
 
-/// Writes a file as a whole.
+/// Replaces a file by one with this content, so that a reader never sees half of it.
 fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     let mut part = path.to_owned().into_os_string();
     part.push(".part");
-    // Names and groups of people are in it.
+    // The mode is 0600 because the file has names and groups of people.
     let mut options = std::fs::OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&part)?;
     file.write_all(text)?;
@@ -276,10 +283,11 @@ fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     std::fs::rename(&part, path)
 }
 
-/// What this agent knows of those whom the one before it knew.
+/// What stored tunnels are matched with: the configured authorities and the live sessions.
 struct Known<'g> {
     authorities: Vec<&'g Arc<Authority>>,
-    /// Sessions by their person and their end, which is their beginning to the millisecond.
+    /// Sessions by person and end. Two sessions of a person that end in the same millisecond were
+    /// begun in the same millisecond.
     sessions: HashMap<(Box<str>, Box<str>, Timestamp), Arc<Session>>,
 }
 
@@ -295,8 +303,8 @@ impl<'g> Known<'g> {
         Self { authorities: gate.authorities().collect(), sessions: sessions.collect() }
     }
 
-    /// The tunnel, and why it may not go on: the issuer is not configured any more, or the session did not outlive the
-    /// agent before this one. `None` for what is no tunnel of this version.
+    /// A stored tunnel, and why it must not go on: its issuer is no longer configured, or its
+    /// session is unknown. `None` if the stored form is not one of this version.
     fn tunnel(&self, kept: Kept) -> Option<(Tunnel, Option<Cause>)> {
         let was_known = kept.identity.is_some();
         let mut tunnel = kept.tunnel(&self.authorities)?;

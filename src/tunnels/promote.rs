@@ -1,12 +1,15 @@
-//! Plain requests that last become tunnels.
+//! Makes tunnels of plain requests that last.
 //!
-//! Each look at HAProxy's streams is held against what was allowed a moment ago ([`super::recent`]). A request that
-//! has a stream for longer than [`LASTS`] enters the table; one that would be refused by now enters it at once, as
-//! due, however young it is. What the agent before this one allowed enters it as soon as its stream is found by its
-//! number. HAProxy's list does not tell the streams of one connection apart; the details of a stream do, and are asked
-//! for where they matter. Before 3.0 they tell it of HTTP/1 and TCP only, where the stream is that of the connection's
-//! last request. There, a request over HTTP/2 stands for its whole connection: all streams of the connection are
-//! terminated with it.
+//! Each scan of HAProxy's streams is compared with the requests that were allowed in the last
+//! seconds ([`super::recent`]). A request whose stream is older than [`LASTS`] enters the table.
+//! One that would be refused by now enters it at once, to be terminated. One that the agent before
+//! this one allowed enters it as soon as its stream is found by its number.
+//!
+//! HAProxy's list does not tell the streams of one connection apart. The details of a stream do, so
+//! they are requested where it matters. Before HAProxy 3.0 streams have no number that the agent
+//! knows: details identify them only with HTTP/1 and TCP, where the stream is that of the
+//! connection's last request. With HTTP/2, a request stands for its whole connection, and all its
+//! streams are terminated together.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -31,50 +34,50 @@ use crate::{
     workspaces::pattern::Scratch,
 };
 
-/// Where the client's connection came in, and from whom.
+/// The frontend of a client's connection, and the client's address and port.
 pub(super) type Connection<'l> = (&'l [u8], Option<SocketAddr>);
 
-/// The streams of a connection.
+/// The streams of one connection.
 #[derive(Default)]
 pub(super) struct Streams {
-    /// All of them.
+    /// All streams.
     pub(super) all: Vec<Pointer>,
-    /// Those that may be older than [`LASTS`].
+    /// The streams that may be older than [`LASTS`].
     pub(super) old: Vec<Pointer>,
 }
 
-/// What was allowed a moment ago and may be there.
+/// A remembered request that may have a stream in the list.
 struct Near {
     number: Number,
     tunnel: Tunnel,
-    /// Why it is to be terminated.
+    /// Why it must be terminated, if it must.
     cause: Option<Cause>,
 }
 
-/// Whether a stream is old enough to be followed.
+/// Whether a request becomes a tunnel.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Age {
     Young,
-    /// The request lasts, if its stream is old as well.
+    /// It lasts, if its stream is old as well.
     Lasts,
-    /// The agent before this one allowed it. If there still is a stream of it, that is it, whatever its age is.
+    /// The agent before this one allowed it. A stream with its number is this one at any age.
     Inherited,
 }
 
-/// What a look at the records came to.
+/// The result of comparing the remembered requests with a list of streams.
 #[derive(Default)]
 struct Look {
     near: Vec<Near>,
     /// The last request of each connection whose streams have no numbers.
     last: HashMap<(Box<[u8]>, Option<SocketAddr>), DecisionId>,
-    /// Something is due and so young that its answer may be under way; it is looked for again.
+    /// Whether a request must end that is so young that its response may be under way.
     is_early: bool,
-    /// What must be looked at more closely.
+    /// The streams whose details are needed.
     pointers: HashSet<Pointer>,
 }
 
 impl Site {
-    /// Takes in what lasts, or would be refused by now, of what was allowed a moment ago.
+    /// Adds remembered requests to the table that last, or would be refused by now.
     pub(super) async fn promote(
         &self,
         process: &Process,
@@ -126,7 +129,7 @@ impl Site {
         self.refuse(process, full).await
     }
 
-    /// What of the records has a stream that may be it, and is old enough or due.
+    /// The remembered requests that may have a stream in the list and last, or must end.
     fn look(
         &self,
         gate: &Gate,
@@ -146,7 +149,8 @@ impl Site {
                 }
                 let Some(there) = streams.get(&seen.connection()) else { return };
                 look.note_last(seen);
-                // Without a number, any stream of the connection could be it, and its age must tell.
+                // Without stream numbers, any stream of the connection could be this request, so
+                // only age tells.
                 let age = if seen.is_inherited() && seen.has_number() {
                     Age::Inherited
                 } else if asked.since(seen.opened()) >= LASTS {
@@ -154,7 +158,7 @@ impl Site {
                 } else {
                     Age::Young
                 };
-                // Whether it may go on is decided without the lock.
+                // The lock is not held while decisions are made: requests need it.
                 if !seen.is_taken()
                     && (age != Age::Lasts || !there.old.is_empty())
                     && let Some(tunnel) = seen.tunnel()
@@ -170,7 +174,7 @@ impl Site {
                     now,
                     &mut scratch,
                 );
-                // Sources that were not read yet end nothing at once.
+                // A source that was not read yet is no reason to end anything.
                 let cause =
                     cause.filter(|cause| *cause != Cause::Refused(Reason::WorkspacesNotLoaded));
                 let is_new = age != Age::Inherited && asked.since(tunnel.opened) < SPARED;
@@ -191,8 +195,8 @@ impl Site {
         look
     }
 
-    /// Whether the table has one that cannot be told from it: of the same connection, and decided about in the same
-    /// way.
+    /// Whether the table has a tunnel of the same connection and the same decision, so that another
+    /// entry would change nothing.
     pub(super) fn is_known(&self, tunnel: &Tunnel) -> bool {
         let state = self.tunnels.lock();
         state.entries.values().any(|entry| {
@@ -209,7 +213,7 @@ impl Site {
         })
     }
 
-    /// Terminates what there is no room for in the table.
+    /// Terminates requests for which the table has no room.
     pub(super) async fn refuse(
         &self,
         process: &Process,
@@ -226,7 +230,8 @@ impl Site {
         Ok(())
     }
 
-    /// Terminates connections whose streams HAProxy does not tell apart (HTTP/2 before 3.0) where one of them is due.
+    /// Terminates whole connections whose streams HAProxy does not tell apart (HTTP/2 before 3.0)
+    /// and of which one must end.
     pub(super) async fn cut_connections(
         &self,
         process: &Process,
@@ -257,7 +262,7 @@ impl Site {
             return Ok(());
         }
         let details = process.details(&pointers).await?;
-        // Of a connection with one stream at a time, the stream there is may be another one.
+        // On a connection with one stream at a time, the stream in the list may be a newer request.
         let shared = |frontend: &[u8], source: SocketAddr| {
             details.iter().any(|detail| {
                 detail.shares_connection
@@ -282,7 +287,7 @@ impl Site {
             return Ok(());
         }
         process.shut(&pointers).await?;
-        // Every stream that the connection had is gone, the one that was meant among them.
+        // All streams of the connection were terminated, so the right one was.
         self.tunnels.was_tried(&ids);
         self.tunnels.was_cut(ids.iter().copied());
         self.tunnels.ended(&ids);
@@ -300,13 +305,14 @@ impl Look {
     }
 }
 
-/// The streams of each connection of a frontend. Where ages do not tell, all of them may be old.
+/// The streams of each connection. With `all_old`, ages are not trusted, and every stream may be
+/// old.
 pub(super) fn connections(list: &List, all_old: bool) -> HashMap<Connection<'_>, Streams> {
     let mut all: HashMap<Connection<'_>, Streams> = HashMap::new();
     for stream in list.streams.iter().filter(|stream| !stream.frontend.is_empty()) {
         let streams = all.entry((&stream.frontend, stream.source)).or_default();
         streams.all.push(stream.pointer);
-        // Ages are rounded down.
+        // HAProxy rounds ages down, so the larger bound counts.
         if all_old || stream.age.1 >= LASTS {
             streams.old.push(stream.pointer);
         }
@@ -314,7 +320,7 @@ pub(super) fn connections(list: &List, all_old: bool) -> HashMap<Connection<'_>,
     all
 }
 
-/// The streams of a tunnel's connection.
+/// The streams on the connection of a tunnel.
 fn here_of(details: &[Detail], tunnel: &Tunnel) -> Vec<Pointer> {
     let place = &tunnel.place;
     let here = details

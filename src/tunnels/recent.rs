@@ -1,11 +1,14 @@
-//! Plain requests that were allowed a moment ago.
+//! The plain requests that were allowed in the last seconds.
 //!
-//! A request says nothing of how long its answer lasts: server-sent events, a download and a chunked POST that
-//! is answered while it is sent all look like any other. So what decides about each allowed request is remembered
-//! for the seconds in which HAProxy's list of streams shows which of them last; those enter the table of tunnels
-//! (see [`super::promote`]). The memory is taken once: what is new takes the place of what is oldest. What was forgotten
-//! so before the list was looked at is remembered as a span of time, and streams of that time that nothing is known
-//! about are terminated.
+//! A request does not say how long its response will take: server-sent events, a download and a
+//! chunked POST look like any other. So everything that decides about an allowed request is
+//! remembered for the seconds until HAProxy's list of streams shows whether it lasts. Those that
+//! last become tunnels ([`super::promote`]).
+//!
+//! The memory is allocated once and used as a ring: a new request replaces the oldest. If a request
+//! is replaced before it was scanned for, the time in which it was allowed is noted. Unknown
+//! streams of that time are terminated (see [`super::stranger`]), because nobody could terminate
+//! them later.
 
 use std::{
     collections::VecDeque,
@@ -27,56 +30,58 @@ use crate::{
     workspaces::{EndpointName, WorkspaceId, host::Host},
 };
 
-/// A request that takes longer than this is a tunnel.
+/// A plain request whose stream is older than this becomes a tunnel.
 pub(super) const LASTS: Duration = Duration::from_secs(3);
-/// What is answered within this time is not ended in the middle of its answer, though its access has ended.
+/// A request that must end is not terminated while it is younger than this: most responses are
+/// complete by then.
 pub(super) const SPARED: Duration = Duration::from_millis(300);
 /// The most requests that are remembered: 37,000 a second for [`LASTS`] and half a second more.
 const MOST: usize = 131_072;
-/// Requests that are remembered, looked at and forgotten together.
+/// The number of requests that are stored, scanned and forgotten together.
 const CHUNK: usize = 128;
-/// The most bytes of their hosts, methods and paths. A single request has a quarter of it at most.
+/// The most bytes that the hosts, methods and paths of a chunk may have. One request uses half of
+/// it at most.
 const CHUNK_TEXT: usize = 16 * 1024;
 const _: () = assert!(CHUNK_TEXT >= 2 * (MAX_HOST + MAX_METHOD + MAX_PATH));
-/// The most frontends of HAProxy that ask.
+/// The most frontends of HAProxy that are remembered.
 const MOST_FRONTENDS: usize = 64;
-/// Longer than any Host header that is a host name with a port, in bytes.
+/// The longest Host header that is remembered, in bytes: longer than any host name with a port.
 const MAX_HOST: usize = 272;
 
-/// What is remembered.
+/// The remembered requests.
 pub(super) struct Recent {
     ring: Mutex<Ring>,
 }
 
-/// The records in the order they came.
+/// The chunks of records, oldest first.
 pub(super) struct Ring {
-    /// The last one is being filled.
+    /// The last chunk is the one that is being filled.
     chunks: VecDeque<Chunk>,
-    /// The number of the first one.
+    /// The number of the first chunk. Numbers only grow, so that a reader can go on after a change.
     first: u64,
-    /// Those that are empty. The last one that was used is the next one to be used, so that memory that was not needed
-    /// yet stays untouched.
+    /// Empty chunks. The one that was used last is used next, so that memory that was never needed
+    /// stays untouched.
     free: Vec<Chunk>,
-    /// Nothing that is older matters any more.
+    /// Records that are older than this do not matter any more.
     since: MonotonicTime,
     frontends: Vec<Box<[u8]>>,
     lost: Option<Lost>,
 }
 
-/// Some records, and what they say of hosts, methods and paths, one after the other.
+/// Some records, and the text of their hosts, methods and paths, one after the other.
 struct Chunk {
     records: Vec<Record>,
     text: Vec<u8>,
 }
 
-/// When requests were allowed that were forgotten before HAProxy's streams were looked at.
+/// The time in which requests were allowed that were forgotten before they were scanned for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lost {
     pub(super) from: MonotonicTime,
     pub(super) to: MonotonicTime,
 }
 
-/// Which record it is.
+/// The number of a chunk and the index of a record in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Number(u64, usize);
 
@@ -99,20 +104,21 @@ struct Record {
     started: Option<u64>,
     process: Option<u32>,
     source: Option<SocketAddr>,
-    /// When HAProxy asked, in milliseconds since the Unix epoch by its clock; only where the allow may be reused.
+    /// When HAProxy sent the authorization request, in milliseconds since the Unix epoch by its
+    /// clock. Only where the allow may be reused.
     asked: Option<u64>,
-    /// The agent before this one allowed it.
+    /// Whether the agent before this one allowed it.
     is_inherited: bool,
-    /// It is in the table.
+    /// Whether it is in the table of tunnels.
     is_taken: bool,
-    /// Where its text begins, and how many bytes each has.
+    /// Where its text begins in the chunk, and the number of bytes of each part.
     text: usize,
     host: usize,
     method: Option<usize>,
     path: Option<usize>,
 }
 
-/// A record as it is looked at.
+/// A record, with its frontend and text.
 pub(super) struct Seen<'r> {
     number: Number,
     record: &'r Record,
@@ -121,7 +127,7 @@ pub(super) struct Seen<'r> {
 }
 
 impl Recent {
-    /// Nothing yet. Takes its memory at once, which the system gives as it is used.
+    /// An empty memory of full size. The system provides its pages when they are first used.
     pub(super) fn new() -> Self {
         Self::with(MOST / CHUNK)
     }
@@ -143,10 +149,10 @@ impl Recent {
         Self { ring: Mutex::new(ring) }
     }
 
-    /// Remembers an allowed request. Takes no memory that it has not.
+    /// Remembers an allowed request. Allocates nothing.
     ///
     /// # Errors
-    /// It could not be told which stream of HAProxy it is: it must not be let pass.
+    /// Its stream could not be found in HAProxy later: it must not be allowed.
     pub(super) fn note(&self, allowed: &Allowed<'_>) -> Result<(), Full> {
         let Allowed { response, request, id, certificates, now } = *allowed;
         let decision = &response.decision;
@@ -188,10 +194,11 @@ impl Recent {
         self.lock().push(record, frontend, parts)
     }
 
-    /// Remembers what the agent before this one did. `asked` is as [`Seen::asked_millis`] said.
+    /// Remembers a request of the agent before this one. `asked` is what [`Seen::asked_millis`]
+    /// returned.
     ///
     /// # Errors
-    /// There are too many frontends.
+    /// There are too many frontends, or its text is too long.
     pub(super) fn inherit(&self, tunnel: &Tunnel, asked: Option<u64>) -> Result<(), Full> {
         let (host, place) = (tunnel.host.as_str().as_bytes(), &tunnel.place);
         let record = Record {
@@ -229,18 +236,20 @@ impl Recent {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Ring> {
-        // Each change is whole at any moment that could panic.
+        // Each change of the ring is complete before anything that can panic, so a poisoned lock is
+        // safe.
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Every stream that is older than [`LASTS`] at that moment was looked at: what was forgotten long before it is not
-    /// there any more.
+    /// Notes that all streams older than [`LASTS`] at this time were scanned. Forgotten requests of
+    /// long before it are not there any more.
     pub(super) fn found_lost(&self, until: MonotonicTime) {
         let mut ring = self.lock();
         ring.lost = ring.lost.filter(|lost| lost.to.plus(LASTS * 2) >= until);
     }
 
-    /// Forgets what was allowed before that moment, a few at a time, so that no request waits for it.
+    /// Forgets the requests from before this time. The lock is released after each chunk, so that
+    /// no request waits long.
     pub(super) fn tidy(&self, before: MonotonicTime) {
         while self.lock().tidy(before) {}
     }
@@ -272,7 +281,7 @@ impl Ring {
         Ok(())
     }
 
-    /// Begins another chunk, which is the oldest one where none is free.
+    /// Begins another chunk: a free one, or else the oldest.
     fn begin(&mut self) {
         let Some(chunk) = self.free.pop().or_else(|| {
             let mut oldest = self.chunks.pop_front()?;
@@ -286,7 +295,7 @@ impl Ring {
         self.chunks.push_back(chunk);
     }
 
-    /// Notes when what is forgotten too early was allowed.
+    /// Notes the time of records that are forgotten before they were scanned for.
     fn lose(&mut self, chunk: &Chunk) {
         let mut opened = chunk.records.iter().filter(|record| !record.is_taken);
         let Some(first) = opened.next().map(|record| record.opened) else { return };
@@ -298,7 +307,7 @@ impl Ring {
         self.lost = Some(Lost { from, to: last });
     }
 
-    /// Forgets a chunk; returns whether there may be more.
+    /// Forgets the oldest chunk if it is old enough. Returns whether the next one may be, too.
     fn tidy(&mut self, before: MonotonicTime) -> bool {
         self.since = self.since.max(before);
         let is_over =
@@ -318,28 +327,29 @@ impl Ring {
         true
     }
 
-    /// Whether there is nothing that matters.
+    /// Whether no record matters.
     pub(super) fn is_empty(&self) -> bool {
         let last = self.chunks.back().and_then(|chunk| chunk.records.last());
         self.chunks.len() <= 1 && last.is_none_or(|record| record.opened < self.since)
     }
 
-    /// Whether a chunk is free.
+    /// Whether a free chunk is left.
     pub(super) fn has_room(&self) -> bool {
         !self.free.is_empty()
     }
 
-    /// Whether questions come from a frontend.
+    /// Whether authorization requests came from this frontend.
     pub(super) fn asks(&self, frontend: &[u8]) -> bool {
         self.frontends.iter().any(|known| **known == *frontend)
     }
 
-    /// When requests were forgotten that could last.
+    /// The time of requests that were forgotten too early.
     pub(super) fn lost(&self) -> Option<Lost> {
         self.lost
     }
 
-    /// Looks at the records of a chunk. Returns the chunk to go on with; `None` after the last one.
+    /// Calls `each` for the records of a chunk. Returns the number of the next chunk, `None` after
+    /// the last.
     pub(super) fn some(&self, from: u64, mut each: impl FnMut(&Seen<'_>)) -> Option<u64> {
         let from = from.max(self.first);
         let chunk = self.chunks.get(usize::try_from(from - self.first).ok()?)?;
@@ -355,7 +365,7 @@ impl Ring {
         Some(from + 1)
     }
 
-    /// Notes that a record is in the table.
+    /// Notes that a record is in the table of tunnels.
     pub(super) fn take(&mut self, Number(chunk, index): Number) {
         let chunk = chunk.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
         let chunk = chunk.and_then(|at| self.chunks.get_mut(at));
@@ -379,17 +389,17 @@ impl Record {
 }
 
 impl Seen<'_> {
-    /// Which record it is.
+    /// The number of the record.
     pub(super) fn number(&self) -> Number {
         self.number
     }
 
-    /// Whether it is in the table.
+    /// Whether it is in the table of tunnels.
     pub(super) fn is_taken(&self) -> bool {
         self.record.is_taken
     }
 
-    /// The decision's id.
+    /// The id of the decision.
     pub(super) fn id(&self) -> &DecisionId {
         &self.record.id
     }
@@ -399,7 +409,7 @@ impl Seen<'_> {
         self.record.opened
     }
 
-    /// Where the client's connection came in, and from whom.
+    /// The frontend of the client's connection, and the client's address and port.
     pub(super) fn connection(&self) -> (&[u8], Option<SocketAddr>) {
         (self.frontend, self.record.source)
     }
@@ -409,17 +419,18 @@ impl Seen<'_> {
         self.record.is_inherited
     }
 
-    /// Whether it may be in the process of HAProxy with that id.
+    /// Whether it may be in the HAProxy process with this id.
     pub(super) fn is_in(&self, process: u32) -> bool {
         self.record.process.is_none_or(|id| id == process)
     }
 
-    /// The number of its stream, and when that began.
+    /// The number and the start of its stream, where HAProxy passes them.
     pub(super) fn number_and_start(&self) -> Option<(u32, Quarter)> {
         self.record.stream.zip(self.record.started.map(Quarter::of))
     }
 
-    /// When HAProxy asked, by its clock; only where the allow may be reused.
+    /// When HAProxy sent the authorization request, by its clock. Only where the allow may be
+    /// reused.
     pub(super) fn asked(&self) -> Option<Quarter> {
         self.record.asked.map(|millis| Quarter::of(millis.saturating_mul(1000)))
     }
@@ -429,12 +440,12 @@ impl Seen<'_> {
         self.record.asked
     }
 
-    /// Whether HAProxy has a number for its stream.
+    /// Whether HAProxy passed the number of its stream.
     pub(super) fn has_number(&self) -> bool {
         self.record.stream.is_some()
     }
 
-    /// The tunnel that it is if it lasts.
+    /// The tunnel that it becomes if it lasts.
     pub(super) fn tunnel(&self) -> Option<Tunnel> {
         let record = self.record;
         let (host, rest) = self.text.split_at_checked(record.host)?;
@@ -532,7 +543,7 @@ mod tests {
         let (tunnel, asked, is_inherited) = seen.pop().unwrap();
         assert_eq!(format!("{:?}", Tunnel { opened: was.opened, ..tunnel }), format!("{was:?}"));
         assert_eq!((asked, is_inherited), (Some(5), true));
-        // What a file holds that no agent wrote takes no more room than anything else.
+        // A file that no agent wrote can take no more memory than any other.
         let path = Some(vec![b'a'; CHUNK_TEXT].into());
         assert_eq!(recent.inherit(&Tunnel { path, ..was }, None), Err(Full));
     }
@@ -557,7 +568,7 @@ mod tests {
         drop(ring);
         let last = all(&recent).pop().unwrap();
         assert_eq!(last.place.stream, Some(99_999));
-        // What was looked at in time is no loss.
+        // Records that were scanned for in time are not lost.
         let recent = Recent::with(8);
         for number in 0..10_000 {
             note(&recent, number, "w.test", b"/").unwrap();

@@ -1,4 +1,5 @@
-//! The records of live tunnels: opened, closed, cut, could not be cut.
+//! The audit records of live tunnels. [`super::table`] writes them; docs/audit.md describes the
+//! fields.
 
 use crate::{
     audit::{AuditEvent, Entry, Object},
@@ -9,17 +10,17 @@ use crate::{
     workspaces::WorkspaceId,
 };
 
-/// What happened to a tunnel.
+/// Something that happened to a tunnel.
 pub(super) struct TunnelEvent<'a> {
-    /// When.
+    /// The time of the event.
     pub time: Timestamp,
-    /// `tunnel_open`, `tunnel_close`, `tunnel_cut` or `tunnel_cut_failed`.
+    /// `tunnel_open`, `tunnel_close`, `tunnel_terminate` or `tunnel_terminate_failed`.
     pub event: AuditEvent,
-    /// Which.
+    /// The tunnel.
     pub tunnel: &'a Tunnel,
-    /// Why it was, or is to be, cut.
+    /// Why it was terminated, or must be.
     pub cause: Option<Cause>,
-    /// Why it could not be cut.
+    /// Why it could not be terminated yet.
     pub error: Option<&'a str>,
 }
 
@@ -59,15 +60,15 @@ impl Entry for TunnelEvent<'_> {
     }
 }
 
-/// A stream was terminated of which the agent has no record.
+/// The termination of a stream that this agent has no tunnel of.
 pub(super) struct StreamTerminated<'a> {
-    /// When.
+    /// The time of the event.
     pub time: Timestamp,
     /// The stream.
     pub detail: &'a Detail,
-    /// Its process.
+    /// The id of its process.
     pub process: u32,
-    /// Why.
+    /// Why it was terminated.
     pub cause: Cause,
 }
 

@@ -1,8 +1,9 @@
-//! Requests that HAProxy let pass with an earlier allow of their connection (docs/reuse.md), and that last.
+//! Requests that passed HAProxy by a reused allow (docs/reuse.md), and that last.
 //!
-//! Nothing was asked about them, so they have no record of their own: they go by the record of the allow that was
-//! given for reuse. That is the one of the last question of the connection before the stream began; where two
-//! questions were under way at once, it may be either, and the stream is followed as both.
+//! HAProxy sent no authorization request for them, so there is no record of their own: they are
+//! followed by the record of the allow that was reused. That is the allow of the last authorization
+//! request on the connection before the stream began. Where two authorization requests were open at
+//! once it may be either, and the stream is followed as two tunnels.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -30,41 +31,42 @@ use crate::{
     workspaces::pattern::Scratch,
 };
 
-/// A question is answered within this time, or not at all.
+/// HAProxy waits this long for a response at most, so the response to an older request has come.
 const ANSWERED: Duration = Duration::from_millis(500);
 
 type Key = (Box<[u8]>, Option<SocketAddr>);
 
-/// What may have been reused, on the connections that have streams.
+/// The allows that streams of the listed connections may have reused.
 #[derive(Default)]
 struct Candidates {
     given: HashMap<Key, Vec<Given>>,
-    /// The numbers and beginnings of the streams that were asked about.
+    /// The numbers and starts of the streams that had an authorization request of their own.
     asked: HashSet<(u32, Quarter)>,
-    /// Connections with a question a moment ago whose streams have no numbers.
+    /// Connections with a recent authorization request whose streams have no numbers.
     busy: HashSet<Key>,
 }
 
-/// An allow that was given for reuse.
+/// An allow that HAProxy may reuse.
 struct Given {
     tunnel: Tunnel,
-    /// When HAProxy asked, by its clock.
+    /// When HAProxy sent the authorization request, by its clock.
     asked: Quarter,
     /// Why it would be refused now.
     cause: Option<Cause>,
-    /// The agent before this one gave it, and streams have numbers.
+    /// Whether the agent before this one gave it, and its streams have numbers.
     is_inherited: bool,
 }
 
 impl Given {
-    /// Whether a stream that it let pass is followed however young it is.
+    /// Whether a stream that reused it is followed at any age.
     fn at_once(&self) -> bool {
         self.cause.is_some() || self.is_inherited
     }
 }
 
 impl Site {
-    /// Takes in what was let pass by reuse and lasts, or would be refused by now.
+    /// Adds streams to the table that passed by a reused allow and last, or would be refused by
+    /// now.
     pub(super) async fn promote_reused(
         &self,
         process: &Process,
@@ -119,8 +121,8 @@ impl Site {
         self.refuse(process, full).await
     }
 
-    /// Whether a stream that is due was seen for the first time a moment ago, so that its answer may be under way. It is
-    /// looked for again.
+    /// Whether a stream that must end was first seen a moment ago, so that its response may be
+    /// under way. Then another scan is requested.
     fn is_early(&self, stream: (u32, Pointer)) -> bool {
         let now = MonotonicTime::now();
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
@@ -187,7 +189,7 @@ impl Site {
         all.into_iter().map(judge).collect()
     }
 
-    /// The tunnel that a stream is by an allow that was given for reuse.
+    /// The tunnel that a stream is if it reused this allow.
     fn reused(&self, given: &Given, detail: &Detail) -> Option<Tunnel> {
         let mut tunnel = given.tunnel.clone();
         tunnel.id = self.tunnels.another_id(&tunnel.id)?;
@@ -202,14 +204,14 @@ impl Site {
 }
 
 impl Candidates {
-    /// Which allows a stream may have been let pass by.
+    /// The allows that a stream may have reused.
     fn of(&self, detail: &Detail) -> Vec<&Given> {
         let key = (detail.frontend.clone(), detail.source);
         if self.asked.contains(&(detail.id, detail.started)) || self.busy.contains(&key) {
             return vec![];
         }
         let all = self.given.get(&key).into_iter().flatten();
-        // Streams without numbers on one connection.
+        // Several streams without numbers share the connection: it may be any of its allows.
         if detail.shares_connection && all.clone().any(|g| g.tunnel.place.stream.is_none()) {
             return all.collect();
         }
@@ -217,8 +219,9 @@ impl Candidates {
         let aged = all.map(|given| (detail.started.after(given.asked), given));
         let mut aged: Vec<_> = aged.filter(|(age, _)| *age >= -tolerance).collect();
         aged.sort_by_key(|(age, _)| *age);
-        // The last one that was surely answered by then, and those that may have been. A connection that carries one
-        // stream at a time had the last one answered.
+        // These are the last allow that HAProxy surely had when the stream began, and the later
+        // ones that it may have had. A connection with one stream at a time had the response to the
+        // last one.
         let surely = aged.iter().position(|(age, _)| *age > tolerance).unwrap_or(aged.len());
         let count = if detail.shares_connection { surely + 1 } else { 1 };
         aged.into_iter().take(count).map(|(_, given)| given).collect()
@@ -226,7 +229,7 @@ impl Candidates {
 }
 
 impl Tunnels {
-    /// An id that no tunnel has, for another stream of the same decision.
+    /// An unused id for another stream of the same decision.
     fn another_id(&self, id: &DecisionId) -> Option<DecisionId> {
         let state = self.lock();
         (1..1000).find_map(|number| {
@@ -275,14 +278,15 @@ mod tests {
         };
         assert_eq!(of(&candidates, "19:20:33.000000", "H1"), "a");
         assert_eq!(of(&candidates, "19:20:36.000000", "H2"), "c");
-        // The answer may have been on its way.
+        // The response may have been on its way.
         assert_eq!(of(&candidates, "19:20:35.200000", "H2"), "cb");
         assert_eq!(of(&candidates, "19:20:35.200000", "H1"), "c");
         assert_eq!(of(&candidates, "19:20:29.000000", "H2"), "", "before any question");
-        // What was asked about is not reused.
+        // A stream with an authorization request of its own reused nothing.
         candidates.asked.insert((9, second(6)));
         assert_eq!(of(&candidates, "19:20:36.000000", "H2"), "");
-        // Without numbers, all of a connection with many streams, and nothing while it asks.
+        // Without numbers: all allows of the connection, and none while an authorization request is
+        // recent.
         for given in candidates.given.get_mut(&key).unwrap() {
             given.tunnel.place.stream = None;
         }

@@ -1,8 +1,9 @@
-//! Plain requests in HAProxy of which the agent has no record, and which last.
+//! Plain requests in HAProxy that last and that this agent has no record of.
 //!
-//! Most are none of its business: another agent allowed them, or they are to a site that is not asked about. Two kinds
-//! are: those that began before the agent did, which the one before it may have allowed, and those that began while
-//! more was allowed than could be remembered.
+//! Most of them are fine: another agent allowed them, or they go to a site without authorization.
+//! Two kinds matter. Requests that began before this agent did may have been allowed by the one
+//! before it. Requests that began while more were allowed than can be remembered were allowed by
+//! this one, and could not be terminated later.
 
 use std::time::Duration;
 
@@ -21,21 +22,22 @@ use crate::{
     time::MonotonicTime,
 };
 
-/// A request may be asked about so long after its stream began, by the stream's age: before HAProxy 3.0 that includes
-/// the time for which the connection waited (`timeout http-keep-alive`).
+/// The longest time from the start of a stream to its authorization request. Before HAProxy 3.0 the
+/// age of a stream includes the time for which its connection was idle (`timeout http-keep-alive`).
 const WAITED: Duration = Duration::from_secs(75);
 
-/// Streams of which there is no record.
+/// Plain requests that there is no record of.
 #[derive(Default)]
 pub(super) struct Plain {
-    /// Those that are older than the agent.
+    /// Those that are older than this agent.
     before: Vec<Pointer>,
-    /// Those whose record may have been lost.
+    /// Those that may have been allowed and forgotten.
     lost: Vec<Pointer>,
 }
 
 impl Site {
-    /// Which of the streams that were not looked at before could be such.
+    /// Sorts unknown streams into those that are older than the agent, and those that may be
+    /// forgotten requests. Others are left alone.
     pub(super) fn plain_strangers(
         &self,
         list: &List,
@@ -54,8 +56,8 @@ impl Site {
         plain
     }
 
-    /// Terminates what may have been allowed and forgotten; tells of what is older than the agent, and terminates it
-    /// where that is wanted.
+    /// Terminates forgotten requests. Reports those that are older than the agent, and terminates
+    /// them if configured.
     pub(super) async fn meet_plain(
         &self,
         process: &Process,
@@ -106,7 +108,7 @@ impl Site {
     }
 }
 
-/// Whether the stream may be one of the requests that were forgotten.
+/// Whether a stream may be one of the requests that were forgotten.
 fn may_be_of(stream: &Listed, lost: Lost, asked: MonotonicTime) -> bool {
     let earliest = asked.before(stream.age.1.saturating_add(ROUNDING)).unwrap_or_default();
     let latest = asked.before(stream.age.0).unwrap_or_default().plus(WAITED);
@@ -130,7 +132,7 @@ mod tests {
         assert!(is("4s", 105), "in the middle of it");
         assert!(!is("4s", 110), "too young: it began after it");
         assert!(is("7s", 110));
-        // Its connection may have waited before it asked.
+        // Its connection may have been idle before the authorization request.
         assert!(is("50s", 110));
         assert!(!is("3m10s", 110), "it began long before");
     }

@@ -1,7 +1,13 @@
-//! The tunnels there are: a bounded table.
+//! The table of live tunnels, bounded in size.
 //!
-//! The request path enters a tunnel before HAProxy is answered, so that none is open and unknown. Everything
-//! else happens beside it, and holds the lock for looking through the table at most.
+//! A tunnel is entered while its authorization request is decided, before HAProxy gets the
+//! response, so that no tunnel is open and unknown. Everything else (revalidation, termination,
+//! writing the file) happens beside the requests. It holds the lock for one pass over the table at
+//! most.
+//!
+//! The table also writes the audit records of tunnels, and counts for the metrics. It decides
+//! nothing: [`sweep`](super::sweep) says which tunnels must end, and [`cutter`](super::cutter) ends
+//! them.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -34,34 +40,35 @@ use crate::{
     tunnels::record::{StreamTerminated, TunnelEvent},
 };
 
-/// The part of the table that one person, or one address without a person, may fill.
+/// One person, or one client address without a person, may have the table's size divided by this.
 const SHARE: usize = 8;
-/// The part of the table that is for people, whoever else comes.
+/// Tunnels without a person may have the table's size divided by this; the rest is for people.
 const FOR_PEOPLE: usize = 2;
-/// A cut that is not done within this time is a failure, and on record.
+/// A termination that takes longer than this is reported and recorded as failed. It is still tried.
 const CUT_WITHIN: Duration = Duration::from_secs(1);
-/// A tunnel whose process of HAProxy is not reached is kept for this time.
+/// A tunnel whose process of HAProxy does not answer stays in the table for this time.
 const OUT_OF_REACH: Duration = Duration::from_hours(1);
 
-/// The table.
+/// The table of live tunnels.
 pub struct Tunnels {
     pub(super) settings: Settings,
     audit_log: Arc<AuditLog>,
-    /// Where each opening is put down, so that it outlives this process; nowhere unless configured.
+    /// The journal that outlives this process; none unless a file is configured.
     journal: Option<Journal>,
     state: Mutex<State>,
-    /// What was allowed a moment ago.
+    /// Plain requests that were allowed in the last seconds.
     pub(super) recent: Recent,
-    /// What was given for reuse, and for how long at most it is reused.
+    /// Allows that HAProxy may reuse, and how long it may reuse one at most; none unless verdicts
+    /// are cached.
     pub(super) given: Option<Recent>,
     reuse: Duration,
     wake: watch::Sender<()>,
-    /// How often what decides changed.
+    /// Counts the changes after which earlier decisions may be wrong.
     changes: AtomicU64,
     pub(super) counts: Counts,
 }
 
-/// What happened so far.
+/// Counters for the metrics.
 #[derive(Default)]
 pub(super) struct Counts {
     pub(super) opened: AtomicU64,
@@ -79,64 +86,66 @@ pub(super) struct Counts {
 pub(super) struct State {
     pub(super) entries: HashMap<DecisionId, Entry>,
     held: HashMap<Holder, usize>,
-    /// How many are nobody's.
+    /// The number of tunnels without a person.
     nobodys: usize,
     pub(super) frontends: HashSet<Box<[u8]>>,
-    /// What each socket told last.
+    /// The last complete scan of each socket.
     pub(super) rounds: Vec<Option<Round>>,
-    /// Why each socket tells nothing at the moment.
+    /// Why each socket does not answer at the moment.
     pub(super) errors: Vec<Option<String>>,
-    /// How many tunnels were met that this agent did not allow.
+    /// The number of tunnels found in HAProxy that this agent did not allow.
     pub(super) unknown: usize,
-    /// How often tunnels came and went.
+    /// Counts the tunnels that were added and removed, so that the file is written only after a
+    /// change.
     pub(super) version: u64,
 }
 
-/// A tunnel, and how it is doing.
+/// A tunnel in the table, with the state of its stream.
 pub(super) struct Entry {
     pub(super) tunnel: Arc<Tunnel>,
-    /// Its stream, once it is found.
+    /// Where its stream is, once it was found.
     pub(super) found: Option<Found>,
-    /// It is to be cut.
+    /// Set once it must be terminated.
     pub(super) due: Option<Due>,
-    /// When HAProxy was told to end it.
+    /// When HAProxy confirmed that it ended the stream.
     pub(super) shut: Option<MonotonicTime>,
-    /// Whether HAProxy may have been told.
+    /// Whether HAProxy was asked to end it, even if the reply was lost.
     pub(super) tried: bool,
-    /// Whether it was decided about again since it was opened.
+    /// Whether it was revalidated at least once since it was opened.
     pub(super) judged: bool,
-    /// When several streams could be it.
+    /// When several streams were found of which any may be this one.
     pub(super) doubt: Option<MonotonicTime>,
-    /// Since when its process is not reached.
+    /// When its process of HAProxy was first found not to answer.
     out_of_reach: Option<MonotonicTime>,
 }
 
-/// A tunnel is to be cut.
+/// The duty to terminate a tunnel.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Due {
     pub(super) cause: Cause,
     pub(super) since: MonotonicTime,
-    /// That it could not be cut is on record.
+    /// Whether its delay was recorded already.
     reported: bool,
 }
 
-/// All that a socket tells, at a time.
+/// The result of one complete scan of a socket.
 pub(super) struct Round {
     pub(super) started: MonotonicTime,
-    /// The processes that answered.
+    /// The ids of the processes that answered.
     pub(super) processes: Vec<u32>,
-    /// Whether the socket knows every process there is behind it.
+    /// Whether the socket is that of a master, which lists every process.
     pub(super) is_master: bool,
 }
 
-/// Whose share a tunnel takes.
+/// Who a tunnel is counted for.
 #[derive(PartialEq, Eq, Hash)]
 enum Holder {
     Person(Box<str>, Box<str>),
     Address(Option<IpAddr>),
 }
 
-/// There is no room for another tunnel, or the one who opens it has enough.
+/// A tunnel or request that cannot be tracked: there is no room for it, its person has too many, or
+/// its stream could not be found in HAProxy later. It must not be allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full;
 
@@ -149,14 +158,14 @@ impl Holder {
     }
 }
 
-/// The address that stands for all that one client may have: of IPv6 it gets a whole /64 (RFC 6177).
+/// The address that stands for one client. An IPv6 client has a whole /64 (RFC 6177).
 fn of_one_client(ip: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = ip else { return ip };
     IpAddr::V6((u128::from(v6) >> 64 << 64).into())
 }
 
 impl Tunnels {
-    /// No tunnels yet, of HAProxies with so many sockets.
+    /// An empty table, for HAProxies with this many sockets of the runtime API.
     #[must_use]
     pub fn new(settings: Settings, sockets: usize, audit_log: Arc<AuditLog>) -> Self {
         let state = State {
@@ -179,7 +188,7 @@ impl Tunnels {
         }
     }
 
-    /// The same, and each opening is put down in the journal beside a file.
+    /// The same table, which also writes each new tunnel to the journal beside the file `path`.
     #[must_use]
     pub fn with_journal(self, path: &Path) -> Self {
         Self { journal: Some(Journal::beside(path)), ..self }
@@ -189,41 +198,44 @@ impl Tunnels {
         self.journal.as_ref()
     }
 
-    /// The same where HAProxy may reuse an allow for so long.
+    /// The same table, for a HAProxy that may reuse an allow for this long.
     #[must_use]
     pub fn reusing(self, longest: Option<Duration>) -> Self {
         let given = longest.map(|_| Recent::new());
         Self { given, reuse: longest.unwrap_or_default(), ..self }
     }
 
-    /// Whether another allow may be given for reuse: requests that are let pass by it and last could be told.
+    /// Whether HAProxy may be told to reuse another allow: there is still room to remember it, so
+    /// that requests that pass by it and last can be recognized.
     #[must_use]
     pub fn may_give(&self) -> bool {
         self.given.as_ref().is_none_or(|given| given.lock().has_room())
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
-        // Each change is whole at any moment that could panic.
+        // Each change of the state is complete before anything that can panic, so a poisoned lock
+        // is safe.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Who wants to hear that something is to be cut.
+    /// Notified when a tunnel must be terminated.
     pub(super) fn wakes(&self) -> watch::Receiver<()> {
         self.wake.subscribe()
     }
 
-    /// How often what decides changed.
+    /// The count of changes after which earlier decisions may be wrong.
     pub(super) fn change(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
     }
 
-    /// What decides has changed: what was allowed a moment ago must be looked for.
+    /// Notes that earlier decisions may be wrong, so that requests that were allowed in the last
+    /// seconds are scanned for.
     pub(super) fn changed(&self) {
         self.changes.fetch_add(1, Ordering::Release);
         self.wake.send_replace(());
     }
 
-    /// Takes a tunnel in.
+    /// Adds a tunnel.
     ///
     /// # Errors
     /// There is no room for it: it must not be opened.
@@ -239,7 +251,7 @@ impl Tunnels {
         Ok(())
     }
 
-    /// HAProxy does not tell which of its streams a request is; it is refused.
+    /// Counts a request that is refused because HAProxy does not say which of its streams it is.
     pub fn cannot_be_found(&self) {
         if self.counts.cannot.fetch_add(1, Ordering::Relaxed) == 0 {
             error!(
@@ -248,15 +260,15 @@ impl Tunnels {
         }
     }
 
-    /// Remembers an allowed request that is no tunnel yet; it becomes one if it lasts.
+    /// Remembers an allowed request that is no tunnel yet. It becomes one if it lasts.
     ///
     /// # Errors
-    /// Its stream could not be found in HAProxy: it must not be let pass.
+    /// Its stream could not be found in HAProxy later: it must not be allowed.
     pub fn note(&self, allowed: &Allowed<'_>) -> Result<(), Full> {
         self.recent.note(allowed)
     }
 
-    /// Remembers an allow that is given for reuse.
+    /// Remembers an allow that HAProxy may reuse.
     ///
     /// # Errors
     /// As for [`Self::note`].
@@ -264,11 +276,12 @@ impl Tunnels {
         self.given.as_ref().map_or(Ok(()), |given| given.note(allowed))
     }
 
-    /// Whether there is room for another tunnel, of that person or address.
+    /// Fails if there is no room for another tunnel of that person or address.
     fn make_room(&self, state: &State, tunnel: &Tunnel) -> Result<(), Full> {
         let holder = Holder::of(tunnel);
         let holds = state.held.get(&holder).copied().unwrap_or_default();
-        // Strangers take no place of people's: an endpoint may be public.
+        // An endpoint may be public. Without this, clients without a credential could fill the
+        // table.
         let strangers_full = matches!(holder, Holder::Address(_))
             && state.nobodys >= self.settings.most.div_ceil(FOR_PEOPLE);
         let full = state.entries.len() >= self.settings.most;
@@ -286,8 +299,8 @@ impl Tunnels {
         Ok(())
     }
 
-    /// Takes in a request that lasts, with its stream; one that is due is to be terminated for that cause. Whatever
-    /// the stream was thought to be before has ended.
+    /// Adds a plain request that lasts, with its stream. With a cause, it is terminated at once.
+    /// Other tunnels that were thought to be this stream have ended.
     ///
     /// # Errors
     /// There is no room for it: its stream must be terminated.
@@ -300,7 +313,7 @@ impl Tunnels {
         let id = tunnel.id;
         let others = found.as_ref().map(|found| self.lock().others_at(found, &tunnel));
         match others {
-            // A connection that carries one stream at a time has gone on to another request.
+            // The connection carries one stream at a time, and a newer request is on it.
             Some(None) => return Ok(()),
             Some(Some(ended)) => self.ended(&ended),
             None => {}
@@ -324,7 +337,7 @@ impl Tunnels {
         Ok(())
     }
 
-    /// Takes a tunnel in that an agent before this one opened.
+    /// Adds a tunnel that an earlier agent opened.
     pub(super) fn adopt(&self, tunnel: Tunnel) {
         self.lock().insert(tunnel);
     }
@@ -333,14 +346,14 @@ impl Tunnels {
         self.settings.most.div_ceil(SHARE)
     }
 
-    /// Takes back what was never told to HAProxy.
+    /// Removes a tunnel whose allow was never sent to HAProxy.
     pub fn forget(&self, id: &DecisionId) {
         if self.lock().remove(id).is_some() {
             self.counts.opened.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    /// Says that tunnels are to be cut. One that is due already stays so for its first cause.
+    /// Marks tunnels to be terminated. A tunnel that is marked already keeps its first cause.
     pub(super) fn due(&self, tunnels: impl IntoIterator<Item = (DecisionId, Cause)>) {
         let mut any = false;
         let since = MonotonicTime::now();
@@ -359,7 +372,7 @@ impl Tunnels {
         }
     }
 
-    /// Cuts what an administrator names. Returns how many that is.
+    /// Marks the tunnels that an administrator selects. Returns how many there are.
     pub fn cut(&self, uid: Option<u32>, is_meant: impl Fn(&Tunnel) -> bool) -> usize {
         let meant: Vec<_> = {
             let state = self.lock();
@@ -371,7 +384,7 @@ impl Tunnels {
         count
     }
 
-    /// HAProxy was told to end these.
+    /// Notes that HAProxy ended the streams of these tunnels, and records it.
     pub(super) fn was_cut(&self, ids: impl IntoIterator<Item = DecisionId>) {
         let now = MonotonicTime::now();
         let mut cut = Vec::new();
@@ -394,7 +407,7 @@ impl Tunnels {
         }
     }
 
-    /// These have ended.
+    /// Removes tunnels whose streams have ended, and records it.
     pub(super) fn ended(&self, ids: &[DecisionId]) {
         let ended: Vec<_> = {
             let mut state = self.lock();
@@ -402,13 +415,14 @@ impl Tunnels {
         };
         for Entry { tunnel, due, tried, .. } in ended {
             self.counts.closed.fetch_add(1, Ordering::Relaxed);
-            // Whoever was to be cut and went by itself was not cut.
+            // A tunnel that closed by itself, before HAProxy was asked to end it, was not
+            // terminated.
             let cause = due.filter(|_| tried).map(|due| due.cause);
             self.keep(AuditEvent::TunnelClose, &tunnel, cause, None);
         }
     }
 
-    /// Looks for what should have been cut, and for what is nowhere.
+    /// Reports terminations that take too long, and removes tunnels that no process of HAProxy has.
     pub(super) fn review(&self) {
         let now = MonotonicTime::now();
         let mut failed = Vec::new();
@@ -441,7 +455,8 @@ impl Tunnels {
         self.ended(&nowhere);
     }
 
-    /// Keeps a record of a tunnel.
+    /// Writes the audit record of something that happened to a tunnel. Returns whether it was
+    /// written.
     pub(super) fn keep(
         &self,
         event: AuditEvent,
@@ -457,7 +472,7 @@ impl Tunnels {
         kept
     }
 
-    /// Keeps the record of one that was cut because nobody knows it.
+    /// Records the termination of a stream that this agent did not allow.
     pub(super) fn record_stranger(&self, detail: &Detail, process: u32, cause: Cause) {
         self.counts.cut.fetch_add(1, Ordering::Relaxed);
         let record = StreamTerminated { time: Timestamp::now(), detail, process, cause };
@@ -468,13 +483,13 @@ impl Tunnels {
         }
     }
 
-    /// Keeps the record of a request that lasts and was terminated because the table has no room for it.
+    /// Records the termination of a request that lasts and has no room in the table.
     pub(super) fn record_refused(&self, tunnel: &Tunnel) {
         self.counts.cut.fetch_add(1, Ordering::Relaxed);
         self.keep(AuditEvent::TunnelCut, tunnel, Some(Cause::Refused(Reason::TunnelsFull)), None);
     }
 
-    /// HAProxy may have been told to end these.
+    /// Notes that HAProxy may have ended these, so that their end is recorded with its cause.
     pub(super) fn was_tried(&self, ids: &[DecisionId]) {
         let mut state = self.lock();
         for id in ids {
@@ -484,13 +499,14 @@ impl Tunnels {
         }
     }
 
-    /// Whether something was allowed a moment ago that may last.
+    /// Whether a plain request was allowed in the last seconds, and so may last.
     pub(super) fn has_recent(&self) -> bool {
         let is_some = |recent: &Recent| !recent.lock().is_empty();
         is_some(&self.recent) || self.given.as_ref().is_some_and(is_some)
     }
 
-    /// Forgets what was allowed before every socket told which streams last: it has ended, or is in the table.
+    /// Forgets the plain requests that every socket was scanned for: they have ended, or are in the
+    /// table.
     pub(super) fn forget_recent(&self) {
         let started = {
             let state = self.lock();
@@ -505,10 +521,10 @@ impl Tunnels {
         }
     }
 
-    /// Keeps the record of one that was opened, in the audit log and for an agent that follows this one.
+    /// Records the opening of a tunnel in the audit log and in the journal.
     ///
     /// # Errors
-    /// It is not on record, and must not be opened.
+    /// It could not be recorded, and must not be opened.
     pub fn record_opening(&self, id: &DecisionId) -> Result<(), Full> {
         let tunnel = self.lock().entries.get(id).map(|entry| Arc::clone(&entry.tunnel));
         let Some(tunnel) = tunnel else { return Ok(()) };
@@ -523,7 +539,7 @@ impl Tunnels {
 }
 
 impl Entry {
-    /// Whether HAProxy has it, as far as can be told.
+    /// Whether HAProxy has its stream, as far as is known.
     pub(super) fn is_there(&self) -> bool {
         self.found.is_some() || self.doubt.is_some()
     }
@@ -547,8 +563,8 @@ impl State {
         self.entries.insert(entry.tunnel.id, entry);
     }
 
-    /// Which tunnels were thought to be a stream that is another one, for which they have ended; `None` where it is the
-    /// other one that has.
+    /// The ids of other tunnels at this stream, which have ended. `None` if it is `tunnel` that has
+    /// ended, because a newer one has the same connection.
     fn others_at(&self, found: &Found, tunnel: &Tunnel) -> Option<Vec<DecisionId>> {
         let others = self.entries.values().filter(|entry| entry.tunnel.id != tunnel.id);
         if tunnel.place.stream.is_none()
@@ -559,7 +575,7 @@ impl State {
             return None;
         }
         let same = others.filter(|entry| {
-            // One stream may be followed as two: with a number, it is the place that tells.
+            // A reused allow can be followed as two tunnels at one stream: neither ends the other.
             let is_the_same = tunnel.place.stream.is_some() && entry.tunnel.place == tunnel.place;
             entry.found.as_ref() == Some(found) && !is_the_same
         });
@@ -580,8 +596,8 @@ impl State {
         Some(entry)
     }
 
-    /// What no process has that could have it: it has ended. What a process may have that is not reached is
-    /// kept, though not for ever.
+    /// The ids of tunnels that no process of HAProxy has: they have ended. A tunnel of a process
+    /// that does not answer stays for a limited time.
     fn nowhere(&mut self, now: MonotonicTime) -> Vec<DecisionId> {
         let Some(rounds) = self.rounds.iter().map(Option::as_ref).collect::<Option<Vec<_>>>()
         else {
@@ -597,7 +613,8 @@ impl State {
             }
             let place = &entry.tunnel.place;
             if entry.doubt.is_some_and(|at| at >= started) {
-                // One of the streams of its connection; which one, HAProxy does not tell.
+                // One of the streams of its connection is this tunnel, but HAProxy does not tell
+                // which.
                 continue;
             }
             entry.doubt = None;
@@ -618,12 +635,12 @@ impl State {
     }
 }
 
-/// Where a tunnel's stream is.
+/// Where the stream of a tunnel is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Found {
     /// The socket.
     pub(super) socket: SocketId,
-    /// The way to its process, and the id the process has for itself.
+    /// How its process is reached, and the id of that process.
     pub(super) process: Process,
     pub(super) process_id: u32,
     pub(super) pointer: Pointer,

@@ -1,4 +1,4 @@
-//! Live tunnels as people and machines see them.
+//! The list of live tunnels, as the command line prints it and the admin API returns it.
 
 use std::sync::Arc;
 
@@ -7,85 +7,85 @@ use serde::{Deserialize, Serialize};
 use super::{Tunnel, Tunnels};
 use crate::{identity::Identity, time::Timestamp};
 
-/// Live tunnels.
+/// A list of live tunnels.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Views {
-    /// The oldest first.
+    /// The tunnels, oldest first.
     pub tunnels: Vec<View>,
-    /// How many were told to end, in the answer to that.
+    /// How many tunnels are being terminated. Only in the response to a request to terminate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cut: Option<usize>,
-    /// What is wrong with the way to HAProxy.
+    /// Why sockets of HAProxy do not answer.
     pub problems: Vec<String>,
-    /// What went wrong.
+    /// Why the request failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// A live tunnel.
+/// One live tunnel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct View {
-    /// Its id: that of the decision that opened it.
+    /// The id of the tunnel, which is that of the decision that opened it.
     pub id: String,
     /// `upgrade`, `connect`, `tcp` or `request`.
     pub kind: String,
-    /// Who opened it, in one word.
+    /// The person or machine that opened it, as records name them.
     pub user: Option<String>,
-    /// The issuer's id of them.
+    /// The subject at the issuer.
     pub subject: Option<String>,
     /// The issuer.
     pub issuer: Option<String>,
-    /// What said so: `token`, `session`, `certificate` or `nobody`.
+    /// The credential that opened it: `token`, `session`, `certificate` or `none`.
     pub by: String,
     /// The workspace.
     pub workspace: Option<String>,
     /// The endpoint.
     pub endpoint: Option<String>,
-    /// The rule by which it was allowed.
+    /// The reason for which it was allowed.
     pub reason: String,
-    /// The client's address.
+    /// The address of the client.
     pub client: Option<String>,
     /// When it was opened, in milliseconds since the Unix epoch.
     pub since_ms: u64,
-    /// How long ago that is.
+    /// How many seconds ago it was opened.
     pub age_seconds: u64,
-    /// The frontend, process and number that HAProxy has it under.
+    /// The frontend of HAProxy.
     pub frontend: String,
-    /// The process.
+    /// The id of the HAProxy process.
     pub process: Option<u32>,
-    /// The number.
+    /// The number of the stream.
     pub stream: Option<u32>,
     /// Whether its stream was found in a process of HAProxy.
     pub found: bool,
-    /// Why it is to be cut.
+    /// Why it is being terminated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cutting: Option<String>,
 }
 
-/// Whose tunnels are meant; all that is named must fit.
+/// Selects tunnels: those that match every field that is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Selection {
-    /// The user's one word, or subject.
+    /// The user as records name them, or the subject.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// The workspace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workspace: Option<String>,
-    /// The tunnel.
+    /// The id of the tunnel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
 }
 
 impl Selection {
-    /// Whether it names nothing.
+    /// Whether no field is set, so that every tunnel matches.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether the tunnel is meant.
+    /// Whether a tunnel matches.
     #[must_use]
     pub fn covers(&self, tunnel: &Tunnel) -> bool {
         let identity = tunnel.identity.as_deref();
@@ -102,7 +102,7 @@ impl Selection {
 }
 
 impl Tunnels {
-    /// All tunnels that are meant, the oldest first.
+    /// The tunnels that match, oldest first.
     #[must_use]
     pub fn views(&self, selection: &Selection, now: Timestamp) -> Views {
         let state = self.lock();

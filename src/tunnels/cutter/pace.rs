@@ -1,7 +1,11 @@
-//! When the work at a socket is done.
+//! The schedule of one socket: when to list processes, scan streams and terminate tunnels.
 //!
-//! Each process is worked at in a task of its own, never in two at a time: one that is slow, or does not answer, holds
-//! up no other.
+//! All streams are scanned every two seconds, more often after requests were allowed, and at once
+//! when something must be terminated. A failure is followed by a pause that grows with each
+//! failure.
+//!
+//! Each process of HAProxy is handled by a task of its own, and by one at a time: a process that is
+//! slow or does not answer delays no other. This module decides when; [`Site`] does the work.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -22,72 +26,74 @@ use crate::{
     tunnels::table::Round,
 };
 
-/// Between two looks at all streams.
+/// Time between two scans of all streams.
 pub(super) const EVERY: Duration = Duration::from_secs(2);
-/// The same while requests are let pass; unless it took longer, a rest of so many times that.
+/// The same after requests were allowed. If a scan takes longer, the time between two is this many
+/// times its length.
 const SOON: Duration = Duration::from_millis(500);
 const REST: u32 = 4;
-/// The pause after a failure at first, and between two looks for a tunnel that is due.
+/// The first pause after a failure, and the time between two searches for a tunnel that must end.
 const RETRY: Duration = Duration::from_millis(100);
-/// The longest pause after a failure while a tunnel is due, and while none is.
+/// The longest pause after a failure, while a tunnel must be terminated and while none must.
 const RETRY_DUE: Duration = Duration::from_millis(200);
 const RETRY_MOST: Duration = Duration::from_secs(2);
 
-/// Works at one socket.
+/// Terminates tunnels behind one socket.
 pub struct Cutter {
     site: Arc<Site>,
-    /// Work that is under way, and in which process.
+    /// Running tasks, and the process of each.
     tasks: JoinSet<Result<Outcome, AskError>>,
     busy: HashMap<Id, Process>,
-    /// The processes there are, the moment before they were asked for, and whether a master told them.
+    /// The known processes, when their list was requested, and whether a master listed them.
     processes: HashMap<Process, Standing>,
     asked: MonotonicTime,
     is_master: bool,
-    /// How it stands with asking for them.
+    /// The failures to list the processes.
     master: Trouble,
-    /// When all streams are looked at again, and when they may be if a tunnel that is due is to be found.
+    /// When all streams are scanned again, and the earliest time for a scan that something urgent
+    /// needs.
     next: MonotonicTime,
     hurry: MonotonicTime,
-    /// How long the last look at a process took.
+    /// How long the last scan of a process took.
     took: Duration,
-    /// Which change of what decides was looked for last.
+    /// The count of changes that the last scan included.
     change: u64,
-    /// Whether the last report was of a failure.
+    /// Whether a failure was logged last.
     fails: bool,
 }
 
-/// What is to be done in a process.
+/// A task in a process.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Task {
-    /// End what is due and was found there.
+    /// Terminate the located streams that must end.
     Cut,
-    /// Look at all streams, and end what is due.
+    /// Scan all streams, and terminate those that must end.
     Seek,
 }
 
-/// What was done.
+/// The outcome of a task.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Outcome {
-    /// What was due was ended.
+    /// What had to be terminated was.
     Cut,
-    /// All streams were looked at.
+    /// All streams were scanned.
     Sought(Sight),
 }
 
-/// A look at all streams of a process.
+/// A complete scan of a process.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sight {
-    /// The moment before they were asked for.
+    /// When the scan began.
     pub asked: MonotonicTime,
-    /// The id that the process has for itself; `None` where it is starting or ending and has no streams.
+    /// The id of the process; `None` if it is starting or ending and has no streams.
     pub id: Option<u32>,
 }
 
-/// How it stands with a process.
+/// The state of one process.
 #[derive(Default)]
 struct Standing {
     seen: Option<Sight>,
-    /// Its streams are to be looked at once the task that is under way is done.
+    /// Its streams must be scanned as soon as the running task is done.
     is_owed: bool,
     trouble: Trouble,
 }
@@ -97,9 +103,9 @@ struct Standing {
 struct Trouble {
     failures: u32,
     error: Option<String>,
-    /// It was the time limit that was missed.
+    /// Whether the last failure was a timeout.
     is_late: bool,
-    /// Nothing is asked before this moment.
+    /// The earliest time for the next attempt.
     again: MonotonicTime,
 }
 
@@ -118,14 +124,14 @@ impl Trouble {
         *self = Self { again: MonotonicTime::now().plus(RETRY), ..Self::default() };
     }
 
-    /// Something has become due.
+    /// Allows an attempt earlier, because something must be terminated.
     fn hasten(&mut self, now: MonotonicTime) {
         self.again = if self.failures == 0 { now } else { self.again.min(now.plus(RETRY)) };
     }
 }
 
 impl Cutter {
-    /// For one of the table's sockets, by its number. Plain requests that last are followed with `live`, which decides.
+    /// For one socket of the table. With `live`, plain requests that last become tunnels.
     #[must_use]
     pub fn new(
         socket: Socket,
@@ -149,7 +155,7 @@ impl Cutter {
         }
     }
 
-    /// Works until stopped.
+    /// Runs until stopped.
     pub async fn run(mut self, stop: CancellationToken) {
         let mut wakes = self.site.tunnels.wakes();
         loop {
@@ -172,8 +178,8 @@ impl Cutter {
         }
     }
 
-    /// Starts what is to be done: cuts what is due and found here, and looks at all streams when it is time to or
-    /// something that is due is not found yet.
+    /// Starts the tasks that are needed now: terminations, and a scan if one is scheduled or a
+    /// tunnel that must end is not located yet.
     async fn dispatch(&mut self) {
         let (due, is_sought) = self.site.wanted();
         for process in due {
@@ -185,7 +191,7 @@ impl Cutter {
         }
     }
 
-    /// Asks which processes there are, and looks at the streams of each.
+    /// Lists the processes, and starts a scan of each.
     async fn seek(&mut self) {
         let (asked, change) = (MonotonicTime::now(), self.site.tunnels.change());
         let processes = match self.site.socket.processes().await {
@@ -209,15 +215,16 @@ impl Cutter {
         }
     }
 
-    /// Whether what decides changed, so that a request that was let pass a moment ago may have to end.
+    /// Whether decisions may have changed since the last scan, so that a plain request that was
+    /// allowed may have to end.
     fn must_look(&self, now: MonotonicTime) -> bool {
         self.site.tunnels.change() != self.change
             && now >= self.hurry.max(self.asked.plus(self.took.saturating_mul(REST)))
             && self.site.tunnels.has_recent()
     }
 
-    /// How long after a look at all streams there is another one. What was let pass a moment ago is ended only after a
-    /// look.
+    /// The time to the next scan. A plain request can only be terminated after a scan, so while
+    /// there are any, scans are more frequent.
     fn pace(&self) -> Duration {
         if self.site.tunnels.has_recent() {
             self.took.saturating_mul(REST).clamp(SOON, EVERY)
@@ -226,7 +233,7 @@ impl Cutter {
         }
     }
 
-    /// Starts work in a process, unless some is under way there or it is too early after a failure.
+    /// Starts a task in a process, unless one is running there or the pause after a failure lasts.
     fn start(&mut self, process: &Process, task: Task) {
         let standing = self.processes.entry(process.clone()).or_default();
         let is_early = match task {
@@ -251,7 +258,7 @@ impl Cutter {
     fn absorb(&mut self, done: Result<(Id, Result<Outcome, AskError>), JoinError>) {
         let (id, result) = match done {
             Ok((id, result)) => (id, Some(result)),
-            // It panicked, which is logged. It is done again in time.
+            // The task panicked, which was logged. The next scan repeats its work.
             Err(error) => (error.id(), None),
         };
         let most = self.most();
@@ -280,8 +287,8 @@ impl Cutter {
         self.round();
     }
 
-    /// Says what is known of all processes: whatever was opened before the first of them was asked, and is in none, is
-    /// gone.
+    /// Publishes the scan of all processes, if each was scanned. A tunnel that was opened before
+    /// the first of them was listed, and is in none, has ended.
     fn round(&self) {
         let seen = self.processes.values().map(|standing| standing.seen);
         let Some(seen) = seen.collect::<Option<Vec<_>>>() else { return };
@@ -309,7 +316,7 @@ impl Cutter {
         if self.site.has_due() { RETRY_DUE } else { RETRY_MOST }
     }
 
-    /// Says whether something fails, in the log when that changes.
+    /// Logs when the socket begins to fail, and when it works again.
     fn report(&mut self) {
         let mut troubles = self.processes.values().map(|standing| &standing.trouble);
         let error = self.master.error.as_ref().or_else(|| troubles.find_map(|t| t.error.as_ref()));
