@@ -1,8 +1,15 @@
-//! The server that HAProxy asks: listeners, connections, limits, drain.
+//! The server that HAProxy connects to: listeners, connections, limits, and an orderly end.
 //!
-//! Each connection is one task with one writer: it reads what is there, decides what can be decided
-//! at once, and writes all answers in one piece. Decisions that wait for keys leave that loop and
-//! come back to it. Every NOTIFY is answered, with a refusal where nothing better is to be had.
+//! Each connection is one task. It reads what has arrived, decides what can be decided at once, and
+//! writes all responses together. A request that must wait (for keys, a session or a workspace) is
+//! moved to a task of its own and comes back when the wait is over, so that it delays no other.
+//!
+//! [`answer`] decides one request and records it, [`reply`] encodes the response, [`variables`]
+//! lists the variables that HAProxy gets. The server decides nothing itself: that is
+//! [`crate::gate`].
+//!
+//! Invariant: every NOTIFY gets exactly one ACK, a refusal if nothing else is possible, and no
+//! allow is sent before it is recorded.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,18 +32,18 @@ pub use answer::SpoeHandler;
 pub use listener::{BindError, Listener, Stream};
 pub use settings::{AgentSettings, Listen, ListenError};
 
-/// How long connections may take to write their last answers when the agent ends.
+/// How long connections may take to write their last responses when the agent ends.
 const DRAIN: Duration = Duration::from_secs(5);
-/// A pause when the system gives no more connections (too many open files).
+/// The pause after the system refused a connection (too many open files).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The server, bound and not yet serving.
+/// The server, bound to its addresses and not yet serving.
 pub struct Server {
     listeners: Vec<Listener>,
     shared: Arc<Shared>,
 }
 
-/// What all connections have in common.
+/// What all connections share.
 struct Shared {
     handler: SpoeHandler,
     connections: Arc<Semaphore>,
@@ -45,11 +52,11 @@ struct Shared {
 }
 
 impl Server {
-    /// Binds all listeners. What is allowed to last is entered into `tunnels`, and what
-    /// HAProxy may reuse into `edge`.
+    /// Binds all listeners. Allowed tunnels are entered into `tunnels`, and allows that HAProxy may
+    /// reuse into `edge`.
     ///
     /// # Errors
-    /// The first that cannot be bound.
+    /// The first address that cannot be bound.
     pub fn bind(
         config: &AgentSettings,
         live: Arc<Live>,
@@ -70,7 +77,7 @@ impl Server {
         Ok(Self { listeners, shared: Arc::new(shared) })
     }
 
-    /// Where the server listens, with the ports the system chose.
+    /// The addresses of the server, with the ports that the system chose.
     #[must_use]
     pub fn addresses(&self) -> Vec<String> {
         self.listeners.iter().map(ToString::to_string).collect()
@@ -115,7 +122,7 @@ async fn accept(listener: Listener, shared: Arc<Shared>, stop: CancellationToken
             }
         }
     }
-    // No new connections from here on; the socket file goes too.
+    // No new connections from here on. Dropping the listener removes the file of a unix socket.
     drop(listener);
     let open = connections.len();
     let drained =

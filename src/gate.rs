@@ -1,6 +1,14 @@
-//! The way of one request through the stages: authenticate, authorize, decorate.
+//! The gate: decides about one authorization request.
 //!
-//! The live path, `explain` and the tests all go through [`Gate::decide`].
+//! A request goes through stages: fitness (requests that are refused whoever sends them),
+//! [`authenticate`] (who asks), [`authorize`] (may they), and `decorate` (what HAProxy and the
+//! browser need beside the decision). The agent, `explain` and the tests all call [`Gate::decide`].
+//!
+//! A [`Gate`] never changes and never waits. A reload builds another one beside it, and [`live`]
+//! replaces it as a whole. [`revalidate`] decides again about what was allowed earlier.
+//!
+//! Invariant: no response allows a request unless every stage was passed under the same gate and
+//! the same snapshot of the workspaces.
 
 use std::sync::Arc;
 
@@ -47,69 +55,71 @@ use authenticate::Authenticated;
 use response::strips_authorization;
 pub use response::{Metadata, Response, Versions};
 
-/// Everything a decision is made from.
+/// Everything that decisions are made from, besides the workspaces of the moment.
 pub struct Gate {
     /// Which hosts are workspaces.
     pub patterns: HostPatterns,
-    /// Whose tokens count.
+    /// The issuers whose tokens are accepted.
     pub issuers: Arc<Issuers>,
-    /// Where tokens may be beside the Authorization header; nowhere unless configured.
+    /// Where tokens may be beside the Authorization header; nowhere by default.
     pub sources: Option<Arc<Sources>>,
-    /// What clients are told of tokens for workspaces; nothing unless configured.
+    /// What clients are told about tokens for workspaces (RFC 9728); nothing by default.
     pub metadata: Option<Arc<Metadata>>,
-    /// Which client certificates count. Without a bearer token, the first rule that is about one
-    /// decides; beside a token a certificate only proves that token.
+    /// The rules for client certificates. Without a bearer token, the first rule that a certificate
+    /// matches decides. Beside a token, a certificate only proves that token.
     pub certificates: Vec<CertificateRule>,
-    /// How people sign in with a browser; not at all unless configured.
+    /// Sign-in with a browser; none by default.
     pub browser: Option<Arc<BrowserSessions>>,
-    /// What was revoked.
+    /// The revoked subjects, sessions and tokens.
     pub revocations: Arc<Revocations>,
     /// The workspaces.
     pub registry: Arc<Registry>,
-    /// How each source is asked about one workspace, by their numbers; those that cannot be have none.
+    /// How each source is asked for one workspace, by the number of the source; `None` for a source
+    /// that cannot be asked.
     pub lookups: Vec<Option<Lookup>>,
-    /// The sources as the administrator sees them, by their numbers.
+    /// The sources as the administrator sees them, by number.
     pub watched: Vec<WatchedSource>,
-    /// What the operator decided for all workspaces.
+    /// The limits that hold for all workspaces.
     pub policy: Limits,
-    /// Policies beyond ownership; none unless configured.
+    /// Policies beyond ownership; none by default.
     pub policies: Option<Arc<Policies>>,
-    /// The fingerprints of what decides.
+    /// The fingerprints of configuration and policies, for records.
     pub versions: Versions,
-    /// What is counted.
+    /// The counters.
     pub metrics: Arc<Metrics>,
 }
 
-/// What came of a request.
+/// The result of a decision.
 pub enum Step {
-    /// The response.
+    /// The request was decided.
     Done(Response),
-    /// The decision waits; make it again after the wait, with [`Waiting::Never`].
+    /// The decision must wait. Make it again after the wait, with [`Waiting::Never`].
     Wait(Pending),
 }
 
-/// One authorization request, as each stage sees it.
+/// One authorization request, as the stages see it.
 struct Check<'c> {
     request: &'c Request<'c>,
-    /// What its host leads to.
+    /// The workspace that its host names.
     host: HostMatch,
     workspaces: &'c Snapshot,
     now: Timestamp,
     waiting: Waiting,
 }
 
-/// Why a stage ends the way of a request.
+/// Why a stage is the last one of a request.
 enum Stop {
-    /// It is refused, and no workspace or identity has a part in that.
+    /// It is refused, and its record names no workspace or identity.
     Refused(Reason),
-    /// It is for the gate's own document of metadata.
+    /// It is for the document of metadata that the gate itself serves.
     Metadata,
-    /// It cannot be decided yet.
+    /// It cannot be decided before this wait is over.
     Pending(Pending),
 }
 
 impl Gate {
-    /// Decides about one request. Never waits itself: where `waiting` allows it, the caller may have to.
+    /// Decides about one request. It never blocks: where `waiting` allows it, the caller may have
+    /// to wait.
     #[must_use]
     pub fn decide(
         &self,
@@ -129,7 +139,7 @@ impl Gate {
         }
     }
 
-    /// The way of a request that is neither refused at once nor made to wait.
+    /// Passes a request through all stages.
     fn respond(&self, check: &Check<'_>, scratch: &mut Scratch) -> Result<Response, Stop> {
         self.check_fitness(check)?;
         let Authenticated { authentication, evidence, session } =
@@ -140,7 +150,7 @@ impl Gate {
         Ok(self.decorate(check, response))
     }
 
-    /// What the request's host leads to.
+    /// Finds the workspace that the host of a request names.
     #[must_use]
     pub fn match_host(&self, request: &Request<'_>, scratch: &mut Scratch) -> HostMatch {
         let Some(raw) = request.host else { return HostMatch::Missing };
@@ -161,13 +171,13 @@ impl Gate {
 }
 
 impl<'c> Check<'c> {
-    /// What policies are told of the request.
+    /// What policies can see of the request.
     const fn context(&self) -> RequestContext<'c> {
         let Request { method, path, client, is_stream, .. } = *self.request;
         RequestContext { method, path, client, now: self.now, is_stream }
     }
 
-    /// Whether its host is one of a workspace.
+    /// Whether the host is that of a workspace.
     const fn is_for_workspace(&self) -> bool {
         matches!(self.host, HostMatch::Matched(..))
     }

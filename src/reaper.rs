@@ -1,7 +1,8 @@
-//! Frees large values where no request waits for it.
+//! Frees large values by a thread of its own, so that no request waits for it.
 //!
-//! A snapshot that was replaced is freed by the thread that drops it last. For a request that reads it at that
-//! moment, freeing a hundred thousand workspaces would be a pause of many milliseconds.
+//! The last reader of a replaced snapshot frees it. For a request, freeing a hundred thousand
+//! workspaces would be a pause of many milliseconds. So the one who replaces a value hands the old
+//! one to a [`Reaper`], which holds it until no reader is left.
 
 use std::{
     sync::{
@@ -11,14 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Values that may wait to be taken by the thread; beyond that, one is freed where it is dropped last.
+/// The most values that may wait for the thread. A value beyond that is freed by its last reader.
 const MAX_QUEUED: usize = 256;
-/// Between two looks whether a value is still in use.
+/// Time between two checks whether a value still has readers.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
-/// A value that is in use for longer than this is not a request's, and is left to its user.
+/// A value with readers for longer than this is left to them.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// Takes over values that others may still read. Its thread starts with the first of them.
+/// Holds replaced values until they have no readers. Its thread starts with the first value.
 pub struct Reaper<T>(OnceLock<Option<SyncSender<Arc<T>>>>);
 
 impl<T> Default for Reaper<T> {
@@ -28,13 +29,14 @@ impl<T> Default for Reaper<T> {
 }
 
 impl<T: Send + Sync + 'static> Reaper<T> {
-    /// Drops a value: here if nothing else has it, else on the thread once nothing else has it.
+    /// Drops a value: here if it has no other reader, else later on the thread.
     pub fn free(&self, old: Arc<T>) {
         if Arc::strong_count(&old) == 1 {
             return;
         }
         if let Some(sender) = self.0.get_or_init(start) {
-            // A full queue costs a pause, not memory.
+            // If the queue is full, the last reader frees the value: a pause, but no growing
+            // memory.
             let _ = sender.try_send(old);
         }
     }
@@ -46,7 +48,7 @@ fn start<T: Send + Sync + 'static>() -> Option<SyncSender<Arc<T>>> {
     thread.spawn(move || run(&receiver)).ok().map(|_| sender)
 }
 
-/// Ends with the reaper.
+/// Runs until the reaper is dropped.
 fn run<T>(queue: &Receiver<Arc<T>>) {
     let mut shared: Vec<(Arc<T>, Instant)> = Vec::new();
     loop {
@@ -70,7 +72,7 @@ mod tests {
 
     use super::*;
 
-    /// Tells which thread dropped it.
+    /// Reports the thread that dropped it.
     struct Told(mpsc::Sender<ThreadId>);
 
     impl Drop for Told {

@@ -1,11 +1,16 @@
-//! Verdict reuse at the edge: HAProxy may answer with the last allow of a connection, for a few seconds.
+//! The verdict cache: HAProxy may reuse the last allow of a connection for some seconds.
 //!
-//! HAProxy compares and keeps (`haproxy/haproxy.cfg`, the lines under `GATE_REUSE`); here it is decided which
-//! allow may be kept and how long, and it is noted in a bounded table. [`watch`] decides about what is noted
-//! again, by the very code that decides about requests, whenever something changed and once a second. As soon
-//! as one of them would be refused or would lead elsewhere, all end: the epoch moves on, and [`teller`] tells
-//! every process of HAProxy, where what was kept under another epoch counts no more. While a process cannot
-//! be told, nothing is given for reuse; what was given before ends at its deadline.
+//! The cache itself is in HAProxy: it stores the allow of each connection and compares the next
+//! request with it (`haproxy/haproxy.cfg`, the lines under `GATE_REUSE`). This module decides which
+//! allow may be reused and for how long, and lists those in a bounded table.
+//!
+//! [`watch`] decides about the listed allows again, by the same code that decides about requests.
+//! As soon as one of them would be refused or lead elsewhere, all are invalidated: a new epoch
+//! begins, and [`teller`] sends it to every process of HAProxy, where allows of another epoch do
+//! not count.
+//!
+//! Invariant: while a process of HAProxy does not know the current epoch, no allow is offered for
+//! reuse. What was offered before ends at its deadline.
 
 use std::{
     collections::HashMap,
@@ -35,43 +40,44 @@ pub mod teller;
 mod tests;
 pub mod watch;
 
-/// The most allows that are noted at once; beyond that nothing is given for reuse.
+/// The most allows that are listed at once. Beyond that none is offered.
 const MOST: usize = 100_000;
-/// What is noted is in so many parts, of which one at a time is looked through, so that no request waits for all of it.
+/// The table is split into this many parts. One is locked and examined at a time, so that no
+/// request waits long.
 const PARTS: usize = 128;
-/// The most bytes of the name of a question.
+/// The longest id of an authorization request, in bytes.
 const MAX_ID: usize = 64;
-/// The epoch of a process that was told of none, as the rules of HAProxy write it.
+/// The epoch of a process that was sent none, as the rules of HAProxy write it.
 const NO_EPOCH: &[u8] = b"-";
 
-/// What may be reused.
+/// The allows that HAProxy may reuse.
 pub struct Edge {
-    /// How long at most.
+    /// How long an allow may be reused at most.
     longest: Duration,
-    /// Tells this run of the agent from others.
+    /// A random number that distinguishes this run of the agent from others.
     run: u64,
     state: Mutex<State>,
-    /// Counts from one; what was given under another one is over.
+    /// The number of the epoch, from one. Allows of an earlier epoch do not count any more.
     epoch: channel::Sender<u64>,
-    /// The epoch that each socket's processes were told of; zero while they cannot be.
+    /// The epoch that the processes of each socket know; zero while they cannot be reached.
     told: Box<[AtomicU64]>,
-    /// How many names were told.
+    /// The number of epoch names that were sent.
     names: AtomicU64,
     counts: Counts,
 }
 
-/// What was given.
+/// The listed allows.
 struct State {
     parts: Vec<Part>,
-    /// How many there are, in all parts.
+    /// The number of allows in all parts.
     count: usize,
     hasher: RandomState,
 }
 
 type Part = HashMap<Key, Given>;
 
-/// Whose allow it is, and for which host. The identity and the session are kept with it, so that nothing else
-/// comes to be at their addresses.
+/// Whose allow it is, and for which host. Identity and session are compared by address. The entry
+/// holds them, so that no other ones can have these addresses.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
     identity: Option<usize>,
@@ -84,24 +90,24 @@ struct Given {
     identity: Option<Arc<Identity>>,
     session: Option<Arc<Session>>,
     route: Option<Route>,
-    /// Nobody reuses it any more from then on.
+    /// When HAProxy stops reusing it.
     until: MonotonicTime,
-    /// Nobody decided about it again yet: it may rest on what was true a moment before a change.
+    /// Whether it was not revalidated yet: it may have been decided just before a change.
     fresh: bool,
 }
 
-/// What must hold so that HAProxy may reuse an allow; it compares all of it, and more of the request by itself.
+/// The terms on which HAProxy may reuse an allow. It compares all of them, and more of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Terms<'r> {
-    /// The question that this is the answer to: HAProxy knows what the request looked like.
+    /// The id of the authorization request. HAProxy stores what that request looked like under it.
     pub id: &'r [u8],
-    /// Until when, in milliseconds since the Unix epoch by HAProxy's clock.
+    /// The deadline, in milliseconds since the Unix epoch by HAProxy's clock.
     pub until: u64,
-    /// For whom.
+    /// The address of the client.
     pub client: IpAddr,
-    /// What HAProxy had been told of what ended before it asked.
+    /// The epoch that HAProxy knew when it sent the authorization request.
     pub epoch: &'r [u8],
-    /// For which Host, byte for byte.
+    /// The Host header, byte for byte.
     pub host: &'r [u8],
 }
 
@@ -112,25 +118,26 @@ struct Counts {
     ended: AtomicU64,
 }
 
-/// What is counted, for metrics.
+/// Counters and state, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Status {
-    /// Whether allows are given for reuse at the moment.
+    /// Whether allows are offered for reuse at the moment.
     pub on: bool,
-    /// Allows given for reuse.
+    /// The number of allows that were offered.
     pub given: u64,
-    /// Requests that HAProxy answered with one, as far as it told.
+    /// The number of requests that passed by a reused allow, as HAProxy reports it.
     pub reused: u64,
-    /// How often all that was given ended before its time.
+    /// How often all offered allows were invalidated.
     pub ended: u64,
 }
 
 impl Edge {
-    /// For HAProxy with so many sockets of the runtime API; without one only deadlines end what is given.
+    /// For a HAProxy with this many sockets of the runtime API. Without a socket, an offered allow
+    /// ends only at its deadline.
     #[must_use]
     pub fn new(longest: Duration, sockets: usize) -> Self {
         let mut run = [0; 8];
-        // Without random numbers the time tells runs apart.
+        // Without random numbers, the time distinguishes the runs.
         if aws_lc_rs::rand::fill(&mut run).is_err() {
             run = Timestamp::now().as_millis().to_be_bytes();
         }
@@ -145,9 +152,10 @@ impl Edge {
         }
     }
 
-    /// What HAProxy is told of an allow so that it may reuse it, and notes it; `None` if it may not.
+    /// Lists an allow and returns the terms on which HAProxy may reuse it; `None` if it may not.
     ///
-    /// It is never one that looked at the path, nor longer than its credential lasts.
+    /// An allow that depends on the path is never offered. None is valid for longer than its
+    /// credential.
     #[must_use]
     pub fn give<'r>(
         &self,
@@ -187,10 +195,10 @@ impl Edge {
         let full = state.count >= MOST;
         let State { parts, count, hasher } = &mut *state;
         let number = usize::try_from(hasher.hash_one(&key) % PARTS as u64).unwrap_or_default();
-        // There is one of every number.
+        // INVARIANT: the number is below [`PARTS`].
         let part = parts.get_mut(number)?;
         match part.get_mut(&key) {
-            // One that leads elsewhere is another one: the one before must still end all.
+            // An entry that leads elsewhere must stay: when it is revalidated, it invalidates all.
             Some(known) if known.route == given.route => {
                 known.until = known.until.max(given.until);
                 known.fresh = true;
@@ -207,25 +215,25 @@ impl Edge {
         Some(Terms { id, until, client, epoch, host })
     }
 
-    /// Ends all that was given, at once where HAProxy can be told.
+    /// Invalidates all offered allows, at once where HAProxy can be reached.
     pub fn end_all(&self) {
         let empty = State::new();
         let mut state = self.lock();
         let ended = std::mem::replace(&mut *state, empty);
         self.counts.ended.fetch_add(1, Ordering::Relaxed);
-        // Under the lock: nothing is given between the two.
+        // Under the lock, so that no allow is listed between the two steps.
         self.epoch.send_modify(|epoch| *epoch += 1);
         drop(state);
-        // Freed without it: no request waits for that.
+        // Freed without the lock: freeing takes long, and requests would wait.
         drop(ended);
     }
 
-    /// Counts what HAProxy tells it reused.
+    /// Counts requests that passed by a reused allow.
     pub fn was_reused(&self, times: u64) {
         self.counts.reused.fetch_add(times, Ordering::Relaxed);
     }
 
-    /// What is counted.
+    /// The counters and the state.
     #[must_use]
     pub fn status(&self) -> Status {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
@@ -233,14 +241,14 @@ impl Edge {
         Status { on: self.is_on(), given: read(given), reused: read(reused), ended: read(ended) }
     }
 
-    /// Whether every process of HAProxy knows the epoch.
+    /// Whether every process of HAProxy knows the current epoch.
     fn is_on(&self) -> bool {
         let epoch = *self.epoch.borrow();
         self.told.iter().all(|told| told.load(Ordering::Acquire) == epoch)
     }
 
-    /// What processes are told: never the same again, by whatever agent or run. A value that is told twice would
-    /// bring back what was given under it, if another agent told of an end in between.
+    /// A new name for the current epoch. A name is never used twice, by any agent or run: if
+    /// another agent sent an epoch in between, the old name would make old allows valid again.
     fn name(&self) -> String {
         format!("{:016x}-{}", self.run, self.names.fetch_add(1, Ordering::Relaxed))
     }
@@ -257,14 +265,15 @@ impl State {
     }
 }
 
-/// Whether a decision holds for every request with the same host, credential, origin and client: HAProxy
-/// compares those, and no path, query or mode. What the rules of HAProxy never reuse is not given either.
+/// Whether a decision holds for every request with the same host, credential, origin and client,
+/// which is what HAProxy compares. It compares no path, query or mode. Requests that HAProxy's
+/// rules never reuse an allow for get none offered.
 fn may_be_reused(response: &Response, request: &Request<'_>) -> bool {
     let decision = &response.decision;
     if decision.verdict() != Verdict::Allow || request.is_stream || request.upgrades > 0 {
         return false;
     }
-    // HAProxy leads what it reuses to an address; a backend of the operator's has rules of its own.
+    // HAProxy sends a reused request to an address. A backend of the operator has rules of its own.
     if !matches!(decision.route, Some(Route::Direct(_) | Route::Named(..))) {
         return false;
     }
@@ -272,14 +281,14 @@ fn may_be_reused(response: &Response, request: &Request<'_>) -> bool {
     if !matches!(request.method, Some(b"GET" | b"HEAD")) || set(request.browser.upgrade) {
         return false;
     }
-    // A token there is not part of what is compared.
+    // A token in one of these places is not compared by HAProxy.
     let sources = response.sources.as_deref();
     if sources.is_some_and(|sources| sources.query.is_some() || sources.subprotocol) {
         return false;
     }
     let looked_at_path = decision.workspace.as_ref().is_none_or(|found| !found.paths.is_empty());
-    // A page elsewhere may do with what a browser sends by itself what only its mode and destination tell to be
-    // harmless.
+    // A request from another page may be harmless only because of its mode and destination, which
+    // HAProxy does not compare.
     let own = matches!(request.browser.site, None | Some(b"" | b"none" | b"same-origin"));
     !looked_at_path && own
 }

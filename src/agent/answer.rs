@@ -1,4 +1,9 @@
-//! One NOTIFY, one ACK.
+//! Handles one authorization request: a NOTIFY of HAProxy becomes one ACK.
+//!
+//! The request is decided by the gate. An allow that opens a tunnel enters the table of tunnels,
+//! and one that HAProxy may reuse enters the verdict cache. Then the response is encoded, recorded
+//! in the audit log, and counted. If one of these steps fails, the response becomes a refusal. A
+//! panic refuses the request that caused it, and no other.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -49,64 +54,65 @@ pub struct SpoeHandler {
     count: AtomicU64,
 }
 
-/// A response with what follows from it.
+/// A response, with the tunnel and the cache entry that belong to it.
 struct Settled<'r> {
     response: Response,
     opening: Opening,
-    /// When it may be reused.
+    /// The terms on which HAProxy may reuse it.
     terms: Option<Terms<'r>>,
 }
 
-/// What an allow opens.
+/// Whether an allow opens a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Opening {
-    /// A tunnel, which is tracked.
+    /// It opens a tunnel, which is in the table.
     Tunnel,
-    /// Nothing that is tracked as a tunnel.
+    /// It opens no tunnel, or tunnels are not tracked.
     Nothing,
 }
 
-/// The audit log has no room for a record.
+/// The audit log could not take a record.
 struct Unrecorded;
 
 impl SpoeHandler {
-    /// A handler; its decisions carry a random number that tells this run of the agent from others.
+    /// A handler for one run of the agent. Decision ids have a random number that differs from run
+    /// to run.
     #[must_use]
     pub fn new(live: Arc<Live>, audit_log: Arc<AuditLog>) -> Self {
         let mut run = [0; 4];
-        // Without random numbers the time alone tells runs apart.
+        // Without random numbers, the time alone distinguishes the runs.
         let _ = aws_lc_rs::rand::fill(&mut run);
         let (metrics, run) = (Arc::clone(&live.load().metrics), u32::from_be_bytes(run));
         Self { live, metrics, audit_log, tunnels: None, edge: None, run, count: AtomicU64::new(0) }
     }
 
-    /// The same, which tracks what it allows to last.
+    /// The same handler, which tracks allowed tunnels.
     #[must_use]
     pub fn tracking(self, tunnels: Option<Arc<Tunnels>>) -> Self {
         Self { tunnels, ..self }
     }
 
-    /// The same, which lets HAProxy reuse what it allows.
+    /// The same handler, which lets HAProxy reuse allows.
     #[must_use]
     pub fn reusing(self, edge: Option<Arc<Edge>>) -> Self {
         Self { edge, ..self }
     }
 
-    /// What decides at the moment; take it once for all questions of a batch.
+    /// The current gate. Take it once for all requests of a batch.
     #[must_use]
     pub fn gate(&self) -> Guard<Arc<Gate>> {
         self.live.load()
     }
 
-    /// What is counted.
+    /// The counters.
     #[must_use]
     pub fn metrics(&self) -> &Metrics {
         &self.metrics
     }
 
-    /// Answers a question: appends its ACK, or returns what to wait for, where waiting is allowed.
+    /// Handles one request: appends its ACK, or returns what to wait for where waiting is allowed.
     ///
-    /// A panic on the way is a refusal of this question and of no other.
+    /// A panic on the way refuses this request and no other.
     pub fn answer(
         &self,
         notify: &Notify<'_>,
@@ -153,7 +159,7 @@ impl SpoeHandler {
         })
     }
 
-    /// Answers a question with a refusal that needs no look at it.
+    /// Refuses a request without deciding about it.
     pub fn refuse(
         &self,
         notify: &Notify<'_>,
@@ -181,7 +187,7 @@ impl SpoeHandler {
         match exchange.encode(&response, terms, out) {
             Ok(Reuse::Offered) => {
                 if let Some(tunnels) = &self.tunnels {
-                    // The question itself was noted: so can this be.
+                    // This cannot fail: the request itself was remembered with the same location.
                     let _ = tunnels.note_given(&exchange.allowed(&response));
                 }
             }
@@ -208,8 +214,8 @@ impl SpoeHandler {
         }
     }
 
-    /// Opens the tunnel of a response, and agrees on its reuse. A response whose tunnel cannot be tracked becomes a
-    /// refusal.
+    /// Opens the tunnel of an allow, and offers the allow for reuse. If the tunnel cannot be
+    /// tracked, the response becomes a refusal.
     fn settle<'r>(&self, exchange: &Exchange<'r>, response: Response) -> Settled<'r> {
         let (response, opening) = match self.open(exchange, &response) {
             Ok(opening) => (response, opening),
@@ -218,7 +224,7 @@ impl SpoeHandler {
         let Exchange { request, batch, .. } = *exchange;
         let terms = self.edge.as_ref().and_then(|edge| {
             edge.was_reused(request.reuse.times);
-            // Policies look at what HAProxy does not compare, such as the path and the hour.
+            // Policies may read what HAProxy does not compare, such as the path or the hour.
             let held = batch.gate.policies.is_none()
                 && self.tunnels.as_ref().is_none_or(|tunnels| tunnels.may_give());
             held.then(|| edge.give(&response, request, batch.now)).flatten()
@@ -226,17 +232,17 @@ impl SpoeHandler {
         Settled { response, opening, terms }
     }
 
-    /// Takes an allowed tunnel in.
+    /// Enters an allowed tunnel into the table, or remembers a plain request.
     fn open(&self, exchange: &Exchange<'_>, response: &Response) -> Result<Opening, Full> {
         let Some(tunnels) =
             self.tunnels.as_ref().filter(|_| response.decision.verdict() == Verdict::Allow)
         else {
             return Ok(Opening::Nothing);
         };
-        // What cannot be tracked cannot be cut.
+        // What cannot be tracked could not be terminated, so it is not allowed.
         let allowed = exchange.allowed(response);
         if Kind::of(exchange.request).is_none() {
-            // It may last all the same.
+            // A plain request may last, too: it is remembered for some seconds.
             tunnels.note(&allowed)?;
             return Ok(Opening::Nothing);
         }
@@ -244,7 +250,8 @@ impl SpoeHandler {
         tunnels.open(tunnel).map(|()| Opening::Tunnel)
     }
 
-    /// Writes the record of a decision, and of the tunnel that it opens. A tunnel that is not on record is forgotten.
+    /// Records a decision, and the opening of its tunnel. Without a record the tunnel is removed
+    /// again.
     fn record(
         &self,
         exchange: &Exchange<'_>,
@@ -277,7 +284,7 @@ impl SpoeHandler {
     }
 }
 
-/// What a trace tells of a response.
+/// What a trace has of a response.
 fn span<'a>(
     response: &'a Response,
     request: &Request<'a>,
@@ -299,7 +306,8 @@ fn span<'a>(
     }
 }
 
-/// Appends the last `digits` hexadecimal digits of a number; formatting it costs as much as deciding.
+/// Appends the last `digits` hexadecimal digits of a number. The formatter of the standard library
+/// would take as long as the decision.
 fn push_hex(text: &mut DecisionId, number: u64, digits: u32) {
     for digit in (0..digits).rev() {
         let nibble = u32::try_from(number >> (4 * digit) & 0xf).unwrap_or_default();
@@ -308,7 +316,8 @@ fn push_hex(text: &mut DecisionId, number: u64, digits: u32) {
     }
 }
 
-/// Does some work that appends to `out`. After a panic nothing of it is left, and there is no result.
+/// Runs `work`, which appends to `out`. After a panic, `out` is as before, and the result is
+/// `None`.
 fn contained<T>(out: &mut Vec<u8>, work: impl FnOnce(&mut Vec<u8>) -> T) -> Option<T> {
     let start = out.len();
     let attempt = catch_unwind(AssertUnwindSafe(|| work(out)));
@@ -321,8 +330,8 @@ fn contained<T>(out: &mut Vec<u8>, work: impl FnOnce(&mut Vec<u8>) -> T) -> Opti
     attempt.ok()
 }
 
-/// The one question among the messages of a NOTIFY. Messages of other agents' sections, should
-/// somebody put them into the same group, are passed over.
+/// Reads the one message of a NOTIFY that is ours. Messages of other agents in the same group are
+/// ignored.
 fn read<'b>(notify: &Notify<'b>) -> Result<Request<'b>, Reason> {
     let known = |name: &[u8]| name == request::AUTHORIZE || name == request::AUTHORIZE_TCP;
     let mut questions = notify.messages().filter(|message| known(message.name));

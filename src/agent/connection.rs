@@ -1,4 +1,8 @@
-//! One connection: read what is there, answer it, write once, wait.
+//! One connection from HAProxy: read what has arrived, respond, write once, wait.
+//!
+//! Frames are taken apart by [`AgentSide`], which does no I/O. Reading, writing and time limits are
+//! here. All responses to what was read are written together. Requests that must wait do so in
+//! tasks, whose ACKs are written as they become ready; SPOP allows them in any order.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -24,23 +28,24 @@ use crate::{
     workspaces::pattern::Scratch,
 };
 
-/// A HELLO must come within this time.
+/// The longest time to the HELLO of HAProxy.
 const HELLO_WITHIN: Duration = Duration::from_secs(5);
-/// A frame that began must be whole within this time.
+/// The longest time from the first to the last byte of a frame.
 const FRAME_WITHIN: Duration = Duration::from_secs(5);
-/// A connection without any frame is closed after this time; HAProxy closes idle ones earlier.
+/// A connection without frames is closed after this time. HAProxy closes idle connections earlier.
 const IDLE: Duration = Duration::from_mins(10);
-/// A peer that does not take its answers for this long is gone.
+/// A connection is closed if HAProxy accepts no response for this time.
 const WRITE_WITHIN: Duration = Duration::from_secs(5);
-/// The longest wait for keys, whatever the deadline.
+/// The longest wait for keys, whatever the limit for responses.
 const KEYS_WITHIN: Duration = Duration::from_millis(200);
-/// Read at once, in bytes: some twenty questions, which is what HAProxy has in flight.
+/// Bytes that are read at once: about twenty requests, which is what HAProxy has open on a
+/// connection.
 const READ: usize = 32 * 1024;
-/// Answers are written at the latest when so many bytes have come together.
+/// Responses are written when they have this many bytes, at the latest.
 const WRITE: usize = 64 * 1024;
-/// Reads on the way out, for questions that had arrived when the agent was told to end.
+/// The most reads at the end of the agent, for requests that had arrived by then.
 const DRAIN_READS: usize = 16;
-/// Questions of one connection that wait at once; HAProxy has at most 20 in flight.
+/// The most waiting requests of one connection. HAProxy has at most 20 open.
 const WAITING: usize = 64;
 
 #[cfg(test)]
@@ -75,7 +80,7 @@ pub(super) async fn serve(stream: impl Stream, shared: &Arc<Shared>, stop: Cance
 impl<S: Stream> Connection<'_, S> {
     async fn run(&mut self, stop: CancellationToken) -> std::io::Result<()> {
         let mut deadline = Instant::now() + HELLO_WITHIN;
-        // Both live as long as the connection: to set up a timer anew costs as much as a decision.
+        // Both live as long as the connection: creating a timer costs as much as a decision.
         let mut timer = pin!(sleep_until(deadline));
         let mut stopped = pin!(stop.cancelled());
         loop {
@@ -95,7 +100,8 @@ impl<S: Stream> Connection<'_, S> {
             tokio::select! {
                 biased;
                 Some(answer) = self.waiting.join_next() => {
-                    // A task that panicked leaves HAProxy without an answer: it denies by itself.
+                    // If the task panicked, HAProxy gets no response and denies after its own
+                    // timeout.
                     self.out.extend(answer.unwrap_or_default());
                 }
                 read = self.stream.read_buf(&mut self.input) => {
@@ -118,7 +124,7 @@ impl<S: Stream> Connection<'_, S> {
         }
     }
 
-    /// Answers every whole frame in the input. Returns whether there was one.
+    /// Handles all complete frames of the input. Returns whether there was one.
     async fn answer_input(&mut self) -> std::io::Result<bool> {
         let mut progress = false;
         loop {
@@ -130,7 +136,7 @@ impl<S: Stream> Connection<'_, S> {
         }
     }
 
-    /// Answers frames until there are no more or the output is full. Returns whether it is full.
+    /// Handles frames until there are no more, or the output is full. Returns whether it is full.
     fn answer_some(&mut self, progress: &mut bool) -> bool {
         let gate = self.shared.handler.gate();
         let workspaces = gate.registry.snapshot();
@@ -139,8 +145,8 @@ impl<S: Stream> Connection<'_, S> {
             workspaces: &workspaces,
             now: Timestamp::now(),
             started: MonotonicTime::now(),
-            // One byte less than agreed: from 3.1 on HAProxy stands still where an answer fills its buffer to the
-            // last byte.
+            // One byte less than agreed: from 3.1 on, HAProxy stalls on a frame that fills its
+            // buffer to the last byte.
             max_frame_size: self.side.frame_limit().saturating_sub(1),
         };
         while self.out.len() < WRITE {
@@ -189,7 +195,7 @@ impl<S: Stream> Connection<'_, S> {
         true
     }
 
-    /// Everything in one write: HAProxy 3.2 resets connections whose HELLO comes in pieces.
+    /// Writes everything at once: HAProxy 3.2 resets a connection whose HELLO arrives in pieces.
     async fn flush(&mut self) -> std::io::Result<()> {
         if !self.out.is_empty() {
             timeout(WRITE_WITHIN, self.stream.write_all(&self.out)).await??;
@@ -198,9 +204,10 @@ impl<S: Stream> Connection<'_, S> {
         Ok(())
     }
 
-    /// The end of the agent: what was asked is answered, then HAProxy is told to go elsewhere.
+    /// Ends the connection: responds to what was received, then tells HAProxy to use other
+    /// connections.
     async fn drain(&mut self) -> std::io::Result<()> {
-        // What has arrived already was asked of us; what arrives later HAProxy asks elsewhere.
+        // HAProxy resends elsewhere what it sends after this.
         for _ in 0..DRAIN_READS {
             self.input.reserve(READ);
             match timeout(Duration::ZERO, self.stream.read_buf(&mut self.input)).await {
@@ -217,7 +224,7 @@ impl<S: Stream> Connection<'_, S> {
     }
 }
 
-/// Lets a question wait for keys outside the loop. Returns false if too many wait already.
+/// Lets a request wait in a task of its own. Returns false if too many wait already.
 fn wait(
     tasks: &mut JoinSet<Vec<u8>>,
     shared: &Arc<Shared>,
@@ -239,7 +246,7 @@ fn wait(
         let now = Timestamp::now();
         let batch = Batch { gate: &gate, workspaces: &workspaces, now, started, max_frame_size };
         let mut out = Vec::new();
-        // The frame was a NOTIFY once and still is.
+        // It was a valid NOTIFY when it was read.
         if let Ok(Some((frame, _))) = frame::split(&whole, max_frame_size)
             && let Ok(notify) = Notify::parse(&frame)
         {

@@ -1,4 +1,4 @@
-//! TCP and unix listeners behind one type.
+//! Listeners for TCP and unix sockets behind one type, bound by the agent or passed by systemd.
 
 use std::{fmt, io};
 
@@ -14,20 +14,20 @@ use crate::{
     unix_socket::{SocketFile, bind_unix},
 };
 
-/// A listener; a unix socket's file is removed when it is dropped.
+/// A listener. The file of a unix socket that the agent made is removed when it is dropped.
 pub enum Listener {
-    /// TCP.
+    /// A TCP listener.
     Tcp(TcpListener),
-    /// A unix socket, with its file if the agent made it.
+    /// A listener of a unix socket, with its file if the agent made it.
     Unix(UnixListener, Option<SocketFile>),
 }
 
-/// A connection of either kind.
+/// A connection over TCP or a unix socket.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
-/// An address that cannot be listened on.
+/// An address could not be bound.
 #[derive(Debug, Error)]
 #[error("cannot listen on {address}: {error}")]
 pub struct BindError {
@@ -36,10 +36,11 @@ pub struct BindError {
 }
 
 impl Listener {
-    /// Binds an address, or takes what systemd passes. Must be called within the runtime.
+    /// Binds an address, or takes the sockets that systemd passes. Must be called inside a tokio
+    /// runtime.
     ///
     /// # Errors
-    /// The address is taken, not ours, or not permitted.
+    /// The address is in use, not on this machine, or not permitted.
     pub fn bind(address: &Listen, config: &AgentSettings) -> Result<Vec<Self>, BindError> {
         let bound = match address {
             Listen::Tcp(address) => bind_tcp(*address).map(|listener| vec![listener]),
@@ -50,15 +51,15 @@ impl Listener {
         bound.map_err(|error| BindError { address: address.clone(), error })
     }
 
-    /// The next connection.
+    /// Waits for the next connection.
     ///
     /// # Errors
-    /// The system's.
+    /// The system refused it, for example because too many files are open.
     pub async fn accept(&self) -> io::Result<Box<dyn Stream>> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
-                // An answer is one write: there is nothing to collect.
+                // Responses are collected into one write already.
                 stream.set_nodelay(true)?;
                 Ok(Box::new(stream))
             }
@@ -93,7 +94,7 @@ fn from_systemd() -> io::Result<Vec<Listener>> {
     let mut passed = ListenFd::from_env();
     let mut listeners = Vec::new();
     for index in 0..passed.len() {
-        // Which of the two it is, only trying tells.
+        // The only way to learn the kind of a passed socket is to try.
         if let Ok(Some(listener)) = passed.take_unix_listener(index) {
             listener.set_nonblocking(true)?;
             listeners.push(Listener::Unix(UnixListener::from_std(listener)?, None));

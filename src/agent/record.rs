@@ -1,4 +1,4 @@
-//! The audit record of a decision.
+//! The audit record of a decision. docs/audit.md describes the fields.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -12,23 +12,24 @@ use crate::{
     workspaces::{EndpointName, Workspace},
 };
 
-/// The longest unique id and method that are kept, in bytes.
+/// The longest unique id and method that are recorded, in bytes.
 const MAX_UNIQUE_ID: usize = 128;
 const MAX_METHOD: usize = 32;
 const MAX_DECISION_ID: usize = 40;
-/// The most bytes of what policies know of a person and a workspace that are kept: all of it or none.
+/// The most bytes of the policy inputs in a record. Larger inputs are left out as a whole.
 const MAX_INPUTS: usize = 1024;
 
 /// One decision, borrowed from what it was made of.
 ///
-/// What differs between two requests of one person for one thing comes first, so that the rest tells
-/// whether two records say the same.
+/// The fields that differ between two equal requests come first. The rest of the line is compared
+/// to deduplicate records.
 pub struct DecisionRecord<'a> {
     time_ms: u64,
     decision_id: &'a str,
     unique_id: &'a [u8],
     latency: Option<Duration>,
-    /// How often HAProxy reused an earlier decision since, and which.
+    /// How often HAProxy reused an earlier decision since the last request, and the id of that
+    /// decision.
     reused: Option<(u64, &'a [u8])>,
     verdict: &'static str,
     reason: &'static str,
@@ -47,7 +48,7 @@ pub struct DecisionRecord<'a> {
     asked: Option<Asked<'a>>,
 }
 
-/// What is recorded where policies were asked.
+/// The inputs and results of policies.
 struct Asked<'a> {
     relation: Permission,
     identity: Option<&'a Identity>,
@@ -58,7 +59,7 @@ struct Asked<'a> {
 }
 
 impl<'a> DecisionRecord<'a> {
-    /// The record of a decision.
+    /// The record of a decision, without versions and latency.
     #[must_use]
     pub fn new(
         response: &'a Response,
@@ -100,7 +101,7 @@ impl<'a> DecisionRecord<'a> {
         }
     }
 
-    /// Adds what decided, and how long it took.
+    /// Adds the versions of what decided, and the time it took.
     #[must_use]
     pub const fn made(mut self, versions: Versions, latency: Duration) -> Self {
         self.versions = versions;

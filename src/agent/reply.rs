@@ -1,4 +1,4 @@
-//! The ACK of one NOTIFY.
+//! Encodes a response as the ACK of one NOTIFY.
 
 use std::net::IpAddr;
 
@@ -18,33 +18,33 @@ use crate::{
     workspaces::registry::Snapshot,
 };
 
-/// What a batch of questions shares.
+/// What the requests of one batch share.
 pub struct Batch<'s> {
-    /// What decides.
+    /// The gate.
     pub gate: &'s Gate,
     /// The workspaces.
     pub workspaces: &'s Snapshot,
-    /// The time.
+    /// The time of the decisions.
     pub now: Timestamp,
-    /// When the questions were read.
+    /// When the requests were read.
     pub started: MonotonicTime,
-    /// The largest ACK HAProxy accepts.
+    /// The largest ACK that HAProxy accepts.
     pub max_frame_size: u32,
 }
 
-/// One NOTIFY, with what its ACK needs beside the response.
+/// One NOTIFY, with what its ACK needs besides the response.
 pub(super) struct Exchange<'e> {
     /// The frame.
     pub(super) notify: &'e Notify<'e>,
-    /// What it asks.
+    /// The request in it.
     pub(super) request: &'e Request<'e>,
     /// The id of the decision.
     pub(super) id: &'e DecisionId,
-    /// What it shares with others.
+    /// The batch that it belongs to.
     pub(super) batch: &'e Batch<'e>,
 }
 
-/// Whether an ACK says that HAProxy may reuse its response.
+/// Whether an ACK offers its response for reuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reuse {
     /// It does.
@@ -54,7 +54,7 @@ pub(super) enum Reuse {
 }
 
 impl<'e> Exchange<'e> {
-    /// What tunnels are told of an allow.
+    /// What the table of tunnels needs of an allow.
     pub(super) fn allowed<'a>(&'a self, response: &'a Response) -> Allowed<'a>
     where
         'e: 'a,
@@ -64,10 +64,10 @@ impl<'e> Exchange<'e> {
         Allowed { response, request, id, certificates, now: batch.now }
     }
 
-    /// Appends the ACK. It says what may be reused only where there is room for that too.
+    /// Appends the ACK. The terms of reuse are left out if there is no room for them.
     ///
     /// # Errors
-    /// It does not fit a frame; nothing is appended.
+    /// The ACK does not fit into a frame; nothing is appended.
     pub(super) fn encode(
         &self,
         response: &Response,
@@ -96,10 +96,10 @@ impl<'e> Exchange<'e> {
         Ok(reuse)
     }
 
-    /// Appends the ACK of a refusal, which takes the place of a response, and returns it.
+    /// Appends the ACK of a refusal in place of the response that failed, and returns the refusal.
     pub(super) fn refuse(&self, reason: Reason, out: &mut Vec<u8>) -> Response {
         let response = Response::refuse(reason);
-        // Two hundred bytes: it fits the protocol's smallest frame.
+        // It has about two hundred bytes, which fit into the smallest frame of the protocol.
         let _ = self.encode(&response, None, out);
         response
     }
@@ -115,7 +115,8 @@ fn spop(value: variables::Value<'_>) -> Value<'_> {
     }
 }
 
-/// What a reused allow needs of the variables: the rules of the backends 'reused' read these.
+/// The variables that a reused allow needs. The rules of the backends 'reused' in
+/// haproxy/haproxy.cfg read them.
 const KEPT: [&str; 15] = [
     "decision_id",
     "user",
@@ -134,8 +135,8 @@ const KEPT: [&str; 15] = [
     "keep",
 ];
 
-/// Says when an allow may be reused, and keeps what that needs for the connection. The question's name comes last:
-/// with it, all is there.
+/// Sets the terms on which HAProxy may reuse an allow, and copies the variables that this needs to
+/// the session. `reuse_of` comes last, so that a truncated list is never valid.
 fn offer(actions: &mut Actions<'_>, kept: &[Option<Place>; KEPT.len()], terms: Terms<'_>) {
     for (name, set) in KEPT.iter().zip(kept) {
         match set {

@@ -1,4 +1,4 @@
-//! The table `[agent]`: how the agent serves HAProxy.
+//! The settings of the table `[agent]`.
 
 use std::{fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
@@ -9,42 +9,42 @@ use crate::unix_socket::SocketOwner;
 /// How the agent serves HAProxy.
 #[derive(Debug, PartialEq, Eq)]
 pub struct AgentSettings {
-    /// The listeners; at least one.
+    /// The addresses to listen on; at least one.
     pub listen: Vec<Listen>,
-    /// The mode of unix sockets.
+    /// The mode of the files of unix sockets.
     pub socket_mode: u32,
-    /// Who owns unix sockets; the user of the agent by default.
+    /// The owner of the files of unix sockets; the user of the agent by default.
     pub socket_owner: SocketOwner,
-    /// Whether workspaces tell clients which issuers' tokens they accept (RFC 9728).
+    /// Whether workspaces tell clients whose tokens they accept (RFC 9728).
     pub resource_metadata: bool,
-    /// Threads that serve connections.
+    /// The number of threads that serve connections.
     pub workers: usize,
-    /// Every question is answered within this time; shorter than HAProxy's `timeout processing`.
+    /// The longest time to the response; shorter than HAProxy's `timeout processing`.
     pub answer_within: Duration,
     /// How long HAProxy may reuse the last allow of a connection; never by default.
     pub reuse: Option<Duration>,
     /// The most connections at once.
     pub connections: usize,
-    /// The most requests that wait for keys at once, over all connections.
+    /// The most requests that wait at once, over all connections.
     pub waiting: usize,
     /// The most verified tokens that are remembered.
     pub tokens: u64,
-    /// Whether the configuration is read again when its file changes, and not only on SIGHUP.
+    /// Whether the configuration is read again when its file changes, and not only after SIGHUP.
     pub follow_file: bool,
 }
 
 /// An address to listen on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listen {
-    /// TCP.
+    /// A TCP address.
     Tcp(SocketAddr),
-    /// A unix stream socket.
+    /// The path of a unix stream socket.
     Unix(PathBuf),
     /// Every socket that systemd passes (`LISTEN_FDS`, sd_listen_fds(3)).
     Systemd,
 }
 
-/// Why a text is not an address to listen on.
+/// The text is not an address to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("expected \"unix:/path/to/socket\", \"IP:PORT\" or \"systemd\"")]
 pub struct ListenError;

@@ -1,4 +1,8 @@
-//! What HAProxy is told: the variables of a decision, `txn.identity.*` there.
+//! The variables that HAProxy gets of a response (`txn.identity.*`). docs/variables.md describes
+//! them.
+//!
+//! HAProxy denies if `allow` is not set, and removes every credential that `keep` does not name. So
+//! a variable that is lost makes a request fail, and never lets more through.
 
 use std::{
     fmt::Write as _,
@@ -20,17 +24,17 @@ use crate::{
 /// The value of a variable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value<'a> {
-    /// true or false.
+    /// True or false.
     Bool(bool),
     /// A number.
     Int(u32),
-    /// An address.
+    /// An IP address.
     Ip(IpAddr),
-    /// Text, or bytes of a header.
+    /// A text, or the bytes of a header.
     Text(&'a [u8]),
 }
 
-/// Gives every variable of the decision to `set`, `allow` and `reason` first.
+/// Passes every variable of a response to `set`, `allow` and `reason` first.
 pub fn each(
     response: &Response,
     request: &Request<'_>,
@@ -92,7 +96,7 @@ pub fn each(
     }
 }
 
-/// Where an allowed request goes, and what may travel on.
+/// Sets where an allowed request goes, and which of its headers reach the workspace.
 fn travel(
     response: &Response,
     request: &Request<'_>,
@@ -125,7 +129,8 @@ fn travel(
             Some(rest) => set("query", Value::Text(&rest)),
             None => keep.add("query"),
         },
-        // A query that is not passed may be there all the same; no token is looked for in it.
+        // HAProxy does not pass the query, but the request may have one. No token is searched for
+        // in it.
         (Some(_), None) => keep.add("query"),
         (None, _) if !request.passes.query => keep.add("query"),
         (None, _) => {}
@@ -144,10 +149,11 @@ fn travel(
     }
 }
 
-/// What of a request may travel on as it came: words with a space between them, all in one variable.
+/// The credentials of a request that may reach the workspace unchanged, as words separated by
+/// spaces.
 ///
-/// HAProxy deletes what is not named here, so a variable that it has no memory for costs the workspace a header
-/// and gives it no credential.
+/// HAProxy deletes what is not named here. If it has no memory for this variable, the workspace
+/// misses a header, but never gets a credential of the gate.
 #[derive(Default)]
 struct Keep(ArrayString<40>);
 
@@ -161,8 +167,9 @@ impl Keep {
     }
 }
 
-/// A place with a name. Its port has a name of its own for each further variable that the way needs, so that the
-/// request goes nowhere, and not to a wrong place or in the clear, where one of them is missing.
+/// Sets the variables of a named destination. The port has another name for each further variable
+/// that HAProxy needs. If one of those is missing, the request fails, instead of going to a wrong
+/// place or without TLS.
 fn named(
     address: &SocketAddr,
     gateway: &Gateway,
@@ -186,7 +193,8 @@ fn named(
     }
 }
 
-/// The Host header for a named place (RFC 9110 section 7.2): with the port where it is not the scheme's.
+/// The Host header for a named destination (RFC 9110 section 7.2), with the port unless it is the
+/// default of the scheme.
 fn authority(gateway: &Gateway) -> ArrayString<{ MAX_HOST + 6 }> {
     let mut text = ArrayString::new();
     let usual = if gateway.tls { 443 } else { 80 };
@@ -199,8 +207,8 @@ fn authority(gateway: &Gateway) -> ArrayString<{ MAX_HOST + 6 }> {
     text
 }
 
-/// What a workspace at this host accepts (RFC 9728 section 3.2). The host matched a pattern, so it is a
-/// plain name.
+/// The metadata document of a workspace (RFC 9728 section 3.2). The host matched a pattern, so it
+/// needs no escaping.
 fn document(metadata: &Metadata, host: &[u8]) -> String {
     serde_json::json!({
         "resource": format!("https://{}", host.escape_ascii()),
@@ -210,9 +218,9 @@ fn document(metadata: &Metadata, host: &[u8]) -> String {
     .to_string()
 }
 
-/// The WWW-Authenticate challenge (RFC 6750 section 3): without an error code when there was no
-/// credential, with one when there was; with the address of the metadata for a host that has some
-/// (RFC 9728 section 5.1).
+/// Writes the WWW-Authenticate challenge (RFC 6750 section 3). It has an error code only if the
+/// request had a credential, and the address of the metadata document if there is one (RFC 9728
+/// section 5.1).
 fn challenge(reason: Reason, host: Option<&[u8]>, set: impl FnOnce(&str)) {
     let mut value = ArrayString::<768>::new();
     let written = match (reason, reason.status()) {

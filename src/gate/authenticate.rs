@@ -1,4 +1,9 @@
-//! Who asks: by a token, by the cookie of a session, or by a client certificate.
+//! Finds out who asks: by a token, by the cookie of a session, or by a client certificate.
+//!
+//! The first credential that is there decides, in this order; a request with several tokens is
+//! refused. What a browser adds by itself (a cookie, a certificate) counts only if the page that
+//! made the request may use it (see [`origin`](super::origin)). Whatever was verified is compared
+//! with the revocations last.
 
 use std::sync::Arc;
 
@@ -20,13 +25,13 @@ use crate::{
     workspaces::pattern::Scratch,
 };
 
-/// Who asks, as far as a request tells.
+/// The result of authentication.
 pub(super) struct Authenticated {
-    /// Who it is.
+    /// Who asks.
     pub(super) authentication: Authentication,
-    /// What it rests on.
+    /// The credential that it is based on.
     pub(super) evidence: Evidence,
-    /// The session that it is from, if it is from one.
+    /// The browser session, if there is one.
     pub(super) session: Option<Arc<Session>>,
 }
 
@@ -37,27 +42,27 @@ impl Authenticated {
     }
 }
 
-/// What the cookie of a session leads to.
+/// The result of looking up the cookie of a session.
 enum SessionLookup {
-    /// No session.
+    /// There is no valid session.
     None,
-    /// One, and the person who signed in.
+    /// A session, and the person who signed in.
     Found(Arc<Session>, Arc<Identity>),
-    /// The store of sessions is being asked.
+    /// The shared store is being asked.
     Pending(Pending),
-    /// The store of sessions cannot be asked.
+    /// The shared store cannot be asked.
     Unavailable,
 }
 
 impl Gate {
-    /// Tells who asks: by a token if there is one, else by a session, else by a certificate. Beside a token, a
-    /// certificate only proves that token.
+    /// Finds out who asks: by a token if there is one, else by a session, else by a certificate.
+    /// Beside a token, a certificate only proves that token.
     pub(super) fn authenticate(
         &self,
         check: &Check<'_>,
         scratch: &mut Scratch,
     ) -> Result<Authenticated, Stop> {
-        // What was sent to a host that is no workspace's is not looked at.
+        // At other hosts nothing is served for an identity, so credentials there are not read.
         let credential = if check.is_for_workspace() {
             Credential::of(check.request, self.token_sources())
         } else {
@@ -87,7 +92,7 @@ impl Gate {
         token: &[u8],
         scratch: &mut Scratch,
     ) -> Result<Authenticated, Stop> {
-        // What a browser sends by itself, a page elsewhere can make it send.
+        // A browser sends cookies by itself, so a page of another site could make this request.
         if self.token_sources().is_in_cookie(check.request)
             && self.is_foreign(check, Holder::AnyClient, scratch)
         {
@@ -106,8 +111,8 @@ impl Gate {
         Ok(found)
     }
 
-    /// A token that is bound to a key of the client: proofs are not understood here (RFC 9449), so it is verified
-    /// only to say what is wrong with it.
+    /// Handles a DPoP token (RFC 9449). Proofs are not supported, so it never counts. It is
+    /// verified only to say what is wrong with it.
     fn by_dpop(&self, check: &Check<'_>, token: &[u8]) -> Result<Authenticated, Stop> {
         let certificate = check.request.certificate;
         let outcome = self.issuers.authenticate(token, certificate, check.now, check.waiting);
@@ -141,7 +146,7 @@ impl Gate {
         }
     }
 
-    /// Who a certificate stands for. One that no rule is about is no credential of ours.
+    /// Identifies a client certificate. One that matches no rule is not a credential for the gate.
     fn by_certificate(
         &self,
         check: &Check<'_>,
@@ -160,7 +165,7 @@ impl Gate {
         }
     }
 
-    /// The session of the cookie of this very host.
+    /// Looks up the session of the cookie of this host.
     fn find_session(&self, check: &Check<'_>) -> SessionLookup {
         let (Some(browser), HostMatch::Matched(host, _)) = (&self.browser, &check.host) else {
             return SessionLookup::None;
@@ -172,7 +177,7 @@ impl Gate {
         let Some(id) = id else { return SessionLookup::None };
         let (all, host) = (&browser.sessions, host.as_str());
         match all.find(id, host, check.now) {
-            // A person whose session was revoked may sign in again, and is sent to.
+            // Treated as no session: the person may sign in again, and is sent to the login host.
             Some(session) if self.revocations.cover(&session.identity.load()) => {
                 SessionLookup::None
             }
@@ -196,9 +201,9 @@ impl Gate {
         issuers.chain(self.certificates.iter().map(|rule| &rule.authority))
     }
 
-    /// An identity that was verified under this configuration or an earlier one, as it is now: its issuer or
-    /// certificate rule must still be configured, under any name, and joins it to people as the configuration says
-    /// now.
+    /// Brings an identity that was verified under another configuration up to date. Its issuer or
+    /// certificate rule must still be configured, under any name; the rules for matching people are
+    /// those of now. `None` if the issuer is not configured any more.
     #[must_use]
     pub fn vouched(&self, identity: Arc<Identity>) -> Option<Arc<Identity>> {
         let known = &identity.authority;

@@ -1,4 +1,7 @@
-//! Whether a person may reach what the host names.
+//! Decides whether a person may reach the endpoint that a host names.
+//!
+//! The decision itself is the pure function [`decision::decide`]. Here it gets the gate's limits
+//! and policies, and a workspace that is not known yet is looked up at its source.
 
 use std::sync::Arc;
 
@@ -22,8 +25,8 @@ use crate::{
 };
 
 impl Gate {
-    /// Decides for a person. A workspace that is not known may have started a moment ago: its source is asked where
-    /// the request may wait.
+    /// Decides for the result of authentication. A workspace that is not known may have started a
+    /// moment ago, so its source is asked where the request may wait.
     pub(super) fn authorize(
         &self,
         check: &Check<'_>,
@@ -43,8 +46,9 @@ impl Gate {
         Ok(decision)
     }
 
-    /// What would come of opening a page, for the pages of sign-in. They do not know the client's address: where a
-    /// policy looks at it, the answer is [`Reason::PolicyError`], and only the request itself tells.
+    /// Decides whether a person could open a page, for the pages of sign-in. The address of the
+    /// client is not known there: if a policy reads it, the result is [`Reason::PolicyError`], and
+    /// only the request itself can be decided.
     #[must_use]
     pub fn judge(
         &self,
@@ -60,8 +64,8 @@ impl Gate {
         self.judge_in(&workspaces, host, &context, Some(identity), &mut Scratch::default())
     }
 
-    /// What would come of a request whose credential was verified before, or that has none. Policies that are only
-    /// put on record are not asked.
+    /// Decides for an identity that was verified before, or for none. Shadow policies are not
+    /// evaluated.
     #[must_use]
     pub fn judge_in(
         &self,
@@ -87,12 +91,13 @@ impl Gate {
         decision::decide(&host, context, authentication, workspaces, limits, rules)
     }
 
-    /// The policies that are asked; none is the default.
+    /// The configured policies; an empty set by default.
     fn rules(&self) -> Rules<'_> {
         self.policies.as_deref().map(Policies::rules).unwrap_or_default()
     }
 
-    /// Asks a source for a workspace. With several sources that can be asked, the host must name one.
+    /// Starts to ask a source for a workspace. With several sources that can be asked, the host
+    /// must name the source.
     fn look_up(&self, target: &Target) -> Option<Pending> {
         let mut able = self.lookups.iter().enumerate().filter_map(|(number, lookup)| {
             let named = target.source.is_none_or(|source| source.index() == number);

@@ -1,4 +1,5 @@
-//! What is refused whoever asks: requests that no decision can be made about.
+//! Refuses requests that no decision can be made about, whoever sends them: CONNECT, repeated
+//! headers, and requests for which HAProxy does not pass the needed arguments.
 
 use tracing::warn;
 
@@ -6,7 +7,7 @@ use super::{Check, Gate, Metadata, Stop};
 use crate::{authz::reason::Reason, request::Request};
 
 impl Gate {
-    /// Ends the way of a request that needs no look at who asks.
+    /// Ends the way of requests that are refused or answered without authentication.
     pub(super) fn check_fitness(&self, check: &Check<'_>) -> Result<(), Stop> {
         if let Some(reason) = unfit(check.request) {
             return Err(Stop::Refused(reason));
@@ -23,7 +24,7 @@ impl Gate {
         Ok(())
     }
 
-    /// Whether HAProxy keeps something back that a decision needs.
+    /// Whether HAProxy does not pass an argument that the configuration needs.
     fn lacks_arguments(&self, request: &Request<'_>) -> bool {
         let sources = self.token_sources();
         let sign_in = self.browser.is_some() && !request.passes.browser;
@@ -50,8 +51,8 @@ impl Gate {
     }
 }
 
-/// What is refused before it is read: CONNECT, and repeated headers. HAProxy passes the last of several headers: which
-/// one the workspace would heed is unknown, so none counts.
+/// The reason for which a request is refused before it is read. HAProxy passes the last of several
+/// headers with one name. The workspace may read another one of them, so none counts.
 fn unfit(request: &Request<'_>) -> Option<Reason> {
     if request.method.is_some_and(|method| method.eq_ignore_ascii_case(b"CONNECT")) {
         Some(Reason::MethodRefused)

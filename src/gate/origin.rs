@@ -1,4 +1,9 @@
-//! Whose pages may act in the name of the person whose browser shows them.
+//! Decides which pages may use the credentials that a browser adds by itself.
+//!
+//! Cookies and client certificates come with every request that a page makes, also with those of
+//! another workspace's page, whose code may be hostile. SameSite does not prevent this, since
+//! workspaces are hosts of one site. So such a request counts only if its page belongs to the same
+//! workspace, or if it only opens a page.
 
 use super::{Check, Gate};
 use crate::{
@@ -10,21 +15,22 @@ use crate::{
     },
 };
 
-/// Who can have a credential that comes along by itself.
+/// Which clients can have a credential that is added automatically.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Holder {
-    /// Only a browser: the cookie of a session.
+    /// Only browsers: the cookie of a session.
     Browser,
-    /// Programs too: a certificate, a token in a cookie.
+    /// Programs too: a certificate, or a token in a cookie.
     AnyClient,
 }
 
 impl Gate {
-    /// Whether a request is made by neither the person nor the workspace's own pages. Cookies and certificates come
-    /// along from every page of a sibling host too, for which SameSite is no obstacle, and hostile code runs
-    /// there: so what such a page does counts only where it is of the same workspace, at another port. A
-    /// WebSocket must be of the very host (RFC 6455 section 10.2), and have an origin where only browsers have the
-    /// credential.
+    /// Whether a request comes from a page that must not use the credential.
+    ///
+    /// The page may be of the same workspace, at any of its ports. A WebSocket must come from the
+    /// very host (RFC 6455 section 10.2). It must name its origin if only browsers have the
+    /// credential. A request that opens a page, or a frame where the policy allows it, may come
+    /// from anywhere.
     pub(super) fn is_foreign(
         &self,
         check: &Check<'_>,
@@ -44,7 +50,7 @@ impl Gate {
         if request.is_framed_elsewhere() && !self.may_frame(request, target, scratch) {
             return true;
         }
-        // A browser that says nothing of where a request comes from may still name the origin.
+        // Browsers without Fetch Metadata still send Origin with most requests from other pages.
         let said = request.browser.site.is_some_and(|site| !site.is_empty());
         if request.is_asked_for() && (said || origin.is_none()) {
             return false;
@@ -52,8 +58,8 @@ impl Gate {
         origin.is_none_or(|origin| !self.is_of_workspace(origin, target, request, scratch))
     }
 
-    /// Whether the page that shows a workspace in a frame may do so, as the operator decided. A browser names the
-    /// page in Referer if it names it at all: a page can leave that out, and cannot change it.
+    /// Whether the page that shows the workspace in a frame may do so by `[policy] framing`.
+    /// Browsers name the page in Referer. A page can suppress the header but not change it.
     fn may_frame(&self, request: &Request<'_>, target: &Target, scratch: &mut Scratch) -> bool {
         match self.policy.framing {
             Framing::Any => true,
@@ -65,7 +71,7 @@ impl Gate {
         }
     }
 
-    /// Whether an origin is a host of a workspace.
+    /// Whether an origin is a host of the same workspace.
     fn is_of_workspace(
         &self,
         origin: &[u8],
@@ -79,10 +85,12 @@ impl Gate {
         from.is_some_and(|from| from.workspace == target.workspace && from.source == target.source)
     }
 
-    /// Whether an origin is that host, at the port where people reach the gate: the configured one with sign-in,
-    /// else the request's own. Without sign-in it may be of plain http, unless the browser calls it another site:
-    /// a scheme other than the request's makes it one, and browsers say so of whatever they send by https (Fetch
-    /// Metadata sections 2.3 and 3.1).
+    /// Whether an origin is this host, at the port where people reach the gate. With sign-in that
+    /// is the configured port, else the port of the request.
+    ///
+    /// Without sign-in the origin may be plain http, unless the browser calls it another site. With
+    /// a request by https, browsers do so for an origin of http (Fetch Metadata sections 2.3 and
+    /// 3.1).
     fn is_origin(&self, origin: &[u8], host: &Host, request: &Request<'_>) -> bool {
         if let Some(sign_in) = &self.browser {
             return origin == sign_in.places.origin(host.as_str()).as_bytes();
@@ -100,12 +108,12 @@ impl Gate {
     }
 }
 
-/// Host and port of an origin (RFC 6454 section 6.2).
+/// The host and port of an origin (RFC 6454 section 6.2).
 fn authority_of(origin: &[u8]) -> Option<&[u8]> {
     origin.strip_prefix(b"https://").or_else(|| origin.strip_prefix(b"http://"))
 }
 
-/// The origin of an address.
+/// The origin of a URL.
 fn origin_of(address: &[u8]) -> Option<&[u8]> {
     let start = address.len().checked_sub(authority_of(address)?.len())?;
     let rest = address.get(start..)?;

@@ -1,4 +1,5 @@
-//! What a request is answered with: the decision, and what belongs to the credential and the browser.
+//! The response to an authorization request: the decision, and what HAProxy and the browser need
+//! with it.
 
 use std::sync::Arc;
 
@@ -23,48 +24,49 @@ use crate::{
     workspaces::host::Host,
 };
 
-/// What decides, by its fingerprints.
+/// The fingerprints of what decides.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Versions {
-    /// Of the configuration file: the first 8 bytes of its SHA-256.
+    /// The configuration file: the first 8 bytes of its SHA-256.
     pub config: Option<Fingerprint>,
-    /// Of the policy files, where there are any.
+    /// The policy files, where there are any.
     pub policy: Option<Fingerprint>,
 }
 
-/// What clients are told of tokens for workspaces (RFC 9728).
+/// What clients are told about tokens for workspaces (RFC 9728).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metadata {
-    /// The issuer identifiers.
+    /// The identifiers of the issuers.
     pub authorization_servers: Vec<Box<str>>,
 }
 
 impl Metadata {
-    /// Where each workspace's document is (RFC 9728 section 3).
+    /// The path of the document at each workspace (RFC 9728 section 3).
     pub const PATH: &str = "/.well-known/oauth-protected-resource";
 }
 
-/// What a request is answered with: the decision, and what belongs to the credential and the browser that asked.
+/// The response to an authorization request.
 #[derive(Clone, Debug)]
 pub struct Response {
     /// The decision.
     pub decision: Decision,
-    /// What the identity rests on.
+    /// The credential that the identity is based on.
     pub evidence: Evidence,
-    /// Whether the Authorization header holds a credential for the gate, which must not reach the workspace.
+    /// Whether the Authorization header has a credential for the gate, which must not reach the
+    /// workspace.
     pub strip_authorization: bool,
     /// Where else tokens may be, so that none reaches the workspace; nowhere by default.
     pub sources: Option<Arc<Sources>>,
-    /// Which issuers' tokens workspaces accept, where clients are told.
+    /// The issuers whose tokens workspaces accept, where clients are told.
     pub metadata: Option<Arc<Metadata>>,
-    /// Where a browser is sent to sign in.
+    /// The redirect of a browser to the login host.
     pub offer: Option<Arc<Offer>>,
-    /// The browser session that the identity is from, if it is from one.
+    /// The browser session of the identity, if there is one.
     pub session: Option<Arc<Session>>,
 }
 
 impl Response {
-    /// A refusal in which no workspace or identity has a part.
+    /// A refusal without workspace and identity.
     #[must_use]
     pub fn refuse(reason: Reason) -> Self {
         Decision::refuse(reason).into()
@@ -86,7 +88,7 @@ impl From<Decision> for Response {
 }
 
 impl Gate {
-    /// Adds to a decision what HAProxy and the browser need beside it.
+    /// Adds to a decision what HAProxy and the browser need with it.
     pub(super) fn decorate(&self, check: &Check<'_>, response: Response) -> Response {
         let offer = match (response.decision.reason, &self.browser, &check.host) {
             (Reason::CredentialMissing, Some(sign_in), HostMatch::Matched(host, _))
@@ -100,15 +102,15 @@ impl Gate {
         Response { sources, metadata, offer, ..response }
     }
 
-    /// The response to a request for the metadata of a workspace.
+    /// The response to a request for the metadata document of a workspace.
     pub(super) fn metadata_document(&self) -> Response {
         let metadata = self.metadata.clone();
         Response { metadata, ..Response::refuse(Reason::ResourceMetadata) }
     }
 }
 
-/// Whether the Authorization header holds a credential for the gate. One that is no bearer token is the workspace's
-/// own.
+/// Whether the Authorization header must be removed because it has a credential for the gate. Any
+/// other header belongs to the workspace.
 pub(super) fn strips_authorization(check: &Check<'_>, authentication: &Authentication) -> bool {
     let header = check.request.authorization.map(Credential::from_authorization);
     check.is_for_workspace()
@@ -116,7 +118,7 @@ pub(super) fn strips_authorization(check: &Check<'_>, authentication: &Authentic
         && matches!(header, Some(Credential::Bearer(_) | Credential::Dpop(_)))
 }
 
-/// Where a browser without a session is sent.
+/// The redirect of a browser without a session; `None` if it cannot be encrypted.
 fn offer(
     browser: &BrowserSessions,
     request: &Request<'_>,

@@ -1,4 +1,8 @@
-//! Whether an allow that lasts would be one now: for tunnels and for what HAProxy may reuse.
+//! Decides again about something that was allowed earlier: a tunnel, or an allow that HAProxy may
+//! reuse.
+//!
+//! The decision is made by the same code as that about a request. Only the credential is not
+//! verified again, because it is not stored: its issuer must still be configured as it was.
 
 use std::sync::Arc;
 
@@ -20,30 +24,30 @@ use crate::{
     },
 };
 
-/// Why an allow may not go on.
+/// Why an earlier allow does not hold any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// A request like the one that was allowed would be refused now, for that reason.
+    /// The same request would be refused now, for this reason.
     Refused(Reason),
-    /// It would be led to another place.
+    /// The same request would be sent to another place.
     Moved,
 }
 
-/// An allow that lasts, with what it rests on.
+/// An earlier allow, with what it was based on.
 pub struct Held<'h> {
-    /// The host.
+    /// The host of the request.
     pub host: &'h Host,
-    /// What else may matter of the request, and the time.
+    /// What policies can see of the request, and the time.
     pub about: RequestContext<'h>,
     /// Who asked.
     pub identity: Option<Arc<Identity>>,
-    /// The session that said so, if one did.
+    /// The browser session, if there was one.
     pub session: Option<&'h Arc<Session>>,
-    /// Where it leads.
+    /// Where the request was sent.
     pub route: Option<&'h Route>,
 }
 
-/// Whether an allow would be one now, and would lead to the same place.
+/// Checks that a request would be allowed now and would be sent to the same place.
 ///
 /// # Errors
 /// Why it would not.
@@ -53,20 +57,20 @@ pub fn revalidate(
     held: Held<'_>,
     scratch: &mut Scratch,
 ) -> Result<(), Ended> {
-    // Whoever vouched for them is configured otherwise now, or not at all: what they showed would have to be
-    // verified anew, and is not here. Sessions go on, as the configuration says now.
+    // The issuer or certificate rule was changed or removed, and the credential is not here to be
+    // verified by the new rules. A session needs no credential: it follows the new configuration.
     if held.session.is_none()
         && let Some(identity) = &held.identity
         && !gate.authorities().any(|authority| Arc::ptr_eq(authority, &identity.authority))
     {
         return Err(Ended::Refused(Reason::Refused(Refusal::Issuer)));
     }
-    // A session's person may have other groups by now.
+    // The groups of a session's person may have changed since.
     let identity = held.session.map(|session| session.identity()).or(held.identity);
     let decision = gate.judge_in(workspaces, held.host, &held.about, identity, scratch);
     let same_place = match decision.verdict() {
         Verdict::Allow => same(held.route, decision.route.as_ref()),
-        // A name that does not resolve at this moment moves nobody who is there already.
+        // If DNS fails, what is connected already stays connected.
         _ if decision.reason == Reason::DestinationUnresolved => {
             is_named(workspaces, &decision, held.route)
         }
@@ -77,7 +81,7 @@ pub fn revalidate(
     if same_place { Ok(()) } else { Err(Ended::Moved) }
 }
 
-/// Whether two routes lead to one place. A name is one place, whatever its address is at the moment.
+/// Whether two routes lead to the same place. A name is the same place at any address.
 fn same(was: Option<&Route>, is: Option<&Route>) -> bool {
     match (was, is) {
         (Some(Route::Named(_, was)), Some(Route::Named(_, is))) => was == is,
@@ -85,7 +89,7 @@ fn same(was: Option<&Route>, is: Option<&Route>) -> bool {
     }
 }
 
-/// Whether the workspace is still where the tunnel leads, by name.
+/// Whether the destination of the workspace still is the name that the route leads to.
 fn is_named(workspaces: &Snapshot, decision: &Decision, route: Option<&Route>) -> bool {
     let (Some(Route::Named(_, was)), Some(workspace), Some(endpoint)) =
         (route, &decision.workspace, &decision.endpoint)

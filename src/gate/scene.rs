@@ -1,4 +1,5 @@
-//! A gate without network and files, for unit tests: an issuer, a kind of certificate, a session and two workspaces.
+//! A gate without network and files, for unit tests: one issuer, one certificate rule, one session
+//! and two workspaces.
 
 use std::{sync::Arc, time::Duration};
 
@@ -34,25 +35,25 @@ use crate::{
     },
 };
 
-/// The workspace of alice, shared with the machine `build`.
+/// The workspace of alice. The machine `build` has a grant for it.
 pub(crate) const ALICES: &str = "pinkpanda-demo-ns35kd21abc";
 /// The workspace of bob.
 pub(crate) const BOBS: &str = "greenfrog-demo-ns35kd21abc";
 const ISSUER: &str = "https://corp.example.com";
 
-/// A gate, with what is needed to be let in by it.
+/// A gate, and what a test needs to pass it.
 pub(crate) struct Scene {
-    /// To be changed before it decides.
+    /// The gate. A test may change it before it decides.
     pub(crate) gate: Gate,
-    /// Writes the workspaces.
+    /// Changes the workspaces.
     pub(crate) publisher: Publisher,
-    /// The session of alice at the host of her workspace, as a Cookie header.
+    /// The Cookie header with alice's session at the host of her workspace.
     pub(crate) cookie: String,
     pub(crate) now: Timestamp,
     key: Ed25519KeyPair,
 }
 
-/// The host of a workspace, or of a port of it (`3000-`).
+/// The host of a workspace, or with `port` ("3000-") that of one of its ports.
 pub(crate) fn host(port: &str, workspace: &str) -> String {
     format!("{port}{workspace}.ws.x.test")
 }
@@ -115,7 +116,7 @@ impl Scene {
         Self { gate, publisher, cookie, now, key }
     }
 
-    /// A token of alice, with other claims where `change` names them.
+    /// A token of alice, with the claims of `change` added or replaced.
     pub(crate) fn token(&self, change: &Value) -> String {
         let mut claims = json!({
             "iss": ISSUER, "sub": "alice", "aud": "workspaces", "jti": "1",
@@ -127,7 +128,7 @@ impl Scene {
         self.signed(&json!({"alg": "EdDSA", "typ": "at+jwt", "kid": "k"}), &claims)
     }
 
-    /// A token with that header and those claims.
+    /// A token with this header and these claims, signed by the issuer.
     pub(crate) fn signed(&self, header: &Value, claims: &Value) -> String {
         let [header, claims] =
             [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string()));
@@ -137,7 +138,7 @@ impl Scene {
     }
 }
 
-/// A certificate with that common name, DER.
+/// A certificate with this common name, as DER.
 pub(crate) fn certificate(name: &str) -> Vec<u8> {
     let mut about = rcgen::CertificateParams::default();
     about.distinguished_name = rcgen::DistinguishedName::new();
@@ -146,7 +147,7 @@ pub(crate) fn certificate(name: &str) -> Vec<u8> {
     about.self_signed(&key).unwrap().der().to_vec()
 }
 
-/// The session of alice, and her cookie at the host of her workspace.
+/// Signs alice in. Returns her cookie at the host of her workspace.
 fn sign_in(corp: &Arc<Authority>, now: Timestamp) -> (BrowserSessions, String) {
     let sealer = Arc::new(Sealer::ring(&URL_SAFE_NO_PAD.encode([7; 32])).unwrap());
     let lifetime = Lifetime { idle: Duration::from_mins(10), absolute: Duration::from_hours(1) };

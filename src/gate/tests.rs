@@ -1,5 +1,5 @@
-//! The gate as tables: what comes of each credential beside each certificate and session from each page, what is
-//! refused whoever asks, and what a response says beside the decision.
+//! The gate as tables: the result for each combination of token, certificate, session and page,
+//! what is refused whoever sends it, and what a response has beside the decision.
 
 use std::sync::LazyLock;
 
@@ -19,62 +19,62 @@ use crate::{
 static MACHINE: LazyLock<Vec<u8>> = LazyLock::new(|| certificate("machine:build"));
 static OTHER_CERTIFICATE: LazyLock<Vec<u8>> = LazyLock::new(|| certificate("desk"));
 
-/// What a request shows in Authorization or a cookie.
+/// The token in the Authorization header or in a cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Token {
     None,
-    /// Of the workspace, not of the gate.
+    /// A credential for the workspace, not for the gate.
     Basic,
-    /// Of alice.
+    /// A token of alice.
     Good,
-    /// Expired.
+    /// An expired token.
     Expired,
-    /// Of alice, bound to the certificate of the machine (RFC 8705).
+    /// A token of alice that is bound to the machine's certificate (RFC 8705).
     Bound,
-    /// Of alice, with the scheme of RFC 9449.
+    /// A token of alice with the scheme of RFC 9449.
     Dpop,
-    /// Of alice, in a cookie.
+    /// A token of alice in a cookie.
     Cookie,
-    /// Of alice, twice.
+    /// Two tokens of alice.
     Twice,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Certificate {
     None,
-    /// One that a rule is about.
+    /// A certificate that a rule matches.
     Machine,
-    /// One that no rule is about.
+    /// A certificate that no rule matches.
     Other,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cookie {
     None,
-    /// Of a session of alice.
+    /// The cookie of alice's session.
     Alice,
-    /// Of no session.
+    /// A cookie of no session.
     Unknown,
 }
 
 /// The page that makes the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Page {
-    /// None: a program.
+    /// No page: a program.
     None,
-    /// Of the very host.
+    /// A page of the same host.
     Own,
-    /// Of another port of the workspace.
+    /// A page of another port of the workspace.
     OtherPort,
-    /// Of another workspace, by a script.
+    /// A script of another workspace.
     Sibling,
-    /// Of another workspace, by a link.
+    /// A link of another workspace.
     SiblingLink,
-    /// Of another workspace, which shows this one in a frame.
+    /// A page of another workspace, which shows this one in a frame.
     SiblingFrame,
-    /// Of another port of the workspace, which shows this one in a frame.
+    /// A page of another port of the workspace, which shows this one in a frame.
     OwnFrame,
-    /// A WebSocket of the very host.
+    /// A WebSocket of the same host.
     OwnSocket,
     /// A WebSocket of another workspace.
     SiblingSocket,
@@ -111,14 +111,14 @@ const PAGES: [Page; 11] = [
     Page::Socket,
 ];
 
-/// Pages whose requests do not count where a browser adds the credential by itself.
+/// The pages that must not use a credential that is added automatically.
 const FOREIGN: &[Page] =
     &[Page::Sibling, Page::SiblingFrame, Page::SiblingSocket, Page::OtherPortSocket];
-/// The same, where only a browser has the credential: a WebSocket of one has an origin.
+/// The same for a credential that only browsers have: a WebSocket must name its origin.
 const FOREIGN_TO_BROWSERS: &[Page] =
     &[Page::Sibling, Page::SiblingFrame, Page::SiblingSocket, Page::OtherPortSocket, Page::Socket];
 
-/// Which requests a row is about, and what comes of them. The first row that is about a request decides.
+/// Which requests a row matches, and the expected result. The first row that matches counts.
 type Row = (
     &'static [Token],
     &'static [Certificate],
@@ -142,7 +142,7 @@ const TABLE: &[Row] = &[
         Reason::CredentialRepeated,
         CredentialKind::Nothing,
     ),
-    // What a program must add itself, no page can make a browser send.
+    // A page cannot make a browser add these.
     (&[Token::Good], &CERTIFICATES, &COOKIES, &PAGES, Reason::Owner, CredentialKind::Bearer),
     (&[Token::Expired], &CERTIFICATES, &COOKIES, &PAGES, EXPIRED, CredentialKind::Bearer),
     (
@@ -164,7 +164,8 @@ const TABLE: &[Row] = &[
         CredentialKind::Nothing,
     ),
     (&[Token::Cookie], &CERTIFICATES, &COOKIES, &PAGES, Reason::Owner, CredentialKind::Bearer),
-    // A session goes before a certificate, and is the only one that makes a WebSocket name its origin.
+    // A session is preferred to a certificate. It is the only credential for which a WebSocket must
+    // name its origin.
     (
         NONE,
         &CERTIFICATES,
@@ -225,7 +226,7 @@ fn what_comes_of_each_credential_certificate_session_and_page() {
     assert!(used.iter().all(|count| *count > 0), "rows that are about nothing: {used:?}");
 }
 
-/// Tokens as headers have them.
+/// Tokens as headers contain them.
 struct Tokens {
     good: String,
     expired: String,
@@ -322,7 +323,7 @@ fn browser<'a>(page: Page, own: &'a str, other_port: &'a str, sibling: &'a str) 
     }
 }
 
-/// A request without a credential, as HAProxy passes all of it.
+/// A request without a credential, for which HAProxy passes every argument.
 fn plain(host: &str) -> Request<'_> {
     let passes =
         Passes { query: true, protocols: true, browser: true, tunnels: true, policies: true };
@@ -498,7 +499,7 @@ async fn a_decision_waits_only_where_it_may() {
         assert!(matches!(step(&scene, &request, Waiting::Allowed), Step::Wait(_)), "{reason}");
         assert_eq!(ask(&scene, &request).decision.reason, reason);
     }
-    // Without an identity no platform is asked.
+    // Without an identity no source is asked.
     let stranger = step(&scene, &plain(&started), Waiting::Allowed);
     assert!(matches!(stranger, Step::Done(response) if response.decision.reason == MISSING));
 }

@@ -1,4 +1,4 @@
-//! Telling the processes behind one socket of HAProxy that what was given for reuse has ended.
+//! Sends the current epoch to the processes behind one socket of HAProxy.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -12,13 +12,14 @@ use tracing::{error, info};
 use super::Edge;
 use crate::haproxy::{AskError, Socket, SocketId};
 
-/// Between two looks at whether HAProxy still answers.
+/// Time between two checks whether HAProxy answers.
 const EVERY: Duration = Duration::from_secs(1);
-/// The pause after a failure, at first and at most.
+/// The first and the longest pause after a failure.
 const RETRY: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(2);
 
-/// Tells until stopped: of the first epoch at once, since an agent before this one may have given something.
+/// Runs until stopped. The first epoch is sent at once, since an earlier agent may have offered
+/// allows.
 pub async fn run(edge: Arc<Edge>, number: SocketId, socket: Socket, stop: CancellationToken) {
     let mut epochs = edge.epoch.subscribe();
     let mut failures = 0_u32;
@@ -38,7 +39,7 @@ pub async fn run(edge: Arc<Edge>, number: SocketId, socket: Socket, stop: Cancel
                 if failures == 0 {
                     error!(%socket, %error, "telling HAProxy to drop reused allows failed: no allow is given for reuse until it works, and those given end at their deadline");
                 }
-                // Whoever answers next may be another process.
+                // Another process may answer next, which knows no epoch.
                 (failures, told) = (failures.saturating_add(1), 0);
                 (0, RETRY.saturating_mul(1 << failures.min(5)).min(RETRY_MOST))
             }
@@ -48,14 +49,14 @@ pub async fn run(edge: Arc<Edge>, number: SocketId, socket: Socket, stop: Cancel
         }
         select! {
             () = stop.cancelled() => return,
-            // While it fails, its own pace.
+            // While the socket fails, the pauses set the pace.
             _ = epochs.changed(), if failures == 0 => {}
             () = sleep(pause) => {}
         }
     }
 }
 
-/// Tells every process of an epoch; without one, only makes sure that they answer.
+/// Sends an epoch to every process; without one, only checks that they answer.
 async fn tell(socket: &Socket, epoch: Option<String>) -> Result<(), AskError> {
     for process in socket.processes().await? {
         process.end_reuse(epoch.as_deref()).await?;

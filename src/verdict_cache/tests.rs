@@ -68,7 +68,7 @@ fn what_may_be_reused_says_of_which_question_for_whom_and_until_when() {
     let client = Ipv4Addr::new(192, 0, 2, 1).into();
     let want = Terms { id: b"q-1", until: NOW + 5000, client, epoch: b"e-1", host: b"w.ws.test" };
     assert_eq!(terms, want);
-    // A process that was told of no epoch has one, too.
+    // A process that was sent no epoch has one, too.
     let mut fresh = question();
     fresh.reuse.epoch = None;
     assert_eq!(give(&allow(), &fresh).unwrap().epoch, b"-");
@@ -193,7 +193,8 @@ fn what_a_process_is_told_is_never_told_again() {
     let mut names = std::collections::BTreeSet::new();
     for _ in 0..3 {
         assert!(names.insert(edge.name()) && names.insert(other.name()));
-        // Whether or not anything ended in between: an answer may have been lost.
+        // A name is new even if nothing was invalidated: the reply to the last one may have been
+        // lost.
         assert!(names.insert(edge.name()));
         edge.end_all();
     }

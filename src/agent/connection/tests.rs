@@ -1,4 +1,4 @@
-//! A connection over memory: HAProxy's end writes frames and reads what comes.
+//! A connection over memory. The test is HAProxy's end: it writes frames and reads what comes.
 
 use std::io::{Write, sink};
 
@@ -27,7 +27,7 @@ use crate::{
     workspaces::reconcile::lookup::Lookup,
 };
 
-/// HAProxy's end of a connection that is served.
+/// HAProxy's end of a connection.
 struct HaProxy {
     stream: DuplexStream,
     input: BytesMut,
@@ -37,16 +37,16 @@ struct HaProxy {
     _writer: Writer,
 }
 
-/// A frame that came: its type, stream and payload.
+/// A received frame: its type, stream id and payload.
 type Came = (FrameType, u64, Vec<u8>);
 
 impl HaProxy {
-    /// Connects, without a HELLO yet.
+    /// Connects without sending a HELLO.
     fn connect(scene: Scene) -> Self {
         Self::with(scene, 1 << 20, 8)
     }
 
-    /// Without sign-in, whose arguments the questions here do not have.
+    /// Connects to an agent without sign-in, whose arguments these requests do not have.
     fn with(mut scene: Scene, audit: usize, waiting: usize) -> Self {
         (scene.gate.browser, scene.gate.sources) = (None, None);
         let token = scene.token(&json!({}));
@@ -85,7 +85,7 @@ impl HaProxy {
         self.stream.write_all(bytes).await.unwrap();
     }
 
-    /// The question of alice for a workspace.
+    /// The authorization request of alice for a workspace.
     fn question(&self, stream: u64, workspace: &str) -> Vec<u8> {
         let (host, bearer) = (host("", workspace), format!("Bearer {}", self.token));
         let args: &[client::Arg<'_>] = &[
@@ -103,7 +103,7 @@ impl HaProxy {
         bytes
     }
 
-    /// The next frame; none at the end.
+    /// The next frame; `None` at the end of the connection.
     async fn frame(&mut self) -> Option<Came> {
         loop {
             if let Some((frame, used)) = frame::split(&self.input, DEFAULT_SIZE).unwrap() {
@@ -118,7 +118,7 @@ impl HaProxy {
         }
     }
 
-    /// The next ACK: its stream and reason.
+    /// The stream id and the reason of the next ACK.
     async fn reason(&mut self) -> (u64, String) {
         let (kind, stream, payload) = self.frame().await.unwrap();
         assert_eq!(kind, FrameType::Ack);
@@ -131,7 +131,7 @@ impl HaProxy {
         (stream, reason.unwrap())
     }
 
-    /// The connection ends with a DISCONNECT of that status.
+    /// Expects a DISCONNECT with this status and the end of the connection.
     async fn ends_with(mut self, status: Status) {
         let (kind, _, payload) = self.frame().await.unwrap();
         assert_eq!(kind, FrameType::AgentDisconnect);
@@ -141,7 +141,7 @@ impl HaProxy {
     }
 }
 
-/// A scene that asks for workspaces it does not know, and what it asks.
+/// A gate that looks up unknown workspaces, and the lookups that it makes.
 fn asking() -> (Scene, Lookup, tokio::sync::mpsc::Receiver<crate::workspaces::WorkspaceId>) {
     let mut scene = Scene::new();
     let (lookup, questions) = Lookup::new();
@@ -176,7 +176,7 @@ async fn a_question_before_the_handshake_ends_the_connection() {
 async fn many_questions_at_once_are_each_answered_once() {
     let mut haproxy = HaProxy::open(Scene::new()).await;
     let all: Vec<u8> = (1..=200).flat_map(|n| haproxy.question(n, ALICES)).collect();
-    // Cut where it may be cut: within a length, a header, a payload.
+    // Split within a length, a header and a payload.
     for part in all.chunks(all.len() / 7 + 3) {
         haproxy.write(part).await;
     }
