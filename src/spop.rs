@@ -1,12 +1,14 @@
 //! SPOP 2.0, HAProxy's stream processing offload protocol, over borrowed bytes.
 //!
-//! Source: HAProxy's `doc/SPOE.txt`, section 3. A frame is a length, a type, flags, two ids and a
-//! payload; [`frame`] splits them off a buffer, the other modules read and write the payloads, and
-//! [`connection`] is the agent's end of a conversation as a state machine without sockets or clocks.
-//! [`client`] speaks HAProxy's side, for tests and load.
+//! The source is section 3 of HAProxy's `doc/SPOE.txt`. A frame is a length, a type, flags, two ids
+//! and a payload. [`frame`] splits frames off a buffer; the other modules read and write the
+//! payloads. [`connection`] is the agent's end of a connection as a state machine without sockets
+//! or clocks. [`client`] writes HAProxy's frames, for tests and load generators.
 //!
-//! Nothing here knows what a message means. Nothing is copied, and text stays bytes. A payload is
-//! checked as a whole before any of it is handed out, so a frame is either acted on or refused.
+//! This module does not know what a message means. Nothing is copied, and text stays bytes.
+//!
+//! Invariant: a payload is checked to its end before any of it is handed out, so a frame is either
+//! handled as a whole or refused.
 
 pub mod ack;
 pub mod client;

@@ -10,14 +10,14 @@ use crate::spop::error::{Parsed, fail};
 
 const SET_VAR: u8 = 1;
 const UNSET_VAR: u8 = 2;
-/// Where the scope is in an action.
+/// The offset of the scope in an encoded action.
 const SCOPE: usize = 2;
 
-/// Where a variable lives in HAProxy.
+/// The scope of a variable in HAProxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Scope {
-    /// The process.
+    /// The HAProxy process.
     Process = 0,
     /// The client's connection.
     Session = 1,
@@ -32,20 +32,20 @@ pub enum Scope {
 /// One action of an ACK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action<'b> {
-    /// Set a variable.
+    /// Sets a variable.
     Set(Scope, &'b [u8], Value<'b>),
-    /// Unset one.
+    /// Unsets a variable.
     Unset(Scope, &'b [u8]),
 }
 
 /// Writes the actions of one ACK.
 pub struct Actions<'o> {
     out: &'o mut Vec<u8>,
-    /// Where the longest frame that is allowed ends in `out`.
+    /// The length of `out` at which the frame has its largest size.
     end: usize,
 }
 
-/// Where an action is among those of its ACK.
+/// The position of an action in its ACK.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     start: usize,
@@ -53,12 +53,12 @@ pub struct Place {
 }
 
 impl Actions<'_> {
-    /// Sets a variable; HAProxy puts the engine's prefix before the name.
+    /// Sets a variable. HAProxy adds the engine's prefix to the name.
     pub fn set(&mut self, scope: Scope, name: &str, value: Value<'_>) {
         self.set_at(scope, name, value);
     }
 
-    /// The same, and says where, for [`Self::repeat`].
+    /// Sets a variable, and returns its position for [`Self::repeat`].
     pub fn set_at(&mut self, scope: Scope, name: &str, value: Value<'_>) -> Place {
         let start = self.out.len();
         self.out.extend_from_slice(&[SET_VAR, 3, scope as u8]);
@@ -73,10 +73,10 @@ impl Actions<'_> {
         write_bytes(self.out, name.as_bytes());
     }
 
-    /// Sets a variable of the same name to the same value in another scope.
+    /// Sets a variable with the same name and value in another scope.
     pub fn repeat(&mut self, set: Place, scope: Scope) {
         let start = self.out.len();
-        // INVARIANT: a place is of this ACK, of which nothing is taken away before its end.
+        // INVARIANT: the position is one of this ACK, which only grows.
         if set.start <= set.end && set.end <= start {
             self.out.extend_from_within(set.start..set.end);
         }
@@ -85,8 +85,8 @@ impl Actions<'_> {
         }
     }
 
-    /// Writes further actions, all of them or none: none where the frame would become too long. Returns whether they
-    /// are written.
+    /// Writes further actions, or none if the frame would become too long. Returns whether they
+    /// were written.
     pub fn attempt(&mut self, work: impl FnOnce(&mut Actions<'_>)) -> bool {
         let start = self.out.len();
         work(self);
@@ -116,7 +116,7 @@ pub fn write(
 /// Reads the actions of an ACK's payload, as HAProxy would.
 ///
 /// # Errors
-/// An unknown action or scope, or a payload that is cut.
+/// An unknown action or scope, or a payload that ends too early.
 pub fn parse(payload: &[u8]) -> Result<Vec<Action<'_>>, FrameError> {
     let mut rest = payload;
     let mut actions = Vec::new();
@@ -159,7 +159,7 @@ fn action(input: &[u8]) -> Parsed<'_, Action<'_>> {
 mod tests {
     use super::*;
 
-    /// The actions of an ACK that sets two variables and tries to say one of them again.
+    /// The actions of an ACK that sets two variables and tries to repeat one of them.
     fn written(max_size: u32) -> (bool, Vec<u8>) {
         let mut out = b"before".to_vec();
         let mut repeated = false;

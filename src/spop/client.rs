@@ -1,5 +1,6 @@
-//! HAProxy's side of the protocol, for tests and load: what HAProxy writes. What the agent answers is
-//! read by [`super::frame`], [`super::hello::Agreed`], [`super::ack`] and [`super::disconnect`].
+//! HAProxy's side of the protocol, for tests and load generators: writes what HAProxy writes. The
+//! agent's frames are read by [`super::frame`], [`super::hello::Agreed`], [`super::ack`] and
+//! [`super::disconnect`].
 
 use super::{
     Status, Value, disconnect,
@@ -9,7 +10,7 @@ use super::{
 
 /// Appends a HAPROXY-HELLO.
 pub fn hello(out: &mut Vec<u8>, max_frame_size: u32, capabilities: &str, healthcheck: bool) {
-    // Some 130 bytes and the capabilities, which a caller picks.
+    // About 130 bytes and the capabilities, which the caller chooses.
     let _ = frame::write(out, FrameType::HaproxyHello, (0, 0), u32::MAX, |out| {
         write_key_value(out, b"supported-versions", Value::Str(b"2.0"));
         write_key_value(out, b"max-frame-size", Value::Uint32(max_frame_size));
@@ -22,7 +23,7 @@ pub fn hello(out: &mut Vec<u8>, max_frame_size: u32, capabilities: &str, healthc
     });
 }
 
-/// A name and a value.
+/// The name and the value of an argument.
 pub type Arg<'a> = (&'a [u8], Value<'a>);
 
 /// Appends a NOTIFY.

@@ -12,7 +12,7 @@ use super::{
     hello::{Agreed, HaproxyHello},
 };
 
-/// One end of a connection.
+/// The agent's end of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct AgentSide {
     state: State,
@@ -26,20 +26,20 @@ enum State {
     Closed,
 }
 
-/// What happened. Answers of the protocol itself are appended to the output already.
+/// What happened on the connection. Responses of the protocol itself are in the output already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event<'b> {
-    /// The conversation is open.
+    /// The HELLO was accepted.
     Opened(Agreed),
-    /// A question, to be answered by an ACK.
+    /// An authorization request, which needs an ACK.
     Notify(Notify<'b>),
-    /// `option spop-check`: write the output, then close.
+    /// A health check (`option spop-check`): write the output, then close.
     HealthCheck,
-    /// HAProxy closes: write the output, then close.
+    /// HAProxy closes the connection: write the output, then close.
     Closed(Disconnect<'b>),
-    /// A frame of an unknown type, or an aborted one, passed over.
+    /// A frame of an unknown type, or an aborted one, which is ignored.
     Skipped,
-    /// The peer broke the rules: write the output, then close.
+    /// HAProxy violated the protocol: write the output, then close.
     Refused(FrameError),
 }
 
@@ -50,8 +50,8 @@ impl AgentSide {
         Self { state: State::Opening, max_frame_size: max_frame_size.max(frame::MIN_SIZE) }
     }
 
-    /// Takes the next event out of `input`, with the number of bytes it took; `None` if more are
-    /// needed, or if the conversation is over and whatever comes is to be ignored.
+    /// Takes the next event out of `input`, with the number of bytes that it used. `None` if more
+    /// bytes are needed, or if the connection is closed and further input is ignored.
     pub fn next<'b>(&mut self, input: &'b [u8], out: &mut Vec<u8>) -> Option<(Event<'b>, usize)> {
         if self.state == State::Closed {
             return None;
@@ -59,7 +59,7 @@ impl AgentSide {
         let (event, used) = match frame::split(input, self.frame_limit()) {
             Ok(None) => return None,
             Ok(Some((frame, used))) => (self.accept(&frame, out), used),
-            // What follows cannot be told apart any more, and is not looked at.
+            // The frames after an invalid one cannot be separated, so they are not read.
             Err(error) => (Err(error), 0),
         };
         let event = event.unwrap_or_else(|error| {
@@ -69,7 +69,7 @@ impl AgentSide {
         Some((event, used))
     }
 
-    /// What was agreed on, while the conversation is open.
+    /// What both ends agreed on, while the connection is open.
     #[must_use]
     pub fn agreed(&self) -> Option<Agreed> {
         match self.state {
@@ -78,7 +78,7 @@ impl AgentSide {
         }
     }
 
-    /// Whether nothing more is to be read.
+    /// Whether nothing more must be read.
     #[must_use]
     pub fn is_closed(&self) -> bool {
         self.state == State::Closed
@@ -90,7 +90,7 @@ impl AgentSide {
         self.agreed().map_or(self.max_frame_size, |agreed| agreed.max_frame_size)
     }
 
-    /// Ends the conversation from our side: appends an AGENT-DISCONNECT.
+    /// Closes the connection from the agent's end: appends an AGENT-DISCONNECT.
     pub fn close(&mut self, status: Status, message: &str, out: &mut Vec<u8>) {
         if self.state != State::Closed {
             self.state = State::Closed;
@@ -103,12 +103,12 @@ impl AgentSide {
         frame: &Frame<'b>,
         out: &mut Vec<u8>,
     ) -> Result<Event<'b>, FrameError> {
-        // Unknown frames may be skipped (SPOE.txt section 3.2.2).
+        // Unknown frames may be ignored (SPOE.txt section 3.2.2).
         let Some(kind) = frame.kind else { return Ok(Event::Skipped) };
         if !frame.fin {
             return Err(FrameError::Fragment);
         }
-        // Whoever asked does not wait any more (SPOE.txt section 3.2): there is nothing to answer.
+        // HAProxy does not wait for a response any more (SPOE.txt section 3.2).
         if frame.abort {
             return Ok(Event::Skipped);
         }
@@ -162,7 +162,7 @@ mod tests {
         bytes
     }
 
-    /// A frame with its raw payload, flags and ids.
+    /// A frame with this payload, flags and ids.
     fn raw(kind: u8, flags: u32, ids: [u8; 2], payload: &[u8]) -> Vec<u8> {
         let body = [&[kind], &flags.to_be_bytes()[..], &ids, payload].concat();
         [&u32::try_from(body.len()).unwrap().to_be_bytes()[..], &body].concat()
@@ -320,7 +320,7 @@ mod tests {
         })
     }
 
-    /// Feeds bytes in chunks, as a socket would; returns what happened in words.
+    /// Feeds bytes in chunks, as a socket would. Returns a description of each event.
     fn feed(chunks: &[&[u8]]) -> Vec<String> {
         let (mut side, mut buffer, mut events) = (opened().0, Vec::new(), Vec::new());
         for chunk in chunks {

@@ -6,12 +6,12 @@ use super::{
     value::{key_values, write_key_value},
 };
 
-/// Why the peer closes.
+/// The reason for which the peer closes the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Disconnect<'b> {
-    /// The status code; see [`Status`] for those the protocol defines.
+    /// The status code. [`Status`] has those that the protocol defines.
     pub status: u32,
-    /// The same in words.
+    /// The reason as text.
     pub message: &'b [u8],
 }
 
@@ -19,7 +19,7 @@ impl<'b> Disconnect<'b> {
     /// Reads the payload.
     ///
     /// # Errors
-    /// A missing or mistyped item.
+    /// An item is missing or has the wrong type.
     pub fn parse(payload: &'b [u8]) -> Result<Self, FrameError> {
         let (mut status, mut message) = (None, None);
         for item in key_values(payload) {
@@ -37,11 +37,11 @@ impl<'b> Disconnect<'b> {
     }
 }
 
-/// Appends a DISCONNECT of either end. `message` is cut to fit the smallest frame.
+/// Appends a DISCONNECT of either end. `message` is truncated so that it fits the smallest frame.
 pub(super) fn write(out: &mut Vec<u8>, kind: FrameType, status: Status, message: &str) {
     let message = message.as_bytes();
     let message = message.get(..128).unwrap_or(message);
-    // At most 128 bytes and some 40 of frame: it fits the protocol's smallest.
+    // At most 128 bytes and about 40 of frame, which fit the smallest frame of the protocol.
     let _ = frame::write(out, kind, (0, 0), MIN_SIZE, |out| {
         write_key_value(out, b"status-code", Value::Uint32(status as u32));
         write_key_value(out, b"message", Value::Str(message));

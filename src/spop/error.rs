@@ -1,4 +1,4 @@
-//! What can be wrong with a frame, and the status code that says so to the peer.
+//! The errors of frames, and the status code of each for the peer.
 
 use nom::IResult;
 use nom::error::{ErrorKind, ParseError};
@@ -32,66 +32,66 @@ pub enum Status {
     NoFragmentation = 10,
     /// Interlaced frames.
     Interlaced = 11,
-    /// No frame of that id.
+    /// No frame has that id.
     NoFrameId = 12,
     /// Out of resources.
     Resources = 13,
-    /// Anything else.
+    /// Any other error.
     Unknown = 99,
 }
 
-/// What is wrong with a frame. All of these are the peer's fault.
+/// An error in a frame of the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum FrameError {
-    /// The length says more than was agreed on.
+    /// The length is larger than both ends agreed on.
     #[error("the frame is longer than the negotiated max-frame-size")]
     TooBig,
-    /// The frame, or something in it, ends too early.
+    /// The frame, or an item in it, ends too early.
     #[error("the frame ends in the middle of a value")]
     Truncated,
-    /// Bytes are left over at the end.
+    /// There are bytes after the end.
     #[error("the frame has bytes behind its last value")]
     Trailing,
-    /// An integer of more than 64 bits, or one that does not fit its type.
+    /// An integer has more than 64 bits, or does not fit its type.
     #[error("an integer does not fit its type")]
     Integer,
-    /// A data type that the protocol does not define.
+    /// The protocol does not define this data type.
     #[error("a value has an unknown data type")]
     Type,
-    /// A frame type that may not come here.
+    /// A frame of this type must not come now.
     #[error("a frame of this type is not expected here")]
     Unexpected,
-    /// The frame id of a NOTIFY is zero, or an id of another frame is not.
+    /// The frame id of a NOTIFY is zero, or the id of another frame is not.
     #[error("the stream id or the frame id is not as the frame type demands")]
     Ids,
-    /// A fragment of a payload.
+    /// The payload is fragmented.
     #[error("the frame is a fragment, and fragmentation was not negotiated")]
     Fragment,
-    /// A HELLO without `supported-versions`.
+    /// The HELLO has no `supported-versions`.
     #[error("the HELLO has no supported-versions")]
     NoVersion,
-    /// A HELLO without `max-frame-size`.
+    /// The HELLO has no `max-frame-size`.
     #[error("the HELLO has no max-frame-size")]
     NoMaxFrameSize,
-    /// A HELLO without `capabilities`.
+    /// The HELLO has no `capabilities`.
     #[error("the HELLO has no capabilities")]
     NoCapabilities,
-    /// No version in common.
+    /// Both ends have no version in common.
     #[error("the HELLO offers no version 2")]
     UnsupportedVersion,
-    /// A max-frame-size below the protocol's minimum.
+    /// The max-frame-size is below the minimum of the protocol.
     #[error("the max-frame-size is below 256")]
     BadMaxFrameSize,
-    /// A DISCONNECT without `status-code` or `message`.
+    /// The DISCONNECT has no `status-code` or no `message`.
     #[error("the DISCONNECT has no status-code or no message")]
     NoStatus,
-    /// An action that the protocol does not define.
+    /// The protocol does not define this action.
     #[error("an action is of an unknown type or has the wrong number of arguments")]
     Action,
 }
 
 impl FrameError {
-    /// The status code that tells the peer.
+    /// The status code for the peer.
     #[must_use]
     pub const fn status(self) -> Status {
         match self {
@@ -114,7 +114,7 @@ impl FrameError {
     }
 }
 
-// nom's own parsers fail in one way only here: there are too few bytes.
+// nom's own parsers have only one error here: there are too few bytes.
 impl ParseError<&[u8]> for FrameError {
     fn from_error_kind(_: &[u8], _: ErrorKind) -> Self {
         Self::Truncated
@@ -125,11 +125,11 @@ impl ParseError<&[u8]> for FrameError {
     }
 }
 
-/// The result of a parser: the rest and a value. Always over complete input: a frame is split off
-/// before it is parsed, so a short body is an error and never a reason to wait.
+/// The result of a parser: the remaining input and a value. Input is always complete, because a
+/// frame is split off before it is parsed. So a short body is an error, and never a reason to wait.
 pub(super) type Parsed<'b, T> = IResult<&'b [u8], T, FrameError>;
 
-/// A parser's failure.
+/// The error of a parser.
 pub(super) fn fail<T>(error: FrameError) -> Parsed<'static, T> {
     Err(nom::Err::Error(error))
 }

@@ -7,13 +7,13 @@ use super::{
 };
 use crate::spop::error::Parsed;
 
-/// The bytes of the length before a frame.
+/// The number of bytes of the length before a frame.
 pub const LENGTH: usize = 4;
-/// The smallest max-frame-size a peer may ask for.
+/// The smallest max-frame-size that a peer may ask for.
 pub const MIN_SIZE: u32 = 256;
-/// The largest frame without its length that HAProxy sends by default (tune.bufsize - 4).
+/// The largest frame that HAProxy sends by default, without its length (tune.bufsize - 4).
 pub const DEFAULT_SIZE: u32 = 16_380;
-/// Type, flags and two ids of one byte each.
+/// The smallest header: a type, flags, and two ids of one byte each.
 const SHORTEST: u32 = 7;
 
 const FIN: u32 = 1;
@@ -23,42 +23,42 @@ const ABORT: u32 = 2;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum FrameType {
-    /// HAProxy opens.
+    /// HAProxy opens the connection.
     HaproxyHello = 1,
-    /// HAProxy closes.
+    /// HAProxy closes the connection.
     HaproxyDisconnect = 2,
-    /// HAProxy asks.
+    /// HAProxy sends messages, for us authorization requests.
     Notify = 3,
-    /// The agent accepts.
+    /// The agent accepts the connection.
     AgentHello = 101,
-    /// The agent closes.
+    /// The agent closes the connection.
     AgentDisconnect = 102,
-    /// The agent answers.
+    /// The agent responds to a NOTIFY.
     Ack = 103,
 }
 
-/// A whole frame, its payload not yet read.
+/// A complete frame, whose payload was not read yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'b> {
-    /// The type; `None` for one that the protocol does not define, which is to be skipped.
+    /// The type; `None` if the protocol does not define it, so that the frame must be ignored.
     pub kind: Option<FrameType>,
     /// Whether this is the last fragment.
     pub fin: bool,
     /// Whether the exchange is aborted.
     pub abort: bool,
-    /// The stream.
+    /// The id of the stream.
     pub stream_id: u64,
-    /// The frame within the stream.
+    /// The id of the frame in the stream.
     pub frame_id: u64,
     /// The payload.
     pub payload: &'b [u8],
 }
 
-/// Splits the first frame off a buffer: the frame and how many bytes it took, or `None` if it is not
-/// whole yet. What is too long is refused on the sight of its length.
+/// Splits the first frame off a buffer. Returns it with the number of bytes that it used, or `None`
+/// if it is not complete. A frame that is too long is refused as soon as its length is there.
 ///
 /// # Errors
-/// A length beyond `max_size` or too short for a frame, or a header that is cut.
+/// The length is larger than `max_size` or too small for a frame, or the header ends too early.
 pub fn split(buffer: &[u8], max_size: u32) -> Result<Option<(Frame<'_>, usize)>, FrameError> {
     let Some((length, rest)) = buffer.split_first_chunk::<LENGTH>() else { return Ok(None) };
     let length = u32::from_be_bytes(*length);
@@ -68,7 +68,7 @@ pub fn split(buffer: &[u8], max_size: u32) -> Result<Option<(Frame<'_>, usize)>,
     if length < SHORTEST {
         return Err(FrameError::Truncated);
     }
-    // A u32 fits a usize on every platform HAProxy runs on; where it would not, no buffer is as long.
+    // A u32 fits a usize on every platform that HAProxy runs on. Otherwise no buffer is as long.
     let length = usize::try_from(length).unwrap_or(usize::MAX);
     match rest.get(..length) {
         None => Ok(None),
@@ -93,13 +93,13 @@ fn parse(input: &[u8]) -> Parsed<'_, Frame<'_>> {
     Ok((&[], frame))
 }
 
-/// A frame would be longer than the peer accepts. Ours to answer for, not the peer's.
+/// A frame would be longer than the peer accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the frame would be longer than the negotiated max-frame-size")]
 pub struct TooLong;
 
-/// Appends a whole frame whose payload `payload` writes. If it would be longer than `max_size`,
-/// nothing is appended.
+/// Appends a frame whose payload `payload` writes. If it would be longer than `max_size`, nothing
+/// is appended.
 ///
 /// # Errors
 /// The frame would be too long.

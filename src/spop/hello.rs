@@ -6,29 +6,29 @@ use super::{
     value::{key_values, write_key_value},
 };
 
-/// The version that is spoken here.
+/// The version of the protocol.
 pub const VERSION: &str = "2.0";
 const PIPELINING: &[u8] = b"pipelining";
 
-/// What HAProxy offers, checked.
+/// The offer of HAProxy, checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HaproxyHello<'b> {
-    /// The largest frame HAProxy accepts, without the length, in bytes; at least [`MIN_SIZE`].
+    /// The largest frame that HAProxy accepts, without the length, in bytes; at least [`MIN_SIZE`].
     pub max_frame_size: u32,
-    /// Whether answers may come in any order.
+    /// Whether responses may come in any order.
     pub pipelining: bool,
-    /// Whether this is `option spop-check`: answer and close.
+    /// Whether this is `option spop-check`: respond and close.
     pub healthcheck: bool,
-    /// A text that identifies the engine.
+    /// A text that identifies the engine of HAProxy.
     pub engine_id: Option<&'b [u8]>,
 }
 
 /// What both ends agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Agreed {
-    /// The largest frame either end sends, without the length, in bytes.
+    /// The largest frame that either end sends, without the length, in bytes.
     pub max_frame_size: u32,
-    /// Whether answers may come in any order.
+    /// Whether responses may come in any order.
     pub pipelining: bool,
 }
 
@@ -36,7 +36,8 @@ impl<'b> HaproxyHello<'b> {
     /// Reads the payload of a HAPROXY-HELLO.
     ///
     /// # Errors
-    /// A missing or mistyped item, no version 2, a max-frame-size that is too small.
+    /// An item is missing or has the wrong type, version 2 is not offered, or the max-frame-size is
+    /// too small.
     pub fn parse(payload: &'b [u8]) -> Result<Self, FrameError> {
         let (mut versions, mut size, mut capabilities) = (None, None, None);
         let (mut healthcheck, mut engine_id) = (false, None);
@@ -71,7 +72,7 @@ impl<'b> HaproxyHello<'b> {
         Ok(Self { max_frame_size, pipelining, healthcheck, engine_id })
     }
 
-    /// What both ends can do; `ours` is the largest frame we accept.
+    /// What both ends can do. `ours` is the largest frame that the agent accepts.
     #[must_use]
     pub fn agree(&self, ours: u32) -> Agreed {
         Agreed { max_frame_size: self.max_frame_size.min(ours), pipelining: self.pipelining }
@@ -79,10 +80,10 @@ impl<'b> HaproxyHello<'b> {
 }
 
 impl Agreed {
-    /// Appends the AGENT-HELLO that says so.
+    /// Appends the AGENT-HELLO with this agreement.
     pub fn write(self, out: &mut Vec<u8>) {
         let capabilities = if self.pipelining { PIPELINING } else { b"" };
-        // Some 80 bytes: it fits the protocol's smallest frame.
+        // About 80 bytes, which fit the smallest frame of the protocol.
         let _ = frame::write(out, FrameType::AgentHello, (0, 0), MIN_SIZE, |out| {
             write_key_value(out, b"version", Value::Str(VERSION.as_bytes()));
             write_key_value(out, b"max-frame-size", Value::Uint32(self.max_frame_size));
@@ -93,7 +94,8 @@ impl Agreed {
     /// Reads the payload of an AGENT-HELLO, as HAProxy would.
     ///
     /// # Errors
-    /// A missing or mistyped item, another version, a max-frame-size that is too small.
+    /// An item is missing or has the wrong type, the version is another one, or the max-frame-size
+    /// is too small.
     pub fn parse(payload: &[u8]) -> Result<Self, FrameError> {
         let (mut version, mut size, mut capabilities) = (None, None, None);
         for item in key_values(payload) {
@@ -119,13 +121,13 @@ impl Agreed {
     }
 }
 
-/// The items of a comma-separated list without the spaces around them.
+/// The items of a comma-separated list, without the spaces around them.
 fn items(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     list.split(|&byte| byte == b',').map(<[u8]>::trim_ascii)
 }
 
-/// "Major.Minor" with major version 2. A part that is no version is passed over, not refused: a later
-/// HAProxy may list what is not known today.
+/// Whether a text is "Major.Minor" with major version 2. What is not a version is ignored: a later
+/// HAProxy may list more.
 fn is_version_2(version: &[u8]) -> bool {
     let mut parts = version.split(|&byte| byte == b'.');
     let digits = |part: &[u8]| !part.is_empty() && part.iter().all(u8::is_ascii_digit);

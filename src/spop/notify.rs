@@ -6,16 +6,16 @@ use super::{
 };
 use crate::spop::error::Parsed;
 
-/// A question of HAProxy. Exists only for a payload that was checked to its end.
+/// A NOTIFY frame. Exists only for a payload that was checked to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Notify<'b> {
-    /// The stream; the answer repeats it.
+    /// The id of the stream, which the ACK repeats.
     pub stream_id: u64,
-    /// The frame within the stream; the answer repeats it.
+    /// The id of the frame in the stream, which the ACK repeats.
     pub frame_id: u64,
-    /// The first message; nearly always the only one, so it is not looked for twice.
+    /// The first message. There is nearly always just one, so its position is stored.
     first: Option<Message<'b>>,
-    /// The messages behind the first.
+    /// The messages after the first.
     others: &'b [u8],
 }
 
@@ -29,12 +29,13 @@ pub struct Message<'b> {
 }
 
 impl<'b> Notify<'b> {
-    /// Reads a NOTIFY frame; any number of messages, none included.
+    /// Reads a NOTIFY frame with any number of messages.
     ///
     /// # Errors
-    /// The payload is cut, has bytes left over, or a value that is not one; the frame id is zero.
+    /// The payload ends too early, has bytes left over or an invalid value, or the frame id is
+    /// zero.
     pub fn parse(frame: &Frame<'b>) -> Result<Self, FrameError> {
-        // A stream id of zero is no mistake: each HAProxy process counts its streams from there.
+        // A stream id of zero is valid: each HAProxy process counts its streams from there.
         if frame.frame_id == 0 {
             return Err(FrameError::Ids);
         }
@@ -59,7 +60,7 @@ impl<'b> Notify<'b> {
     /// The messages, in the order of the configuration.
     pub fn messages(&self) -> impl Iterator<Item = Message<'b>> + use<'b> {
         let mut rest = self.others;
-        // INVARIANT: the payload was parsed once, so this ends at its end and nowhere before.
+        // INVARIANT: the payload was parsed once, so this ends at its end and not before.
         let others = std::iter::from_fn(move || {
             let (input, message) = message(rest).ok()?;
             rest = input;

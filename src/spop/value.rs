@@ -9,13 +9,13 @@ use super::{
 };
 use crate::spop::error::{Parsed, fail};
 
-/// A value, borrowed from its frame. Integers keep their width; text is bytes, because HAProxy passes
-/// header bytes as they come.
+/// A value, borrowed from its frame. Integers keep their width. Text is bytes, because HAProxy
+/// passes the bytes of headers unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value<'a> {
-    /// Nothing: an expression that had no result.
+    /// No value: the expression had no result.
     Null,
-    /// true or false.
+    /// True or false.
     Bool(bool),
     /// A signed integer of 32 bits.
     Int32(i32),
@@ -29,7 +29,7 @@ pub enum Value<'a> {
     Ipv4(Ipv4Addr),
     /// An IPv6 address.
     Ipv6(Ipv6Addr),
-    /// Text in no particular encoding.
+    /// Text in any encoding.
     Str(&'a [u8]),
     /// Bytes.
     Bin(&'a [u8]),
@@ -53,7 +53,7 @@ impl<'a> Value<'a> {
         match tag & 0x0f {
             NULL => Ok((input, Self::Null)),
             BOOL => Ok((input, Self::Bool(tag & TRUE != 0))),
-            // HAProxy sends the two's complement in 64 bits whatever the width.
+            // HAProxy sends the two's complement in 64 bits, whatever the width.
             INT32 => integer(input, |n| i32::try_from(n.cast_signed()).ok().map(Self::Int32)),
             UINT32 => integer(input, |n| u32::try_from(n).ok().map(Self::Uint32)),
             INT64 => integer(input, |n| Some(Self::Int64(n.cast_signed()))),
@@ -62,7 +62,7 @@ impl<'a> Value<'a> {
             IPV6 => array::<16>(input).map(|(rest, ip)| (rest, Self::Ipv6(ip.into()))),
             STRING => bytes(input).map(|(rest, text)| (rest, Self::Str(text))),
             BINARY => bytes(input).map(|(rest, data)| (rest, Self::Bin(data))),
-            // The length of an unknown type is unknown too: nothing behind it can be read.
+            // The length of an unknown type is unknown too, so nothing after it can be read.
             _ => fail(FrameError::Type),
         }
     }
@@ -151,7 +151,7 @@ pub(super) mod tests {
     use super::*;
     use crate::spop::parse::finish;
 
-    /// Any value; text and bytes come from `data`.
+    /// Any value. Text and bytes are slices of `data`.
     pub(in crate::spop) fn any_value() -> impl Strategy<Value = Value<'static>> {
         let data = || proptest::collection::vec(any::<u8>(), 0..300).prop_map(|v| &*v.leak());
         prop_oneof![

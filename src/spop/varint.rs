@@ -3,9 +3,9 @@
 use super::FrameError;
 use crate::spop::error::{Parsed, fail};
 
-/// The first value that takes a second byte.
+/// The first value that needs a second byte.
 const ONE_BYTE: u64 = 240;
-/// The most bytes a 64-bit integer takes.
+/// The most bytes that a 64-bit integer needs.
 pub const MAX_LEN: usize = 10;
 
 /// Reads one integer.
@@ -23,7 +23,7 @@ fn parse_long(first: u64, input: &[u8]) -> Parsed<'_, u64> {
     let mut shift = 4_u32;
     for (index, &byte) in input.iter().enumerate() {
         let part = u64::from(byte);
-        // Bits shifted out would make two encodings mean one number.
+        // If bits were lost, two encodings would be the same number.
         let shifted = part.checked_shl(shift).filter(|shifted| shifted >> shift == part);
         let Some(sum) = shifted.and_then(|shifted| value.checked_add(shifted)) else {
             return fail(FrameError::Integer);
