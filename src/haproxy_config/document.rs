@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn p4_bytes_that_are_no_utf8_are_read_one_by_one() {
+    fn bytes_that_are_no_utf8_are_read_one_by_one() {
         let source = Source::from_bytes("t".into(), b"frontend a # caf\xe9\n".to_vec());
         assert_eq!(source.text, "frontend a # caf\u{e9}\n");
         let document = Document::read(&[source]);

@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn p3_a_comment_may_follow_the_name_of_a_scope() {
+    fn a_comment_may_follow_the_name_of_a_scope() {
         for line in ["[identity]", "  [identity]  # comment", "[identity]# [other]"] {
             let text = format!("{line}\nspoe-agent identity\n");
             let engine = Engine::read(&Source { name: "x".into(), text }, 0, Some("identity"));

@@ -369,7 +369,7 @@ fn lint_in(files: &[(&str, &[u8])], args: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn p4_p5_p6_files_are_found_where_haproxy_finds_them_and_read_whatever_their_bytes() {
+fn files_are_found_where_haproxy_finds_them_and_read_whatever_their_bytes() {
     let shipped = |name: &str| std::fs::read(root().join("haproxy").join(name)).unwrap();
     let gate = String::from_utf8(shipped("haproxy.cfg")).unwrap();
     let (before, after) = gate.split_at(gate.find("\nfrontend gate").unwrap());
@@ -416,7 +416,7 @@ fn edited(old: &str, new: &str, spoe: impl Fn(String) -> String) -> Vec<Finding>
 }
 
 #[test]
-fn p2_defaults_are_followed_through_the_chain_that_they_make() {
+fn defaults_are_followed_through_the_chain_that_they_make() {
     let gate = "frontend gate\n";
     let chain = "defaults base from deeper\n    timeout client 60s\nfrontend gate from base\n";
     let found = edited(gate, chain, |spoe| spoe);
@@ -432,7 +432,7 @@ fn p2_defaults_are_followed_through_the_chain_that_they_make() {
 }
 
 #[test]
-fn p11_p12_p14_one_mistake_is_one_finding_with_the_line_that_makes_it() {
+fn one_mistake_is_one_finding_with_the_line_that_makes_it() {
     let top = "    # --- 1. Nothing a client sends may look like something we say";
     let found = edited(top, &format!("    http-request allow\n{top}"), |spoe| spoe);
     assert_eq!(found.len(), 1, "{}", text(&found));
@@ -454,7 +454,7 @@ fn p11_p12_p14_one_mistake_is_one_finding_with_the_line_that_makes_it() {
 }
 
 #[test]
-fn p7_another_engine_whose_file_is_not_there_is_not_judged() {
+fn another_engine_whose_file_is_not_there_is_not_judged() {
     let filter = "    filter spoe engine identity config identity.spoe.cfg\n";
     let waf = "    filter spoe engine crowdsec config /etc/haproxy/crowdsec.cfg\n";
     let shipped = source(&root().join("haproxy/haproxy.cfg")).unwrap();
@@ -469,7 +469,7 @@ fn p7_another_engine_whose_file_is_not_there_is_not_judged() {
 }
 
 #[test]
-fn p8_p16_local_addresses_and_new_sections_are_known() {
+fn local_addresses_and_new_sections_are_known() {
     let directory = root().join("tests/data/lint");
     let good = source(&directory.join("good.cfg")).unwrap();
     let files = |name: &str| source(&directory.join(name));

@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn p9_the_fix_of_an_expression_is_that_expression_of_the_whole() {
+    fn the_fix_of_an_expression_is_that_expression_of_the_whole() {
         for (pattern, want) in [
             (r"^(?i)(admin|ops)\.example\.com", r"'^(?i)(admin|ops)\.example\.com$'"),
             (r"[a-z]+\.ws\.test$", r"'^[a-z]+\.ws\.test$'"),

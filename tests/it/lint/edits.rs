@@ -283,7 +283,7 @@ fn m5_no_other_agent_and_no_option_writes_them() {
 }
 
 #[test]
-fn m2_p10_every_route_is_the_agents() {
+fn m2_every_route_is_the_agents() {
     let places: Vec<&Place> = FRONT.iter().collect();
     all_found(&Base::shipped(), &ROUTES, &places);
     all_found(
