@@ -23,6 +23,7 @@ pub mod pending;
 pub mod profile;
 pub mod provider;
 pub mod revocation;
+pub mod stored;
 
 pub use profile::{Authority, Profile};
 

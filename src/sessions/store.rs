@@ -17,7 +17,7 @@ use super::{
     seal::{Purpose, SealError, Sealer},
 };
 use crate::{
-    identity::{Identity, TokenIds, profile::Authority},
+    identity::{Authority, Identity, stored::StoredIdentity},
     time::Timestamp,
 };
 
@@ -45,22 +45,7 @@ pub struct StoreError(#[from] redb::Error);
 /// A session as it is kept.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Kept {
-    /// The configured name of the issuer when the session began, which may have another by now.
-    authority: String,
-    #[serde(default)]
-    identifier: String,
-    issuer: String,
-    subject: String,
-    email: Option<String>,
-    username: Option<String>,
-    groups: Vec<String>,
-    groups_overage: bool,
-    organization: Option<String>,
-    token: Option<String>,
-    session: Option<String>,
-    #[serde(default)]
-    sub: Option<String>,
-    issued: Option<u64>,
+    identity: StoredIdentity,
     id_token: String,
     #[serde(default)]
     refresh_token: Option<String>,
@@ -109,21 +94,8 @@ impl Kept {
         tokens: &Tokens,
         [began, end, last]: [Timestamp; 3],
     ) -> Self {
-        let text = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
         Self {
-            authority: identity.authority.name.to_string(),
-            identifier: identity.authority.identifier.to_string(),
-            issuer: identity.issuer.to_string(),
-            subject: identity.subject.to_string(),
-            email: text(&identity.email),
-            username: text(&identity.username),
-            groups: identity.groups.iter().map(ToString::to_string).collect(),
-            groups_overage: identity.groups_overage,
-            organization: text(&identity.organization),
-            token: text(&identity.token.id),
-            session: text(&identity.token.session),
-            sub: text(&identity.token.sub),
-            issued: identity.token.issued.map(Timestamp::as_millis),
+            identity: identity.into(),
             id_token: tokens.id.expose_secret().into(),
             refresh_token: tokens.refresh.as_ref().map(|token| token.expose_secret().into()),
             nonce: tokens.nonce.to_string(),
@@ -137,28 +109,11 @@ impl Kept {
 
     /// The identity and its proofs; `None` for an issuer that is not configured any more.
     pub(super) fn identity(self, authorities: &[Arc<Authority>]) -> Option<(Identity, Tokens)> {
-        let (name, identifier) = (&self.authority, &self.identifier);
-        let authority = Authority::find(authorities.iter(), name, identifier, &self.issuer)?;
-        let text = |text: Option<String>| text.map(String::into_boxed_str);
-        let groups: Vec<Box<str>> = self.groups.into_iter().map(Into::into).collect();
         let identity = Identity {
-            authority: Arc::clone(authority),
-            issuer: self.issuer.into(),
-            subject: self.subject.into(),
-            email: text(self.email),
-            username: text(self.username),
-            groups_joined: crate::identity::claims::join(&groups),
-            groups,
-            groups_overage: self.groups_overage,
-            organization: text(self.organization),
-            token: TokenIds {
-                id: text(self.token),
-                session: text(self.session),
-                sub: text(self.sub),
-                issued: self.issued.map(Timestamp::from_millis),
-            },
+            // A session is bound to no certificate, and lasts as long as the agent says.
             bound_to: None,
             expires: Timestamp::from_millis(self.end),
+            ..self.identity.restore(authorities)?
         };
         let tokens = Tokens {
             id: SecretString::from(self.id_token),

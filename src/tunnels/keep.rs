@@ -28,7 +28,7 @@ use super::{By, Cause, Kind, Place, Tunnel, Tunnels, journal::Journal, recent::R
 use crate::{
     authz::{decision::Route, reason::Reason},
     gate::Gate,
-    identity::{Identity, Refusal, TokenIds, profile::Authority},
+    identity::{Authority, Refusal, stored::StoredIdentity},
     sessions::Session,
     time::{MonotonicTime, Timestamp},
     workspaces::{EndpointName, Gateway, host::Host},
@@ -46,7 +46,7 @@ struct Kept {
     id: String,
     kind: String,
     by: String,
-    identity: Option<KeptIdentity>,
+    identity: Option<StoredIdentity>,
     workspace: Option<String>,
     owner: Option<String>,
     endpoint: Option<String>,
@@ -79,26 +79,6 @@ struct KeptRecent {
 enum Memory {
     Allowed,
     GivenForReuse,
-}
-
-#[derive(Serialize, Deserialize)]
-struct KeptIdentity {
-    authority: String,
-    #[serde(default)]
-    identifier: String,
-    issuer: String,
-    subject: String,
-    email: Option<String>,
-    username: Option<String>,
-    groups: Vec<String>,
-    groups_joined: String,
-    groups_overage: bool,
-    organization: Option<String>,
-    token: Option<String>,
-    session: Option<String>,
-    issued_ms: Option<u64>,
-    bound_to: Option<[u8; 32]>,
-    expires_ms: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -335,7 +315,7 @@ impl Kept {
             id: tunnel.id.to_string(),
             kind: tunnel.kind.id().into(),
             by: tunnel.by.id().into(),
-            identity: tunnel.identity.as_deref().map(KeptIdentity::of),
+            identity: tunnel.identity.as_deref().map(StoredIdentity::from),
             workspace: tunnel.workspace.as_ref().map(ToString::to_string),
             owner: tunnel.owner.as_deref().map(Into::into),
             endpoint: tunnel.endpoint.as_ref().map(ToString::to_string),
@@ -377,7 +357,10 @@ impl Kept {
         Some(Tunnel {
             id: self.id.as_str().try_into().ok()?,
             kind: Kind::ALL.into_iter().find(|kind| kind.id() == self.kind)?,
-            identity: self.identity.and_then(|kept| kept.identity(authorities)).map(Arc::new),
+            identity: self
+                .identity
+                .and_then(|stored| stored.restore(authorities.iter().copied()))
+                .map(Arc::new),
             by: by.into_iter().find(|by| by.id() == self.by)?,
             session: None,
             workspace,
@@ -398,56 +381,6 @@ impl Kept {
                 process: self.process,
                 source: self.source,
             },
-        })
-    }
-}
-
-impl KeptIdentity {
-    fn of(identity: &Identity) -> Self {
-        let text = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
-        Self {
-            authority: identity.authority.name.to_string(),
-            identifier: identity.authority.identifier.to_string(),
-            issuer: identity.issuer.to_string(),
-            subject: identity.subject.to_string(),
-            email: text(&identity.email),
-            username: text(&identity.username),
-            groups: identity.groups.iter().map(ToString::to_string).collect(),
-            groups_joined: identity.groups_joined.to_string(),
-            groups_overage: identity.groups_overage,
-            organization: text(&identity.organization),
-            token: text(&identity.token.id),
-            session: text(&identity.token.session),
-            issued_ms: identity.token.issued.map(Timestamp::as_millis),
-            bound_to: identity.bound_to,
-            expires_ms: identity.expires.as_millis(),
-        }
-    }
-
-    fn identity(self, authorities: &[&Arc<Authority>]) -> Option<Identity> {
-        let (name, identifier) = (&self.authority, &self.identifier);
-        let all = authorities.iter().copied();
-        let authority = Authority::find(all, name, identifier, &self.issuer)?;
-        let text = |text: Option<String>| text.map(String::into_boxed_str);
-        Some(Identity {
-            authority: Arc::clone(authority),
-            issuer: self.issuer.into(),
-            subject: self.subject.into(),
-            email: text(self.email),
-            username: text(self.username),
-            groups: self.groups.into_iter().map(Into::into).collect(),
-            groups_joined: self.groups_joined.into(),
-            organization: text(self.organization),
-            groups_overage: self.groups_overage,
-            token: TokenIds {
-                id: text(self.token),
-                session: text(self.session),
-                // Only sessions are ended by it, and those are kept elsewhere.
-                sub: None,
-                issued: self.issued_ms.map(Timestamp::from_millis),
-            },
-            bound_to: self.bound_to,
-            expires: Timestamp::from_millis(self.expires_ms),
         })
     }
 }
