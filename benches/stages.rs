@@ -31,7 +31,7 @@ use identity_spoa::{
         policy::{Mode, Question, RequestContext, Rules, Set, Who},
         reason::Reason,
     },
-    gate::{Gate, Response, Step, live::Live},
+    gate::{Gate, Response, Step, live::Live, revalidator::Revalidator},
     haproxy::runtime,
     identity::{
         Authentication,
@@ -43,7 +43,7 @@ use identity_spoa::{
     request::Request,
     spop::{Event, Notify, frame::DEFAULT_SIZE},
     time::{MonotonicTime, Timestamp},
-    tunnels::{Allowed, Settings, Tunnel, Tunnels, sweep::Sweeper},
+    tunnels::{Allowed, Settings, Tunnel, Tunnels, revalidation::TunnelRevalidation},
     workspaces::{EndpointName, host::Host, pattern::Scratch},
 };
 use jiff::tz::TimeZone;
@@ -222,7 +222,7 @@ fn tunnels(gate: &Arc<Gate>, request: &Request<'_>, decided: &Response, now: Tim
     const COUNT: u32 = 10_000;
     let (audit_log, writer) = AuditLog::to_sink(Box::new(sink()), 1 << 20).unwrap();
     let settings = Settings { most: 100_000, ..Settings::default() };
-    let all = Tunnels::new(settings, 1, Arc::new(audit_log));
+    let all = Arc::new(Tunnels::new(settings, 1, Arc::new(audit_log)));
     let mut request = *request;
     request.upgrades = 1;
     request.spot.frontend = Some(b"gate");
@@ -246,15 +246,16 @@ fn tunnels(gate: &Arc<Gate>, request: &Request<'_>, decided: &Response, now: Tim
     let allowed = Allowed { response: decided, request: &request, id: &id, certificates: &[], now };
     time("remember a request that may last", || all.note(black_box(&allowed)).unwrap());
     list += "\nName: HAProxy\nPid: 7\n\n";
-    let live = Live::new(Arc::clone(gate));
-    let mut sweeper = Sweeper::new(&all, &live);
+    let live = Arc::new(Live::new(Arc::clone(gate)));
+    let mut revalidator = Revalidator::new(live);
+    revalidator.register(TunnelRevalidation::new(Arc::clone(&all)));
     let mut at = MonotonicTime::now();
     let mut least = |what: &str, step: Duration| {
         let mut least = Duration::MAX;
         for _ in 0..20 {
             at = at.plus(step);
             let start = Instant::now();
-            sweeper.round(now, at);
+            revalidator.round(now, at);
             least = least.min(start.elapsed());
         }
         println!("{what:<52} {:>8} us", least.as_micros());
@@ -268,6 +269,6 @@ fn tunnels(gate: &Arc<Gate>, request: &Request<'_>, decided: &Response, now: Tim
         least = least.min(start.elapsed());
     }
     println!("{:<52} {:>8} us", "10,000 streams: HAProxy's list read", least.as_micros());
-    drop(all);
+    drop((all, revalidator));
     writer.finish();
 }

@@ -5,7 +5,7 @@
 //! browser need beside the decision). The agent, `explain` and the tests all call [`Gate::decide`].
 //!
 //! A [`Gate`] never changes and never waits. A reload builds another one beside it, and [`live`]
-//! replaces it as a whole. [`revalidate`] decides again about what was allowed earlier.
+//! replaces it as a whole. [`revalidator`] decides again about what was allowed earlier.
 //!
 //! Invariant: no response allows a request unless every stage was passed under the same gate and
 //! the same snapshot of the workspaces.
@@ -46,6 +46,7 @@ pub mod live;
 mod origin;
 mod response;
 pub mod revalidate;
+pub mod revalidator;
 #[cfg(test)]
 pub(crate) mod scene;
 #[cfg(test)]

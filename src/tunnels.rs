@@ -3,7 +3,7 @@
 //! A tunnel is a WebSocket or another upgrade, a CONNECT, a TCP stream, or a plain request whose
 //! response takes long. Every allowed tunnel enters a bounded [`table`] before HAProxy gets the
 //! response; a plain request enters it once it has lasted for some seconds ([`recent`],
-//! [`promote`]). [`sweep`] decides about each of them again, by the same code that decides about
+//! [`promote`]). [`revalidation`] decides about each of them again, by the same code that decides about
 //! requests, whenever something changed and once a second. A tunnel that would be refused now, or
 //! would lead elsewhere, must be terminated.
 //!
@@ -43,8 +43,8 @@ mod promote;
 mod recent;
 mod record;
 mod reused;
+pub mod revalidation;
 mod stranger;
-pub mod sweep;
 pub mod table;
 pub mod view;
 

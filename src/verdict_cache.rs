@@ -4,7 +4,7 @@
 //! request with it (`haproxy/haproxy.cfg`, the lines under `GATE_REUSE`). This module decides which
 //! allow may be reused and for how long, and lists those in a bounded table.
 //!
-//! [`watch`] decides about the listed allows again, by the same code that decides about requests.
+//! [`revalidation`] decides about the listed allows again, by the same code that decides about requests.
 //! As soon as one of them would be refused or lead elsewhere, all are invalidated: a new epoch
 //! begins, and [`teller`] sends it to every process of HAProxy, where allows of another epoch do
 //! not count.
@@ -35,10 +35,10 @@ use crate::{
     workspaces::host::Host,
 };
 
+pub mod revalidation;
 pub mod teller;
 #[cfg(test)]
 mod tests;
-pub mod watch;
 
 /// The most allows that are listed at once. Beyond that none is offered.
 const MOST: usize = 100_000;

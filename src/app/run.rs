@@ -19,7 +19,7 @@ use crate::{
     audit::{AuditEvent, AuditLog},
     config::{self, Config},
     fingerprint::Fingerprint,
-    gate::{Gate, live::Live},
+    gate::{Gate, live::Live, revalidator::Revalidator},
     haproxy::SocketId,
     identity::provider::Provider,
     sessions::{flow::Used, seal::Sealer},
@@ -29,7 +29,8 @@ use crate::{
         web::{self, Web},
     },
     time::Timestamp,
-    verdict_cache::{Edge, teller, watch},
+    tunnels::revalidation::TunnelRevalidation,
+    verdict_cache::{Edge, revalidation::CacheRevalidation, teller},
 };
 
 mod reload;
@@ -123,6 +124,7 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
         tasks.spawn(crate::traces::start(about, stop.clone())?);
     }
     let of_gate = Tasks::start(&parts, feeds, &stop)?;
+    let mut revalidator = Revalidator::new(Arc::clone(&live));
     if let Some(edge) = edge {
         for (number, socket) in sockets.iter().enumerate() {
             tasks.spawn(teller::run(
@@ -132,12 +134,14 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
                 stop.clone(),
             ));
         }
-        tasks.spawn(watch::run(edge, Arc::clone(&live), stop.clone()));
+        revalidator.register(CacheRevalidation::new(edge));
     }
     let handed_over = tunnels.clone().zip(config.tunnels.file.clone());
     if let Some(tunnels) = tunnels {
         tunnels::spawn(&config, &live, &tunnels, &mut tasks, &stop);
+        revalidator.register(TunnelRevalidation::new(tunnels));
     }
+    tasks.spawn(revalidator.run(stop.clone()));
     if let Some(admin) = admin {
         tasks.spawn(admin.serve(stop.clone()));
     }

@@ -11,7 +11,7 @@ use crate::{
     config::Config,
     gate::{Gate, live::Live},
     haproxy::SocketId,
-    tunnels::{Settings, Tunnels, cutter::Cutter, keep, sweep},
+    tunnels::{Settings, Tunnels, cutter::Cutter, keep},
 };
 use std::path::Path;
 
@@ -43,7 +43,7 @@ pub(super) fn build(
     Some(tunnels)
 }
 
-/// Starts what follows tunnels and cuts them.
+/// Starts the tasks that terminate tunnels and store them.
 pub(super) fn spawn(
     config: &Config,
     live: &Arc<Live>,
@@ -51,7 +51,6 @@ pub(super) fn spawn(
     tasks: &mut JoinSet<()>,
     stop: &CancellationToken,
 ) {
-    tasks.spawn(sweep::run(Arc::clone(tunnels), Arc::clone(live), stop.clone()));
     let sockets = config.haproxy.iter().flat_map(|haproxy| &haproxy.sockets);
     for (number, socket) in sockets.enumerate() {
         let live = Some(Arc::clone(live));

@@ -20,7 +20,7 @@ use super::{
     Cause, Kind, Tunnel,
     cutter::Site,
     recent::{LASTS, Number, SPARED, Seen},
-    sweep,
+    revalidation,
 };
 use crate::{
     authz::{decision::DecisionId, reason::Reason},
@@ -167,7 +167,7 @@ impl Site {
                 }
             });
             for (number, tunnel, age) in some {
-                let cause = sweep::over(
+                let cause = revalidation::ends(
                     (gate, &workspaces),
                     &tunnel,
                     &self.tunnels.settings,

@@ -17,7 +17,7 @@ use super::{
     cutter::Site,
     promote::{Connection, Streams, connections},
     recent::SPARED,
-    sweep,
+    revalidation,
 };
 use crate::{
     authz::decision::DecisionId,
@@ -183,7 +183,8 @@ impl Site {
         let workspaces = gate.registry.snapshot();
         let judge = |(asked, tunnel, is_inherited): (Quarter, Tunnel, bool)| {
             let about = (gate, &workspaces);
-            let cause = sweep::over(about, &tunnel, &self.tunnels.settings, now, &mut scratch);
+            let cause =
+                revalidation::ends(about, &tunnel, &self.tunnels.settings, now, &mut scratch);
             Given { tunnel, asked, cause, is_inherited }
         };
         all.into_iter().map(judge).collect()

@@ -6,7 +6,7 @@
 //! most.
 //!
 //! The table also writes the audit records of tunnels, and counts for the metrics. It decides
-//! nothing: [`sweep`](super::sweep) says which tunnels must end, and [`cutter`](super::cutter) ends
+//! nothing: [`revalidation`](super::revalidation) says which tunnels must end, and [`cutter`](super::cutter) ends
 //! them.
 
 use std::{
