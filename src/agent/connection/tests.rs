@@ -1,6 +1,9 @@
 //! A connection over memory. The test is HAProxy's end: it writes frames and reads what comes.
 
-use std::io::{Write, sink};
+use std::{
+    io::{Write, sink},
+    sync::mpsc::{self, RecvTimeoutError},
+};
 
 use serde_json::json;
 use tokio::{
@@ -26,6 +29,9 @@ use crate::{
     },
     workspaces::reconcile::lookup::Lookup,
 };
+
+/// The longest that a test may take. Each takes less than a second.
+const TIME_LIMIT: Duration = Duration::from_secs(30);
 
 /// HAProxy's end of a connection.
 struct HaProxy {
@@ -86,7 +92,7 @@ impl HaProxy {
     }
 
     /// The authorization request of alice for a workspace.
-    fn question(&self, stream: u64, workspace: &str) -> Vec<u8> {
+    fn request(&self, stream: u64, workspace: &str) -> Vec<u8> {
         let (host, bearer) = (host("", workspace), format!("Bearer {}", self.token));
         let args: &[client::Arg<'_>] = &[
             (b"method", Value::Str(b"GET")),
@@ -142,124 +148,160 @@ impl HaProxy {
 }
 
 /// A gate that looks up unknown workspaces, and the lookups that it makes.
-fn asking() -> (Scene, Lookup, tokio::sync::mpsc::Receiver<crate::workspaces::WorkspaceId>) {
+fn with_lookups() -> (Scene, Lookup, tokio::sync::mpsc::Receiver<crate::workspaces::WorkspaceId>) {
     let mut scene = Scene::new();
-    let (lookup, questions) = Lookup::new();
+    let (lookup, lookups) = Lookup::new();
     scene.gate.lookups = vec![Some(lookup.clone())];
-    (scene, lookup, questions)
+    (scene, lookup, lookups)
+}
+
+/// Runs a test in a thread of its own, and fails if it does not end in time: even code that loops
+/// without end fails its test, and stops no other.
+fn in_time<F: Future<Output = ()>>(test: impl FnOnce() -> F + Send + 'static) {
+    let (ended, end) = mpsc::channel::<()>();
+    let thread = std::thread::spawn(move || {
+        let _ended = ended;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(test());
+    });
+    // The sender is dropped at the end of the test, or when it panics.
+    assert_eq!(end.recv_timeout(TIME_LIMIT), Err(RecvTimeoutError::Disconnected), "in time");
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
 }
 
 const STARTING: &str = "bluebird-demo-ns35kd21abc";
 
-#[tokio::test]
-async fn a_handshake_agrees_on_the_smaller_frames_and_a_goodbye_is_returned() {
-    let mut haproxy = HaProxy::connect(Scene::new());
-    let agreed = haproxy.hello(1024).await;
-    assert_eq!(agreed, Agreed { max_frame_size: 1024, pipelining: true });
-    let mut bye = Vec::new();
-    client::disconnect(&mut bye, Status::Normal, "bye");
-    haproxy.write(&bye).await;
-    haproxy.ends_with(Status::Normal).await;
+#[test]
+fn a_handshake_agrees_on_the_smaller_frames_and_a_goodbye_is_returned() {
+    in_time(async || {
+        let mut haproxy = HaProxy::connect(Scene::new());
+        let agreed = haproxy.hello(1024).await;
+        assert_eq!(agreed, Agreed { max_frame_size: 1024, pipelining: true });
+        let mut bye = Vec::new();
+        client::disconnect(&mut bye, Status::Normal, "bye");
+        haproxy.write(&bye).await;
+        haproxy.ends_with(Status::Normal).await;
+    });
 }
 
-#[tokio::test]
-async fn a_question_before_the_handshake_ends_the_connection() {
-    let mut haproxy = HaProxy::connect(Scene::new());
-    let question = haproxy.question(1, ALICES);
-    haproxy.write(&question).await;
-    let (kind, ..) = haproxy.frame().await.unwrap();
-    assert_eq!(kind, FrameType::AgentDisconnect);
-    assert!(haproxy.frame().await.is_none());
+#[test]
+fn a_request_before_the_handshake_ends_the_connection() {
+    in_time(async || {
+        let mut haproxy = HaProxy::connect(Scene::new());
+        let request = haproxy.request(1, ALICES);
+        haproxy.write(&request).await;
+        let (kind, ..) = haproxy.frame().await.unwrap();
+        assert_eq!(kind, FrameType::AgentDisconnect);
+        assert!(haproxy.frame().await.is_none());
+    });
 }
 
-#[tokio::test]
-async fn many_questions_at_once_are_each_answered_once() {
-    let mut haproxy = HaProxy::open(Scene::new()).await;
-    let all: Vec<u8> = (1..=200).flat_map(|n| haproxy.question(n, ALICES)).collect();
-    // Split within a length, a header and a payload.
-    for part in all.chunks(all.len() / 7 + 3) {
-        haproxy.write(part).await;
-    }
-    for number in 1..=200 {
-        assert_eq!(haproxy.reason().await, (number, "owner".to_owned()));
-    }
+#[test]
+fn many_requests_at_once_are_each_answered_once() {
+    in_time(async || {
+        let mut haproxy = HaProxy::open(Scene::new()).await;
+        let all: Vec<u8> = (1..=200).flat_map(|n| haproxy.request(n, ALICES)).collect();
+        // Split within a length, a header and a payload.
+        for part in all.chunks(all.len() / 7 + 3) {
+            haproxy.write(part).await;
+        }
+        for number in 1..=200 {
+            assert_eq!(haproxy.reason().await, (number, "owner".to_owned()));
+        }
+    });
 }
 
-#[tokio::test]
-async fn a_frame_that_is_too_long_ends_the_connection_at_its_length() {
-    let mut haproxy = HaProxy::open(Scene::new()).await;
-    let question = haproxy.question(1, ALICES);
-    haproxy.write(&[&question[..], &(DEFAULT_SIZE + 1).to_be_bytes()].concat()).await;
-    assert_eq!(haproxy.reason().await, (1, "owner".to_owned()), "what came before is answered");
-    haproxy.ends_with(Status::TooBig).await;
+#[test]
+fn a_frame_that_is_too_long_ends_the_connection_at_its_length() {
+    in_time(async || {
+        let mut haproxy = HaProxy::open(Scene::new()).await;
+        let request = haproxy.request(1, ALICES);
+        haproxy.write(&[&request[..], &(DEFAULT_SIZE + 1).to_be_bytes()].concat()).await;
+        assert_eq!(haproxy.reason().await, (1, "owner".to_owned()), "what came before is answered");
+        haproxy.ends_with(Status::TooBig).await;
+    });
 }
 
-#[tokio::test]
-async fn a_frame_of_an_unknown_type_is_passed_over() {
-    let mut haproxy = HaProxy::open(Scene::new()).await;
-    let mut unknown = haproxy.question(1, ALICES);
-    unknown[frame::LENGTH] = 77;
-    let question = haproxy.question(2, ALICES);
-    haproxy.write(&[unknown, question].concat()).await;
-    assert_eq!(haproxy.reason().await, (2, "owner".to_owned()));
+#[test]
+fn a_frame_of_an_unknown_type_is_ignored() {
+    in_time(async || {
+        let mut haproxy = HaProxy::open(Scene::new()).await;
+        let mut unknown = haproxy.request(1, ALICES);
+        unknown[frame::LENGTH] = 77;
+        let request = haproxy.request(2, ALICES);
+        haproxy.write(&[unknown, request].concat()).await;
+        assert_eq!(haproxy.reason().await, (2, "owner".to_owned()));
+    });
 }
 
-#[tokio::test]
-async fn a_question_that_waits_holds_up_no_other_and_is_answered_after_its_wait() {
-    let (scene, lookup, mut asked) = asking();
-    let mut haproxy = HaProxy::open(scene).await;
-    let questions = [haproxy.question(1, STARTING), haproxy.question(2, ALICES)].concat();
-    haproxy.write(&questions).await;
-    assert_eq!(haproxy.reason().await, (2, "owner".to_owned()));
-    let id = asked.recv().await.unwrap();
-    assert_eq!(id.as_str(), STARTING);
-    lookup.ended(&id, MonotonicTime::now());
-    assert_eq!(haproxy.reason().await, (1, "workspace_unknown".to_owned()));
+#[test]
+fn a_request_that_waits_holds_up_no_other_and_is_answered_after_its_wait() {
+    in_time(async || {
+        let (scene, lookup, mut asked) = with_lookups();
+        let mut haproxy = HaProxy::open(scene).await;
+        let requests = [haproxy.request(1, STARTING), haproxy.request(2, ALICES)].concat();
+        haproxy.write(&requests).await;
+        assert_eq!(haproxy.reason().await, (2, "owner".to_owned()));
+        let id = asked.recv().await.unwrap();
+        assert_eq!(id.as_str(), STARTING);
+        lookup.ended(&id, MonotonicTime::now());
+        assert_eq!(haproxy.reason().await, (1, "workspace_unknown".to_owned()));
+    });
 }
 
-#[tokio::test]
-async fn a_question_that_waits_for_too_long_is_refused() {
-    let (scene, _lookup, _asked) = asking();
-    let mut haproxy = HaProxy::open(scene).await;
-    let question = haproxy.question(1, STARTING);
-    haproxy.write(&question).await;
-    assert_eq!(haproxy.reason().await, (1, "deadline".to_owned()));
+#[test]
+fn a_request_that_waits_for_too_long_is_refused() {
+    in_time(async || {
+        let (scene, _lookup, _asked) = with_lookups();
+        let mut haproxy = HaProxy::open(scene).await;
+        let request = haproxy.request(1, STARTING);
+        haproxy.write(&request).await;
+        assert_eq!(haproxy.reason().await, (1, "deadline".to_owned()));
+    });
 }
 
-#[tokio::test]
-async fn more_questions_than_may_wait_are_refused_at_once() {
-    let (scene, lookup, mut asked) = asking();
-    let mut haproxy = HaProxy::with(scene, 1 << 20, 1);
-    haproxy.hello(DEFAULT_SIZE).await;
-    let questions = [haproxy.question(1, STARTING), haproxy.question(2, STARTING)].concat();
-    haproxy.write(&questions).await;
-    assert_eq!(haproxy.reason().await, (2, "overloaded".to_owned()));
-    lookup.ended(&asked.recv().await.unwrap(), MonotonicTime::now());
-    assert_eq!(haproxy.reason().await, (1, "workspace_unknown".to_owned()));
+#[test]
+fn more_requests_than_may_wait_are_refused_at_once() {
+    in_time(async || {
+        let (scene, lookup, mut asked) = with_lookups();
+        let mut haproxy = HaProxy::with(scene, 1 << 20, 1);
+        haproxy.hello(DEFAULT_SIZE).await;
+        let requests = [haproxy.request(1, STARTING), haproxy.request(2, STARTING)].concat();
+        haproxy.write(&requests).await;
+        assert_eq!(haproxy.reason().await, (2, "overloaded".to_owned()));
+        lookup.ended(&asked.recv().await.unwrap(), MonotonicTime::now());
+        assert_eq!(haproxy.reason().await, (1, "workspace_unknown".to_owned()));
+    });
 }
 
-#[tokio::test]
-async fn at_the_end_of_the_agent_what_was_asked_is_answered_and_haproxy_is_told() {
-    let (scene, lookup, mut asked) = asking();
-    let mut haproxy = HaProxy::open(scene).await;
-    let question = haproxy.question(1, STARTING);
-    haproxy.write(&question).await;
-    let id = asked.recv().await.unwrap();
-    let question = haproxy.question(2, ALICES);
-    haproxy.write(&question).await;
-    haproxy.stop.cancel();
-    lookup.ended(&id, MonotonicTime::now());
-    let mut answered = [haproxy.reason().await, haproxy.reason().await];
-    answered.sort();
-    assert_eq!(answered, [(1, "workspace_unknown".to_owned()), (2, "owner".to_owned())]);
-    haproxy.ends_with(Status::Normal).await;
+#[test]
+fn at_the_end_of_the_agent_what_was_asked_is_answered_and_haproxy_is_told() {
+    in_time(async || {
+        let (scene, lookup, mut asked) = with_lookups();
+        let mut haproxy = HaProxy::open(scene).await;
+        let request = haproxy.request(1, STARTING);
+        haproxy.write(&request).await;
+        let id = asked.recv().await.unwrap();
+        let request = haproxy.request(2, ALICES);
+        haproxy.write(&request).await;
+        haproxy.stop.cancel();
+        lookup.ended(&id, MonotonicTime::now());
+        let mut answered = [haproxy.reason().await, haproxy.reason().await];
+        answered.sort();
+        assert_eq!(answered, [(1, "workspace_unknown".to_owned()), (2, "owner".to_owned())]);
+        haproxy.ends_with(Status::Normal).await;
+    });
 }
 
-#[tokio::test]
-async fn an_allow_that_cannot_be_recorded_is_a_refusal() {
-    let mut haproxy = HaProxy::with(Scene::new(), 1, 8);
-    haproxy.hello(DEFAULT_SIZE).await;
-    let question = haproxy.question(1, ALICES);
-    haproxy.write(&question).await;
-    assert_eq!(haproxy.reason().await, (1, "audit_unavailable".to_owned()));
+#[test]
+fn an_allow_that_cannot_be_recorded_is_a_refusal() {
+    in_time(async || {
+        let mut haproxy = HaProxy::with(Scene::new(), 1, 8);
+        haproxy.hello(DEFAULT_SIZE).await;
+        let request = haproxy.request(1, ALICES);
+        haproxy.write(&request).await;
+        assert_eq!(haproxy.reason().await, (1, "audit_unavailable".to_owned()));
+    });
 }
