@@ -1,5 +1,5 @@
 # What a person runs here. Everything stays on loopback.
-.PHONY: demo test test-repeat cuts interop browser platforms check fmt reference lint build install fuzz sanitize corpus bench \
+.PHONY: demo test test-repeat terminations interop browser platforms check fmt reference lint build install fuzz sanitize corpus bench \
 	soak chaos scale docs docs-check words
 
 # Starts a gate with everything around it, shows what it does, and stays up.
@@ -26,9 +26,9 @@ test-repeat: install
 # From the end of access to the closed socket, RUNS times with every HAProxy: p50, p99 and the most. Exit status 1 if
 # one took longer than a second. Needs a quiet machine. ONLY=3.2 for one of them.
 RUNS ?= 20
-cuts: install
+terminations: install
 	@tests/containers/images.sh >/dev/null || echo "no container engine: the haproxy of this machine is measured"
-	RUNS=$(RUNS) GATE_VERSIONS="$(ONLY)" cargo test --locked --test it tunnels::cuts:: -- --ignored --nocapture
+	RUNS=$(RUNS) GATE_VERSIONS="$(ONLY)" cargo test --locked --test it tunnels::terminations:: -- --ignored --nocapture
 
 # Tokens of OpenID providers that nobody here wrote: oidc-provider from npm, Canaille from PyPI. Their
 # keys rotate under traffic. The first run needs those package registries.

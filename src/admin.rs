@@ -135,7 +135,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .route(SOURCES, get(workspaces::sources))
         .route("/v1/sources/{source}/workspaces", get(workspaces::held))
         .route("/v1/sources/{source}/workspaces/{id}", one)
-        .route(TUNNELS, get(tunnels::list).delete(tunnels::cut))
+        .route(TUNNELS, get(tunnels::list).delete(tunnels::terminate))
         .merge(metrics::routes())
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(shared)

@@ -63,7 +63,7 @@ enum Command {
     /// Tests policies, prints their schema, and asks them about a recorded past, without the agent
     #[command(subcommand)]
     Policy(policy::Command),
-    /// Shows who is connected to what right now, and cuts
+    /// Lists live tunnels (WebSockets, SSH, downloads), and terminates them
     Tunnels(TunnelsArgs),
     /// Prints what a shell needs to complete commands
     Completions(CompletionsArgs),
@@ -392,24 +392,24 @@ struct TunnelsArgs {
 
 #[derive(Debug, Subcommand)]
 enum TunnelsCommand {
-    /// Lists live tunnels, the oldest first; what is done unless said
+    /// Lists live tunnels, oldest first (the default)
     List,
     /// Prints each tunnel as it opens and closes, until interrupted
     Watch,
-    /// Cuts all tunnels that are meant; what may be opened again is no matter of it
-    Cut(CutArgs),
+    /// Terminates the matching tunnels. Access is not revoked: clients may connect again
+    Terminate(TerminateArgs),
 }
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
-struct CutArgs {
-    /// Of this user, as `list` shows it, or of this subject
+struct TerminateArgs {
+    /// The user as `list` shows it, or the subject
     #[arg(long)]
     user: Option<String>,
-    /// To this workspace
+    /// The workspace
     #[arg(long, value_name = "ID")]
     workspace: Option<String>,
-    /// This one
+    /// The id of a tunnel
     #[arg(long)]
     id: Option<String>,
 }

@@ -81,7 +81,7 @@ metrics! {
     SESSION_COOKIES = "gauge" "session_cookies" [] "Cookies of sessions that this agent knows";
     SHARED_SILENT = "gauge" "shared_silent_seconds" [] "Time since the store of [shared] was heard";
     HAPROXY_UP = "gauge" "haproxy_up" ["socket"] "Whether a socket of HAProxy answers";
-    TUNNELS_CUT_FAILED = "counter" "tunnels_cut_failed_total" [] "Tunnels that could not be cut within a second";
+    TUNNELS_TERMINATION_FAILED = "counter" "tunnels_termination_failed_total" [] "Tunnels that could not be terminated within a second";
     REUSE_ON = "gauge" "reuse_on" [] "Whether HAProxy is given allows to reuse";
     REUSE_GIVEN = "counter" "reuse_given_total" [] "Allows that HAProxy may reuse";
     REUSE_REUSED = "counter" "reuse_requests_total" [] "Requests that HAProxy let pass with one, as far as it told";

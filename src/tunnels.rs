@@ -7,7 +7,7 @@
 //! requests, whenever something changed and once a second. A tunnel that would be refused now, or
 //! would lead elsewhere, must be terminated.
 //!
-//! [`cutter`] finds the stream of each tunnel in the processes of HAProxy, terminates those that
+//! [`terminator`] finds the stream of each tunnel in the processes of HAProxy, terminates those that
 //! must end, and removes those that have ended from the table. [`keep`] writes the tunnels to a
 //! file, so that a restarted agent knows those of the one before it.
 //!
@@ -35,7 +35,6 @@ use crate::{
     workspaces::{EndpointName, WorkspaceId, host::Host},
 };
 
-pub mod cutter;
 pub mod journal;
 pub mod keep;
 pub mod metrics;
@@ -46,6 +45,7 @@ mod reused;
 pub mod revalidation;
 mod stranger;
 pub mod table;
+pub mod terminator;
 pub mod view;
 
 pub use table::{Full, Tunnels};
@@ -67,7 +67,7 @@ pub struct Settings {
     pub outlive_token: bool,
     /// Whether tunnels that this agent did not allow are terminated. Only for an agent that is the
     /// only one of its HAProxy.
-    pub cut_unknown: bool,
+    pub terminate_unknown: bool,
     /// The frontends whose tunnels are watched from the start. Others are added with their first
     /// authorization request.
     pub frontends: Vec<Box<[u8]>>,
@@ -79,7 +79,7 @@ impl Default for Settings {
             most: 20_000,
             longest: None,
             outlive_token: false,
-            cut_unknown: false,
+            terminate_unknown: false,
             frontends: vec![],
         }
     }

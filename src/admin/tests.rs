@@ -190,7 +190,7 @@ async fn a_writer_puts_shows_and_deletes_workspaces_of_its_source() {
 async fn tunnels_are_listed_and_closed_by_name() {
     let api = Api::new();
     assert_eq!(api.json("GET", TUNNELS, "").await["tunnels"], Value::Array(vec![]));
-    assert_eq!(api.json("DELETE", TUNNELS, r#"{"user": "alice"}"#).await["cut"], 0);
+    assert_eq!(api.json("DELETE", TUNNELS, r#"{"user": "alice"}"#).await["terminating"], 0);
     api.fails("DELETE", TUNNELS, "{}", 422, "expected 'user', 'workspace' or 'id'").await;
     api.fails("DELETE", TUNNELS, r#"{"all": true}"#, 422, "").await;
     let without = Api::with(|subject| subject.tunnels = None);

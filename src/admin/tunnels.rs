@@ -1,4 +1,4 @@
-//! Live tunnels: listed, and cut by an administrator.
+//! Live tunnels: lists them, and terminates those that an administrator selects.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Response {
     })
 }
 
-pub(super) async fn cut(
+pub(super) async fn terminate(
     State(shared): State<Arc<Shared>>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     body: Result<Json<Selection>, JsonRejection>,
@@ -42,10 +42,10 @@ pub(super) async fn cut(
         return failed(StatusCode::UNPROCESSABLE_ENTITY, error);
     }
     with(&shared, |tunnels| {
-        // Each is on record with the user id once it is cut.
-        let count = tunnels.cut(caller.uid, |tunnel| selection.covers(tunnel));
+        // The audit log has each with the user id once it is terminated.
+        let count = tunnels.terminate(caller.uid, |tunnel| selection.covers(tunnel));
         info!(uid = caller.uid, count, "an administrator terminates tunnels");
-        Json(Views { cut: Some(count), ..Views::default() }).into_response()
+        Json(Views { terminating: Some(count), ..Views::default() }).into_response()
     })
 }
 

@@ -11,7 +11,7 @@ use crate::{
     config::Config,
     gate::{Gate, live::Live},
     haproxy::SocketId,
-    tunnels::{Settings, Tunnels, cutter::Cutter, keep},
+    tunnels::{Settings, Tunnels, keep, terminator::TunnelTerminator},
 };
 use std::path::Path;
 
@@ -54,8 +54,9 @@ pub(super) fn spawn(
     let sockets = config.haproxy.iter().flat_map(|haproxy| &haproxy.sockets);
     for (number, socket) in sockets.enumerate() {
         let live = Some(Arc::clone(live));
-        let cutter = Cutter::new(socket.clone(), SocketId::new(number), Arc::clone(tunnels), live);
-        tasks.spawn(cutter.run(stop.clone()));
+        let terminator =
+            TunnelTerminator::new(socket.clone(), SocketId::new(number), Arc::clone(tunnels), live);
+        tasks.spawn(terminator.run(stop.clone()));
     }
     if let Some(path) = &config.tunnels.file {
         tasks.spawn(keep::run(Arc::clone(tunnels), path.clone(), stop.clone()));

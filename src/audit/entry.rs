@@ -84,8 +84,8 @@ events! {
     BackChannelLogoutUnmatched = "back_channel_logout_unmatched": "A provider's logout token matched no session of this agent.";
     TunnelOpen = "tunnel_open": "A tunnel was opened.";
     TunnelClose = "tunnel_close": "A tunnel was closed by one of its ends.";
-    TunnelCut = "tunnel_cut": "The agent closed a tunnel; `cause` says why.";
-    TunnelCutFailed = "tunnel_cut_failed": "A tunnel that must be closed could not be; `error` says why.";
+    TunnelTerminate = "tunnel_terminate": "The agent terminated a tunnel; `cause` says why.";
+    TunnelTerminateFailed = "tunnel_terminate_failed": "A tunnel could not be terminated within a second; `error` says why. The agent tries again.";
     Open = "open": "The agent opened the log; `after` says what was there before.";
     ContinueFile = "continue": "A new file begins after rotation.";
     Checkpoint = "checkpoint": "A signed checkpoint.";

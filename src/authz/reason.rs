@@ -112,7 +112,7 @@ pub enum Reason {
     SessionsUnavailable,
     /// HAProxy asked with a message or argument that is not the shipped configuration's.
     MessageUnknown,
-    /// No further tunnel can be tracked, so none is opened that could not be cut.
+    /// No further tunnel can be tracked, so none is opened that could not be terminated.
     TunnelsFull,
     /// Too many requests wait for an answer.
     Overloaded,

@@ -10,7 +10,7 @@ use std::{
 use anyhow::bail;
 use reqwest::Method;
 
-use super::{CutArgs, TunnelsArgs, TunnelsCommand, agent::Agent, workspaces::columns};
+use super::{TerminateArgs, TunnelsArgs, TunnelsCommand, agent::Agent, workspaces::columns};
 use crate::{
     admin::TUNNELS,
     tunnels::view::{Selection, View, Views},
@@ -33,13 +33,13 @@ pub(super) fn tunnels(args: &TunnelsArgs) -> anyhow::Result<ExitCode> {
             }
         }
         TunnelsCommand::Watch => watch(&agent, args.json, &mut out)?,
-        TunnelsCommand::Cut(CutArgs { user, workspace, id }) => {
+        TunnelsCommand::Terminate(TerminateArgs { user, workspace, id }) => {
             let (user, workspace, id) = (user.clone(), workspace.clone(), id.clone());
             let body = serde_json::to_vec(&Selection { user, workspace, id })?;
             let views = ask(&agent, Method::DELETE, Some(body))?;
-            let count = views.cut.unwrap_or_default();
+            let count = views.terminating.unwrap_or_default();
             if args.json {
-                writeln!(out, "{}", serde_json::json!({ "cut": count }))?;
+                writeln!(out, "{}", serde_json::json!({ "terminating": count }))?;
             } else {
                 writeln!(out, "{count} {}", if count == 1 { "tunnel" } else { "tunnels" })?;
             }
@@ -96,8 +96,8 @@ fn cells(view: &View) -> [String; 9] {
     let or = |text: &Option<String>| {
         text.as_deref().map_or_else(|| "-".into(), |text| text.escape_debug().to_string())
     };
-    let state = match &view.cutting {
-        Some(cause) => format!("cutting: {cause}"),
+    let state = match &view.terminating {
+        Some(cause) => format!("terminating: {cause}"),
         None if view.found => "open".into(),
         None => "opening".into(),
     };

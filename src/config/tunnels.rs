@@ -28,17 +28,17 @@ impl Section for HaproxyTable {
 }
 
 table! {
-    /// What holds for live tunnels; needs `[haproxy]`.
+    /// Limits of live tunnels; needs `[haproxy]`.
     TunnelsTable = "tunnels", restart;
-    /// The most at once; of one person, or address without a person, an eighth of it.
+    /// The most tunnels at once. One person, or one client address without a person, may have an eighth of it.
     max: default Number<8, 1_000_000, usize> = Settings::default().most;
-    /// No tunnel lasts longer.
+    /// The longest that a tunnel may last.
     max_seconds: optional Seconds<1, 31_536_000>, example("43200");
-    /// Whether a tunnel goes on when the token it was opened with ends.
+    /// Whether a tunnel goes on after the token that opened it has expired.
     outlive_token: default bool = Settings::default().outlive_token;
-    /// Whether tunnels that the agent does not know are cut when it starts.
-    cut_unknown: default bool = Settings::default().cut_unknown;
-    /// Where tunnels are kept for the next agent.
+    /// Whether tunnels that the agent does not know are terminated. Only with a single agent.
+    terminate_unknown: default bool = Settings::default().terminate_unknown;
+    /// A file with the live tunnels, for an agent that restarts.
     file: optional PathBuf, example("\"tunnels.json\"");
 }
 
@@ -50,7 +50,7 @@ impl Section for TunnelsTable {
             most: self.max,
             longest: self.max_seconds,
             outlive_token: self.outlive_token,
-            cut_unknown: self.cut_unknown,
+            terminate_unknown: self.terminate_unknown,
             ..Settings::default()
         };
         Some(Tunnels { settings, file: self.file })

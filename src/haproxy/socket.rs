@@ -152,7 +152,7 @@ impl Process {
     ///
     /// # Errors
     /// They may not, or there is no whole answer.
-    pub async fn may_cut(&self) -> Result<(), AskError> {
+    pub async fn may_terminate(&self) -> Result<(), AskError> {
         let answer = self.ask(["shutdown session 0x1"].into_iter()).await?;
         runtime::shut(&answer, 1)?;
         Ok(())

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{Kind, Tunnels};
-use crate::metrics::{Exposition, HAPROXY_UP, TUNNELS_CUT_FAILED};
+use crate::metrics::{Exposition, HAPROXY_UP, TUNNELS_TERMINATION_FAILED};
 
 /// Appends all metrics of tunnels.
 pub fn render(tunnels: &Tunnels, text: &mut String) {
@@ -34,7 +34,7 @@ pub fn render(tunnels: &Tunnels, text: &mut String) {
     for (name, kind, help, value) in [
         ("tunnels_opened_total", "counter", "Tunnels that were allowed", read(&counts.opened)),
         ("tunnels_closed_total", "counter", "Tunnels that have ended", read(&counts.closed)),
-        ("tunnels_cut_total", "counter", "Tunnels that were cut", read(&counts.cut)),
+        ("tunnels_terminated_total", "counter", "Tunnels that were cut", read(&counts.terminated)),
         (
             "tunnels_refused_total",
             "counter",
@@ -42,7 +42,7 @@ pub fn render(tunnels: &Tunnels, text: &mut String) {
             read(&counts.full),
         ),
         (
-            "tunnels_uncuttable_total",
+            "tunnels_unidentified_total",
             "counter",
             "Requests refused because HAProxy does not tell which stream they are",
             read(&counts.cannot),
@@ -53,32 +53,32 @@ pub fn render(tunnels: &Tunnels, text: &mut String) {
             "Tunnels in HAProxy that this agent did not allow",
             whole(unknown),
         ),
-        ("tunnels_due", "gauge", "Tunnels that are to be cut and still there", whole(due)),
+        ("tunnels_terminating", "gauge", "Tunnels that are to be cut and still there", whole(due)),
         ("tunnels_not_found", "gauge", "Tunnels not found in HAProxy yet", whole(lost)),
         (
-            "tunnels_cut_seconds_total",
+            "tunnels_termination_seconds_total",
             "counter",
             "Time from the causes of cuts to the cuts",
-            seconds(&counts.cut_micros),
+            seconds(&counts.termination_micros),
         ),
         (
-            "tunnels_sweeps_total",
+            "tunnels_revalidations_total",
             "counter",
             "Rounds in which tunnels were decided about",
-            read(&counts.sweeps),
+            read(&counts.revalidations),
         ),
         (
-            "tunnels_sweep_seconds_total",
+            "tunnels_revalidation_seconds_total",
             "counter",
             "Time spent in those rounds",
-            seconds(&counts.sweep_micros),
+            seconds(&counts.revalidation_micros),
         ),
     ] {
         metric(text, name, kind, help, &[(String::new(), value)]);
     }
     // Those that alerts are about.
     let mut to = Exposition::default();
-    to.single(&TUNNELS_CUT_FAILED, counts.failed.load(Ordering::Relaxed));
+    to.single(&TUNNELS_TERMINATION_FAILED, counts.failed.load(Ordering::Relaxed));
     to.family(&HAPROXY_UP);
     for (number, up) in up.into_iter().enumerate() {
         to.sample(&HAPROXY_UP, &[&number.to_string()], up);

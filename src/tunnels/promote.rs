@@ -18,9 +18,9 @@ use std::{
 
 use super::{
     Cause, Kind, Tunnel,
-    cutter::Site,
     recent::{LASTS, Number, SPARED, Seen},
     revalidation,
+    terminator::Site,
 };
 use crate::{
     authz::{decision::DecisionId, reason::Reason},
@@ -232,7 +232,7 @@ impl Site {
 
     /// Terminates whole connections whose streams HAProxy does not tell apart (HTTP/2 before 3.0)
     /// and of which one must end.
-    pub(super) async fn cut_connections(
+    pub(super) async fn terminate_connections(
         &self,
         process: &Process,
         list: &List,
@@ -289,7 +289,7 @@ impl Site {
         process.shut(&pointers).await?;
         // All streams of the connection were terminated, so the right one was.
         self.tunnels.was_tried(&ids);
-        self.tunnels.was_cut(ids.iter().copied());
+        self.tunnels.was_terminated(ids.iter().copied());
         self.tunnels.ended(&ids);
         Ok(())
     }

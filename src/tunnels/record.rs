@@ -55,7 +55,7 @@ impl Entry for TunnelEvent<'_> {
         line.displayed("process", place.process);
         line.displayed("stream", place.stream);
         line.displayed("source", place.source);
-        line.text("can_be_cut", if place.can_be_found() { "yes" } else { "no" });
+        line.text("can_be_terminated", if place.can_be_found() { "yes" } else { "no" });
         line.end();
     }
 }
@@ -76,7 +76,7 @@ impl Entry for StreamTerminated<'_> {
     fn write(&self, out: &mut Vec<u8>) {
         let mut line = Object::begin(out);
         line.number("time_ms", self.time.as_millis());
-        line.event(AuditEvent::TunnelCut);
+        line.event(AuditEvent::TunnelTerminate);
         line.text("cause", self.cause.id());
         line.foreign("frontend", &self.detail.frontend);
         line.displayed("process", Some(self.process));

@@ -14,10 +14,10 @@ use std::{
 
 use super::{
     Cause, Tunnel, Tunnels,
-    cutter::Site,
     promote::{Connection, Streams, connections},
     recent::SPARED,
     revalidation,
+    terminator::Site,
 };
 use crate::{
     authz::decision::DecisionId,

@@ -130,8 +130,8 @@ impl HeldAllows for TunnelRevalidation {
         }
         self.tunnels.due(due);
         let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
-        self.tunnels.counts.sweeps.fetch_add(1, Ordering::Relaxed);
-        self.tunnels.counts.sweep_micros.fetch_add(micros, Ordering::Relaxed);
+        self.tunnels.counts.revalidations.fetch_add(1, Ordering::Relaxed);
+        self.tunnels.counts.revalidation_micros.fetch_add(micros, Ordering::Relaxed);
     }
 }
 

@@ -11,8 +11,8 @@ use tracing::warn;
 
 use super::{
     Cause,
-    cutter::{ROUNDING, Site},
     recent::Lost,
+    terminator::{ROUNDING, Site},
 };
 use crate::{
     haproxy::{
@@ -76,23 +76,23 @@ impl Site {
         };
         let before = of(&plain.before);
         if !before.is_empty() {
-            let (count, cut) = (before.len(), self.tunnels.settings.cut_unknown);
-            warn!(%process, count, cut, "HAProxy has requests under way that began before this agent started: with cut_unknown they are terminated, otherwise they continue");
+            let (count, terminate) = (before.len(), self.tunnels.settings.terminate_unknown);
+            warn!(%process, count, terminate, "HAProxy has requests under way that began before this agent started: with terminate_unknown they are terminated, otherwise they continue");
             self.tunnels.lock().unknown += count;
-            if cut {
-                self.cut_plain(process, process_id, &before, Cause::Unknown).await?;
+            if terminate {
+                self.terminate_plain(process, process_id, &before, Cause::Unknown).await?;
             }
         }
         let lost = of(&plain.lost);
         if !lost.is_empty() {
             let count = lost.len();
             warn!(%process, count, "more requests were allowed at once than can be remembered: those of that time that last are terminated");
-            self.cut_plain(process, process_id, &lost, Cause::Untracked).await?;
+            self.terminate_plain(process, process_id, &lost, Cause::Untracked).await?;
         }
         Ok(())
     }
 
-    async fn cut_plain(
+    async fn terminate_plain(
         &self,
         process: &Process,
         process_id: u32,

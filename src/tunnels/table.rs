@@ -6,7 +6,7 @@
 //! most.
 //!
 //! The table also writes the audit records of tunnels, and counts for the metrics. It decides
-//! nothing: [`revalidation`](super::revalidation) says which tunnels must end, and [`cutter`](super::cutter) ends
+//! nothing: [`revalidation`](super::revalidation) says which tunnels must end, and [`terminator`](super::terminator) ends
 //! them.
 
 use std::{
@@ -45,7 +45,7 @@ const SHARE: usize = 8;
 /// Tunnels without a person may have the table's size divided by this; the rest is for people.
 const FOR_PEOPLE: usize = 2;
 /// A termination that takes longer than this is reported and recorded as failed. It is still tried.
-const CUT_WITHIN: Duration = Duration::from_secs(1);
+const TERMINATION_TIMEOUT: Duration = Duration::from_secs(1);
 /// A tunnel whose process of HAProxy does not answer stays in the table for this time.
 const OUT_OF_REACH: Duration = Duration::from_hours(1);
 
@@ -73,13 +73,13 @@ pub struct Tunnels {
 pub(super) struct Counts {
     pub(super) opened: AtomicU64,
     pub(super) closed: AtomicU64,
-    pub(super) cut: AtomicU64,
+    pub(super) terminated: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) full: AtomicU64,
     pub(super) cannot: AtomicU64,
-    pub(super) cut_micros: AtomicU64,
-    pub(super) sweeps: AtomicU64,
-    pub(super) sweep_micros: AtomicU64,
+    pub(super) termination_micros: AtomicU64,
+    pub(super) revalidations: AtomicU64,
+    pub(super) revalidation_micros: AtomicU64,
 }
 
 #[derive(Default)]
@@ -363,7 +363,7 @@ impl Tunnels {
             if entry.due.is_none() {
                 entry.due = Some(Due { cause, since, reported: false });
                 any = true;
-                debug!(decision_id = %id, cause = cause.id(), "a tunnel is to be cut");
+                debug!(decision_id = %id, cause = cause.id(), "a tunnel must be terminated");
             }
         }
         drop(state);
@@ -373,7 +373,7 @@ impl Tunnels {
     }
 
     /// Marks the tunnels that an administrator selects. Returns how many there are.
-    pub fn cut(&self, uid: Option<u32>, is_meant: impl Fn(&Tunnel) -> bool) -> usize {
+    pub fn terminate(&self, uid: Option<u32>, is_meant: impl Fn(&Tunnel) -> bool) -> usize {
         let meant: Vec<_> = {
             let state = self.lock();
             let all = state.entries.values().map(|entry| &entry.tunnel);
@@ -385,9 +385,9 @@ impl Tunnels {
     }
 
     /// Notes that HAProxy ended the streams of these tunnels, and records it.
-    pub(super) fn was_cut(&self, ids: impl IntoIterator<Item = DecisionId>) {
+    pub(super) fn was_terminated(&self, ids: impl IntoIterator<Item = DecisionId>) {
         let now = MonotonicTime::now();
-        let mut cut = Vec::new();
+        let mut terminated = Vec::new();
         let mut state = self.lock();
         for id in ids {
             let Some(entry) = state.entries.get_mut(&id) else { continue };
@@ -395,15 +395,15 @@ impl Tunnels {
             if entry.shut.replace(now).is_none() {
                 let took = now.since(due.since);
                 let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-                self.counts.cut.fetch_add(1, Ordering::Relaxed);
-                self.counts.cut_micros.fetch_add(micros, Ordering::Relaxed);
-                cut.push((Arc::clone(&entry.tunnel), due.cause, took));
+                self.counts.terminated.fetch_add(1, Ordering::Relaxed);
+                self.counts.termination_micros.fetch_add(micros, Ordering::Relaxed);
+                terminated.push((Arc::clone(&entry.tunnel), due.cause, took));
             }
         }
         drop(state);
-        for (tunnel, cause, took) in cut {
+        for (tunnel, cause, took) in terminated {
             info!(decision_id = %tunnel.id, cause = cause.id(), ?took, "a tunnel was terminated");
-            self.keep(AuditEvent::TunnelCut, &tunnel, Some(cause), None);
+            self.keep(AuditEvent::TunnelTerminate, &tunnel, Some(cause), None);
         }
     }
 
@@ -430,7 +430,8 @@ impl Tunnels {
         let error = state.errors.iter().flatten().next().cloned();
         for entry in state.entries.values_mut() {
             let Some(due) = &mut entry.due else { continue };
-            if entry.shut.is_none() && !due.reported && now.since(due.since) >= CUT_WITHIN {
+            if entry.shut.is_none() && !due.reported && now.since(due.since) >= TERMINATION_TIMEOUT
+            {
                 due.reported = true;
                 let error = match &error {
                     _ if !entry.tunnel.place.can_be_found() => {
@@ -450,7 +451,7 @@ impl Tunnels {
         for (tunnel, cause, error) in failed {
             self.counts.failed.fetch_add(1, Ordering::Relaxed);
             error!(decision_id = %tunnel.id, cause = cause.id(), error, "terminating a tunnel failed: it is tried again until it is gone");
-            self.keep(AuditEvent::TunnelCutFailed, &tunnel, Some(cause), Some(&error));
+            self.keep(AuditEvent::TunnelTerminateFailed, &tunnel, Some(cause), Some(&error));
         }
         self.ended(&nowhere);
     }
@@ -474,7 +475,7 @@ impl Tunnels {
 
     /// Records the termination of a stream that this agent did not allow.
     pub(super) fn record_stranger(&self, detail: &Detail, process: u32, cause: Cause) {
-        self.counts.cut.fetch_add(1, Ordering::Relaxed);
+        self.counts.terminated.fetch_add(1, Ordering::Relaxed);
         let record = StreamTerminated { time: Timestamp::now(), detail, process, cause };
         if self.audit_log.record(&record).is_err() {
             error!(
@@ -485,8 +486,13 @@ impl Tunnels {
 
     /// Records the termination of a request that lasts and has no room in the table.
     pub(super) fn record_refused(&self, tunnel: &Tunnel) {
-        self.counts.cut.fetch_add(1, Ordering::Relaxed);
-        self.keep(AuditEvent::TunnelCut, tunnel, Some(Cause::Refused(Reason::TunnelsFull)), None);
+        self.counts.terminated.fetch_add(1, Ordering::Relaxed);
+        self.keep(
+            AuditEvent::TunnelTerminate,
+            tunnel,
+            Some(Cause::Refused(Reason::TunnelsFull)),
+            None,
+        );
     }
 
     /// Notes that HAProxy may have ended these, so that their end is recorded with its cause.

@@ -15,7 +15,7 @@ pub struct Views {
     pub tunnels: Vec<View>,
     /// How many tunnels are being terminated. Only in the response to a request to terminate.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cut: Option<usize>,
+    pub terminating: Option<usize>,
     /// Why sockets of HAProxy do not answer.
     pub problems: Vec<String>,
     /// Why the request failed.
@@ -60,7 +60,7 @@ pub struct View {
     pub found: bool,
     /// Why it is being terminated.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub cutting: Option<String>,
+    pub terminating: Option<String>,
 }
 
 /// Selects tunnels: those that match every field that is set.
@@ -109,13 +109,13 @@ impl Tunnels {
         let meant = state.entries.values().filter(|entry| selection.covers(&entry.tunnel));
         let meant: Vec<_> = meant
             .map(|entry| {
-                let cutting = entry.due.map(|due| due.cause.id());
-                (Arc::clone(&entry.tunnel), entry.is_there(), cutting)
+                let terminating = entry.due.map(|due| due.cause.id());
+                (Arc::clone(&entry.tunnel), entry.is_there(), terminating)
             })
             .collect();
         let problems = state.errors.iter().flatten().cloned().collect();
         drop(state);
-        let view = |(tunnel, found, cutting): (Arc<Tunnel>, bool, Option<&str>)| {
+        let view = |(tunnel, found, terminating): (Arc<Tunnel>, bool, Option<&str>)| {
             let identity = tunnel.identity.as_deref();
             View {
                 id: tunnel.id.to_string(),
@@ -134,7 +134,7 @@ impl Tunnels {
                 process: tunnel.place.process,
                 stream: tunnel.place.stream,
                 found,
-                cutting: cutting.map(Into::into),
+                terminating: terminating.map(Into::into),
             }
         };
         let mut tunnels: Vec<View> = meant.into_iter().map(view).collect();

@@ -48,7 +48,7 @@ async fn every_metric_is_there_and_no_other() {
         &metrics::HAPROXY_UP.name,
         &metrics::SESSION_COOKIES.name,
         &metrics::SHARED_SILENT.name,
-        &metrics::TUNNELS_CUT_FAILED.name,
+        &metrics::TUNNELS_TERMINATION_FAILED.name,
     ];
     assert_eq!(missing, elsewhere);
     assert_eq!(there.difference(&known).count(), 0);

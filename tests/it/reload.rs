@@ -302,9 +302,9 @@ async fn a_tunnel_ends_when_the_rules_that_let_it_in_are_gone() {
     reloads(3).await;
     theirs.ended().await;
     ours.echoes().await;
-    until("the record of the cut", async || {
-        let cut = scene.records("tunnel_cut");
-        cut.iter().any(|record| record["cause"] == "token_issuer").then_some(())
+    until("the record of the termination", async || {
+        let terminated = scene.records("tunnel_terminate");
+        terminated.iter().any(|record| record["cause"] == "token_issuer").then_some(())
     })
     .await;
 }

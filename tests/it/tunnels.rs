@@ -12,15 +12,15 @@ use crate::{
     wire::Peer,
 };
 
-mod cuts;
 mod http2;
 mod lasting;
 mod policies;
 pub(crate) mod scene;
 mod sessions;
 mod tcp;
+mod terminations;
 
-use scene::{Figures, Line, Scene, all_echo, cut, id};
+use scene::{Figures, Line, Scene, all_echo, id, terminated};
 
 /// Versions that have a name for each stream.
 fn versions() -> impl Iterator<Item = &'static Version> {
@@ -30,7 +30,7 @@ fn versions() -> impl Iterator<Item = &'static Version> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_reason_cuts_exactly_its_own_of_500_tunnels() {
+async fn each_reason_terminates_exactly_its_own_of_500_tunnels() {
     for version in versions() {
         let mut scene = Scene::start(version, 20, 1, "").await;
         let mut lines = Vec::new();
@@ -49,49 +49,56 @@ async fn each_reason_cuts_exactly_its_own_of_500_tunnels() {
         let mut figures = Figures::default();
 
         scene.listed(0).phase = "stopped";
-        let took = cut(&mut lines, scene.write(), |line| line.workspace == 0).await;
+        let took = terminated(&mut lines, scene.write(), |line| line.workspace == 0).await;
         figures.add("workspace stopped", took);
 
         scene.listed(1).admission = "owner";
         let narrowed = |line: &Line| line.workspace == 1 && line.user != "u1";
-        let took = cut(&mut lines, scene.write(), narrowed).await;
+        let took = terminated(&mut lines, scene.write(), narrowed).await;
         assert!(lines.iter().any(|line| line.workspace == 1), "the owner's goes on");
         figures.add("endpoint narrowed", took);
 
         scene.listed(2).grants = vec!["u6".into()];
         let ungranted = |line: &Line| line.port == 4000 && line.user == "u5";
-        figures.add("grant removed", cut(&mut lines, scene.write(), ungranted).await);
+        figures.add("grant removed", terminated(&mut lines, scene.write(), ungranted).await);
 
         scene.listed(3).owner = "u4".into();
         let disowned = |line: &Line| line.port == 0 && line.user == "u3";
-        figures.add("owner changed", cut(&mut lines, scene.write(), disowned).await);
+        figures.add("owner changed", terminated(&mut lines, scene.write(), disowned).await);
 
         let moved = crate::dev_workspace::DevWorkspace::start("elsewhere").await;
         scene.listed(4).destination = moved.address();
-        let took = cut(&mut lines, scene.write(), |line| line.workspace == 4).await;
+        let took = terminated(&mut lines, scene.write(), |line| line.workspace == 4).await;
         figures.add("destination changed", took);
 
         scene.list[6] = None;
-        let took = cut(&mut lines, scene.write(), |line| line.workspace == 6).await;
+        let took = terminated(&mut lines, scene.write(), |line| line.workspace == 6).await;
         figures.add("workspace deleted", took);
 
         let since = Instant::now();
         scene.done(&["revoke", "--subject", "sub-u7"]);
-        figures.add("subject revoked", cut(&mut lines, since, |line| line.user == "u7").await);
+        figures
+            .add("subject revoked", terminated(&mut lines, since, |line| line.user == "u7").await);
 
         let (token, since) = scene.token_for(2, "short");
         for workspace in [10, 11, 12] {
             lines.push(scene.try_open(0, "short", &token, workspace, 3000).await.unwrap());
         }
-        let took = cut(&mut lines, since, |line| line.user == "short").await;
+        let took = terminated(&mut lines, since, |line| line.user == "short").await;
         figures.add("token's lifetime reached", took);
 
         let since = Instant::now();
-        assert_eq!(scene.done(&["tunnels", "cut", "--user", "u9"]).trim(), "10 tunnels");
-        figures.add("cut by user", cut(&mut lines, since, |line| line.user == "u9").await);
+        assert_eq!(scene.done(&["tunnels", "terminate", "--user", "u9"]).trim(), "10 tunnels");
+        figures.add(
+            "terminated by user",
+            terminated(&mut lines, since, |line| line.user == "u9").await,
+        );
         let since = Instant::now();
-        scene.done(&["tunnels", "cut", "--workspace", &id(8)]);
-        figures.add("cut by workspace", cut(&mut lines, since, |line| line.workspace == 8).await);
+        scene.done(&["tunnels", "terminate", "--workspace", &id(8)]);
+        figures.add(
+            "terminated by workspace",
+            terminated(&mut lines, since, |line| line.workspace == 8).await,
+        );
         figures.judge(&format!("haproxy {version:?}"));
 
         records_tell_all(&scene, lines.len()).await;
@@ -99,12 +106,14 @@ async fn each_reason_cuts_exactly_its_own_of_500_tunnels() {
 }
 
 async fn records_tell_all(scene: &Scene, left: usize) {
-    until("the ends of all that was cut", async || (scene.tunnels().len() == left).then_some(()))
-        .await;
+    until("the ends of all that was terminated", async || {
+        (scene.tunnels().len() == left).then_some(())
+    })
+    .await;
     let (opened, closed) = (scene.records("tunnel_open"), scene.records("tunnel_close"));
-    let cut = scene.records("tunnel_cut");
+    let terminated = scene.records("tunnel_terminate");
     assert_eq!(opened.len() - closed.len(), left);
-    assert_eq!(cut.len(), closed.len(), "nobody left by themselves");
+    assert_eq!(terminated.len(), closed.len(), "nobody left by themselves");
     for (cause, user) in [
         ("workspace_stopped", None),
         ("not_permitted", Some("u5")),
@@ -118,16 +127,19 @@ async fn records_tell_all(scene: &Scene, left: usize) {
         let is = |record: &&serde_json::Value| {
             record["cause"] == cause && user.is_none_or(|user| record["user"] == user)
         };
-        let record = cut.iter().find(is).unwrap_or_else(|| panic!("{cause} {user:?}: {cut:?}"));
+        let record = terminated
+            .iter()
+            .find(is)
+            .unwrap_or_else(|| panic!("{cause} {user:?}: {terminated:?}"));
         let of = |records: &[serde_json::Value]| {
             records.iter().filter(|r| r["decision_id"] == record["decision_id"]).count()
         };
-        assert_eq!((of(&opened), of(&cut), of(&closed)), (1, 1, 1), "{record}");
+        assert_eq!((of(&opened), of(&terminated), of(&closed)), (1, 1, 1), "{record}");
         if cause == "administrator" {
             assert_eq!(record["uid"], json!("0"));
         }
     }
-    assert!(scene.records("tunnel_cut_failed").is_empty());
+    assert!(scene.records("tunnel_terminate_failed").is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -146,7 +158,7 @@ async fn a_reload_of_haproxy_changes_nothing_for_tunnels_of_the_old_process() {
         // While it is under way.
         scene.haproxies[0].0.reload();
         scene.listed(0).phase = "stopped";
-        let took = cut(&mut lines, scene.write(), |line| line.workspace == 0).await;
+        let took = terminated(&mut lines, scene.write(), |line| line.workspace == 0).await;
         figures.add("stopped during a reload", took);
         until("the new process", async || {
             let mut line = scene.open("u40", 1, 3000).await;
@@ -161,14 +173,14 @@ async fn a_reload_of_haproxy_changes_nothing_for_tunnels_of_the_old_process() {
             lines.push(scene.open(&format!("u{user}"), 1 + user % 3, 3000).await);
         }
         scene.listed(2).phase = "stopped";
-        let took = cut(&mut lines, scene.write(), |line| line.workspace == 2).await;
+        let took = terminated(&mut lines, scene.write(), |line| line.workspace == 2).await;
         figures.add("stopped after a reload, in both processes", took);
         let since = Instant::now();
-        scene.done(&["tunnels", "cut", "--user", "u40"]);
-        figures.add("by user", cut(&mut lines, since, |line| line.user == "u40").await);
+        scene.done(&["tunnels", "terminate", "--user", "u40"]);
+        figures.add("by user", terminated(&mut lines, since, |line| line.user == "u40").await);
         // The last of the old process end with it, and leave the table.
-        scene.done(&["tunnels", "cut", "--workspace", &id(3)]);
-        cut(&mut lines, Instant::now(), |line| line.workspace == 3).await;
+        scene.done(&["tunnels", "terminate", "--workspace", &id(3)]);
+        terminated(&mut lines, Instant::now(), |line| line.workspace == 3).await;
         until("the table to know", async || (scene.tunnels().len() == lines.len()).then_some(()))
             .await;
         figures.judge(&format!("haproxy {version:?}, reload"));
@@ -189,19 +201,22 @@ async fn two_haproxies_at_one_agent_are_not_mistaken_for_each_other() {
         }
         let mut figures = Figures::default();
         let since = Instant::now();
-        scene.done(&["tunnels", "cut", "--user", "u1"]);
-        figures.add("all of the second", cut(&mut lines, since, |line| line.user == "u1").await);
+        scene.done(&["tunnels", "terminate", "--user", "u1"]);
+        figures.add(
+            "all of the second",
+            terminated(&mut lines, since, |line| line.user == "u1").await,
+        );
         for number in 0..6 {
             lines.push(scene.open_at(1, "u1", number % 3, 3000).await);
         }
         scene.listed(0).phase = "stopped";
-        let took = cut(&mut lines, scene.write(), |line| line.workspace == 0).await;
+        let took = terminated(&mut lines, scene.write(), |line| line.workspace == 0).await;
         figures.add("stopped, in both", took);
         // One of them goes away at once, and takes its tunnels along.
         drop(scene.haproxies.pop());
         lines.retain(|line| line.user == "u0");
         scene.listed(1).phase = "stopped";
-        let took = cut(&mut lines, scene.write(), |line| line.workspace == 1).await;
+        let took = terminated(&mut lines, scene.write(), |line| line.workspace == 1).await;
         figures.add("stopped, with one HAProxy gone", took);
         figures.judge(&format!("haproxy {version:?}, two processes"));
     }
@@ -228,9 +243,9 @@ async fn a_haproxy_that_stands_still_loses_no_tunnel() {
     .await;
     scene.listed(0).phase = "stopped";
     let _ = scene.write();
-    until("the alarm", async || scene.records("tunnel_cut_failed").pop()).await;
+    until("the alarm", async || scene.records("tunnel_terminate_failed").pop()).await;
     assert!(scene.haproxies[0].0.pause(false));
-    cut(&mut lines, Instant::now(), |line| line.workspace == 0).await;
+    terminated(&mut lines, Instant::now(), |line| line.workspace == 0).await;
     // It is still followed.
     until("a whole round", async || {
         scene.metrics().await.contains("identity_spoa_tunnels_not_found 0\n").then_some(())
@@ -256,10 +271,10 @@ async fn before_haproxy_3_a_tunnel_is_found_by_its_clients_address_and_port() {
     assert!(scene.tunnels().iter().all(|tunnel| tunnel["stream"].is_null()));
     let mut figures = Figures::default();
     let since = Instant::now();
-    scene.done(&["tunnels", "cut", "--user", "u4"]);
-    figures.add("by user", cut(&mut lines, since, |line| line.user == "u4").await);
+    scene.done(&["tunnels", "terminate", "--user", "u4"]);
+    figures.add("by user", terminated(&mut lines, since, |line| line.user == "u4").await);
     scene.listed(1).phase = "stopped";
-    figures.add("stopped", cut(&mut lines, scene.write(), |line| line.workspace == 1).await);
+    figures.add("stopped", terminated(&mut lines, scene.write(), |line| line.workspace == 1).await);
     figures.judge(&format!("haproxy {version:?}"));
 }
 
@@ -285,10 +300,10 @@ async fn a_restarted_agent_goes_on_with_the_tunnels_it_had() {
     scene.listed(2).phase = "stopped";
     let _ = scene.write();
     scene.agent = AgentProcess::start(scene.directory.path()).await;
-    cut(&mut lines, Instant::now(), |line| line.workspace == 2).await;
+    terminated(&mut lines, Instant::now(), |line| line.workspace == 2).await;
     let since = Instant::now();
     scene.done(&["revoke", "--subject", "sub-u1"]);
-    let took = cut(&mut lines, since, |line| line.user == "u1").await;
+    let took = terminated(&mut lines, since, |line| line.user == "u1").await;
     let mut figures = Figures::default();
     figures.add("revoked after a restart", took);
     figures.judge("restarted agent");
@@ -320,7 +335,7 @@ async fn a_killed_agent_forgets_no_tunnel_however_new_it_is() {
         let since = Instant::now();
         scene.done(&["revoke", "--subject", &format!("sub-u{round}")]);
         let user = format!("u{round}");
-        cut(&mut lines, since, |line| line.user == user).await;
+        terminated(&mut lines, since, |line| line.user == user).await;
         all_echo(&mut lines).await;
         drop(lines);
         until("the table to be empty", async || scene.tunnels().is_empty().then_some(())).await;
@@ -329,10 +344,10 @@ async fn a_killed_agent_forgets_no_tunnel_however_new_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_agent_did_not_allow_is_told_and_cut_only_where_that_is_wanted() {
-    let more = "frontends = ['gate']\n[tunnels]\ncut_unknown = true\n";
-    for cut_unknown in [true, false] {
-        let more = if cut_unknown { more } else { "frontends = ['gate']\n" };
+async fn what_the_agent_did_not_allow_is_told_and_terminated_only_where_that_is_wanted() {
+    let more = "frontends = ['gate']\n[tunnels]\nterminate_unknown = true\n";
+    for terminate_unknown in [true, false] {
+        let more = if terminate_unknown { more } else { "frontends = ['gate']\n" };
         let mut scene = Scene::start(Version::newest(), 2, 1, more).await;
         let mut lines = vec![scene.open("u0", 0, 3000).await, scene.open("u1", 1, 3000).await];
         scene.agent.kill();
@@ -341,13 +356,14 @@ async fn what_the_agent_did_not_allow_is_told_and_cut_only_where_that_is_wanted(
             scene.agent.log().contains("this agent did not allow").then_some(())
         })
         .await;
-        if cut_unknown {
+        if terminate_unknown {
             for line in &mut lines {
                 line.ended().await;
             }
             until("the records", async || {
-                let cut = scene.records("tunnel_cut");
-                (cut.len() == 2 && cut.iter().all(|r| r["cause"] == "unknown_tunnel")).then_some(())
+                let terminated = scene.records("tunnel_terminate");
+                (terminated.len() == 2 && terminated.iter().all(|r| r["cause"] == "unknown_tunnel"))
+                    .then_some(())
             })
             .await;
         } else {
@@ -357,7 +373,7 @@ async fn what_the_agent_did_not_allow_is_told_and_cut_only_where_that_is_wanted(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_cut_is_an_alarm_and_is_cut_once_it_can_be() {
+async fn what_cannot_be_terminated_is_an_alarm_and_is_terminated_once_it_can_be() {
     let mut scene =
         Scene::start(Version::newest(), 2, 1, "\n[haproxy]\nsockets = ['unix:not-there.sock']\n")
             .await;
@@ -365,27 +381,28 @@ async fn what_cannot_be_cut_is_an_alarm_and_is_cut_once_it_can_be() {
     scene.listed(0).phase = "stopped";
     let _ = scene.write();
     let failed =
-        until("the record of the failure", async || scene.records("tunnel_cut_failed").pop()).await;
+        until("the record of the failure", async || scene.records("tunnel_terminate_failed").pop())
+            .await;
     assert_eq!((&failed["cause"], &failed["user"]), (&json!("workspace_stopped"), &json!("u0")));
     let error = failed["error"].as_str().unwrap();
     assert!(error.contains("not-there.sock") && error.contains("No such file"), "{error}");
     let metrics = scene.metrics().await;
-    assert!(metrics.contains("identity_spoa_tunnels_cut_failed_total 1\n"), "{metrics}");
+    assert!(metrics.contains("identity_spoa_tunnels_termination_failed_total 1\n"), "{metrics}");
     assert!(metrics.contains("identity_spoa_haproxy_up{socket=\"0\"} 0\n"), "{metrics}");
     let doctor = String::from_utf8(scene.command(&["doctor"]).stdout).unwrap();
     assert!(doctor.contains("FAIL") && doctor.contains("start HAProxy with -S"), "{doctor}");
     let list = scene.done(&["tunnels"]);
-    assert!(list.contains("PROBLEM") && list.contains("cutting: workspace_stopped"), "{list}");
+    assert!(list.contains("PROBLEM") && list.contains("terminating: workspace_stopped"), "{list}");
     all_echo(&mut lines).await;
     // The socket comes up.
     let master = scene.haproxies[0].1.path().join("master.sock");
     std::os::unix::fs::symlink(master, scene.directory.path().join("not-there.sock")).unwrap();
-    cut(&mut lines, Instant::now(), |line| line.user == "u0").await;
+    terminated(&mut lines, Instant::now(), |line| line.user == "u0").await;
     until("the alarm to end", async || {
         scene.metrics().await.contains("identity_spoa_haproxy_up{socket=\"0\"} 1\n").then_some(())
     })
     .await;
-    assert_eq!(scene.records("tunnel_cut_failed").len(), 1);
+    assert_eq!(scene.records("tunnel_terminate_failed").len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -415,7 +432,7 @@ async fn a_tunnel_that_ends_by_itself_leaves_and_one_that_is_too_many_is_refused
     lines.clear();
     until("room", async || scene.try_open(0, "u8", &other, 1, 3000).await.ok()).await;
     until("the closes", async || (scene.records("tunnel_close").len() >= 16).then_some(())).await;
-    assert!(scene.records("tunnel_cut").is_empty());
+    assert!(scene.records("tunnel_terminate").is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -435,10 +452,13 @@ async fn the_operator_sees_who_is_connected_to_what() {
         assert!(words.iter().all(|word| row(user).contains(word)), "{text}");
     }
     let one = scene.tunnels().remove(0);
-    let nothing = scene.command(&["tunnels", "cut", "--user", "nobody"]);
+    let nothing = scene.command(&["tunnels", "terminate", "--user", "nobody"]);
     assert_eq!((nothing.status.code(), &*nothing.stdout), (Some(1), &b"0 tunnels\n"[..]));
-    assert_eq!(scene.command(&["tunnels", "cut"]).status.code(), Some(2));
-    assert_eq!(scene.done(&["tunnels", "cut", "--id", one["id"].as_str().unwrap()]), "1 tunnel\n");
+    assert_eq!(scene.command(&["tunnels", "terminate"]).status.code(), Some(2));
+    assert_eq!(
+        scene.done(&["tunnels", "terminate", "--id", one["id"].as_str().unwrap()]),
+        "1 tunnel\n"
+    );
     let metrics = scene.metrics().await;
     assert!(metrics.contains("identity_spoa_tunnels_opened_total 2\n"), "{metrics}");
     let doctor = String::from_utf8(scene.command(&["doctor"]).stdout).unwrap();
@@ -458,8 +478,8 @@ async fn a_tunnel_lasts_as_long_as_the_operator_says_whatever_its_token_says() {
     let end = line.ended().await;
     assert!(end.saturating_duration_since(opened) >= Duration::from_secs(8));
     machine::within(Duration::from_secs(9), "a tunnel of eight seconds lasted", opened, end);
-    let cut = until("the record", async || scene.records("tunnel_cut").pop()).await;
-    assert_eq!(cut["cause"], "lifetime_reached");
+    let terminated = until("the record", async || scene.records("tunnel_terminate").pop()).await;
+    assert_eq!(terminated["cause"], "lifetime_reached");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -491,7 +511,7 @@ async fn no_upgrade_hides_behind_repeated_headers() {
             (scene.tunnels().len() == upgraded.len()).then_some(())
         })
         .await;
-        scene.done(&["tunnels", "cut", "--user", "u0"]);
+        scene.done(&["tunnels", "terminate", "--user", "u0"]);
         for client in &mut upgraded {
             client.closed().await;
         }

@@ -516,7 +516,7 @@ fn finish(options: &Options, seed: u64, parts: &[Part]) -> bool {
             causes.lost,
             causes.asked(),
             of(&part.tunnels.opened),
-            of(&part.tunnels.cut),
+            of(&part.tunnels.terminated),
             of(&part.tunnels.lost),
             part.reused,
         )

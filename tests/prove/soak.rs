@@ -263,10 +263,10 @@ fn report(
     );
     println!("sign-ins            {}, sign-outs {}", of(&counts.sign_ins), of(&counts.sign_outs));
     println!(
-        "tunnels opened      {}, closed {}, cut {}, lost {}, outlived {}",
+        "tunnels opened      {}, closed {}, terminated {}, lost {}, outlived {}",
         of(&of_tunnels.opened),
         of(&of_tunnels.closed),
-        of(&of_tunnels.cut),
+        of(&of_tunnels.terminated),
         of(&of_tunnels.lost),
         of(&of_tunnels.outlived)
     );

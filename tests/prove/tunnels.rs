@@ -57,9 +57,9 @@ pub enum Losses {
 pub struct Counts {
     pub opened: AtomicU64,
     pub closed: AtomicU64,
-    /// Cut as they must be.
-    pub cut: AtomicU64,
-    /// Cut without a reason.
+    /// Terminated as they must be.
+    pub terminated: AtomicU64,
+    /// Terminated without a reason.
     pub lost: AtomicU64,
     /// Still open long after access ended.
     pub outlived: AtomicU64,
@@ -157,7 +157,7 @@ fn look_at(tunnel: &mut Tunnel, plan: &Plan, tally: &Tally, counts: &Counts) -> 
     let lately = now.checked_sub(LATE).unwrap().max(tunnel.opened);
     if tunnel.reading.is_finished() {
         if tunnel.question.possible(Span { start: lately, end: now }).refuse {
-            counts.cut.fetch_add(1, Ordering::Relaxed);
+            counts.terminated.fetch_add(1, Ordering::Relaxed);
         } else {
             counts.lost.fetch_add(1, Ordering::Relaxed);
             if plan.losses == Losses::Surprise {

@@ -3,7 +3,7 @@
 use super::Finding;
 use crate::haproxy::{AskError, Socket};
 
-/// Whether each socket answers, reaches every process and lets us cut.
+/// Whether each socket answers, reaches every process and allows to terminate streams.
 pub(super) async fn examine(sockets: &[Socket]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for socket in sockets {
@@ -22,7 +22,7 @@ async fn one(socket: &Socket) -> Result<Finding, AskError> {
     let mut streams = 0;
     for process in &processes {
         streams += process.list().await?.streams.len();
-        process.may_cut().await?;
+        process.may_terminate().await?;
     }
     let count = processes.len();
     let text = format!("{socket}: {count} process(es), {streams} streams");

@@ -222,14 +222,14 @@ impl Stage {
         socket
     }
 
-    /// The records of cut tunnels: who, and why.
-    fn cuts(&self) -> Vec<(String, String)> {
+    /// The records of terminated tunnels: who, and why.
+    fn terminations(&self) -> Vec<(String, String)> {
         let text = std::fs::read_to_string(self.directory.path().join("audit.jsonl")).unwrap();
         let whole = text.rfind('\n').map_or("", |end| &text[..end]);
         let all = whole.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let cuts = all.filter(|record| record["event"] == "tunnel_cut");
+        let terminations = all.filter(|record| record["event"] == "tunnel_terminate");
         let text = |value: &Value| value.as_str().unwrap().to_owned();
-        cuts.map(|record| (text(&record["user"]), text(&record["cause"]))).collect()
+        terminations.map(|record| (text(&record["user"]), text(&record["cause"]))).collect()
     }
 
     async fn end(mut self) {
@@ -338,7 +338,7 @@ async fn a_notebook_server_is_its_owners_and_gone_when_it_stops() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs JupyterHub: make platforms"]
-async fn a_terminal_is_cut_when_its_user_is_logged_out_and_when_its_server_stops() {
+async fn a_terminal_is_terminated_when_its_user_is_logged_out_and_when_its_server_stops() {
     for version in
         Version::all().iter().filter(|v| !matches!(v, Version::Container(t) if t == "2.6"))
     {
@@ -354,22 +354,22 @@ async fn a_terminal_is_cut_when_its_user_is_logged_out_and_when_its_server_stops
             .unwrap();
         assert!(revoked.status.success(), "{revoked:?}");
         let took = ended(alices).await - start;
-        println!("{version:?}: logged out, cut after {took:?}");
+        println!("{version:?}: logged out, terminated after {took:?}");
         assert!(took < Duration::from_secs(1), "{took:?}");
         typed(&mut bobs, 50).await;
-        // The hub takes the route away before it ends the server: the terminal is cut, and not by that.
+        // The hub takes the route away before it ends the server: the terminal is terminated, and not by that.
         let start = Instant::now();
         let (_, end) =
             tokio::join!(stage.admin("DELETE", "users/bob/server", json!({})), ended(bobs),);
-        println!("{version:?}: server stopped, cut after {:?}", end - start);
+        println!("{version:?}: server stopped, terminated after {:?}", end - start);
         assert!(end - start < Duration::from_secs(1), "{:?}", end - start);
-        let cuts = until("the records", async || {
-            let cuts = stage.cuts();
-            (cuts.len() == 2).then_some(cuts)
+        let terminations = until("the records", async || {
+            let terminations = stage.terminations();
+            (terminations.len() == 2).then_some(terminations)
         })
         .await;
         let want = [("alice", "token_revoked"), ("bob", "workspace_unknown")];
-        assert_eq!(cuts, want.map(|(user, cause)| (user.to_owned(), cause.to_owned())));
+        assert_eq!(terminations, want.map(|(user, cause)| (user.to_owned(), cause.to_owned())));
         stage.end().await;
     }
 }

@@ -61,7 +61,7 @@ impl Stream {
         let mut heard = Vec::new();
         while heard.len() < 4 {
             let data = timeout(PATIENCE, self.receive.data()).await.unwrap();
-            let data = data.unwrap_or_else(|| panic!("{} was cut", self.user)).unwrap();
+            let data = data.unwrap_or_else(|| panic!("{} was terminated", self.user)).unwrap();
             self.receive.flow_control().release_capacity(data.len()).unwrap();
             heard.extend_from_slice(&data);
         }
@@ -77,7 +77,7 @@ impl Stream {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn over_http2_a_stream_is_cut_and_its_connection_goes_on() {
+async fn over_http2_a_stream_is_terminated_and_its_connection_goes_on() {
     for version in versions() {
         let mut scene = Scene::start(version, 4, 1, "").await;
         let (one, two) = (connect(&scene).await, connect(&scene).await);
@@ -101,7 +101,7 @@ async fn over_http2_a_stream_is_cut_and_its_connection_goes_on() {
                     since = scene.write();
                 }
                 "revoked" => drop(scene.done(&["revoke", "--subject", "sub-u1"])),
-                _ => drop(scene.done(&["tunnels", "cut", "--workspace", &id(3)])),
+                _ => drop(scene.done(&["tunnels", "terminate", "--workspace", &id(3)])),
             }
             let (meant, others): (Vec<_>, Vec<_>) = streams.drain(..).partition(is_meant);
             assert!(!meant.is_empty());
@@ -139,7 +139,7 @@ async fn s3_a_websocket_over_http2_ends_within_a_second_on_every_version() {
             }
             let mut since = Instant::now();
             match way {
-                "by user" => drop(scene.done(&["tunnels", "cut", "--user", "u1"])),
+                "by user" => drop(scene.done(&["tunnels", "terminate", "--user", "u1"])),
                 "stopped" => {
                     scene.listed(workspace).phase = "stopped";
                     since = scene.write();
@@ -157,8 +157,8 @@ async fn s3_a_websocket_over_http2_ends_within_a_second_on_every_version() {
             open(&one, &scene, "u0", 0).await.echoes().await;
         }
         figures.judge(&format!("haproxy {version:?}, WebSockets over HTTP/2"));
-        let cut = scene.records("tunnel_cut");
-        assert!(cut.iter().all(|record| record["user"] == "u1"), "{cut:?}");
-        assert!(scene.records("tunnel_cut_failed").is_empty());
+        let terminated = scene.records("tunnel_terminate");
+        assert!(terminated.iter().all(|record| record["user"] == "u1"), "{terminated:?}");
+        assert!(scene.records("tunnel_terminate_failed").is_empty());
     }
 }

@@ -169,7 +169,7 @@ async fn s4_what_lasts_is_listed_and_ends_with_its_access() {
         scene.done(&["revoke", "--subject", "sub-u1"]);
         figures.add("revoked", end(&mut all, since, |e| e.user == "u1").await);
         let since = Instant::now();
-        scene.done(&["tunnels", "cut", "--user", "u2"]);
+        scene.done(&["tunnels", "terminate", "--user", "u2"]);
         figures.add("by an administrator", end(&mut all, since, |e| e.user == "u2").await);
         let since = Instant::now();
         scene.done(&["revoke", "--subject", "sub-u4"]);
@@ -198,9 +198,12 @@ async fn s4_what_lasts_is_listed_and_ends_with_its_access() {
             assert!(record["user"] != "u8" && record["user"] != "u9", "{record}");
         }
         for cause in ["workspace_stopped", "token_revoked", "administrator", "token_expired"] {
-            assert!(scene.records("tunnel_cut").iter().any(|r| r["cause"] == cause), "{cause}");
+            assert!(
+                scene.records("tunnel_terminate").iter().any(|r| r["cause"] == cause),
+                "{cause}"
+            );
         }
-        assert!(scene.records("tunnel_cut_failed").is_empty());
+        assert!(scene.records("tunnel_terminate_failed").is_empty());
         // A connection that waits for its next request is none of it.
         let token = scene.idp.token_of("u9");
         assert_eq!(idle.get(&at(3, 3000), Some(&token)).await.status, 200);

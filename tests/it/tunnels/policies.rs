@@ -37,9 +37,13 @@ async fn the_end_of_its_time_ends_a_live_tunnel_and_no_other() {
         let (now, ago) = (since_epoch(), ended.elapsed());
         let late = now.saturating_sub(ago).saturating_sub(end);
         eprintln!("haproxy {version:?}: cut {late:?} after the end of its time");
-        assert!(now.saturating_sub(ago) >= end, "cut before its time");
+        assert!(now.saturating_sub(ago) >= end, "terminated before its time");
         all_echo(&mut others).await;
-        let cut = until("the record", async || scene.records("tunnel_cut").pop()).await;
-        assert_eq!((&cut["cause"], &cut["user"]), (&json!("policy_forbidden"), &json!("u1")));
+        let terminated =
+            until("the record", async || scene.records("tunnel_terminate").pop()).await;
+        assert_eq!(
+            (&terminated["cause"], &terminated["user"]),
+            (&json!("policy_forbidden"), &json!("u1"))
+        );
     }
 }

@@ -92,7 +92,7 @@ impl From<Duration> for Took {
     }
 }
 
-/// What a trigger took, for each tunnel it cut.
+/// What a trigger took, for each tunnel it terminated.
 #[derive(Default)]
 pub(crate) struct Figures(Vec<Took>);
 
@@ -100,11 +100,11 @@ impl Figures {
     pub(crate) fn add(&mut self, what: &str, took: Vec<impl Into<Took>>) {
         let took: Vec<Took> = took.into_iter().map(Into::into).collect();
         let most = took.iter().map(|took| took.whole()).max().unwrap_or_default();
-        eprintln!("    {what}: {} cut, the last after {most:?}", took.len());
+        eprintln!("    {what}: {} terminated, the last after {most:?}", took.len());
         self.0.extend(took);
     }
 
-    /// Prints the 99th percentile, and holds what the program is to answer for against a second. `make cuts` holds
+    /// Prints the 99th percentile, and holds what the program is to answer for against a second. `make terminations` holds
     /// the whole of it.
     pub(crate) fn judge(self, what: &str) {
         let sorted = |of: fn(Took) -> Duration| {
@@ -400,7 +400,7 @@ impl Line {
 
 /// Waits until all that are meant have ended, takes them out, and makes sure that all others go on. Returns
 /// how long each took.
-pub(crate) async fn cut(
+pub(crate) async fn terminated(
     lines: &mut Vec<Line>,
     since: Instant,
     is_meant: impl Fn(&Line) -> bool,
@@ -419,7 +419,13 @@ pub(crate) async fn cut(
 /// Makes sure that all are open.
 pub(crate) async fn all_echo(lines: &mut [Line]) {
     for line in lines {
-        assert!(!line.is_closed(), "{} to {}:{} was cut", line.user, line.workspace, line.port);
+        assert!(
+            !line.is_closed(),
+            "{} to {}:{} was terminated",
+            line.user,
+            line.workspace,
+            line.port
+        );
         line.echoes().await;
     }
 }

@@ -83,7 +83,7 @@ impl Drop for Line {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tcp_stream_is_allowed_routed_and_cut_by_the_same_rules() {
+async fn a_tcp_stream_is_allowed_routed_and_terminated_by_the_same_rules() {
     let authority = Authority::new("corp");
     for version in Version::all() {
         let rule =

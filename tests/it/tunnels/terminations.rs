@@ -1,4 +1,4 @@
-//! `make cuts`: from the cause to the closed socket, again and again, with every HAProxy. A benchmark: the longest
+//! `make terminations`: from the cause to the closed socket, again and again, with every HAProxy. A benchmark: the longest
 //! time is held against what is promised, which only a quiet machine can keep.
 
 use std::collections::BTreeMap;
@@ -10,8 +10,8 @@ const PROMISE: Duration = Duration::from_secs(1);
 /// Workspaces of a run. One is stopped after the other.
 const WORKSPACES: usize = 5;
 
-/// One tunnel that was cut.
-struct Cut {
+/// One tunnel that was terminated.
+struct Termination {
     run: usize,
     cause: &'static str,
     took: Duration,
@@ -22,14 +22,14 @@ struct Run {
     number: usize,
     scene: Scene,
     lines: Vec<Line>,
-    cuts: Vec<Cut>,
+    terminations: Vec<Termination>,
 }
 
 impl Run {
     async fn start(version: &Version, number: usize) -> Self {
         let haproxies = if versions().any(|named| named == version) { 2 } else { 1 };
         let scene = Scene::start(version, WORKSPACES, haproxies, "").await;
-        Self { number, scene, lines: Vec::new(), cuts: Vec::new() }
+        Self { number, scene, lines: Vec::new(), terminations: Vec::new() }
     }
 
     async fn open(&mut self, user: &str, workspaces: std::ops::Range<usize>) {
@@ -40,25 +40,34 @@ impl Run {
         }
     }
 
-    async fn cut(&mut self, cause: &'static str, since: Instant, is_meant: impl Fn(&Line) -> bool) {
-        let took = cut(&mut self.lines, since, is_meant).await;
+    async fn terminate(
+        &mut self,
+        cause: &'static str,
+        since: Instant,
+        is_meant: impl Fn(&Line) -> bool,
+    ) {
+        let took = terminated(&mut self.lines, since, is_meant).await;
         let run = self.number;
-        self.cuts.extend(took.into_iter().map(|took| Cut { run, cause, took: took.whole() }));
+        self.terminations.extend(took.into_iter().map(|took| Termination {
+            run,
+            cause,
+            took: took.whole(),
+        }));
     }
 
     async fn stop(&mut self, cause: &'static str, workspace: usize) {
         self.scene.listed(workspace).phase = "stopped";
-        self.cut(cause, self.scene.write(), |line| line.workspace == workspace).await;
+        self.terminate(cause, self.scene.write(), |line| line.workspace == workspace).await;
     }
 
     /// Most causes come before HAProxy can have been asked about what was opened: that takes longest.
-    async fn play(mut self) -> Vec<Cut> {
+    async fn play(mut self) -> Vec<Termination> {
         for user in ["u5", "u6", "u7"] {
             self.open(user, 0..WORKSPACES).await;
         }
         let since = Instant::now();
-        self.scene.done(&["tunnels", "cut", "--user", "u5"]);
-        self.cut("by user", since, |line| line.user == "u5").await;
+        self.scene.done(&["tunnels", "terminate", "--user", "u5"]);
+        self.terminate("by user", since, |line| line.user == "u5").await;
         self.open("u5", 0..WORKSPACES).await;
         self.stop("workspace stopped", 0).await;
         for (haproxy, _) in &self.scene.haproxies {
@@ -68,12 +77,12 @@ impl Run {
         self.open("u8", 2..WORKSPACES).await;
         let since = Instant::now();
         self.scene.done(&["revoke", "--subject", "sub-u6"]);
-        self.cut("subject revoked", since, |line| line.user == "u6").await;
+        self.terminate("subject revoked", since, |line| line.user == "u6").await;
         let (token, since) = self.scene.token_for(2, "short");
         self.lines.push(self.scene.try_open(0, "short", &token, 3, 3000).await.unwrap());
-        self.cut("token expired", since, |line| line.user == "short").await;
+        self.terminate("token expired", since, |line| line.user == "short").await;
         self.stop("stopped after a reload", 2).await;
-        self.cuts
+        self.terminations
     }
 }
 
@@ -83,31 +92,31 @@ fn load() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a benchmark: make cuts"]
-async fn every_cut_is_within_a_second() {
+#[ignore = "a benchmark: make terminations"]
+async fn every_termination_is_within_a_second() {
     let runs = std::env::var("RUNS").ok().and_then(|runs| runs.parse().ok()).unwrap_or(10);
-    let mut all: BTreeMap<&Version, Vec<Cut>> = BTreeMap::new();
+    let mut all: BTreeMap<&Version, Vec<Termination>> = BTreeMap::new();
     for number in 1..=runs {
         for version in Version::all() {
-            let cuts = Run::start(version, number).await.play().await;
-            let most = cuts.iter().map(|cut| cut.took).max().unwrap_or_default();
+            let terminations = Run::start(version, number).await.play().await;
+            let most = terminations.iter().map(|one| one.took).max().unwrap_or_default();
             eprintln!("run {number} of {runs}, {version:?}: most {most:?}, load {}", load());
-            all.entry(version).or_default().extend(cuts);
+            all.entry(version).or_default().extend(terminations);
         }
     }
-    println!("haproxy            cuts  p50 ms  p99 ms  most ms");
+    println!("haproxy            terminations  p50 ms  p99 ms  most ms");
     let mut late = Vec::new();
-    for (version, cuts) in &mut all {
-        cuts.sort_by_key(|cut| cut.took);
-        let at = |rank: usize| cuts[rank.clamp(1, cuts.len()) - 1].took.as_millis();
-        let (count, version) = (cuts.len(), format!("{version:?}"));
+    for (version, terminations) in &mut all {
+        terminations.sort_by_key(|one| one.took);
+        let at = |rank: usize| terminations[rank.clamp(1, terminations.len()) - 1].took.as_millis();
+        let (count, version) = (terminations.len(), format!("{version:?}"));
         println!(
             "{version:<18} {count:>4} {:>7} {:>7} {:>8}",
             at(count.div_ceil(2)),
             at((count * 99).div_ceil(100)),
             at(count)
         );
-        let beyond = cuts.iter().filter(|cut| cut.took > PROMISE);
+        let beyond = terminations.iter().filter(|one| one.took > PROMISE);
         late.extend(beyond.map(|c| format!("{version} run {}, {}: {:?}", c.run, c.cause, c.took)));
     }
     assert!(late.is_empty(), "longer than {PROMISE:?}: {late:#?}");

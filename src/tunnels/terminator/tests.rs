@@ -1,4 +1,4 @@
-//! The cutter against a runtime API that is a master with ten connections, which fails as it is told to.
+//! The terminator against a runtime API that is a master with ten connections, which fails as it is told to.
 
 use std::{
     path::PathBuf,
@@ -180,7 +180,7 @@ impl Master {
     }
 }
 
-/// The table with a tunnel of each process of a master, and a cutter at work.
+/// The table with a tunnel of each process of a master, and a terminator at work.
 struct Desk {
     tunnels: Arc<Tunnels>,
     _stop: DropGuard,
@@ -208,9 +208,13 @@ impl Desk {
             tunnels.open(tunnel).unwrap();
         }
         let stop = CancellationToken::new();
-        let cutter =
-            Cutter::new(Socket::Unix(master.path()), SocketId::new(0), Arc::clone(&tunnels), None);
-        tokio::spawn(cutter.run(stop.clone()));
+        let terminator = TunnelTerminator::new(
+            Socket::Unix(master.path()),
+            SocketId::new(0),
+            Arc::clone(&tunnels),
+            None,
+        );
+        tokio::spawn(terminator.run(stop.clone()));
         Self { tunnels, _stop: stop.drop_guard() }
     }
 
@@ -234,7 +238,7 @@ impl Desk {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r1_one_answer_that_is_lost_holds_up_no_cut() {
+async fn r1_one_answer_that_is_lost_holds_up_no_termination() {
     for fault in [Fault::Silence, Fault::Half, Fault::Close, Fault::Starting] {
         for text in ["show proc", "show sess;", "show sess 0x", "shutdown session"] {
             let master = Master::new(&[8], text, fault, 1);
@@ -248,7 +252,7 @@ async fn r1_one_answer_that_is_lost_holds_up_no_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r1_an_answer_that_is_lost_while_tunnels_are_looked_for_holds_up_no_cut() {
+async fn r1_an_answer_that_is_lost_while_tunnels_are_looked_for_holds_up_no_termination() {
     for fault in [Fault::Silence, Fault::Half, Fault::Starting] {
         let master = Master::new(&[8], "show sess;", fault, 1);
         master.listen();
@@ -280,7 +284,7 @@ async fn r1_a_process_that_stands_still_holds_up_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn r1_what_is_due_is_cut_at_once_when_haproxy_comes_back() {
+async fn r1_what_is_due_is_terminated_at_once_when_haproxy_comes_back() {
     let master = Master::new(&[8], "nothing", Fault::Silence, 0);
     let desk = Desk::new(&master);
     // The pause between attempts grows.

@@ -2,7 +2,7 @@
 //!
 //! A scan lists all streams of a process and compares them with the table: it locates the streams
 //! of tunnels, removes tunnels whose streams are gone, adds plain requests that last, and
-//! terminates what must end. [`pace`] says when to scan.
+//! terminates what must end. [`schedule`] says when to scan.
 //!
 //! Right before a stream is terminated, its number, frontend and start are compared once more. Only
 //! one exchange with HAProxy lies between that and the termination: within this millisecond, a
@@ -29,10 +29,10 @@ use crate::{
     tunnels::table::Found,
 };
 
-mod pace;
+mod schedule;
 
-pub use pace::Cutter;
-use pace::{Outcome, Sight, Task};
+pub use schedule::TunnelTerminator;
+use schedule::{Outcome, Sight, Task};
 
 /// How wrong an age may be that HAProxy lists: it rounds down to seconds, by a clock of its own.
 pub(super) const ROUNDING: Duration = Duration::from_secs(2);
@@ -125,11 +125,11 @@ impl Site {
         }
         let asked = MonotonicTime::now();
         // Streams that are located already are terminated first: a scan can take long.
-        let cut = self.cut(process).await;
+        let terminated = self.terminate(process).await;
         let done = match task {
-            Task::Cut => cut.map(|()| Outcome::Cut),
+            Task::Terminate => terminated.map(|()| Outcome::Terminated),
             Task::Seek => match self.seek_in(process).await {
-                Ok(id) => cut.map(|()| Outcome::Sought(Sight { asked, id: Some(id) })),
+                Ok(id) => terminated.map(|()| Outcome::Sought(Sight { asked, id: Some(id) })),
                 Err(error) => Err(error),
             },
         };
@@ -146,7 +146,7 @@ impl Site {
     pub(super) fn is_late(&self, asked: MonotonicTime) -> bool {
         let state = self.tunnels.lock();
         let round = state.rounds.get(self.number.index()).and_then(Option::as_ref);
-        round.is_none_or(|round| asked.since(round.started) > pace::EVERY + ROUNDING)
+        round.is_none_or(|round| asked.since(round.started) > schedule::EVERY + ROUNDING)
     }
 
     async fn seek_in(&self, process: &Process) -> Result<u32, AskError> {
@@ -169,8 +169,8 @@ impl Site {
             self.meet(process, list.process, &strangers, &details).await?;
             self.meet_plain(process, list.process, &plain, &details).await?;
         }
-        self.cut_connections(process, &list).await?;
-        self.cut(process).await?;
+        self.terminate_connections(process, &list).await?;
+        self.terminate(process).await?;
         Ok(list.process)
     }
 
@@ -333,7 +333,7 @@ impl Site {
     }
 
     /// Terminates the streams in this process that are located and must end.
-    async fn cut(&self, process: &Process) -> Result<(), AskError> {
+    async fn terminate(&self, process: &Process) -> Result<(), AskError> {
         let now = MonotonicTime::now();
         let due: Vec<(Pointer, DecisionId)> = {
             let state = self.tunnels.lock();
@@ -372,8 +372,8 @@ impl Site {
             let pointers: Vec<_> = batch.iter().map(|(pointer, _)| *pointer).collect();
             let shut = process.shut(&pointers).await?;
             let done = batch.iter().zip(shut).map(|((_, id), was_there)| (*id, was_there));
-            let (cut, gone): (Vec<_>, Vec<_>) = done.partition(|(_, was_there)| *was_there);
-            self.tunnels.was_cut(cut.into_iter().map(|(id, _)| id));
+            let (terminated, gone): (Vec<_>, Vec<_>) = done.partition(|(_, was_there)| *was_there);
+            self.tunnels.was_terminated(terminated.into_iter().map(|(id, _)| id));
             self.tunnels.ended(&gone.into_iter().map(|(id, _)| id).collect::<Vec<_>>());
         }
         Ok(())
@@ -427,10 +427,10 @@ impl Site {
             return Ok(());
         }
         let count = unknown.len();
-        let cut = self.tunnels.settings.cut_unknown;
-        warn!(%process, count, cut, "HAProxy has tunnels that this agent did not allow: with cut_unknown they are terminated, otherwise they continue");
+        let terminate = self.tunnels.settings.terminate_unknown;
+        warn!(%process, count, terminate, "HAProxy has tunnels that this agent did not allow: with terminate_unknown they are terminated, otherwise they continue");
         self.tunnels.lock().unknown += count;
-        if cut {
+        if terminate {
             let pointers: Vec<_> = unknown.iter().map(|detail| detail.pointer).collect();
             process.shut(&pointers).await?;
             for detail in unknown {

@@ -39,7 +39,7 @@ const RETRY_DUE: Duration = Duration::from_millis(200);
 const RETRY_MOST: Duration = Duration::from_secs(2);
 
 /// Terminates tunnels behind one socket.
-pub struct Cutter {
+pub struct TunnelTerminator {
     site: Arc<Site>,
     /// Running tasks, and the process of each.
     tasks: JoinSet<Result<Outcome, AskError>>,
@@ -66,7 +66,7 @@ pub struct Cutter {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Task {
     /// Terminate the located streams that must end.
-    Cut,
+    Terminate,
     /// Scan all streams, and terminate those that must end.
     Seek,
 }
@@ -75,7 +75,7 @@ pub(super) enum Task {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Outcome {
     /// What had to be terminated was.
-    Cut,
+    Terminated,
     /// All streams were scanned.
     Sought(Sight),
 }
@@ -130,7 +130,7 @@ impl Trouble {
     }
 }
 
-impl Cutter {
+impl TunnelTerminator {
     /// For one socket of the table. With `live`, plain requests that last become tunnels.
     #[must_use]
     pub fn new(
@@ -183,7 +183,7 @@ impl Cutter {
     async fn dispatch(&mut self) {
         let (due, is_sought) = self.site.wanted();
         for process in due {
-            self.start(&process, Task::Cut);
+            self.start(&process, Task::Terminate);
         }
         let now = MonotonicTime::now();
         if now >= self.next || (is_sought && now >= self.hurry) || self.must_look(now) {
@@ -237,7 +237,7 @@ impl Cutter {
     fn start(&mut self, process: &Process, task: Task) {
         let standing = self.processes.entry(process.clone()).or_default();
         let is_early = match task {
-            Task::Cut => MonotonicTime::now() < standing.trouble.again,
+            Task::Terminate => MonotonicTime::now() < standing.trouble.again,
             Task::Seek => {
                 standing.trouble.failures > 0 && MonotonicTime::now() < standing.trouble.again
             }
