@@ -49,6 +49,7 @@ mod refresh;
 mod reload;
 mod reuse;
 mod revocation;
+mod security_checklist;
 mod selftest;
 mod server;
 mod shared;

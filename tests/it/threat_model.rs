@@ -27,11 +27,17 @@ fn functions(directory: &Path, names: &mut BTreeSet<String>) {
     }
 }
 
-#[test]
-fn every_test_and_file_that_the_threat_model_names_exists() {
+/// The names of all functions of the program and of its tests, with the module: `tokens::j2_a_public_key_is_no_shared_secret`.
+pub(super) fn all_functions() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     functions(&root().join("src"), &mut names);
     functions(&root().join("tests"), &mut names);
+    names
+}
+
+#[test]
+fn every_test_and_file_that_the_threat_model_names_exists() {
+    let names = all_functions();
     let text = std::fs::read_to_string(root().join("docs/threat-model.md")).unwrap();
     let (mut tests, mut files, mut wrong) = (0, 0, Vec::new());
     for word in text.split('`').skip(1).step_by(2) {
