@@ -11,8 +11,7 @@ demo: install
 test: install docs-check
 	@tests/containers/images.sh >/dev/null || echo "no container engine: the tests use the haproxy of this machine"
 	cargo test --locked
-	cargo test --locked --features otel --test it traces::
-	cargo test --locked --features otel --lib traces::
+	cargo test --locked --features otel --lib --test otel traces::
 	@TIME=3 fuzz/run.sh
 	@tests/demo/run.sh once >/dev/null && echo "the demo works"
 
@@ -62,20 +61,21 @@ corpus: install
 # CPU and rate a decision, alone and through HAProxy, against a constant answer, a naive agent, no
 # agent and HAProxy's own jwt_verify; then the worst pause while the agent does work of its own, the stages of a decision, how soon an
 # end of a workspace is known, and what sessions cost.
-bench: install
-	cargo bench --locked --bench throughput
+bench: install build
+	cargo bench --locked -p benches --bench throughput
 	@tests/containers/images.sh >/dev/null || true
-	cargo bench --locked --bench through_haproxy
-	cargo bench --locked --bench pauses
-	cargo bench --locked --bench stages
-	cargo bench --locked --bench workspaces
-	cargo bench --locked --bench sessions
+	cargo bench --locked -p benches --bench through_haproxy
+	cargo bench --locked -p benches --bench pauses
+	cargo bench --locked -p benches --bench stages
+	cargo bench --locked -p benches --bench workspaces
+	cargo bench --locked -p benches --bench sessions
 
 # Under churn for a long time: every answer right; memory, descriptors and latency flat? TIME=90s, 60m, 2h.
 RATE ?= 350
 soak: install
 	@tests/containers/images.sh >/dev/null
-	cargo bench --locked --bench prove -- soak --time $(if $(filter %s %m %h,$(TIME)),$(TIME),60m) --rate $(RATE) $(if $(SEED),--seed $(SEED))
+	cargo build --locked --release -p identity-spoa -p prove
+	target/release/prove soak --time $(if $(filter %s %m %h,$(TIME)),$(TIME),60m) --rate $(RATE) $(if $(SEED),--seed $(SEED))
 
 # Everything fails, alone and in pairs, under load: is anybody let in who must not be? QUICK=1 for a few cells.
 # Without the optimizer: what is slower meets more.
@@ -83,12 +83,13 @@ PAIRS ?= 30
 chaos: install
 	@tests/containers/images.sh >/dev/null
 	@command -v faketime >/dev/null || apt-get install -y -qq faketime >/dev/null || true
-	cargo bench --locked --profile dev --bench prove -- chaos $(if $(QUICK),--quick,--pairs $(PAIRS)$(if $(ONLY),, --write docs/reliability.md)) $(if $(ONLY),--only $(ONLY)) $(if $(SEED),--seed $(SEED))
+	cargo build --locked -p identity-spoa -p prove
+	target/debug/prove chaos $(if $(QUICK),--quick,--pairs $(PAIRS)$(if $(ONLY),, --write docs/reliability.md)) $(if $(ONLY),--only $(ONLY)) $(if $(SEED),--seed $(SEED))
 
 # A million workspaces, half a million people: docs/scaling.md.
-scale:
-	cargo bench --locked --bench scale
-	cargo bench --locked --bench workspaces -- 1000000
+scale: build
+	cargo bench --locked -p benches --bench scale
+	cargo bench --locked -p benches --bench workspaces -- 1000000
 
 # The documents as a site with search, at http://127.0.0.1:8000/ until Ctrl-C; PORT=8001 for another port. The first run
 # needs PyPI.
@@ -107,7 +108,7 @@ words:
 check: fmt lint deny
 
 fmt:
-	cargo fmt --check
+	cargo fmt --all --check
 
 # The documents that are made of the declarations of configuration keys.
 reference:
@@ -117,7 +118,7 @@ reference:
 	target/debug/identity-spoa schema --example > docs/agent.example.toml
 
 lint:
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-targets -- -D warnings
 
 build:
 	cargo build --locked --release

@@ -1,6 +1,6 @@
 //! What the agent does by itself, under a constant load: the worst pause and the refusals while it happens.
 //!
-//! `cargo bench --bench pauses`, a part of `make bench`. `RATE=20000` decisions a second are asked for whether
+//! `cargo bench -p benches --bench pauses`, a part of `make bench`. `RATE=20000` decisions a second are asked for whether
 //! they are answered or not, over four connections, in batches of 20. A latency begins when its request was due,
 //! so that a pause shows in every request that waited for it. `AGENT=PATH` measures another build of the agent;
 //! `ROTATE_MIB=512` the rotation of larger files, `ONLY=TEXT` the rows whose names contain it.
@@ -16,9 +16,6 @@
     dead_code,
     reason = "a benchmark prints, and stops at the first surprise"
 )]
-
-#[path = "../tests/support/dev_idp/server.rs"]
-mod dev_idp;
 
 mod frames;
 #[path = "pauses/full.rs"]
@@ -170,7 +167,7 @@ impl Drop for Stage {
 }
 
 fn program() -> PathBuf {
-    std::env::var("AGENT").map_or_else(|_| env!("CARGO_BIN_EXE_identity-spoa").into(), Into::into)
+    std::env::var("AGENT").map_or_else(|_| test_stage::program().into(), Into::into)
 }
 
 impl Stage {

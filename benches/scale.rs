@@ -1,8 +1,8 @@
 //! One agent at the size of a very large company: a million workspaces, half a million people with tokens, as many sessions
 //! as an agent holds, half a million revocations.
 //!
-//! `cargo bench --bench scale` measures everything; `-- sessions tokens` measures only these parts. `docs/scaling.md`
-//! explains the figures. Events at that size: `cargo bench --bench workspaces -- 1000000`.
+//! `cargo bench -p benches --bench scale` measures everything; `-- sessions tokens` measures only these parts. `docs/scaling.md`
+//! explains the figures. Events at that size: `cargo bench -p benches --bench workspaces -- 1000000`.
 
 #![allow(
     clippy::unwrap_used,
@@ -393,7 +393,7 @@ fn start() {
     )
     .unwrap();
     let started = Instant::now();
-    let child = Command::new(env!("CARGO_BIN_EXE_identity-spoa"))
+    let child = Command::new(test_stage::program())
         .args(["run", "--config"])
         .arg(at("agent.toml"))
         .env("RUST_LOG", "warn")

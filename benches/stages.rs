@@ -8,9 +8,7 @@
     reason = "a benchmark prints, and stops at the first surprise"
 )]
 
-#[path = "../tests/support/dev_idp/server.rs"]
-mod dev_idp;
-#[path = "../tests/support/hot_path.rs"]
+#[path = "../tests/allocations/hot_path.rs"]
 mod hot_path;
 
 use std::{

@@ -15,9 +15,6 @@
     reason = "a benchmark prints, and stops at the first surprise"
 )]
 
-#[path = "../tests/support/dev_idp/server.rs"]
-mod dev_idp;
-
 mod frames;
 
 #[path = "throughput/rivals.rs"]
@@ -67,7 +64,7 @@ fn stage() {
     fs::write(at("token"), idp.token(&request)).unwrap();
     let this = std::env::current_exe().unwrap();
     let log = || Stdio::from(fs::File::create(at("agent.log")).unwrap());
-    let mut ours = pinned("0", Path::new(env!("CARGO_BIN_EXE_identity-spoa")));
+    let mut ours = pinned("0", test_stage::program());
     ours.args(["run", "--config"]).arg(at("agent.toml")).stderr(log());
     let mut floor = pinned("0", &this);
     floor.arg("--floor").arg(directory.path());
@@ -81,7 +78,7 @@ fn stage() {
         .replace("'workspaces.yaml'", "'../workspaces.yaml'")
         .replace("'/dev/null'", "'audit.jsonl'\nkey_file = 'audit.key'");
     fs::write(recorded.join("agent.toml"), text).unwrap();
-    let mut audited = pinned("0", Path::new(env!("CARGO_BIN_EXE_identity-spoa")));
+    let mut audited = pinned("0", test_stage::program());
     audited.args(["run", "--config"]).arg(recorded.join("agent.toml")).stderr(Stdio::null());
     let rivals = [("ours", ours), ("floor", floor), ("naive", naive), ("recorded", audited)];
     let agents = rivals.map(|(name, mut command)| {
@@ -100,7 +97,7 @@ fn stage() {
     let pid = audited.0.id();
     assert!(Command::new("sh").args(["-c", &format!("kill {pid}")]).status().unwrap().success());
     audited.0.wait().unwrap();
-    let verified = Command::new(env!("CARGO_BIN_EXE_identity-spoa"))
+    let verified = Command::new(test_stage::program())
         .args(["audit", "verify", "--config"])
         .arg(recorded.join("agent.toml"))
         .output()

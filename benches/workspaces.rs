@@ -1,6 +1,6 @@
 //! The registry of workspaces and the way of an event into it: memory, look-up, lag.
 //!
-//! `cargo bench --bench workspaces`, for another number of workspaces `cargo bench --bench workspaces -- 1000000`.
+//! `cargo bench -p benches --bench workspaces`, for another number of workspaces `cargo bench -p benches --bench workspaces -- 1000000`.
 //! Everything runs in this process, on one thread where that is the
 //! claim; a platform that answers each read after a millisecond stands for the real ones.
 

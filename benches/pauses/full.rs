@@ -24,12 +24,12 @@ use secrecy::SecretString;
 
 use crate::{
     Setting, Stage, WORKSPACES,
-    dev_idp::DevIdp,
     load::{self, Load, Shape, ask},
     number,
     report::Report,
     until,
 };
+use dev_idp::DevIdp;
 
 pub const ROWS: [&str; 4] = [
     "sessions: 10,000 expire, 10,000 are written to their file",

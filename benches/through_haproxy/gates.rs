@@ -109,7 +109,7 @@ impl Gate {
         let text = text.replacen("global\n", &thread, 1);
         let config = directory.join(format!("{short}.cfg"));
         fs::write(&config, text).unwrap();
-        let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("haproxy");
+        let shipped = test_stage::haproxy::root().join("haproxy");
         let name = format!("identity-spoa-bench-{}-{short}", std::process::id());
         let mut run = Command::new("docker");
         run.args(["run", "--rm", "--network", "host", "--user", "0", "--name", &name]);

@@ -19,9 +19,6 @@
     reason = "a benchmark prints, and stops at the first surprise"
 )]
 
-#[path = "../../tests/support/dev_idp/server.rs"]
-mod dev_idp;
-
 #[path = "../throughput/rivals.rs"]
 mod rivals;
 
@@ -87,7 +84,7 @@ fn stage() {
     fs::write(at("token"), idp.token(&request)).unwrap();
     let this = std::env::current_exe().unwrap();
     let agent = |name: &str| {
-        let mut agent = pinned(Path::new(env!("CARGO_BIN_EXE_identity-spoa")));
+        let mut agent = pinned(test_stage::program());
         let log = fs::File::create(at(&format!("{name}.log"))).unwrap();
         agent.args(["run", "--config"]).arg(at(&format!("{name}.toml"))).stderr(log);
         agent

@@ -3,9 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test")]
 
-#[path = "../support/dev_idp/server.rs"]
-mod dev_idp;
-#[path = "../support/hot_path.rs"]
 mod hot_path;
 
 use std::alloc::System;

@@ -38,12 +38,12 @@ member() { sed -n "s/.*\"$1\":\"\([^\"]*\)\".*/\1/p" "$2"; }
 
 build=${CARGO_TARGET_DIR:-target}/debug
 echo "building…"
-cargo build --quiet --locked --bin identity-spoa --examples
+cargo build --quiet --locked -p identity-spoa -p dev-idp -p dev-workspace
 
-"$build/examples/dev-idp" >"$stage/idp.out" 2>"$stage/idp.log" &
+"$build/dev-idp" >"$stage/idp.out" 2>"$stage/idp.log" &
 pids+=($!)
 for name in alices bobs; do
-    "$build/examples/dev-workspace" --name "$name" >"$stage/$name.out" 2>"$stage/$name.log" &
+    "$build/dev-workspace" --name "$name" >"$stage/$name.out" 2>"$stage/$name.log" &
     pids+=($!)
 done
 await "the provider" grep -q ready "$stage/idp.out"

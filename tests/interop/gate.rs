@@ -23,7 +23,9 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{PATIENCE, agent::AgentProcess, provider::Provider, until};
+use test_stage::{AgentProcess, AgentToml, Setup};
+
+use crate::{PATIENCE, provider::Provider, until};
 
 const HOST: &[u8] = b"pinkpanda-demo-ns35kd21abc.ws.gitpod.test";
 
@@ -37,14 +39,18 @@ impl Gate {
     /// An agent that trusts the provider, with more settings of the issuer; the workspace is of the
     /// person with this subject.
     pub(crate) async fn start(provider: &Provider, owner: &str, settings: &str) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let write = |name, text| std::fs::write(directory.path().join(name), text).unwrap();
-        write("agent.toml", config(&provider.issuer, settings));
-        write("workspaces.yaml", workspaces(owner));
-        let agent = AgentProcess::start(directory.path()).await;
+        let config = AgentToml::new(&provider.issuer)
+            .lines("[[issuer]]", &format!("match = [\"subject\"]\n{settings}"))
+            .gitpod_hosts()
+            .table("[destinations]", "allow = [\"127.0.0.0/8\"]")
+            .table("[workspaces]", "file = \"workspaces.yaml\"")
+            .audit();
+        let setup = Setup::new();
+        setup.write("workspaces.yaml", workspaces(owner));
+        let agent = setup.agent(config).await;
         let log = || agent.log();
         until("keys", async || log().contains("new keys of the issuer").then_some(())).await;
-        Self { agent, _directory: directory }
+        Self { agent, _directory: setup.directory }
     }
 
     pub(crate) async fn peer(&self) -> Peer {
@@ -61,35 +67,6 @@ impl Gate {
         }
         Traffic { shared, connections }
     }
-}
-
-fn config(issuer: &str, settings: &str) -> String {
-    format!(
-        r#"
-[agent]
-listen = ["unix:spop.sock", "127.0.0.1:0"]
-
-[[issuer]]
-name = "interop"
-issuer = "{issuer}"
-audience = "workspaces"
-match = ["subject"]
-{settings}
-
-[[host]]
-preset = "gitpod"
-domain = "gitpod.test"
-
-[destinations]
-allow = ["127.0.0.0/8"]
-
-[workspaces]
-file = "workspaces.yaml"
-
-[audit]
-file = "audit.jsonl"
-"#
-    )
 }
 
 fn workspaces(owner: &str) -> String {

@@ -10,37 +10,14 @@
     reason = "tests: a surprise must stop the test, and figures are printed"
 )]
 
-use std::{
-    path::{Path, PathBuf},
-    time::{Duration, Instant},
-};
+use std::path::PathBuf;
 
-#[path = "../it/support/agent.rs"]
-#[allow(dead_code, reason = "the other tests use more of it")]
-mod agent;
+use test_stage::{PATIENCE, haproxy::root, until};
+
 mod canaille;
 mod gate;
 mod oidc_provider;
 mod provider;
-
-/// The longest that a test waits for anything.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// Waits until `check` gives something.
-async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(value) = check().await {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "waited in vain for: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
 
 /// Where `tests/interop/run.sh` has put the providers.
 fn state() -> PathBuf {

@@ -73,4 +73,4 @@ packages() {
 once canaille "$here/canaille/requirements.txt" -- python
 once nodejs "$here/nodejs.txt" -- nodejs
 once oidc-provider "$here/oidc-provider/package-lock.json" "$here/oidc-provider/server.mjs" -- packages
-cargo test --locked --test interop -- --ignored --nocapture
+cargo test --locked -p identity-spoa -p interop --test interop -- --ignored --nocapture

@@ -9,13 +9,13 @@ use identity_spoa::{audit::AuditEvent, fingerprint::Fingerprint, spop::Value as 
 use serde_json::{Value, json};
 
 use crate::{
-    dev_idp::TokenRequest,
-    support::{ALICES, agent::PROGRAM, haproxy::root, host, port_host, records, until},
+    support::{ALICES, agent::program, haproxy::root, host, port_host, records, until},
     wire::Bare,
 };
+use dev_idp::TokenRequest;
 
 fn audit(directory: &Path, args: &[&str]) -> Output {
-    Command::new(PROGRAM).arg("audit").args(args).current_dir(directory).output().unwrap()
+    Command::new(program()).arg("audit").args(args).current_dir(directory).output().unwrap()
 }
 
 fn stdout(output: &Output) -> String {

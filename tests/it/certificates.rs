@@ -16,13 +16,13 @@ use serde_json::json;
 
 use crate::{
     conformance::through_tls,
-    dev_idp::{DevIdp, TokenRequest},
     support::{
         ALICES, Stage, Version,
         certificates::{Authority, Certificate},
         host, port_host,
     },
 };
+use dev_idp::{DevIdp, TokenRequest};
 
 fn rule(field: Field) -> CertificateRule {
     let authority = Name {

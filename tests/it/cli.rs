@@ -5,14 +5,12 @@ use std::{
     process::{Command, Output},
 };
 
-use crate::{
-    dev_idp::DevIdp,
-    dev_workspace::DevWorkspace,
-    support::{self, ALICES, agent::PROGRAM, haproxy::root, host, port_host},
-};
+use crate::support::{self, ALICES, agent::program, haproxy::root, host, port_host};
+use dev_idp::DevIdp;
+use dev_workspace::DevWorkspace;
 
-fn program(args: &[&str], directory: &Path) -> Output {
-    Command::new(PROGRAM).args(args).current_dir(directory).output().unwrap()
+fn run_program(args: &[&str], directory: &Path) -> Output {
+    Command::new(program()).args(args).current_dir(directory).output().unwrap()
 }
 
 fn text(output: &Output) -> String {
@@ -52,7 +50,7 @@ file = 'workspaces.txt'
 undeclared_ports = 'allow'
 ";
     std::fs::write(directory.path().join("agent.toml"), config).unwrap();
-    let output = program(&["check", "--config", "agent.toml"], directory.path());
+    let output = run_program(&["check", "--config", "agent.toml"], directory.path());
     assert_eq!(output.status.code(), Some(2));
     let text = text(&output);
     for (line, message) in [
@@ -86,7 +84,7 @@ fn check_reports_two_issuers_of_one_name() {
         "[agent]\nlisten = ['127.0.0.1:0']\n{issuer}{issuer}[[host]]\npreset = 'ona'\ndomain = 'x.dev'\n[workspaces]\nfile = 'w.yaml'\n"
     );
     std::fs::write(directory.path().join("agent.toml"), config).unwrap();
-    let text = text(&program(&["check", "--config", "agent.toml"], directory.path()));
+    let text = text(&run_program(&["check", "--config", "agent.toml"], directory.path()));
     assert!(text.contains("agent.toml:7:1: the name \"corp\" is used"), "{text}");
     assert!(text.contains("the issuer identifier"), "{text}");
 }
@@ -94,7 +92,7 @@ fn check_reports_two_issuers_of_one_name() {
 #[tokio::test(flavor = "multi_thread")]
 async fn check_takes_a_good_configuration_and_haproxys_too() {
     let directory = stage().await.0;
-    let output = program(&["check", "--config", "agent.toml"], directory.path());
+    let output = run_program(&["check", "--config", "agent.toml"], directory.path());
     assert!(output.status.success(), "{}", text(&output));
     assert!(
         text(&output).contains("issuers: 1, host patterns: 1, workspaces: 2"),
@@ -103,12 +101,12 @@ async fn check_takes_a_good_configuration_and_haproxys_too() {
     );
     if Command::new("haproxy").arg("-v").output().is_ok() {
         let config = directory.path().join("agent.toml");
-        let output = program(&["check", "--haproxy", "--config", config.to_str().unwrap()], root());
+        let output = run_program(&["check", "--haproxy", "--config", config.to_str().unwrap()], root());
         assert!(output.status.success(), "{}", text(&output));
         assert!(text(&output).contains("haproxy/haproxy.cfg: good"), "{}", text(&output));
     }
     std::fs::write(directory.path().join("workspaces.yaml"), "workspaces: 7\n").unwrap();
-    let output = program(&["check", "--config", "agent.toml"], directory.path());
+    let output = run_program(&["check", "--config", "agent.toml"], directory.path());
     assert_eq!(output.status.code(), Some(2));
     assert!(
         text(&output).contains("workspaces.yaml:1:13: expected an array, found integer"),
@@ -131,7 +129,7 @@ async fn s6_check_warns_of_a_login_host_of_another_site_than_the_workspaces() {
         );
         let config = text_of.replace("[[host]]", &sign_in).replace("gitpod.test", domain);
         std::fs::write(&path, config).unwrap();
-        let output = program(&["check", "--config", "agent.toml"], directory.path());
+        let output = run_program(&["check", "--config", "agent.toml"], directory.path());
         assert!(output.status.success(), "{}", text(&output));
         assert!(text(&output).contains("good"), "{}", text(&output));
         text(&output)
@@ -168,7 +166,7 @@ async fn explain_shows_each_stage_and_exits_as_the_verdict_says() {
             std::fs::write(&token, format!("{}\n", idp.token_of(user))).unwrap();
             args.extend(["--token-file", "token", "--method", "POST", "--path", "/x"]);
         }
-        let output = program(&args, directory.path());
+        let output = run_program(&args, directory.path());
         (output.status.code().unwrap(), text(&output))
     };
     let (code, text) = explain(&host(ALICES), Some("alice"));
@@ -196,9 +194,9 @@ async fn explain_shows_each_stage_and_exits_as_the_verdict_says() {
     assert_eq!((code, text.contains("verdict     allow: public")), (0, true), "{text}");
     let (code, text) = explain("www.example.com", None);
     assert_eq!((code, text.contains("no [[host]] pattern matches")), (1, true), "{text}");
-    let output = program(&["explain", "--config", "missing.toml", "--host", "x"], directory.path());
+    let output = run_program(&["explain", "--config", "missing.toml", "--host", "x"], directory.path());
     assert_eq!(output.status.code(), Some(2));
-    let output = program(&["explain", "--config", "agent.toml"], directory.path());
+    let output = run_program(&["explain", "--config", "agent.toml"], directory.path());
     assert_eq!(output.status.code(), Some(2));
 }
 

@@ -12,13 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    dev_workspace::DevWorkspace,
-    support::{
-        ALICES, AgentProcess, BOBS, Client, Haproxy, Stage, Version, haproxy::root, host, machine,
-        port_host, until,
-    },
+use crate::support::{
+    ALICES, AgentProcess, BOBS, Client, Haproxy, Stage, Version, haproxy::root, host, machine,
+    port_host, until,
 };
+use dev_workspace::DevWorkspace;
 
 /// Who asked for what, and what came of it.
 #[derive(Default)]

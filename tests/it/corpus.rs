@@ -14,10 +14,10 @@ use tokio::{
     net::{UnixListener, UnixStream},
 };
 
-use crate::{
-    dev_idp::DevIdp,
-    support::{ALICES, Haproxy, Stage, Version, certificates::Authority, haproxy::root, host},
+use crate::support::{
+    ALICES, Haproxy, Stage, Version, certificates::Authority, haproxy::root, host,
 };
+use dev_idp::DevIdp;
 
 fn corpus() -> PathBuf {
     root().join("fuzz/corpus")

@@ -3,10 +3,10 @@
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use crate::{
-    dev_idp::DevIdp,
     support::{ALICES, AgentProcess, BOBS, Haproxy, Stage, Version, haproxy::root, host, until},
     wire::Bare,
 };
+use dev_idp::DevIdp;
 
 pub(crate) const CREDENTIALS: &str =
     "\n[credentials]\ncookie = 'token'\nquery = 'access_token'\nsubprotocol = true\n";

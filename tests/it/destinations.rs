@@ -3,12 +3,12 @@
 use tempfile::TempDir;
 
 use crate::{
-    dev_idp::DevIdp,
     keys::TlsFiles,
     support::{
         ALICES, Client, Reply, Stage, Version, certificates::Authority, host, port_host, until,
     },
 };
+use dev_idp::DevIdp;
 
 async fn get(stage: &Stage, host: &str, path: &str, user: &str) -> Reply {
     let token = stage.idp.token_of(user);

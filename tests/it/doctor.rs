@@ -4,11 +4,9 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::{
-    dev_idp::{DevIdp, Fault, Faults, TokenRequest},
-    dev_workspace::DevWorkspace,
-    support::{self, agent::PROGRAM},
-};
+use crate::support::{self, agent::program};
+use dev_idp::{DevIdp, Fault, Faults, TokenRequest};
+use dev_workspace::DevWorkspace;
 
 struct Patient {
     idp: DevIdp,
@@ -29,7 +27,7 @@ impl Patient {
 
     /// What is said, and the exit status. A token is in none of it.
     async fn examine(&self, token: Option<&str>) -> (String, i32) {
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(program());
         command.args(["doctor", "--config"]).arg(self.directory.path().join("agent.toml"));
         command.env("RUST_LOG", "trace");
         if let Some(token) = token {

@@ -9,10 +9,8 @@ use tokio_tungstenite::{
     tungstenite::{Message, client::IntoClientRequest},
 };
 
-use crate::{
-    dev_idp::TokenRequest,
-    support::{ALICES, BOBS, Stage, Version, host, machine, port_host, until},
-};
+use crate::support::{ALICES, BOBS, Stage, Version, host, machine, port_host, until};
+use dev_idp::TokenRequest;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_person_reaches_what_is_theirs_and_nothing_else() {

@@ -13,7 +13,7 @@ use identity_spoa::haproxy_config::{
     lint::{Agent, lint},
 };
 
-use crate::support::{ALICES, Haproxy, Stage, Version, agent::PROGRAM, haproxy::root, host, until};
+use crate::support::{ALICES, Haproxy, Stage, Version, agent::program, haproxy::root, host, until};
 
 /// An agent with everything, or with as little as there can be.
 fn facts(version: Dialect, everything: bool) -> Facts {
@@ -140,7 +140,7 @@ async fn what_is_written_guards_in_each_haproxy() {
         let stage = Stage::start(version).await;
         let written = tempfile::tempdir_in(stage.directory.path()).unwrap();
         let agent_toml = stage.directory.path().join("agent.toml");
-        let output = program(
+        let output = run_program(
             &[
                 "--haproxy-version",
                 dialect(version).text(),
@@ -171,8 +171,8 @@ async fn what_is_written_guards_in_each_haproxy() {
     }
 }
 
-fn program(args: &[&str], config: &Path) -> Output {
-    let mut command = Command::new(PROGRAM);
+fn run_program(args: &[&str], config: &Path) -> Output {
+    let mut command = Command::new(program());
     command.args(["haproxy", "generate", "--config"]).arg(config).args(args);
     command.current_dir(root()).output().unwrap()
 }
@@ -184,20 +184,20 @@ fn a_difference_is_shown_and_said_by_the_status() {
     std::fs::write(&config, crate::support::config("https://idp.example.com")).unwrap();
     let written = directory.path().join("haproxy");
     let written = written.to_str().unwrap();
-    assert!(program(&["--out", written], &config).status.success());
-    let same = program(&["--check", written], &config);
+    assert!(run_program(&["--out", written], &config).status.success());
+    let same = run_program(&["--check", written], &config);
     assert_eq!((same.status.code(), same.stdout.len()), (Some(0), 0), "{same:?}");
     let spoe = format!("{written}/identity.spoe.cfg");
     let text = std::fs::read_to_string(&spoe).unwrap();
     std::fs::write(&spoe, text.replace("    option set-on-error spoe_error\n", "")).unwrap();
-    let output = program(&["--check", written], &config);
+    let output = run_program(&["--check", written], &config);
     assert_eq!(output.status.code(), Some(1));
     let diff = String::from_utf8(output.stdout).unwrap();
     assert!(diff.starts_with(&format!("--- {spoe}\n+++ generated\n")), "{diff}");
     assert!(diff.contains("\n+    option set-on-error spoe_error\n"), "{diff}");
-    let printed = String::from_utf8(program(&[], &config).stdout).unwrap();
+    let printed = String::from_utf8(run_program(&[], &config).stdout).unwrap();
     assert!(printed.contains("##### identity.spoe.cfg\n"), "{printed}");
     for wrong in [&["--haproxy-version", "1.8"][..], &["--out", "a", "--check", "b"]] {
-        assert_eq!(program(wrong, &config).status.code(), Some(2));
+        assert_eq!(run_program(wrong, &config).status.code(), Some(2));
     }
 }

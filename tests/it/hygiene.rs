@@ -5,10 +5,8 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::{
-    dev_workspace::Seen,
-    support::{ALICES, Stage, Version, host, port_host},
-};
+use crate::support::{ALICES, Stage, Version, host, port_host};
+use dev_workspace::Seen;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn f3_headers_that_a_client_sends_in_our_name_never_arrive() {
@@ -193,7 +191,7 @@ async fn p4_other_cookies_and_the_workspaces_own_credentials_arrive_byte_for_byt
 #[tokio::test(flavor = "multi_thread")]
 async fn p1_a_refused_token_of_our_issuer_does_not_travel_to_a_public_port() {
     let stage = Stage::start(Version::newest()).await;
-    let request = crate::dev_idp::TokenRequest { expires_in: -3600, ..Default::default() };
+    let request = dev_idp::TokenRequest { expires_in: -3600, ..Default::default() };
     let token = stage.idp.token(&request);
     let reply = stage.get_with(&port_host(3000, ALICES), Some(&token)).await;
     assert_eq!((reply.status, reply.arrived("authorization").len()), (200, 0));

@@ -3,10 +3,10 @@
 use std::os::unix::fs::PermissionsExt;
 
 use crate::{
-    dev_idp::{DevIdp, Fault, Faults},
-    support::{ALICES, Stage, Version, agent::PROGRAM, host, port_host, until},
+    support::{ALICES, Stage, Version, agent::program, host, port_host, until},
     wire::Bare,
 };
+use dev_idp::{DevIdp, Fault, Faults};
 
 const TABLE: &str =
     "\n[issuer.introspection]\nclient_id = 'gate'\nclient_secret_file = 'secret'\n\n[[host]]";
@@ -158,7 +158,7 @@ async fn explain_asks_about_an_opaque_token_too() {
         let config = bare.directory.path().join("agent.toml");
         let (token, host) = (token.clone(), host(ALICES));
         let output = tokio::task::spawn_blocking(move || {
-            let mut explain = std::process::Command::new(PROGRAM);
+            let mut explain = std::process::Command::new(program());
             explain.args(["explain", "--host", &host, "--config"]).arg(config);
             explain.arg("--token-file").arg(token).output().unwrap()
         });

@@ -11,10 +11,8 @@ use identity_spoa::{
     time::Timestamp,
 };
 
-use crate::{
-    dev_idp::{DevIdp, Fault, Faults, TokenRequest},
-    support::{self, ALICES, Stage, Version, certificates::Authority, host, machine, until},
-};
+use crate::support::{self, ALICES, Stage, Version, certificates::Authority, host, machine, until};
+use dev_idp::{DevIdp, Fault, Faults, TokenRequest};
 
 fn provider(issuer: &str) -> Provider {
     provider_with(issuer, "")
@@ -84,8 +82,8 @@ async fn k11_the_agent_starts_while_the_provider_is_down_and_recovers_by_itself(
     let issuer = idp.issuer().to_owned();
     idp.halt();
     let directory = tempfile::tempdir().unwrap();
-    let workspace = crate::dev_workspace::DevWorkspace::start("a").await;
-    let other = crate::dev_workspace::DevWorkspace::start("b").await;
+    let workspace = dev_workspace::DevWorkspace::start("a").await;
+    let other = dev_workspace::DevWorkspace::start("b").await;
     std::fs::write(directory.path().join("agent.toml"), crate::support::config(&issuer)).unwrap();
     let list = crate::support::workspaces(&workspace, &other, "running");
     std::fs::write(directory.path().join("workspaces.yaml"), list).unwrap();

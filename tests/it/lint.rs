@@ -12,7 +12,7 @@ use identity_spoa::haproxy_config::{
 };
 
 use crate::support::{
-    agent::PROGRAM,
+    agent::program,
     haproxy::{root, without_reuse},
 };
 
@@ -150,16 +150,21 @@ fn what_the_agents_configuration_needs_is_missed_where_haproxys_lacks_it() {
     }
 }
 
-fn program(args: &[&str]) -> Output {
-    Command::new(PROGRAM).args(["haproxy", "lint"]).args(args).current_dir(root()).output().unwrap()
+fn run_program(args: &[&str]) -> Output {
+    Command::new(program())
+        .args(["haproxy", "lint"])
+        .args(args)
+        .current_dir(root())
+        .output()
+        .unwrap()
 }
 
 #[test]
 fn the_command_shows_place_reason_and_fix_and_says_by_its_status_what_it_found() {
-    let output = program(&["haproxy/haproxy.cfg"]);
+    let output = run_program(&["haproxy/haproxy.cfg"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let example = "tests/data/lint/plain-http.cfg";
-    let output = program(&[example]);
+    let output = run_program(&[example]);
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stdout).unwrap();
     let want = format!("{example}:6: plain-http: :80 takes requests in the clear");
@@ -169,13 +174,13 @@ fn the_command_shows_place_reason_and_fix_and_says_by_its_status_what_it_found()
         "{text}"
     );
     assert!(text.contains("\n    fix: http-request redirect scheme https"), "{text}");
-    let output = program(&["--json", example]);
+    let output = run_program(&["--json", example]);
     assert_eq!(output.status.code(), Some(1));
     let found: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(found[0]["rule"], "plain-http");
     assert_eq!(found[0]["line"], 6);
     for wrong in [&["no-such-file.cfg"][..], &[], &["--config", "no-such.toml", example]] {
-        assert_eq!(program(wrong).status.code(), Some(2), "{wrong:?}");
+        assert_eq!(run_program(wrong).status.code(), Some(2), "{wrong:?}");
     }
 }
 
@@ -358,7 +363,7 @@ fn lint_in(files: &[(&str, &[u8])], args: &[&str]) -> (Option<i32>, String) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, bytes).unwrap();
     }
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(program());
     let output = command
         .args(["haproxy", "lint"])
         .args(args)

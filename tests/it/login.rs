@@ -5,7 +5,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use crate::support::{ALICES, Stage, Version, agent::PROGRAM, host, until};
+use crate::support::{ALICES, Stage, Version, agent::program, host, until};
 
 struct Terminal {
     child: Child,
@@ -15,7 +15,7 @@ struct Terminal {
 impl Terminal {
     fn start(directory: &Path, args: &[&str]) -> Self {
         let said = directory.join("said");
-        let child = Command::new(PROGRAM)
+        let child = Command::new(program())
             .args(["login", "--client-id", "cli", "--cache"])
             .arg(directory.join("tokens.json"))
             .args(args)
@@ -113,7 +113,7 @@ async fn a_person_at_a_terminal_gets_a_token_that_opens_the_workspace() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_screen_a_code_is_entered_somewhere_else() {
     let stage =
-        Stage::changed(Version::newest(), crate::dev_idp::DevIdp::start().await, |_, config, _| {
+        Stage::changed(Version::newest(), dev_idp::DevIdp::start().await, |_, config, _| {
             *config = config.replace("[agent]\n", "[agent]\nresource_metadata = true\n");
         })
         .await;
@@ -134,7 +134,7 @@ async fn without_a_screen_a_code_is_entered_somewhere_else() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn l4_an_answer_of_somebody_else_signs_nobody_in() {
-    let idp = crate::dev_idp::DevIdp::start().await;
+    let idp = dev_idp::DevIdp::start().await;
     let directory = tempfile::tempdir().unwrap();
     let args = ["--issuer", idp.issuer(), "--browser"];
     let terminal = Terminal::start(directory.path(), &args);

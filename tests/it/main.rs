@@ -11,10 +11,6 @@
     reason = "tests: a surprise must stop the test, and figures are printed"
 )]
 
-#[path = "../support/dev_idp/server.rs"]
-mod dev_idp;
-#[path = "../support/dev_workspace/server.rs"]
-mod dev_workspace;
 mod support;
 
 mod audit;

@@ -15,10 +15,10 @@ use tokio::{
 };
 
 use crate::{
-    dev_idp::DevIdp,
     support::{ALICES, Stage, Version, port_host, until},
     wire::Bare,
 };
+use dev_idp::DevIdp;
 
 type Seen = Arc<Mutex<Vec<u8>>>;
 

@@ -21,7 +21,6 @@ use tokio::{
 use crate::{
     credentials::{ARGS, CREDENTIALS},
     destinations::{add_port, by_https},
-    dev_idp::DevIdp,
     sign_in,
     support::{
         ALICES, AgentProcess, BOBS, Client, Haproxy, Reply, Stage, Version,
@@ -30,6 +29,7 @@ use crate::{
         host, port_host, until,
     },
 };
+use dev_idp::DevIdp;
 
 /// What happens to each answer of the agent.
 #[derive(Clone, Default)]

@@ -19,14 +19,14 @@ use k8s_openapi::{
 };
 use serde_json::Value;
 
-use crate::support::{agent::PROGRAM, haproxy::root};
+use crate::support::{agent::program, haproxy::root};
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap()
 }
 
-fn program(args: &[&str]) -> Output {
-    Command::new(PROGRAM).args(args).output().unwrap()
+fn run_program(args: &[&str]) -> Output {
+    Command::new(program()).args(args).output().unwrap()
 }
 
 /// Reads a manifest as its type and writes it again: what the type does not know would be gone.
@@ -181,14 +181,14 @@ fn the_example_for_the_units_is_a_configuration() {
 #[test]
 fn every_command_has_a_manual_page_and_shells_complete_it() {
     let directory = tempfile::tempdir().unwrap();
-    let written = program(&["man", directory.path().join("man1").to_str().unwrap()]);
+    let written = run_program(&["man", directory.path().join("man1").to_str().unwrap()]);
     assert!(written.status.success(), "{written:?}");
     let page = |name: &str| {
         let path: &Path = &directory.path().join("man1").join(format!("{name}.1"));
         std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{name}: {e}"))
     };
-    let bash = String::from_utf8(program(&["completions", "bash"]).stdout).unwrap();
-    let help = String::from_utf8(program(&["--help"]).stdout).unwrap();
+    let bash = String::from_utf8(run_program(&["completions", "bash"]).stdout).unwrap();
+    let help = String::from_utf8(run_program(&["--help"]).stdout).unwrap();
     let (_, commands) = help.split_once("Commands:\n").unwrap();
     let (commands, _) = commands.split_once("\n\n").unwrap();
     let names: Vec<_> = commands
@@ -208,8 +208,8 @@ fn every_command_has_a_manual_page_and_shells_complete_it() {
     let loaded = Command::new("bash").args(["-c", &loads]).output().unwrap();
     assert!(loaded.status.success(), "{loaded:?}");
     for shell in ["zsh", "fish", "elvish", "powershell"] {
-        let output = program(&["completions", shell]);
+        let output = run_program(&["completions", shell]);
         assert!(output.status.success() && output.stdout.len() > 1000, "{shell}");
     }
-    assert_eq!(program(&["completions", "tcsh"]).status.code(), Some(2));
+    assert_eq!(run_program(&["completions", "tcsh"]).status.code(), Some(2));
 }

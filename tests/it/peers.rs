@@ -2,10 +2,10 @@
 //! with the tests elsewhere that try the rest.
 
 use crate::{
-    dev_idp::TokenRequest,
     sign_in::{LOGIN, Reply, Stage as SignInStage},
     support::{self, ALICES, BOBS, Client, Stage, Version, host, port_host},
 };
+use dev_idp::TokenRequest;
 
 /// The stage of sign-in, with the usual lines in `[sign_in]`.
 async fn sign_in(version: &Version) -> SignInStage {
@@ -258,7 +258,7 @@ async fn peers_jupyter_server_cve_2026_40934_a_copied_cookie_ends_with_what_is_r
     assert_eq!(browser.browse(&host(ALICES), "/").await.status, 200);
     let mut stolen = browser.clone();
     assert_eq!(stolen.get(&host(ALICES), "/").await.status, 200);
-    let output = std::process::Command::new(support::agent::PROGRAM)
+    let output = std::process::Command::new(support::agent::program())
         .args(["revoke", "--subject", "sub-alice", "--before", "now", "--config"])
         .arg(stage.directory.path().join("agent.toml"))
         .output()

@@ -10,16 +10,16 @@ use identity_spoa::spop::Value as Argument;
 use serde_json::{Value, json};
 
 use crate::{
-    dev_idp::DevIdp,
     support::{
-        ALICES, BOBS, Client, Stage, Version, agent::PROGRAM, haproxy::root, host, port_host,
+        ALICES, BOBS, Client, Stage, Version, agent::program, haproxy::root, host, port_host,
         records, until,
     },
     wire::{Bare, Heard},
 };
+use dev_idp::DevIdp;
 
-fn program(args: &[&str], directory: &Path) -> Output {
-    Command::new(PROGRAM).args(args).current_dir(directory).output().unwrap()
+fn run_program(args: &[&str], directory: &Path) -> Output {
+    Command::new(program()).args(args).current_dir(directory).output().unwrap()
 }
 
 fn text(output: &Output) -> String {
@@ -40,7 +40,7 @@ when { context.method == \"DELETE\" };
 #[test]
 fn the_shipped_example_does_what_its_cases_say() {
     let zone = ["--time-zone", "Europe/Berlin"];
-    let output = program(&["policy", "test", "docs/policies", zone[0], zone[1]], root());
+    let output = run_program(&["policy", "test", "docs/policies", zone[0], zone[1]], root());
     let text = text(&output);
     assert!(output.status.success(), "{text}");
     assert!(
@@ -53,7 +53,7 @@ fn the_shipped_example_does_what_its_cases_say() {
         let text = std::fs::read_to_string(root().join("docs/policies").join(file)).unwrap();
         std::fs::write(directory.path().join(file), text.replace(">= 20", ">= 21")).unwrap();
     }
-    let output = program(&["policy", "test", "."], directory.path());
+    let output = run_program(&["policy", "test", "."], directory.path());
     assert_eq!(output.status.code(), Some(1));
     let text = self::text(&output);
     let line = "a contractor on Friday evening: expected deny by contractors-office-hours, found allow (granted_user)";
@@ -81,7 +81,7 @@ fn policies_that_are_wrong_are_told_with_their_lines_by_each_command() {
         &["policy", "test", "policies"],
         &["policy", "replay", "--audit", "audit", "--policy", "policies"],
     ] {
-        let output = program(args, at);
+        let output = run_program(args, at);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
         let text = text(&output);
         assert!(
@@ -90,9 +90,9 @@ fn policies_that_are_wrong_are_told_with_their_lines_by_each_command() {
         );
     }
     write(at, "policies", NO_DELETE);
-    let output = program(&["check", "--config", "agent.toml"], at);
+    let output = run_program(&["check", "--config", "agent.toml"], at);
     assert!(output.status.success(), "{}", text(&output));
-    let output = program(&["policy", "test", "--config", "agent.toml"], at);
+    let output = run_program(&["policy", "test", "--config", "agent.toml"], at);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output).contains("there are no cases"), "{}", text(&output));
 }
@@ -107,7 +107,7 @@ fn s12_with_several_issuers_a_permit_by_a_name_says_whose_name_it_is() {
     let refused = |config: &str, policy: &str| {
         write(at, "policies", &format!("@id(\"open\")\n{policy}"));
         std::fs::write(at.join("agent.toml"), config).unwrap();
-        text(&program(&["check", "--config", "agent.toml"], at)).contains("principal.issuer ==")
+        text(&run_program(&["check", "--config", "agent.toml"], at)).contains("principal.issuer ==")
     };
     let permit =
         |when: &str| format!("permit(principal is User, action, resource) when {{ {when} }};");
@@ -142,7 +142,7 @@ fn mistakes_in_the_table_are_found() {
     ] {
         let config = crate::support::config("https://idp.test") + table;
         std::fs::write(directory.path().join("agent.toml"), config).unwrap();
-        let output = program(&["check", "--config", "agent.toml"], directory.path());
+        let output = run_program(&["check", "--config", "agent.toml"], directory.path());
         assert_eq!(output.status.code(), Some(2), "{table}");
         assert!(text(&output).contains(what), "{table} {}", text(&output));
     }
@@ -150,7 +150,7 @@ fn mistakes_in_the_table_are_found() {
 
 #[test]
 fn the_schema_is_printed_as_it_is_shipped() {
-    let output = program(&["policy", "schema"], root());
+    let output = run_program(&["policy", "schema"], root());
     assert_eq!(String::from_utf8(output.stdout).unwrap(), identity_spoa::authz::policy::SCHEMA);
 }
 
@@ -399,7 +399,7 @@ async fn a_shadow_changes_nothing_and_is_on_record_and_counted() {
         let line = "identity_spoa_policy_shadow_total{result=\"would_refuse\"} 1";
         assert!(text.lines().any(|l| l == line), "{text}");
         // The same policies over the same past come to the same.
-        let replayed = program(
+        let replayed = run_program(
             &[
                 "policy",
                 "replay",

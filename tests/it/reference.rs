@@ -188,8 +188,10 @@ fn the_files_in_docs_are_what_the_program_prints() {
         let there = std::fs::read_to_string(root().join(file)).unwrap_or_default();
         let how = format!("cargo run -q -- {} > {file}", args.join(" "));
         assert!(there == want, "{file} is not what the program prints: {how}");
-        let output =
-            std::process::Command::new(crate::support::agent::PROGRAM).args(args).output().unwrap();
+        let output = std::process::Command::new(crate::support::agent::program())
+            .args(args)
+            .output()
+            .unwrap();
         assert_eq!(String::from_utf8(output.stdout).unwrap(), want);
     }
 }

@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use crate::{
-    dev_idp::{Fault, Faults},
     sign_in::{Changes, LOGIN, Stage},
     support::{ALICES, Version, host, port_host, redis::Redis, until},
 };
+use dev_idp::{Fault, Faults};
 
 async fn stage() -> Stage {
     Stage::with(Version::newest(), "refresh_seconds = 1").await
@@ -114,7 +114,7 @@ async fn a_session_that_is_revoked_is_not_brought_back_by_asking_again() {
     let stage = stage().await;
     let mut alice = stage.browser();
     assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
-    let output = std::process::Command::new(crate::support::agent::PROGRAM)
+    let output = std::process::Command::new(crate::support::agent::program())
         .args(["revoke", "--subject", "sub-alice", "--before", "now", "--config"])
         .arg(stage.directory.path().join("agent.toml"))
         .output()

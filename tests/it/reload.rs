@@ -12,44 +12,19 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    dev_idp::{DevIdp, TokenRequest},
-    dev_workspace::DevWorkspace,
     support::{ALICES, Stage, Version, host, port_host, until},
     tunnels::scene::Scene,
 };
+use dev_idp::{DevIdp, TokenRequest};
+use dev_workspace::DevWorkspace;
 
-impl Stage {
-    fn config_file(&self) -> std::path::PathBuf {
-        self.directory.path().join("agent.toml")
-    }
-
-    /// Writes another configuration, as editors do it: in one piece.
-    fn configure(&self, text: &str) {
-        put(self.directory.path(), text);
-    }
-
-    fn configured(&self) -> String {
-        std::fs::read_to_string(self.config_file()).unwrap()
-    }
-
-    /// Waits until so many reloads were tried; returns the record of the last.
-    async fn tried(&self, count: usize) -> Value {
-        until("a reload", async || {
-            let all: Vec<Value> = self.audit().into_iter().filter(is_reload).collect();
-            (all.len() >= count).then(|| all[count - 1].clone())
-        })
-        .await
-    }
-
-    async fn status(&self, host: &str, user: Option<&str>) -> u16 {
-        self.get(host, user).await.status
-    }
-}
-
-fn put(directory: &Path, text: &str) {
-    let next = directory.join("next.toml");
-    std::fs::write(&next, text).unwrap();
-    std::fs::rename(&next, directory.join("agent.toml")).unwrap();
+/// Waits until so many reloads were tried; returns the record of the last.
+async fn reloads(stage: &Stage, count: usize) -> Value {
+    until("a reload", async || {
+        let all: Vec<Value> = stage.audit().into_iter().filter(is_reload).collect();
+        (all.len() >= count).then(|| all[count - 1].clone())
+    })
+    .await
 }
 
 fn is_reload(record: &Value) -> bool {
@@ -93,7 +68,7 @@ async fn a_file_that_changes_holds_without_a_restart_and_is_on_record() {
         "file = \"workspaces.yaml\"\nmax_admission = \"authenticated\"",
     );
     stage.configure(&stricter);
-    let record = stage.tried(1).await;
+    let record = reloads(&stage, 1).await;
     assert_eq!(record["event"], "reload", "{record}");
     assert_eq!(record["note"], "workspaces.max_admission: \"authenticated\" is new");
     assert_eq!(stage.status(&port, None).await, 401);
@@ -108,11 +83,11 @@ async fn a_file_that_changes_holds_without_a_restart_and_is_on_record() {
     assert!(metric(&stage, "identity_spoa_config_reloads_total{result=\"applied\"} 1").await);
     // Back again by the signal alone.
     stage.configure(&text);
-    let record = stage.tried(2).await;
+    let record = reloads(&stage, 2).await;
     assert_eq!((&record["event"], &record["config"]), (&json!("reload"), &before));
     assert_eq!(stage.status(&port, None).await, 200);
     stage.agent.signal("-HUP");
-    let record = stage.tried(3).await;
+    let record = reloads(&stage, 3).await;
     assert_eq!(record["event"], "reload", "a signal reads what the file names anew: {record}");
 }
 
@@ -122,7 +97,7 @@ async fn a_broken_file_changes_nothing_and_says_where_it_is_broken() {
     let text = stage.configured();
     let broken = text.replace("audience = \"workspaces\"", "audience = \"workspaces\"\nwhat = 1");
     stage.configure(&broken);
-    let record = stage.tried(1).await;
+    let record = reloads(&stage, 1).await;
     assert_eq!(record["event"], "reload_refused");
     let note = record["note"].as_str().unwrap();
     let line = broken.lines().position(|line| line == "what = 1").unwrap() + 1;
@@ -138,7 +113,7 @@ async fn a_broken_file_changes_nothing_and_says_where_it_is_broken() {
     .await;
     std::fs::remove_file(stage.config_file()).unwrap();
     stage.agent.signal("-HUP");
-    let record = stage.tried(2).await;
+    let record = reloads(&stage, 2).await;
     assert_eq!(record["event"], "reload_refused", "a file that is away: {record}");
     assert_eq!(stage.status(&host(ALICES), Some("alice")).await, 200);
 }
@@ -152,7 +127,7 @@ async fn what_needs_a_restart_is_refused_by_name_with_all_that_came_along() {
         .replace("file = \"audit.jsonl\"", "file = \"other.jsonl\"")
         .replace("audience = \"workspaces\"", "audience = \"elsewhere\"");
     stage.configure(&text);
-    let record = stage.tried(1).await;
+    let record = reloads(&stage, 1).await;
     assert_eq!(record["event"], "reload_refused");
     let note = record["note"].as_str().unwrap();
     assert!(note.contains("[agent] listen") && note.contains("[audit]"), "{note}");
@@ -171,18 +146,18 @@ async fn tokens_are_judged_by_the_issuers_that_are_configured_now() {
     let theirs = other.token_of("alice");
     assert_eq!(stage.get_with(&name, Some(&theirs)).await.status, 401);
     stage.configure(&format!("{text}{second}"));
-    assert_eq!(stage.tried(1).await["event"], "reload");
+    assert_eq!(reloads(&stage, 1).await["event"], "reload");
     let status = stage.get_with(&name, Some(&theirs)).await.status;
     assert_eq!(status, 403, "known, and not the owner; the keys are there when it counts");
     // Remembered by now; and forgotten with its issuer.
     stage.configure(&text);
-    assert_eq!(stage.tried(2).await["event"], "reload");
+    assert_eq!(reloads(&stage, 2).await["event"], "reload");
     assert_eq!(stage.get_with(&name, Some(&theirs)).await.status, 401);
     // A remembered token does not outlive the rule that it met.
     let token = stage.idp.token_of("alice");
     assert_eq!(stage.get_with(&name, Some(&token)).await.status, 200);
     stage.configure(&text.replace("audience = \"workspaces\"", "audience = \"elsewhere\""));
-    assert_eq!(stage.tried(3).await["event"], "reload");
+    assert_eq!(reloads(&stage, 3).await["event"], "reload");
     assert_eq!(stage.get_with(&name, Some(&token)).await.status, 401);
     let audience = json!("elsewhere");
     let request = TokenRequest { user: "alice".into(), audience, ..TokenRequest::default() };
@@ -200,7 +175,7 @@ async fn an_issuer_without_keys_does_not_take_over() {
     );
     other.halt();
     stage.configure(&more);
-    let record = stage.tried(1).await;
+    let record = reloads(&stage, 1).await;
     assert_eq!(record["event"], "reload_refused");
     let note = record["note"].as_str().unwrap();
     assert!(note.contains("the issuer 'second' gave no keys"), "{note}");
@@ -226,7 +201,7 @@ async fn sources_change_without_a_gap_and_leases_go_along() {
             "phase": "running", "destination": format!("127.0.0.1:{port}") })
         .to_string()
     };
-    let reply = client.put(path).body(body(address.port())).send().await.unwrap();
+    let reply = client.test_stage::configure(path).body(body(address.port())).send().await.unwrap();
     assert_eq!(reply.status(), 200, "{}", reply.text().await.unwrap());
     let name = host("build-demo-ns35kd21abc");
     let status = stage.status(&name, Some("bob")).await;
@@ -254,7 +229,7 @@ async fn sources_change_without_a_gap_and_leases_go_along() {
     let changing = async {
         let text = stage.configured().replace("\"workspaces.yaml\"", "\"other.yaml\"");
         stage.configure(&text);
-        let record = stage.tried(1).await;
+        let record = reloads(&stage, 1).await;
         ended.store(true, Ordering::Relaxed);
         record
     };
@@ -270,7 +245,7 @@ async fn sources_change_without_a_gap_and_leases_go_along() {
     // A list that is broken does not take over.
     std::fs::write(stage.directory.path().join("broken.yaml"), "workspaces: [{ id: 1 }]").unwrap();
     stage.configure(&stage.configured().replace("\"other.yaml\"", "\"broken.yaml\""));
-    let record = stage.tried(2).await;
+    let record = reloads(&stage, 2).await;
     assert_eq!(record["event"], "reload_refused");
     assert!(record["note"].as_str().unwrap().contains("broken.yaml:1:"), "{record}");
     assert_eq!(stage.status(&host("third-demo-ns35kd21abc"), Some("alice")).await, 200);
@@ -285,7 +260,7 @@ async fn a_tunnel_ends_when_the_rules_that_let_it_in_are_gone() {
         "\n[[issuer]]\nname = \"second\"\nissuer = \"{}\"\naudience = \"workspaces\"\n",
         other.issuer()
     );
-    put(scene.directory.path(), &format!("{text}{second}"));
+    test_stage::configure(scene.directory.path(), &format!("{text}{second}"));
     let reloads = async |count: usize| {
         until("a reload", async || (scene.records("reload").len() >= count).then_some(())).await;
     };
@@ -294,11 +269,11 @@ async fn a_tunnel_ends_when_the_rules_that_let_it_in_are_gone() {
     let mut theirs = scene.try_open(0, "guest", &token, 0, 3000).await.unwrap();
     let mut ours = scene.open("u0", 0, 3000).await;
     // What does not concern an issuer does not concern its tunnels either.
-    put(scene.directory.path(), &format!("{text}{second}[credentials]\ncookie = 'token'\n"));
+    test_stage::configure(scene.directory.path(), &format!("{text}{second}[credentials]\ncookie = 'token'\n"));
     reloads(2).await;
     theirs.echoes().await;
     ours.echoes().await;
-    put(scene.directory.path(), &text);
+    test_stage::configure(scene.directory.path(), &text);
     reloads(3).await;
     theirs.ended().await;
     ours.echoes().await;
@@ -327,12 +302,12 @@ async fn policies_hold_from_the_signal_on_and_broken_ones_change_nothing() {
     assert_eq!(stage.status(&host(ALICES), Some("alice")).await, 200);
     std::fs::write(&file, forbid("/*")).unwrap();
     stage.agent.signal("-HUP");
-    let record = stage.tried(1).await;
+    let record = reloads(&stage, 1).await;
     assert_eq!(record["event"], "reload", "{record}");
     assert_eq!(stage.status(&host(ALICES), Some("alice")).await, 403);
     std::fs::write(&file, "forbid(").unwrap();
     stage.agent.signal("-HUP");
-    let record = stage.tried(2).await;
+    let record = reloads(&stage, 2).await;
     assert_eq!(record["event"], "reload_refused");
     assert!(record["note"].as_str().unwrap().contains("one.cedar:1:"), "{record}");
     assert_eq!(stage.status(&host(ALICES), Some("alice")).await, 403, "those before hold");
@@ -435,6 +410,6 @@ async fn without_follow_file_only_the_signal_counts() {
     assert!(!stage.audit().iter().any(is_reload));
     assert_eq!(stage.status(&port_host(3000, ALICES), None).await, 200);
     stage.agent.signal("-HUP");
-    assert_eq!(stage.tried(1).await["event"], "reload");
+    assert_eq!(reloads(&stage, 1).await["event"], "reload");
     assert_eq!(stage.status(&port_host(3000, ALICES), None).await, 401);
 }

@@ -6,13 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    dev_idp::DevIdp,
-    support::{
-        ALICES, Client, Reply, Stage, Version, agent::PROGRAM, host, machine, port_host, until,
-        workspaces,
-    },
+use crate::support::{
+    ALICES, Client, Reply, Stage, Version, agent::program, host, machine, port_host, until,
+    workspaces,
 };
+use dev_idp::DevIdp;
 
 mod ends;
 mod http2;
@@ -238,7 +236,7 @@ async fn what_ends_is_refused_at_once_where_haproxy_can_be_told() {
         let since = Instant::now();
         let config = stage.directory.path().join("agent.toml");
         let done = tokio::task::spawn_blocking(move || {
-            let mut revoke = std::process::Command::new(PROGRAM);
+            let mut revoke = std::process::Command::new(program());
             revoke.args(["revoke", "--config"]).arg(config);
             revoke.args(["--issuer", "dev", "--subject", "sub-alice"]).output().unwrap()
         });

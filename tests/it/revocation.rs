@@ -8,10 +8,10 @@ use std::{
 use serde_json::json;
 
 use crate::{
-    dev_idp::TokenRequest,
-    support::{ALICES, AgentProcess, agent::PROGRAM, host, port_host, until},
+    support::{ALICES, AgentProcess, agent::program, host, port_host, until},
     wire::Bare,
 };
+use dev_idp::TokenRequest;
 
 const ADMIN: &str = "[admin]\nsocket = 'admin.sock'\nrevocations = 'revocations.jsonl'\n";
 
@@ -22,7 +22,7 @@ async fn stage() -> Bare {
 fn command(bare: &Bare, args: &[&str]) -> Output {
     let config = bare.directory.path().join("agent.toml");
     let (name, rest) = args.split_first().unwrap();
-    Command::new(PROGRAM).arg(name).arg("--config").arg(config).args(rest).output().unwrap()
+    Command::new(program()).arg(name).arg("--config").arg(config).args(rest).output().unwrap()
 }
 
 fn done(bare: &Bare, args: &[&str]) -> String {
@@ -151,7 +151,7 @@ async fn s10_neither_another_name_nor_its_return_lifts_what_is_revoked_of_an_iss
     let mut bare = stage().await;
     let mut peer = bare.unix().await;
     let token = token(&bare, &json!({"jti": "t-1", "sid": "s-1"}));
-    let other = crate::dev_idp::DevIdp::start().await;
+    let other = dev_idp::DevIdp::start().await;
     let first = std::fs::read_to_string(bare.directory.path().join("agent.toml")).unwrap();
     for target in [["--subject", "sub-alice"], ["--session", "s-1"], ["--token", "t-1"]] {
         done(&bare, &["revoke", "--issuer", "dev", target[0], target[1]]);

@@ -5,7 +5,7 @@ use std::{
     process::{Command, Output},
 };
 
-use crate::support::{ALICES, Haproxy, Stage, Version, agent::PROGRAM, haproxy::root, host, until};
+use crate::support::{ALICES, Haproxy, Stage, Version, agent::program, haproxy::root, host, until};
 
 /// A stage with alice's token in a file.
 async fn stage(version: &Version) -> (Stage, PathBuf) {
@@ -18,7 +18,7 @@ async fn stage(version: &Version) -> (Stage, PathBuf) {
 async fn selftest(url: String, args: &[&str]) -> Output {
     let args: Vec<_> = args.iter().map(ToString::to_string).collect();
     let run = move || {
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(program());
         command.args(["haproxy", "selftest", "--url", &url, "--host", &host(ALICES)]).args(args);
         command.output().unwrap()
     };

@@ -9,10 +9,10 @@ use identity_spoa::spop::{Status, client, frame::DEFAULT_SIZE};
 use tokio::net::UnixStream;
 
 use crate::{
-    dev_idp::TokenRequest,
-    support::{ALICES, agent::PROGRAM, host, until},
+    support::{ALICES, agent::program, host, until},
     wire::{Bare, Heard, Peer},
 };
+use dev_idp::TokenRequest;
 
 #[tokio::test]
 async fn f9_a_peer_that_says_nothing_or_half_a_frame_is_closed() {
@@ -104,7 +104,7 @@ async fn sockets_of_systemd_are_served() {
     let mut child = Command::new("perl")
         .args(["-e", activate])
         .arg(&socket)
-        .args([PROGRAM, "run", "--config"])
+        .args([program(), "run", "--config"])
         .arg(directory.path().join("agent.toml"))
         .stdout(Stdio::null())
         .stderr(Stdio::null())

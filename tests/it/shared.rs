@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::{
     sign_in::{Browser, Changes, LOGIN, Reply, Stage},
     support::{
-        ALICES, AgentProcess, BOBS, Version, agent::PROGRAM, host, machine, port_host,
+        ALICES, AgentProcess, BOBS, Version, agent::program, host, machine, port_host,
         redis::Redis, until,
     },
 };
@@ -91,7 +91,7 @@ async fn a_revocation_reaches_all_agents_within_a_second_and_one_that_was_away_t
     assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
     let json = [("accept", "application/json")];
     let ask = |directory: std::path::PathBuf, more: &'static [&'static str]| {
-        let output = std::process::Command::new(PROGRAM)
+        let output = std::process::Command::new(program())
             .arg("revoke")
             .args(more)
             .arg("--config")
@@ -307,7 +307,7 @@ async fn c3_an_agent_without_the_newest_key_still_knows_who_signed_out() {
     stage.agent = AgentProcess::start(&path).await;
     until("the first agent", async || all_are(&statuses(&mut alice, &host(ALICES)).await, 200))
         .await;
-    let output = std::process::Command::new(PROGRAM)
+    let output = std::process::Command::new(program())
         .args(["sessions", "--config"])
         .arg(path.join("agent.toml"))
         .args(["end", "--user", "alice"])

@@ -2,15 +2,13 @@
 
 use identity_spoa::{authz::reason::Reason, identity::Refusal, sign_in::page::texts::Text};
 
-use crate::{
-    dev_idp::DevIdp,
-    support::{
-        ALICES, AgentProcess, Client, Haproxy, Stage, Version,
-        agent::PROGRAM,
-        haproxy::{root, without_reuse},
-        host, until,
-    },
+use crate::support::{
+    ALICES, AgentProcess, Client, Haproxy, Stage, Version,
+    agent::program,
+    haproxy::{root, without_reuse},
+    host, until,
 };
+use dev_idp::DevIdp;
 
 fn read(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap()
@@ -145,7 +143,7 @@ async fn s13_with_a_certificate_plain_http_is_only_redirected() {
         let stage = Stage::with(version, DevIdp::start().await).await;
         redirected(&root().join("haproxy"), version, &stage, &stage.agent).await;
         let written = tempfile::tempdir_in(stage.directory.path()).unwrap();
-        let done = std::process::Command::new(PROGRAM)
+        let done = std::process::Command::new(program())
             .args(["haproxy", "generate", "--config"])
             .arg(stage.directory.path().join("agent.toml"))
             .arg("--out")

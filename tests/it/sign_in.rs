@@ -6,18 +6,17 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use reqwest::header::{LOCATION, REFRESH, SET_COOKIE};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use test_stage::{Setup, stage_toml};
 
-use crate::{
-    dev_idp::{DevIdp, TokenRequest},
-    dev_workspace::DevWorkspace,
-    support::{
-        self, ALICES, AgentProcess, BOBS, Haproxy, Version,
-        haproxy::{free_port, root},
-        host, port_host, until,
-    },
+use crate::support::{
+    self, ALICES, AgentProcess, BOBS, Haproxy, Version,
+    haproxy::{free_port, root},
+    host, port_host, until,
 };
+use dev_idp::{DevIdp, TokenRequest};
+use dev_workspace::DevWorkspace;
 
-pub(crate) const LOGIN: &str = "login.gate.test";
+pub(crate) use test_stage::LOGIN;
 
 pub(crate) struct Stage {
     pub(crate) haproxy: Haproxy,
@@ -55,50 +54,31 @@ impl Stage {
     pub(crate) async fn changed(version: &Version, changes: &Changes<'_>) -> Self {
         let idp = DevIdp::start().await;
         let workspaces = [DevWorkspace::start("alices").await, DevWorkspace::start("bobs").await];
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path();
-        let pages = free_port();
-        let mut env = format!("GATE_LOGIN_HOST={LOGIN}\nGATE_LOGIN_PAGES={pages}\n");
-        let second = path.join("second");
-        let second_pages = free_port();
+        let (pages, second_pages) = (free_port(), free_port());
+        let mut setup = Setup::new().with_sign_in(pages);
+        let second = setup.path().join("second");
         if changes.two {
             std::fs::create_dir(&second).unwrap();
-            let socket = second.join("spop.sock");
-            let more = format!(
-                "GATE_LOGIN_PAGES_2={second_pages}\nIDENTITY_AGENT_2=unix@{}\n",
-                socket.display()
-            );
-            env.push_str(&more);
+            let socket = format!("unix@{}", second.join("spop.sock").display());
+            setup = setup.env("GATE_LOGIN_PAGES_2", second_pages).env("IDENTITY_AGENT_2", socket);
         }
         if let Some(millis) = changes.reuse_ms {
-            env.push_str(&format!("GATE_REUSE={millis}\n"));
+            setup = setup.env("GATE_REUSE", millis);
         }
-        std::fs::write(path.join("haproxy.env"), env).unwrap();
-        let files = tempfile::tempdir().unwrap();
-        support::haproxy::copy_with_browser_args(files.path());
-        let socket = path.join("spop.sock");
-        let named = workspaces[1].address();
-        let haproxy = Haproxy::start_from(files.path(), version, path, &socket, named).await;
-        let config = support::config(idp.issuer()).replace(
-            "[[host]]",
-            &format!(
-                "[issuer.sign_in]\nclient_id = 'gate'\nclient_secret_file = 'secret'\n\n\
-                 [sign_in]\nhost = '{LOGIN}'\nport = {}\nlisten = '{pages}'\nkeys_file = 'keys'\n{}\n[[host]]",
-                haproxy.https.port(),
-                changes.sign_in,
-            ),
+        let haproxy = setup.haproxy(version, workspaces[1].address()).await;
+        let reuse = changes.reuse_ms.map_or(String::new(), |millis| format!("reuse_ms = {millis}"));
+        let config = stage_toml(idp.issuer())
+            .lines("[agent]", &reuse)
+            .sign_in(haproxy.https.port(), pages, changes.sign_in)
+            .audit()
+            .admin();
+        setup.write(
+            "workspaces.yaml",
+            support::workspaces(&workspaces[0], &workspaces[1], "running"),
         );
-        let reuse = changes.reuse_ms.map(|millis| format!("[agent]\nreuse_ms = {millis}\n"));
-        let config = config.replace("[agent]\n", reuse.as_deref().unwrap_or("[agent]\n"));
-        let config = format!(
-            "{config}\n[admin]\nsocket = 'agent-admin.sock'\nrevocations = 'revocations.jsonl'\n{}\n",
-            changes.tables
-        );
-        std::fs::write(path.join("agent.toml"), config).unwrap();
-        std::fs::write(path.join("secret"), "s3cret&+\n").unwrap();
-        let list = support::workspaces(&workspaces[0], &workspaces[1], "running");
-        std::fs::write(path.join("workspaces.yaml"), list).unwrap();
-        let agent = AgentProcess::start(path).await;
+        let agent = setup.agent(format!("{config}\n{}\n", changes.tables)).await;
+        let directory = setup.directory;
+        let path = directory.path();
         let second = if changes.two {
             let text = std::fs::read_to_string(path.join("agent.toml")).unwrap();
             let text = text
@@ -1124,7 +1104,7 @@ async fn s10_a_session_is_one_of_its_provider_whatever_that_is_called() {
     reload(&stage, |text| text.replace("name = \"dev\"", "name = \"acme\"")).await;
     assert_eq!(alice.get(&host(ALICES), "/").await.status, 200);
     let sessions = |args: &[&str]| {
-        let output = std::process::Command::new(support::agent::PROGRAM)
+        let output = std::process::Command::new(support::agent::program())
             .args(["sessions", "--config"])
             .arg(stage.directory.path().join("agent.toml"))
             .args(args)
@@ -1207,7 +1187,7 @@ async fn an_administrator_ends_every_session_of_a_user_and_no_others() {
     stage.idp.set_user("bob");
     let mut bob = stage.browser();
     assert_eq!(bob.browse(&host(BOBS), "/").await.status, 200);
-    let output = std::process::Command::new(support::agent::PROGRAM)
+    let output = std::process::Command::new(support::agent::program())
         .args(["revoke", "--subject", "sub-alice", "--before", "now", "--config"])
         .arg(stage.directory.path().join("agent.toml"))
         .output()
@@ -1224,7 +1204,7 @@ async fn an_administrator_ends_every_session_of_a_user_and_no_others() {
         (alice.browse(&host(ALICES), "/").await.status == 200).then_some(())
     })
     .await;
-    let output = std::process::Command::new(support::agent::PROGRAM)
+    let output = std::process::Command::new(support::agent::program())
         .args(["revoke", "--subject", "sub-alice", "--config"])
         .arg(stage.directory.path().join("agent.toml"))
         .output()
@@ -1244,7 +1224,7 @@ async fn an_administrator_sees_who_is_signed_in_and_ends_it() {
     let mut bob = stage.browser();
     assert_eq!(bob.browse(&host(BOBS), "/").await.status, 200);
     let ask = |args: &[&str]| {
-        let output = std::process::Command::new(support::agent::PROGRAM)
+        let output = std::process::Command::new(support::agent::program())
             .args(["sessions", "--json", "--config"])
             .arg(stage.directory.path().join("agent.toml"))
             .args(args)

@@ -7,10 +7,8 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::{
-    dev_idp::DevIdp,
-    support::{ALICES, Client, Stage, Version, host, port_host},
-};
+use crate::support::{ALICES, Client, Stage, Version, host, port_host};
+use dev_idp::DevIdp;
 
 const KEY: &str = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n";
 

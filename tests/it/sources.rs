@@ -20,13 +20,14 @@ use axum::{
 };
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use test_stage::{AgentToml, Setup};
 use tokio::sync::broadcast;
 
 use crate::{
-    dev_idp::DevIdp,
-    support::{AgentProcess, agent::PROGRAM, until},
+    support::{AgentProcess, agent::program, until},
     wire::Peer,
 };
+use dev_idp::DevIdp;
 
 mod joins;
 
@@ -40,34 +41,16 @@ struct Stage {
 impl Stage {
     async fn start(settings: &str, files: &[(&str, &str)]) -> Self {
         let idp = DevIdp::start().await;
-        let directory = tempfile::tempdir().unwrap();
+        let setup = Setup::new();
         for (name, text) in files {
-            std::fs::write(directory.path().join(name), text).unwrap();
+            setup.write(name, text);
         }
-        let config = format!(
-            r#"
-[agent]
-listen = ["unix:spop.sock", "127.0.0.1:0"]
-
-[[issuer]]
-name = "dev"
-issuer = "{}"
-audience = "workspaces"
-match = ["username", "email"]
-
-[admin]
-socket = "admin.sock"
-revocations = "revocations.jsonl"
-
-[audit]
-file = "audit.jsonl"
-
-{settings}
-"#,
-            idp.issuer()
-        );
-        std::fs::write(directory.path().join("agent.toml"), config).unwrap();
-        let agent = AgentProcess::start(directory.path()).await;
+        let config = AgentToml::new(idp.issuer())
+            .lines("[[issuer]]", "match = [\"username\", \"email\"]")
+            .admin()
+            .audit();
+        let agent = setup.agent(format!("{config}\n{settings}\n")).await;
+        let directory = setup.directory;
         Self { agent, idp, directory }
     }
 
@@ -90,7 +73,7 @@ file = "audit.jsonl"
     }
 
     fn socket(&self) -> std::path::PathBuf {
-        self.directory.path().join("admin.sock")
+        self.directory.path().join("agent-admin.sock")
     }
 }
 
@@ -500,7 +483,7 @@ async fn the_command_line_shows_workspaces_and_their_sources() {
         "admission": "owner", "destination": "10.0.0.1:80" });
     admin(&stage.socket(), "PUT", "/v1/sources/builds/workspaces/job-1", &body.to_string()).await;
     let run = |args: &[&str]| {
-        let output = Command::new(PROGRAM)
+        let output = Command::new(program())
             .args(["workspaces", "--config"])
             .arg(stage.directory.path().join("agent.toml"))
             .args(args)

@@ -6,9 +6,9 @@ use crate::{
     certificates,
     conformance::through_tls,
     destinations::add_port,
-    dev_idp::DevIdp,
     support::{ALICES, BOBS, Stage, Version, certificates::Authority, host, port_host, until},
 };
+use dev_idp::DevIdp;
 
 /// What a client must not be able to say of itself.
 const FORGED: &str = "GET / HTTP/1.1\r\nHost: any\r\nX-Forwarded-User: alice\r\n\

@@ -15,10 +15,8 @@ use identity_spoa::{
 };
 use serde_json::{Value, json};
 
-use crate::{
-    dev_idp::{DevIdp, TokenRequest},
-    support,
-};
+use crate::support;
+use dev_idp::{DevIdp, TokenRequest};
 
 /// The issuers of the stage's configuration, their keys fetched.
 struct Verifier {

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::{
-    dev_idp::DevIdp,
     support::{
         ALICES, AgentProcess, Version, certificates::Authority, config, host, machine, until,
     },
     wire::Peer,
 };
+use dev_idp::DevIdp;
 
 mod http2;
 mod lasting;
@@ -66,7 +66,7 @@ async fn each_reason_terminates_exactly_its_own_of_500_tunnels() {
         let disowned = |line: &Line| line.port == 0 && line.user == "u3";
         figures.add("owner changed", terminated(&mut lines, scene.write(), disowned).await);
 
-        let moved = crate::dev_workspace::DevWorkspace::start("elsewhere").await;
+        let moved = dev_workspace::DevWorkspace::start("elsewhere").await;
         scene.listed(4).destination = moved.address();
         let took = terminated(&mut lines, scene.write(), |line| line.workspace == 4).await;
         figures.add("destination changed", took);

@@ -17,11 +17,9 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{
-    dev_idp::DevIdp,
-    dev_workspace::DevWorkspace,
-    support::{self, ALICES, AgentProcess, PATIENCE, host, port_host},
-};
+use crate::support::{self, ALICES, AgentProcess, PATIENCE, host, port_host};
+use dev_idp::DevIdp;
+use dev_workspace::DevWorkspace;
 
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
@@ -417,7 +415,7 @@ async fn k4_ten_thousand_unknown_key_ids_cause_at_most_two_fetches() {
     let tokens: Vec<_> = (0..10_000)
         .map(|n| {
             let header = serde_json::json!({"kid": format!("unknown-{n}")});
-            let request = crate::dev_idp::TokenRequest {
+            let request = dev_idp::TokenRequest {
                 alg: "EdDSA".into(),
                 header: header.as_object().unwrap().clone(),
                 ..Default::default()

@@ -7,7 +7,7 @@ use reqwest::{
     header::{LOCATION, REFRESH, SET_COOKIE},
 };
 
-use crate::stage::LOGIN;
+use test_stage::LOGIN;
 
 /// One browser. Speaks to HAProxy's plain listener, as behind a terminator of TLS.
 pub struct Browser {

@@ -25,11 +25,11 @@ use crate::{
     chance::Chance,
     load,
     stage::Resident,
-    support::Version,
     tally::{Counts, Tally},
     truth::{self, Fact, Port, Session, Source},
     tunnels,
 };
+use test_stage::Version;
 
 mod fault;
 mod loss;

@@ -1,9 +1,10 @@
 //! Proof over time and under faults: the program as it is run, behind a real HAProxy, under a constant
 //! load, while everything around it changes. An oracle knows the truth and judges each answer.
 //!
-//! `cargo bench --bench prove -- soak --time 60m` runs for long and says whether memory, descriptors and
-//! latency stay flat (`make soak`). Choices are made by a seed that is printed and can be given; the moments
-//! at which they meet depend on the machine.
+//! `prove soak --time 60m` runs for long and says whether memory, descriptors and latency stay flat (`make soak`).
+//! `prove chaos` lets everything that the gate depends on fail, alone and in pairs (`make chaos`). Choices are made by
+//! a seed that is printed and can be given; the moments at which they meet depend on the machine. The program under
+//! test is the one that stands beside this one.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,9 +23,6 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand};
 
-#[path = "../support/dev_idp/server.rs"]
-mod dev_idp;
-
 mod browser;
 mod chance;
 mod chaos;
@@ -36,7 +34,6 @@ mod plot;
 mod probe;
 mod soak;
 mod stage;
-mod support;
 mod tally;
 mod truth;
 mod tunnels;
@@ -46,9 +43,6 @@ mod upstream;
 struct Args {
     #[command(subcommand)]
     what: What,
-    /// What cargo bench adds.
-    #[arg(long, hide = true, global = true)]
-    bench: bool,
 }
 
 #[derive(Subcommand)]
@@ -67,11 +61,6 @@ enum What {
 }
 
 fn main() {
-    // All benchmarks at once: this one is for those who ask for it.
-    if std::env::args().skip(1).all(|arg| arg == "--bench") {
-        println!("prove: say what: soak or chaos (see make soak, make chaos)");
-        return;
-    }
     let args = Args::parse();
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();

@@ -16,10 +16,10 @@ use crate::{
     plot::{self, Run},
     probe::Probe,
     stage::{Plan, Stage},
-    support::until,
     tally::{self, Counts, Tally},
     truth, tunnels,
 };
+use test_stage::until;
 
 #[derive(Args)]
 pub struct Options {

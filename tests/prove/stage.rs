@@ -14,18 +14,14 @@ use tempfile::TempDir;
 
 use crate::{
     chance::Chance,
-    dev_idp::{DevIdp, TokenRequest},
-    support::{
-        AgentProcess, Haproxy, Version,
-        agent::PROGRAM,
-        haproxy::{copy_with_browser_args, free_port},
-    },
     truth::{Credential, Generation, Person, Place, Question, Source, Token},
     upstream,
 };
+use dev_idp::{DevIdp, TokenRequest};
+use test_stage::{
+    AgentProcess, AgentToml, Haproxy, Setup, Version, agent::program, haproxy::free_port,
+};
 
-/// The host of the pages of sign-in.
-pub const LOGIN: &str = "login.gate.test";
 /// How long after its change the list's file must count.
 const FILE_LATE: Duration = Duration::from_secs(2);
 /// How long after the API's answer a change must count.
@@ -236,26 +232,20 @@ impl Stage {
     pub async fn start(plan: &Plan) -> Self {
         let idp = DevIdp::start().await;
         let servers = upstream::start(plan.slots).await;
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path();
         let pages = free_port();
-        let env = format!("GATE_LOGIN_HOST={LOGIN}\nGATE_LOGIN_PAGES={pages}\n");
-        std::fs::write(path.join("haproxy.env"), env).unwrap();
+        let setup = Setup::new().with_sign_in(pages);
         // Debug lines of an hour would be gigabytes.
-        std::fs::write(path.join("agent.level"), "info").unwrap();
-        std::fs::write(path.join("secret"), "s3cret&+\n").unwrap();
-        std::fs::write(path.join("workspaces.yaml"), "workspaces: []\n").unwrap();
-        let files = haproxy_files(path);
+        setup.write("agent.level", "info");
+        setup.write("workspaces.yaml", "workspaces: []\n");
         let version = match &plan.haproxy {
             Some(tag) => Version::Container(tag.clone()),
             None => Version::newest().clone(),
         };
         println!("HAProxy: {version:?}");
-        let socket = path.join("spop.sock");
-        let haproxy = Haproxy::start_from(&files, &version, path, &socket, servers[0]).await;
-        let config = config(idp.issuer(), haproxy.https.port(), pages);
-        std::fs::write(path.join("agent.toml"), config).unwrap();
-        let agent = AgentProcess::start(path).await;
+        let haproxy = setup.haproxy(&version, servers[0]).await;
+        let agent = setup.agent(config(idp.issuer(), haproxy.https.port(), pages)).await;
+        let directory = setup.directory;
+        let path = directory.path();
         let admin = Admin::new(&path.join("agent-admin.sock"));
         let world = Arc::new(World::new(&idp));
         let stage = Self { idp, agent, haproxy, directory, admin, world, servers };
@@ -410,7 +400,7 @@ fn bad_tokens(idp: &DevIdp) -> Vec<Arc<str>> {
 
 /// Whether the audit log of the agent that ran in a directory is whole; prints what is said of it.
 pub fn audit_log_is_whole(directory: &Path) -> bool {
-    let verified = std::process::Command::new(PROGRAM)
+    let verified = std::process::Command::new(program())
         .args(["audit", "verify", "--config"])
         .arg(directory.join("agent.toml"))
         .output()
@@ -420,70 +410,25 @@ pub fn audit_log_is_whole(directory: &Path) -> bool {
     verified.status.success()
 }
 
-/// The shipped files, with the arguments for sign-in.
-pub fn haproxy_files(directory: &Path) -> std::path::PathBuf {
-    let files = directory.join("haproxy");
-    copy_with_browser_args(&files);
-    files
-}
-
-fn config(issuer: &str, https: u16, pages: SocketAddr) -> String {
-    format!(
-        r#"
-[agent]
-listen = ["unix:spop.sock", "127.0.0.1:0"]
-socket_mode = "0666"
-
-[[issuer]]
-name = "dev"
-issuer = "{issuer}"
-audience = "workspaces"
-match = ["subject"]
-unknown_key_seconds = 1
-refresh_seconds = 60
-leeway_seconds = 0
-
-[issuer.sign_in]
-client_id = "gate"
-client_secret_file = "secret"
-
-[sign_in]
-host = "{LOGIN}"
-port = {https}
-listen = "{pages}"
-keys_file = "keys"
-sessions_file = "sessions"
-refresh_seconds = 60
-
-[[host]]
-pattern = '(?:(?<port>[0-9]+)-)?(?<workspace>w[0-9]+)\.api\.gate\.test'
-source = "api"
-
-[[host]]
-pattern = '(?:(?<port>[0-9]+)-)?(?<workspace>w[0-9]+)\.file\.gate\.test'
-source = "file"
-
-[destinations]
-allow = ["127.0.0.0/8"]
-
-[workspaces]
-file = "workspaces.yaml"
-
-[[source]]
-name = "api"
-kind = "api"
-lease_seconds = 300
-
-[haproxy]
-sockets = ["unix:master.sock"]
-
-[audit]
-file = "audit.jsonl"
-rotate_mib = 64
-
-[admin]
-socket = "agent-admin.sock"
-revocations = "revocations.jsonl"
-"#
-    )
+fn config(issuer: &str, https: u16, pages: SocketAddr) -> AgentToml {
+    let hosts = |source: &str| {
+        format!(
+            "pattern = '(?:(?<port>[0-9]+)-)?(?<workspace>w[0-9]+)\\.{source}\\.gate\\.test'\nsource = \"{source}\""
+        )
+    };
+    AgentToml::new(issuer)
+        .lines(
+            "[[issuer]]",
+            "match = [\"subject\"]\nunknown_key_seconds = 1\nrefresh_seconds = 60\nleeway_seconds = 0",
+        )
+        .sign_in(https, pages, "sessions_file = \"sessions\"\nrefresh_seconds = 60")
+        .table("[[host]]", &hosts("api"))
+        .table("[[host]]", &hosts("file"))
+        .table("[destinations]", "allow = [\"127.0.0.0/8\"]")
+        .table("[workspaces]", "file = \"workspaces.yaml\"")
+        .table("[[source]]", "name = \"api\"\nkind = \"api\"\nlease_seconds = 300")
+        .table("[haproxy]", "sockets = [\"unix:master.sock\"]")
+        .audit()
+        .lines("[audit]", "rotate_mib = 64")
+        .admin()
 }

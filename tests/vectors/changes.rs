@@ -8,10 +8,8 @@ use identity_spoa::identity::{jwt::Unverified, keys::KeySet};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::{
-    judge::{self, VERIFIED, whole},
-    signer::Keys,
-};
+use crate::judge::{self, VERIFIED, whole};
+use dev_idp::keys::Keys;
 
 const ALGORITHMS: [&str; 9] =
     ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "EdDSA"];

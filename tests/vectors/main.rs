@@ -13,10 +13,6 @@
     reason = "tests: a surprise must stop the test, and figures are printed"
 )]
 
-#[allow(dead_code, reason = "the development provider uses more of it")]
-#[path = "../support/dev_idp/keys.rs"]
-mod signer;
-
 mod changes;
 mod judge;
 mod rfc;

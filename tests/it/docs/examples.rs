@@ -11,7 +11,7 @@ use identity_spoa::{
 };
 
 use super::markdown::{self, Block};
-use crate::support::{Version, agent::PROGRAM, haproxy::root};
+use crate::support::{Version, agent::program, haproxy::root};
 
 /// All blocks of a language in docs/ and README.md that do not say why they are not loaded.
 fn blocks(language: &str) -> Vec<Block> {
@@ -112,7 +112,7 @@ fn every_list_of_workspaces_in_a_document_is_a_good_one() {
         let config = completed(if named { config } else { alone });
         std::fs::write(directory.path().join("agent.toml"), config).unwrap();
         std::fs::write(directory.path().join("workspaces.yaml"), &block.text).unwrap();
-        let output = Command::new(PROGRAM)
+        let output = Command::new(program())
             .args(["check", "--config", "agent.toml"])
             .current_dir(directory.path())
             .output()

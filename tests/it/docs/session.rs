@@ -18,11 +18,9 @@ use std::{
 use regex::Regex;
 
 use super::markdown::{Block, Page};
-use crate::{
-    dev_idp::DevIdp,
-    dev_workspace::DevWorkspace,
-    support::{PATIENCE, agent::PROGRAM, haproxy::free_port},
-};
+use crate::support::{PATIENCE, agent::program, haproxy::free_port};
+use dev_idp::DevIdp;
+use dev_workspace::DevWorkspace;
 
 /// How long one command may take; `openssl` and debug builds on a busy machine are slow.
 const COMMAND: Duration = Duration::from_mins(1);
@@ -149,7 +147,7 @@ type Started = (Vec<DevIdp>, Vec<DevWorkspace>);
 
 /// Puts the programs on the path; the development ones are within this test.
 async fn stage(programs: &Path, commands: &str) -> Started {
-    std::os::unix::fs::symlink(PROGRAM, programs.join("identity-spoa")).unwrap();
+    std::os::unix::fs::symlink(program(), programs.join("identity-spoa")).unwrap();
     let mut started = Started::default();
     let mut known: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let starts =

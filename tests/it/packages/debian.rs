@@ -6,15 +6,13 @@ use std::{
     process::{Command, Output},
 };
 
-use crate::{
-    dev_idp::DevIdp,
-    dev_workspace::DevWorkspace,
-    support::{
-        ALICES, Client, Version,
-        haproxy::{own_address, root, unique_name},
-        host, until, workspaces,
-    },
+use crate::support::{
+    ALICES, Client, Version,
+    haproxy::{own_address, root, unique_name},
+    host, until, workspaces,
 };
+use dev_idp::DevIdp;
+use dev_workspace::DevWorkspace;
 
 /// The package that was made last.
 fn package() -> PathBuf {

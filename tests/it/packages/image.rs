@@ -12,17 +12,15 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{
-    dev_idp::DevIdp,
-    dev_workspace::DevWorkspace,
-    support::{
-        ALICES, BOBS, Client, Version,
-        agent::PROGRAM,
-        config,
-        haproxy::{certificate, own_address, root, unique_name},
-        host, until, workspaces,
-    },
+use crate::support::{
+    ALICES, BOBS, Client, Version,
+    agent::program,
+    config,
+    haproxy::{certificate, own_address, root, unique_name},
+    host, until, workspaces,
 };
+use dev_idp::DevIdp;
+use dev_workspace::DevWorkspace;
 
 /// The name of the image.
 const IMAGE: &str = concat!("identity-spoa:", env!("CARGO_PKG_VERSION"));
@@ -240,7 +238,7 @@ async fn the_gate_of_the_compose_file_is_closed_and_finds_names_in_hosts_and_dns
         "127.0.0.1 localhost\n127.0.0.1 alices.hosts.test\n",
     )
     .unwrap();
-    let generated = Command::new(PROGRAM)
+    let generated = Command::new(program())
         .args(["haproxy", "generate", "--haproxy-version", "3.0", "--config"])
         .arg(gate.join("agent.toml"))
         .arg("--out")

@@ -7,10 +7,11 @@ use tempfile::TempDir;
 
 use super::{Program, secret};
 use crate::{
-    dev_idp::DevIdp,
     support::{AgentProcess, haproxy::root, until},
     wire::Peer,
 };
+use dev_idp::DevIdp;
+use test_stage::{AgentToml, Setup};
 
 const ORGANIZATION: &str = "019b0000-0000-4000-8000-000000000001";
 /// Whose token the agent has.
@@ -56,50 +57,29 @@ fn session(number: usize, owner: &str, phase: &str, version: u64) -> Value {
 impl Stage {
     async fn start() -> Self {
         let idp = DevIdp::start().await;
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path();
+        let setup = Setup::new();
+        let path = setup.path();
         let platforms = root().join("target/platforms");
         let mut command = Command::new(platforms.join("node"));
         command.arg(platforms.join("gitpod/server.mjs"));
         let mut fake = Program::start(&mut command, path.join("gitpod.log"));
         let url = fake.listening().await;
         secret(path, "token", TOKEN);
-        let config = format!(
-            r#"
-[agent]
-listen = ["unix:spop.sock", "127.0.0.1:0"]
-
-[[issuer]]
-name = "dev"
-issuer = "{}"
-audience = "workspaces"
-match = ["email"]
-
-[[host]]
-preset = "gitpod"
-domain = "gitpod.test"
-
-[audit]
-file = "audit.jsonl"
-
-[destinations]
-backends = ["ws-proxy"]
-
-[[source]]
-name = "gitpod"
-kind = "gitpod"
-url = "{url}"
-token_file = "token"
-organization_id = "{ORGANIZATION}"
-destination = "backend:ws-proxy"
-resync_seconds = 1
-"#,
-            idp.issuer()
-        );
-        std::fs::write(path.join("agent.toml"), config).unwrap();
+        let config = AgentToml::new(idp.issuer())
+            .lines("[[issuer]]", "match = [\"email\"]")
+            .gitpod_hosts()
+            .audit()
+            .table("[destinations]", "backends = [\"ws-proxy\"]")
+            .table(
+                "[[source]]",
+                &format!(
+                    "name = \"gitpod\"\nkind = \"gitpod\"\nurl = \"{url}\"\ntoken_file = \"token\"\n\
+                     organization_id = \"{ORGANIZATION}\"\ndestination = \"backend:ws-proxy\"\nresync_seconds = 1"
+                ),
+            );
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let agent = AgentProcess::start(path).await;
-        let stage = Self { fake, url, agent, idp, http, directory };
+        let agent = setup.agent(config).await;
+        let stage = Self { fake, url, agent, idp, http, directory: setup.directory };
         let member = |id: &str, name: &str| {
             json!({ "userId": id, "email": format!("{name}@example.com"), "fullName": name,
                 "role": "ORGANIZATION_ROLE_MEMBER" })

@@ -17,13 +17,12 @@ use tokio_tungstenite::{
 };
 
 use super::{Program, file, free_port, python, secret};
-use crate::{
-    dev_idp::DevIdp,
-    support::{
-        AgentProcess, Client, Haproxy, PATIENCE, Reply, Version, agent::PROGRAM,
-        haproxy::copy_with_browser_args, until,
-    },
+use crate::support::{
+    AgentProcess, Client, Haproxy, PATIENCE, Reply, Version, agent::program,
+    until,
 };
+use dev_idp::DevIdp;
+use test_stage::{AgentToml, Setup};
 
 const AGENT_TOKEN: &str = "agent-0123456789abcdef";
 const ADMIN_TOKEN: &str = "admin-0123456789abcdef";
@@ -37,73 +36,40 @@ struct Stage {
     hub_address: SocketAddr,
     http: reqwest::Client,
     directory: TempDir,
-    _files: TempDir,
 }
 
-fn config(issuer: &str, hub: SocketAddr, routes: SocketAddr) -> String {
-    format!(
-        r#"
-[agent]
-listen = ["unix:spop.sock", "127.0.0.1:0"]
-socket_mode = "0666"
-
-[[issuer]]
-name = "dev"
-issuer = "{issuer}"
-audience = "workspaces"
-match = ["username"]
-
-# The Authorization header is free for the hub's own tokens then.
-[credentials]
-cookie = "gate"
-
-[[host]]
-pattern = '(?<workspace>[a-z0-9-]+)\.hub\.test'
-
-[[host]]
-pattern = '(?<workspace>hub)\.test'
-
-[[source]]
-name = "hub"
-kind = "jupyterhub"
-host = "hub.test"
-url = "http://{hub}/hub/api"
-token_file = "agent-token"
-routes_listen = "{routes}"
-routes_token_file = "proxy-token"
-resync_seconds = 1
-
-[destinations]
-allow = ["127.0.0.0/8"]
-
-[admin]
-socket = "agent-admin.sock"
-revocations = "revocations.jsonl"
-
-[audit]
-file = "audit.jsonl"
-
-[haproxy]
-sockets = ["unix:master.sock"]
-"#
-    )
+fn config(issuer: &str, hub: SocketAddr, routes: SocketAddr) -> AgentToml {
+    AgentToml::new(issuer)
+        .lines("[[issuer]]", "match = [\"username\"]")
+        // The Authorization header is free for the hub's own tokens then.
+        .table("[credentials]", "cookie = \"gate\"")
+        .table("[[host]]", r"pattern = '(?<workspace>[a-z0-9-]+)\.hub\.test'")
+        .table("[[host]]", r"pattern = '(?<workspace>hub)\.test'")
+        .table(
+            "[[source]]",
+            &format!(
+                "name = \"hub\"\nkind = \"jupyterhub\"\nhost = \"hub.test\"\nurl = \"http://{hub}/hub/api\"\n\
+                 token_file = \"agent-token\"\nroutes_listen = \"{routes}\"\nroutes_token_file = \"proxy-token\"\n\
+                 resync_seconds = 1"
+            ),
+        )
+        .table("[destinations]", "allow = [\"127.0.0.0/8\"]")
+        .admin()
+        .audit()
+        .table("[haproxy]", "sockets = [\"unix:master.sock\"]")
 }
 
 impl Stage {
     async fn start(version: &Version) -> Self {
         let idp = DevIdp::start().await;
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path();
+        // A token in a cookie is one that browsers send by themselves.
+        let setup = Setup::new().with_browser_args();
+        let path = setup.path();
         let (hub_address, routes) = (free_port(), free_port());
-        std::fs::write(path.join("agent.toml"), config(idp.issuer(), hub_address, routes)).unwrap();
         secret(path, "agent-token", AGENT_TOKEN);
         secret(path, "proxy-token", PROXY_TOKEN);
-        let agent = AgentProcess::start(path).await;
-        // A token in a cookie is one that browsers send by themselves.
-        let files = tempfile::tempdir().unwrap();
-        copy_with_browser_args(files.path());
-        let haproxy =
-            Haproxy::start_from(files.path(), version, path, &agent.socket(), hub_address).await;
+        let agent = setup.agent(config(idp.issuer(), hub_address, routes)).await;
+        let haproxy = setup.haproxy(version, hub_address).await;
         let home = path.join("hub");
         std::fs::create_dir(&home).unwrap();
         let python = python("jupyterhub");
@@ -121,7 +87,8 @@ impl Stage {
             .env("HUB_ADMIN_TOKEN", ADMIN_TOKEN);
         let hub = Program::start(&mut command, path.join("hub.log"));
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
-        let stage = Self { haproxy, agent, idp, hub, hub_address, http, directory, _files: files };
+        let directory = setup.directory;
+        let stage = Self { haproxy, agent, idp, hub, hub_address, http, directory };
         until("the hub to be reached through the gate", async || {
             (stage.get("hub.test", "/hub/api", Some("alice")).await.status == 200).then_some(())
         })
@@ -347,7 +314,7 @@ async fn a_terminal_is_terminated_when_its_user_is_logged_out_and_when_its_serve
         let mut bobs = stage.terminal("bob").await;
         // Everything that alice was given so far counts no more.
         let start = Instant::now();
-        let revoked = Command::new(PROGRAM)
+        let revoked = Command::new(program())
             .args(["revoke", "--subject", "sub-alice", "--before", "now", "--config"])
             .arg(stage.directory.path().join("agent.toml"))
             .output()

@@ -11,10 +11,11 @@ use tempfile::TempDir;
 
 use super::{Program, file, python, secret};
 use crate::{
-    dev_idp::DevIdp,
-    support::{AgentProcess, agent::PROGRAM, until},
+    support::{AgentProcess, agent::program, until},
     wire::Peer,
 };
+use dev_idp::DevIdp;
+use test_stage::{AgentToml, Setup};
 
 const TOKEN: &str = "ona-test-token";
 
@@ -77,55 +78,32 @@ impl Stage {
     /// With these environments, of which the first is waited for.
     async fn with(settings: &str, environments: Vec<Value>) -> Self {
         let idp = DevIdp::start().await;
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path();
+        let setup = Setup::new();
+        let path = setup.path();
         let mut command = Command::new(python("ona"));
         let mut fake = Program::start(command.arg(file("ona", "server.py")), path.join("ona.log"));
         let url = fake.listening().await;
         let http = reqwest::Client::builder().no_proxy().build().unwrap();
         secret(path, "ona-token", TOKEN);
-        let config = format!(
-            r#"
-[agent]
-listen = ["unix:spop.sock", "127.0.0.1:0"]
-
-[[issuer]]
-name = "dev"
-issuer = "{}"
-audience = "workspaces"
-match = ["email"]
-
-[[host]]
-preset = "ona"
-domain = "ona.test"
-
-[admin]
-socket = "agent-admin.sock"
-revocations = "revocations.jsonl"
-
-[audit]
-file = "audit.jsonl"
-
-[destinations]
-backends = ["gateway"]
-
-[[source]]
-name = "ona"
-kind = "ona"
-url = "{url}"
-token_file = "ona-token"
-destination = "backend:gateway"
-{settings}
-"#,
-            idp.issuer()
-        );
-        std::fs::write(path.join("agent.toml"), config).unwrap();
+        let config = AgentToml::new(idp.issuer())
+            .lines("[[issuer]]", "match = [\"email\"]")
+            .table("[[host]]", "preset = \"ona\"\ndomain = \"ona.test\"")
+            .admin()
+            .audit()
+            .table("[destinations]", "backends = [\"gateway\"]")
+            .table(
+                "[[source]]",
+                &format!(
+                    "name = \"ona\"\nkind = \"ona\"\nurl = \"{url}\"\ntoken_file = \"ona-token\"\n\
+                     destination = \"backend:gateway\"\n{settings}"
+                ),
+            );
         let first = environments.first().cloned();
         put(&http, &url, "environments", &json!(environments)).await;
         let members = ["alice", "bob", "carol"].map(|name| member(name, "ACTIVE"));
         put(&http, &url, "members", &json!(members)).await;
-        let agent = AgentProcess::start(path).await;
-        let stage = Self { _fake: fake, url, agent, idp, http, directory };
+        let agent = setup.agent(config).await;
+        let stage = Self { _fake: fake, url, agent, idp, http, directory: setup.directory };
         if first.is_some() {
             stage.until(3000, 0, Some("alice"), "owner").await;
         }
@@ -183,7 +161,7 @@ destination = "backend:gateway"
 
     fn workspaces(&self, args: &[&str]) -> String {
         let config = self.directory.path().join("agent.toml");
-        let output = Command::new(PROGRAM)
+        let output = Command::new(program())
             .args(["workspaces", "--config"])
             .arg(config)
             .args(args)

@@ -7,10 +7,10 @@ use std::{
 
 use super::{ADMIN, ask, id, last_allow};
 use crate::{
-    dev_idp::{DevIdp, TokenRequest},
     sign_in,
     support::{ALICES, Stage, Version, host, until},
 };
+use dev_idp::{DevIdp, TokenRequest};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_allow_is_reused_after_its_token_has_expired() {

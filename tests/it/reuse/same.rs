@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use super::{ask, id, stage};
 use crate::{
     destinations::{add_port, by_https},
-    dev_idp::DevIdp,
     support::{
         ALICES, BOBS, Haproxy, Stage, Version, certificates::Authority,
         haproxy::copy_with_browser_args, host, port_host, until,
     },
 };
+use dev_idp::DevIdp;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_byte_that_ends_strings_hides_no_difference() {

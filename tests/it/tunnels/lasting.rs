@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     sign_in::{Browser, Changes, LOGIN, Stage},
-    support::{ALICES, AgentProcess, BOBS, Client, PATIENCE, Version, agent::PROGRAM, host, until},
+    support::{ALICES, AgentProcess, BOBS, Client, PATIENCE, Version, agent::program, host, until},
 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -317,7 +317,7 @@ async fn s4_what_a_session_opened_a_moment_before_a_restart_ends_if_the_session_
             stage.agent = AgentProcess::start(stage.directory.path()).await;
             if outlives {
                 let tunnels = || {
-                    let list = std::process::Command::new(PROGRAM)
+                    let list = std::process::Command::new(program())
                         .args(["tunnels", "--config", "agent.toml"])
                         .current_dir(stage.directory.path())
                         .output()

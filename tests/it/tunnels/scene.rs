@@ -22,11 +22,11 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, client::IntoClientRequest},
 };
 
-use crate::{
-    dev_idp::{DevIdp, TokenRequest},
-    dev_workspace::DevWorkspace,
-    support::{AgentProcess, Haproxy, PATIENCE, Version, agent::PROGRAM, config, machine, until},
+use crate::support::{
+    AgentProcess, Haproxy, PATIENCE, Version, agent::program, config, machine, until,
 };
+use dev_idp::{DevIdp, TokenRequest};
+use dev_workspace::DevWorkspace;
 
 /// A workspace in the list.
 #[derive(Clone)]
@@ -268,7 +268,7 @@ impl Scene {
     pub(crate) fn command(&self, args: &[&str]) -> Output {
         let (name, rest) = args.split_first().unwrap();
         let config = self.directory.path().join("agent.toml");
-        Command::new(PROGRAM).arg(name).arg("--config").arg(config).args(rest).output().unwrap()
+        Command::new(program()).arg(name).arg("--config").arg(config).args(rest).output().unwrap()
     }
 
     pub(crate) fn done(&self, args: &[&str]) -> String {

@@ -11,10 +11,10 @@ use tokio::{
 
 use super::scene::Figures;
 use crate::{
-    dev_idp::TokenRequest,
     sign_in::{Browser, LOGIN, Stage},
     support::{self, ALICES, BOBS, PATIENCE, host},
 };
+use dev_idp::TokenRequest;
 
 const HAPROXY: &str = "\n[haproxy]\nsockets = ['unix:master.sock']\n";
 
@@ -70,7 +70,7 @@ async fn both(stage: &Stage) -> (Browser, [Upgraded; 2], Upgraded) {
 }
 
 fn revoke(stage: &Stage, subject: &str) {
-    let output = std::process::Command::new(support::agent::PROGRAM)
+    let output = std::process::Command::new(support::agent::program())
         .args(["revoke", "--subject", subject, "--before", "now", "--config"])
         .arg(stage.directory.path().join("agent.toml"))
         .output()

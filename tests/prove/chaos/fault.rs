@@ -15,11 +15,9 @@ use super::{
     proxy::Way,
     scene::{Scene, Second},
 };
-use crate::{
-    dev_idp::{Fault as Answer, Faults},
-    support::Version,
-    truth::{CLOCK, Clock},
-};
+use crate::truth::{CLOCK, Clock};
+use dev_idp::{Fault as Answer, Faults};
+use test_stage::Version;
 
 /// What HAProxy is upgraded from, and to.
 pub const OLD: &str = "2.6";
@@ -582,7 +580,7 @@ fn version(tag: &str) -> Version {
 }
 
 /// Another one takes over at the same addresses; then the first ends when its requests are done.
-async fn replace(haproxy: &mut crate::support::Haproxy, tag: &str) {
+async fn replace(haproxy: &mut test_stage::Haproxy, tag: &str) {
     let prefix = if tag == newest() { "" } else { "next-" };
     let next = haproxy.another(&version(tag), prefix).await;
     let mut old = std::mem::replace(haproxy, next);

@@ -25,10 +25,16 @@ use super::{
 };
 use crate::{
     chance::Chance,
-    dev_idp::DevIdp,
-    stage::{self, Admin, LOGIN, World},
-    support::{Haproxy, Version, agent::PROGRAM, haproxy::free_port, redis::Redis, until},
+    stage::{Admin, World},
     truth::{self, Place, Source},
+};
+use dev_idp::DevIdp;
+use test_stage::{
+    Haproxy, LOGIN, Version,
+    agent::program,
+    haproxy::{copy_with_browser_args, free_port},
+    redis::Redis,
+    until,
 };
 
 /// How many people there are.
@@ -215,7 +221,7 @@ impl Agent {
     fn start(&mut self) {
         let log = self.directory.join("agent.log");
         let log = File::options().create(true).append(true).open(log).unwrap();
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(program());
         if let Some(library) = &self.faked {
             command
                 .env("LD_PRELOAD", library)
@@ -270,7 +276,7 @@ impl Scene {
             truth::REUSE_MS.store(REUSE.as_millis().try_into().unwrap(), Ordering::Relaxed);
         }
         std::fs::write(path.join("haproxy.env"), &env).unwrap();
-        let files = stage::haproxy_files(path);
+        let files = haproxy_files(path);
         let named = (pods.address(0), pods.main_port).into();
         let socket = path.join("spop.sock");
         let haproxy = Haproxy::start_from(&files, version, path, &socket, named).await;
@@ -491,6 +497,13 @@ fn kubeconfig(to: &Proxy) -> String {
          contexts: [{{ name: c, context: {{ cluster: c, user: u }} }}]\n",
         to.address
     )
+}
+
+/// The shipped files, with the arguments for sign-in.
+fn haproxy_files(directory: &Path) -> PathBuf {
+    let files = directory.join("haproxy");
+    copy_with_browser_args(&files);
+    files
 }
 
 /// What the agent reads of files.

@@ -10,21 +10,21 @@ use redis::Client;
 use super::until;
 
 /// A running store, empty at its start; killed when dropped.
-pub(crate) struct Redis {
+pub struct Redis {
     socket: PathBuf,
     child: Option<Child>,
 }
 
 impl Redis {
     /// Starts one with its socket in the directory.
-    pub(crate) async fn start(directory: &Path) -> Self {
+    pub async fn start(directory: &Path) -> Self {
         let mut redis = Self { socket: directory.join("redis.sock"), child: None };
         redis.restart().await;
         redis
     }
 
     /// Starts it again, with nothing in it.
-    pub(crate) async fn restart(&mut self) {
+    pub async fn restart(&mut self) {
         self.kill();
         let child = Command::new("redis-server")
             .args(["--port", "0", "--save", "", "--appendonly", "no", "--requirepass", "p4ss&+"])
@@ -50,7 +50,7 @@ impl Redis {
     }
 
     /// Its table `[shared]`.
-    pub(crate) fn table(&self, more: &str) -> String {
+    pub fn table(&self, more: &str) -> String {
         let socket = self.socket.display();
         std::fs::write(self.socket.with_file_name("redis-password"), "p4ss&+\n").unwrap();
         let password = self.socket.with_file_name("redis-password");
@@ -59,7 +59,7 @@ impl Redis {
     }
 
     /// Does one command.
-    pub(crate) async fn ask<T: redis::FromRedisValue>(&self, command: &str) -> T {
+    pub async fn ask<T: redis::FromRedisValue>(&self, command: &str) -> T {
         let mut words = command.split(' ');
         let mut command = redis::cmd(words.next().unwrap());
         words.for_each(|word| {
@@ -68,12 +68,12 @@ impl Redis {
         command.query_async(&mut self.connect().await.unwrap()).await.unwrap()
     }
 
-    pub(crate) fn signal(&self, signal: &str) {
+    pub fn signal(&self, signal: &str) {
         let kill = format!("kill {signal} {}", self.child.as_ref().unwrap().id());
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     }
 
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().unwrap();
             child.wait().unwrap();

@@ -1,18 +1,39 @@
 //! The program, as a process.
 
 use std::{
+    ffi::OsStr,
     fs::File,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::LazyLock,
 };
 
 use super::until;
 
-/// The path of the program under test.
-pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_identity-spoa");
+/// The path of the program under test: `IDENTITY_SPOA_PROGRAM`, else the one that was built beside the running test.
+///
+/// # Panics
+/// When it is not there: `cargo build`, or `cargo build --release` for benchmarks, makes it.
+pub fn program() -> &'static Path {
+    static PROGRAM: LazyLock<PathBuf> = LazyLock::new(|| {
+        if let Some(path) = std::env::var_os("IDENTITY_SPOA_PROGRAM") {
+            return path.into();
+        }
+        let mut directory = std::env::current_exe().unwrap();
+        directory.pop();
+        // Tests and benchmarks stand in target/PROFILE/deps, programs in target/PROFILE.
+        if directory.ends_with("deps") {
+            directory.pop();
+        }
+        let program = directory.join("identity-spoa");
+        assert!(program.exists(), "{} is not built", program.display());
+        program
+    });
+    &PROGRAM
+}
 
 /// A running agent; killed when dropped.
-pub(crate) struct AgentProcess {
+pub struct AgentProcess {
     child: Child,
     directory: PathBuf,
     tcp: String,
@@ -20,7 +41,7 @@ pub(crate) struct AgentProcess {
 
 impl AgentProcess {
     /// Starts `identity-spoa run` with `agent.toml` of the directory and waits until it is ready.
-    pub(crate) async fn start(directory: &Path) -> Self {
+    pub async fn start(directory: &Path) -> Self {
         let log = directory.join("agent.log");
         // A test may want more than that.
         let level = std::fs::read_to_string(directory.join("agent.level"));
@@ -28,7 +49,7 @@ impl AgentProcess {
             .unwrap_or_else(|_| "debug,hyper=info,h2=info,reqwest=info,hyper_util=info".into());
         // Or start it through something else, such as a limit, a word a line.
         let wrapped = std::fs::read_to_string(directory.join("agent.wrap")).unwrap_or_default();
-        let mut words = wrapped.lines().chain([PROGRAM]);
+        let mut words = wrapped.lines().map(OsStr::new).chain([program().as_os_str()]);
         let child = Command::new(words.next().unwrap())
             .args(words)
             .args(["run", "--config"])
@@ -55,25 +76,25 @@ impl AgentProcess {
     }
 
     /// The process.
-    pub(crate) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// The unix socket.
-    pub(crate) fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         self.directory.join("spop.sock")
     }
 
     /// The TCP address.
-    pub(crate) fn tcp(&self) -> &str {
+    pub fn tcp(&self) -> &str {
         &self.tcp
     }
 
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         std::fs::read_to_string(self.directory.join("agent.log")).unwrap_or_default()
     }
 
-    pub(crate) fn signal(&self, signal: &str) {
+    pub fn signal(&self, signal: &str) {
         // The shell's own: a bare machine has no program of that name.
         let kill = format!("kill {signal} {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
@@ -81,7 +102,7 @@ impl AgentProcess {
 
     /// Stops the agent in its tracks; returns when every thread stands still, so that no answer can
     /// follow.
-    pub(crate) async fn freeze(&self) {
+    pub async fn freeze(&self) {
         self.signal("-STOP");
         let tasks = format!("/proc/{}/task", self.child.id());
         until("the agent to stand still", async || {
@@ -97,13 +118,13 @@ impl AgentProcess {
     }
 
     /// Kills the agent at once.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
     /// Ends the agent in order; returns whether it ended well.
-    pub(crate) async fn end(&mut self) -> bool {
+    pub async fn end(&mut self) -> bool {
         self.signal("-TERM");
         until("the agent to end", || {
             let ended = self.child.try_wait().unwrap();

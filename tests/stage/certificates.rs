@@ -3,19 +3,19 @@
 use rcgen::{BasicConstraints, CertificateParams, DnType, DnValue, IsCa, Issuer, KeyPair, SanType};
 
 /// An authority.
-pub(crate) struct Authority {
+pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pem: String,
 }
 
 /// A client's certificate and key.
-pub(crate) struct Certificate {
+pub struct Certificate {
     pub der: Vec<u8>,
     pub pem: String,
 }
 
 impl Authority {
-    pub(crate) fn new(name: &str) -> Self {
+    pub fn new(name: &str) -> Self {
         let mut params = CertificateParams::new(vec![]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.distinguished_name.push(DnType::CommonName, name);
@@ -24,12 +24,12 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem }
     }
 
-    pub(crate) fn pem(&self) -> &str {
+    pub fn pem(&self) -> &str {
         &self.pem
     }
 
     /// A certificate with a common name and alternative names; `change` does the rest.
-    pub(crate) fn certificate(
+    pub fn certificate(
         &self,
         common_name: &str,
         names: &[SanType],
@@ -49,7 +49,7 @@ impl Authority {
     }
 
     /// A certificate with one URI.
-    pub(crate) fn of_uri(&self, uri: &str) -> Certificate {
+    pub fn of_uri(&self, uri: &str) -> Certificate {
         self.certificate("client", &[SanType::URI(uri.try_into().unwrap())], |_| ())
     }
 }

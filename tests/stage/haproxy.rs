@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
-        OnceLock,
+        LazyLock, OnceLock,
         atomic::{AtomicU32, Ordering},
     },
 };
@@ -15,13 +15,16 @@ use std::{
 use super::{certificates::Authority, until};
 
 /// The repository.
-pub(crate) fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+pub fn root() -> &'static Path {
+    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
+        Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().to_owned()
+    });
+    &ROOT
 }
 
 /// A HAProxy to test with.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Version {
+pub enum Version {
     /// An image, by its tag.
     Container(String),
     /// The binary of this machine.
@@ -30,7 +33,7 @@ pub(crate) enum Version {
 
 impl Version {
     /// All there are, or those that `GATE_VERSIONS` names; found out once.
-    pub(crate) fn all() -> &'static [Self] {
+    pub fn all() -> &'static [Self] {
         static ALL: OnceLock<Vec<Version>> = OnceLock::new();
         ALL.get_or_init(|| {
             let script = root().join("tests/containers/images.sh");
@@ -53,7 +56,7 @@ impl Version {
     }
 
     /// The newest.
-    pub(crate) fn newest() -> &'static Self {
+    pub fn newest() -> &'static Self {
         Self::all().last().unwrap()
     }
 
@@ -81,12 +84,12 @@ impl Version {
     }
 
     /// Runs `haproxy -c` on the shipped configuration; its output.
-    pub(crate) fn check(&self, env: &[(&str, String)]) -> (bool, String) {
+    pub fn check(&self, env: &[(&str, String)]) -> (bool, String) {
         self.check_in(&root().join("haproxy"), env)
     }
 
     /// Runs `haproxy -c` on the configuration in a directory; its output.
-    pub(crate) fn check_in(&self, directory: &Path, env: &[(&str, String)]) -> (bool, String) {
+    pub fn check_in(&self, directory: &Path, env: &[(&str, String)]) -> (bool, String) {
         let name = unique_name();
         let output = self
             .command(&name, &[(directory, "ro")], env)
@@ -100,7 +103,7 @@ impl Version {
     }
 }
 
-pub(crate) fn unique_name() -> String {
+pub fn unique_name() -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     format!("identity-spoa-test-{}-{count}", std::process::id())
@@ -108,7 +111,7 @@ pub(crate) fn unique_name() -> String {
 
 /// An address of loopback that nobody else uses, with a free port: HAProxy cannot tell which port
 /// the system chose, so the test chooses, on an address of its own.
-pub(crate) fn own_address() -> SocketAddr {
+pub fn own_address() -> SocketAddr {
     static COUNT: AtomicU32 = AtomicU32::new(0);
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let [_, _, c, d] = (std::process::id() << 8 | count & 0xff).to_be_bytes();
@@ -118,12 +121,12 @@ pub(crate) fn own_address() -> SocketAddr {
 }
 
 /// A port that nobody has at this moment, for programs that cannot be told to choose one.
-pub(crate) fn free_port() -> SocketAddr {
+pub fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// A running HAProxy; killed when dropped.
-pub(crate) struct Haproxy {
+pub struct Haproxy {
     pub http: SocketAddr,
     pub https: SocketAddr,
     pub tcp: SocketAddr,
@@ -137,7 +140,7 @@ pub(crate) struct Haproxy {
 
 /// Copies the shipped files into a directory. The question gets the arguments that tell what a browser does, as the
 /// SPOE file itself says it: sign-in and tokens in cookies need them.
-pub(crate) fn copy_with_browser_args(files: &Path) {
+pub fn copy_with_browser_args(files: &Path) {
     let shipped = root().join("haproxy");
     std::fs::create_dir_all(files.join("pages")).unwrap();
     for file in ["pages/style.css", "pages/unavailable.html", "haproxy.cfg", "tcp.cfg"] {
@@ -155,7 +158,7 @@ pub(crate) fn copy_with_browser_args(files: &Path) {
 }
 
 /// A configuration without what is there for reuse.
-pub(crate) fn without_reuse(text: &str) -> String {
+pub fn without_reuse(text: &str) -> String {
     let mut kept = String::new();
     let mut depth = 0;
     for line in text.lines() {
@@ -173,7 +176,7 @@ pub(crate) fn without_reuse(text: &str) -> String {
 impl Haproxy {
     /// Starts the shipped configuration. Certificates are made for it; `named` is the server of the
     /// backend `named`.
-    pub(crate) async fn start(
+    pub async fn start(
         version: &Version,
         directory: &Path,
         agent: &Path,
@@ -183,7 +186,7 @@ impl Haproxy {
     }
 
     /// Starts a changed copy of the shipped configuration.
-    pub(crate) async fn start_from(
+    pub async fn start_from(
         configuration: &Path,
         version: &Version,
         directory: &Path,
@@ -227,7 +230,7 @@ impl Haproxy {
 
     /// Starts another one at the same addresses, beside this one or after its end. `name` tells its files
     /// (`master.sock`, `haproxy.log`) from those of others.
-    pub(crate) async fn another(&self, version: &Version, name: &str) -> Self {
+    pub async fn another(&self, version: &Version, name: &str) -> Self {
         let addresses = [self.http, self.https, self.tcp];
         let env = self.env.clone();
         Self::launch(version, &self.configuration, &self.directory, env, addresses, name).await
@@ -321,7 +324,7 @@ impl Drop for Haproxy {
 }
 
 /// A certificate for the hosts of the stage, signed by nobody.
-pub(crate) fn certificate(directory: &Path) -> PathBuf {
+pub fn certificate(directory: &Path) -> PathBuf {
     let (key, certificate) = (directory.join("gate.key"), directory.join("gate.crt"));
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])

@@ -1,12 +1,15 @@
 //! A development OpenID provider on loopback: discovery, key set, key rotation, tokens for made-up
 //! people, faults on demand. FOR TESTS AND THE DEMO ONLY: it gives a token to whoever asks.
 
-#![allow(dead_code, unreachable_pub, reason = "the program and the tests use different parts")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::must_use_candidate,
+    clippy::missing_panics_doc,
+    clippy::missing_errors_doc,
+    missing_docs,
     reason = "test support: a broken stage must stop the test"
 )]
 

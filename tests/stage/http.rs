@@ -11,14 +11,14 @@ use tokio::{
 use super::PATIENCE;
 
 /// One connection.
-pub(crate) struct Client {
+pub struct Client {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 /// A response.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Reply {
+pub struct Reply {
     pub status: u16,
     pub headers: Vec<(String, Vec<u8>)>,
     pub body: String,
@@ -27,7 +27,7 @@ pub(crate) struct Reply {
 
 impl Reply {
     /// The values of a header.
-    pub(crate) fn all(&self, name: &str) -> Vec<String> {
+    pub fn all(&self, name: &str) -> Vec<String> {
         let named = self.headers.iter().filter(|(n, _)| n.eq_ignore_ascii_case(name));
         let text = |value: &[u8]| match std::str::from_utf8(value) {
             Ok(text) => text.to_owned(),
@@ -37,44 +37,44 @@ impl Reply {
     }
 
     /// The value of a header that is there once.
-    pub(crate) fn header(&self, name: &str) -> Option<String> {
+    pub fn header(&self, name: &str) -> Option<String> {
         let mut all = self.all(name);
         assert!(all.len() < 2, "{name} is there {} times", all.len());
         all.pop()
     }
 
     /// The line of a workspace's answer that shows a request header.
-    pub(crate) fn arrived(&self, name: &str) -> Vec<&str> {
+    pub fn arrived(&self, name: &str) -> Vec<&str> {
         let prefix = format!("{name}: ");
         self.body.lines().filter_map(|line| line.strip_prefix(&prefix)).collect()
     }
 }
 
 impl Client {
-    pub(crate) async fn connect(address: SocketAddr) -> Self {
+    pub async fn connect(address: SocketAddr) -> Self {
         Self { stream: TcpStream::connect(address).await.unwrap(), buffer: Vec::new() }
     }
 
     /// A GET of `/`, with a bearer token or without.
-    pub(crate) async fn get(&mut self, host: &str, token: Option<&str>) -> Reply {
+    pub async fn get(&mut self, host: &str, token: Option<&str>) -> Reply {
         let headers = token.map(|token| format!("Authorization: Bearer {token}\r\n"));
         self.send(host, headers.unwrap_or_default().as_bytes()).await
     }
 
     /// A GET of `/` with these header lines.
-    pub(crate) async fn send(&mut self, host: &str, headers: &[u8]) -> Reply {
+    pub async fn send(&mut self, host: &str, headers: &[u8]) -> Reply {
         let head = format!("GET / HTTP/1.1\r\nHost: {host}\r\n");
         self.raw(&[head.as_bytes(), headers, b"\r\n"].concat()).await
     }
 
     /// Any request.
-    pub(crate) async fn raw(&mut self, request: &[u8]) -> Reply {
+    pub async fn raw(&mut self, request: &[u8]) -> Reply {
         let reply = self.raw_unless_closed(request).await;
         reply.unwrap_or_else(|read| panic!("the connection was closed: {}", read.escape_ascii()))
     }
 
     /// The same, while access ends: a request under way is ended with it. What was read by then is the error.
-    pub(crate) async fn raw_unless_closed(&mut self, request: &[u8]) -> Result<Reply, Vec<u8>> {
+    pub async fn raw_unless_closed(&mut self, request: &[u8]) -> Result<Reply, Vec<u8>> {
         let start = std::time::Instant::now();
         self.stream.write_all(request).await.unwrap();
         let mut reply = timeout(PATIENCE, self.reply()).await.expect("no answer")?;
@@ -118,13 +118,13 @@ impl Client {
     }
 
     /// The connection, which has nothing to say at the moment.
-    pub(crate) fn into_stream(self) -> TcpStream {
+    pub fn into_stream(self) -> TcpStream {
         assert!(self.buffer.is_empty());
         self.stream
     }
 
     /// Waits for the other end to close.
-    pub(crate) async fn closed(&mut self) {
+    pub async fn closed(&mut self) {
         let rest =
             async { while matches!(self.stream.read_buf(&mut self.buffer).await, Ok(1..)) {} };
         timeout(PATIENCE, rest).await.expect("still open");

@@ -1,11 +1,8 @@
-//! A tiny workspace as a program; see [`server`]. FOR TESTS AND THE DEMO ONLY.
+//! A tiny workspace as a program; see [`dev_workspace`]. FOR TESTS AND THE DEMO ONLY.
 
 use std::net::SocketAddr;
 
 use clap::Parser;
-
-#[path = "server.rs"]
-mod server;
 
 /// A tiny workspace that answers with what reached it.
 #[derive(Parser)]
@@ -22,7 +19,7 @@ struct Args {
 #[allow(clippy::print_stdout, reason = "the line that says it is ready")]
 async fn main() -> std::io::Result<()> {
     let args = Args::parse();
-    let workspace = server::DevWorkspace::start_at(args.listen, &args.name).await?;
+    let workspace = dev_workspace::DevWorkspace::start_at(args.listen, &args.name).await?;
     println!("{}", serde_json::json!({"ready": true, "address": workspace.address()}));
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {

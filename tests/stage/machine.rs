@@ -28,7 +28,7 @@ fn waited() -> Duration {
 static SAMPLES: OnceLock<Mutex<Vec<(Instant, Duration)>>> = OnceLock::new();
 
 /// Starts to look at the machine; what was before is not known.
-pub(crate) fn watch() {
+pub fn watch() {
     SAMPLES.get_or_init(|| {
         std::thread::spawn(|| {
             loop {
@@ -45,7 +45,7 @@ pub(crate) fn watch() {
 
 /// How long it was between two moments, without what tasks had to wait for a CPU. On a quiet machine this is the time
 /// itself; on one that is never idle a tenth is left of it.
-pub(crate) fn counted(since: Instant, until: Instant) -> Duration {
+pub fn counted(since: Instant, until: Instant) -> Duration {
     let took = until.saturating_duration_since(since);
     let Some(samples) = SAMPLES.get() else { return took };
     let samples = samples.lock().unwrap();
@@ -61,14 +61,14 @@ fn without(took: Duration, waited: Duration) -> Duration {
 }
 
 /// Says how long something took, and holds what of it counts against a limit.
-pub(crate) fn within(limit: Duration, what: &str, since: Instant, until: Instant) {
+pub fn within(limit: Duration, what: &str, since: Instant, until: Instant) {
     let (took, counted) = (until.saturating_duration_since(since), counted(since, until));
     eprintln!("{what}: {took:?}, of which {counted:?} counts");
     assert!(counted <= limit, "{what}: {took:?}, of which {counted:?} counts, limit {limit:?}");
 }
 
 /// The same for the time that an answer took, which has just come.
-pub(crate) fn took(limit: Duration, what: &str, reply: &super::Reply) {
+pub fn took(limit: Duration, what: &str, reply: &super::Reply) {
     let now = Instant::now();
     within(limit, what, now.checked_sub(reply.took).unwrap(), now);
 }

@@ -1,11 +1,8 @@
-//! A development OpenID provider as a program; see [`server`]. FOR TESTS AND THE DEMO ONLY.
+//! A development OpenID provider as a program; see [`dev_idp`]. FOR TESTS AND THE DEMO ONLY.
 
 use std::net::SocketAddr;
 
 use clap::Parser;
-
-#[path = "server.rs"]
-mod server;
 
 /// A development OpenID provider. It gives a token to whoever asks.
 #[derive(Parser)]
@@ -22,7 +19,7 @@ struct Args {
 #[allow(clippy::print_stdout, reason = "the line that says it is ready")]
 async fn main() -> std::io::Result<()> {
     let args = Args::parse();
-    let idp = server::DevIdp::start_at(args.listen, &args.issuer_path).await?;
+    let idp = dev_idp::DevIdp::start_at(args.listen, &args.issuer_path).await?;
     println!("{}", serde_json::json!({"ready": true, "issuer": idp.issuer()}));
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {

@@ -30,7 +30,7 @@ use identity_spoa::{
     },
 };
 
-use crate::dev_idp::DevIdp;
+use dev_idp::DevIdp;
 
 /// Everything a hit needs.
 pub struct HotPath {
@@ -48,8 +48,7 @@ impl HotPath {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let (gate, token) = runtime.block_on(async {
             let idp = DevIdp::start().await;
-            let request =
-                crate::dev_idp::TokenRequest { alg: "RS256".into(), ..Default::default() };
+            let request = dev_idp::TokenRequest { alg: "RS256".into(), ..Default::default() };
             (gate(&idp).await, idp.token(&request))
         });
         let gate = Arc::new(gate);

@@ -1,12 +1,15 @@
 //! A tiny workspace: answers with what reached it, so that a test or a person can see. Keeps every
 //! request for assertions. FOR TESTS AND THE DEMO ONLY.
 
-#![allow(dead_code, unreachable_pub, reason = "the program and the tests use different parts")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
+    clippy::must_use_candidate,
+    clippy::missing_panics_doc,
+    clippy::missing_errors_doc,
+    missing_docs,
     clippy::format_push_string,
     reason = "test support: a broken stage must stop the test"
 )]
