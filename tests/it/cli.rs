@@ -101,7 +101,8 @@ async fn check_takes_a_good_configuration_and_haproxys_too() {
     );
     if Command::new("haproxy").arg("-v").output().is_ok() {
         let config = directory.path().join("agent.toml");
-        let output = run_program(&["check", "--haproxy", "--config", config.to_str().unwrap()], root());
+        let output =
+            run_program(&["check", "--haproxy", "--config", config.to_str().unwrap()], root());
         assert!(output.status.success(), "{}", text(&output));
         assert!(text(&output).contains("haproxy/haproxy.cfg: good"), "{}", text(&output));
     }
@@ -194,7 +195,8 @@ async fn explain_shows_each_stage_and_exits_as_the_verdict_says() {
     assert_eq!((code, text.contains("verdict     allow: public")), (0, true), "{text}");
     let (code, text) = explain("www.example.com", None);
     assert_eq!((code, text.contains("no [[host]] pattern matches")), (1, true), "{text}");
-    let output = run_program(&["explain", "--config", "missing.toml", "--host", "x"], directory.path());
+    let output =
+        run_program(&["explain", "--config", "missing.toml", "--host", "x"], directory.path());
     assert_eq!(output.status.code(), Some(2));
     let output = run_program(&["explain", "--config", "agent.toml"], directory.path());
     assert_eq!(output.status.code(), Some(2));

@@ -1,12 +1,9 @@
 //! The configuration changes while the agent runs: all of it or nothing, and no request notices but by the
 //! verdict that it asks for.
 
-use std::{
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use serde_json::{Value, json};
@@ -201,7 +198,7 @@ async fn sources_change_without_a_gap_and_leases_go_along() {
             "phase": "running", "destination": format!("127.0.0.1:{port}") })
         .to_string()
     };
-    let reply = client.test_stage::configure(path).body(body(address.port())).send().await.unwrap();
+    let reply = client.put(path).body(body(address.port())).send().await.unwrap();
     assert_eq!(reply.status(), 200, "{}", reply.text().await.unwrap());
     let name = host("build-demo-ns35kd21abc");
     let status = stage.status(&name, Some("bob")).await;
@@ -269,7 +266,10 @@ async fn a_tunnel_ends_when_the_rules_that_let_it_in_are_gone() {
     let mut theirs = scene.try_open(0, "guest", &token, 0, 3000).await.unwrap();
     let mut ours = scene.open("u0", 0, 3000).await;
     // What does not concern an issuer does not concern its tunnels either.
-    test_stage::configure(scene.directory.path(), &format!("{text}{second}[credentials]\ncookie = 'token'\n"));
+    test_stage::configure(
+        scene.directory.path(),
+        &format!("{text}{second}[credentials]\ncookie = 'token'\n"),
+    );
     reloads(2).await;
     theirs.echoes().await;
     ours.echoes().await;
@@ -406,7 +406,7 @@ async fn without_follow_file_only_the_signal_counts() {
     stage.configure(&text);
     // An agent that follows its file sees such a change that was made later.
     follower.configure(&format!("{}# changed\n", follower.configured()));
-    follower.tried(1).await;
+    reloads(&follower, 1).await;
     assert!(!stage.audit().iter().any(is_reload));
     assert_eq!(stage.status(&port_host(3000, ALICES), None).await, 200);
     stage.agent.signal("-HUP");

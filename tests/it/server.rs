@@ -104,7 +104,7 @@ async fn sockets_of_systemd_are_served() {
     let mut child = Command::new("perl")
         .args(["-e", activate])
         .arg(&socket)
-        .args([program(), "run", "--config"])
+        .args([program().as_os_str(), "run".as_ref(), "--config".as_ref()])
         .arg(directory.path().join("agent.toml"))
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -18,8 +18,7 @@ use tokio_tungstenite::{
 
 use super::{Program, file, free_port, python, secret};
 use crate::support::{
-    AgentProcess, Client, Haproxy, PATIENCE, Reply, Version, agent::program,
-    until,
+    AgentProcess, Client, Haproxy, PATIENCE, Reply, Version, agent::program, until,
 };
 use dev_idp::DevIdp;
 use test_stage::{AgentToml, Setup};
