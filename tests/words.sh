@@ -9,13 +9,16 @@ import os, re, subprocess, sys
 
 LIST = "docs/style/words.txt"
 ALL = ["src", "docs", "haproxy", "README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "Makefile", "tests",
-       "benches", "packaging"]
+       "tools", "benches", "packaging"]
 # The list itself, the guide that quotes it, and what is made from texts that are searched where they stand.
 SKIP = {LIST, "docs/style/README.md", "docs/configuration.md", "docs/agent.schema.json", "docs/agent.example.toml", "docs/texts.toml"}
 # Locked dependencies, pictures, and data that others wrote.
 FOREIGN = re.compile(r"(^|/)(package-lock\.json|requirements\.txt|[^/]*\.lock)$|\.(svg|png|der|pem)$|^tests/(data|vectors)/")
 # What may stand between two words of a phrase: whitespace, and a comment that goes on in the next line.
 GAP = r"(?:[ \t]+|[ \t]*\n[ \t]*(?://[/!]?|\#|\*)?[ \t]*)"
+
+# The name of a test in a document: it is searched where the test is.
+TEST = re.compile(r"`[a-z0-9 ]+::[^`\n]+`")
 
 words = []
 with open(LIST, encoding="utf-8") as file:
@@ -44,6 +47,8 @@ for path in sorted(set(filter(None, listed.split("\0")))):
         continue
     # An underscore separates words of a name as a space does those of a sentence; the length stays.
     text = raw.decode("utf-8", "replace").replace("_", " ")
+    if path.endswith(".md"):
+        text = TEST.sub(lambda test: " " * len(test.group()), text)
     hits = sorted((match.start(), " ".join(match.group().split()), plain)
                   for word, plain in words for match in word.finditer(text))
     for start, word, plain in hits:
