@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the tests N times without building them in between, every second time with a build beside them, and prints a
+# Runs the tests N times without building them in between, every second time during a build of the program, and prints a
 # table. Exit status 1 if a test failed in any run; its output is in target/repeat/N.log.
 # N=20: how often. FILTER=WORDS: which tests, as for cargo test; all of them otherwise.
 set -u
@@ -16,10 +16,10 @@ cargo test --locked --no-run --message-format=json 2>"$out/build.log" |
 [ -s "$out/programs" ] || { cat "$out/build.log" >&2; echo "there are no test programs" >&2; exit 1; }
 
 # A build of this program in a directory of its own, from the start, until it is stopped.
-beside() {
+build_in_a_loop() {
     while :; do
-        rm -rf "$out/beside"
-        CARGO_TARGET_DIR=$out/beside cargo build --locked --quiet 2>>"$out/beside.log" || sleep 1
+        rm -rf "$out/build-in-a-loop"
+        CARGO_TARGET_DIR=$out/build-in-a-loop cargo build --locked --quiet 2>>"$out/build-in-a-loop.log" || sleep 1
     done
 }
 stop() {
@@ -30,14 +30,14 @@ trap 'stop; exit 130' INT TERM
 trap stop EXIT
 
 export CARGO_MANIFEST_DIR=$PWD
-table="run  beside  passed  failed  seconds  load  failures"
+table="run  during  passed  failed  seconds  load  failures"
 bad=0
 for run in $(seq "$n"); do
     what=none log=$out/$run.log
     if [ $((run % 2)) = 0 ]; then
         what=build
         set -m
-        beside &
+        build_in_a_loop &
         group=$!
         set +m
     fi

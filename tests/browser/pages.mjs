@@ -26,6 +26,9 @@ async function look(gate, person, name) {
       const wide = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
       assert.equal(wide, 0, `${kind}: wider than the screen`);
     }
+    // The box alone, for docs/pictures.
+    await page.setViewportSize({ width: 1000, height: 720 });
+    if (scheme === 'light') await page.locator('main').screenshot({ path: file('box') });
     // Whoever uses a keyboard sees where they are.
     if (scheme === 'light' && await page.locator('a, button').count()) {
       await page.keyboard.press('Tab');

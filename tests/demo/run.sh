@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The demo: a development provider, two tiny workspaces, the agent and HAProxy, all on loopback, then
-# what a person would try first. With `once` it ends after that; otherwise it stays up until Ctrl-C.
-# Nothing is left behind.
+# The demo: starts a development provider, two tiny workspaces, the agent and HAProxy on loopback, and sends the requests
+# that a person would try first. With `once` it ends after them; otherwise it keeps running until Ctrl-C. It removes
+# everything that it made.
 set -eu
 cd "$(dirname "$0")/../.."
 mode=${1:-stay}
@@ -31,7 +31,7 @@ await() { # what command...
         if "$@" >/dev/null 2>&1; then return 0; fi
         sleep 0.05
     done
-    fail "waited in vain for $what"
+    fail "this did not happen within 20 s: $what"
 }
 # The value of a string member in a ready line.
 member() { sed -n "s/.*\"$1\":\"\([^\"]*\)\".*/\1/p" "$2"; }
@@ -46,9 +46,9 @@ for name in alices bobs; do
     "$build/dev-workspace" --name "$name" >"$stage/$name.out" 2>"$stage/$name.log" &
     pids+=($!)
 done
-await "the provider" grep -q ready "$stage/idp.out"
-await "the workspaces" grep -q ready "$stage/alices.out" "$stage/bobs.out"
-await "the workspaces" grep -q ready "$stage/bobs.out"
+await "the provider is ready" grep -q ready "$stage/idp.out"
+await "alice's workspace is ready" grep -q ready "$stage/alices.out"
+await "bob's workspace is ready" grep -q ready "$stage/bobs.out"
 idp=$(member issuer "$stage/idp.out")
 
 cat >"$stage/agent.toml" <<END
@@ -91,9 +91,9 @@ END
 "$build/identity-spoa" check --config "$stage/agent.toml"
 "$build/identity-spoa" run --config "$stage/agent.toml" 2>"$stage/agent.log" &
 pids+=($!)
-await "the agent" grep -q '"ready"\|ready' "$stage/agent.log"
+await "the agent is ready" grep -q '"ready"\|ready' "$stage/agent.log"
 
-# A port that nobody listens on; should somebody be quicker, another is tried.
+# A free port; if another program takes it first, HAProxy does not start and the next one is tried.
 for _ in 1 2 3 4 5; do
     port=$((20000 + RANDOM % 20000))
     GATE_HTTP=127.0.0.1:$port IDENTITY_AGENT=unix@$stage/spop.sock GATE_ADMIN_SOCKET=$stage/admin.sock \
@@ -115,14 +115,14 @@ token '{"user":"alice"}' >"$stage/alice.token"
 token '{"user":"bob"}' >"$stage/bob.token"
 token '{"user":"alice","expires_in":-3600}' >"$stage/expired.token"
 
-# The status of a request to a workspace, the whole answer in $stage/answer.
+# Prints the status of a request to a workspace; the whole response is in $stage/answer.
 ask() { # workspace [token]
     local headers=()
     [ -z "${2:-}" ] || headers=(-H "Authorization: Bearer $(cat "$stage/$2.token")")
     curl -sS -o "$stage/answer" -D "$stage/head" -w '%{http_code}' "${headers[@]}" -H "Host: $1.ws.gitpod.test" "$gate/"
 }
 ready() { [ "$(ask $alice alice)" = 200 ]; }
-await "the gate" ready
+await "HAProxy and the agent answer alice with 200" ready
 
 show() { # title status workspace [token]
     local found
@@ -132,21 +132,21 @@ show() { # title status workspace [token]
     [ "$found" = "$2" ] || fail "expected status $2"
 }
 show "alice opens her workspace" 200 $alice alice
-show "bob tries alice's: refused, with the reason" 403 $alice bob
-show "nobody in particular: who are you?" 401 $alice
+show "bob opens alice's workspace: refused, with the reason" 403 $alice bob
+show "a client without a token: asked for one" 401 $alice
 show "alice with an expired token" 401 $alice expired
-show "anybody on alice's public port 3000" 200 3000-$alice
+show "a client without a token at alice's public port 3000" 200 3000-$alice
 echo
 echo "== alice's workspace stops (her entry in workspaces.yaml now says 'stopped')"
 before=$(date +%s%N)
 sed -i "0,/phase: running/s//phase: stopped/" "$stage/workspaces.yaml"
 stopped() { [ "$(ask $alice alice)" = 404 ]; }
-await "the workspace to be gone" stopped
+await "requests to the stopped workspace get 404" stopped
 took=$((($(date +%s%N) - before) / 1000000))
 echo "   refused after $took ms: $(head -n 1 "$stage/answer")"
 [ "$took" -lt 1000 ] || fail "that took longer than a second"
 echo
-echo "== the record of it all (audit.jsonl), last decision"
+echo "== the audit log (audit.jsonl), last decision"
 grep '"verdict"' "$stage/audit.jsonl" | tail -n 1 | sed 's/^/   /'
 
 if [ "$mode" = once ]; then
@@ -157,16 +157,16 @@ fi
 sed -i "s/phase: stopped/phase: running/" "$stage/workspaces.yaml"
 cat <<END
 
-Everything is up. Try, in another terminal:
+Everything is running. Try, in another terminal:
 
   curl -H "Host: $alice.ws.gitpod.test" -H "Authorization: Bearer \$(cat $stage/alice.token)" $gate/
   $build/identity-spoa explain --config $stage/agent.toml --host $alice.ws.gitpod.test --token-file $stage/bob.token
-  \$EDITOR $stage/workspaces.yaml        # owners, grants, ports, phases: read the moment you save
+  \$EDITOR $stage/workspaces.yaml        # owners, grants, ports, phases: read when you save
   tail -f $stage/audit.jsonl            # every decision
-  tail -f $stage/haproxy.log            # HAProxy's side of it
+  tail -f $stage/haproxy.log            # HAProxy's log
   curl -d '{"user":"carol","claims":{"groups":["x"]}}' -H 'Content-Type: application/json' $idp/dev/token
   curl -d '{}' -H 'Content-Type: application/json' $idp/dev/rotate   # new signing keys
 
-Ctrl-C ends it and leaves nothing behind.
+Ctrl-C ends the demo and removes its files.
 END
 wait
