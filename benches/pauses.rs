@@ -388,9 +388,11 @@ fn workspaces(round: u32, ports: &str) -> String {
     for number in 1..WORKSPACES {
         let (high, low) = (number / 250, number % 250 + 1);
         let (a, b) = (high / 250 + 1 + 4 * (round as usize % 20), high % 250);
+        let address = format!("10.{a}.{b}.{low}");
+        let ports = ports.replace("ADDRESS", &address);
         let _ = writeln!(
             text,
-            "  - {{ id: panda{number}-demo-ns35kd21abc, owner: {{ subject: sub-{number} }}, phase: running, destination: 10.{a}.{b}.{low}:80{ports} }}"
+            "  - {{ id: panda{number}-demo-ns35kd21abc, owner: {{ subject: sub-{number} }}, phase: running, destination: {address}:80{ports} }}"
         );
     }
     text

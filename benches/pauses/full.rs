@@ -49,8 +49,8 @@ const TUNNELS: usize = 30_000;
 const MOST_TUNNELS: usize = 80_000;
 /// Longer than the pause between two rounds in which sessions are tidied.
 const TIDY: Duration = Duration::from_secs(35);
-/// A public port of every workspace.
-const PORT: &str = ", ports: [{ port: 3000, admission: public, destination: \"10.250.0.1:3000\" }]";
+/// A public port of every workspace, at its address.
+const PORT: &str = ", ports: [{ port: 3000, admission: public, destination: \"ADDRESS:3000\" }]";
 
 /// What the shipped configuration says of each request, where it reuses allows.
 fn args(now: i64) -> [client::Arg<'static>; 6] {

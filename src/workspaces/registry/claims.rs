@@ -6,7 +6,7 @@
 //! reaches the same machine, see [`Address::meant`].
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, btree_map, hash_map},
     net::{IpAddr, SocketAddr},
 };
 
@@ -18,14 +18,35 @@ use crate::workspaces::source::SourceId;
 
 pub(super) type Holder = (SourceId, WorkspaceId);
 
-/// The workspaces that claim something at an address, on any port.
-#[derive(Default)]
-pub(super) struct Claims(HashMap<IpAddr, Holders>);
+/// Stands for all ports of an address.
+const ALL_PORTS: u16 = 0;
 
-/// The claimants of one address. Nearly always there is one, which then needs no vector.
-enum Holders {
-    One(Holder),
-    Many(Vec<Holder>),
+/// The workspaces that claim something, by address and port.
+///
+/// A platform decides how many workspaces claim one address, so no change may take time that grows with their number,
+/// except one that claims or releases all ports of it.
+#[derive(Default)]
+pub(super) struct Claims(HashMap<IpAddr, AtAddress>);
+
+/// The claims at one address. Nearly always there is one claimant, whose ports need no index.
+enum AtAddress {
+    One(Holder, BTreeSet<u16>),
+    Many(Box<Index>),
+}
+
+/// The claims of several workspaces at one address.
+#[derive(Default)]
+struct Index {
+    // Ordered: the first of a tree is found in the same time however many there were before.
+    ports: BTreeMap<Holder, BTreeSet<u16>>,
+    holders: BTreeMap<u16, BTreeSet<Holder>>,
+}
+
+/// The workspaces, except one, that claim the same.
+enum Others<'c> {
+    None,
+    One(&'c Holder),
+    Several,
 }
 
 impl Claims {
@@ -44,56 +65,152 @@ impl Claims {
         if before == after {
             return touched;
         }
-        let ips = |all: &BTreeSet<SocketAddr>| all.iter().map(SocketAddr::ip).collect();
-        let (before, after): (BTreeSet<IpAddr>, BTreeSet<IpAddr>) = (ips(&before), ips(&after));
-        let holder = (source, id.clone());
-        for ip in before.union(&after) {
-            let others = self.others(*ip, &holder);
-            touched.extend(others.iter().cloned());
-            let all = others.into_iter().chain(after.contains(ip).then(|| holder.clone()));
-            let mut all: Vec<Holder> = all.collect();
-            match (all.pop(), all.is_empty()) {
-                (None, _) => self.0.remove(ip),
-                (Some(one), true) => self.0.insert(*ip, Holders::One(one)),
-                (Some(last), false) => {
-                    all.push(last);
-                    self.0.insert(*ip, Holders::Many(all))
-                }
-            };
+        let me = (source, id.clone());
+        let changed: BTreeSet<&SocketAddr> = before.symmetric_difference(&after).collect();
+        let ips: BTreeSet<IpAddr> = changed.iter().map(|address| address.ip()).collect();
+        for ip in ips {
+            let ports = after.iter().filter(|address| address.ip() == ip).map(SocketAddr::port);
+            self.replace(ip, &me, ports.collect());
+        }
+        for address in changed {
+            self.affected(*address, &me, &mut touched);
         }
         touched
     }
 
-    /// Returns whether another workspace claims one of this workspace's addresses. `find` returns
-    /// the other workspace with the rule for its undeclared ports.
-    pub(super) fn contested<'w>(
+    /// Returns whether another workspace claims one of this workspace's addresses.
+    pub(super) fn contested(
         &self,
         source: SourceId,
         workspace: &Workspace,
         undeclared: UndeclaredPorts,
-        find: impl Fn(&Holder) -> Option<(&'w Workspace, UndeclaredPorts)>,
     ) -> bool {
-        let mine = addresses(Some(workspace), undeclared);
-        let ips: BTreeSet<IpAddr> = mine.iter().map(SocketAddr::ip).collect();
         let me = (source, workspace.id.clone());
-        let others = ips.into_iter().flat_map(|ip| self.others(ip, &me));
-        others.into_iter().filter_map(|other| find(&other)).any(|(other, undeclared)| {
-            addresses(Some(other), undeclared).iter().any(|theirs| {
-                // Port 0 stands for all ports.
-                let clash = |own: &&SocketAddr| {
-                    own.ip() == theirs.ip()
-                        && (own.port() == theirs.port() || own.port() == 0 || theirs.port() == 0)
-                };
-                mine.iter().any(|own| clash(&own))
-            })
+        addresses(Some(workspace), undeclared).into_iter().any(|address| {
+            let Some(claims) = self.0.get(&address.ip()) else { return false };
+            let exists = |others: Others<'_>| !matches!(others, Others::None);
+            match address.port() {
+                ALL_PORTS => exists(claims.other_holders(&me)),
+                port => exists(claims.others(port, &me)) || exists(claims.others(ALL_PORTS, &me)),
+            }
         })
     }
 
-    fn others(&self, ip: IpAddr, me: &Holder) -> Vec<Holder> {
-        match self.0.get(&ip) {
-            None => vec![],
-            Some(Holders::One(one)) => std::iter::once(one).filter(|h| *h != me).cloned().collect(),
-            Some(Holders::Many(all)) => all.iter().filter(|h| *h != me).cloned().collect(),
+    /// Replaces the ports that a workspace claims at an address.
+    fn replace(&mut self, ip: IpAddr, me: &Holder, ports: BTreeSet<u16>) {
+        let mut entry = match self.0.entry(ip) {
+            hash_map::Entry::Occupied(entry) => entry,
+            hash_map::Entry::Vacant(entry) => {
+                if !ports.is_empty() {
+                    entry.insert(AtAddress::One(me.clone(), ports));
+                }
+                return;
+            }
+        };
+        let claims = entry.get_mut();
+        if let AtAddress::One(one, theirs) = claims {
+            if one == me {
+                if ports.is_empty() {
+                    entry.remove();
+                } else {
+                    *theirs = ports;
+                }
+                return;
+            }
+            let mut index = Index::default();
+            index.replace(one, std::mem::take(theirs));
+            *claims = AtAddress::Many(Box::new(index));
+        }
+        if let AtAddress::Many(index) = claims {
+            index.replace(me, ports);
+            if index.ports.len() == 1
+                && let Some((one, ports)) = index.ports.pop_first()
+            {
+                *claims = AtAddress::One(one, ports);
+            }
+        }
+    }
+
+    /// Adds the workspaces whose conflicts may have changed when this one began or ceased to claim an address. One that
+    /// another workspace contests too stays contested, so at most one has to be looked at for each port; for all ports,
+    /// the workspaces that only this one contests.
+    fn affected(&self, address: SocketAddr, me: &Holder, touched: &mut BTreeSet<Holder>) {
+        let Some(claims) = self.0.get(&address.ip()) else { return };
+        let of_all_ports = claims.others(ALL_PORTS, me);
+        if address.port() != ALL_PORTS {
+            if let Others::One(other) = claims.others(address.port(), me) {
+                touched.insert(other.clone());
+            }
+            if let (Others::One(other), Others::One(_)) = (of_all_ports, claims.other_holders(me)) {
+                touched.insert(other.clone());
+            }
+            return;
+        }
+        match of_all_ports {
+            Others::None => claims.each_other(me, |other| {
+                touched.insert(other.clone());
+            }),
+            Others::One(other) => {
+                touched.insert(other.clone());
+            }
+            Others::Several => {}
+        }
+    }
+}
+
+impl AtAddress {
+    /// The other workspaces that claim exactly this port.
+    fn others(&self, port: u16, me: &Holder) -> Others<'_> {
+        match self {
+            Self::One(one, ports) if one != me && ports.contains(&port) => Others::One(one),
+            Self::One(..) => Others::None,
+            Self::Many(index) => Others::of(index.holders.get(&port).into_iter().flatten(), me),
+        }
+    }
+
+    /// The other workspaces that claim any port.
+    fn other_holders(&self, me: &Holder) -> Others<'_> {
+        match self {
+            Self::One(one, _) => Others::of(std::iter::once(one), me),
+            Self::Many(index) => Others::of(index.ports.keys(), me),
+        }
+    }
+
+    fn each_other(&self, me: &Holder, mut each: impl FnMut(&Holder)) {
+        match self {
+            Self::One(one, _) => std::iter::once(one).filter(|one| *one != me).for_each(&mut each),
+            Self::Many(index) => index.ports.keys().filter(|one| *one != me).for_each(&mut each),
+        }
+    }
+}
+
+impl Index {
+    fn replace(&mut self, holder: &Holder, ports: BTreeSet<u16>) {
+        for port in self.ports.remove(holder).unwrap_or_default() {
+            if let btree_map::Entry::Occupied(mut entry) = self.holders.entry(port) {
+                entry.get_mut().remove(holder);
+                if entry.get().is_empty() {
+                    entry.remove();
+                }
+            }
+        }
+        for port in &ports {
+            self.holders.entry(*port).or_default().insert(holder.clone());
+        }
+        if !ports.is_empty() {
+            self.ports.insert(holder.clone(), ports);
+        }
+    }
+}
+
+impl<'c> Others<'c> {
+    /// Looks at three claimants at most.
+    fn of(all: impl Iterator<Item = &'c Holder>, me: &Holder) -> Self {
+        let mut others = all.filter(|one| *one != me);
+        match (others.next(), others.next()) {
+            (None, _) => Self::None,
+            (Some(one), None) => Self::One(one),
+            (Some(_), Some(_)) => Self::Several,
         }
     }
 }
@@ -116,4 +233,102 @@ fn addresses(workspace: Option<&Workspace>, undeclared: UndeclaredPorts) -> BTre
         address.meant().into_iter().map(move |ip| SocketAddr::new(ip, port))
     };
     of_ports.chain(of_all).flat_map(meant).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::workspaces::{Admission, Endpoint, EndpointName, Person, Phase, Protocol, Revision};
+
+    /// A workspace that claims these ports of addresses; port zero stands for all.
+    fn workspace(id: &str, claims: &BTreeSet<(u8, u16)>) -> Workspace {
+        let endpoint = |(number, (host, port)): (usize, &(u8, u16))| Endpoint {
+            name: EndpointName::Port(u16::try_from(number + 1).unwrap()),
+            protocol: Protocol::Http,
+            admission: Admission::Owner,
+            destination: Destination::Address(format!("10.0.0.{host}:{port}").parse().unwrap()),
+        };
+        let ports = claims.iter().filter(|(_, port)| *port != ALL_PORTS);
+        let all = claims.iter().find(|(_, port)| *port == ALL_PORTS);
+        Workspace {
+            id: id.parse().unwrap(),
+            instance: None,
+            revision: Revision::default(),
+            organization: None,
+            owner_label: "alice".into(),
+            owner: Person::default(),
+            grants: vec![],
+            phase: Phase::Running,
+            address: all.map(|(host, _)| format!("10.0.0.{host}").parse().unwrap()),
+            template: None,
+            endpoints: ports.enumerate().map(endpoint).collect(),
+            paths: vec![],
+        }
+    }
+
+    fn clash(one: &BTreeSet<(u8, u16)>, other: &BTreeSet<(u8, u16)>) -> bool {
+        let same = |a: u16, b: u16| a == b || a == ALL_PORTS || b == ALL_PORTS;
+        one.iter().any(|(host, port)| other.iter().any(|(h, p)| h == host && same(*p, *port)))
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_remembered_of_each_conflict_is_what_all_pairs_say(
+            changes in prop::collection::vec(
+                (0..6_usize, prop::collection::btree_set((0..2_u8, 0..3_u16), 0..4)), 1..40),
+        ) {
+            let mut claims = Claims::default();
+            let mut all: HashMap<WorkspaceId, (BTreeSet<(u8, u16)>, Workspace)> = HashMap::new();
+            let mut contested: HashMap<WorkspaceId, bool> = HashMap::new();
+            let (source, rule) = (SourceId::new(0), UndeclaredPorts::Owner);
+            for (number, mut set) in changes {
+                // A workspace has one address of its own.
+                let mut own = set.iter().filter(|(_, port)| *port == ALL_PORTS).copied();
+                let first = own.next();
+                set.retain(|claim| claim.1 != ALL_PORTS || Some(*claim) == first);
+                let next = workspace(&format!("w{number}"), &set);
+                let id = next.id.clone();
+                let old = all.insert(id.clone(), (set, next.clone())).map(|(_, old)| old);
+                let touched = claims.change(source, &id, old.as_ref(), Some(&next), rule);
+                contested.insert(id.clone(), claims.contested(source, &next, rule));
+                for (_, id) in touched {
+                    contested.insert(id.clone(), claims.contested(source, &all[&id].1, rule));
+                }
+                for (id, (set, _)) in &all {
+                    let others = all.iter().filter(|(other, _)| *other != id);
+                    let expected = others.clone().any(|(_, (other, _))| clash(set, other));
+                    prop_assert_eq!(contested[id], expected, "{:?}", id);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn many_workspaces_at_one_address_touch_few_others() {
+        for same_port in [true, false] {
+            let mut claims = Claims::default();
+            let mut touched = 0;
+            let one = |number: u16| {
+                let port = if same_port { 1 } else { number + 1 };
+                workspace(&format!("w{number}"), &[(1, port)].into())
+            };
+            for number in 0..10_000 {
+                let next = one(number);
+                let (source, rule) = (SourceId::new(0), UndeclaredPorts::Deny);
+                touched += claims.change(source, &next.id, None, Some(&next), rule).len();
+                assert_eq!(claims.contested(source, &next, rule), same_port && number > 0);
+            }
+            for number in 0..10_000 {
+                let old = one(number);
+                let (source, rule) = (SourceId::new(0), UndeclaredPorts::Deny);
+                touched += claims.change(source, &old.id, Some(&old), None, rule).len();
+            }
+            assert!(claims.0.is_empty());
+            assert!(touched <= 2, "{touched}");
+        }
+    }
 }

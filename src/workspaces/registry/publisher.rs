@@ -355,15 +355,11 @@ impl Change<'_> {
     }
 
     fn contested(&self, source: SourceId, workspace: &Workspace) -> bool {
-        let undeclared = |source: SourceId| {
-            self.state
-                .get(source.index())
-                .map_or(UndeclaredPorts::Deny, |p| p.rules.undeclared_ports)
-        };
-        self.writer.claims.contested(source, workspace, undeclared(source), |(source, id)| {
-            let entry = self.state.get(source.index())?.map.get(id)?;
-            Some((&*entry.workspace, undeclared(*source)))
-        })
+        let undeclared = self
+            .state
+            .get(source.index())
+            .map_or(UndeclaredPorts::Deny, |part| part.rules.undeclared_ports);
+        self.writer.claims.contested(source, workspace, undeclared)
     }
 
     fn remove(&mut self, id: &WorkspaceId, at: MonotonicTime, arrived: MonotonicTime, end: End) {
