@@ -58,11 +58,12 @@
 //! sessions
 //! identity
 //! haproxy  audit  traces  request  spop
-//! diagnostics  file_watch  unix_socket  backoff  fingerprint  reaper  time
+//! diagnostics  file_watch  unix_socket  backoff  fingerprint  reaper  lock  time
 //! ```
 //!
-//! [`unix_socket`] binds sockets with owner and mode, [`backoff`] has the pauses between attempts, [`fingerprint`] names larger things in records, [`reaper`] frees
-//! large values away from requests, [`time`] has the clocks.
+//! [`unix_socket`] binds sockets with owner and mode, [`backoff`] has the pauses between attempts, [`fingerprint`] names
+//! larger things in records, [`reaper`] frees large values away from requests, [`lock`] has locks that a panic does not
+//! close, [`time`] has the clocks.
 
 #![forbid(unsafe_code)]
 
@@ -81,6 +82,7 @@ pub mod gate;
 pub mod haproxy;
 pub mod haproxy_config;
 pub mod identity;
+pub mod lock;
 pub mod metrics;
 pub mod reaper;
 pub mod request;

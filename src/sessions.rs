@@ -11,7 +11,7 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -21,7 +21,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::digest;
 use secrecy::SecretString;
 
-use crate::{identity::Identity, time::Timestamp};
+use crate::{identity::Identity, lock::Mutex, time::Timestamp};
 
 pub mod flow;
 pub mod seal;
@@ -131,30 +131,30 @@ impl Session {
     /// The hosts that have a cookie of it, the login host among them.
     #[must_use]
     pub fn host_names(&self) -> Vec<String> {
-        let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let hosts = self.hosts.lock();
         hosts.iter().map(|(host, _)| host.to_string()).collect()
     }
 
     /// What the provider gave last.
     #[must_use]
     pub fn tokens(&self) -> Tokens {
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.tokens.lock().clone()
     }
 
     /// Whether the provider is to be asked whether it still counts: it was used since it was asked last.
     fn is_due(&self, now: Timestamp) -> bool {
-        let tokens = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        let tokens = self.tokens.lock();
         tokens.refresh.is_some() && tokens.due <= now && tokens.asked < self.last()
     }
 
     /// Puts the question off, at this agent.
     pub(crate) fn put_off(&self, until: Timestamp) {
-        self.tokens.lock().unwrap_or_else(PoisonError::into_inner).due = until;
+        self.tokens.lock().due = until;
     }
 
     fn replace(&self, identity: Identity, tokens: Tokens) {
         self.identity.store(Arc::new(identity));
-        *self.tokens.lock().unwrap_or_else(PoisonError::into_inner) = tokens;
+        *self.tokens.lock() = tokens;
     }
 
     fn as_kept(&self) -> store::Kept {
@@ -163,17 +163,17 @@ impl Session {
 
     /// What ends with it.
     fn ending(&self) -> (store::Key, Vec<Digest>) {
-        let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let hosts = self.hosts.lock();
         (self.key, hosts.iter().map(|(_, digest)| *digest).collect())
     }
 
     fn forget_cookies(&self) {
-        self.hosts.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.hosts.lock().clear();
     }
 
     /// The cookie that another one for the host will replace.
     fn replaces(&self, host: &str) -> Option<Digest> {
-        let hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let hosts = self.hosts.lock();
         let same = hosts.iter().find(|(known, _)| **known == *host);
         let oldest = || hosts.front().filter(|_| hosts.len() >= MAX_HOSTS);
         same.or_else(oldest).map(|(_, digest)| *digest)
@@ -182,7 +182,7 @@ impl Session {
     /// Notes a cookie for a host. Returns the one it replaces.
     fn take_in(&self, host: &str, digest: Digest) -> Option<Digest> {
         let old = self.replaces(host);
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut hosts = self.hosts.lock();
         hosts.retain(|(_, known)| Some(*known) != old);
         hosts.push_back((host.into(), digest));
         old

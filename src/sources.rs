@@ -10,9 +10,9 @@
 //! understand becomes the narrowest value: an unknown state is not routable, and an unknown sharing
 //! level admits only the owner.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use crate::workspaces::reconcile::status::Status;
+use crate::{lock::Mutex, workspaces::reconcile::status::Status};
 
 pub mod api;
 pub mod coder;

@@ -17,7 +17,7 @@ use std::{
     hash::{BuildHasher as _, RandomState},
     net::IpAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -29,6 +29,7 @@ use crate::{
     authz::{decision::Route, reason::Verdict},
     gate::Response,
     identity::Identity,
+    lock::Mutex,
     request::Request,
     sessions::Session,
     time::{MonotonicTime, Timestamp},
@@ -254,7 +255,7 @@ impl Edge {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

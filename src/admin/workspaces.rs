@@ -1,9 +1,6 @@
 //! Workspaces and their sources: looked at, and written where a source is one of the API's.
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -175,7 +172,7 @@ impl Shared {
             let state = snapshot.state(SourceId::new(number))?;
             Some(SourceView {
                 name: source.name.to_string(),
-                status: source.status.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+                status: source.status.lock().clone(),
                 workspaces: state.workspaces,
                 routable: state.routable,
                 contested: state.contested,

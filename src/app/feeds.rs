@@ -1,9 +1,6 @@
 //! From configured sources to running ones.
 
-use std::{
-    collections::BTreeSet,
-    sync::{Arc, Mutex},
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 use anyhow::Context as _;
 use tokio::task::JoinSet;
@@ -14,6 +11,7 @@ use crate::{
     backoff::jitter,
     config::{Config, Platform, SourceKind},
     diagnostics::Mistakes,
+    lock::Mutex,
     sources::{
         WatchedSource,
         api::Leases,

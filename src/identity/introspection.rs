@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     time::{Duration, Instant},
 };
 
@@ -19,6 +19,7 @@ use super::{
     Authentication, Identity, Profile, Refusal, cache::TokenDigest, claims, json, pending::Waiting,
 };
 use crate::{
+    lock::Mutex,
     time::{MonotonicTime, Timestamp},
     traces,
 };
@@ -163,7 +164,7 @@ impl Introspector {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<TokenDigest, watch::Sender<u64>>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pending.lock()
     }
 }
 

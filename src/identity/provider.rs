@@ -7,7 +7,7 @@
 use std::{
     path::PathBuf,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use super::{Profile, keys::KeySet};
 use crate::{
     backoff::{Backoff, jitter},
+    lock::Mutex,
     time::Timestamp,
 };
 
@@ -186,7 +187,7 @@ impl Provider {
     /// stranger's made-up key id shall not keep the provider's own new key out.
     pub fn refetch(&self) -> Option<watch::Receiver<u64>> {
         let ended = self.attempts.subscribe();
-        let mut starts = self.starts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut starts = self.starts.lock();
         if self.fetching.load(Ordering::Acquire) {
             return Some(ended);
         }

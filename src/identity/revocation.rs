@@ -7,7 +7,7 @@ use std::{
     collections::HashMap,
     path::PathBuf,
     sync::{
-        Arc, Mutex, OnceLock, PoisonError, RwLock,
+        Arc, OnceLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
@@ -19,7 +19,10 @@ use thiserror::Error;
 use tracing::{error, warn};
 
 use super::{Authority, Identity};
-use crate::time::Timestamp;
+use crate::{
+    lock::{Mutex, RwLock},
+    time::Timestamp,
+};
 
 mod journal;
 
@@ -174,7 +177,7 @@ impl Revocations {
                     revocations.remove(&revocations.identified(revocation));
                 }
             })?;
-            *revocations.journal.lock().unwrap_or_else(PoisonError::into_inner) = Some(journal);
+            *revocations.journal.lock() = Some(journal);
         }
         Ok(revocations)
     }
@@ -190,7 +193,7 @@ impl Revocations {
     /// # Errors
     /// Another agent has it, or it cannot be written.
     pub fn own(&self) -> Result<(), JournalError> {
-        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut journal = self.journal.lock();
         journal.as_mut().map_or(Ok(()), Journal::own)
     }
 
@@ -200,7 +203,7 @@ impl Revocations {
         if self.count.load(Ordering::Acquire) == 0 {
             return false;
         }
-        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        let all = self.all.read();
         let authority = &identity.authority;
         // Another spelling of the issuer may have been its identifier when something was revoked.
         let also = authority.accepted.iter().filter(|iss| **iss != authority.identifier);
@@ -225,7 +228,7 @@ impl Revocations {
     ) -> Result<Revocation, RevokeError> {
         let mut revocation = self.check(revocation)?;
         revocation.at_ms = Some(now.as_millis());
-        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut journal = self.journal.lock();
         if self.count.load(Ordering::Acquire) >= MAX_REVOCATIONS {
             return Err(RevokeError::Full);
         }
@@ -251,7 +254,7 @@ impl Revocations {
         }
         // First the others, so that none of them brings it back.
         self.tell(&revocation, Done::Lifted, now).map_err(RevokeError::Stays)?;
-        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut journal = self.journal.lock();
         if let Some(journal) = journal.as_mut() {
             journal.append(&Change::Lift(revocation.clone()))?;
         }
@@ -287,7 +290,7 @@ impl Revocations {
         if let Err(error) = revocation.is_good() {
             return warn!(%error, "applying a revocation made at another agent failed: it is not valid");
         }
-        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut journal = self.journal.lock();
         let known = self.known_at(&revocation);
         let change = match (spread.lifted, known) {
             (true, Some(at)) if at <= spread.at_ms => Change::Lift(revocation.clone()),
@@ -317,7 +320,7 @@ impl Revocations {
     /// When something was revoked, if it is; zero if nobody says.
     fn known_at(&self, revocation: &Revocation) -> Option<u64> {
         let (kind, named) = revocation.target()?;
-        let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+        let all = self.all.read();
         let known = all.get(&revocation.issuer)?.kind(kind).get(named)?;
         Some(known.at_ms.unwrap_or_default())
     }
@@ -366,7 +369,7 @@ impl Revocations {
     #[must_use]
     pub fn list(&self) -> Vec<Arc<Revocation>> {
         let all: Vec<OfAuthority> = {
-            let all = self.all.read().unwrap_or_else(PoisonError::into_inner);
+            let all = self.all.read();
             all.values().cloned().collect()
         };
         let maps = all.iter().flat_map(|of| [&of.subjects, &of.sessions, &of.tokens]);
@@ -393,7 +396,7 @@ impl Revocations {
     fn insert(&self, mut revocation: Revocation) {
         let Some((kind, named)) = revocation.target() else { return };
         let named: Arc<str> = named.into();
-        let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all.write();
         let map = all.entry(revocation.issuer.clone()).or_default().of_kind(kind);
         if let Some(old) = map.get(&named) {
             // A second revocation never takes part of the first one back.
@@ -410,7 +413,7 @@ impl Revocations {
 
     fn remove(&self, revocation: &Revocation) -> bool {
         let Some((kind, named)) = revocation.target() else { return false };
-        let mut all = self.all.write().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.all.write();
         let map = all.get_mut(&revocation.issuer).map(|of| of.of_kind(kind));
         let removed = map.and_then(|map| map.remove(named)).is_some();
         if removed {

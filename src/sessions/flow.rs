@@ -10,7 +10,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     time::Duration,
 };
 
@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     identity::Identity,
+    lock::Mutex,
     request::cookie,
     sessions::{
         seal::{Purpose, SealError, Sealer},
@@ -339,7 +340,7 @@ impl Used {
     }
 
     fn here(&self) -> MutexGuard<'_, UsedHere> {
-        self.here.lock().unwrap_or_else(PoisonError::into_inner)
+        self.here.lock()
     }
 
     /// Takes an id, which is good until some moment anyway; false when it was taken before, or when

@@ -11,7 +11,7 @@
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -35,6 +35,7 @@ use super::{
 };
 use crate::{
     identity::revocation::{Others, Spread},
+    lock::Mutex,
     sessions::store::{CookieEntry, Entry},
     time::{MonotonicTime, Timestamp},
 };
@@ -318,7 +319,7 @@ impl Shared {
     }
 
     fn untold(&self) -> MutexGuard<'_, Untold> {
-        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
+        self.untold.lock()
     }
 
     /// Tells the others when sessions were used last.
@@ -417,7 +418,7 @@ impl Shared {
         if self.is_unknown(&digest) {
             return None;
         }
-        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asking = self.asking.lock();
         if let Some(waiting) = asking.get(&digest) {
             return Some(waiting.clone());
         }
@@ -435,7 +436,7 @@ impl Shared {
                 Ok(Ok(None)) => shared.unknown.insert(digest, ()),
                 Ok(Err(_)) | Err(_) => {}
             }
-            let mut asking = shared.asking.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut asking = shared.asking.lock();
             asking.remove(&digest);
             // Nobody may wait any more.
             let _ = done.send(1);

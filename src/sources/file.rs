@@ -7,7 +7,7 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 use crate::{
     diagnostics::{Format, Mistakes},
     file_watch,
+    lock::Mutex,
     time::MonotonicTime,
     workspaces::{
         Workspace,
@@ -69,7 +70,7 @@ impl FileSource {
     /// # Errors The mistakes in it. The last good version stays in use.
     pub fn load(&mut self) -> Result<(), Mistakes> {
         let result = self.read();
-        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut status = self.status.lock();
         match &result {
             // An unchanged file may still be the broken one, so its error stays.
             Ok(false) => {}

@@ -13,7 +13,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -27,14 +27,17 @@ use tracing::warn;
 use url::Url;
 
 use super::http::{self, Api};
-use crate::workspaces::{
-    Admission, AppName, Destination, Endpoint, EndpointName, Gateway, Grant, Grantee, PathRule,
-    Person, Phase, Protocol, Revision, Workspace, WorkspaceId,
-    destination::Server,
-    directory::Member,
-    host::Host,
-    plain,
-    source::{Abilities, Event, Joining, Source, SourceError},
+use crate::{
+    lock::Mutex,
+    workspaces::{
+        Admission, AppName, Destination, Endpoint, EndpointName, Gateway, Grant, Grantee, PathRule,
+        Person, Phase, Protocol, Revision, Workspace, WorkspaceId,
+        destination::Server,
+        directory::Member,
+        host::Host,
+        plain,
+        source::{Abilities, Event, Joining, Source, SourceError},
+    },
 };
 
 pub mod server;
@@ -155,7 +158,7 @@ impl Hub {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock()
     }
 
     /// Adds or replaces a route.
@@ -210,7 +213,7 @@ impl Hub {
             table.revisions.remove(id);
             Event::Ended(id.clone())
         };
-        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner);
+        let listener = self.listener.lock();
         if let Some(listener) = listener.as_ref()
             && listener.try_send(event).is_err()
         {
@@ -396,7 +399,7 @@ impl Source for Hub {
 
     async fn watch(&self, events: mpsc::Sender<Event>) -> SourceError {
         if events.send(Event::Connected).await.is_ok() {
-            *self.listener.lock().unwrap_or_else(PoisonError::into_inner) = Some(events.clone());
+            *self.listener.lock() = Some(events.clone());
             events.closed().await;
         }
         SourceError::Unavailable("nobody listens any more".into())
@@ -473,7 +476,7 @@ mod tests {
         let following = Arc::clone(hub);
         tokio::spawn(async move { following.watch(sender).await });
         assert_eq!(events.recv().await, Some(Event::Connected));
-        while hub.listener.lock().unwrap().is_none() {
+        while hub.listener.lock().is_none() {
             tokio::task::yield_now().await;
         }
         events

@@ -7,11 +7,7 @@
 //! Invariant: an id that objects of different owners have is routed to none of them, since an
 //! object's author can choose its id.
 
-use std::{
-    collections::HashMap,
-    path::PathBuf,
-    sync::{Mutex, PoisonError},
-};
+use std::{collections::HashMap, path::PathBuf};
 
 use futures_util::{StreamExt as _, pin_mut};
 use kube::{
@@ -25,6 +21,7 @@ use tracing::warn;
 
 use crate::{
     identity::profile::MatchBy,
+    lock::Mutex,
     time::MonotonicTime,
     workspaces::{
         Workspace, WorkspaceId,
@@ -120,7 +117,7 @@ impl Kubernetes {
 
     /// Applies a change of an object, which is now `found`, and returns the events for it.
     fn change(&self, key: (String, String), found: Option<Found>) -> Vec<Event> {
-        let mut objects = self.objects.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut objects = self.objects.lock();
         let new = found.as_ref().map(|found| found.workspace.id.clone());
         let old = match found {
             Some(found) => objects.insert(key, found),
@@ -215,8 +212,7 @@ impl Source for Kubernetes {
                 // reported.
                 Ok(watcher::Event::InitDone) => {
                     let everything = all(&listed);
-                    *self.objects.lock().unwrap_or_else(PoisonError::into_inner) =
-                        std::mem::take(&mut listed);
+                    *self.objects.lock() = std::mem::take(&mut listed);
                     vec![Event::Everything(everything, started)]
                 }
                 Ok(watcher::Event::Apply(object)) => match self.read_object(&object) {

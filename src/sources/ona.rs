@@ -5,10 +5,7 @@
 //! gateway of the platform, under host names that the platform assigns, unless the operator's
 //! template says where they are.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -19,12 +16,15 @@ use super::{
     connect::{self, Stream},
     http::Api,
 };
-use crate::workspaces::{
-    Admission, Destination, Endpoint, EndpointName, Gateway, Grant, Grantee, Person, Phase,
-    Protocol, Revision, Workspace, WorkspaceId,
-    destination::Template,
-    directory::Member,
-    source::{Abilities, Event, Joining, Source, SourceError},
+use crate::{
+    lock::Mutex,
+    workspaces::{
+        Admission, Destination, Endpoint, EndpointName, Gateway, Grant, Grantee, Person, Phase,
+        Protocol, Revision, Workspace, WorkspaceId,
+        destination::Template,
+        directory::Member,
+        source::{Abilities, Event, Joining, Source, SourceError},
+    },
 };
 
 /// The number of items on a page; the limit of the API.
@@ -195,7 +195,7 @@ impl Ona {
     }
 
     fn context(&self) -> Arc<Context> {
-        Arc::clone(&self.context.lock().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.context.lock())
     }
 
     /// The environment as a workspace, or `None` if its id is not valid.
@@ -279,7 +279,7 @@ impl Source for Ona {
 
     async fn list(&self) -> Result<Vec<Workspace>, SourceError> {
         let context = Arc::new(Context { cap: self.cap().await?, shared: self.shared().await? });
-        *self.context.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&context);
+        *self.context.lock() = Arc::clone(&context);
         let request = json!({ "filter": { "archivalStatus": "ARCHIVAL_STATUS_ALL", "statusPhases": [
             "ENVIRONMENT_PHASE_CREATING",
             "ENVIRONMENT_PHASE_STARTING",

@@ -13,10 +13,11 @@ use std::{
     io::{self, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
 };
 
 use tracing::error;
+
+use crate::lock::Mutex;
 
 /// The endings of the two files, appended to the path of the file of tunnels.
 const ENDINGS: [&str; 2] = [".opened-0", ".opened-1"];
@@ -74,7 +75,7 @@ impl Journal {
     /// fatal: the running agent has the tunnel in its table.
     pub fn append(&self, line: &[u8]) {
         // A panic can leave no file open, or an incomplete line. Both are handled below.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let State { current, file, failed } = &mut *state;
         let path = self.paths.get(*current);
         // The failed write may have left an incomplete line: end it, so that it spoils no other.
@@ -103,7 +104,7 @@ impl Journal {
 
     /// Directs further lines to the other file.
     pub fn turn(&self) -> Turn<'_> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let before = state.current;
         state.current = 1 - before;
         state.file = None;

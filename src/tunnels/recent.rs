@@ -13,7 +13,7 @@
 use std::{
     collections::VecDeque,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     time::Duration,
 };
 
@@ -25,6 +25,7 @@ use crate::{
     },
     haproxy::runtime::Quarter,
     identity::Identity,
+    lock::Mutex,
     sessions::Session,
     time::{MonotonicTime, Timestamp},
     workspaces::{EndpointName, WorkspaceId, host::Host},
@@ -238,7 +239,7 @@ impl Recent {
     pub(super) fn lock(&self) -> MutexGuard<'_, Ring> {
         // Each change of the ring is complete before anything that can panic, so a poisoned lock is
         // safe.
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ring.lock()
     }
 
     /// Notes that all streams older than [`LASTS`] at this time were scanned. Forgotten requests of

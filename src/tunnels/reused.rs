@@ -8,7 +8,6 @@
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
-    sync::PoisonError,
     time::Duration,
 };
 
@@ -125,7 +124,7 @@ impl Site {
     /// under way. Then another scan is requested.
     fn is_early(&self, stream: (u32, Pointer)) -> bool {
         let now = MonotonicTime::now();
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = self.waiting.lock();
         waiting.retain(|_, since| now.since(*since) < SPARED * 10);
         let since = *waiting.entry(stream).or_insert(now);
         drop(waiting);

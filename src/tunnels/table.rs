@@ -14,7 +14,7 @@ use std::{
     net::IpAddr,
     path::Path,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, MutexGuard,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -36,6 +36,7 @@ use crate::{
         Process, SocketId,
         runtime::{Detail, Pointer},
     },
+    lock::Mutex,
     time::{MonotonicTime, Timestamp},
     tunnels::record::{StreamTerminated, TunnelEvent},
 };
@@ -215,7 +216,7 @@ impl Tunnels {
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         // Each change of the state is complete before anything that can panic, so a poisoned lock
         // is safe.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 
     /// Notified when a tunnel must be terminated.

@@ -11,7 +11,7 @@
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -25,6 +25,7 @@ use crate::{
         AskError, BATCH, Process, Socket, SocketId,
         runtime::{Detail, List, Listed, Malformed, Pointer},
     },
+    lock::Mutex,
     time::MonotonicTime,
     tunnels::table::Found,
 };
@@ -396,7 +397,7 @@ impl Site {
                 && !known.contains(&stream.pointer)
         });
         let strange: HashSet<_> = strange.map(|stream| (list.process, stream.pointer)).collect();
-        let mut known = self.strangers.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.strangers.lock();
         known.retain(|stranger| stranger.0 != list.process || strange.contains(stranger));
         let new = strange.into_iter().filter(|stranger| known.insert(*stranger));
         new.map(|(_, pointer)| pointer).collect()

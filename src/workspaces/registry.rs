@@ -8,18 +8,14 @@
 //! Invariant: everything in a snapshot is as old as its [`Record::age`] says, or newer. What was
 //! not confirmed recently enough is still in the snapshot, and the decision refuses it by its age.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use arc_swap::{ArcSwap, Guard};
 
 use super::{
     Admission, Workspace, WorkspaceId, destination::resolver::Resolver, directory::Directory,
 };
-use crate::{reaper::Reaper, time::MonotonicTime, workspaces::source::SourceId};
+use crate::{lock::Mutex, reaper::Reaper, time::MonotonicTime, workspaces::source::SourceId};
 
 mod claims;
 mod publisher;

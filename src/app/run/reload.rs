@@ -320,7 +320,7 @@ fn missing(gate: &Gate, providers: &[Arc<Provider>]) -> Vec<String> {
         snapshot.state(SourceId::new(*number)).is_none_or(|state| state.age.is_none())
     });
     let silent = silent.map(|(_, source)| {
-        let status = source.status.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let status = source.status.lock();
         let why = status.last_error.as_deref().unwrap_or("it has not answered");
         format!("the source '{}' did not tell its workspaces: {why}", source.name)
     });

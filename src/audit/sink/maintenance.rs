@@ -9,7 +9,7 @@ use std::{
     fs::File,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -18,6 +18,7 @@ use tracing::{error, warn};
 
 use crate::{
     audit::sink::names::{directory_of, rotated},
+    lock::{Condvar, Mutex},
     time::Timestamp,
 };
 
@@ -174,7 +175,7 @@ impl Maintenance {
     pub(super) fn settle(&self) {
         let mut jobs = self.shared.lock();
         while jobs.expiring {
-            jobs = self.shared.changed.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+            jobs = self.shared.changed.wait(jobs);
         }
     }
 }
@@ -191,7 +192,7 @@ impl Drop for Maintenance {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Jobs> {
-        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+        self.jobs.lock()
     }
 
     fn run(&self, path: &Path, disk: &dyn Disk) {
@@ -234,14 +235,13 @@ impl Shared {
             match pause {
                 None if jobs.closed => return None,
                 None => {
-                    jobs = self.changed.wait(jobs).unwrap_or_else(PoisonError::into_inner);
+                    jobs = self.changed.wait(jobs);
                 }
                 Some(Duration::ZERO) => {
                     return jobs.unsynced.take().map(|unsynced| Job::Sync(unsynced.file));
                 }
                 Some(pause) => {
-                    let waited = self.changed.wait_timeout(jobs, pause);
-                    jobs = waited.unwrap_or_else(PoisonError::into_inner).0;
+                    jobs = self.changed.wait_timeout(jobs, pause);
                 }
             }
         }

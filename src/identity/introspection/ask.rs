@@ -1,9 +1,6 @@
 //! One question to an introspection endpoint, with our own credentials (RFC 7662 section 2.1).
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 use aws_lc_rs::rand;
 use base64::{
@@ -23,6 +20,7 @@ use crate::{
         Profile,
         provider::{FetchError, Fetcher},
     },
+    lock::Mutex,
     time::Timestamp,
 };
 
@@ -118,13 +116,13 @@ impl Client {
     }
 
     async fn endpoint(&self, profile: &Profile) -> Result<Url, IntrospectionError> {
-        let known = self.endpoint.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = self.endpoint.lock().clone();
         if let Some(url) = known {
             return Ok(url);
         }
         let found = self.fetcher.introspection_endpoint(profile).await?;
         let url = found.ok_or(IntrospectionError::NoEndpoint)?;
-        *self.endpoint.lock().unwrap_or_else(PoisonError::into_inner) = Some(url.clone());
+        *self.endpoint.lock() = Some(url.clone());
         Ok(url)
     }
 }

@@ -1,7 +1,7 @@
 //! One fetch of an issuer's discovery document and key set, by https, with every size and time
 //! bounded.
 
-use std::{sync::Mutex, time::Duration};
+use std::time::Duration;
 
 use reqwest::{Client, RequestBuilder, Response, StatusCode, header, redirect::Policy};
 use serde::Deserialize;
@@ -14,6 +14,7 @@ use crate::{
         keys::{KeySet, KeySetError},
         profile::{UrlError, secure_url},
     },
+    lock::Mutex,
     time::MonotonicTime,
     traces,
 };
@@ -343,7 +344,7 @@ impl Fetcher {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Url>> {
-        self.jwks_uri.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.jwks_uri.lock()
     }
 }
 

@@ -143,7 +143,7 @@ impl Master {
 
     fn of(&self, id: u32, command: &str) -> String {
         let pointer = format!("0x7f{id:02}");
-        let mut shut = self.shut.lock().unwrap();
+        let mut shut = self.shut.lock();
         let is_there = !shut.contains_key(&id);
         match command.strip_suffix(&*pointer).unwrap_or(command) {
             "show sess" if is_there => {
@@ -170,7 +170,7 @@ impl Master {
     async fn ends(&self, process: u32, since: Instant) -> Duration {
         let end = async {
             loop {
-                if let Some(at) = self.shut.lock().unwrap().get(&process) {
+                if let Some(at) = self.shut.lock().get(&process) {
                     return at.saturating_duration_since(since);
                 }
                 sleep(Duration::from_millis(2)).await;

@@ -7,7 +7,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Weak},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::{Address, Gateway, Ranges};
-use crate::time::MonotonicTime;
+use crate::{lock::Mutex, time::MonotonicTime};
 
 /// The time between two lookups of a name.
 const INTERVAL: Duration = Duration::from_secs(30);
@@ -57,7 +57,7 @@ impl Resolver {
     #[must_use]
     pub fn adopt(&self, gateway: &Arc<Gateway>) -> Arc<Gateway> {
         let key = (gateway.to_string().into_boxed_str(), gateway.renames);
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut places = self.places.lock();
         if let Some(known) = places.get(&key).and_then(Weak::upgrade) {
             return known;
         }
@@ -70,14 +70,14 @@ impl Resolver {
     /// The number of names without an address.
     #[must_use]
     pub fn unresolved(&self) -> usize {
-        let places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let places = self.places.lock();
         let all = places.values().filter_map(Weak::upgrade);
         all.filter(|gateway| gateway.address().is_none()).count()
     }
 
     /// Resolves names until stopped.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let waiting = self.waiting.lock().take();
         let Some(mut waiting) = waiting else { return };
         let mut known = HashMap::new();
         let mut round = tokio::time::interval(INTERVAL);
@@ -109,7 +109,7 @@ impl Resolver {
 
     /// Returns the servers that some workspace still has, and forgets all others.
     fn all(&self, known: &mut HashMap<String, MonotonicTime>) -> Vec<Arc<Gateway>> {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut places = self.places.lock();
         let mut all = Vec::new();
         places.retain(|_, place| {
             all.extend(place.upgrade());

@@ -5,11 +5,7 @@
 //! end the synchronization of a source. [`Driver::run`] is the only task of a source that changes
 //! its [`Core`].
 
-use std::{
-    panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use tokio::{
@@ -24,6 +20,7 @@ use super::{
     status::Status,
 };
 use crate::{
+    lock::Mutex,
     time::MonotonicTime,
     workspaces::{
         WorkspaceId,
@@ -65,7 +62,7 @@ impl<S: Source> Driver<S> {
         loop {
             let now = MonotonicTime::now();
             self.core.handle(inputs.drain(..), now, &mut commands);
-            *self.status.lock().unwrap_or_else(PoisonError::into_inner) = self.core.status();
+            *self.status.lock() = self.core.status();
             for command in commands.drain(..) {
                 match command {
                     Command::Answered(id) => self.lookup.ended(&id, now),

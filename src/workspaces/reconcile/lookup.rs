@@ -6,16 +6,12 @@
 //! can make the agent send more than [`PER_SECOND`] reads a second on average. Anonymous requests
 //! never start one: only requests with a valid identity come this far.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use tokio::sync::{mpsc, watch};
 
 use super::super::WorkspaceId;
-use crate::time::MonotonicTime;
+use crate::{lock::Mutex, time::MonotonicTime};
 
 /// The average number of reads per second.
 const PER_SECOND: u32 = 20;
@@ -58,7 +54,7 @@ impl Lookup {
     #[must_use]
     pub fn ask(&self, id: &str, now: MonotonicTime) -> Option<watch::Receiver<u64>> {
         let id: WorkspaceId = id.parse().ok()?;
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         if let Some(running) = state.running.get(&id) {
             return Some(running.subscribe());
         }
@@ -79,7 +75,7 @@ impl Lookup {
 
     /// Ends the read of a workspace and wakes all requests that wait for it.
     pub fn ended(&self, id: &WorkspaceId, now: MonotonicTime) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         if state.running.remove(id).is_some() {
             state.asked.insert(id.clone(), now);
         }

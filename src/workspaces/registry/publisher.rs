@@ -10,7 +10,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
-    sync::{Arc, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     time::Duration,
 };
 
@@ -256,7 +256,7 @@ impl Publisher {
     }
 
     fn write<T>(&self, work: impl FnOnce(&mut Change<'_>) -> T) -> T {
-        let writer = self.registry.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let writer = self.registry.writer.lock();
         // The vector has one element per source, and each map is shared until it is changed.
         let state = Vec::clone(&self.registry.current.load());
         let resolver = &self.registry.resolver;

@@ -41,7 +41,7 @@ struct StuckDisk {
 impl StuckDisk {
     /// From now on, such calls wait.
     fn stick_at(&self, stuck: Stuck) {
-        *self.stuck.lock().unwrap() = Some(stuck);
+        *self.stuck.lock() = Some(stuck);
     }
 
     fn release(&self) {
@@ -49,8 +49,8 @@ impl StuckDisk {
     }
 
     fn call(&self, call: Call) {
-        let stuck = self.stuck.lock().unwrap().is_some_and(|stuck| stuck(&call));
-        self.calls.lock().unwrap().push(call);
+        let stuck = self.stuck.lock().is_some_and(|stuck| stuck(&call));
+        self.calls.lock().push(call);
         self.waiting.fetch_add(1, Ordering::AcqRel);
         while stuck && !self.released.load(Ordering::Acquire) {
             std::thread::sleep(Duration::from_millis(1));
@@ -146,7 +146,7 @@ impl Run {
         assert_eq!(all.matches("\"event\":\"reload\"").count(), self.kept);
         assert_eq!(all.matches("\"event\":\"expire\"").count(), 1, "the removal is on record");
         let inodes = files.iter().map(|path| path.metadata().unwrap().ino()).collect();
-        let calls = self.disk.calls.lock().unwrap().clone();
+        let calls = self.disk.calls.lock().clone();
         (calls, inodes)
     }
 }
@@ -227,7 +227,7 @@ fn r3_what_is_written_becomes_durable_without_a_checkpoint() {
     let output = Output::open(&settings, Box::new(disk.clone())).unwrap();
     let (_audit_log, _writer) = AuditLog::start(output, BUFFER, settings.when_full).unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
-    while disk.calls.lock().unwrap().is_empty() {
+    while disk.calls.lock().is_empty() {
         assert!(Instant::now() < deadline, "the first record is never synced");
         std::thread::sleep(Duration::from_millis(1));
     }
