@@ -32,6 +32,7 @@ use identity_spoa::{
         Identity, TokenIds,
         cache::{TokenCache, Verified},
         evidence::Evidence,
+        groups::JoinedGroups,
         profile::{Authority, MatchBy},
         revocation::{Revocation, Revocations},
     },
@@ -186,14 +187,15 @@ fn workspaces() {
 // --- People ---------------------------------------------------------------------------------------
 
 fn identity(authority: &Arc<Authority>, number: usize, expires: Timestamp) -> Identity {
+    let groups: Vec<Box<str>> = (0..5).map(|group| format!("group-{group}").into()).collect();
     Identity {
         authority: Arc::clone(authority),
         issuer: "https://idp.example.com/realms/corp".into(),
         subject: format!("00u{number:017}").into(),
         email: Some(format!("person{number}@example.com").into()),
         username: Some(format!("person{number}").into()),
-        groups: (0..5).map(|group| format!("group-{group}").into()).collect(),
-        groups_joined: "group-0,group-1,group-2,group-3,group-4".into(),
+        groups_joined: JoinedGroups::new(&groups),
+        groups,
         groups_overage: false,
         organization: Some("acme".into()),
         token: TokenIds::default(),

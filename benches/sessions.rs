@@ -18,6 +18,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use identity_spoa::{
     identity::{
         Identity, TokenIds,
+        groups::JoinedGroups,
         profile::{Authority, MatchBy},
     },
     sessions::{Lifetime, Sessions, Tokens, seal::Sealer},
@@ -45,14 +46,15 @@ fn main() {
     let mut cookies = Vec::new();
     let started = Instant::now();
     for number in 0..COUNT {
+        let groups: Vec<Box<str>> = (0..5).map(|group| format!("group-{group}").into()).collect();
         let identity = Identity {
             authority: Arc::clone(&authority),
             issuer: "https://idp.example.com/realms/corp".into(),
             subject: format!("00u{number:017}").into(),
             email: Some(format!("person{number}@example.com").into()),
             username: Some(format!("person{number}").into()),
-            groups: (0..5).map(|group| format!("group-{group}").into()).collect(),
-            groups_joined: "group-0,group-1,group-2,group-3,group-4".into(),
+            groups_joined: JoinedGroups::new(&groups),
+            groups,
             groups_overage: false,
             organization: Some("acme".into()),
             token: TokenIds::default(),

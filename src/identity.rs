@@ -6,6 +6,7 @@
 
 use std::{fmt, sync::Arc};
 
+use self::groups::JoinedGroups;
 use crate::time::Timestamp;
 
 pub mod at_hash;
@@ -14,6 +15,7 @@ pub mod certificate;
 pub mod claims;
 pub mod credential;
 pub mod evidence;
+pub mod groups;
 pub mod introspection;
 pub mod issuers;
 pub mod json;
@@ -44,8 +46,8 @@ pub struct Identity {
     pub username: Option<Box<str>>,
     /// The groups, as the issuer spells them.
     pub groups: Vec<Box<str>>,
-    /// The groups joined by commas, without those that have a comma in their name.
-    pub groups_joined: Box<str>,
+    /// The groups as one text, for HAProxy.
+    pub groups_joined: JoinedGroups,
     /// The organization.
     pub organization: Option<Box<str>>,
     /// The issuer left the groups out because there were too many (Entra: more than 200).
@@ -70,7 +72,7 @@ impl Identity {
             email: None,
             username: None,
             groups: vec![],
-            groups_joined: "".into(),
+            groups_joined: JoinedGroups::default(),
             groups_overage: false,
             organization: None,
             token: TokenIds::default(),

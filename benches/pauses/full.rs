@@ -14,6 +14,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use identity_spoa::{
     identity::{
         Identity, TokenIds,
+        groups::JoinedGroups,
         profile::{Authority, MatchBy},
     },
     sessions::{Lifetime, Sessions, Tokens, seal::Sealer, store::Store},
@@ -170,7 +171,7 @@ fn identity(
         email: Some(format!("person{number}@example.com").into()),
         username: Some(format!("person{number}").into()),
         groups: vec!["group".into()],
-        groups_joined: "group".into(),
+        groups_joined: JoinedGroups::new(&["group".into()]),
         groups_overage: false,
         organization: None,
         token: TokenIds::default(),

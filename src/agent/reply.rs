@@ -117,13 +117,14 @@ fn spop(value: variables::Value<'_>) -> Value<'_> {
 
 /// The variables that a reused allow needs. The rules of the backends 'reused' in
 /// haproxy/haproxy.cfg read them.
-const KEPT: [&str; 15] = [
+const KEPT: [&str; 16] = [
     "decision_id",
     "user",
     "subject",
     "issuer",
     "email",
     "groups",
+    "groups_incomplete",
     "workspace",
     "dst_ip",
     "dst_port",

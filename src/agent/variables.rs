@@ -70,8 +70,13 @@ pub fn each(
         if let Some(email) = &identity.email {
             set("email", Value::Text(email.as_bytes()));
         }
-        if !identity.groups_joined.is_empty() {
-            set("groups", Value::Text(identity.groups_joined.as_bytes()));
+        let groups = &identity.groups_joined;
+        if !groups.as_str().is_empty() {
+            set("groups", Value::Text(groups.as_str().as_bytes()));
+        }
+        // A rule by group must not take "not in the text" for "not a member".
+        if groups.left_out() || identity.groups_overage {
+            set("groups_incomplete", Value::Bool(true));
         }
     }
     if let Some(workspace) = &decision.workspace {

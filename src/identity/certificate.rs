@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use x509_parser::{certificate::X509Certificate, extensions::GeneralName, prelude::FromDer as _};
 
-use super::{Authority, Identity, TokenIds, claims::MAX_SUBJECT};
+use super::{Authority, Identity, TokenIds, claims::MAX_SUBJECT, groups::JoinedGroups};
 use crate::time::Timestamp;
 
 /// The longest certificate that is read, in bytes.
@@ -69,7 +69,7 @@ impl CertificateRule {
             email,
             username: None,
             groups: vec![],
-            groups_joined: Box::default(),
+            groups_joined: JoinedGroups::default(),
             groups_overage: false,
             organization: None,
             token: TokenIds::default(),

@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Identity, Refusal, TokenIds,
+    groups::JoinedGroups,
     profile::{ClaimPath, GroupRule, Profile, TokenKinds},
 };
 use crate::time::Timestamp;
@@ -15,8 +16,6 @@ use crate::time::Timestamp;
 pub const MAX_SUBJECT: usize = 255;
 /// The longest e-mail address, login name, group or organization in bytes.
 const MAX_TEXT: usize = 320;
-/// The longest list of groups for headers, in bytes; HAProxy's buffers are 16 KiB for everything.
-const MAX_GROUPS_JOINED: usize = 4096;
 /// 9999-12-31T23:59:59Z: a `NumericDate` beyond it is a mistake, not a date.
 const MAX_DATE: f64 = 253_402_300_799.0;
 
@@ -70,7 +69,7 @@ pub fn identity(
         subject: subject.into(),
         email,
         username: text(claims, &paths.username).map(Into::into),
-        groups_joined: join(&groups),
+        groups_joined: JoinedGroups::new(&groups),
         groups,
         groups_overage: has_overage(claims),
         organization,
@@ -247,19 +246,4 @@ fn groups(claims: &Map<String, Value>, rule: &GroupRule) -> Vec<Box<str>> {
         Some(single @ Value::String(_)) => one(single).into_iter().collect(),
         _ => Vec::new(),
     }
-}
-
-/// The groups in one header value. A group with a comma would read as two, so it is left out.
-pub(crate) fn join(groups: &[Box<str>]) -> Box<str> {
-    let mut joined = String::new();
-    for group in groups.iter().filter(|group| !group.contains(',')) {
-        if joined.len() + group.len() >= MAX_GROUPS_JOINED {
-            break;
-        }
-        if !joined.is_empty() {
-            joined.push(',');
-        }
-        joined.push_str(group);
-    }
-    joined.into()
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::{Authority, Identity, TokenIds, claims};
+use super::{Authority, Identity, TokenIds, groups::JoinedGroups};
 use crate::time::Timestamp;
 
 /// The version that is written, and the only one that is read.
@@ -108,7 +108,7 @@ impl StoredIdentity {
             email: text(self.email),
             username: text(self.username),
             // It follows from the groups, so it is not stored.
-            groups_joined: claims::join(&groups),
+            groups_joined: JoinedGroups::new(&groups),
             groups,
             groups_overage: self.groups_overage,
             organization: text(self.organization),
@@ -165,7 +165,7 @@ mod tests {
                 subject,
                 email,
                 username,
-                groups_joined: claims::join(&groups),
+                groups_joined: JoinedGroups::new(&groups),
                 groups,
                 groups_overage,
                 organization,

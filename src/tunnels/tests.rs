@@ -7,6 +7,7 @@ use crate::{
     haproxy::runtime,
     identity::{
         TokenIds,
+        groups::JoinedGroups,
         profile::{Authority, MatchBy},
     },
     sessions::{Lifetime, Sessions, Tokens, seal::Sealer},
@@ -22,7 +23,7 @@ pub(super) fn identity() -> Identity {
         email: Some("s@corp".into()),
         username: None,
         groups: vec!["g".into()],
-        groups_joined: "g".into(),
+        groups_joined: JoinedGroups::new(&["g".into()]),
         groups_overage: false,
         organization: Some("o".into()),
         token: TokenIds { id: Some("t".into()), ..TokenIds::default() },

@@ -104,7 +104,7 @@ fn pass(actions: &mut ack::Actions<'_>, action: Action<'_>, change: &Change) {
 }
 
 /// Every variable of an answer without sign-in.
-const VARIABLES: [&str; 25] = [
+const VARIABLES: [&str; 26] = [
     "allow",
     "reason",
     "decision_id",
@@ -116,6 +116,7 @@ const VARIABLES: [&str; 25] = [
     "issuer",
     "email",
     "groups",
+    "groups_incomplete",
     "workspace",
     "owner",
     "endpoint",
