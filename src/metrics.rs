@@ -13,7 +13,7 @@ use crate::{
     audit::AuditEvent,
     authz::reason::{Reason, Verdict},
     identity::{
-        Refusal,
+        TokenError,
         evidence::{CredentialKind, Evidence},
     },
 };
@@ -109,7 +109,7 @@ const SHADOWS: [&str; 3] = ["same", "would_allow", "would_refuse"];
 #[derive(Debug)]
 pub struct Metrics {
     reasons: [AtomicU64; Reason::ALL.len()],
-    refusals: [AtomicU64; Refusal::ALL.len()],
+    token_errors: [AtomicU64; TokenError::ALL.len()],
     /// How many decisions took as long as each bound, and longer than all.
     buckets: [AtomicU64; BOUNDS.len() + 1],
     micros: AtomicU64,
@@ -158,7 +158,7 @@ impl Default for Metrics {
     fn default() -> Self {
         Self {
             reasons: std::array::from_fn(|_| AtomicU64::new(0)),
-            refusals: std::array::from_fn(|_| AtomicU64::new(0)),
+            token_errors: std::array::from_fn(|_| AtomicU64::new(0)),
             buckets: std::array::from_fn(|_| AtomicU64::new(0)),
             micros: AtomicU64::new(0),
             hits: AtomicU64::new(0),
@@ -188,9 +188,9 @@ impl Metrics {
     /// Counts a decision.
     pub fn decided(&self, reason: Reason, evidence: &Evidence, latency: Duration) {
         match reason {
-            Reason::Refused(refusal) => {
-                let at = Refusal::ALL.iter().position(|known| *known == refusal);
-                add(at.and_then(|at| self.refusals.get(at)), 1);
+            Reason::Refused(error) => {
+                let at = TokenError::ALL.iter().position(|known| *known == error);
+                add(at.and_then(|at| self.token_errors.get(at)), 1);
             }
             // The reasons of most decisions stand first.
             reason => {
@@ -244,8 +244,8 @@ impl Metrics {
 
     fn by_reason(&self) -> impl Iterator<Item = (Reason, u64)> {
         let reasons = Reason::ALL.into_iter().zip(self.reasons.iter().map(read));
-        let refusals = Refusal::ALL.into_iter().map(Reason::Refused);
-        reasons.chain(refusals.zip(self.refusals.iter().map(read)))
+        let token_errors = TokenError::ALL.into_iter().map(Reason::Refused);
+        reasons.chain(token_errors.zip(self.token_errors.iter().map(read)))
     }
 
     /// Appends what was counted.
@@ -365,7 +365,7 @@ mod tests {
         metrics.decided(Reason::Owner, &hit, Duration::from_micros(5));
         metrics.decided(Reason::Owner, &hit, Duration::from_micros(6));
         metrics.decided(Reason::Internal, &Evidence::default(), Duration::from_secs(7));
-        let refused = Reason::Refused(Refusal::Bound);
+        let refused = Reason::Refused(TokenError::Bound);
         metrics.decided(refused, &Evidence::default(), Duration::from_millis(3));
         metrics.session_event(AuditEvent::SignIn);
         metrics.session_event(AuditEvent::Start);
@@ -394,7 +394,7 @@ mod tests {
         assert_eq!(metrics.decisions(Verdict::Allow), 2);
         let reasons =
             text.lines().filter(|l| l.starts_with("identity_spoa_decisions_total")).count();
-        assert_eq!(reasons, Reason::ALL.len() + Refusal::ALL.len());
+        assert_eq!(reasons, Reason::ALL.len() + TokenError::ALL.len());
     }
 
     #[test]

@@ -336,7 +336,7 @@ impl Tunnel {
         let longest = settings.longest.map(|longest| (self.since.plus(longest), Cause::Lifetime));
         let credential = match (&self.identity, self.by) {
             (Some(identity), By::Token | By::Certificate) if !settings.outlive_token => {
-                let expired = Reason::Refused(crate::identity::Refusal::Expired);
+                let expired = Reason::Refused(crate::identity::TokenError::Expired);
                 Some((identity.expires, Cause::Refused(expired)))
             }
             _ => None,

@@ -229,9 +229,9 @@ fn document(metadata: &Metadata, host: &[u8]) -> String {
 fn challenge(reason: Reason, host: Option<&[u8]>, set: impl FnOnce(&str)) {
     let mut value = ArrayString::<768>::new();
     let written = match (reason, reason.status()) {
-        (Reason::Refused(refusal), _) => write!(
+        (Reason::Refused(error), _) => write!(
             value,
-            "Bearer realm=\"workspaces\", error=\"invalid_token\", error_description=\"{refusal}\""
+            "Bearer realm=\"workspaces\", error=\"invalid_token\", error_description=\"{error}\""
         ),
         (_, 401) => write!(value, "Bearer realm=\"workspaces\""),
         (_, 403) => write!(value, "Bearer realm=\"workspaces\", error=\"insufficient_scope\""),

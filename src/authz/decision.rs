@@ -149,8 +149,8 @@ pub fn decide(
     }
     let identity = match authentication {
         Authentication::Absent => return decision,
-        Authentication::Refused(refusal) => {
-            decision.reason = Reason::Refused(refusal);
+        Authentication::Refused(error) => {
+            decision.reason = Reason::Refused(error);
             return decision;
         }
         Authentication::IntrospectionUnavailable => {

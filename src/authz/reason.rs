@@ -1,186 +1,159 @@
-//! Every outcome: its stable id, its verdict, its HTTP status.
+//! Every outcome of a decision: its stable id, its verdict, its HTTP status.
 //!
-//! A new reason is one line in [`Reason::row`] and one in [`Reason::ALL`].
+//! A reason is declared once, in the list below. HAProxy, the audit log, the metrics and `docs/reasons.md` name it by
+//! its id; a test holds the document against the list. The errors of tokens ([`TokenError`]) are reasons too, with ids
+//! and sentences of their own.
 
 use std::fmt;
 
-use crate::identity::Refusal;
+use crate::identity::TokenError;
 
-/// What is to happen to a request.
+/// What happens to a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verdict {
-    /// It travels on.
+    /// It goes on to the workspace.
     Allow,
-    /// It is refused until somebody signs in.
+    /// It is refused, and signing in may help.
     SignIn,
     /// It is refused.
     Deny,
-    /// It is refused because nobody can tell at the moment.
+    /// It is refused because the agent cannot decide at the moment.
     Unavailable,
 }
 
-/// Why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Reason {
-    /// The owner asks.
-    Owner,
-    /// The workspace was granted to the user.
-    GrantedUser,
-    /// The workspace was granted to a group of the user.
-    GrantedGroup,
-    /// The endpoint is open to the user's organization.
-    Organization,
-    /// The endpoint is open to everyone signed in.
-    Authenticated,
-    /// The endpoint is open to everyone.
-    Public,
+/// Declares the reasons: documentation, name, id, verdict and HTTP status of each.
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $name:ident = $id:literal, $verdict:ident, $status:literal;)+) => {
+        /// Why a request is allowed or refused.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $name,)+
+            /// The credential is not valid.
+            Refused(TokenError),
+        }
+
+        impl Reason {
+            /// Every reason except the errors of tokens ([`TokenError::ALL`]).
+            pub const ALL: [Self; [$($id),+].len()] = [$(Self::$name),+];
+
+            const fn row(self) -> (&'static str, Verdict, u16) {
+                match self {
+                    $(Self::$name => ($id, Verdict::$verdict, $status),)+
+                    Self::Refused(error) => (error.id(), Verdict::Deny, 401),
+                }
+            }
+        }
+    };
+}
+
+// Those of most decisions stand first: metrics search the list for each decision.
+reasons! {
+    /// The person is the owner.
+    Owner = "owner", Allow, 200;
+    /// A grant of the workspace names the person.
+    GrantedUser = "granted_user", Allow, 200;
+    /// A grant of the workspace names a group or team of the person.
+    GrantedGroup = "granted_group", Allow, 200;
+    /// The endpoint admits the workspace's organization, and the person is a member.
+    Organization = "organization", Allow, 200;
+    /// The endpoint admits everyone with a valid credential.
+    Authenticated = "authenticated", Allow, 200;
+    /// The endpoint admits everyone.
+    Public = "public", Allow, 200;
     /// A policy permits what ownership does not.
-    PolicyPermitted,
-    /// No credential.
-    CredentialMissing,
-    /// A credential that does not count.
-    Refused(Refusal),
-    /// The method is CONNECT: after it, HAProxy asks about nothing on the connection any more.
-    MethodRefused,
+    PolicyPermitted = "policy_permitted", Allow, 200;
+    /// The request has no credential.
+    CredentialMissing = "credential_missing", SignIn, 401;
+    /// The method is CONNECT, after which HAProxy asks about nothing more on the connection.
+    MethodRefused = "method_refused", Deny, 400;
     /// The request has no host.
-    HostMissing,
+    HostMissing = "host_missing", Deny, 400;
     /// The host is not a host name.
-    HostInvalid,
-    /// The request has several hosts.
-    HostRepeated,
+    HostInvalid = "host_invalid", Deny, 400;
+    /// The request has several Host headers.
+    HostRepeated = "host_repeated", Deny, 400;
     /// The request has several Authorization headers.
-    AuthorizationRepeated,
+    AuthorizationRepeated = "authorization_repeated", Deny, 400;
     /// The request has several Cookie headers.
-    CookieRepeated,
+    CookieRepeated = "cookie_repeated", Deny, 400;
     /// The request has several credentials.
-    CredentialRepeated,
-    /// The request asks which issuers' tokens count here, which HAProxy answers itself (RFC 9728).
-    ResourceMetadata,
-    /// A WebSocket with a session's cookie, opened by a page of another origin.
-    OriginForeign,
+    CredentialRepeated = "credential_repeated", Deny, 400;
+    /// The request asks which issuers' tokens are accepted (RFC 9728). HAProxy answers it with the document and 200.
+    ResourceMetadata = "resource_metadata", Deny, 404;
+    /// A page of another workspace or site made the request, whose cookie or client certificate the browser added by
+    /// itself.
+    OriginForeign = "origin_foreign", Deny, 403;
     /// No pattern matches the host.
-    HostUnmatched,
-    /// The identity has no right to the endpoint.
-    NotPermitted,
-    /// The identity has no right to the endpoint, but its issuer left its groups out of the token, and
-    /// the workspace is granted to groups.
-    GroupsOverage,
-    /// The identity's account at the workspace's platform is suspended or left.
-    UserInactive,
-    /// Several accounts of the workspace's platform fit the identity.
-    UserAmbiguous,
+    HostUnmatched = "host_unmatched", Deny, 421;
+    /// The person has no right to the endpoint.
+    NotPermitted = "not_permitted", Deny, 403;
+    /// The person has no right to the endpoint, but the issuer left their groups out of the token, and the workspace is
+    /// granted to groups.
+    GroupsOverage = "groups_overage", Deny, 403;
+    /// The person's account at the workspace's platform is suspended or gone.
+    UserInactive = "user_inactive", Deny, 403;
+    /// Several accounts of the workspace's platform match the person.
+    UserAmbiguous = "user_ambiguous", Deny, 403;
     /// The owner's account at the platform is suspended or gone.
-    OwnerInactive,
+    OwnerInactive = "owner_inactive", Deny, 403;
     /// The workspace does not declare the endpoint.
-    EndpointUndeclared,
+    EndpointUndeclared = "endpoint_undeclared", Deny, 403;
     /// A TCP stream at an endpoint that speaks HTTP: the stream could carry requests with any header.
-    EndpointNotTcp,
+    EndpointNotTcp = "endpoint_not_tcp", Deny, 403;
     /// An HTTP request at an endpoint that is declared as TCP.
-    EndpointIsTcp,
-    /// A TCP stream at an endpoint that has no address of its own: a backend or a named place tells
-    /// workspaces apart by the Host header, which a stream does not have.
-    StreamNeedsAddress,
+    EndpointIsTcp = "endpoint_is_tcp", Deny, 403;
+    /// A TCP stream at an endpoint without an address of its own. A backend, or a destination with a name, finds the
+    /// workspace by the Host header, which a stream does not have.
+    StreamNeedsAddress = "stream_needs_address", Deny, 403;
     /// A policy forbids it.
-    PolicyForbidden,
-    /// Policies cannot be evaluated: something that they look at is missing or cannot be read.
-    PolicyError,
+    PolicyForbidden = "policy_forbidden", Deny, 403;
+    /// The policies cannot be evaluated, because something that they look at is missing or cannot be read.
+    PolicyError = "policy_error", Deny, 403;
     /// There is no such workspace.
-    WorkspaceUnknown,
+    WorkspaceUnknown = "workspace_unknown", Deny, 404;
     /// The workspace is not running.
-    WorkspaceStopped,
-    /// The workspace is on its way up.
-    WorkspaceStarting,
-    /// The workspace is expected back.
-    WorkspaceInterrupted,
-    /// No source has delivered its workspaces yet.
-    WorkspacesNotLoaded,
+    WorkspaceStopped = "workspace_stopped", Deny, 404;
+    /// The workspace is starting.
+    WorkspaceStarting = "workspace_starting", Unavailable, 503;
+    /// The workspace is interrupted, and its platform expects it back.
+    WorkspaceInterrupted = "workspace_interrupted", Unavailable, 503;
+    /// Not every source has delivered its complete list yet.
+    WorkspacesNotLoaded = "workspaces_not_loaded", Unavailable, 503;
     /// Several sources have a workspace of that id.
-    WorkspaceAmbiguous,
-    /// What is known of the workspace is too old, or it changed in a way nobody could read yet.
-    WorkspaceStale,
-    /// Another workspace claims to be at the same address.
-    DestinationContested,
-    /// The name of the place where the workspace is does not resolve.
-    DestinationUnresolved,
-    /// The workspace claims to be where no request may be sent.
-    DestinationForbidden,
+    WorkspaceAmbiguous = "workspace_ambiguous", Unavailable, 503;
+    /// The source has not confirmed the workspace for too long, or it changed in a way that could not be read yet.
+    WorkspaceStale = "workspace_stale", Unavailable, 503;
+    /// Another workspace claims the same address.
+    DestinationContested = "destination_contested", Unavailable, 503;
+    /// The name of the destination does not resolve.
+    DestinationUnresolved = "destination_unresolved", Unavailable, 503;
+    /// The operator does not permit the destination.
+    DestinationForbidden = "destination_forbidden", Unavailable, 503;
     /// The issuer's keys could not be fetched.
-    KeysUnavailable,
-    /// The issuer of an opaque token could not be asked about it.
-    IntrospectionUnavailable,
-    /// The store of sessions is away, and whether the session still counts cannot be told.
-    SessionsUnavailable,
-    /// HAProxy asked with a message or argument that is not the shipped configuration's.
-    MessageUnknown,
-    /// No further tunnel can be tracked, so none is opened that could not be terminated.
-    TunnelsFull,
-    /// Too many requests wait for an answer.
-    Overloaded,
-    /// No answer in time.
-    Deadline,
-    /// The record of the decision could not be kept.
-    AuditUnavailable,
-    /// A fault of ours.
-    Internal,
+    KeysUnavailable = "keys_unavailable", Unavailable, 503;
+    /// The issuer of an opaque token does not answer.
+    IntrospectionUnavailable = "introspection_unavailable", Unavailable, 503;
+    /// The store of sessions has been away for so long that the agent does not know whether the session still exists.
+    SessionsUnavailable = "sessions_unavailable", Unavailable, 503;
+    /// HAProxy's message or one of its arguments is not as in the shipped configuration.
+    MessageUnknown = "message_unknown", Unavailable, 503;
+    /// The table of tunnels is full, and a tunnel that is not in it could not be closed later.
+    TunnelsFull = "tunnels_full", Unavailable, 503;
+    /// Too many requests wait for a response.
+    Overloaded = "overloaded", Unavailable, 503;
+    /// The response was not ready in time.
+    Deadline = "deadline", Unavailable, 503;
+    /// The record of the decision could not be written.
+    AuditUnavailable = "audit_unavailable", Unavailable, 503;
+    /// A fault of the agent.
+    Internal = "internal", Unavailable, 503;
 }
 
 impl Reason {
-    /// All reasons but the refusals of credentials ([`Refusal::ALL`]).
-    pub const ALL: [Self; 48] = [
-        Self::Owner,
-        Self::GrantedUser,
-        Self::GrantedGroup,
-        Self::Organization,
-        Self::Authenticated,
-        Self::Public,
-        Self::PolicyPermitted,
-        Self::CredentialMissing,
-        Self::MethodRefused,
-        Self::HostMissing,
-        Self::HostInvalid,
-        Self::HostRepeated,
-        Self::AuthorizationRepeated,
-        Self::CookieRepeated,
-        Self::CredentialRepeated,
-        Self::ResourceMetadata,
-        Self::OriginForeign,
-        Self::HostUnmatched,
-        Self::NotPermitted,
-        Self::GroupsOverage,
-        Self::UserInactive,
-        Self::UserAmbiguous,
-        Self::OwnerInactive,
-        Self::EndpointUndeclared,
-        Self::EndpointNotTcp,
-        Self::EndpointIsTcp,
-        Self::StreamNeedsAddress,
-        Self::PolicyForbidden,
-        Self::PolicyError,
-        Self::WorkspaceUnknown,
-        Self::WorkspaceStopped,
-        Self::WorkspaceStarting,
-        Self::WorkspaceInterrupted,
-        Self::WorkspacesNotLoaded,
-        Self::WorkspaceAmbiguous,
-        Self::WorkspaceStale,
-        Self::DestinationContested,
-        Self::DestinationUnresolved,
-        Self::DestinationForbidden,
-        Self::KeysUnavailable,
-        Self::IntrospectionUnavailable,
-        Self::SessionsUnavailable,
-        Self::MessageUnknown,
-        Self::TunnelsFull,
-        Self::Overloaded,
-        Self::Deadline,
-        Self::AuditUnavailable,
-        Self::Internal,
-    ];
-
-    /// The reason of an id.
+    /// The reason with this id.
     #[must_use]
-    pub fn of(id: &str) -> Option<Self> {
-        let mut all = Self::ALL.into_iter().chain(Refusal::ALL.map(Self::Refused));
+    pub fn from_id(id: &str) -> Option<Self> {
+        let mut all = Self::ALL.into_iter().chain(TokenError::ALL.map(Self::Refused));
         all.find(|reason| reason.id() == id)
     }
 
@@ -190,19 +163,19 @@ impl Reason {
         self.row().0
     }
 
-    /// What is to happen.
+    /// What happens to the request.
     #[must_use]
     pub const fn verdict(self) -> Verdict {
         self.row().1
     }
 
-    /// The HTTP status for the client; 200 stands for "allowed" and is never sent by us.
+    /// The HTTP status for the client. 200 stands for "allowed": then the workspace answers.
     #[must_use]
     pub const fn status(self) -> u16 {
         self.row().2
     }
 
-    /// What an operator does about it, where one sentence says it.
+    /// What an operator can do about it, where one sentence says it.
     #[must_use]
     pub const fn advice(self) -> Option<&'static str> {
         match self {
@@ -219,61 +192,6 @@ impl Reason {
                 "see [destinations] in the configuration: an address needs an entry in 'allow' (or 'only'), a backend one in 'backends'",
             ),
             _ => None,
-        }
-    }
-
-    const fn row(self) -> (&'static str, Verdict, u16) {
-        use Verdict::{Allow, Deny, SignIn, Unavailable};
-        match self {
-            Self::Owner => ("owner", Allow, 200),
-            Self::GrantedUser => ("granted_user", Allow, 200),
-            Self::GrantedGroup => ("granted_group", Allow, 200),
-            Self::Organization => ("organization", Allow, 200),
-            Self::Authenticated => ("authenticated", Allow, 200),
-            Self::Public => ("public", Allow, 200),
-            Self::PolicyPermitted => ("policy_permitted", Allow, 200),
-            Self::CredentialMissing => ("credential_missing", SignIn, 401),
-            Self::Refused(refusal) => (refusal.id(), Deny, 401),
-            Self::MethodRefused => ("method_refused", Deny, 400),
-            Self::HostMissing => ("host_missing", Deny, 400),
-            Self::HostInvalid => ("host_invalid", Deny, 400),
-            Self::HostRepeated => ("host_repeated", Deny, 400),
-            Self::AuthorizationRepeated => ("authorization_repeated", Deny, 400),
-            Self::CookieRepeated => ("cookie_repeated", Deny, 400),
-            Self::CredentialRepeated => ("credential_repeated", Deny, 400),
-            Self::ResourceMetadata => ("resource_metadata", Deny, 404),
-            Self::OriginForeign => ("origin_foreign", Deny, 403),
-            Self::HostUnmatched => ("host_unmatched", Deny, 421),
-            Self::NotPermitted => ("not_permitted", Deny, 403),
-            Self::GroupsOverage => ("groups_overage", Deny, 403),
-            Self::UserInactive => ("user_inactive", Deny, 403),
-            Self::UserAmbiguous => ("user_ambiguous", Deny, 403),
-            Self::OwnerInactive => ("owner_inactive", Deny, 403),
-            Self::EndpointUndeclared => ("endpoint_undeclared", Deny, 403),
-            Self::EndpointNotTcp => ("endpoint_not_tcp", Deny, 403),
-            Self::EndpointIsTcp => ("endpoint_is_tcp", Deny, 403),
-            Self::StreamNeedsAddress => ("stream_needs_address", Deny, 403),
-            Self::PolicyForbidden => ("policy_forbidden", Deny, 403),
-            Self::PolicyError => ("policy_error", Deny, 403),
-            Self::WorkspaceUnknown => ("workspace_unknown", Deny, 404),
-            Self::WorkspaceStopped => ("workspace_stopped", Deny, 404),
-            Self::WorkspaceStarting => ("workspace_starting", Unavailable, 503),
-            Self::WorkspaceInterrupted => ("workspace_interrupted", Unavailable, 503),
-            Self::WorkspacesNotLoaded => ("workspaces_not_loaded", Unavailable, 503),
-            Self::WorkspaceAmbiguous => ("workspace_ambiguous", Unavailable, 503),
-            Self::WorkspaceStale => ("workspace_stale", Unavailable, 503),
-            Self::DestinationContested => ("destination_contested", Unavailable, 503),
-            Self::DestinationUnresolved => ("destination_unresolved", Unavailable, 503),
-            Self::DestinationForbidden => ("destination_forbidden", Unavailable, 503),
-            Self::KeysUnavailable => ("keys_unavailable", Unavailable, 503),
-            Self::IntrospectionUnavailable => ("introspection_unavailable", Unavailable, 503),
-            Self::SessionsUnavailable => ("sessions_unavailable", Unavailable, 503),
-            Self::MessageUnknown => ("message_unknown", Unavailable, 503),
-            Self::TunnelsFull => ("tunnels_full", Unavailable, 503),
-            Self::Overloaded => ("overloaded", Unavailable, 503),
-            Self::Deadline => ("deadline", Unavailable, 503),
-            Self::AuditUnavailable => ("audit_unavailable", Unavailable, 503),
-            Self::Internal => ("internal", Unavailable, 503),
         }
     }
 }
@@ -304,7 +222,7 @@ mod tests {
     use super::*;
 
     fn everything() -> impl Iterator<Item = Reason> {
-        Reason::ALL.into_iter().chain(Refusal::ALL.map(Reason::Refused))
+        Reason::ALL.into_iter().chain(TokenError::ALL.map(Reason::Refused))
     }
 
     #[test]
@@ -321,18 +239,6 @@ mod tests {
         for reason in everything() {
             assert_eq!(reason.status() == 200, reason.verdict() == Verdict::Allow, "{reason}");
             assert!([200, 400, 401, 403, 404, 421, 503].contains(&reason.status()), "{reason}");
-        }
-    }
-
-    #[test]
-    fn refusals_can_stand_in_a_header() {
-        for refusal in Refusal::ALL {
-            assert!(
-                refusal
-                    .describe()
-                    .bytes()
-                    .all(|b| (b' '..=b'~').contains(&b) && b != b'"' && b != b'\\')
-            );
         }
     }
 }

@@ -142,8 +142,8 @@ fn show(
                 identity.groups,
             )?;
         }
-        (None, crate::authz::reason::Reason::Refused(refusal)) => {
-            writeln!(out, "identity    none: {refusal}")?;
+        (None, crate::authz::reason::Reason::Refused(error)) => {
+            writeln!(out, "identity    none: {error}")?;
         }
         (None, _) if request.is_stream => {
             writeln!(

@@ -13,7 +13,7 @@ use super::{Check, Gate, Stop, origin::Holder};
 use crate::{
     authz::{decision::HostMatch, reason::Reason},
     identity::{
-        Authentication, Identity, Refusal,
+        Authentication, Identity, TokenError,
         credential::Credential,
         evidence::{CredentialKind, Evidence},
         issuers::Outcome,
@@ -81,7 +81,7 @@ impl Gate {
             && self.revocations.cover(identity)
         {
             debug!(user = identity.label(), "a revoked credential");
-            found.authentication = Authentication::Refused(Refusal::Revoked);
+            found.authentication = Authentication::Refused(TokenError::Revoked);
         }
         Ok(found)
     }
@@ -117,7 +117,7 @@ impl Gate {
         let certificate = check.request.certificate;
         let outcome = self.issuers.authenticate(token, certificate, check.now, check.waiting);
         let authentication = match settled(outcome)? {
-            Authentication::Known(_) => Authentication::Refused(Refusal::Bound),
+            Authentication::Known(_) => Authentication::Refused(TokenError::Bound),
             other => other,
         };
         Ok(Authenticated::by(CredentialKind::Dpop, authentication))

@@ -13,7 +13,7 @@ use crate::{
         reason::Reason,
     },
     identity::{
-        Authentication, Identity, Refusal,
+        Authentication, Identity, TokenError,
         pending::{Pending, Waiting},
     },
     time::{MonotonicTime, Timestamp},
@@ -81,9 +81,9 @@ impl Gate {
         let host = HostMatch::Matched(host.clone(), target);
         let authentication = match identity.map(|identity| self.vouched(identity)) {
             None => Authentication::Absent,
-            Some(None) => Authentication::Refused(Refusal::Issuer),
+            Some(None) => Authentication::Refused(TokenError::Issuer),
             Some(Some(identity)) if self.revocations.cover(&identity) => {
-                Authentication::Refused(Refusal::Revoked)
+                Authentication::Refused(TokenError::Revoked)
             }
             Some(Some(identity)) => Authentication::Known(identity),
         };

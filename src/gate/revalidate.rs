@@ -14,7 +14,7 @@ use crate::{
         policy::RequestContext,
         reason::{Reason, Verdict},
     },
-    identity::{Identity, Refusal},
+    identity::{Identity, TokenError},
     sessions::Session,
     workspaces::{
         Destination,
@@ -63,7 +63,7 @@ pub fn revalidate(
         && let Some(identity) = &held.identity
         && !gate.authorities().any(|authority| Arc::ptr_eq(authority, &identity.authority))
     {
-        return Err(Ended::Refused(Reason::Refused(Refusal::Issuer)));
+        return Err(Ended::Refused(Reason::Refused(TokenError::Issuer)));
     }
     // The groups of a session's person may have changed since.
     let identity = held.session.map(|session| session.identity()).or(held.identity);

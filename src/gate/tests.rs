@@ -12,7 +12,7 @@ use super::{
     *,
 };
 use crate::{
-    identity::{Refusal, evidence::CredentialKind, revocation::Revocation},
+    identity::{TokenError, evidence::CredentialKind, revocation::Revocation},
     request::{Browser, Passes},
 };
 
@@ -128,8 +128,8 @@ type Row = (
     CredentialKind,
 );
 
-const EXPIRED: Reason = Reason::Refused(Refusal::Expired);
-const BOUND: Reason = Reason::Refused(Refusal::Bound);
+const EXPIRED: Reason = Reason::Refused(TokenError::Expired);
+const BOUND: Reason = Reason::Refused(TokenError::Bound);
 const MISSING: Reason = Reason::CredentialMissing;
 const NONE: &[Token] = &[Token::None, Token::Basic];
 
@@ -402,7 +402,7 @@ fn what_is_revoked_is_refused_and_a_person_may_sign_in_again() {
     };
     scene.gate.revocations.revoke(subject("corp", "alice"), scene.now).unwrap();
     scene.gate.revocations.revoke(subject("machines", "build"), scene.now).unwrap();
-    let revoked = Reason::Refused(Refusal::Revoked);
+    let revoked = Reason::Refused(TokenError::Revoked);
     assert_eq!(ask(Token::Good, Certificate::None, Cookie::None), revoked);
     assert_eq!(ask(Token::None, Certificate::Machine, Cookie::None), revoked);
     assert_eq!(ask(Token::None, Certificate::None, Cookie::Alice), MISSING);
@@ -489,7 +489,7 @@ async fn a_decision_waits_only_where_it_may() {
     for (request, reason) in [
         (
             Request { authorization: Some(unknown_key.as_bytes()), ..plain(&known) },
-            Reason::Refused(Refusal::Key),
+            Reason::Refused(TokenError::Key),
         ),
         (
             Request { authorization: Some(bearer.as_bytes()), ..plain(&started) },

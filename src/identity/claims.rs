@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
 use super::{
-    Identity, Refusal, TokenIds,
+    Identity, TokenError, TokenIds,
     groups::JoinedGroups,
     profile::{ClaimPath, GroupRule, Profile, TokenKinds},
 };
@@ -29,13 +29,13 @@ pub fn identity(
     claims: &Map<String, Value>,
     typed_access: bool,
     now: Timestamp,
-) -> Result<Identity, Refusal> {
-    let issuer = claims.get("iss").and_then(Value::as_str).ok_or(Refusal::Claims)?;
-    let accepted = profile.accepts(issuer).ok_or(Refusal::Issuer)?;
+) -> Result<Identity, TokenError> {
+    let issuer = claims.get("iss").and_then(Value::as_str).ok_or(TokenError::Claims)?;
+    let accepted = profile.accepts(issuer).ok_or(TokenError::Issuer)?;
     if let Some(tenant) = &accepted.tenant
         && claims.get("tid").and_then(Value::as_str) != Some(tenant)
     {
-        return Err(Refusal::Tenant);
+        return Err(TokenError::Tenant);
     }
     let kind = kind(claims, typed_access)?;
     check_kind(profile.tokens, kind)?;
@@ -43,15 +43,15 @@ pub fn identity(
     let expires = check_time(profile, claims, now)?;
     let bound_to = confirmation(claims)?;
     let paths = &profile.claims;
-    let subject = paths.subject.find(claims).and_then(Value::as_str).ok_or(Refusal::Claims)?;
+    let subject = paths.subject.find(claims).and_then(Value::as_str).ok_or(TokenError::Claims)?;
     if subject.is_empty()
         || subject.len() > MAX_SUBJECT
         || !subject.bytes().all(|b| b.is_ascii_graphic() || b == b' ')
     {
-        return Err(Refusal::Claims);
+        return Err(TokenError::Claims);
     }
     if !profile.require.iter().all(|requirement| requirement.is_met(claims)) {
-        return Err(Refusal::Requirement);
+        return Err(TokenError::Requirement);
     }
     let verified = claims.get("email_verified") == Some(&Value::Bool(true));
     // Letters of ASCII only: some others become them in lower case (U+212A is a sign that reads "K").
@@ -93,11 +93,11 @@ enum Kind {
 }
 
 /// Tells the kinds of JWT apart that one issuer signs with one key (RFC 8725 section 3.12).
-fn kind(claims: &Map<String, Value>, typed_access: bool) -> Result<Kind, Refusal> {
+fn kind(claims: &Map<String, Value>, typed_access: bool) -> Result<Kind, TokenError> {
     // A logout token tells of a sign-out; its `events` claim tells it from others
     // (OIDC Back-Channel Logout section 2.4).
     if claims.contains_key("events") {
-        return Err(Refusal::Type);
+        return Err(TokenError::Type);
     }
     // Keycloak and Amazon Cognito write the kind into a claim.
     let said = match (claims.get("typ"), claims.get("token_use")) {
@@ -108,15 +108,15 @@ fn kind(claims: &Map<String, Value>, typed_access: bool) -> Result<Kind, Refusal
                 "id" => Some(Kind::Id),
                 "jwt" => None,
                 // Refresh, Offline, Logout and whatever comes.
-                _ => return Err(Refusal::Type),
+                _ => return Err(TokenError::Type),
             }
         }
-        _ => return Err(Refusal::Type),
+        _ => return Err(TokenError::Type),
     };
     // Only ID tokens have these (OIDC Core sections 2 and 3.3.2.11).
     let marked = ["nonce", "at_hash", "c_hash", "s_hash"].iter().any(|m| claims.contains_key(*m));
     match (typed_access, said) {
-        (true, Some(Kind::Id)) => Err(Refusal::Type),
+        (true, Some(Kind::Id)) => Err(TokenError::Type),
         (true, _) => Ok(Kind::TypedAccess),
         (false, Some(kind)) => Ok(kind),
         (false, None) if marked => Ok(Kind::Id),
@@ -124,27 +124,27 @@ fn kind(claims: &Map<String, Value>, typed_access: bool) -> Result<Kind, Refusal
     }
 }
 
-fn check_kind(accepted: TokenKinds, kind: Kind) -> Result<(), Refusal> {
+fn check_kind(accepted: TokenKinds, kind: Kind) -> Result<(), TokenError> {
     let counts = match kind {
         Kind::TypedAccess => accepted.typed_access || accepted.access,
         // An ID token need not show that it is one: who accepts nothing else means it.
         Kind::Access => accepted.access || (accepted.id && !accepted.typed_access),
         Kind::Id => accepted.id,
     };
-    if counts { Ok(()) } else { Err(Refusal::Type) }
+    if counts { Ok(()) } else { Err(TokenError::Type) }
 }
 
 /// The certificate a token is bound to, if it is bound at all. A token bound to anything else is worth
 /// nothing without a proof that is not understood here (RFC 7800 section 3.1, RFC 9449 section 6).
-fn confirmation(claims: &Map<String, Value>) -> Result<Option<[u8; 32]>, Refusal> {
+fn confirmation(claims: &Map<String, Value>) -> Result<Option<[u8; 32]>, TokenError> {
     let Some(confirmation) = claims.get("cnf") else { return Ok(None) };
-    let members = confirmation.as_object().ok_or(Refusal::Bound)?;
-    let thumbprint = members.get("x5t#S256").and_then(Value::as_str).ok_or(Refusal::Bound)?;
+    let members = confirmation.as_object().ok_or(TokenError::Bound)?;
+    let thumbprint = members.get("x5t#S256").and_then(Value::as_str).ok_or(TokenError::Bound)?;
     if members.len() != 1 {
-        return Err(Refusal::Bound);
+        return Err(TokenError::Bound);
     }
-    let bytes = URL_SAFE_NO_PAD.decode(thumbprint).map_err(|_| Refusal::Bound)?;
-    bytes.try_into().map(Some).map_err(|_| Refusal::Bound)
+    let bytes = URL_SAFE_NO_PAD.decode(thumbprint).map_err(|_| TokenError::Bound)?;
+    bytes.try_into().map(Some).map_err(|_| TokenError::Bound)
 }
 
 /// Entra leaves groups out when there are too many and says where they could be asked for. That address
@@ -161,7 +161,7 @@ fn check_audience(
     profile: &Profile,
     claims: &Map<String, Value>,
     kind: Kind,
-) -> Result<(), Refusal> {
+) -> Result<(), TokenError> {
     let meant =
         |value: &Value| value.as_str().is_some_and(|a| profile.audience.iter().any(|b| a == b));
     if kind == Kind::Id {
@@ -171,17 +171,17 @@ fn check_audience(
             || party.is_some_and(|party| !meant(party))
             || (several.is_some_and(|several| several.len() > 1) && party.is_none())
         {
-            return Err(Refusal::Audience);
+            return Err(TokenError::Audience);
         }
     }
     match claims.get("aud") {
         Some(one @ Value::String(_)) if meant(one) => Ok(()),
         Some(Value::Array(several)) if !several.iter().all(Value::is_string) => {
-            Err(Refusal::Claims)
+            Err(TokenError::Claims)
         }
         Some(Value::Array(several)) if several.iter().any(meant) => Ok(()),
-        Some(Value::String(_) | Value::Array(_)) => Err(Refusal::Audience),
-        _ => Err(Refusal::Claims),
+        Some(Value::String(_) | Value::Array(_)) => Err(TokenError::Audience),
+        _ => Err(TokenError::Claims),
     }
 }
 
@@ -190,31 +190,31 @@ fn check_time(
     profile: &Profile,
     claims: &Map<String, Value>,
     now: Timestamp,
-) -> Result<Timestamp, Refusal> {
-    let expires = date(claims, "exp")?.ok_or(Refusal::Claims)?.plus(profile.leeway);
+) -> Result<Timestamp, TokenError> {
+    let expires = date(claims, "exp")?.ok_or(TokenError::Claims)?.plus(profile.leeway);
     if now >= expires {
-        return Err(Refusal::Expired);
+        return Err(TokenError::Expired);
     }
     for claim in ["nbf", "iat"] {
         if date(claims, claim)?.is_some_and(|at| at > now.plus(profile.leeway)) {
-            return Err(Refusal::NotYetValid);
+            return Err(TokenError::NotYetValid);
         }
     }
     let Some(max_age) = profile.max_age else { return Ok(expires) };
     // Without knowing when it was issued, nobody can tell how old it is.
-    let oldest = date(claims, "iat")?.ok_or(Refusal::Claims)?.plus(max_age).plus(profile.leeway);
+    let oldest = date(claims, "iat")?.ok_or(TokenError::Claims)?.plus(max_age).plus(profile.leeway);
     if now >= oldest {
-        return Err(Refusal::Expired);
+        return Err(TokenError::Expired);
     }
     Ok(expires.min(oldest))
 }
 
 /// A `NumericDate` (RFC 7519 section 2): a number, never text.
-fn date(claims: &Map<String, Value>, name: &str) -> Result<Option<Timestamp>, Refusal> {
+fn date(claims: &Map<String, Value>, name: &str) -> Result<Option<Timestamp>, TokenError> {
     let Some(value) = claims.get(name) else { return Ok(None) };
-    let seconds = value.as_f64().ok_or(Refusal::Claims)?;
+    let seconds = value.as_f64().ok_or(TokenError::Claims)?;
     if !(0.0..=MAX_DATE).contains(&seconds) {
-        return Err(Refusal::Claims);
+        return Err(TokenError::Claims);
     }
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked above")]
     let millis = (seconds * 1000.0) as u64;

@@ -16,7 +16,8 @@ use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
 use super::{
-    Authentication, Identity, Profile, Refusal, cache::TokenDigest, claims, json, pending::Waiting,
+    Authentication, Identity, Profile, TokenError, cache::TokenDigest, claims, json,
+    pending::Waiting,
 };
 use crate::{
     lock::Mutex,
@@ -50,7 +51,7 @@ pub struct Introspector {
 /// What is known of a token, and for how long.
 #[derive(Clone)]
 struct Answer {
-    verdict: Result<Arc<Identity>, Option<Refusal>>,
+    verdict: Result<Arc<Identity>, Option<TokenError>>,
     until: Timestamp,
 }
 
@@ -105,7 +106,7 @@ impl Introspector {
         if let Some(answer) = self.answers.get(&digest).filter(|answer| now < answer.until) {
             return Ok(match answer.verdict {
                 Ok(identity) => Authentication::Known(identity),
-                Err(Some(refusal)) => Authentication::Refused(refusal),
+                Err(Some(error)) => Authentication::Refused(error),
                 Err(None) => Authentication::IntrospectionUnavailable,
             });
         }
@@ -155,10 +156,10 @@ impl Introspector {
                 let until = identity.expires.min(now.plus(self.keep));
                 Answer { verdict: Ok(Arc::new(identity)), until }
             }
-            Err(refusal) => {
-                debug!(issuer = %name, ?refusal, "an opaque token does not count");
-                let kept = if refusal.is_some() { INACTIVE_FOR } else { FAILED_FOR };
-                Answer { verdict: Err(refusal), until: now.plus(kept) }
+            Err(error) => {
+                debug!(issuer = %name, ?error, "an opaque token does not count");
+                let kept = if error.is_some() { INACTIVE_FOR } else { FAILED_FOR };
+                Answer { verdict: Err(error), until: now.plus(kept) }
             }
         }
     }
@@ -175,18 +176,18 @@ fn read(
     response: &[u8],
     at_most: Timestamp,
     now: Timestamp,
-) -> Result<Identity, Option<Refusal>> {
+) -> Result<Identity, Option<TokenError>> {
     let mut claims: Map<String, Value> = json::object(response).map_err(|_| None)?;
     match claims.remove("active") {
         Some(Value::Bool(true)) => {}
-        Some(Value::Bool(false)) => return Err(Some(Refusal::Inactive)),
+        Some(Value::Bool(false)) => return Err(Some(TokenError::Inactive)),
         _ => return Err(None),
     }
     if let Some(kind) = claims.remove("token_type") {
         match kind.as_str().map(str::to_ascii_lowercase).as_deref() {
             Some("bearer" | "access_token") => {}
-            Some("dpop") => return Err(Some(Refusal::Bound)),
-            _ => return Err(Some(Refusal::Type)),
+            Some("dpop") => return Err(Some(TokenError::Bound)),
+            _ => return Err(Some(TokenError::Type)),
         }
     }
     // Who was asked is who says it; an end is optional in a response, and then the next question's.
@@ -252,20 +253,20 @@ mod tests {
         assert_eq!(judge(json!({})).as_deref(), Ok("alice"));
         assert_eq!(judge(json!({"exp": null, "token_type": null})).as_deref(), Ok("alice"));
         for (over, want) in [
-            (json!({"active": false}), Some(Refusal::Inactive)),
+            (json!({"active": false}), Some(TokenError::Inactive)),
             (json!({"active": "true"}), None),
             (json!({"active": 1}), None),
             (json!({"active": null}), None),
-            (json!({"aud": "other"}), Some(Refusal::Audience)),
-            (json!({"aud": null}), Some(Refusal::Claims)),
-            (json!({"sub": null}), Some(Refusal::Claims)),
-            (json!({"exp": 1}), Some(Refusal::Expired)),
-            (json!({"exp": "never"}), Some(Refusal::Claims)),
-            (json!({"nbf": 2_000_000}), Some(Refusal::NotYetValid)),
-            (json!({"iss": "https://elsewhere"}), Some(Refusal::Issuer)),
-            (json!({"token_type": "DPoP"}), Some(Refusal::Bound)),
-            (json!({"token_type": "refresh_token"}), Some(Refusal::Type)),
-            (json!({"cnf": {"jkt": "x"}}), Some(Refusal::Bound)),
+            (json!({"aud": "other"}), Some(TokenError::Audience)),
+            (json!({"aud": null}), Some(TokenError::Claims)),
+            (json!({"sub": null}), Some(TokenError::Claims)),
+            (json!({"exp": 1}), Some(TokenError::Expired)),
+            (json!({"exp": "never"}), Some(TokenError::Claims)),
+            (json!({"nbf": 2_000_000}), Some(TokenError::NotYetValid)),
+            (json!({"iss": "https://elsewhere"}), Some(TokenError::Issuer)),
+            (json!({"token_type": "DPoP"}), Some(TokenError::Bound)),
+            (json!({"token_type": "refresh_token"}), Some(TokenError::Type)),
+            (json!({"cnf": {"jkt": "x"}}), Some(TokenError::Bound)),
         ] {
             assert_eq!(judge(over.clone()).err(), Some(want), "{over}");
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use aws_lc_rs::digest;
 
 use super::{
-    Authentication, Identity, Refusal,
+    Authentication, Identity, TokenError,
     cache::{TokenCache, Verified},
     evidence::Evidence,
     introspection::Introspector,
@@ -82,7 +82,7 @@ impl Issuers {
             Outcome::Settled(Authentication::Known(identity))
                 if !is_proved(&identity, certificate) =>
             {
-                Outcome::Settled(Authentication::Refused(Refusal::Bound))
+                Outcome::Settled(Authentication::Refused(TokenError::Bound))
             }
             outcome => outcome,
         }
@@ -111,10 +111,10 @@ impl Issuers {
                 Err(ended) => Outcome::Wait(Pending::new(ended)),
             };
         }
-        let refused = |refusal| Outcome::Settled(Authentication::Refused(refusal));
+        let refused = |error| Outcome::Settled(Authentication::Refused(error));
         let unverified = match Unverified::inspect(token) {
             Ok(unverified) => unverified,
-            Err(refusal) => return refused(refusal),
+            Err(error) => return refused(error),
         };
         let Some((issuer, provider)) = unverified.issuer().and_then(|name| {
             self.providers
@@ -122,7 +122,7 @@ impl Issuers {
                 .enumerate()
                 .find(|(_, provider)| provider.profile().accepts(name).is_some())
         }) else {
-            return refused(Refusal::Issuer);
+            return refused(TokenError::Issuer);
         };
         let Some(keys) = provider.keys(now) else {
             return Outcome::Settled(Authentication::KeysUnavailable);
@@ -139,13 +139,13 @@ impl Issuers {
                 self.cache.remember(digest, verified);
                 Outcome::Settled(Authentication::Known(identity))
             }
-            Err(VerifyError::Refused(refusal)) => refused(refusal),
+            Err(VerifyError::Refused(error)) => refused(error),
             Err(VerifyError::UnknownKey) if waiting == Waiting::Allowed => match provider.refetch()
             {
                 Some(ended) => Outcome::Wait(Pending::new(ended)),
-                None => refused(Refusal::Key),
+                None => refused(TokenError::Key),
             },
-            Err(VerifyError::UnknownKey) => refused(Refusal::Key),
+            Err(VerifyError::UnknownKey) => refused(TokenError::Key),
         }
     }
 

@@ -9,7 +9,7 @@ use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
 use super::{
-    Identity, Refusal, at_hash, claims, json,
+    Identity, TokenError, at_hash, claims, json,
     keys::{Key, KeySet, Miss},
     profile::{Profile, TENANT},
 };
@@ -51,12 +51,12 @@ pub enum VerifyError {
     /// The key set has no key of that id; a newer one may.
     UnknownKey,
     /// The token does not count.
-    Refused(Refusal),
+    Refused(TokenError),
 }
 
-impl From<Refusal> for VerifyError {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
+impl From<TokenError> for VerifyError {
+    fn from(error: TokenError) -> Self {
+        Self::Refused(error)
     }
 }
 
@@ -67,10 +67,10 @@ impl<'t> Unverified<'t> {
     /// Anything but three segments of strict base64url with a JSON object in the first two; repeated
     /// members; critical extensions; an algorithm that is never accepted; a kind of JWT that gives
     /// no access.
-    pub fn inspect(token: &'t [u8]) -> Result<Self, Refusal> {
+    pub fn inspect(token: &'t [u8]) -> Result<Self, TokenError> {
         let unverified = Self::read(token)?;
         if unverified.header.kind == Typ::Logout {
-            return Err(Refusal::Type);
+            return Err(TokenError::Type);
         }
         Ok(unverified)
     }
@@ -80,41 +80,41 @@ impl<'t> Unverified<'t> {
     ///
     /// # Errors
     /// As [`Self::inspect`]; one that calls itself an access token.
-    pub fn inspect_logout(token: &'t [u8]) -> Result<Self, Refusal> {
+    pub fn inspect_logout(token: &'t [u8]) -> Result<Self, TokenError> {
         let unverified = Self::read(token)?;
         if unverified.header.kind == Typ::Access {
-            return Err(Refusal::Type);
+            return Err(TokenError::Type);
         }
         Ok(unverified)
     }
 
-    fn read(token: &'t [u8]) -> Result<Self, Refusal> {
+    fn read(token: &'t [u8]) -> Result<Self, TokenError> {
         if token.len() > MAX_TOKEN {
-            return Err(Refusal::Oversized);
+            return Err(TokenError::Oversized);
         }
-        let token = std::str::from_utf8(token).map_err(|_| Refusal::Malformed)?;
+        let token = std::str::from_utf8(token).map_err(|_| TokenError::Malformed)?;
         // Five segments are an encrypted token (RFC 7516 section 7.1).
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
         if token.bytes().all(plain) && token.split('.').count() == 5 {
-            return Err(Refusal::Encrypted);
+            return Err(TokenError::Encrypted);
         }
         let mut segments = token.split('.');
         let (Some(header), Some(payload), Some(signature), None) =
             (segments.next(), segments.next(), segments.next(), segments.next())
         else {
-            return Err(Refusal::Malformed);
+            return Err(TokenError::Malformed);
         };
-        let decode = |segment| URL_SAFE_NO_PAD.decode(segment).map_err(|_| Refusal::Malformed);
+        let decode = |segment| URL_SAFE_NO_PAD.decode(segment).map_err(|_| TokenError::Malformed);
         let header = decode(header)?;
         if header.len() > MAX_HEADER {
-            return Err(Refusal::Oversized);
+            return Err(TokenError::Oversized);
         }
-        let header = json::object(&header).map_err(|_| Refusal::Malformed)?;
+        let header = json::object(&header).map_err(|_| TokenError::Malformed)?;
         let header = Header::read(&header)?;
         if decode(signature)?.is_empty() {
-            return Err(Refusal::Malformed);
+            return Err(TokenError::Malformed);
         }
-        let claims = json::object(&decode(payload)?).map_err(|_| Refusal::Malformed)?;
+        let claims = json::object(&decode(payload)?).map_err(|_| TokenError::Malformed)?;
         Ok(Self { token, header, claims })
     }
 
@@ -166,16 +166,16 @@ impl<'t> Unverified<'t> {
     pub fn verify_signature(&self, profile: &Profile, keys: &KeySet) -> Result<(), VerifyError> {
         let algorithm = self.header.algorithm;
         if !profile.algorithms.contains(&algorithm) {
-            return Err(Refusal::Algorithm.into());
+            return Err(TokenError::Algorithm.into());
         }
         let key =
             keys.select(self.header.key_id.as_deref(), algorithm).map_err(|miss| match miss {
                 Miss::Unknown => VerifyError::UnknownKey,
-                Miss::Algorithm => Refusal::Algorithm.into(),
-                Miss::Ambiguous => Refusal::Key.into(),
+                Miss::Algorithm => TokenError::Algorithm.into(),
+                Miss::Ambiguous => TokenError::Key.into(),
             })?;
         if !self.is_issuer_of(profile, key) {
-            return Err(Refusal::Key.into());
+            return Err(TokenError::Key.into());
         }
         Ok(self.check_signature(key)?)
     }
@@ -196,34 +196,34 @@ impl<'t> Unverified<'t> {
     /// The signature over everything before the last dot (RFC 7515 section 5.2). Only that is left to
     /// jsonwebtoken: its reading of claims lets a token without audience pass, and one whose issuer is
     /// a list.
-    fn check_signature(&self, key: &Key) -> Result<(), Refusal> {
-        let (message, signature) = self.token.rsplit_once('.').ok_or(Refusal::Malformed)?;
+    fn check_signature(&self, key: &Key) -> Result<(), TokenError> {
+        let (message, signature) = self.token.rsplit_once('.').ok_or(TokenError::Malformed)?;
         let fits = jsonwebtoken::crypto::verify(
             signature,
             message.as_bytes(),
             &key.decoding,
             self.header.algorithm,
         );
-        if matches!(fits, Ok(true)) { Ok(()) } else { Err(Refusal::Signature) }
+        if matches!(fits, Ok(true)) { Ok(()) } else { Err(TokenError::Signature) }
     }
 }
 
 impl Header {
-    fn read(header: &Map<String, Value>) -> Result<Self, Refusal> {
+    fn read(header: &Map<String, Value>) -> Result<Self, TokenError> {
         // No extension is understood, so none can be critical (RFC 7515 section 4.1.11).
         if header.contains_key("crit") {
-            return Err(Refusal::Algorithm);
+            return Err(TokenError::Algorithm);
         }
         // Graph's tokens are signed over a header whose nonce was hashed: no other party can check them.
         if header.contains_key("nonce") {
-            return Err(Refusal::Graph);
+            return Err(TokenError::Graph);
         }
-        let name = header.get("alg").and_then(Value::as_str).ok_or(Refusal::Malformed)?;
-        let algorithm = algorithm(name).ok_or(Refusal::Algorithm)?;
+        let name = header.get("alg").and_then(Value::as_str).ok_or(TokenError::Malformed)?;
+        let algorithm = algorithm(name).ok_or(TokenError::Algorithm)?;
         let key_id = match header.get("kid") {
             None => None,
             Some(Value::String(id)) => Some(id.clone()),
-            Some(_) => return Err(Refusal::Malformed),
+            Some(_) => return Err(TokenError::Malformed),
         };
         let kind = match header.get("typ") {
             None => Typ::Plain,
@@ -233,10 +233,10 @@ impl Header {
                     "at+jwt" => Typ::Access,
                     "logout+jwt" => Typ::Logout,
                     "jwt" => Typ::Plain,
-                    _ => return Err(Refusal::Type),
+                    _ => return Err(TokenError::Type),
                 }
             }
-            Some(_) => return Err(Refusal::Malformed),
+            Some(_) => return Err(TokenError::Malformed),
         };
         Ok(Self { algorithm, key_id, kind })
     }

@@ -17,7 +17,7 @@ use url::Url;
 use super::logout::{self, Ended, LogoutError};
 use crate::{
     identity::{
-        Identity, Refusal,
+        Identity, TokenError,
         introspection::ClientAuthentication,
         jwt::{Unverified, VerifyError},
         profile::{Profile, TokenKinds},
@@ -101,7 +101,7 @@ pub enum SignInError {
     Answer,
     /// The ID token does not count.
     #[error("the ID token does not count: {0}")]
-    Token(Refusal),
+    Token(TokenError),
     /// The ID token is of another attempt.
     #[error("the ID token is of another attempt to sign in")]
     Nonce,
@@ -404,9 +404,9 @@ impl Client {
             };
             match verified {
                 Ok(identity) => break identity,
-                Err(VerifyError::Refused(refusal)) => return Err(SignInError::Token(refusal)),
+                Err(VerifyError::Refused(error)) => return Err(SignInError::Token(error)),
                 Err(VerifyError::UnknownKey) if fetched => {
-                    return Err(SignInError::Token(Refusal::Key));
+                    return Err(SignInError::Token(TokenError::Key));
                 }
                 Err(VerifyError::UnknownKey) => {
                     self.provider.fetch().await?;

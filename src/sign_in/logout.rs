@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::{
     identity::{
-        Identity, Refusal, TokenIds,
+        Identity, TokenError, TokenIds,
         jwt::{Unverified, VerifyError},
         keys::KeySet,
         profile::Profile,
@@ -56,7 +56,7 @@ impl Ended {
 pub enum LogoutError {
     /// As for any other token.
     #[error("{0}")]
-    Token(Refusal),
+    Token(TokenError),
     /// Signed by a key that is not known here.
     #[error("the token is signed by a key that its issuer does not publish")]
     UnknownKey,
@@ -65,9 +65,9 @@ pub enum LogoutError {
     Claim(&'static str),
 }
 
-impl From<Refusal> for LogoutError {
-    fn from(refusal: Refusal) -> Self {
-        Self::Token(refusal)
+impl From<TokenError> for LogoutError {
+    fn from(error: TokenError) -> Self {
+        Self::Token(error)
     }
 }
 
@@ -83,13 +83,13 @@ pub fn read(
 ) -> Result<Ended, LogoutError> {
     let unverified = Unverified::inspect_logout(token.as_bytes())?;
     unverified.verify_signature(profile, keys).map_err(|error| match error {
-        VerifyError::Refused(refusal) => LogoutError::Token(refusal),
+        VerifyError::Refused(error) => LogoutError::Token(error),
         VerifyError::UnknownKey => LogoutError::UnknownKey,
     })?;
     let claims = unverified.claims();
     let issuer = text(claims, "iss").ok_or(LogoutError::Claim("iss"))?;
     if profile.accepts(issuer).is_none() {
-        return Err(Refusal::Issuer.into());
+        return Err(TokenError::Issuer.into());
     }
     let audience = match claims.get("aud") {
         Some(Value::String(audience)) => vec![audience.as_str()],
@@ -97,20 +97,20 @@ pub fn read(
         _ => return Err(LogoutError::Claim("aud")),
     };
     if !audience.iter().any(|audience| profile.audience.iter().any(|ours| ours == audience)) {
-        return Err(Refusal::Audience.into());
+        return Err(TokenError::Audience.into());
     }
     let seconds = Duration::from_millis(now.as_millis()).as_secs_f64();
     let leeway = profile.leeway.as_secs_f64();
     let made = number(claims, "iat").ok_or(LogoutError::Claim("iat"))?;
     if made > seconds + leeway {
-        return Err(Refusal::NotYetValid.into());
+        return Err(TokenError::NotYetValid.into());
     }
     let expired = match claims.get("exp") {
         None => false,
         Some(_) => number(claims, "exp").ok_or(LogoutError::Claim("exp"))? + leeway <= seconds,
     };
     if expired || made + MAX_AGE + leeway < seconds {
-        return Err(Refusal::Expired.into());
+        return Err(TokenError::Expired.into());
     }
     let event = claims.get("events").and_then(|events| events.get(EVENT));
     if !event.is_some_and(Value::is_object) {

@@ -577,7 +577,7 @@ async fn refused(State(web): Shared, headers: HeaderMap) -> Response {
         let value = headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
         value.filter(|value| !value.is_empty())
     };
-    let Some(reason) = text("x-identity-reason").and_then(|id| Reason::of(&id)) else {
+    let Some(reason) = text("x-identity-reason").and_then(|id| Reason::from_id(&id)) else {
         return web.pages().nothing();
     };
     let gate = web.live.gate();

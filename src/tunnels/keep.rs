@@ -28,7 +28,7 @@ use super::{By, Cause, Kind, Place, Tunnel, Tunnels, journal::Journal, recent::R
 use crate::{
     authz::{decision::Route, reason::Reason},
     gate::Gate,
-    identity::{Authority, Refusal, stored::StoredIdentity},
+    identity::{Authority, TokenError, stored::StoredIdentity},
     sessions::Session,
     time::{MonotonicTime, Timestamp},
     workspaces::{EndpointName, Gateway, host::Host},
@@ -293,7 +293,7 @@ impl<'g> Known<'g> {
             tunnel.session = self.sessions.get(&(issuer, subject, identity.expires)).cloned();
         }
         let cause = if was_known && tunnel.identity.is_none() {
-            Some(Cause::Refused(Reason::Refused(Refusal::Issuer)))
+            Some(Cause::Refused(Reason::Refused(TokenError::Issuer)))
         } else {
             (tunnel.by == By::Session && tunnel.session.is_none()).then_some(Cause::SessionEnded)
         };

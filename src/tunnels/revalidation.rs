@@ -18,7 +18,7 @@ use crate::{
         revalidate::{Held, revalidate},
         revalidator::{Change, HeldAllows, Round, Schedule, Scope},
     },
-    identity::Refusal,
+    identity::TokenError,
     time::{MonotonicTime, Timestamp},
     workspaces::{pattern::Scratch, registry::Snapshot, source::SourceId},
 };
@@ -148,7 +148,7 @@ fn expired(gate: &Gate, tunnel: &Tunnel, settings: &Settings, now: Timestamp) ->
     }
     if tunnel.identity.is_none() && tunnel.by != By::Nobody {
         // The agent before this one knew the person by an issuer that is not configured any more.
-        return Some(Cause::Refused(Reason::Refused(Refusal::Issuer)));
+        return Some(Cause::Refused(Reason::Refused(TokenError::Issuer)));
     }
     tunnel.end(settings).filter(|(end, _)| now >= *end).map(|(_, cause)| cause)
 }

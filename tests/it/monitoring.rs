@@ -151,7 +151,7 @@ fn alerts_and_dashboard_load_and_name_only_metrics_and_labels_that_exist() {
         }
         let reasons = expression.split("reason=~\"").nth(1).and_then(|r| r.split('"').next());
         for reason in reasons.into_iter().flat_map(|reasons| reasons.split('|')) {
-            let known = identity_spoa::identity::Refusal::ALL.iter().any(|r| r.id() == reason);
+            let known = identity_spoa::identity::TokenError::ALL.iter().any(|r| r.id() == reason);
             assert!(known, "no reason {reason}");
         }
     }

@@ -2,7 +2,7 @@
 
 use identity_spoa::{
     config::Issuer,
-    identity::{Identity, Refusal, claims},
+    identity::{Identity, TokenError, claims},
     sign_in::logout::Ended,
     time::Timestamp,
 };
@@ -24,7 +24,7 @@ fn mistake(table: &str) -> String {
 }
 
 /// The identity of claims with those that each token has.
-fn read(issuer: &Issuer, typed: bool, more: Value) -> Result<Identity, Refusal> {
+fn read(issuer: &Issuer, typed: bool, more: Value) -> Result<Identity, TokenError> {
     let now = Timestamp::now().as_millis() / 1000;
     let mut all =
         json!({"aud": "workspaces", "exp": now + 60, "iat": now}).as_object().unwrap().clone();
@@ -85,24 +85,24 @@ fn j10_entra_tokens_count_for_the_listed_tenants_only() {
     assert_eq!(&*alice.issuer, format!("https://login.microsoftonline.com/{TENANT}/v2.0"));
     assert_eq!(groups(&alice), ["g-1", "role:Admin"]);
     assert_eq!(alice.email, None, "j20: Entra's e-mail is anything its owner likes");
-    assert_eq!(read(&entra, false, entra_token(2, OTHER_TENANT)).unwrap_err(), Refusal::Issuer);
+    assert_eq!(read(&entra, false, entra_token(2, OTHER_TENANT)).unwrap_err(), TokenError::Issuer);
     let mut mixed = entra_token(2, TENANT);
     for tid in [json!(OTHER_TENANT), Value::Null, json!([TENANT])] {
         mixed["tid"] = tid;
-        assert_eq!(read(&entra, false, mixed.clone()).unwrap_err(), Refusal::Tenant);
+        assert_eq!(read(&entra, false, mixed.clone()).unwrap_err(), TokenError::Tenant);
     }
     let mut template = entra_token(2, TENANT);
     template["iss"] = json!("https://login.microsoftonline.com/{tenantid}/v2.0");
-    assert_eq!(read(&entra, false, template).unwrap_err(), Refusal::Issuer);
+    assert_eq!(read(&entra, false, template).unwrap_err(), TokenError::Issuer);
 }
 
 #[test]
 fn j10_entra_tokens_of_version_1_count_only_where_they_are_listed() {
-    assert_eq!(read(&entra(""), false, entra_token(1, TENANT)).unwrap_err(), Refusal::Issuer);
+    assert_eq!(read(&entra(""), false, entra_token(1, TENANT)).unwrap_err(), TokenError::Issuer);
     let both = entra("also_issuers = ['https://sts.windows.net/{tenantid}/']");
     assert!(read(&both, false, entra_token(1, TENANT)).is_ok());
     assert!(read(&both, false, entra_token(2, TENANT)).is_ok());
-    assert_eq!(read(&both, false, entra_token(1, OTHER_TENANT)).unwrap_err(), Refusal::Issuer);
+    assert_eq!(read(&both, false, entra_token(1, OTHER_TENANT)).unwrap_err(), TokenError::Issuer);
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn auth0_has_namespaced_claims_and_an_issuer_with_a_slash() {
     assert_eq!(groups(&alice), ["role:admin"]);
     let mut without = token;
     without["iss"] = json!("https://corp.eu.auth0.com");
-    assert_eq!(read(&auth0, true, without).unwrap_err(), Refusal::Issuer);
+    assert_eq!(read(&auth0, true, without).unwrap_err(), TokenError::Issuer);
     let text = mistake("preset = 'auth0'\nissuer = 'https://corp.eu.auth0.com'");
     assert!(text.contains("slash"), "{text}");
 }
@@ -178,12 +178,12 @@ fn keycloak_roles_and_groups_are_found_and_its_other_tokens_refused() {
         (Some("s-1"), Some("t-1"))
     );
     for kind in ["ID", "Refresh", "Offline", "Logout", "Serialized-ID", ""] {
-        assert_eq!(read(&keycloak, false, token(kind)).unwrap_err(), Refusal::Type, "{kind}");
+        assert_eq!(read(&keycloak, false, token(kind)).unwrap_err(), TokenError::Type, "{kind}");
     }
     // Keycloak's usual mistake: the audience mapper is missing.
     let mut unmapped = token("Bearer");
     unmapped["aud"] = json!("account");
-    assert_eq!(read(&keycloak, false, unmapped).unwrap_err(), Refusal::Audience);
+    assert_eq!(read(&keycloak, false, unmapped).unwrap_err(), TokenError::Audience);
     let text = mistake("preset = 'keycloak'\nissuer = 'https://sso.corp.test'");
     assert!(text.contains("realm"), "{text}");
 }
@@ -201,11 +201,11 @@ fn google_id_tokens_count_for_the_listed_domain_in_both_spellings_of_the_issuer(
         let alice = read(&google, false, token(iss, json!("corp.test"))).unwrap();
         assert_eq!(alice.organization.as_deref(), Some("corp.test"));
         for hd in [json!("evil.test"), Value::Null, json!("")] {
-            assert_eq!(read(&google, false, token(iss, hd)).unwrap_err(), Refusal::Requirement);
+            assert_eq!(read(&google, false, token(iss, hd)).unwrap_err(), TokenError::Requirement);
         }
     }
     let wrong = token("http://accounts.google.com", json!("corp.test"));
-    assert_eq!(read(&google, false, wrong).unwrap_err(), Refusal::Issuer);
+    assert_eq!(read(&google, false, wrong).unwrap_err(), TokenError::Issuer);
     let text = mistake("preset = 'google'");
     assert!(text.contains("every Google account"), "{text}");
 }
@@ -221,7 +221,7 @@ fn gitpod_and_ona_workspace_tokens_stand_for_the_person_they_belong_to() {
     assert_eq!((&*alice.subject, alice.organization.as_deref()), ("user-a", Some("org-1")));
     let mut elsewhere = token;
     elsewhere["org_id"] = json!("org-2");
-    assert_eq!(read(&gitpod, false, elsewhere).unwrap_err(), Refusal::Requirement);
+    assert_eq!(read(&gitpod, false, elsewhere).unwrap_err(), TokenError::Requirement);
 
     let ona = one("preset = 'ona'\nrequire = [{ claim = 'organization_id', any_of = ['o-1'] }]");
     let token = json!({
@@ -291,8 +291,8 @@ fn j12_a_token_can_be_too_old_whatever_its_end() {
         |iat: Value| json!({"iss": "https://a.test", "sub": "s", "iat": iat, "exp": now + 86_400});
     let young = read(&issuer, false, token(json!(now))).unwrap();
     assert!(young.expires <= Timestamp::from_secs(now + 600), "remembered no longer than that");
-    assert_eq!(read(&issuer, false, token(json!(now - 601))).unwrap_err(), Refusal::Expired);
-    assert_eq!(read(&issuer, false, token(Value::Null)).unwrap_err(), Refusal::Claims);
+    assert_eq!(read(&issuer, false, token(json!(now - 601))).unwrap_err(), TokenError::Expired);
+    assert_eq!(read(&issuer, false, token(Value::Null)).unwrap_err(), TokenError::Claims);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! What is shipped is what works: configurations, and what the documents say of them.
 
-use identity_spoa::{authz::reason::Reason, identity::Refusal, sign_in::page::texts::Text};
+use identity_spoa::{authz::reason::Reason, identity::TokenError, sign_in::page::texts::Text};
 
 use crate::support::{
     ALICES, AgentProcess, Client, Haproxy, Stage, Version,
@@ -35,8 +35,8 @@ fn each_haproxy_takes_the_shipped_configuration_without_a_warning() {
 fn the_documents_explain_every_reason_and_every_variable() {
     let page = read("docs/reasons.md");
     let reasons = Reason::ALL.map(Reason::id);
-    let refusals = Refusal::ALL.map(Refusal::id);
-    for id in reasons.iter().chain(&refusals) {
+    let token_errors = TokenError::ALL.map(TokenError::id);
+    for id in reasons.iter().chain(&token_errors) {
         assert!(page.contains(&format!("`{id}`")), "docs/reasons.md does not explain {id}");
     }
     let page = read("docs/variables.md");

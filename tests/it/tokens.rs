@@ -5,7 +5,7 @@ use std::sync::Arc;
 use identity_spoa::{
     config::Config,
     identity::{
-        Authentication, Refusal,
+        Authentication, TokenError,
         cache::TokenCache,
         issuers::{Issuers, Outcome},
         pending::Waiting,
@@ -58,27 +58,27 @@ impl Verifier {
         Self { issuers: Issuers::new(providers, TokenCache::new(100).unwrap()), idps }
     }
 
-    fn try_token(&self, token: &str) -> Result<String, Refusal> {
+    fn try_token(&self, token: &str) -> Result<String, TokenError> {
         self.try_at(token, Timestamp::now())
     }
 
-    fn try_at(&self, token: &str, now: Timestamp) -> Result<String, Refusal> {
+    fn try_at(&self, token: &str, now: Timestamp) -> Result<String, TokenError> {
         match self.issuers.authenticate(token.as_bytes(), None, now, Waiting::Never) {
             Outcome::Settled(Authentication::Known(identity)) => Ok(identity.label().to_owned()),
-            Outcome::Settled(Authentication::Refused(refusal)) => Err(refusal),
+            Outcome::Settled(Authentication::Refused(error)) => Err(error),
             _ => panic!("not settled"),
         }
     }
 
-    fn with(&self, request: &TokenRequest) -> Result<String, Refusal> {
+    fn with(&self, request: &TokenRequest) -> Result<String, TokenError> {
         self.try_token(&self.idps[0].token(request))
     }
 
-    fn with_claims(&self, claims: Value) -> Result<String, Refusal> {
+    fn with_claims(&self, claims: Value) -> Result<String, TokenError> {
         self.with(&TokenRequest { claims: object(claims), ..TokenRequest::default() })
     }
 
-    fn with_header(&self, header: Value) -> Result<String, Refusal> {
+    fn with_header(&self, header: Value) -> Result<String, TokenError> {
         self.with(&TokenRequest { header: object(header), ..TokenRequest::default() })
     }
 }
@@ -105,13 +105,17 @@ async fn j1_only_configured_algorithms_count_and_none_never() {
     let verifier = Verifier::start("algorithms = ['RS256']").await;
     for alg in ALGORITHMS {
         let request = TokenRequest { alg: alg.into(), ..TokenRequest::default() };
-        let want = if alg == "RS256" { Ok("alice".into()) } else { Err(Refusal::Algorithm) };
+        let want = if alg == "RS256" { Ok("alice".into()) } else { Err(TokenError::Algorithm) };
         assert_eq!(verifier.with(&request), want, "{alg}");
     }
     let request = TokenRequest { alg: "none".into(), ..TokenRequest::default() };
-    assert_eq!(verifier.with(&request), Err(Refusal::Algorithm));
+    assert_eq!(verifier.with(&request), Err(TokenError::Algorithm));
     for none in ["none", "None", "NONE", "nOnE", "rs256", "RS256 ", ""] {
-        assert_eq!(verifier.with_header(json!({"alg": none})), Err(Refusal::Algorithm), "{none}");
+        assert_eq!(
+            verifier.with_header(json!({"alg": none})),
+            Err(TokenError::Algorithm),
+            "{none}"
+        );
     }
 }
 
@@ -119,7 +123,7 @@ async fn j1_only_configured_algorithms_count_and_none_never() {
 async fn j2_a_public_key_is_no_shared_secret() {
     let verifier = Verifier::start("").await;
     let request = TokenRequest { alg: "HS256".into(), ..TokenRequest::default() };
-    assert_eq!(verifier.with(&request), Err(Refusal::Algorithm));
+    assert_eq!(verifier.with(&request), Err(TokenError::Algorithm));
 }
 
 #[tokio::test]
@@ -128,9 +132,9 @@ async fn j3_key_type_must_match_algorithm() {
     // Signed well by the one key, but the header names the other.
     let header = object(json!({"kid": "rsa-1"}));
     let request = TokenRequest { alg: "ES256".into(), header, ..TokenRequest::default() };
-    assert_eq!(verifier.with(&request), Err(Refusal::Algorithm));
+    assert_eq!(verifier.with(&request), Err(TokenError::Algorithm));
     // The header says RS256, the signature and the key are of ES256.
-    assert_eq!(verifier.with_header(json!({"alg": "RS256"})), Err(Refusal::Algorithm));
+    assert_eq!(verifier.with_header(json!({"alg": "RS256"})), Err(TokenError::Algorithm));
 }
 
 #[tokio::test]
@@ -146,7 +150,7 @@ async fn j4_keys_that_a_token_brings_along_are_not_looked_at() {
     };
     let before = idp.counters();
     assert_eq!(verifier.with(&request("current")), Ok("alice".into()));
-    assert_eq!(verifier.with(&request("unpublished")), Err(Refusal::Signature));
+    assert_eq!(verifier.with(&request("unpublished")), Err(TokenError::Signature));
     assert_eq!(idp.counters(), before);
 }
 
@@ -154,7 +158,11 @@ async fn j4_keys_that_a_token_brings_along_are_not_looked_at() {
 async fn j5_a_critical_extension_is_refused_even_if_it_looks_harmless() {
     let verifier = Verifier::start("").await;
     for crit in [json!(["b64"]), json!(["exp"]), json!([]), json!("x"), json!({})] {
-        assert_eq!(verifier.with_header(json!({"crit": crit})), Err(Refusal::Algorithm), "{crit}");
+        assert_eq!(
+            verifier.with_header(json!({"crit": crit})),
+            Err(TokenError::Algorithm),
+            "{crit}"
+        );
     }
 }
 
@@ -180,12 +188,12 @@ async fn j7_j8_the_form_is_strict() {
         format!("{{\"payload\":\"{payload}\"}}"),
         "é.é.é".into(),
     ] {
-        assert_eq!(verifier.try_token(&bad), Err(Refusal::Malformed), "{bad}");
+        assert_eq!(verifier.try_token(&bad), Err(TokenError::Malformed), "{bad}");
     }
     let huge = format!("{header}.{}.{signature}", "A".repeat(17_000));
-    assert_eq!(verifier.try_token(&huge), Err(Refusal::Oversized));
+    assert_eq!(verifier.try_token(&huge), Err(TokenError::Oversized));
     let long_header = json!({"pad": "x".repeat(2100)});
-    assert_eq!(verifier.with_header(long_header), Err(Refusal::Oversized));
+    assert_eq!(verifier.with_header(long_header), Err(TokenError::Oversized));
 }
 
 #[tokio::test]
@@ -211,7 +219,7 @@ async fn j10_a_key_of_one_issuer_never_verifies_another() {
     assert!(verifier.try_token(&two.token_of("alice")).is_ok());
     let claims = object(json!({"iss": one.issuer()}));
     let forged = two.token(&TokenRequest { claims, ..TokenRequest::default() });
-    assert_eq!(verifier.try_token(&forged), Err(Refusal::Signature));
+    assert_eq!(verifier.try_token(&forged), Err(TokenError::Signature));
     let with_slash = format!("{}/", one.issuer());
     for iss in [
         json!(with_slash),
@@ -220,7 +228,7 @@ async fn j10_a_key_of_one_issuer_never_verifies_another() {
         json!(null),
         json!(7),
     ] {
-        assert_eq!(verifier.with_claims(json!({"iss": iss})), Err(Refusal::Issuer), "{iss}");
+        assert_eq!(verifier.with_claims(json!({"iss": iss})), Err(TokenError::Issuer), "{iss}");
     }
 }
 
@@ -229,14 +237,14 @@ async fn j11_the_audience_must_be_ours() {
     let verifier = Verifier::start("").await;
     for (aud, want) in [
         (json!(["other", "workspaces"]), Ok("alice".into())),
-        (json!("other"), Err(Refusal::Audience)),
-        (json!(["other"]), Err(Refusal::Audience)),
-        (json!([]), Err(Refusal::Audience)),
-        (json!("workspaces "), Err(Refusal::Audience)),
-        (json!(["workspaces", 7]), Err(Refusal::Claims)),
-        (json!(123), Err(Refusal::Claims)),
-        (json!({"a": "workspaces"}), Err(Refusal::Claims)),
-        (json!(null), Err(Refusal::Claims)),
+        (json!("other"), Err(TokenError::Audience)),
+        (json!(["other"]), Err(TokenError::Audience)),
+        (json!([]), Err(TokenError::Audience)),
+        (json!("workspaces "), Err(TokenError::Audience)),
+        (json!(["workspaces", 7]), Err(TokenError::Claims)),
+        (json!(123), Err(TokenError::Claims)),
+        (json!({"a": "workspaces"}), Err(TokenError::Claims)),
+        (json!(null), Err(TokenError::Claims)),
     ] {
         assert_eq!(verifier.with_claims(json!({"aud": aud})), want, "{aud}");
     }
@@ -248,16 +256,16 @@ async fn j12_times_are_required_numbers_and_hold() {
     let now = i64::try_from(Timestamp::now().as_millis() / 1000).unwrap();
     for (claims, want) in [
         (json!({"exp": now - 20}), Ok("alice".into())),
-        (json!({"exp": now - 40}), Err(Refusal::Expired)),
+        (json!({"exp": now - 40}), Err(TokenError::Expired)),
         (json!({"exp": now + 100, "nbf": now + 20}), Ok("alice".into())),
-        (json!({"nbf": now + 60}), Err(Refusal::NotYetValid)),
-        (json!({"iat": now + 60}), Err(Refusal::NotYetValid)),
-        (json!({"exp": null}), Err(Refusal::Claims)),
-        (json!({"exp": (now + 100).to_string()}), Err(Refusal::Claims)),
-        (json!({"exp": -1}), Err(Refusal::Claims)),
-        (json!({"exp": 1e300}), Err(Refusal::Claims)),
-        (json!({"nbf": "now"}), Err(Refusal::Claims)),
-        (json!({"nbf": [now]}), Err(Refusal::Claims)),
+        (json!({"nbf": now + 60}), Err(TokenError::NotYetValid)),
+        (json!({"iat": now + 60}), Err(TokenError::NotYetValid)),
+        (json!({"exp": null}), Err(TokenError::Claims)),
+        (json!({"exp": (now + 100).to_string()}), Err(TokenError::Claims)),
+        (json!({"exp": -1}), Err(TokenError::Claims)),
+        (json!({"exp": 1e300}), Err(TokenError::Claims)),
+        (json!({"nbf": "now"}), Err(TokenError::Claims)),
+        (json!({"nbf": [now]}), Err(TokenError::Claims)),
     ] {
         assert_eq!(verifier.with_claims(claims.clone()), want, "{claims}");
     }
@@ -274,7 +282,7 @@ async fn a_remembered_token_ends_when_it_expires() {
     let later = |seconds| now.plus(std::time::Duration::from_secs(seconds));
     assert!(verifier.try_at(&token, now).is_ok());
     assert!(verifier.try_at(&token, later(290)).is_ok());
-    assert_eq!(verifier.try_at(&token, later(301)), Err(Refusal::Expired));
+    assert_eq!(verifier.try_at(&token, later(301)), Err(TokenError::Expired));
 }
 
 #[tokio::test]
@@ -284,15 +292,15 @@ async fn j13_tokens_of_other_kinds_give_no_access() {
         (json!("at+jwt"), Ok("alice".into())),
         (json!("application/AT+JWT"), Ok("alice".into())),
         (json!(null), Ok("alice".into())),
-        (json!("logout+jwt"), Err(Refusal::Type)),
-        (json!("dpop+jwt"), Err(Refusal::Type)),
-        (json!("secevent+jwt"), Err(Refusal::Type)),
-        (json!(7), Err(Refusal::Malformed)),
+        (json!("logout+jwt"), Err(TokenError::Type)),
+        (json!("dpop+jwt"), Err(TokenError::Type)),
+        (json!("secevent+jwt"), Err(TokenError::Type)),
+        (json!(7), Err(TokenError::Malformed)),
     ] {
         assert_eq!(verifier.with_header(json!({"typ": typ})), want, "{typ}");
     }
     let events = json!({"events": {"http://schemas.openid.net/event/backchannel-logout": {}}});
-    assert_eq!(verifier.with_claims(events), Err(Refusal::Type));
+    assert_eq!(verifier.with_claims(events), Err(TokenError::Type));
 }
 
 #[tokio::test]
@@ -302,7 +310,7 @@ async fn j14_the_subject_is_there_and_plain() {
     for sub in
         [json!(null), json!(""), json!(7), json!(long), json!("a\nb"), json!("é"), json!(["a"])]
     {
-        assert_eq!(verifier.with_claims(json!({"sub": sub})), Err(Refusal::Claims), "{sub}");
+        assert_eq!(verifier.with_claims(json!({"sub": sub})), Err(TokenError::Claims), "{sub}");
     }
 }
 
@@ -310,7 +318,7 @@ async fn j14_the_subject_is_there_and_plain() {
 async fn j18_a_bound_token_is_no_bearer_token() {
     let verifier = Verifier::start("").await;
     for cnf in [json!({"jkt": "x"}), json!({"x5t#S256": "x"}), json!({}), json!("x")] {
-        assert_eq!(verifier.with_claims(json!({"cnf": cnf})), Err(Refusal::Bound), "{cnf}");
+        assert_eq!(verifier.with_claims(json!({"cnf": cnf})), Err(TokenError::Bound), "{cnf}");
     }
 }
 
@@ -357,7 +365,7 @@ async fn j19_j20_claims_count_only_in_their_proper_form() {
 async fn an_unknown_issuer_is_refused_without_a_fetch() {
     let verifier = Verifier::start("").await;
     let stranger = DevIdp::start().await;
-    assert_eq!(verifier.try_token(&stranger.token_of("alice")), Err(Refusal::Issuer));
+    assert_eq!(verifier.try_token(&stranger.token_of("alice")), Err(TokenError::Issuer));
     assert_eq!(stranger.counters().jwks, 0);
     // The configuration that these tests share is one that the program takes.
     assert!(support::config(stranger.issuer()).contains("[[issuer]]"));
@@ -366,11 +374,14 @@ async fn an_unknown_issuer_is_refused_without_a_fetch() {
 #[tokio::test]
 async fn j16_an_encrypted_token_is_told_apart() {
     let verifier = Verifier::start("").await;
-    assert_eq!(verifier.try_token("eyJhbGciOiJkaXIifQ..aaaa.bbbb.cccc"), Err(Refusal::Encrypted));
+    assert_eq!(
+        verifier.try_token("eyJhbGciOiJkaXIifQ..aaaa.bbbb.cccc"),
+        Err(TokenError::Encrypted)
+    );
 }
 
 #[tokio::test]
 async fn a_token_for_microsoft_graph_is_told_apart() {
     let verifier = Verifier::start("").await;
-    assert_eq!(verifier.with_header(json!({"nonce": "x"})), Err(Refusal::Graph));
+    assert_eq!(verifier.with_header(json!({"nonce": "x"})), Err(TokenError::Graph));
 }

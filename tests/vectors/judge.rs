@@ -8,7 +8,7 @@ use std::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use identity_spoa::{
     identity::{
-        Profile, Refusal,
+        Profile, TokenError,
         jwt::{Unverified, VerifyError},
         keys::{KeySet, KeySetError, Miss},
         profile::algorithm,
@@ -74,36 +74,36 @@ pub fn whole(token: &[u8], keys: Option<&KeySet>) -> &'static str {
 pub fn signature(token: &str, keys: Option<&KeySet>) -> Result<(), &'static str> {
     let _installed = profile();
     let segments: Vec<_> = token.split('.').collect();
-    let [header, payload, signature] = segments[..] else { return Err(Refusal::Malformed.id()) };
+    let [header, payload, signature] = segments[..] else { return Err(TokenError::Malformed.id()) };
     let beside_no_claims = format!("{header}.e30.{signature}");
-    Unverified::inspect(beside_no_claims.as_bytes()).map_err(Refusal::id)?;
-    URL_SAFE_NO_PAD.decode(payload).map_err(|_| Refusal::Malformed.id())?;
+    Unverified::inspect(beside_no_claims.as_bytes()).map_err(TokenError::id)?;
+    URL_SAFE_NO_PAD.decode(payload).map_err(|_| TokenError::Malformed.id())?;
     let fields: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).unwrap()).unwrap();
     let algorithm = algorithm(fields["alg"].as_str().unwrap()).unwrap();
     let key =
         keys.ok_or(NO_KEYS)?.select(fields["kid"].as_str(), algorithm).map_err(
             |miss| match miss {
                 Miss::Unknown => UNKNOWN_KEY,
-                Miss::Algorithm => Refusal::Algorithm.id(),
-                Miss::Ambiguous => Refusal::Key.id(),
+                Miss::Algorithm => TokenError::Algorithm.id(),
+                Miss::Ambiguous => TokenError::Key.id(),
             },
         )?;
     let message = format!("{header}.{payload}");
     let fits =
         jsonwebtoken::crypto::verify(signature, message.as_bytes(), &key.decoding, algorithm);
-    if matches!(fits, Ok(true)) { Ok(()) } else { Err(Refusal::Signature.id()) }
+    if matches!(fits, Ok(true)) { Ok(()) } else { Err(TokenError::Signature.id()) }
 }
 
 /// Whether a verdict says that the token got no further than its form, key and signature.
 pub fn stopped_before_claims(verdict: &str) -> bool {
     let stops = [
-        Refusal::Malformed,
-        Refusal::Oversized,
-        Refusal::Algorithm,
-        Refusal::Key,
-        Refusal::Signature,
-        Refusal::Type,
-        Refusal::Encrypted,
+        TokenError::Malformed,
+        TokenError::Oversized,
+        TokenError::Algorithm,
+        TokenError::Key,
+        TokenError::Signature,
+        TokenError::Type,
+        TokenError::Encrypted,
     ];
     verdict == UNKNOWN_KEY || verdict == NO_KEYS || stops.iter().any(|stop| stop.id() == verdict)
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    identity::{Authority, Refusal, profile::MatchBy},
+    identity::{Authority, TokenError, profile::MatchBy},
     time::MonotonicTime,
     workspaces::{
         Endpoint, Grant, Grantee, IssuerNames, Organization, Person, Revision, WorkspaceId,
@@ -389,7 +389,7 @@ fn any_authentication() -> impl Strategy<Value = Authentication> {
         1 => Just(Authentication::KeysUnavailable),
         1 => Just(Authentication::IntrospectionUnavailable),
         1 => Just(Authentication::SessionsUnavailable),
-        1 => proptest::sample::select(Refusal::ALL.to_vec()).prop_map(Authentication::Refused),
+        1 => proptest::sample::select(TokenError::ALL.to_vec()).prop_map(Authentication::Refused),
         5 => any_identity().prop_map(|identity| Authentication::Known(Arc::new(identity))),
     ]
 }

@@ -343,7 +343,7 @@ impl<'de> Deserialize<'de> for Wanted {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
         let text = value.take_string(None)?;
         let message = || mistake(value.span, format!("there is no reason {text:?}")).into();
-        Reason::of(&text).map(Self).ok_or_else(message)
+        Reason::from_id(&text).map(Self).ok_or_else(message)
     }
 }
 

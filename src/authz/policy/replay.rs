@@ -141,19 +141,21 @@ impl<'s> Replay<'s> {
     }
 
     fn ask(&self, record: &Value, allowed: bool) -> Came {
-        let Some(was) = text(record, "reason").and_then(Reason::of) else { return Came::NotAsked };
+        let Some(was) = text(record, "reason").and_then(Reason::from_id) else {
+            return Came::NotAsked;
+        };
         let inputs = record.get("inputs").filter(|inputs| inputs.is_object());
         let asked = record.get("policy_id").is_some();
         let mut lacks = BTreeSet::new();
-        let relation = match inputs.and_then(|inputs| text(inputs, "relation")).and_then(Reason::of)
-        {
-            Some(relation) => relation,
-            // Policies were asked, and what they knew was too much for the record.
-            None if asked && of_policy(was) => {
-                return Came::Lacks(BTreeSet::from(["inputs"]));
-            }
-            None => was,
-        };
+        let relation =
+            match inputs.and_then(|inputs| text(inputs, "relation")).and_then(Reason::from_id) {
+                Some(relation) => relation,
+                // Policies were asked, and what they knew was too much for the record.
+                None if asked && of_policy(was) => {
+                    return Came::Lacks(BTreeSet::from(["inputs"]));
+                }
+                None => was,
+            };
         let stranger = matches!(relation, Reason::NotPermitted | Reason::GroupsOverage);
         let relation = match relation.verdict() {
             Verdict::Allow => Permission::Granted(relation),

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{Finding, quoted};
 use crate::{
     identity::{
-        Authentication, Identity, Refusal,
+        Authentication, Identity, TokenError,
         issuers::{Issuers, Outcome},
         jwt::Unverified,
         pending::Waiting,
@@ -19,7 +19,7 @@ pub(super) fn judge(issuers: &Issuers, token: &[u8], now: Timestamp) -> Vec<Find
     let token = token.strip_prefix(b"Bearer ").unwrap_or(token);
     let unverified = match Unverified::inspect(token) {
         Ok(unverified) => unverified,
-        Err(refusal) => return vec![unread(refusal)],
+        Err(error) => return vec![unread(error)],
     };
     let mut findings = vec![said(&unverified)];
     let profile = issuers.profiles().find(|profile| {
@@ -33,8 +33,8 @@ pub(super) fn judge(issuers: &Issuers, token: &[u8], now: Timestamp) -> Vec<Find
         Outcome::Settled(Authentication::Known(identity)) => {
             findings.extend(known(profile, &identity));
         }
-        Outcome::Settled(Authentication::Refused(refusal)) => {
-            findings.push(refused(profile, &unverified, refusal, now));
+        Outcome::Settled(Authentication::Refused(error)) => {
+            findings.push(refused(profile, &unverified, error, now));
         }
         _ => findings.push(Finding::fail(
             "the keys of its issuer are not at hand",
@@ -44,22 +44,22 @@ pub(super) fn judge(issuers: &Issuers, token: &[u8], now: Timestamp) -> Vec<Find
     findings
 }
 
-fn unread(refusal: Refusal) -> Finding {
-    let advice = match refusal {
-        Refusal::Encrypted => {
+fn unread(error: TokenError) -> Finding {
+    let advice = match error {
+        TokenError::Encrypted => {
             "Auth0 encrypts tokens that were asked for without an audience: ask with one"
         }
-        Refusal::Malformed => {
+        TokenError::Malformed => {
             "it is no JWT: with Auth0 ask for it with an audience; an opaque one needs [issuer.introspection], and 'explain' asks about it"
         }
-        Refusal::Graph => {
+        TokenError::Graph => {
             "ask Entra for a token for your own application (scope <application id URI>/.default)"
         }
-        Refusal::Algorithm => "let the provider sign with RS256 or ES256",
-        Refusal::Type => "send the access token, not a logout token or proof",
+        TokenError::Algorithm => "let the provider sign with RS256 or ES256",
+        TokenError::Type => "send the access token, not a logout token or proof",
         _ => "send the token as the provider gave it",
     };
-    Finding::fail(format!("{}: {refusal}", refusal.id()), advice)
+    Finding::fail(format!("{}: {error}", error.id()), advice)
 }
 
 fn said(token: &Unverified<'_>) -> Finding {
@@ -90,33 +90,38 @@ fn unknown_issuer(token: &Unverified<'_>, issuers: &Issuers) -> Finding {
     Finding::fail(format!("token_issuer: {} is not configured", quoted(found)), advice)
 }
 
-fn refused(profile: &Profile, token: &Unverified<'_>, refusal: Refusal, now: Timestamp) -> Finding {
+fn refused(
+    profile: &Profile,
+    token: &Unverified<'_>,
+    error: TokenError,
+    now: Timestamp,
+) -> Finding {
     let claims = token.claims();
     let seconds = |name: &str| claims.get(name).and_then(Value::as_u64);
     let now = now.as_millis() / 1000;
-    let advice = match refusal {
-        Refusal::Audience if claims.get("aud").is_some_and(|aud| aud == "account") => {
+    let advice = match error {
+        TokenError::Audience if claims.get("aud").is_some_and(|aud| aud == "account") => {
             "Keycloak's default: add an audience mapper for the gate's client to the client's scope".into()
         }
-        Refusal::Audience => {
+        TokenError::Audience => {
             let wanted: Vec<_> = profile.audience.iter().map(|a| quoted(a)).collect();
             format!("ask the provider for a token for {}, or change 'audience'", wanted.join(" or "))
         }
-        Refusal::Expired => match seconds("exp") {
+        TokenError::Expired => match seconds("exp") {
             Some(end) if end <= now => format!("it ended {} s ago: get a new one", now - end),
             _ => "older than 'max_age_seconds' allows: get a new one".into(),
         },
-        Refusal::NotYetValid => "the clocks differ: see what is said of the issuer's above".into(),
-        Refusal::Key => "the provider does not publish the key it is signed with; Okta's org server never does for access tokens".into(),
-        Refusal::Type => "of a kind that 'tokens' does not list: \"at+jwt\", \"access\" or \"id\"".into(),
-        Refusal::Requirement => "compare 'require' with what the token says".into(),
-        Refusal::Bound => "bound to a certificate (send that certificate) or a DPoP key (not supported)".into(),
-        Refusal::Claims => "each token needs iss, sub, aud, exp, of the right types, and the claim that 'claims.subject' names".into(),
-        Refusal::Tenant => "'tid' and 'iss' speak of different tenants".into(),
-        Refusal::Revoked => "see 'identity-spoa revocations'".into(),
+        TokenError::NotYetValid => "the clocks differ: see what is said of the issuer's above".into(),
+        TokenError::Key => "the provider does not publish the key it is signed with; Okta's org server never does for access tokens".into(),
+        TokenError::Type => "of a kind that 'tokens' does not list: \"at+jwt\", \"access\" or \"id\"".into(),
+        TokenError::Requirement => "compare 'require' with what the token says".into(),
+        TokenError::Bound => "bound to a certificate (send that certificate) or a DPoP key (not supported)".into(),
+        TokenError::Claims => "each token needs iss, sub, aud, exp, of the right types, and the claim that 'claims.subject' names".into(),
+        TokenError::Tenant => "'tid' and 'iss' speak of different tenants".into(),
+        TokenError::Revoked => "see 'identity-spoa revocations'".into(),
         _ => "send the token as the provider gave it".into(),
     };
-    Finding::fail(format!("{}: {refusal}", refusal.id()), advice)
+    Finding::fail(format!("{}: {error}", error.id()), advice)
 }
 
 fn known(profile: &Profile, identity: &Identity) -> Vec<Finding> {

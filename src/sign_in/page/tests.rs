@@ -1,5 +1,5 @@
 use super::*;
-use crate::identity::Refusal;
+use crate::identity::TokenError;
 
 fn pages(about: PageSettings) -> Pages {
     Pages::load(about, vec![("corp".into(), "Example Corp".into())]).unwrap()
@@ -35,7 +35,7 @@ async fn what_others_say_is_text_and_no_markup() {
         ..PageSettings::default()
     };
     let pages = pages(about);
-    for reason in Reason::ALL.into_iter().chain(Refusal::ALL.map(Reason::Refused)) {
+    for reason in Reason::ALL.into_iter().chain(TokenError::ALL.map(Reason::Refused)) {
         let response = pages.refused(&Refused { owner: Some(EVIL), ..refused(reason) });
         assert!(!response.status().is_success(), "{reason}");
         let html = html(response).await;

@@ -9,7 +9,7 @@ use toml_span::{DeserError, Deserialize, Spanned, Value, de_helpers::TableHelper
 use crate::{
     authz::reason::Reason,
     diagnostics::{self, Format, Mistakes, mistake},
-    identity::Refusal,
+    identity::TokenError,
 };
 
 /// The largest file of texts, in bytes.
@@ -129,7 +129,7 @@ impl Text {
                 (Self::DeniedTitle, Self::ReasonPolicyForbidden)
             }
             Reason::OriginForeign => (Self::DeniedTitle, Self::ReasonOriginForeign),
-            Reason::Refused(Refusal::Revoked) => (Self::DeniedTitle, Self::ReasonRevoked),
+            Reason::Refused(TokenError::Revoked) => (Self::DeniedTitle, Self::ReasonRevoked),
             Reason::Refused(_) | Reason::CredentialMissing => {
                 (Self::SignInFirstTitle, Self::ReasonToken)
             }
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn every_refusal_has_a_title_and_an_explanation() {
-        for reason in Reason::ALL.into_iter().chain(Refusal::ALL.map(Reason::Refused)) {
+        for reason in Reason::ALL.into_iter().chain(TokenError::ALL.map(Reason::Refused)) {
             let (title, why) = Text::of(reason);
             if [403, 404].contains(&reason.status()) && reason != Reason::ResourceMetadata {
                 assert_ne!(title, Text::UnavailableTitle, "{reason}");
