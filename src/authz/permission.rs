@@ -7,7 +7,7 @@ use crate::{
     workspaces::{
         Admission, Destination, EndpointName, Grant, Grantee, Person, Protocol,
         destination::Server,
-        directory::{Standing, is_person},
+        directory::{Membership, is_person},
         registry::{Record, UndeclaredPorts},
     },
 };
@@ -58,16 +58,16 @@ pub fn relation(
     policy: &Limits,
 ) -> Permission {
     let workspace = record.workspace;
-    let standing = match record.directory {
-        None => Standing::NoDirectory,
-        Some(directory) => directory.standing(identity),
+    let membership = match record.directory {
+        None => Membership::NoDirectory,
+        Some(directory) => directory.membership(identity),
     };
-    match standing {
-        Standing::Ambiguous => return Permission::Denied(Reason::UserAmbiguous),
-        Standing::Inactive(_) => return Permission::Denied(Reason::UserInactive),
-        Standing::NoDirectory | Standing::Stranger | Standing::Member(_) => {}
+    match membership {
+        Membership::Ambiguous => return Permission::Denied(Reason::UserAmbiguous),
+        Membership::Inactive(_) => return Permission::Denied(Reason::UserInactive),
+        Membership::NoDirectory | Membership::Stranger | Membership::Member(_) => {}
     }
-    let asker = Asker { identity, standing };
+    let asker = Asker { identity, membership };
     let owner = asker.is(&workspace.owner);
     let Some(admission) = admission(record, endpoint, policy) else {
         return match (owner, destination(record, endpoint)) {
@@ -84,7 +84,7 @@ pub fn relation(
     {
         return Permission::Granted(reason);
     }
-    let colleague = matches!(standing, Standing::Member(_))
+    let colleague = matches!(membership, Membership::Member(_))
         || workspace.organization.as_ref().is_some_and(|one| one.includes(identity));
     if admission >= Admission::Organization && colleague {
         return Permission::Granted(Reason::Organization);
@@ -124,7 +124,7 @@ pub fn protocol(record: &Record<'_>, endpoint: &EndpointName) -> Protocol {
 /// Who asks, and what that is to the workspace's platform.
 struct Asker<'a> {
     identity: &'a Identity,
-    standing: Standing<'a>,
+    membership: Membership<'a>,
 }
 
 impl Asker<'_> {
@@ -133,7 +133,7 @@ impl Asker<'_> {
     fn is(&self, person: &Person) -> bool {
         match &person.account {
             Some(account) => {
-                matches!(self.standing, Standing::Member(member) if member.account == *account)
+                matches!(self.membership, Membership::Member(member) if member.account == *account)
             }
             None => is_person(self.identity, person),
         }
@@ -147,7 +147,7 @@ impl Asker<'_> {
                 && self.identity.groups.contains(name))
             .then_some(Reason::GrantedGroup),
             Grantee::Team(team) => {
-                let member = matches!(self.standing, Standing::Member(m) if m.teams.contains(team));
+                let member = matches!(self.membership, Membership::Member(m) if m.teams.contains(team));
                 member.then_some(Reason::GrantedGroup)
             }
         })

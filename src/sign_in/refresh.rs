@@ -19,7 +19,7 @@ use crate::{
     sessions::{Session, Tokens},
     sign_in::{SignIn, record::SessionEvent},
     time::Timestamp,
-    workspaces::directory::Standing,
+    workspaces::directory::Membership,
 };
 
 /// How often it is looked whose time has come.
@@ -138,7 +138,7 @@ impl Refresher {
             return;
         }
         let is_gone = |identity: &Identity| {
-            directories.iter().any(|all| matches!(all.standing(identity), Standing::Inactive(_)))
+            directories.iter().any(|all| matches!(all.membership(identity), Membership::Inactive(_)))
         };
         for session in self.sign_in.browser.sessions.alive(Timestamp::now()) {
             if is_gone(&session.identity.load()) {

@@ -5,7 +5,7 @@
 //! login name. It also says which of the platform's groups an account is in, and whether the
 //! account is active.
 //!
-//! Invariant: an identity that fits several accounts is [`Standing::Ambiguous`] and gets access to
+//! Invariant: an identity that fits several accounts is [`Membership::Ambiguous`] and gets access to
 //! none of them, so a second account with the same e-mail address never inherits the rights of the
 //! first.
 
@@ -44,7 +44,7 @@ type Names = HashMap<Box<str>, Vec<usize>>;
 
 /// The relation of an identity to a platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing<'d> {
+pub enum Membership<'d> {
     /// The platform has no directory: its records name people by the claims of identities.
     NoDirectory,
     /// The identity has no account.
@@ -96,7 +96,7 @@ impl Directory {
 
     /// Returns the relation of the identity to the platform.
     #[must_use]
-    pub fn standing(&self, identity: &Identity) -> Standing<'_> {
+    pub fn membership(&self, identity: &Identity) -> Membership<'_> {
         let mut found: Option<&Member> = None;
         for rule in &identity.authority.matching {
             let (names, name) = match rule {
@@ -110,15 +110,15 @@ impl Directory {
                 // Two rules may find the same account; only a second account makes the identity
                 // ambiguous.
                 if found.is_some_and(|other| other.account != member.account) {
-                    return Standing::Ambiguous;
+                    return Membership::Ambiguous;
                 }
                 found = Some(member);
             }
         }
         match found {
-            None => Standing::Stranger,
-            Some(member) if member.active => Standing::Member(member),
-            Some(member) => Standing::Inactive(member),
+            None => Membership::Stranger,
+            Some(member) if member.active => Membership::Member(member),
+            Some(member) => Membership::Inactive(member),
         }
     }
 
@@ -172,9 +172,9 @@ mod tests {
         Member { account: account.into(), label: email.into(), person, active, teams: vec![] }
     }
 
-    fn account(standing: Standing<'_>) -> Option<&str> {
-        match standing {
-            Standing::Member(member) => Some(&member.account),
+    fn account(membership: Membership<'_>) -> Option<&str> {
+        match membership {
+            Membership::Member(member) => Some(&member.account),
             _ => None,
         }
     }
@@ -182,22 +182,22 @@ mod tests {
     #[test]
     fn an_identity_is_joined_to_its_account_by_verified_email() {
         let directory = Directory::new([member("1", "a@x", true), member("2", "b@x", true)]);
-        assert_eq!(account(directory.standing(&identity("s", Some("b@x")))), Some("2"));
-        assert_eq!(directory.standing(&identity("s", None)), Standing::Stranger);
-        assert_eq!(directory.standing(&identity("1", Some("c@x"))), Standing::Stranger);
+        assert_eq!(account(directory.membership(&identity("s", Some("b@x")))), Some("2"));
+        assert_eq!(directory.membership(&identity("s", None)), Membership::Stranger);
+        assert_eq!(directory.membership(&identity("1", Some("c@x"))), Membership::Stranger);
     }
 
     #[test]
     fn a_suspended_account_is_told_apart() {
         let directory = Directory::new([member("1", "a@x", false)]);
-        let standing = directory.standing(&identity("s", Some("a@x")));
-        assert!(matches!(standing, Standing::Inactive(m) if &*m.account == "1"));
+        let membership = directory.membership(&identity("s", Some("a@x")));
+        assert!(matches!(membership, Membership::Inactive(m) if &*m.account == "1"));
     }
 
     #[test]
     fn two_accounts_of_one_address_are_nobodys() {
         let directory = Directory::new([member("1", "a@x", true), member("2", "a@x", false)]);
-        assert_eq!(directory.standing(&identity("s", Some("a@x"))), Standing::Ambiguous);
+        assert_eq!(directory.membership(&identity("s", Some("a@x"))), Membership::Ambiguous);
     }
 
     #[test]
@@ -212,6 +212,6 @@ mod tests {
         let mut partner = member("1", "a@x", true);
         partner.person.issuers = IssuerNames::one("partner");
         let directory = Directory::new([partner]);
-        assert_eq!(directory.standing(&identity("s", Some("a@x"))), Standing::Stranger);
+        assert_eq!(directory.membership(&identity("s", Some("a@x"))), Membership::Stranger);
     }
 }
