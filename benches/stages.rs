@@ -127,9 +127,9 @@ fn main() {
     });
     let place = gate.match_host(&request, &mut scratch);
     time("decide", || {
-        let (about, policy) = (RequestContext::default(), Limits::default());
+        let (about, limits) = (RequestContext::default(), Limits::default());
         let rules = Rules::default();
-        black_box(decision::decide(&place, &about, known.clone(), &workspaces, &policy, rules));
+        black_box(decision::decide(&place, &about, known.clone(), &workspaces, &limits, rules));
     });
     let Step::Done(decided) =
         gate.decide(&request, &workspaces, now, &mut scratch, Waiting::Allowed)

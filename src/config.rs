@@ -69,7 +69,7 @@ pub struct Config {
     /// Where workspaces come from; at least one, with different names.
     pub sources: Vec<Source>,
     /// What holds for all workspaces.
-    pub policy: Limits,
+    pub limits: Limits,
     /// Policies beyond ownership; none unless said.
     pub policies: Option<policy::PolicySettings>,
     /// Where decisions are recorded.

@@ -81,7 +81,7 @@ pub struct Gate {
     /// The sources as the administrator sees them, by number.
     pub watched: Vec<WatchedSource>,
     /// The limits that hold for all workspaces.
-    pub policy: Limits,
+    pub limits: Limits,
     /// Policies beyond ownership; none by default.
     pub policies: Option<Arc<Policies>>,
     /// The fingerprints of configuration and policies, for records.

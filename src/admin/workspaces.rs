@@ -256,7 +256,7 @@ pub(super) async fn put(
     };
     let gate = shared.live.gate();
     let issuers = gate.authorities().map(|authority| &*authority.name).collect();
-    let backends = &gate.policy.ranges.backends;
+    let backends = &gate.limits.ranges.backends;
     let workspace = match document::parse_one("body", &body, &issuers, backends) {
         Ok(workspace) => workspace,
         Err(mistakes) => return failed(StatusCode::UNPROCESSABLE_ENTITY, mistakes.to_string()),

@@ -74,13 +74,13 @@ struct Follower<S> {
 
 impl Feeds {
     pub(crate) fn new(config: &Config) -> anyhow::Result<Self> {
-        let resolver = Arc::new(Resolver::new(config.policy.ranges.clone()));
+        let resolver = Arc::new(Resolver::new(config.limits.ranges.clone()));
         let names: Vec<_> = config.sources.iter().map(|s| (&*s.name, s.rules)).collect();
         let registry = Arc::new(Registry::new(&names, Arc::clone(&resolver)));
         let issuers = config.issuer_names();
         let feeds = config.sources.iter().enumerate().map(|(number, source)| {
             let publisher = Publisher::new(Arc::clone(&registry), SourceId::new(number));
-            let known = (&issuers, &config.policy.ranges.backends);
+            let known = (&issuers, &config.limits.ranges.backends);
             Feed::new(&source.name, &source.kind, known, publisher)
                 .with_context(|| format!("the source '{}'", source.name))
         });

@@ -202,7 +202,7 @@ fn gate(
         registry,
         lookups,
         watched,
-        policy: config.policy.clone(),
+        limits: config.limits.clone(),
         policies,
         versions,
         metrics,
@@ -348,7 +348,7 @@ impl SourceSettings {
             }
         }
         let issuers = config.issuer_names().into_iter().map(Into::into).collect();
-        let (sources, ranges) = (config.sources.clone(), config.policy.ranges.clone());
+        let (sources, ranges) = (config.sources.clone(), config.limits.ranges.clone());
         Ok(Self { sources, ranges, issuers, authorities })
     }
 

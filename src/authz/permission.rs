@@ -44,10 +44,10 @@ impl Permission {
 pub fn admission(
     record: &Record<'_>,
     endpoint: &EndpointName,
-    policy: &Limits,
+    limits: &Limits,
 ) -> Option<Admission> {
     let declared = record.workspace.endpoint(endpoint)?;
-    Some(declared.admission.min(record.rules.max_admission).min(policy.max_admission))
+    Some(declared.admission.min(record.rules.max_admission).min(limits.max_admission))
 }
 
 /// Whether the identity may reach the endpoint by what it is to the workspace.
@@ -55,7 +55,7 @@ pub fn relation(
     identity: &Identity,
     record: &Record<'_>,
     endpoint: &EndpointName,
-    policy: &Limits,
+    limits: &Limits,
 ) -> Permission {
     let workspace = record.workspace;
     let membership = match record.directory {
@@ -69,7 +69,7 @@ pub fn relation(
     }
     let asker = Asker { identity, membership };
     let owner = asker.is(&workspace.owner);
-    let Some(admission) = admission(record, endpoint, policy) else {
+    let Some(admission) = admission(record, endpoint, limits) else {
         return match (owner, destination(record, endpoint)) {
             (true, Some(_)) => Permission::Granted(Reason::Owner),
             (true, None) => Permission::Denied(Reason::EndpointUndeclared),

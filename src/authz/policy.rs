@@ -12,7 +12,7 @@ use std::{collections::HashSet, fmt, net::IpAddr, sync::Arc};
 
 use cedar_policy::{
     Authorizer, Context, Decision as Answer, Entities, Entity, EntityId, EntityTypeName, EntityUid,
-    PolicySet, Request, RestrictedExpression,
+    PolicySet as CedarPolicies, Request, RestrictedExpression,
 };
 use jiff::tz::TimeZone;
 use tracing::debug;
@@ -171,7 +171,7 @@ enum Ruling {
 pub struct Set {
     mode: Mode,
     zone: TimeZone,
-    policies: PolicySet,
+    policies: CedarPolicies,
     looks: Looks,
     /// The ids of policies that permit by names which any issuer may give.
     unbound: Vec<String>,

@@ -99,7 +99,7 @@ impl Section for Document {
             credentials: self.credentials,
             certificates: certificates.into_iter().map(|rule| rule.value).collect(),
             hosts: self.host?.into_iter().map(|raw| raw.spec).collect(),
-            policy: workspaces.limits(ranges),
+            limits: workspaces.limits(ranges),
             sources: workspaces
                 .file
                 .into_iter()

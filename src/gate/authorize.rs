@@ -33,7 +33,7 @@ impl Gate {
         authentication: Authentication,
     ) -> Result<Decision, Stop> {
         let (context, workspaces) = (check.context(), check.workspaces);
-        let (limits, rules) = (&self.policy, self.rules());
+        let (limits, rules) = (&self.limits, self.rules());
         let decision =
             decision::decide(&check.host, &context, authentication, workspaces, limits, rules);
         if decision.reason == Reason::WorkspaceUnknown
@@ -87,7 +87,7 @@ impl Gate {
             }
             Some(Some(identity)) => Authentication::Known(identity),
         };
-        let (limits, rules) = (&self.policy, self.rules().without_shadow());
+        let (limits, rules) = (&self.limits, self.rules().without_shadow());
         decision::decide(&host, context, authentication, workspaces, limits, rules)
     }
 

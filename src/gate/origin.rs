@@ -61,7 +61,7 @@ impl Gate {
     /// Whether the page that shows the workspace in a frame may do so by `[policy] framing`.
     /// Browsers name the page in Referer. A page can suppress the header but not change it.
     fn may_frame(&self, request: &Request<'_>, target: &Target, scratch: &mut Scratch) -> bool {
-        match self.policy.framing {
+        match self.limits.framing {
             Framing::Any => true,
             Framing::Site => request.browser.site == Some(b"same-site"),
             Framing::Workspace => {

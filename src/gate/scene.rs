@@ -108,7 +108,7 @@ impl Scene {
                 status: Arc::default(),
                 leases: None,
             }],
-            policy: Limits::default(),
+            limits: Limits::default(),
             policies: None,
             versions: Versions::default(),
             metrics: Arc::default(),

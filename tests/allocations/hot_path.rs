@@ -135,7 +135,7 @@ async fn gate(idp: &DevIdp) -> Gate {
         registry,
         lookups: vec![],
         watched: vec![],
-        policy: Limits {
+        limits: Limits {
             ranges: Ranges::default().with(Backends::parse(["shared"]).unwrap()),
             ..Limits::default()
         },

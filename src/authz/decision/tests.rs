@@ -146,9 +146,9 @@ fn s12_an_email_address_a_group_and_an_organization_count_only_from_their_issuer
         });
         change(&mut workspace);
         let known = Authentication::Known(Arc::new(who));
-        let (context, policy) = (RequestContext::default(), permissive());
+        let (context, limits) = (RequestContext::default(), permissive());
         let place = place(EndpointName::Main);
-        decide(&place, &context, known, &snapshot(vec![workspace]), &policy, Rules::default())
+        decide(&place, &context, known, &snapshot(vec![workspace]), &limits, Rules::default())
             .reason
     };
     let who = |issuer: &str| Identity {
@@ -426,12 +426,12 @@ proptest! {
             max_admission: source_max,
             ..SourceRules::default()
         };
-        let policy = Limits { max_admission, ..permissive() };
+        let limits = Limits { max_admission, ..permissive() };
         let list = if known { vec![workspace.clone()] } else { vec![] };
         let age = Duration::from_secs(age);
         let workspaces = aged(rules, list, members.clone(), age);
         let decision =
-            decide(&place(endpoint.clone()), &RequestContext::default(), authentication.clone(), &workspaces, &policy, Rules::default());
+            decide(&place(endpoint.clone()), &RequestContext::default(), authentication.clone(), &workspaces, &limits, Rules::default());
         let identity = match &authentication {
             Authentication::Known(identity) => Some(identity),
             _ => None,
@@ -503,7 +503,7 @@ proptest! {
         let was_public = known && admits(Admission::Public);
         if identity.is_none() && decision.verdict() != Verdict::Allow && !was_public {
             let nowhere =
-                decide(&place(endpoint), &RequestContext::default(), authentication.clone(), &snapshot(vec![]), &policy, Rules::default());
+                decide(&place(endpoint), &RequestContext::default(), authentication.clone(), &snapshot(vec![]), &limits, Rules::default());
             prop_assert_eq!(decision.reason, nowhere.reason);
             prop_assert!(decision.workspace.is_none());
         }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use cedar_policy::{
-    Authorizer, Effect, EntityId, EntityTypeName, EntityUid, Policy, PolicyId, PolicySet, Schema,
+    Authorizer, Effect, EntityId, EntityTypeName, EntityUid, Policy, PolicyId, CedarPolicies, Schema,
     ValidationMode, Validator,
 };
 use jiff::tz::TimeZone;
@@ -95,11 +95,11 @@ impl Set {
         let schema = schema().map_err(|error| Mistakes::whole("the schema of policies", error))?;
         let mut mistakes = Vec::new();
         let mut places: BTreeMap<String, (usize, usize)> = BTreeMap::new();
-        let mut policies = PolicySet::new();
+        let mut policies = CedarPolicies::new();
         let mut looks = Looks::default();
         let mut unbound = Vec::new();
         for (number, source) in sources.iter().enumerate() {
-            let parsed = match source.text.parse::<PolicySet>() {
+            let parsed = match source.text.parse::<CedarPolicies>() {
                 Ok(parsed) => parsed,
                 Err(errors) => {
                     mistakes.extend(errors.iter().map(|error| source.found(error, 0)));
@@ -184,7 +184,7 @@ fn schema() -> Result<Schema, String> {
 }
 
 /// The policies of a text as they follow each other there; the parser numbers them.
-fn in_order(parsed: &PolicySet) -> impl Iterator<Item = &Policy> {
+fn in_order(parsed: &CedarPolicies) -> impl Iterator<Item = &Policy> {
     (0..parsed.num_of_policies() + parsed.num_of_templates())
         .filter_map(|number| parsed.policy(&PolicyId::new(format!("policy{number}"))))
 }

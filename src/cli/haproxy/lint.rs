@@ -48,7 +48,7 @@ pub(super) fn lint(args: &HaproxyLintArgs) -> anyhow::Result<ExitCode> {
 /// What HAProxy's configuration must fit.
 pub(super) fn agent(config: &Config) -> Agent {
     let credentials = config.credentials.as_ref();
-    let policy = &config.policy;
+    let limits = &config.limits;
     Agent {
         answer_within: config.agent.answer_within,
         sign_in: config.sign_in.is_some(),
@@ -56,8 +56,8 @@ pub(super) fn agent(config: &Config) -> Agent {
         query: credentials.is_some_and(|sources| sources.query.is_some()),
         policies: config.policies.is_some(),
         subprotocol: credentials.is_some_and(|sources| sources.subprotocol),
-        frames: policy.framing == Framing::Workspace,
-        backends: Some(policy.ranges.backends.clone()),
+        frames: limits.framing == Framing::Workspace,
+        backends: Some(limits.ranges.backends.clone()),
     }
 }
 

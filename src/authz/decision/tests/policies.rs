@@ -68,8 +68,8 @@ fn ask(who: Option<&Arc<Identity>>, workspaces: &Snapshot, rules: Rules<'_>) -> 
         client: Some([192, 0, 2, 1].into()),
         ..RequestContext::default()
     };
-    let policy = permissive();
-    decide(&place(EndpointName::Main), &context, authentication, workspaces, &policy, rules)
+    let limits = permissive();
+    decide(&place(EndpointName::Main), &context, authentication, workspaces, &limits, rules)
 }
 
 #[test]
