@@ -26,7 +26,7 @@ use identity_spoa::{
         decision::{self, DecisionId},
         limits::Limits,
         permission::Permission,
-        policy::{Mode, Question, RequestContext, Rules, Set, Who},
+        policy::{Mode, PolicySet, PolicySets, Question, RequestContext, Who},
         reason::Reason,
     },
     gate::{Gate, Response, Step, live::Live, revalidator::Revalidator},
@@ -128,8 +128,8 @@ fn main() {
     let place = gate.match_host(&request, &mut scratch);
     time("decide", || {
         let (about, limits) = (RequestContext::default(), Limits::default());
-        let rules = Rules::default();
-        black_box(decision::decide(&place, &about, known.clone(), &workspaces, &limits, rules));
+        let policies = PolicySets::default();
+        black_box(decision::decide(&place, &about, known.clone(), &workspaces, &limits, policies));
     });
     let Step::Done(decided) =
         gate.decide(&request, &workspaces, now, &mut scratch, Waiting::Allowed)
@@ -161,7 +161,7 @@ fn main() {
 /// What policies add to a decision.
 fn policies(known: &Authentication, now: Timestamp) {
     let Authentication::Known(identity) = known else { panic!() };
-    let ask = |set: &Set, path: &[u8]| {
+    let ask = |set: &PolicySet, path: &[u8]| {
         let question = Question {
             who: Some(Who::of(identity)),
             workspace: "pinkpanda-demo-ns35kd21abc",
@@ -179,7 +179,7 @@ fn policies(known: &Authentication, now: Timestamp) {
         };
         assert!(black_box(set.decide(&question)).permission.is_granted());
     };
-    let set = |text: &str| Set::parse("bench", text, Mode::Narrow, TimeZone::UTC).unwrap();
+    let set = |text: &str| PolicySet::parse("bench", text, Mode::Narrow, TimeZone::UTC).unwrap();
     let plain = set(
         "@id(\"a\") forbid(principal, action, resource) when { context.relation == \"none\" };",
     );

@@ -9,7 +9,7 @@ use crate::{
     authz::{
         limits::Limits,
         permission::{self, Permission},
-        policy::{Question, RequestContext, Rules, Set, Shadow},
+        policy::{PolicySet, PolicySets, Question, RequestContext, Shadow},
         reason::{Reason, Verdict},
     },
     identity::{Authentication, Identity},
@@ -112,7 +112,7 @@ pub fn decide(
     authentication: Authentication,
     workspaces: &Snapshot,
     limits: &Limits,
-    rules: Rules<'_>,
+    policies: PolicySets<'_>,
 ) -> Decision {
     let target = match host {
         HostMatch::Missing => return Decision::refuse(Reason::HostMissing),
@@ -139,7 +139,7 @@ pub fn decide(
                 decision.identity = Some(identity);
             }
             return decision.ask(
-                rules,
+                policies,
                 Permission::Granted(Reason::Public),
                 record,
                 limits,
@@ -175,20 +175,20 @@ pub fn decide(
         Found::Ambiguous => return Decision { reason: Reason::WorkspaceAmbiguous, ..decision },
     };
     let relation = permission::relation(&identity, &record, &endpoint, limits);
-    decision.ask(rules, relation, &record, limits, context)
+    decision.ask(policies, relation, &record, limits, context)
 }
 
 impl Decision {
     /// Asks the policies about what ownership says, and goes on with what comes of it.
     fn ask(
         mut self,
-        rules: Rules<'_>,
+        policies: PolicySets<'_>,
         relation: Permission,
         record: &Record<'_>,
         limits: &Limits,
         context: &RequestContext<'_>,
     ) -> Self {
-        let Rules { enforced, shadow } = rules;
+        let PolicySets { enforced, shadow } = policies;
         if enforced.or(shadow).is_none() {
             return self.follow(relation, record, limits, context);
         }
@@ -196,7 +196,7 @@ impl Decision {
         let endpoint = self.endpoint.clone().unwrap_or(EndpointName::Main);
         let (identity, workspace) = (identity.as_deref(), record.workspace);
         let question = Question::new(identity, workspace, &endpoint, relation, *context);
-        let outcome = |set: &Set| set.decide(&question);
+        let outcome = |set: &PolicySet| set.decide(&question);
         self.relation = Some(relation);
         self.shadow = shadow.map(|set| {
             let outcome = outcome(set);

@@ -147,7 +147,8 @@ impl Asker<'_> {
                 && self.identity.groups.contains(name))
             .then_some(Reason::GrantedGroup),
             Grantee::Team(team) => {
-                let member = matches!(self.membership, Membership::Member(m) if m.teams.contains(team));
+                let member =
+                    matches!(self.membership, Membership::Member(m) if m.teams.contains(team));
                 member.then_some(Reason::GrantedGroup)
             }
         })

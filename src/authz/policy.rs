@@ -1,7 +1,7 @@
 //! Policy beyond ownership: reviewed files of rules over user, groups, workspace, endpoint, method, path,
 //! client network and time, in the language Cedar.
 //!
-//! [`crate::authz::decision`] asks a [`Set`] once it knows what somebody is to a workspace, and before it looks at the
+//! [`crate::authz::decision`] asks a [`PolicySet`] once it knows what somebody is to a workspace, and before it looks at the
 //! workspace's phase and place. In the mode [`Mode::Narrow`] policies only forbid what ownership allows; in
 //! [`Mode::Replace`] they may permit what it refuses, to somebody with an identity. A pure function: no I/O, no
 //! clock. What cannot be evaluated, or lacks an input that a policy looks at, is refused. [`load`] reads the
@@ -69,18 +69,18 @@ pub enum Mode {
 #[derive(Debug, Default)]
 pub struct Policies {
     /// What is enforced.
-    pub enforced: Option<Set>,
+    pub enforced: Option<PolicySet>,
     /// What is only put on record.
-    pub shadow: Option<Set>,
+    pub shadow: Option<PolicySet>,
 }
 
 /// The sets that a decision asks; none is the default.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Rules<'p> {
+pub struct PolicySets<'p> {
     /// Decides.
-    pub enforced: Option<&'p Set>,
+    pub enforced: Option<&'p PolicySet>,
     /// Is only put on record.
-    pub shadow: Option<&'p Set>,
+    pub shadow: Option<&'p PolicySet>,
 }
 
 /// What a request or stream is like, beside who wants what.
@@ -168,7 +168,7 @@ enum Ruling {
 }
 
 /// Policies that belong together.
-pub struct Set {
+pub struct PolicySet {
     mode: Mode,
     zone: TimeZone,
     policies: CedarPolicies,
@@ -201,9 +201,9 @@ impl Mode {
     }
 }
 
-impl fmt::Debug for Set {
+impl fmt::Debug for PolicySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Set")
+        f.debug_struct("PolicySet")
             .field("mode", &self.mode)
             .field("policies", &self.len())
             .field("hash", &self.hash)
@@ -215,13 +215,13 @@ impl Policies {
     /// The fingerprint of the files whose policies are enforced; none where none are.
     #[must_use]
     pub fn hash(&self) -> Option<Fingerprint> {
-        self.enforced.as_ref().map(Set::hash)
+        self.enforced.as_ref().map(PolicySet::hash)
     }
 
     /// Everything there is.
     #[must_use]
-    pub const fn rules(&self) -> Rules<'_> {
-        Rules { enforced: self.enforced.as_ref(), shadow: self.shadow.as_ref() }
+    pub const fn sets(&self) -> PolicySets<'_> {
+        PolicySets { enforced: self.enforced.as_ref(), shadow: self.shadow.as_ref() }
     }
 }
 
@@ -233,7 +233,7 @@ impl Policies {
     pub fn bound_to_issuers(&self) -> Result<(), Mistakes> {
         let sets = [&self.enforced, &self.shadow].into_iter().flatten();
         let mistakes: Vec<_> = sets
-            .flat_map(Set::unbound)
+            .flat_map(PolicySet::unbound)
             .map(|id| Mistake {
                 file: format!("policy {id:?}"),
                 place: None,
@@ -247,7 +247,7 @@ impl Policies {
     }
 }
 
-impl Rules<'_> {
+impl PolicySets<'_> {
     /// The same without the set that is only put on record.
     #[must_use]
     pub const fn without_shadow(self) -> Self {
@@ -302,7 +302,7 @@ impl<'a> Question<'a> {
     }
 }
 
-impl Set {
+impl PolicySet {
     /// How many policies there are.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -15,7 +15,7 @@ use super::audit::{FilterArgs, is_broken_pipe, time_of, warn_of};
 use crate::{
     audit::read::select,
     authz::policy::{
-        self, SCHEMA, Set,
+        self, PolicySet, SCHEMA,
         cases::Cases,
         replay::{Change, Replay, Report},
     },
@@ -159,7 +159,7 @@ fn test(args: &TestArgs) -> anyhow::Result<ExitCode> {
     let mut out = io::stdout().lock();
     let mut all_well = true;
     for Place { directory, mode } in places {
-        let set = Set::load(&directory, mode, zone.clone())?;
+        let set = PolicySet::load(&directory, mode, zone.clone())?;
         let cases = Cases::load(&directory)?;
         if cases.is_empty() {
             bail!(
@@ -193,7 +193,7 @@ fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     let Some(Place { directory, mode }) = places.into_iter().next() else {
         bail!("no policies: name their directory");
     };
-    let set = Set::load(&directory, mode, zone)?;
+    let set = PolicySet::load(&directory, mode, zone)?;
     let mut issuers = BTreeMap::new();
     for issuer in config.iter().flat_map(|config| &config.issuers) {
         for accepted in &issuer.profile.accepted {

@@ -9,7 +9,7 @@ use super::{Check, Gate, Stop};
 use crate::{
     authz::{
         decision::{self, Decision, HostMatch},
-        policy::{Policies, RequestContext, Rules},
+        policy::{Policies, PolicySets, RequestContext},
         reason::Reason,
     },
     identity::{
@@ -33,9 +33,9 @@ impl Gate {
         authentication: Authentication,
     ) -> Result<Decision, Stop> {
         let (context, workspaces) = (check.context(), check.workspaces);
-        let (limits, rules) = (&self.limits, self.rules());
+        let (limits, policies) = (&self.limits, self.policy_sets());
         let decision =
-            decision::decide(&check.host, &context, authentication, workspaces, limits, rules);
+            decision::decide(&check.host, &context, authentication, workspaces, limits, policies);
         if decision.reason == Reason::WorkspaceUnknown
             && check.waiting == Waiting::Allowed
             && let HostMatch::Matched(_, target) = &check.host
@@ -87,13 +87,13 @@ impl Gate {
             }
             Some(Some(identity)) => Authentication::Known(identity),
         };
-        let (limits, rules) = (&self.limits, self.rules().without_shadow());
-        decision::decide(&host, context, authentication, workspaces, limits, rules)
+        let (limits, policies) = (&self.limits, self.policy_sets().without_shadow());
+        decision::decide(&host, context, authentication, workspaces, limits, policies)
     }
 
-    /// The configured policies; an empty set by default.
-    fn rules(&self) -> Rules<'_> {
-        self.policies.as_deref().map(Policies::rules).unwrap_or_default()
+    /// The configured policies; none by default.
+    fn policy_sets(&self) -> PolicySets<'_> {
+        self.policies.as_deref().map(Policies::sets).unwrap_or_default()
     }
 
     /// Starts to ask a source for a workspace. With several sources that can be asked, the host

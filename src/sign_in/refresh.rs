@@ -138,7 +138,9 @@ impl Refresher {
             return;
         }
         let is_gone = |identity: &Identity| {
-            directories.iter().any(|all| matches!(all.membership(identity), Membership::Inactive(_)))
+            directories
+                .iter()
+                .any(|all| matches!(all.membership(identity), Membership::Inactive(_)))
         };
         for session in self.sign_in.browser.sessions.alive(Timestamp::now()) {
             if is_gone(&session.identity.load()) {

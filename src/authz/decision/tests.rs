@@ -148,7 +148,7 @@ fn s12_an_email_address_a_group_and_an_organization_count_only_from_their_issuer
         let known = Authentication::Known(Arc::new(who));
         let (context, limits) = (RequestContext::default(), permissive());
         let place = place(EndpointName::Main);
-        decide(&place, &context, known, &snapshot(vec![workspace]), &limits, Rules::default())
+        decide(&place, &context, known, &snapshot(vec![workspace]), &limits, PolicySets::default())
             .reason
     };
     let who = |issuer: &str| Identity {
@@ -196,7 +196,7 @@ fn no_organization_is_not_the_same_organization() {
         known,
         &snapshot(vec![workspace]),
         &permissive(),
-        Rules::default(),
+        PolicySets::default(),
     );
     assert_eq!(decision.reason, Reason::NotPermitted);
 }
@@ -212,7 +212,7 @@ fn before_the_first_list_nobody_is_told_that_a_workspace_is_unknown() {
         known,
         &registry.snapshot(),
         &permissive(),
-        Rules::default(),
+        PolicySets::default(),
     );
     assert_eq!(decision.reason, Reason::WorkspacesNotLoaded);
 }
@@ -238,7 +238,7 @@ fn the_owner_reaches_undeclared_ports_only_where_the_policy_says_so() {
             known,
             &ruled(rules, vec![workspace]),
             &permissive(),
-            Rules::default(),
+            PolicySets::default(),
         )
     };
     let (owner, deny) = (UndeclaredPorts::Owner, UndeclaredPorts::Deny);
@@ -431,7 +431,7 @@ proptest! {
         let age = Duration::from_secs(age);
         let workspaces = aged(rules, list, members.clone(), age);
         let decision =
-            decide(&place(endpoint.clone()), &RequestContext::default(), authentication.clone(), &workspaces, &limits, Rules::default());
+            decide(&place(endpoint.clone()), &RequestContext::default(), authentication.clone(), &workspaces, &limits, PolicySets::default());
         let identity = match &authentication {
             Authentication::Known(identity) => Some(identity),
             _ => None,
@@ -503,7 +503,7 @@ proptest! {
         let was_public = known && admits(Admission::Public);
         if identity.is_none() && decision.verdict() != Verdict::Allow && !was_public {
             let nowhere =
-                decide(&place(endpoint), &RequestContext::default(), authentication.clone(), &snapshot(vec![]), &limits, Rules::default());
+                decide(&place(endpoint), &RequestContext::default(), authentication.clone(), &snapshot(vec![]), &limits, PolicySets::default());
             prop_assert_eq!(decision.reason, nowhere.reason);
             prop_assert!(decision.workspace.is_none());
         }

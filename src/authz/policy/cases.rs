@@ -11,7 +11,7 @@ use std::{
 use jiff::{civil::DateTime, tz::TimeZone};
 use toml_span::{DeserError, Deserialize, Value, de_helpers::TableHelper};
 
-use super::{Mode, Outcome, Question, RequestContext, Set, Who};
+use super::{Mode, Outcome, PolicySet, Question, RequestContext, Who};
 use crate::{
     authz::{
         permission::Permission,
@@ -146,7 +146,7 @@ impl Cases {
 
     /// Asks the policies about each case.
     #[must_use]
-    pub fn run(&self, set: &Set) -> Report {
+    pub fn run(&self, set: &PolicySet) -> Report {
         let mut untested: BTreeSet<String> = set.ids().into_iter().collect();
         let mut differences = Vec::new();
         for (file, case) in &self.0 {
@@ -172,7 +172,7 @@ impl Cases {
 }
 
 impl Case {
-    fn outcome(&self, set: &Set) -> Result<Outcome, String> {
+    fn outcome(&self, set: &PolicySet) -> Result<Outcome, String> {
         let who = self.user.as_ref().map(|user| Who {
             issuer: &user.issuer,
             subject: &user.subject,
@@ -393,7 +393,7 @@ when { context.method == \"DELETE\" };
 
     fn run(cases: &str) -> Report {
         let zone = TimeZone::get("Europe/Berlin").unwrap();
-        let set = Set::parse("p", POLICIES, Mode::Narrow, zone).unwrap();
+        let set = PolicySet::parse("p", POLICIES, Mode::Narrow, zone).unwrap();
         Cases::parse("c.test.yaml", cases, Format::Yaml).unwrap().run(&set)
     }
 

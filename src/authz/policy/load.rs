@@ -7,13 +7,13 @@ use std::{
 };
 
 use cedar_policy::{
-    Authorizer, Effect, EntityId, EntityTypeName, EntityUid, Policy, PolicyId, CedarPolicies, Schema,
-    ValidationMode, Validator,
+    Authorizer, Effect, EntityId, EntityTypeName, EntityUid, Policy, PolicyId,
+    PolicySet as CedarPolicies, Schema, ValidationMode, Validator,
 };
 use jiff::tz::TimeZone;
 use miette::Diagnostic;
 
-use super::{Looks, Mode, Names, Policies, SCHEMA, Set};
+use super::{Looks, Mode, Names, Policies, PolicySet, SCHEMA};
 use crate::{
     authz::policy::PolicySettings,
     diagnostics::{Mistake, Mistakes, line_and_column},
@@ -30,7 +30,9 @@ impl Policies {
     /// Every mistake in the files.
     pub fn load(about: &PolicySettings) -> Result<Self, Mistakes> {
         let set = |directory: Option<&PathBuf>, mode| {
-            directory.map(|directory| Set::load(directory, mode, about.zone.clone())).transpose()
+            directory
+                .map(|directory| PolicySet::load(directory, mode, about.zone.clone()))
+                .transpose()
         };
         let enforced = set(about.directory.as_ref(), about.mode);
         match (enforced, set(about.shadow.as_ref(), about.shadow_mode)) {
@@ -73,7 +75,7 @@ impl Source {
     }
 }
 
-impl Set {
+impl PolicySet {
     /// Reads the policies of a directory.
     ///
     /// # Errors

@@ -14,7 +14,7 @@ use std::{
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Mode, Question, RequestContext, Set, Who};
+use super::{Mode, PolicySet, Question, RequestContext, Who};
 use crate::{
     authz::{
         permission::Permission,
@@ -68,7 +68,7 @@ pub struct Change {
 
 /// Asks policies about records.
 pub struct Replay<'s> {
-    set: &'s Set,
+    set: &'s PolicySet,
     /// The configured name of each issuer's identifier.
     issuers: BTreeMap<String, String>,
     report: Report,
@@ -89,7 +89,7 @@ impl<'s> Replay<'s> {
     /// Of these policies; records without `inputs` name issuers by identifiers, of which these are the
     /// configured names.
     #[must_use]
-    pub fn new(set: &'s Set, issuers: BTreeMap<String, String>) -> Self {
+    pub fn new(set: &'s PolicySet, issuers: BTreeMap<String, String>) -> Self {
         Self { set, issuers, report: Report::default(), changes: BTreeMap::new() }
     }
 
@@ -234,7 +234,7 @@ impl<'r> Owned<'r> {
     /// The question, if nothing is lacking that the policies look at.
     fn question<'q>(
         &'q self,
-        set: &Set,
+        set: &PolicySet,
         relation: Permission,
         lacks: &mut BTreeSet<&'static str>,
     ) -> Option<Question<'q>> {
@@ -302,7 +302,7 @@ mod tests {
     use super::*;
 
     fn replay(mode: Mode, policies: &str, records: &[Value]) -> Report {
-        let set = Set::parse("p", policies, mode, TimeZone::UTC).unwrap();
+        let set = PolicySet::parse("p", policies, mode, TimeZone::UTC).unwrap();
         let issuers = BTreeMap::from([("https://corp".to_owned(), "corp".to_owned())]);
         let mut replay = Replay::new(&set, issuers);
         for record in records {

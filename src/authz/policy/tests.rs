@@ -5,22 +5,22 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn set_of(mode: Mode, text: &str) -> Set {
-    Set::parse("test.cedar", text, mode, TimeZone::UTC).unwrap_or_else(|m| panic!("{m}"))
+fn set_of(mode: Mode, text: &str) -> PolicySet {
+    PolicySet::parse("test.cedar", text, mode, TimeZone::UTC).unwrap_or_else(|m| panic!("{m}"))
 }
 
 fn mistakes(mode: Mode, text: &str) -> String {
-    Set::parse("test.cedar", text, mode, TimeZone::UTC).unwrap_err().to_string()
+    PolicySet::parse("test.cedar", text, mode, TimeZone::UTC).unwrap_err().to_string()
 }
 
 /// A rule with this condition, which forbids.
-fn forbids(when: &str) -> Set {
+fn forbids(when: &str) -> PolicySet {
     let text = format!("@id(\"rule\") forbid(principal, action, resource) when {{ {when} }};");
     set_of(Mode::Narrow, &text)
 }
 
 /// The same about HTTP requests of people alone.
-fn forbids_people(when: &str) -> Set {
+fn forbids_people(when: &str) -> PolicySet {
     let text = format!(
         "@id(\"rule\") forbid(principal is User, action == Action::\"request\", resource) when {{ {when} }};"
     );
@@ -30,7 +30,7 @@ fn forbids_people(when: &str) -> Set {
 static ENGINEERS: LazyLock<Vec<Box<str>>> =
     LazyLock::new(|| vec!["engineers".into(), "oncall".into()]);
 
-fn ask<'q>(set: &Set, change: impl FnOnce(&mut Question<'q>)) -> Outcome {
+fn ask<'q>(set: &PolicySet, change: impl FnOnce(&mut Question<'q>)) -> Outcome {
     let who = Who {
         issuer: "corp",
         subject: "s-1",
@@ -59,7 +59,7 @@ fn ask<'q>(set: &Set, change: impl FnOnce(&mut Question<'q>)) -> Outcome {
     set.decide(&question)
 }
 
-fn forbidden<'q>(set: &Set, change: impl FnOnce(&mut Question<'q>)) -> bool {
+fn forbidden<'q>(set: &PolicySet, change: impl FnOnce(&mut Question<'q>)) -> bool {
     let outcome = ask(set, change);
     match (outcome.permission, outcome.policy.as_deref()) {
         (Permission::Denied(Reason::PolicyForbidden), Some("rule")) => true,
@@ -68,7 +68,7 @@ fn forbidden<'q>(set: &Set, change: impl FnOnce(&mut Question<'q>)) -> bool {
     }
 }
 
-fn unknown<'q>(set: &Set, change: impl FnOnce(&mut Question<'q>)) -> bool {
+fn unknown<'q>(set: &PolicySet, change: impl FnOnce(&mut Question<'q>)) -> bool {
     ask(set, change).permission == Permission::Denied(Reason::PolicyError)
 }
 
@@ -210,7 +210,7 @@ fn an_address_is_the_same_over_both_protocols() {
 fn hours_and_weekdays_are_those_of_the_zone() {
     let text = "@id(\"rule\") forbid(principal, action, resource) when { context.weekday == \"saturday\" && context.hour == 0 };";
     let zone = TimeZone::get("Asia/Tokyo").unwrap();
-    let tokyo = Set::parse("t", text, Mode::Narrow, zone).unwrap();
+    let tokyo = PolicySet::parse("t", text, Mode::Narrow, zone).unwrap();
     // 15:20 UTC on Friday.
     let later = Timestamp::from_secs(1_795_774_800 + 5 * 3600);
     assert!(forbidden(&tokyo, |q| q.context.now = later));
@@ -240,7 +240,7 @@ fn in_the_narrow_mode_nothing_is_permitted() {
         mistakes(Mode::Narrow, text)
     );
     let set = set_of(Mode::Replace, text);
-    let stranger = |set: &Set, change: fn(&mut Question<'_>)| {
+    let stranger = |set: &PolicySet, change: fn(&mut Question<'_>)| {
         let outcome = ask(set, |q| {
             q.relation = Permission::Denied(Reason::NotPermitted);
             change(q);
@@ -382,7 +382,7 @@ fn a_fingerprint_tells_files_apart() {
     assert_ne!(hash(rule), hash(&format!("{rule} ")));
 }
 
-static RULES: LazyLock<Vec<Set>> = LazyLock::new(|| {
+static RULES: LazyLock<Vec<PolicySet>> = LazyLock::new(|| {
     let rules = [
         "context.path like \"/admin*\"",
         "context.method == \"POST\"",

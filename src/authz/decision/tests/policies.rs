@@ -7,11 +7,11 @@ use jiff::tz::TimeZone;
 use super::*;
 use crate::authz::policy::Mode;
 
-fn set(mode: Mode, text: &str) -> Set {
-    Set::parse("test.cedar", text, mode, TimeZone::UTC).unwrap_or_else(|m| panic!("{m}"))
+fn set(mode: Mode, text: &str) -> PolicySet {
+    PolicySet::parse("test.cedar", text, mode, TimeZone::UTC).unwrap_or_else(|m| panic!("{m}"))
 }
 
-static NARROW: LazyLock<Vec<Set>> = LazyLock::new(|| {
+static NARROW: LazyLock<Vec<PolicySet>> = LazyLock::new(|| {
     [
         "true",
         "context.path like \"/a*\"",
@@ -27,7 +27,7 @@ static NARROW: LazyLock<Vec<Set>> = LazyLock::new(|| {
     .into()
 });
 
-static REPLACE: LazyLock<Set> = LazyLock::new(|| {
+static REPLACE: LazyLock<PolicySet> = LazyLock::new(|| {
     set(
         Mode::Replace,
         "@id(\"yes\") permit(principal, action, resource);
@@ -35,12 +35,12 @@ static REPLACE: LazyLock<Set> = LazyLock::new(|| {
     )
 });
 
-const fn enforced(set: &Set) -> Rules<'_> {
-    Rules { enforced: Some(set), shadow: None }
+const fn enforced(set: &PolicySet) -> PolicySets<'_> {
+    PolicySets { enforced: Some(set), shadow: None }
 }
 
-const fn shadow(set: &Set) -> Rules<'_> {
-    Rules { enforced: None, shadow: Some(set) }
+const fn shadow(set: &PolicySet) -> PolicySets<'_> {
+    PolicySets { enforced: None, shadow: Some(set) }
 }
 
 /// Somebody, and a workspace of theirs whose editor admits so many.
@@ -57,7 +57,7 @@ fn scene(admission: Admission, phase: Phase) -> (Arc<Identity>, Workspace) {
     (Arc::new(who), workspace)
 }
 
-fn ask(who: Option<&Arc<Identity>>, workspaces: &Snapshot, rules: Rules<'_>) -> Decision {
+fn ask(who: Option<&Arc<Identity>>, workspaces: &Snapshot, policies: PolicySets<'_>) -> Decision {
     let authentication = match who {
         Some(who) => Authentication::Known(Arc::clone(who)),
         None => Authentication::Absent,
@@ -69,7 +69,7 @@ fn ask(who: Option<&Arc<Identity>>, workspaces: &Snapshot, rules: Rules<'_>) -> 
         ..RequestContext::default()
     };
     let limits = permissive();
-    decide(&place(EndpointName::Main), &context, authentication, workspaces, &limits, rules)
+    decide(&place(EndpointName::Main), &context, authentication, workspaces, &limits, policies)
 }
 
 #[test]
@@ -90,7 +90,7 @@ fn a_public_endpoint_has_policies_too() {
     let (who, workspace) = scene(Admission::Public, Phase::Running);
     let workspaces = snapshot(vec![workspace]);
     for who in [None, Some(&who)] {
-        assert_eq!(ask(who, &workspaces, Rules::default()).reason, Reason::Public);
+        assert_eq!(ask(who, &workspaces, PolicySets::default()).reason, Reason::Public);
         let decision = ask(who, &workspaces, enforced(&NARROW[3]));
         assert_eq!((decision.reason, decision.route), (Reason::PolicyForbidden, None));
         // Whoever asks at a public endpoint is one of the public.
@@ -102,27 +102,27 @@ fn a_public_endpoint_has_policies_too() {
 fn a_permit_is_no_way_past_identity_phase_age_or_what_is_offered() {
     let (_, workspace) = scene(Admission::Owner, Phase::Running);
     let stranger = Arc::new(identity(&profile("corp", &[MatchBy::Subject]), "x"));
-    let rules = enforced(&REPLACE);
+    let policies = enforced(&REPLACE);
     let workspaces = snapshot(vec![workspace.clone()]);
-    let allowed = ask(Some(&stranger), &workspaces, rules);
+    let allowed = ask(Some(&stranger), &workspaces, policies);
     assert_eq!(allowed.reason, Reason::PolicyPermitted);
     assert_eq!(allowed.policy.as_deref(), Some("yes"));
     assert!(allowed.route.is_some());
-    assert_eq!(ask(None, &workspaces, rules).reason, Reason::CredentialMissing);
+    assert_eq!(ask(None, &workspaces, policies).reason, Reason::CredentialMissing);
     let old = |age| {
         let list = vec![workspace.clone()];
         let workspaces = aged(SourceRules::default(), list, None, Duration::from_secs(age));
-        ask(Some(&stranger), &workspaces, rules).reason
+        ask(Some(&stranger), &workspaces, policies).reason
     };
     // As whatever is open to others than owner and grants.
     assert_eq!((old(60), old(61)), (Reason::PolicyPermitted, Reason::WorkspaceStale));
     let stopped = Workspace { phase: Phase::Stopped, ..workspace.clone() };
-    let stopped = ask(Some(&stranger), &snapshot(vec![stopped]), rules);
+    let stopped = ask(Some(&stranger), &snapshot(vec![stopped]), policies);
     assert_eq!(stopped.reason, Reason::WorkspaceStopped);
     let bare = Workspace { endpoints: vec![], ..workspace };
-    let bare = ask(Some(&stranger), &snapshot(vec![bare]), rules);
+    let bare = ask(Some(&stranger), &snapshot(vec![bare]), policies);
     assert_eq!(bare.reason, Reason::NotPermitted);
-    assert_eq!(ask(Some(&stranger), &snapshot(vec![]), rules).reason, Reason::WorkspaceUnknown);
+    assert_eq!(ask(Some(&stranger), &snapshot(vec![]), policies).reason, Reason::WorkspaceUnknown);
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn a_shadow_changes_nothing_and_says_what_it_would_have_done() {
     assert_eq!((decision.reason, decision.policy), (Reason::Owner, None));
     let found = decision.shadow.unwrap();
     assert_eq!((found.reason, found.policy.as_deref()), (Reason::PolicyForbidden, Some("no")));
-    let both = Rules { enforced: Some(&NARROW[2]), shadow: Some(&NARROW[3]) };
+    let both = PolicySets { enforced: Some(&NARROW[2]), shadow: Some(&NARROW[3]) };
     let decision = ask(Some(&who), &workspaces, both);
     assert_eq!(decision.reason, Reason::PolicyForbidden);
     assert_eq!(decision.shadow.unwrap().reason, Reason::Owner);
@@ -165,11 +165,11 @@ proptest! {
             client,
             ..RequestContext::default()
         };
-        let decide = |rules| {
+        let decide = |policies| {
             let (place, who) = (place(endpoint.clone()), authentication.clone());
-            decide(&place, &context, who, &workspaces, &permissive(), rules)
+            decide(&place, &context, who, &workspaces, &permissive(), policies)
         };
-        let plain = decide(Rules::default());
+        let plain = decide(PolicySets::default());
         let narrowed = decide(enforced(&NARROW[rule]));
         let of_policy = [Reason::PolicyForbidden, Reason::PolicyError];
         if of_policy.contains(&narrowed.reason) {

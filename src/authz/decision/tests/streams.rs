@@ -23,7 +23,7 @@ fn ask(
     name: &EndpointName,
     (protocol, destination, admission): (Protocol, Destination, Admission),
     is_stream: bool,
-    rules: Rules<'_>,
+    policies: PolicySets<'_>,
 ) -> Decision {
     let mut workspace = workspace(person(Some("s"), None, None));
     workspace.endpoints.push(Endpoint { name: name.clone(), protocol, admission, destination });
@@ -34,7 +34,7 @@ fn ask(
         Authentication::Known(known),
         &snapshot(vec![workspace]),
         &permissive(),
-        rules,
+        policies,
     )
 }
 
@@ -58,8 +58,12 @@ fn s1_streams_and_requests_reach_what_is_declared_for_them_at_every_endpoint() {
                 (Tcp, Destination::Backend("b".into()), true, Some(Reason::StreamNeedsAddress)),
             ] {
                 let what = format!("{name} {admission} {protocol} {destination} {is_stream}");
-                let decision =
-                    ask(&name, (protocol, destination, admission), is_stream, Rules::default());
+                let decision = ask(
+                    &name,
+                    (protocol, destination, admission),
+                    is_stream,
+                    PolicySets::default(),
+                );
                 match refused {
                     None => assert_eq!(decision.verdict(), Verdict::Allow, "{what}"),
                     Some(reason) => {
@@ -96,7 +100,7 @@ fn s14_a_backend_that_is_not_permitted_gets_nothing_whatever_its_source_says() {
             Authentication::Absent,
             &snapshot(vec![workspace]),
             &Limits { ranges, ..Limits::default() },
-            Rules::default(),
+            PolicySets::default(),
         );
         assert_eq!(decision.reason, reason, "{name}");
     }
@@ -115,7 +119,7 @@ fn s1_an_undeclared_port_is_http() {
             Authentication::Known(Arc::clone(&known)),
             &ruled(rules, vec![workspace.clone()]),
             &permissive(),
-            Rules::default(),
+            PolicySets::default(),
         );
         assert_eq!(decision.reason, reason);
     }
@@ -124,10 +128,10 @@ fn s1_an_undeclared_port_is_http() {
 #[test]
 fn s1_no_policy_turns_a_stream_into_what_an_endpoint_does_not_speak() {
     let text = "@id(\"yes\") permit(principal, action, resource);";
-    let set = Set::parse("test.cedar", text, Mode::Replace, TimeZone::UTC);
+    let set = PolicySet::parse("test.cedar", text, Mode::Replace, TimeZone::UTC);
     let set = set.unwrap_or_else(|m| panic!("{m}"));
-    let rules = Rules { enforced: Some(&set), shadow: None };
+    let policies = PolicySets { enforced: Some(&set), shadow: None };
     let endpoint = (Protocol::Http, address(), Admission::Owner);
-    let decision = ask(&EndpointName::Port(22), endpoint, true, rules);
+    let decision = ask(&EndpointName::Port(22), endpoint, true, policies);
     assert_eq!(decision.reason, Reason::EndpointNotTcp);
 }
