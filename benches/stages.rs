@@ -26,7 +26,7 @@ use identity_spoa::{
         decision::{self, DecisionId},
         limits::Limits,
         permission::Permission,
-        policy::{Mode, PolicySet, PolicySets, Question, RequestContext, Who},
+        policy::{PolicyMode, PolicyRequest, PolicySet, PolicySets, Principal, RequestContext},
         reason::Reason,
     },
     gate::{Gate, Response, Step, live::Live, revalidator::Revalidator},
@@ -162,8 +162,8 @@ fn main() {
 fn policies(known: &Authentication, now: Timestamp) {
     let Authentication::Known(identity) = known else { panic!() };
     let ask = |set: &PolicySet, path: &[u8]| {
-        let question = Question {
-            who: Some(Who::of(identity)),
+        let request = PolicyRequest {
+            principal: Some(Principal::from(&**identity)),
             workspace: "pinkpanda-demo-ns35kd21abc",
             organization: None,
             endpoint: &EndpointName::Main,
@@ -177,9 +177,10 @@ fn policies(known: &Authentication, now: Timestamp) {
                 is_stream: false,
             },
         };
-        assert!(black_box(set.decide(&question)).permission.is_granted());
+        assert!(black_box(set.decide(&request)).permission.is_granted());
     };
-    let set = |text: &str| PolicySet::parse("bench", text, Mode::Narrow, TimeZone::UTC).unwrap();
+    let set =
+        |text: &str| PolicySet::parse("bench", text, PolicyMode::Narrow, TimeZone::UTC).unwrap();
     let plain = set(
         "@id(\"a\") forbid(principal, action, resource) when { context.relation == \"none\" };",
     );

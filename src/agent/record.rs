@@ -4,7 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use crate::{
     audit::{Entry, Object},
-    authz::{decision::DecisionId, permission::Permission, policy::Shadow},
+    authz::{decision::DecisionId, permission::Permission, policy::ShadowDecision},
     gate::{Response, Versions},
     identity::{Identity, evidence::Evidence},
     request::Request,
@@ -55,7 +55,7 @@ struct Asked<'a> {
     workspace: Option<&'a Workspace>,
     is_stream: bool,
     policy: Option<&'a str>,
-    shadow: Option<&'a Shadow>,
+    shadow: Option<&'a ShadowDecision>,
 }
 
 impl<'a> DecisionRecord<'a> {

@@ -1,7 +1,9 @@
-//! The decision: may this identity reach this endpoint, now?
+//! The decision about one request: may this identity reach this endpoint now, and where is it?
 //!
-//! A pure function without I/O or clock, so that the live path, `explain` and the tests run the very
-//! same code. [`reason`] lists every outcome; [`variables`] turns one into what HAProxy is told.
+//! [`decide`] is a pure function without I/O or clock, so that the gate, `explain` and the tests run the same code.
+//! `agent::variables` turns a decision into the variables of HAProxy; [`crate::authz::reason`] lists every outcome.
+//!
+//! The invariant: a [`Route`] exists only in a decision whose reason allows the request.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -9,7 +11,7 @@ use crate::{
     authz::{
         limits::Limits,
         permission::{self, Permission},
-        policy::{PolicySet, PolicySets, Question, RequestContext, Shadow},
+        policy::{PolicyRequest, PolicySet, PolicySets, RequestContext, ShadowDecision},
         reason::{Reason, Verdict},
     },
     identity::{Authentication, Identity},
@@ -22,61 +24,61 @@ use crate::{
 };
 use arrayvec::ArrayString;
 
-/// The id of one decision: when it was made, by which run of the agent, and its number there.
+/// The id of one decision: its time, the run of the agent that made it, and a number within that run.
 pub type DecisionId = ArrayString<40>;
 
 #[cfg(test)]
 mod tests;
 
-/// Where an allowed request goes.
+/// The destination of an allowed request, resolved.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// To a backend of haproxy.cfg.
+    /// A backend of haproxy.cfg, by name.
     Backend(Arc<str>),
-    /// To an address.
+    /// An address.
     Direct(SocketAddr),
-    /// To the address that a name had at this moment, under that name.
+    /// The address that a name had at this moment, and the name, under which the server is reached.
     Named(SocketAddr, Arc<Gateway>),
 }
 
-/// The host of a request, as far as it can be read.
+/// The host of a request, and what it names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HostMatch {
-    /// No host was sent.
+    /// The request has no host.
     Missing,
-    /// Not a host name.
+    /// The host is not a host name.
     Invalid(HostError),
-    /// A host that no pattern matches.
+    /// No pattern matches the host.
     Unmatched(Host),
-    /// A workspace's host.
+    /// The host names this endpoint of a workspace, which may not exist.
     Matched(Host, Target),
 }
 
-/// The outcome for one request.
+/// A decision about one request.
 #[derive(Clone, Debug)]
 pub struct Decision {
-    /// Why; the verdict follows from it.
+    /// The reason, from which the verdict follows.
     pub reason: Reason,
-    /// Who asked, if that is known.
+    /// The person, if known.
     pub identity: Option<Arc<Identity>>,
-    /// The workspace, if there is one and the one who asked may know.
+    /// The workspace, if it exists and the decision got as far as its permissions.
     pub workspace: Option<Arc<Workspace>>,
-    /// Its owner in one word.
+    /// The owner of the workspace in one word.
     pub owner: Option<Arc<str>>,
-    /// The endpoint the host names.
+    /// The endpoint that the host or the path names.
     pub endpoint: Option<EndpointName>,
-    /// Where an allowed request goes.
+    /// The destination of an allowed request.
     pub route: Option<Route>,
-    /// What ownership said, where policies were asked.
+    /// What ownership permits, where policies were evaluated.
     pub relation: Option<Permission>,
-    /// The policy that decided; none where ownership did.
+    /// The policy that decided; `None` where ownership did.
     pub policy: Option<Arc<str>>,
-    /// What policies that are only put on record would have decided, where they were asked.
-    pub shadow: Option<Shadow>,
+    /// What would have been decided with the shadow policies, where there are any.
+    pub shadow: Option<ShadowDecision>,
 }
 
 impl Decision {
-    /// A decision that no workspace or identity has a part in.
+    /// A decision without identity and workspace.
     #[must_use]
     pub fn refuse(reason: Reason) -> Self {
         Self {
@@ -92,19 +94,23 @@ impl Decision {
         }
     }
 
-    /// Allow, or one of the ways of refusing.
+    /// What happens to the request.
     #[must_use]
     pub fn verdict(&self) -> Verdict {
         self.reason.verdict()
     }
 }
 
-/// Decides.
+/// Decides about one request.
 ///
-/// The order matters: a host that is nobody's is told apart first; then a public endpoint of a
-/// running workspace opens without asking who; then nobody learns whether a workspace exists without
-/// an identity; then permission comes before phase, so that only those who may reach a workspace
-/// learn that it is stopped. Policies are asked where ownership has spoken, at a public endpoint too.
+/// The order protects what a refusal may tell:
+///
+/// 1. A host that no pattern matches is refused.
+/// 2. A public endpoint of a running workspace needs no identity.
+/// 3. Without a valid identity the request is refused before anything shows whether the workspace exists.
+/// 4. Permission comes before phase, so that only a person who may reach a workspace learns that it is stopped.
+///
+/// Policies are evaluated after ownership, at a public endpoint too.
 #[must_use]
 pub fn decide(
     host: &HostMatch,
@@ -133,12 +139,15 @@ pub fn decide(
         && permission::admission(record, &endpoint, limits) == Some(Admission::Public)
         && record.workspace.phase.is_routable()
     {
+        // A stale record may no longer be public: then a person with an identity is decided about below, where their own
+        // rights may have a longer limit.
         let fresh = record.age <= record.rules.stale_open_after;
         if fresh || matches!(authentication, Authentication::Absent) {
+            // A credential that is not valid does not matter here: the endpoint admits everyone.
             if let Authentication::Known(identity) = authentication {
                 decision.identity = Some(identity);
             }
-            return decision.ask(
+            return decision.apply_policies(
                 policies,
                 Permission::Granted(Reason::Public),
                 record,
@@ -174,13 +183,13 @@ pub fn decide(
         Found::NotLoaded => return Decision { reason: Reason::WorkspacesNotLoaded, ..decision },
         Found::Ambiguous => return Decision { reason: Reason::WorkspaceAmbiguous, ..decision },
     };
-    let relation = permission::relation(&identity, &record, &endpoint, limits);
-    decision.ask(policies, relation, &record, limits, context)
+    let relation = permission::evaluate(&identity, &record, &endpoint, limits);
+    decision.apply_policies(policies, relation, &record, limits, context)
 }
 
 impl Decision {
-    /// Asks the policies about what ownership says, and goes on with what comes of it.
-    fn ask(
+    /// Evaluates the policies after ownership, and completes the decision by their outcome.
+    fn apply_policies(
         mut self,
         policies: PolicySets<'_>,
         relation: Permission,
@@ -190,30 +199,31 @@ impl Decision {
     ) -> Self {
         let PolicySets { enforced, shadow } = policies;
         if enforced.or(shadow).is_none() {
-            return self.follow(relation, record, limits, context);
+            return self.complete(relation, record, limits, context);
         }
         let identity = self.identity.clone();
         let endpoint = self.endpoint.clone().unwrap_or(EndpointName::Main);
         let (identity, workspace) = (identity.as_deref(), record.workspace);
-        let question = Question::new(identity, workspace, &endpoint, relation, *context);
-        let outcome = |set: &PolicySet| set.decide(&question);
+        let request = PolicyRequest::new(identity, workspace, &endpoint, relation, *context);
+        let outcome = |set: &PolicySet| set.decide(&request);
         self.relation = Some(relation);
+        // The shadow decision is completed too, so that it differs only where the client would notice.
         self.shadow = shadow.map(|set| {
             let outcome = outcome(set);
-            let decision = self.clone().follow(outcome.permission, record, limits, context);
-            Shadow { reason: decision.reason, policy: outcome.policy, set: set.hash() }
+            let decision = self.clone().complete(outcome.permission, record, limits, context);
+            ShadowDecision { reason: decision.reason, policy: outcome.policy, set: set.hash() }
         });
         match enforced.map(outcome) {
             Some(outcome) => {
                 self.policy = outcome.policy;
-                self.follow(outcome.permission, record, limits, context)
+                self.complete(outcome.permission, record, limits, context)
             }
-            None => self.follow(relation, record, limits, context),
+            None => self.complete(relation, record, limits, context),
         }
     }
 
-    /// Goes on with what ownership and policies say.
-    fn follow(
+    /// Completes the decision by what ownership and policies permit.
+    fn complete(
         mut self,
         permission: Permission,
         record: &Record<'_>,
@@ -223,14 +233,14 @@ impl Decision {
         match permission {
             Permission::Granted(reason) => self.reach(record, reason, limits, context),
             Permission::Denied(reason) => {
-                self.about(record);
+                self.add_workspace(record);
                 self.reason = reason;
                 self
             }
         }
     }
 
-    /// The end of the way for a request that may reach the workspace, if it is up and can be found.
+    /// Allows a request that may reach the workspace, if the workspace is running and has a destination.
     fn reach(
         mut self,
         record: &Record<'_>,
@@ -238,12 +248,12 @@ impl Decision {
         limits: &Limits,
         context: &RequestContext<'_>,
     ) -> Self {
-        self.about(record);
-        let asked = if context.is_stream { Protocol::Tcp } else { Protocol::Http };
+        self.add_workspace(record);
+        let used = if context.is_stream { Protocol::Tcp } else { Protocol::Http };
         self.reason = match record.workspace.phase {
             _ if is_stale(record, allowed) => Reason::WorkspaceStale,
             Phase::Running | Phase::Updating if owner_has_left(record) => Reason::OwnerInactive,
-            Phase::Running | Phase::Updating => match self.route(record, limits, asked) {
+            Phase::Running | Phase::Updating => match self.route(record, limits, used) {
                 Ok(route) => {
                     self.route = Some(route);
                     allowed
@@ -259,7 +269,8 @@ impl Decision {
         self
     }
 
-    fn about(&mut self, record: &Record<'_>) {
+    /// Adds the workspace and its owner, for records, pages and headers.
+    fn add_workspace(&mut self, record: &Record<'_>) {
         let account = record.workspace.owner.account.as_deref();
         let owner = record.directory.zip(account).and_then(|(all, id)| all.account(id));
         let label = owner.map_or(&record.workspace.owner_label, |member| &member.label);
@@ -267,28 +278,24 @@ impl Decision {
         self.workspace = Some(Arc::clone(record.workspace));
     }
 
-    /// Where a request (`asked` is HTTP) or a stream (TCP) goes.
+    /// The destination for the protocol that is used: HTTP for a request, TCP for a stream.
     ///
-    /// What HAProxy says of who asks, it says in headers of requests. A stream has none of them, and can carry
-    /// requests with any header and for any host: so it only reaches what is declared as TCP, at an address
-    /// where there is nothing else.
-    fn route(
-        &self,
-        record: &Record<'_>,
-        limits: &Limits,
-        asked: Protocol,
-    ) -> Result<Route, Reason> {
+    /// HAProxy tells a workspace in headers who makes a request. A stream has no headers of HAProxy, and can itself carry
+    /// requests with any header and for any host. So it only reaches an endpoint that is declared as TCP, at an address
+    /// of its own.
+    fn route(&self, record: &Record<'_>, limits: &Limits, used: Protocol) -> Result<Route, Reason> {
         let endpoint = self.endpoint.as_ref();
         let destination = endpoint.and_then(|name| permission::destination(record, name));
         let destination = destination.ok_or(Reason::EndpointUndeclared)?;
-        let spoken = endpoint.map_or(Protocol::Http, |name| permission::protocol(record, name));
-        match (asked, spoken, &destination) {
+        let declared = endpoint.map_or(Protocol::Http, |name| permission::protocol(record, name));
+        match (used, declared, &destination) {
             (Protocol::Http, Protocol::Http, _)
             | (Protocol::Tcp, Protocol::Tcp, Destination::Address(_)) => {}
             (Protocol::Tcp, Protocol::Http, _) => return Err(Reason::EndpointNotTcp),
             (Protocol::Http, Protocol::Tcp, _) => return Err(Reason::EndpointIsTcp),
             (Protocol::Tcp, Protocol::Tcp, _) => return Err(Reason::StreamNeedsAddress),
         }
+        // Two workspaces at one address: one of them is wrong, and the agent cannot tell which.
         if record.contested {
             return Err(Reason::DestinationContested);
         }
@@ -315,8 +322,8 @@ impl Decision {
     }
 }
 
-/// Whether the workspace was confirmed too long ago to let somebody in for that reason: whom it belongs
-/// to changes seldom, whom it is open to may change at any time.
+/// Whether the workspace was confirmed too long ago to allow a request for that reason. Ownership and grants change
+/// seldom; to whom a workspace is open may change at any time.
 fn is_stale(record: &Record<'_>, allowed: Reason) -> bool {
     let limit = match allowed {
         Reason::Owner | Reason::GrantedUser | Reason::GrantedGroup => record.rules.stale_after,
@@ -325,7 +332,7 @@ fn is_stale(record: &Record<'_>, allowed: Reason) -> bool {
     record.age > limit
 }
 
-/// Whether the workspace is left over from somebody whose account is suspended or gone.
+/// Whether the owner's account at the platform is suspended or gone.
 fn owner_has_left(record: &Record<'_>) -> bool {
     match (record.directory, &record.workspace.owner.account) {
         (Some(directory), Some(account)) => {

@@ -1,27 +1,31 @@
-//! What the operator decided once for all workspaces.
+//! The limits that the operator sets for all workspaces, whatever their sources say.
+//!
+//! They come from `[workspaces]`, `[destinations]` and `[sign_in]` of the configuration. A source can have stricter
+//! limits of its own; a decision always applies the stricter of both.
 
 use crate::workspaces::{Admission, destination::Ranges};
 
-/// What the operator decided once for all workspaces.
+/// The limits that the operator sets for all workspaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// No endpoint admits more than this, whatever its workspace says.
+    /// The widest admission that an endpoint can have.
     pub max_admission: Admission,
-    /// Where requests may be sent.
+    /// The addresses and backends to which requests may be sent.
     pub ranges: Ranges,
-    /// Which pages may show a workspace in a frame in their visitor's name.
+    /// The pages that may show a workspace in a frame.
     pub framing: Framing,
 }
 
-/// Which pages may show a workspace in a frame in their visitor's name, beside those of the very host.
+/// The pages that may show a workspace in a frame with the session of their visitor. Pages of the same host always may.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Framing {
-    /// Those of its other hosts.
+    /// Pages of the workspace's other hosts.
     #[default]
     Workspace,
-    /// Those of the same site (registrable domain): other workspaces, too, where they have no site of their own.
+    /// Pages of the same site (registrable domain). Without a site of its own for each workspace, these are pages of other
+    /// workspaces too.
     Site,
-    /// Any.
+    /// Every page.
     Any,
 }
 

@@ -1,5 +1,8 @@
-//! What an identity is to a workspace: its owner, somebody it was shared with, a colleague, a guest,
-//! a stranger.
+//! What ownership, grants and admission permit a person at an endpoint.
+//!
+//! In this order: the owner, the grants, the organization, everyone signed in. Each step needs the endpoint's admission
+//! to be wide enough, within the operator's limits and the rules of the source. Public endpoints are decided before, in
+//! [`super::decision`], since they need no identity. Policies and the workspace's phase come after.
 
 use crate::{
     authz::{limits::Limits, reason::Reason},
@@ -16,14 +19,14 @@ use crate::{
 #[must_use]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Permission {
-    /// It may.
+    /// The endpoint may be reached.
     Granted(Reason),
-    /// It may not.
+    /// The endpoint may not be reached.
     Denied(Reason),
 }
 
 impl Permission {
-    /// Why.
+    /// The reason.
     #[must_use]
     pub const fn reason(self) -> Reason {
         match self {
@@ -38,8 +41,8 @@ impl Permission {
     }
 }
 
-/// Whom the endpoint admits, if it is declared: what its workspace says, within what the operator lets
-/// any workspace and this source's say.
+/// The admission of an endpoint: what the workspace declares, at most what its source and the operator allow. `None` for
+/// an endpoint that the workspace does not declare.
 #[must_use]
 pub fn admission(
     record: &Record<'_>,
@@ -50,8 +53,8 @@ pub fn admission(
     Some(declared.admission.min(record.rules.max_admission).min(limits.max_admission))
 }
 
-/// Whether the identity may reach the endpoint by what it is to the workspace.
-pub fn relation(
+/// Whether the identity may reach the endpoint.
+pub fn evaluate(
     identity: &Identity,
     record: &Record<'_>,
     endpoint: &EndpointName,
@@ -67,9 +70,10 @@ pub fn relation(
         Membership::Inactive(_) => return Permission::Denied(Reason::UserInactive),
         Membership::NoDirectory | Membership::Stranger | Membership::Member(_) => {}
     }
-    let asker = Asker { identity, membership };
-    let owner = asker.is(&workspace.owner);
+    let visitor = Visitor { identity, membership };
+    let owner = visitor.is(&workspace.owner);
     let Some(admission) = admission(record, endpoint, limits) else {
+        // A person who is not the owner must not learn which endpoints a workspace declares.
         return match (owner, destination(record, endpoint)) {
             (true, Some(_)) => Permission::Granted(Reason::Owner),
             (true, None) => Permission::Denied(Reason::EndpointUndeclared),
@@ -80,10 +84,11 @@ pub fn relation(
         return Permission::Granted(Reason::Owner);
     }
     if admission >= Admission::Grants
-        && let Some(reason) = asker.granted(&workspace.grants, endpoint)
+        && let Some(reason) = visitor.granted(&workspace.grants, endpoint)
     {
         return Permission::Granted(reason);
     }
+    // An account at the platform is membership of the organization that the platform stands for.
     let colleague = matches!(membership, Membership::Member(_))
         || workspace.organization.as_ref().is_some_and(|one| one.includes(identity));
     if admission >= Admission::Organization && colleague {
@@ -92,6 +97,7 @@ pub fn relation(
     if admission >= Admission::Authenticated {
         return Permission::Granted(Reason::Authenticated);
     }
+    // Without the groups of the token nothing tells whether a grant to a group would have let the person in.
     let to_groups = |grant: &Grant| matches!(grant.to, Grantee::Group { .. });
     if identity.groups_overage && workspace.grants.iter().any(to_groups) {
         return Permission::Denied(Reason::GroupsOverage);
@@ -99,7 +105,8 @@ pub fn relation(
     Permission::Denied(Reason::NotPermitted)
 }
 
-/// Where the endpoint is. An undeclared port has a place only where the policy gives it one.
+/// The destination of an endpoint. A port that the workspace does not declare has one only where the rules of the source
+/// give owners every port.
 #[must_use]
 pub fn destination(record: &Record<'_>, endpoint: &EndpointName) -> Option<Destination> {
     let workspace = record.workspace;
@@ -115,21 +122,21 @@ pub fn destination(record: &Record<'_>, endpoint: &EndpointName) -> Option<Desti
     }
 }
 
-/// What the endpoint's server speaks. An endpoint that says nothing, an undeclared port too, speaks HTTP.
+/// The protocol of the endpoint's server: HTTP, unless the workspace declares TCP.
 #[must_use]
 pub fn protocol(record: &Record<'_>, endpoint: &EndpointName) -> Protocol {
     record.workspace.endpoint(endpoint).map_or(Protocol::Http, |declared| declared.protocol)
 }
 
-/// Who asks, and what that is to the workspace's platform.
-struct Asker<'a> {
+/// The person who makes the request, and their account at the workspace's platform.
+struct Visitor<'a> {
     identity: &'a Identity,
     membership: Membership<'a>,
 }
 
-impl Asker<'_> {
-    /// Whether this is the person. An account of the platform is what the directory says and nothing
-    /// else.
+impl Visitor<'_> {
+    /// Whether the visitor is this person of the workspace's record. Where the record names an account of the platform,
+    /// only the platform's directory decides.
     fn is(&self, person: &Person) -> bool {
         match &person.account {
             Some(account) => {
@@ -139,6 +146,7 @@ impl Asker<'_> {
         }
     }
 
+    /// The reason of the first grant that covers the endpoint and names the visitor.
     fn granted(&self, grants: &[Grant], endpoint: &EndpointName) -> Option<Reason> {
         let covers = |grant: &&Grant| grant.endpoints.as_ref().is_none_or(|e| e.contains(endpoint));
         grants.iter().filter(covers).find_map(|grant| match &grant.to {

@@ -1,21 +1,19 @@
-//! Policy beyond ownership: reviewed files of rules over user, groups, workspace, endpoint, method, path,
-//! client network and time, in the language Cedar.
+//! Policies beyond ownership: reviewed files in the language Cedar, with rules about user, groups, workspace, endpoint,
+//! method, path, client network and time.
 //!
-//! [`crate::authz::decision`] asks a [`PolicySet`] once it knows what somebody is to a workspace, and before it looks at the
-//! workspace's phase and place. In the mode [`Mode::Narrow`] policies only forbid what ownership allows; in
-//! [`Mode::Replace`] they may permit what it refuses, to somebody with an identity. A pure function: no I/O, no
-//! clock. What cannot be evaluated, or lacks an input that a policy looks at, is refused. [`load`] reads the
-//! files, [`reading`] says what a path may mean, [`cases`] runs the tests beside policies and [`replay`] a
-//! recorded past.
+//! [`crate::authz::decision`] asks a [`PolicySet`] when it knows what ownership permits, and before it looks at the
+//! phase and the destination of the workspace. In the mode [`PolicyMode::Narrow`] policies only forbid what ownership
+//! permits; in [`PolicyMode::Replace`] they may also permit what it denies, to a person with an identity.
+//!
+//! Evaluation is a pure function without I/O or clock. The invariant: what cannot be evaluated, or lacks an input that
+//! a policy reads, is refused. [`load`] reads the files, `inputs` finds out what they read, [`evaluate`] asks Cedar,
+//! [`reading`] lists what a path may mean, [`cases`] runs the tests next to the policies, and [`replay`] evaluates
+//! policies over a recorded past.
 
-use std::{collections::HashSet, fmt, net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, path::PathBuf, sync::Arc};
 
-use cedar_policy::{
-    Authorizer, Context, Decision as Answer, Entities, Entity, EntityId, EntityTypeName, EntityUid,
-    PolicySet as CedarPolicies, Request, RestrictedExpression,
-};
+use cedar_policy::{Authorizer, EntityTypeName, EntityUid, PolicySet as CedarPolicies};
 use jiff::tz::TimeZone;
-use tracing::debug;
 
 use crate::{
     authz::{permission::Permission, reason::Reason},
@@ -25,82 +23,82 @@ use crate::{
     time::Timestamp,
     workspaces::{EndpointName, Workspace},
 };
-use std::path::PathBuf;
 
 pub mod cases;
+pub mod evaluate;
+mod inputs;
 pub mod load;
-mod looks;
 pub mod reading;
 pub mod replay;
 #[cfg(test)]
 mod tests;
 
-pub use looks::Looks;
+pub use inputs::PolicyInputs;
 
-/// Where policies are, and what they may do.
+/// The settings of policies: where their files are, and what they may do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicySettings {
     /// The directory of the policies that are enforced.
     pub directory: Option<PathBuf>,
-    /// What they may do.
-    pub mode: Mode,
-    /// The directory of policies that are only put on record.
+    /// What the enforced policies may do.
+    pub mode: PolicyMode,
+    /// The directory of the shadow policies, which are evaluated and recorded, and not enforced.
     pub shadow: Option<PathBuf>,
-    /// What they might do.
-    pub shadow_mode: Mode,
-    /// Where hours and weekdays are told.
+    /// What the shadow policies could do if they were enforced.
+    pub shadow_mode: PolicyMode,
+    /// The time zone of the hours and weekdays that policies read.
     pub zone: TimeZone,
 }
 
-/// What policies can be about, as `identity-spoa policy schema` prints it.
+/// The schema of policies, as `identity-spoa policy schema` prints it.
 pub const SCHEMA: &str = include_str!("policy/schema.cedarschema");
 
 /// What policies may do.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Mode {
+pub enum PolicyMode {
     /// Ownership decides first; policies may only forbid.
     #[default]
     Narrow,
-    /// Policies may also permit what ownership refuses, to somebody with an identity.
+    /// Policies may also permit what ownership denies, to a person with an identity.
     Replace,
 }
 
 /// The policies of the agent.
 #[derive(Debug, Default)]
 pub struct Policies {
-    /// What is enforced.
+    /// The policies that are enforced.
     pub enforced: Option<PolicySet>,
-    /// What is only put on record.
+    /// The policies that are evaluated and recorded, and not enforced.
     pub shadow: Option<PolicySet>,
 }
 
-/// The sets that a decision asks; none is the default.
+/// The policies that a decision evaluates; none by default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PolicySets<'p> {
-    /// Decides.
+    /// The policies that are enforced.
     pub enforced: Option<&'p PolicySet>,
-    /// Is only put on record.
+    /// The policies that are only recorded.
     pub shadow: Option<&'p PolicySet>,
 }
 
-/// What a request or stream is like, beside who wants what.
+/// The properties of a request or stream that policies can read, other than person and workspace.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RequestContext<'a> {
     /// The method.
     pub method: Option<&'a [u8]>,
-    /// The path, without query.
+    /// The path, without the query.
     pub path: Option<&'a [u8]>,
     /// The client's address.
     pub client: Option<IpAddr>,
-    /// When.
+    /// The time of the request.
     pub now: Timestamp,
     /// Whether it is a TCP stream, which has neither method nor path.
     pub is_stream: bool,
 }
 
-/// Who asks, as policies see it.
+/// The person who makes a request, as policies see them.
 #[derive(Clone, Copy, Debug)]
-pub struct Who<'a> {
+pub struct Principal<'a> {
     /// The configured name of the issuer or certificate rule.
     pub issuer: &'a str,
     /// The issuer's id of the person.
@@ -115,73 +113,60 @@ pub struct Who<'a> {
     pub groups: Option<&'a [Box<str>]>,
 }
 
-/// What is asked.
+/// One request for policies to decide about.
 #[derive(Clone, Copy, Debug)]
-pub struct Question<'a> {
-    /// Who asks; nobody at a public endpoint.
-    pub who: Option<Who<'a>>,
+pub struct PolicyRequest<'a> {
+    /// The person; `None` for a request without an identity at a public endpoint.
+    pub principal: Option<Principal<'a>>,
     /// The workspace's id.
     pub workspace: &'a str,
-    /// Its organization.
+    /// The workspace's organization.
     pub organization: Option<&'a str>,
     /// The endpoint.
     pub endpoint: &'a EndpointName,
     /// Whether the workspace declares the endpoint.
     pub declared: bool,
-    /// What ownership says.
+    /// What ownership permits; policies read it as `context.relation`.
     pub relation: Permission,
-    /// The rest.
+    /// The other properties of the request.
     pub context: RequestContext<'a>,
 }
 
-/// What came of a question.
+/// What ownership and policies together permit.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// Why it is allowed, or why not.
+pub struct PolicyOutcome {
+    /// Whether the request is permitted, and why.
     pub permission: Permission,
-    /// The policy that decided; none where ownership did.
+    /// The policy that decided; `None` where ownership did.
     pub policy: Option<Arc<str>>,
 }
 
-/// What the shadow set would have decided.
+/// What would have been decided if the shadow policies were enforced.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shadow {
-    /// The reason of the decision.
+pub struct ShadowDecision {
+    /// The reason of that decision.
     pub reason: Reason,
-    /// The policy that would have decided; none where ownership would.
+    /// The policy that would have decided; `None` where ownership would.
     pub policy: Option<Arc<str>>,
-    /// The set.
+    /// The fingerprint of the shadow policies.
     pub set: Fingerprint,
 }
 
-/// What the policies themselves say.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Ruling {
-    /// None is about it.
-    Silent,
-    /// One permits it and none forbids it.
-    Permitted(Arc<str>),
-    /// One forbids it.
-    Forbidden(Arc<str>),
-    /// Nobody can tell; the policy that could not be evaluated, if it was one.
-    Unknown(Option<Arc<str>>),
-}
-
-/// Policies that belong together.
+/// The policies of one directory, ready for evaluation.
 pub struct PolicySet {
-    mode: Mode,
+    mode: PolicyMode,
     zone: TimeZone,
     policies: CedarPolicies,
-    looks: Looks,
+    inputs: PolicyInputs,
     /// The ids of policies that permit by names which any issuer may give.
     unbound: Vec<String>,
-    names: Names,
+    names: SchemaNames,
     authorizer: Authorizer,
     hash: Fingerprint,
 }
 
 /// Names of the schema, parsed once.
-struct Names {
+struct SchemaNames {
     user: EntityTypeName,
     group: EntityTypeName,
     workspace: EntityTypeName,
@@ -190,7 +175,7 @@ struct Names {
     stream: EntityUid,
 }
 
-impl Mode {
+impl PolicyMode {
     /// The word for it in the configuration.
     #[must_use]
     pub const fn id(self) -> &'static str {
@@ -212,20 +197,18 @@ impl fmt::Debug for PolicySet {
 }
 
 impl Policies {
-    /// The fingerprint of the files whose policies are enforced; none where none are.
+    /// The fingerprint of the enforced files; `None` where no policies are enforced.
     #[must_use]
     pub fn hash(&self) -> Option<Fingerprint> {
         self.enforced.as_ref().map(PolicySet::hash)
     }
 
-    /// Everything there is.
+    /// The policies, for a decision.
     #[must_use]
     pub const fn sets(&self) -> PolicySets<'_> {
         PolicySets { enforced: self.enforced.as_ref(), shadow: self.shadow.as_ref() }
     }
-}
 
-impl Policies {
     /// Refuses policies that permit by names which any issuer may give.
     ///
     /// # Errors
@@ -248,17 +231,15 @@ impl Policies {
 }
 
 impl PolicySets<'_> {
-    /// The same without the set that is only put on record.
+    /// The enforced policies alone.
     #[must_use]
     pub const fn without_shadow(self) -> Self {
         Self { shadow: None, ..self }
     }
 }
 
-impl<'a> Who<'a> {
-    /// An identity, as policies see it.
-    #[must_use]
-    pub fn of(identity: &'a Identity) -> Self {
+impl<'a> From<&'a Identity> for Principal<'a> {
+    fn from(identity: &'a Identity) -> Self {
         Self {
             issuer: &identity.authority.name,
             subject: &identity.subject,
@@ -270,8 +251,8 @@ impl<'a> Who<'a> {
     }
 }
 
-impl<'a> Question<'a> {
-    /// The question of an identity, or of nobody, about a workspace.
+impl<'a> PolicyRequest<'a> {
+    /// The request of an identity, or of a visitor without one, for an endpoint of a workspace.
     #[must_use]
     pub fn new(
         identity: Option<&'a Identity>,
@@ -281,7 +262,7 @@ impl<'a> Question<'a> {
         context: RequestContext<'a>,
     ) -> Self {
         Self {
-            who: identity.map(Who::of),
+            principal: identity.map(Principal::from),
             workspace: workspace.id.as_str(),
             organization: workspace.organization_name(),
             endpoint,
@@ -291,14 +272,14 @@ impl<'a> Question<'a> {
         }
     }
 
-    /// Whether policies may permit what ownership refuses here: to somebody it does not know, and only what
-    /// the workspace offers. An account that is suspended stays out.
+    /// Whether a policy may permit what ownership denies here: only to a person without a right of their own, and only
+    /// an endpoint that the workspace declares. A suspended account stays out.
     const fn may_be_permitted(&self) -> bool {
-        let stranger = matches!(
+        let has_no_right = matches!(
             self.relation,
             Permission::Denied(Reason::NotPermitted | Reason::GroupsOverage)
         );
-        stranger && self.declared && self.who.is_some()
+        has_no_right && self.declared && self.principal.is_some()
     }
 }
 
@@ -309,15 +290,15 @@ impl PolicySet {
         self.policies.num_of_policies()
     }
 
-    /// Whether there are none.
+    /// Whether there are none, as in a directory whose files have only comments.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.policies.is_empty()
     }
 
-    /// What policies may do.
+    /// What the policies may do.
     #[must_use]
-    pub const fn mode(&self) -> Mode {
+    pub const fn mode(&self) -> PolicyMode {
         self.mode
     }
 
@@ -327,14 +308,14 @@ impl PolicySet {
         self.hash
     }
 
-    /// What the policies look at.
+    /// What the policies read.
     #[must_use]
-    pub const fn looks(&self) -> &Looks {
-        &self.looks
+    pub const fn inputs(&self) -> &PolicyInputs {
+        &self.inputs
     }
 
-    /// The ids of policies that permit by a subject, e-mail address, login name or organization without a look at
-    /// the issuer. With several issuers each of them could give that name to someone else.
+    /// The ids of policies that permit by a subject, e-mail address, login name or organization without reading the
+    /// issuer. With several issuers each of them could give that name to another person.
     #[must_use]
     pub fn unbound(&self) -> &[String] {
         &self.unbound
@@ -346,220 +327,5 @@ impl PolicySet {
         let mut ids: Vec<_> = self.policies.policies().map(|p| p.id().to_string()).collect();
         ids.sort();
         ids
-    }
-
-    /// Decides: what ownership says, unless a policy says otherwise and may.
-    #[must_use]
-    pub fn decide(&self, question: &Question<'_>) -> Outcome {
-        let may_permit = self.mode == Mode::Replace && question.may_be_permitted();
-        if self.is_empty() || (!question.relation.is_granted() && !may_permit) {
-            return Outcome { permission: question.relation, policy: None };
-        }
-        match self.judge(question) {
-            Ruling::Forbidden(id) => Outcome {
-                permission: Permission::Denied(Reason::PolicyForbidden),
-                policy: Some(id),
-            },
-            Ruling::Unknown(id) => {
-                Outcome { permission: Permission::Denied(Reason::PolicyError), policy: id }
-            }
-            Ruling::Permitted(id) if may_permit => Outcome {
-                permission: Permission::Granted(Reason::PolicyPermitted),
-                policy: Some(id),
-            },
-            Ruling::Permitted(_) | Ruling::Silent => {
-                Outcome { permission: question.relation, policy: None }
-            }
-        }
-    }
-
-    /// What the policies say in every reading of the path and the method: what one reading forbids is forbidden,
-    /// and only what each permits is permitted.
-    fn judge(&self, question: &Question<'_>) -> Ruling {
-        let context = &question.context;
-        let http = !context.is_stream;
-        let (mut paths, mut methods) = (vec!["".into()], vec!["".into()]);
-        if http && self.looks.at("path") {
-            let Some(path) = context.path else { return lacking("path") };
-            match reading::readings(path) {
-                Ok(readings) => paths = readings,
-                Err(error) => {
-                    debug!(%error, "policies cannot be asked about a path");
-                    return Ruling::Unknown(None);
-                }
-            }
-        }
-        if http && self.looks.at("method") {
-            let method = context.method.and_then(|method| std::str::from_utf8(method).ok());
-            let Some(method) = method else { return lacking("method") };
-            let upper = method.to_ascii_uppercase();
-            methods = vec![method.into()];
-            // Methods are written in capitals (RFC 9110 section 9.1), but who heeds that?
-            if upper != method {
-                methods.push(std::borrow::Cow::Owned(upper));
-            }
-        }
-        let Some((entities, principal, resource)) = self.entities(question) else {
-            return lacking("groups");
-        };
-        let Some(context) = self.context(question) else { return lacking("client") };
-        let action = if http { &self.names.request } else { &self.names.stream };
-        let mut all: Option<Ruling> = None;
-        for path in &paths {
-            for method in &methods {
-                let mut pairs = context.clone();
-                if http {
-                    pairs.extend(self.looked("path", || text(path)));
-                    pairs.extend(self.looked("method", || text(method)));
-                }
-                let Ok(context) = Context::from_pairs(pairs) else { return Ruling::Unknown(None) };
-                let (principal, resource) = (principal.clone(), resource.clone());
-                let request = Request::new(principal, action.clone(), resource, context, None);
-                let Ok(request) = request else { return Ruling::Unknown(None) };
-                let one = self.answer(&request, &entities);
-                all = Some(match all {
-                    None => one,
-                    Some(before) => before.and(one),
-                });
-                if matches!(all, Some(Ruling::Forbidden(_))) {
-                    return all.unwrap_or(Ruling::Unknown(None));
-                }
-            }
-        }
-        all.unwrap_or(Ruling::Unknown(None))
-    }
-
-    fn answer(&self, request: &Request, entities: &Entities) -> Ruling {
-        let response = self.authorizer.is_authorized(request, &self.policies, entities);
-        let diagnostics = response.diagnostics();
-        // The first by name, so that one request has one answer.
-        let first = diagnostics.reason().map(AsRef::<str>::as_ref).min().map(Arc::<str>::from);
-        let error = diagnostics.errors().next();
-        match (response.decision(), first, error) {
-            (Answer::Deny, Some(id), _) => Ruling::Forbidden(id),
-            (_, _, Some(error)) => {
-                debug!(%error, "a policy cannot be evaluated");
-                let cedar_policy::AuthorizationError::PolicyEvaluationError(error) = error;
-                Ruling::Unknown(Some(AsRef::<str>::as_ref(error.policy_id()).into()))
-            }
-            (Answer::Allow, Some(id), None) => Ruling::Permitted(id),
-            (Answer::Deny, None, None) => Ruling::Silent,
-            (Answer::Allow, None, None) => Ruling::Unknown(None),
-        }
-    }
-
-    /// Who and what it is about, with the attributes that policies look at; `None` where the groups matter and
-    /// are not known.
-    fn entities(&self, question: &Question<'_>) -> Option<(Entities, EntityUid, EntityUid)> {
-        let Names { user, group, workspace, anonymous, .. } = &self.names;
-        let id = |kind: &EntityTypeName, id: &str| {
-            EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id))
-        };
-        let (principal, attributes, groups) = match &question.who {
-            None => (anonymous.clone(), vec![], HashSet::new()),
-            Some(who) => {
-                let Who { issuer, subject, email, username, organization, groups } = *who;
-                let mut members = HashSet::new();
-                if self.looks.at_groups() {
-                    let named = |name: &str| id(group, &format!("{issuer}/{name}"));
-                    let all = groups?.iter().map(|name| named(name));
-                    members.extend(all.filter(|group| self.looks.at_group(group)));
-                }
-                let attributes = [
-                    ("issuer", Some(issuer)),
-                    ("subject", Some(subject)),
-                    ("email", email),
-                    ("username", username),
-                    ("user_organization", organization),
-                ];
-                (id(user, &format!("{issuer}/{subject}")), attributes.to_vec(), members)
-            }
-        };
-        let given = |attributes: &[(&str, Option<&str>)]| {
-            let values = attributes.iter().filter_map(|(name, value)| Some((*name, (*value)?)));
-            values.filter_map(|(name, value)| self.looked(name, || text(value))).collect()
-        };
-        let resource = id(workspace, question.workspace);
-        let about = [("id", Some(question.workspace)), ("organization", question.organization)];
-        let all = [
-            Entity::new(principal.clone(), given(&attributes), groups).ok()?,
-            Entity::new(resource.clone(), given(&about), HashSet::new()).ok()?,
-        ];
-        Some((Entities::from_entities(all, None).ok()?, principal, resource))
-    }
-
-    /// What policies look at of the context, but path and method; `None` where the client is not known.
-    fn context(&self, question: &Question<'_>) -> Option<Vec<(String, RestrictedExpression)>> {
-        let RequestContext { client, now, .. } = question.context;
-        let mut pairs = Vec::new();
-        let relation = match question.relation {
-            Permission::Granted(reason) => reason.id(),
-            Permission::Denied(_) => "none",
-        };
-        pairs.extend(self.looked("relation", || text(relation)));
-        let endpoint = question.endpoint;
-        pairs.extend(self.looked("endpoint", || text(&endpoint.to_string())));
-        if let EndpointName::Port(port) = endpoint {
-            pairs.extend(self.looked("port", || RestrictedExpression::new_long((*port).into())));
-        }
-        if self.looks.at("client") {
-            let client = client?.to_canonical();
-            pairs
-                .extend(self.looked("client", || RestrictedExpression::new_ip(client.to_string())));
-        }
-        if self.looks.at_time() {
-            let now =
-                jiff::Timestamp::from_millisecond(i64::try_from(now.as_millis()).ok()?).ok()?;
-            let local = now.to_zoned(self.zone.clone());
-            let number = |n: i8| move || RestrictedExpression::new_long(n.into());
-            let moment = || RestrictedExpression::new_datetime(format!("{now:.3}"));
-            pairs.extend(self.looked("now", moment));
-            pairs.extend(self.looked("hour", number(local.hour())));
-            pairs.extend(self.looked("minute", number(local.minute())));
-            pairs.extend(self.looked("weekday", || text(day(local.weekday()))));
-        }
-        Some(pairs)
-    }
-
-    fn looked(
-        &self,
-        name: &str,
-        value: impl FnOnce() -> RestrictedExpression,
-    ) -> Option<(String, RestrictedExpression)> {
-        self.looks.at(name).then(|| (name.to_owned(), value()))
-    }
-}
-
-impl Ruling {
-    /// What both readings together come to.
-    fn and(self, other: Self) -> Self {
-        match (self, other) {
-            (forbidden @ Self::Forbidden(_), _) | (_, forbidden @ Self::Forbidden(_)) => forbidden,
-            (unknown @ Self::Unknown(_), _) | (_, unknown @ Self::Unknown(_)) => unknown,
-            (permitted @ Self::Permitted(_), Self::Permitted(_)) => permitted,
-            (Self::Silent, _) | (_, Self::Silent) => Self::Silent,
-        }
-    }
-}
-
-fn lacking(what: &str) -> Ruling {
-    debug!(what, "policies look at something that is not known");
-    Ruling::Unknown(None)
-}
-
-fn text(text: &str) -> RestrictedExpression {
-    RestrictedExpression::new_string(text.to_owned())
-}
-
-const fn day(day: jiff::civil::Weekday) -> &'static str {
-    use jiff::civil::Weekday;
-    match day {
-        Weekday::Monday => "monday",
-        Weekday::Tuesday => "tuesday",
-        Weekday::Wednesday => "wednesday",
-        Weekday::Thursday => "thursday",
-        Weekday::Friday => "friday",
-        Weekday::Saturday => "saturday",
-        Weekday::Sunday => "sunday",
     }
 }

@@ -16,8 +16,8 @@ use crate::{
     audit::read::select,
     authz::policy::{
         self, PolicySet, SCHEMA,
-        cases::Cases,
-        replay::{Change, Replay, Report},
+        cases::PolicyCases,
+        replay::{ChangedDecisions, Replay, ReplayReport},
     },
     config::Config,
 };
@@ -42,7 +42,7 @@ struct Which {
     config: Option<PathBuf>,
     /// What the policies may do; as the configuration says, or narrow
     #[arg(long, value_enum)]
-    mode: Option<Mode>,
+    mode: Option<ModeName>,
     /// Where they are told hours and weekdays; as the configuration says, or UTC
     #[arg(long, value_name = "ZONE")]
     time_zone: Option<String>,
@@ -75,18 +75,18 @@ pub(super) struct ReplayArgs {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Mode {
+enum ModeName {
     /// They only forbid what ownership allows
     Narrow,
     /// They may also permit what it refuses
     Replace,
 }
 
-impl From<Mode> for policy::Mode {
-    fn from(mode: Mode) -> Self {
+impl From<ModeName> for policy::PolicyMode {
+    fn from(mode: ModeName) -> Self {
         match mode {
-            Mode::Narrow => Self::Narrow,
-            Mode::Replace => Self::Replace,
+            ModeName::Narrow => Self::Narrow,
+            ModeName::Replace => Self::Replace,
         }
     }
 }
@@ -112,7 +112,7 @@ fn schema() -> anyhow::Result<ExitCode> {
 /// A directory of policies and what they may do.
 struct Place {
     directory: PathBuf,
-    mode: policy::Mode,
+    mode: policy::PolicyMode,
 }
 
 impl Which {
@@ -128,8 +128,8 @@ impl Which {
             (None, Some(about)) => about.zone.clone(),
             (None, None) => TimeZone::UTC,
         };
-        let given_mode = self.mode.map(policy::Mode::from);
-        let mode = |configured: policy::Mode| given_mode.unwrap_or(configured);
+        let given_mode = self.mode.map(policy::PolicyMode::from);
+        let mode = |configured: policy::PolicyMode| given_mode.unwrap_or(configured);
         if let Some(directory) = given {
             // A copy of a configured directory is judged as that one is.
             let configured = about.map(|about| about.mode).unwrap_or_default();
@@ -160,7 +160,7 @@ fn test(args: &TestArgs) -> anyhow::Result<ExitCode> {
     let mut all_well = true;
     for Place { directory, mode } in places {
         let set = PolicySet::load(&directory, mode, zone.clone())?;
-        let cases = Cases::load(&directory)?;
+        let cases = PolicyCases::load(&directory)?;
         if cases.is_empty() {
             bail!(
                 "{}: there are no cases: expected files that end in .test.yaml or .test.toml",
@@ -168,14 +168,14 @@ fn test(args: &TestArgs) -> anyhow::Result<ExitCode> {
             );
         }
         let report = cases.run(&set);
-        for difference in &report.differences {
-            writeln!(out, "{difference}")?;
+        for failure in &report.failures {
+            writeln!(out, "{failure}")?;
         }
         if !report.untested.is_empty() {
             let ids = report.untested.join(", ");
             writeln!(out, "{}: no case is decided by {ids}", directory.display())?;
         }
-        let (count, wrong) = (report.cases, report.differences.len());
+        let (count, wrong) = (report.cases, report.failures.len());
         let policies = set.len();
         writeln!(
             out,
@@ -218,9 +218,10 @@ fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn tell(report: &Report, out: &mut impl Write) -> io::Result<()> {
+fn tell(report: &ReplayReport, out: &mut impl Write) -> io::Result<()> {
     for change in &report.changes {
-        let Change { user, workspace, was, would_be, allowed, policy, count, .. } = change;
+        let ChangedDecisions { user, workspace, was, would_be, allowed, policy, count, .. } =
+            change;
         let user = user.as_deref().unwrap_or("(nobody)").escape_debug();
         let workspace = workspace.escape_debug();
         let (before, after) =

@@ -9,7 +9,7 @@ use super::{
     kinds::{At, Choice, Form, Words},
     section::{Report, Section, table},
 };
-use crate::authz::policy::{Mode, PolicySettings};
+use crate::authz::policy::{PolicyMode, PolicySettings};
 
 table! {
     /// Policies beyond ownership, in the language Cedar: see docs/policy.md. At least `directory` or `shadow` is needed.
@@ -17,11 +17,11 @@ table! {
     /// Where the policies are that are enforced: every `*.cedar` in it.
     directory: optional PathBuf, example("\"policies\"");
     /// `narrow`: policies only forbid what ownership allows. `replace`: they may also permit an identity what it refuses.
-    mode: default Choice<Mode> = Mode::default();
+    mode: default Choice<PolicyMode> = PolicyMode::default();
     /// Policies that are not enforced: what they would have decided is on record.
     shadow: optional PathBuf, example("\"policies-next\"");
     /// What those may do.
-    shadow_mode: optional At<Choice<Mode>>, note("as `mode`");
+    shadow_mode: optional At<Choice<PolicyMode>>, note("as `mode`");
     /// Where policies are told hours and weekdays, such as `Europe/Berlin`.
     time_zone: default Zone = TimeZone::UTC;
 }
@@ -44,7 +44,7 @@ impl Section for PolicyTable {
     }
 }
 
-impl Words for Mode {
+impl Words for PolicyMode {
     fn words() -> Vec<(&'static str, Self)> {
         [Self::Narrow, Self::Replace].map(|mode| (mode.id(), mode)).into()
     }

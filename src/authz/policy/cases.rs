@@ -1,5 +1,8 @@
-//! Tests beside policies: files that end in `.test.yaml`, `.test.yml` or `.test.toml`, each with cases that say
-//! what is asked and what must come of it.
+//! Tests of policies: files next to them that end in `.test.yaml`, `.test.yml` or `.test.toml`.
+//!
+//! Each case describes a request and the verdict that it must get. `identity-spoa policy test` runs them with the code
+//! that decides about real requests. Cases have no defaults that hide something: a case without a time is a mistake
+//! where the policies read the time.
 
 use std::{
     collections::BTreeSet,
@@ -11,7 +14,7 @@ use std::{
 use jiff::{civil::DateTime, tz::TimeZone};
 use toml_span::{DeserError, Deserialize, Value, de_helpers::TableHelper};
 
-use super::{Mode, Outcome, PolicySet, Question, RequestContext, Who};
+use super::{PolicyMode, PolicyOutcome, PolicyRequest, PolicySet, Principal, RequestContext};
 use crate::{
     authz::{
         permission::Permission,
@@ -22,39 +25,39 @@ use crate::{
     workspaces::EndpointName,
 };
 
-/// The ends of the names of files with cases.
-const ENDS: [&str; 3] = [".test.yaml", ".test.yml", ".test.toml"];
+/// How the names of files with cases end.
+const FILE_NAME_ENDS: [&str; 3] = [".test.yaml", ".test.yml", ".test.toml"];
 
-/// Cases from a directory.
+/// PolicyCases from a directory.
 #[derive(Debug)]
-pub struct Cases(Vec<(String, Case)>);
+pub struct PolicyCases(Vec<(String, PolicyCase)>);
 
-/// How a case went wrong.
+/// A case whose result is not the expected one.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Difference {
+pub struct CaseFailure {
     /// The file.
     pub file: String,
     /// The line in which the case begins.
     pub line: usize,
-    /// What the case is called.
+    /// The name of the case.
     pub name: String,
-    /// What was expected, and what came.
+    /// The expected and the actual result.
     pub what: String,
 }
 
-/// What came of all cases.
+/// The result of all cases.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct CasesReport {
     /// How many cases there were.
     pub cases: usize,
-    /// Those that went wrong.
-    pub differences: Vec<Difference>,
-    /// Policies that decided no case.
+    /// The cases that failed.
+    pub failures: Vec<CaseFailure>,
+    /// The ids of policies that decided no case.
     pub untested: Vec<String>,
 }
 
 #[derive(Debug)]
-struct Case {
+struct PolicyCase {
     line: usize,
     at: usize,
     name: String,
@@ -84,13 +87,13 @@ struct User {
     groups: Vec<Box<str>>,
 }
 
-impl fmt::Display for Difference {
+impl fmt::Display for CaseFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: {}: {}", self.file, self.line, self.name, self.what)
     }
 }
 
-impl Cases {
+impl PolicyCases {
     /// Reads every file of cases in a directory.
     ///
     /// # Errors
@@ -102,7 +105,7 @@ impl Cases {
         for entry in std::fs::read_dir(directory).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if ENDS.iter().any(|end| name.ends_with(end)) {
+            if FILE_NAME_ENDS.iter().any(|end| name.ends_with(end)) {
                 paths.insert(path);
             }
         }
@@ -131,24 +134,24 @@ impl Cases {
     /// # Errors
     /// Every mistake in it.
     pub fn parse(name: &str, text: &str, format: Format) -> Result<Self, Mistakes> {
-        let Listed(mut cases) = diagnostics::read(name, text, format)?;
+        let CaseFile(mut cases) = diagnostics::read(name, text, format)?;
         for case in &mut cases {
             case.line = line_and_column(text, case.at).0;
         }
         Ok(Self(cases.into_iter().map(|case| (name.to_owned(), case)).collect()))
     }
 
-    /// Whether there are none.
+    /// Whether there are no cases.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Asks the policies about each case.
+    /// Evaluates the policies for each case.
     #[must_use]
-    pub fn run(&self, set: &PolicySet) -> Report {
+    pub fn run(&self, set: &PolicySet) -> CasesReport {
         let mut untested: BTreeSet<String> = set.ids().into_iter().collect();
-        let mut differences = Vec::new();
+        let mut failures = Vec::new();
         for (file, case) in &self.0 {
             let what = match case.outcome(set) {
                 Err(message) => Some(message),
@@ -156,10 +159,10 @@ impl Cases {
                     if let Some(id) = &outcome.policy {
                         untested.remove(&**id);
                     }
-                    case.difference(&outcome)
+                    case.failure(&outcome)
                 }
             };
-            differences.extend(what.map(|what| Difference {
+            failures.extend(what.map(|what| CaseFailure {
                 file: file.clone(),
                 line: case.line,
                 name: case.name.clone(),
@@ -167,13 +170,13 @@ impl Cases {
             }));
         }
         let untested = untested.into_iter().collect();
-        Report { cases: self.0.len(), differences, untested }
+        CasesReport { cases: self.0.len(), failures, untested }
     }
 }
 
-impl Case {
-    fn outcome(&self, set: &PolicySet) -> Result<Outcome, String> {
-        let who = self.user.as_ref().map(|user| Who {
+impl PolicyCase {
+    fn outcome(&self, set: &PolicySet) -> Result<PolicyOutcome, String> {
+        let principal = self.user.as_ref().map(|user| Principal {
             issuer: &user.issuer,
             subject: &user.subject,
             email: user.email.as_deref(),
@@ -181,23 +184,23 @@ impl Case {
             organization: user.organization.as_deref(),
             groups: Some(&user.groups),
         });
-        let usual = if who.is_some() { Reason::Owner } else { Reason::Public };
+        let usual = if principal.is_some() { Reason::Owner } else { Reason::Public };
         let relation = self.relation.unwrap_or(Permission::Granted(usual));
-        if who.is_none() && relation != Permission::Granted(Reason::Public) {
+        if principal.is_none() && relation != Permission::Granted(Reason::Public) {
             return Err("without a 'user', the 'relation' can only be public".into());
         }
-        if set.mode() == Mode::Narrow && !relation.is_granted() && self.allowed {
-            return Err("with mode = \"narrow\" no policy allows what ownership refuses".into());
+        if set.mode() == PolicyMode::Narrow && !relation.is_granted() && self.allowed {
+            return Err("with mode = \"narrow\" no policy allows what ownership denies".into());
         }
         let now = match &self.time {
-            Some(time) => moment(time, &set.zone)?,
-            None if set.looks.at_time() => {
-                return Err("the policies look at the time: expected 'time'".into());
+            Some(time) => read_time(time, &set.zone)?,
+            None if set.inputs.reads_time() => {
+                return Err("the policies read the time: expected 'time'".into());
             }
             None => Timestamp::default(),
         };
-        Ok(set.decide(&Question {
-            who,
+        Ok(set.decide(&PolicyRequest {
+            principal,
             workspace: &self.workspace,
             organization: self.organization.as_deref(),
             endpoint: &self.endpoint,
@@ -213,7 +216,7 @@ impl Case {
         }))
     }
 
-    fn difference(&self, outcome: &Outcome) -> Option<String> {
+    fn failure(&self, outcome: &PolicyOutcome) -> Option<String> {
         let reason = outcome.permission.reason();
         let as_expected = outcome.permission.is_granted() == self.allowed
             && self.reason.is_none_or(|wanted| wanted == reason)
@@ -233,8 +236,8 @@ impl Case {
     }
 }
 
-/// A moment: with an offset, or by the clock on the wall of the policies' zone.
-fn moment(text: &str, zone: &TimeZone) -> Result<Timestamp, String> {
+/// A time with an offset from UTC, or by the clock of the policies' time zone.
+fn read_time(text: &str, zone: &TimeZone) -> Result<Timestamp, String> {
     let local =
         || text.parse::<DateTime>().ok()?.to_zoned(zone.clone()).ok().map(|at| at.timestamp());
     let time = text.parse::<jiff::Timestamp>().ok().or_else(local);
@@ -244,24 +247,24 @@ fn moment(text: &str, zone: &TimeZone) -> Result<Timestamp, String> {
     })
 }
 
-struct Listed(Vec<Case>);
+struct CaseFile(Vec<PolicyCase>);
 
-impl<'de> Deserialize<'de> for Listed {
+impl<'de> Deserialize<'de> for CaseFile {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
         let mut table = TableHelper::new(value)?;
-        let cases = table.required::<Vec<Case>>("cases");
+        let cases = table.required::<Vec<PolicyCase>>("cases");
         table.finalize(None)?;
         cases.map(Self).map_err(Into::into)
     }
 }
 
-impl<'de> Deserialize<'de> for Case {
+impl<'de> Deserialize<'de> for PolicyCase {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
         let at = value.span.start;
         let mut table = TableHelper::new(value)?;
         let name = table.required::<String>("name");
         let user = table.optional::<User>("user");
-        let relation = table.optional::<Relation>("relation").map(|relation| relation.0);
+        let relation = table.optional::<RelationWord>("relation").map(|relation| relation.0);
         let text = |table: &mut TableHelper<'de>, key, unless: &str| {
             table.optional::<String>(key).unwrap_or_else(|| unless.to_owned())
         };
@@ -274,8 +277,8 @@ impl<'de> Deserialize<'de> for Case {
         let path = text(&mut table, "path", "/");
         let client = table.optional::<Client>("client").map(|client| client.0);
         let time = table.optional::<Moment>("time").map(|moment| moment.0);
-        let verdict = table.required::<Expected>("verdict");
-        let reason = table.optional::<Wanted>("reason").map(|reason| reason.0);
+        let verdict = table.required::<VerdictWord>("verdict");
+        let reason = table.optional::<ReasonWord>("reason").map(|reason| reason.0);
         let policy = table.optional::<String>("policy");
         table.finalize(None)?;
         Ok(Self {
@@ -315,17 +318,17 @@ impl<'de> Deserialize<'de> for User {
     }
 }
 
-struct Expected(bool);
+struct VerdictWord(bool);
 
-impl<'de> Deserialize<'de> for Expected {
+impl<'de> Deserialize<'de> for VerdictWord {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
         choice(value, &[("allow", true), ("deny", false)]).map(Self)
     }
 }
 
-struct Relation(Permission);
+struct RelationWord(Permission);
 
-impl<'de> Deserialize<'de> for Relation {
+impl<'de> Deserialize<'de> for RelationWord {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
         let allowed = Reason::ALL.into_iter().filter(|reason| {
             reason.verdict() == Verdict::Allow && *reason != Reason::PolicyPermitted
@@ -337,9 +340,9 @@ impl<'de> Deserialize<'de> for Relation {
     }
 }
 
-struct Wanted(Reason);
+struct ReasonWord(Reason);
 
-impl<'de> Deserialize<'de> for Wanted {
+impl<'de> Deserialize<'de> for ReasonWord {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
         let text = value.take_string(None)?;
         let message = || mistake(value.span, format!("there is no reason {text:?}")).into();
@@ -391,10 +394,10 @@ when { context.hour < 6 };
 when { context.method == \"DELETE\" };
 ";
 
-    fn run(cases: &str) -> Report {
+    fn run(cases: &str) -> CasesReport {
         let zone = TimeZone::get("Europe/Berlin").unwrap();
-        let set = PolicySet::parse("p", POLICIES, Mode::Narrow, zone).unwrap();
-        Cases::parse("c.test.yaml", cases, Format::Yaml).unwrap().run(&set)
+        let set = PolicySet::parse("p", POLICIES, PolicyMode::Narrow, zone).unwrap();
+        PolicyCases::parse("c.test.yaml", cases, Format::Yaml).unwrap().run(&set)
     }
 
     #[test]
@@ -405,7 +408,7 @@ cases:
   - { name: night, user: { issuer: a, subject: b }, time: '2026-11-27T05:00', verdict: deny, policy: night }
   - { name: 05:00 in Berlin, time: '2026-11-27T04:30:00Z', verdict: deny, reason: policy_forbidden }
 ");
-        assert_eq!(report.differences, []);
+        assert_eq!(report.failures, []);
         assert_eq!((report.cases, report.untested), (3, vec!["delete".to_owned()]));
     }
 
@@ -427,7 +430,7 @@ cases:
   - { name: when, user: { issuer: a, subject: b }, verdict: allow }
   - { name: who, relation: owner, time: '2026-11-27T12:00', verdict: allow }
 ");
-        let told: Vec<_> = report.differences.iter().map(ToString::to_string).collect();
+        let told: Vec<_> = report.failures.iter().map(ToString::to_string).collect();
         assert_eq!(
             told,
             [
@@ -450,7 +453,8 @@ time = 'noon'
 relation = 'boss'
 endpoint = 'port'
 ";
-        let mistakes = Cases::parse("c.test.toml", text, Format::Toml).unwrap_err().to_string();
+        let mistakes =
+            PolicyCases::parse("c.test.toml", text, Format::Toml).unwrap_err().to_string();
         for (line, what) in [
             (2, "'verdict' is missing"),
             (4, "did you mean 'verdict'?"),

@@ -1,5 +1,8 @@
-//! Policies from their files: every `*.cedar` of a directory. All mistakes are reported at once, each with file
-//! and line. Nothing is taken in that the schema does not know, that can never match, or that has no name.
+//! Reads policies from their files: every `*.cedar` of a directory.
+//!
+//! All mistakes are reported at once, each with file and line. A policy is refused that has no id, uses a name that the
+//! schema does not have, or can never apply. The invariant: a [`PolicySet`] that exists is valid, so evaluation meets no
+//! unknown attribute and no type that does not match.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +16,7 @@ use cedar_policy::{
 use jiff::tz::TimeZone;
 use miette::Diagnostic;
 
-use super::{Looks, Mode, Names, Policies, PolicySet, SCHEMA};
+use super::{Policies, PolicyInputs, PolicyMode, PolicySet, SCHEMA, SchemaNames};
 use crate::{
     authz::policy::PolicySettings,
     diagnostics::{Mistake, Mistakes, line_and_column},
@@ -24,18 +27,18 @@ use crate::{
 pub const MAX_ID: usize = 64;
 
 impl Policies {
-    /// Reads what the configuration names.
+    /// Reads the policies that the configuration names.
     ///
     /// # Errors
     /// Every mistake in the files.
-    pub fn load(about: &PolicySettings) -> Result<Self, Mistakes> {
+    pub fn load(settings: &PolicySettings) -> Result<Self, Mistakes> {
         let set = |directory: Option<&PathBuf>, mode| {
             directory
-                .map(|directory| PolicySet::load(directory, mode, about.zone.clone()))
+                .map(|directory| PolicySet::load(directory, mode, settings.zone.clone()))
                 .transpose()
         };
-        let enforced = set(about.directory.as_ref(), about.mode);
-        match (enforced, set(about.shadow.as_ref(), about.shadow_mode)) {
+        let enforced = set(settings.directory.as_ref(), settings.mode);
+        match (enforced, set(settings.shadow.as_ref(), settings.shadow_mode)) {
             (Ok(enforced), Ok(shadow)) => Ok(Self { enforced, shadow }),
             (Err(mut mistakes), Err(more)) => {
                 mistakes.extend(more);
@@ -46,24 +49,24 @@ impl Policies {
     }
 }
 
-/// A file and where its policies begin.
-struct Source {
+/// A file with policies.
+struct PolicyFile {
     name: String,
     text: String,
 }
 
-impl Source {
+impl PolicyFile {
     fn mistake(&self, at: usize, message: impl Into<String>) -> Mistake {
         let place = Some(line_and_column(&self.text, at));
         Mistake { file: self.name.clone(), place, message: message.into() }
     }
 
-    /// A mistake that Cedar found; without a place of its own it is at `or`.
-    fn found(&self, error: &dyn Diagnostic, or: usize) -> Mistake {
+    /// A mistake that Cedar found. Where Cedar names no place, it is at the byte `start`.
+    fn cedar_mistake(&self, error: &dyn Diagnostic, start: usize) -> Mistake {
         let label = error.labels().and_then(|mut labels| labels.next());
-        let at = label.as_ref().map_or(or, miette::LabeledSpan::offset);
+        let at = label.as_ref().map_or(start, miette::LabeledSpan::offset);
         let mut message = error.to_string();
-        // The id stands in messages as in "for policy `x`, ..."; what can be done about it follows.
+        // Cedar's message begins with "for policy `x`"; the label and the help say where and what to do.
         for more in
             [label.and_then(|l| l.label().map(str::to_owned)), error.help().map(|h| h.to_string())]
         {
@@ -80,31 +83,37 @@ impl PolicySet {
     ///
     /// # Errors
     /// Every mistake in the files.
-    pub fn load(directory: &Path, mode: Mode, zone: TimeZone) -> Result<Self, Mistakes> {
+    pub fn load(directory: &Path, mode: PolicyMode, zone: TimeZone) -> Result<Self, Mistakes> {
         let sources = read(directory)?;
-        Self::of(&sources, mode, zone)
+        Self::compile(&sources, mode, zone)
     }
 
-    /// Policies from one text; what is wrong is said to be in a file of that name.
+    /// The policies of one text. `name` is the name of its file in mistakes.
     ///
     /// # Errors
     /// Every mistake in the text.
-    pub fn parse(name: &str, text: &str, mode: Mode, zone: TimeZone) -> Result<Self, Mistakes> {
-        Self::of(&[Source { name: name.to_owned(), text: text.to_owned() }], mode, zone)
+    pub fn parse(
+        name: &str,
+        text: &str,
+        mode: PolicyMode,
+        zone: TimeZone,
+    ) -> Result<Self, Mistakes> {
+        Self::compile(&[PolicyFile { name: name.to_owned(), text: text.to_owned() }], mode, zone)
     }
 
-    fn of(sources: &[Source], mode: Mode, zone: TimeZone) -> Result<Self, Mistakes> {
+    /// Parses and validates all files together, so that one start reports every mistake.
+    fn compile(sources: &[PolicyFile], mode: PolicyMode, zone: TimeZone) -> Result<Self, Mistakes> {
         let schema = schema().map_err(|error| Mistakes::whole("the schema of policies", error))?;
         let mut mistakes = Vec::new();
         let mut places: BTreeMap<String, (usize, usize)> = BTreeMap::new();
         let mut policies = CedarPolicies::new();
-        let mut looks = Looks::default();
+        let mut inputs = PolicyInputs::default();
         let mut unbound = Vec::new();
         for (number, source) in sources.iter().enumerate() {
             let parsed = match source.text.parse::<CedarPolicies>() {
                 Ok(parsed) => parsed,
                 Err(errors) => {
-                    mistakes.extend(errors.iter().map(|error| source.found(error, 0)));
+                    mistakes.extend(errors.iter().map(|error| source.cedar_mistake(error, 0)));
                     continue;
                 }
             };
@@ -113,6 +122,7 @@ impl PolicySet {
                 let message = "templates (?principal, ?resource) are not supported: write one policy for each";
                 mistakes.push(source.mistake(at, message));
             }
+            // Cedar does not tell where a policy begins, so its text is searched for behind the one before.
             let mut from = 0;
             for policy in in_order(&parsed) {
                 let at = policy.to_cedar().and_then(|text| source.text.get(from..)?.find(&text));
@@ -121,7 +131,7 @@ impl PolicySet {
                 match identified(policy, mode, &places) {
                     Ok((id, policy)) => {
                         places.insert(id, (number, at));
-                        let looked = looks.add(&policy);
+                        let looked = inputs.add(&policy);
                         if policy.effect() == Effect::Permit && permits_any_issuer(&policy) {
                             unbound.push(policy.id().to_string());
                         }
@@ -134,12 +144,13 @@ impl PolicySet {
             }
         }
         let result = Validator::new(schema).validate(&policies, ValidationMode::Strict);
+        // A warning, such as about a policy that can never apply, is a mistake too: such a policy protects nothing.
         let errors = result.validation_errors().map(|e| (e.policy_id(), e as &dyn Diagnostic));
         let warnings = result.validation_warnings().map(|w| (w.policy_id(), w as &dyn Diagnostic));
         for (id, error) in errors.chain(warnings) {
             let place = places.get(AsRef::<str>::as_ref(id));
             if let Some((source, at)) = place.and_then(|(n, at)| Some((sources.get(*n)?, *at))) {
-                mistakes.push(source.found(error, at));
+                mistakes.push(source.cedar_mistake(error, at));
             } else {
                 mistakes.extend(Mistakes::whole("policies", error.to_string()));
             }
@@ -149,14 +160,14 @@ impl PolicySet {
             mistakes.dedup();
             return Err(mistakes.into());
         }
-        let names = Names::new().map_err(|e| Mistakes::whole("the schema of policies", e))?;
+        let names = SchemaNames::new().map_err(|e| Mistakes::whole("the schema of policies", e))?;
         let hash = hash(sources);
         let authorizer = Authorizer::new();
-        Ok(Self { mode, zone, policies, looks, unbound, names, authorizer, hash })
+        Ok(Self { mode, zone, policies, inputs, unbound, names, authorizer, hash })
     }
 }
 
-impl Names {
+impl SchemaNames {
     fn new() -> Result<Self, String> {
         let kind = |name: &str| name.parse::<EntityTypeName>().map_err(|e| e.to_string());
         let uid = |of: &str, id: &str| {
@@ -173,34 +184,34 @@ impl Names {
     }
 }
 
-/// Whether a policy tells people apart by names, whichever issuer gives them.
+/// Whether a policy reads a name of a person without the issuer that gives it.
 fn permits_any_issuer(policy: &Policy) -> bool {
-    let mut looks = Looks::default();
-    looks.add(policy).is_ok() && looks.at_names_of_any_issuer()
+    let mut inputs = PolicyInputs::default();
+    inputs.add(policy).is_ok() && inputs.reads_names_of_any_issuer()
 }
 
-/// The schema that is shipped.
+/// The schema that is built into the program.
 fn schema() -> Result<Schema, String> {
     let (schema, _) = Schema::from_cedarschema_str(SCHEMA).map_err(|error| error.to_string())?;
     Ok(schema)
 }
 
-/// The policies of a text as they follow each other there; the parser numbers them.
+/// The policies of a text in their order: the parser calls them `policy0`, `policy1` and so on.
 fn in_order(parsed: &CedarPolicies) -> impl Iterator<Item = &Policy> {
     (0..parsed.num_of_policies() + parsed.num_of_templates())
         .filter_map(|number| parsed.policy(&PolicyId::new(format!("policy{number}"))))
 }
 
-/// A policy under the name that it gives itself.
+/// A policy with the id that its annotation gives it.
 fn identified(
     policy: &Policy,
-    mode: Mode,
+    mode: PolicyMode,
     taken: &BTreeMap<String, (usize, usize)>,
 ) -> Result<(String, Policy), String> {
     let id = policy.annotation("id").unwrap_or_default();
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     if id.is_empty() {
-        return Err("a policy needs a name of its own, which the audit log has of each decision: write @id(\"name\") before it".into());
+        return Err("a policy needs a name, which the audit log has in each decision: write @id(\"name\") before it".into());
     }
     if id.len() > MAX_ID || !id.bytes().all(plain) {
         return Err(format!(
@@ -210,7 +221,7 @@ fn identified(
     if taken.contains_key(id) {
         return Err(format!("@id({id:?}) is the name of another policy already"));
     }
-    if mode == Mode::Narrow && policy.effect() == Effect::Permit {
+    if mode == PolicyMode::Narrow && policy.effect() == Effect::Permit {
         return Err(format!(
             "the policy {id:?} permits, but with mode = \"narrow\" policies only forbid what ownership allows: write forbid, or set mode = \"replace\""
         ));
@@ -219,7 +230,7 @@ fn identified(
 }
 
 /// The files of a directory, in the order of their names.
-fn read(directory: &Path) -> Result<Vec<Source>, Mistakes> {
+fn read(directory: &Path) -> Result<Vec<PolicyFile>, Mistakes> {
     let shown = directory.display().to_string();
     let failed = |error| Mistakes::whole(&shown, format!("cannot read the policies: {error}"));
     let mut paths = BTreeSet::new();
@@ -239,15 +250,15 @@ fn read(directory: &Path) -> Result<Vec<Source>, Mistakes> {
         let text = std::fs::read_to_string(&path).map_err(|error| {
             Mistakes::whole(&name, format!("cannot read the policies: {error}"))
         })?;
-        sources.push(Source { name, text });
+        sources.push(PolicyFile { name, text });
     }
     Ok(sources)
 }
 
-/// Of the names within their directory, and of all that is in the files.
-fn hash(sources: &[Source]) -> Fingerprint {
+/// A fingerprint of the names of the files and of everything in them.
+fn hash(sources: &[PolicyFile]) -> Fingerprint {
     let mut all = Vec::new();
-    for Source { name, text } in sources {
+    for PolicyFile { name, text } in sources {
         let name = Path::new(name).file_name().unwrap_or_default().as_encoded_bytes();
         for part in [name, text.as_bytes()] {
             all.extend((part.len() as u64).to_be_bytes());

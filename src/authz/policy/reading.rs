@@ -1,44 +1,50 @@
-//! What a path may mean to whoever gets the request: servers and frameworks decode, merge and strip in ways
-//! of their own, and a rule about `/admin` must hold for `/a/..;x/%61dmin` too.
+//! The readings of a path: what the server that gets the request may take it for.
 //!
-//! Readings are not repairs: nothing here changes what travels on. Only names of paths are looked at; what a
-//! server makes of letter case, of Unicode or of its own file names is beyond it.
+//! Servers and frameworks decode, merge and strip paths in different ways, and a rule about `/admin` must hold for
+//! `/a/..;x/%61dmin` too. So policies are evaluated for every reading. Nothing here changes the request itself.
+//!
+//! Letter case, Unicode normalization and names of a server's file system are not covered. The invariant: a reading is
+//! complete, or the path is refused as unreadable.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
+use percent_encoding::percent_decode;
+
 /// The longest path that is read, in bytes.
 pub const MAX_PATH: usize = 4096;
-/// How often a path is decoded at most.
+/// How often a path is percent-decoded at most.
 const MAX_DECODED: u8 = 3;
-/// The most readings of one path; a path with more is somebody's experiment.
+/// The most readings of one path. Real paths have fewer than half of them; more are an attempt to get past a rule.
 pub const MAX_READINGS: usize = 32;
 
-/// Something that may happen to a path.
+/// One transformation that a server may apply to a path.
 type Step = fn(&[u8]) -> Vec<u8>;
 
-/// What may happen to a path in any order, beside decoding it.
+/// The transformations other than decoding, which may happen in any order.
 const STEPS: [Step; 5] = [backslashes, without_parameters, merged, without_dots, before_nul];
 
 /// Why a path cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    /// Not UTF-8, as it stands or in one of its readings.
+    /// The path, or one of its readings, is not UTF-8.
     #[error("the path is not UTF-8")]
     NotText,
-    /// Longer than [`MAX_PATH`].
+    /// The path is longer than [`MAX_PATH`].
     #[error("the path is longer than {MAX_PATH} bytes")]
     TooLong,
-    /// It can be read in more than [`MAX_READINGS`] ways.
+    /// The path has more than [`MAX_READINGS`] readings.
     #[error("the path can be read in more than {MAX_READINGS} ways")]
     TooManyWays,
 }
 
-/// Everything that a path may be read as, the path as it stands first and each once: decoded up to three times
-/// (RFC 3986 section 2.1), with backslashes as slashes, without `;parameters` (section 3.3), with slashes
-/// merged, with dot segments removed (section 5.2.4), and without what follows a NUL, these in any order.
+/// Every reading of a path, each once, the unchanged path first.
+///
+/// A reading is decoded up to three times (RFC 3986 section 2.1). Between these, in any order, backslashes become
+/// slashes, `;parameters` go (section 3.3), slashes are merged, dot segments are removed (section 5.2.4), and what follows
+/// a NUL goes.
 ///
 /// # Errors
-/// It is not text in each of them, too long, or too clever.
+/// The path is too long, has too many readings, or one of them is not UTF-8.
 pub fn readings(path: &[u8]) -> Result<Vec<Cow<'_, str>>, Unreadable> {
     if path.len() > MAX_PATH {
         return Err(Unreadable::TooLong);
@@ -61,7 +67,7 @@ pub fn readings(path: &[u8]) -> Result<Vec<Cow<'_, str>>, Unreadable> {
         to.push(next);
         Ok(())
     };
-    // What was decoded less often comes first, so that everything is decoded as often as it may be.
+    // Level by level of decoding: a reading that is reached with fewer decodings may be decoded more often.
     let mut level = vec![path.to_vec()];
     for decoded in 0..=MAX_DECODED {
         let mut at = 0;
@@ -82,56 +88,46 @@ pub fn readings(path: &[u8]) -> Result<Vec<Cow<'_, str>>, Unreadable> {
     Ok(found)
 }
 
-/// Whether the path has one reading only.
+/// Whether the path has only one reading, as nearly every path of a real request.
 fn is_plain(path: &[u8]) -> bool {
     let odd = |b: &u8| matches!(b, b'%' | b'\\' | b';');
     let twice = |pair: &[u8]| matches!(pair, b"//" | b"/.");
     !path.iter().any(odd) && !path.windows(2).any(twice) && !path.starts_with(b".")
 }
 
-/// Percent-decoded once; what is no escape stays as it is.
+/// The path percent-decoded once, if it has an escape; what is not an escape stays as it is.
 fn decode(path: &[u8]) -> Option<Vec<u8>> {
-    memchr::memchr(b'%', path)?;
-    let mut out = Vec::with_capacity(path.len());
-    let mut rest = path;
-    while let Some((byte, after)) = rest.split_first() {
-        let digit = |at: usize| after.get(at).and_then(|b| char::from(*b).to_digit(16));
-        if *byte == b'%'
-            && let (Some(high), Some(low)) = (digit(0), digit(1))
-        {
-            out.push(u8::try_from(high * 16 + low).unwrap_or_default());
-            rest = after.get(2..).unwrap_or_default();
-        } else {
-            out.push(*byte);
-            rest = after;
-        }
+    match percent_decode(path).into() {
+        Cow::Owned(decoded) => Some(decoded),
+        Cow::Borrowed(_) => None,
     }
-    Some(out)
 }
 
+/// The path with slashes for backslashes.
 fn backslashes(path: &[u8]) -> Vec<u8> {
     path.iter().map(|b| if *b == b'\\' { b'/' } else { *b }).collect()
 }
 
-/// Each segment up to its semicolon.
+/// The path with each segment cut at its semicolon.
 fn without_parameters(path: &[u8]) -> Vec<u8> {
     let bare = |segment: &[u8]| segment.split(|b| *b == b';').next().unwrap_or_default().to_vec();
     let segments: Vec<_> = path.split(|b| *b == b'/').map(bare).collect();
     segments.join(&b'/')
 }
 
+/// The path with one slash for several in a row.
 fn merged(path: &[u8]) -> Vec<u8> {
     let mut out = path.to_vec();
     out.dedup_by(|a, b| (*a, *b) == (b'/', b'/'));
     out
 }
 
-/// What a program that takes paths for strings of C sees.
+/// What a program sees that takes paths for strings of C.
 fn before_nul(path: &[u8]) -> Vec<u8> {
     path.iter().copied().take_while(|b| *b != 0).collect()
 }
 
-/// RFC 3986 section 5.2.4; never above the root.
+/// The path without dot segments (RFC 3986 section 5.2.4); `..` at the root stays at the root.
 fn without_dots(path: &[u8]) -> Vec<u8> {
     let rooted = path.strip_prefix(b"/");
     let mut kept: Vec<&[u8]> = Vec::new();
@@ -148,7 +144,7 @@ fn without_dots(path: &[u8]) -> Vec<u8> {
     }
     let mut out = if rooted.is_some() { b"/".to_vec() } else { vec![] };
     out.extend(kept.join(&b'/'));
-    // "/a/." and "/a/b/.." are directories.
+    // "/a/." and "/a/b/.." name directories, so they end in a slash.
     if ends_open && !kept.is_empty() {
         out.push(b'/');
     }

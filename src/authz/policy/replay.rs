@@ -1,10 +1,9 @@
-//! What policies would have decided about a recorded past: each decision of an audit log is asked about again,
-//! with what its record says.
+//! What policies would have decided about a recorded past: they are evaluated for each decision of an audit log.
 //!
-//! A record has the time, the issuer's identifier, subject, workspace, endpoint, method and client, and of the
-//! path its shape, in which what may be an id or a secret is `*`. Where policies were asked, in shadow too, it
-//! has under `inputs` all else that they knew. A decision whose record lacks something that the policies look at
-//! is counted and not guessed.
+//! A record has the time, the issuer's identifier, subject, workspace, endpoint, method and client, and the shape of
+//! the path, in which ids and possible secrets are `*`. Where policies were evaluated at the time, shadow policies too,
+//! the record has their other inputs under `inputs`. The invariant: a decision whose record lacks something that the
+//! policies read is counted as such, never guessed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +13,7 @@ use std::{
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Mode, PolicySet, Question, RequestContext, Who};
+use super::{PolicyMode, PolicyRequest, PolicySet, Principal, RequestContext};
 use crate::{
     authz::{
         permission::Permission,
@@ -24,61 +23,61 @@ use crate::{
     workspaces::EndpointName,
 };
 
-/// What became of the decisions.
+/// The result of a replay.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Report {
-    /// How many there were.
+pub struct ReplayReport {
+    /// How many decisions were read.
     pub decisions: u64,
-    /// Those that ownership had no part in, such as a request without a credential: policies are not asked.
+    /// Decisions that no policy can change, such as about a request without a credential.
     pub not_asked: u64,
-    /// Those that would be the same.
+    /// Decisions that would be the same.
     pub same: u64,
-    /// Those that nobody can tell, as their records lack something.
+    /// Decisions that cannot be replayed, because their records lack something.
     pub lacking: u64,
-    /// What they lack; a record may lack several things.
+    /// What those records lack; a record may lack several things.
     pub lacks: BTreeMap<&'static str, u64>,
-    /// Those that would be others.
+    /// Decisions that would be different.
     pub different: u64,
-    /// The same, by whose they were.
-    pub changes: Vec<Change>,
+    /// The different decisions, grouped by user, workspace and reasons.
+    pub changes: Vec<ChangedDecisions>,
 }
 
-/// Decisions of one user at one workspace that would be others.
+/// Decisions about one user at one workspace that would be different in the same way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Change {
-    /// The user in one word; nobody at a public endpoint.
+pub struct ChangedDecisions {
+    /// The user in one word; `None` without an identity at a public endpoint.
     pub user: Option<String>,
     /// The workspace.
     pub workspace: String,
-    /// The reason of the decision.
+    /// The reason that was recorded.
     pub was: &'static str,
-    /// What it would be.
+    /// The reason that the decisions would have.
     pub would_be: &'static str,
-    /// Whether it would be allowed.
+    /// Whether the requests would be allowed.
     pub allowed: bool,
     /// The policy that would decide.
     pub policy: Option<String>,
-    /// How many there were.
+    /// How many decisions.
     pub count: u64,
-    /// The first, in milliseconds since the Unix epoch.
+    /// The first decision, in milliseconds since the Unix epoch.
     pub first_ms: u64,
-    /// The last.
+    /// The last decision, in milliseconds since the Unix epoch.
     pub last_ms: u64,
 }
 
-/// Asks policies about records.
+/// Evaluates policies for records.
 pub struct Replay<'s> {
     set: &'s PolicySet,
     /// The configured name of each issuer's identifier.
     issuers: BTreeMap<String, String>,
-    report: Report,
-    changes: BTreeMap<Key, Change>,
+    report: ReplayReport,
+    changes: BTreeMap<ChangeKey, ChangedDecisions>,
 }
 
-type Key = (Option<String>, String, &'static str, &'static str, Option<String>);
+type ChangeKey = (Option<String>, String, &'static str, &'static str, Option<String>);
 
-/// What one record comes to.
-enum Came {
+/// The result for one record.
+enum RecordOutcome {
     NotAsked,
     Same,
     Lacks(BTreeSet<&'static str>),
@@ -86,28 +85,28 @@ enum Came {
 }
 
 impl<'s> Replay<'s> {
-    /// Of these policies; records without `inputs` name issuers by identifiers, of which these are the
-    /// configured names.
+    /// A replay of these policies. `issuers` has the configured name of each issuer's identifier, since records without
+    /// `inputs` have only the identifier.
     #[must_use]
     pub fn new(set: &'s PolicySet, issuers: BTreeMap<String, String>) -> Self {
-        Self { set, issuers, report: Report::default(), changes: BTreeMap::new() }
+        Self { set, issuers, report: ReplayReport::default(), changes: BTreeMap::new() }
     }
 
-    /// Asks about one record. Those that are no decisions are passed over.
+    /// Evaluates the policies for one record. A record that is not a decision is ignored.
     pub fn record(&mut self, record: &Value) {
         let Some(verdict) = text(record, "verdict") else { return };
         let count = record.get("count").and_then(Value::as_u64).unwrap_or(1);
         self.report.decisions += count;
-        match self.ask(record, verdict == Verdict::Allow.id()) {
-            Came::NotAsked => self.report.not_asked += count,
-            Came::Same => self.report.same += count,
-            Came::Lacks(what) => {
+        match self.replay(record, verdict == Verdict::Allow.id()) {
+            RecordOutcome::NotAsked => self.report.not_asked += count,
+            RecordOutcome::Same => self.report.same += count,
+            RecordOutcome::Lacks(what) => {
                 self.report.lacking += count;
                 for what in what {
                     *self.report.lacks.entry(what).or_default() += count;
                 }
             }
-            Came::Other(was, permission, policy) => {
+            RecordOutcome::Other(was, permission, policy) => {
                 self.report.different += count;
                 let reason = permission.reason();
                 let user = text(record, "user").map(str::to_owned);
@@ -115,7 +114,7 @@ impl<'s> Replay<'s> {
                 let key = (user.clone(), workspace.clone(), was.id(), reason.id(), policy.clone());
                 let time = record.get("time_ms").and_then(Value::as_u64).unwrap_or_default();
                 let first = record.get("from_ms").and_then(Value::as_u64).unwrap_or(time);
-                let change = self.changes.entry(key).or_insert(Change {
+                let change = self.changes.entry(key).or_insert(ChangedDecisions {
                     user,
                     workspace,
                     was: was.id(),
@@ -133,16 +132,16 @@ impl<'s> Replay<'s> {
         }
     }
 
-    /// What came of all.
+    /// The result for all records.
     #[must_use]
-    pub fn finish(mut self) -> Report {
+    pub fn finish(mut self) -> ReplayReport {
         self.report.changes = self.changes.into_values().collect();
         self.report
     }
 
-    fn ask(&self, record: &Value, allowed: bool) -> Came {
+    fn replay(&self, record: &Value, allowed: bool) -> RecordOutcome {
         let Some(was) = text(record, "reason").and_then(Reason::from_id) else {
-            return Came::NotAsked;
+            return RecordOutcome::NotAsked;
         };
         let inputs = record.get("inputs").filter(|inputs| inputs.is_object());
         let asked = record.get("policy_id").is_some();
@@ -150,48 +149,51 @@ impl<'s> Replay<'s> {
         let relation =
             match inputs.and_then(|inputs| text(inputs, "relation")).and_then(Reason::from_id) {
                 Some(relation) => relation,
-                // Policies were asked, and what they knew was too much for the record.
-                None if asked && of_policy(was) => {
-                    return Came::Lacks(BTreeSet::from(["inputs"]));
+                // Policies were evaluated, and their inputs were too long for the record.
+                None if asked && is_of_policy(was) => {
+                    return RecordOutcome::Lacks(BTreeSet::from(["inputs"]));
                 }
                 None => was,
             };
-        let stranger = matches!(relation, Reason::NotPermitted | Reason::GroupsOverage);
+        let has_no_right = matches!(relation, Reason::NotPermitted | Reason::GroupsOverage);
         let relation = match relation.verdict() {
             Verdict::Allow => Permission::Granted(relation),
-            _ if stranger => Permission::Denied(relation),
-            Verdict::SignIn | Verdict::Deny | Verdict::Unavailable => return Came::NotAsked,
+            _ if has_no_right => Permission::Denied(relation),
+            Verdict::SignIn | Verdict::Deny | Verdict::Unavailable => {
+                return RecordOutcome::NotAsked;
+            }
         };
-        // Refused further on, by the workspace's phase or place: no policy changes that.
-        if !allowed && relation.is_granted() && !of_policy(was) {
-            return Came::Same;
+        // Refused after the policies, because of the workspace's phase or destination: no policy changes that.
+        if !allowed && relation.is_granted() && !is_of_policy(was) {
+            return RecordOutcome::Same;
         }
-        if !relation.is_granted() && self.set.mode() == Mode::Narrow {
-            return Came::Same;
+        if !relation.is_granted() && self.set.mode() == PolicyMode::Narrow {
+            return RecordOutcome::Same;
         }
-        let owned = Owned::of(record, inputs, &self.issuers);
-        let Some(question) = owned.question(self.set, relation, &mut lacks) else {
-            return Came::Lacks(lacks);
+        let recorded = RecordedRequest::new(record, inputs, &self.issuers);
+        let Some(request) = recorded.request(self.set, relation, &mut lacks) else {
+            return RecordOutcome::Lacks(lacks);
         };
-        let outcome = self.set.decide(&question);
+        let outcome = self.set.decide(&request);
         if outcome.permission.is_granted() == allowed {
-            return Came::Same;
+            return RecordOutcome::Same;
         }
-        Came::Other(was, outcome.permission, outcome.policy.map(|id| id.to_string()))
+        RecordOutcome::Other(was, outcome.permission, outcome.policy.map(|id| id.to_string()))
     }
 }
 
-const fn of_policy(reason: Reason) -> bool {
+/// Whether a policy decided.
+const fn is_of_policy(reason: Reason) -> bool {
     matches!(reason, Reason::PolicyForbidden | Reason::PolicyError | Reason::PolicyPermitted)
 }
 
-/// A member that is text and was not cut.
+/// A member of a record that is text and was not cut.
 fn text<'v>(record: &'v Value, name: &str) -> Option<&'v str> {
     record.get(name).and_then(Value::as_str).filter(|text| !text.ends_with('\u{2026}'))
 }
 
-/// What a record says, as far as it does.
-struct Owned<'r> {
+/// What a record says about its request.
+struct RecordedRequest<'r> {
     record: &'r Value,
     inputs: Option<&'r Value>,
     issuer: Option<String>,
@@ -202,8 +204,8 @@ struct Owned<'r> {
     is_stream: bool,
 }
 
-impl<'r> Owned<'r> {
-    fn of(
+impl<'r> RecordedRequest<'r> {
+    fn new(
         record: &'r Value,
         inputs: Option<&'r Value>,
         issuers: &BTreeMap<String, String>,
@@ -213,7 +215,7 @@ impl<'r> Owned<'r> {
         let groups = inputs.and_then(|inputs| inputs.get("groups")?.as_array());
         let groups =
             groups.map(|all| all.iter().filter_map(Value::as_str).map(Into::into).collect());
-        // What stands for itself: nothing was escaped or cut.
+        // Only a method that was neither escaped nor cut when it was recorded.
         let method =
             text(record, "method").filter(|m| !m.is_empty() && m.len() < 32 && !m.contains('\\'));
         let path = record.get("path").and_then(Value::as_str);
@@ -231,35 +233,35 @@ impl<'r> Owned<'r> {
         }
     }
 
-    /// The question, if nothing is lacking that the policies look at.
-    fn question<'q>(
+    /// The request to evaluate, if the record has everything that the policies read.
+    fn request<'q>(
         &'q self,
         set: &PolicySet,
         relation: Permission,
         lacks: &mut BTreeSet<&'static str>,
-    ) -> Option<Question<'q>> {
-        let looks = set.looks();
+    ) -> Option<PolicyRequest<'q>> {
+        let inputs = set.inputs();
         let input = |name: &str| self.inputs.and_then(|inputs| text(inputs, name));
         let is_known = text(self.record, "subject").is_some();
-        let mut need = |looked: bool, there: bool, what: &'static str| {
-            if looked && !there {
+        let mut need = |is_read: bool, is_there: bool, what: &'static str| {
+            if is_read && !is_there {
                 lacks.insert(what);
             }
         };
-        need(looks.at("path") && !self.is_stream, self.path.is_some(), "path");
-        need(looks.at("method") && !self.is_stream, self.method.is_some(), "method");
+        need(inputs.reads("path") && !self.is_stream, self.path.is_some(), "path");
+        need(inputs.reads("method") && !self.is_stream, self.method.is_some(), "method");
         let client = text(self.record, "client").and_then(|text| text.parse::<IpAddr>().ok());
-        need(looks.at("client"), client.is_some(), "client");
-        let somebody = self.record.get("subject").is_some_and(Value::is_string);
-        need(somebody, is_known, "subject");
+        need(inputs.reads("client"), client.is_some(), "client");
+        let has_subject = self.record.get("subject").is_some_and(Value::is_string);
+        need(has_subject, is_known, "subject");
         if is_known {
-            need(looks.at_people(), self.issuer.is_some(), "issuer");
-            need(looks.at_groups(), self.groups.is_some(), "groups");
+            need(inputs.reads_issuer(), self.issuer.is_some(), "issuer");
+            need(inputs.reads_groups(), self.groups.is_some(), "groups");
             for name in ["email", "username", "user_organization"] {
-                need(looks.at(name), self.inputs.is_some(), name);
+                need(inputs.reads(name), self.inputs.is_some(), name);
             }
         }
-        need(looks.at("organization"), self.inputs.is_some(), "organization");
+        need(inputs.reads("organization"), self.inputs.is_some(), "organization");
         let declared = self.inputs.and_then(|inputs| inputs.get("declared")?.as_bool());
         need(!relation.is_granted(), declared.is_some(), "declared");
         need(true, self.endpoint.is_some(), "endpoint");
@@ -267,7 +269,7 @@ impl<'r> Owned<'r> {
         if !lacks.is_empty() {
             return None;
         }
-        let who = text(self.record, "subject").map(|subject| Who {
+        let principal = text(self.record, "subject").map(|subject| Principal {
             issuer: self.issuer.as_deref().unwrap_or_default(),
             subject,
             email: input("email"),
@@ -276,8 +278,8 @@ impl<'r> Owned<'r> {
             groups: self.groups.as_deref(),
         });
         let time = self.record.get("time_ms").and_then(Value::as_u64).unwrap_or_default();
-        Some(Question {
-            who,
+        Some(PolicyRequest {
+            principal,
             workspace: text(self.record, "workspace")?,
             organization: input("organization"),
             endpoint: self.endpoint.as_ref()?,
@@ -301,7 +303,7 @@ mod tests {
 
     use super::*;
 
-    fn replay(mode: Mode, policies: &str, records: &[Value]) -> Report {
+    fn replay(mode: PolicyMode, policies: &str, records: &[Value]) -> ReplayReport {
         let set = PolicySet::parse("p", policies, mode, TimeZone::UTC).unwrap();
         let issuers = BTreeMap::from([("https://corp".to_owned(), "corp".to_owned())]);
         let mut replay = Replay::new(&set, issuers);
@@ -329,7 +331,7 @@ mod tests {
     #[test]
     fn what_a_policy_would_forbid_is_told_by_user_and_workspace() {
         let report = replay(
-            Mode::Narrow,
+            PolicyMode::Narrow,
             &rule("context.method == \"POST\""),
             &[
                 record(json!({})),
@@ -373,7 +375,7 @@ mod tests {
             ("principal in Group::\"corp/g\"", json!({"inputs": inputs}), None),
             ("resource has organization", json!({}), Some("organization")),
         ] {
-            let report = replay(Mode::Narrow, &rule(when), &[record(there)]);
+            let report = replay(PolicyMode::Narrow, &rule(when), &[record(there)]);
             let lacks: Vec<_> = report.lacks.keys().copied().collect();
             assert_eq!(lacks, lacking.into_iter().collect::<Vec<_>>(), "{when}");
             assert_eq!(report.different, u64::from(lacking.is_none()), "{when}");
@@ -388,20 +390,20 @@ mod tests {
                 "inputs": inputs(relation)}))
         };
         let report =
-            replay(Mode::Narrow, &rule("context.method == \"POST\""), &[forbidden("owner")]);
+            replay(PolicyMode::Narrow, &rule("context.method == \"POST\""), &[forbidden("owner")]);
         assert!(report.changes[0].allowed && report.changes[0].would_be == "owner");
         let permit = "@id(\"yes\") permit(principal, action, resource);";
         let stranger = record(json!({"verdict": "deny", "reason": "not_permitted"}));
         let known = record(json!({"verdict": "deny", "reason": "not_permitted",
             "policy_id": null, "inputs": inputs("not_permitted")}));
-        let report = replay(Mode::Replace, permit, &[stranger, known]);
+        let report = replay(PolicyMode::Replace, permit, &[stranger, known]);
         assert_eq!(report.lacks, BTreeMap::from([("declared", 1)]));
         assert!(report.changes[0].allowed && report.changes[0].would_be == "policy_permitted");
         // A record that had no room for what policies knew.
         let full =
             record(json!({"verdict": "deny", "reason": "policy_forbidden", "policy_id": "old",
             "inputs": null}));
-        let report = replay(Mode::Narrow, &rule("context.method == \"POST\""), &[full]);
+        let report = replay(PolicyMode::Narrow, &rule("context.method == \"POST\""), &[full]);
         assert_eq!(report.lacks, BTreeMap::from([("inputs", 1)]));
     }
 }

@@ -5,18 +5,18 @@ use proptest::prelude::*;
 
 use super::*;
 
-fn set_of(mode: Mode, text: &str) -> PolicySet {
+fn set_of(mode: PolicyMode, text: &str) -> PolicySet {
     PolicySet::parse("test.cedar", text, mode, TimeZone::UTC).unwrap_or_else(|m| panic!("{m}"))
 }
 
-fn mistakes(mode: Mode, text: &str) -> String {
+fn mistakes(mode: PolicyMode, text: &str) -> String {
     PolicySet::parse("test.cedar", text, mode, TimeZone::UTC).unwrap_err().to_string()
 }
 
 /// A rule with this condition, which forbids.
 fn forbids(when: &str) -> PolicySet {
     let text = format!("@id(\"rule\") forbid(principal, action, resource) when {{ {when} }};");
-    set_of(Mode::Narrow, &text)
+    set_of(PolicyMode::Narrow, &text)
 }
 
 /// The same about HTTP requests of people alone.
@@ -24,14 +24,14 @@ fn forbids_people(when: &str) -> PolicySet {
     let text = format!(
         "@id(\"rule\") forbid(principal is User, action == Action::\"request\", resource) when {{ {when} }};"
     );
-    set_of(Mode::Narrow, &text)
+    set_of(PolicyMode::Narrow, &text)
 }
 
 static ENGINEERS: LazyLock<Vec<Box<str>>> =
     LazyLock::new(|| vec!["engineers".into(), "oncall".into()]);
 
-fn ask<'q>(set: &PolicySet, change: impl FnOnce(&mut Question<'q>)) -> Outcome {
-    let who = Who {
+fn ask<'q>(set: &PolicySet, change: impl FnOnce(&mut PolicyRequest<'q>)) -> PolicyOutcome {
+    let person = Principal {
         issuer: "corp",
         subject: "s-1",
         email: Some("alice@example.com"),
@@ -39,8 +39,8 @@ fn ask<'q>(set: &PolicySet, change: impl FnOnce(&mut Question<'q>)) -> Outcome {
         organization: None,
         groups: Some(&ENGINEERS),
     };
-    let mut question = Question {
-        who: Some(who),
+    let mut request = PolicyRequest {
+        principal: Some(person),
         workspace: "w1",
         organization: Some("acme"),
         endpoint: &EndpointName::Main,
@@ -55,11 +55,11 @@ fn ask<'q>(set: &PolicySet, change: impl FnOnce(&mut Question<'q>)) -> Outcome {
             is_stream: false,
         },
     };
-    change(&mut question);
-    set.decide(&question)
+    change(&mut request);
+    set.decide(&request)
 }
 
-fn forbidden<'q>(set: &PolicySet, change: impl FnOnce(&mut Question<'q>)) -> bool {
+fn forbidden<'q>(set: &PolicySet, change: impl FnOnce(&mut PolicyRequest<'q>)) -> bool {
     let outcome = ask(set, change);
     match (outcome.permission, outcome.policy.as_deref()) {
         (Permission::Denied(Reason::PolicyForbidden), Some("rule")) => true,
@@ -68,7 +68,7 @@ fn forbidden<'q>(set: &PolicySet, change: impl FnOnce(&mut Question<'q>)) -> boo
     }
 }
 
-fn unknown<'q>(set: &PolicySet, change: impl FnOnce(&mut Question<'q>)) -> bool {
+fn unknown<'q>(set: &PolicySet, change: impl FnOnce(&mut PolicyRequest<'q>)) -> bool {
     ask(set, change).permission == Permission::Denied(Reason::PolicyError)
 }
 
@@ -171,11 +171,11 @@ fn what_a_policy_looks_at_and_nobody_knows_is_refused() {
     let client = forbids("context.client == ip(\"10.0.0.1\")");
     assert!(unknown(&client, |q| q.context.client = None));
     let groups = forbids_people("principal in Group::\"corp/never\"");
-    assert!(unknown(&groups, |q| q.who.as_mut().unwrap().groups = None));
+    assert!(unknown(&groups, |q| q.principal.as_mut().unwrap().groups = None));
     let other = forbids("context.hour == 3");
     assert!(!forbidden(&other, |q| {
         q.context.client = None;
-        q.who.as_mut().unwrap().groups = None;
+        q.principal.as_mut().unwrap().groups = None;
     }));
 }
 
@@ -188,7 +188,7 @@ fn a_policy_that_cannot_be_evaluated_refuses() {
     assert_eq!(outcome.policy.as_deref(), Some("rule"));
     // One that forbids all the same says more.
     let both = set_of(
-        Mode::Narrow,
+        PolicyMode::Narrow,
         "@id(\"a\") forbid(principal, action, resource) when { context.hour * 9223372036854775807 == 1 };
          @id(\"b\") forbid(principal, action, resource);",
     );
@@ -210,22 +210,22 @@ fn an_address_is_the_same_over_both_protocols() {
 fn hours_and_weekdays_are_those_of_the_zone() {
     let text = "@id(\"rule\") forbid(principal, action, resource) when { context.weekday == \"saturday\" && context.hour == 0 };";
     let zone = TimeZone::get("Asia/Tokyo").unwrap();
-    let tokyo = PolicySet::parse("t", text, Mode::Narrow, zone).unwrap();
+    let tokyo = PolicySet::parse("t", text, PolicyMode::Narrow, zone).unwrap();
     // 15:20 UTC on Friday.
     let later = Timestamp::from_secs(1_795_774_800 + 5 * 3600);
     assert!(forbidden(&tokyo, |q| q.context.now = later));
-    assert!(!forbidden(&set_of(Mode::Narrow, text), |q| q.context.now = later));
+    assert!(!forbidden(&set_of(PolicyMode::Narrow, text), |q| q.context.now = later));
 }
 
 #[test]
 fn a_stream_has_rules_of_its_own() {
     let set = set_of(
-        Mode::Narrow,
+        PolicyMode::Narrow,
         "@id(\"rule\") forbid(principal, action == Action::\"stream\", resource) when { context.client == ip(\"192.0.2.7\") };
          @id(\"http\") forbid(principal, action == Action::\"request\", resource) when { context.path == \"/never\" };",
     );
     assert!(!forbidden(&set, |_| ()));
-    let stream = |q: &mut Question<'_>| {
+    let stream = |q: &mut PolicyRequest<'_>| {
         q.context = RequestContext { is_stream: true, path: None, method: None, ..q.context };
     };
     assert!(forbidden(&set, stream));
@@ -235,12 +235,12 @@ fn a_stream_has_rules_of_its_own() {
 fn in_the_narrow_mode_nothing_is_permitted() {
     let text = "@id(\"open\") permit(principal, action, resource);";
     assert!(
-        mistakes(Mode::Narrow, text).starts_with("test.cedar:1:1: "),
+        mistakes(PolicyMode::Narrow, text).starts_with("test.cedar:1:1: "),
         "{}",
-        mistakes(Mode::Narrow, text)
+        mistakes(PolicyMode::Narrow, text)
     );
-    let set = set_of(Mode::Replace, text);
-    let stranger = |set: &PolicySet, change: fn(&mut Question<'_>)| {
+    let set = set_of(PolicyMode::Replace, text);
+    let stranger = |set: &PolicySet, change: fn(&mut PolicyRequest<'_>)| {
         let outcome = ask(set, |q| {
             q.relation = Permission::Denied(Reason::NotPermitted);
             change(q);
@@ -255,7 +255,7 @@ fn in_the_narrow_mode_nothing_is_permitted() {
     );
     // Never without an identity, never what the workspace does not offer, never past what is no relation.
     let not = |change| assert!(!stranger(&set, change).0.is_granted());
-    not(|q| q.who = None);
+    not(|q| q.principal = None);
     not(|q| q.declared = false);
     for reason in Reason::ALL {
         if reason.verdict() == crate::authz::reason::Verdict::Allow {
@@ -268,14 +268,14 @@ fn in_the_narrow_mode_nothing_is_permitted() {
     // A permit changes nothing about what is allowed already.
     assert_eq!(
         ask(&set, |_| ()),
-        Outcome { permission: Permission::Granted(Reason::Owner), policy: None }
+        PolicyOutcome { permission: Permission::Granted(Reason::Owner), policy: None }
     );
 }
 
 #[test]
 fn a_permit_must_hold_in_every_reading_and_a_forbid_outweighs_it() {
     let set = set_of(
-        Mode::Replace,
+        PolicyMode::Replace,
         "@id(\"docs\") permit(principal, action == Action::\"request\", resource) when { context.path like \"/docs/*\" };
          @id(\"rule\") forbid(principal, action == Action::\"request\", resource) when { context.method == \"POST\" };",
     );
@@ -318,13 +318,13 @@ fn mistakes_are_found_with_their_lines_before_anything_is_decided() {
             "templates",
         ),
     ] {
-        let found = mistakes(Mode::Narrow, &text);
+        let found = mistakes(PolicyMode::Narrow, &text);
         assert!(found.contains(&format!("test.cedar:{place}: ")), "{text}\n{found}");
         assert!(found.contains(what), "{text}\n{found}");
     }
     // All at once.
     let two = format!("{rule};\n@id(\"a\") {rule} when {{ context.hour == \"9\" }};");
-    assert_eq!(mistakes(Mode::Narrow, &two).lines().count(), 2);
+    assert_eq!(mistakes(PolicyMode::Narrow, &two).lines().count(), 2);
 }
 
 #[test]
@@ -334,7 +334,7 @@ fn what_is_handed_over_is_what_the_schema_says() {
     let set = forbids_people(all);
     let (schema, warnings) = Schema::from_cedarschema_str(SCHEMA).unwrap();
     assert_eq!(warnings.count(), 0);
-    let who = Who {
+    let person = Principal {
         issuer: "corp",
         subject: "s",
         email: Some("a@x"),
@@ -343,9 +343,9 @@ fn what_is_handed_over_is_what_the_schema_says() {
         groups: Some(&ENGINEERS),
     };
     for is_stream in [false, true] {
-        for who in [None, Some(who)] {
-            let question = Question {
-                who,
+        for principal in [None, Some(person)] {
+            let request = PolicyRequest {
+                principal,
                 workspace: "w",
                 organization: Some("o"),
                 endpoint: &EndpointName::Port(7),
@@ -359,8 +359,8 @@ fn what_is_handed_over_is_what_the_schema_says() {
                     is_stream,
                 },
             };
-            let (entities, principal, resource) = set.entities(&question).unwrap();
-            let mut pairs = set.context(&question).unwrap();
+            let (entities, principal, resource) = set.entities(&request).unwrap();
+            let mut pairs = set.context(&request).unwrap();
             if !is_stream {
                 pairs.extend([("path".to_owned(), text("/")), ("method".to_owned(), text("GET"))]);
             }
@@ -376,7 +376,7 @@ fn what_is_handed_over_is_what_the_schema_says() {
 
 #[test]
 fn a_fingerprint_tells_files_apart() {
-    let hash = |text: &str| set_of(Mode::Narrow, text).hash();
+    let hash = |text: &str| set_of(PolicyMode::Narrow, text).hash();
     let rule = "@id(\"a\") forbid(principal, action, resource);";
     assert_eq!(hash(rule), hash(rule));
     assert_ne!(hash(rule), hash(&format!("{rule} ")));
@@ -410,7 +410,7 @@ proptest! {
             q.declared = declared;
             q.context.path = path.as_deref().map(str::as_bytes);
             if !known {
-                q.who = None;
+                q.principal = None;
             }
         });
         if refused {

@@ -5,9 +5,9 @@ use std::sync::LazyLock;
 use jiff::tz::TimeZone;
 
 use super::*;
-use crate::authz::policy::Mode;
+use crate::authz::policy::PolicyMode;
 
-fn set(mode: Mode, text: &str) -> PolicySet {
+fn set(mode: PolicyMode, text: &str) -> PolicySet {
     PolicySet::parse("test.cedar", text, mode, TimeZone::UTC).unwrap_or_else(|m| panic!("{m}"))
 }
 
@@ -22,14 +22,14 @@ static NARROW: LazyLock<Vec<PolicySet>> = LazyLock::new(|| {
     ]
     .map(|when| {
         let scope = "principal, action == Action::\"request\", resource";
-        set(Mode::Narrow, &format!("@id(\"no\") forbid({scope}) when {{ {when} }};"))
+        set(PolicyMode::Narrow, &format!("@id(\"no\") forbid({scope}) when {{ {when} }};"))
     })
     .into()
 });
 
 static REPLACE: LazyLock<PolicySet> = LazyLock::new(|| {
     set(
-        Mode::Replace,
+        PolicyMode::Replace,
         "@id(\"yes\") permit(principal, action, resource);
          @id(\"no\") forbid(principal, action == Action::\"request\", resource) when { context.path like \"/a*\" };",
     )

@@ -4,7 +4,7 @@ use jiff::tz::TimeZone;
 
 use super::*;
 use crate::{
-    authz::policy::Mode,
+    authz::policy::PolicyMode,
     workspaces::{AppName, Gateway, destination::Ranges},
 };
 
@@ -128,7 +128,7 @@ fn s1_an_undeclared_port_is_http() {
 #[test]
 fn s1_no_policy_turns_a_stream_into_what_an_endpoint_does_not_speak() {
     let text = "@id(\"yes\") permit(principal, action, resource);";
-    let set = PolicySet::parse("test.cedar", text, Mode::Replace, TimeZone::UTC);
+    let set = PolicySet::parse("test.cedar", text, PolicyMode::Replace, TimeZone::UTC);
     let set = set.unwrap_or_else(|m| panic!("{m}"));
     let policies = PolicySets { enforced: Some(&set), shadow: None };
     let endpoint = (Protocol::Http, address(), Admission::Owner);

@@ -1,26 +1,27 @@
-//! What policies look at. What none of them looks at is not handed over, and may be missing.
+//! What policies read: the names of attributes and groups. What no policy reads is not given to Cedar, and may be
+//! missing from a request.
 //!
-//! Told from the policies' JSON form: the names of all attributes that are read or asked for, whatever they
-//! are read from, so rather too many than too few. The schema gives each name to one thing only.
+//! The names come from the policies' JSON form: every attribute that is read or asked for, whatever it is read from.
+//! The list may have too many names but never too few, and the schema gives each name to one thing only.
 
 use std::collections::{BTreeSet, HashSet};
 
 use cedar_policy::{EntityUid, Policy};
 use serde_json::Value;
 
-/// Names of attributes and groups.
+/// The attributes and groups that policies read.
 #[derive(Debug, Default)]
-pub struct Looks {
+pub struct PolicyInputs {
     attributes: BTreeSet<String>,
-    /// The context as a whole is compared or kept.
+    /// Whether a policy compares or keeps the context as a whole, and so reads every attribute.
     everything: bool,
     groups: HashSet<EntityUid>,
-    /// People are named.
+    /// Whether a policy names a person.
     people: bool,
 }
 
-impl Looks {
-    /// Adds what a policy looks at.
+impl PolicyInputs {
+    /// Adds what a policy reads.
     ///
     /// # Errors
     /// The policy has no JSON form.
@@ -47,10 +48,11 @@ impl Looks {
                     match name.as_str() {
                         "." | "has" => self.attribute(inner),
                         "Var" => self.everything |= inner == "context",
-                        // Names in it are the policy's own.
+                        // The names in a record are the policy's own, so only its values are searched.
                         "Record" => inner.as_object().into_iter().for_each(|record| {
                             record.values().for_each(|value| self.walk(value));
                         }),
+                        // A literal reads nothing.
                         "Value" => {}
                         _ => self.walk(inner),
                     }
@@ -68,46 +70,49 @@ impl Looks {
             Some(Value::Array(names)) => {
                 self.attributes.extend(names.iter().filter_map(Value::as_str).map(str::to_owned));
             }
+            // An unknown form of access: the safe answer is that it reads everything.
             _ => self.everything = true,
         }
         let left = access.get("left").unwrap_or(&Value::Null);
+        // `context.x` reads x alone, although the variable `context` stands in it.
         if left.get("Var").is_none() {
             self.walk(left);
         }
     }
 
-    /// Whether an attribute of this name is looked at.
+    /// Whether a policy reads the attribute of this name.
     #[must_use]
-    pub fn at(&self, name: &str) -> bool {
+    pub fn reads(&self, name: &str) -> bool {
         self.everything || self.attributes.contains(name)
     }
 
-    /// Whether it matters in which groups somebody is.
+    /// Whether a policy reads the groups of a person.
     #[must_use]
-    pub fn at_groups(&self) -> bool {
+    pub fn reads_groups(&self) -> bool {
         !self.groups.is_empty()
     }
 
-    /// Whether it matters at which issuer somebody is who.
+    /// Whether a policy refers to the issuer of a person: by the attribute, or because the ids of people and groups
+    /// contain it.
     #[must_use]
-    pub fn at_people(&self) -> bool {
-        self.people || self.at_groups() || self.at("issuer")
+    pub fn reads_issuer(&self) -> bool {
+        self.people || self.reads_groups() || self.reads("issuer")
     }
 
-    /// Whether people are told apart by names that an issuer gives, whichever issuer that is.
-    pub(super) fn at_names_of_any_issuer(&self) -> bool {
+    /// Whether a policy reads a name that an issuer gives, and not which issuer gives it.
+    pub(super) fn reads_names_of_any_issuer(&self) -> bool {
         let names = ["subject", "email", "username", "user_organization"];
-        names.into_iter().any(|name| self.at(name)) && !self.at_people()
+        names.into_iter().any(|name| self.reads(name)) && !self.reads_issuer()
     }
 
-    /// Whether the time matters.
+    /// Whether a policy reads the time.
     #[must_use]
-    pub fn at_time(&self) -> bool {
-        ["now", "hour", "minute", "weekday"].into_iter().any(|name| self.at(name))
+    pub fn reads_time(&self) -> bool {
+        ["now", "hour", "minute", "weekday"].into_iter().any(|name| self.reads(name))
     }
 
-    /// Whether it matters whether somebody is in this group.
-    pub(super) fn at_group(&self, group: &EntityUid) -> bool {
+    /// Whether a policy names this group.
+    pub(super) fn reads_group(&self, group: &EntityUid) -> bool {
         self.groups.contains(group)
     }
 }
@@ -116,15 +121,15 @@ impl Looks {
 mod tests {
     use super::*;
 
-    fn looks(when: &str) -> Looks {
+    fn inputs(when: &str) -> PolicyInputs {
         let text = format!("forbid(principal, action, resource) when {{ {when} }};");
-        let mut looks = Looks::default();
-        looks.add(&text.parse().unwrap()).unwrap();
-        looks
+        let mut inputs = PolicyInputs::default();
+        inputs.add(&text.parse().unwrap()).unwrap();
+        inputs
     }
 
     #[test]
-    fn every_way_to_look_at_an_attribute_is_seen() {
+    fn every_way_to_read_an_attribute_is_seen() {
         for when in [
             "context.path == \"/\"",
             "context[\"path\"] like \"/*\"",
@@ -138,7 +143,7 @@ mod tests {
             "context has path.b",
             "{ \".\": context } has path",
         ] {
-            assert!(looks(when).at("path"), "{when}");
+            assert!(inputs(when).reads("path"), "{when}");
         }
         for when in [
             "context.method == \"path\"",
@@ -146,7 +151,7 @@ mod tests {
             "{ \"path\": 1 } == { \"path\": 2 }",
             "principal in Group::\"path\"",
         ] {
-            assert!(!looks(when).at("path"), "{when}");
+            assert!(!inputs(when).reads("path"), "{when}");
         }
     }
 
@@ -158,10 +163,10 @@ mod tests {
             "forbid(principal, action, resource) when { principal in [Group::\"b\", Group::\"a\"] };",
             "forbid(principal, action, resource) unless { principal is User in Group::\"a\" };",
         ] {
-            let mut looks = Looks::default();
-            looks.add(&text.parse().unwrap()).unwrap();
-            assert!(looks.at_groups() && looks.at_group(&"Group::\"a\"".parse().unwrap()));
+            let mut inputs = PolicyInputs::default();
+            inputs.add(&text.parse().unwrap()).unwrap();
+            assert!(inputs.reads_groups() && inputs.reads_group(&"Group::\"a\"".parse().unwrap()));
         }
-        assert!(!looks("principal is User").at_groups());
+        assert!(!inputs("principal is User").reads_groups());
     }
 }
