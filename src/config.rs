@@ -17,7 +17,9 @@ use crate::{
     diagnostics::{Format, Mistakes},
     fingerprint::Fingerprint,
     haproxy,
-    identity::{Profile, certificate::CertificateRule, credential::Sources, provider::Schedule},
+    identity::{
+        Profile, certificate::CertificateRule, credential::TokenLocations, provider::FetchSchedule,
+    },
     sessions::{Lifetime, flow::Places},
     sign_in::page::PageSettings,
     sources::{coder, gitpod, http::Credential, hub, kubernetes, ona},
@@ -61,7 +63,7 @@ pub struct Config {
     /// Whose tokens count; at least one, with different names and identifiers.
     pub issuers: Vec<Issuer>,
     /// Where tokens may be beside the Authorization header.
-    pub credentials: Option<Sources>,
+    pub credentials: Option<TokenLocations>,
     /// Which client certificates count.
     pub certificates: Vec<CertificateRule>,
     /// Which hosts are workspaces; at least one.
@@ -237,7 +239,7 @@ pub struct Issuer {
     /// Where the last good key set is kept over a restart.
     pub keys_file: Option<PathBuf>,
     /// When keys are fetched.
-    pub schedule: Schedule,
+    pub schedule: FetchSchedule,
 }
 
 /// How an issuer is asked about opaque tokens.

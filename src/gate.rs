@@ -21,7 +21,7 @@ use crate::{
     },
     identity::{
         certificate::CertificateRule,
-        credential::Sources,
+        credential::TokenLocations,
         issuers::Issuers,
         pending::{Pending, Waiting},
         revocation::Revocations,
@@ -63,7 +63,7 @@ pub struct Gate {
     /// The issuers whose tokens are accepted.
     pub issuers: Arc<Issuers>,
     /// Where tokens may be beside the Authorization header; nowhere by default.
-    pub sources: Option<Arc<Sources>>,
+    pub token_locations: Option<Arc<TokenLocations>>,
     /// What clients are told about tokens for workspaces (RFC 9728); nothing by default.
     pub metadata: Option<Arc<Metadata>>,
     /// The rules for client certificates. Without a bearer token, the first rule that a certificate
@@ -165,9 +165,10 @@ impl Gate {
     }
 
     /// Where tokens may be beside the Authorization header.
-    fn token_sources(&self) -> &Sources {
-        const NOWHERE: &Sources = &Sources { cookie: None, query: None, subprotocol: false };
-        self.sources.as_deref().unwrap_or(NOWHERE)
+    fn token_locations(&self) -> &TokenLocations {
+        const NOWHERE: &TokenLocations =
+            &TokenLocations { cookie: None, query: None, subprotocol: false };
+        self.token_locations.as_deref().unwrap_or(NOWHERE)
     }
 }
 

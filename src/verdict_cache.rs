@@ -283,8 +283,8 @@ fn may_be_reused(response: &Response, request: &Request<'_>) -> bool {
         return false;
     }
     // A token in one of these places is not compared by HAProxy.
-    let sources = response.sources.as_deref();
-    if sources.is_some_and(|sources| sources.query.is_some() || sources.subprotocol) {
+    let locations = response.token_locations.as_deref();
+    if locations.is_some_and(|all| all.query.is_some() || all.subprotocol) {
         return false;
     }
     let looked_at_path = decision.workspace.as_ref().is_none_or(|found| !found.paths.is_empty());

@@ -3,11 +3,11 @@
 
 use std::sync::Arc;
 
-use identity_spoa::{identity::{Authority, certificate::{CertificateRule, Field}}, time::Timestamp};
+use identity_spoa::{identity::{Authority, certificate::{CertificateRule, CertificateField}}, time::Timestamp};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
-    for field in [Field::CommonName, Field::DnsName, Field::Email, Field::Uri] {
+    for field in [CertificateField::CommonName, CertificateField::DnsName, CertificateField::Email, CertificateField::Uri] {
         let authority = Authority { accepted: [].into(), ..Authority::new("machines", "certificate", vec![]) };
         let rule =
             CertificateRule { authority: Arc::new(authority), field, prefix: "".into(), issuer: None };

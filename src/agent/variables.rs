@@ -120,15 +120,15 @@ fn travel(
     if request.authorization.is_some() && !response.strip_authorization {
         keep.add("authorization");
     }
-    let sources = response.sources.as_deref();
+    let locations = response.token_locations.as_deref();
     if let Some(header) = request.cookie {
-        let token = sources.and_then(|sources| sources.cookie.as_deref());
+        let token = locations.and_then(|locations| locations.cookie.as_deref());
         match cookie::without_ours(header, token.map(str::as_bytes)) {
             Some(rest) => set("cookie", Value::Text(&rest)),
             None => keep.add("cookie"),
         }
     }
-    let parameter = sources.and_then(|sources| sources.query.as_deref());
+    let parameter = locations.and_then(|locations| locations.query.as_deref());
     match (request.query, parameter) {
         (Some(query), Some(name)) => match place::without_parameter(query, name.as_bytes()) {
             Some(rest) => set("query", Value::Text(&rest)),
@@ -140,7 +140,7 @@ fn travel(
         (None, _) if !request.passes.query => keep.add("query"),
         (None, _) => {}
     }
-    match (request.protocols, sources.is_some_and(|sources| sources.subprotocol)) {
+    match (request.protocols, locations.is_some_and(|locations| locations.subprotocol)) {
         (Some(header), true) => match place::without_subprotocol(header) {
             Some(rest) => set("protocols", Value::Text(&rest)),
             None => keep.add("protocols"),

@@ -15,10 +15,10 @@ use crate::{
         Profile,
         cache::TokenCache,
         certificate::CertificateRule,
-        introspection::{Client, Introspector},
+        introspection::{IntrospectionClient, Introspector},
         issuers::Issuers,
         profile::Authority,
-        provider::{Fetcher, Provider, Schedule},
+        provider::{FetchSchedule, Fetcher, Provider},
         revocation::Revocations,
     },
     metrics::Metrics,
@@ -88,7 +88,7 @@ struct IssuerSettings {
     introspection: Option<config::Introspection>,
     secret: Option<Fingerprint>,
     keys_file: Option<PathBuf>,
-    schedule: Schedule,
+    schedule: FetchSchedule,
 }
 
 /// All that the sources of workspaces are built from, with what is in the files that are named.
@@ -193,7 +193,7 @@ fn gate(
     let (policies, versions) = policies(config)?;
     Ok(Gate {
         patterns: patterns(config)?,
-        sources: config.credentials.clone().map(Arc::new),
+        token_locations: config.credentials.clone().map(Arc::new),
         metadata: metadata(config, &issuers),
         issuers,
         certificates,
@@ -265,7 +265,7 @@ fn issuers(
             secret = Some(secrets::fingerprint(&about.key).with_context(context)?);
             let endpoint = about.endpoint.as_deref().map(str::parse).transpose()?;
             let client_id = about.client_id.to_string();
-            let client = Client::new(fetcher()?, client_id, authentication, endpoint);
+            let client = IntrospectionClient::new(fetcher()?, client_id, authentication, endpoint);
             let profile = Arc::clone(profile);
             let tokens = config.agent.tokens;
             introspector = Some(Introspector::new(profile, client, about.keep, tokens));
@@ -372,7 +372,7 @@ fn configured(
             .with_context(|| format!("[issuer.sign_in] of the issuer '{name}'"))?;
         let fetcher = Fetcher::new(issuer.jwks_uri.clone(), authority(issuer)?.as_deref())
             .with_context(|| format!("the issuer '{name}'"))?;
-        clients.push(Arc::new(crate::sign_in::client::Client::new(
+        clients.push(Arc::new(crate::sign_in::client::IntrospectionClient::new(
             Arc::clone(provider),
             fetcher,
             client.id.to_string(),

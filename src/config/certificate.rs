@@ -9,7 +9,7 @@ use super::{
 use crate::{
     diagnostics::Word,
     identity::{
-        certificate::{CertificateRule, Field},
+        certificate::{CertificateField, CertificateRule},
         profile::{Authority, MatchBy},
     },
 };
@@ -20,7 +20,7 @@ table! {
     /// What lists of workspaces call it.
     name: required Word, example("\"laptops\"");
     /// What of the certificate is the subject; of several values none is taken.
-    identity: required Choice<Field>, example("\"email\"");
+    identity: required Choice<CertificateField>, example("\"email\"");
     /// Only values that begin so are taken, without it.
     prefix: optional Word;
     /// Only certificates of this issuer, such as `CN=Corp Machines`.
@@ -43,7 +43,7 @@ impl Section for CertificateTable {
     }
 }
 
-impl Words for Field {
+impl Words for CertificateField {
     fn words() -> Vec<(&'static str, Self)> {
         let fields = [Self::CommonName, Self::DnsName, Self::Email, Self::Uri];
         fields.map(|field| (field.id(), field)).into()

@@ -7,7 +7,7 @@ use super::{
     section::{Report, Section, table},
 };
 use crate::{
-    identity::credential::Sources,
+    identity::credential::TokenLocations,
     workspaces::{
         host::Host,
         pattern::{HostPatterns, PatternError, PatternSpec, Preset},
@@ -111,11 +111,11 @@ table! {
 }
 
 impl Section for CredentialsTable {
-    type Value = Sources;
+    type Value = TokenLocations;
 
-    fn build(self, _: &mut Report) -> Option<Sources> {
+    fn build(self, _: &mut Report) -> Option<TokenLocations> {
         let Self { cookie, query, subprotocol } = self;
-        Some(Sources { cookie, query, subprotocol })
+        Some(TokenLocations { cookie, query, subprotocol })
     }
 }
 

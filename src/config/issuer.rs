@@ -22,7 +22,7 @@ use crate::{
             ALGORITHMS, AcceptedIssuer, Authority, ClaimPaths, IssuerUrl, MatchBy, Profile, TENANT,
             TokenKinds, secure_url,
         },
-        provider::Schedule,
+        provider::FetchSchedule,
     },
 };
 
@@ -78,11 +78,11 @@ table! {
     /// Where the last good keys are kept, so that a restart during an outage has keys.
     keys_file: optional PathBuf, example("\"idp-keys.json\"");
     /// Keys are fetched at least so often.
-    refresh_seconds: default Seconds<60, 86_400> = Schedule::default().refresh;
+    refresh_seconds: default Seconds<60, 86_400> = FetchSchedule::default().refresh;
     /// And once in this time for a key id that is not known.
-    unknown_key_seconds: default Seconds<1, 3600> = Schedule::default().unknown_key;
+    unknown_key_seconds: default Seconds<1, 3600> = FetchSchedule::default().unknown_key;
     /// The last good keys serve so long while the provider is down.
-    max_stale_seconds: default Seconds<60, 604_800> = Schedule::default().max_stale;
+    max_stale_seconds: default Seconds<60, 604_800> = FetchSchedule::default().max_stale;
 }
 
 impl Section for IssuerTable {
@@ -143,7 +143,7 @@ impl Section for IssuerTable {
             introspection: self.introspection,
             client: self.sign_in,
             keys_file: self.keys_file,
-            schedule: Schedule {
+            schedule: FetchSchedule {
                 refresh: self.refresh_seconds,
                 unknown_key: self.unknown_key_seconds,
                 max_stale: self.max_stale_seconds,

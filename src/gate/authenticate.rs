@@ -64,7 +64,7 @@ impl Gate {
     ) -> Result<Authenticated, Stop> {
         // At other hosts nothing is served for an identity, so credentials there are not read.
         let credential = if check.is_for_workspace() {
-            Credential::of(check.request, self.token_sources())
+            Credential::find(check.request, self.token_locations())
         } else {
             Credential::Absent
         };
@@ -93,7 +93,7 @@ impl Gate {
         scratch: &mut Scratch,
     ) -> Result<Authenticated, Stop> {
         // A browser sends cookies by itself, so a page of another site could make this request.
-        if self.token_sources().is_in_cookie(check.request)
+        if self.token_locations().is_in_cookie(check.request)
             && self.is_foreign(check, Holder::AnyClient, scratch)
         {
             return Err(Stop::Refused(Reason::OriginForeign));

@@ -26,16 +26,16 @@ impl Gate {
 
     /// Whether HAProxy does not pass an argument that the configuration needs.
     fn lacks_arguments(&self, request: &Request<'_>) -> bool {
-        let sources = self.token_sources();
+        let locations = self.token_locations();
         let sign_in = self.browser.is_some() && !request.passes.browser;
         if sign_in {
             warn!(
                 "a request is refused: HAProxy does not pass the arguments that [sign_in] needs; add them to the args line as in haproxy/identity.spoe.cfg"
             );
         }
-        let credentials = (sources.cookie.is_some() && !request.passes.browser)
-            || (sources.query.is_some() && !request.passes.query)
-            || (sources.subprotocol && !request.passes.protocols);
+        let credentials = (locations.cookie.is_some() && !request.passes.browser)
+            || (locations.query.is_some() && !request.passes.query)
+            || (locations.subprotocol && !request.passes.protocols);
         if credentials {
             warn!(
                 "a request is refused: HAProxy does not pass the place of tokens that [credentials] names; add the argument to the args line as in haproxy/identity.spoe.cfg"

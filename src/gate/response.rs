@@ -12,7 +12,7 @@ use crate::{
     fingerprint::Fingerprint,
     identity::{
         Authentication,
-        credential::{Credential, Sources},
+        credential::{Credential, TokenLocations},
         evidence::Evidence,
     },
     request::Request,
@@ -56,7 +56,7 @@ pub struct Response {
     /// workspace.
     pub strip_authorization: bool,
     /// Where else tokens may be, so that none reaches the workspace; nowhere by default.
-    pub sources: Option<Arc<Sources>>,
+    pub token_locations: Option<Arc<TokenLocations>>,
     /// The issuers whose tokens workspaces accept, where clients are told.
     pub metadata: Option<Arc<Metadata>>,
     /// The redirect of a browser to the login host.
@@ -79,7 +79,7 @@ impl From<Decision> for Response {
             decision,
             evidence: Evidence::default(),
             strip_authorization: false,
-            sources: None,
+            token_locations: None,
             metadata: None,
             offer: None,
             session: None,
@@ -98,8 +98,8 @@ impl Gate {
             }
             _ => None,
         };
-        let (sources, metadata) = (self.sources.clone(), self.metadata.clone());
-        Response { sources, metadata, offer, ..response }
+        let (token_locations, metadata) = (self.token_locations.clone(), self.metadata.clone());
+        Response { token_locations, metadata, offer, ..response }
     }
 
     /// The response to a request for the metadata document of a workspace.

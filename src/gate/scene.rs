@@ -14,12 +14,12 @@ use crate::{
     identity::{
         Authority, Identity, Profile,
         cache::TokenCache,
-        certificate::{CertificateRule, Field},
-        credential::Sources,
+        certificate::{CertificateField, CertificateRule},
+        credential::TokenLocations,
         issuers::Issuers,
         keys::KeySet,
         profile::MatchBy,
-        provider::{Fetcher, Provider, Schedule},
+        provider::{FetchSchedule, Fetcher, Provider},
         revocation::Revocations,
     },
     sessions::{BrowserSessions, COOKIE, Lifetime, Sessions, Tokens, flow::Places, seal::Sealer},
@@ -70,7 +70,7 @@ impl Scene {
             "x": URL_SAFE_NO_PAD.encode(key.public_key().as_ref()),
         }]});
         let fetcher = Fetcher::new(None, None).unwrap();
-        let provider = Provider::new(Arc::new(profile), Schedule::default(), fetcher)
+        let provider = Provider::new(Arc::new(profile), FetchSchedule::default(), fetcher)
             .with_keys(KeySet::parse(keys.to_string().as_bytes()).unwrap(), now);
         let machines = Authority {
             accepted: vec![].into(),
@@ -91,11 +91,14 @@ impl Scene {
                 vec![Arc::new(provider)],
                 TokenCache::new(100).unwrap(),
             )),
-            sources: Some(Arc::new(Sources { cookie: Some("token".into()), ..Sources::default() })),
+            token_locations: Some(Arc::new(TokenLocations {
+                cookie: Some("token".into()),
+                ..TokenLocations::default()
+            })),
             metadata: None,
             certificates: vec![CertificateRule {
                 authority: Arc::clone(&machines),
-                field: Field::CommonName,
+                field: CertificateField::CommonName,
                 prefix: "machine:".into(),
                 issuer: None,
             }],

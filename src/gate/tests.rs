@@ -422,7 +422,7 @@ fn only_the_gates_own_authorization_is_taken_off() {
     ] {
         let response = tokens.ask(&scene, token, Certificate::None, Cookie::None, Page::None);
         assert_eq!(response.strip_authorization, strips, "{token:?}");
-        assert!(response.sources.is_some(), "tokens elsewhere are taken off in any case");
+        assert!(response.token_locations.is_some(), "tokens elsewhere are taken off in any case");
     }
     let by_session = tokens.ask(&scene, Token::Basic, Certificate::None, Cookie::Alice, Page::None);
     assert!(!by_session.strip_authorization && by_session.session.is_some());

@@ -37,7 +37,7 @@ pub struct TokenCache {
     entries: Cache<TokenDigest, Verified>,
 }
 
-struct UntilExpiry;
+struct EndsWithToken;
 
 impl TokenCache {
     /// A cache of at most `capacity` tokens.
@@ -47,7 +47,7 @@ impl TokenCache {
     pub fn new(capacity: u64) -> Result<Self, aws_lc_rs::error::Unspecified> {
         let mut prefix = [0; 32];
         rand::fill(&mut prefix)?;
-        let entries = Cache::builder().max_capacity(capacity).expire_after(UntilExpiry).build();
+        let entries = Cache::builder().max_capacity(capacity).expire_after(EndsWithToken).build();
         Ok(Self { prefix, entries })
     }
 
@@ -75,7 +75,7 @@ impl TokenCache {
     }
 }
 
-impl Expiry<TokenDigest, Verified> for UntilExpiry {
+impl Expiry<TokenDigest, Verified> for EndsWithToken {
     fn expire_after_create(
         &self,
         _: &TokenDigest,

@@ -14,7 +14,7 @@ pub const MAX_CERTIFICATE: usize = 16 * 1024;
 
 /// Which part of a certificate says who it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Field {
+pub enum CertificateField {
     /// The common name of the subject.
     CommonName,
     /// The DNS name among the alternative names.
@@ -31,7 +31,7 @@ pub struct CertificateRule {
     /// Its name, and how its identities are joined to people.
     pub authority: Arc<Authority>,
     /// Who it is.
-    pub field: Field,
+    pub field: CertificateField,
     /// Only values that start so count; it is taken off.
     pub prefix: Box<str>,
     /// Only certificates of this issuer (RFC 4514 text) count.
@@ -55,13 +55,14 @@ impl CertificateRule {
         if !rest.is_empty() || !of_issuer || expires <= now {
             return None;
         }
-        let value = self.field.of(&certificate)?;
+        let value = self.field.value(&certificate)?;
         let subject = value.strip_prefix(&*self.prefix)?;
         let plain = subject.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
         if subject.is_empty() || subject.len() > MAX_SUBJECT || !plain {
             return None;
         }
-        let email = (self.field == Field::Email).then(|| value.to_ascii_lowercase().into());
+        let email =
+            (self.field == CertificateField::Email).then(|| value.to_ascii_lowercase().into());
         Some(Identity {
             authority: Arc::clone(&self.authority),
             issuer: issuer.chars().filter(|c| !c.is_control()).collect::<String>().into(),
@@ -79,7 +80,7 @@ impl CertificateRule {
     }
 }
 
-impl Field {
+impl CertificateField {
     /// The word for it in the configuration.
     #[must_use]
     pub const fn id(self) -> &'static str {
@@ -92,7 +93,7 @@ impl Field {
     }
 
     /// The one value of the field.
-    fn of<'c>(self, certificate: &'c X509Certificate<'_>) -> Option<&'c str> {
+    fn value<'c>(self, certificate: &'c X509Certificate<'_>) -> Option<&'c str> {
         let mut values = match self {
             Self::CommonName => {
                 let names = certificate.subject().iter_common_name();

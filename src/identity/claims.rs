@@ -86,14 +86,14 @@ pub fn identity(
 
 /// What a token is, as far as it shows.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum TokenKind {
     TypedAccess,
     Access,
     Id,
 }
 
 /// Tells the kinds of JWT apart that one issuer signs with one key (RFC 8725 section 3.12).
-fn kind(claims: &Map<String, Value>, typed_access: bool) -> Result<Kind, TokenError> {
+fn kind(claims: &Map<String, Value>, typed_access: bool) -> Result<TokenKind, TokenError> {
     // A logout token tells of a sign-out; its `events` claim tells it from others
     // (OIDC Back-Channel Logout section 2.4).
     if claims.contains_key("events") {
@@ -104,8 +104,8 @@ fn kind(claims: &Map<String, Value>, typed_access: bool) -> Result<Kind, TokenEr
         (None, None) => None,
         (Some(Value::String(kind)), None) | (None, Some(Value::String(kind))) => {
             match kind.to_ascii_lowercase().as_str() {
-                "bearer" | "access" | "at+jwt" => Some(Kind::Access),
-                "id" => Some(Kind::Id),
+                "bearer" | "access" | "at+jwt" => Some(TokenKind::Access),
+                "id" => Some(TokenKind::Id),
                 "jwt" => None,
                 // Refresh, Offline, Logout and whatever comes.
                 _ => return Err(TokenError::Type),
@@ -116,20 +116,20 @@ fn kind(claims: &Map<String, Value>, typed_access: bool) -> Result<Kind, TokenEr
     // Only ID tokens have these (OIDC Core sections 2 and 3.3.2.11).
     let marked = ["nonce", "at_hash", "c_hash", "s_hash"].iter().any(|m| claims.contains_key(*m));
     match (typed_access, said) {
-        (true, Some(Kind::Id)) => Err(TokenError::Type),
-        (true, _) => Ok(Kind::TypedAccess),
+        (true, Some(TokenKind::Id)) => Err(TokenError::Type),
+        (true, _) => Ok(TokenKind::TypedAccess),
         (false, Some(kind)) => Ok(kind),
-        (false, None) if marked => Ok(Kind::Id),
-        (false, None) => Ok(Kind::Access),
+        (false, None) if marked => Ok(TokenKind::Id),
+        (false, None) => Ok(TokenKind::Access),
     }
 }
 
-fn check_kind(accepted: TokenKinds, kind: Kind) -> Result<(), TokenError> {
+fn check_kind(accepted: TokenKinds, kind: TokenKind) -> Result<(), TokenError> {
     let counts = match kind {
-        Kind::TypedAccess => accepted.typed_access || accepted.access,
+        TokenKind::TypedAccess => accepted.typed_access || accepted.access,
         // An ID token need not show that it is one: who accepts nothing else means it.
-        Kind::Access => accepted.access || (accepted.id && !accepted.typed_access),
-        Kind::Id => accepted.id,
+        TokenKind::Access => accepted.access || (accepted.id && !accepted.typed_access),
+        TokenKind::Id => accepted.id,
     };
     if counts { Ok(()) } else { Err(TokenError::Type) }
 }
@@ -160,11 +160,11 @@ fn has_overage(claims: &Map<String, Value>) -> bool {
 fn check_audience(
     profile: &Profile,
     claims: &Map<String, Value>,
-    kind: Kind,
+    kind: TokenKind,
 ) -> Result<(), TokenError> {
     let meant =
         |value: &Value| value.as_str().is_some_and(|a| profile.audience.iter().any(|b| a == b));
-    if kind == Kind::Id {
+    if kind == TokenKind::Id {
         let several = claims.get("aud").and_then(Value::as_array);
         let party = claims.get("azp");
         if several.is_some_and(|several| !several.iter().all(meant))

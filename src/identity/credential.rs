@@ -11,7 +11,7 @@ use crate::request::{
 
 /// Where a token may be beside the Authorization header (RFC 6750 section 2 advises against others).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Sources {
+pub struct TokenLocations {
     /// A cookie of this name.
     pub cookie: Option<Box<str>>,
     /// A parameter of the query of this name.
@@ -20,7 +20,7 @@ pub struct Sources {
     pub subprotocol: bool,
 }
 
-impl Sources {
+impl TokenLocations {
     /// Whether a request's one token is in a cookie, which a browser sends along whoever asks it to.
     #[must_use]
     pub fn is_in_cookie(&self, request: &Request<'_>) -> bool {
@@ -61,20 +61,24 @@ impl<'a> Credential<'a> {
         }
     }
 
-    /// The one credential of a request, in the header or where `sources` says.
+    /// The one credential of a request, in the header or where `locations` says.
     #[must_use]
-    pub fn of(request: &Request<'a>, sources: &Sources) -> Self {
+    pub fn find(request: &Request<'a>, locations: &TokenLocations) -> Self {
         let header = request.authorization.map_or(Self::Absent, Self::from_authorization);
         let others = [
-            sources.cookie.as_deref().zip(request.cookie).map_or(Self::Absent, |(name, header)| {
-                Self::from(place::cookie(header, name.as_bytes()))
-            }),
-            sources.query.as_deref().zip(request.query).map_or(Self::Absent, |(name, query)| {
+            locations
+                .cookie
+                .as_deref()
+                .zip(request.cookie)
+                .map_or(Self::Absent, |(name, header)| {
+                    Self::from(place::cookie(header, name.as_bytes()))
+                }),
+            locations.query.as_deref().zip(request.query).map_or(Self::Absent, |(name, query)| {
                 Self::from(place::parameter(query, name.as_bytes()))
             }),
             request
                 .protocols
-                .filter(|_| sources.subprotocol)
+                .filter(|_| locations.subprotocol)
                 .map_or(Self::Absent, |header| Self::from(place::subprotocol(header)).decoded()),
         ];
         others.into_iter().fold(header, |one, other| match (one, other) {
@@ -135,12 +139,12 @@ mod tests {
 
     #[test]
     fn j17_other_places_count_only_where_configured_and_two_credentials_never() {
-        let all = Sources {
+        let all = TokenLocations {
             cookie: Some("token".into()),
             query: Some("access_token".into()),
             subprotocol: true,
         };
-        let none = Sources::default();
+        let none = TokenLocations::default();
         let subprotocol = [place::SUBPROTOCOL, b"YWJj"].concat();
         let empty = Request::default();
         let places = [
@@ -150,9 +154,9 @@ mod tests {
             Request { protocols: Some(&subprotocol), ..empty },
         ];
         for (n, request) in places.iter().enumerate() {
-            assert_eq!(Credential::of(request, &all), bearer(b"abc"));
+            assert_eq!(Credential::find(request, &all), bearer(b"abc"));
             let want = if n == 0 { bearer(b"abc") } else { Credential::Absent };
-            assert_eq!(Credential::of(request, &none), want);
+            assert_eq!(Credential::find(request, &none), want);
             for other in &places[n + 1..] {
                 let both = Request {
                     authorization: request.authorization.or(other.authorization),
@@ -161,15 +165,15 @@ mod tests {
                     protocols: request.protocols.or(other.protocols),
                     ..empty
                 };
-                assert_eq!(Credential::of(&both, &all), Credential::Several, "{both:?}");
+                assert_eq!(Credential::find(&both, &all), Credential::Several, "{both:?}");
             }
         }
         let twice = Request { cookie: Some(b"token=abc; token=abc"), ..empty };
-        assert_eq!(Credential::of(&twice, &all), Credential::Several);
+        assert_eq!(Credential::find(&twice, &all), Credential::Several);
         let basic = Request { authorization: Some(b"Basic YTpi"), ..places[1] };
-        assert_eq!(Credential::of(&basic, &all), bearer(b"abc"), "Basic is the workspace's own");
+        assert_eq!(Credential::find(&basic, &all), bearer(b"abc"), "Basic is the workspace's own");
         let broken = [place::SUBPROTOCOL, b"!"].concat();
         let broken = Request { protocols: Some(&broken), ..empty };
-        assert_eq!(Credential::of(&broken, &all), bearer(b""));
+        assert_eq!(Credential::find(&broken, &all), bearer(b""));
     }
 }

@@ -25,45 +25,45 @@ use crate::{
     traces,
 };
 
-mod ask;
+mod client;
 
-pub use ask::{Client, ClientAuthentication, IntrospectionError};
+pub use client::{ClientAuthentication, IntrospectionClient, IntrospectionError};
 
 /// The longest opaque token that is asked about, in bytes.
 const MAX_TOKEN: usize = 4096;
 /// How many questions may be under way.
-const IN_FLIGHT: usize = 256;
+const MAX_IN_FLIGHT: usize = 256;
 /// For how long a token that is not active is remembered as such.
-const INACTIVE_FOR: Duration = Duration::from_secs(10);
+const INACTIVE_CACHE_TIME: Duration = Duration::from_secs(10);
 /// For how long an issuer that cannot answer is not asked again about the same token.
-const FAILED_FOR: Duration = Duration::from_secs(1);
+const FAILURE_CACHE_TIME: Duration = Duration::from_secs(1);
 
 /// Asks one issuer about opaque tokens.
 pub struct Introspector {
     profile: Arc<Profile>,
-    client: Client,
+    client: IntrospectionClient,
     keep: Duration,
-    answers: Cache<TokenDigest, Answer>,
+    answers: Cache<TokenDigest, CachedResponse>,
     pending: Mutex<HashMap<TokenDigest, watch::Sender<u64>>>,
     in_flight: Arc<Semaphore>,
 }
 
 /// What is known of a token, and for how long.
 #[derive(Clone)]
-struct Answer {
+struct CachedResponse {
     verdict: Result<Arc<Identity>, Option<TokenError>>,
     until: Timestamp,
 }
 
-struct UntilOver;
+struct EndsWithResponse;
 
 /// Tells all who wait that a question is over, however it ended.
-struct Ending {
+struct PendingGuard {
     introspector: Arc<Introspector>,
     digest: TokenDigest,
 }
 
-impl Drop for Ending {
+impl Drop for PendingGuard {
     fn drop(&mut self) {
         if let Some(done) = self.introspector.lock().remove(&self.digest) {
             done.send_replace(1);
@@ -74,15 +74,21 @@ impl Drop for Ending {
 impl Introspector {
     /// Asks with `client`; keeps what it learns for `keep` at most, `capacity` tokens of it.
     #[must_use]
-    pub fn new(profile: Arc<Profile>, client: Client, keep: Duration, capacity: u64) -> Self {
-        let answers = Cache::builder().max_capacity(capacity).expire_after(UntilOver).build();
+    pub fn new(
+        profile: Arc<Profile>,
+        client: IntrospectionClient,
+        keep: Duration,
+        capacity: u64,
+    ) -> Self {
+        let answers =
+            Cache::builder().max_capacity(capacity).expire_after(EndsWithResponse).build();
         Self {
             profile,
             client,
             keep,
             answers,
             pending: Mutex::default(),
-            in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+            in_flight: Arc::new(Semaphore::new(MAX_IN_FLIGHT)),
         }
     }
 
@@ -125,7 +131,7 @@ impl Introspector {
         let (done, wait) = watch::channel(0);
         pending.insert(digest, done);
         drop(pending);
-        let ending = Ending { introspector: Arc::clone(self), digest };
+        let ending = PendingGuard { introspector: Arc::clone(self), digest };
         let token = Zeroizing::new(token.to_vec());
         runtime.spawn(async move {
             let this = &ending.introspector;
@@ -136,7 +142,7 @@ impl Introspector {
         Err(wait)
     }
 
-    async fn ask(&self, token: &[u8]) -> Answer {
+    async fn ask(&self, token: &[u8]) -> CachedResponse {
         let name = &self.profile.authority.name;
         let started = MonotonicTime::now();
         let response = self.client.introspect(&self.profile, token).await;
@@ -147,19 +153,22 @@ impl Introspector {
             Ok(response) => response,
             Err(error) => {
                 warn!(issuer = %name, %error, "introspecting an opaque token at its issuer failed: requests with this token are refused");
-                return Answer { verdict: Err(None), until: Timestamp::now().plus(FAILED_FOR) };
+                return CachedResponse {
+                    verdict: Err(None),
+                    until: Timestamp::now().plus(FAILURE_CACHE_TIME),
+                };
             }
         };
         let now = Timestamp::now();
         match read(&self.profile, &response, now.plus(self.keep), now) {
             Ok(identity) => {
                 let until = identity.expires.min(now.plus(self.keep));
-                Answer { verdict: Ok(Arc::new(identity)), until }
+                CachedResponse { verdict: Ok(Arc::new(identity)), until }
             }
             Err(error) => {
                 debug!(issuer = %name, ?error, "an opaque token does not count");
-                let kept = if error.is_some() { INACTIVE_FOR } else { FAILED_FOR };
-                Answer { verdict: Err(error), until: now.plus(kept) }
+                let kept = if error.is_some() { INACTIVE_CACHE_TIME } else { FAILURE_CACHE_TIME };
+                CachedResponse { verdict: Err(error), until: now.plus(kept) }
             }
         }
     }
@@ -196,11 +205,11 @@ fn read(
     claims::identity(profile, &claims, true, now).map_err(Some)
 }
 
-impl Expiry<TokenDigest, Answer> for UntilOver {
+impl Expiry<TokenDigest, CachedResponse> for EndsWithResponse {
     fn expire_after_create(
         &self,
         _: &TokenDigest,
-        answer: &Answer,
+        answer: &CachedResponse,
         _: Instant,
     ) -> Option<Duration> {
         Some(answer.until.since(Timestamp::now()))
@@ -209,7 +218,7 @@ impl Expiry<TokenDigest, Answer> for UntilOver {
     fn expire_after_update(
         &self,
         _: &TokenDigest,
-        answer: &Answer,
+        answer: &CachedResponse,
         _: Instant,
         _: Option<Duration>,
     ) -> Option<Duration> {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::{
     Identity, TokenError, at_hash, claims, json,
-    keys::{Key, KeySet, Miss},
+    keys::{Key, KeyMiss, KeySet},
     profile::{Profile, TENANT},
 };
 use crate::{identity::profile::algorithm, time::Timestamp};
@@ -29,7 +29,7 @@ pub struct Unverified<'t> {
 
 /// What a header calls its token (RFC 9068 section 2.1, OIDC Back-Channel Logout section 2.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Typ {
+enum HeaderType {
     /// Nothing, or a JWT.
     Plain,
     /// An access token.
@@ -42,7 +42,7 @@ enum Typ {
 struct Header {
     algorithm: Algorithm,
     key_id: Option<String>,
-    kind: Typ,
+    kind: HeaderType,
 }
 
 /// Why a token was not verified.
@@ -69,7 +69,7 @@ impl<'t> Unverified<'t> {
     /// no access.
     pub fn inspect(token: &'t [u8]) -> Result<Self, TokenError> {
         let unverified = Self::read(token)?;
-        if unverified.header.kind == Typ::Logout {
+        if unverified.header.kind == HeaderType::Logout {
             return Err(TokenError::Type);
         }
         Ok(unverified)
@@ -82,7 +82,7 @@ impl<'t> Unverified<'t> {
     /// As [`Self::inspect`]; one that calls itself an access token.
     pub fn inspect_logout(token: &'t [u8]) -> Result<Self, TokenError> {
         let unverified = Self::read(token)?;
-        if unverified.header.kind == Typ::Access {
+        if unverified.header.kind == HeaderType::Access {
             return Err(TokenError::Type);
         }
         Ok(unverified)
@@ -155,7 +155,7 @@ impl<'t> Unverified<'t> {
         now: Timestamp,
     ) -> Result<Identity, VerifyError> {
         self.verify_signature(profile, keys)?;
-        let typed_access = self.header.kind == Typ::Access;
+        let typed_access = self.header.kind == HeaderType::Access;
         Ok(claims::identity(profile, &self.claims, typed_access, now)?)
     }
 
@@ -170,9 +170,9 @@ impl<'t> Unverified<'t> {
         }
         let key =
             keys.select(self.header.key_id.as_deref(), algorithm).map_err(|miss| match miss {
-                Miss::Unknown => VerifyError::UnknownKey,
-                Miss::Algorithm => TokenError::Algorithm.into(),
-                Miss::Ambiguous => TokenError::Key.into(),
+                KeyMiss::Unknown => VerifyError::UnknownKey,
+                KeyMiss::Algorithm => TokenError::Algorithm.into(),
+                KeyMiss::Ambiguous => TokenError::Key.into(),
             })?;
         if !self.is_issuer_of(profile, key) {
             return Err(TokenError::Key.into());
@@ -226,13 +226,13 @@ impl Header {
             Some(_) => return Err(TokenError::Malformed),
         };
         let kind = match header.get("typ") {
-            None => Typ::Plain,
+            None => HeaderType::Plain,
             Some(Value::String(kind)) => {
                 let kind = kind.to_ascii_lowercase();
                 match kind.strip_prefix("application/").unwrap_or(&kind) {
-                    "at+jwt" => Typ::Access,
-                    "logout+jwt" => Typ::Logout,
-                    "jwt" => Typ::Plain,
+                    "at+jwt" => HeaderType::Access,
+                    "logout+jwt" => HeaderType::Logout,
+                    "jwt" => HeaderType::Plain,
                     _ => return Err(TokenError::Type),
                 }
             }

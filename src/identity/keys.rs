@@ -59,7 +59,7 @@ pub enum KeySetError {
 
 /// Why no key was selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Miss {
+pub enum KeyMiss {
     /// No key has that id: the set may be out of date.
     Unknown,
     /// The key is not for that algorithm.
@@ -140,22 +140,22 @@ impl KeySet {
     ///
     /// # Errors
     /// No key, or no single one.
-    pub fn select(&self, id: Option<&str>, algorithm: Algorithm) -> Result<&Key, Miss> {
+    pub fn select(&self, id: Option<&str>, algorithm: Algorithm) -> Result<&Key, KeyMiss> {
         let fits = |key: &&Key| key.algorithms.contains(&algorithm);
         let Some(id) = id else {
             let mut fitting = self.keys.iter().filter(fits);
             return match (fitting.next(), fitting.next()) {
                 (Some(key), None) => Ok(key),
-                (Some(_), Some(_)) => Err(Miss::Ambiguous),
-                (None, _) => Err(Miss::Algorithm),
+                (Some(_), Some(_)) => Err(KeyMiss::Ambiguous),
+                (None, _) => Err(KeyMiss::Algorithm),
             };
         };
         let named = || self.keys.iter().filter(|key| key.id.as_deref() == Some(id));
         match named().find(fits) {
-            Some(key) if key.ambiguous => Err(Miss::Ambiguous),
+            Some(key) if key.ambiguous => Err(KeyMiss::Ambiguous),
             Some(key) => Ok(key),
-            None if named().next().is_some() => Err(Miss::Algorithm),
-            None => Err(Miss::Unknown),
+            None if named().next().is_some() => Err(KeyMiss::Algorithm),
+            None => Err(KeyMiss::Unknown),
         }
     }
 
@@ -348,17 +348,17 @@ mod tests {
     fn j3_a_key_serves_the_algorithms_of_its_type_only() {
         let keys = set(&[rsa("r", 256, 1), ed("e", 1)]).unwrap();
         assert!(keys.select(Some("r"), Algorithm::PS256).is_ok());
-        assert_eq!(keys.select(Some("r"), Algorithm::ES256).err(), Some(Miss::Algorithm));
-        assert_eq!(keys.select(Some("r"), Algorithm::HS256).err(), Some(Miss::Algorithm));
-        assert_eq!(keys.select(Some("e"), Algorithm::RS256).err(), Some(Miss::Algorithm));
-        assert_eq!(keys.select(Some("x"), Algorithm::RS256).err(), Some(Miss::Unknown));
+        assert_eq!(keys.select(Some("r"), Algorithm::ES256).err(), Some(KeyMiss::Algorithm));
+        assert_eq!(keys.select(Some("r"), Algorithm::HS256).err(), Some(KeyMiss::Algorithm));
+        assert_eq!(keys.select(Some("e"), Algorithm::RS256).err(), Some(KeyMiss::Algorithm));
+        assert_eq!(keys.select(Some("x"), Algorithm::RS256).err(), Some(KeyMiss::Unknown));
     }
 
     #[test]
     fn j3_a_key_with_an_algorithm_serves_that_one_only() {
         let keys = set(&[with(rsa("r", 256, 1), "alg", json!("RS256"))]).unwrap();
         assert!(keys.select(Some("r"), Algorithm::RS256).is_ok());
-        assert_eq!(keys.select(Some("r"), Algorithm::PS256).err(), Some(Miss::Algorithm));
+        assert_eq!(keys.select(Some("r"), Algorithm::PS256).err(), Some(KeyMiss::Algorithm));
     }
 
     #[test]
@@ -413,15 +413,15 @@ mod tests {
     fn k8_without_a_key_id_the_single_fitting_key_is_meant() {
         let one = set(&[rsa("r", 256, 1), ed("e", 1)]).unwrap();
         assert!(one.select(None, Algorithm::EdDSA).is_ok());
-        assert_eq!(one.select(None, Algorithm::ES256).err(), Some(Miss::Algorithm));
+        assert_eq!(one.select(None, Algorithm::ES256).err(), Some(KeyMiss::Algorithm));
         let two = set(&[ed("e", 1), ed("f", 2)]).unwrap();
-        assert_eq!(two.select(None, Algorithm::EdDSA).err(), Some(Miss::Ambiguous));
+        assert_eq!(two.select(None, Algorithm::EdDSA).err(), Some(KeyMiss::Ambiguous));
     }
 
     #[test]
     fn k9_two_keys_under_one_id_are_both_refused() {
         let keys = set(&[ed("same", 1), ed("same", 2), ed("other", 3)]).unwrap();
-        assert_eq!(keys.select(Some("same"), Algorithm::EdDSA).err(), Some(Miss::Ambiguous));
+        assert_eq!(keys.select(Some("same"), Algorithm::EdDSA).err(), Some(KeyMiss::Ambiguous));
         assert!(keys.select(Some("other"), Algorithm::EdDSA).is_ok());
         let repeated = set(&[ed("same", 1), ed("same", 1)]).unwrap();
         assert!(repeated.select(Some("same"), Algorithm::EdDSA).is_ok());

@@ -28,12 +28,14 @@ use crate::{
 mod fetch;
 mod store;
 
-pub use fetch::{Discovery, Endpoints, Examined, FetchError, Fetched, Fetcher, KeysDocument};
+pub use fetch::{
+    Discovery, Endpoints, FetchError, Fetched, Fetcher, IssuerExamination, KeysDocument,
+};
 use store::KeysFile;
 
 /// When keys are fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Schedule {
+pub struct FetchSchedule {
     /// The longest time between two fetches; what the response's `Cache-Control` says is bounded by
     /// it.
     pub refresh: Duration,
@@ -47,18 +49,18 @@ pub struct Schedule {
 /// The shortest time between two scheduled fetches, whatever `Cache-Control` says.
 const MIN_REFRESH: Duration = Duration::from_mins(1);
 /// How many fetches for unknown keys can be saved up.
-const SAVED: u32 = 2;
-const RETRY: Backoff =
+const MAX_UNKNOWN_KEY_FETCHES: u32 = 2;
+const RETRY_BACKOFF: Backoff =
     Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(30) };
 
-impl Schedule {
+impl FetchSchedule {
     /// When to fetch again a set that may be kept so long.
     fn next(&self, max_age: Duration) -> Duration {
         self.refresh.min(max_age.max(MIN_REFRESH))
     }
 }
 
-impl Default for Schedule {
+impl Default for FetchSchedule {
     fn default() -> Self {
         Self {
             refresh: Duration::from_hours(1),
@@ -84,7 +86,7 @@ type OnChange = Box<dyn Fn(&Profile, &KeySet, Option<&KeySet>) + Send + Sync>;
 /// One issuer's keys.
 pub struct Provider {
     profile: Arc<Profile>,
-    schedule: Schedule,
+    schedule: FetchSchedule,
     fetcher: Fetcher,
     file: Option<KeysFile>,
     keys: ArcSwapOption<Keys>,
@@ -92,7 +94,7 @@ pub struct Provider {
     fetching: AtomicBool,
     attempts: watch::Sender<u64>,
     /// When the last two fetches for unknown keys were started, the older one first.
-    starts: Mutex<[Option<Instant>; SAVED as usize]>,
+    starts: Mutex<[Option<Instant>; MAX_UNKNOWN_KEY_FETCHES as usize]>,
     on_change: OnceLock<OnChange>,
     fetched: AtomicU64,
     failed: AtomicU64,
@@ -101,7 +103,7 @@ pub struct Provider {
 impl Provider {
     /// A provider without keys; [`Self::run`] fetches them.
     #[must_use]
-    pub fn new(profile: Arc<Profile>, schedule: Schedule, fetcher: Fetcher) -> Self {
+    pub fn new(profile: Arc<Profile>, schedule: FetchSchedule, fetcher: Fetcher) -> Self {
         Self {
             profile,
             schedule,
@@ -170,7 +172,7 @@ impl Provider {
     }
 
     /// Fetches everything once, for a person who wants to know what is wrong.
-    pub async fn examine(&self) -> Examined {
+    pub async fn examine(&self) -> IssuerExamination {
         self.fetcher.examine(&self.profile).await
     }
 
@@ -192,7 +194,9 @@ impl Provider {
             return Some(ended);
         }
         let [older, newer] = *starts;
-        if older.is_none_or(|at| at.elapsed() >= SAVED * self.schedule.unknown_key) {
+        if older
+            .is_none_or(|at| at.elapsed() >= MAX_UNKNOWN_KEY_FETCHES * self.schedule.unknown_key)
+        {
             *starts = [newer, Some(Instant::now())];
             // Marked here, not when the task wakes: whoever asks in between shall wait too.
             self.fetching.store(true, Ordering::Release);
@@ -209,10 +213,10 @@ impl Provider {
             let pause = match self.fetch().await {
                 Ok(max_age) => {
                     failures = 0;
-                    a_little_less(self.schedule.next(max_age))
+                    with_jitter(self.schedule.next(max_age))
                 }
                 Err(error) => {
-                    let pause = a_little_less(RETRY.pause(failures));
+                    let pause = with_jitter(RETRY_BACKOFF.pause(failures));
                     let issuer = &self.profile.authority.name;
                     warn!(%issuer, %error, retry_in = ?pause, "fetching the keys of an issuer failed: the last good keys stay in use, and it is tried again");
                     failures = failures.saturating_add(1);
@@ -233,7 +237,7 @@ impl Provider {
     /// What went wrong; the last good set stays.
     pub async fn fetch(&self) -> Result<Duration, FetchError> {
         // Whoever asks may go away meanwhile: then others must not wait for a fetch that nobody makes.
-        let under_way = Fetching::begin(self);
+        let under_way = FetchGuard::begin(self);
         let fetched = self.fetcher.fetch(&self.profile).await;
         let count = if fetched.is_ok() { &self.fetched } else { &self.failed };
         count.fetch_add(1, Ordering::Relaxed);
@@ -280,16 +284,16 @@ impl Provider {
 }
 
 /// A fetch under way, until it is dropped.
-struct Fetching<'p>(&'p Provider);
+struct FetchGuard<'p>(&'p Provider);
 
-impl<'p> Fetching<'p> {
+impl<'p> FetchGuard<'p> {
     fn begin(provider: &'p Provider) -> Self {
         provider.fetching.store(true, Ordering::Release);
         Self(provider)
     }
 }
 
-impl Drop for Fetching<'_> {
+impl Drop for FetchGuard<'_> {
     fn drop(&mut self) {
         self.0.fetching.store(false, Ordering::Release);
         self.0.attempts.send_modify(|count| *count = count.wrapping_add(1));
@@ -297,7 +301,7 @@ impl Drop for Fetching<'_> {
 }
 
 /// Something between 80 and 100 % of the time, so that many agents do not ask in step.
-fn a_little_less(time: Duration) -> Duration {
+fn with_jitter(time: Duration) -> Duration {
     time.mul_f64(1.0 - 0.2 * jitter())
 }
 
@@ -307,12 +311,12 @@ mod tests {
 
     #[test]
     fn k7_keys_are_fetched_again_as_the_response_says_within_bounds() {
-        let schedule = Schedule::default();
+        let schedule = FetchSchedule::default();
         for (max_age, next) in [(0, 60), (59, 60), (600, 600), (3600, 3600), (1_000_000, 3600)] {
             let next = Duration::from_secs(next);
             assert_eq!(schedule.next(Duration::from_secs(max_age)), next);
             for _ in 0..100 {
-                let jittered = a_little_less(next);
+                let jittered = with_jitter(next);
                 assert!(jittered <= next && jittered >= next.mul_f64(0.79), "{jittered:?}");
             }
         }
@@ -324,7 +328,7 @@ mod tests {
         let issuer = format!("http://{}", silent.local_addr().unwrap()).parse().unwrap();
         let profile = Arc::new(Profile::new("corp", issuer, vec![]));
         let fetcher = Fetcher::new(None, None).unwrap();
-        let provider = Provider::new(profile, Schedule::default(), fetcher);
+        let provider = Provider::new(profile, FetchSchedule::default(), fetcher);
         tokio::select! {
             _ = provider.fetch() => panic!("nobody answers"),
             accepted = silent.accept() => drop(accepted.unwrap()),

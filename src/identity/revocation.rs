@@ -27,7 +27,7 @@ use crate::{
 mod journal;
 
 pub use journal::JournalError;
-use journal::{Change, Journal};
+use journal::{Journal, JournalEntry};
 
 /// The most revocations that are kept: one for each person of a large company twice over, in 330 MiB.
 pub const MAX_REVOCATIONS: usize = 1_000_000;
@@ -92,7 +92,7 @@ pub enum RevokeError {
 }
 
 #[derive(Clone, Copy)]
-enum Kind {
+enum RevocationKind {
     Subject,
     Session,
     Token,
@@ -102,19 +102,19 @@ enum Kind {
 pub struct Revocations {
     authorities: ArcSwap<Vec<Arc<Authority>>>,
     /// By the identifier of the authority: its name may change, and what was revoked must stay so.
-    all: RwLock<HashMap<Box<str>, OfAuthority>>,
+    all: RwLock<HashMap<Box<str>, AuthorityRevocations>>,
     /// How many there are; nearly always none, and then a request looks no further.
     count: AtomicUsize,
     /// How often they changed.
     changes: AtomicU64,
     /// Held for a whole change, so that memory and disk change in the same order.
     journal: Mutex<Option<Journal>>,
-    others: OnceLock<Arc<dyn Others>>,
+    others: OnceLock<Arc<dyn OtherAgents>>,
 }
 
 /// A change for other agents.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Spread {
+pub struct RevocationChange {
     /// What is revoked.
     pub revocation: Revocation,
     /// Whether it is no longer.
@@ -124,17 +124,17 @@ pub struct Spread {
 }
 
 /// Other agents, which must hear of what is revoked here.
-pub trait Others: Send + Sync {
+pub trait OtherAgents: Send + Sync {
     /// Tells them. May wait.
     ///
     /// # Errors
     /// Why not; they are told as soon as they can be.
-    fn tell(&self, spread: &Spread) -> Result<(), String>;
+    fn tell(&self, spread: &RevocationChange) -> Result<(), String>;
 }
 
 /// What was done to a revocation.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Done {
+enum RevocationAction {
     Revoked,
     Lifted,
 }
@@ -142,13 +142,13 @@ enum Done {
 /// The revocations of one authority, by what they name. The maps are persistent, so that a copy of all is made at
 /// once, however many there are: a request must not wait behind a list of a million.
 #[derive(Clone, Default)]
-struct OfAuthority {
-    subjects: Named,
-    sessions: Named,
-    tokens: Named,
+struct AuthorityRevocations {
+    subjects: RevocationsById,
+    sessions: RevocationsById,
+    tokens: RevocationsById,
 }
 
-type Named = imbl::HashMap<Arc<str>, Arc<Revocation>>;
+type RevocationsById = imbl::HashMap<Arc<str>, Arc<Revocation>>;
 
 impl Revocations {
     /// None yet; those of the journal are read first, if there is one. `authorities` are the configured issuers
@@ -170,10 +170,10 @@ impl Revocations {
         };
         if let Some(path) = journal {
             let journal = Journal::open(path, |change| match change {
-                Change::Revoke(revocation) => {
+                JournalEntry::Revoke(revocation) => {
                     revocations.insert(revocations.identified(revocation));
                 }
-                Change::Lift(revocation) => {
+                JournalEntry::Lift(revocation) => {
                     revocations.remove(&revocations.identified(revocation));
                 }
             })?;
@@ -233,7 +233,7 @@ impl Revocations {
             return Err(RevokeError::Full);
         }
         if let Some(journal) = journal.as_mut() {
-            journal.append(&Change::Revoke(revocation.clone()))?;
+            journal.append(&JournalEntry::Revoke(revocation.clone()))?;
         }
         self.insert(revocation.clone());
         Ok(revocation)
@@ -253,17 +253,17 @@ impl Revocations {
             return Ok(false);
         }
         // First the others, so that none of them brings it back.
-        self.tell(&revocation, Done::Lifted, now).map_err(RevokeError::Stays)?;
+        self.tell(&revocation, RevocationAction::Lifted, now).map_err(RevokeError::Stays)?;
         let mut journal = self.journal.lock();
         if let Some(journal) = journal.as_mut() {
-            journal.append(&Change::Lift(revocation.clone()))?;
+            journal.append(&JournalEntry::Lift(revocation.clone()))?;
         }
         self.remove(&revocation);
         Ok(true)
     }
 
     /// Names the other agents, once.
-    pub fn share(&self, others: Arc<dyn Others>) {
+    pub fn share(&self, others: Arc<dyn OtherAgents>) {
         // A second time would be a fault of the start-up, and changes nothing.
         let _ = self.others.set(others);
     }
@@ -273,18 +273,27 @@ impl Revocations {
     /// # Errors
     /// Why they could not be told.
     pub fn tell_revoked(&self, revocation: &Revocation, now: Timestamp) -> Result<(), String> {
-        self.tell(revocation, Done::Revoked, now)
+        self.tell(revocation, RevocationAction::Revoked, now)
     }
 
-    fn tell(&self, revocation: &Revocation, done: Done, now: Timestamp) -> Result<(), String> {
+    fn tell(
+        &self,
+        revocation: &Revocation,
+        done: RevocationAction,
+        now: Timestamp,
+    ) -> Result<(), String> {
         let Some(others) = self.others.get() else { return Ok(()) };
         let (revocation, at_ms) = (revocation.clone(), now.as_millis());
-        others.tell(&Spread { revocation, lifted: done == Done::Lifted, at_ms })
+        others.tell(&RevocationChange {
+            revocation,
+            lifted: done == RevocationAction::Lifted,
+            at_ms,
+        })
     }
 
     /// Takes in what was done at another agent, unless something later is known here. May wait for the
     /// disk; what cannot be written counts until the next start.
-    pub fn learn(&self, spread: &Spread) {
+    pub fn learn(&self, spread: &RevocationChange) {
         // Also of an issuer that is not configured here, or not yet.
         let revocation = self.identified(spread.revocation.clone());
         if let Err(error) = revocation.is_good() {
@@ -293,9 +302,9 @@ impl Revocations {
         let mut journal = self.journal.lock();
         let known = self.known_at(&revocation);
         let change = match (spread.lifted, known) {
-            (true, Some(at)) if at <= spread.at_ms => Change::Lift(revocation.clone()),
-            (false, None) => Change::Revoke(revocation.clone()),
-            (false, Some(at)) if at < spread.at_ms => Change::Revoke(revocation.clone()),
+            (true, Some(at)) if at <= spread.at_ms => JournalEntry::Lift(revocation.clone()),
+            (false, None) => JournalEntry::Revoke(revocation.clone()),
+            (false, Some(at)) if at < spread.at_ms => JournalEntry::Revoke(revocation.clone()),
             _ => return,
         };
         if !spread.lifted && self.count.load(Ordering::Acquire) >= MAX_REVOCATIONS {
@@ -310,8 +319,8 @@ impl Revocations {
             error!(%error, "storing a revocation made at another agent failed: it is in force, but only until this agent restarts");
         }
         match change {
-            Change::Revoke(revocation) => self.insert(revocation),
-            Change::Lift(revocation) => {
+            JournalEntry::Revoke(revocation) => self.insert(revocation),
+            JournalEntry::Lift(revocation) => {
                 self.remove(&revocation);
             }
         }
@@ -368,7 +377,7 @@ impl Revocations {
     /// All of them, the latest first. The lock that requests need is held for one step for each authority.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<Revocation>> {
-        let all: Vec<OfAuthority> = {
+        let all: Vec<AuthorityRevocations> = {
             let all = self.all.read();
             all.values().cloned().collect()
         };
@@ -423,7 +432,7 @@ impl Revocations {
     }
 }
 
-impl OfAuthority {
+impl AuthorityRevocations {
     fn cover(&self, identity: &Identity) -> bool {
         let token = &identity.token;
         let by_subject = self.subjects.get(&*identity.subject).is_some_and(|revocation| {
@@ -437,30 +446,30 @@ impl OfAuthority {
             || token.id.as_ref().is_some_and(|id| self.tokens.contains_key(&**id))
     }
 
-    fn of_kind(&mut self, kind: Kind) -> &mut Named {
+    fn of_kind(&mut self, kind: RevocationKind) -> &mut RevocationsById {
         match kind {
-            Kind::Subject => &mut self.subjects,
-            Kind::Session => &mut self.sessions,
-            Kind::Token => &mut self.tokens,
+            RevocationKind::Subject => &mut self.subjects,
+            RevocationKind::Session => &mut self.sessions,
+            RevocationKind::Token => &mut self.tokens,
         }
     }
 
-    fn kind(&self, kind: Kind) -> &Named {
+    fn kind(&self, kind: RevocationKind) -> &RevocationsById {
         match kind {
-            Kind::Subject => &self.subjects,
-            Kind::Session => &self.sessions,
-            Kind::Token => &self.tokens,
+            RevocationKind::Subject => &self.subjects,
+            RevocationKind::Session => &self.sessions,
+            RevocationKind::Token => &self.tokens,
         }
     }
 }
 
 impl Revocation {
     /// The one thing that is revoked, if it is one.
-    fn target(&self) -> Option<(Kind, &str)> {
+    fn target(&self) -> Option<(RevocationKind, &str)> {
         match (&self.subject, &self.session, &self.token, self.before_ms) {
-            (Some(subject), None, None, _) => Some((Kind::Subject, subject)),
-            (None, Some(session), None, None) => Some((Kind::Session, session)),
-            (None, None, Some(token), None) => Some((Kind::Token, token)),
+            (Some(subject), None, None, _) => Some((RevocationKind::Subject, subject)),
+            (None, Some(session), None, None) => Some((RevocationKind::Session, session)),
+            (None, None, Some(token), None) => Some((RevocationKind::Token, token)),
             _ => None,
         }
     }

@@ -34,7 +34,7 @@ use super::{
     store::{Kept, KeptHandle, Key, Row, name},
 };
 use crate::{
-    identity::revocation::{Others, Spread},
+    identity::revocation::{OtherAgents, RevocationChange},
     lock::Mutex,
     sessions::store::{CookieEntry, Entry},
     time::{MonotonicTime, Timestamp},
@@ -144,7 +144,7 @@ pub(super) enum Change {
     /// Sessions ended.
     Ended(Vec<Key>),
     /// Something was revoked, or a revocation taken back.
-    Revocation(Spread),
+    Revocation(RevocationChange),
     /// The stream begins.
     Hello,
 }
@@ -341,7 +341,7 @@ impl Shared {
     ///
     /// # Errors
     /// Nobody could be told; [`follow`] tells them when the store is back.
-    pub fn spread(&self, spread: &Spread) -> Result<(), SharedError> {
+    pub fn spread(&self, spread: &RevocationChange) -> Result<(), SharedError> {
         let told = self.spreading(spread).map_err(SharedError::from).and_then(|pipe| {
             let mut commands = self.commands.clone();
             self.wait(pipe.query_async(&mut commands))
@@ -350,7 +350,7 @@ impl Shared {
         told
     }
 
-    fn spreading(&self, spread: &Spread) -> Result<redis::Pipeline, SealError> {
+    fn spreading(&self, spread: &RevocationChange) -> Result<redis::Pipeline, SealError> {
         let field = name(&spread.revocation.name());
         let blob = self.sealer.seal(Purpose::Shared, &field, spread)?;
         let mut pipe = redis::pipe();
@@ -478,8 +478,8 @@ impl Shared {
     }
 }
 
-impl Others for Shared {
-    fn tell(&self, spread: &Spread) -> Result<(), String> {
+impl OtherAgents for Shared {
+    fn tell(&self, spread: &RevocationChange) -> Result<(), String> {
         self.spread(spread).map_err(|error| error.to_string())
     }
 }

@@ -127,7 +127,7 @@ async fn gate(idp: &DevIdp) -> Gate {
     Gate {
         patterns: HostPatterns::new(&config.hosts).unwrap(),
         issuers: Arc::new(Issuers::new(vec![Arc::new(provider)], TokenCache::new(1000).unwrap())),
-        sources: None,
+        token_locations: None,
         metadata: None,
         certificates: vec![],
         browser: None,

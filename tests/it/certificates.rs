@@ -6,7 +6,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use identity_spoa::{
     identity::{
         Identity,
-        certificate::{CertificateRule, Field},
+        certificate::{CertificateField, CertificateRule},
         profile::{Authority as Name, MatchBy},
     },
     time::Timestamp,
@@ -24,7 +24,7 @@ use crate::{
 };
 use dev_idp::{DevIdp, TokenRequest};
 
-fn rule(field: Field) -> CertificateRule {
+fn rule(field: CertificateField) -> CertificateRule {
     let authority = Name {
         accepted: [].into(),
         ..Name::new("machines", "certificate:common_name:", vec![MatchBy::Subject])
@@ -54,16 +54,18 @@ fn a_certificate_is_who_its_field_says() {
     ];
     let certificate = authority.certificate("runner 7", &names, |_| ());
     for (field, want) in [
-        (Field::CommonName, "runner 7"),
-        (Field::DnsName, "ci.corp.test"),
-        (Field::Email, "Ci@corp.test"),
-        (Field::Uri, "spiffe://corp/ci"),
+        (CertificateField::CommonName, "runner 7"),
+        (CertificateField::DnsName, "ci.corp.test"),
+        (CertificateField::Email, "Ci@corp.test"),
+        (CertificateField::Uri, "spiffe://corp/ci"),
     ] {
         assert_eq!(subject(&rule(field), &certificate).as_deref(), Some(want), "{field:?}");
     }
-    let prefixed = CertificateRule { prefix: "spiffe://corp/".into(), ..rule(Field::Uri) };
+    let prefixed =
+        CertificateRule { prefix: "spiffe://corp/".into(), ..rule(CertificateField::Uri) };
     assert_eq!(subject(&prefixed, &certificate).as_deref(), Some("ci"));
-    let identity = rule(Field::Email).identify(&certificate.der, Timestamp::now()).unwrap();
+    let identity =
+        rule(CertificateField::Email).identify(&certificate.der, Timestamp::now()).unwrap();
     assert_eq!(identity.email.as_deref(), Some("ci@corp.test"));
     assert_eq!(&*identity.issuer, "CN=corp");
 }
@@ -72,32 +74,38 @@ fn a_certificate_is_who_its_field_says() {
 fn a_certificate_that_could_mean_several_or_nobody_is_nobodys() {
     let authority = Authority::new("corp");
     let several = authority.certificate("a", &[dns("a.test"), dns("b.test")], |_| ());
-    assert_eq!(subject(&rule(Field::DnsName), &several), None);
-    assert_eq!(subject(&rule(Field::Uri), &several), None);
-    let elsewhere = CertificateRule { prefix: "spiffe://other/".into(), ..rule(Field::Uri) };
+    assert_eq!(subject(&rule(CertificateField::DnsName), &several), None);
+    assert_eq!(subject(&rule(CertificateField::Uri), &several), None);
+    let elsewhere =
+        CertificateRule { prefix: "spiffe://other/".into(), ..rule(CertificateField::Uri) };
     assert_eq!(subject(&elsewhere, &authority.of_uri("spiffe://corp/ci")), None);
-    let empty = CertificateRule { prefix: "spiffe://corp/ci".into(), ..rule(Field::Uri) };
+    let empty =
+        CertificateRule { prefix: "spiffe://corp/ci".into(), ..rule(CertificateField::Uri) };
     assert_eq!(subject(&empty, &authority.of_uri("spiffe://corp/ci")), None);
-    let issuer =
-        |text: &str| CertificateRule { issuer: Some(text.into()), ..rule(Field::CommonName) };
+    let issuer = |text: &str| CertificateRule {
+        issuer: Some(text.into()),
+        ..rule(CertificateField::CommonName)
+    };
     let plain = authority.certificate("a", &[], |_| ());
     assert_eq!(subject(&issuer("CN=corp"), &plain).as_deref(), Some("a"));
     assert_eq!(subject(&issuer("CN=corp2"), &plain), None);
     for name in ["", "a\nb", "\u{e4}", &"x".repeat(256)] {
         let strange = authority.certificate(name, &[], |_| ());
-        assert_eq!(subject(&rule(Field::CommonName), &strange), None, "{name:?}");
+        assert_eq!(subject(&rule(CertificateField::CommonName), &strange), None, "{name:?}");
     }
     let over = authority.certificate("a", &[], |params| {
         params.not_after = rcgen::date_time_ymd(2020, 1, 1);
     });
-    assert_eq!(subject(&rule(Field::CommonName), &over), None);
+    assert_eq!(subject(&rule(CertificateField::CommonName), &over), None);
     // Whatever is changed or cut, there is no panic, and no other identity by a cut.
     let der = &plain.der;
     for length in 0..der.len() {
-        assert!(rule(Field::CommonName).identify(&der[..length], Timestamp::now()).is_none());
+        assert!(
+            rule(CertificateField::CommonName).identify(&der[..length], Timestamp::now()).is_none()
+        );
     }
     let longer = [der.as_slice(), b"x"].concat();
-    assert!(rule(Field::CommonName).identify(&longer, Timestamp::now()).is_none());
+    assert!(rule(CertificateField::CommonName).identify(&longer, Timestamp::now()).is_none());
 }
 
 /// A stage whose HAProxy knows the authority and whose agent knows its machines.

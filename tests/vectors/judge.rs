@@ -10,7 +10,7 @@ use identity_spoa::{
     identity::{
         Profile, TokenError,
         jwt::{Unverified, VerifyError},
-        keys::{KeySet, KeySetError, Miss},
+        keys::{KeyMiss, KeySet, KeySetError},
         profile::algorithm,
     },
     time::Timestamp,
@@ -83,9 +83,9 @@ pub fn signature(token: &str, keys: Option<&KeySet>) -> Result<(), &'static str>
     let key =
         keys.ok_or(NO_KEYS)?.select(fields["kid"].as_str(), algorithm).map_err(
             |miss| match miss {
-                Miss::Unknown => UNKNOWN_KEY,
-                Miss::Algorithm => TokenError::Algorithm.id(),
-                Miss::Ambiguous => TokenError::Key.id(),
+                KeyMiss::Unknown => UNKNOWN_KEY,
+                KeyMiss::Algorithm => TokenError::Algorithm.id(),
+                KeyMiss::Ambiguous => TokenError::Key.id(),
             },
         )?;
     let message = format!("{header}.{payload}");

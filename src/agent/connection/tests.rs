@@ -54,7 +54,7 @@ impl HaProxy {
 
     /// Connects to an agent without sign-in, whose arguments these requests do not have.
     fn with(mut scene: Scene, audit: usize, waiting: usize) -> Self {
-        (scene.gate.browser, scene.gate.sources) = (None, None);
+        (scene.gate.browser, scene.gate.token_locations) = (None, None);
         let token = scene.token(&json!({}));
         let out: Box<dyn Write + Send> = Box::new(sink());
         let (log, writer) = AuditLog::to_sink(out, audit).unwrap();

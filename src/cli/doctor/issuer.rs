@@ -9,7 +9,7 @@ use crate::{
         Profile,
         keys::KeySet,
         profile::{TENANT, algorithm},
-        provider::{Discovery, Examined},
+        provider::{Discovery, IssuerExamination},
     },
 };
 
@@ -19,7 +19,7 @@ const NOTICEABLE: Duration = Duration::from_secs(5);
 pub(super) fn judge(
     profile: &Profile,
     issuer: &Issuer,
-    examined: &Examined,
+    examined: &IssuerExamination,
     now: SystemTime,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -146,7 +146,7 @@ fn keys(profile: &Profile, document: &[u8]) -> Vec<Finding> {
     let mut findings = vec![Finding::ok(format!("keys: {usable} of {listed} can verify tokens"))];
     let serves = |algorithm: &&jsonwebtoken::Algorithm| {
         // A key without an id or one among several: either way it is there.
-        !matches!(set.select(None, **algorithm), Err(crate::identity::keys::Miss::Algorithm))
+        !matches!(set.select(None, **algorithm), Err(crate::identity::keys::KeyMiss::Algorithm))
     };
     if !profile.algorithms.iter().any(|algorithm| serves(&algorithm)) {
         findings.push(Finding::fail(

@@ -154,7 +154,7 @@ pub struct Endpoints {
 }
 
 /// What an examination of an issuer found.
-pub struct Examined {
+pub struct IssuerExamination {
     /// The discovery document, with whatever issuer it names.
     pub discovery: Result<Discovery, FetchError>,
     /// The clock of who served it, by its `Date`, in seconds since the Unix epoch.
@@ -278,7 +278,7 @@ impl Fetcher {
     }
 
     /// Fetches everything once and judges nothing, for a person who wants to know what is wrong.
-    pub async fn examine(&self, profile: &Profile) -> Examined {
+    pub async fn examine(&self, profile: &Profile) -> IssuerExamination {
         let url = &profile.discovery;
         let mut date = None;
         let discovery = async {
@@ -312,7 +312,7 @@ impl Fetcher {
             Some(Err(error)) => Some(Err(error)),
             Some(Ok(url)) => Some(self.get(&url).await.map(|(body, age)| (url, body, age))),
         };
-        Examined { discovery, date, keys }
+        IssuerExamination { discovery, date, keys }
     }
 
     /// A POST request, to be sent by [`Self::answer`].

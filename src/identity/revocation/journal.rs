@@ -19,7 +19,7 @@ const MAX_LINE: u64 = 64 * 1024;
 /// A change of what is revoked.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Change {
+pub(super) enum JournalEntry {
     Revoke(Revocation),
     Lift(Revocation),
 }
@@ -61,7 +61,10 @@ pub enum JournalError {
 impl Journal {
     /// Opens or makes the file, and gives each change in it to `each`. Changes nothing in it: a running
     /// agent may be writing to it.
-    pub(super) fn open(path: PathBuf, mut each: impl FnMut(Change)) -> Result<Self, JournalError> {
+    pub(super) fn open(
+        path: PathBuf,
+        mut each: impl FnMut(JournalEntry),
+    ) -> Result<Self, JournalError> {
         let name = path.display().to_string();
         let failed = |error| JournalError::Io { path: name.clone(), error };
         let mut options = OpenOptions::new();
@@ -104,7 +107,7 @@ impl Journal {
     }
 
     /// Adds a change; it is on disk when this returns without an error.
-    pub(super) fn append(&mut self, change: &Change) -> Result<(), JournalError> {
+    pub(super) fn append(&mut self, change: &JournalEntry) -> Result<(), JournalError> {
         match self.write(change) {
             Ok(length) => {
                 self.whole += length;
@@ -118,7 +121,7 @@ impl Journal {
         }
     }
 
-    fn write(&mut self, change: &Change) -> io::Result<u64> {
+    fn write(&mut self, change: &JournalEntry) -> io::Result<u64> {
         let mut line = serde_json::to_vec(change)?;
         line.push(b'\n');
         self.file.write_all(&line)?;

@@ -39,7 +39,7 @@ fn none() -> Revocations {
     Revocations::open(names(), None).unwrap()
 }
 
-fn of(subject: &str) -> Revocation {
+fn revocation_of(subject: &str) -> Revocation {
     Revocation { issuer: "corp".into(), subject: Some(subject.into()), ..Revocation::default() }
 }
 
@@ -49,30 +49,34 @@ const NOW: Timestamp = Timestamp::from_millis(5000);
 fn a_subject_is_revoked_with_all_it_has_at_its_issuer_only() {
     let revocations = none();
     assert!(!revocations.cover(&identity("corp", "alice", Some(1))));
-    revocations.revoke(of("alice"), NOW).unwrap();
+    revocations.revoke(revocation_of("alice"), NOW).unwrap();
     for issued in [None, Some(1), Some(u64::MAX)] {
         assert!(revocations.cover(&identity("corp", "alice", issued)));
         assert!(!revocations.cover(&identity("corp", "bob", issued)));
         assert!(!revocations.cover(&identity("partner", "alice", issued)), "somebody else");
     }
-    assert!(revocations.lift(of("alice"), NOW).unwrap());
-    assert!(!revocations.lift(of("alice"), NOW).unwrap());
+    assert!(revocations.lift(revocation_of("alice"), NOW).unwrap());
+    assert!(!revocations.lift(revocation_of("alice"), NOW).unwrap());
     assert!(!revocations.cover(&identity("corp", "alice", None)));
 }
 
 #[test]
 fn what_was_issued_before_a_moment_is_revoked_and_what_does_not_say_when() {
     let revocations = none();
-    revocations.revoke(Revocation { before_ms: Some(1000), ..of("alice") }, NOW).unwrap();
+    revocations
+        .revoke(Revocation { before_ms: Some(1000), ..revocation_of("alice") }, NOW)
+        .unwrap();
     for (issued, revoked) in [(None, true), (Some(0), true), (Some(999), true), (Some(1000), false)]
     {
         assert_eq!(revocations.cover(&identity("corp", "alice", issued)), revoked, "{issued:?}");
     }
     // Neither an earlier moment nor a later one gives back what was revoked.
-    revocations.revoke(Revocation { before_ms: Some(500), ..of("alice") }, NOW).unwrap();
+    revocations.revoke(Revocation { before_ms: Some(500), ..revocation_of("alice") }, NOW).unwrap();
     assert!(revocations.cover(&identity("corp", "alice", Some(999))));
-    revocations.revoke(of("alice"), NOW).unwrap();
-    revocations.revoke(Revocation { before_ms: Some(2000), ..of("alice") }, NOW).unwrap();
+    revocations.revoke(revocation_of("alice"), NOW).unwrap();
+    revocations
+        .revoke(Revocation { before_ms: Some(2000), ..revocation_of("alice") }, NOW)
+        .unwrap();
     assert!(revocations.cover(&identity("corp", "alice", Some(u64::MAX))));
     assert_eq!(revocations.list().len(), 1);
 }
@@ -98,25 +102,25 @@ fn what_does_not_say_exactly_what_is_refused() {
     let revocations = none();
     let text = |text: &str| Some(Box::from(text));
     for (bad, want) in [
-        (Revocation { subject: None, ..of("") }, "exactly one"),
-        (Revocation { session: text("s"), ..of("a") }, "exactly one"),
+        (Revocation { subject: None, ..revocation_of("") }, "exactly one"),
+        (Revocation { session: text("s"), ..revocation_of("a") }, "exactly one"),
         (
-            Revocation { subject: None, token: text("t"), before_ms: Some(1), ..of("") },
+            Revocation { subject: None, token: text("t"), before_ms: Some(1), ..revocation_of("") },
             "exactly one",
         ),
-        (of(""), "1 to 512 bytes"),
-        (of("a\nb"), "control"),
+        (revocation_of(""), "1 to 512 bytes"),
+        (revocation_of("a\nb"), "control"),
         (of(&"x".repeat(513)), "1 to 512 bytes"),
-        (Revocation { note: text("\x1b"), ..of("a") }, "control"),
-        (Revocation { issuer: "".into(), ..of("a") }, "\"corp\", \"partner\""),
-        (Revocation { issuer: "nobody".into(), ..of("a") }, "\"corp\", \"partner\""),
+        (Revocation { note: text("\x1b"), ..revocation_of("a") }, "control"),
+        (Revocation { issuer: "".into(), ..revocation_of("a") }, "\"corp\", \"partner\""),
+        (Revocation { issuer: "nobody".into(), ..revocation_of("a") }, "\"corp\", \"partner\""),
     ] {
         let error = revocations.revoke(bad.clone(), NOW).unwrap_err().to_string();
         assert!(error.contains(want), "{bad:?}: {error}");
     }
     assert!(revocations.list().is_empty());
     let alone = Revocations::open(vec![named("corp", "corp")], None).unwrap();
-    alone.revoke(Revocation { issuer: "".into(), ..of("alice") }, NOW).unwrap();
+    alone.revoke(Revocation { issuer: "".into(), ..revocation_of("alice") }, NOW).unwrap();
     assert!(alone.cover(&identity("corp", "alice", None)), "there is only one to mean");
 }
 
@@ -129,18 +133,18 @@ fn revocations_outlive_a_restart_and_an_unfinished_line() {
         revocations.own().map(|()| revocations)
     };
     let first = open().unwrap();
-    first.revoke(of("alice"), NOW).unwrap();
+    first.revoke(revocation_of("alice"), NOW).unwrap();
     let error = open().map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("another agent"), "{error}");
-    first.revoke(of("bob"), NOW).unwrap();
-    first.lift(of("bob"), NOW).unwrap();
+    first.revoke(revocation_of("bob"), NOW).unwrap();
+    first.lift(revocation_of("bob"), NOW).unwrap();
     drop(first);
     let whole = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, format!("{whole}{{\"revoke\":{{\"issuer\":\"co")).unwrap();
     let second = open().unwrap();
     assert!(second.cover(&identity("corp", "alice", None)));
     assert!(!second.cover(&identity("corp", "bob", None)));
-    second.revoke(of("carol"), NOW).unwrap();
+    second.revoke(revocation_of("carol"), NOW).unwrap();
     drop(second);
     assert!(open().unwrap().cover(&identity("corp", "carol", None)));
     // A broken line in the middle could have revoked anybody.
@@ -168,7 +172,7 @@ fn s10_what_is_revoked_stays_so_whatever_its_issuer_is_called() {
     let open = |authorities| Revocations::open(authorities, Some(path.clone())).unwrap();
     let revocations = open(names());
     revocations.own().unwrap();
-    revocations.revoke(of("alice"), NOW).unwrap();
+    revocations.revoke(revocation_of("alice"), NOW).unwrap();
     let (renamed, swapped) = (called("acme", "corp"), called("corp", "partner"));
     assert!(revocations.cover(&renamed));
     assert!(!revocations.cover(&swapped), "another issuer under the old name");
@@ -186,7 +190,8 @@ fn s10_what_is_revoked_stays_so_whatever_its_issuer_is_called() {
         assert!(revocations.cover(&renamed) && !revocations.cover(&swapped));
         // Under its identifier it can be lifted even where it is not configured.
         let issuer = "https://corp.test".into();
-        let lifted = revocations.lift(Revocation { issuer, ..of("alice") }, NOW).unwrap();
+        let lifted =
+            revocations.lift(Revocation { issuer, ..revocation_of("alice") }, NOW).unwrap();
         assert!(lifted && !revocations.cover(&renamed));
         drop(revocations);
         std::fs::write(&path, &text).unwrap();
@@ -196,14 +201,14 @@ fn s10_what_is_revoked_stays_so_whatever_its_issuer_is_called() {
 #[test]
 fn s10_another_agent_is_heard_before_its_issuer_is_configured_here() {
     let one = none();
-    let revoked = one.revoke(of("alice"), NOW).unwrap();
+    let revoked = one.revoke(revocation_of("alice"), NOW).unwrap();
     assert_eq!(&*revoked.issuer, "https://corp.test", "names are one agent's own");
-    let spread = Spread { revocation: revoked, lifted: false, at_ms: 5000 };
+    let spread = RevocationChange { revocation: revoked, lifted: false, at_ms: 5000 };
     let other = Revocations::open(vec![named("partner", "partner")], None).unwrap();
     other.learn(&spread);
     other.set_authorities(vec![named("second name", "corp")]);
     assert!(other.cover(&called("second name", "corp")));
-    other.learn(&Spread { lifted: true, at_ms: 5001, ..spread });
+    other.learn(&RevocationChange { lifted: true, at_ms: 5001, ..spread });
     assert!(!other.cover(&called("second name", "corp")));
 }
 
@@ -216,7 +221,7 @@ fn s10_another_spelling_of_the_issuer_lifts_nothing() {
         })
     };
     let revocations = Revocations::open(vec![spelled("https://a", "https://b")], None).unwrap();
-    revocations.revoke(of("alice"), NOW).unwrap();
+    revocations.revoke(revocation_of("alice"), NOW).unwrap();
     for authority in [spelled("https://a", "https://b"), spelled("https://b", "https://a")] {
         let who = Identity { authority, ..called("corp", "corp") };
         assert!(revocations.cover(&who));
@@ -230,7 +235,9 @@ fn s10_a_rule_about_certificates_is_known_by_what_it_says() {
         Arc::new(Authority { accepted: [].into(), ..Authority::new(name, identifier, vec![]) })
     };
     let revocations = Revocations::open(vec![rule("machines")], None).unwrap();
-    revocations.revoke(Revocation { issuer: "machines".into(), ..of("ci") }, NOW).unwrap();
+    revocations
+        .revoke(Revocation { issuer: "machines".into(), ..revocation_of("ci") }, NOW)
+        .unwrap();
     let who = |name: &str| Identity { authority: rule(name), ..identity("corp", "ci", None) };
     assert!(revocations.cover(&who("machines")) && revocations.cover(&who("robots")));
 }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    identity::revocation::{Revocation, Revocations, Spread},
+    identity::revocation::{Revocation, RevocationChange, Revocations},
     sessions::{
         Digest,
         store::{CookieEntry, Entry},
@@ -271,7 +271,7 @@ impl Shared {
         let all: Vec<(String, String)> =
             redis::cmd("HGETALL").arg(self.names.revocations()).query_async(connection).await?;
         let open = |(field, text): (String, String)| {
-            self.sealer.open::<Spread>(Purpose::Shared, &field, &text)
+            self.sealer.open::<RevocationChange>(Purpose::Shared, &field, &text)
         };
         let theirs: Vec<_> = all.into_iter().filter_map(open).collect();
         learn(revocations, theirs.clone()).await;
@@ -286,7 +286,7 @@ impl Shared {
             }
             let at_ms = revocation.at_ms.unwrap_or_default();
             let revocation = Revocation::clone(&revocation);
-            let spread = Spread { revocation, lifted: false, at_ms };
+            let spread = RevocationChange { revocation, lifted: false, at_ms };
             if let Ok(pipe) = self.spreading(&spread) {
                 pipe.query_async::<()>(connection).await?;
             }
@@ -316,7 +316,7 @@ impl Shared {
 }
 
 /// The journal is synced to disk, which is not to be waited for here.
-async fn learn(revocations: &Arc<Revocations>, spread: Vec<Spread>) {
+async fn learn(revocations: &Arc<Revocations>, spread: Vec<RevocationChange>) {
     let revocations = Arc::clone(revocations);
     let learned = move || spread.iter().for_each(|spread| revocations.learn(spread));
     if tokio::task::spawn_blocking(learned).await.is_err() {

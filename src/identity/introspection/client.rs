@@ -27,7 +27,7 @@ use crate::{
 /// The largest response that is read, in bytes.
 const MAX_BODY: usize = 64 * 1024;
 /// How long a signed statement of who we are is good for.
-const ASSERTION_FOR: Duration = Duration::from_mins(1);
+const ASSERTION_LIFETIME: Duration = Duration::from_mins(1);
 
 /// How we say who we are.
 pub enum ClientAuthentication {
@@ -45,7 +45,7 @@ pub enum ClientAuthentication {
 }
 
 /// A client of an introspection endpoint.
-pub struct Client {
+pub struct IntrospectionClient {
     fetcher: Fetcher,
     /// Our name at the issuer (`client_id`).
     id: String,
@@ -81,7 +81,7 @@ pub enum IntrospectionError {
     Random,
 }
 
-impl Client {
+impl IntrospectionClient {
     /// A client that asks through `fetcher`; without `endpoint` it is discovered.
     #[must_use]
     pub fn new(
@@ -164,7 +164,7 @@ impl ClientAuthentication {
                 let claims = json!({
                     "iss": id, "sub": id, "aud": issuer,
                     "jti": URL_SAFE_NO_PAD.encode(number), "iat": now.as_millis() / 1000,
-                    "exp": now.plus(ASSERTION_FOR).as_millis() / 1000,
+                    "exp": now.plus(ASSERTION_LIFETIME).as_millis() / 1000,
                 });
                 let header = Header { kid: key_id.clone(), ..Header::new(*algorithm) };
                 let assertion = jsonwebtoken::encode(&header, &claims, key)?;
