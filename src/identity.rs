@@ -137,7 +137,7 @@ pub enum Authentication {
 impl Authentication {
     /// Whether the request has a token for the gate, valid or not. Such a token does not travel on to a workspace.
     #[must_use]
-    pub fn is_by_token_of_ours(&self) -> bool {
+    pub fn is_by_token_for_the_gate(&self) -> bool {
         match self {
             Self::Absent | Self::SessionsUnavailable => false,
             // A token whose check is not possible may be valid, so a workspace must not get it.

@@ -3,8 +3,8 @@
 //! std poisons a lock whose holder panicked, and each later caller gets an error instead of the guard. In the agent
 //! that would turn the panic of one request into an outage of every workspace, so [`Mutex`], [`RwLock`] and
 //! [`Condvar`] give the guard all the same. This is the one place that says what a poisoned lock means: some task
-//! panicked, that task's work is lost, and the value is used as it was left. Whoever adds a section under a lock keeps
-//! it sound for that: do what can fail before the first change, and leave the value such that the next holder can work
+//! panicked, that task's work is lost, and the value is used as it was left. Code under a lock must be
+//! written for that: do what can fail before the first change, and leave the value such that the next holder can work
 //! with it. The queue of the audit log cannot promise it, as half a record may be in it: `audit` uses std's own lock
 //! and mends the queue.
 //!
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_under_a_lock_keeps_nobody_out() {
+    fn a_panic_under_a_lock_does_not_close_it() {
         let mutex = Mutex::new(1);
         panic_under(|| {
             let mut guard = mutex.lock();

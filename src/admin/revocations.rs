@@ -93,7 +93,7 @@ async fn change(
                 );
             }
             if event == AuditEvent::Revoke
-                && let Err(error) = shared.revocations.tell_revoked(changed, Timestamp::now())
+                && let Err(error) = shared.revocations.share_revoked(changed, Timestamp::now())
             {
                 error!(
                     error,

@@ -372,7 +372,7 @@ fn configured(
             .with_context(|| format!("[issuer.sign_in] of the issuer '{name}'"))?;
         let fetcher = Fetcher::new(issuer.jwks_uri.clone(), authority(issuer)?.as_deref())
             .with_context(|| format!("the issuer '{name}'"))?;
-        clients.push(Arc::new(crate::sign_in::client::IntrospectionClient::new(
+        clients.push(Arc::new(crate::sign_in::client::Client::new(
             Arc::clone(provider),
             fetcher,
             client.id.to_string(),

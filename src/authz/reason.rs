@@ -133,7 +133,7 @@ reasons! {
     KeysUnavailable = "keys_unavailable", Unavailable, 503;
     /// The issuer of an opaque token does not answer.
     IntrospectionUnavailable = "introspection_unavailable", Unavailable, 503;
-    /// The store of sessions has been away for so long that the agent does not know whether the session still exists.
+    /// The store of sessions has been away too long for the agent to know whether the session still exists.
     SessionsUnavailable = "sessions_unavailable", Unavailable, 503;
     /// HAProxy's message or one of its arguments is not as in the shipped configuration.
     MessageUnknown = "message_unknown", Unavailable, 503;

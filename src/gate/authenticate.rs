@@ -101,7 +101,7 @@ impl Gate {
         let (issuers, certificate) = (&self.issuers, check.request.certificate);
         let mut found = Authenticated::by(CredentialKind::Bearer, Authentication::Absent);
         let evidence = &mut found.evidence;
-        found.authentication = settled(issuers.authenticate_noting(
+        found.authentication = settled(issuers.authenticate_with_evidence(
             token,
             certificate,
             check.now,
@@ -141,7 +141,7 @@ impl Gate {
             SessionLookup::Pending(pending) => Err(Stop::Pending(pending)),
             SessionLookup::Unavailable => {
                 let unknown = Authentication::SessionsUnavailable;
-                Ok(Some(Authenticated::by(CredentialKind::Nothing, unknown)))
+                Ok(Some(Authenticated::by(CredentialKind::None, unknown)))
             }
         }
     }
@@ -154,7 +154,7 @@ impl Gate {
     ) -> Result<Authenticated, Stop> {
         let by_rule = |der| self.certificates.iter().find_map(|rule| rule.identify(der, check.now));
         match check.request.certificate.and_then(by_rule) {
-            None => Ok(Authenticated::by(CredentialKind::Nothing, Authentication::Absent)),
+            None => Ok(Authenticated::by(CredentialKind::None, Authentication::Absent)),
             Some(_) if self.is_foreign(check, Holder::AnyClient, scratch) => {
                 Err(Stop::Refused(Reason::OriginForeign))
             }

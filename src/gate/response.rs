@@ -114,7 +114,7 @@ impl Gate {
 pub(super) fn strips_authorization(check: &Check<'_>, authentication: &Authentication) -> bool {
     let header = check.request.authorization.map(Credential::from_authorization);
     check.is_for_workspace()
-        && authentication.is_by_token_of_ours()
+        && authentication.is_by_token_for_the_gate()
         && matches!(header, Some(Credential::Bearer(_) | Credential::Dpop(_)))
 }
 

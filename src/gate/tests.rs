@@ -140,7 +140,7 @@ const TABLE: &[Row] = &[
         &COOKIES,
         &PAGES,
         Reason::CredentialRepeated,
-        CredentialKind::Nothing,
+        CredentialKind::None,
     ),
     // A page cannot make a browser add these.
     (&[Token::Good], &CERTIFICATES, &COOKIES, &PAGES, Reason::Owner, CredentialKind::Bearer),
@@ -161,7 +161,7 @@ const TABLE: &[Row] = &[
         &COOKIES,
         FOREIGN,
         Reason::OriginForeign,
-        CredentialKind::Nothing,
+        CredentialKind::None,
     ),
     (&[Token::Cookie], &CERTIFICATES, &COOKIES, &PAGES, Reason::Owner, CredentialKind::Bearer),
     // A session is preferred to a certificate. It is the only credential for which a WebSocket must
@@ -172,17 +172,10 @@ const TABLE: &[Row] = &[
         &[Cookie::Alice],
         FOREIGN_TO_BROWSERS,
         Reason::OriginForeign,
-        CredentialKind::Nothing,
+        CredentialKind::None,
     ),
     (NONE, &CERTIFICATES, &[Cookie::Alice], &PAGES, Reason::Owner, CredentialKind::Session),
-    (
-        NONE,
-        &[Certificate::Machine],
-        &COOKIES,
-        FOREIGN,
-        Reason::OriginForeign,
-        CredentialKind::Nothing,
-    ),
+    (NONE, &[Certificate::Machine], &COOKIES, FOREIGN, Reason::OriginForeign, CredentialKind::None),
     (
         NONE,
         &[Certificate::Machine],
@@ -191,7 +184,7 @@ const TABLE: &[Row] = &[
         Reason::GrantedUser,
         CredentialKind::Certificate,
     ),
-    (NONE, &CERTIFICATES, &COOKIES, &PAGES, MISSING, CredentialKind::Nothing),
+    (NONE, &CERTIFICATES, &COOKIES, &PAGES, MISSING, CredentialKind::None),
 ];
 
 #[test]
@@ -384,7 +377,7 @@ fn a_credential_for_a_host_that_is_no_workspaces_is_not_looked_at() {
     };
     let response = ask(&scene, &request);
     assert_eq!(response.decision.reason, Reason::HostUnmatched);
-    assert_eq!(response.evidence.credential, CredentialKind::Nothing);
+    assert_eq!(response.evidence.credential, CredentialKind::None);
     assert!(!response.strip_authorization);
 }
 

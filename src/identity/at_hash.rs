@@ -1,13 +1,16 @@
-//! `at_hash`: an ID token names the access token that was issued with it (OIDC Core sections 3.1.3.6 and 3.1.3.8).
-//! A token endpoint's response whose parts come from two sign-ins does not count.
+//! The claim `at_hash`, by which an ID token names the access token that was issued with it (OIDC Core sections 3.1.3.6
+//! and 3.1.3.8).
+//!
+//! Sign-in refuses a response of a token endpoint whose two tokens do not belong together.
 
 use aws_lc_rs::digest::{self, SHA256, SHA384, SHA512};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::Algorithm;
 use serde_json::Value;
 
-/// Whether `claim` is the left half of the hash of `access_token`, by the hash of the ID token's own algorithm. A
-/// claim that cannot be compared, because it is no text or no access token came with it, does not fit.
+/// Whether `claim` is the left half of the hash of `access_token`, with the hash of the ID token's own algorithm.
+///
+/// False where it cannot be compared: the claim is not text, or there is no access token.
 #[must_use]
 pub fn fits(claim: &Value, algorithm: Algorithm, access_token: Option<&str>) -> bool {
     let (Some(claim), Some(access_token)) = (claim.as_str(), access_token) else { return false };

@@ -1,7 +1,9 @@
-//! Tokens that were verified already.
+//! The cache of verified tokens, so that a signature is checked once for each token and not for each request.
 //!
-//! The key is a digest over a random prefix and the token, so that no token lies in memory longer
-//! than its request, and nobody outside can make two tokens meet.
+//! The key is a SHA-256 digest of a random prefix and the token. So no token stays in memory longer than its request,
+//! and a client cannot choose two tokens with the same key. Revocations are not cached: they are checked for each request.
+//!
+//! The invariant: an entry is used only before its token ends, and only while the key set that verified it is current.
 
 use std::{
     sync::Arc,
@@ -14,24 +16,24 @@ use moka::{Expiry, sync::Cache};
 use super::{Identity, evidence::Evidence};
 use crate::time::Timestamp;
 
-/// A token's name in the cache.
+/// The key of a token in the cache.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TokenDigest([u8; 32]);
 
-/// What is remembered of a verified token.
+/// A verified token.
 #[derive(Clone)]
 pub struct Verified {
-    /// Whose it is.
+    /// The identity that it stands for.
     pub identity: Arc<Identity>,
-    /// The position of the issuer in the configuration.
+    /// The index of the issuer in [`super::issuers::Issuers::providers`].
     pub issuer: usize,
-    /// The key set that verified it; with any other set the token must be verified again.
+    /// The number of the key set that verified it. With another key set the token must be verified again.
     pub key_set: u64,
-    /// What is on record of it.
+    /// What the record of a decision says about it.
     pub evidence: Evidence,
 }
 
-/// A bounded cache of verified tokens. An entry ends with its token.
+/// A bounded cache of verified tokens, whose entries end with their tokens.
 pub struct TokenCache {
     prefix: [u8; 32],
     entries: Cache<TokenDigest, Verified>,
@@ -43,7 +45,7 @@ impl TokenCache {
     /// A cache of at most `capacity` tokens.
     ///
     /// # Errors
-    /// The system has no random numbers to give.
+    /// The system has no random numbers.
     pub fn new(capacity: u64) -> Result<Self, aws_lc_rs::error::Unspecified> {
         let mut prefix = [0; 32];
         rand::fill(&mut prefix)?;
@@ -51,7 +53,7 @@ impl TokenCache {
         Ok(Self { prefix, entries })
     }
 
-    /// The token's name in this cache.
+    /// The key of a token in this cache.
     #[must_use]
     pub fn digest(&self, token: &[u8]) -> TokenDigest {
         let mut context = digest::Context::new(&digest::SHA256);
@@ -62,14 +64,14 @@ impl TokenCache {
         TokenDigest(bytes)
     }
 
-    /// What is known of the token, if it is not over at `now`.
+    /// The verified token, if it is in the cache and has not ended at `now`.
     #[must_use]
     pub fn find(&self, token: &TokenDigest, now: Timestamp) -> Option<Verified> {
-        // The cache's own clock is monotonic; the token's end is wall time, so it is asked again.
+        // The cache expires by a monotonic clock, but tokens end by wall time, which can be set: so it is checked again.
         self.entries.get(token).filter(|verified| now < verified.identity.expires)
     }
 
-    /// Remembers a verified token.
+    /// Adds a verified token.
     pub fn remember(&self, token: TokenDigest, verified: Verified) {
         self.entries.insert(token, verified);
     }
@@ -85,7 +87,7 @@ impl Expiry<TokenDigest, Verified> for EndsWithToken {
         Some(verified.identity.expires.since(Timestamp::now()))
     }
 
-    // By default an update would keep the old deadline.
+    // By default moka keeps the old deadline when an entry is replaced.
     fn expire_after_update(
         &self,
         _: &TokenDigest,

@@ -1,6 +1,9 @@
-//! Client certificates as identities: for machines, and for TCP streams that carry no token.
+//! Client certificates as identities: for machines, and for TCP streams, which have no token.
 //!
-//! HAProxy checks the chain, the dates and the key; here a certificate that it verified is only read.
+//! HAProxy verifies the chain, the dates and the proof of the key; this module only reads a certificate that HAProxy
+//! verified. A [`CertificateRule`] says which field names the person.
+//!
+//! The invariant: a field with several values gives no identity, since the rule cannot choose between them.
 
 use std::sync::Arc;
 
@@ -12,7 +15,7 @@ use crate::time::Timestamp;
 /// The longest certificate that is read, in bytes.
 pub const MAX_CERTIFICATE: usize = 16 * 1024;
 
-/// Which part of a certificate says who it is.
+/// The field of a certificate that names the person or machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CertificateField {
     /// The common name of the subject.
@@ -25,23 +28,23 @@ pub enum CertificateField {
     Uri,
 }
 
-/// A kind of certificate that counts.
+/// A rule about which certificates are identities (`[[certificate]]` of the configuration).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CertificateRule {
-    /// Its name, and how its identities are joined to people.
+    /// The name of the rule, and how its identities are matched with people.
     pub authority: Arc<Authority>,
-    /// Who it is.
+    /// The field that has the subject.
     pub field: CertificateField,
-    /// Only values that start so count; it is taken off.
+    /// How the value of the field must begin; the subject is the rest.
     pub prefix: Box<str>,
-    /// Only certificates of this issuer (RFC 4514 text) count.
+    /// The issuer that the certificate must have, as RFC 4514 text.
     pub issuer: Option<Box<str>>,
 }
 
 impl CertificateRule {
-    /// The identity that a verified certificate stands for; `None` if the rule is not about it.
+    /// The identity of a verified certificate; `None` if the rule does not apply to it.
     ///
-    /// Of several values in the field none counts: which is meant is anybody's guess.
+    /// A certificate with several values in the field has none: the rule cannot choose between them.
     #[must_use]
     pub fn identify(&self, der: &[u8], now: Timestamp) -> Option<Identity> {
         if der.len() > MAX_CERTIFICATE {
@@ -92,7 +95,7 @@ impl CertificateField {
         }
     }
 
-    /// The one value of the field.
+    /// The value of the field, if there is exactly one.
     fn value<'c>(self, certificate: &'c X509Certificate<'_>) -> Option<&'c str> {
         let mut values = match self {
             Self::CommonName => {

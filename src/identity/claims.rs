@@ -1,4 +1,11 @@
-//! From the claims of a token whose signature fits to an [`Identity`].
+//! Reads an [`Identity`] from the claims of a token whose signature was checked.
+//!
+//! Every claim that decides something (`iss`, `aud`, `exp`, the subject, the kind of the token, what the configuration
+//! requires) must be there in its proper type, or the token is refused. Claims that only describe the person are left
+//! out where they are not proper text. The same rules hold for JWTs, for responses of introspection, and at sign-in.
+//!
+//! The invariant: no text of an identity has control characters, and an e-mail address is there only if the issuer says
+//! that it is verified.
 
 use std::sync::Arc;
 
@@ -19,11 +26,11 @@ const MAX_TEXT: usize = 320;
 /// 9999-12-31T23:59:59Z: a `NumericDate` beyond it is a mistake, not a date.
 const MAX_DATE: f64 = 253_402_300_799.0;
 
-/// Checks the claims and reads the identity from them. `typed_access` says that the header calls the
-/// token an access token.
+/// Checks the claims and reads the identity from them. `typed_access` says whether the header calls the token an access
+/// token.
 ///
 /// # Errors
-/// The first claim that is missing, of the wrong type, or speaks against the token.
+/// The first claim that is missing, has the wrong type, or makes the token invalid.
 pub fn identity(
     profile: &Profile,
     claims: &Map<String, Value>,
@@ -54,7 +61,8 @@ pub fn identity(
         return Err(TokenError::Requirement);
     }
     let verified = claims.get("email_verified") == Some(&Value::Bool(true));
-    // Letters of ASCII only: some others become them in lower case (U+212A is a sign that reads "K").
+    // ASCII letters only: other characters would become ASCII in lower case (U+212A, the Kelvin sign, becomes "k"), and
+    // so another person's address.
     let email = text(claims, &paths.email).filter(|_| verified);
     let email = email.map(|email| email.to_ascii_lowercase().into());
     let groups: Vec<_> = paths.groups.iter().flat_map(|rule| groups(claims, rule)).collect();
@@ -84,7 +92,7 @@ pub fn identity(
     })
 }
 
-/// What a token is, as far as it shows.
+/// The kind of a token, as far as its header and claims show it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum TokenKind {
     TypedAccess,
@@ -92,10 +100,10 @@ enum TokenKind {
     Id,
 }
 
-/// Tells the kinds of JWT apart that one issuer signs with one key (RFC 8725 section 3.12).
+/// The kind of a token. An issuer signs several kinds with the same key, and only some of them give access (RFC 8725
+/// section 3.12).
 fn kind(claims: &Map<String, Value>, typed_access: bool) -> Result<TokenKind, TokenError> {
-    // A logout token tells of a sign-out; its `events` claim tells it from others
-    // (OIDC Back-Channel Logout section 2.4).
+    // Only a logout token has `events` (OIDC Back-Channel Logout section 2.4).
     if claims.contains_key("events") {
         return Err(TokenError::Type);
     }
@@ -107,13 +115,13 @@ fn kind(claims: &Map<String, Value>, typed_access: bool) -> Result<TokenKind, To
                 "bearer" | "access" | "at+jwt" => Some(TokenKind::Access),
                 "id" => Some(TokenKind::Id),
                 "jwt" => None,
-                // Refresh, Offline, Logout and whatever comes.
+                // Refresh, Offline, Logout, and kinds that do not exist yet.
                 _ => return Err(TokenError::Type),
             }
         }
         _ => return Err(TokenError::Type),
     };
-    // Only ID tokens have these (OIDC Core sections 2 and 3.3.2.11).
+    // Only ID tokens have these claims (OIDC Core sections 2 and 3.3.2.11).
     let marked = ["nonce", "at_hash", "c_hash", "s_hash"].iter().any(|m| claims.contains_key(*m));
     match (typed_access, said) {
         (true, Some(TokenKind::Id)) => Err(TokenError::Type),
@@ -127,15 +135,15 @@ fn kind(claims: &Map<String, Value>, typed_access: bool) -> Result<TokenKind, To
 fn check_kind(accepted: TokenKinds, kind: TokenKind) -> Result<(), TokenError> {
     let counts = match kind {
         TokenKind::TypedAccess => accepted.typed_access || accepted.access,
-        // An ID token need not show that it is one: who accepts nothing else means it.
+        // An ID token may have nothing that shows its kind. Where only ID tokens are accepted, it is taken for one.
         TokenKind::Access => accepted.access || (accepted.id && !accepted.typed_access),
         TokenKind::Id => accepted.id,
     };
     if counts { Ok(()) } else { Err(TokenError::Type) }
 }
 
-/// The certificate a token is bound to, if it is bound at all. A token bound to anything else is worth
-/// nothing without a proof that is not understood here (RFC 7800 section 3.1, RFC 9449 section 6).
+/// The certificate that the token is bound to, if it is bound (RFC 8705 section 3.1). A token that is bound to anything
+/// else needs a proof that the agent cannot check (RFC 7800 section 3.1, RFC 9449 section 6).
 fn confirmation(claims: &Map<String, Value>) -> Result<Option<[u8; 32]>, TokenError> {
     let Some(confirmation) = claims.get("cnf") else { return Ok(None) };
     let members = confirmation.as_object().ok_or(TokenError::Bound)?;
@@ -147,45 +155,45 @@ fn confirmation(claims: &Map<String, Value>) -> Result<Option<[u8; 32]>, TokenEr
     bytes.try_into().map(Some).map_err(|_| TokenError::Bound)
 }
 
-/// Entra leaves groups out when there are too many and says where they could be asked for. That address
-/// is never followed.
+/// Whether the issuer left the groups out. Entra does so when there are too many, and names an address where they can be
+/// fetched; the agent never follows that address.
 fn has_overage(claims: &Map<String, Value>) -> bool {
     let named = claims.get("_claim_names").and_then(Value::as_object);
     claims.get("hasgroups") == Some(&Value::Bool(true))
         || named.is_some_and(|names| names.contains_key("groups"))
 }
 
-/// An access token must name us among its audiences. An ID token must name nobody but us, and be given
-/// to us (OIDC Core section 3.1.3.7, steps 3 to 5).
+/// Checks the audience. An access token must name one of the configured audiences and may name others. An ID token must
+/// name configured ones only, and `azp` must be one of them (OIDC Core section 3.1.3.7, steps 3 to 5).
 fn check_audience(
     profile: &Profile,
     claims: &Map<String, Value>,
     kind: TokenKind,
 ) -> Result<(), TokenError> {
-    let meant =
+    let is_ours =
         |value: &Value| value.as_str().is_some_and(|a| profile.audience.iter().any(|b| a == b));
     if kind == TokenKind::Id {
         let several = claims.get("aud").and_then(Value::as_array);
         let party = claims.get("azp");
-        if several.is_some_and(|several| !several.iter().all(meant))
-            || party.is_some_and(|party| !meant(party))
+        if several.is_some_and(|several| !several.iter().all(is_ours))
+            || party.is_some_and(|party| !is_ours(party))
             || (several.is_some_and(|several| several.len() > 1) && party.is_none())
         {
             return Err(TokenError::Audience);
         }
     }
     match claims.get("aud") {
-        Some(one @ Value::String(_)) if meant(one) => Ok(()),
+        Some(one @ Value::String(_)) if is_ours(one) => Ok(()),
         Some(Value::Array(several)) if !several.iter().all(Value::is_string) => {
             Err(TokenError::Claims)
         }
-        Some(Value::Array(several)) if several.iter().any(meant) => Ok(()),
+        Some(Value::Array(several)) if several.iter().any(is_ours) => Ok(()),
         Some(Value::String(_) | Value::Array(_)) => Err(TokenError::Audience),
         _ => Err(TokenError::Claims),
     }
 }
 
-/// Checks `exp`, `nbf` and `iat`; returns when the token ends, leeway included.
+/// Checks `exp`, `nbf` and `iat`, and returns when the token ends, with the leeway included.
 fn check_time(
     profile: &Profile,
     claims: &Map<String, Value>,
@@ -201,7 +209,7 @@ fn check_time(
         }
     }
     let Some(max_age) = profile.max_age else { return Ok(expires) };
-    // Without knowing when it was issued, nobody can tell how old it is.
+    // A token without `iat` has no known age, so it cannot prove that it is young enough.
     let oldest = date(claims, "iat")?.ok_or(TokenError::Claims)?.plus(max_age).plus(profile.leeway);
     if now >= oldest {
         return Err(TokenError::Expired);
@@ -209,7 +217,7 @@ fn check_time(
     Ok(expires.min(oldest))
 }
 
-/// A `NumericDate` (RFC 7519 section 2): a number, never text.
+/// A claim that is a `NumericDate` (RFC 7519 section 2): a number, never text.
 fn date(claims: &Map<String, Value>, name: &str) -> Result<Option<Timestamp>, TokenError> {
     let Some(value) = claims.get(name) else { return Ok(None) };
     let seconds = value.as_f64().ok_or(TokenError::Claims)?;
@@ -221,7 +229,7 @@ fn date(claims: &Map<String, Value>, name: &str) -> Result<Option<Timestamp>, To
     Ok(Some(Timestamp::from_millis(millis)))
 }
 
-/// Text that may stand in headers and logs; anything else counts as absent.
+/// A claim that is text and may stand in headers and logs; `None` for anything else.
 fn text<'c>(claims: &'c Map<String, Value>, path: &ClaimPath) -> Option<&'c str> {
     path.find(claims)?.as_str().filter(|text| is_clean(text))
 }
@@ -230,8 +238,8 @@ fn is_clean(text: &str) -> bool {
     !text.is_empty() && text.len() <= MAX_TEXT && !text.chars().any(char::is_control)
 }
 
-/// The groups: a list of texts, or one text, which is one group whatever it contains. A claim of any
-/// other type is no group at all (never part of one).
+/// The groups of a claim: a list of texts, or one text, which is one group whatever it contains. A claim of any other
+/// type gives no groups; a list with anything other than text gives none either.
 fn groups(claims: &Map<String, Value>, rule: &GroupRule) -> Vec<Box<str>> {
     let one = |value: &Value| {
         let name = value.as_str()?;

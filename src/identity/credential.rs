@@ -1,4 +1,7 @@
-//! Which credential of a request counts.
+//! Finds the credential of a request: in the Authorization header, or where the configuration allows tokens as well.
+//!
+//! Session cookies and client certificates are not read here; `gate::authenticate` takes them where there is no token.
+//! The invariant: a request with credentials in two places is refused, since another client could have added one of them.
 
 use std::borrow::Cow;
 
@@ -9,7 +12,7 @@ use crate::request::{
     place::{self, Found},
 };
 
-/// Where a token may be beside the Authorization header (RFC 6750 section 2 advises against others).
+/// Where a token may be, in addition to the Authorization header (RFC 6750 section 2 advises against the other places).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TokenLocations {
     /// A cookie of this name.
@@ -21,7 +24,7 @@ pub struct TokenLocations {
 }
 
 impl TokenLocations {
-    /// Whether a request's one token is in a cookie, which a browser sends along whoever asks it to.
+    /// Whether the token of a request is in a cookie, which a browser adds to the request of any page.
     #[must_use]
     pub fn is_in_cookie(&self, request: &Request<'_>) -> bool {
         self.cookie
@@ -34,19 +37,19 @@ impl TokenLocations {
 /// The credential a request carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Credential<'a> {
-    /// None, or one of a scheme that is not ours and belongs to the workspace (Basic, Digest …).
+    /// None, or one of a scheme that belongs to the workspace (Basic, Digest …).
     Absent,
     /// A bearer token (RFC 6750 section 2).
     Bearer(Cow<'a, [u8]>),
-    /// A token that its sender means to prove with a key (RFC 9449 section 7.1). Proofs are not understood
-    /// here, and without one it is no bearer token either.
+    /// A token with the scheme DPoP (RFC 9449 section 7.1). The agent cannot check its proof, so it is refused; it must
+    /// not be taken for a bearer token.
     Dpop(&'a [u8]),
-    /// More than one: whichever counted, somebody could be made to use another's.
+    /// More than one. The request is refused: one of them may come from another person.
     Several,
 }
 
 impl<'a> Credential<'a> {
-    /// Reads the value of the one Authorization header. The scheme's case does not matter
+    /// Reads the value of the Authorization header. The case of the scheme does not matter
     /// (RFC 9110 section 11.1).
     #[must_use]
     pub fn from_authorization(value: &'a [u8]) -> Self {
@@ -61,7 +64,7 @@ impl<'a> Credential<'a> {
         }
     }
 
-    /// The one credential of a request, in the header or where `locations` says.
+    /// The credential of a request, in the Authorization header or at one of `locations`.
     #[must_use]
     pub fn find(request: &Request<'a>, locations: &TokenLocations) -> Self {
         let header = request.authorization.map_or(Self::Absent, Self::from_authorization);
@@ -90,7 +93,7 @@ impl<'a> Credential<'a> {
 
     fn decoded(self) -> Self {
         match self {
-            // What cannot be decoded is no token, and is refused as one.
+            // Not base64url: the empty token is refused as malformed, instead of a request without a credential.
             Self::Bearer(text) => {
                 Self::Bearer(URL_SAFE_NO_PAD.decode(text).unwrap_or_default().into())
             }

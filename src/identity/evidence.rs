@@ -1,33 +1,36 @@
-//! What a decision about a person rests on, for the record of it.
+//! The evidence of a decision: which kind of credential was presented and which keys verified it.
+//!
+//! The record of each decision has it, so that an auditor can tell on which key an allow rests. It holds fingerprints,
+//! never a token.
 
 use crate::fingerprint::Fingerprint;
 
-/// What kind of credential a request carries.
+/// The kind of credential of a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CredentialKind {
-    /// None of ours.
+    /// None for the gate.
     #[default]
-    Nothing,
+    None,
     /// A bearer token.
     Bearer,
-    /// A token bound to a key of the client (RFC 9449).
+    /// A token that is bound to a key of the client (DPoP, RFC 9449).
     Dpop,
-    /// The cookie of a session.
+    /// A session cookie.
     Session,
     /// A client certificate.
     Certificate,
 }
 
-/// What a decision rests on.
+/// The evidence of one decision.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Evidence {
     /// The kind of credential.
     pub credential: CredentialKind,
-    /// Whether the token was remembered from another request.
+    /// Whether the token was verified for an earlier request.
     pub cached: bool,
     /// The token's own id (`jti`), if it has one.
     pub token: Option<Fingerprint>,
-    /// The keys that verified the token.
+    /// The key set that verified the token.
     pub key_set: Option<Fingerprint>,
 }
 
@@ -36,7 +39,7 @@ impl CredentialKind {
     #[must_use]
     pub const fn id(self) -> &'static str {
         match self {
-            Self::Nothing => "none",
+            Self::None => "none",
             Self::Bearer => "bearer",
             Self::Dpop => "dpop",
             Self::Session => "session",

@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_joined_and_what_is_left_out_is_said() {
+    fn groups_are_joined_and_a_missing_one_is_noticed() {
         assert_eq!(joined(&[]), (String::new(), false));
         assert_eq!(joined(&["a", "b c", "d"]), ("a,b c,d".into(), false));
         assert_eq!(joined(&["a,b", "c"]), ("c".into(), true));

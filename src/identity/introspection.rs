@@ -1,7 +1,10 @@
-//! Opaque tokens: what they say, their issuer says when asked (RFC 7662).
+//! Opaque tokens: the agent asks their issuer what they mean (RFC 7662).
 //!
-//! Asking happens off the request's way, once for all who wait for the same token. What was learnt is
-//! remembered for a short time under the token's digest, never the token.
+//! A request never waits on the network by itself: the call runs in a task, once for all requests with the same token,
+//! and the response is cached for a short time. The cache has a digest of the token, never the token. A response is
+//! checked as strictly as the claims of a JWT.
+//!
+//! The invariant: while the issuer does not answer, requests with its opaque tokens are refused.
 
 use std::{
     collections::HashMap,
@@ -29,16 +32,16 @@ mod client;
 
 pub use client::{ClientAuthentication, IntrospectionClient, IntrospectionError};
 
-/// The longest opaque token that is asked about, in bytes.
+/// The longest opaque token that the agent asks about, in bytes.
 const MAX_TOKEN: usize = 4096;
-/// How many questions may be under way.
+/// The most calls at the same time.
 const MAX_IN_FLIGHT: usize = 256;
-/// For how long a token that is not active is remembered as such.
+/// How long a token that is not active is cached.
 const INACTIVE_CACHE_TIME: Duration = Duration::from_secs(10);
-/// For how long an issuer that cannot answer is not asked again about the same token.
+/// How long a failure is cached: the issuer is not asked about the same token again before.
 const FAILURE_CACHE_TIME: Duration = Duration::from_secs(1);
 
-/// Asks one issuer about opaque tokens.
+/// The opaque tokens of one issuer.
 pub struct Introspector {
     profile: Arc<Profile>,
     client: IntrospectionClient,
@@ -48,7 +51,7 @@ pub struct Introspector {
     in_flight: Arc<Semaphore>,
 }
 
-/// What is known of a token, and for how long.
+/// The result of a call, with the time at which it ends. `Err(None)` is a failure of the call.
 #[derive(Clone)]
 struct CachedResponse {
     verdict: Result<Arc<Identity>, Option<TokenError>>,
@@ -57,7 +60,7 @@ struct CachedResponse {
 
 struct EndsWithResponse;
 
-/// Tells all who wait that a question is over, however it ended.
+/// A call under way. Dropping it wakes the requests that wait for it, even if the task was cancelled or panicked.
 struct PendingGuard {
     introspector: Arc<Introspector>,
     digest: TokenDigest,
@@ -72,7 +75,7 @@ impl Drop for PendingGuard {
 }
 
 impl Introspector {
-    /// Asks with `client`; keeps what it learns for `keep` at most, `capacity` tokens of it.
+    /// An introspector that calls through `client`, and caches each response for `keep` at most, `capacity` of them.
     #[must_use]
     pub fn new(
         profile: Arc<Profile>,
@@ -92,8 +95,7 @@ impl Introspector {
         }
     }
 
-    /// Whether it is a token to ask about: not a JWT, and of the characters of a bearer token (RFC 6750
-    /// section 2.1).
+    /// Whether a token is opaque: not a JWT, and only the characters of a bearer token (RFC 6750 section 2.1).
     #[must_use]
     pub fn is_opaque(token: &[u8]) -> bool {
         let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(b);
@@ -101,8 +103,8 @@ impl Introspector {
         !is_jwt && !token.is_empty() && token.len() <= MAX_TOKEN && token.iter().all(plain)
     }
 
-    /// What is known of the token, or what to wait for. Asks in a task of its own.
-    pub(super) fn judge(
+    /// The cached result for a token, or the end of a call to wait for. Starts the call if none is under way.
+    pub(super) fn lookup(
         self: &Arc<Self>,
         token: &[u8],
         digest: TokenDigest,
@@ -146,7 +148,7 @@ impl Introspector {
         let name = &self.profile.authority.name;
         let started = MonotonicTime::now();
         let response = self.client.introspect(&self.profile, token).await;
-        // Its errors never say anything of the token.
+        // The errors never have the token in them.
         let error = response.as_ref().err().map(ToString::to_string);
         traces::asked("introspection", name, MonotonicTime::now().since(started), error.as_deref());
         let response = match response {
@@ -166,7 +168,7 @@ impl Introspector {
                 CachedResponse { verdict: Ok(Arc::new(identity)), until }
             }
             Err(error) => {
-                debug!(issuer = %name, ?error, "an opaque token does not count");
+                debug!(issuer = %name, ?error, "an opaque token is not valid");
                 let kept = if error.is_some() { INACTIVE_CACHE_TIME } else { FAILURE_CACHE_TIME };
                 CachedResponse { verdict: Err(error), until: now.plus(kept) }
             }
@@ -178,8 +180,8 @@ impl Introspector {
     }
 }
 
-/// Judges a response (RFC 7662 section 2.2) as strictly as a token that says the same itself. `None` is a
-/// response that says nothing.
+/// Reads a response (RFC 7662 section 2.2) as strictly as the claims of a JWT. `Err(None)` is a response that cannot be
+/// read.
 fn read(
     profile: &Profile,
     response: &[u8],
@@ -199,7 +201,8 @@ fn read(
             _ => return Err(Some(TokenError::Type)),
         }
     }
-    // Who was asked is who says it; an end is optional in a response, and then the next question's.
+    // A response needs neither `iss` nor `exp`: the issuer is the one that was asked, and without an end the response
+    // is valid until the next call.
     claims.entry("iss").or_insert_with(|| profile.issuer.as_str().into());
     claims.entry("exp").or_insert_with(|| (at_most.as_millis() / 1000).into());
     claims::identity(profile, &claims, true, now).map_err(Some)
@@ -233,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn i1_only_what_is_no_jwt_is_asked_about() {
+    fn i1_only_what_is_not_a_jwt_is_asked_about() {
         for opaque in [&b"abc"[..], b"a.b", b"a.b.c.d.e", b"2YotnFZFEjr1zCsicMWpAA", b"a+/~-_="] {
             assert!(Introspector::is_opaque(opaque));
         }

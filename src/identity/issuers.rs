@@ -1,4 +1,7 @@
-//! All configured issuers, and the cache of what they vouched for.
+//! The configured issuers, and the one entry point for tokens: [`Issuers::authenticate`].
+//!
+//! A token is looked up in the cache, verified against the keys of its issuer, or given to introspection if it is opaque.
+//! A token names its issuer itself, and only a configured issuer is used: no address in a token is ever followed.
 
 use std::sync::Arc;
 
@@ -16,29 +19,29 @@ use super::{
 };
 use crate::{fingerprint::Fingerprint, time::Timestamp};
 
-/// The issuers whose tokens count.
+/// The issuers whose tokens are accepted.
 pub struct Issuers {
     providers: Vec<Arc<Provider>>,
     cache: TokenCache,
     introspector: Option<Arc<Introspector>>,
 }
 
-/// What came of a token.
+/// The result of authentication by a token.
 pub enum Outcome {
-    /// All that can be known.
+    /// The result.
     Settled(Authentication),
-    /// The token names a key that a fetch under way may bring, or is opaque and being asked about.
+    /// A fetch of keys or a call of introspection is under way, after which the result may be different.
     Wait(Pending),
 }
 
 impl Issuers {
-    /// Issuers with a cache for tokens; no two may have the same issuer identifier.
+    /// Issuers with a cache of tokens. No two of them may have the same issuer identifier.
     #[must_use]
     pub fn new(providers: Vec<Arc<Provider>>, cache: TokenCache) -> Self {
         Self { providers, cache, introspector: None }
     }
 
-    /// Lets one of the issuers be asked about opaque tokens.
+    /// Adds the introspection of opaque tokens.
     #[must_use]
     pub fn with_introspector(mut self, introspector: Introspector) -> Self {
         self.introspector = Some(Arc::new(introspector));
@@ -56,8 +59,9 @@ impl Issuers {
         &self.providers
     }
 
-    /// Verifies a bearer token; one that is bound to a certificate counts only beside it. An
-    /// unknown key id may give [`Outcome::Wait`] where waiting is allowed.
+    /// Verifies a bearer token. A token that is bound to a client certificate is valid only together with it.
+    ///
+    /// Where waiting is allowed, an unknown key id or an opaque token may give [`TokenOutcome::Wait`].
     #[must_use]
     pub fn authenticate(
         &self,
@@ -66,11 +70,11 @@ impl Issuers {
         now: Timestamp,
         waiting: Waiting,
     ) -> Outcome {
-        self.authenticate_noting(token, certificate, now, waiting, &mut Evidence::default())
+        self.authenticate_with_evidence(token, certificate, now, waiting, &mut Evidence::default())
     }
 
-    /// The same, and notes what it rests on.
-    pub fn authenticate_noting(
+    /// As [`Self::authenticate`], and fills in the evidence for the record.
+    pub fn authenticate_with_evidence(
         &self,
         token: &[u8],
         certificate: Option<&[u8]>,
@@ -106,7 +110,7 @@ impl Issuers {
         if let Some(introspector) = &self.introspector
             && Introspector::is_opaque(token)
         {
-            return match introspector.judge(token, digest, now, waiting) {
+            return match introspector.lookup(token, digest, now, waiting) {
                 Ok(authentication) => Outcome::Settled(authentication),
                 Err(ended) => Outcome::Wait(Pending::new(ended)),
             };
@@ -149,7 +153,7 @@ impl Issuers {
         }
     }
 
-    /// Whether the keys that verified a remembered token are still the issuer's.
+    /// Whether the key set that verified a cached token is still the issuer's.
     fn is_current(&self, verified: &Verified, now: Timestamp) -> bool {
         self.providers
             .get(verified.issuer)
@@ -158,8 +162,8 @@ impl Issuers {
     }
 }
 
-/// Whether the request proves what the token is bound to (RFC 8705 section 3). The same token may be
-/// remembered from a request that did.
+/// Whether the request presents the client certificate that the token is bound to (RFC 8705 section 3). It is checked
+/// for cached tokens too: they may come from a request with another certificate.
 fn is_proved(identity: &Identity, certificate: Option<&[u8]>) -> bool {
     identity.bound_to.is_none_or(|thumbprint| {
         certificate.is_some_and(|der| {

@@ -1,5 +1,7 @@
-//! JSON from strangers: a member that is there twice is an error, not a choice (RFC 7519 section 4),
-//! and depth and number of members are bounded.
+//! JSON from parties that are not trusted.
+//!
+//! A member that occurs twice is an error, since two readers could choose differently (RFC 7519 section 4). Depth and
+//! number of members are bounded.
 
 use std::fmt;
 

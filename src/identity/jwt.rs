@@ -1,8 +1,10 @@
-//! The one verifier of JWTs (RFC 7515, RFC 7519, RFC 8725).
+//! The verifier of JWTs (RFC 7515, RFC 7519, RFC 8725): the only one, for programs' tokens and for sign-in.
 //!
-//! The structure is read strictly before any signature work; the signature is jsonwebtoken's to
-//! check, with a key and an algorithm chosen by configuration and key set; the claims are
-//! [`super::claims`]'s. Headers that point at keys (`jwk`, `jku`, `x5u`, `x5c`) are never followed.
+//! The structure is read strictly before any signature is checked. The configuration and the key set choose algorithm
+//! and key; `jsonwebtoken` only checks the signature (docs/decisions/0002). [`super::claims`] checks the claims. Headers
+//! that name or contain keys (`jwk`, `jku`, `x5u`, `x5c`) are ignored.
+//!
+//! The invariant: nothing of an [`Unverified`] token decides anything except which issuer's keys are tried.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::Algorithm;
@@ -20,17 +22,17 @@ pub const MAX_TOKEN: usize = 16 * 1024;
 /// The longest header, in bytes of JSON.
 pub const MAX_HEADER: usize = 2 * 1024;
 
-/// A token that is well formed. Nothing in it is proved.
+/// A token that is well formed. Nothing in it is verified.
 pub struct Unverified<'t> {
     token: &'t str,
     header: Header,
     claims: Map<String, Value>,
 }
 
-/// What a header calls its token (RFC 9068 section 2.1, OIDC Back-Channel Logout section 2.4).
+/// The kind of token that the header names in `typ` (RFC 9068 section 2.1, OIDC Back-Channel Logout section 2.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum HeaderType {
-    /// Nothing, or a JWT.
+    /// No kind, or just a JWT.
     Plain,
     /// An access token.
     Access,
@@ -38,7 +40,7 @@ enum HeaderType {
     Logout,
 }
 
-/// What counts of a header.
+/// The members of the header that are used.
 struct Header {
     algorithm: Algorithm,
     key_id: Option<String>,
@@ -50,7 +52,7 @@ struct Header {
 pub enum VerifyError {
     /// The key set has no key of that id; a newer one may.
     UnknownKey,
-    /// The token does not count.
+    /// The token is not valid.
     Refused(TokenError),
 }
 
@@ -64,9 +66,9 @@ impl<'t> Unverified<'t> {
     /// Reads a token in compact form without trusting it.
     ///
     /// # Errors
-    /// Anything but three segments of strict base64url with a JSON object in the first two; repeated
-    /// members; critical extensions; an algorithm that is never accepted; a kind of JWT that gives
-    /// no access.
+    /// The token does not have three segments of strict base64url with a JSON object in the first two; a member occurs
+    /// twice; the header has a critical extension or an algorithm that is never accepted; the kind of JWT gives no
+    /// access.
     pub fn inspect(token: &'t [u8]) -> Result<Self, TokenError> {
         let unverified = Self::read(token)?;
         if unverified.header.kind == HeaderType::Logout {
@@ -79,7 +81,7 @@ impl<'t> Unverified<'t> {
     /// (OIDC Back-Channel Logout section 2.4).
     ///
     /// # Errors
-    /// As [`Self::inspect`]; one that calls itself an access token.
+    /// As [`Self::inspect`], or the token says that it is an access token.
     pub fn inspect_logout(token: &'t [u8]) -> Result<Self, TokenError> {
         let unverified = Self::read(token)?;
         if unverified.header.kind == HeaderType::Access {
@@ -118,7 +120,7 @@ impl<'t> Unverified<'t> {
         Ok(Self { token, header, claims })
     }
 
-    /// The claims, none of them proved.
+    /// The claims, not verified.
     #[must_use]
     pub fn claims(&self) -> &Map<String, Value> {
         &self.claims
@@ -136,15 +138,14 @@ impl<'t> Unverified<'t> {
         self.claims.get("iss")?.as_str()
     }
 
-    /// Whether the token may have been issued with this access token: its `at_hash`, where it has one, says so.
+    /// Whether the token can have been issued together with this access token, by its `at_hash` if it has one.
     #[must_use]
     pub fn fits_access_token(&self, access_token: Option<&str>) -> bool {
         let claim = self.claims.get("at_hash");
         claim.is_none_or(|claim| at_hash::fits(claim, self.header.algorithm, access_token))
     }
 
-    /// Verifies the token against the issuer it claims to be from. Costs at most one signature
-    /// check.
+    /// Verifies the token against the issuer that it names. It costs at most one check of a signature.
     ///
     /// # Errors
     /// The first check that fails: algorithm, key, signature, then claims.
@@ -180,8 +181,8 @@ impl<'t> Unverified<'t> {
         Ok(self.check_signature(key)?)
     }
 
-    /// Where one key set serves many tenants, each of its keys says whose it is; a key of one must not
-    /// verify tokens of another.
+    /// Whether the key may verify tokens of the token's tenant. Where one key set serves many tenants, each key names its
+    /// issuer, and the key of one tenant must not verify tokens of another.
     fn is_issuer_of(&self, profile: &Profile, key: &Key) -> bool {
         let tenant = self.issuer().and_then(|iss| profile.accepts(iss)?.tenant.as_deref());
         match (tenant, &key.issuer) {
@@ -193,9 +194,8 @@ impl<'t> Unverified<'t> {
         }
     }
 
-    /// The signature over everything before the last dot (RFC 7515 section 5.2). Only that is left to
-    /// jsonwebtoken: its reading of claims lets a token without audience pass, and one whose issuer is
-    /// a list.
+    /// Checks the signature over everything before the last dot (RFC 7515 section 5.2). Only this is left to jsonwebtoken:
+    /// its check of claims accepts a token without an audience, and one whose issuer is a list.
     fn check_signature(&self, key: &Key) -> Result<(), TokenError> {
         let (message, signature) = self.token.rsplit_once('.').ok_or(TokenError::Malformed)?;
         let fits = jsonwebtoken::crypto::verify(
@@ -214,7 +214,7 @@ impl Header {
         if header.contains_key("crit") {
             return Err(TokenError::Algorithm);
         }
-        // Graph's tokens are signed over a header whose nonce was hashed: no other party can check them.
+        // Tokens for Microsoft Graph are signed over a header in which the nonce is hashed: only Graph can verify them.
         if header.contains_key("nonce") {
             return Err(TokenError::Graph);
         }

@@ -1,4 +1,9 @@
-//! A JSON Web Key Set (RFC 7517), filtered to the keys that may verify a token.
+//! A JSON Web Key Set (RFC 7517), reduced to the keys that may verify a token.
+//!
+//! One key that cannot be used never takes the others along: it is left out, and the set is refused only if no key is
+//! left. A key is used for its own type of algorithm alone, so that a public key cannot serve as a shared secret.
+//!
+//! The invariant: a [`Key`] that exists is public, for signatures, strong enough, and on its curve.
 
 use aws_lc_rs::{
     digest,
@@ -14,6 +19,7 @@ use thiserror::Error;
 
 /// The most keys that are read from one set.
 pub const MAX_KEYS: usize = 100;
+/// The sizes of RSA keys that are accepted: at least RFC 7518 section 3.3 asks for, at most what costs little time.
 const RSA_BITS: std::ops::RangeInclusive<usize> = 2048..=8192;
 
 const RSA: &[Algorithm] = &[
@@ -37,19 +43,19 @@ pub struct Key {
     algorithms: Vec<Algorithm>,
     material: Vec<u8>,
     ambiguous: bool,
-    /// Whose it is, where one set serves several issuers (Entra).
+    /// The issuer of the key, where one set serves several issuers (Entra).
     pub issuer: Option<Box<str>>,
-    /// The key as jsonwebtoken takes it.
+    /// The key in the form that jsonwebtoken takes.
     pub decoding: DecodingKey,
 }
 
-/// Why a document is no key set.
+/// Why a document is not a key set.
 #[derive(Debug, Error)]
 pub enum KeySetError {
     /// Not the JSON of a key set.
     #[error("not a JSON Web Key Set: {0}")]
     Json(#[from] serde_json::Error),
-    /// More keys than anybody needs.
+    /// More keys than any issuer needs.
     #[error("the set has more than {MAX_KEYS} keys")]
     TooMany,
     /// None of the keys can verify a token.
@@ -60,11 +66,11 @@ pub enum KeySetError {
 /// Why no key was selected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyMiss {
-    /// No key has that id: the set may be out of date.
+    /// No key has that id. The set may be out of date.
     Unknown,
-    /// The key is not for that algorithm.
+    /// The key cannot be used for that algorithm.
     Algorithm,
-    /// More than one key could be meant.
+    /// Several keys match.
     Ambiguous,
 }
 
@@ -115,13 +121,13 @@ impl KeySet {
         Ok(Self { keys, digest })
     }
 
-    /// How many keys a document lists, usable or not; zero if it lists none.
+    /// How many keys a document has, usable or not; zero if it is not a key set.
     #[must_use]
     pub fn listed(document: &[u8]) -> usize {
         serde_json::from_slice::<RawSet>(document).map_or(0, |raw| raw.keys.len())
     }
 
-    /// The keys that are ambiguous: another one has the same id and algorithm.
+    /// How many keys are ambiguous: another key has the same id and algorithm.
     #[must_use]
     pub fn ambiguous(&self) -> usize {
         self.keys.iter().filter(|key| key.ambiguous).count()
@@ -135,11 +141,10 @@ impl KeySet {
 
     /// The key for a token's header.
     ///
-    /// Without a key id, the one key that fits the algorithm is meant, if there is just one
-    /// (RFC 7515 section 4.1.4).
+    /// A header without a key id selects the only key that has the algorithm (RFC 7515 section 4.1.4).
     ///
     /// # Errors
-    /// No key, or no single one.
+    /// No key matches, or several do.
     pub fn select(&self, id: Option<&str>, algorithm: Algorithm) -> Result<&Key, KeyMiss> {
         let fits = |key: &&Key| key.algorithms.contains(&algorithm);
         let Some(id) = id else {
@@ -159,7 +164,7 @@ impl KeySet {
         }
     }
 
-    /// SHA-256 over the keys; two sets with the same digest verify the same tokens.
+    /// SHA-256 of the keys. Two sets with the same digest verify the same tokens.
     #[must_use]
     pub fn digest(&self) -> &[u8; 32] {
         &self.digest
@@ -261,19 +266,24 @@ fn bits(number: &[u8]) -> usize {
     length - usize::try_from(first.leading_zeros()).unwrap_or_default().min(length)
 }
 
-/// Odd, at least 65537, and short enough that nobody can make verification slow.
+/// Whether an RSA exponent is odd, at least 65537, and short enough that verification stays fast.
 fn good_exponent(e: &[u8]) -> bool {
-    let value = e.iter().try_fold(0_u64, |n, b| n.checked_mul(256)?.checked_add(u64::from(*b)));
-    value.is_some_and(|e| e % 2 == 1 && (65_537..=u64::from(u32::MAX)).contains(&e))
+    let mut value = 0_u64;
+    for byte in e {
+        let next = value.checked_mul(256).and_then(|more| more.checked_add(u64::from(*byte)));
+        let Some(next) = next else { return false };
+        value = next;
+    }
+    value % 2 == 1 && (65_537..=u64::from(u32::MAX)).contains(&value)
 }
 
-/// Whether a point is one of its curve (RFC 8725 section 3.4).
+/// Whether a point is on its curve (RFC 8725 section 3.4).
 fn on_curve(curve: &'static EcdsaVerificationAlgorithm, x: &[u8], y: &[u8]) -> bool {
     ParsedPublicKey::new(curve, [&[4], x, y].concat()).is_ok()
 }
 
-/// Whether a modulus has the form of the primes that one maker's chips generated, from which the
-/// private key can be computed (CVE-2017-15361, ROCA). Of other moduli one in 2^27 has it.
+/// Whether a modulus is of the form that some chips generated, from which the private key can be computed
+/// (CVE-2017-15361, ROCA). One in 2^27 other moduli has the form by chance.
 fn is_roca(n: &[u8]) -> bool {
     let remainder = |p: u32| n.iter().fold(0, |rest, byte| (rest * 256 + u32::from(*byte)) % p);
     let is_power_of_65537 = |residue: u32, p: u32| {
@@ -286,7 +296,7 @@ fn is_roca(n: &[u8]) -> bool {
         .all(|p| is_power_of_65537(remainder(p), p))
 }
 
-/// Two different keys under one id and algorithm: which is meant is anybody's guess, so neither is.
+/// Marks different keys with the same id and algorithm. The agent cannot choose between them, so it uses neither.
 fn mark_ambiguous(keys: &mut [Key]) {
     let clashes: Vec<bool> = keys
         .iter()
@@ -304,6 +314,7 @@ fn mark_ambiguous(keys: &mut [Key]) {
     }
 }
 
+/// SHA-256 of the keys in a fixed order.
 fn fingerprint(keys: &[Key]) -> [u8; 32] {
     let mut parts: Vec<_> = keys
         .iter()
@@ -410,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn k8_without_a_key_id_the_single_fitting_key_is_meant() {
+    fn k8_without_a_key_id_the_single_matching_key_is_used() {
         let one = set(&[rsa("r", 256, 1), ed("e", 1)]).unwrap();
         assert!(one.select(None, Algorithm::EdDSA).is_ok());
         assert_eq!(one.select(None, Algorithm::ES256).err(), Some(KeyMiss::Algorithm));

@@ -1,31 +1,34 @@
-//! What a decision may wait for.
+//! What a decision may wait for: a fetch of keys, or a lookup of a token, session or workspace.
+//!
+//! A decision never waits itself. It returns a [`Pending`]; the connection waits for it, for 200 ms at most, and decides
+//! again with [`Waiting::Never`].
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// Whether a decision may wait for what is not at hand yet.
+/// Whether a decision may wait for what the agent does not know yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waiting {
-    /// It may: it then comes back as [`Pending`], and is made again after the wait.
+    /// The decision may return [`Pending`] and be made again after the wait.
     Allowed,
-    /// It is made from what is at hand.
+    /// The decision must be made from what is known.
     Never,
 }
 
-/// The end of a fetch of keys, or of a question about a token, a session or a workspace, to be waited for.
+/// A fetch or lookup under way, whose end can be waited for.
 pub struct Pending(watch::Receiver<u64>);
 
 impl Pending {
-    /// A wait for a value in the channel, or for its end.
+    /// A wait until the channel changes or closes.
     #[must_use]
     pub fn new(ended: watch::Receiver<u64>) -> Self {
         Self(ended)
     }
 
-    /// Waits until the fetch has ended, for `limit` at most. Returns whether it has.
+    /// Waits until it has ended, for `limit` at most. Returns whether it has ended.
     pub async fn ended(mut self, limit: Duration) -> bool {
-        // A closed channel means that its task is gone: there is nothing left to wait for.
+        // A closed channel is an end too: its task is gone.
         tokio::time::timeout(limit, self.0.changed()).await.is_ok()
     }
 }

@@ -1,4 +1,8 @@
-//! What an issuer is trusted to say, as configured.
+//! What the configuration says about an issuer: where it is, which of its tokens are accepted, and what its claims mean.
+//!
+//! [`Authority`] is the part that identities keep: it matches people with workspace records, and tells one issuer or
+//! certificate rule from another for as long as something of it lasts. [`Profile`] adds what the check of a token needs.
+//! Nothing here does I/O.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,8 +15,8 @@ mod claims;
 pub use address::{IssuerUrl, UrlError, secure_url};
 pub use claims::{ClaimPath, ClaimPaths, GroupRule, Requirement};
 
-/// The signature algorithms that can be accepted: asymmetric ones only, so that a published key can
-/// never be used as a shared secret (RFC 8725 section 3.1).
+/// The signature algorithms that can be accepted. All are asymmetric, so that a published key can never serve as a shared
+/// secret (RFC 8725 section 3.1).
 pub const ALGORITHMS: [(&str, Algorithm); 9] = [
     ("RS256", Algorithm::RS256),
     ("RS384", Algorithm::RS384),
@@ -25,7 +29,7 @@ pub const ALGORITHMS: [(&str, Algorithm); 9] = [
     ("EdDSA", Algorithm::EdDSA),
 ];
 
-/// A way to tell that an identity is the person a workspace record names.
+/// A field by which an identity is matched with a person in a workspace record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MatchBy {
     /// The subject, byte for byte.
@@ -36,24 +40,24 @@ pub enum MatchBy {
     Username,
 }
 
-/// Somebody who vouches for identities: an issuer of tokens, or of client certificates.
+/// A party that vouches for identities: an issuer of tokens, or a rule about client certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
-    /// The operator's name for it, in workspace records and logs. It may change: what outlives a configuration
-    /// (revocations, sessions, tunnels) knows the authority by what follows.
+    /// The operator's name for it, in workspace records and logs. The name may change, so what outlives a configuration
+    /// (revocations, sessions, tunnels) refers to the identifier.
     pub name: Box<str>,
-    /// What tells it from others whatever it is called: the issuer identifier, or for a rule about certificates
-    /// `certificate:FIELD:PREFIX`.
+    /// The identifier, which does not change with the name: the issuer identifier, or `certificate:FIELD:PREFIX` for a rule
+    /// about certificates.
     pub identifier: Box<str>,
-    /// The `iss` values of its tokens; none for a rule about certificates, whose identities have the name of the
-    /// certificate's issuer there.
+    /// The `iss` values of its tokens. Empty for a rule about certificates, whose identities have the name of the
+    /// certificate's issuer instead.
     pub accepted: Box<[Box<str>]>,
-    /// How identities are joined to people; the first rule that a record has a field for decides.
+    /// The fields that are compared with a person of a workspace record; the first one that the record has decides.
     pub matching: Vec<MatchBy>,
 }
 
 impl Authority {
-    /// An authority that has one identifier.
+    /// An authority whose tokens have the identifier as their only `iss`.
     #[must_use]
     pub fn new(name: &str, identifier: &str, matching: Vec<MatchBy>) -> Self {
         Self {
@@ -64,8 +68,8 @@ impl Authority {
         }
     }
 
-    /// The one of `all` whose identities have this identifier and this `iss`. Where several are told apart by their
-    /// names alone, the one called `name`; none where that does not tell either.
+    /// The authority of `all` whose identities have this identifier and this `iss`. If several have them, the one with this
+    /// name; `None` if that does not select one either.
     #[must_use]
     pub fn find<'a>(
         all: impl Iterator<Item = &'a Arc<Self>>,
@@ -88,63 +92,63 @@ impl Authority {
     }
 }
 
-/// What kinds of token count (RFC 8725 section 3.12).
+/// The kinds of token that are accepted (RFC 8725 section 3.12).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenKinds {
-    /// Access tokens that say so (`typ: at+jwt`, RFC 9068).
+    /// Access tokens whose header says so (`typ: at+jwt`, RFC 9068).
     pub typed_access: bool,
-    /// Access tokens that do not say so: any JWT without the marks of another kind.
+    /// Access tokens whose header does not say so: every JWT without the signs of another kind.
     pub access: bool,
     /// ID tokens (OIDC Core section 2).
     pub id: bool,
 }
 
-/// An `iss` that counts.
+/// An accepted value of `iss`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcceptedIssuer {
     /// The value, compared byte for byte.
     pub iss: Box<str>,
-    /// The tenant it belongs to; the `tid` claim must say the same.
+    /// The tenant that it belongs to; the `tid` claim must have the same.
     pub tenant: Option<Box<str>>,
 }
 
-/// Stands for the tenant's id in an issuer identifier (Entra's own spelling).
+/// The placeholder for the tenant's id in an issuer identifier, as Entra spells it.
 pub const TENANT: &str = "{tenantid}";
 
 /// An issuer as configured.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Profile {
-    /// Its name, and how its identities are joined to people.
+    /// Its name, and how its identities are matched with people.
     pub authority: Arc<Authority>,
-    /// The issuer identifier; its discovery document must have the same to the letter.
+    /// The issuer identifier. The discovery document must have exactly the same.
     pub issuer: IssuerUrl,
-    /// Where the discovery document is.
+    /// The address of the discovery document.
     pub discovery: Url,
-    /// The `iss` values that count; just the issuer identifier unless it has tenants or spellings.
+    /// The accepted values of `iss`: the issuer identifier, or those of the tenants and other spellings.
     pub accepted: Vec<AcceptedIssuer>,
-    /// A token must be meant for one of these.
+    /// The accepted audiences. A token must name at least one of them.
     pub audience: Vec<String>,
     /// The accepted algorithms.
     pub algorithms: Vec<Algorithm>,
-    /// What kinds of token count.
+    /// The accepted kinds of token.
     pub tokens: TokenKinds,
-    /// How far clocks may be apart.
+    /// The accepted difference between the clocks of agent and issuer.
     pub leeway: Duration,
-    /// How old a token may be by its `iat`, whatever its `exp` says.
+    /// The maximum age of a token by its `iat`, even if its `exp` is later.
     pub max_age: Option<Duration>,
-    /// Which claims carry what.
+    /// The claims that have subject, e-mail address, login name, groups and organization.
     pub claims: ClaimPaths,
-    /// What the claims must say.
+    /// The values that claims must have.
     pub require: Vec<Requirement>,
-    /// The organization of everybody at this issuer, if no claim carries it.
+    /// The organization of every person at this issuer, if no claim has it.
     pub organization: Option<Box<str>>,
 }
 
 impl Profile {
-    /// How far clocks may be apart by default.
+    /// The default of [`Self::leeway`].
     pub const LEEWAY: Duration = Duration::from_secs(30);
 
-    /// An issuer with nothing peculiar: every algorithm, access tokens, the usual claims.
+    /// An issuer with the defaults: every algorithm, access tokens, the usual claims.
     #[must_use]
     pub fn new(name: &str, issuer: IssuerUrl, audience: Vec<String>) -> Self {
         let matching = vec![MatchBy::Subject];
@@ -164,7 +168,7 @@ impl Profile {
         }
     }
 
-    /// The accepted issuer of that `iss`, byte for byte.
+    /// The accepted issuer with this `iss`, compared byte for byte.
     #[must_use]
     pub fn accepts(&self, iss: &str) -> Option<&AcceptedIssuer> {
         self.accepted.iter().find(|accepted| *accepted.iss == *iss)
@@ -177,8 +181,8 @@ impl Default for TokenKinds {
     }
 }
 
-/// The algorithm of that exact name, if it is one that can be accepted at all. `Ed25519` is the newer name
-/// of what `EdDSA` means here, where no other curve is accepted (RFC 9864 section 2.2).
+/// The algorithm of this exact name, if it can be accepted. `Ed25519` is the newer name of `EdDSA` with the only curve that
+/// is accepted (RFC 9864 section 2.2).
 #[must_use]
 pub fn algorithm(name: &str) -> Option<Algorithm> {
     let name = if name == "Ed25519" { "EdDSA" } else { name };

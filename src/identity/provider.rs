@@ -1,8 +1,10 @@
-//! The keys of one issuer, fetched off the request path and kept fresh.
+//! The keys of one issuer, fetched in the background and kept fresh.
 //!
-//! A task of its own fetches the discovery document and the key set, on schedule and when a token
-//! names a key id nobody knows. Requests read an atomic pointer. A fetch that fails never takes the
-//! last good set away before its time.
+//! A task fetches the discovery document and the key set: on schedule, and when a token names an unknown key id.
+//! Requests read an atomic pointer and never fetch. Fetches for unknown key ids are limited, as every client can make
+//! such ids up.
+//!
+//! The invariant: a fetch that fails never takes the last good key set away before `max_stale` is over.
 
 use std::{
     path::PathBuf,
@@ -36,25 +38,25 @@ use store::KeysFile;
 /// When keys are fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FetchSchedule {
-    /// The longest time between two fetches; what the response's `Cache-Control` says is bounded by
-    /// it.
+    /// The longest time between two fetches; the `Cache-Control` of the response can only shorten it.
     pub refresh: Duration,
-    /// At most one fetch for an unknown key id in this time, on average; two at once if there was none
-    /// for as long.
+    /// The shortest average time between two fetches for unknown key ids. After a pause of twice this time, two fetches may
+    /// follow each other.
     pub unknown_key: Duration,
-    /// How long the last good set serves while fetches fail.
+    /// How long the last good set is used while fetches fail.
     pub max_stale: Duration,
 }
 
-/// The shortest time between two scheduled fetches, whatever `Cache-Control` says.
+/// The shortest time between two scheduled fetches, even if `Cache-Control` is shorter.
 const MIN_REFRESH: Duration = Duration::from_mins(1);
-/// How many fetches for unknown keys can be saved up.
+/// How many fetches for unknown key ids may follow each other after a pause.
 const MAX_UNKNOWN_KEY_FETCHES: u32 = 2;
+/// The pauses between failed fetches.
 const RETRY_BACKOFF: Backoff =
     Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(30) };
 
 impl FetchSchedule {
-    /// When to fetch again a set that may be kept so long.
+    /// The time until the next fetch of a set whose response allows this age.
     fn next(&self, max_age: Duration) -> Duration {
         self.refresh.min(max_age.max(MIN_REFRESH))
     }
@@ -70,30 +72,30 @@ impl Default for FetchSchedule {
     }
 }
 
-/// A key set with the moment it was last confirmed.
-pub struct Keys {
+/// The current key set, and when it was last confirmed.
+pub struct CurrentKeys {
     /// The set.
     pub set: Arc<KeySet>,
-    /// Counts the different sets this issuer has had since the start.
+    /// The number of the set: it changes whenever the keys do, so that cached tokens are verified again.
     pub number: u64,
-    /// When it was fetched last.
+    /// When it was last fetched.
     pub confirmed: Timestamp,
 }
 
-/// Is told of each set that differs from the one before, with that one.
+/// Called for each new key set, with the set before it.
 type OnChange = Box<dyn Fn(&Profile, &KeySet, Option<&KeySet>) + Send + Sync>;
 
-/// One issuer's keys.
+/// The keys of one issuer.
 pub struct Provider {
     profile: Arc<Profile>,
     schedule: FetchSchedule,
     fetcher: Fetcher,
     file: Option<KeysFile>,
-    keys: ArcSwapOption<Keys>,
+    keys: ArcSwapOption<CurrentKeys>,
     wake: Notify,
     fetching: AtomicBool,
     attempts: watch::Sender<u64>,
-    /// When the last two fetches for unknown keys were started, the older one first.
+    /// When the last two fetches for unknown key ids were started, the older one first.
     starts: Mutex<[Option<Instant>; MAX_UNKNOWN_KEY_FETCHES as usize]>,
     on_change: OnceLock<OnChange>,
     fetched: AtomicU64,
@@ -120,14 +122,14 @@ impl Provider {
         }
     }
 
-    /// Keeps the last good set in a file, and starts with what is there, for as long as it would have
-    /// served without a restart.
+    /// Stores the last good set in a file, and starts with the stored set, until the time at which it would have become too
+    /// old without a restart.
     #[must_use]
     pub fn with_file(mut self, path: PathBuf) -> Self {
         let file = KeysFile::new(path, self.profile.issuer.as_str());
         let (issuer, path) = (&self.profile.authority.name, file.path());
         match file.read() {
-            // A set from the future is none: its age could not be told.
+            // A time in the future has no age, so the set is ignored: it could be used for too long.
             Ok(Some((set, confirmed))) if confirmed <= Timestamp::now() => {
                 info!(%issuer, path, keys = set.len(), "starting with the stored keys of an issuer");
                 self.adopt(set, confirmed);
@@ -141,8 +143,7 @@ impl Provider {
         self
     }
 
-    /// Tells of each change of the keys from now on, and of the keys there are already. Only the first
-    /// call counts.
+    /// Calls `tell` for the current keys and for each change from now on. Only the first call of this method has an effect.
     pub fn on_change(
         &self,
         tell: impl Fn(&Profile, &KeySet, Option<&KeySet>) + Send + Sync + 'static,
@@ -153,15 +154,15 @@ impl Provider {
         }
     }
 
-    /// How many fetches were good, and how many failed.
+    /// How many fetches succeeded, and how many failed.
     #[must_use]
     pub fn fetches(&self) -> (u64, u64) {
         (self.fetched.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed))
     }
 
-    /// The keys of the last good fetch, however old.
+    /// The keys of the last good fetch, even if they are too old to be used.
     #[must_use]
-    pub fn latest(&self) -> Option<Arc<Keys>> {
+    pub fn latest(&self) -> Option<Arc<CurrentKeys>> {
         self.keys.load_full()
     }
 
@@ -171,22 +172,22 @@ impl Provider {
         &self.profile
     }
 
-    /// Fetches everything once, for a person who wants to know what is wrong.
+    /// Fetches everything once, for `doctor`.
     pub async fn examine(&self) -> IssuerExamination {
         self.fetcher.examine(&self.profile).await
     }
 
-    /// The keys, if there are any that may still be used at `now`.
+    /// The keys, if they may be used at `now`.
     #[must_use]
-    pub fn keys(&self, now: Timestamp) -> Option<Arc<Keys>> {
+    pub fn keys(&self, now: Timestamp) -> Option<Arc<CurrentKeys>> {
         self.keys.load_full().filter(|k| now.since(k.confirmed) < self.schedule.max_stale)
     }
 
-    /// Asks for a fetch because a token names an unknown key. Returns what tells of its end, or
-    /// `None` when none is under way and none may be started now.
+    /// Starts a fetch because a token names an unknown key id. Returns a channel that changes at its end, or `None` when no
+    /// fetch is under way and none may be started now.
     ///
-    /// One fetch may be started in each `unknown_key` time, and a second one that was saved up: a
-    /// stranger's made-up key id shall not keep the provider's own new key out.
+    /// One fetch may be started in each `unknown_key` time, and a second one after a pause: so a made-up key id of a client
+    /// does not delay the fetch of the provider's own new key.
     pub fn refetch(&self) -> Option<watch::Receiver<u64>> {
         let ended = self.attempts.subscribe();
         let mut starts = self.starts.lock();
@@ -198,7 +199,7 @@ impl Provider {
             .is_none_or(|at| at.elapsed() >= MAX_UNKNOWN_KEY_FETCHES * self.schedule.unknown_key)
         {
             *starts = [newer, Some(Instant::now())];
-            // Marked here, not when the task wakes: whoever asks in between shall wait too.
+            // Marked here and not when the task wakes, so that a request in between waits for the same fetch.
             self.fetching.store(true, Ordering::Release);
             self.wake.notify_one();
             return Some(ended);
@@ -206,7 +207,7 @@ impl Provider {
         None
     }
 
-    /// Keeps the keys fresh until cancelled.
+    /// Fetches the keys on schedule until cancelled.
     pub async fn run(&self, stop: CancellationToken) {
         let mut failures = 0_u32;
         loop {
@@ -231,12 +232,12 @@ impl Provider {
         }
     }
 
-    /// Fetches the keys once; used by [`Self::run`] and by commands that need them just once.
+    /// Fetches the keys once: for [`Self::run`], and for commands that need them once.
     ///
     /// # Errors
-    /// What went wrong; the last good set stays.
+    /// The fetch failed. The last good set stays.
     pub async fn fetch(&self) -> Result<Duration, FetchError> {
-        // Whoever asks may go away meanwhile: then others must not wait for a fetch that nobody makes.
+        // If this future is dropped, the guard wakes those who wait: they must not wait for a fetch that was given up.
         let under_way = FetchGuard::begin(self);
         let fetched = self.fetcher.fetch(&self.profile).await;
         let count = if fetched.is_ok() { &self.fetched } else { &self.failed };
@@ -255,11 +256,12 @@ impl Provider {
         result
     }
 
+    /// Takes over a fetched set. Equal keys only get a newer time.
     fn adopt(&self, set: KeySet, confirmed: Timestamp) {
         let old = self.keys.load();
         let next = match old.as_ref() {
             Some(old) if old.set.digest() == set.digest() => {
-                Keys { set: Arc::clone(&old.set), number: old.number, confirmed }
+                CurrentKeys { set: Arc::clone(&old.set), number: old.number, confirmed }
             }
             old => {
                 let number = old.map_or(0, |old| old.number.wrapping_add(1));
@@ -267,7 +269,7 @@ impl Provider {
                 if let Some(tell) = self.on_change.get() {
                     tell(&self.profile, &set, old.map(|old| &*old.set));
                 }
-                Keys { set: Arc::new(set), number, confirmed }
+                CurrentKeys { set: Arc::new(set), number, confirmed }
             }
         };
         self.keys.store(Some(Arc::new(next)));
@@ -276,7 +278,7 @@ impl Provider {
 
 #[cfg(test)]
 impl Provider {
-    /// The same, with keys that were fetched at a time.
+    /// The same with keys that were fetched at this time.
     pub(crate) fn with_keys(self, keys: KeySet, fetched: Timestamp) -> Self {
         self.adopt(keys, fetched);
         self
@@ -300,7 +302,7 @@ impl Drop for FetchGuard<'_> {
     }
 }
 
-/// Something between 80 and 100 % of the time, so that many agents do not ask in step.
+/// Between 80 and 100 % of the time, so that many agents do not fetch at the same moment.
 fn with_jitter(time: Duration) -> Duration {
     time.mul_f64(1.0 - 0.2 * jitter())
 }
@@ -323,14 +325,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn k4_a_fetch_that_nobody_waits_for_to_the_end_keeps_no_later_one_out() {
+    async fn k4_a_fetch_that_is_dropped_does_not_block_a_later_one() {
         let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let issuer = format!("http://{}", silent.local_addr().unwrap()).parse().unwrap();
         let profile = Arc::new(Profile::new("corp", issuer, vec![]));
         let fetcher = Fetcher::new(None, None).unwrap();
         let provider = Provider::new(profile, FetchSchedule::default(), fetcher);
         tokio::select! {
-            _ = provider.fetch() => panic!("nobody answers"),
+            _ = provider.fetch() => panic!("the server is silent"),
             accepted = silent.accept() => drop(accepted.unwrap()),
         }
         assert!(!provider.fetching.load(Ordering::Acquire));

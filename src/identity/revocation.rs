@@ -1,7 +1,11 @@
-//! What was revoked before its time: a subject, what a subject was issued so far, a session, a token.
+//! The list of revocations: of a subject, of what a subject was issued so far, of a session, of a token.
 //!
-//! Every request asks, so a revocation counts for the next one, and nothing that was remembered of a
-//! token needs to be forgotten for it. Each is on disk before it is confirmed.
+//! Administrators add and lift them through the admin API; agents that share a store pass them on to each other. Every
+//! request is compared with the list, so a revocation is in force from the next request on, for cached tokens and
+//! sessions too. Nearly always the list is empty, and then the comparison is one read of an atomic.
+//!
+//! The invariant: a revocation is on disk before it is confirmed, and the list in memory and the journal change in the
+//! same order.
 
 use std::{
     collections::HashMap,
@@ -29,24 +33,23 @@ mod journal;
 pub use journal::JournalError;
 use journal::{Journal, JournalEntry};
 
-/// The most revocations that are kept: one for each person of a large company twice over, in 330 MiB.
+/// The most revocations. A million take 330 MiB of memory.
 pub const MAX_REVOCATIONS: usize = 1_000_000;
-/// The longest text in one, in bytes.
+/// The longest text of a revocation, in bytes.
 const MAX_TEXT: usize = 512;
 
-/// One revocation, as the administrator writes it and the journal keeps it.
+/// One revocation, in the form of the admin API and of the journal.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Revocation {
-    /// The issuer: its identifier, by which revocations are kept, or its configured name or that of a certificate
-    /// rule; may be left out where there is just one.
+    /// The issuer or certificate rule: its identifier, which the list uses, or its configured name. It may be left out where
+    /// only one is configured.
     #[serde(skip_serializing_if = "str::is_empty")]
     pub issuer: Box<str>,
-    /// Everything of a subject.
+    /// A subject: everything that was and will be issued to it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<Box<str>>,
-    /// With a subject: only what was issued before, in milliseconds since the Unix epoch, and what does
-    /// not say when it was.
+    /// With a subject: only what was issued before this time, in milliseconds since the Unix epoch, or has no time of issue.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub before_ms: Option<u64>,
     /// A session at the issuer (`sid`).
@@ -58,35 +61,37 @@ pub struct Revocation {
     /// When it was revoked, by the agent's clock.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at_ms: Option<u64>,
-    /// Why, in the administrator's words.
+    /// The administrator's note.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub note: Option<Box<str>>,
 }
 
-/// Why a revocation was not kept.
+/// Why a revocation was not added or lifted.
 #[derive(Debug, Error)]
 pub enum RevokeError {
-    /// Not exactly one thing.
+    /// It does not name exactly one thing.
     #[error(
         "expected exactly one of 'subject' (with 'before_ms' or without), 'session' and 'token'"
     )]
     Target,
-    /// A text that no token could have.
+    /// It has a text that no token can have.
     #[error("expected texts of 1 to {MAX_TEXT} bytes without control characters")]
     Text,
-    /// An issuer that is not configured.
+    /// Its issuer is not configured.
     #[error("expected 'issuer' to be one of {0}")]
     Issuer(String),
-    /// Too many.
-    #[error("{MAX_REVOCATIONS} revocations are kept already: lift those whose tokens have expired")]
+    /// There are too many revocations.
+    #[error(
+        "there are {MAX_REVOCATIONS} revocations already: lift those whose tokens have expired"
+    )]
     Full,
-    /// It would not outlive a restart, so it does not count now either.
+    /// It cannot be written, so it is not in force: it would not survive a restart.
     #[error(transparent)]
     Journal(#[from] JournalError),
-    /// It counts here, but other agents could not be told.
-    #[error("done at this agent; the others hear of it when they can be reached again: {0}")]
+    /// It is in force at this agent, but the other agents could not be told.
+    #[error("in force at this agent; the others get it when they can be reached again: {0}")]
     Others(String),
-    /// Other agents could not be told, so it is not taken back.
+    /// The other agents could not be told, so it is not lifted.
     #[error("other agents cannot be told, so the revocation stays: {0}")]
     Stays(String),
 }
@@ -101,46 +106,48 @@ enum RevocationKind {
 /// All revocations.
 pub struct Revocations {
     authorities: ArcSwap<Vec<Arc<Authority>>>,
-    /// By the identifier of the authority: its name may change, and what was revoked must stay so.
+    /// By the identifier of the authority, since a revocation must outlive a change of the name.
     all: RwLock<HashMap<Box<str>, AuthorityRevocations>>,
-    /// How many there are; nearly always none, and then a request looks no further.
+    /// How many there are. Requests read it first, and nearly always it is zero.
     count: AtomicUsize,
-    /// How often they changed.
+    /// How often the list changed.
     changes: AtomicU64,
-    /// Held for a whole change, so that memory and disk change in the same order.
+    /// The lock is held during a whole change, so that memory and disk change in the same order.
     journal: Mutex<Option<Journal>>,
     others: OnceLock<Arc<dyn OtherAgents>>,
 }
 
-/// A change for other agents.
+/// A change of the list, for the other agents.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RevocationChange {
-    /// What is revoked.
+    /// The revocation.
     pub revocation: Revocation,
-    /// Whether it is no longer.
+    /// Whether it was lifted.
     pub lifted: bool,
-    /// When that was, in milliseconds since the Unix epoch: of two changes the later one counts.
+    /// The time of the change in milliseconds since the Unix epoch: of two changes the later one holds.
     pub at_ms: u64,
 }
 
-/// Other agents, which must hear of what is revoked here.
+/// The other agents, which get every change that is made here.
 pub trait OtherAgents: Send + Sync {
-    /// Tells them. May wait.
+    /// Passes a change on. May block.
     ///
     /// # Errors
-    /// Why not; they are told as soon as they can be.
-    fn tell(&self, spread: &RevocationChange) -> Result<(), String>;
+    /// Why it failed. The change is passed on as soon as that is possible.
+    fn pass_on(&self, change: &RevocationChange) -> Result<(), String>;
 }
 
-/// What was done to a revocation.
+/// A kind of change.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum RevocationAction {
     Revoked,
     Lifted,
 }
 
-/// The revocations of one authority, by what they name. The maps are persistent, so that a copy of all is made at
-/// once, however many there are: a request must not wait behind a list of a million.
+/// The revocations of one authority, by what they name.
+///
+/// The maps are persistent, so that a copy of all takes no time however many there are: a request must not wait for the
+/// lock while a million revocations are listed.
 #[derive(Clone, Default)]
 struct AuthorityRevocations {
     subjects: RevocationsById,
@@ -151,11 +158,11 @@ struct AuthorityRevocations {
 type RevocationsById = imbl::HashMap<Arc<str>, Arc<Revocation>>;
 
 impl Revocations {
-    /// None yet; those of the journal are read first, if there is one. `authorities` are the configured issuers
-    /// and certificate rules.
+    /// The revocations of the journal, or none without a journal. `authorities` are the configured issuers and certificate
+    /// rules.
     ///
     /// # Errors
-    /// The journal cannot be read to its end: nobody knows then what else was revoked.
+    /// The journal cannot be read to its end. The agent must not start then, as it would accept what was revoked.
     pub fn open(
         authorities: Vec<Arc<Authority>>,
         journal: Option<PathBuf>,
@@ -182,22 +189,22 @@ impl Revocations {
         Ok(revocations)
     }
 
-    /// Other issuers and certificate rules are configured now. Revocations of those that are not stay, should
-    /// they come back.
+    /// Takes over the issuers and certificate rules of a new configuration. Revocations of those that are gone stay in the
+    /// list, in case they return.
     pub fn set_authorities(&self, authorities: Vec<Arc<Authority>>) {
         self.authorities.store(Arc::new(authorities));
     }
 
-    /// Makes this process the one that writes to the journal; without it, a journal is only read.
+    /// Makes this process the writer of the journal. Without it the journal is only read.
     ///
     /// # Errors
-    /// Another agent has it, or it cannot be written.
+    /// Another agent writes to the journal, or it cannot be written.
     pub fn own(&self) -> Result<(), JournalError> {
         let mut journal = self.journal.lock();
         journal.as_mut().map_or(Ok(()), Journal::own)
     }
 
-    /// Whether the identity, its session or its token was revoked.
+    /// Whether the identity, its session or its token is revoked.
     #[must_use]
     pub fn cover(&self, identity: &Identity) -> bool {
         if self.count.load(Ordering::Acquire) == 0 {
@@ -205,22 +212,22 @@ impl Revocations {
         }
         let all = self.all.read();
         let authority = &identity.authority;
-        // Another spelling of the issuer may have been its identifier when something was revoked.
+        // The identifier may have been another spelling of the issuer when the revocation was made.
         let also = authority.accepted.iter().filter(|iss| **iss != authority.identifier);
         let identifiers = std::iter::once(&authority.identifier).chain(also);
         identifiers.filter_map(|identifier| all.get(identifier)).any(|of| of.cover(identity))
     }
 
-    /// A number that grows with each change, so that whoever acts on revocations knows of one.
+    /// A number that grows with each change, by which revalidation notices one.
     #[must_use]
     pub fn version(&self) -> u64 {
         self.changes.load(Ordering::Acquire)
     }
 
-    /// Revokes. Counts for every request from its return on, and after a restart.
+    /// Adds a revocation. It is in force for every request from the return of this call on, and after a restart.
     ///
     /// # Errors
-    /// It is no revocation, there are too many, or it cannot be written; nothing is revoked then.
+    /// The revocation is not valid, there are too many, or it cannot be written. Nothing is revoked then.
     pub fn revoke(
         &self,
         revocation: Revocation,
@@ -239,21 +246,22 @@ impl Revocations {
         Ok(revocation)
     }
 
-    /// Takes a revocation back. Returns whether there was one.
+    /// Lifts a revocation. Returns whether there was one.
     ///
     /// # Errors
-    /// It names nothing, other agents cannot be told, or it cannot be written; the revocation stays then.
+    /// The revocation is not valid, the other agents cannot be told, or the change cannot be written. The revocation stays
+    /// then.
     pub fn lift(&self, revocation: Revocation, now: Timestamp) -> Result<bool, RevokeError> {
         let revocation = match self.check(revocation.clone()) {
-            // What was revoked of an issuer that is not configured any more can be lifted all the same.
+            // A revocation of an issuer that is no longer configured can be lifted too.
             Err(RevokeError::Issuer(_)) if self.known_at(&revocation).is_some() => revocation,
             checked => checked?,
         };
         if self.known_at(&revocation).is_none() {
             return Ok(false);
         }
-        // First the others, so that none of them brings it back.
-        self.tell(&revocation, RevocationAction::Lifted, now).map_err(RevokeError::Stays)?;
+        // The other agents first: otherwise one of them could send the revocation back.
+        self.pass_on(&revocation, RevocationAction::Lifted, now).map_err(RevokeError::Stays)?;
         let mut journal = self.journal.lock();
         if let Some(journal) = journal.as_mut() {
             journal.append(&JournalEntry::Lift(revocation.clone()))?;
@@ -262,52 +270,51 @@ impl Revocations {
         Ok(true)
     }
 
-    /// Names the other agents, once.
+    /// Sets the other agents. Only the first call has an effect.
     pub fn share(&self, others: Arc<dyn OtherAgents>) {
-        // A second time would be a fault of the start-up, and changes nothing.
         let _ = self.others.set(others);
     }
 
-    /// Tells other agents of a revocation that was made here, if there are any. May wait.
+    /// Passes a revocation that was made here on to the other agents, if there are any. May block.
     ///
     /// # Errors
-    /// Why they could not be told.
-    pub fn tell_revoked(&self, revocation: &Revocation, now: Timestamp) -> Result<(), String> {
-        self.tell(revocation, RevocationAction::Revoked, now)
+    /// Why it failed.
+    pub fn share_revoked(&self, revocation: &Revocation, now: Timestamp) -> Result<(), String> {
+        self.pass_on(revocation, RevocationAction::Revoked, now)
     }
 
-    fn tell(
+    fn pass_on(
         &self,
         revocation: &Revocation,
-        done: RevocationAction,
+        action: RevocationAction,
         now: Timestamp,
     ) -> Result<(), String> {
         let Some(others) = self.others.get() else { return Ok(()) };
         let (revocation, at_ms) = (revocation.clone(), now.as_millis());
-        others.tell(&RevocationChange {
+        others.pass_on(&RevocationChange {
             revocation,
-            lifted: done == RevocationAction::Lifted,
+            lifted: action == RevocationAction::Lifted,
             at_ms,
         })
     }
 
-    /// Takes in what was done at another agent, unless something later is known here. May wait for the
-    /// disk; what cannot be written counts until the next start.
-    pub fn learn(&self, spread: &RevocationChange) {
-        // Also of an issuer that is not configured here, or not yet.
-        let revocation = self.identified(spread.revocation.clone());
-        if let Err(error) = revocation.is_good() {
+    /// Applies a change that was made at another agent, unless a later one is known here. May block on the disk. A change
+    /// that cannot be written is in force until the next start.
+    pub fn learn(&self, shared: &RevocationChange) {
+        // Its issuer need not be configured here, or not yet.
+        let revocation = self.identified(shared.revocation.clone());
+        if let Err(error) = revocation.validate() {
             return warn!(%error, "applying a revocation made at another agent failed: it is not valid");
         }
         let mut journal = self.journal.lock();
         let known = self.known_at(&revocation);
-        let change = match (spread.lifted, known) {
-            (true, Some(at)) if at <= spread.at_ms => JournalEntry::Lift(revocation.clone()),
+        let change = match (shared.lifted, known) {
+            (true, Some(at)) if at <= shared.at_ms => JournalEntry::Lift(revocation.clone()),
             (false, None) => JournalEntry::Revoke(revocation.clone()),
-            (false, Some(at)) if at < spread.at_ms => JournalEntry::Revoke(revocation.clone()),
+            (false, Some(at)) if at < shared.at_ms => JournalEntry::Revoke(revocation.clone()),
             _ => return,
         };
-        if !spread.lifted && self.count.load(Ordering::Acquire) >= MAX_REVOCATIONS {
+        if !shared.lifted && self.count.load(Ordering::Acquire) >= MAX_REVOCATIONS {
             return error!(
                 "applying a revocation made at another agent failed, the list is full: {}",
                 RevokeError::Full
@@ -326,7 +333,7 @@ impl Revocations {
         }
     }
 
-    /// When something was revoked, if it is; zero if nobody says.
+    /// When this was revoked; `None` if it is not, zero if the revocation has no time.
     fn known_at(&self, revocation: &Revocation) -> Option<u64> {
         let (kind, named) = revocation.target()?;
         let all = self.all.read();
@@ -334,19 +341,19 @@ impl Revocations {
         Some(known.at_ms.unwrap_or_default())
     }
 
-    /// How many there are.
+    /// How many revocations there are.
     #[must_use]
     pub fn len(&self) -> usize {
         self.count.load(Ordering::Acquire)
     }
 
-    /// Whether nothing is revoked.
+    /// Whether there are no revocations.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The same with the configured name of its issuer, if it is configured: for people.
+    /// The revocation with the configured name of its issuer, if it is configured, for people to read.
     #[must_use]
     pub fn named(&self, mut revocation: Revocation) -> Revocation {
         let authorities = self.authorities.load();
@@ -357,7 +364,7 @@ impl Revocations {
         revocation
     }
 
-    /// The same with the identifier of its issuer. What names no configured one stays as it is.
+    /// The revocation with the identifier of its issuer. An issuer that is not configured stays as it is.
     fn identified(&self, mut revocation: Revocation) -> Revocation {
         if let Some(known) = self.authority(&revocation.issuer) {
             revocation.issuer = known.identifier.clone();
@@ -365,7 +372,7 @@ impl Revocations {
         revocation
     }
 
-    /// The authority of this identifier, or else of this `iss` or name.
+    /// The configured authority with this identifier, or else with this `iss`, or else with this name.
     fn authority(&self, text: &str) -> Option<Arc<Authority>> {
         let all = self.authorities.load();
         let by = |is_it: &dyn Fn(&Authority) -> bool| all.iter().find(|one| is_it(one)).cloned();
@@ -374,7 +381,7 @@ impl Revocations {
             .or_else(|| by(&|one| *one.name == *text))
     }
 
-    /// All of them, the latest first. The lock that requests need is held for one step for each authority.
+    /// Every revocation, the latest first. The lock that requests need is only held to copy one pointer for each authority.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<Revocation>> {
         let all: Vec<AuthorityRevocations> = {
@@ -387,6 +394,7 @@ impl Revocations {
         list
     }
 
+    /// The revocation with the identifier of its issuer, if it is valid.
     fn check(&self, mut revocation: Revocation) -> Result<Revocation, RevokeError> {
         let configured = self.authorities.load();
         let only = match configured.as_slice() {
@@ -398,7 +406,7 @@ impl Revocations {
             return Err(RevokeError::Issuer(names.collect::<Vec<_>>().join(", ")));
         };
         revocation.issuer = authority.identifier.clone();
-        revocation.is_good()?;
+        revocation.validate()?;
         Ok(revocation)
     }
 
@@ -408,7 +416,7 @@ impl Revocations {
         let mut all = self.all.write();
         let map = all.entry(revocation.issuer.clone()).or_default().of_kind(kind);
         if let Some(old) = map.get(&named) {
-            // A second revocation never takes part of the first one back.
+            // A second revocation never makes the first one narrower.
             revocation.before_ms = match (old.before_ms, revocation.before_ms) {
                 (Some(old), Some(new)) => Some(old.max(new)),
                 _ => None,
@@ -433,6 +441,7 @@ impl Revocations {
 }
 
 impl AuthorityRevocations {
+    /// Whether one of them applies to the identity.
     fn cover(&self, identity: &Identity) -> bool {
         let token = &identity.token;
         let by_subject = self.subjects.get(&*identity.subject).is_some_and(|revocation| {
@@ -464,7 +473,7 @@ impl AuthorityRevocations {
 }
 
 impl Revocation {
-    /// The one thing that is revoked, if it is one.
+    /// What is revoked, if the revocation names exactly one thing.
     fn target(&self) -> Option<(RevocationKind, &str)> {
         match (&self.subject, &self.session, &self.token, self.before_ms) {
             (Some(subject), None, None, _) => Some((RevocationKind::Subject, subject)),
@@ -474,8 +483,8 @@ impl Revocation {
         }
     }
 
-    /// Whether it names one thing, in texts that a token could have.
-    fn is_good(&self) -> Result<(), RevokeError> {
+    /// Checks that it names exactly one thing, with texts that a token can have.
+    fn validate(&self) -> Result<(), RevokeError> {
         let (_, named) = self.target().ok_or(RevokeError::Target)?;
         let clean = |text: &str| {
             !text.is_empty() && text.len() <= MAX_TEXT && !text.chars().any(char::is_control)
@@ -487,11 +496,11 @@ impl Revocation {
         }
     }
 
-    /// SHA-256 of what is revoked, whatever else is said of it.
+    /// SHA-256 of what is revoked, without time and note: the key under which agents share it.
     #[must_use]
-    pub fn name(&self) -> [u8; 32] {
+    pub fn key(&self) -> [u8; 32] {
         let target = self.target().map(|(kind, named)| (kind as u8, named));
-        // Numbers, strings and pairs of them cannot fail to be written.
+        // Numbers, strings and pairs of them can always be written as JSON.
         let text = serde_json::to_vec(&(&*self.issuer, target)).unwrap_or_default();
         let mut name = [0; 32];
         name.copy_from_slice(digest::digest(&digest::SHA256, &text).as_ref());

@@ -351,7 +351,7 @@ impl Shared {
     }
 
     fn spreading(&self, spread: &RevocationChange) -> Result<redis::Pipeline, SealError> {
-        let field = name(&spread.revocation.name());
+        let field = name(&spread.revocation.key());
         let blob = self.sealer.seal(Purpose::Shared, &field, spread)?;
         let mut pipe = redis::pipe();
         pipe.atomic().hset(self.names.revocations(), field, blob).ignore();
@@ -479,7 +479,7 @@ impl Shared {
 }
 
 impl OtherAgents for Shared {
-    fn tell(&self, spread: &RevocationChange) -> Result<(), String> {
-        self.spread(spread).map_err(|error| error.to_string())
+    fn pass_on(&self, change: &RevocationChange) -> Result<(), String> {
+        self.spread(change).map_err(|error| error.to_string())
     }
 }

@@ -21,7 +21,7 @@ use crate::{
         introspection::ClientAuthentication,
         jwt::{Unverified, VerifyError},
         profile::{Profile, TokenKinds},
-        provider::{Endpoints, FetchError, Fetcher, Keys, Provider},
+        provider::{CurrentKeys, Endpoints, FetchError, Fetcher, Provider},
     },
     sessions::{
         Tokens,
@@ -164,7 +164,7 @@ impl Client {
     /// See [`LogoutError`].
     pub async fn logout(&self, token: &str) -> Result<Ended, LogoutError> {
         let now = Timestamp::now();
-        let read = |keys: &Keys| logout::read(token, &self.profile, &keys.set, now);
+        let read = |keys: &CurrentKeys| logout::read(token, &self.profile, &keys.set, now);
         let known = self.provider.keys(now);
         match known.as_deref().map_or(Err(LogoutError::UnknownKey), read) {
             // The provider's keys may have changed a moment ago; anybody can ask for a look at them, so

@@ -3,7 +3,7 @@ use std::net::Ipv4Addr;
 use super::*;
 use crate::{
     authz::{decision::Decision, reason::Reason},
-    identity::{Authority, credential::Sources},
+    identity::{Authority, credential::TokenLocations},
     request::{Browser, Reuse},
     spop::Value,
     workspaces::{EndpointName, PathRule, Person, Phase, Revision, Workspace},
@@ -86,17 +86,18 @@ fn nothing_is_reused_for_longer_than_its_credential_lasts() {
 #[test]
 fn a_decision_that_may_not_be_reused_is_not_given() {
     let paths = vec![PathRule { prefix: "/a/".into(), endpoint: EndpointName::Main }];
-    let sources =
-        |query, subprotocol| Some(Arc::new(Sources { query, subprotocol, ..Sources::default() }));
-    let with = |sources| Response { sources, ..allow() };
+    let locations = |query, subprotocol| {
+        Some(Arc::new(TokenLocations { query, subprotocol, ..TokenLocations::default() }))
+    };
+    let with = |token_locations| Response { token_locations, ..allow() };
     for (why, response) in [
         ("a refusal", Decision { reason: Reason::NotPermitted, ..decision() }.into()),
         ("a look at the path", Decision { workspace: Some(workspace(paths)), ..decision() }.into()),
         ("no workspace", Decision { workspace: None, ..decision() }.into()),
         ("a backend", Decision { route: Some(Route::Backend("b".into())), ..decision() }.into()),
         ("nowhere to go", Decision { route: None, ..decision() }.into()),
-        ("a token in the query", with(sources(Some("t".into()), false))),
-        ("a token in a subprotocol", with(sources(None, true))),
+        ("a token in the query", with(locations(Some("t".into()), false))),
+        ("a token in a subprotocol", with(locations(None, true))),
     ] {
         assert_eq!(give(&response, &question()), None, "{why}");
     }

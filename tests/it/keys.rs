@@ -42,7 +42,7 @@ async fn k1_k2_k5_a_bad_answer_is_refused_and_the_last_good_keys_stay() {
         (jwks(Fault::Empty), "not a JSON Web Key Set"),
         (jwks(Fault::Oversize), "larger than"),
         (jwks(Fault::Redirect(format!("{}/jwks", other.issuer()))), "got 302"),
-        (discovery(Fault::WrongIssuer), "equal to the letter"),
+        (discovery(Fault::WrongIssuer), "exactly equal"),
         (discovery(Fault::Garbage), "not a discovery document"),
     ] {
         idp.set_faults(faults);

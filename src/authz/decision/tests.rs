@@ -126,7 +126,7 @@ fn a_person_is_matched_only_by_the_rules_of_their_issuer() {
     assert!(!is_person(&who, &person(None, Some("a@x"), None)), "e-mail is not among the rules");
     let mut elsewhere = person(Some("s"), None, None);
     elsewhere.issuers = IssuerNames::one("partner");
-    assert!(!is_person(&who, &elsewhere), "the same subject at another issuer is somebody else");
+    assert!(!is_person(&who, &elsewhere), "the same subject at another issuer is another person");
     elsewhere.issuers = IssuerNames::one("corp");
     assert!(is_person(&who, &elsewhere));
     let unverified = identity(&profile("corp", &[Email]), "s");
@@ -202,7 +202,7 @@ fn no_organization_is_not_the_same_organization() {
 }
 
 #[test]
-fn before_the_first_list_nobody_is_told_that_a_workspace_is_unknown() {
+fn before_the_first_list_no_workspace_is_called_unknown() {
     let who = identity(&profile("corp", &[MatchBy::Subject]), "s");
     let known = Authentication::Known(Arc::new(who));
     let (registry, _) = registry(SourceRules::default());
@@ -448,7 +448,7 @@ proptest! {
             .flatten()
             .filter(|member| identity.is_some_and(|i| same(i, &member.person)))
             .collect();
-        let told_apart = accounts.len() < 2 && accounts.iter().all(|member| member.active);
+        let is_unambiguous = accounts.len() < 2 && accounts.iter().all(|member| member.active);
         let account = accounts.first();
         let is = |person: &Person| match &person.account {
             Some(id) => account.is_some_and(|member| member.account == *id),
@@ -470,14 +470,14 @@ proptest! {
         let fresh = age <= Duration::from_mins(5);
         let fresh_open = age <= Duration::from_mins(1);
         let ground = match decision.reason {
-            Reason::Owner => told_apart && fresh && owner
+            Reason::Owner => is_unambiguous && fresh && owner
                 && (declared.is_some() || owner_policy && workspace.address.is_some()),
             Reason::GrantedUser | Reason::GrantedGroup =>
-                told_apart && fresh && granted && admits(Admission::Grants),
+                is_unambiguous && fresh && granted && admits(Admission::Grants),
             Reason::Organization =>
-                told_apart && fresh_open && colleague && admits(Admission::Organization),
+                is_unambiguous && fresh_open && colleague && admits(Admission::Organization),
             Reason::Authenticated =>
-                told_apart && fresh_open && identity.is_some() && admits(Admission::Authenticated),
+                is_unambiguous && fresh_open && identity.is_some() && admits(Admission::Authenticated),
             Reason::Public => fresh_open && admits(Admission::Public),
             _ => false,
         };
@@ -492,10 +492,10 @@ proptest! {
         } else {
             // And who has a ground is not kept out.
             prop_assert!(decision.route.is_none());
-            let reachable = declared.is_some() && (told_apart && fresh && owner
-                || told_apart && fresh && granted && admits(Admission::Grants)
-                || told_apart && fresh_open && colleague && admits(Admission::Organization)
-                || told_apart && fresh_open && identity.is_some() && admits(Admission::Authenticated)
+            let reachable = declared.is_some() && (is_unambiguous && fresh && owner
+                || is_unambiguous && fresh && granted && admits(Admission::Grants)
+                || is_unambiguous && fresh_open && colleague && admits(Admission::Organization)
+                || is_unambiguous && fresh_open && identity.is_some() && admits(Admission::Authenticated)
                 || fresh_open && admits(Admission::Public));
             prop_assert!(!(known && up && reachable), "{decision:?}");
         }
@@ -509,7 +509,7 @@ proptest! {
         }
         // A token that may be ours never travels on.
         if identity.is_some() {
-            prop_assert!(authentication.is_by_token_of_ours());
+            prop_assert!(authentication.is_by_token_for_the_gate());
         }
     }
 }

@@ -276,7 +276,7 @@ impl<'de> Deserialize<'de> for PolicyCase {
         let method = text(&mut table, "method", "GET");
         let path = text(&mut table, "path", "/");
         let client = table.optional::<Client>("client").map(|client| client.0);
-        let time = table.optional::<Moment>("time").map(|moment| moment.0);
+        let time = table.optional::<TimeText>("time").map(|text| text.0);
         let verdict = table.required::<VerdictWord>("verdict");
         let reason = table.optional::<ReasonWord>("reason").map(|reason| reason.0);
         let policy = table.optional::<String>("policy");
@@ -371,12 +371,12 @@ impl<'de> Deserialize<'de> for Client {
     }
 }
 
-struct Moment(String);
+struct TimeText(String);
 
-impl<'de> Deserialize<'de> for Moment {
+impl<'de> Deserialize<'de> for TimeText {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
         let text = value.take_string(None)?;
-        match moment(&text, &TimeZone::UTC) {
+        match read_time(&text, &TimeZone::UTC) {
             Ok(_) => Ok(Self(text.into())),
             Err(message) => Err(mistake(value.span, message).into()),
         }
@@ -401,7 +401,7 @@ when { context.method == \"DELETE\" };
     }
 
     #[test]
-    fn a_case_says_what_is_asked_and_what_must_come_of_it() {
+    fn a_case_passes_when_its_request_gets_its_verdict() {
         let report = run("
 cases:
   - { name: day, user: { issuer: a, subject: b }, time: '2026-11-27T10:00', verdict: allow, reason: owner }
@@ -413,16 +413,16 @@ cases:
     }
 
     #[test]
-    fn what_differs_is_told_with_its_line() {
+    fn a_failure_has_its_line() {
         let report = run("
 cases:
-  - name: nobody deletes
+  - name: a deletion at night
     user: { issuer: a, subject: b }
     time: '2026-11-27T05:00'
     method: DELETE
     verdict: deny
     policy: night
-  - name: everybody deletes
+  - name: a deletion at noon
     user: { issuer: a, subject: b }
     time: '2026-11-27T12:00'
     method: DELETE
@@ -434,9 +434,9 @@ cases:
         assert_eq!(
             told,
             [
-                "c.test.yaml:3: nobody deletes: expected deny by night, found deny (policy_forbidden) by delete",
-                "c.test.yaml:9: everybody deletes: expected allow, found deny (policy_forbidden) by delete",
-                "c.test.yaml:14: when: the policies look at the time: expected 'time'",
+                "c.test.yaml:3: a deletion at night: expected deny by night, found deny (policy_forbidden) by delete",
+                "c.test.yaml:9: a deletion at noon: expected allow, found deny (policy_forbidden) by delete",
+                "c.test.yaml:14: when: the policies read the time: expected 'time'",
                 "c.test.yaml:15: who: without a 'user', the 'relation' can only be public",
             ]
         );

@@ -141,7 +141,10 @@ impl PolicySet {
 
     /// The person and the workspace, with the attributes that policies read. `None` where policies read groups and the
     /// groups are not known.
-    fn entities(&self, request: &PolicyRequest<'_>) -> Option<(Entities, EntityUid, EntityUid)> {
+    pub(super) fn entities(
+        &self,
+        request: &PolicyRequest<'_>,
+    ) -> Option<(Entities, EntityUid, EntityUid)> {
         let SchemaNames { user, group, workspace, anonymous, .. } = &self.names;
         let id = |kind: &EntityTypeName, id: &str| {
             EntityUid::from_type_name_and_id(kind.clone(), EntityId::new(id))
@@ -182,7 +185,10 @@ impl PolicySet {
 
     /// The context, as far as policies read it, without path and method. `None` where they read the client's address and
     /// it is not known.
-    fn context(&self, request: &PolicyRequest<'_>) -> Option<Vec<(String, RestrictedExpression)>> {
+    pub(super) fn context(
+        &self,
+        request: &PolicyRequest<'_>,
+    ) -> Option<Vec<(String, RestrictedExpression)>> {
         let RequestContext { client, now, .. } = request.context;
         let mut pairs = Vec::new();
         let relation = match request.relation {
@@ -242,7 +248,7 @@ fn missing(what: &str) -> Ruling {
     Ruling::Unknown(None)
 }
 
-fn text(text: &str) -> RestrictedExpression {
+pub(super) fn text(text: &str) -> RestrictedExpression {
     RestrictedExpression::new_string(text.to_owned())
 }
 

@@ -215,12 +215,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_escape_stays() {
+    fn what_is_not_an_escape_stays() {
         assert_eq!(read("/100%/%zz/%4"), ["/100%/%zz/%4"]);
     }
 
     #[test]
-    fn what_cannot_be_read_is_said() {
+    fn what_cannot_be_read_is_an_error() {
         assert_eq!(readings(b"/\xff"), Err(Unreadable::NotText));
         assert_eq!(readings(b"/%ff"), Err(Unreadable::NotText));
         assert_eq!(readings(b"/%25ff"), Err(Unreadable::NotText));

@@ -1,9 +1,9 @@
 use std::sync::LazyLock;
 
-use cedar_policy::{RequestEnv, Schema};
+use cedar_policy::{Context, Entities, Request, RequestEnv, Schema};
 use proptest::prelude::*;
 
-use super::*;
+use super::{evaluate::text, *};
 
 fn set_of(mode: PolicyMode, text: &str) -> PolicySet {
     PolicySet::parse("test.cedar", text, mode, TimeZone::UTC).unwrap_or_else(|m| panic!("{m}"))
@@ -139,7 +139,7 @@ fn every_reading_of_a_path_is_forbidden() {
     for path in [&b"/\xff"[..], b"/%ff", &[b'a'; reading::MAX_PATH + 1]] {
         assert!(unknown(&set, |q| q.context.path = Some(path)));
     }
-    // Where no policy looks at the path, nobody needs to understand it.
+    // Where no policy reads the path, it need not be readable.
     let other = forbids("context.hour == 3");
     for path in [None, Some(&b"/\xff"[..])] {
         assert!(!forbidden(&other, |q| q.context.path = path));
@@ -147,7 +147,7 @@ fn every_reading_of_a_path_is_forbidden() {
 }
 
 #[test]
-fn a_method_is_meant_in_any_case() {
+fn a_rule_about_a_method_holds_in_any_letter_case() {
     let set = forbids_people("context.method == \"DELETE\"");
     for method in [&b"DELETE"[..], b"delete", b"Delete"] {
         assert!(forbidden(&set, |q| q.context.method = Some(method)));
@@ -159,7 +159,7 @@ fn a_method_is_meant_in_any_case() {
 }
 
 #[test]
-fn what_a_policy_looks_at_and_nobody_knows_is_refused() {
+fn an_input_that_a_policy_reads_and_that_is_missing_is_refused() {
     let path = forbids_people("context.path == \"/never\"");
     assert!(unknown(&path, |q| q.context.path = None));
     // Asking whether it is there is a look too.
@@ -253,7 +253,7 @@ fn in_the_narrow_mode_nothing_is_permitted() {
         stranger(&set, |q| q.relation = Permission::Denied(Reason::GroupsOverage)),
         (Permission::Granted(Reason::PolicyPermitted), by)
     );
-    // Never without an identity, never what the workspace does not offer, never past what is no relation.
+    // Never without an identity, never an endpoint that is not declared, never past a refusal that is not about rights.
     let not = |change| assert!(!stranger(&set, change).0.is_granted());
     not(|q| q.principal = None);
     not(|q| q.declared = false);

@@ -82,7 +82,7 @@ fn unknown_issuer(token: &Unverified<'_>, issuers: &Issuers) -> Finding {
     } else if let Some(profile) = issuers.profiles().find(|p| same(p.issuer.as_str())) {
         let name = &profile.authority.name;
         format!(
-            "only a slash at the end differs from the issuer '{name}': they must be equal to the letter"
+            "only a slash at the end differs from the issuer '{name}': they must be exactly equal"
         )
     } else {
         "configure it as an [[issuer]] if its tokens shall count".to_owned()

@@ -1,4 +1,7 @@
-//! One question to an introspection endpoint, with our own credentials (RFC 7662 section 2.1).
+//! One call of an introspection endpoint, authenticated with the agent's own credentials (RFC 7662 section 2.1).
+//!
+//! [`ClientAuthentication`] is used for the token endpoint of sign-in as well. No error has the token or the credentials
+//! in it.
 
 use std::time::Duration;
 
@@ -26,10 +29,10 @@ use crate::{
 
 /// The largest response that is read, in bytes.
 const MAX_BODY: usize = 64 * 1024;
-/// How long a signed statement of who we are is good for.
+/// How long a signed client assertion is valid.
 const ASSERTION_LIFETIME: Duration = Duration::from_mins(1);
 
-/// How we say who we are.
+/// How the agent authenticates at the issuer.
 pub enum ClientAuthentication {
     /// `client_secret_basic` (RFC 6749 section 2.3.1).
     Secret(SecretString),
@@ -39,7 +42,7 @@ pub enum ClientAuthentication {
         key: EncodingKey,
         /// RS256 or ES256.
         algorithm: Algorithm,
-        /// What the issuer calls the key.
+        /// The key id that the issuer knows it by.
         key_id: Option<String>,
     },
 }
@@ -47,25 +50,25 @@ pub enum ClientAuthentication {
 /// A client of an introspection endpoint.
 pub struct IntrospectionClient {
     fetcher: Fetcher,
-    /// Our name at the issuer (`client_id`).
+    /// The agent's `client_id` at the issuer.
     id: String,
     authentication: ClientAuthentication,
-    /// Configured, or as last discovered.
+    /// The address, configured or discovered.
     endpoint: Mutex<Option<Url>>,
 }
 
-/// Why there is no response. Never says anything of the token or our credentials.
+/// Why there is no response.
 #[derive(Debug, Error)]
 pub enum IntrospectionError {
-    /// The endpoint could not be found or asked.
+    /// The endpoint could not be discovered or called.
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// The issuer has none.
+    /// The issuer has no introspection endpoint.
     #[error("the discovery document names no introspection_endpoint: set 'introspection.endpoint'")]
     NoEndpoint,
-    /// Our own credentials were refused.
+    /// The issuer refuses the agent's credentials.
     #[error(
-        "POST {url}: status {status}: the issuer refuses our credentials, see [issuer.introspection]"
+        "POST {url}: status {status}: the issuer refuses the agent's credentials, see [issuer.introspection]"
     )]
     Credentials {
         /// The address.
@@ -73,16 +76,16 @@ pub enum IntrospectionError {
         /// The status.
         status: StatusCode,
     },
-    /// We could not say who we are.
+    /// The client assertion could not be signed.
     #[error("cannot sign with the private key: {0}")]
     Sign(#[from] jsonwebtoken::errors::Error),
-    /// No random numbers.
-    #[error("no random numbers to be had")]
+    /// The system has no random numbers.
+    #[error("the system has no random numbers")]
     Random,
 }
 
 impl IntrospectionClient {
-    /// A client that asks through `fetcher`; without `endpoint` it is discovered.
+    /// A client that calls through `fetcher`. Without `endpoint` the address is discovered.
     #[must_use]
     pub fn new(
         fetcher: Fetcher,
@@ -93,14 +96,14 @@ impl IntrospectionClient {
         Self { fetcher, id, authentication, endpoint: Mutex::new(endpoint) }
     }
 
-    /// The response about a token, unread.
+    /// The response about a token, not yet parsed.
     pub(super) async fn introspect(
         &self,
         profile: &Profile,
         token: &[u8],
     ) -> Result<Vec<u8>, IntrospectionError> {
         let url = self.endpoint(profile).await?;
-        // An opaque token is ASCII: `is_opaque` looked.
+        // Nothing is lost: `Introspector::is_opaque` accepts ASCII only.
         let token = String::from_utf8_lossy(token);
         let form = [("token", &*token), ("token_type_hint", "access_token")];
         let issuer = profile.issuer.as_str();
@@ -128,10 +131,10 @@ impl IntrospectionClient {
 }
 
 impl ClientAuthentication {
-    /// Completes a POST of a form to an endpoint of the issuer with who we are.
+    /// Completes a POST of a form to an endpoint of the issuer with the agent's credentials.
     ///
     /// # Errors
-    /// We cannot say so.
+    /// There are no random numbers, or the key cannot sign.
     pub fn sign(
         &self,
         request: RequestBuilder,

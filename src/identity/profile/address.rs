@@ -1,10 +1,13 @@
-//! Addresses of issuers and of what they publish.
+//! The addresses of issuers and of what they publish: https only, or http on loopback for development.
+//!
+//! The invariant: keys are never fetched over a connection that another party could have answered.
 
 use std::str::FromStr;
 
 use thiserror::Error;
 use url::Url;
 
+/// The path of the discovery document below the issuer identifier.
 const WELL_KNOWN: &str = "/.well-known/openid-configuration";
 
 /// An issuer identifier: an https URL without query and fragment (OIDC Discovery section 2), or an
@@ -15,16 +18,16 @@ pub struct IssuerUrl {
     url: Url,
 }
 
-/// Why a text is not the address of an issuer or its keys.
+/// Why a text is not a usable address.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum UrlError {
     /// Not a URL.
     #[error("expected a URL such as \"https://idp.example.com\": {0}")]
     Syntax(#[from] url::ParseError),
-    /// Keys that came in the clear could be anybody's.
+    /// Not https: keys that are fetched without TLS may come from any party.
     #[error("expected an https URL (http is accepted for loopback addresses only)")]
     Insecure,
-    /// Credentials, a query or a fragment.
+    /// It has a user, a password, a query or a fragment.
     #[error("expected a URL without user, query and fragment")]
     Parts,
 }
@@ -36,7 +39,7 @@ impl IssuerUrl {
         &self.text
     }
 
-    /// Where its discovery document is (OIDC Discovery section 4.1).
+    /// The address of its discovery document (OIDC Discovery section 4.1).
     #[must_use]
     pub fn discovery(&self) -> Url {
         let mut url = self.url.clone();
@@ -45,7 +48,7 @@ impl IssuerUrl {
         url
     }
 
-    /// Whether it is an http URL on loopback, so that its keys may be fetched by http too.
+    /// Whether it is an http URL on loopback. Its keys may be fetched over http then.
     #[must_use]
     pub fn is_plain(&self) -> bool {
         self.url.scheme() == "http"
@@ -64,7 +67,7 @@ impl FromStr for IssuerUrl {
     }
 }
 
-/// A URL from which keys may be fetched; http only where `plain` allows it, and then on loopback.
+/// A URL from which keys may be fetched: https, or http on loopback where `plain` allows it.
 ///
 /// # Errors
 /// Not a URL, not secure, or with user or fragment.

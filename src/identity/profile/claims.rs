@@ -1,44 +1,45 @@
-//! Which claims carry what, and what they must say.
+//! Which claims of an issuer have which part of an identity, and which values claims must have.
+//!
+//! Everything here is compared byte for byte. A claim that is missing never fulfils a requirement.
 
 use serde_json::{Map, Value};
 
-/// Where a claim is: the name of a top-level claim, or a JSON Pointer (RFC 6901) when it starts with
-/// a slash.
+/// The place of a claim: the name of a top-level claim, or a JSON Pointer (RFC 6901) if it starts with a slash.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimPath(Box<str>);
 
-/// Which claims carry what.
+/// The claims that have the parts of an identity.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimPaths {
-    /// Who it is; `sub` unless the issuer has something better.
+    /// The subject; `sub` by default.
     pub subject: ClaimPath,
-    /// The e-mail address; it counts only beside `email_verified: true`.
+    /// The e-mail address, which is used only together with `email_verified: true`.
     pub email: ClaimPath,
     /// The login name.
     pub username: ClaimPath,
-    /// The groups, roles and the like.
+    /// The groups and roles.
     pub groups: Vec<GroupRule>,
     /// The organization.
     pub organization: Option<ClaimPath>,
 }
 
-/// A claim with groups, and how their names become ours.
+/// A claim with groups, and how their names are changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupRule {
     /// Text, or a list of texts.
     pub claim: ClaimPath,
-    /// Taken off the start of each name that has it.
+    /// Removed from the start of each name that has it.
     pub strip: Box<str>,
-    /// Put before each name, so that roles and groups of one name stay apart.
+    /// Put before each name, so that a role and a group of the same name differ.
     pub prefix: Box<str>,
 }
 
-/// A claim that must have one of some values; of a list, any element.
+/// A claim that must have one of some values. If the claim is a list, one of its elements must.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requirement {
     /// The claim.
     pub claim: ClaimPath,
-    /// The values, compared as texts, byte for byte; `true` and `false` stand for booleans.
+    /// The values, compared as texts byte for byte; `true` and `false` also match booleans.
     pub any_of: Vec<Box<str>>,
 }
 
@@ -55,7 +56,7 @@ impl Default for ClaimPaths {
 }
 
 impl GroupRule {
-    /// The groups of a top-level claim as they are.
+    /// The groups of a top-level claim, unchanged.
     #[must_use]
     pub fn plain(claim: &'static str) -> Self {
         Self { claim: ClaimPath::named(claim), strip: "".into(), prefix: "".into() }
@@ -63,7 +64,7 @@ impl GroupRule {
 }
 
 impl Requirement {
-    /// Whether the claims say what they must.
+    /// Whether the claims fulfil the requirement.
     #[must_use]
     pub fn is_met(&self, claims: &Map<String, Value>) -> bool {
         let wanted = |value: &Value| match value {
@@ -80,13 +81,13 @@ impl Requirement {
 }
 
 impl ClaimPath {
-    /// The top-level claim of that name.
+    /// The top-level claim of this name.
     #[must_use]
     pub fn named(name: &'static str) -> Self {
         Self(name.into())
     }
 
-    /// A claim's name or JSON Pointer; the empty text is neither.
+    /// The claim of this name or JSON Pointer; `None` for the empty text.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
         (!text.is_empty()).then(|| Self(text.into()))

@@ -1,5 +1,7 @@
-//! One fetch of an issuer's discovery document and key set, by https, with every size and time
-//! bounded.
+//! One fetch of an issuer's discovery document and key set over https.
+//!
+//! Every size and time is bounded, and redirects are not followed: keys come from the issuer's own address. The
+//! discovery document must name the configured issuer exactly, or nothing of it is used.
 
 use std::time::Duration;
 
@@ -21,13 +23,15 @@ use crate::{
 
 /// The largest document that is read, in bytes.
 pub(super) const MAX_BODY: usize = 512 * 1024;
+/// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a whole fetch may take.
 const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Fetches key sets.
+/// An HTTP client for the documents of one issuer.
 pub struct Fetcher {
     client: Client,
-    /// The key set's address: configured, or as last discovered.
+    /// The address of the key set: configured, or as last discovered.
     jwks_uri: Mutex<Option<Url>>,
     discovers: bool,
 }
@@ -38,20 +42,20 @@ pub struct Fetched {
     pub set: KeySet,
     /// The document they were read from.
     pub document: String,
-    /// How long it may be kept, if the response says so.
+    /// How long it may be cached, if the response says so.
     pub max_age: Option<Duration>,
 }
 
-/// Why keys could not be fetched. Says which address, so that the operator can try it.
+/// Why a document could not be fetched. Each error has the address, so that the operator can try it.
 #[derive(Debug, Error)]
 pub enum FetchError {
-    /// No HTTP client, for want of a usable TLS configuration.
+    /// The HTTP client cannot be made: TLS cannot be set up.
     #[error("cannot set up TLS: {0}")]
     Client(#[source] reqwest::Error),
-    /// A certificate of the configured authority file is not one.
+    /// The file of authority certificates cannot be read.
     #[error("cannot read the authority certificates: {0}")]
     Authority(#[source] reqwest::Error),
-    /// No answer.
+    /// There is no response.
     #[error("{url}: {}", causes(error))]
     Request {
         /// The address.
@@ -59,7 +63,7 @@ pub enum FetchError {
         /// What went wrong.
         error: reqwest::Error,
     },
-    /// An answer other than 200. Redirects are not followed: keys come from the issuer's own address.
+    /// The status is not 200. Redirects are not followed.
     #[error("{url}: expected status 200, got {status}")]
     Status {
         /// The address.
@@ -67,12 +71,12 @@ pub enum FetchError {
         /// The status.
         status: StatusCode,
     },
-    /// Too large.
+    /// The document is too large.
     #[error("{url}: the document is larger than {limit} bytes")]
     TooLarge {
         /// The address.
         url: String,
-        /// How much is read.
+        /// The largest size that is read.
         limit: usize,
     },
     /// Not a discovery document.
@@ -83,9 +87,9 @@ pub enum FetchError {
         /// What was missing.
         error: serde_json::Error,
     },
-    /// The document is another issuer's (OIDC Discovery section 4.3).
+    /// The document is of another issuer (OIDC Discovery section 4.3).
     #[error(
-        "GET {url}: the document is of issuer {found:?}, but {expected:?} is configured; they must be equal to the letter"
+        "GET {url}: the document is of issuer {found:?}, but {expected:?} is configured; they must be exactly equal"
     )]
     WrongIssuer {
         /// The address.
@@ -95,7 +99,7 @@ pub enum FetchError {
         /// The issuer as configured.
         expected: String,
     },
-    /// An address in the discovery document is not acceptable.
+    /// An address in the discovery document is not secure.
     #[error("the discovery document names {found:?}: {error}")]
     Address {
         /// The address as found.
@@ -113,62 +117,62 @@ pub enum FetchError {
     },
 }
 
-/// What is read of a discovery document.
+/// The members of a discovery document that are used.
 #[derive(Debug, Deserialize)]
 pub struct Discovery {
-    /// The issuer it is of.
+    /// The issuer.
     pub issuer: String,
-    /// Where the keys are.
+    /// The address of the key set.
     pub jwks_uri: String,
-    /// Where opaque tokens are asked about.
+    /// The introspection endpoint.
     pub introspection_endpoint: Option<String>,
-    /// Where people sign in.
+    /// The authorization endpoint, where people sign in.
     pub authorization_endpoint: Option<String>,
-    /// Where codes are exchanged.
+    /// The token endpoint, where codes are exchanged.
     pub token_endpoint: Option<String>,
-    /// Where people sign out.
+    /// The end session endpoint, where people sign out.
     pub end_session_endpoint: Option<String>,
-    /// Where tokens are given back (RFC 7009).
+    /// The revocation endpoint, where tokens are given back (RFC 7009).
     pub revocation_endpoint: Option<String>,
-    /// Whether the issuer says in each answer that it is of it (RFC 9207 section 3).
+    /// Whether the issuer names itself in each authorization response (RFC 9207 section 3).
     #[serde(default)]
     pub authorization_response_iss_parameter_supported: bool,
-    /// The algorithms of its ID tokens, which its access tokens nearly always share.
+    /// The algorithms of its ID tokens. Access tokens nearly always have the same.
     #[serde(default)]
     pub id_token_signing_alg_values_supported: Vec<String>,
 }
 
-/// Where people sign in and out at an issuer.
+/// The endpoints for sign-in and sign-out at an issuer.
 #[derive(Clone)]
 pub struct Endpoints {
-    /// Where they sign in.
+    /// The authorization endpoint, where people sign in.
     pub authorization: Option<Url>,
-    /// Where codes are exchanged.
+    /// The token endpoint, where codes are exchanged.
     pub token: Option<Url>,
-    /// Where they sign out.
+    /// The end session endpoint, where people sign out.
     pub end_session: Option<Url>,
-    /// Where tokens are given back (RFC 7009).
+    /// The revocation endpoint, where tokens are given back (RFC 7009).
     pub revocation: Option<Url>,
-    /// Whether the issuer says in each answer that it is of it (RFC 9207 section 3).
+    /// Whether the issuer names itself in each authorization response (RFC 9207 section 3).
     pub issuer_in_answers: bool,
 }
 
-/// What an examination of an issuer found.
+/// What an examination of an issuer found, for `doctor`.
 pub struct IssuerExamination {
-    /// The discovery document, with whatever issuer it names.
+    /// The discovery document, even if it names another issuer.
     pub discovery: Result<Discovery, FetchError>,
-    /// The clock of who served it, by its `Date`, in seconds since the Unix epoch.
+    /// The time of the server, from the header `Date`.
     pub date: Option<std::time::SystemTime>,
-    /// The document of the key set, as it came.
+    /// The document of the key set, unchecked.
     pub keys: Option<Result<KeysDocument, FetchError>>,
 }
 
-/// Where the key set is, its text, and how long it may be kept.
+/// The address of a key set, its text, and how long it may be cached.
 pub type KeysDocument = (Url, Vec<u8>, Option<Duration>);
 
 impl Fetcher {
-    /// A fetcher. `jwks_uri` replaces discovery; `authority` holds PEM certificates of a private
-    /// authority, trusted beside the system's.
+    /// A fetcher. `jwks_uri` replaces discovery. `authority` has PEM certificates of a private authority, which is trusted
+    /// in addition to the system's.
     ///
     /// # Errors
     /// The certificates cannot be read, or TLS cannot be set up.
@@ -208,7 +212,7 @@ impl Fetcher {
         };
         let fetched = self.fetch_keys(url.clone()).await;
         if self.discovers {
-            // The address is kept while it works, and looked up again once it does not.
+            // The address is used as long as it works, and discovered again after a failure.
             *self.lock() = fetched.is_ok().then_some(url);
         }
         fetched
@@ -218,7 +222,7 @@ impl Fetcher {
         let (body, max_age) = self.get(&url).await?;
         let set = KeySet::parse(&body)
             .map_err(|error| FetchError::Keys { url: url.to_string(), error })?;
-        // What was parsed as JSON is UTF-8.
+        // Nothing is lost: what was parsed as JSON is UTF-8.
         let document = String::from_utf8(body).unwrap_or_default();
         Ok(Fetched { set, document, max_age })
     }
@@ -277,7 +281,7 @@ impl Fetcher {
         Ok(document)
     }
 
-    /// Fetches everything once and judges nothing, for a person who wants to know what is wrong.
+    /// Fetches everything once without checking it, for `doctor`.
     pub async fn examine(&self, profile: &Profile) -> IssuerExamination {
         let url = &profile.discovery;
         let mut date = None;
@@ -320,7 +324,7 @@ impl Fetcher {
         self.client.post(url.clone())
     }
 
-    /// Sends a request and reads `limit` bytes of the answer at most.
+    /// Sends a request and reads at most `limit` bytes of the response.
     pub(crate) async fn answer(
         &self,
         url: &Url,
@@ -370,7 +374,7 @@ fn max_age(response: &Response) -> Option<Duration> {
     Some(Duration::from_secs(seconds))
 }
 
-/// reqwest's own text stops at "error sending request"; the reason is in the sources.
+/// The text of an error with all its sources: reqwest's own text is only "error sending request".
 fn causes(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
     let mut source = std::error::Error::source(error);

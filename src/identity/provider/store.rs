@@ -1,7 +1,7 @@
-//! The last good key set in a file, so that a restart while the provider is down still knows its keys.
+//! The last good key set in a file, so that an agent that starts while the provider is down has its keys.
 //!
-//! The file holds public keys only, but whoever can write to it can sign tokens: it is written with mode
-//! 0600 and not read when others may write to it.
+//! The file has public keys only, but a person who can write to it can make tokens valid. So it is written with mode 0600
+//! and not read when others may write to it.
 
 use std::{
     fs::{self, OpenOptions, Permissions},
@@ -27,7 +27,7 @@ pub(super) struct KeysFile {
     issuer: Box<str>,
 }
 
-/// Why the file is of no use.
+/// Why the file cannot be used.
 #[derive(Debug, Error)]
 pub(super) enum StoreError {
     #[error("cannot read it: {0}")]
@@ -36,9 +36,9 @@ pub(super) enum StoreError {
     Writable,
     #[error("it is longer than the keys of any issuer")]
     TooLarge,
-    #[error("it is not one of ours: {0}")]
+    #[error("it is not a file of stored keys: {0}")]
     Form(#[from] serde_json::Error),
-    #[error("it is of the issuer {0:?}")]
+    #[error("it has the keys of the issuer {0:?}")]
     Issuer(String),
     #[error("its content was changed or cut")]
     Digest,
@@ -74,7 +74,7 @@ impl KeysFile {
         if about.permissions().mode() & 0o022 != 0 {
             return Err(StoreError::Writable);
         }
-        // Each byte of the document may be escaped.
+        // JSON may need several bytes for each byte of the document.
         if about.len() > 8 * MAX_BODY as u64 {
             return Err(StoreError::TooLarge);
         }
@@ -89,7 +89,7 @@ impl KeysFile {
         Ok(Some((set, Timestamp::from_millis(stored.fetched_ms))))
     }
 
-    /// Replaces the file: what is there is always whole.
+    /// Replaces the file at once: a reader never sees half of it.
     pub(super) fn write(&self, keys: &str, fetched: Timestamp) -> io::Result<()> {
         let stored = Stored {
             issuer: self.issuer.to_string(),
@@ -106,7 +106,7 @@ impl KeysFile {
         fs::rename(part, &self.path)
     }
 
-    /// Tells a damaged file, not a forged one.
+    /// A digest that shows a damaged file. It does not protect against a person who changes the file.
     fn digest(&self, fetched_ms: u64, keys: &str) -> String {
         let text = format!("{}\n{fetched_ms}\n{keys}", self.issuer);
         URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, text.as_bytes()))

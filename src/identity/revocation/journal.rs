@@ -1,4 +1,8 @@
-//! The file of revocations: one change a line, added at the end and synced before it counts.
+//! The journal of revocations: a file with one change a line.
+//!
+//! A change is appended and synced to disk before it is confirmed. A line that was not finished is ignored at the next
+//! start, since nothing confirmed it; any other line that cannot be read stops the start, since what it revoked would be
+//! accepted again.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -13,10 +17,10 @@ use tracing::warn;
 
 use super::Revocation;
 
-/// Longer than any line of ours, in bytes.
+/// The longest line, in bytes: more than any revocation takes.
 const MAX_LINE: u64 = 64 * 1024;
 
-/// A change of what is revoked.
+/// One line of the journal.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum JournalEntry {
@@ -24,19 +28,19 @@ pub(super) enum JournalEntry {
     Lift(Revocation),
 }
 
-/// The open file.
+/// The open journal.
 #[derive(Debug)]
 pub(super) struct Journal {
     file: File,
     path: PathBuf,
-    /// Where the last whole line ends.
+    /// Where the last complete line ends.
     whole: u64,
 }
 
-/// Why the file is of no use.
+/// Why the journal cannot be used.
 #[derive(Debug, Error)]
 pub enum JournalError {
-    /// It cannot be read or written.
+    /// The file cannot be read or written.
     #[error("the file of revocations {path}: {error}")]
     Io {
         /// The file.
@@ -44,9 +48,9 @@ pub enum JournalError {
         /// Why not.
         error: io::Error,
     },
-    /// A line in it is not one of ours.
+    /// A line cannot be read.
     #[error(
-        "the file of revocations {path}, line {line}: {error}; mend or remove the line: what it revoked would count again"
+        "the file of revocations {path}, line {line}: {error}; repair the line: without it, what it revoked would be accepted again"
     )]
     Line {
         /// The file.
@@ -59,8 +63,8 @@ pub enum JournalError {
 }
 
 impl Journal {
-    /// Opens or makes the file, and gives each change in it to `each`. Changes nothing in it: a running
-    /// agent may be writing to it.
+    /// Opens the file, or creates it, and gives each change in it to `each`. It does not change the file, to which a running
+    /// agent may be writing.
     pub(super) fn open(
         path: PathBuf,
         mut each: impl FnMut(JournalEntry),
@@ -75,7 +79,7 @@ impl Journal {
         while reader.by_ref().take(MAX_LINE).read_line(&mut line).map_err(failed)? > 0 {
             number += 1;
             if !line.ends_with('\n') && (line.len() as u64) < MAX_LINE {
-                // The agent ended while it wrote: whoever asked was not told that it was done.
+                // The agent ended while it wrote the line, so the change was never confirmed.
                 warn!(
                     path = name,
                     line = number,
@@ -93,7 +97,7 @@ impl Journal {
         Ok(Self { file, path, whole })
     }
 
-    /// Takes the file for this process, and cuts off what was not finished.
+    /// Locks the file for this process, and cuts off a line that was not finished.
     pub(super) fn own(&mut self) -> Result<(), JournalError> {
         let owned = self.file.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => io::Error::other("another agent writes to it"),
@@ -106,7 +110,7 @@ impl Journal {
         JournalError::Io { path: self.path.display().to_string(), error }
     }
 
-    /// Adds a change; it is on disk when this returns without an error.
+    /// Adds a change. It is on disk when this returns without an error.
     pub(super) fn append(&mut self, change: &JournalEntry) -> Result<(), JournalError> {
         match self.write(change) {
             Ok(length) => {
@@ -114,7 +118,7 @@ impl Journal {
                 Ok(())
             }
             Err(error) => {
-                // Half a line must not be in the way of the next one.
+                // The next change must not be appended to half a line.
                 let _ = self.file.set_len(self.whole);
                 Err(self.failed(error))
             }

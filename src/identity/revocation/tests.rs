@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::identity::{Authority, TokenIds};
+use crate::identity::{Authority, TokenIds, groups::JoinedGroups};
 
 fn identity(authority: &str, subject: &str, issued: Option<u64>) -> Identity {
     let authority = named(authority, authority);
@@ -12,7 +12,7 @@ fn identity(authority: &str, subject: &str, issued: Option<u64>) -> Identity {
         email: None,
         username: None,
         groups: vec![],
-        groups_joined: "".into(),
+        groups_joined: JoinedGroups::default(),
         groups_overage: false,
         organization: None,
         token: TokenIds {
@@ -53,7 +53,7 @@ fn a_subject_is_revoked_with_all_it_has_at_its_issuer_only() {
     for issued in [None, Some(1), Some(u64::MAX)] {
         assert!(revocations.cover(&identity("corp", "alice", issued)));
         assert!(!revocations.cover(&identity("corp", "bob", issued)));
-        assert!(!revocations.cover(&identity("partner", "alice", issued)), "somebody else");
+        assert!(!revocations.cover(&identity("partner", "alice", issued)), "another person");
     }
     assert!(revocations.lift(revocation_of("alice"), NOW).unwrap());
     assert!(!revocations.lift(revocation_of("alice"), NOW).unwrap());
@@ -110,10 +110,10 @@ fn what_does_not_say_exactly_what_is_refused() {
         ),
         (revocation_of(""), "1 to 512 bytes"),
         (revocation_of("a\nb"), "control"),
-        (of(&"x".repeat(513)), "1 to 512 bytes"),
+        (revocation_of(&"x".repeat(513)), "1 to 512 bytes"),
         (Revocation { note: text("\x1b"), ..revocation_of("a") }, "control"),
         (Revocation { issuer: "".into(), ..revocation_of("a") }, "\"corp\", \"partner\""),
-        (Revocation { issuer: "nobody".into(), ..revocation_of("a") }, "\"corp\", \"partner\""),
+        (Revocation { issuer: "unknown".into(), ..revocation_of("a") }, "\"corp\", \"partner\""),
     ] {
         let error = revocations.revoke(bad.clone(), NOW).unwrap_err().to_string();
         assert!(error.contains(want), "{bad:?}: {error}");
@@ -147,14 +147,14 @@ fn revocations_outlive_a_restart_and_an_unfinished_line() {
     second.revoke(revocation_of("carol"), NOW).unwrap();
     drop(second);
     assert!(open().unwrap().cover(&identity("corp", "carol", None)));
-    // A broken line in the middle could have revoked anybody.
+    // A broken line in the middle could have revoked any person.
     std::fs::write(&path, format!("nonsense\n{whole}")).unwrap();
     let error = open().map(|_| ()).unwrap_err().to_string();
     assert!(error.contains("line 1"), "{error}");
 }
 
 #[test]
-fn a_file_that_is_none_of_ours_is_refused_without_reading_all_of_it() {
+fn a_file_that_is_not_a_journal_is_refused_without_reading_all_of_it() {
     // Endless zeros.
     let error = Revocations::open(names(), Some("/dev/zero".into())).map(|_| ()).unwrap_err();
     assert!(error.to_string().contains("line 1"), "{error}");
@@ -199,7 +199,7 @@ fn s10_what_is_revoked_stays_so_whatever_its_issuer_is_called() {
 }
 
 #[test]
-fn s10_another_agent_is_heard_before_its_issuer_is_configured_here() {
+fn s10_a_change_of_another_agent_applies_before_its_issuer_is_configured_here() {
     let one = none();
     let revoked = one.revoke(revocation_of("alice"), NOW).unwrap();
     assert_eq!(&*revoked.issuer, "https://corp.test", "names are one agent's own");

@@ -278,10 +278,10 @@ impl Shared {
         let known: HashSet<_> = theirs
             .iter()
             .filter(|their| !their.lifted)
-            .map(|their| their.revocation.name())
+            .map(|their| their.revocation.key())
             .collect();
         for revocation in revocations.list() {
-            if known.contains(&revocation.name()) {
+            if known.contains(&revocation.key()) {
                 continue;
             }
             let at_ms = revocation.at_ms.unwrap_or_default();

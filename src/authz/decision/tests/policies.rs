@@ -43,7 +43,7 @@ const fn shadow(set: &PolicySet) -> PolicySets<'_> {
     PolicySets { enforced: None, shadow: Some(set) }
 }
 
-/// Somebody, and a workspace of theirs whose editor admits so many.
+/// A person, and a workspace of that person whose editor has this admission.
 fn scene(admission: Admission, phase: Phase) -> (Arc<Identity>, Workspace) {
     let who = identity(&profile("corp", &[MatchBy::Subject]), "s");
     let mut workspace = workspace(person(Some("s"), None, None));
@@ -93,13 +93,13 @@ fn a_public_endpoint_has_policies_too() {
         assert_eq!(ask(who, &workspaces, PolicySets::default()).reason, Reason::Public);
         let decision = ask(who, &workspaces, enforced(&NARROW[3]));
         assert_eq!((decision.reason, decision.route), (Reason::PolicyForbidden, None));
-        // Whoever asks at a public endpoint is one of the public.
+        // A person with an identity reaches a public endpoint as everyone does.
         assert_eq!(ask(who, &workspaces, enforced(&NARROW[2])).reason, Reason::Public);
     }
 }
 
 #[test]
-fn a_permit_is_no_way_past_identity_phase_age_or_what_is_offered() {
+fn a_permit_never_gets_past_identity_phase_age_or_what_is_offered() {
     let (_, workspace) = scene(Admission::Owner, Phase::Running);
     let stranger = Arc::new(identity(&profile("corp", &[MatchBy::Subject]), "x"));
     let policies = enforced(&REPLACE);
