@@ -178,9 +178,16 @@ impl Names {
         texts.extend(table.also_issuers.take().unwrap_or_default());
         let template = texts.iter().any(|text| text.contains(TENANT));
         if template == tenants.is_empty() {
-            let message = format!(
-                "'tenants' and an issuer with \"{TENANT}\" belong together: list the tenants whose tokens count"
-            );
+            let message = if template {
+                format!(
+                    "an issuer with \"{TENANT}\" needs 'tenants': list the tenants whose tokens are accepted, or give the \
+                     issuer of one tenant, such as \"https://login.microsoftonline.com/TENANT-ID/v2.0\""
+                )
+            } else {
+                format!(
+                    "'tenants' needs an issuer with \"{TENANT}\": remove 'tenants', as this issuer is of one tenant"
+                )
+            };
             report.mistake(message);
             return None;
         }

@@ -106,14 +106,30 @@ fn j10_entra_tokens_of_version_1_count_only_where_they_are_listed() {
 }
 
 #[test]
+fn entra_of_a_single_tenant_is_reached_at_its_own_address() {
+    let own = format!("https://login.microsoftonline.com/{TENANT}/v2.0");
+    let table = format!("preset = 'entra'\nissuer = '{own}'");
+    let single = one(&table);
+    let discovery = format!("{own}/.well-known/openid-configuration");
+    assert_eq!(single.profile.discovery.as_str(), discovery);
+    assert_eq!(&*read(&single, false, entra_token(2, TENANT)).unwrap().subject, "oid-alice");
+    for (version, tenant) in [(2, OTHER_TENANT), (1, TENANT)] {
+        let other = read(&single, false, entra_token(version, tenant));
+        assert_eq!(other.unwrap_err(), TokenError::Issuer);
+    }
+    let text = mistake(&format!("{table}\ntenants = ['{TENANT}']"));
+    assert!(text.contains("remove 'tenants'"), "{text}");
+}
+
+#[test]
 fn entra_without_a_tenant_or_with_all_of_them_is_a_mistake() {
     for (table, want) in [
-        ("preset = 'entra'", "belong together"),
-        ("preset = 'entra'\ntenants = []", "belong together"),
+        ("preset = 'entra'", "an issuer with \"{tenantid}\" needs 'tenants'"),
+        ("preset = 'entra'\ntenants = []", "an issuer with \"{tenantid}\" needs 'tenants'"),
         ("preset = 'entra'\ntenants = ['common']", "expected a tenant id"),
         (
             "issuer = 'https://a.test'\ntenants = ['72f988bf-86f1-41af-91ab-2d7cd011db47']",
-            "belong together",
+            "'tenants' needs an issuer with \"{tenantid}\": remove 'tenants'",
         ),
     ] {
         let text = mistake(table);
