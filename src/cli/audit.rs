@@ -15,7 +15,7 @@ use crate::{
         PublicKey,
         read::{Filter, Summaries, cell, select, summarise},
         rotated,
-        verify::{Checkpoint, Report, Trusted, now_ms, verify},
+        verify::{Checkpoint, Report, Trusted, verify},
     },
     config::Config,
 };
@@ -292,7 +292,7 @@ impl FilterArgs {
     pub(super) fn filter(&self) -> anyhow::Result<Filter> {
         let time = |text: &Option<String>, name: &str| {
             match text {
-            Some(text) => moment(text).map(Some).with_context(|| format!("--{name}: expected a time such as 2026-11-24T08:00:00Z, a date, or a time ago such as 36h or 7d; found {text:?}")),
+            Some(text) => read_time(text).map(Some).with_context(|| format!("--{name}: expected a time such as 2026-11-24T08:00:00Z, a date, or a time ago such as 36h or 7d; found {text:?}")),
             None => Ok(None),
         }
         };
@@ -308,20 +308,18 @@ impl FilterArgs {
     }
 }
 
-/// Milliseconds since the Unix epoch.
-fn moment(text: &str) -> Option<u64> {
-    let units = [('s', 1), ('m', 60), ('h', 3600), ('d', 86_400)];
-    for (unit, seconds) in units {
-        if let Some(number) = text.strip_suffix(unit).and_then(|n| n.parse::<u64>().ok()) {
-            let ago = number.checked_mul(seconds)?.checked_mul(1000)?;
-            return Some(now_ms().saturating_sub(ago));
-        }
-    }
-    let day = || {
-        let date: jiff::civil::Date = text.parse().ok()?;
-        date.to_zoned(jiff::tz::TimeZone::UTC).ok().map(|day| day.timestamp())
+/// Reads a time, a date or a span of time ago as milliseconds since the Unix epoch. Dates and days are those of UTC.
+fn read_time(text: &str) -> Option<u64> {
+    let utc = jiff::tz::TimeZone::UTC;
+    let ago = text.parse::<jiff::Span>().ok().filter(|span| !span.is_negative());
+    let time = match ago {
+        Some(span) => jiff::Timestamp::now().to_zoned(utc).checked_sub(span).ok()?.timestamp(),
+        None => match text.parse::<jiff::Timestamp>() {
+            Ok(time) => time,
+            // Only then a date: it would also be read from a time, without its offset.
+            Err(_) => text.parse::<jiff::civil::Date>().ok()?.to_zoned(utc).ok()?.timestamp(),
+        },
     };
-    let time = text.parse::<jiff::Timestamp>().ok().or_else(day)?;
     u64::try_from(time.as_millisecond()).ok()
 }
 
@@ -463,4 +461,32 @@ fn public_key(args: &KeyArgs) -> anyhow::Result<()> {
 fn read_key(path: &Path) -> anyhow::Result<PublicKey> {
     PublicKey::read(path)
         .with_context(|| format!("the key {} (the agent makes it when it starts)", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_read_as_time_date_or_span() {
+        let day = 86_400_000;
+        assert_eq!(read_time("1970-01-02"), Some(day));
+        assert_eq!(read_time("1970-01-02T02:00:00+02:00"), Some(day));
+        let now = u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap();
+        for (text, ago) in [
+            ("90s", 90_000),
+            ("5m", 300_000),
+            ("36h", 36 * 3_600_000),
+            ("7d", 7 * day),
+            ("1d12h", 36 * 3_600_000),
+            ("1d 12h", 36 * 3_600_000),
+            ("2w", 14 * day),
+        ] {
+            let read = read_time(text).unwrap();
+            assert!((read + ago).abs_diff(now) < 60_000, "{text}");
+        }
+        for text in ["", "7", "d", "-7d", "7d ago", "7 moons", "yesterday", "-1"] {
+            assert_eq!(read_time(text), None, "{text}");
+        }
+    }
 }

@@ -5,15 +5,17 @@
 
 use std::{fmt, time::Duration};
 
-use include_dir::{Dir, include_dir};
-
 use super::lint::REUSE;
 use crate::haproxy_config::shipped::{GATE, SPOE};
 
 mod template;
 
 const TCP: &str = include_str!("../../haproxy/tcp.cfg");
-static PAGES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/haproxy/pages");
+/// The files of haproxy/pages by name, in the order of the names. A test of generate holds the list against the directory.
+const PAGES: [(&str, &str); 2] = [
+    ("style.css", include_str!("../../haproxy/pages/style.css")),
+    ("unavailable.html", include_str!("../../haproxy/pages/unavailable.html")),
+];
 
 /// A version of HAProxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
@@ -172,13 +174,9 @@ pub fn generate(facts: &Facts) -> Vec<File> {
         File { path: "identity.spoe.cfg".into(), text: template::spoe(SPOE, facts) },
         File { path: "tcp.cfg".into(), text: template::gate(TCP, facts) },
     ];
-    let mut pages: Vec<_> = PAGES.files().collect();
-    pages.sort_by_key(|page| page.path());
-    for page in pages {
-        let name = page.path().file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    for (name, text) in PAGES {
         let path = format!("pages/{name}");
-        let named = files.iter().any(|file| file.text.contains(&path));
-        if let Some(text) = page.contents_utf8().filter(|_| named) {
+        if files.iter().any(|file| file.text.contains(&path)) {
             files.push(File { path, text: text.to_owned() });
         }
     }
@@ -188,6 +186,16 @@ pub fn generate(facts: &Facts) -> Vec<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_page_is_compiled_in() {
+        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/haproxy/pages");
+        let files = std::fs::read_dir(directory).unwrap();
+        let mut names: Vec<_> =
+            files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        assert!(PAGES.iter().map(|(name, _)| *name).eq(names.iter().map(String::as_str)));
+    }
 
     #[test]
     fn what_haproxy_says_of_itself_tells_what_to_write() {

@@ -18,6 +18,7 @@ use std::{
     },
 };
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::header::ACCEPT;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -443,12 +444,10 @@ fn destination(target: &str) -> Option<Destination> {
 
 /// Percent-encodes a user name as one segment of a path.
 fn encoded(name: &str) -> String {
-    name.bytes()
-        .map(|byte| {
-            let plain = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~');
-            if plain { char::from(byte).to_string() } else { format!("%{byte:02X}") }
-        })
-        .collect()
+    /// The characters that never need an escape (RFC 3986 section 2.3).
+    const SEGMENT: &AsciiSet =
+        &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+    utf8_percent_encode(name, SEGMENT).to_string()
 }
 
 #[cfg(test)]

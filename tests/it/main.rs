@@ -25,6 +25,7 @@ mod doctor;
 mod fail_closed;
 mod gate;
 mod generate;
+mod groups;
 mod hygiene;
 mod introspection;
 mod keys;
