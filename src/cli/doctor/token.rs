@@ -151,5 +151,11 @@ fn known(profile: &Profile, identity: &Identity) -> Vec<Finding> {
             "use application roles, or a filter on the groups that go into tokens",
         ));
     }
+    if identity.groups_joined.left_out() {
+        findings.push(Finding::warn(
+            "HAProxy's variable 'groups' lacks some of these groups: 'groups_incomplete' is set",
+            "names with a comma, and what is beyond 4096 bytes, are left out: decide by grants and policies, or filter the groups at the provider",
+        ));
+    }
     findings
 }
