@@ -129,6 +129,7 @@ pub fn decide(
     let found = workspaces.find(target.source, &target.workspace);
     let endpoint = match &found {
         Found::Workspace(record) => record.workspace.endpoint_at(&target.endpoint, context.path),
+        // Records of a workspace that does not exist have the endpoint too.
         Found::Unknown | Found::NotLoaded | Found::Ambiguous => target.endpoint.clone(),
     };
     let mut decision = Decision {
@@ -198,6 +199,7 @@ impl Decision {
         context: &RequestContext<'_>,
     ) -> Self {
         let PolicySets { enforced, shadow } = policies;
+        // Without policies nothing is prepared for them: most agents have none.
         if enforced.or(shadow).is_none() {
             return self.complete(relation, record, limits, context);
         }
@@ -251,6 +253,7 @@ impl Decision {
         self.add_workspace(record);
         let used = if context.is_stream { Protocol::Tcp } else { Protocol::Http };
         self.reason = match record.workspace.phase {
+            // Before the phase, which is stale as well.
             _ if is_stale(record, allowed) => Reason::WorkspaceStale,
             Phase::Running | Phase::Updating if owner_has_left(record) => Reason::OwnerInactive,
             Phase::Running | Phase::Updating => match self.route(record, limits, used) {
@@ -308,6 +311,7 @@ impl Decision {
                 };
             }
             Destination::Address(server) => Route::Direct(server.socket()),
+            // The name is resolved in the background; a request takes the address of this moment.
             Destination::Gateway(gateway) => {
                 let address = gateway.address().ok_or(Reason::DestinationUnresolved)?;
                 Route::Named(address, gateway)

@@ -68,6 +68,7 @@ pub fn evaluate(
     match membership {
         Membership::Ambiguous => return Permission::Denied(Reason::UserAmbiguous),
         Membership::Inactive(_) => return Permission::Denied(Reason::UserInactive),
+        // A person whom the directory does not know may still have a grant by name, or reach what is open to everyone.
         Membership::NoDirectory | Membership::Stranger | Membership::Member(_) => {}
     }
     let visitor = Visitor { identity, membership };

@@ -55,6 +55,7 @@ impl CertificateRule {
         let of_issuer = self.issuer.as_ref().is_none_or(|wanted| **wanted == *issuer);
         let end = u64::try_from(certificate.validity().not_after.timestamp()).ok()?;
         let expires = Timestamp::from_secs(end);
+        // HAProxy checked the dates when the connection began, which may be long ago.
         if !rest.is_empty() || !of_issuer || expires <= now {
             return None;
         }
@@ -68,6 +69,7 @@ impl CertificateRule {
             (self.field == CertificateField::Email).then(|| value.to_ascii_lowercase().into());
         Some(Identity {
             authority: Arc::clone(&self.authority),
+            // Nothing is decided by this text, so characters that cannot stand in a header are dropped.
             issuer: issuer.chars().filter(|c| !c.is_control()).collect::<String>().into(),
             subject: subject.into(),
             email,

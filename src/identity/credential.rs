@@ -53,6 +53,7 @@ impl<'a> Credential<'a> {
     /// (RFC 9110 section 11.1).
     #[must_use]
     pub fn from_authorization(value: &'a [u8]) -> Self {
+        // A scheme without a token is a credential too: an empty one, which is refused as malformed.
         let end = value.iter().position(|b| matches!(b, b' ' | b'\t')).unwrap_or(value.len());
         let (scheme, rest) = value.split_at_checked(end).unwrap_or((value, b""));
         if scheme.eq_ignore_ascii_case(b"Bearer") {
@@ -84,6 +85,7 @@ impl<'a> Credential<'a> {
                 .filter(|_| locations.subprotocol)
                 .map_or(Self::Absent, |header| Self::from(place::subprotocol(header)).decoded()),
         ];
+        // A header of another scheme (Basic) is the workspace's, so it does not conflict with a token elsewhere.
         others.into_iter().fold(header, |one, other| match (one, other) {
             (one, Self::Absent) => one,
             (Self::Absent, other) => other,

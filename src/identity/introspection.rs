@@ -99,6 +99,7 @@ impl Introspector {
     #[must_use]
     pub fn is_opaque(token: &[u8]) -> bool {
         let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(b);
+        // A JWT is verified here and never sent to an issuer, which may be another than its own.
         let is_jwt = token.split(|b| *b == b'.').count() == 3;
         !is_jwt && !token.is_empty() && token.len() <= MAX_TOKEN && token.iter().all(plain)
     }
@@ -126,6 +127,7 @@ impl Introspector {
         if let Some(under_way) = pending.get(&digest) {
             return Err(under_way.subscribe());
         }
+        // Every client can send opaque texts, so the calls to the issuer are limited.
         let Ok(permit) = Arc::clone(&self.in_flight).try_acquire_owned() else {
             warn!(issuer = %self.profile.authority.name, "a request with an opaque token is refused: too many introspection requests are under way");
             return Ok(Authentication::IntrospectionUnavailable);
@@ -164,6 +166,7 @@ impl Introspector {
         let now = Timestamp::now();
         match read(&self.profile, &response, now.plus(self.keep), now) {
             Ok(identity) => {
+                // Not until the token ends: the issuer may call it inactive earlier.
                 let until = identity.expires.min(now.plus(self.keep));
                 CachedResponse { verdict: Ok(Arc::new(identity)), until }
             }
@@ -192,6 +195,7 @@ fn read(
     match claims.remove("active") {
         Some(Value::Bool(true)) => {}
         Some(Value::Bool(false)) => return Err(Some(TokenError::Inactive)),
+        // Only the JSON values true and false are an answer (RFC 7662 section 2.2).
         _ => return Err(None),
     }
     if let Some(kind) = claims.remove("token_type") {

@@ -103,6 +103,7 @@ impl Issuers {
         if let Some(verified) = self.cache.find(&digest, now)
             && self.is_current(&verified, now)
         {
+            // The kind of credential is this request's; the rest is what was recorded when the token was verified.
             let credential = evidence.credential;
             *evidence = Evidence { credential, cached: true, ..verified.evidence };
             return Outcome::Settled(Authentication::Known(verified.identity));
@@ -120,6 +121,7 @@ impl Issuers {
             Ok(unverified) => unverified,
             Err(error) => return refused(error),
         };
+        // The issuer is not verified yet. It only selects the keys, and the claims are checked against it afterwards.
         let Some((issuer, provider)) = unverified.issuer().and_then(|name| {
             self.providers
                 .iter()
@@ -144,6 +146,7 @@ impl Issuers {
                 Outcome::Settled(Authentication::Known(identity))
             }
             Err(VerifyError::Refused(error)) => refused(error),
+            // The provider may have a new key that is not here yet.
             Err(VerifyError::UnknownKey) if waiting == Waiting::Allowed => match provider.refetch()
             {
                 Some(ended) => Outcome::Wait(Pending::new(ended)),

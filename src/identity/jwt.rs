@@ -108,11 +108,13 @@ impl<'t> Unverified<'t> {
         };
         let decode = |segment| URL_SAFE_NO_PAD.decode(segment).map_err(|_| TokenError::Malformed);
         let header = decode(header)?;
+        // Real headers are short. The limit keeps certificates and keys out, which a header may contain.
         if header.len() > MAX_HEADER {
             return Err(TokenError::Oversized);
         }
         let header = json::object(&header).map_err(|_| TokenError::Malformed)?;
         let header = Header::read(&header)?;
+        // An empty signature is what "alg": "none" has; it must not even reach a verifier.
         if decode(signature)?.is_empty() {
             return Err(TokenError::Malformed);
         }
@@ -166,6 +168,7 @@ impl<'t> Unverified<'t> {
     /// The first check that fails: algorithm, key, signature.
     pub fn verify_signature(&self, profile: &Profile, keys: &KeySet) -> Result<(), VerifyError> {
         let algorithm = self.header.algorithm;
+        // The header only proposes an algorithm: configuration and key must both allow it (RFC 8725 section 3.1).
         if !profile.algorithms.contains(&algorithm) {
             return Err(TokenError::Algorithm.into());
         }
@@ -223,6 +226,7 @@ impl Header {
         let key_id = match header.get("kid") {
             None => None,
             Some(Value::String(id)) => Some(id.clone()),
+            // A number or a list is not an id; to guess would be to choose a key.
             Some(_) => return Err(TokenError::Malformed),
         };
         let kind = match header.get("typ") {

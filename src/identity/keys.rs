@@ -110,6 +110,7 @@ impl KeySet {
         }
         let count = raw.keys.len();
         let mut keys: Vec<Key> = Vec::new();
+        // A key that cannot be read is skipped: one new type of key must not make an issuer unusable.
         for key in raw.keys.into_iter().filter_map(|key| Key::read(&key)) {
             keys.push(key);
         }
@@ -147,6 +148,7 @@ impl KeySet {
     /// No key matches, or several do.
     pub fn select(&self, id: Option<&str>, algorithm: Algorithm) -> Result<&Key, KeyMiss> {
         let fits = |key: &&Key| key.algorithms.contains(&algorithm);
+        // Another key of the same algorithm may be the right one, and trying them in turn would cost a check each.
         let Some(id) = id else {
             let mut fitting = self.keys.iter().filter(fits);
             return match (fitting.next(), fitting.next()) {
@@ -159,6 +161,7 @@ impl KeySet {
         match named().find(fits) {
             Some(key) if key.ambiguous => Err(KeyMiss::Ambiguous),
             Some(key) => Ok(key),
+            // The id is known, so a newer set would not help: only an unknown id is worth a fetch.
             None if named().next().is_some() => Err(KeyMiss::Algorithm),
             None => Err(KeyMiss::Unknown),
         }
@@ -188,11 +191,13 @@ impl Key {
         let raw = RawKey::deserialize(value).ok()?;
         let for_signatures = raw.usage.as_deref().is_none_or(|usage| usage == "sig")
             && raw.key_ops.as_ref().is_none_or(|ops| ops.iter().any(|op| op == "verify"));
+        // `d` is the private part: a key that was published with it is no longer secret.
         if raw.d.is_some() || !for_signatures {
             return None;
         }
         let (family, material, decoding) = raw.material()?;
         let algorithms: Vec<_> = match raw.alg.as_deref() {
+            // Without `alg` a key may be used for every algorithm of its type.
             None => family.to_vec(),
             Some(name) => family
                 .iter()
@@ -233,6 +238,7 @@ impl RawKey {
                     (&[Algorithm::ES384], 48, &ECDSA_P384_SHA384_FIXED)
                 };
                 let (x, y) = (bytes(&self.x)?, bytes(&self.y)?);
+                // jsonwebtoken does not check that the point is on the curve.
                 if x.len() != size || y.len() != size || !on_curve(verification, &x, &y) {
                     return None;
                 }
@@ -303,6 +309,7 @@ fn mark_ambiguous(keys: &mut [Key]) {
         .map(|key| {
             key.id.is_some()
                 && keys.iter().any(|other| {
+                    // The same key listed twice is not ambiguous.
                     other.id == key.id
                         && other.material != key.material
                         && other.algorithms.iter().any(|a| key.algorithms.contains(a))
@@ -323,6 +330,7 @@ fn fingerprint(keys: &[Key]) -> [u8; 32] {
             format!("{:?} {:?} {:?} {material}", key.id, key.algorithms, key.issuer)
         })
         .collect();
+    // The order of keys in the document does not matter, and providers change it.
     parts.sort_unstable();
     let digest = digest::digest(&digest::SHA256, parts.join("\n").as_bytes());
     let mut bytes = [0; 32];

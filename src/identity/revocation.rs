@@ -308,6 +308,7 @@ impl Revocations {
         }
         let mut journal = self.journal.lock();
         let known = self.known_at(&revocation);
+        // Changes may arrive in another order than they were made, so their times decide.
         let change = match (shared.lifted, known) {
             (true, Some(at)) if at <= shared.at_ms => JournalEntry::Lift(revocation.clone()),
             (false, None) => JournalEntry::Revoke(revocation.clone()),
@@ -397,6 +398,7 @@ impl Revocations {
     /// The revocation with the identifier of its issuer, if it is valid.
     fn check(&self, mut revocation: Revocation) -> Result<Revocation, RevokeError> {
         let configured = self.authorities.load();
+        // With one issuer the administrator may leave it out.
         let only = match configured.as_slice() {
             [only] if revocation.issuer.is_empty() => Some(Arc::clone(only)),
             _ => self.authority(&revocation.issuer),
@@ -422,6 +424,7 @@ impl Revocations {
                 _ => None,
             };
         }
+        // Counted under the lock, but read without it: a request that sees zero began before this revocation was confirmed.
         if map.insert(named, Arc::new(revocation)).is_none() {
             self.count.fetch_add(1, Ordering::Release);
         }
@@ -446,6 +449,7 @@ impl AuthorityRevocations {
         let token = &identity.token;
         let by_subject = self.subjects.get(&*identity.subject).is_some_and(|revocation| {
             match (revocation.before_ms, token.issued) {
+                // A token without a time of issue may be older than the revocation, so it is refused.
                 (Some(before), Some(issued)) => issued < Timestamp::from_millis(before),
                 _ => true,
             }

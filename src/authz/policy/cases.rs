@@ -184,6 +184,7 @@ impl PolicyCase {
             organization: user.organization.as_deref(),
             groups: Some(&user.groups),
         });
+        // The defaults are what most cases are about: an owner, or a visitor of a public endpoint.
         let usual = if principal.is_some() { Reason::Owner } else { Reason::Public };
         let relation = self.relation.unwrap_or(Permission::Granted(usual));
         if principal.is_none() && relation != Permission::Granted(Reason::Public) {
@@ -194,6 +195,7 @@ impl PolicyCase {
         }
         let now = match &self.time {
             Some(time) => read_time(time, &set.zone)?,
+            // A default would make the result of a case depend on when it runs, or hide the rule.
             None if set.inputs.reads_time() => {
                 return Err("the policies read the time: expected 'time'".into());
             }

@@ -117,6 +117,7 @@ impl PolicySet {
                     continue;
                 }
             };
+            // A template applies only when it is linked, which no file of policies can do.
             if let Some(template) = parsed.templates().next() {
                 let at = source.text.find(&template.to_cedar()).unwrap_or_default();
                 let message = "templates (?principal, ?resource) are not supported: write one policy for each";
@@ -156,6 +157,7 @@ impl PolicySet {
             }
         }
         if !mistakes.is_empty() {
+            // In the order in which a person reads the files; Cedar reports some mistakes once for each action.
             mistakes.sort_by(|a, b| (&a.file, a.place).cmp(&(&b.file, b.place)));
             mistakes.dedup();
             return Err(mistakes.into());
@@ -240,6 +242,7 @@ fn read(directory: &Path) -> Result<Vec<PolicyFile>, Mistakes> {
             paths.insert(path);
         }
     }
+    // An empty directory is more likely a wrong path than a wish to have no policies.
     if paths.is_empty() {
         let message = "there is no policy: expected files that end in .cedar";
         return Err(Mistakes::whole(&shown, message));
@@ -260,6 +263,7 @@ fn hash(sources: &[PolicyFile]) -> Fingerprint {
     let mut all = Vec::new();
     for PolicyFile { name, text } in sources {
         let name = Path::new(name).file_name().unwrap_or_default().as_encoded_bytes();
+        // Lengths separate the parts: without them two different sets of files could have the same bytes.
         for part in [name, text.as_bytes()] {
             all.extend((part.len() as u64).to_be_bytes());
             all.extend(part);

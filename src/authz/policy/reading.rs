@@ -56,6 +56,7 @@ pub fn readings(path: &[u8]) -> Result<Vec<Cow<'_, str>>, Unreadable> {
     }
     let mut seen = BTreeSet::from([path.to_vec()]);
     let mut take = |next: Vec<u8>, to: &mut Vec<Vec<u8>>| {
+        // Different steps often lead to the same reading.
         if !seen.insert(next.clone()) {
             return Ok(());
         }

@@ -220,6 +220,7 @@ impl<'r> RecordedRequest<'r> {
             text(record, "method").filter(|m| !m.is_empty() && m.len() < 32 && !m.contains('\\'));
         let path = record.get("path").and_then(Value::as_str);
         let stream = inputs.and_then(|inputs| inputs.get("stream")?.as_bool());
+        // Records of streams have an empty method and no path.
         let nothing = text(record, "method").is_some_and(str::is_empty) && path.is_none();
         Self {
             record,
@@ -228,6 +229,7 @@ impl<'r> RecordedRequest<'r> {
             groups,
             endpoint: text(record, "endpoint").and_then(EndpointName::parse),
             method,
+            // A path with a placeholder is only a shape, by which no rule about paths can be evaluated.
             path: path.filter(|path| !path.contains('*')),
             is_stream: stream.unwrap_or(nothing),
         }

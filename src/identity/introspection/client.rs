@@ -125,6 +125,7 @@ impl IntrospectionClient {
         }
         let found = self.fetcher.introspection_endpoint(profile).await?;
         let url = found.ok_or(IntrospectionError::NoEndpoint)?;
+        // Two calls may both discover it; they find the same address.
         *self.endpoint.lock() = Some(url.clone());
         Ok(url)
     }
@@ -149,6 +150,7 @@ impl ClientAuthentication {
             .header(header::ACCEPT, "application/json");
         match self {
             Self::Secret(secret) => {
+                // Id and secret are form-encoded before they are joined (RFC 6749 section 2.3.1).
                 let encode = |text: &str| -> String {
                     form_urlencoded::byte_serialize(text.as_bytes()).collect()
                 };
@@ -161,6 +163,7 @@ impl ClientAuthentication {
                 }
             }
             Self::PrivateKey { key, algorithm, key_id } => {
+                // A fresh id for each assertion, since servers refuse one that they have seen.
                 let mut number = [0; 16];
                 rand::fill(&mut number).map_err(|_| IntrospectionError::Random)?;
                 let now = Timestamp::now();

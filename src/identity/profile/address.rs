@@ -59,6 +59,7 @@ impl FromStr for IssuerUrl {
     type Err = UrlError;
 
     fn from_str(text: &str) -> Result<Self, UrlError> {
+        // The text is kept as it is: issuers are compared byte for byte, and a parsed URL may gain a slash.
         let url = secure_url(text, true)?;
         if url.query().is_some() {
             return Err(UrlError::Parts);
@@ -76,6 +77,7 @@ pub fn secure_url(text: &str, plain: bool) -> Result<Url, UrlError> {
     let loopback = match url.host() {
         Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
         Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        // Another name may resolve to loopback today and elsewhere tomorrow.
         Some(url::Host::Domain(name)) => name == "localhost",
         None => false,
     };

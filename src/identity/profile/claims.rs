@@ -72,6 +72,7 @@ impl Requirement {
             Value::Bool(flag) => self.any_of.iter().any(|any| **any == *flag.to_string()),
             _ => false,
         };
+        // A list of lists or an object never fulfils a requirement: its meaning would be a guess.
         match self.claim.find(claims) {
             Some(Value::Array(several)) => several.iter().any(wanted),
             Some(one) => wanted(one),
@@ -96,6 +97,7 @@ impl ClaimPath {
     /// The claim, if it is there.
     #[must_use]
     pub fn find<'c>(&self, claims: &'c Map<String, Value>) -> Option<&'c Value> {
+        // A name may contain slashes (claims of Auth0 are named by URLs), so only a leading one makes a pointer.
         let Some(pointer) = self.0.strip_prefix('/') else { return claims.get(&*self.0) };
         let (first, rest) = match pointer.find('/') {
             Some(slash) => pointer.split_at(slash),

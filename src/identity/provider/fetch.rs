@@ -178,6 +178,7 @@ impl Fetcher {
     /// The certificates cannot be read, or TLS cannot be set up.
     pub fn new(jwks_uri: Option<Url>, authority: Option<&[u8]>) -> Result<Self, FetchError> {
         let mut builder = Client::builder()
+            // A redirect could lead to keys of another party.
             .redirect(Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .timeout(TOTAL_TIMEOUT)
@@ -288,6 +289,7 @@ impl Fetcher {
         let discovery = async {
             let failed = |error| FetchError::Request { url: url.to_string(), error };
             let response = self.client.get(url.clone()).send().await.map_err(failed)?;
+            // The date is kept even if the document is not usable: a wrong clock is often the cause.
             let stamp = response.headers().get(header::DATE).and_then(|v| v.to_str().ok());
             date = stamp.and_then(|text| httpdate::parse_http_date(text).ok());
             if response.status() != StatusCode::OK {
@@ -355,6 +357,7 @@ impl Fetcher {
 async fn body(url: &Url, mut response: Response, limit: usize) -> Result<Vec<u8>, FetchError> {
     let failed = |error| FetchError::Request { url: url.to_string(), error };
     let mut body = Vec::new();
+    // Content-Length is the server's word, so the bytes themselves are counted.
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
         if body.len() + chunk.len() > limit {
             return Err(FetchError::TooLarge { url: url.to_string(), limit });

@@ -79,6 +79,7 @@ impl KeysFile {
             return Err(StoreError::TooLarge);
         }
         let stored: Stored = serde_json::from_slice(&fs::read(&self.path)?)?;
+        // The path may have been another issuer's before the configuration changed.
         if *stored.issuer != *self.issuer {
             return Err(StoreError::Issuer(stored.issuer));
         }
@@ -100,6 +101,7 @@ impl KeysFile {
         let part = self.path.with_extension("part");
         let mut options = OpenOptions::new();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+        // The mode of `open` is only for a new file, and the part of an earlier attempt may be there.
         file.set_permissions(Permissions::from_mode(0o600))?;
         file.write_all(&serde_json::to_vec(&stored)?)?;
         file.sync_all()?;
