@@ -1,4 +1,4 @@
-//! Whole frames of a connection to the agent, told apart by their length alone (SPOE.txt 3.2).
+//! Splits the bytes of a connection to the agent into frames, by their length alone (SPOE.txt 3.2).
 
 use std::io::Read;
 

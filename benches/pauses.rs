@@ -90,7 +90,7 @@ const USUAL: [&str; 9] = [
 /// The agent with a file of workspaces.
 fn usual(report: &mut Report, idp: DevIdp, rate: u32) {
     let mut stage = Stage::start(idp, Setting::default());
-    let load = Load::start(&stage.socket(), &stage.question(), Shape::of(rate));
+    let load = Load::start(&stage.socket(), &stage.notify(), Shape::of(rate));
     let mut row = |name: &str, stage: &mut Stage, work: &mut dyn FnMut(&mut Stage)| {
         report.row(&load, name, || work(stage));
     };
@@ -115,7 +115,7 @@ fn usual(report: &mut Report, idp: DevIdp, rate: u32) {
     }
     load.stop();
     println!("context switches a decision at {rate}/s: {}", changes.per(decisions));
-    let slow = Load::start(&stage.socket(), &stage.question(), Shape::of(350));
+    let slow = Load::start(&stage.socket(), &stage.notify(), Shape::of(350));
     let switches = stage.switches();
     slow.begin();
     std::thread::sleep(WINDOW);
@@ -135,18 +135,18 @@ fn usual(report: &mut Report, idp: DevIdp, rate: u32) {
     stage.prove();
 }
 
-/// What an agent has beside a file of workspaces.
+/// What an agent has in addition to a file of workspaces.
 #[derive(Default)]
 struct Setting<'s> {
     /// Lines of the table `[agent]`.
     agent: &'s str,
     /// Lines that follow those of the issuer.
     issuer: String,
-    /// What each workspace of the file has beside its owner and address.
+    /// What each workspace of the file has in addition to its owner and address.
     ports: &'static str,
     /// Makes files.
     prepare: Option<&'s dyn Fn(&Path)>,
-    /// What HAProxy says of each request beside the rest.
+    /// Further arguments that HAProxy sends with each request.
     args: Vec<client::Arg<'static>>,
 }
 
@@ -188,8 +188,8 @@ impl Stage {
             .unwrap();
         let stage = Self { args: setting.args, directory, agent, idp, round: 0 };
         until("the agent listens", || UnixStream::connect(stage.socket()).is_ok());
-        let question = stage.question();
-        until("an allow", || ask(&stage.socket(), std::slice::from_ref(&question))[0] == "owner");
+        let notify = stage.notify();
+        until("an allow", || ask(&stage.socket(), std::slice::from_ref(&notify))[0] == "owner");
         stage
     }
 
@@ -201,9 +201,9 @@ impl Stage {
         self.at("agent.sock")
     }
 
-    fn question(&self) -> Vec<u8> {
+    fn notify(&self) -> Vec<u8> {
         let request = TokenRequest { alg: "RS256".into(), expires_in: 3600, ..Default::default() };
-        load::question(load::HOST, Some(&self.idp.token(&request)), &self.args)
+        load::notify(load::HOST, Some(&self.idp.token(&request)), &self.args)
     }
 
     /// How often the agent has logged something.
@@ -240,10 +240,8 @@ impl Stage {
 
     fn replace_keys(&mut self) {
         self.idp.rotate(true);
-        let question = self.question();
-        until("the new keys", || {
-            ask(&self.socket(), std::slice::from_ref(&question))[0] == "owner"
-        });
+        let notify = self.notify();
+        until("the new keys", || ask(&self.socket(), std::slice::from_ref(&notify))[0] == "owner");
     }
 
     fn relist(&mut self) {
@@ -256,7 +254,7 @@ impl Stage {
 
     fn revoke(&mut self) {
         for number in 0..100 {
-            let body = format!("{{\"issuer\":\"dev\",\"subject\":\"nobody-{number}\"}}");
+            let body = format!("{{\"issuer\":\"dev\",\"subject\":\"stranger-{number}\"}}");
             load::call(&self.at("admin.sock"), "POST /v1/revocations", &body);
         }
     }
@@ -280,9 +278,9 @@ impl Stage {
         };
         for chunk in 0..TOKENS / 100 {
             let tokens = (0..100).map(|number| self.idp.token(&request(chunk * 100 + number)));
-            let questions: Vec<_> =
-                tokens.map(|token| load::question(load::HOST, Some(&token), &self.args)).collect();
-            let answers = ask(&self.socket(), &questions);
+            let notifies: Vec<_> =
+                tokens.map(|token| load::notify(load::HOST, Some(&token), &self.args)).collect();
+            let answers = ask(&self.socket(), &notifies);
             assert_eq!(answers[0], "not_permitted", "{answers:?}");
         }
         end

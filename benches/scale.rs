@@ -143,7 +143,7 @@ fn workspaces() {
     publisher.complete(all, now, now, ListExtent::Pages);
     publisher.confirm(now);
     println!(
-        "registry      {:.0} MiB beside the list; the first list taken in {:.2} s",
+        "registry      {:.0} MiB in addition to the list; the first list read {:.2} s",
         mib(&region),
         started.elapsed().as_secs_f64()
     );

@@ -152,7 +152,7 @@ fn main() {
     let started = MonotonicTime::now();
     let workspaces = &workspaces;
     let batch = Batch { gate: &gate, workspaces, now, started, max_frame_size: DEFAULT_SIZE };
-    time("all of it: one question answered", || {
+    time("all of it: one response", || {
         out.clear();
         hot.handler.answer(&notify, &batch, &mut scratch, Waiting::Allowed, &mut out);
     });
@@ -216,7 +216,7 @@ fn time_slow(what: &str, mut run: impl FnMut()) {
     println!("{what:<52} {least:>8.0} ns");
 }
 
-/// What ten thousand live tunnels cost beside the requests.
+/// What ten thousand live tunnels cost in addition to the requests.
 fn tunnels(gate: &Arc<Gate>, request: &Request<'_>, decided: &Response, now: Timestamp) {
     const COUNT: u32 = 10_000;
     let (audit_log, writer) = AuditLog::to_sink(Box::new(sink()), 1 << 20).unwrap();

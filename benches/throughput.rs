@@ -143,8 +143,8 @@ fn config(issuer: &str) -> String {
 const HOST: &str = "pinkpanda-demo-ns35kd21abc.ws.bench.test";
 const WORKSPACES: &str = "workspaces:\n  - { id: pinkpanda-demo-ns35kd21abc, owner: { subject: sub-alice }, phase: running, destination: 10.0.0.1:80 }\n";
 
-/// A question of about the size that the reference measured.
-fn question(token: &str) -> Vec<u8> {
+/// A NOTIFY frame of a usual size.
+fn notify(token: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let bearer = format!("Bearer {token}");
     let cookie = "theme=dark; ".repeat(10);
@@ -230,11 +230,11 @@ struct Sample {
     rate: f64,
 }
 
-/// Eight connections, `depth` questions in flight on each.
-fn measure(rival: &Rival, unix: bool, depth: usize, question: &[u8]) -> Sample {
+/// Eight connections, `depth` NOTIFY frames in flight on each.
+fn measure(rival: &Rival, unix: bool, depth: usize, notify: &[u8]) -> Sample {
     let stop = AtomicBool::new(false);
     let answered = AtomicU64::new(0);
-    let batch = question.repeat(depth);
+    let batch = notify.repeat(depth);
     let (cpu, wall) = std::thread::scope(|scope| {
         for _ in 0..CONNECTIONS {
             scope.spawn(|| {
@@ -266,15 +266,15 @@ fn median(mut values: Vec<f64>) -> (f64, f64, f64) {
     (values[values.len() / 2], values[0], values[values.len() - 1])
 }
 
-/// With a record on disk for each decision: how many a second. How many there were is written beside the audit log.
-fn with_an_audit_log(directory: &Path, question: &[u8]) {
+/// With a record on disk for each decision: how many a second. How many there were is written next to the audit log.
+fn with_an_audit_log(directory: &Path, notify: &[u8]) {
     const DEPTH: usize = 16;
     const ROUNDS: usize = 4000;
     let pid = fs::read_to_string(directory.join("recorded.pid")).unwrap().parse().unwrap();
     let unix = directory.join("recorded.sock");
     let rival = Rival { name: "recorded", pid, unix, tcp: String::new() };
-    wait_for_an_allow(&rival, question);
-    let batch = question.repeat(DEPTH);
+    wait_for_an_allow(&rival, notify);
+    let batch = notify.repeat(DEPTH);
     let (cpu, start) = (rival.cpu(), Instant::now());
     std::thread::scope(|scope| {
         for _ in 0..CONNECTIONS {
@@ -298,12 +298,12 @@ fn with_an_audit_log(directory: &Path, question: &[u8]) {
 }
 
 /// The keys may still be on their way: only an allow is worth measuring.
-fn wait_for_an_allow(rival: &Rival, question: &[u8]) {
+fn wait_for_an_allow(rival: &Rival, notify: &[u8]) {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         let mut stream = rival.connect(true);
         let mut frames = Frames::default();
-        stream.write_all(question).unwrap();
+        stream.write_all(notify).unwrap();
         let mut last = Vec::new();
         frames.read(&mut stream, 1, |frame| last = frame.to_vec());
         if last.windows(5).any(|w| w == b"owner") {
@@ -315,12 +315,12 @@ fn wait_for_an_allow(rival: &Rival, question: &[u8]) {
 }
 
 fn drive(directory: &Path) {
-    let question = question(&fs::read_to_string(directory.join("token")).unwrap());
+    let notify = notify(&fs::read_to_string(directory.join("token")).unwrap());
     let rivals = ["ours", "floor", "naive"].map(|name| Rival::find(name, directory));
-    wait_for_an_allow(&rivals[0], &question);
+    wait_for_an_allow(&rivals[0], &notify);
     println!(
         "A NOTIFY of {} bytes, {CONNECTIONS} connections, {REPEATS} repeats of {RUN:?}: median (least to most)",
-        question.len()
+        notify.len()
     );
     println!(
         "{:>5} {:>6} {:>6} {:>30} {:>12}",
@@ -331,7 +331,7 @@ fn drive(directory: &Path) {
             let mut samples: [Vec<Sample>; 3] = Default::default();
             for _ in 0..REPEATS {
                 for (rival, samples) in rivals.iter().zip(&mut samples) {
-                    samples.push(measure(rival, unix, depth, &question));
+                    samples.push(measure(rival, unix, depth, &notify));
                 }
             }
             for (rival, samples) in rivals.iter().zip(&samples) {
@@ -346,7 +346,7 @@ fn drive(directory: &Path) {
             }
         }
     }
-    with_an_audit_log(directory, &question);
+    with_an_audit_log(directory, &notify);
     let before = rivals[0].resident_kib();
     let idle: Vec<_> = (0..IDLE_CONNECTIONS).map(|_| rivals[0].connect(true)).collect();
     let after = rivals[0].resident_kib();

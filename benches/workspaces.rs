@@ -103,7 +103,7 @@ fn memory(publisher: &Publisher) -> usize {
     publisher.complete(list, now, now, ListExtent::Pages);
     publisher.confirm(now);
     let change = region.change();
-    // What was allocated and freed again on the way does not count.
+    // Memory that was freed again is left out.
     change.bytes_allocated - change.bytes_deallocated
 }
 

@@ -108,7 +108,7 @@ pub fn rows(report: &mut Report, idp: DevIdp, runtime: &tokio::runtime::Handle, 
             args: args.to_vec(),
         },
     );
-    let load = Load::start(&stage.socket(), &stage.question(), Shape::of(rate));
+    let load = Load::start(&stage.socket(), &stage.notify(), Shape::of(rate));
     if wants_sessions {
         use_sessions(&stage, &cookies.borrow(), &args);
         report.row_for(&load, sessions, SESSIONS_LAST + TIDY);
@@ -194,7 +194,7 @@ fn tokens(now: Timestamp) -> Tokens {
 /// So that when they were used last is to be written.
 fn use_sessions(stage: &Stage, cookies: &[String], args: &[client::Arg<'_>]) {
     for chunk in cookies.chunks(100) {
-        let questions = chunk.iter().map(|cookie| {
+        let notifies = chunk.iter().map(|cookie| {
             let cookie = format!("__Host-identity={cookie}");
             let own = [
                 (&b"cookie"[..], Value::Str(cookie.as_bytes())),
@@ -202,9 +202,9 @@ fn use_sessions(stage: &Stage, cookies: &[String], args: &[client::Arg<'_>]) {
             ];
             let rest = args.iter().filter(|(name, _)| *name != b"cookie");
             let all: Vec<_> = rest.copied().chain(own).collect();
-            load::question(load::HOST, None, &all)
+            load::notify(load::HOST, None, &all)
         });
-        let reasons = ask(&stage.socket(), &questions.collect::<Vec<_>>());
+        let reasons = ask(&stage.socket(), &notifies.collect::<Vec<_>>());
         assert_eq!(reasons[0], "not_permitted", "{reasons:?}");
     }
 }
@@ -226,8 +226,8 @@ fn fill_revocations(path: &Path, issuer: &str) {
 fn fill_reuse(stage: &Stage, args: &[client::Arg<'_>]) {
     let all: Vec<_> = (1..WORKSPACES).collect();
     for chunk in all.chunks(500) {
-        let questions = chunk.iter().map(|number| load::question(&host(*number), None, args));
-        let reasons = ask(&stage.socket(), &questions.collect::<Vec<_>>());
+        let notifies = chunk.iter().map(|number| load::notify(&host(*number), None, args));
+        let reasons = ask(&stage.socket(), &notifies.collect::<Vec<_>>());
         assert_eq!(reasons[0], "public", "{reasons:?}");
     }
 }
@@ -278,13 +278,13 @@ pub fn rows_of_tunnels(report: &mut Report, idp: DevIdp, rate: u32) {
             ..Setting::default()
         },
     );
-    let load = Load::start(&stage.socket(), &stage.question(), Shape::of(rate));
+    let load = Load::start(&stage.socket(), &stage.notify(), Shape::of(rate));
     let open = |numbers: std::ops::Range<usize>| {
-        let questions = numbers.map(|number| {
+        let notifies = numbers.map(|number| {
             let args = of_stream(number, 1, u8::try_from(number % 16).unwrap());
-            load::question(&host(number % (WORKSPACES - 1) + 1), None, &args)
+            load::notify(&host(number % (WORKSPACES - 1) + 1), None, &args)
         });
-        let reasons = ask(&stage.socket(), &questions.collect::<Vec<_>>());
+        let reasons = ask(&stage.socket(), &notifies.collect::<Vec<_>>());
         assert_eq!(reasons[0], "public", "{reasons:?}");
     };
     for chunk in 0..TUNNELS / 100 {

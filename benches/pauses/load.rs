@@ -37,7 +37,7 @@ impl Shape {
 }
 
 /// A NOTIFY of about the size that browsers make.
-pub fn question(host: &str, token: Option<&str>, more: &[client::Arg<'_>]) -> Vec<u8> {
+pub fn notify(host: &str, token: Option<&str>, more: &[client::Arg<'_>]) -> Vec<u8> {
     let mut bytes = Vec::new();
     let bearer = token.map(|token| format!("Bearer {token}"));
     let authorization = bearer.as_ref().map_or(Value::Null, |text| Value::Str(text.as_bytes()));
@@ -52,7 +52,7 @@ pub fn question(host: &str, token: Option<&str>, more: &[client::Arg<'_>]) -> Ve
         (b"certificate", Value::Null),
         (b"certificate_result", Value::Null),
     ];
-    // What is said here holds, and not what is usual.
+    // These arguments replace the usual ones.
     for usual in
         [(&b"cookies"[..], Value::Int64(0)), (&b"client"[..], Value::Ipv4([127, 0, 0, 1].into()))]
     {
@@ -77,11 +77,11 @@ fn connect(socket: &Path) -> (UnixStream, Frames) {
 }
 
 /// Asks a few at once on a connection of their own; returns the reasons.
-pub fn ask(socket: &Path, questions: &[Vec<u8>]) -> Vec<String> {
+pub fn ask(socket: &Path, notifies: &[Vec<u8>]) -> Vec<String> {
     let (mut stream, mut frames) = connect(socket);
-    stream.write_all(&questions.concat()).unwrap();
+    stream.write_all(&notifies.concat()).unwrap();
     let mut reasons = Vec::new();
-    frames.read(&mut stream, questions.len(), |frame| reasons.push(reason(frame)));
+    frames.read(&mut stream, notifies.len(), |frame| reasons.push(reason(frame)));
     reasons
 }
 
@@ -157,7 +157,7 @@ pub struct Load {
 }
 
 impl Load {
-    pub fn start(socket: &Path, question: &[u8], shape: Shape) -> Self {
+    pub fn start(socket: &Path, notify: &[u8], shape: Shape) -> Self {
         let (seen, answered, stop) = (Arc::default(), Arc::default(), Arc::default());
         let mut this = Self { seen, answered, stop, threads: Vec::new() };
         let mut senders = Vec::new();
@@ -171,7 +171,7 @@ impl Load {
                 receive(stream, frames, &dues, batch, (&seen, &answered));
             }));
         }
-        let (stop, batch) = (Arc::clone(&this.stop), question.repeat(shape.batch));
+        let (stop, batch) = (Arc::clone(&this.stop), notify.repeat(shape.batch));
         this.threads.push(std::thread::spawn(move || send(senders, &batch, shape.period, &stop)));
         this
     }
@@ -224,7 +224,7 @@ fn receive(
     batch: usize,
     (seen, answered): (&Mutex<Seen>, &AtomicU64),
 ) {
-    // Answers come in the order of the questions.
+    // Responses come in the order of the NOTIFY frames.
     for due in dues {
         let mut refused = Vec::new();
         frames.read(&mut stream, batch, |frame| {

@@ -104,7 +104,7 @@ struct Busy {
     number: u64,
 }
 
-/// As much as HAProxy answers: one thread of clients that costs little beside it.
+/// As much as HAProxy answers: one thread of clients that costs little compared with it.
 fn full_load(gate: &Gate, requests: &Requests) -> Sample {
     let mut poll = Poll::new().unwrap();
     let mut events = Events::with_capacity(64);

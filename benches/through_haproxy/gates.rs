@@ -155,7 +155,7 @@ impl Drop for Gate {
     }
 }
 
-/// A port that nobody listens at, as far as that can be known.
+/// A port that no program listens at, as far as that can be known.
 pub fn free() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

@@ -4,7 +4,7 @@
 //!
 //! Twice: in a front end that answers by itself, so that SPOE is most of the cost, against no SPOE at all,
 //! HAProxy's own `jwt_verify`, an agent that answers a constant, and a naive one; and in the shipped
-//! `haproxy.cfg` with a workspace behind it, against the same file with constants in place of the question.
+//! `haproxy.cfg` with a workspace behind it, compared with the same file with constants in place of the authorization request.
 //! Nine of ten requests of a connection are like the one before.
 
 #![allow(
