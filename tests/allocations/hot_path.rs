@@ -1,4 +1,4 @@
-//! A gate with a remembered token, and the question that hits it: what the allocation test counts and
+//! A gate with a cached token, and the authorization request that hits it: what the allocation test counts and
 //! the benchmark of the stages times.
 
 #![allow(clippy::unwrap_used, clippy::panic, dead_code, unreachable_pub, reason = "test support")]
@@ -64,10 +64,10 @@ impl HotPath {
         Self { gate, handler, writer, side, token }
     }
 
-    /// The question of the owner, to the editor (`""`) or a port (`"3000-"`).
-    pub fn question(&self, port: &str) -> Vec<u8> {
+    /// The NOTIFY frame of the owner's request, to the editor (`""`) or a port (`"3000-"`).
+    pub fn notify(&self, port: &str) -> Vec<u8> {
         let host = format!("{port}pinkpanda-demo-ns35kd21abc.ws.x.test");
-        question(&host, &format!("Bearer {}", self.token))
+        notify(&host, &format!("Bearer {}", self.token))
     }
 }
 
@@ -146,7 +146,7 @@ async fn gate(idp: &DevIdp) -> Gate {
 }
 
 /// The bytes of a NOTIFY as the shipped configuration makes it.
-fn question(host: &str, bearer: &str) -> Vec<u8> {
+fn notify(host: &str, bearer: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
     let args: &[client::Arg<'_>] = &[
         (b"unique_id", Value::Str(b"6dab2f21-b361-4d8a-bf7f-c4169c36d182")),

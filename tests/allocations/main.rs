@@ -19,12 +19,12 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-const QUESTIONS: usize = 10_000;
+const REQUESTS: usize = 10_000;
 
 #[test]
 fn a_hit_allocates_nothing() {
     let mut hot = hot_path::HotPath::start();
-    let stream = [hot.question(""), hot.question("3000-")].concat();
+    let stream = [hot.notify(""), hot.notify("3000-")].concat();
     let mut out = Vec::with_capacity(1 << 16);
     let mut scratch = Scratch::default();
     let mut round = || {
@@ -48,16 +48,16 @@ fn a_hit_allocates_nothing() {
         // Two answers that allow, each with the reason and the name of a variable in it.
         assert_eq!(out.windows(5).filter(|w| w == b"owner").count(), 4);
     };
-    for _ in 0..QUESTIONS {
+    for _ in 0..REQUESTS {
         round();
     }
     let region = Region::new(ALLOCATOR);
-    for _ in 0..QUESTIONS / 2 {
+    for _ in 0..REQUESTS / 2 {
         round();
     }
     let change = region.change();
     let (new, grown) = (change.allocations, change.reallocations);
-    eprintln!("{QUESTIONS} hits: {new} allocations, {grown} reallocations");
+    eprintln!("{REQUESTS} hits: {new} allocations, {grown} reallocations");
     assert_eq!((new, grown), (0, 0));
     drop(hot.handler);
     hot.writer.finish();

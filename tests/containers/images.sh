@@ -18,7 +18,7 @@ wanted="2.6:bookworm 3.0:trixie 3.2:sid 3.4:experimental"
 # What is in an image that is built here; haproxy.cfg trusts the system's authorities.
 packages=haproxy,ca-certificates
 
-# Whether there is an image of a version with all that is needed: the official one, or one of ours.
+# Whether there is an image of a version with all that is needed: the official one, or one that this script made.
 there() {
     local about
     about=$(docker image inspect -f '{{index .Config.Labels "packages"}}{{.Config.Entrypoint}}' "identity-spoa/haproxy:$1" 2>/dev/null) || return 1
@@ -40,7 +40,7 @@ tools() {
 
 build() { # version suite
     local version=$1 suite=$2 tar="$state/haproxy-ca-$2.tar" options=() sources=() base=$2 address found
-    # Where a registry is reached, it answers quickly; where none is, nobody waits for it.
+    # A registry that can be reached answers quickly; without one, this waits only a moment.
     if timeout 15 docker pull -q "haproxy:$version" >/dev/null 2>&1; then
         docker tag "haproxy:$version" "identity-spoa/haproxy:$version"
         return

@@ -81,7 +81,7 @@ async fn a_token_of_one_provider_says_nothing_to_an_agent_that_trusts_another() 
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the providers: make interop"]
-async fn canaille_rotates_its_keys_under_traffic_and_nobody_is_refused() {
+async fn canaille_rotates_its_keys_under_traffic_and_no_token_is_refused() {
     let provider = start().await;
     let gate = Gate::start(&provider, "alice", "").await;
     let traffic = gate.traffic(tokens(&provider).await).await;

@@ -110,10 +110,10 @@ impl Peer {
             (b"cookies", Value::Int64(0)),
         ];
         self.asked += 1;
-        let mut question = Vec::new();
+        let mut frame = Vec::new();
         let ids = (1, self.asked);
-        client::notify(&mut question, ids, DEFAULT_SIZE, &[(b"authorize", &arguments)]).unwrap();
-        self.stream.write_all(&question).await.unwrap();
+        client::notify(&mut frame, ids, DEFAULT_SIZE, &[(b"authorize", &arguments)]).unwrap();
+        self.stream.write_all(&frame).await.unwrap();
         let (kind, payload) = self.frame().await;
         assert_eq!(kind, FrameType::Ack);
         let (mut allow, mut reason) = (None, None);
@@ -170,7 +170,7 @@ struct Seen {
 impl Shared {
     async fn ask(&self, number: usize, mut peer: Peer) {
         loop {
-            // Read anew each time: a new token is asked about at once.
+            // Read again each time, so that a new token is used immediately.
             let mut next = 0;
             while let Some(token) = self.token(next) {
                 let start = Instant::now();
@@ -204,7 +204,7 @@ impl Traffic {
         self.shared.tokens.lock().unwrap().push(token);
     }
 
-    /// Waits until every connection has asked about every token many times; nobody was refused.
+    /// Waits until every connection has sent every token many times; none was refused.
     pub(crate) async fn settle(&self) {
         let rounds = || self.shared.rounds.each_ref().map(|n| n.load(Ordering::Relaxed));
         let goal = rounds().map(|n| n + 20);

@@ -1,4 +1,4 @@
-//! The agent against OpenID providers that nobody here wrote. They come from package registries, so
+//! The agent against OpenID providers of other projects. They come from package registries, so
 //! plain `cargo test` leaves these tests out; `make interop` gets the providers and runs them.
 
 #![allow(

@@ -99,7 +99,7 @@ async fn an_oidc_provider_token_counts_for_its_audience_its_subject_and_its_time
         (reason == "token_expired").then_some(())
     })
     .await;
-    let other = Gate::start(&provider, "somebody-else", "").await;
+    let other = Gate::start(&provider, "another-client", "").await;
     let token = token(&provider, "ES256").await;
     assert_eq!(other.peer().await.ask(&token).await, "not_permitted");
 }
@@ -154,14 +154,14 @@ async fn i1_oidc_provider_is_asked_about_its_opaque_tokens() {
     let opaque = token(&provider, "opaque").await;
     assert_eq!(peer.ask(&opaque).await, "owner");
     assert_eq!(peer.ask("made-up").await, "token_inactive");
-    let strangers = Gate::start(&provider, "somebody", &settings).await;
+    let strangers = Gate::start(&provider, "stranger", &settings).await;
     assert_eq!(strangers.peer().await.ask(&opaque).await, "not_permitted");
     println!("oidc-provider opaque: owner, by introspection");
 }
 
 #[tokio::test]
 #[ignore = "needs the providers: make interop"]
-async fn an_oidc_provider_token_that_is_bound_to_a_key_is_no_bearer_token() {
+async fn an_oidc_provider_token_that_is_bound_to_a_key_is_refused() {
     let provider = start().await;
     let gate = Gate::start(&provider, "interop", "").await;
     let form = [
@@ -178,7 +178,7 @@ async fn an_oidc_provider_token_that_is_bound_to_a_key_is_no_bearer_token() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs the providers: make interop"]
-async fn oidc_provider_rotates_its_keys_under_traffic_and_nobody_is_refused() {
+async fn oidc_provider_rotates_its_keys_under_traffic_and_no_token_is_refused() {
     let provider = start().await;
     // With the schedule of keys that is the default: what works here works in production.
     let gate = Gate::start(&provider, "interop", "").await;

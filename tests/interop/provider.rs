@@ -1,4 +1,4 @@
-//! A provider as a process: somebody else's code, on a port that the system chose.
+//! A provider as a process: code of another project, on a port that the system chose.
 
 use std::{
     fs::File,
@@ -84,7 +84,7 @@ impl Provider {
 
 impl Drop for Provider {
     fn drop(&mut self) {
-        // One that ended is no error.
+        // A provider that ended already is not an error.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

@@ -169,10 +169,10 @@ async fn the_span_of_a_request_through_haproxy_joins_its_unique_id_or_its_trace(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_collector_that_is_away_moves_no_decision() {
-    let nobody = test_stage::haproxy::free_port();
+    let closed = test_stage::haproxy::free_port();
     let stage = Stage::changed(Version::newest(), DevIdp::start().await, |_, config, _| {
         *config +=
-            &format!("\n[traces]\nendpoint = \"http://{nobody}/\"\none_in = 1\nuser = true\n");
+            &format!("\n[traces]\nendpoint = \"http://{closed}/\"\none_in = 1\nuser = true\n");
     })
     .await;
     until("the log to say so", async || {

@@ -90,7 +90,7 @@ impl Browser {
         self.ask(Method::GET, host, path, &html).await
     }
 
-    /// Opens a workspace's address and signs in on the way, as whoever is signed in at the provider. Returns
+    /// Opens a workspace's address and signs in on the way, as the person who is signed in at the provider. Returns
     /// the cookie of that host.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Faults under a constant load, alone and in pairs.
 //!
 //! Each cell begins when every answer is right, lasts for some seconds, and ends when every answer is right
-//! again. What counts: nobody is ever let in who must not be; how many who must be let in were not; and how
+//! again. It measures whether a person is let in who must not be; how many who must be let in were not; and how
 //! long after its end a fault was still felt.
 
 use std::{
@@ -54,7 +54,7 @@ pub struct Options {
     /// Requests a second
     #[arg(long, default_value_t = 200)]
     rate: u32,
-    /// What chooses; the time of day unless said
+    /// Seed of all choices; default: the time of day
     #[arg(long)]
     seed: Option<u64>,
     /// Only cells with these words in a fault's name
@@ -96,7 +96,7 @@ struct Row {
     starts: u32,
 }
 
-/// Runs; whether nobody was wrongly let in, nobody wrongly refused, and everything recovered.
+/// Runs all cells. Returns whether no person was wrongly let in, none wrongly refused, and everything recovered.
 pub async fn run(options: Options) -> bool {
     truth::self_check();
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
@@ -294,7 +294,7 @@ async fn supervise(scene: Arc<Scene>, tally: Arc<Tally>, stop: CancellationToken
                 loading = true;
             }
         }
-        // One that began has no workspaces until the platform was heard.
+        // An agent that started has no workspaces until it reached the platform.
         loading &= Instant::now() < *scene.disturbed.lock().unwrap() + Duration::from_secs(2);
         if loading {
             *tally.loading.lock().unwrap() = Some(Instant::now() + Duration::from_millis(100));
@@ -303,7 +303,7 @@ async fn supervise(scene: Arc<Scene>, tally: Arc<Tally>, stop: CancellationToken
     }
 }
 
-/// Everybody has a token.
+/// Each person gets a token.
 async fn tokens(scene: Arc<Scene>, seed: u64, stop: CancellationToken) {
     let mut chance = Chance::new(seed, 3);
     while !stop.is_cancelled() {
@@ -430,7 +430,7 @@ async fn sign_in(scene: &Arc<Scene>, tally: &Tally, chance: &mut Chance) {
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
-    tally.surprise("nobody can sign in between two cells");
+    tally.surprise("sign-in fails between two cells");
 }
 
 /// Ends the agents and has their audit logs verified.

@@ -20,7 +20,7 @@ use crate::{
     client::Client,
     stage::{Resident, Stage},
     tally::Tally,
-    truth::{Credential, Fact, Port, Question, Session, Source},
+    truth::{Attempt, Credential, Fact, Port, Session, Source},
 };
 
 /// How often each change happens, and how often each did.
@@ -138,7 +138,7 @@ impl Churn {
                     .lock()
                     .unwrap()
                     .retain(|ghost| !Arc::ptr_eq(&ghost.person, &resident.person));
-                // A request that is on its way with the last token of theirs.
+                // A request that is on its way with their last token.
                 resident.person.revoked.begin(false);
                 let body =
                     json!({ "issuer": "dev", "subject": format!("sub-{}", resident.person.name) });
@@ -166,7 +166,7 @@ impl Churn {
         count(&self.counts.phases);
         // Until it is refused, seen from outside.
         if end {
-            let public = Question {
+            let public = Attempt {
                 credential: Credential::Nothing,
                 place: Arc::clone(place),
                 port: Port::Public,
@@ -190,7 +190,7 @@ impl Churn {
         }
     }
 
-    /// Somebody leaves, somebody else gets the server.
+    /// A person leaves, another one gets the server.
     async fn replace(
         &self,
         slot: usize,
@@ -233,7 +233,7 @@ impl Churn {
         count(&self.counts.people);
     }
 
-    /// Everybody has a token; it is replaced before its end, or after.
+    /// Each person has a token; it is replaced before its end, or after.
     async fn tokens(self: Arc<Self>) {
         let mut chance = Chance::new(self.seed, 3);
         let mut revoked: VecDeque<(SystemTime, String)> = VecDeque::new();
@@ -289,7 +289,7 @@ impl Churn {
         let mut before = None;
         let mut keep = true;
         while self.pause(self.rotation).await {
-            // Keys that are gone count until the agent fetches the next time.
+            // Keys that are gone are accepted until the agent fetches the next time.
             let late = Duration::from_secs(66);
             self.stage.world.rotate(&self.stage.idp, keep, &mut before, late);
             keep = !keep;

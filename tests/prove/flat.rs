@@ -1,7 +1,7 @@
 //! Whether something stayed as it was: the first third of a run after its warm-up against the last third.
 //!
 //! Thirds are compared by a quantile, which bursts of a busy machine do not move. Growth counts, decline
-//! does not. The slope beside it is Theil and Sen's: the median of the slopes between all pairs.
+//! does not. The slope next to it is Theil and Sen's: the median of the slopes between all pairs.
 
 use serde::Serialize;
 
@@ -20,7 +20,7 @@ pub struct Rule {
 }
 
 /// All rules. Latency and CPU are compared by their quiet quarter: other work on the machine makes them
-/// worse for minutes, a leak makes them worse for good.
+/// worse for minutes, a leak makes them worse permanently.
 pub const RULES: [Rule; 8] = [
     Rule {
         name: "resident memory",

@@ -47,13 +47,13 @@ pub async fn run(
                     // Who is late by much does not make up for it: that would be another load.
                     due = (due + interval).max(Instant::now().checked_sub(interval).unwrap());
                     let again = last.take().filter(|_| chance.percent(repeats));
-                    let question = again.unwrap_or_else(|| world.question(&mut chance));
-                    let request = question.request();
+                    let attempt = again.unwrap_or_else(|| world.attempt(&mut chance));
+                    let request = attempt.request();
                     let start = Instant::now();
                     let (answer, took) = client.ask(&request).await;
                     let span = Span { start, end: Instant::now() };
-                    tally.judge(&question, &answer, span, took);
-                    last = Some(question);
+                    tally.judge(&attempt, &answer, span, took);
+                    last = Some(attempt);
                 }
             })
         })

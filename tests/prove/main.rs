@@ -4,7 +4,7 @@
 //! `prove soak --time 60m` runs for long and says whether memory, descriptors and latency stay flat (`make soak`).
 //! `prove chaos` lets everything that the gate depends on fail, alone and in pairs (`make chaos`). Choices are made by
 //! a seed that is printed and can be given; the moments at which they meet depend on the machine. The program under
-//! test is the one that stands beside this one.
+//! test is the one that stands next to this one.
 
 #![allow(
     clippy::unwrap_used,
@@ -49,7 +49,7 @@ struct Args {
 enum What {
     /// Runs for long; exit status 1 if an answer was wrong or something is not flat
     Soak(soak::Options),
-    /// Faults, alone and in pairs; exit status 1 if anybody was let in or refused who must not be
+    /// Faults, alone and in pairs; exit status 1 if a person was let in or refused who must not be
     Chaos(chaos::Options),
     /// Draws a run of `soak` again
     Plot {

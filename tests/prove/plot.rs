@@ -10,7 +10,7 @@ use crate::probe::Sample;
 #[derive(Serialize, Deserialize)]
 pub struct Run {
     pub title: String,
-    /// Seconds that do not count.
+    /// Seconds that are left out.
     pub warm_up: f64,
     pub samples: Vec<Sample>,
     /// What happened when.

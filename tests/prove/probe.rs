@@ -16,7 +16,7 @@ use crate::{stage::Admin, tally};
 pub struct Sample {
     /// Seconds since the start.
     pub at: f64,
-    /// Resident memory, and what of it is no file's, in MiB.
+    /// Resident memory, and the part of it that is not of files, in MiB.
     pub rss: f64,
     pub anonymous: f64,
     pub descriptors: f64,

@@ -29,10 +29,10 @@ pub struct Options {
     /// Requests a second
     #[arg(long, default_value_t = 400)]
     rate: u32,
-    /// What chooses; the time of day unless said
+    /// Seed of all choices; default: the time of day
     #[arg(long)]
     seed: Option<u64>,
-    /// The version of HAProxy; the newest there is unless said
+    /// The version of HAProxy; default: the newest there is
     #[arg(long)]
     haproxy: Option<String>,
     /// People with a workspace each
@@ -57,7 +57,7 @@ fn time(text: &str) -> Result<Duration, String> {
 /// Between two looks at the agent.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// The steady load, and the WebSockets beside it.
+/// The steady load, and the WebSockets during it.
 fn load_and_tunnels(
     options: &Options,
     stage: &Arc<Stage>,

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use crate::{
     chance::Chance,
-    truth::{Credential, Generation, Person, Place, Question, Source, Token},
+    truth::{Attempt, Credential, Generation, Person, Place, Source, Token},
     upstream,
 };
 use dev_idp::{DevIdp, TokenRequest};
@@ -27,7 +27,7 @@ const FILE_LATE: Duration = Duration::from_secs(2);
 /// How long after the API's answer a change must count.
 const API_LATE: Duration = Duration::from_millis(50);
 
-/// Somebody and their workspace.
+/// A person and their workspace.
 #[derive(Clone)]
 pub struct Resident {
     pub person: Arc<Person>,
@@ -60,7 +60,7 @@ pub struct World {
     residents: Mutex<Vec<Resident>>,
     /// Who was revoked and left, with what they still have.
     pub ghosts: Mutex<Vec<Resident>>,
-    /// Tokens that never count.
+    /// Tokens that are always refused.
     pub bad: Vec<Arc<str>>,
     keys: Mutex<Arc<Generation>>,
     /// How many people there have been.
@@ -72,7 +72,7 @@ impl World {
         self.residents.lock().unwrap()
     }
 
-    /// Nobody is there yet.
+    /// A stage without people.
     pub fn new(idp: &DevIdp) -> Self {
         let keys = Arc::new(Generation { number: 1, counts: crate::truth::Fact::new(true) });
         Self {
@@ -84,7 +84,7 @@ impl World {
         }
     }
 
-    /// Somebody new with a workspace that nobody was told of yet.
+    /// A new person with a workspace that no source lists yet.
     pub fn newcomer(
         &self,
         idp: &DevIdp,
@@ -111,7 +111,7 @@ impl World {
         Resident { person, place }
     }
 
-    /// A token for somebody.
+    /// A token for a person.
     pub fn mint(
         &self,
         idp: &DevIdp,
@@ -127,7 +127,7 @@ impl World {
             claims: json!({ "jti": id }).as_object().unwrap().clone(),
             ..TokenRequest::default()
         };
-        // Nobody replaces the keys between the two.
+        // The keys are not replaced between the two.
         let keys = self.keys.lock().unwrap();
         let text = idp.token(&request);
         let keys = Arc::clone(&keys);
@@ -153,7 +153,7 @@ impl World {
         let counts = crate::truth::Fact::new(false);
         counts.begin(true);
         let next = Arc::new(Generation { number, counts });
-        // Nobody mints between the two.
+        // No token is made between the two.
         let mut keys = self.keys.lock().unwrap();
         tokio::task::block_in_place(|| idp.rotate(keep));
         *keys = Arc::clone(&next);
@@ -172,8 +172,8 @@ impl World {
         Arc::clone(&self.keys.lock().unwrap())
     }
 
-    /// What somebody asks next.
-    pub fn question(&self, chance: &mut Chance) -> Question {
+    /// The next request of some person.
+    pub fn attempt(&self, chance: &mut Chance) -> Attempt {
         use crate::truth::Port;
         let Resident { person, place } = self.any(chance);
         let bearer = |person: &Arc<Person>| match person.token() {
@@ -218,12 +218,12 @@ impl World {
                 }
             }
             _ => {
-                // Nobody at all, at what is not public.
-                let nobody = Credential::Bad("".into());
-                (place, (nobody, Port::Main))
+                // A client without a credential, at what is not public.
+                let nothing = Credential::Bad("".into());
+                (place, (nothing, Port::Main))
             }
         };
-        Question { credential, place, port }
+        Attempt { credential, place, port }
     }
 }
 
@@ -265,7 +265,7 @@ impl Stage {
         stage
     }
 
-    /// Somebody new, at one of the sources.
+    /// A new person, at one of the sources.
     pub fn newcomer(&self, slot: usize, chance: &mut Chance) -> Resident {
         let source = if slot.is_multiple_of(2) { Source::Api } else { Source::File };
         self.world.newcomer(&self.idp, slot, source, chance)
@@ -308,7 +308,7 @@ impl Stage {
         told.map(drop)
     }
 
-    /// Writes the list anew, as editors do it: in one piece.
+    /// Writes the list again, as editors do it: in one piece.
     pub fn write_file(&self) {
         let residents = self.world.residents().clone();
         let of_file = residents.iter().map(|resident| &resident.place);
@@ -375,7 +375,7 @@ fn end_of(token: &str) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(claims["exp"].as_u64().unwrap())
 }
 
-/// What never counts, whoever shows it and whatever the keys are.
+/// Tokens that are always refused, for every client and whatever the keys are.
 fn bad_tokens(idp: &DevIdp) -> Vec<Arc<str>> {
     let usual = || TokenRequest { user: "p1".into(), expires_in: 86_400, ..Default::default() };
     let good = idp.token(&usual());
@@ -398,7 +398,7 @@ fn bad_tokens(idp: &DevIdp) -> Vec<Arc<str>> {
     bad.into_iter().map(Arc::from).collect()
 }
 
-/// Whether the audit log of the agent that ran in a directory is whole; prints what is said of it.
+/// Whether the audit log of the agent that ran in a directory is whole; prints what 'audit verify' says.
 pub fn audit_log_is_whole(directory: &Path) -> bool {
     let verified = std::process::Command::new(program())
         .args(["audit", "verify", "--config"])

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     client::Reply,
-    truth::{Credential, Question, Span},
+    truth::{Attempt, Credential, Span},
 };
 
 /// Counts of one stretch of time.
@@ -21,7 +21,7 @@ pub struct Counts {
     pub wrong_allows: u64,
     /// Refused who must be let in, as if it were their fault.
     pub wrong_denies: u64,
-    /// Should have been let in, as far as anybody can tell; got 502, 503, 504 or no answer.
+    /// Should have been let in, as far as the oracle knows; got 502, 503, 504 or no answer.
     pub lost: u64,
     /// No answer at all, and should have been refused.
     pub silent: u64,
@@ -87,12 +87,12 @@ impl Tally {
     /// Counts one answer.
     pub fn judge(
         &self,
-        question: &Question,
+        attempt: &Attempt,
         answer: &Result<Reply, String>,
         span: Span,
         took: Duration,
     ) {
-        let possible = question.possible(span);
+        let possible = attempt.possible(span);
         let mut now = self.now.lock().unwrap();
         let reply = match answer {
             Ok(reply) => reply,
@@ -111,20 +111,20 @@ impl Tally {
         match reply.status {
             // A workspace's answer and nothing else has this line.
             200 if reply.told("slot").is_some() => {
-                let place = question.is_right_place(|what| reply.told(what).map(str::to_owned));
+                let place = attempt.is_right_place(|what| reply.told(what).map(str::to_owned));
                 match place {
                     Ok(()) if possible.allow => now.allowed += 1,
                     Ok(()) => {
                         now.wrong_allows += 1;
-                        self.surprise(format!("WRONG ALLOW: {}", question.describe()));
+                        self.surprise(format!("WRONG ALLOW: {}", attempt.describe()));
                     }
                     Err(what) => {
                         now.wrong_allows += 1;
-                        self.surprise(format!("WRONG PLACE: {what}: {}", question.describe()));
+                        self.surprise(format!("WRONG PLACE: {what}: {}", attempt.describe()));
                     }
                 }
             }
-            // Nobody who must be refused is told that it is not possible at the moment, unless the workspace
+            // A person who must be refused does not get "not possible at the moment", unless the workspace
             // itself is not ready.
             502..=504
                 if possible.allow
@@ -136,21 +136,21 @@ impl Tally {
             }
             _ if possible.refuse => now.refused += 1,
             // Strangers learn nothing of workspaces that are not known yet: at a public port too they get 401.
-            401 | 502..=504 if reply.status > 401 || self.is_loading(question, span) => {
+            401 | 502..=504 if reply.status > 401 || self.is_loading(attempt, span) => {
                 now.lost += 1;
                 *now.causes.entry(format!("{} {reason}", reply.status)).or_default() += 1;
                 *self.last_lost.lock().unwrap() = Some(Instant::now());
             }
             status => {
                 now.wrong_denies += 1;
-                self.surprise(format!("WRONG DENY {status} {reason}: {}", question.describe()));
+                self.surprise(format!("WRONG DENY {status} {reason}: {}", attempt.describe()));
             }
         }
     }
 
-    fn is_loading(&self, question: &Question, span: Span) -> bool {
+    fn is_loading(&self, attempt: &Attempt, span: Span) -> bool {
         let until = *self.loading.lock().unwrap();
-        matches!(question.credential, Credential::Nothing)
+        matches!(attempt.credential, Credential::Nothing)
             && until.is_some_and(|until| span.start < until)
     }
 

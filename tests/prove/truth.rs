@@ -1,6 +1,6 @@
 //! What is true, when it became so, and what an answer may therefore be.
 //!
-//! A fact changes in two steps: it *begins* when somebody is about to tell the agent, and it is *settled*
+//! A fact changes in two steps: it *begins* right before the agent gets it, and it is *settled*
 //! when the agent must act on it. A request that ran between the two may be answered either way; every other
 //! request has one right answer.
 
@@ -66,7 +66,7 @@ impl<T: Clone + PartialEq> Fact<T> {
             let at = version.settled.map_or(now + late, |at| at.min(now + late));
             version.settled = Some(at);
         }
-        // What was over long ago is of no request's interest.
+        // What ended long ago matters for no request.
         let old = now.checked_sub(Duration::from_secs(30)).unwrap_or(now);
         while versions.get(1).is_some_and(|next| next.settled.is_some_and(|at| at < old)) {
             versions.pop_front();
@@ -107,7 +107,7 @@ pub static REUSE_MS: AtomicU64 = AtomicU64::new(0);
 /// One agent, one clock.
 pub static CLOCK: LazyLock<Fact<Clock>> = LazyLock::new(|| Fact::new(Clock::Right));
 
-/// Somebody.
+/// A person.
 pub struct Person {
     /// The user name; the subject is `sub-NAME`.
     pub name: String,
@@ -160,7 +160,7 @@ pub struct Session {
 pub enum Source {
     Api,
     File,
-    /// A cluster, whose workspaces have one port that everybody reaches.
+    /// A cluster, whose workspaces have one public port.
     Cluster(u16),
 }
 
@@ -171,7 +171,7 @@ pub enum Port {
     Main,
     /// The owner's and of those it is granted to.
     Granted,
-    /// Everybody's.
+    /// Public.
     Public,
 }
 
@@ -210,15 +210,15 @@ impl Place {
 #[derive(Clone)]
 pub enum Credential {
     Nothing,
-    /// What never counts.
+    /// A token that is always refused.
     Bad(Arc<str>),
     Bearer(Arc<Person>, Arc<Token>),
     Cookie(Arc<Person>, Arc<Session>),
 }
 
-/// A question.
+/// One request: who sends it with which credential, and to which port of which workspace.
 #[derive(Clone)]
-pub struct Question {
+pub struct Attempt {
     pub credential: Credential,
     pub place: Arc<Place>,
     pub port: Port,
@@ -231,7 +231,7 @@ pub struct Possible {
     pub refuse: bool,
 }
 
-impl Question {
+impl Attempt {
     /// What the answer may be to a request that was on its way in this time. With reuse, what was allowed a
     /// moment ago may still be.
     pub fn possible(&self, span: Span) -> Possible {
@@ -357,7 +357,7 @@ impl Question {
         )
     }
 
-    /// Whether who is said to have been let in is who asked, and where.
+    /// Whether the person and workspace in the response are those of the request.
     pub fn is_right_place(&self, told: impl Fn(&str) -> Option<String>) -> Result<(), String> {
         let expect = |what: &str, expected: &str| {
             let found = told(what).unwrap_or_default();
@@ -395,7 +395,7 @@ pub fn self_check() {
         granted: Fact::new(vec![]),
     });
     let later = SystemTime::now() + Duration::from_mins(1);
-    let asks = |who: &Arc<Person>, token: &Arc<Token>, port| Question {
+    let asks = |who: &Arc<Person>, token: &Arc<Token>, port| Attempt {
         credential: Credential::Bearer(Arc::clone(who), Arc::clone(token)),
         place: Arc::clone(&place),
         port,
@@ -409,8 +409,8 @@ pub fn self_check() {
     let hers = asks(&person, &good, Port::Main);
     let his = asks(&other, &good, Port::Granted);
     let over = asks(&person, &token(SystemTime::now() - Duration::from_secs(1)), Port::Main);
-    let check = |question: &Question, expected, what| {
-        assert_eq!(question.possible(Span::now()), expected, "the oracle itself: {what}");
+    let check = |attempt: &Attempt, expected, what| {
+        assert_eq!(attempt.possible(Span::now()), expected, "the oracle itself: {what}");
     };
     check(&hers, allow, "an owner");
     check(&his, refuse, "a stranger");

@@ -22,7 +22,7 @@ use crate::{
     chance::Chance,
     stage::World,
     tally::Tally,
-    truth::{Credential, Port, Question, Span},
+    truth::{Attempt, Credential, Port, Span},
 };
 
 /// How long a tunnel may outlive access.
@@ -66,7 +66,7 @@ pub struct Counts {
 }
 
 struct Tunnel {
-    question: Question,
+    attempt: Attempt,
     opened: Instant,
     reading: JoinHandle<()>,
     /// Since when access is over for sure.
@@ -120,29 +120,29 @@ async fn try_open(
     let resident = world.any(chance);
     let token = resident.person.token()?;
     let credential = Credential::Bearer(Arc::clone(&resident.person), Arc::clone(&token));
-    let question = Question { credential, place: resident.place, port: Port::Main };
+    let attempt = Attempt { credential, place: resident.place, port: Port::Main };
     let stream = TcpStream::connect(gate).await.ok()?;
-    let url = format!("ws://{}/ws", question.place.host(Port::Main));
+    let url = format!("ws://{}/ws", attempt.place.host(Port::Main));
     let mut request = url.into_client_request().unwrap();
     let bearer = format!("Bearer {}", token.text).parse().unwrap();
     request.headers_mut().insert("authorization", bearer);
     let start = Instant::now();
     let answer = client_async(request, stream).await;
-    let possible = question.possible(Span { start, end: Instant::now() });
+    let possible = attempt.possible(Span { start, end: Instant::now() });
     match answer {
         Ok((mut socket, _)) => {
             if !possible.allow {
-                tally.surprise(format!("WRONG ALLOW of a tunnel: {}", question.describe()));
+                tally.surprise(format!("WRONG ALLOW of a tunnel: {}", attempt.describe()));
                 tally.wrong_allow();
             }
             let reading =
                 tokio::spawn(async move { while let Some(Ok(_)) = socket.next().await {} });
-            Some(Tunnel { question, opened: Instant::now(), reading, over: None })
+            Some(Tunnel { attempt, opened: Instant::now(), reading, over: None })
         }
         Err(Error::Http(response)) => {
             let status = response.status().as_u16();
             if !possible.refuse && status != 503 {
-                tally.surprise(format!("WRONG DENY {status} of a tunnel: {}", question.describe()));
+                tally.surprise(format!("WRONG DENY {status} of a tunnel: {}", attempt.describe()));
                 tally.wrong_deny();
             }
             None
@@ -156,24 +156,24 @@ fn look_at(tunnel: &mut Tunnel, plan: &Plan, tally: &Tally, counts: &Counts) -> 
     let now = Instant::now();
     let lately = now.checked_sub(LATE).unwrap().max(tunnel.opened);
     if tunnel.reading.is_finished() {
-        if tunnel.question.possible(Span { start: lately, end: now }).refuse {
+        if tunnel.attempt.possible(Span { start: lately, end: now }).refuse {
             counts.terminated.fetch_add(1, Ordering::Relaxed);
         } else {
             counts.lost.fetch_add(1, Ordering::Relaxed);
             if plan.losses == Losses::Surprise {
-                tally.surprise(format!("a tunnel was lost: {}", tunnel.question.describe()));
+                tally.surprise(format!("a tunnel was lost: {}", tunnel.attempt.describe()));
             }
         }
         return false;
     }
-    if tunnel.question.possible(Span::now()).allow {
+    if tunnel.attempt.possible(Span::now()).allow {
         tunnel.over = None;
         return true;
     }
     let over = *tunnel.over.get_or_insert(now);
     if over.max((plan.undisturbed)()).elapsed() > LATE {
         counts.outlived.fetch_add(1, Ordering::Relaxed);
-        tally.surprise(format!("A TUNNEL OUTLIVED ACCESS: {}", tunnel.question.describe()));
+        tally.surprise(format!("A TUNNEL OUTLIVED ACCESS: {}", tunnel.attempt.describe()));
         tunnel.reading.abort();
         return false;
     }

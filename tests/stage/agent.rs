@@ -10,7 +10,7 @@ use std::{
 
 use super::until;
 
-/// The path of the program under test: `IDENTITY_SPOA_PROGRAM`, else the one that was built beside the running test.
+/// The path of the program under test: `IDENTITY_SPOA_PROGRAM`, else the one that was built next to the running test.
 ///
 /// # Panics
 /// When it is not there: `cargo build`, or `cargo build --release` for benchmarks, makes it.
@@ -136,7 +136,7 @@ impl AgentProcess {
 
 impl Drop for AgentProcess {
     fn drop(&mut self) {
-        // A stopped process is killed all the same; one that ended is no error.
+        // This kills a stopped process too; a process that ended already is not an error.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

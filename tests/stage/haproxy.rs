@@ -40,9 +40,10 @@ impl Version {
             let output = Command::new(script).stderr(Stdio::inherit()).output().unwrap();
             let tags = String::from_utf8(output.stdout).unwrap();
             let only = std::env::var("GATE_VERSIONS").unwrap_or_default();
-            let is_meant = |tag: &&str| only.is_empty() || only.split(' ').any(|name| name == *tag);
+            let is_wanted =
+                |tag: &&str| only.is_empty() || only.split(' ').any(|name| name == *tag);
             let images: Vec<_> =
-                tags.lines().filter(is_meant).map(|tag| Self::Container(tag.into())).collect();
+                tags.lines().filter(is_wanted).map(|tag| Self::Container(tag.into())).collect();
             if images.is_empty() {
                 eprintln!("no container images: testing with the haproxy of this machine only");
                 return vec![Self::Local];
@@ -109,7 +110,7 @@ pub fn unique_name() -> String {
     format!("identity-spoa-test-{}-{count}", std::process::id())
 }
 
-/// An address of loopback that nobody else uses, with a free port: HAProxy cannot tell which port
+/// An address of loopback that no other test uses, with a free port: HAProxy cannot report which port
 /// the system chose, so the test chooses, on an address of its own.
 pub fn own_address() -> SocketAddr {
     static COUNT: AtomicU32 = AtomicU32::new(0);
@@ -120,7 +121,7 @@ pub fn own_address() -> SocketAddr {
     TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap()
 }
 
-/// A port that nobody has at this moment, for programs that cannot be told to choose one.
+/// A port that is free at this moment, for programs that cannot choose one.
 pub fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
@@ -138,7 +139,7 @@ pub struct Haproxy {
     env: Vec<(String, String)>,
 }
 
-/// Copies the shipped files into a directory. The question gets the arguments that tell what a browser does, as the
+/// Copies the shipped files into a directory. The message gets the arguments about the browser's request, as the
 /// SPOE file itself says it: sign-in and tokens in cookies need them.
 pub fn copy_with_browser_args(files: &Path) {
     let shipped = root().join("haproxy");
@@ -197,7 +198,7 @@ impl Haproxy {
         let certificate = certificate(directory);
         let authority = directory.join("client-ca.pem");
         if !authority.exists() {
-            std::fs::write(&authority, Authority::new("nobody's").pem()).unwrap();
+            std::fs::write(&authority, Authority::new("unused").pem()).unwrap();
         }
         let upstream = directory.join("upstream-ca.pem");
         let upstream =
@@ -228,7 +229,7 @@ impl Haproxy {
         Self::launch(version, configuration, directory, env, [http, https, tcp], "").await
     }
 
-    /// Starts another one at the same addresses, beside this one or after its end. `name` tells its files
+    /// Starts another one at the same addresses, during this one or after its end. `name` distinguishes its files
     /// (`master.sock`, `haproxy.log`) from those of others.
     pub async fn another(&self, version: &Version, name: &str) -> Self {
         let addresses = [self.http, self.https, self.tcp];
@@ -323,7 +324,7 @@ impl Drop for Haproxy {
     }
 }
 
-/// A certificate for the hosts of the stage, signed by nobody.
+/// A self-signed certificate for the hosts of the stage.
 pub fn certificate(directory: &Path) -> PathBuf {
     let (key, certificate) = (directory.join("gate.key"), directory.join("gate.crt"));
     let made = Command::new("openssl")

@@ -1,6 +1,6 @@
 //! The stage of the integration tests: a provider, workspaces, the agent and HAProxy, all real, all on loopback.
 //!
-//! Tests, proofs and benchmarks start what they need of it. The agent is the program that was built beside the caller
+//! Tests, proofs and benchmarks start what they need of it. The agent is the program that was built next to the caller
 //! ([`agent::program`]); this crate knows nothing of the program's code. A part that cannot start stops the test.
 
 #![allow(
@@ -97,7 +97,7 @@ impl Stage {
             (reply.status == 200).then_some(())
         })
         .await;
-        // From the first question of the process on, whose stream id is zero.
+        // From the first request of the process on, whose stream id is zero.
         let log = stage.haproxy.log();
         let mut errors = log.lines().filter(|line| line.contains("spoe_error="));
         assert!(errors.all(|line| line.ends_with("spoe_error=-")), "{version:?} {log}");
@@ -108,7 +108,7 @@ impl Stage {
         self.directory.path().join("workspaces.yaml")
     }
 
-    /// Writes the list of workspaces anew, alice's in this phase.
+    /// Writes the list of workspaces again, with alice's in this phase.
     pub fn set_phase(&self, phase: &str) {
         std::fs::write(self.workspaces_file(), workspaces(&self.alice, &self.bob, phase)).unwrap();
     }

@@ -1,4 +1,4 @@
-//! How much of a time was the machine's: a limit holds for the program, and not for what else runs beside it.
+//! How much of a measured time the machine took: a limit holds for the program, and not for other programs on the machine.
 //!
 //! The machine does not tell whose tasks waited for a CPU. An agent that keeps all CPUs busy makes its own tasks wait, and
 //! that time is not counted either. So no limit is stretched beyond [`MOST`] times, a fault that takes longer fails on any

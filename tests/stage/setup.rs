@@ -1,4 +1,4 @@
-//! The directory that an agent and its HAProxy start from: `agent.toml`, the files beside it, HAProxy's environment.
+//! The directory that an agent and its HAProxy start from: `agent.toml`, the files next to it, HAProxy's environment.
 //!
 //! A stage says only what is its own: the tables of its configuration, its files, its variables. [`AgentToml`] has what
 //! all of them share. Nothing is written before a process is started.

@@ -12,7 +12,7 @@ pub async fn until<T>(what: &str, mut check: impl AsyncFnMut() -> Option<T>) -> 
         if let Some(value) = check().await {
             return value;
         }
-        assert!(Instant::now() < deadline, "waited in vain for: {what}");
+        assert!(Instant::now() < deadline, "this did not happen: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -157,7 +157,7 @@ impl Fault {
         }
     }
 
-    /// What it befalls; two faults of one kind are no pair.
+    /// What it befalls; two faults of one kind do not make a pair.
     pub fn victim(self) -> &'static str {
         match self {
             Self::DiskFull => "disk",

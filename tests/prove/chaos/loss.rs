@@ -30,7 +30,7 @@ impl Loss {
 
     /// Whether packets can be lost here.
     pub fn is_possible() -> bool {
-        // A port that is no server's.
+        // A port without a server.
         Self::begin(&[1]).is_some()
     }
 }

@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What the group may hold beside what the process has already, in bytes.
+/// What the group may hold in addition to what the process has already, in bytes.
 const ROOM: &str = "2097152";
 
 /// The group's directory and the name of its limit, by the version of control groups there is.
@@ -28,7 +28,7 @@ pub fn is_possible() -> bool {
     limited
 }
 
-/// From now on the process may take no more than a little beside what it has; then the kernel ends it.
+/// Limits the process to a little more memory than it has; beyond that the kernel ends it.
 pub fn limit(pid: u32) {
     let (group, limit) = group();
     let _ = fs::create_dir(&group);

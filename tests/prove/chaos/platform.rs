@@ -27,7 +27,7 @@ pub enum Mood {
     Honest,
     /// Each list takes so long.
     Slow(Duration),
-    /// Lists are no JSON.
+    /// Lists are not JSON.
     Garbage,
     /// Lists are megabytes of nothing.
     Endless,
@@ -94,7 +94,7 @@ impl Platform {
         let event = json!({ "type": "MODIFIED", "object": object }).to_string();
         let _ = self.events.send((version, event));
     }
-    /// A workspace is gone for good.
+    /// A workspace was deleted.
     pub fn remove(&self, place: &Place) {
         let mut cluster = self.cluster.lock().unwrap();
         cluster.version += 1;
@@ -151,7 +151,7 @@ fn watch(events: broadcast::Receiver<(u64, String)>, from: u64, platform: &Platf
     };
     let first = futures_util::stream::iter(missed);
     let rest = futures_util::stream::unfold(events, |mut events| async move {
-        // Who cannot follow lists anew.
+        // A client that cannot follow lists again.
         events.recv().await.ok().map(|(_, event)| (event, events))
     });
     let lines = futures_util::StreamExt::chain(first, rest);

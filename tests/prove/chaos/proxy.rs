@@ -16,7 +16,7 @@ pub enum Way {
     Slow(Duration),
     /// Connections are there, and nothing goes through any more: what a partition looks like.
     Silent,
-    /// As silent for the connections there are; new ones are as ever.
+    /// As silent for existing connections; new ones work.
     HalfOpen,
     /// All connections are closed, new ones too.
     Cut,
@@ -63,7 +63,7 @@ async fn carry(client: TcpStream, target: Target, mut way: watch::Receiver<Way>)
     if born == Way::Cut {
         return;
     }
-    // Nobody is there before the way is open again.
+    // No client connects before the way is open again.
     if way.wait_for(|way| *way != Way::Silent).await.is_err() {
         return;
     }

@@ -39,7 +39,7 @@ use test_stage::{
 
 /// How many people there are.
 pub const PEOPLE: usize = 30;
-/// How long workspaces go on without their platform: owners, and everybody else.
+/// How long access to workspaces goes on without their platform: for owners, and for all others.
 pub const STALE: Duration = Duration::from_secs(15);
 /// What the file system for audit log and journal holds, in MiB.
 const DISK: &str = "400";
@@ -100,7 +100,7 @@ pub struct Second {
 }
 
 impl Second {
-    /// Starts the second HAProxy beside the first one's directory, and writes the second agent's configuration.
+    /// Starts the second HAProxy next to the first one's directory, and writes the second agent's configuration.
     async fn start(
         root: &Path,
         version: &Version,
@@ -188,7 +188,7 @@ impl Agent {
         }
     }
 
-    /// Whether it began a moment ago, and may not have asked everybody yet.
+    /// Whether it started a moment ago, and may not have reached all services yet.
     pub fn is_new(&self) -> bool {
         self.started.is_some_and(|at| at.elapsed() < Duration::from_secs(1))
     }
@@ -434,9 +434,9 @@ impl Scene {
         let disturbed = *self.disturbed.lock().unwrap();
         let now = Instant::now();
         self.pending.lock().unwrap().retain(|change| {
-            // Heard at once; after a disturbance when the platform was asked anew.
+            // Received immediately; after a disturbance when the platform was asked again.
             let heard = change.at.max(disturbed) + Duration::from_secs(3);
-            // Whatever happens, a workspace that nobody confirms is closed.
+            // In every case a workspace that is not confirmed is closed.
             let closed = change.at + STALE + Duration::from_secs(4);
             let due = now >= heard || change.ends && now >= closed;
             if due {
@@ -446,7 +446,7 @@ impl Scene {
         });
     }
 
-    /// Ends sessions of which nobody knows whether they still count.
+    /// Ends sessions that may or may not be valid any more.
     pub fn doubt_sessions(&self) {
         for resident in self.world.residents().iter() {
             if let Some(session) = resident.person.session().filter(|s| s.alive.latest()) {
@@ -455,7 +455,7 @@ impl Scene {
         }
     }
 
-    /// Nobody is signed in any more, as far as the oracle asks.
+    /// Takes all people for signed out, as far as the oracle asks.
     pub fn forget_sessions(&self) {
         for resident in self.world.residents().iter() {
             let mut session = resident.person.session.lock().unwrap();

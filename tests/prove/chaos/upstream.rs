@@ -15,7 +15,7 @@ impl Pods {
     /// Starts so many.
     pub async fn start(count: usize) -> Self {
         let [a, b, ..] = std::process::id().to_le_bytes();
-        // Nobody else is on these addresses.
+        // No other program uses these addresses.
         let net = [64 + a % 64, b];
         let mut pods = Self { net, main_port: 0, public_port: 0 };
         let free = async |address| {
