@@ -63,7 +63,7 @@ fn time(what: &str, mut run: impl FnMut()) {
 
 fn main() {
     let mut hot = hot_path::HotPath::start();
-    let bytes = hot.question("");
+    let bytes = hot.notify("");
     let now = Timestamp::now();
     let mut scratch = Scratch::default();
     let mut out = Vec::new();
