@@ -91,7 +91,7 @@ async fn a_reload_of_haproxy_under_load_loses_nothing() {
             stage.haproxy.reload();
             let mut asked = Instant::now();
             until("the reload", async || {
-                // A master that is just executing itself anew does not hear the signal.
+                // A master that is just executing itself again does not get the signal.
                 if asked.elapsed() > Duration::from_secs(3) {
                     stage.haproxy.reload();
                     asked = Instant::now();
@@ -181,7 +181,7 @@ async fn long_cookies_pass_whole_or_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bytes_that_are_no_utf8_are_kept_apart_and_refused_where_they_name_a_host() {
+async fn bytes_that_are_not_utf8_stay_distinct_and_are_refused_as_a_host() {
     for version in Version::all() {
         let stage = Stage::start(version).await;
         let mut request = b"GET / HTTP/1.1\r\nHost: ".to_vec();
@@ -278,7 +278,7 @@ async fn a_tcp_stream_reaches_what_its_server_name_may_reach() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn arguments_without_a_name_and_without_a_value_are_passed_over() {
+async fn arguments_without_a_name_and_without_a_value_are_ignored() {
     for version in Version::all() {
         let mut stage = Stage::start(version).await;
         let changed = tempfile::tempdir().unwrap();

@@ -38,7 +38,7 @@ pub(crate) fn record(at: &Path, agent: PathBuf) -> Arc<Mutex<Vec<Vec<u8>>>> {
     tokio::spawn(async move {
         while let Ok((haproxy, _)) = listener.accept().await {
             let (mut from, mut to) = haproxy.into_split();
-            let (mut answers, mut questions) =
+            let (mut answers, mut notifies) =
                 UnixStream::connect(&agent).await.unwrap().into_split();
             tokio::spawn(async move { tokio::io::copy(&mut answers, &mut to).await });
             let connection = {
@@ -51,7 +51,7 @@ pub(crate) fn record(at: &Path, agent: PathBuf) -> Arc<Mutex<Vec<Vec<u8>>>> {
                 let mut buffer = vec![0; 65536];
                 while let Ok(n @ 1..) = from.read(&mut buffer).await {
                     keep.lock().unwrap()[connection].extend_from_slice(&buffer[..n]);
-                    questions.write_all(&buffer[..n]).await.unwrap();
+                    notifies.write_all(&buffer[..n]).await.unwrap();
                 }
             });
         }
@@ -86,7 +86,7 @@ async fn the_seeds_are_written() {
     for version in Version::all() {
         let Version::Container(tag) = version else { continue };
         let connections = capture(version).await;
-        let mut questions = 0;
+        let mut notifies = 0;
         for stream in connections {
             let mut rest = &stream[..];
             while let Ok(Some((frame, used))) = frame::split(rest, DEFAULT_SIZE) {
@@ -98,8 +98,8 @@ async fn the_seeds_are_written() {
                         write("frame", &format!("haproxy-{tag}-{what}"), &rest[..used]);
                     }
                     Some(FrameType::Notify) => {
-                        questions += 1;
-                        let name = format!("haproxy-{tag}-question-{questions}");
+                        notifies += 1;
+                        let name = format!("haproxy-{tag}-notify-{notifies}");
                         write("notify", &name, frame.payload);
                         write("differential", &name, &rest[..used]);
                         write("frame", &name, &rest[..used]);
@@ -117,7 +117,7 @@ async fn the_seeds_are_written() {
                 );
             }
         }
-        assert!(questions >= 5, "{questions}");
+        assert!(notifies >= 5, "{notifies}");
     }
     made_up();
 }
@@ -211,7 +211,7 @@ fn frames_of_every_haproxy_are_read() {
         }
         let bytes = std::fs::read(&path).unwrap();
         let mut side = AgentSide::new(DEFAULT_SIZE);
-        if name.contains("question") {
+        if name.contains("notify") {
             let mut hello = Vec::new();
             client::hello(&mut hello, DEFAULT_SIZE, "", false);
             side.next(&hello, &mut Vec::new()).unwrap();

@@ -46,7 +46,7 @@ async fn a_workspace_at_a_name_is_reached_where_the_name_leads() {
         let reply = get(&stage, &port_host(8200, ALICES), "/", "alice").await;
         assert_eq!(reply.status, 503);
         assert!(reply.body.contains("destination_unresolved"), "{}", reply.body);
-        // Without the exception, this machine is no place for a request, by any name.
+        // Without the exception, no request goes to this machine, by any name.
         let config = std::fs::read_to_string(stage.directory.path().join("agent.toml")).unwrap();
         let config = config.replace("allow = [\"127.0.0.0/8\", \"::1\"]", "");
         std::fs::write(stage.directory.path().join("agent.toml"), config).unwrap();
@@ -169,7 +169,7 @@ async fn s14_a_destination_that_is_the_gate_itself_makes_no_loop() {
         .await;
         assert_eq!(reply.status, 508, "{version:?} {}", reply.body);
         assert!(reply.body.contains("the gate itself"), "{version:?} {}", reply.body);
-        // A client that counts by itself counts against itself, and what is no number counts for nothing.
+        // A client that sends the header itself only uses up its own rounds, and a value that is not a number is ignored.
         for (rounds, status) in [("9", 508), ("4", 508), ("3", 200), ("-9", 200), ("x", 200)] {
             let lines = format!("X-Identity-Rounds: {rounds}\r\n");
             let reply = stage.client().await.send(&port_host(3000, ALICES), lines.as_bytes()).await;

@@ -82,7 +82,7 @@ fn each_command_in_the_documents_is_run_or_says_why_not() {
     );
 }
 
-/// The commands of ours in a block, without what the shell does with them.
+/// The commands of this program in a block, without the shell's part.
 fn commands(text: &str) -> Vec<String> {
     let text = text.replace("\\\n", " ");
     let mut found = Vec::new();
@@ -98,7 +98,7 @@ fn commands(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_command_of_ours_in_a_document_is_one_that_the_program_takes() {
+fn every_identity_spoa_command_in_a_document_is_accepted_by_the_program() {
     let mut count = 0;
     for page in markdown::all() {
         for block in page.blocks.iter().filter(|block| block.is_commands()) {

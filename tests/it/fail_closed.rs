@@ -25,13 +25,13 @@ async fn after(version: &Version, harm: impl AsyncFnOnce(&mut Stage)) {
         assert_eq!(reply.status, 503, "{version:?} {}", reply.body);
         machine::took(Duration::from_secs(3), "refused", &reply);
     }
-    // A public port is no exception, nor is a new connection.
+    // That holds for a public port and for a new connection too.
     assert_eq!(stranger.get(&port_host(3000, ALICES), None).await.status, 503);
     assert_eq!(stage.get(&host(ALICES), Some("alice")).await.status, 503);
     // F2: the log says that it was the agent's failure, not its verdict.
     let refused = until("five refusals in the log", async || {
         let log = stage.haproxy.log();
-        // HAProxy logs its questions too, with how many milliseconds they took: at times 503.
+        // HAProxy logs its SPOE messages too, with how many milliseconds they took: at times 503.
         let requests = log
             .get(before..)
             .unwrap_or_default()
@@ -113,7 +113,7 @@ async fn an_agent_that_comes_back_is_used_again() {
         stage.agent.kill();
         let reply = stage.get(&host(ALICES), Some("alice")).await;
         assert_eq!(reply.status, 503, "{version:?}");
-        // The socket of the killed agent is still there, and is no obstacle.
+        // The socket of the killed agent is still there, and does not prevent the start.
         stage.agent = AgentProcess::start(stage.directory.path()).await;
         until("the gate to open again", || async {
             (stage.get(&host(ALICES), Some("alice")).await.status == 200).then_some(())
@@ -125,7 +125,7 @@ async fn an_agent_that_comes_back_is_used_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_decision_that_cannot_be_recorded_is_no_allow() {
+async fn a_decision_that_cannot_be_recorded_is_not_an_allow() {
     let stage = Stage::start(Version::newest()).await;
     let config = std::fs::read_to_string(stage.directory.path().join("agent.toml")).unwrap();
     let config = config.replace("audit.jsonl", "/dev/full").replace("spop.sock", "other.sock");
@@ -134,7 +134,7 @@ async fn a_decision_that_cannot_be_recorded_is_no_allow() {
     std::fs::copy(stage.workspaces_file(), directory.path().join("workspaces.yaml")).unwrap();
     let agent = AgentProcess::start(directory.path()).await;
     let mut peer = crate::wire::Peer::tcp(agent.tcp()).await;
-    // The first record is in the queue before anybody knows that the disk is full.
+    // The first record is in the queue before the agent knows that the disk is full.
     until("the refusal", async || {
         (peer.ask_public().await.as_deref() == Some("audit_unavailable")).then_some(())
     })

@@ -34,12 +34,17 @@ async fn each_person_reaches_what_is_theirs_and_nothing_else() {
             (port_host(9999, ALICES), Some("alice"), 403, "endpoint_undeclared"),
             (port_host(9999, ALICES), Some("bob"), 403, "not_permitted"),
             (
-                "nobody-knows-thisonehere.ws.gitpod.test".into(),
+                "unknown-workspace-thisonehere.ws.gitpod.test".into(),
                 Some("alice"),
                 404,
                 "workspace_unknown",
             ),
-            ("nobody-knows-thisonehere.ws.gitpod.test".into(), None, 401, "credential_missing"),
+            (
+                "unknown-workspace-thisonehere.ws.gitpod.test".into(),
+                None,
+                401,
+                "credential_missing",
+            ),
             ("www.gitpod.test".into(), Some("alice"), 421, "host_unmatched"),
             (format!("{}.evil.com", host(ALICES)), Some("alice"), 421, "host_unmatched"),
             (format!("{}.", host(ALICES)), Some("alice"), 400, "host_invalid"),
@@ -134,7 +139,7 @@ async fn a_workspace_that_stops_is_gone_within_a_second() {
     );
     // The public port is closed too, and says no more to strangers than for an unknown workspace.
     assert_eq!(stage.get(&port_host(3000, ALICES), None).await.status, 401);
-    // Whoever may not reach it does not learn that it is stopped.
+    // A person who may not reach it does not learn that it is stopped.
     assert_eq!(stage.get(&host(ALICES), Some("bob")).await.status, 403);
 }
 

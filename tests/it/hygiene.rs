@@ -62,7 +62,7 @@ async fn f3_headers_that_a_client_sends_in_our_name_never_arrive() {
 /// oauth2-proxy let a health check's User-Agent pass (CVE-2026-34457). The gate has no path, method or header that needs
 /// no decision.
 #[tokio::test(flavor = "multi_thread")]
-async fn f7_no_health_check_preflight_or_acme_challenge_skips_the_question() {
+async fn f7_no_health_check_preflight_or_acme_challenge_skips_the_check() {
     for version in Version::all() {
         let stage = Stage::start(version).await;
         let before = stage.alice.requests().len();
@@ -141,7 +141,7 @@ async fn s15_no_header_that_overrides_the_method_arrives() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn p1_no_token_and_no_cookie_of_ours_reaches_a_workspace_or_a_log() {
+async fn p1_no_token_and_no_cookie_of_the_gate_reaches_a_workspace_or_a_log() {
     for version in Version::all() {
         let stage = Stage::start(version).await;
         let token = stage.idp.token_of("alice");

@@ -60,7 +60,7 @@ async fn i1_many_questions_about_one_token_ask_once_and_a_jwt_never() {
     bare.idp.set_faults(fault(Fault::Slow(50)));
     let mut peer = bare.unix().await;
     let questions: Vec<_> = (0..50)
-        .flat_map(|_| peer.question(host(ALICES).as_bytes(), Some("opaque-alice")))
+        .flat_map(|_| peer.authorize(host(ALICES).as_bytes(), Some("opaque-alice")))
         .collect();
     peer.write(&questions).await;
     for _ in 0..50 {

@@ -60,7 +60,7 @@ fn each_module_imports_only_what_is_below_it() {
     let plan: Vec<&str> = PLAN.split_whitespace().collect();
     let at = |name: &String| plan.iter().position(|known| known == name);
     let mut wrong = String::new();
-    let mut beside: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    let mut neighbours: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for (path, names) in &all {
         assert!(at(&path[0]).is_some(), "'{}' is not in the plan", path[0]);
         for name in names {
@@ -71,16 +71,16 @@ fn each_module_imports_only_what_is_below_it() {
                 wrong += &format!("{} -> {}: looks upward\n", path.join("::"), name.join("::"));
             }
             if let (Some(one), Some(other)) = (path.get(common), name.get(common)) {
-                beside.entry((path[..common].to_vec(), one)).or_default().push(other);
+                neighbours.entry((path[..common].to_vec(), one)).or_default().push(other);
             }
         }
     }
-    for ((folder, one), others) in &beside {
+    for ((folder, one), others) in &neighbours {
         let mut reached = others.clone();
         let mut next = 0;
         while let Some(other) = reached.get(next).copied() {
             next += 1;
-            let more = beside.get(&(folder.clone(), other)).into_iter().flatten();
+            let more = neighbours.get(&(folder.clone(), other)).into_iter().flatten();
             let more: Vec<_> = more.filter(|name| !reached.contains(name)).copied().collect();
             reached.extend(more);
         }

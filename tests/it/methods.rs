@@ -178,8 +178,8 @@ async fn s7_the_agent_refuses_connect_whatever_haproxys_rules_are() {
             (b"cookies", Value::Int64(0)),
             (b"method", Value::Str(method.as_bytes())),
         ];
-        let question = peer.notify(&[(b"authorize", args)]);
-        peer.write(&question).await;
+        let notify = peer.notify(&[(b"authorize", args)]);
+        peer.write(&notify).await;
         assert_eq!(peer.reason().await.as_deref(), Some(reason), "{method}");
     }
 }

@@ -50,9 +50,9 @@ fn between(at: &Path, agent: std::path::PathBuf, changes: &Changes) {
     tokio::spawn(async move {
         while let Ok((haproxy, _)) = listener.accept().await {
             let Ok(stream) = UnixStream::connect(&agent).await else { continue };
-            let (mut answers, mut questions) = stream.into_split();
+            let (mut answers, mut requests) = stream.into_split();
             let (mut from, mut to) = haproxy.into_split();
-            tokio::spawn(async move { tokio::io::copy(&mut from, &mut questions).await });
+            tokio::spawn(async move { tokio::io::copy(&mut from, &mut requests).await });
             let changes = Arc::clone(&changes);
             tokio::spawn(async move {
                 let mut input = Vec::new();
@@ -410,15 +410,15 @@ async fn s11_without_a_variable_nothing_of_sign_in_or_of_a_session_is_given_away
             assert_eq!(alice.browse(&alices, "/").await.status, 200);
             let session = alice.cookies[&alices]["__Host-identity"].clone();
             // The same gate once more, whose answers are changed.
-            let (files, beside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let (files, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
             copy_with_browser_args(files.path());
             let env = std::fs::read_to_string(stage.directory.path().join("haproxy.env")).unwrap();
-            std::fs::write(beside.path().join("haproxy.env"), env).unwrap();
-            let (at, changes) = (beside.path().join("between.sock"), Changes::default());
+            std::fs::write(state.path().join("haproxy.env"), env).unwrap();
+            let (at, changes) = (state.path().join("between.sock"), Changes::default());
             between(&at, stage.agent.socket(), &changes);
             let named = ([127, 0, 0, 1], 1).into();
             let haproxy =
-                Haproxy::start_from(files.path(), version, beside.path(), &at, named).await;
+                Haproxy::start_from(files.path(), version, state.path(), &at, named).await;
             let page = "Accept: text/html\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\nSec-Fetch-Site: none\r\n";
             let stranger = format!("GET / HTTP/1.1\r\nHost: {alices}\r\n{page}\r\n");
             let hers = format!(

@@ -1,4 +1,4 @@
-//! What is handed out beside the program: units, manifests, completions, manual pages.
+//! What is shipped with the program: units, manifests, completions, manual pages.
 
 mod debian;
 mod image;

@@ -29,7 +29,7 @@ fn host_of(address: &str) -> String {
 /// CVE-2026-25748: an authentik session cookie that is none let a request pass. criteo's agent ended with the
 /// process at `authsession=AAAA`; mod_auth_openidc at others (CVE-2023-28625).
 #[tokio::test(flavor = "multi_thread")]
-async fn peers_authentik_cve_2026_25748_and_criteo_a_malformed_cookie_is_nobodys() {
+async fn peers_authentik_cve_2026_25748_and_criteo_a_malformed_cookie_is_refused() {
     for version in Version::all() {
         let stage = sign_in(version).await;
         let mut browser = stage.browser();
@@ -64,7 +64,7 @@ async fn peers_authentik_cve_2026_25748_and_criteo_a_malformed_cookie_is_nobodys
 /// CVE-2020-4037, CVE-2020-5233, CVE-2020-11053 of oauth2-proxy, CVE-2021-29456 of Authelia, CVE-2021-35206 of Gitpod,
 /// CVE-2021-32786 of mod_auth_openidc: after signing in, a browser was led anywhere.
 #[tokio::test(flavor = "multi_thread")]
-async fn peers_oauth2_proxy_cve_2020_5233_nobody_is_led_elsewhere_after_signing_in() {
+async fn peers_oauth2_proxy_cve_2020_5233_no_redirect_leads_elsewhere_after_signing_in() {
     let stage = sign_in(Version::newest()).await;
     let idp = host_of(stage.idp.issuer());
     let ours = [host(ALICES), LOGIN.to_owned(), idp];
@@ -100,7 +100,7 @@ async fn peers_oauth2_proxy_cve_2020_5233_nobody_is_led_elsewhere_after_signing_
 /// query or a fragment. CVE-2026-34457: by the User-Agent of a health check. What needs none here is a path of our own
 /// pages, by HAProxy's own reading of the request, and leads to no workspace.
 #[tokio::test(flavor = "multi_thread")]
-async fn peers_oauth2_proxy_cve_2026_40575_no_word_of_a_client_skips_the_question() {
+async fn peers_oauth2_proxy_cve_2026_40575_no_header_or_query_skips_the_check() {
     for version in Version::all() {
         let stage = sign_in(version).await;
         let page = "/.well-known/identity-spoa/style.css";
@@ -135,7 +135,7 @@ async fn peers_oauth2_proxy_cve_2026_40575_no_word_of_a_client_skips_the_questio
             let request = format!("GET {target} HTTP/1.1\r\nHost: {alices}\r\nAccept: */*\r\n\r\n");
             assert_eq!(raw(&stage, &request).await.status, 400, "{version:?} {target}");
         }
-        // What begins like a path of ours is ours, wherever it leads on.
+        // A path that begins like one of the gate's is the gate's, whatever follows.
         let request =
             format!("GET {page}/../../../x HTTP/1.1\r\nHost: {alices}\r\nAccept: */*\r\n\r\n");
         let reply = raw(&stage, &request).await;
@@ -196,10 +196,10 @@ async fn peers_oauth2_proxy_cve_2026_40574_and_coder_cve_2024_27918_an_address_i
     }
 }
 
-/// CVE-2024-47070 of authentik: an X-Forwarded-For that is no address left a check out. Other proxies believed it:
+/// CVE-2024-47070 of authentik: an X-Forwarded-For that is not an address skipped a check. Other proxies believed it:
 /// what a client says of its address is nothing to us, and does not travel on.
 #[tokio::test(flavor = "multi_thread")]
-async fn peers_authentik_cve_2024_47070_what_a_client_says_of_its_address_counts_for_nothing() {
+async fn peers_authentik_cve_2024_47070_the_address_that_a_client_claims_is_ignored() {
     for version in Version::all() {
         let stage = Stage::start(version).await;
         let spoofed = "X-Forwarded-For: nonsense, 10.9.9.9\r\nX-Real-IP: 10.9.9.9\r\nX-Client-IP: 10.9.9.9\r\nForwarded: for=10.9.9.9\r\n";
@@ -223,7 +223,7 @@ async fn peers_authentik_cve_2024_47070_what_a_client_says_of_its_address_counts
 
 /// haproxy-lua-oauth sets `txn.oauth.<claim>` before it looks at the signature.
 #[tokio::test(flavor = "multi_thread")]
-async fn peers_haproxy_lua_oauth_nothing_that_an_unproved_token_says_is_told_to_anybody() {
+async fn peers_haproxy_lua_oauth_no_claim_of_an_unverified_token_leaves_the_agent() {
     for version in Version::all() {
         let stage = Stage::start(version).await;
         let claims = serde_json::json!({"sub": "canary-sub", "preferred_username": "canary-user", "email": "canary@example.com", "groups": ["canary-group"]});
@@ -234,7 +234,7 @@ async fn peers_haproxy_lua_oauth_nothing_that_an_unproved_token_says_is_told_to_
         let forged = format!("{}{other}{}", &token[..at], &token[at + 1..]);
         for name in [host(ALICES), port_host(3000, ALICES)] {
             let reply = stage.get_with(&name, Some(&forged)).await;
-            // The public port opens for anybody, and for nobody in particular.
+            // The public port opens for every client, and the client stays anonymous.
             assert_eq!(reply.status, if name == host(ALICES) { 401 } else { 200 }, "{version:?}");
             assert!(!reply.body.contains("canary"), "{version:?} {}", reply.body);
         }

@@ -20,12 +20,12 @@ async fn f9_a_peer_that_says_nothing_or_half_a_frame_is_closed() {
     let silent = UnixStream::connect(bare.agent.socket()).await.unwrap();
     let mut silent = Peer::silent(Box::new(silent));
     let mut slow = bare.unix().await;
-    let question = slow.question(host(ALICES).as_bytes(), None);
+    let notify = slow.authorize(host(ALICES).as_bytes(), None);
     let start = std::time::Instant::now();
     let timeout = Status::Timeout as u32;
     let dripping = async {
         // A byte now and then does not help.
-        for byte in &question[..20] {
+        for byte in &notify[..20] {
             slow.write(&[*byte]).await;
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
         }

@@ -70,7 +70,7 @@ async fn ask(stage: &Stage, head: &str) -> crate::support::Reply {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_header_of_ours_is_taken_away_by_the_connection_header() {
+async fn no_header_of_the_gate_is_removed_by_the_connection_header() {
     for version in Version::all() {
         let stage = stage(version).await;
         for (lines, want) in [
@@ -143,7 +143,7 @@ async fn f4_a_request_is_for_one_host_and_is_one_request() {
         let bearer = format!("Authorization: Bearer {}\r\n", stage.idp.token_of("bob"));
         let alices = host(ALICES);
         for head in [
-            // The target names what bob may not reach, the header what everybody may.
+            // The target names what bob may not reach, the header a public host.
             format!("GET http://{alices}/ HTTP/1.1\r\nHost: HOST\r\n{bearer}\r\n"),
             format!("GET http://HOST/ HTTP/1.1\r\nHost: {alices}\r\n{bearer}\r\n"),
             format!("GET http://{alices}/ HTTP/1.0\r\nHost: HOST\r\n{bearer}\r\n"),

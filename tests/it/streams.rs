@@ -31,7 +31,7 @@ async fn recorded(stage: &Stage, host: &str, reason: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s1_a_stream_at_an_http_endpoint_is_refused_whoever_opens_it() {
+async fn s1_a_stream_at_an_http_endpoint_is_refused_for_every_client() {
     let authority = Authority::new("corp");
     for version in Version::all() {
         let stage = certificates::stage(version, &authority).await;

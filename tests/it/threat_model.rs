@@ -17,7 +17,7 @@ fn functions(directory: &Path, names: &mut BTreeSet<String>) {
                 let is_start = matches!(before.trim(), "" | "async");
                 let end = rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_')?;
                 let file = path.file_stem()?.to_str()?;
-                // Tests beside their code, in a file of their own.
+                // Tests next to their code, in a file of their own.
                 let parent = path.parent()?.file_name()?.to_str()?;
                 let module = if file == "tests" { parent } else { file };
                 is_start.then(|| format!("{module}::{}", &rest[..end]))
@@ -27,7 +27,7 @@ fn functions(directory: &Path, names: &mut BTreeSet<String>) {
     }
 }
 
-/// The names of all functions of the program and of its tests, with the module: `tokens::j2_a_public_key_is_no_shared_secret`.
+/// The names of all functions of the program and of its tests, with the module: `tokens::j6_a_name`.
 pub(super) fn all_functions() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     functions(&root().join("src"), &mut names);

@@ -94,7 +94,7 @@ impl Peer {
     }
 
     /// A NOTIFY with one `authorize` message.
-    pub(crate) fn question(&mut self, host: &[u8], authorization: Option<&str>) -> Vec<u8> {
+    pub(crate) fn authorize(&mut self, host: &[u8], authorization: Option<&str>) -> Vec<u8> {
         let bearer = authorization.map(|token| format!("Bearer {token}"));
         let authorization = bearer.as_ref().map_or(Value::Null, |text| Value::Str(text.as_bytes()));
         self.notify(&[(
@@ -122,8 +122,8 @@ impl Peer {
 
     /// Asks, and returns the reason of the answer.
     pub(crate) async fn ask(&mut self, host: &str, token: Option<&str>) -> Option<String> {
-        let question = self.question(host.as_bytes(), token);
-        self.write(&question).await;
+        let notify = self.authorize(host.as_bytes(), token);
+        self.write(&notify).await;
         self.reason().await
     }
 
@@ -244,15 +244,15 @@ async fn a_health_check_is_answered_and_closed() {
 }
 
 #[tokio::test]
-async fn questions_in_one_write_are_all_answered() {
+async fn notify_frames_in_one_write_all_get_a_response() {
     let bare = Bare::start().await;
     let mut peer = bare.unix().await;
     let token = bare.idp.token_of("alice");
     let mut bytes = Vec::new();
     for n in 0..500 {
         let host = if n % 2 == 0 { host(ALICES) } else { port_host(3000, ALICES) };
-        let question = peer.question(host.as_bytes(), Some(&token));
-        bytes.extend(question);
+        let notify = peer.authorize(host.as_bytes(), Some(&token));
+        bytes.extend(notify);
     }
     let (mut seen, writing) = (Vec::new(), bytes);
     let mut stream = peer;
@@ -274,8 +274,8 @@ async fn an_allow_says_who_where_and_what_travels() {
     let bare = Bare::start().await;
     let mut peer = bare.unix().await;
     let token = bare.idp.token_of("alice");
-    let question = peer.question(host(ALICES).as_bytes(), Some(&token));
-    peer.write(&question).await;
+    let notify = peer.authorize(host(ALICES).as_bytes(), Some(&token));
+    peer.write(&notify).await;
     let Heard::Ack(_, variables) = peer.hear().await else { panic!() };
     let names: Vec<_> = variables.iter().map(|(name, _)| name.as_str()).collect();
     let want = [
@@ -298,7 +298,7 @@ async fn an_allow_says_who_where_and_what_travels() {
 }
 
 #[tokio::test]
-async fn every_question_is_answered_even_a_strange_one() {
+async fn every_notify_gets_a_response_even_a_malformed_one() {
     let bare = Bare::start().await;
     let mut peer = bare.unix().await;
     let args: &[client::Arg<'_>] = &[
@@ -320,8 +320,8 @@ async fn every_question_is_answered_even_a_strange_one() {
         &[(b"authorize", wrong_type)],
         &[(b"authorize", negative)],
     ] {
-        let question = peer.notify(messages);
-        peer.write(&question).await;
+        let notify = peer.notify(messages);
+        peer.write(&notify).await;
         assert_eq!(peer.reason().await.as_deref(), Some("message_unknown"), "{messages:?}");
     }
     // A HAProxy process counts its streams from zero.
@@ -329,13 +329,13 @@ async fn every_question_is_answered_even_a_strange_one() {
     client::notify(&mut first, (0, 1), DEFAULT_SIZE, &[(b"authorize", args)]).unwrap();
     peer.write(&first).await;
     assert_eq!(peer.reason().await.as_deref(), Some("host_unmatched"));
-    // A message of somebody else in the same group is passed over.
-    let question = peer.notify(&[(b"other", wrong_type), (b"authorize", args)]);
-    peer.write(&question).await;
+    // Another agent's message in the same group is ignored.
+    let notify = peer.notify(&[(b"other", wrong_type), (b"authorize", args)]);
+    peer.write(&notify).await;
     assert_eq!(peer.reason().await.as_deref(), Some("host_unmatched"));
     for host in [&b"\xff.ws.gitpod.test"[..], b"", b"a b", &[b'a'; 9000]] {
-        let question = peer.question(host, None);
-        peer.write(&question).await;
+        let notify = peer.authorize(host, None);
+        peer.write(&notify).await;
         assert_eq!(peer.reason().await.as_deref(), Some("host_invalid"));
     }
 }
@@ -350,12 +350,12 @@ async fn a_tcp_stream_is_judged_by_its_server_name() {
         (host(ALICES), "credential_missing"),
         ("x.y".into(), "host_unmatched"),
     ] {
-        let question = peer.notify(&[(b"authorize-tcp", &[(b"sni", Value::Str(name.as_bytes()))])]);
-        peer.write(&question).await;
+        let notify = peer.notify(&[(b"authorize-tcp", &[(b"sni", Value::Str(name.as_bytes()))])]);
+        peer.write(&notify).await;
         assert_eq!(peer.reason().await.as_deref(), Some(reason));
     }
-    let question = peer.notify(&[(b"authorize-tcp", &[])]);
-    peer.write(&question).await;
+    let notify = peer.notify(&[(b"authorize-tcp", &[])]);
+    peer.write(&notify).await;
     assert_eq!(peer.reason().await.as_deref(), Some("host_missing"));
 }
 
@@ -395,8 +395,8 @@ async fn both_ends_can_disconnect() {
     assert_eq!(peer.hear().await, Heard::Disconnect(0));
     assert_eq!(peer.hear().await, Heard::Closed);
     let mut peer = bare.unix().await;
-    let question = peer.question(host(ALICES).as_bytes(), None);
-    peer.write(&question).await;
+    let notify = peer.authorize(host(ALICES).as_bytes(), None);
+    peer.write(&notify).await;
     assert!(bare.agent.end().await);
     assert_eq!(peer.reason().await.as_deref(), Some("credential_missing"));
     assert_eq!(peer.hear().await, Heard::Disconnect(0));
@@ -430,7 +430,7 @@ async fn k4_ten_thousand_unknown_key_ids_cause_at_most_two_fetches() {
         for (peer, tokens) in peers.iter_mut().zip(chunk.chunks(10)) {
             let mut bytes = Vec::new();
             for token in tokens {
-                bytes.extend(peer.question(host(ALICES).as_bytes(), Some(token)));
+                bytes.extend(peer.authorize(host(ALICES).as_bytes(), Some(token)));
             }
             peer.write(&bytes).await;
         }

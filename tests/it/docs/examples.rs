@@ -136,9 +136,9 @@ fn every_configuration_of_haproxy_in_a_document_is_taken_and_has_no_mistakes() {
             assert!(good, "{} {version:?}: {text}", block.place());
         }
         let source = Source { name: "haproxy.cfg".into(), text: block.text.clone() };
-        let beside =
+        let include =
             |_: &str| Some(Source { name: "identity.spoe.cfg".into(), text: spoe.clone() });
-        let found = lint(&[source], &beside, &Agent::default());
+        let found = lint(&[source], &include, &Agent::default());
         assert!(found.is_empty(), "{}: {found:#?}", block.place());
     }
 }

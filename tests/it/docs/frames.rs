@@ -31,7 +31,7 @@ fn text(value: Value<'_>) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_question_in_the_life_of_a_request_is_what_haproxy_asks() {
+async fn the_arguments_in_the_life_of_a_request_are_what_haproxy_sends() {
     let newest = Version::newest();
     let stage = Stage::start(newest).await;
     let recorder = stage.directory.path().join("recorder.sock");
@@ -76,8 +76,8 @@ async fn the_question_in_the_life_of_a_request_is_what_haproxy_asks() {
 async fn the_answer_in_the_life_of_a_request_is_what_the_agent_says() {
     let bare = Bare::start().await;
     let mut peer = bare.unix().await;
-    let question = peer.question(host(ALICES).as_bytes(), Some(&bare.idp.token_of("alice")));
-    peer.write(&question).await;
+    let notify = peer.authorize(host(ALICES).as_bytes(), Some(&bare.idp.token_of("alice")));
+    peer.write(&notify).await;
     let Heard::Ack(_, found) = peer.hear().await else { panic!("no answer") };
     let mut found: Vec<_> = found.iter().map(|(name, _)| name.as_str()).collect();
     let expected = expected("what the agent answers");

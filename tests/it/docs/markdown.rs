@@ -31,7 +31,7 @@ impl Block {
         matches!(self.language.as_str(), "sh" | "console" | "bash" | "shell")
     }
 
-    /// Why it is not run or not loaded, where that is said.
+    /// The reason why it is not run or not loaded, if there is one.
     pub(super) fn excused(&self) -> Option<&str> {
         let reason = self.mark.as_deref()?;
         let reason =

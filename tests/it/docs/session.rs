@@ -239,7 +239,7 @@ fn follow(blocks: &[Block], home: &Path, programs: &Path) -> usize {
     count
 }
 
-/// The ends of all logs, for whoever looks for what went wrong.
+/// The ends of all logs, to find what went wrong.
 fn logs(home: &Path) -> String {
     let mut text = String::new();
     let directories = std::fs::read_dir(home).unwrap().map(|entry| entry.unwrap().path());
@@ -257,7 +257,7 @@ fn logs(home: &Path) -> String {
 }
 
 #[test]
-fn what_is_printed_is_compared_with_what_is_said() {
+fn what_is_printed_is_compared_with_the_document() {
     let expected = |lines: &[&str]| lines.iter().map(ToString::to_string).collect::<Vec<_>>();
     for (want, found, good) in [
         (&["a", "b"][..], &["a", "b"][..], true),

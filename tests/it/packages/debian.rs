@@ -108,7 +108,7 @@ cd /tmp
 cat >agent.toml <<END
 [agent]
 listen = ["unix:spop.sock"]
-socket_owner = ":nobody-has-this-name"
+socket_owner = ":there-is-no-such-name"
 [[issuer]]
 name = "corp"
 issuer = "https://idp.invalid"
@@ -125,7 +125,7 @@ identity-spoa run --config agent.toml >/dev/null 2>error
 code=$?
 set -e
 cat error
-[ "$code" -gt 0 ] && [ "$code" -lt 128 ] && grep -q nobody-has-this-name error
+[ "$code" -gt 0 ] && [ "$code" -lt 128 ] && grep -q there-is-no-such-name error
 identity-spoa doctor --config agent.toml && exit 1
 dpkg --purge identity-spoa
 ! [ -e /usr/bin/identity-spoa ] && ! [ -e /etc/identity-spoa ] && echo "gone without a trace"

@@ -82,7 +82,7 @@ fn the_image_holds_the_program_and_nothing_that_helps_an_intruder() {
     let size = about["Size"].as_u64().unwrap();
     eprintln!("image: {:.1} MB", f64::from(u32::try_from(size / 1000).unwrap()) / 1000.0);
     let contents = contents();
-    // What the engine puts into each container is no file of the image.
+    // Files that the engine puts into each container do not belong to the image.
     let engine = |path: &str| {
         ["dev", "proc", "sys", ".dockerenv", "etc/hosts", "etc/hostname", "etc/resolv.conf"]
             .iter()
@@ -123,7 +123,7 @@ fn the_image_holds_the_program_and_nothing_that_helps_an_intruder() {
     for (path, (mode, user, group)) in contents.iter().filter(|(path, _)| !engine(path)) {
         let owner = if ours.contains(&path.as_str()) { 65532 } else { 0 };
         assert_eq!((*user, *group), (owner, owner), "{path}");
-        assert!(mode & 0o002 == 0 || path == "tmp", "{path} is anybody's to write");
+        assert!(mode & 0o002 == 0 || path == "tmp", "every user may write {path}");
     }
 }
 
@@ -174,22 +174,22 @@ fn names(known: &'static str) -> SocketAddr {
     thread::spawn(move || {
         let mut buffer = [0; 512];
         while let Ok((length, from)) = socket.recv_from(&mut buffer) {
-            let question = &buffer[12..length];
-            let labels = question.iter().position(|byte| *byte == 0).unwrap();
+            let query = &buffer[12..length];
+            let labels = query.iter().position(|byte| *byte == 0).unwrap();
             let mut name = String::new();
             let mut at = 0;
             while at < labels {
-                let end = at + 1 + usize::from(question[at]);
-                name += &format!("{}.", std::str::from_utf8(&question[at + 1..end]).unwrap());
+                let end = at + 1 + usize::from(query[at]);
+                name += &format!("{}.", std::str::from_utf8(&query[at + 1..end]).unwrap());
                 at = end;
             }
-            let question = &question[..labels + 5];
+            let query = &query[..labels + 5];
             let is_known = name.trim_end_matches('.').eq_ignore_ascii_case(known);
-            let answers = is_known && question[labels + 1..labels + 3] == [0, 1];
+            let answers = is_known && query[labels + 1..labels + 3] == [0, 1];
             let mut reply = buffer[..2].to_vec();
             reply.extend([0x81, if is_known { 0x80 } else { 0x83 }]);
             reply.extend([0, 1, 0, u8::from(answers), 0, 0, 0, 0]);
-            reply.extend(question);
+            reply.extend(query);
             if answers {
                 reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 1, 0, 4, 127, 0, 0, 1]);
             }
