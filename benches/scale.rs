@@ -42,7 +42,7 @@ use identity_spoa::{
         Admission, Destination, Endpoint, EndpointName, IssuerNames, Organization, Person, Phase,
         Protocol, Revision, Workspace,
         destination::{Server, resolver::Resolver},
-        registry::{Found, ListExtent, Publisher, Registry, SourceRules},
+        registry::{ListExtent, LookupResult, Publisher, Registry, SourceRules},
         source::SourceId,
     },
 };
@@ -169,7 +169,7 @@ fn workspaces() {
         let parsed = key.parse().unwrap();
         let started = Instant::now();
         publisher.end(&parsed, MonotonicTime::now());
-        assert!(!matches!(registry.snapshot().find(None, &key), Found::Workspace(_)));
+        assert!(!matches!(registry.snapshot().find(None, &key), LookupResult::Workspace(_)));
         ends.push(started.elapsed());
     }
     println!("              a change until it is visible: {}", spread(changes));

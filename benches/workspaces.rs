@@ -32,12 +32,12 @@ use identity_spoa::{
         destination::{Server, resolver::Resolver},
         directory::Member,
         reconcile::{
-            core::{Core, Timing},
+            core::{ReconcileTiming, Reconciler},
             driver::Driver,
             lookup::Lookup,
         },
-        registry::{Found, ListExtent, Publisher, Registry, SourceRules},
-        source::{Abilities, Event, Source, SourceError, SourceId},
+        registry::{ListExtent, LookupResult, Publisher, Registry, SourceRules},
+        source::{Capabilities, Source, SourceError, SourceEvent, SourceId},
     },
 };
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
@@ -90,7 +90,7 @@ fn registry() -> (Arc<Registry>, Publisher) {
 
 fn is_up(registry: &Registry, id: &str) -> bool {
     match registry.snapshot().find(None, id) {
-        Found::Workspace(record) => record.workspace.phase.is_routable(),
+        LookupResult::Workspace(record) => record.workspace.phase.is_routable(),
         _ => false,
     }
 }
@@ -125,7 +125,7 @@ fn look_up(registry: &Registry) -> f64 {
 /// A platform whose workspaces have a revision and a phase.
 struct Platform {
     state: Mutex<HashMap<WorkspaceId, (u32, u64, Phase)>>,
-    events: Mutex<Option<mpsc::Sender<Event>>>,
+    events: Mutex<Option<mpsc::Sender<SourceEvent>>>,
 }
 
 impl Platform {
@@ -139,8 +139,8 @@ impl Platform {
 }
 
 impl Source for Platform {
-    fn abilities(&self) -> Abilities {
-        Abilities { watches: true, reads: true, ..Abilities::default() }
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { watches: true, reads: true, ..Capabilities::default() }
     }
 
     async fn list(&self) -> Result<Vec<Workspace>, SourceError> {
@@ -157,8 +157,8 @@ impl Source for Platform {
         Ok(state.get(id).map(|(number, revision, phase)| workspace(*number, *revision, *phase)))
     }
 
-    async fn watch(&self, events: mpsc::Sender<Event>) -> SourceError {
-        events.send(Event::Connected).await.unwrap();
+    async fn watch(&self, events: mpsc::Sender<SourceEvent>) -> SourceError {
+        events.send(SourceEvent::Connected).await.unwrap();
         *self.events.lock().unwrap() = Some(events.clone());
         events.closed().await;
         SourceError::Timeout
@@ -198,11 +198,13 @@ fn events(per_second: u32, seconds: u32) -> Lag {
         std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let (lookup, questions) = Lookup::new();
-            let timing = Timing { resync: Duration::from_mins(10), ..Timing::default() };
-            let core = Core::new(publisher, platform.abilities(), timing, jitter);
-            let driver =
-                Driver { source: platform, core, lookup, questions, status: Arc::default() };
+            let (lookup, lookups) = Lookup::new();
+            let timing = ReconcileTiming {
+                list_interval: Duration::from_mins(10),
+                ..ReconcileTiming::default()
+            };
+            let core = Reconciler::new(publisher, platform.capabilities(), timing, jitter);
+            let driver = Driver { source: platform, core, lookup, lookups, status: Arc::default() };
             runtime.block_on(async {
                 let running = tokio::spawn(driver.run(stop.clone()));
                 while !counting.load(Ordering::Acquire) {
@@ -223,7 +225,7 @@ fn events(per_second: u32, seconds: u32) -> Lag {
     for number in (0..workspaces).rev() {
         let start = Instant::now();
         let id = platform.change(number, Phase::Stopped);
-        sender.blocking_send(Event::Changed(id.clone())).unwrap();
+        sender.blocking_send(SourceEvent::Changed(id.clone())).unwrap();
         while is_up(&registry, id.as_str()) {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -254,7 +256,7 @@ fn events(per_second: u32, seconds: u32) -> Lag {
         if ends {
             waiting.push((number, Instant::now()));
         }
-        sender.blocking_send(Event::Changed(id)).unwrap();
+        sender.blocking_send(SourceEvent::Changed(id)).unwrap();
     }
     let told = Instant::now();
     while !waiting.is_empty() {

@@ -64,7 +64,8 @@ pub struct Settings {
 }
 
 /// What happens when a record cannot be kept.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum WhenFull {
     /// What it would allow is refused.
     #[default]

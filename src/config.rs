@@ -22,10 +22,10 @@ use crate::{
     },
     sessions::{Lifetime, flow::Places},
     sign_in::page::PageSettings,
-    sources::{coder, gitpod, http::Credential, hub, kubernetes, ona},
+    sources::{coder, gitpod, http::ApiCredential, hub, kubernetes, ona},
     workspaces::{
-        destination::Template, pattern::PatternSpec, reconcile::core::Timing,
-        registry::SourceRules, source::Joining,
+        destination::DestinationTemplate, pattern::PatternSpec, reconcile::core::ReconcileTiming,
+        registry::SourceRules, source::IdentityMapping,
     },
 };
 
@@ -49,6 +49,7 @@ mod site;
 mod source;
 mod traces;
 mod tunnels;
+mod warnings;
 mod workspaces;
 
 use section::Section;
@@ -92,6 +93,8 @@ pub struct Config {
     pub metrics: Option<Metrics>,
     /// Of the file it was read from.
     pub fingerprint: Option<Fingerprint>,
+    /// The name of the file that it was read from.
+    pub file: String,
     /// The file as it was typed, and its language.
     pub text: (String, Format),
 }
@@ -134,39 +137,39 @@ pub enum SourceKind {
     /// Whatever is written through the administrator's API, each for so long at most.
     Api(Duration),
     /// A JupyterHub, and where it tells of its routes.
-    Hub(Platform, hub::Settings, hub::server::Listen),
+    Hub(Platform, hub::HubSettings, hub::server::RouteApiSettings),
     /// A Coder deployment.
-    Coder(Platform, coder::Settings),
+    Coder(Platform, coder::CoderSettings),
     /// A Gitpod classic organization.
-    Gitpod(Platform, gitpod::Settings),
+    Gitpod(Platform, gitpod::GitpodSettings),
     /// A Kubernetes cluster, and how often all of it is listed.
-    Kubernetes(kubernetes::Settings, Timing),
+    Kubernetes(kubernetes::KubernetesSettings, ReconcileTiming),
     /// An Ona organization.
-    Ona(Platform, ona::Settings),
+    Ona(Platform, ona::OnaSettings),
 }
 
 impl SourceKind {
     /// How the people of a platform are joined to identities; records of the other kinds say so themselves.
-    pub(crate) const fn joining_mut(&mut self) -> Option<&mut Joining> {
+    pub(crate) const fn identity_mapping_mut(&mut self) -> Option<&mut IdentityMapping> {
         match self {
             Self::File(_) | Self::Api(_) => None,
-            Self::Hub(_, settings, _) => Some(&mut settings.joining),
-            Self::Coder(_, settings) => Some(&mut settings.joining),
-            Self::Gitpod(_, settings) => Some(&mut settings.joining),
-            Self::Kubernetes(settings, _) => Some(&mut settings.joining),
-            Self::Ona(_, settings) => Some(&mut settings.joining),
+            Self::Hub(_, settings, _) => Some(&mut settings.identity_mapping),
+            Self::Coder(_, settings) => Some(&mut settings.identity_mapping),
+            Self::Gitpod(_, settings) => Some(&mut settings.identity_mapping),
+            Self::Kubernetes(settings, _) => Some(&mut settings.identity_mapping),
+            Self::Ona(_, settings) => Some(&mut settings.identity_mapping),
         }
     }
 
     /// The operator's words for where its workspaces are, if there are any.
     #[must_use]
-    pub const fn template(&self) -> Option<&Template> {
+    pub const fn template(&self) -> Option<&DestinationTemplate> {
         match self {
             Self::File(_) | Self::Api(_) | Self::Hub(..) => None,
-            Self::Coder(_, coder::Settings { destination, .. })
-            | Self::Gitpod(_, gitpod::Settings { destination, .. }) => Some(destination),
-            Self::Kubernetes(kubernetes::Settings { destination, .. }, _)
-            | Self::Ona(_, ona::Settings { destination, .. }) => destination.as_ref(),
+            Self::Coder(_, coder::CoderSettings { destination, .. })
+            | Self::Gitpod(_, gitpod::GitpodSettings { destination, .. }) => Some(destination),
+            Self::Kubernetes(kubernetes::KubernetesSettings { destination, .. }, _)
+            | Self::Ona(_, ona::OnaSettings { destination, .. }) => destination.as_ref(),
         }
     }
 }
@@ -177,11 +180,11 @@ pub struct Platform {
     /// The address of its API.
     pub url: Url,
     /// Who we are to it.
-    pub credential: Credential,
+    pub credential: ApiCredential,
     /// Certificates of a private authority, PEM.
     pub authority: Option<PathBuf>,
     /// How often it is asked.
-    pub timing: Timing,
+    pub timing: ReconcileTiming,
 }
 
 /// How people sign in with a browser.
@@ -279,7 +282,7 @@ impl Config {
         let directory = path.parent().unwrap_or(Path::new(""));
         let config = Self::parse(&name, &text, format, directory)?;
         let fingerprint = Some(Fingerprint::of(text.as_bytes()));
-        Ok(Self { fingerprint, text: (text, format), ..config })
+        Ok(Self { fingerprint, file: name, text: (text, format), ..config })
     }
 
     /// Reads the text of a configuration called `name`. Paths in it are relative to `directory`.

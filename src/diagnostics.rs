@@ -5,6 +5,7 @@
 
 use std::{fmt, path::Path, str::FromStr};
 
+use strum::VariantArray;
 use toml_span::{
     DeserError, Deserialize, Error, ErrorKind, Span, Value,
     value::{Key, Table, ValueInner},
@@ -40,6 +41,18 @@ pub struct Mistake {
     pub place: Option<(usize, usize)>,
     /// What was wrong and what was expected.
     pub message: String,
+}
+
+impl Mistake {
+    /// The line that reports this as a warning: about something that is permitted and most likely not intended.
+    #[must_use]
+    pub fn as_warning(&self) -> String {
+        let Self { file, place, message } = self;
+        match place {
+            Some((line, column)) => format!("{file}:{line}:{column}: warning: {message}"),
+            None => format!("{file}: warning: {message}"),
+        }
+    }
 }
 
 /// All mistakes of a document, in the order of their places.
@@ -170,6 +183,27 @@ pub fn choice<T: Copy>(value: &mut Value<'_>, choices: &[(&str, T)]) -> Result<T
         let message = format!("expected one of {}; found {text:?}", words.join(", "));
         mistake(value.span, message).into()
     })
+}
+
+/// The values of an enumeration, each with the word that it has by its `strum` attributes.
+#[must_use]
+pub fn words<T>() -> Vec<(&'static str, T)>
+where
+    T: VariantArray + Copy + Into<&'static str>,
+{
+    T::VARIANTS.iter().map(|value| ((*value).into(), *value)).collect()
+}
+
+/// A value of an enumeration, given by its word.
+pub(crate) struct Choice<T>(pub(crate) T);
+
+impl<'de, T> Deserialize<'de> for Choice<T>
+where
+    T: VariantArray + Copy + Into<&'static str>,
+{
+    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
+        choice(value, &words()).map(Self)
+    }
 }
 
 fn explain(error: Error, text: &str) -> Vec<(usize, String)> {

@@ -12,7 +12,7 @@
 
 use std::sync::Arc;
 
-use crate::{lock::Mutex, workspaces::reconcile::status::Status};
+use crate::{lock::Mutex, workspaces::reconcile::status::SourceStatus};
 
 pub mod api;
 pub mod coder;
@@ -21,9 +21,9 @@ pub mod file;
 pub mod gitpod;
 pub mod http;
 pub mod hub;
+pub(crate) mod issuer_key;
 pub mod kubernetes;
 pub mod ona;
-pub(crate) mod words;
 
 /// A source as the admin API and the metrics see it.
 #[derive(Clone)]
@@ -31,7 +31,7 @@ pub struct WatchedSource {
     /// Its name in the configuration.
     pub name: Box<str>,
     /// Its state.
-    pub status: Arc<Mutex<Status>>,
+    pub status: Arc<Mutex<SourceStatus>>,
     /// Its leases, if its workspaces are written through the admin API.
     pub leases: Option<Arc<api::Leases>>,
 }

@@ -13,6 +13,7 @@
 
 use std::{fmt, str::FromStr, sync::Arc};
 
+use strum::{Display, IntoStaticStr, VariantArray};
 use thiserror::Error;
 
 pub mod destination;
@@ -24,21 +25,21 @@ pub mod reconcile;
 pub mod registry;
 pub mod source;
 
-pub use destination::{Destination, Gateway};
+pub use destination::{Destination, NamedServer};
 pub use person::{IssuerNames, Organization, Person};
 
 /// The longest workspace id, in bytes.
-pub const MAX_ID: usize = 128;
+pub const MAX_ID_LENGTH: usize = 128;
 
 /// The platform's id of a workspace, as it stands in host names.
 ///
-/// It has 1 to [`MAX_ID`] bytes: lower-case letters, digits, `-`, `_` and `.`.
+/// It has 1 to [`MAX_ID_LENGTH`] bytes: lower-case letters, digits, `-`, `_` and `.`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WorkspaceId(Arc<str>);
 
 /// The error of parsing a [`WorkspaceId`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("a workspace id has 1 to {MAX_ID} lower-case letters, digits, '-', '_' or '.'")]
+#[error("a workspace id has 1 to {MAX_ID_LENGTH} lower-case letters, digits, '-', '_' or '.'")]
 pub struct IdError;
 
 impl WorkspaceId {
@@ -55,7 +56,7 @@ impl FromStr for WorkspaceId {
     fn from_str(text: &str) -> Result<Self, IdError> {
         let clean =
             |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.');
-        if text.is_empty() || text.len() > MAX_ID || !text.bytes().all(clean) {
+        if text.is_empty() || text.len() > MAX_ID_LENGTH || !text.bytes().all(clean) {
             return Err(IdError);
         }
         Ok(Self(text.into()))
@@ -64,7 +65,7 @@ impl FromStr for WorkspaceId {
 
 /// Removes control characters from a name that a platform chose, since it is sent in headers and
 /// written to logs.
-pub(crate) fn plain(name: &str) -> Arc<str> {
+pub(crate) fn without_control_characters(name: &str) -> Arc<str> {
     name.chars().filter(|c| !c.is_control()).collect::<String>().into()
 }
 
@@ -99,19 +100,19 @@ pub enum EndpointName {
     App(AppName),
 }
 
-/// The name of an application: 1 to [`MAX_APP`] bytes without control characters.
+/// The name of an application: 1 to [`MAX_APP_LENGTH`] bytes without control characters.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct AppName(Arc<str>);
 
 /// The longest name of an application in bytes: it must fit into one label of a host name.
-pub const MAX_APP: usize = 63;
+pub const MAX_APP_LENGTH: usize = 63;
 
 impl AppName {
     /// Returns the name, or `None` if the text is empty, too long, or has control characters.
     #[must_use]
     pub fn new(text: &str) -> Option<Self> {
         let clean = !text.is_empty() && !text.chars().any(char::is_control);
-        (clean && text.len() <= MAX_APP).then(|| Self(text.into()))
+        (clean && text.len() <= MAX_APP_LENGTH).then(|| Self(text.into()))
     }
 
     /// The name as text.
@@ -146,7 +147,8 @@ impl fmt::Display for EndpointName {
 
 /// The state of a workspace. A state that a source does not understand becomes [`Phase::Unknown`],
 /// which is not routable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Phase {
     /// The platform reported no state, or one that is not understood.
     Unknown,
@@ -170,7 +172,10 @@ pub enum Phase {
 
 /// Who may reach an endpoint, from the narrowest to the widest. Each value includes the ones before
 /// it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Display, IntoStaticStr, VariantArray,
+)]
+#[strum(serialize_all = "snake_case")]
 pub enum Admission {
     /// Only the owner.
     Owner,
@@ -182,18 +187,6 @@ pub enum Admission {
     Authenticated,
     /// Everyone, also without an identity.
     Public,
-}
-
-impl fmt::Display for Admission {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Owner => "owner",
-            Self::Grants => "grants",
-            Self::Organization => "organization",
-            Self::Authenticated => "authenticated",
-            Self::Public => "public",
-        })
-    }
 }
 
 /// Who receives a grant.
@@ -209,7 +202,7 @@ pub enum Grantee {
         name: Box<str>,
     },
     /// A group of the platform, by the platform's id. The source's directory says who is a member.
-    Team(Box<str>),
+    PlatformGroup(Box<str>),
 }
 
 /// The right of a person or group, other than the owner, to reach endpoints of a workspace.
@@ -223,7 +216,8 @@ pub struct Grant {
 
 /// The protocol that an endpoint's server speaks. It decides which HAProxy front end may route to
 /// it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Display, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Protocol {
     /// HTTP, with WebSockets and other upgrades. Each request is authorized, and HAProxy sets the
     /// identity headers.
@@ -232,15 +226,6 @@ pub enum Protocol {
     /// Any other protocol over TCP. A stream is authorized when it begins. The client controls all
     /// its bytes, so no header in it can be trusted.
     Tcp,
-}
-
-impl fmt::Display for Protocol {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Http => "http",
-            Self::Tcp => "tcp",
-        })
-    }
 }
 
 /// An endpoint that a workspace declares.
@@ -309,10 +294,10 @@ pub struct Workspace {
     pub address: Option<destination::Address>,
     /// The destination template for ports that are not declared, where the source has one instead
     /// of an address.
-    pub template: Option<Arc<destination::Template>>,
+    pub template: Option<Arc<destination::DestinationTemplate>>,
     /// The endpoints that the workspace declares.
     pub endpoints: Vec<Endpoint>,
-    /// Endpoints that share the workspace's own host and are told apart by the path.
+    /// Endpoints that share the workspace's own host and are distinguished by the path.
     pub paths: Vec<PathRule>,
 }
 
@@ -343,6 +328,7 @@ impl Workspace {
     /// For the main endpoint, the longest path rule that matches the request's path wins.
     #[must_use]
     pub fn endpoint_at(&self, name: &EndpointName, path: Option<&[u8]>) -> EndpointName {
+        // Only the workspace's own host is divided by paths.
         if *name != EndpointName::Main || self.paths.is_empty() {
             return name.clone();
         }
@@ -362,18 +348,8 @@ impl Phase {
 
     /// The word for this state in lists of workspaces, audit records and the API.
     #[must_use]
-    pub const fn id(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Provisioning => "provisioning",
-            Self::Running => "running",
-            Self::Updating => "updating",
-            Self::Interrupted => "interrupted",
-            Self::Stopping => "stopping",
-            Self::Stopped => "stopped",
-            Self::Deleted => "deleted",
-            Self::Failed => "failed",
-        }
+    pub fn id(self) -> &'static str {
+        self.into()
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
     metrics::{self, Exposition, Metric},
     time::Timestamp,
     tunnels,
-    workspaces::reconcile::status::Health,
+    workspaces::reconcile::status::SourceHealth,
 };
 
 /// Whether the agent can do its work.
@@ -57,7 +57,7 @@ const OF_SOURCES: [(Metric, ValueOf); 11] = [
     (metrics::SOURCE_DOUBTFUL, |s| count(s.doubtful)),
     (metrics::SOURCE_PENDING, |s| count(s.status.pending)),
     (metrics::SOURCE_AGE, |s| s.age_seconds),
-    (metrics::SOURCE_LIVE, |s| Some(u64::from(s.status.health == Health::Live))),
+    (metrics::SOURCE_LIVE, |s| Some(u64::from(s.status.health == SourceHealth::Live))),
     (metrics::SOURCE_UNAUTHORIZED, |s| Some(u64::from(s.status.unauthorized))),
     (metrics::SOURCE_LISTS, |s| Some(s.status.lists)),
     (metrics::SOURCE_EVENTS, |s| Some(s.status.events)),
@@ -127,12 +127,12 @@ impl Shared {
             checks.push(Check { part: "issuer".into(), name, ok: keys.is_some(), reason });
         }
         for source in self.source_views() {
-            let ok = matches!(source.status.health, Health::Live | Health::Degraded);
+            let ok = matches!(source.status.health, SourceHealth::Live | SourceHealth::Degraded);
             let mut reason = match source.status.health {
-                Health::Live => "live".to_owned(),
-                Health::Degraded => "lists come, but no events".to_owned(),
-                Health::Starting => "has not said all it knows yet".to_owned(),
-                Health::Stale => "has been silent for too long".to_owned(),
+                SourceHealth::Live => "live".to_owned(),
+                SourceHealth::Degraded => "lists come, but no events".to_owned(),
+                SourceHealth::Starting => "has not said all it knows yet".to_owned(),
+                SourceHealth::Stale => "has been silent for too long".to_owned(),
             };
             if let Some(error) = &source.status.last_error {
                 let _ = write!(reason, ": {error}");

@@ -23,8 +23,8 @@ use crate::{
     time::{MonotonicTime, Timestamp},
     workspaces::{
         WorkspaceId,
-        reconcile::status::Status,
-        registry::{Listing, Record},
+        reconcile::status::SourceStatus,
+        registry::{WorkspaceListing, WorkspaceRecord},
         source::SourceId,
     },
 };
@@ -43,7 +43,7 @@ pub struct SourceView {
     pub name: String,
     /// How it is doing.
     #[serde(flatten)]
-    pub status: Status,
+    pub status: SourceStatus,
     /// How many workspaces it has.
     pub workspaces: usize,
     /// How many of them are up.
@@ -105,7 +105,7 @@ pub struct EndpointView {
 }
 
 impl View {
-    fn new(source: &str, record: &Record<'_>) -> Self {
+    fn new(source: &str, record: &WorkspaceRecord<'_>) -> Self {
         let workspace = record.workspace;
         let account = workspace.owner.account.as_deref();
         let owner = record.directory.zip(account).and_then(|(all, id)| all.account(id));
@@ -150,7 +150,7 @@ impl Shared {
         })
     }
 
-    fn views(&self, mut wanted: impl FnMut(&Record<'_>) -> bool) -> Vec<View> {
+    fn views(&self, mut wanted: impl FnMut(&WorkspaceRecord<'_>) -> bool) -> Vec<View> {
         let gate = self.live.gate();
         let snapshot = gate.registry.snapshot();
         let mut views = Vec::new();
@@ -188,7 +188,7 @@ pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Response {
     let gate = shared.live.gate();
     let snapshot = gate.registry.snapshot();
     let sources = gate.watched.iter().enumerate();
-    let listings: Vec<(Box<str>, Listing)> =
+    let listings: Vec<(Box<str>, WorkspaceListing)> =
         sources.map(|(number, source)| (source.name.clone(), snapshot.listing(number))).collect();
     drop(snapshot);
     let views = listings.into_iter().flat_map(|(source, listing)| {

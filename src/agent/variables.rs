@@ -18,7 +18,7 @@ use crate::{
     },
     gate::{Metadata, Response},
     request::{Request, cookie, place},
-    workspaces::{EndpointName, Gateway, host::MAX_HOST},
+    workspaces::{EndpointName, NamedServer, host::MAX_HOST},
 };
 
 /// The value of a variable.
@@ -177,18 +177,18 @@ impl Keep {
 /// place or without TLS.
 fn named(
     address: &SocketAddr,
-    gateway: &Gateway,
+    gateway: &NamedServer,
     request: &Request<'_>,
     set: &mut impl FnMut(&'static str, Value<'_>),
 ) {
     set("dst_ip", Value::Ip(address.ip()));
-    let port = match (gateway.tls, gateway.renames) {
+    let port = match (gateway.tls, gateway.sets_host_header) {
         (true, _) => "tls_port",
         (false, true) => "host_port",
         (false, false) => "dst_port",
     };
     set(port, Value::Int(address.port().into()));
-    if gateway.renames {
+    if gateway.sets_host_header {
         set("dst_host", Value::Text(authority(gateway).as_bytes()));
     } else if gateway.tls {
         set("dst_host", Value::Text(request.host.unwrap_or_default()));
@@ -200,7 +200,7 @@ fn named(
 
 /// The Host header for a named destination (RFC 9110 section 7.2), with the port unless it is the
 /// default of the scheme.
-fn authority(gateway: &Gateway) -> ArrayString<{ MAX_HOST + 6 }> {
+fn authority(gateway: &NamedServer) -> ArrayString<{ MAX_HOST + 6 }> {
     let mut text = ArrayString::new();
     let usual = if gateway.tls { 443 } else { 80 };
     // At most a host name, a colon and five digits.

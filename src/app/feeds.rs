@@ -10,31 +10,31 @@ use tracing::error;
 use crate::{
     backoff::jitter,
     config::{Config, Platform, SourceKind},
-    diagnostics::Mistakes,
+    diagnostics::{Mistake, Mistakes},
     lock::Mutex,
     sources::{
         WatchedSource,
         api::Leases,
         coder::Coder,
-        file::FileSource,
+        file::{FileSource, KnownIssuer},
         gitpod::Gitpod,
-        http::Api,
+        http::PlatformApi,
         hub::{
             Hub,
-            server::{Listen, Server},
+            server::{RouteApiSettings, Server},
         },
         kubernetes::Kubernetes,
         ona::Ona,
     },
     time::MonotonicTime,
     workspaces::{
-        destination::{Backends, resolver::Resolver},
+        destination::{AllowedBackends, resolver::Resolver},
         directory::Directory,
         reconcile::{
-            core::{Core, Timing},
+            core::{ReconcileTiming, Reconciler},
             driver::Driver,
             lookup::Lookup,
-            status::{Health, Status},
+            status::{SourceHealth, SourceStatus},
         },
         registry::{ListExtent, Publisher, Registry},
         source::{Source, SourceError, SourceId},
@@ -51,7 +51,7 @@ pub(crate) struct Feeds {
 /// A source.
 struct Feed {
     name: Box<str>,
-    status: Arc<Mutex<Status>>,
+    status: Arc<Mutex<SourceStatus>>,
     lookup: Option<Lookup>,
     kind: Kind,
 }
@@ -59,7 +59,7 @@ struct Feed {
 enum Kind {
     File(FileSource),
     Api(Arc<Leases>),
-    Hub(Follower<Hub>, Listen),
+    Hub(Follower<Hub>, RouteApiSettings),
     Coder(Follower<Coder>),
     Gitpod(Follower<Gitpod>),
     Kubernetes(Follower<Kubernetes>),
@@ -117,6 +117,11 @@ impl Feeds {
     /// The mistakes in the first that is broken.
     pub(crate) fn check_files(&mut self) -> Result<(), Mistakes> {
         self.files().try_for_each(FileSource::load)
+    }
+
+    /// What the files permit although it can have no effect.
+    pub(crate) fn review_files(&mut self, issuers: &[KnownIssuer<'_>]) -> Vec<Mistake> {
+        self.files().flat_map(|file| file.review(issuers)).collect()
     }
 
     /// Asks every source once. Returns what those said that could not tell.
@@ -194,10 +199,10 @@ impl Feed {
     fn new(
         name: &str,
         kind: &SourceKind,
-        (issuers, backends): (&BTreeSet<&str>, &Backends),
+        (issuers, backends): (&BTreeSet<&str>, &AllowedBackends),
         publisher: Publisher,
     ) -> anyhow::Result<Self> {
-        let mut status: Arc<Mutex<Status>> = Arc::default();
+        let mut status: Arc<Mutex<SourceStatus>> = Arc::default();
         let (lookup, kind) = match kind {
             SourceKind::File(path) => {
                 let file = FileSource::new(path.clone(), issuers, backends.clone(), publisher);
@@ -206,7 +211,7 @@ impl Feed {
             }
             SourceKind::Api(longest) => {
                 // What was not written does not exist: it knows all from the start.
-                let live = Status { health: Health::Live, ..Status::default() };
+                let live = SourceStatus { health: SourceHealth::Live, ..SourceStatus::default() };
                 status = Arc::new(Mutex::new(live));
                 (None, Kind::Api(Leases::new(publisher, *longest)))
             }
@@ -240,7 +245,7 @@ impl Feed {
     }
 }
 
-fn api(platform: &Platform, scheme: &'static str) -> anyhow::Result<Api> {
+fn api(platform: &Platform, scheme: &'static str) -> anyhow::Result<PlatformApi> {
     let authority = match &platform.authority {
         Some(path) => Some(
             std::fs::read(path)
@@ -249,22 +254,22 @@ fn api(platform: &Platform, scheme: &'static str) -> anyhow::Result<Api> {
         None => None,
     };
     let credential = Some(platform.credential.clone());
-    Ok(Api::new(platform.url.clone(), credential, scheme, authority.as_deref())?)
+    Ok(PlatformApi::new(platform.url.clone(), credential, scheme, authority.as_deref())?)
 }
 
 fn follow<S: Source>(
     source: S,
-    timing: Timing,
+    timing: ReconcileTiming,
     publisher: Publisher,
-    status: &Arc<Mutex<Status>>,
+    status: &Arc<Mutex<SourceStatus>>,
 ) -> (Lookup, Follower<S>) {
-    let (lookup, questions) = Lookup::new();
-    let core = Core::new(publisher.clone(), source.abilities(), timing, jitter);
+    let (lookup, lookups) = Lookup::new();
+    let core = Reconciler::new(publisher.clone(), source.capabilities(), timing, jitter);
     let driver = Driver {
         source: Arc::new(source),
         core,
         lookup: lookup.clone(),
-        questions,
+        lookups,
         status: Arc::clone(status),
     };
     (lookup, Follower { driver, publisher })
@@ -279,7 +284,7 @@ impl<S: Source> Follower<S> {
     async fn ask(&mut self) -> Result<(), SourceError> {
         let (source, publisher) = (&self.driver.source, &self.publisher);
         let started = MonotonicTime::now();
-        if source.abilities().accounts {
+        if source.capabilities().accounts {
             publisher.set_directory(Directory::new(source.accounts().await?));
         }
         publisher.complete(

@@ -52,6 +52,7 @@ pub(crate) fn run(path: &Path) -> anyhow::Result<ExitCode> {
         }
     }
     for warning in config.warnings() {
+        let warning = warning.message;
         warn!("{warning}");
     }
     let background = runtimes::background().context("cannot start the runtime")?;

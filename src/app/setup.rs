@@ -33,7 +33,8 @@ use crate::{
     time::Timestamp,
     traces,
     workspaces::{
-        destination::Ranges, pattern::HostPatterns, reconcile::lookup::Lookup, registry::Registry,
+        destination::DestinationLimits, pattern::HostPatterns, reconcile::lookup::Lookup,
+        registry::Registry,
     },
 };
 use std::collections::BTreeSet;
@@ -95,7 +96,7 @@ struct IssuerSettings {
 #[derive(PartialEq)]
 struct SourceSettings {
     sources: Vec<config::Source>,
-    ranges: Ranges,
+    ranges: DestinationLimits,
     issuers: BTreeSet<Box<str>>,
     authorities: Vec<Fingerprint>,
 }

@@ -16,10 +16,10 @@ use crate::{
     },
     identity::{Authentication, Identity},
     workspaces::{
-        Admission, Destination, EndpointName, Gateway, Phase, Protocol, Workspace,
+        Admission, Destination, EndpointName, NamedServer, Phase, Protocol, Workspace,
         host::{Host, HostError},
-        pattern::Target,
-        registry::{Found, Record, Snapshot},
+        pattern::PatternMatch,
+        registry::{LookupResult, Snapshot, WorkspaceRecord},
     },
 };
 use arrayvec::ArrayString;
@@ -38,7 +38,7 @@ pub enum Route {
     /// An address.
     Direct(SocketAddr),
     /// The address that a name had at this moment, and the name, under which the server is reached.
-    Named(SocketAddr, Arc<Gateway>),
+    Named(SocketAddr, Arc<NamedServer>),
 }
 
 /// The host of a request, and what it names.
@@ -51,7 +51,7 @@ pub enum HostMatch {
     /// No pattern matches the host.
     Unmatched(Host),
     /// The host names this endpoint of a workspace, which may not exist.
-    Matched(Host, Target),
+    Matched(Host, PatternMatch),
 }
 
 /// A decision about one request.
@@ -128,15 +128,19 @@ pub fn decide(
     };
     let found = workspaces.find(target.source, &target.workspace);
     let endpoint = match &found {
-        Found::Workspace(record) => record.workspace.endpoint_at(&target.endpoint, context.path),
+        LookupResult::Workspace(record) => {
+            record.workspace.endpoint_at(&target.endpoint, context.path)
+        }
         // Records of a workspace that does not exist have the endpoint too.
-        Found::Unknown | Found::NotLoaded | Found::Ambiguous => target.endpoint.clone(),
+        LookupResult::Unknown | LookupResult::NotLoaded | LookupResult::Ambiguous => {
+            target.endpoint.clone()
+        }
     };
     let mut decision = Decision {
         endpoint: Some(endpoint.clone()),
         ..Decision::refuse(Reason::CredentialMissing)
     };
-    if let Found::Workspace(record) = &found
+    if let LookupResult::Workspace(record) = &found
         && permission::admission(record, &endpoint, limits) == Some(Admission::Public)
         && record.workspace.phase.is_routable()
     {
@@ -179,10 +183,14 @@ pub fn decide(
     };
     decision.identity = Some(Arc::clone(&identity));
     let record = match found {
-        Found::Workspace(record) => record,
-        Found::Unknown => return Decision { reason: Reason::WorkspaceUnknown, ..decision },
-        Found::NotLoaded => return Decision { reason: Reason::WorkspacesNotLoaded, ..decision },
-        Found::Ambiguous => return Decision { reason: Reason::WorkspaceAmbiguous, ..decision },
+        LookupResult::Workspace(record) => record,
+        LookupResult::Unknown => return Decision { reason: Reason::WorkspaceUnknown, ..decision },
+        LookupResult::NotLoaded => {
+            return Decision { reason: Reason::WorkspacesNotLoaded, ..decision };
+        }
+        LookupResult::Ambiguous => {
+            return Decision { reason: Reason::WorkspaceAmbiguous, ..decision };
+        }
     };
     let relation = permission::evaluate(&identity, &record, &endpoint, limits);
     decision.apply_policies(policies, relation, &record, limits, context)
@@ -194,7 +202,7 @@ impl Decision {
         mut self,
         policies: PolicySets<'_>,
         relation: Permission,
-        record: &Record<'_>,
+        record: &WorkspaceRecord<'_>,
         limits: &Limits,
         context: &RequestContext<'_>,
     ) -> Self {
@@ -228,7 +236,7 @@ impl Decision {
     fn complete(
         mut self,
         permission: Permission,
-        record: &Record<'_>,
+        record: &WorkspaceRecord<'_>,
         limits: &Limits,
         context: &RequestContext<'_>,
     ) -> Self {
@@ -245,7 +253,7 @@ impl Decision {
     /// Allows a request that may reach the workspace, if the workspace is running and has a destination.
     fn reach(
         mut self,
-        record: &Record<'_>,
+        record: &WorkspaceRecord<'_>,
         allowed: Reason,
         limits: &Limits,
         context: &RequestContext<'_>,
@@ -273,7 +281,7 @@ impl Decision {
     }
 
     /// Adds the workspace and its owner, for records, pages and headers.
-    fn add_workspace(&mut self, record: &Record<'_>) {
+    fn add_workspace(&mut self, record: &WorkspaceRecord<'_>) {
         let account = record.workspace.owner.account.as_deref();
         let owner = record.directory.zip(account).and_then(|(all, id)| all.account(id));
         let label = owner.map_or(&record.workspace.owner_label, |member| &member.label);
@@ -286,7 +294,12 @@ impl Decision {
     /// HAProxy tells a workspace in headers who makes a request. A stream has no headers of HAProxy, and can itself carry
     /// requests with any header and for any host. So it only reaches an endpoint that is declared as TCP, at an address
     /// of its own.
-    fn route(&self, record: &Record<'_>, limits: &Limits, used: Protocol) -> Result<Route, Reason> {
+    fn route(
+        &self,
+        record: &WorkspaceRecord<'_>,
+        limits: &Limits,
+        used: Protocol,
+    ) -> Result<Route, Reason> {
         let endpoint = self.endpoint.as_ref();
         let destination = endpoint.and_then(|name| permission::destination(record, name));
         let destination = destination.ok_or(Reason::EndpointUndeclared)?;
@@ -312,7 +325,7 @@ impl Decision {
             }
             Destination::Address(server) => Route::Direct(server.socket()),
             // The name is resolved in the background; a request takes the address of this moment.
-            Destination::Gateway(gateway) => {
+            Destination::NamedServer(gateway) => {
                 let address = gateway.address().ok_or(Reason::DestinationUnresolved)?;
                 Route::Named(address, gateway)
             }
@@ -328,7 +341,7 @@ impl Decision {
 
 /// Whether the workspace was confirmed too long ago to allow a request for that reason. Ownership and grants change
 /// seldom; to whom a workspace is open may change at any time.
-fn is_stale(record: &Record<'_>, allowed: Reason) -> bool {
+fn is_stale(record: &WorkspaceRecord<'_>, allowed: Reason) -> bool {
     let limit = match allowed {
         Reason::Owner | Reason::GrantedUser | Reason::GrantedGroup => record.rules.stale_after,
         _ => record.rules.stale_open_after,
@@ -337,7 +350,7 @@ fn is_stale(record: &Record<'_>, allowed: Reason) -> bool {
 }
 
 /// Whether the owner's account at the platform is suspended or gone.
-fn owner_has_left(record: &Record<'_>) -> bool {
+fn owner_has_left(record: &WorkspaceRecord<'_>) -> bool {
     match (record.directory, &record.workspace.owner.account) {
         (Some(directory), Some(account)) => {
             directory.account(account).is_none_or(|member| !member.active)

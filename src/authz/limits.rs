@@ -3,7 +3,7 @@
 //! They come from `[workspaces]`, `[destinations]` and `[sign_in]` of the configuration. A source can have stricter
 //! limits of its own; a decision always applies the stricter of both.
 
-use crate::workspaces::{Admission, destination::Ranges};
+use crate::workspaces::{Admission, destination::DestinationLimits};
 
 /// The limits that the operator sets for all workspaces.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,7 +11,7 @@ pub struct Limits {
     /// The widest admission that an endpoint can have.
     pub max_admission: Admission,
     /// The addresses and backends to which requests may be sent.
-    pub ranges: Ranges,
+    pub ranges: DestinationLimits,
     /// The pages that may show a workspace in a frame.
     pub framing: Framing,
 }
@@ -31,7 +31,7 @@ pub enum Framing {
 
 impl Default for Limits {
     fn default() -> Self {
-        let (ranges, framing) = (Ranges::default(), Framing::default());
+        let (ranges, framing) = (DestinationLimits::default(), Framing::default());
         Self { max_admission: Admission::Public, ranges, framing }
     }
 }

@@ -11,7 +11,7 @@ use crate::{
         Admission, Destination, EndpointName, Grant, Grantee, Person, Protocol,
         destination::Server,
         directory::{Membership, is_person},
-        registry::{Record, UndeclaredPorts},
+        registry::{UndeclaredPorts, WorkspaceRecord},
     },
 };
 
@@ -45,7 +45,7 @@ impl Permission {
 /// an endpoint that the workspace does not declare.
 #[must_use]
 pub fn admission(
-    record: &Record<'_>,
+    record: &WorkspaceRecord<'_>,
     endpoint: &EndpointName,
     limits: &Limits,
 ) -> Option<Admission> {
@@ -56,7 +56,7 @@ pub fn admission(
 /// Whether the identity may reach the endpoint.
 pub fn evaluate(
     identity: &Identity,
-    record: &Record<'_>,
+    record: &WorkspaceRecord<'_>,
     endpoint: &EndpointName,
     limits: &Limits,
 ) -> Permission {
@@ -109,7 +109,7 @@ pub fn evaluate(
 /// The destination of an endpoint. A port that the workspace does not declare has one only where the rules of the source
 /// give owners every port.
 #[must_use]
-pub fn destination(record: &Record<'_>, endpoint: &EndpointName) -> Option<Destination> {
+pub fn destination(record: &WorkspaceRecord<'_>, endpoint: &EndpointName) -> Option<Destination> {
     let workspace = record.workspace;
     if let Some(declared) = workspace.endpoint(endpoint) {
         return Some(declared.destination.clone());
@@ -125,7 +125,7 @@ pub fn destination(record: &Record<'_>, endpoint: &EndpointName) -> Option<Desti
 
 /// The protocol of the endpoint's server: HTTP, unless the workspace declares TCP.
 #[must_use]
-pub fn protocol(record: &Record<'_>, endpoint: &EndpointName) -> Protocol {
+pub fn protocol(record: &WorkspaceRecord<'_>, endpoint: &EndpointName) -> Protocol {
     record.workspace.endpoint(endpoint).map_or(Protocol::Http, |declared| declared.protocol)
 }
 
@@ -155,9 +155,9 @@ impl Visitor<'_> {
             Grantee::Group { issuers, name } => (issuers.include(self.identity)
                 && self.identity.groups.contains(name))
             .then_some(Reason::GrantedGroup),
-            Grantee::Team(team) => {
+            Grantee::PlatformGroup(team) => {
                 let member =
-                    matches!(self.membership, Membership::Member(m) if m.teams.contains(team));
+                    matches!(self.membership, Membership::Member(m) if m.platform_groups.contains(team));
                 member.then_some(Reason::GrantedGroup)
             }
         })

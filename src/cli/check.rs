@@ -9,7 +9,9 @@ use std::{
 use anyhow::Context as _;
 
 use super::{CheckArgs, USAGE};
-use crate::{app::setup, config::Config, diagnostics::Mistakes};
+use crate::{
+    app::setup, config::Config, diagnostics::Mistakes, workspaces::registry::LookupResult,
+};
 
 pub(super) fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let path = &args.config.config;
@@ -37,8 +39,13 @@ pub(super) fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         config.issuers.len(),
         config.hosts.len(),
     )?;
-    for warning in config.warnings() {
-        writeln!(stderr(), "{}: warning: {warning}", path.display())?;
+    let snapshot = gate.registry.snapshot();
+    let is_missing = |source, id: &str| matches!(snapshot.find(source, id), LookupResult::Unknown);
+    let mut warnings = config.warnings();
+    warnings.extend(config.missing_workspaces(is_missing));
+    warnings.extend(feeds.review_files(&config.known_issuers()));
+    for warning in warnings {
+        writeln!(stderr(), "{}", warning.as_warning())?;
     }
     match &args.haproxy {
         Some(directory) => check_haproxy(directory),

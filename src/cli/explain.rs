@@ -22,7 +22,7 @@ use crate::{
     identity::{credential::Credential, introspection::Introspector, pending::Waiting},
     request::{Passes, Request},
     time::Timestamp,
-    workspaces::{Endpoint, Protocol, pattern::Scratch, registry::Found},
+    workspaces::{Endpoint, Protocol, pattern::Scratch, registry::LookupResult},
 };
 
 pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
@@ -190,16 +190,16 @@ fn show(
 fn show_workspace(
     out: &mut impl Write,
     gate: &Gate,
-    target: &crate::workspaces::pattern::Target,
+    target: &crate::workspaces::pattern::PatternMatch,
 ) -> std::io::Result<()> {
     let snapshot = gate.registry.snapshot();
     let workspace = match snapshot.find(target.source, &target.workspace) {
-        Found::Workspace(record) => record.workspace,
-        Found::Unknown => return writeln!(out, "workspace   {}: unknown", target.workspace),
-        Found::NotLoaded => {
+        LookupResult::Workspace(record) => record.workspace,
+        LookupResult::Unknown => return writeln!(out, "workspace   {}: unknown", target.workspace),
+        LookupResult::NotLoaded => {
             return writeln!(out, "workspace   {}: not all sources are read", target.workspace);
         }
-        Found::Ambiguous => {
+        LookupResult::Ambiguous => {
             return writeln!(out, "workspace   {}: several sources have it", target.workspace);
         }
     };

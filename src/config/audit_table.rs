@@ -9,7 +9,7 @@ use toml_span::{DeserError, Value};
 
 use super::{
     key::{Kind, Shape},
-    kinds::{Choice, Number, Parsed, Seconds, Words},
+    kinds::{Choice, Number, Parsed, Seconds, words_of},
     section::{Report, Section, table},
 };
 use crate::audit::{CheckpointEvery, Rotation, Settings, SyslogAddress, WhenFull, verify};
@@ -113,8 +113,4 @@ impl Kind for Output {
     }
 }
 
-impl Words for WhenFull {
-    fn words() -> Vec<(&'static str, Self)> {
-        vec![("deny", Self::Deny), ("count", Self::Count)]
-    }
-}
+words_of!(WhenFull);

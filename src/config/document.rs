@@ -25,7 +25,7 @@ use crate::{
     diagnostics::{Format, mistake},
     identity::certificate::CertificateRule,
     workspaces::{
-        destination::{BackendName, Ranges},
+        destination::{BackendName, DestinationLimits},
         source::SourceId,
     },
 };
@@ -115,6 +115,7 @@ impl Section for Document {
             metrics: self.metrics,
             traces: self.traces,
             fingerprint: None,
+            file: String::new(),
             text: (String::new(), Format::Toml),
         })
     }
@@ -206,7 +207,7 @@ impl Document {
 }
 
 /// What is wrong with the backends to which a source's template leads.
-fn check_backend(raw: &RawSource, ranges: &Ranges) -> Option<toml_span::Error> {
+fn check_backend(raw: &RawSource, ranges: &DestinationLimits) -> Option<toml_span::Error> {
     let checked = match raw.source.kind.template()?.backend()? {
         BackendName::Whole(name) => ranges.backends.check(name),
         BackendName::Prefix(prefix) => ranges.backends.check_prefix(prefix),

@@ -3,14 +3,15 @@
 use toml_span::Spanned;
 
 use super::{
-    kinds::{At, Choice, Form, Words},
+    kinds::{At, Choice, Form, Parsed, words_of},
     section::{Report, Section, table},
 };
 use crate::{
     identity::credential::TokenLocations,
     workspaces::{
+        WorkspaceId,
         host::Host,
-        pattern::{HostPatterns, PatternError, PatternSpec, Preset},
+        pattern::{HostPatterns, IdRule, PatternError, PatternSpec, Preset},
     },
 };
 
@@ -27,6 +28,8 @@ table! {
     pattern: optional At<String>, example("'(?<workspace>[a-z0-9-]+)\\.example\\.com'");
     /// With `pattern`: how the workspace's id is made from captures.
     id: optional At<String>, note("\"{workspace}\"");
+    /// With a literal `pattern`, instead of a capture: the id of the one workspace that has all its hosts.
+    workspace: optional At<Parsed<WorkspaceId>>, example("\"app\"");
     /// Whose workspaces these are.
     source: optional At<String>, note("any source's");
 }
@@ -43,7 +46,7 @@ impl Section for HostTable {
     fn build(self, report: &mut Report) -> Option<RawHost> {
         let id_span = self.id.as_ref().map(|id| id.span);
         let (spec, span) = match (self.preset, self.pattern) {
-            (Some(preset), None) if self.id.is_none() => {
+            (Some(preset), None) if self.id.is_none() && self.workspace.is_none() => {
                 let Some(domain) = self.domain else {
                     if !report.is_wrong("domain") {
                         report.mistake("a 'preset' needs the 'domain' of the hosts");
@@ -54,13 +57,24 @@ impl Section for HostTable {
                 (preset.spec(&domain.value, agent), domain.span)
             }
             (None, Some(pattern)) if self.domain.is_none() && self.agent.is_none() => {
-                let id = self.id.map_or_else(|| "{workspace}".to_owned(), |id| id.value);
+                let id = match (self.id, self.workspace) {
+                    (Some(_), Some(workspace)) => {
+                        let message = "the workspace id is given twice: use either 'id', which makes it from captures, or 'workspace', which names the one workspace of a literal host";
+                        report.mistake_at(workspace.span, message);
+                        return None;
+                    }
+                    (None, Some(workspace)) => IdRule::Fixed(workspace.value),
+                    (Some(id), None) => IdRule::Template(id.value),
+                    // The id is there and wrong: what the pattern lacks is not known.
+                    (None, None) if report.is_wrong("workspace") => return None,
+                    (None, None) => IdRule::Template("{workspace}".into()),
+                };
                 (PatternSpec { regex: pattern.value, id, source: None }, pattern.span)
             }
             _ => {
                 if report.is_clean() {
                     report.mistake(
-                        "a [[host]] has either 'preset' with 'domain' (and 'agent'), or 'pattern' (and 'id')",
+                        "a [[host]] has either 'preset' with 'domain' (and 'agent'), or 'pattern' (and 'id' or 'workspace')",
                     );
                 }
                 return None;
@@ -77,11 +91,7 @@ impl Section for HostTable {
     }
 }
 
-impl Words for Preset {
-    fn words() -> Vec<(&'static str, Self)> {
-        vec![("gitpod", Self::Gitpod), ("ona", Self::Ona), ("coder", Self::Coder)]
-    }
-}
+words_of!(Preset);
 
 /// The domain of hosts.
 struct Domain;

@@ -12,7 +12,7 @@ use url::Url;
 use super::{
     Issuer,
     key::{Kind, Shape},
-    kinds::{At, Choice, Form, List, Parsed, Seconds, Words},
+    kinds::{At, Choice, Form, List, Parsed, Seconds, Words, words_of},
     section::{Report, Section, table},
 };
 use crate::{
@@ -251,18 +251,16 @@ impl Form for Tenant {
 /// Kinds of token; at least one.
 struct Kinds;
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
 enum TokenKind {
+    #[strum(serialize = "at+jwt")]
     Typed,
     Access,
     Id,
 }
 
-impl Words for TokenKind {
-    fn words() -> Vec<(&'static str, Self)> {
-        vec![("at+jwt", Self::Typed), ("access", Self::Access), ("id", Self::Id)]
-    }
-}
+words_of!(TokenKind);
 
 impl Kind for Kinds {
     type Value = TokenKinds;

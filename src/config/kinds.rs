@@ -10,7 +10,7 @@ use crate::{
     agent::Listen,
     diagnostics::{self, Word, mistake},
     haproxy::Socket,
-    sources::words::Named,
+    sources::issuer_key::IssuerKey,
 };
 
 /// A text that must have a form.
@@ -223,6 +223,18 @@ pub(super) trait Words: Copy + PartialEq {
     fn words() -> Vec<(&'static str, Self)>;
 }
 
+/// The words of these enumerations are declared with them, by `strum`.
+macro_rules! words_of {
+    ($($value:ty),*) => {$(
+        impl $crate::config::kinds::Words for $value {
+            fn words() -> Vec<(&'static str, Self)> {
+                $crate::diagnostics::words()
+            }
+        }
+    )*};
+}
+pub(super) use words_of;
+
 /// One of some words.
 pub(super) struct Choice<T>(PhantomData<T>);
 
@@ -317,7 +329,7 @@ impl<K: Kind> Kind for At<K> {
 }
 
 /// One issuer by its name, or several.
-impl Kind for Named {
+impl Kind for IssuerKey {
     type Value = Self;
 
     fn shape() -> Shape {

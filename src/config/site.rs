@@ -11,9 +11,8 @@ use crate::workspaces::pattern::PatternSpec;
 const SECOND: [&str; 10] = ["ac", "co", "com", "edu", "gob", "gov", "gouv", "net", "org", "or"];
 
 impl Config {
-    /// What is permitted, and most likely a mistake: a sentence each that says what to do.
-    #[must_use]
-    pub fn warnings(&self) -> Vec<String> {
+    /// A sentence for each host pattern whose workspaces are of another site than the login host.
+    pub(super) fn other_sites(&self) -> Vec<String> {
         let Some(sign_in) = &self.sign_in else { return vec![] };
         let login = &*sign_in.places.login;
         let elsewhere = self.hosts.iter().filter_map(|spec| {
@@ -94,10 +93,14 @@ fn may_be_one_site(one: &str, other: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workspaces::pattern::Preset;
+    use crate::workspaces::pattern::{IdRule, Preset};
 
     fn of(regex: &str) -> Option<String> {
-        domain(&PatternSpec { regex: regex.into(), id: "{workspace}".into(), source: None })
+        domain(&PatternSpec {
+            regex: regex.into(),
+            id: IdRule::Template("{workspace}".into()),
+            source: None,
+        })
     }
 
     #[test]

@@ -6,7 +6,7 @@ use toml_span::{Span, Spanned};
 
 use super::{
     Platform, Source, SourceKind,
-    kinds::{At, Choice, Form, Number, Parsed, Seconds, Words},
+    kinds::{At, Choice, Form, Number, Parsed, Seconds, Words, words_of},
     section::{Report, Section, table},
     workspaces::ListFile,
 };
@@ -15,19 +15,19 @@ use crate::{
     identity::profile::{MatchBy, secure_url},
     sources::{
         coder, gitpod,
-        http::Credential,
+        http::ApiCredential,
         hub,
+        issuer_key::IssuerKey,
         kubernetes::{self, Resource},
         ona,
-        words::Named,
     },
     workspaces::{
         Admission,
-        destination::Template,
+        destination::DestinationTemplate,
         host::Host,
-        reconcile::core::Timing,
+        reconcile::core::ReconcileTiming,
         registry::{SourceRules, UndeclaredPorts},
-        source::Joining,
+        source::IdentityMapping,
     },
 };
 
@@ -69,13 +69,13 @@ table! {
     /// The time between complete lists.
     resync_seconds: optional Seconds<1, 3600>, of(PLATFORMS), note("60; coder, gitpod: 5; jupyterhub: 30"), example("60");
     /// The issuer (or `[[certificate]]` rule) whose people it has, or several that vouch for the same people; required where several are configured.
-    issuer: optional Named, of(PLATFORMS), example("\"example\"");
+    issuer: optional IssuerKey, of(PLATFORMS), example("\"example\"");
     /// The organization of its workspaces, as that issuer calls it.
     organization: optional Word, of(PLATFORMS), example("\"example\"");
     /// Where a workspace is, made from its id and port.
-    destination: required Template, of(&["coder", "gitpod"]), example("\"http://{workspace}.internal:{port}\"");
+    destination: required DestinationTemplate, of(&["coder", "gitpod"]), example("\"http://{workspace}.internal:{port}\"");
     /// Where a workspace is, made from its id and port.
-    other_destination as "destination": optional Template, of(&["kubernetes", "ona"]), example("\"http://{workspace}.internal:{port}\"");
+    other_destination as "destination": optional DestinationTemplate, of(&["kubernetes", "ona"]), example("\"http://{workspace}.internal:{port}\"");
     /// The list: `.yaml`, `.toml` or `.json`.
     file: required ListFile, of(FILE), example("\"more.yaml\"");
     /// How long a workspace may be held that is written through the API.
@@ -119,7 +119,7 @@ const IDE_PORT: u16 = 23_000;
 /// A source, before the issuers that it names are looked up.
 pub(super) struct RawSource {
     pub(super) source: Source,
-    issuer: Option<Named>,
+    issuer: Option<IssuerKey>,
     pub(super) span: Span,
 }
 
@@ -127,10 +127,11 @@ impl RawSource {
     /// Joins the people of the source to the issuers that it names, where its records do not do so themselves.
     ///
     /// # Errors
-    /// See [`Named::resolve`].
+    /// See [`IssuerKey::resolve`].
     pub(super) fn join(&mut self, issuers: &BTreeSet<&str>) -> Result<(), toml_span::Error> {
-        if let Some(joining) = self.source.kind.joining_mut() {
-            joining.issuers = Named::resolve(self.issuer.as_ref(), self.span, issuers)?;
+        if let Some(identity_mapping) = self.source.kind.identity_mapping_mut() {
+            identity_mapping.issuers =
+                IssuerKey::resolve(self.issuer.as_ref(), self.span, issuers)?;
         }
         Ok(())
     }
@@ -150,25 +151,30 @@ impl Section for SourceTable {
             KindName::Hub => self.hub(report)?,
             KindName::Coder => {
                 let platform = self.platform(kind, report);
-                let joining = self.joining();
+                let identity_mapping = self.identity_mapping();
                 let Self { destination, agent, port_shares, .. } = self;
-                let settings =
-                    coder::Settings { joining, destination: destination?, agent, port_shares };
+                let settings = coder::CoderSettings {
+                    identity_mapping,
+                    destination: destination?,
+                    agent,
+                    port_shares,
+                };
                 SourceKind::Coder(platform?, settings)
             }
             KindName::Gitpod => {
                 let platform = self.platform(kind, report);
-                let joining = self.joining();
+                let identity_mapping = self.identity_mapping();
                 let (id, destination) = (self.organization_id?, self.destination?);
                 let lookback_days = self.lookback_days;
-                let settings = gitpod::Settings { id, joining, destination, lookback_days };
+                let settings =
+                    gitpod::GitpodSettings { id, identity_mapping, destination, lookback_days };
                 SourceKind::Gitpod(platform?, settings)
             }
             KindName::Kubernetes => self.kubernetes()?,
             KindName::Ona => {
                 let platform = self.platform(kind, report);
-                let settings = ona::Settings {
-                    joining: self.joining(),
+                let settings = ona::OnaSettings {
+                    identity_mapping: self.identity_mapping(),
                     destination: self.other_destination,
                     shares: self.shares.unwrap_or(false),
                     policies: self.policies,
@@ -208,13 +214,13 @@ impl SourceTable {
             (self.routes_token_env.take(), "routes_token_env"),
             report,
         );
-        let settings = hub::Settings {
-            joining: self.joining(),
+        let settings = hub::HubSettings {
+            identity_mapping: self.identity_mapping(),
             host: self.host?,
             hub_admission: self.hub_admission,
             shares: self.shares.unwrap_or(true),
         };
-        let listen = hub::server::Listen { address: self.routes_listen?, token: token? };
+        let listen = hub::server::RouteApiSettings { address: self.routes_listen?, token: token? };
         Some(SourceKind::Hub(platform?, settings, listen))
     }
 
@@ -224,9 +230,9 @@ impl SourceTable {
             Resource::DevWorkspace => Resource::DevWorkspace,
         };
         let timing = self.timing(KindName::Kubernetes);
-        let settings = kubernetes::Settings {
+        let settings = kubernetes::KubernetesSettings {
             resource,
-            joining: self.joining(),
+            identity_mapping: self.identity_mapping(),
             namespace: self.namespace.map(String::from),
             kubeconfig: self.kubeconfig,
             owner: self.owner,
@@ -260,21 +266,21 @@ impl SourceTable {
         Some(Platform { url: url?, credential: credential?, authority, timing })
     }
 
-    fn timing(&self, kind: KindName) -> Timing {
-        let usual = Timing::default();
+    fn timing(&self, kind: KindName) -> ReconcileTiming {
+        let usual = ReconcileTiming::default();
         let resync = match kind {
             // Lists are all there is, or nearly.
             KindName::Coder | KindName::Gitpod => Duration::from_secs(5),
             // With whom servers are shared is told by nothing else.
             KindName::Hub => Duration::from_secs(30),
-            _ => usual.resync,
+            _ => usual.list_interval,
         };
-        Timing { resync: self.resync_seconds.unwrap_or(resync), ..usual }
+        ReconcileTiming { list_interval: self.resync_seconds.unwrap_or(resync), ..usual }
     }
 
     /// How people are joined to identities, without the issuers: [`RawSource::join`] looks these up.
-    fn joining(&mut self) -> Joining {
-        Joining { organization: self.organization.take(), ..Joining::default() }
+    fn identity_mapping(&mut self) -> IdentityMapping {
+        IdentityMapping { organization: self.organization.take(), ..IdentityMapping::default() }
     }
 }
 
@@ -283,10 +289,10 @@ fn credential(
     (file, in_file): (Option<PathBuf>, &str),
     (variable, in_variable): (Option<String>, &str),
     report: &mut Report,
-) -> Option<Credential> {
+) -> Option<ApiCredential> {
     match (file, variable) {
-        (Some(file), None) => Some(Credential::File(file)),
-        (None, Some(name)) => Some(Credential::Env(name)),
+        (Some(file), None) => Some(ApiCredential::File(file)),
+        (None, Some(name)) => Some(ApiCredential::Env(name)),
         _ => {
             report.mistake(format!("expected either '{in_file}' or '{in_variable}'"));
             None
@@ -294,10 +300,12 @@ fn credential(
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
 enum KindName {
     File,
     Api,
+    #[strum(serialize = "jupyterhub")]
     Hub,
     Coder,
     Gitpod,
@@ -315,19 +323,7 @@ impl KindName {
     }
 }
 
-impl Words for KindName {
-    fn words() -> Vec<(&'static str, Self)> {
-        vec![
-            ("file", Self::File),
-            ("api", Self::Api),
-            ("jupyterhub", Self::Hub),
-            ("coder", Self::Coder),
-            ("gitpod", Self::Gitpod),
-            ("kubernetes", Self::Kubernetes),
-            ("ona", Self::Ona),
-        ]
-    }
-}
+words_of!(KindName);
 
 impl Words for Resource {
     fn words() -> Vec<(&'static str, Self)> {
@@ -335,7 +331,7 @@ impl Words for Resource {
     }
 }
 
-impl Form for Template {
+impl Form for DestinationTemplate {
     type Value = Self;
 
     fn parse(text: &str) -> Result<Self, String> {

@@ -8,16 +8,15 @@ use toml_span::{DeserError, Value};
 use super::{
     Source, SourceKind,
     key::{Kind, Shape},
-    kinds::{At, Choice, Form, List, Words},
+    kinds::{At, Choice, Form, List, Words, words_of},
     section::{Report, Section, table},
 };
 use crate::{
     authz::limits::{Framing, Limits},
     diagnostics::{Format, mistake},
-    sources::words::ADMISSIONS,
     workspaces::{
         Admission,
-        destination::{Backends, Ranges},
+        destination::{AllowedBackends, DestinationLimits},
         registry::{SourceRules, UndeclaredPorts},
     },
 };
@@ -52,7 +51,7 @@ impl Default for AllWorkspaces {
 }
 
 impl AllWorkspaces {
-    pub(super) fn limits(&self, ranges: Ranges) -> Limits {
+    pub(super) fn limits(&self, ranges: DestinationLimits) -> Limits {
         Limits { max_admission: self.max_admission, ranges, framing: self.framing }
     }
 }
@@ -94,11 +93,7 @@ impl Kind for ListFile {
     }
 }
 
-impl Words for UndeclaredPorts {
-    fn words() -> Vec<(&'static str, Self)> {
-        vec![("deny", Self::Deny), ("owner", Self::Owner)]
-    }
-}
+words_of!(UndeclaredPorts);
 
 impl Words for Framing {
     fn words() -> Vec<(&'static str, Self)> {
@@ -106,11 +101,7 @@ impl Words for Framing {
     }
 }
 
-impl Words for Admission {
-    fn words() -> Vec<(&'static str, Self)> {
-        ADMISSIONS.into()
-    }
-}
+words_of!(Admission);
 
 table! {
     /// Where requests may be sent. This machine, link-local and multicast addresses and cloud metadata are forbidden.
@@ -124,18 +115,18 @@ table! {
 }
 
 impl Section for DestinationsTable {
-    type Value = Ranges;
+    type Value = DestinationLimits;
 
-    fn build(self, report: &mut Report) -> Option<Ranges> {
+    fn build(self, report: &mut Report) -> Option<DestinationLimits> {
         let backends = self.backends.unwrap_or_default();
         for name in &backends {
-            if let Err(error) = Backends::parse([name.value.as_str()]) {
+            if let Err(error) = AllowedBackends::parse([name.value.as_str()]) {
                 report.mistake_at(name.span, error.to_string());
             }
         }
         let names = backends.iter().map(|name| name.value.as_str());
         let (allow, only) = (self.allow.unwrap_or_default(), self.only.unwrap_or_default());
-        Some(Ranges::new(allow, only).with(Backends::parse(names).ok()?))
+        Some(DestinationLimits::new(allow, only).with_backends(AllowedBackends::parse(names).ok()?))
     }
 }
 

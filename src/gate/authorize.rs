@@ -19,7 +19,7 @@ use crate::{
     time::{MonotonicTime, Timestamp},
     workspaces::{
         host::Host,
-        pattern::{Scratch, Target},
+        pattern::{PatternMatch, Scratch},
         registry::Snapshot,
     },
 };
@@ -98,7 +98,7 @@ impl Gate {
 
     /// Starts to ask a source for a workspace. With several sources that can be asked, the host
     /// must name the source.
-    fn look_up(&self, target: &Target) -> Option<Pending> {
+    fn look_up(&self, target: &PatternMatch) -> Option<Pending> {
         let mut able = self.lookups.iter().enumerate().filter_map(|(number, lookup)| {
             let named = target.source.is_none_or(|source| source.index() == number);
             lookup.as_ref().filter(|_| named)
@@ -107,6 +107,6 @@ impl Gate {
         if others.is_some() {
             return None;
         }
-        lookup.ask(&target.workspace, MonotonicTime::now()).map(Pending::new)
+        lookup.request_read(&target.workspace, MonotonicTime::now()).map(Pending::new)
     }
 }

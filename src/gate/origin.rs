@@ -11,7 +11,7 @@ use crate::{
     request::Request,
     workspaces::{
         host::Host,
-        pattern::{Scratch, Target},
+        pattern::{PatternMatch, Scratch},
     },
 };
 
@@ -60,7 +60,12 @@ impl Gate {
 
     /// Whether the page that shows the workspace in a frame may do so by `[policy] framing`.
     /// Browsers name the page in Referer. A page can suppress the header but not change it.
-    fn may_frame(&self, request: &Request<'_>, target: &Target, scratch: &mut Scratch) -> bool {
+    fn may_frame(
+        &self,
+        request: &Request<'_>,
+        target: &PatternMatch,
+        scratch: &mut Scratch,
+    ) -> bool {
         match self.limits.framing {
             Framing::Any => true,
             Framing::Site => request.browser.site == Some(b"same-site"),
@@ -75,7 +80,7 @@ impl Gate {
     fn is_of_workspace(
         &self,
         origin: &[u8],
-        target: &Target,
+        target: &PatternMatch,
         request: &Request<'_>,
         scratch: &mut Scratch,
     ) -> bool {

@@ -20,7 +20,7 @@ use crate::{
         Destination,
         host::Host,
         pattern::Scratch,
-        registry::{Found, Snapshot},
+        registry::{LookupResult, Snapshot},
     },
 };
 
@@ -97,22 +97,22 @@ fn is_named(workspaces: &Snapshot, decision: &Decision, route: Option<&Route>) -
         return false;
     };
     match workspaces.find(None, workspace.id.as_str()) {
-        Found::Workspace(record) => {
-            matches!(permission::destination(&record, endpoint), Some(Destination::Gateway(is)) if is == *was)
+        LookupResult::Workspace(record) => {
+            matches!(permission::destination(&record, endpoint), Some(Destination::NamedServer(is)) if is == *was)
         }
-        Found::Unknown | Found::NotLoaded | Found::Ambiguous => false,
+        LookupResult::Unknown | LookupResult::NotLoaded | LookupResult::Ambiguous => false,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workspaces::Gateway;
+    use crate::workspaces::NamedServer;
 
     #[test]
     fn a_name_is_one_place_whatever_its_address_is() {
         let named = |at: &str, url: &str| {
-            Some(Route::Named(at.parse().unwrap(), Arc::new(Gateway::parse(url).unwrap())))
+            Some(Route::Named(at.parse().unwrap(), Arc::new(NamedServer::parse(url).unwrap())))
         };
         let was = named("10.0.0.1:80", "http://a.test");
         assert!(same(was.as_ref(), named("10.0.0.2:80", "http://a.test").as_ref()));

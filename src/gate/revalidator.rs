@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Gate, live::Live};
 use crate::{
     time::{MonotonicTime, Timestamp},
-    workspaces::registry::Mark,
+    workspaces::registry::SnapshotMark,
 };
 
 /// Time between two rounds about all allows when nothing has changed.
@@ -92,7 +92,7 @@ pub enum Change {
 /// What decisions were made from.
 struct Basis {
     gate: Arc<Gate>,
-    workspaces: Mark,
+    workspaces: SnapshotMark,
     revocations: u64,
 }
 

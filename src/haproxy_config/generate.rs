@@ -5,6 +5,8 @@
 
 use std::{fmt, time::Duration};
 
+use strum::VariantArray as _;
+
 use super::lint::REUSE;
 use crate::haproxy_config::shipped::{GATE, SPOE};
 
@@ -18,7 +20,9 @@ const PAGES: [(&str, &str); 2] = [
 ];
 
 /// A version of HAProxy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, strum::VariantArray,
+)]
 pub enum Version {
     /// 2.6 and 2.8
     #[value(name = "2.6")]
@@ -35,9 +39,6 @@ pub enum Version {
 }
 
 impl Version {
-    /// Every version.
-    pub const ALL: [Self; 4] = [Self::V2_6, Self::V3_0, Self::V3_2, Self::V3_4];
-
     /// As HAProxy writes it.
     #[must_use]
     pub fn text(self) -> &'static str {
@@ -65,7 +66,8 @@ impl Version {
     pub fn of(said: &str) -> Result<Self, UnknownVersion> {
         let line = said.lines().next().unwrap_or_default();
         let number = line.split_whitespace().find_map(numbers);
-        let known = Self::ALL.into_iter().rev().find(|known| number >= numbers(known.text()));
+        let known =
+            Self::VARIANTS.iter().copied().rev().find(|known| number >= numbers(known.text()));
         let known = known.filter(|_| number.is_some());
         known.ok_or_else(|| UnknownVersion(line.chars().take(80).collect()))
     }

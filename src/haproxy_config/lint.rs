@@ -17,7 +17,7 @@ use super::{
     condition::Acls,
     document::{At, Document, Line, Section, Source},
 };
-use crate::workspaces::destination::Backends;
+use crate::workspaces::destination::AllowedBackends;
 
 mod address;
 mod backends;
@@ -74,7 +74,7 @@ pub struct Agent {
     /// tells (`framing = "workspace"`).
     pub frames: bool,
     /// The back ends that the agent may name. Without a configuration they are not known: it could name any.
-    pub backends: Option<Backends>,
+    pub backends: Option<AllowedBackends>,
 }
 
 impl Default for Agent {

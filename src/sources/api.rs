@@ -22,26 +22,26 @@ use crate::{
     time::MonotonicTime,
     workspaces::{
         Revision, Workspace, WorkspaceId,
-        registry::{Found, Publisher},
+        registry::{LookupResult, Publisher},
     },
 };
 
 /// The most workspaces that one source can hold.
-const MAX: usize = 200_000;
+const MAX_WORKSPACES: usize = 200_000;
 /// How long the revision of a deleted workspace is remembered, so that a late write does not
 /// restore it.
-const REMEMBER: Duration = Duration::from_mins(15);
+const DELETED_RETENTION: Duration = Duration::from_mins(15);
 
 /// The workspaces of one such source, with their leases.
 pub struct Leases {
     publisher: Publisher,
     longest: Duration,
-    state: Mutex<State>,
+    state: Mutex<LeaseTable>,
     wake: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct LeaseTable {
     all: HashMap<WorkspaceId, Lease>,
     /// The same source of a newer configuration, after a reload.
     moved: Option<Arc<Leases>>,
@@ -57,7 +57,7 @@ struct Lease {
 
 /// A workspace that is held, as the API returns it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Held {
+pub struct HeldWorkspace {
     /// The workspace id.
     pub id: String,
     /// The revision: the writer's own, or counted by the agent.
@@ -70,10 +70,10 @@ pub struct Held {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum LeaseError {
     /// The known version is the same or newer.
-    #[error("revision {0} is known already: write a higher one")]
+    #[error("revision {0} is known already: send a higher one")]
     Outdated(u64),
     /// The source holds too many workspaces.
-    #[error("{MAX} workspaces are written already")]
+    #[error("the source has {MAX_WORKSPACES} workspaces already, which is the limit")]
     Full,
 }
 
@@ -95,14 +95,16 @@ impl Leases {
     /// Writes a workspace with a lease. A `revision` that is not higher than the known one is
     /// refused.
     ///
-    /// # Errors See [`LeaseError`].
+    /// # Errors
+    /// See [`LeaseError`].
     pub fn put(
         &self,
         mut workspace: Workspace,
         revision: Option<u64>,
         lease: Option<Duration>,
         now: MonotonicTime,
-    ) -> Result<Held, LeaseError> {
+    ) -> Result<HeldWorkspace, LeaseError> {
+        // The operator's limit holds, whatever the writer asks for.
         let lease = lease.unwrap_or(self.longest).min(self.longest);
         let id = workspace.id.clone();
         let mut state = self.lock();
@@ -114,8 +116,8 @@ impl Leases {
             return Ok(held);
         }
         let known = state.all.get(&id).map(|lease| lease.revision);
-        let revision = next(known, revision)?;
-        if known.is_none() && state.all.len() >= MAX {
+        let revision = next_revision(known, revision)?;
+        if known.is_none() && state.all.len() >= MAX_WORKSPACES {
             return Err(LeaseError::Full);
         }
         workspace.revision = Revision { spec: Some(revision), status: None };
@@ -124,12 +126,13 @@ impl Leases {
         state.all.insert(id.clone(), Lease { revision, until: now.plus(lease), there: true });
         drop(state);
         self.wake.notify_one();
-        Ok(Held { id: id.to_string(), revision, lease_seconds: lease.as_secs() })
+        Ok(HeldWorkspace { id: id.to_string(), revision, lease_seconds: lease.as_secs() })
     }
 
     /// Deletes a workspace. Returns whether it was there.
     ///
-    /// # Errors See [`LeaseError::Outdated`].
+    /// # Errors
+    /// See [`LeaseError::Outdated`].
     pub fn delete(
         &self,
         id: &WorkspaceId,
@@ -144,24 +147,28 @@ impl Leases {
         }
         let known = state.all.get(id).map(|lease| (lease.revision, lease.there));
         let Some((known, there)) = known else { return Ok(false) };
-        let revision = next(Some(known), revision)?;
+        let revision = next_revision(Some(known), revision)?;
         self.publisher.end(id, now);
-        state.all.insert(id.clone(), Lease { revision, until: now.plus(REMEMBER), there: false });
+        state.all.insert(
+            id.clone(),
+            Lease { revision, until: now.plus(DELETED_RETENTION), there: false },
+        );
         Ok(there)
     }
 
     /// All workspaces that are held, sorted by id.
     #[must_use]
-    pub fn list(&self, now: MonotonicTime) -> Vec<Held> {
+    pub fn list(&self, now: MonotonicTime) -> Vec<HeldWorkspace> {
         let state = self.lock();
         if let Some(next) = &state.moved {
             return next.list(now);
         }
-        let held = state.all.iter().filter(|(_, lease)| lease.there).map(|(id, lease)| Held {
-            id: id.to_string(),
-            revision: lease.revision,
-            lease_seconds: lease.until.since(now).as_secs(),
-        });
+        let held =
+            state.all.iter().filter(|(_, lease)| lease.there).map(|(id, lease)| HeldWorkspace {
+                id: id.to_string(),
+                revision: lease.revision,
+                lease_seconds: lease.until.since(now).as_secs(),
+            });
         let mut held: Vec<_> = held.collect();
         held.sort_by(|a, b| a.id.cmp(&b.id));
         held
@@ -175,7 +182,7 @@ impl Leases {
         let mut taken = next.lock();
         for (id, lease) in &state.all {
             if lease.there
-                && let Found::Workspace(record) =
+                && let LookupResult::Workspace(record) =
                     snapshot.find(Some(self.publisher.source()), id.as_str())
             {
                 next.publisher.set(Workspace::clone(record.workspace), MonotonicTime::now());
@@ -219,12 +226,12 @@ impl Leases {
         state.all.values().map(|lease| lease.until).min()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, LeaseTable> {
         self.state.lock()
     }
 }
 
-fn next(known: Option<u64>, given: Option<u64>) -> Result<u64, LeaseError> {
+fn next_revision(known: Option<u64>, given: Option<u64>) -> Result<u64, LeaseError> {
     match (known, given) {
         (Some(known), Some(given)) if given <= known => Err(LeaseError::Outdated(known)),
         (_, Some(given)) => Ok(given),
@@ -239,8 +246,8 @@ mod tests {
         diagnostics::Format,
         sources::file::document,
         workspaces::{
-            destination::Backends,
-            registry::{Found, Registry, SourceRules},
+            destination::AllowedBackends,
+            registry::{LookupResult, Registry, SourceRules},
             source::SourceId,
         },
     };
@@ -256,13 +263,15 @@ mod tests {
         let text = format!(
             "workspaces: [{{ id: w, owner: {{ subject: s }}, phase: running, destination: 10.0.0.1:{port} }}]"
         );
-        let known = (["corp"].into(), Backends::default());
+        let known = (["corp"].into(), AllowedBackends::default());
         document::parse("w", &text, Format::Yaml, &known.0, &known.1).unwrap().remove(0)
     }
 
     fn port(registry: &Registry) -> Option<String> {
         match registry.snapshot().find(None, "w") {
-            Found::Workspace(record) => Some(record.workspace.endpoints[0].destination.to_string()),
+            LookupResult::Workspace(record) => {
+                Some(record.workspace.endpoints[0].destination.to_string())
+            }
             _ => None,
         }
     }
@@ -272,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_nobody_renews_ends() {
+    fn a_lease_that_is_not_renewed_ends() {
         let (registry, leases) = leases();
         let lease = Some(Duration::from_secs(10));
         leases.put(workspace(1), None, lease, at(0)).unwrap();
@@ -301,6 +310,9 @@ mod tests {
         assert_eq!(port(&registry), None);
         assert_eq!(leases.delete(&id, None, at(3)), Ok(false));
         leases.put(workspace(4), None, None, at(4)).unwrap();
-        assert_eq!(leases.list(at(4)), [Held { id: "w".into(), revision: 5, lease_seconds: 60 }]);
+        assert_eq!(
+            leases.list(at(4)),
+            [HeldWorkspace { id: "w".into(), revision: 5, lease_seconds: 60 }]
+        );
     }
 }

@@ -11,14 +11,14 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
-use super::http::{self, Api};
+use super::http::{self, PlatformApi};
 use crate::workspaces::{
     Admission, AppName, Endpoint, EndpointName, Grant, Grantee, Person, Phase, Protocol, Revision,
     Workspace, WorkspaceId,
-    destination::Template,
+    destination::DestinationTemplate,
     directory::Member,
-    plain,
-    source::{Abilities, Event, Joining, Source, SourceError},
+    source::{Capabilities, IdentityMapping, Source, SourceError, SourceEvent},
+    without_control_characters,
 };
 
 /// The number of items on a page.
@@ -31,11 +31,11 @@ const AT_ONCE: usize = 8;
 
 /// The settings of a Coder source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct CoderSettings {
     /// How users are mapped to identities.
-    pub joining: Joining,
+    pub identity_mapping: IdentityMapping,
     /// The address of Coder's proxy.
-    pub destination: Template,
+    pub destination: DestinationTemplate,
     /// The one agent whose ports are served.
     pub agent: Box<str>,
     /// Whether the shared ports of each workspace are requested.
@@ -44,8 +44,8 @@ pub struct Settings {
 
 /// A Coder deployment.
 pub struct Coder {
-    api: Api,
-    settings: Settings,
+    api: PlatformApi,
+    settings: CoderSettings,
 }
 
 #[derive(Deserialize)]
@@ -137,7 +137,7 @@ struct User {
 impl Coder {
     /// A deployment, as the credential of `api` sees it.
     #[must_use]
-    pub fn new(api: Api, settings: Settings) -> Self {
+    pub fn new(api: PlatformApi, settings: CoderSettings) -> Self {
         Self { api, settings }
     }
 
@@ -146,7 +146,10 @@ impl Coder {
             let request =
                 self.api.get(&format!("api/v2/workspaces/{}/port-share", described.id))?;
             // 404: the workspace was deleted after the list was made.
-            http::ask::<Shares>(request).await?.map(|shares| shares.shares).unwrap_or_default()
+            http::fetch_optional::<Shares>(request)
+                .await?
+                .map(|shares| shares.shares)
+                .unwrap_or_default()
         } else {
             vec![]
         };
@@ -193,12 +196,12 @@ impl Coder {
             .filter(|endpoint| endpoint.admission == Admission::Grants)
             .map(|endpoint| endpoint.name.clone())
             .collect();
-        let grant = Grant { to: Grantee::Team(team.into()), endpoints: Some(covered) };
+        let grant = Grant { to: Grantee::PlatformGroup(team.into()), endpoints: Some(covered) };
         Some(Workspace {
             instance: Some(described.latest_build.id.as_str().into()),
             revision: Revision { spec: Some(described.latest_build.number), status: None },
-            organization: self.settings.joining.organization(),
-            owner_label: plain(&described.owner_name),
+            organization: self.settings.identity_mapping.organization(),
+            owner_label: without_control_characters(&described.owner_name),
             owner: Person {
                 account: Some(described.owner_id.as_str().into()),
                 ..Person::default()
@@ -216,8 +219,8 @@ impl Coder {
 }
 
 impl Source for Coder {
-    fn abilities(&self) -> Abilities {
-        Abilities { watches: false, reads: true, accounts: true, whole_lists: false }
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { watches: false, reads: true, accounts: true, lists_are_snapshots: false }
     }
 
     async fn list(&self) -> Result<Vec<Workspace>, SourceError> {
@@ -225,7 +228,7 @@ impl Source for Coder {
         for _ in 0..MAX_PAGES {
             let offset = described.len();
             let path = format!("api/v2/workspaces?q=status:running&limit={PAGE}&offset={offset}");
-            let page: Page = http::must(self.api.get(&path)?).await?;
+            let page: Page = http::fetch(self.api.get(&path)?).await?;
             let last = page.workspaces.len() < PAGE;
             described.extend(page.workspaces);
             if last {
@@ -241,13 +244,13 @@ impl Source for Coder {
         // Coder's names never contain two hyphens in a row.
         let Some((name, owner)) = id.as_str().split_once("--") else { return Ok(None) };
         let path = format!("api/v2/users/{owner}/workspace/{name}");
-        match http::ask::<Described>(self.api.get(&path)?).await? {
+        match http::fetch_optional::<Described>(self.api.get(&path)?).await? {
             Some(described) => self.complete(described).await,
             None => Ok(None),
         }
     }
 
-    async fn watch(&self, _: mpsc::Sender<Event>) -> SourceError {
+    async fn watch(&self, _: mpsc::Sender<SourceEvent>) -> SourceError {
         SourceError::Protocol("Coder tells of one workspace at a time".into())
     }
 
@@ -255,7 +258,7 @@ impl Source for Coder {
         let mut members: HashMap<String, Member> = HashMap::new();
         for page in 0..MAX_PAGES {
             let path = format!("api/v2/users?limit={PAGE}&offset={}", page * PAGE);
-            let users: Users = http::must(self.api.get(&path)?).await?;
+            let users: Users = http::fetch(self.api.get(&path)?).await?;
             let last = users.users.len() < PAGE;
             members
                 .extend(users.users.into_iter().map(|user| (user.id.clone(), self.member(&user))));
@@ -272,9 +275,9 @@ impl Coder {
         let email = Some(user.email.to_ascii_lowercase()).filter(|email| !email.is_empty());
         Member {
             account: user.id.as_str().into(),
-            label: plain(&user.username),
+            label: without_control_characters(&user.username),
             person: Person {
-                issuers: self.settings.joining.issuers.clone(),
+                issuers: self.settings.identity_mapping.issuers.clone(),
                 email: email.as_deref().map(Into::into),
                 username: Some(user.username.as_str().into()),
                 ..Person::default()
@@ -282,7 +285,7 @@ impl Coder {
             // "dormant" means a long time without a sign-in. The user becomes active again by
             // signing in.
             active: matches!(user.status.as_str(), "active" | "dormant"),
-            teams: user
+            platform_groups: user
                 .organization_ids
                 .iter()
                 .map(|organization| format!("organization:{organization}").into())
@@ -321,14 +324,17 @@ mod tests {
     use crate::workspaces::IssuerNames;
 
     fn coder() -> Coder {
-        let settings = Settings {
-            joining: Joining { issuers: IssuerNames::one("corp"), organization: None },
-            destination: Template::parse("backend:coder").unwrap(),
+        let settings = CoderSettings {
+            identity_mapping: IdentityMapping {
+                issuers: IssuerNames::one("corp"),
+                organization: None,
+            },
+            destination: DestinationTemplate::parse("backend:coder").unwrap(),
             agent: "main".into(),
             port_shares: true,
         };
         let url = "http://127.0.0.1:9".parse().unwrap();
-        Coder::new(Api::new(url, None, "Coder-Session-Token:", None).unwrap(), settings)
+        Coder::new(PlatformApi::new(url, None, "Coder-Session-Token:", None).unwrap(), settings)
     }
 
     #[test]
@@ -339,7 +345,7 @@ mod tests {
               {"agents":[{"name":"main","apps":[
                 {"slug":"code","subdomain":true,"sharing_level":"owner"},
                 {"slug":"wiki","subdomain":true,"sharing_level":"authenticated"},
-                {"slug":"odd","subdomain":true,"sharing_level":"everybody"},
+                {"slug":"odd","subdomain":true,"sharing_level":"unheard-of"},
                 {"slug":"docs","external":true,"subdomain":true,"sharing_level":"public"},
                 {"slug":"path","subdomain":false,"sharing_level":"public"}]}]},
               {"agents":null}]}}"#,

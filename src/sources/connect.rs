@@ -10,7 +10,7 @@ use reqwest::{Response, header::CONTENT_TYPE};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use super::http::{self, Api};
+use super::http::{self, PlatformApi};
 use crate::workspaces::source::SourceError;
 
 /// The largest message of a stream in bytes. An event has some hundred.
@@ -21,16 +21,17 @@ const ENVELOPE: usize = 5;
 
 /// Calls a method. `None` means the error code `not_found`.
 ///
-/// # Errors As [`http::ask`].
+/// # Errors
+/// As [`http::fetch_optional`].
 pub async fn call<T: DeserializeOwned>(
-    api: &Api,
+    api: &PlatformApi,
     method: &str,
     message: &impl Serialize,
 ) -> Result<Option<T>, SourceError> {
     let request = api.post(method)?.header("Connect-Protocol-Version", "1");
     let request = request.header(CONTENT_TYPE, "application/json").body(json(message)?);
     // A wrong URL also returns 404. Only the code says that the object does not exist.
-    http::ask_unless(request, |body| {
+    http::fetch_unless(request, |body| {
         let error: Option<Failure> = serde_json::from_slice(body).ok();
         error.is_some_and(|error| error.code == "not_found")
     })
@@ -56,9 +57,10 @@ impl Stream {
     /// Calls a method that returns a stream. Some servers send no headers before the first message,
     /// so this can wait for it.
     ///
-    /// # Errors There is no response, or an error status.
+    /// # Errors
+    /// There is no response, or an error status.
     pub async fn open(
-        api: &Api,
+        api: &PlatformApi,
         method: &str,
         message: &impl Serialize,
     ) -> Result<Self, SourceError> {
@@ -69,16 +71,18 @@ impl Stream {
         body.extend_from_slice(&message);
         let request = api.post(method)?.header("Connect-Protocol-Version", "1");
         let request = request.header(CONTENT_TYPE, "application/connect+json").body(body);
-        let response = http::accept(http::send(request).await?).await?;
+        let response = http::check_status(http::send(request).await?).await?;
         Ok(Self { response, input: BytesMut::new() })
     }
 
     /// Returns the next message.
     ///
-    /// # Errors The stream has ended, cleanly or not, or a message cannot be parsed.
+    /// # Errors
+    /// The stream has ended, cleanly or not, or a message cannot be parsed.
     pub async fn next<T: DeserializeOwned>(&mut self) -> Result<T, SourceError> {
         loop {
             if let Some((flags, message)) = split(&mut self.input)? {
+                // The last envelope has a status instead of a message.
                 if flags & END != 0 {
                     return Err(end(&message));
                 }
@@ -98,7 +102,8 @@ impl Stream {
 
 /// Removes one complete envelope from the input and returns its flags and message.
 ///
-/// # Errors The length is above the limit, or the message is compressed.
+/// # Errors
+/// The length is above the limit, or the message is compressed.
 pub fn split(input: &mut BytesMut) -> Result<Option<(u8, BytesMut)>, SourceError> {
     let Some((head, _)) = input.split_first_chunk::<ENVELOPE>() else { return Ok(None) };
     let [flags, length @ ..] = *head;
@@ -109,6 +114,7 @@ pub fn split(input: &mut BytesMut) -> Result<Option<(u8, BytesMut)>, SourceError
     if flags & COMPRESSED != 0 {
         return Err(SourceError::Protocol("a compressed event, which was not asked for".into()));
     }
+    // The rest of the message has not arrived yet.
     if input.len() - ENVELOPE < length {
         return Ok(None);
     }

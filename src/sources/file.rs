@@ -22,16 +22,18 @@ use crate::{
     time::MonotonicTime,
     workspaces::{
         Workspace,
-        destination::Backends,
-        reconcile::status::{Health, Status},
+        destination::AllowedBackends,
+        reconcile::status::{SourceHealth, SourceStatus},
         registry::{ListExtent, Publisher},
     },
 };
 
 pub mod document;
 
+pub use document::review::KnownIssuer;
+
 /// The time between checks of the file, in case a change was not reported by the operating system.
-const SWEEP: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 /// The largest file in bytes that is read.
 pub const MAX_FILE: u64 = 256 << 20;
 
@@ -39,10 +41,10 @@ pub const MAX_FILE: u64 = 256 << 20;
 pub struct FileSource {
     path: PathBuf,
     issuers: BTreeSet<Box<str>>,
-    backends: Backends,
+    backends: AllowedBackends,
     publisher: Publisher,
     last: Option<Vec<u8>>,
-    status: Arc<Mutex<Status>>,
+    status: Arc<Mutex<SourceStatus>>,
 }
 
 impl FileSource {
@@ -52,7 +54,7 @@ impl FileSource {
     pub fn new(
         path: PathBuf,
         issuers: &BTreeSet<&str>,
-        backends: Backends,
+        backends: AllowedBackends,
         publisher: Publisher,
     ) -> Self {
         let issuers = issuers.iter().map(|name| Box::from(*name)).collect();
@@ -61,13 +63,14 @@ impl FileSource {
 
     /// The state of the source, for people and metrics.
     #[must_use]
-    pub fn status(&self) -> Arc<Mutex<Status>> {
+    pub fn status(&self) -> Arc<Mutex<SourceStatus>> {
         Arc::clone(&self.status)
     }
 
     /// Reads the file now, and publishes it if it has changed and has no mistakes.
     ///
-    /// # Errors The mistakes in it. The last good version stays in use.
+    /// # Errors
+    /// The mistakes in it. The last good version stays in use.
     pub fn load(&mut self) -> Result<(), Mistakes> {
         let result = self.read();
         let mut status = self.status.lock();
@@ -75,7 +78,7 @@ impl FileSource {
             // An unchanged file may still be the broken one, so its error stays.
             Ok(false) => {}
             Ok(true) => {
-                status.health = Health::Live;
+                status.health = SourceHealth::Live;
                 status.lists += 1;
                 status.last_error = None;
             }
@@ -85,6 +88,16 @@ impl FileSource {
             }
         }
         result.map(|_| ())
+    }
+
+    /// Finds what the file permits although it can have no effect, for `check`. A file that cannot be read
+    /// gives nothing: [`Self::load`] reports that.
+    #[must_use]
+    pub fn review(&self, issuers: &[KnownIssuer<'_>]) -> Mistakes {
+        let Ok(bytes) = read(&self.path) else { return Mistakes::default() };
+        let Ok(text) = std::str::from_utf8(&bytes) else { return Mistakes::default() };
+        let format = Format::of(&self.path).unwrap_or(Format::Yaml);
+        document::review::list(&self.path.display().to_string(), text, format, issuers)
     }
 
     /// Returns whether the file has changed and was published.
@@ -121,7 +134,7 @@ impl FileSource {
         let _watcher = match file_watch::watch(&self.path, sender) {
             Ok(watcher) => Some(watcher),
             Err(error) => {
-                warn!(file = %self.path.display(), %error, every = ?SWEEP, "watching the directory of the list of workspaces failed: the file is read every few seconds instead");
+                warn!(file = %self.path.display(), %error, every = ?POLL_INTERVAL, "watching the directory of the list of workspaces failed: the file is read every few seconds instead");
                 None
             }
         };
@@ -155,7 +168,7 @@ impl FileSource {
             tokio::select! {
                 () = stop.cancelled() => return,
                 _ = events.recv() => {}
-                () = tokio::time::sleep(SWEEP) => {}
+                () = tokio::time::sleep(POLL_INTERVAL) => {}
             }
         }
     }

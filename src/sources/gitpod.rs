@@ -13,13 +13,13 @@ use tokio::sync::mpsc;
 
 use super::{
     connect::{self, Stream},
-    http::Api,
+    http::PlatformApi,
 };
 use crate::workspaces::{
     Admission, Endpoint, EndpointName, Person, Phase, Protocol, Revision, Workspace, WorkspaceId,
-    destination::Template,
+    destination::DestinationTemplate,
     directory::Member,
-    source::{Abilities, Event, Joining, Source, SourceError},
+    source::{Capabilities, IdentityMapping, Source, SourceError, SourceEvent},
 };
 
 /// The largest page that the API returns.
@@ -30,28 +30,28 @@ const MAX_PAGES: usize = 10_000;
 
 /// The settings of a Gitpod source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct GitpodSettings {
     /// Gitpod's id of the organization.
     pub id: Box<str>,
     /// How members are mapped to identities.
-    pub joining: Joining,
+    pub identity_mapping: IdentityMapping,
     /// The address of `ws-proxy`.
-    pub destination: Template,
+    pub destination: DestinationTemplate,
     /// The longest life of a workspace in days. Older workspaces are not listed.
     pub lookback_days: i64,
 }
 
 /// A Gitpod organization.
 pub struct Gitpod {
-    api: Api,
-    settings: Settings,
+    api: PlatformApi,
+    settings: GitpodSettings,
 }
 
 impl Gitpod {
     /// An organization, as the credential of `api` sees it. The token's owner must be an owner of
     /// the organization.
     #[must_use]
-    pub fn new(api: Api, settings: Settings) -> Self {
+    pub fn new(api: PlatformApi, settings: GitpodSettings) -> Self {
         Self { api, settings }
     }
 
@@ -111,7 +111,7 @@ impl Gitpod {
                 spec: None,
                 status: connect::number(described.pointer("/status/statusVersion")),
             },
-            organization: self.settings.joining.organization(),
+            organization: self.settings.identity_mapping.organization(),
             owner_label: owner.into(),
             owner: Person {
                 account: (!owner.is_empty()).then(|| owner.into()),
@@ -129,10 +129,10 @@ impl Gitpod {
 }
 
 impl Source for Gitpod {
-    fn abilities(&self) -> Abilities {
+    fn capabilities(&self) -> Capabilities {
         // The list contains sessions. New sessions are added at its beginning, so its pages miss
         // none.
-        Abilities { watches: true, reads: true, accounts: true, whole_lists: true }
+        Capabilities { watches: true, reads: true, accounts: true, lists_are_snapshots: true }
     }
 
     async fn list(&self) -> Result<Vec<Workspace>, SourceError> {
@@ -151,7 +151,7 @@ impl Source for Gitpod {
             let sessions = self.page(method, "workspaceSessions", request.clone(), page).await?;
             for session in &sessions {
                 let described = session.get("workspace").unwrap_or(&Value::Null);
-                // Nobody can enter a prebuild.
+                // No person can enter a prebuild.
                 if text(described, "/spec/type") == Some("WORKSPACE_TYPE_PREBUILD") {
                     continue;
                 }
@@ -175,10 +175,12 @@ impl Source for Gitpod {
         let answer = match self.call("WorkspaceService/GetWorkspace", &request).await {
             Ok(Some(answer)) => answer,
             Ok(None) => return Ok(None),
-            // An owner of the organization may list all workspaces but read only their own. That is
-            // no problem of the credential.
+            // An owner of the organization may list all workspaces but read only their own. The
+            // credential is right.
             Err(SourceError::Forbidden(text)) => {
-                return Err(SourceError::Unavailable(format!("somebody else's workspace: {text}")));
+                return Err(SourceError::Unavailable(format!(
+                    "another member's workspace: {text}"
+                )));
             }
             Err(error) => return Err(error),
         };
@@ -193,7 +195,7 @@ impl Source for Gitpod {
             .ok_or_else(|| SourceError::Protocol("a workspace without a usable id".into()))
     }
 
-    async fn watch(&self, events: mpsc::Sender<Event>) -> SourceError {
+    async fn watch(&self, events: mpsc::Sender<SourceEvent>) -> SourceError {
         let method = "gitpod.v1.WorkspaceService/WatchWorkspaceStatus";
         let mut stream = match Stream::open(&self.api, method, &json!({})).await {
             Ok(stream) => stream,
@@ -204,13 +206,13 @@ impl Source for Gitpod {
             let event = match stream.next::<Value>().await {
                 Err(error) => return error,
                 Ok(message) => match text(&message, "/workspaceId").map(str::parse) {
-                    Some(Ok(id)) => Event::Changed(id),
+                    Some(Ok(id)) => SourceEvent::Changed(id),
                     Some(Err(_)) => continue,
-                    None => Event::Connected,
+                    None => SourceEvent::Connected,
                 },
             };
             if events.send(event).await.is_err() {
-                return SourceError::Unavailable("nobody listens any more".into());
+                return SourceError::Unavailable("the agent no longer listens".into());
             }
         }
     }
@@ -242,13 +244,13 @@ impl Gitpod {
             account: account.into(),
             label: label.into(),
             person: Person {
-                issuers: self.settings.joining.issuers.clone(),
+                issuers: self.settings.identity_mapping.issuers.clone(),
                 email: email.as_deref().map(Into::into),
                 ..Person::default()
             },
             // A member who has left is not in the list.
             active: true,
-            teams: vec![],
+            platform_groups: vec![],
         })
     }
 }
@@ -285,14 +287,17 @@ mod tests {
     use crate::workspaces::IssuerNames;
 
     fn gitpod() -> Gitpod {
-        let settings = Settings {
+        let settings = GitpodSettings {
             id: "o1".into(),
-            joining: Joining { issuers: IssuerNames::one("corp"), organization: None },
-            destination: Template::parse("backend:ws-proxy").unwrap(),
+            identity_mapping: IdentityMapping {
+                issuers: IssuerNames::one("corp"),
+                organization: None,
+            },
+            destination: DestinationTemplate::parse("backend:ws-proxy").unwrap(),
             lookback_days: 14,
         };
         let url = "http://127.0.0.1:9".parse().unwrap();
-        Gitpod::new(Api::new(url, None, "Bearer ", None).unwrap(), settings)
+        Gitpod::new(PlatformApi::new(url, None, "Bearer ", None).unwrap(), settings)
     }
 
     #[test]

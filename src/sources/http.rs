@@ -29,7 +29,7 @@ const MAX_PAUSE: Duration = Duration::from_mins(5);
 
 /// Where a credential is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Credential {
+pub enum ApiCredential {
     /// In a file.
     File(PathBuf),
     /// In an environment variable.
@@ -37,24 +37,26 @@ pub enum Credential {
 }
 
 /// The API of a platform.
-pub struct Api {
+pub struct PlatformApi {
     client: Client,
     base: Url,
-    credential: Option<Credential>,
+    credential: Option<ApiCredential>,
     /// The text before the credential in the Authorization header, such as "Bearer ". If it ends in
     /// a colon, it is the name of another header that carries the credential.
     scheme: &'static str,
 }
 
-impl Credential {
+impl ApiCredential {
     /// Reads the credential.
     ///
-    /// # Errors It is missing or empty.
+    /// # Errors
+    /// It is missing or empty.
     pub fn read(&self) -> Result<SecretString, SourceError> {
         let (text, place) = match self {
             Self::File(path) => (std::fs::read_to_string(path).ok(), path.display().to_string()),
             Self::Env(name) => (std::env::var(name).ok(), format!("the variable {name}")),
         };
+        // Editors end a file with a line break.
         let text = text.map(|text| SecretString::from(text.trim_end_matches(['\r', '\n'])));
         text.filter(|text| !text.expose_secret().is_empty()).ok_or_else(|| {
             SourceError::Unauthorized(format!("cannot read the credential in {place}"))
@@ -62,18 +64,20 @@ impl Credential {
     }
 }
 
-impl Api {
+impl PlatformApi {
     /// A client for the API at `base`. `scheme` is "Bearer ", "token " or the like, or the name of
     /// a header with a colon.
     ///
-    /// # Errors TLS cannot be set up, or the certificates of the private authority cannot be read.
+    /// # Errors
+    /// TLS cannot be set up, or the certificates of the private authority cannot be read.
     pub fn new(
         base: Url,
-        credential: Option<Credential>,
+        credential: Option<ApiCredential>,
         scheme: &'static str,
         authority: Option<&[u8]>,
     ) -> Result<Self, reqwest::Error> {
         let mut builder = Client::builder()
+            // A redirect would send the credential to another server.
             .redirect(Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_keepalive(KEEPALIVE)
@@ -88,16 +92,18 @@ impl Api {
 
     /// A GET request for a path below the base.
     ///
-    /// # Errors The credential cannot be read.
+    /// # Errors
+    /// The credential cannot be read.
     pub fn get(&self, path: &str) -> Result<RequestBuilder, SourceError> {
-        self.signed(self.client.get(self.url(path)?))
+        self.with_credential(self.client.get(self.url(path)?))
     }
 
     /// A POST request for a path below the base.
     ///
-    /// # Errors The credential cannot be read.
+    /// # Errors
+    /// The credential cannot be read.
     pub fn post(&self, path: &str) -> Result<RequestBuilder, SourceError> {
-        self.signed(self.client.post(self.url(path)?))
+        self.with_credential(self.client.post(self.url(path)?))
     }
 
     fn url(&self, path: &str) -> Result<Url, SourceError> {
@@ -106,7 +112,7 @@ impl Api {
             .map_err(|error| SourceError::Protocol(format!("no address for {path:?}: {error}")))
     }
 
-    fn signed(&self, request: RequestBuilder) -> Result<RequestBuilder, SourceError> {
+    fn with_credential(&self, request: RequestBuilder) -> Result<RequestBuilder, SourceError> {
         let Some(credential) = &self.credential else { return Ok(request) };
         let secret = credential.read()?;
         let own = self.scheme.strip_suffix(':');
@@ -118,6 +124,7 @@ impl Api {
         let mut value = HeaderValue::from_str(&text).map_err(|_| {
             SourceError::Unauthorized("the credential has bytes that no header can carry".into())
         })?;
+        // Keeps the credential out of debug output.
         value.set_sensitive(true);
         Ok(match own {
             Some(name) => request.header(name, value),
@@ -128,60 +135,69 @@ impl Api {
 
 /// Sends a request and parses the JSON response. `None` means that the object does not exist (404).
 ///
-/// # Errors There is no response, an error status, or a body that is not the expected JSON.
-pub async fn ask<T: DeserializeOwned>(request: RequestBuilder) -> Result<Option<T>, SourceError> {
-    ask_unless(request, |_| true).await
+/// # Errors
+/// There is no response, an error status, or a body that is not the expected JSON.
+pub async fn fetch_optional<T: DeserializeOwned>(
+    request: RequestBuilder,
+) -> Result<Option<T>, SourceError> {
+    fetch_unless(request, |_| true).await
 }
 
-/// Like [`ask`], but `gone` decides by the body of a 404 whether the object does not exist.
+/// Like [`fetch_optional`], but `gone` decides by the body of a 404 whether the object does not exist.
 ///
-/// # Errors As [`ask`].
-pub async fn ask_unless<T: DeserializeOwned>(
+/// # Errors
+/// As [`fetch_optional`].
+pub async fn fetch_unless<T: DeserializeOwned>(
     request: RequestBuilder,
     gone: impl FnOnce(&[u8]) -> bool,
 ) -> Result<Option<T>, SourceError> {
-    let question = async {
+    let exchange = async {
         let response = send(request).await?;
         if response.status() == StatusCode::NOT_FOUND {
             let body = body(response).await?;
             if gone(&body) {
                 return Ok(None);
             }
-            let text = format!("status 404 Not Found {}", reason(&body));
+            let text = format!("status 404 Not Found {}", error_message(&body));
             return Err(SourceError::Unavailable(text));
         }
-        let response = accept(response).await?;
+        let response = check_status(response).await?;
         let body = body(response).await?;
         serde_json::from_slice(&body).map(Some).map_err(|e| SourceError::Protocol(e.to_string()))
     };
-    tokio::time::timeout(ANSWER_TIMEOUT, question).await.unwrap_or(Err(SourceError::Timeout))
+    tokio::time::timeout(ANSWER_TIMEOUT, exchange).await.unwrap_or(Err(SourceError::Timeout))
 }
 
-/// Like [`ask`], but a 404 is an error.
+/// Like [`fetch_optional`], but a 404 is an error.
 ///
-/// # Errors As [`ask`].
-pub async fn must<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, SourceError> {
-    ask(request).await?.ok_or_else(|| SourceError::Unavailable("status 404 Not Found".into()))
+/// # Errors
+/// As [`fetch_optional`].
+pub async fn fetch<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, SourceError> {
+    fetch_optional(request)
+        .await?
+        .ok_or_else(|| SourceError::Unavailable("status 404 Not Found".into()))
 }
 
 /// Sends a request and returns the response with its body unread.
 ///
-/// # Errors There is no response.
+/// # Errors
+/// There is no response.
 pub async fn send(request: RequestBuilder) -> Result<Response, SourceError> {
     request.send().await.map_err(|error| unavailable(&error))
 }
 
 /// Returns the response if its status is a success.
 ///
-/// # Errors The error that the status stands for.
-pub async fn accept(response: Response) -> Result<Response, SourceError> {
+/// # Errors
+/// The error that the status stands for.
+pub async fn check_status(response: Response) -> Result<Response, SourceError> {
     let status = response.status();
     if status.is_success() {
         return Ok(response);
     }
-    let pause = pause(&response);
+    let pause = retry_after(&response);
     let text = match body(response).await {
-        Ok(text) => reason(&text),
+        Ok(text) => error_message(&text),
         Err(_) => String::new(),
     };
     Err(match status {
@@ -208,6 +224,7 @@ pub(super) fn unavailable(error: &reqwest::Error) -> SourceError {
 async fn body(mut response: Response) -> Result<Vec<u8>, SourceError> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await.map_err(|error| unavailable(&error))? {
+        // Checked for each chunk, since Content-Length can be absent or wrong.
         if body.len() + chunk.len() > MAX_BODY {
             return Err(SourceError::Protocol(format!("an answer of more than {MAX_BODY} bytes")));
         }
@@ -217,7 +234,7 @@ async fn body(mut response: Response) -> Result<Vec<u8>, SourceError> {
 }
 
 /// The message in an error body, shortened and with control characters escaped for logs.
-fn reason(body: &[u8]) -> String {
+fn error_message(body: &[u8]) -> String {
     let json: Option<serde_json::Value> = serde_json::from_slice(body).ok();
     let message = json.as_ref().and_then(|json| json.get("message")).and_then(|m| m.as_str());
     let text = message.map_or_else(|| String::from_utf8_lossy(body), Into::into);
@@ -225,7 +242,7 @@ fn reason(body: &[u8]) -> String {
 }
 
 /// The pause in `Retry-After` (RFC 9110 section 10.2.3). Some platforms send fractions of a second.
-fn pause(response: &Response) -> Option<Duration> {
+fn retry_after(response: &Response) -> Option<Duration> {
     let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?;
     let seconds = if let Ok(seconds) = text.parse::<f64>() {
         seconds
@@ -233,5 +250,6 @@ fn pause(response: &Response) -> Option<Duration> {
         let at = httpdate::parse_http_date(text).ok()?;
         at.duration_since(std::time::SystemTime::now()).unwrap_or_default().as_secs_f64()
     };
+    // A pause that is negative or not a number is ignored.
     Duration::try_from_secs_f64(seconds).ok().map(|pause| pause.min(MAX_PAUSE))
 }

@@ -27,17 +27,17 @@ use tokio::sync::mpsc;
 use tracing::warn;
 use url::Url;
 
-use super::http::{self, Api};
+use super::http::{self, PlatformApi};
 use crate::{
     lock::Mutex,
     workspaces::{
-        Admission, AppName, Destination, Endpoint, EndpointName, Gateway, Grant, Grantee, PathRule,
-        Person, Phase, Protocol, Revision, Workspace, WorkspaceId,
+        Admission, AppName, Destination, Endpoint, EndpointName, Grant, Grantee, NamedServer,
+        PathRule, Person, Phase, Protocol, Revision, Workspace, WorkspaceId,
         destination::Server,
         directory::Member,
         host::Host,
-        plain,
-        source::{Abilities, Event, Joining, Source, SourceError},
+        source::{Capabilities, IdentityMapping, Source, SourceError, SourceEvent},
+        without_control_characters,
     },
 };
 
@@ -54,11 +54,11 @@ const PAGINATION: &str = "application/jupyterhub-pagination+json";
 
 /// The settings of a JupyterHub source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct HubSettings {
     /// The host in `c.JupyterHub.subdomain_host`. The hosts of users are below it.
     pub host: Host,
     /// How the hub's users are mapped to identities; their user names are login names.
-    pub joining: Joining,
+    pub identity_mapping: IdentityMapping,
     /// Who reaches the hub itself and its services, which have a login of their own.
     pub hub_admission: Admission,
     /// Whether the hub's shares are requested.
@@ -67,17 +67,17 @@ pub struct Settings {
 
 /// A JupyterHub.
 pub struct Hub {
-    api: Api,
-    settings: Settings,
-    table: Mutex<Table>,
+    api: PlatformApi,
+    settings: HubSettings,
+    table: Mutex<RouteTable>,
     /// Counts changes, so that later descriptions can be told from earlier ones.
-    count: AtomicU64,
-    listener: Mutex<Option<mpsc::Sender<Event>>>,
+    change_count: AtomicU64,
+    listener: Mutex<Option<mpsc::Sender<SourceEvent>>>,
 }
 
 /// Everything that the hub has reported.
 #[derive(Default)]
-struct Table {
+struct RouteTable {
     /// The routes, by host and then by path.
     routes: BTreeMap<WorkspaceId, BTreeMap<String, Route>>,
     /// The people and groups that servers are shared with, by owner and server name.
@@ -99,47 +99,47 @@ struct Route {
 #[derive(Debug, Error)]
 pub enum RouteError {
     /// Without a host of their own, the servers of all users would share one host. A route below
-    /// another host belongs to nobody that is known.
+    /// another host has no known owner.
     #[error(
-        "the route {0:?} is of no host below {1} for a user: set c.JupyterHub.subdomain_host to that, so that each user's servers have a host name of their own; a user cannot be called like the hub's host"
+        "the route {0:?} has no host of a user below {1}: set c.JupyterHub.subdomain_host to that host, so that each user's servers have a host name of their own; the name of the hub's host cannot be a user name"
     )]
     Host(String, Box<str>),
     /// The body is not what a hub sends.
     #[error("the body has no 'target' with an address: {0}")]
     Target(String),
     /// There are too many routes.
-    #[error("there are {MAX_ROUTES} routes already")]
+    #[error("there are {MAX_ROUTES} routes already, which is the limit")]
     Full,
 }
 
 /// The workspace of a route, and its path on the workspace's host. The path ends in a slash.
-struct Spec {
+struct RoutePath {
     workspace: WorkspaceId,
     path: String,
 }
 
-impl Spec {
+impl RoutePath {
     /// Parses the path of an API call, percent-decoded and without the prefix.
     ///
     /// The hub's own route is "/", whatever its host is. Routes of users begin with a host.
     fn parse(path: &str, hub: &Host) -> Result<Self, RouteError> {
-        let wrong = || RouteError::Host(path.into(), hub.as_str().into());
+        let outside = || RouteError::Host(path.into(), hub.as_str().into());
         let trimmed = path.trim_matches('/');
         let (host, rest) = match trimmed.split_once('/') {
             _ if trimmed.is_empty() => (hub.as_str(), ""),
             Some(parts) => parts,
             None => (trimmed, ""),
         };
-        let host = Host::parse(host.as_bytes()).map_err(|_| wrong())?;
+        let host = Host::parse(host.as_bytes()).map_err(|_| outside())?;
         let below = host.as_str().strip_suffix(hub.as_str());
         let label = match below.map(|below| below.strip_suffix('.').unwrap_or(below)) {
             Some("") => hub.as_str().split('.').next().unwrap_or_default(),
             // A user with the name of the hub's host would otherwise get the hub's routes.
-            Some(label) if hub.as_str().split('.').next() == Some(label) => return Err(wrong()),
+            Some(label) if hub.as_str().split('.').next() == Some(label) => return Err(outside()),
             Some(label) if !label.contains('.') && below.is_some_and(|b| b.ends_with('.')) => label,
-            _ => return Err(wrong()),
+            _ => return Err(outside()),
         };
-        let workspace = label.parse().map_err(|_| wrong())?;
+        let workspace = label.parse().map_err(|_| outside())?;
         let path = if rest.is_empty() { "/".into() } else { format!("/{rest}/") };
         Ok(Self { workspace, path })
     }
@@ -148,26 +148,27 @@ impl Spec {
 impl Hub {
     /// A hub that has reported nothing yet.
     #[must_use]
-    pub fn new(api: Api, settings: Settings) -> Self {
+    pub fn new(api: PlatformApi, settings: HubSettings) -> Self {
         Self {
             api,
             settings,
             table: Mutex::default(),
-            count: AtomicU64::new(1),
+            change_count: AtomicU64::new(1),
             listener: Mutex::default(),
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
+    fn table(&self) -> MutexGuard<'_, RouteTable> {
         self.table.lock()
     }
 
     /// Adds or replaces a route.
     ///
-    /// # Errors See [`RouteError`].
+    /// # Errors
+    /// See [`RouteError`].
     pub fn add(&self, path: &str, body: Map<String, Value>) -> Result<(), RouteError> {
-        let spec = Spec::parse(path, &self.settings.host)?;
-        let id = spec.workspace;
+        let path_parts = RoutePath::parse(path, &self.settings.host)?;
+        let id = path_parts.workspace;
         let target = body.get("target").and_then(Value::as_str).unwrap_or_default();
         let destination = destination(target).ok_or_else(|| RouteError::Target(target.into()))?;
         let mut table = self.table();
@@ -177,18 +178,18 @@ impl Hub {
         }
         let key = format!("/{}", path.trim_matches('/'));
         let route = Route { key, destination, body };
-        table.routes.entry(id.clone()).or_default().insert(spec.path, route);
+        table.routes.entry(id.clone()).or_default().insert(path_parts.path, route);
         self.changed(&mut table, &id);
         Ok(())
     }
 
     /// Removes a route. Returns whether it was there.
     pub fn remove(&self, path: &str) -> bool {
-        let Ok(spec) = Spec::parse(path, &self.settings.host) else { return false };
-        let id = spec.workspace;
+        let Ok(path_parts) = RoutePath::parse(path, &self.settings.host) else { return false };
+        let id = path_parts.workspace;
         let mut table = self.table();
         let Some(routes) = table.routes.get_mut(&id) else { return false };
-        let there = routes.remove(&spec.path).is_some();
+        let there = routes.remove(&path_parts.path).is_some();
         if routes.is_empty() {
             table.routes.remove(&id);
         }
@@ -205,14 +206,14 @@ impl Hub {
 
     /// Sends the new state of a workspace to the listener. The table stays locked meanwhile, so
     /// that events are sent in the order of the changes.
-    fn changed(&self, table: &mut Table, id: &WorkspaceId) {
-        let number = self.count.fetch_add(1, Ordering::Relaxed);
+    fn changed(&self, table: &mut RouteTable, id: &WorkspaceId) {
+        let number = self.change_count.fetch_add(1, Ordering::Relaxed);
         let event = if let Some(routes) = table.routes.get(id) {
             table.revisions.insert(id.clone(), number);
-            Event::Described(Box::new(self.workspace(id, routes, table)))
+            SourceEvent::Described(Box::new(self.workspace(id, routes, table)))
         } else {
             table.revisions.remove(id);
-            Event::Ended(id.clone())
+            SourceEvent::Ended(id.clone())
         };
         let listener = self.listener.lock();
         if let Some(listener) = listener.as_ref()
@@ -226,7 +227,7 @@ impl Hub {
         &self,
         id: &WorkspaceId,
         routes: &BTreeMap<String, Route>,
-        table: &Table,
+        table: &RouteTable,
     ) -> Workspace {
         let text =
             |route: &Route, key| route.body.get(key).and_then(Value::as_str).map(str::to_owned);
@@ -243,6 +244,7 @@ impl Hub {
                     None => continue,
                 },
             };
+            // Routes without a user belong to the hub itself and to its services.
             let of_user = route.body.contains_key("user");
             let admission = if of_user { Admission::Grants } else { self.settings.hub_admission };
             if name != EndpointName::Main {
@@ -262,10 +264,11 @@ impl Hub {
             id: id.clone(),
             instance: None,
             revision: Revision { spec: None, status: table.revisions.get(id).copied() },
-            organization: self.settings.joining.organization(),
-            owner_label: plain(label),
+            organization: self.settings.identity_mapping.organization(),
+            owner_label: without_control_characters(label),
             owner: Person { account: user.as_deref().map(Into::into), ..Person::default() },
             grants,
+            // The hub reports only servers that are up.
             phase: Phase::Running,
             address: None,
             template: None,
@@ -275,7 +278,7 @@ impl Hub {
     }
 
     /// Requests the shares of each user's servers.
-    async fn ask_shares(&self) -> Result<(), SourceError> {
+    async fn fetch_shares(&self) -> Result<(), SourceError> {
         if !self.settings.shares {
             return Ok(());
         }
@@ -301,7 +304,7 @@ impl Hub {
                         let account = Some(user.name.into());
                         Grantee::User(Person { account, ..Person::default() })
                     }
-                    (None, Some(group)) => Grantee::Team(group.name.into()),
+                    (None, Some(group)) => Grantee::PlatformGroup(group.name.into()),
                     _ => continue,
                 };
                 let server = share.server.name;
@@ -309,14 +312,15 @@ impl Hub {
             }
         }
         let mut table = self.table();
-        let of = |key: &(String, String)| -> Option<WorkspaceId> {
+        let workspace_of = |key: &(String, String)| -> Option<WorkspaceId> {
             let route =
                 |route: &Route| route.body.get("user").and_then(Value::as_str) == Some(&key.0);
             table.routes.iter().find(|(_, all)| all.values().any(route)).map(|(id, _)| id.clone())
         };
+        // Only workspaces whose shares have changed are published again.
         let differing = shares.keys().chain(table.shares.keys());
         let differing = differing.filter(|key| shares.get(*key) != table.shares.get(*key));
-        let touched: Vec<WorkspaceId> = differing.filter_map(of).collect();
+        let touched: Vec<WorkspaceId> = differing.filter_map(workspace_of).collect();
         table.shares = shares;
         for id in touched {
             self.changed(&mut table, &id);
@@ -329,11 +333,12 @@ impl Hub {
         let mut items = Vec::new();
         for _ in 0..MAX_PAGES {
             let request = self.api.get(&format!("{path}?limit={PAGE}&offset={}", items.len()))?;
-            let page: Page<T> = match http::ask(request.header(ACCEPT, PAGINATION)).await? {
-                Some(page) => page,
-                // 404: the user was deleted a moment ago.
-                None => return Ok(items),
-            };
+            let page: Page<T> =
+                match http::fetch_optional(request.header(ACCEPT, PAGINATION)).await? {
+                    Some(page) => page,
+                    // 404: the user was deleted a moment ago.
+                    None => return Ok(items),
+                };
             let last = page.items.is_empty() || page.pagination.next.is_none();
             items.extend(page.items);
             if last {
@@ -378,17 +383,17 @@ struct User {
 }
 
 impl Source for Hub {
-    fn abilities(&self) -> Abilities {
-        Abilities { watches: true, reads: false, accounts: true, whole_lists: true }
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { watches: true, reads: false, accounts: true, lists_are_snapshots: true }
     }
 
     /// Asks the hub to compare its servers with the routes here and to repair them. Then the routes
     /// are complete.
     async fn list(&self) -> Result<Vec<Workspace>, SourceError> {
         let check = self.api.post("proxy")?.body("{}");
-        let checking = async { http::accept(http::send(check).await?).await };
+        let checking = async { http::check_status(http::send(check).await?).await };
         checking.await?;
-        self.ask_shares().await?;
+        self.fetch_shares().await?;
         let table = self.table();
         let all = table.routes.iter().map(|(id, routes)| self.workspace(id, routes, &table));
         Ok(all.collect())
@@ -398,12 +403,12 @@ impl Source for Hub {
         Err(SourceError::Protocol("a hub is not asked about one server".into()))
     }
 
-    async fn watch(&self, events: mpsc::Sender<Event>) -> SourceError {
-        if events.send(Event::Connected).await.is_ok() {
+    async fn watch(&self, events: mpsc::Sender<SourceEvent>) -> SourceError {
+        if events.send(SourceEvent::Connected).await.is_ok() {
             *self.listener.lock() = Some(events.clone());
             events.closed().await;
         }
-        SourceError::Unavailable("nobody listens any more".into())
+        SourceError::Unavailable("the agent no longer listens".into())
     }
 
     async fn accounts(&self) -> Result<Vec<Member>, SourceError> {
@@ -411,13 +416,13 @@ impl Source for Hub {
         let member = |user: User| Member {
             account: user.name.as_str().into(),
             person: Person {
-                issuers: self.settings.joining.issuers.clone(),
+                issuers: self.settings.identity_mapping.issuers.clone(),
                 username: Some(user.name.as_str().into()),
                 ..Person::default()
             },
-            label: plain(&user.name),
+            label: without_control_characters(&user.name),
             active: true,
-            teams: user.groups.into_iter().map(Into::into).collect(),
+            platform_groups: user.groups.into_iter().map(Into::into).collect(),
         };
         Ok(users.into_iter().map(member).collect())
     }
@@ -428,6 +433,7 @@ impl Source for Hub {
 fn destination(target: &str) -> Option<Destination> {
     let url = Url::parse(target).ok()?;
     let port = url.port_or_known_default()?;
+    // A server with TLS has a certificate of the hub's own authority, which HAProxy does not know.
     if url.scheme() != "http" {
         return None;
     }
@@ -435,8 +441,8 @@ fn destination(target: &str) -> Option<Destination> {
         url::Host::Ipv4(ip) => IpAddr::from(ip),
         url::Host::Ipv6(ip) => IpAddr::from(ip),
         url::Host::Domain(name) => {
-            let gateway = Gateway::parse(&format!("http://{name}:{port}")).ok()?;
-            return Some(Destination::Gateway(Arc::new(gateway)));
+            let gateway = NamedServer::parse(&format!("http://{name}:{port}")).ok()?;
+            return Some(Destination::NamedServer(Arc::new(gateway)));
         }
     };
     Server::new(address.into(), port).map(Destination::Address)
@@ -451,120 +457,4 @@ fn encoded(name: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::workspaces::IssuerNames;
-
-    fn hub() -> Hub {
-        let url = "http://127.0.0.1:9".parse().unwrap();
-        let settings = Settings {
-            host: Host::parse(b"hub.test").unwrap(),
-            joining: Joining { issuers: IssuerNames::one("corp"), organization: None },
-            hub_admission: Admission::Authenticated,
-            shares: false,
-        };
-        Hub::new(Api::new(url, None, "token ", None).unwrap(), settings)
-    }
-
-    fn body(text: &str) -> Map<String, Value> {
-        serde_json::from_str(text).unwrap()
-    }
-
-    async fn follow(hub: &Arc<Hub>) -> mpsc::Receiver<Event> {
-        let (sender, mut events) = mpsc::channel(64);
-        let following = Arc::clone(hub);
-        tokio::spawn(async move { following.watch(sender).await });
-        assert_eq!(events.recv().await, Some(Event::Connected));
-        while hub.listener.lock().is_none() {
-            tokio::task::yield_now().await;
-        }
-        events
-    }
-
-    #[tokio::test]
-    async fn a_server_is_there_from_its_route_on_and_gone_with_it() {
-        let hub = Arc::new(hub());
-        let mut events = follow(&hub).await;
-        let server = r#"{"user":"alice","server_name":"","target":"http://127.0.0.1:49083","jupyterhub":true}"#;
-        hub.add("/alice.hub.test/user/alice", body(server)).unwrap();
-        let Some(Event::Described(workspace)) = events.recv().await else { panic!() };
-        assert_eq!((workspace.id.as_str(), &*workspace.owner_label), ("alice", "alice"));
-        assert_eq!(workspace.endpoints[0].destination.to_string(), "127.0.0.1:49083");
-        assert_eq!(workspace.endpoints[0].admission, Admission::Grants);
-        let routes = hub.routes();
-        assert_eq!(routes["/alice.hub.test/user/alice"], Value::Object(body(server)));
-        assert!(hub.remove("/alice.hub.test/user/alice"));
-        assert_eq!(events.recv().await, Some(Event::Ended("alice".parse().unwrap())));
-        assert!(!hub.remove("/alice.hub.test/user/alice"));
-        assert!(hub.routes().is_empty());
-    }
-
-    #[tokio::test]
-    async fn a_named_server_is_an_endpoint_below_its_path() {
-        let hub = Arc::new(hub());
-        let mut events = follow(&hub).await;
-        for (path, name, port) in [("", "", 1), ("/gpu", "gpu", 2)] {
-            let body = body(&format!(
-                r#"{{"user":"alice","server_name":"{name}","target":"http://10.0.0.1:{port}"}}"#
-            ));
-            hub.add(&format!("/alice.hub.test/user/alice{path}"), body).unwrap();
-        }
-        events.recv().await;
-        let Some(Event::Described(workspace)) = events.recv().await else { panic!() };
-        let at = |path: &str| {
-            let name = workspace.endpoint_at(&EndpointName::Main, Some(path.as_bytes()));
-            workspace.endpoint(&name).unwrap().destination.to_string()
-        };
-        assert_eq!(at("/user/alice/tree"), "10.0.0.1:1");
-        assert_eq!(at("/user/alice/gpu/tree"), "10.0.0.1:2");
-        assert_eq!(at("/user/alice/gpux"), "10.0.0.1:1");
-        // One of them stops, and the other stays.
-        hub.remove("/alice.hub.test/user/alice/gpu");
-        let Some(Event::Described(workspace)) = events.recv().await else { panic!() };
-        assert_eq!(workspace.endpoints.len(), 1);
-    }
-
-    #[tokio::test]
-    async fn no_name_of_a_user_writes_another_header() {
-        let hub = Arc::new(hub());
-        let mut events = follow(&hub).await;
-        let target = r#"{"user":"al\r\nX-Evil: 1\u0085ice","target":"http://10.0.0.1:1"}"#;
-        hub.add("/alice.hub.test/user/alice", body(target)).unwrap();
-        let Some(Event::Described(workspace)) = events.recv().await else { panic!() };
-        assert_eq!(&*workspace.owner_label, "alX-Evil: 1ice");
-    }
-
-    #[test]
-    fn a_route_that_cannot_be_served_is_refused_with_the_reason() {
-        let hub = hub();
-        let target = body(r#"{"user":"alice","target":"http://127.0.0.1:1"}"#);
-        for path in [
-            "/user/alice",
-            "/user/alice/gpu",
-            "/ev il.test/user/alice",
-            "/alice.other.test/user/alice",
-            "/a.b.hub.test/user/alice",
-            "/alicehub.test/user/alice",
-            "/hub.hub.test/user/hub",
-        ] {
-            let error = hub.add(path, target.clone()).unwrap_err();
-            assert!(error.to_string().contains("subdomain_host"), "{path}: {error}");
-        }
-        for bad in [r"{}", r#"{"target":"nowhere"}"#, r#"{"target":"https://10.0.0.1:1"}"#] {
-            let error = hub.add("/alice.hub.test/user/alice", body(bad)).unwrap_err();
-            assert!(matches!(error, RouteError::Target(_)), "{bad}");
-        }
-    }
-
-    #[tokio::test]
-    async fn the_hub_itself_is_open_to_whom_the_operator_says() {
-        let hub = Arc::new(hub());
-        let mut events = follow(&hub).await;
-        hub.add("/", body(r#"{"hub":true,"target":"http://127.0.0.1:8081"}"#)).unwrap();
-        let Some(Event::Described(workspace)) = events.recv().await else { panic!() };
-        assert_eq!(workspace.id.as_str(), "hub");
-        assert_eq!(workspace.endpoints[0].admission, Admission::Authenticated);
-        assert_eq!(workspace.owner, Person::default());
-        assert!(hub.routes().contains_key("/"));
-    }
-}
+mod tests;

@@ -25,9 +25,9 @@ use crate::{
     time::MonotonicTime,
     workspaces::{
         Workspace, WorkspaceId,
-        destination::Template,
+        destination::DestinationTemplate,
         directory::Member,
-        source::{Abilities, Event, Joining, Source, SourceError},
+        source::{Capabilities, IdentityMapping, Source, SourceError, SourceEvent},
     },
 };
 
@@ -40,7 +40,7 @@ const PAGE: u32 = 500;
 
 /// The settings of a Kubernetes source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct KubernetesSettings {
     /// The kind of resource.
     pub resource: Resource,
     /// The only namespace that is watched; `None` means all.
@@ -50,24 +50,24 @@ pub struct Settings {
     /// The kind of name that objects have for their owner.
     pub owner: MatchBy,
     /// How owners are mapped to identities.
-    pub joining: Joining,
+    pub identity_mapping: IdentityMapping,
     /// Where workspaces are, if not at the address of their pod or service.
-    pub destination: Option<Template>,
+    pub destination: Option<DestinationTemplate>,
 }
 
 /// A cluster.
 pub struct Kubernetes {
-    settings: Settings,
+    settings: KubernetesSettings,
     client: OnceCell<Client>,
     /// The objects that the watch has reported, by namespace and name.
     objects: Mutex<Objects>,
 }
 
-type Objects = HashMap<(String, String), Found>;
+type Objects = HashMap<(String, String), ObjectWorkspace>;
 
 /// A workspace as an object describes it.
 #[derive(Clone, Debug)]
-struct Found {
+struct ObjectWorkspace {
     workspace: Workspace,
     /// The creation time of the object. The text sorts like the time.
     created: String,
@@ -76,7 +76,7 @@ struct Found {
 impl Kubernetes {
     /// A cluster. The connection is made with the first request.
     #[must_use]
-    pub fn new(settings: Settings) -> Self {
+    pub fn new(settings: KubernetesSettings) -> Self {
         Self { settings, client: OnceCell::new(), objects: Mutex::default() }
     }
 
@@ -101,10 +101,10 @@ impl Kubernetes {
             }
             None => kube::Config::incluster().map_err(|e| unusable(e.to_string()))?,
         };
-        Client::try_from(config).map_err(|error| failed(&error))
+        Client::try_from(config).map_err(|error| source_error(&error))
     }
 
-    fn read_object(&self, object: &DynamicObject) -> Option<((String, String), Found)> {
+    fn read_object(&self, object: &DynamicObject) -> Option<((String, String), ObjectWorkspace)> {
         let key = (
             object.metadata.namespace.clone().unwrap_or_default(),
             object.metadata.name.clone().unwrap_or_default(),
@@ -112,21 +112,22 @@ impl Kubernetes {
         let created = object.metadata.creation_timestamp.as_ref();
         let created = created.map(|time| time.0.to_string()).unwrap_or_default();
         let workspace = self.settings.resource.workspace(object, &self.settings)?;
-        Some((key, Found { workspace, created }))
+        Some((key, ObjectWorkspace { workspace, created }))
     }
 
     /// Applies a change of an object, which is now `found`, and returns the events for it.
-    fn change(&self, key: (String, String), found: Option<Found>) -> Vec<Event> {
+    fn change(&self, key: (String, String), found: Option<ObjectWorkspace>) -> Vec<SourceEvent> {
         let mut objects = self.objects.lock();
         let new = found.as_ref().map(|found| found.workspace.id.clone());
         let old = match found {
             Some(found) => objects.insert(key, found),
             None => objects.remove(&key),
         };
+        // An object whose id has changed ends the workspace with the old id.
         let old = old.map(|old| old.workspace.id).filter(|old| Some(old) != new.as_ref());
         let tell = |id: WorkspaceId| match newest(&objects, &id) {
-            Some(workspace) => Event::Described(Box::new(workspace)),
-            None => Event::Ended(id),
+            Some(workspace) => SourceEvent::Described(Box::new(workspace)),
+            None => SourceEvent::Ended(id),
         };
         old.into_iter().chain(new).map(tell).collect()
     }
@@ -139,7 +140,7 @@ fn newest(objects: &Objects, id: &WorkspaceId) -> Option<Workspace> {
 
 /// All workspaces, each once.
 fn all(objects: &Objects) -> Vec<Workspace> {
-    let mut of_ids: HashMap<&WorkspaceId, Vec<&Found>> = HashMap::new();
+    let mut of_ids: HashMap<&WorkspaceId, Vec<&ObjectWorkspace>> = HashMap::new();
     for found in objects.values() {
         of_ids.entry(&found.workspace.id).or_default().push(found);
     }
@@ -152,7 +153,7 @@ fn all(objects: &Objects) -> Vec<Workspace> {
 /// `None` if they have different owners. The author of an object can choose its id (the
 /// DevWorkspace operator has an annotation for it), and must not take over the hosts of another
 /// person's workspace that way.
-fn newest_of<'f>(objects: impl IntoIterator<Item = &'f Found>) -> Option<Workspace> {
+fn newest_of<'f>(objects: impl IntoIterator<Item = &'f ObjectWorkspace>) -> Option<Workspace> {
     let objects: Vec<_> = objects.into_iter().collect();
     let newest =
         objects.iter().max_by_key(|found| (found.workspace.phase.is_routable(), &found.created))?;
@@ -165,8 +166,8 @@ fn newest_of<'f>(objects: impl IntoIterator<Item = &'f Found>) -> Option<Workspa
 }
 
 impl Source for Kubernetes {
-    fn abilities(&self) -> Abilities {
-        Abilities { watches: true, reads: false, accounts: false, whole_lists: true }
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { watches: true, reads: false, accounts: false, lists_are_snapshots: true }
     }
 
     async fn list(&self) -> Result<Vec<Workspace>, SourceError> {
@@ -174,7 +175,7 @@ impl Source for Kubernetes {
         let mut objects = Objects::new();
         let mut params = ListParams::default().limit(PAGE);
         loop {
-            let page = api.list(&params).await.map_err(|error| failed(&error))?;
+            let page = api.list(&params).await.map_err(|error| source_error(&error))?;
             objects.extend(page.items.iter().filter_map(|object| self.read_object(object)));
             // All pages of one list show the same moment (Kubernetes API concepts, "Retrieving
             // large results sets in chunks").
@@ -189,7 +190,7 @@ impl Source for Kubernetes {
         Err(SourceError::Protocol("objects are not called as their workspaces".into()))
     }
 
-    async fn watch(&self, events: mpsc::Sender<Event>) -> SourceError {
+    async fn watch(&self, events: mpsc::Sender<SourceEvent>) -> SourceError {
         let api = match self.api().await {
             Ok(api) => api,
             Err(error) => return error,
@@ -199,7 +200,8 @@ impl Source for Kubernetes {
         let (mut started, mut listed) = (MonotonicTime::now(), Objects::new());
         while let Some(event) = stream.next().await {
             let told = match event {
-                Err(error) => return watch_failed(&error),
+                Err(error) => return watch_error(&error),
+                // The watch begins again, and a new list is collected from here on.
                 Ok(watcher::Event::Init) => {
                     (started, listed) = (MonotonicTime::now(), Objects::new());
                     vec![]
@@ -213,17 +215,18 @@ impl Source for Kubernetes {
                 Ok(watcher::Event::InitDone) => {
                     let everything = all(&listed);
                     *self.objects.lock() = std::mem::take(&mut listed);
-                    vec![Event::Everything(everything, started)]
+                    vec![SourceEvent::Listed(everything, started)]
                 }
                 Ok(watcher::Event::Apply(object)) => match self.read_object(&object) {
                     Some((key, found)) => self.change(key, Some(found)),
+                    // The object has lost its id, so it does not describe a workspace any more.
                     None => self.change(key_of(&object), None),
                 },
                 Ok(watcher::Event::Delete(object)) => self.change(key_of(&object), None),
             };
             for event in told {
                 if events.send(event).await.is_err() {
-                    return SourceError::Unavailable("nobody listens any more".into());
+                    return SourceError::Unavailable("the agent no longer listens".into());
                 }
             }
         }
@@ -240,13 +243,14 @@ fn key_of(object: &DynamicObject) -> (String, String) {
     (metadata.namespace.clone().unwrap_or_default(), metadata.name.clone().unwrap_or_default())
 }
 
-fn failed(error: &kube::Error) -> SourceError {
+fn source_error(error: &kube::Error) -> SourceError {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
         text = format!("{text}: {inner}");
         cause = inner.source();
     }
+    // The text comes from the cluster and goes to logs.
     let text: String = text.chars().take(300).flat_map(char::escape_debug).collect();
     match error {
         kube::Error::Api(status) => match status.code {
@@ -260,11 +264,11 @@ fn failed(error: &kube::Error) -> SourceError {
     }
 }
 
-fn watch_failed(error: &watcher::Error) -> SourceError {
+fn watch_error(error: &watcher::Error) -> SourceError {
     match error {
         watcher::Error::InitialListFailed(error)
         | watcher::Error::WatchStartFailed(error)
-        | watcher::Error::WatchFailed(error) => failed(error),
+        | watcher::Error::WatchFailed(error) => source_error(error),
         other => SourceError::Unavailable(other.to_string()),
     }
 }
@@ -278,13 +282,14 @@ mod tests {
 
     #[test]
     fn s9_an_id_that_objects_of_two_owners_have_belongs_to_neither() {
-        let joining = Joining { issuers: IssuerNames::one("corp"), organization: None };
-        let cluster = Kubernetes::new(Settings {
+        let identity_mapping =
+            IdentityMapping { issuers: IssuerNames::one("corp"), organization: None };
+        let cluster = Kubernetes::new(KubernetesSettings {
             resource: Resource::DevWorkspace,
             namespace: None,
             kubeconfig: None,
             owner: MatchBy::Username,
-            joining,
+            identity_mapping,
             destination: None,
         });
         let found = |name: &str, creator: &str, second: u8| {
@@ -299,20 +304,20 @@ mod tests {
         let (key, alices) = found("alice", "alice", 1);
         let told = cluster.change(key.clone(), Some(alices));
         assert!(
-            matches!(told.as_slice(), [Event::Described(w)] if w.owner.username.as_deref() == Some("alice"))
+            matches!(told.as_slice(), [SourceEvent::Described(w)] if w.owner.username.as_deref() == Some("alice"))
         );
         let (other, mallorys) = found("mallory", "mallory", 2);
         let told = cluster.change(other.clone(), Some(mallorys.clone()));
-        assert_eq!(told, [Event::Ended("w".parse().unwrap())], "the newer one does not win");
+        assert_eq!(told, [SourceEvent::Ended("w".parse().unwrap())], "the newer one does not win");
         let objects = Objects::from([found("alice", "alice", 1), (other.clone(), mallorys)]);
         assert_eq!(all(&objects), []);
         let told = cluster.change(other, None);
         assert!(
-            matches!(told.as_slice(), [Event::Described(w)] if w.owner.username.as_deref() == Some("alice"))
+            matches!(told.as_slice(), [SourceEvent::Described(w)] if w.owner.username.as_deref() == Some("alice"))
         );
         // Two objects of one owner are a workspace that is started again.
         let (second, newer) = found("alice-2", "alice", 3);
         let told = cluster.change(second, Some(newer));
-        assert!(matches!(told.as_slice(), [Event::Described(_)]));
+        assert!(matches!(told.as_slice(), [SourceEvent::Described(_)]));
     }
 }

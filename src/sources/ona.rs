@@ -14,16 +14,16 @@ use tracing::debug;
 
 use super::{
     connect::{self, Stream},
-    http::Api,
+    http::PlatformApi,
 };
 use crate::{
     lock::Mutex,
     workspaces::{
-        Admission, Destination, Endpoint, EndpointName, Gateway, Grant, Grantee, Person, Phase,
+        Admission, Destination, Endpoint, EndpointName, Grant, Grantee, NamedServer, Person, Phase,
         Protocol, Revision, Workspace, WorkspaceId,
-        destination::Template,
+        destination::DestinationTemplate,
         directory::Member,
-        source::{Abilities, Event, Joining, Source, SourceError},
+        source::{Capabilities, IdentityMapping, Source, SourceError, SourceEvent},
     },
 };
 
@@ -35,11 +35,11 @@ const MAX_PAGES: usize = 20_000;
 
 /// The settings of an Ona source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct OnaSettings {
     /// How members are mapped to identities.
-    pub joining: Joining,
+    pub identity_mapping: IdentityMapping,
     /// Where the ports of environments are, instead of the platform's gateway.
-    pub destination: Option<Template>,
+    pub destination: Option<DestinationTemplate>,
     /// Whether users and administrators of an environment reach ports that only its creator reaches
     /// otherwise.
     pub shares: bool,
@@ -49,16 +49,16 @@ pub struct Settings {
 
 /// An Ona organization.
 pub struct Ona {
-    api: Api,
-    settings: Settings,
+    api: PlatformApi,
+    settings: OnaSettings,
     organization: OnceCell<String>,
     /// The context of the last list, for environments that are read one by one.
-    context: Mutex<Arc<Context>>,
+    context: Mutex<Arc<OrganizationContext>>,
 }
 
 /// Facts of the organization that are needed to read an environment's description.
 #[derive(Default)]
-struct Context {
+struct OrganizationContext {
     /// The organization's limit for who may reach a port.
     cap: Option<Admission>,
     /// The groups that each environment is shared with.
@@ -89,7 +89,7 @@ struct Pagination {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Hint {
+struct EventHint {
     #[serde(default)]
     operation: String,
     #[serde(default)]
@@ -101,7 +101,7 @@ struct Hint {
 impl Ona {
     /// An organization, as the credential of `api` sees it.
     #[must_use]
-    pub fn new(api: Api, settings: Settings) -> Self {
+    pub fn new(api: PlatformApi, settings: OnaSettings) -> Self {
         Self { api, settings, organization: OnceCell::new(), context: Mutex::default() }
     }
 
@@ -141,9 +141,9 @@ impl Ona {
         let ask = async || {
             let identity: Value =
                 self.call("IdentityService/GetAuthenticatedIdentity", &json!({})).await?;
-            text(&identity, "/organizationId")
-                .map(str::to_owned)
-                .ok_or_else(|| SourceError::Protocol("the credential is of no organization".into()))
+            text(&identity, "/organizationId").map(str::to_owned).ok_or_else(|| {
+                SourceError::Protocol("the credential belongs to no organization".into())
+            })
         };
         self.organization.get_or_try_init(ask).await.map(String::as_str)
     }
@@ -157,6 +157,7 @@ impl Ona {
         let answer: Value =
             self.call("OrganizationService/GetOrganizationPolicies", &request).await?;
         let policies = answer.get("policies").unwrap_or(&Value::Null);
+        // Without port sharing, only creators reach their ports.
         if policies.get("portSharingDisabled") == Some(&Value::Bool(true)) {
             return Ok(Some(Admission::Owner));
         }
@@ -194,12 +195,12 @@ impl Ona {
         Ok(shared)
     }
 
-    fn context(&self) -> Arc<Context> {
+    fn context(&self) -> Arc<OrganizationContext> {
         Arc::clone(&self.context.lock())
     }
 
     /// The environment as a workspace, or `None` if its id is not valid.
-    fn workspace(&self, environment: &Value, context: &Context) -> Option<Workspace> {
+    fn workspace(&self, environment: &Value, context: &OrganizationContext) -> Option<Workspace> {
         let id: WorkspaceId = text(environment, "/id")?.parse().ok()?;
         let creator = text(environment, "/metadata/creator/id").unwrap_or_default();
         let person = text(environment, "/metadata/creator/principal") == Some("PRINCIPAL_USER");
@@ -209,9 +210,10 @@ impl Ona {
             account: (person && !creator.is_empty()).then(|| creator.into()),
             ..Person::default()
         };
-        let teams = context.shared.get(id.as_str()).into_iter().flatten();
-        let grants =
-            teams.map(|team| Grant { to: Grantee::Team(team.clone()), endpoints: None }).collect();
+        let platform_groups = context.shared.get(id.as_str()).into_iter().flatten();
+        let grants = platform_groups
+            .map(|team| Grant { to: Grantee::PlatformGroup(team.clone()), endpoints: None })
+            .collect();
         let started = text(environment, "/metadata/lastStartedAt");
         let counter = |pointer| connect::number(environment.pointer(pointer));
         Some(Workspace {
@@ -220,7 +222,7 @@ impl Ona {
                 spec: counter("/spec/specVersion"),
                 status: counter("/status/statusVersion"),
             },
-            organization: self.settings.joining.organization(),
+            organization: self.settings.identity_mapping.organization(),
             owner_label: creator.into(),
             owner,
             grants,
@@ -233,7 +235,12 @@ impl Ona {
         })
     }
 
-    fn endpoints(&self, environment: &Value, id: &WorkspaceId, context: &Context) -> Vec<Endpoint> {
+    fn endpoints(
+        &self,
+        environment: &Value,
+        id: &WorkspaceId,
+        context: &OrganizationContext,
+    ) -> Vec<Endpoint> {
         let list = |pointer| environment.pointer(pointer).and_then(Value::as_array);
         let mut endpoints: Vec<Endpoint> = Vec::new();
         for port in list("/spec/ports").into_iter().flatten() {
@@ -250,9 +257,9 @@ impl Ona {
             let url = url.and_then(|url| text(url, "/url"));
             let destination = match &self.settings.destination {
                 Some(template) => template.render(id, &name),
-                None => url
-                    .and_then(|url| Gateway::parse(url).ok())
-                    .map(|gateway| Destination::Gateway(Arc::new(gateway.renaming()))),
+                None => url.and_then(|url| NamedServer::parse(url).ok()).map(|server| {
+                    Destination::NamedServer(Arc::new(server.with_own_host_header()))
+                }),
             };
             let Some(destination) = destination else {
                 debug!(workspace = %id, port = number, "the port has no place yet");
@@ -261,6 +268,7 @@ impl Ona {
             let stated = admission(text(port, "/admission"));
             let stated = stated.min(context.cap.unwrap_or(Admission::Public));
             let admission =
+                // Shares become grants, so the level must let grants in.
                 if self.settings.shares { stated.max(Admission::Grants) } else { stated };
             if endpoints.iter().all(|endpoint| endpoint.name != name) {
                 // Ona's protocols for a port are HTTP and HTTPS only.
@@ -273,12 +281,13 @@ impl Ona {
 }
 
 impl Source for Ona {
-    fn abilities(&self) -> Abilities {
-        Abilities { watches: true, reads: true, accounts: true, whole_lists: false }
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { watches: true, reads: true, accounts: true, lists_are_snapshots: false }
     }
 
     async fn list(&self) -> Result<Vec<Workspace>, SourceError> {
-        let context = Arc::new(Context { cap: self.cap().await?, shared: self.shared().await? });
+        let context =
+            Arc::new(OrganizationContext { cap: self.cap().await?, shared: self.shared().await? });
         *self.context.lock() = Arc::clone(&context);
         let request = json!({ "filter": { "archivalStatus": "ARCHIVAL_STATUS_ALL", "statusPhases": [
             "ENVIRONMENT_PHASE_CREATING",
@@ -301,7 +310,7 @@ impl Source for Ona {
             .ok_or_else(|| SourceError::Protocol("an environment without a usable id".into()))
     }
 
-    async fn watch(&self, events: mpsc::Sender<Event>) -> SourceError {
+    async fn watch(&self, events: mpsc::Sender<SourceEvent>) -> SourceError {
         let types = [
             "ENVIRONMENT",
             "USER",
@@ -319,13 +328,14 @@ impl Source for Ona {
             Ok(stream) => stream,
             Err(error) => return error,
         };
-        let mut event = Event::Connected;
+        // The server has accepted the stream, so events arrive from here on.
+        let mut event = SourceEvent::Connected;
         loop {
             if events.send(event).await.is_err() {
-                return SourceError::Unavailable("nobody listens any more".into());
+                return SourceError::Unavailable("the agent no longer listens".into());
             }
             event = loop {
-                match stream.next::<Hint>().await {
+                match stream.next::<EventHint>().await {
                     Err(error) => return error,
                     Ok(hint) => {
                         if let Some(event) = hint.event() {
@@ -340,14 +350,14 @@ impl Source for Ona {
     async fn accounts(&self) -> Result<Vec<Member>, SourceError> {
         let request = json!({ "organizationId": self.organization().await? });
         let people = self.pages("OrganizationService/ListMembers", request).await?;
-        let mut teams: HashMap<String, Vec<Box<str>>> = HashMap::new();
+        let mut platform_groups: HashMap<String, Vec<Box<str>>> = HashMap::new();
         if self.settings.shares {
             for group in self.pages("GroupService/ListGroups", json!({})).await? {
                 let Some(group) = text(&group, "/id") else { continue };
                 let request = json!({ "groupId": group });
                 for member in self.pages("GroupService/ListMemberships", request).await? {
                     if let Some(subject) = text(&member, "/subject/id") {
-                        teams.entry(subject.into()).or_default().push(group.into());
+                        platform_groups.entry(subject.into()).or_default().push(group.into());
                     }
                 }
             }
@@ -360,12 +370,12 @@ impl Source for Ona {
                 account: account.into(),
                 label: label.into(),
                 person: Person {
-                    issuers: self.settings.joining.issuers.clone(),
+                    issuers: self.settings.identity_mapping.issuers.clone(),
                     email: email.as_deref().map(Into::into),
                     ..Person::default()
                 },
                 active: text(person, "/status") == Some("USER_STATUS_ACTIVE"),
-                teams: teams.remove(account).unwrap_or_default(),
+                platform_groups: platform_groups.remove(account).unwrap_or_default(),
             })
         };
         let mut member = member;
@@ -373,20 +383,20 @@ impl Source for Ona {
     }
 }
 
-impl Hint {
-    fn event(&self) -> Option<Event> {
+impl EventHint {
+    fn event(&self) -> Option<SourceEvent> {
         match self.resource_type.strip_prefix("RESOURCE_TYPE_")? {
             "ENVIRONMENT" => {
                 let id = self.resource_id.parse().ok()?;
                 Some(if self.operation == "RESOURCE_OPERATION_DELETE" {
-                    Event::Ended(id)
+                    SourceEvent::Ended(id)
                 } else {
-                    Event::Changed(id)
+                    SourceEvent::Changed(id)
                 })
             }
-            "USER" | "GROUP" | "GROUP_MEMBERSHIP_CHANGED" => Some(Event::Accounts),
+            "USER" | "GROUP" | "GROUP_MEMBERSHIP_CHANGED" => Some(SourceEvent::Accounts),
             "ROLE_ASSIGNMENT" | "ROLE_ASSIGNMENT_CHANGED" | "ORGANIZATION_POLICY" => {
-                Some(Event::Anything)
+                Some(SourceEvent::AnyWorkspace)
             }
             _ => None,
         }

@@ -31,7 +31,7 @@ use crate::{
     identity::{Authority, TokenError, stored::StoredIdentity},
     sessions::Session,
     time::{MonotonicTime, Timestamp},
-    workspaces::{EndpointName, Gateway, host::Host},
+    workspaces::{EndpointName, NamedServer, host::Host},
 };
 
 /// Time between two checks for a change that must be written.
@@ -307,7 +307,7 @@ impl Kept {
             Route::Backend(name) => KeptRoute::Backend(name.to_string()),
             Route::Direct(at) => KeptRoute::Direct(*at),
             Route::Named(at, gateway) => {
-                let (url, renames) = (gateway.to_string(), gateway.renames);
+                let (url, renames) = (gateway.to_string(), gateway.sets_host_header);
                 KeptRoute::Named { at: *at, url, renames }
             }
         });
@@ -341,8 +341,8 @@ impl Kept {
             Some(KeptRoute::Backend(name)) => Some(Route::Backend(name.into())),
             Some(KeptRoute::Direct(at)) => Some(Route::Direct(at)),
             Some(KeptRoute::Named { at, url, renames }) => {
-                let gateway = Gateway::parse(&url).ok()?;
-                let gateway = if renames { gateway.renaming() } else { gateway };
+                let gateway = NamedServer::parse(&url).ok()?;
+                let gateway = if renames { gateway.with_own_host_header() } else { gateway };
                 Some(Route::Named(at, Arc::new(gateway)))
             }
         };

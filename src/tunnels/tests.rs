@@ -11,7 +11,7 @@ use crate::{
         profile::{Authority, MatchBy},
     },
     sessions::{Lifetime, Sessions, Tokens, seal::Sealer},
-    workspaces::Gateway,
+    workspaces::NamedServer,
 };
 
 pub(super) fn identity() -> Identity {
@@ -61,8 +61,8 @@ pub(super) fn tunnel(by: By, route: Route) -> Tunnel {
 }
 
 pub(super) fn named(renames: bool) -> Route {
-    let gateway = Gateway::parse("http://name.test:80").unwrap();
-    let gateway = if renames { gateway.renaming() } else { gateway };
+    let gateway = NamedServer::parse("http://name.test:80").unwrap();
+    let gateway = if renames { gateway.with_own_host_header() } else { gateway };
     Route::Named("10.0.0.1:80".parse().unwrap(), Arc::new(gateway))
 }
 

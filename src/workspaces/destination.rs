@@ -2,7 +2,7 @@
 //!
 //! A destination is an address, a backend of haproxy.cfg, or a host name that the [`resolver`]
 //! looks up in the background. The record of a workspace is not trusted about it: a destination in
-//! a forbidden range would turn the gate into a tunnel to internal services. [`Ranges::permits`] is
+//! a forbidden range would turn the gate into a tunnel to internal services. [`DestinationLimits::permits`] is
 //! therefore checked for every request, whatever source the destination came from.
 //!
 //! Invariant: no request waits for a name to be resolved.
@@ -17,12 +17,12 @@ use super::{AppName, EndpointName, WorkspaceId, host::Host};
 
 pub mod address;
 pub mod backends;
-pub mod ranges;
+pub mod limits;
 pub mod resolver;
 
 pub use address::{Address, Server};
-pub use backends::Backends;
-pub use ranges::Ranges;
+pub use backends::AllowedBackends;
+pub use limits::DestinationLimits;
 
 /// Where HAProxy sends an allowed request.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub enum Destination {
     /// The name of a backend in haproxy.cfg.
     Backend(Arc<str>),
     /// A host name that is resolved in the background. Several workspaces may share it.
-    Gateway(Arc<Gateway>),
+    NamedServer(Arc<NamedServer>),
 }
 
 impl fmt::Display for Destination {
@@ -40,14 +40,14 @@ impl fmt::Display for Destination {
         match self {
             Self::Address(address) => address.fmt(f),
             Self::Backend(name) => write!(f, "backend:{name}"),
-            Self::Gateway(gateway) => gateway.fmt(f),
+            Self::NamedServer(server) => server.fmt(f),
         }
     }
 }
 
 /// A server known by its host name.
 #[derive(Debug)]
-pub struct Gateway {
+pub struct NamedServer {
     /// The host name, which is resolved and is also the server name in TLS.
     pub host: Host,
     /// The port.
@@ -56,13 +56,13 @@ pub struct Gateway {
     pub tls: bool,
     /// Whether the Host header is replaced by the host name. By default the client's Host header is
     /// sent.
-    pub renames: bool,
+    pub sets_host_header: bool,
     address: ArcSwapOption<Address>,
 }
 
-/// The reason why a text is not a [`Gateway`].
+/// The reason why a text is not a [`NamedServer`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum GatewayError {
+pub enum NamedServerError {
     /// The text is not a URL.
     #[error("expected a URL such as http://name:8080")]
     Url,
@@ -77,33 +77,34 @@ pub enum GatewayError {
     Name,
 }
 
-impl Gateway {
+impl NamedServer {
     /// Parses a URL. The host name is not resolved yet.
     ///
-    /// # Errors See [`GatewayError`].
-    pub fn parse(text: &str) -> Result<Self, GatewayError> {
-        let url: Url = text.parse().map_err(|_| GatewayError::Url)?;
+    /// # Errors
+    /// See [`NamedServerError`].
+    pub fn parse(text: &str) -> Result<Self, NamedServerError> {
+        let url: Url = text.parse().map_err(|_| NamedServerError::Url)?;
         let tls = match url.scheme() {
             "http" => false,
             "https" => true,
-            _ => return Err(GatewayError::Scheme),
+            _ => return Err(NamedServerError::Scheme),
         };
         let bare =
             matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none();
         if !bare || !url.username().is_empty() || url.password().is_some() {
-            return Err(GatewayError::Rest);
+            return Err(NamedServerError::Rest);
         }
-        let Some(url::Host::Domain(name)) = url.host() else { return Err(GatewayError::Name) };
-        let host = Host::parse(name.as_bytes()).map_err(|_| GatewayError::Name)?;
+        let Some(url::Host::Domain(name)) = url.host() else { return Err(NamedServerError::Name) };
+        let host = Host::parse(name.as_bytes()).map_err(|_| NamedServerError::Name)?;
         let port =
-            url.port_or_known_default().filter(|port| *port != 0).ok_or(GatewayError::Url)?;
-        Ok(Self { host, port, tls, renames: false, address: ArcSwapOption::empty() })
+            url.port_or_known_default().filter(|port| *port != 0).ok_or(NamedServerError::Url)?;
+        Ok(Self { host, port, tls, sets_host_header: false, address: ArcSwapOption::empty() })
     }
 
     /// The same server, with the Host header replaced by its name.
     #[must_use]
-    pub fn renaming(self) -> Self {
-        Self { renames: true, ..self }
+    pub fn with_own_host_header(self) -> Self {
+        Self { sets_host_header: true, ..self }
     }
 
     /// The address, if the name is resolved.
@@ -113,21 +114,22 @@ impl Gateway {
     }
 
     /// Sets the address that the name resolves to; `None` if it does not resolve any more.
-    pub fn learn(&self, address: Option<Address>) {
+    pub fn set_address(&self, address: Option<Address>) {
         self.address.store(address.map(Arc::new));
     }
 }
 
-impl PartialEq for Gateway {
+impl PartialEq for NamedServer {
     fn eq(&self, other: &Self) -> bool {
         self.host == other.host
-            && (self.port, self.tls, self.renames) == (other.port, other.tls, other.renames)
+            && (self.port, self.tls, self.sets_host_header)
+                == (other.port, other.tls, other.sets_host_header)
     }
 }
 
-impl Eq for Gateway {}
+impl Eq for NamedServer {}
 
-impl fmt::Display for Gateway {
+impl fmt::Display for NamedServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = if self.tls { "https" } else { "http" };
         write!(f, "{scheme}://{}:{}", self.host, self.port)
@@ -137,7 +139,7 @@ impl fmt::Display for Gateway {
 /// A destination with the placeholders `{workspace}`, `{port}` and `{app}`, as the operator
 /// configures it for a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Template(Box<str>);
+pub struct DestinationTemplate(Box<str>);
 
 /// What a template says about the name of a backend before the workspace is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -148,30 +150,31 @@ pub enum BackendName<'t> {
     Prefix(&'t str),
 }
 
-/// The error of parsing a [`Template`].
+/// The error of parsing a [`DestinationTemplate`].
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
     "expected \"http://{{workspace}}.example:{{port}}\", \"https://…\" or \"backend:NAME\", with {{workspace}}, {{port}} and {{app}} where they belong, found {0:?}"
 )]
-pub struct TemplateError(String);
+pub struct DestinationTemplateError(String);
 
-impl Template {
+impl DestinationTemplate {
     /// Parses a template, and tries it with a made-up workspace.
     ///
-    /// # Errors The result would not be a destination.
-    pub fn parse(text: &str) -> Result<Self, TemplateError> {
+    /// # Errors
+    /// The result would not be a destination.
+    pub fn parse(text: &str) -> Result<Self, DestinationTemplateError> {
         let template = Self(text.into());
-        let error = || TemplateError(text.into());
+        let error = || DestinationTemplateError(text.into());
         let id: WorkspaceId = "w".parse().map_err(|_| error())?;
         let app = AppName::new("a").ok_or_else(error)?;
         let name =
             if text.contains("{app}") { EndpointName::App(app) } else { EndpointName::Port(80) };
-        // Without `{workspace}` all workspaces would share one server. Only a backend can tell them
-        // apart again, by host.
-        let told_apart = text.contains("{workspace}") || text.starts_with("backend:");
+        // Without `{workspace}` all workspaces would share one server. Only a backend can
+        // distinguish them again, by host.
+        let distinguishes = text.contains("{workspace}") || text.starts_with("backend:");
         template
             .render_in(&id, &name, "n")
-            .filter(|_| told_apart)
+            .filter(|_| distinguishes)
             .map(|_| template.clone())
             .ok_or_else(error)
     }
@@ -237,7 +240,7 @@ impl Template {
         if let Some(name) = text.strip_prefix("backend:") {
             return is_backend(name).then(|| Destination::Backend(name.into()));
         }
-        Gateway::parse(&text).ok().map(|gateway| Destination::Gateway(Arc::new(gateway)))
+        NamedServer::parse(&text).ok().map(|server| Destination::NamedServer(Arc::new(server)))
     }
 }
 
@@ -254,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_template_says_where_each_workspace_is() {
-        let template = Template::parse("http://{workspace}.svc:{port}").unwrap();
+        let template = DestinationTemplate::parse("http://{workspace}.svc:{port}").unwrap();
         let id: WorkspaceId = "w1".parse().unwrap();
         let at = template.render(&id, &EndpointName::Port(3000)).unwrap();
         assert_eq!(at.to_string(), "http://w1.svc:3000");
@@ -263,36 +266,39 @@ mod tests {
         for odd in ["w.kube-system", "w-", "w_x"] {
             assert_eq!(template.render(&odd.parse().unwrap(), &EndpointName::Port(1)), None);
         }
-        let backend = Template::parse("backend:ws-{workspace}").unwrap();
+        let backend = DestinationTemplate::parse("backend:ws-{workspace}").unwrap();
         let at = backend.render(&id, &EndpointName::Main).unwrap();
         assert_eq!(at.to_string(), "backend:ws-w1");
         for text in ["", "http://fixed:80", "{workspace}", "http://{workspace}/x", "http://{w}:80"]
         {
-            assert!(Template::parse(text).is_err(), "{text}");
+            assert!(DestinationTemplate::parse(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn a_gateway_is_a_scheme_a_name_and_a_port() {
-        let gateway = Gateway::parse("https://3000--x.eu.gitpod.dev").unwrap();
+        let server = NamedServer::parse("https://3000--x.eu.gitpod.dev").unwrap();
         assert_eq!(
-            (gateway.host.as_str(), gateway.port, gateway.tls),
+            (server.host.as_str(), server.port, server.tls),
             ("3000--x.eu.gitpod.dev", 443, true)
         );
-        assert_eq!(Gateway::parse("http://w.svc:8080/").unwrap().to_string(), "http://w.svc:8080");
+        assert_eq!(
+            NamedServer::parse("http://w.svc:8080/").unwrap().to_string(),
+            "http://w.svc:8080"
+        );
         for (text, error) in [
-            ("w.svc:8080", GatewayError::Scheme),
-            ("nonsense", GatewayError::Url),
-            ("ftp://w.svc", GatewayError::Scheme),
-            ("http://w.svc/path", GatewayError::Rest),
-            ("http://w.svc/?q", GatewayError::Rest),
-            ("http://me@w.svc/", GatewayError::Rest),
-            ("http://127.0.0.1:80", GatewayError::Name),
-            ("http://0x7f.1/", GatewayError::Name),
-            ("http://[::1]/", GatewayError::Name),
-            ("http://w.svc:0/", GatewayError::Url),
+            ("w.svc:8080", NamedServerError::Scheme),
+            ("nonsense", NamedServerError::Url),
+            ("ftp://w.svc", NamedServerError::Scheme),
+            ("http://w.svc/path", NamedServerError::Rest),
+            ("http://w.svc/?q", NamedServerError::Rest),
+            ("http://me@w.svc/", NamedServerError::Rest),
+            ("http://127.0.0.1:80", NamedServerError::Name),
+            ("http://0x7f.1/", NamedServerError::Name),
+            ("http://[::1]/", NamedServerError::Name),
+            ("http://w.svc:0/", NamedServerError::Url),
         ] {
-            assert_eq!(Gateway::parse(text).unwrap_err(), error, "{text}");
+            assert_eq!(NamedServer::parse(text).unwrap_err(), error, "{text}");
         }
     }
 }

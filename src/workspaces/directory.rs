@@ -27,7 +27,7 @@ pub struct Member {
     /// Whether the account may be used; a suspended account may not.
     pub active: bool,
     /// The platform's ids of the groups that the account is in.
-    pub teams: Vec<Box<str>>,
+    pub platform_groups: Vec<Box<str>>,
 }
 
 /// All accounts of a platform, with an index for each name.
@@ -35,12 +35,12 @@ pub struct Member {
 pub struct Directory {
     members: Vec<Member>,
     by_account: HashMap<Box<str>, usize>,
-    by_subject: Names,
-    by_email: Names,
-    by_username: Names,
+    by_subject: NameIndex,
+    by_email: NameIndex,
+    by_username: NameIndex,
 }
 
-type Names = HashMap<Box<str>, Vec<usize>>;
+type NameIndex = HashMap<Box<str>, Vec<usize>>;
 
 /// The relation of an identity to a platform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,7 +169,13 @@ mod tests {
     fn member(account: &str, email: &str, active: bool) -> Member {
         let issuers = IssuerNames::one("corp");
         let person = Person { issuers, email: Some(email.into()), ..Person::default() };
-        Member { account: account.into(), label: email.into(), person, active, teams: vec![] }
+        Member {
+            account: account.into(),
+            label: email.into(),
+            person,
+            active,
+            platform_groups: vec![],
+        }
     }
 
     fn account(membership: Membership<'_>) -> Option<&str> {
@@ -188,14 +194,14 @@ mod tests {
     }
 
     #[test]
-    fn a_suspended_account_is_told_apart() {
+    fn a_suspended_account_is_inactive() {
         let directory = Directory::new([member("1", "a@x", false)]);
         let membership = directory.membership(&identity("s", Some("a@x")));
         assert!(matches!(membership, Membership::Inactive(m) if &*m.account == "1"));
     }
 
     #[test]
-    fn two_accounts_of_one_address_are_nobodys() {
+    fn two_accounts_with_one_address_match_no_identity() {
         let directory = Directory::new([member("1", "a@x", true), member("2", "a@x", false)]);
         assert_eq!(directory.membership(&identity("s", Some("a@x"))), Membership::Ambiguous);
     }
@@ -208,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn accounts_of_another_issuer_are_somebody_elses() {
+    fn accounts_of_another_issuer_do_not_match() {
         let mut partner = member("1", "a@x", true);
         partner.person.issuers = IssuerNames::one("partner");
         let directory = Directory::new([partner]);

@@ -45,7 +45,8 @@ impl Host {
     /// Parses a Host header value (RFC 9112 section 3.2). The port is checked and removed, and
     /// letters become lower case.
     ///
-    /// # Errors Anything else than a DNS name: a trailing dot, an address literal, user
+    /// # Errors
+    /// Anything else than a DNS name: a trailing dot, an address literal, user
     /// information, a stray byte.
     pub fn parse(raw: &[u8]) -> Result<Self, HostError> {
         let name = match raw.iter().position(|&b| b == b':') {
@@ -112,6 +113,7 @@ impl fmt::Debug for Host {
 
 fn check_port(digits: &[u8]) -> Result<(), HostError> {
     let mut port = 0_u32;
+    // A longer text could overflow the number.
     if digits.is_empty() || digits.len() > 5 {
         return Err(HostError::Port);
     }

@@ -20,6 +20,12 @@ impl IssuerNames {
         Self(Arc::new([name.into()]))
     }
 
+    /// Returns whether the issuer with this configured name is one of them.
+    #[must_use]
+    pub fn contains(&self, name: &str) -> bool {
+        self.0.iter().any(|issuer| **issuer == *name)
+    }
+
     /// Returns whether the identity was issued by one of these issuers.
     #[must_use]
     pub fn include(&self, identity: &Identity) -> bool {

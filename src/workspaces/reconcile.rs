@@ -9,6 +9,7 @@
 pub mod core;
 pub mod driver;
 pub mod lookup;
+mod requests;
 pub mod status;
 
 #[cfg(test)]

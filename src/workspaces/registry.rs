@@ -5,7 +5,7 @@
 //! maps, so one change among a hundred thousand workspaces costs about a microsecond. Old snapshots
 //! are freed by the [`Reaper`], away from requests.
 //!
-//! Invariant: everything in a snapshot is as old as its [`Record::age`] says, or newer. What was
+//! Invariant: everything in a snapshot is as old as its [`WorkspaceRecord::age`] says, or newer. What was
 //! not confirmed recently enough is still in the snapshot, and the decision refuses it by its age.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -24,13 +24,13 @@ mod publisher;
 mod tests;
 
 use claims::Claims;
-pub use publisher::{Completed, ListExtent, Observed, Publisher};
+pub use publisher::{ListExtent, ListOutcome, ObserveOutcome, Publisher};
 
 /// All sources' workspaces, and what writers need to change them.
 pub struct Registry {
-    current: ArcSwap<State>,
-    reaper: Reaper<State>,
-    writer: Mutex<Writer>,
+    current: ArcSwap<SourceParts>,
+    reaper: Reaper<SourceParts>,
+    writer: Mutex<WriterState>,
     names: Vec<Box<str>>,
     resolver: Arc<Resolver>,
 }
@@ -50,7 +50,8 @@ pub struct SourceRules {
 }
 
 /// What happens to a port that a workspace does not declare.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum UndeclaredPorts {
     /// Requests for it are refused.
     #[default]
@@ -79,13 +80,13 @@ impl SourceRules {
     }
 }
 
-type State = Vec<Part>;
+type SourceParts = Vec<SourcePart>;
 
 /// The part of the snapshot that one source writes.
 #[derive(Clone)]
-struct Part {
+struct SourcePart {
     rules: SourceRules,
-    map: imbl::HashMap<WorkspaceId, Arc<Entry>>,
+    map: imbl::HashMap<WorkspaceId, Arc<RegistryEntry>>,
     directory: Option<Arc<Directory>>,
     /// When the agent last sent a request that was answered with everything the source knows, its
     /// directory included.
@@ -96,7 +97,7 @@ struct Part {
 
 /// A workspace, with what the registry knows about its freshness.
 #[derive(Clone, Debug)]
-struct Entry {
+struct RegistryEntry {
     workspace: Arc<Workspace>,
     /// When the agent asked for this description or received it. The description was true then or
     /// later.
@@ -112,39 +113,39 @@ struct Entry {
 }
 
 /// State that only writers use.
-struct Writer {
+struct WriterState {
     claims: Claims,
-    gone: Vec<HashMap<WorkspaceId, publisher::Gone>>,
+    removed: Vec<HashMap<WorkspaceId, publisher::RemovedWorkspace>>,
 }
 
 /// The workspaces of all sources at one moment. Ages are computed for that moment.
 pub struct Snapshot {
-    state: Guard<Arc<State>>,
+    state: Guard<Arc<SourceParts>>,
     now: MonotonicTime,
 }
 
 /// The workspaces of one source at one moment, sorted by id, for a reader that may be slow. It does
 /// not delay requests, which go on with newer snapshots.
-pub struct Listing {
-    part: Option<Part>,
-    entries: Vec<Arc<Entry>>,
+pub struct WorkspaceListing {
+    part: Option<SourcePart>,
+    entries: Vec<Arc<RegistryEntry>>,
     now: MonotonicTime,
 }
 
 /// The identity of a snapshot, returned by [`Registry::mark`]. It holds the snapshot, so that no
 /// other snapshot can be allocated at the same address.
-pub struct Mark(Arc<State>);
+pub struct SnapshotMark(Arc<SourceParts>);
 
-impl PartialEq for Mark {
+impl PartialEq for SnapshotMark {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
 /// The result of a search for a workspace id.
-pub enum Found<'s> {
+pub enum LookupResult<'s> {
     /// The workspace.
-    Workspace(Record<'s>),
+    Workspace(WorkspaceRecord<'s>),
     /// No source has a workspace with that id.
     Unknown,
     /// A source that might have it has not delivered a complete list recently.
@@ -155,7 +156,7 @@ pub enum Found<'s> {
 
 /// A workspace with the facts that decisions need.
 #[derive(Clone, Copy)]
-pub struct Record<'s> {
+pub struct WorkspaceRecord<'s> {
     /// The workspace.
     pub workspace: &'s Arc<Workspace>,
     /// The accounts of its platform.
@@ -171,7 +172,7 @@ pub struct Record<'s> {
 
 /// The state of a source, for people and metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PartState {
+pub struct SourceSummary {
     /// The number of workspaces.
     pub workspaces: usize,
     /// The number of workspaces that are up.
@@ -190,18 +191,18 @@ impl Registry {
     /// in destinations.
     #[must_use]
     pub fn new(sources: &[(&str, SourceRules)], resolver: Arc<Resolver>) -> Self {
-        let part = |rules: SourceRules| Part {
+        let part = |rules: SourceRules| SourcePart {
             rules,
             map: imbl::HashMap::new(),
             directory: None,
             confirmed: None,
             listed: None,
         };
-        let gone = sources.iter().map(|_| HashMap::new()).collect();
+        let removed = sources.iter().map(|_| HashMap::new()).collect();
         Self {
             current: ArcSwap::from_pointee(sources.iter().map(|(_, rules)| part(*rules)).collect()),
             reaper: Reaper::default(),
-            writer: Mutex::new(Writer { claims: Claims::default(), gone }),
+            writer: Mutex::new(WriterState { claims: Claims::default(), removed }),
             names: sources.iter().map(|(name, _)| Box::from(*name)).collect(),
             resolver,
         }
@@ -220,8 +221,8 @@ impl Registry {
     /// Returns the identity of the current snapshot. Two marks are equal as long as nothing was
     /// written between them.
     #[must_use]
-    pub fn mark(&self) -> Mark {
-        Mark(self.current.load_full())
+    pub fn mark(&self) -> SnapshotMark {
+        SnapshotMark(self.current.load_full())
     }
 
     /// The names of the sources, by index.
@@ -234,20 +235,22 @@ impl Registry {
 impl Snapshot {
     /// Finds the workspace with this id; only in the given source if there is one.
     #[must_use]
-    pub fn find(&self, source: Option<SourceId>, id: &str) -> Found<'_> {
-        let mut found = Found::Unknown;
+    pub fn find(&self, source: Option<SourceId>, id: &str) -> LookupResult<'_> {
+        let mut found = LookupResult::Unknown;
         for (number, part) in self.state.iter().enumerate() {
             if source.is_some_and(|source| source.index() != number) {
                 continue;
             }
             match (part.map.get(id), &found) {
-                (Some(entry), Found::Unknown | Found::NotLoaded) => {
-                    found = Found::Workspace(part.record(entry, self.now));
+                (Some(entry), LookupResult::Unknown | LookupResult::NotLoaded) => {
+                    found = LookupResult::Workspace(part.record(entry, self.now));
                 }
                 // Two platforms may use the same ids: choosing one of them could lead into another
                 // person's workspace.
-                (Some(_), _) => return Found::Ambiguous,
-                (None, Found::Unknown) if !part.knows_all(self.now) => found = Found::NotLoaded,
+                (Some(_), _) => return LookupResult::Ambiguous,
+                (None, LookupResult::Unknown) if !part.knows_all(self.now) => {
+                    found = LookupResult::NotLoaded;
+                }
                 (None, _) => {}
             }
         }
@@ -255,21 +258,21 @@ impl Snapshot {
     }
 
     /// All workspaces of a source, in no order.
-    pub fn all(&self, source: SourceId) -> impl Iterator<Item = Record<'_>> {
+    pub fn all(&self, source: SourceId) -> impl Iterator<Item = WorkspaceRecord<'_>> {
         let parts = self.state.get(source.index()).into_iter();
         parts.flat_map(|part| part.map.values().map(|entry| part.record(entry, self.now)))
     }
 
     /// All workspaces of a source, sorted by id.
     #[must_use]
-    pub fn listing(&self, source: usize) -> Listing {
+    pub fn listing(&self, source: usize) -> WorkspaceListing {
         let part = self.state.get(source);
         let mut entries: Vec<_> =
             part.into_iter().flat_map(|part| part.map.values().cloned()).collect();
         entries.sort_unstable_by(|a, b| a.workspace.id.cmp(&b.workspace.id));
         // A record needs the rules and the directory of the source, not the map.
-        let part = part.map(|part| Part { map: imbl::HashMap::new(), ..part.clone() });
-        Listing { part, entries, now: self.now }
+        let part = part.map(|part| SourcePart { map: imbl::HashMap::new(), ..part.clone() });
+        WorkspaceListing { part, entries, now: self.now }
     }
 
     /// The number of workspaces of all sources.
@@ -303,9 +306,9 @@ impl Snapshot {
 
     /// The state of a source.
     #[must_use]
-    pub fn state(&self, source: SourceId) -> Option<PartState> {
+    pub fn state(&self, source: SourceId) -> Option<SourceSummary> {
         let part = self.state.get(source.index())?;
-        let mut state = PartState {
+        let mut state = SourceSummary {
             workspaces: part.map.len(),
             routable: 0,
             contested: 0,
@@ -321,26 +324,27 @@ impl Snapshot {
     }
 }
 
-impl Listing {
+impl WorkspaceListing {
     /// Returns the workspace with this index, or `None` after the last one.
     #[must_use]
-    pub fn get(&self, number: usize) -> Option<Record<'_>> {
+    pub fn get(&self, number: usize) -> Option<WorkspaceRecord<'_>> {
         let (part, entry) = (self.part.as_ref()?, self.entries.get(number)?);
         Some(part.record(entry, self.now))
     }
 }
 
-impl Part {
-    fn record<'s>(&'s self, entry: &'s Entry, now: MonotonicTime) -> Record<'s> {
+impl SourcePart {
+    fn record<'s>(&'s self, entry: &'s RegistryEntry, now: MonotonicTime) -> WorkspaceRecord<'s> {
         let age = match self.confirmed {
             Some(confirmed) if !entry.doubtful => {
+                // A list confirms only the workspaces that were in it.
                 let listed = if entry.listed { confirmed } else { entry.seen };
-                // A single read a moment ago is as good as a list.
+                // A single read a moment ago confirms the workspace like a list.
                 now.since(listed.max(entry.seen))
             }
             _ => Duration::MAX,
         };
-        Record {
+        WorkspaceRecord {
             workspace: &entry.workspace,
             directory: self.directory.as_deref(),
             rules: &self.rules,
@@ -350,7 +354,7 @@ impl Part {
     }
 
     /// When the description of the workspace was last known to be true.
-    fn seen(&self, entry: &Entry) -> MonotonicTime {
+    fn seen(&self, entry: &RegistryEntry) -> MonotonicTime {
         match self.listed {
             Some(listed) if entry.listed => listed.max(entry.seen),
             _ => entry.seen,

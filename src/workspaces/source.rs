@@ -33,14 +33,14 @@ impl SourceId {
 
 /// How the people of a platform are mapped to identities.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Joining {
+pub struct IdentityMapping {
     /// The issuers at which these people sign in.
     pub issuers: IssuerNames,
     /// The name in identities of the organization that all of them belong to, if there is one.
     pub organization: Option<Box<str>>,
 }
 
-impl Joining {
+impl IdentityMapping {
     /// The organization that the platform's workspaces belong to.
     #[must_use]
     pub fn organization(&self) -> Option<Organization> {
@@ -52,7 +52,7 @@ impl Joining {
 /// What a source supports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "independent of each other")]
-pub struct Abilities {
+pub struct Capabilities {
     /// It reports changes as events.
     pub watches: bool,
     /// It can read a single workspace.
@@ -60,13 +60,13 @@ pub struct Abilities {
     /// It has accounts.
     pub accounts: bool,
     /// Its lists show one point in time, so a workspace that is missing in a list does not exist.
-    pub whole_lists: bool,
+    pub lists_are_snapshots: bool,
 }
 
 /// A platform that can be queried.
 pub trait Source: Send + Sync + 'static {
     /// What the source supports.
-    fn abilities(&self) -> Abilities;
+    fn capabilities(&self) -> Capabilities;
 
     /// Lists all workspaces that are up. Others may be in the list.
     fn list(&self) -> impl Future<Output = Result<Vec<Workspace>, SourceError>> + Send;
@@ -79,7 +79,7 @@ pub trait Source: Send + Sync + 'static {
 
     /// Sends events until the connection ends, and returns why it ended. A clean end is an error
     /// too, since the caller must connect again.
-    fn watch(&self, events: mpsc::Sender<Event>) -> impl Future<Output = SourceError> + Send;
+    fn watch(&self, events: mpsc::Sender<SourceEvent>) -> impl Future<Output = SourceError> + Send;
 
     /// Lists all accounts.
     fn accounts(&self) -> impl Future<Output = Result<Vec<Member>, SourceError>> + Send;
@@ -87,7 +87,7 @@ pub trait Source: Send + Sync + 'static {
 
 /// A change that a platform reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum SourceEvent {
     /// Events are delivered from now on. Changes before may not have been reported.
     Connected,
     /// This workspace changed.
@@ -97,33 +97,33 @@ pub enum Event {
     /// This workspace changed to what is described.
     Described(Box<Workspace>),
     /// The complete list of workspaces at this moment.
-    Everything(Vec<Workspace>, MonotonicTime),
+    Listed(Vec<Workspace>, MonotonicTime),
     /// Some account or group changed.
     Accounts,
     /// Something changed that may concern any workspace.
-    Anything,
+    AnyWorkspace,
 }
 
 /// The reason why a source did not deliver.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum SourceError {
     /// There was no response, or the platform reported an error of its own.
-    #[error("the platform does not answer: {0}")]
+    #[error("the platform does not respond: {0}")]
     Unavailable(String),
     /// There were too many requests.
-    #[error("the platform asks for fewer requests (next in {0:?})")]
+    #[error("the platform limits requests (next one in {0:?})")]
     RateLimited(Duration),
     /// The credential is missing, wrong or expired.
     #[error("the platform refuses the credential: {0}")]
     Unauthorized(String),
     /// The credential lacks a permission.
-    #[error("the credential may not do this: {0}")]
+    #[error("the credential lacks a permission: {0}")]
     Forbidden(String),
     /// The response cannot be parsed.
-    #[error("the platform's answer cannot be read: {0}")]
+    #[error("the platform's response cannot be parsed: {0}")]
     Protocol(String),
     /// There was no response in time.
-    #[error("the platform did not answer in time")]
+    #[error("the platform did not respond in time")]
     Timeout,
 }
 

@@ -23,7 +23,7 @@ use identity_spoa::{
     workspaces::{
         Admission, Destination, Endpoint, EndpointName, IssuerNames, Person, Phase, Protocol,
         Revision, Workspace,
-        destination::{Backends, Ranges, resolver::Resolver},
+        destination::{AllowedBackends, DestinationLimits, resolver::Resolver},
         pattern::HostPatterns,
         registry::{ListExtent, Publisher, Registry, SourceRules},
         source::SourceId,
@@ -136,7 +136,8 @@ async fn gate(idp: &DevIdp) -> Gate {
         lookups: vec![],
         watched: vec![],
         limits: Limits {
-            ranges: Ranges::default().with(Backends::parse(["shared"]).unwrap()),
+            ranges: DestinationLimits::default()
+                .with_backends(AllowedBackends::parse(["shared"]).unwrap()),
             ..Limits::default()
         },
         policies: None,

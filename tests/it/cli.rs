@@ -158,6 +158,104 @@ async fn s6_check_warns_of_a_login_host_of_another_site_than_the_workspaces() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn check_warns_with_file_and_line_of_what_can_have_no_effect() {
+    let directory = stage().await.0;
+    let (config, list) =
+        (directory.path().join("agent.toml"), directory.path().join("workspaces.yaml"));
+    let (config_text, list_text) =
+        (std::fs::read_to_string(&config).unwrap(), std::fs::read_to_string(&list).unwrap());
+    let check = || {
+        let output = run_program(&["check", "--config", "agent.toml"], directory.path());
+        assert!(output.status.success(), "{}", text(&output));
+        text(&output)
+            .lines()
+            .filter(|l| l.contains("warning"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(check(), Vec::<String>::new(), "the files of the tests have an effect");
+    let more = "  - id: extra\n    owner: { username: alice }\n    phase: running\n    destination: '10.0.0.1:80'\n\
+                \x20   grants: [{ group: devs, endpoints: [\"port:3000\"] }]\n";
+    let list_text = list_text.replace("username: bob", "subject: bob");
+    std::fs::write(&list, format!("{list_text}{more}")).unwrap();
+    let host = "[[host]]\npattern = 'app\\.example\\.com'\nworkspace = 'app'\n";
+    let config_text = config_text.replace(", \"email\", \"username\"]", ", \"email\"]");
+    std::fs::write(&config, format!("{config_text}\n{host}{host}")).unwrap();
+    let line = |text: &str, part: &str| text.lines().position(|l| l.contains(part)).unwrap() + 1;
+    let (list_text, config_text) =
+        (std::fs::read_to_string(&list).unwrap(), std::fs::read_to_string(&config).unwrap());
+    let first = line(&config_text, "app\\.example\\.com");
+    let wanted = [
+        format!("agent.toml:{}:12: warning: the patterns before this one match all", first + 3),
+        format!("agent.toml:{}:14: warning: no list has a workspace 'app'", first + 1),
+        format!("agent.toml:{}:14: warning: no list has a workspace 'app'", first + 4),
+        format!(
+            "workspaces.yaml:{}:12: warning: no identity can be",
+            line(&list_text, "username: alice")
+        ),
+        format!(
+            "workspaces.yaml:{}:41: warning: this grant gives nothing",
+            line(&list_text, "port:3000")
+        ),
+    ];
+    let found = check();
+    assert_eq!(found.len(), wanted.len(), "{found:?}");
+    for (found, wanted) in found.iter().zip(&wanted) {
+        assert!(found.starts_with(wanted), "{found}, not {wanted}");
+    }
+}
+
+#[test]
+fn the_id_of_a_literal_host_is_named_once_and_well() {
+    let directory = tempfile::tempdir().unwrap();
+    let check = |host: &str| {
+        let config = format!(
+            "[agent]\nlisten = ['127.0.0.1:0']\n[[issuer]]\nname = 'corp'\nissuer = 'https://idp.example.com'\naudience = 'a'\n\
+             [workspaces]\nfile = 'w.yaml'\n[[host]]\n{host}\n"
+        );
+        std::fs::write(directory.path().join("agent.toml"), config).unwrap();
+        let list = "workspaces: [{ id: app, owner: { subject: x }, phase: running, destination: '10.0.0.1:80' }]\n";
+        std::fs::write(directory.path().join("w.yaml"), list).unwrap();
+        let output = run_program(&["check", "--config", "agent.toml"], directory.path());
+        (output.status.success(), text(&output))
+    };
+    let literal = r"pattern = 'app\.example\.com'";
+    let (good, said) = check(&format!("{literal}\nworkspace = 'app'"));
+    assert!(good && !said.contains("warning"), "{said}");
+    for (host, wanted) in [
+        (literal.to_owned(), "agent.toml:10:12: the pattern has no capture (?<workspace>…)"),
+        (
+            format!("{literal}\nworkspace = 'App'"),
+            "agent.toml:11:14: a workspace id has 1 to 128 lower-case letters",
+        ),
+        (format!("{literal}\nworkspace = ''"), "agent.toml:11:14: a workspace id has"),
+        (
+            format!("{literal}\nworkspace = 'app'\nid = '{{workspace}}'"),
+            "agent.toml:11:14: the workspace id is given twice: use either 'id'",
+        ),
+        (
+            r"pattern = '(?<workspace>app)\.example\.com'
+workspace = 'app'"
+                .to_owned(),
+            "agent.toml:10:12: the workspace id is given twice, by the key 'workspace'",
+        ),
+        (
+            "pattern = 'app.example.com'\nworkspace = 'app'".to_owned(),
+            "agent.toml:10:12: with 'workspace', every host that the pattern matches belongs",
+        ),
+        (
+            "preset = 'ona'\ndomain = 'x.test'\nworkspace = 'app'".to_owned(),
+            "agent.toml:9:1: a [[host]] has either 'preset'",
+        ),
+        ("workspace = 'app'".to_owned(), "agent.toml:9:1: a [[host]] has either 'preset'"),
+    ] {
+        let (good, said) = check(&host);
+        assert!(!good && said.contains(wanted), "{host}: {said}");
+        assert!(said.contains("\n1 mistake"), "only one: {said}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn explain_shows_each_stage_and_exits_as_the_verdict_says() {
     let (directory, idp, _workspace) = stage().await;
     let token = directory.path().join("token");

@@ -16,7 +16,7 @@ mod gitpod;
 mod jupyterhub;
 mod ona;
 
-/// A program of somebody else's; killed when dropped. It ends by itself too when its standard input
+/// A program from another project; killed when dropped. It ends by itself too when its standard input
 /// does.
 struct Program {
     child: Child,

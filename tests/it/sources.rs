@@ -428,7 +428,7 @@ async fn a_controller_writes_workspaces_with_leases_and_revisions() {
             r#"{"id":"job-2","owner":{"username":"a"},"phase":"running","destination":"10.0.0.1:1"}"#,
             422,
         ),
-        ("/v1/sources/nobody/workspaces/job-1", "{}", 404),
+        ("/v1/sources/missing/workspaces/job-1", "{}", 404),
         ("/v1/sources/builds/workspaces/job-1?revision=x", "{}", 400),
     ] {
         let (status, error) = admin(&socket, "PUT", path, body).await;
@@ -440,7 +440,7 @@ async fn a_controller_writes_workspaces_with_leases_and_revisions() {
     let metrics = metrics.as_str().unwrap();
     assert!(metrics.contains("identity_spoa_source_workspaces{source=\"builds\"} 1"), "{metrics}");
     assert!(metrics.contains("identity_spoa_source_live{source=\"builds\"} 1"), "{metrics}");
-    // A short lease that nobody renews.
+    // A short lease that is not renewed.
     let (status, _) =
         admin(&socket, "PUT", &format!("{at}?lease_seconds=1"), &record("10.0.0.1:80")).await;
     assert_eq!(status, 200);
@@ -518,7 +518,7 @@ fn every_mistake_in_a_source_is_told_with_its_line() {
     let directory = tempfile::tempdir().unwrap();
     let text = "[agent]\nlisten = ['127.0.0.1:0']\n\
         [[issuer]]\nname = 'dev'\nissuer = 'https://dev.test'\naudience = 'w'\n\
-        [[host]]\npreset = 'ona'\ndomain = 'x.test'\nsource = 'nobody'\n\
+        [[host]]\npreset = 'ona'\ndomain = 'x.test'\nsource = 'missing'\n\
         [[source]]\nname = 'one'\nkind = 'ona'\nurl = 'http://ona.example'\n\
         [[source]]\nname = 'one'\nkind = 'coder'\nurl = 'https://coder.test'\ntoken_file = 't'\n\
         [[source]]\nname = 'two'\nkind = 'gitpot'\n\
@@ -592,7 +592,7 @@ fn the_example_of_each_platforms_page_is_a_good_configuration() {
         let text = std::fs::read_to_string(&path).unwrap();
         let (_, rest) = text.split_once("```toml\n").unwrap();
         let (example, _) = rest.split_once("```").unwrap();
-        // What the page leaves unsaid is said as it stands there.
+        // Keys that the page leaves out have the defaults that the reference shows.
         let commented = example.lines().map(|line| line.strip_prefix("# ").unwrap_or(line));
         let commented: Vec<_> = commented.collect();
         for example in [example.to_owned(), commented.join("\n")] {

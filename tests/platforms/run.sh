@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Gets workspace platforms that nobody here wrote, in pinned versions with digests, and runs the agent
+# Gets workspace platforms from other projects, in pinned versions with digests, and runs the agent
 # against them. They stay in target/platforms, so that only the first run needs the package registries.
 # Nothing of a package is run while it is installed.
 set -eu

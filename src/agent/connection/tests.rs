@@ -246,7 +246,7 @@ fn a_request_that_waits_holds_up_no_other_and_is_answered_after_its_wait() {
         assert_eq!(haproxy.reason().await, (2, "owner".to_owned()));
         let id = asked.recv().await.unwrap();
         assert_eq!(id.as_str(), STARTING);
-        lookup.ended(&id, MonotonicTime::now());
+        lookup.finish(&id, MonotonicTime::now());
         assert_eq!(haproxy.reason().await, (1, "workspace_unknown".to_owned()));
     });
 }
@@ -271,7 +271,7 @@ fn more_requests_than_may_wait_are_refused_at_once() {
         let requests = [haproxy.request(1, STARTING), haproxy.request(2, STARTING)].concat();
         haproxy.write(&requests).await;
         assert_eq!(haproxy.reason().await, (2, "overloaded".to_owned()));
-        lookup.ended(&asked.recv().await.unwrap(), MonotonicTime::now());
+        lookup.finish(&asked.recv().await.unwrap(), MonotonicTime::now());
         assert_eq!(haproxy.reason().await, (1, "workspace_unknown".to_owned()));
     });
 }
@@ -287,7 +287,7 @@ fn at_the_end_of_the_agent_what_was_asked_is_answered_and_haproxy_is_told() {
         let request = haproxy.request(2, ALICES);
         haproxy.write(&request).await;
         haproxy.stop.cancel();
-        lookup.ended(&id, MonotonicTime::now());
+        lookup.finish(&id, MonotonicTime::now());
         let mut answered = [haproxy.reason().await, haproxy.reason().await];
         answered.sort();
         assert_eq!(answered, [(1, "workspace_unknown".to_owned()), (2, "owner".to_owned())]);

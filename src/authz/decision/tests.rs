@@ -11,7 +11,7 @@ use crate::{
     time::MonotonicTime,
     workspaces::{
         Endpoint, Grant, Grantee, IssuerNames, Organization, Person, Revision, WorkspaceId,
-        destination::{Backends, Ranges, resolver::Resolver},
+        destination::{AllowedBackends, DestinationLimits, resolver::Resolver},
         directory::{Directory, Member, is_person},
         registry::{ListExtent, Publisher, Registry, SourceRules, UndeclaredPorts},
         source::SourceId,
@@ -91,15 +91,15 @@ fn snapshot(workspaces: Vec<Workspace>) -> Snapshot {
 
 /// What an operator decided who lets the backend `b` be named.
 fn permissive() -> Limits {
-    let backends = Backends::parse(["b"]).unwrap();
-    Limits { ranges: Ranges::default().with(backends), ..Limits::default() }
+    let backends = AllowedBackends::parse(["b"]).unwrap();
+    Limits { ranges: DestinationLimits::default().with_backends(backends), ..Limits::default() }
 }
 
 fn place(endpoint: EndpointName) -> HostMatch {
     let workspace = arrayvec::ArrayString::from("w").unwrap();
     HostMatch::Matched(
         Host::parse(b"w.example.com").unwrap(),
-        Target { source: None, workspace, endpoint },
+        PatternMatch { source: None, workspace, endpoint },
     )
 }
 
@@ -286,12 +286,12 @@ fn any_named() -> impl Strategy<Value = Person> {
 
 fn any_members() -> impl Strategy<Value = Option<Vec<Member>>> {
     let member = (name(), any_person(), any::<bool>(), proptest::collection::vec(name(), 0..2));
-    let member = member.prop_map(|(account, person, active, teams)| Member {
+    let member = member.prop_map(|(account, person, active, platform_groups)| Member {
         label: "label".into(),
         account,
         person,
         active,
-        teams,
+        platform_groups,
     });
     let members = proptest::collection::vec(member, 0..3).prop_map(|mut members| {
         members.sort_by(|a: &Member, b| a.account.cmp(&b.account));
@@ -330,7 +330,7 @@ fn any_workspace() -> impl Strategy<Value = Workspace> {
     ]);
     let grantee = prop_oneof![
         any_named().prop_map(Grantee::User),
-        name().prop_map(Grantee::Team),
+        name().prop_map(Grantee::PlatformGroup),
         (any_issuers(), name()).prop_map(|(issuers, name)| Grantee::Group { issuers, name }),
     ];
     let covered = proptest::option::of(proptest::collection::vec(any_endpoint_name(), 0..2));
@@ -458,7 +458,7 @@ proptest! {
         let granted = identity.is_some_and(|identity| workspace.grants.iter().any(|grant| {
             grant.endpoints.as_ref().is_none_or(|e| e.contains(&endpoint)) && match &grant.to {
                 Grantee::User(person) => is(person),
-                Grantee::Team(team) => account.is_some_and(|member| member.teams.contains(team)),
+                Grantee::PlatformGroup(team) => account.is_some_and(|member| member.platform_groups.contains(team)),
                 Grantee::Group { issuers, name } => identity.groups.contains(name)
                     && issuers.include(identity),
             }

@@ -1,12 +1,13 @@
 //! What is peculiar to each provider. `docs/providers/` says what to set there.
 
 use crate::{
-    config::kinds::Words,
+    config::kinds::words_of,
     identity::profile::{ClaimPath, ClaimPaths, GroupRule, Requirement, TokenKinds},
 };
 
 /// A provider with habits of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub(super) enum Preset {
     Okta,
     Entra,
@@ -17,19 +18,7 @@ pub(super) enum Preset {
     Ona,
 }
 
-impl Words for Preset {
-    fn words() -> Vec<(&'static str, Self)> {
-        vec![
-            ("okta", Self::Okta),
-            ("entra", Self::Entra),
-            ("auth0", Self::Auth0),
-            ("keycloak", Self::Keycloak),
-            ("google", Self::Google),
-            ("gitpod", Self::Gitpod),
-            ("ona", Self::Ona),
-        ]
-    }
-}
+words_of!(Preset);
 
 impl Preset {
     /// The issuer identifier, where all customers of the provider have the same.

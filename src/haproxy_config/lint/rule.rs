@@ -9,7 +9,7 @@ impl Serialize for Rule {
 }
 
 /// A kind of mistake.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, strum::VariantArray)]
 pub enum Rule {
     /// A line that is none.
     Unreadable,
@@ -88,47 +88,6 @@ pub enum Rule {
 }
 
 impl Rule {
-    /// Every rule.
-    pub const ALL: [Self; 37] = [
-        Self::Unreadable,
-        Self::NotAsked,
-        Self::SpoeUnreadable,
-        Self::VerdictScope,
-        Self::VerdictTooEarly,
-        Self::VerdictMade,
-        Self::VerdictFound,
-        Self::NoDefaultDeny,
-        Self::DenyDepends,
-        Self::Bypass,
-        Self::Unguarded,
-        Self::HeaderNotStripped,
-        Self::HostInPart,
-        Self::CredentialTravels,
-        Self::CookieNotDropped,
-        Self::SharedConnection,
-        Self::ReservedPath,
-        Self::PlainHttp,
-        Self::SecretLogged,
-        Self::NoSetOnError,
-        Self::ProcessingTimeout,
-        Self::NoVarPrefix,
-        Self::Arguments,
-        Self::ReuseSkips,
-        Self::ReuseHalf,
-        Self::RouteNotAgents,
-        Self::HeaderForged,
-        Self::RulesSkipped,
-        Self::RuleMissing,
-        Self::SharedCache,
-        Self::ServerUnverified,
-        Self::SocketOpen,
-        Self::StatisticsOpen,
-        Self::NotAsJudged,
-        Self::ModeDiffers,
-        Self::Pipelining,
-        Self::NotJudged,
-    ];
-
     /// Its name, which does not change.
     #[must_use]
     pub fn id(self) -> &'static str {

@@ -19,39 +19,41 @@ use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{super::http::Credential, Hub, RouteError};
+use super::{super::http::ApiCredential, Hub, RouteError};
 
 /// The largest body of a route in bytes.
 const MAX_BODY: usize = 64 * 1024;
 
 /// The settings of this API.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listen {
+pub struct RouteApiSettings {
     /// The address to listen at: on this machine, or protected from other clients than the hub.
     pub address: SocketAddr,
     /// The token that the hub sends (its `CONFIGPROXY_AUTH_TOKEN`).
-    pub token: Credential,
+    pub token: ApiCredential,
 }
 
 /// The API, bound and not yet serving.
 pub struct Server {
     listener: std::net::TcpListener,
     hub: Arc<Hub>,
-    token: Credential,
+    token: ApiCredential,
 }
 
 #[derive(Clone)]
-struct Shared {
+struct ApiState {
     hub: Arc<Hub>,
-    token: Credential,
+    token: ApiCredential,
 }
 
 impl Server {
     /// Binds the address.
     ///
-    /// # Errors The address is in use, or does not belong to this machine.
-    pub fn bind(listen: &Listen, hub: Arc<Hub>) -> io::Result<Self> {
+    /// # Errors
+    /// The address is in use, or does not belong to this machine.
+    pub fn bind(listen: &RouteApiSettings, hub: Arc<Hub>) -> io::Result<Self> {
         let listener = std::net::TcpListener::bind(listen.address)?;
+        // Tokio requires this for a listener that it did not open itself.
         listener.set_nonblocking(true)?;
         if !listen.address.ip().is_loopback() {
             warn!(
@@ -65,15 +67,15 @@ impl Server {
 
     /// Serves until stopped.
     pub async fn serve(self, stop: CancellationToken) {
-        let shared = Shared { hub: self.hub, token: self.token };
+        let state = ApiState { hub: self.hub, token: self.token };
         let one = get(list).post(add_root).delete(remove_root);
         let router = Router::new()
             .route("/api/routes", one.clone())
             .route("/api/routes/", one)
             .route("/api/routes/{*path}", axum::routing::post(add).delete(remove))
             .layer(DefaultBodyLimit::max(MAX_BODY))
-            .layer(middleware::from_fn_with_state(shared.clone(), only_the_hub))
-            .with_state(shared);
+            .layer(middleware::from_fn_with_state(state.clone(), require_token))
+            .with_state(state);
         let serving = async {
             let listener = tokio::net::TcpListener::from_std(self.listener)?;
             axum::serve(listener, router)
@@ -87,8 +89,9 @@ impl Server {
 }
 
 /// Refuses requests without the hub's token.
-async fn only_the_hub(State(shared): State<Shared>, request: Request, next: Next) -> Response {
-    let Ok(token) = shared.token.read() else {
+async fn require_token(State(state): State<ApiState>, request: Request, next: Next) -> Response {
+    // Read for each request, so the token can be replaced without a restart.
+    let Ok(token) = state.token.read() else {
         warn!(
             "reading the file with the token of JupyterHub failed: requests of the hub are refused"
         );
@@ -96,6 +99,7 @@ async fn only_the_hub(State(shared): State<Shared>, request: Request, next: Next
     };
     let given = request.headers().get(AUTHORIZATION).map(axum::http::HeaderValue::as_bytes);
     let given = given.and_then(|value| value.strip_prefix(b"token ")).unwrap_or_default();
+    // In constant time, so that the duration does not reveal how much of the token was right.
     let same =
         aws_lc_rs::constant_time::verify_slices_are_equal(given, token.expose_secret().as_bytes());
     if same.is_err() {
@@ -107,23 +111,23 @@ async fn only_the_hub(State(shared): State<Shared>, request: Request, next: Next
     next.run(request).await
 }
 
-async fn list(State(shared): State<Shared>) -> Json<Map<String, Value>> {
-    Json(shared.hub.routes())
+async fn list(State(state): State<ApiState>) -> Json<Map<String, Value>> {
+    Json(state.hub.routes())
 }
 
-async fn add(State(shared): State<Shared>, Path(path): Path<String>, body: Bytes) -> Response {
-    put(&shared, &path, &body)
+async fn add(State(state): State<ApiState>, Path(path): Path<String>, body: Bytes) -> Response {
+    add_route(&state, &path, &body)
 }
 
-async fn add_root(State(shared): State<Shared>, body: Bytes) -> Response {
-    put(&shared, "/", &body)
+async fn add_root(State(state): State<ApiState>, body: Bytes) -> Response {
+    add_route(&state, "/", &body)
 }
 
-fn put(shared: &Shared, path: &str, body: &[u8]) -> Response {
+fn add_route(state: &ApiState, path: &str, body: &[u8]) -> Response {
     let Ok(body) = serde_json::from_slice(body) else {
         return refused(StatusCode::BAD_REQUEST, "expected a JSON object");
     };
-    match shared.hub.add(path, body) {
+    match state.hub.add(path, body) {
         Ok(()) => StatusCode::CREATED.into_response(),
         Err(error) => {
             error!(%error, "a route that JupyterHub sent is refused: it is not added");
@@ -136,12 +140,12 @@ fn put(shared: &Shared, path: &str, body: &[u8]) -> Response {
     }
 }
 
-async fn remove(State(shared): State<Shared>, Path(path): Path<String>) -> StatusCode {
-    if shared.hub.remove(&path) { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }
+async fn remove(State(state): State<ApiState>, Path(path): Path<String>) -> StatusCode {
+    if state.hub.remove(&path) { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }
 }
 
-async fn remove_root(State(shared): State<Shared>) -> StatusCode {
-    if shared.hub.remove("/") { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }
+async fn remove_root(State(state): State<ApiState>) -> StatusCode {
+    if state.hub.remove("/") { StatusCode::NO_CONTENT } else { StatusCode::NOT_FOUND }
 }
 
 fn refused(status: StatusCode, message: &str) -> Response {

@@ -11,14 +11,14 @@ use kube::{
 };
 use serde_json::Value;
 
-use super::Settings;
+use super::KubernetesSettings;
 use crate::{
     identity::profile::MatchBy,
     workspaces::{
         Admission, Destination, Endpoint, EndpointName, Person, Phase, Protocol, Revision,
         Workspace, WorkspaceId,
         destination::{Address, Server},
-        plain,
+        without_control_characters,
     },
 };
 
@@ -52,7 +52,7 @@ impl Resource {
     pub(super) fn workspace(
         self,
         object: &DynamicObject,
-        settings: &Settings,
+        settings: &KubernetesSettings,
     ) -> Option<Workspace> {
         let mut workspace = match self {
             Self::Gitpod { ide_port } => gitpod(object, settings, ide_port)?,
@@ -66,19 +66,25 @@ impl Resource {
             status: metadata.resource_version.as_deref().and_then(|text| text.parse().ok()),
         };
         if metadata.deletion_timestamp.is_some() {
+            // The object is being deleted, whatever its phase says.
             workspace.phase = Phase::Stopping;
         }
         Some(workspace)
     }
 }
 
-fn gitpod(object: &DynamicObject, settings: &Settings, ide_port: u16) -> Option<Workspace> {
+fn gitpod(
+    object: &DynamicObject,
+    settings: &KubernetesSettings,
+    ide_port: u16,
+) -> Option<Workspace> {
     let data = &object.data;
     let id: WorkspaceId = text(data, "/spec/ownership/workspaceID")?.parse().ok()?;
     let owner = text(data, "/spec/ownership/owner").unwrap_or_default();
     let pod: Option<Address> = text(data, "/status/runtime/podIP").and_then(|ip| ip.parse().ok());
     let whole = gitpod_admission(text(data, "/spec/admission/level"));
     let mut workspace = blank(id, owner, settings);
+    // With a template, the operator has said that pods are reached in another way.
     workspace.address = pod.filter(|_| settings.destination.is_none());
     let mut push = |name: EndpointName, port: u16, admission: Admission| {
         let destination = match (&settings.destination, pod) {
@@ -112,7 +118,7 @@ fn gitpod(object: &DynamicObject, settings: &Settings, ide_port: u16) -> Option<
     Some(workspace)
 }
 
-fn devworkspace(object: &DynamicObject, settings: &Settings) -> Option<Workspace> {
+fn devworkspace(object: &DynamicObject, settings: &KubernetesSettings) -> Option<Workspace> {
     let data = &object.data;
     let id: WorkspaceId = text(data, "/status/devworkspaceId")?.parse().ok()?;
     let creator = object.metadata.labels.as_ref().and_then(|labels| labels.get(CREATOR));
@@ -132,6 +138,7 @@ fn devworkspace(object: &DynamicObject, settings: &Settings) -> Option<Workspace
             continue;
         };
         let Some(protocol) = devfile_protocol(text(endpoint, "/protocol")) else { continue };
+        // The main endpoint is reachable as the editor and by its port.
         let main = text(endpoint, "/attributes/type") == Some("main");
         let names = [main.then_some(EndpointName::Main), Some(EndpointName::Port(port))];
         for name in names.into_iter().flatten() {
@@ -142,6 +149,7 @@ fn devworkspace(object: &DynamicObject, settings: &Settings) -> Option<Workspace
             };
             let new = workspace.endpoints.iter().all(|endpoint| endpoint.name != name);
             if let Some(destination) = destination.filter(|_| new) {
+                // A DevWorkspace says nothing about sharing.
                 let admission = Admission::Owner;
                 workspace.endpoints.push(Endpoint { name, protocol, admission, destination });
             }
@@ -171,15 +179,16 @@ fn devfile_protocol(word: Option<&str>) -> Option<Protocol> {
 
 /// The service that the operator creates for a DevWorkspace.
 fn service(id: &WorkspaceId, namespace: &str, port: u16) -> Option<Destination> {
-    let template = crate::workspaces::destination::Template::parse(
+    let template = crate::workspaces::destination::DestinationTemplate::parse(
         "http://{workspace}-service.{namespace}.svc:{port}",
     );
     template.ok()?.render_in(id, &EndpointName::Port(port), namespace)
 }
 
-fn blank(id: WorkspaceId, owner: &str, settings: &Settings) -> Workspace {
+fn blank(id: WorkspaceId, owner: &str, settings: &KubernetesSettings) -> Workspace {
     let named = (!owner.is_empty()).then(|| Box::from(owner));
-    let mut person = Person { issuers: settings.joining.issuers.clone(), ..Person::default() };
+    let mut person =
+        Person { issuers: settings.identity_mapping.issuers.clone(), ..Person::default() };
     match settings.owner {
         MatchBy::Subject => person.subject = named,
         MatchBy::Email => person.email = named.map(|email| email.to_ascii_lowercase().into()),
@@ -189,9 +198,9 @@ fn blank(id: WorkspaceId, owner: &str, settings: &Settings) -> Workspace {
         id,
         instance: None,
         revision: Revision::default(),
-        organization: settings.joining.organization(),
+        organization: settings.identity_mapping.organization(),
         owner: person,
-        owner_label: plain(owner),
+        owner_label: without_control_characters(owner),
         grants: vec![],
         phase: Phase::Unknown,
         address: None,
@@ -219,15 +228,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::workspaces::{IssuerNames, source::Joining};
+    use crate::workspaces::{IssuerNames, source::IdentityMapping};
 
-    fn settings(resource: Resource) -> Settings {
-        Settings {
+    fn settings(resource: Resource) -> KubernetesSettings {
+        KubernetesSettings {
             resource,
             namespace: None,
             kubeconfig: None,
             owner: MatchBy::Username,
-            joining: Joining { issuers: IssuerNames::one("corp"), organization: None },
+            identity_mapping: IdentityMapping {
+                issuers: IssuerNames::one("corp"),
+                organization: None,
+            },
             destination: None,
         }
     }

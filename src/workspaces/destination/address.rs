@@ -3,7 +3,7 @@
 //! The same machine can be written in many ways: an IPv6 address can contain an IPv4 address (RFC
 //! 4291), and translators (RFC 6052, RFC 8215) and tunnels (RFC 3056, RFC 4380, RFC 5214) forward
 //! to it. A rule about an address must therefore hold for every address that it stands for;
-//! [`Address::meant`] lists them.
+//! [`Address::reachable`] lists them.
 
 use std::{
     fmt,
@@ -17,10 +17,10 @@ use thiserror::Error;
 
 /// The most addresses that one address stands for: four readings for a translator, the two ends of
 /// a tunnel, one in the last 32 bits, and the address itself.
-const MAX_MEANT: usize = 8;
+const MAX_REACHABLE: usize = 8;
 
 /// The addresses that an address stands for.
-pub type Meant = ArrayVec<IpAddr, MAX_MEANT>;
+pub type Reachable = ArrayVec<IpAddr, MAX_REACHABLE>;
 
 /// An IP address in canonical form: an IPv4-mapped IPv6 address (RFC 4291 section 2.5.5.2) is
 /// stored as the IPv4 address.
@@ -28,13 +28,13 @@ pub type Meant = ArrayVec<IpAddr, MAX_MEANT>;
 pub struct Address(IpAddr);
 
 /// How an IPv6 address contains IPv4 addresses.
-enum Form {
+enum EmbeddedForm {
     /// It contains none.
     Plain,
     /// It is only another spelling of the IPv4 address.
     Spelling(Ipv4Addr),
     /// It contains IPv4 addresses and other bits, which may select another machine.
-    Carrier(ArrayVec<Ipv4Addr, MAX_MEANT>),
+    Carrier(ArrayVec<Ipv4Addr, MAX_REACHABLE>),
 }
 
 impl Address {
@@ -47,14 +47,14 @@ impl Address {
     /// All addresses that a connection to this one may reach; never empty. For a mere spelling of
     /// an IPv4 address, that is only the IPv4 address.
     #[must_use]
-    pub fn meant(self) -> Meant {
-        let IpAddr::V6(v6) = self.0 else { return Meant::from_iter([self.0]) };
-        match form(v6) {
-            Form::Plain => Meant::from_iter([self.0]),
-            Form::Spelling(v4) => Meant::from_iter([IpAddr::V4(v4)]),
-            Form::Carrier(all) => {
+    pub fn reachable(self) -> Reachable {
+        let IpAddr::V6(v6) = self.0 else { return Reachable::from_iter([self.0]) };
+        match embedded_form(v6) {
+            EmbeddedForm::Plain => Reachable::from_iter([self.0]),
+            EmbeddedForm::Spelling(v4) => Reachable::from_iter([IpAddr::V4(v4)]),
+            EmbeddedForm::Carrier(all) => {
                 let all = all.into_iter().map(IpAddr::V4);
-                all.chain([self.0]).take(MAX_MEANT).collect()
+                all.chain([self.0]).take(MAX_REACHABLE).collect()
             }
         }
     }
@@ -62,17 +62,17 @@ impl Address {
 
 /// Finds the IPv4 addresses in an IPv6 address. The loopback and the unspecified address contain
 /// none.
-fn form(v6: Ipv6Addr) -> Form {
+fn embedded_form(v6: Ipv6Addr) -> EmbeddedForm {
     let bits = v6.to_bits();
-    let last = quad(bits, 0);
+    let last = ipv4_before(bits, 0);
     match v6.segments() {
-        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => return Form::Plain,
+        [0, 0, 0, 0, 0, 0, 0, 0 | 1] => return EmbeddedForm::Plain,
         // IPv4-compatible (RFC 4291 section 2.5.5.1), IPv4-mapped (section 2.5.5.2),
         // IPv4-translated (RFC 2765 section 2.1), and the well-known prefix of translators (RFC
         // 6052 section 2.1).
         [0, 0, 0, 0, 0, 0 | 0xffff, _, _]
         | [0, 0, 0, 0, 0xffff, 0, _, _]
-        | [0x64, 0xff9b, 0, 0, 0, 0, _, _] => return Form::Spelling(last),
+        | [0x64, 0xff9b, 0, 0, 0, 0, _, _] => return EmbeddedForm::Spelling(last),
         _ => {}
     }
     let mut held = ArrayVec::new();
@@ -83,17 +83,18 @@ fn form(v6: Ipv6Addr) -> Form {
         [0x64, 0xff9b, 1, ..] => {
             // Skips the ninth byte, which is always 0 and lies within the IPv4 address.
             let joined = (bits >> 64 << 56) | (bits & ((1 << 56) - 1));
-            let readings = [quad(joined, 40), quad(joined, 32), quad(joined, 24), last];
+            let readings =
+                [ipv4_before(joined, 40), ipv4_before(joined, 32), ipv4_before(joined, 24), last];
             held.extend(readings.into_iter().filter(|v4| v4.octets().first() != Some(&0)));
             if held.is_empty() {
                 held.push(Ipv4Addr::UNSPECIFIED);
             }
         }
         // 6to4 (RFC 3056 section 2).
-        [0x2002, ..] => held.push(quad(bits, 80)),
+        [0x2002, ..] => held.push(ipv4_before(bits, 80)),
         // Teredo (RFC 4380 section 4): the server, and the client with all its bits inverted.
         [0x2001, 0, ..] => {
-            held.extend([quad(bits, 64), Ipv4Addr::from_bits(!last.to_bits())]);
+            held.extend([ipv4_before(bits, 64), Ipv4Addr::from_bits(!last.to_bits())]);
         }
         _ => {}
     }
@@ -101,11 +102,11 @@ fn form(v6: Ipv6Addr) -> Form {
     if matches!(v6.segments(), [.., 0 | 0x200, 0x5efe, _, _]) {
         held.push(last);
     }
-    if held.is_empty() { Form::Plain } else { Form::Carrier(held) }
+    if held.is_empty() { EmbeddedForm::Plain } else { EmbeddedForm::Carrier(held) }
 }
 
 /// The 32 bits before the last `after` bits.
-fn quad(bits: u128, after: u32) -> Ipv4Addr {
+fn ipv4_before(bits: u128, after: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(u32::try_from((bits >> after) & u128::from(u32::MAX)).unwrap_or_default())
 }
 
@@ -114,8 +115,8 @@ fn quad(bits: u128, after: u32) -> Ipv4Addr {
 #[must_use]
 pub fn canonical(net: IpNet) -> IpNet {
     let IpNet::V6(v6) = net else { return net };
-    match (v6.prefix_len().checked_sub(96), form(v6.network())) {
-        (Some(length), Form::Spelling(v4)) => {
+    match (v6.prefix_len().checked_sub(96), embedded_form(v6.network())) {
+        (Some(length), EmbeddedForm::Spelling(v4)) => {
             Ipv4Net::new(v4, length).map_or(net, |net| IpNet::V4(net.trunc()))
         }
         _ => net,

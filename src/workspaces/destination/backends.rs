@@ -10,7 +10,7 @@ use thiserror::Error;
 use super::is_backend;
 
 /// The backends and front ends of the files in `haproxy/`, which belong to the gate.
-pub const OWN: [&str; 10] = [
+pub const GATE_BACKENDS: [&str; 10] = [
     "gate",
     "gate-tcp",
     "identity-agent",
@@ -25,11 +25,11 @@ pub const OWN: [&str; 10] = [
 
 /// The backends that may be named. By default there are none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Backends(Vec<Entry>);
+pub struct AllowedBackends(Vec<BackendPattern>);
 
 /// One entry of `[destinations] backends`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Entry {
+enum BackendPattern {
     Name(Box<str>),
     Prefix(Box<str>),
 }
@@ -44,7 +44,7 @@ pub enum BackendError {
     #[error(
         "the backend {0:?} is the gate's own: a request would be led back into the gate; name a backend of your own"
     )]
-    Own(Box<str>),
+    OfGate(Box<str>),
     /// The operator has not permitted it.
     #[error(
         "the backend {0:?} is not permitted: add it to the configuration, [destinations] backends = [{0:?}]"
@@ -52,18 +52,20 @@ pub enum BackendError {
     NotPermitted(Box<str>),
 }
 
-impl Backends {
+impl AllowedBackends {
     /// Parses the entries of `backends`. An entry that ends in `*` permits all names with that
     /// prefix.
     ///
-    /// # Errors The first entry that is not a name or belongs to the gate.
+    /// # Errors
+    /// The first entry that is not a name or belongs to the gate.
     pub fn parse<'t>(texts: impl IntoIterator<Item = &'t str>) -> Result<Self, BackendError> {
         let entry = |text: &'t str| match text.strip_suffix('*') {
             Some(prefix) if prefix.is_empty() || is_backend(prefix) => {
-                Ok(Entry::Prefix(prefix.into()))
+                Ok(BackendPattern::Prefix(prefix.into()))
             }
-            None if OWN.contains(&text) => Err(BackendError::Own(text.into())),
-            None if is_backend(text) => Ok(Entry::Name(text.into())),
+            // Refused here already, so that 'check' reports it.
+            None if GATE_BACKENDS.contains(&text) => Err(BackendError::OfGate(text.into())),
+            None if is_backend(text) => Ok(BackendPattern::Name(text.into())),
             _ => Err(BackendError::Name(text.into())),
         };
         texts.into_iter().map(entry).collect::<Result<_, _>>().map(Self)
@@ -71,25 +73,29 @@ impl Backends {
 
     /// Checks that requests may be sent to this backend.
     ///
-    /// # Errors The backend belongs to the gate, or is not permitted.
+    /// # Errors
+    /// The backend belongs to the gate, or is not permitted.
     pub fn check(&self, name: &str) -> Result<(), BackendError> {
-        if OWN.contains(&name) {
-            return Err(BackendError::Own(name.into()));
+        // Checked first: not even the entry "*" permits them.
+        if GATE_BACKENDS.contains(&name) {
+            return Err(BackendError::OfGate(name.into()));
         }
-        let fits = |entry: &Entry| match entry {
-            Entry::Name(known) => **known == *name,
-            Entry::Prefix(prefix) => name.starts_with(&**prefix),
+        let fits = |entry: &BackendPattern| match entry {
+            BackendPattern::Name(known) => **known == *name,
+            BackendPattern::Prefix(prefix) => name.starts_with(&**prefix),
         };
         if self.0.iter().any(fits) { Ok(()) } else { Err(BackendError::NotPermitted(name.into())) }
     }
 
     /// Checks that every backend with this prefix is permitted.
     ///
-    /// # Errors Not all of them are.
+    /// # Errors
+    /// Not all of them are.
     pub fn check_prefix(&self, prefix: &str) -> Result<(), BackendError> {
-        let fits = |entry: &Entry| match entry {
-            Entry::Name(_) => false,
-            Entry::Prefix(known) => prefix.starts_with(&**known),
+        let fits = |entry: &BackendPattern| match entry {
+            // A single name never covers a prefix.
+            BackendPattern::Name(_) => false,
+            BackendPattern::Prefix(known) => prefix.starts_with(&**known),
         };
         if self.0.iter().any(fits) {
             Ok(())
@@ -105,29 +111,33 @@ mod tests {
 
     #[test]
     fn s14_only_permitted_backends_are_named_and_never_the_gates_own() {
-        let none = Backends::default();
+        let none = AllowedBackends::default();
         assert_eq!(none.check("named"), Err(BackendError::NotPermitted("named".into())));
-        let some = Backends::parse(["named", "ws-*"]).unwrap();
+        let some = AllowedBackends::parse(["named", "ws-*"]).unwrap();
         for name in ["named", "ws-", "ws-1"] {
             assert_eq!(some.check(name), Ok(()), "{name}");
         }
         for name in ["named2", "Named", "ws", "other", ""] {
             assert_eq!(some.check(name), Err(BackendError::NotPermitted(name.into())), "{name}");
         }
-        let all = Backends::parse(["*"]).unwrap();
+        let all = AllowedBackends::parse(["*"]).unwrap();
         assert_eq!(all.check("anything"), Ok(()));
-        for own in OWN {
-            assert_eq!(all.check(own), Err(BackendError::Own(own.into())));
-            assert_eq!(Backends::parse([own]), Err(BackendError::Own(own.into())));
+        for own in GATE_BACKENDS {
+            assert_eq!(all.check(own), Err(BackendError::OfGate(own.into())));
+            assert_eq!(AllowedBackends::parse([own]), Err(BackendError::OfGate(own.into())));
         }
         for text in ["", "a b", "a*b", "**", "#1", "%[path]"] {
-            assert_eq!(Backends::parse([text]), Err(BackendError::Name(text.into())), "{text}");
+            assert_eq!(
+                AllowedBackends::parse([text]),
+                Err(BackendError::Name(text.into())),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn s14_what_begins_so_is_permitted_as_a_whole_or_not_at_all() {
-        let some = Backends::parse(["named", "ws-*"]).unwrap();
+        let some = AllowedBackends::parse(["named", "ws-*"]).unwrap();
         assert_eq!(some.check_prefix("ws-"), Ok(()));
         assert_eq!(some.check_prefix("ws-eu-"), Ok(()));
         for prefix in ["", "w", "named"] {
@@ -152,7 +162,7 @@ mod tests {
             .collect();
         assert!(names.len() > 9, "{names:?}");
         for name in names {
-            assert!(OWN.contains(&name) || name == "named", "{name}");
+            assert!(GATE_BACKENDS.contains(&name) || name == "named", "{name}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Decides what to request from a platform and which responses to believe.
 //!
-//! [`Core`] is a state machine without I/O and without a clock: [`Core::handle`] takes inputs and
+//! [`Reconciler`] is a state machine without I/O and without a clock: [`Reconciler::handle`] takes inputs and
 //! returns commands, and [`super::driver`] carries them out. Events are hints: each leads to one
 //! read of the workspace that it names. Complete lists find what events did not report.
 //!
@@ -19,57 +19,56 @@ use super::{
     super::{
         Workspace, WorkspaceId,
         directory::{Directory, Member},
-        registry::{ListExtent, Observed, Publisher},
+        registry::{ListExtent, ObserveOutcome, Publisher},
     },
-    status::{Health, Status},
+    requests::{PendingRead, ReadStep, RepeatedRequest, WatchState},
+    status::{SourceHealth, SourceStatus},
 };
 use crate::{
     backoff::Backoff,
     time::MonotonicTime,
-    workspaces::source::{Abilities, Event, SourceError},
+    workspaces::source::{Capabilities, SourceError, SourceEvent},
 };
 
 /// Intervals and time limits of one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Timing {
+pub struct ReconcileTiming {
     /// The time between complete lists.
-    pub resync: Duration,
+    pub list_interval: Duration,
     /// How long a reported change may stay unread before its workspace is closed.
-    pub unread: Duration,
+    pub read_deadline: Duration,
     /// The longest pause after a failure. The first pause is a sixteenth of it.
-    pub retry: Duration,
+    pub longest_pause: Duration,
     /// How long one connection for events is used before it is replaced.
-    pub recycle: Duration,
+    pub connection_lifetime: Duration,
 }
 
-impl Default for Timing {
+impl Default for ReconcileTiming {
     fn default() -> Self {
         Self {
-            resync: Duration::from_mins(1),
-            unread: Duration::from_secs(4),
-            retry: Duration::from_secs(16),
-            recycle: Duration::from_mins(12),
+            list_interval: Duration::from_mins(1),
+            read_deadline: Duration::from_secs(4),
+            longest_pause: Duration::from_secs(16),
+            connection_lifetime: Duration::from_mins(12),
         }
     }
 }
 
 /// How many reads run at the same time.
-const READS: usize = 32;
-/// With more unread changes than this, a complete list is quicker than single reads.
-const MANY: usize = 512;
-/// The shortest time between the starts of two lists.
-const BETWEEN_LISTS: Duration = Duration::from_secs(1);
+const MAX_READS: usize = 32;
+/// With more pending changes than this, a complete list is quicker than single reads.
+const LIST_THRESHOLD: usize = 512;
 /// After this time a connection for events that has sent nothing is taken to be established.
-const QUIET_CONNECT: Duration = Duration::from_secs(2);
+const SILENT_CONNECT_DELAY: Duration = Duration::from_secs(2);
 
 /// Something that happened.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "moved once for each question")]
+#[expect(clippy::large_enum_variant, reason = "moved once for each response")]
 pub enum Input {
     /// Time passed.
     Tick,
     /// The platform sent an event.
-    Event(Event),
+    Event(SourceEvent),
     /// The connection for events ended.
     WatchEnded(SourceError),
     /// A list that was requested at this moment.
@@ -98,109 +97,61 @@ pub enum Command {
 }
 
 /// The state of one source.
-pub struct Core {
+pub struct Reconciler {
     publisher: Publisher,
-    abilities: Abilities,
-    timing: Timing,
+    capabilities: Capabilities,
+    timing: ReconcileTiming,
     jitter: fn() -> f64,
-    watch: Watch,
-    lists: Asking,
-    accounts: Asking,
-    reads: HashMap<WorkspaceId, Unread>,
+    watch: WatchState,
+    lists: RepeatedRequest,
+    accounts: RepeatedRequest,
+    reads: HashMap<WorkspaceId, PendingRead>,
     queue: VecDeque<WorkspaceId>,
     reading: usize,
-    status: Status,
+    status: SourceStatus,
     now: MonotonicTime,
 }
 
-#[derive(Default)]
-struct Watch {
-    open: Option<MonotonicTime>,
-    connected: Option<MonotonicTime>,
-    retry_at: MonotonicTime,
-    failures: u32,
-    /// When to list because a silent connection for events has probably been established.
-    list_at: Option<MonotonicTime>,
-}
-
-/// A request that is repeated at an interval.
-#[derive(Default)]
-struct Asking {
-    running: bool,
-    due: MonotonicTime,
-    /// Repeat it as soon as the running one ends.
-    again: bool,
-    failures: u32,
-    started: Option<MonotonicTime>,
-    /// When the last answered request was sent.
-    good: Option<MonotonicTime>,
-}
-
-/// How far the read of a workspace is.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Step {
-    /// It waits for its time.
-    #[default]
-    Due,
-    /// It waits for one of the running reads to end.
-    Queued,
-    /// The request is running.
-    Running,
-}
-
-/// A workspace that must be read.
-#[derive(Default)]
-struct Unread {
-    step: Step,
-    /// Another change was reported after the running read began.
-    again: bool,
-    /// When the first unread change was reported.
-    changed: Option<MonotonicTime>,
-    failures: u32,
-    due: MonotonicTime,
-    wanted: bool,
-    /// The workspace was closed because the change stayed unread.
-    closed: bool,
-}
-
-impl Core {
+impl Reconciler {
     /// A source about which nothing is known yet. `jitter` returns numbers from 0 to 1.
     #[must_use]
     pub fn new(
         publisher: Publisher,
-        abilities: Abilities,
-        timing: Timing,
+        capabilities: Capabilities,
+        timing: ReconcileTiming,
         jitter: fn() -> f64,
     ) -> Self {
         Self {
             publisher,
-            abilities,
+            capabilities,
             timing,
             jitter,
-            watch: Watch::default(),
-            lists: Asking::default(),
-            accounts: Asking::default(),
+            watch: WatchState::default(),
+            lists: RepeatedRequest::default(),
+            accounts: RepeatedRequest::default(),
             reads: HashMap::new(),
             queue: VecDeque::new(),
             reading: 0,
-            status: Status::default(),
+            status: SourceStatus::default(),
             now: MonotonicTime::default(),
         }
     }
 
     /// The state of the source, for people and metrics.
     #[must_use]
-    pub fn status(&self) -> Status {
-        let pending = self.reads.values().filter(|unread| unread.changed.is_some()).count();
-        Status { pending, ..self.status.clone() }
+    pub fn status(&self) -> SourceStatus {
+        let pending = self.reads.values().filter(|pending| pending.changed.is_some()).count();
+        SourceStatus { pending, ..self.status.clone() }
     }
 
-    fn health(&self) -> Health {
-        match (self.good(), self.stale_at()) {
-            (Some(_), Some(stale)) if self.now > stale => Health::Stale,
-            (Some(_), _) if self.abilities.watches && self.watch.open.is_none() => Health::Degraded,
-            (Some(_), _) => Health::Live,
-            (None, _) => Health::Starting,
+    fn health(&self) -> SourceHealth {
+        match (self.last_confirmed(), self.stale_at()) {
+            (Some(_), Some(stale)) if self.now > stale => SourceHealth::Stale,
+            (Some(_), _) if self.capabilities.watches && self.watch.open.is_none() => {
+                SourceHealth::Degraded
+            }
+            (Some(_), _) => SourceHealth::Live,
+            (None, _) => SourceHealth::Starting,
         }
     }
 
@@ -208,7 +159,7 @@ impl Core {
     fn stale_at(&self) -> Option<MonotonicTime> {
         let snapshot = self.publisher.registry().snapshot_at(self.now);
         let rules = snapshot.rules(self.publisher.source())?;
-        self.good().map(|good| good.plus(rules.stale_after))
+        self.last_confirmed().map(|last_answered| last_answered.plus(rules.stale_after))
     }
 
     /// Applies inputs and appends the commands that follow from them.
@@ -220,41 +171,43 @@ impl Core {
     ) {
         self.now = now;
         for input in inputs {
-            self.take(input, out);
+            self.apply(input, out);
         }
-        self.go_on(out);
-        self.notice();
+        self.start_due(out);
+        self.log_health();
     }
 
     /// Logs the health of the source when it changes.
-    fn notice(&mut self) {
+    fn log_health(&mut self) {
         let health = self.health();
         let before = std::mem::replace(&mut self.status.health, health);
         let source = self.publisher.name();
         match health {
             _ if health == before => {}
-            Health::Stale => {
+            SourceHealth::Stale => {
                 error!(
                     source,
                     "a source of workspaces has not answered for too long: requests for its workspaces are refused"
                 );
             }
-            Health::Degraded => warn!(
+            SourceHealth::Degraded => warn!(
                 source,
                 "a source of workspaces sends no events: ended workspaces are noticed late, with the next full list"
             ),
-            Health::Starting | Health::Live => info!(source, ?health, "the source's state"),
+            SourceHealth::Starting | SourceHealth::Live => {
+                info!(source, ?health, "the source's state");
+            }
         }
     }
 
-    fn take(&mut self, input: Input, out: &mut Vec<Command>) {
+    fn apply(&mut self, input: Input, out: &mut Vec<Command>) {
         match input {
             Input::Tick => {}
             Input::Event(event) => self.event(event, out),
             Input::WatchEnded(error) => self.watch_ended(&error),
             Input::Listed(started, result) => self.listed(started, result),
             Input::Read(id, started, result) => self.read(id, started, result, out),
-            Input::Accounts(started, result) => self.took_accounts(started, result),
+            Input::Accounts(started, result) => self.accounts_received(started, result),
             Input::Wanted(id) => self.wanted(id, out),
         }
     }
@@ -262,16 +215,19 @@ impl Core {
     /// When [`Self::handle`] must be called even if nothing happens.
     #[must_use]
     pub fn deadline(&self) -> MonotonicTime {
-        let asking = |asking: &Asking| (!asking.running).then_some(asking.due);
+        let asking = |asking: &RepeatedRequest| (!asking.running).then_some(asking.due);
         let watch = match self.watch.open {
-            _ if !self.abilities.watches => None,
+            _ if !self.capabilities.watches => None,
             None => Some(self.watch.retry_at),
-            Some(open) => Some(open.plus(self.timing.recycle)),
+            Some(open) => Some(open.plus(self.timing.connection_lifetime)),
         };
-        let reads = self.reads.values().filter(|r| r.step == Step::Due).map(|r| r.due);
+        let reads = self.reads.values().filter(|r| r.step == ReadStep::Due).map(|r| r.due);
         // A read that hangs must not keep its workspace open.
-        let closes =
-            self.reads.values().filter_map(|r| r.changed).map(|at| at.plus(self.timing.unread));
+        let closes = self
+            .reads
+            .values()
+            .filter_map(|r| r.changed)
+            .map(|at| at.plus(self.timing.read_deadline));
         let closes = closes.filter(|at| *at > self.now);
         let stale = self.stale_at().map(|at| at.plus(Duration::from_millis(1)));
         let stale = stale.filter(|at| *at > self.now);
@@ -281,55 +237,58 @@ impl Core {
             .chain(reads)
             .chain(closes)
             .min()
-            .unwrap_or_else(|| self.now.plus(self.timing.resync))
+            .unwrap_or_else(|| self.now.plus(self.timing.list_interval))
     }
 
     fn accounts_due(&self) -> Option<MonotonicTime> {
-        (self.abilities.accounts && !self.accounts.running).then_some(self.accounts.due)
+        (self.capabilities.accounts && !self.accounts.running).then_some(self.accounts.due)
     }
 
-    fn event(&mut self, event: Event, out: &mut Vec<Command>) {
+    fn event(&mut self, event: SourceEvent, out: &mut Vec<Command>) {
         self.status.events += 1;
         match event {
-            Event::Connected => {
+            SourceEvent::Connected => {
                 self.watch.connected = Some(self.now);
                 self.watch.list_at = None;
-                self.lists.soon(self.now);
+                self.lists.request_soon(self.now);
             }
-            Event::Changed(id) if self.abilities.reads => {
-                let unread = self.reads.entry(id.clone()).or_default();
-                unread.changed.get_or_insert(self.now);
-                if unread.step == Step::Running {
-                    unread.again = true;
+            SourceEvent::Changed(id) if self.capabilities.reads => {
+                let pending = self.reads.entry(id.clone()).or_default();
+                pending.changed.get_or_insert(self.now);
+                if pending.step == ReadStep::Running {
+                    pending.again = true;
                 } else {
-                    unread.due = self.now;
+                    pending.due = self.now;
                     self.enqueue(id);
                 }
-                if self.reads.len() > MANY {
-                    self.lists.soon(self.now);
+                if self.reads.len() > LIST_THRESHOLD {
+                    self.lists.request_soon(self.now);
                 }
             }
-            Event::Ended(id) => {
+            SourceEvent::Ended(id) => {
+                // Removed without a read, since access must end at once.
                 self.publisher.end(&id, self.now);
                 // The running read was requested before the end, so its response will be dropped.
-                if let Some(unread) = self.reads.get_mut(&id) {
-                    unread.changed = None;
-                    unread.again = false;
-                    if unread.step != Step::Running {
+                if let Some(pending) = self.reads.get_mut(&id) {
+                    pending.changed = None;
+                    pending.again = false;
+                    if pending.step != ReadStep::Running {
                         self.forget(&id, out);
                     }
                 }
             }
-            Event::Described(workspace) => {
+            SourceEvent::Described(workspace) => {
                 let id = workspace.id.clone();
                 self.publisher.observe(*workspace, self.now, self.now);
-                if let Some(unread) = self.reads.get_mut(&id) {
-                    unread.changed = None;
+                if let Some(pending) = self.reads.get_mut(&id) {
+                    pending.changed = None;
                 }
             }
-            Event::Everything(list, started) => self.listed(started, Ok(list)),
-            Event::Accounts => self.accounts.soon(self.now),
-            Event::Changed(_) | Event::Anything => self.lists.soon(self.now),
+            SourceEvent::Listed(list, started) => self.listed(started, Ok(list)),
+            SourceEvent::Accounts => self.accounts.request_soon(self.now),
+            SourceEvent::Changed(_) | SourceEvent::AnyWorkspace => {
+                self.lists.request_soon(self.now);
+            }
         }
     }
 
@@ -342,13 +301,13 @@ impl Core {
         }
         self.failed("events", error);
         let pause = self.pause(self.watch.failures, error);
-        self.watch = Watch {
+        self.watch = WatchState {
             failures: self.watch.failures.saturating_add(1),
             retry_at: self.now.plus(pause),
-            ..Watch::default()
+            ..WatchState::default()
         };
         // Events since then are lost, and only a list can show what they were.
-        self.lists.soon(self.now);
+        self.lists.request_soon(self.now);
     }
 
     fn listed(&mut self, started: MonotonicTime, result: Result<Vec<Workspace>, SourceError>) {
@@ -363,11 +322,14 @@ impl Core {
         };
         self.succeeded();
         self.status.lists += 1;
-        let extent =
-            if self.abilities.whole_lists { ListExtent::Snapshot } else { ListExtent::Pages };
+        let extent = if self.capabilities.lists_are_snapshots {
+            ListExtent::Snapshot
+        } else {
+            ListExtent::Pages
+        };
         let count = list.len();
         let completed = self.publisher.complete(list, started, self.now, extent);
-        if self.good().is_none() || completed.changed > 0 || completed.removed > 0 {
+        if self.last_confirmed().is_none() || completed.changed > 0 || completed.removed > 0 {
             info!(
                 source = self.publisher.name(),
                 workspaces = count,
@@ -377,14 +339,14 @@ impl Core {
             );
         }
         // The list was requested after these changes were reported, so it includes them.
-        for unread in self.reads.values_mut() {
-            if unread.changed.is_some_and(|at| at < started) && !unread.again {
-                unread.changed = None;
-                unread.failures = 0;
+        for pending in self.reads.values_mut() {
+            if pending.changed.is_some_and(|at| at < started) && !pending.again {
+                pending.changed = None;
+                pending.failures = 0;
             }
         }
         for id in completed.unclear {
-            if self.abilities.reads {
+            if self.capabilities.reads {
                 self.enqueue(id);
             } else {
                 // The source cannot read one workspace, so only another list can tell which
@@ -393,17 +355,21 @@ impl Core {
                 self.lists.again = true;
             }
         }
-        let resync = self.timing.resync.mul_f64(0.8 + 0.4 * (self.jitter)());
+        let resync = self.timing.list_interval.mul_f64(0.8 + 0.4 * (self.jitter)());
         self.lists.succeeded(started, self.now.plus(resync));
         self.confirm();
     }
 
-    fn took_accounts(&mut self, started: MonotonicTime, result: Result<Vec<Member>, SourceError>) {
+    fn accounts_received(
+        &mut self,
+        started: MonotonicTime,
+        result: Result<Vec<Member>, SourceError>,
+    ) {
         match result {
             Ok(members) => {
                 self.succeeded();
                 self.publisher.set_directory(Directory::new(members));
-                let resync = self.timing.resync.mul_f64(0.8 + 0.4 * (self.jitter)());
+                let resync = self.timing.list_interval.mul_f64(0.8 + 0.4 * (self.jitter)());
                 self.accounts.succeeded(started, self.now.plus(resync));
                 self.confirm();
             }
@@ -417,14 +383,18 @@ impl Core {
 
     /// When the last complete information was requested: a list, and the accounts if the source has
     /// some.
-    fn good(&self) -> Option<MonotonicTime> {
-        let accounts = if self.abilities.accounts { self.accounts.good } else { self.lists.good };
-        self.lists.good.min(accounts)
+    fn last_confirmed(&self) -> Option<MonotonicTime> {
+        let accounts = if self.capabilities.accounts {
+            self.accounts.last_answered
+        } else {
+            self.lists.last_answered
+        };
+        self.lists.last_answered.min(accounts)
     }
 
     fn confirm(&mut self) {
-        if let Some(good) = self.good() {
-            self.publisher.confirm(good);
+        if let Some(last_answered) = self.last_confirmed() {
+            self.publisher.confirm(last_answered);
         }
     }
 
@@ -440,13 +410,15 @@ impl Core {
         let ended = match result {
             Ok(Some(workspace)) if workspace.id == id => {
                 let observed = self.publisher.observe(workspace, started, self.now);
-                if observed == Observed::Overlap
-                    && let Some(unread) = self.reads.get_mut(&id)
+                if observed == ObserveOutcome::Unordered
+                    && let Some(pending) = self.reads.get_mut(&id)
                 {
-                    unread.again = true;
+                    pending.again = true;
                 }
                 Ok(())
             }
+            // Published under the requested id, it would give that id the owner of another
+            // workspace.
             Ok(Some(other)) => {
                 Err(SourceError::Protocol(format!("asked for '{id}', got '{}'", other.id)))
             }
@@ -461,32 +433,32 @@ impl Core {
             Err(error) => self.failed("a workspace", error),
         }
         let pause = ended.as_ref().err().map(|error| {
-            let failures = self.reads.get(&id).map_or(0, |unread| unread.failures);
+            let failures = self.reads.get(&id).map_or(0, |pending| pending.failures);
             // The owner of a closed workspace cannot work, so the read is repeated sooner than a
             // list, unless the platform asked for a pause.
             self.pause(failures, error)
                 / if matches!(error, SourceError::RateLimited(_)) { 1 } else { 4 }
         });
-        let Some(unread) = self.reads.get_mut(&id) else { return };
-        unread.step = Step::Due;
-        if unread.wanted {
-            unread.wanted = false;
+        let Some(pending) = self.reads.get_mut(&id) else { return };
+        pending.step = ReadStep::Due;
+        if pending.wanted {
+            pending.wanted = false;
             out.push(Command::Answered(id.clone()));
         }
         match pause {
-            None if unread.again => {
-                unread.again = false;
-                unread.failures = 0;
-                unread.changed = Some(self.now);
-                unread.due = self.now;
+            None if pending.again => {
+                pending.again = false;
+                pending.failures = 0;
+                pending.changed = Some(self.now);
+                pending.due = self.now;
                 self.enqueue(id);
             }
             None => self.forget(&id, out),
             Some(pause) => {
-                unread.again = false;
-                unread.failures = unread.failures.saturating_add(1);
-                unread.due = self.now.plus(pause);
-                if unread.changed.is_none() {
+                pending.again = false;
+                pending.failures = pending.failures.saturating_add(1);
+                pending.due = self.now.plus(pause);
+                if pending.changed.is_none() {
                     // No change was reported, so the next list is soon enough.
                     self.forget(&id, out);
                 }
@@ -495,72 +467,73 @@ impl Core {
     }
 
     fn wanted(&mut self, id: WorkspaceId, out: &mut Vec<Command>) {
-        if !self.abilities.reads {
+        if !self.capabilities.reads {
             out.push(Command::Answered(id));
             return;
         }
-        let unread = self.reads.entry(id.clone()).or_default();
-        unread.wanted = true;
-        if unread.step != Step::Running {
-            unread.due = self.now;
+        let pending = self.reads.entry(id.clone()).or_default();
+        pending.wanted = true;
+        if pending.step != ReadStep::Running {
+            pending.due = self.now;
             self.enqueue(id);
         }
     }
 
     fn enqueue(&mut self, id: WorkspaceId) {
-        let unread = self.reads.entry(id.clone()).or_default();
-        if unread.step == Step::Due {
-            unread.step = Step::Queued;
+        let pending = self.reads.entry(id.clone()).or_default();
+        if pending.step == ReadStep::Due {
+            pending.step = ReadStep::Queued;
             self.queue.push_back(id);
         }
     }
 
     fn forget(&mut self, id: &WorkspaceId, out: &mut Vec<Command>) {
-        if let Some(unread) = self.reads.remove(id)
-            && unread.wanted
+        if let Some(pending) = self.reads.remove(id)
+            && pending.wanted
         {
             out.push(Command::Answered(id.clone()));
         }
     }
 
     /// Starts the requests that are due.
-    fn go_on(&mut self, out: &mut Vec<Command>) {
+    fn start_due(&mut self, out: &mut Vec<Command>) {
         let now = self.now;
-        if self.abilities.watches {
+        if self.capabilities.watches {
             // A connection can be dead without notice, so each is replaced after a while.
-            let over = self.watch.open.is_some_and(|at| now.since(at) >= self.timing.recycle);
+            let over =
+                self.watch.open.is_some_and(|at| now.since(at) >= self.timing.connection_lifetime);
             if over || (self.watch.open.is_none() && now >= self.watch.retry_at) {
                 self.watch.open = Some(now);
                 self.watch.connected = None;
-                self.watch.list_at = Some(now.plus(QUIET_CONNECT));
+                self.watch.list_at = Some(now.plus(SILENT_CONNECT_DELAY));
                 out.push(Command::Watch);
             }
             if self.watch.list_at.is_some_and(|at| now >= at) {
                 self.watch.list_at = None;
-                self.lists.soon(now);
+                self.lists.request_soon(now);
             }
         }
         if self.lists.start(now) {
             out.push(Command::List);
         }
-        if self.abilities.accounts && self.accounts.start(now) {
+        if self.capabilities.accounts && self.accounts.start(now) {
             out.push(Command::Accounts);
         }
         self.close_unread();
         let due: Vec<WorkspaceId> = self
             .reads
             .iter()
-            .filter(|(_, unread)| unread.step == Step::Due && unread.due <= now)
+            .filter(|(_, pending)| pending.step == ReadStep::Due && pending.due <= now)
             .map(|(id, _)| id.clone())
             .collect();
         for id in due {
             self.enqueue(id);
         }
-        while self.reading < READS
+        while self.reading < MAX_READS
             && let Some(id) = self.queue.pop_front()
         {
-            let Some(unread) = self.reads.get_mut(&id) else { continue };
-            unread.step = Step::Running;
+            let Some(pending) = self.reads.get_mut(&id) else { continue };
+            pending.step = ReadStep::Running;
             self.reading += 1;
             out.push(Command::Read(id));
         }
@@ -568,22 +541,24 @@ impl Core {
 
     /// Closes every workspace whose change could not be read in time.
     fn close_unread(&mut self) {
-        let over = |at: MonotonicTime| self.now.since(at) >= self.timing.unread;
-        for (id, unread) in &mut self.reads {
-            let late = unread.changed.is_some_and(over);
-            if late && !unread.closed {
+        let over = |at: MonotonicTime| self.now.since(at) >= self.timing.read_deadline;
+        for (id, pending) in &mut self.reads {
+            let late = pending.changed.is_some_and(over);
+            if late && !pending.closed {
                 self.publisher.doubt(id);
             }
-            unread.closed = late;
+            pending.closed = late;
         }
     }
 
     fn pause(&self, failures: u32, error: &SourceError) -> Duration {
         if let SourceError::RateLimited(after) = error {
+            // The platform's own pause is respected, within limits that keep the source usable.
             return (*after).clamp(Duration::from_millis(100), Duration::from_mins(5));
         }
-        let longest = self.timing.retry;
+        let longest = self.timing.longest_pause;
         let pause = Backoff { first: longest / 16, longest }.pause(failures);
+        // Spreads the retries of several agents.
         pause.mul_f64(0.5 + 0.5 * (self.jitter)())
     }
 
@@ -591,6 +566,7 @@ impl Core {
         let source = self.publisher.name();
         self.status.failures += 1;
         let news = self.status.last_error.is_none();
+        // Logged once, since the error repeats until the credential is replaced.
         if error.is_credential() && !self.status.unauthorized {
             self.status.unauthorized = true;
             error!(source, what, %error, "a source of workspaces refuses the agent's credential, which must be replaced: what is known of its workspaces goes out of date");
@@ -605,43 +581,5 @@ impl Core {
             info!(source = self.publisher.name(), "the source answers again");
         }
         self.status.unauthorized = false;
-    }
-}
-
-impl Asking {
-    fn soon(&mut self, now: MonotonicTime) {
-        if self.running {
-            self.again = true;
-        } else if self.failures == 0 {
-            self.due = self.due.min(now);
-        }
-    }
-
-    /// Returns whether to send the request now, and marks it as running.
-    fn start(&mut self, now: MonotonicTime) -> bool {
-        let free = self.started.is_none_or(|at| now.since(at) >= BETWEEN_LISTS);
-        if !free && self.due <= now && !self.running {
-            self.due = self.started.unwrap_or(now).plus(BETWEEN_LISTS);
-        }
-        let start = !self.running && self.due <= now;
-        if start {
-            self.running = true;
-            self.started = Some(now);
-        }
-        start
-    }
-
-    fn succeeded(&mut self, started: MonotonicTime, next: MonotonicTime) {
-        self.good = self.good.max(Some(started));
-        self.failures = 0;
-        self.running = false;
-        self.due = if std::mem::take(&mut self.again) { MonotonicTime::default() } else { next };
-    }
-
-    fn failed(&mut self, next: MonotonicTime) {
-        self.failures = self.failures.saturating_add(1);
-        self.running = false;
-        self.again = false;
-        self.due = next;
     }
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// The state of a source in one word.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Health {
+pub enum SourceHealth {
     /// No complete list was received yet, so requests for its workspaces are refused.
     #[default]
     Starting,
@@ -20,9 +20,9 @@ pub enum Health {
 
 /// Counters and the last error of a source.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
+pub struct SourceStatus {
     /// The state in one word.
-    pub health: Health,
+    pub health: SourceHealth,
     /// The number of complete lists received.
     pub lists: u64,
     /// The number of workspaces that were read one by one.

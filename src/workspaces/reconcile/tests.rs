@@ -12,25 +12,25 @@ use std::{
 use proptest::prelude::*;
 
 use super::{
-    core::{Command, Core, Input, Timing},
-    status::Health,
+    core::{Command, Input, ReconcileTiming, Reconciler},
+    status::SourceHealth,
 };
 use crate::{
     time::MonotonicTime,
     workspaces::{
         Admission, Destination, Endpoint, EndpointName, Person, Phase, Protocol, Revision,
         Workspace, WorkspaceId,
-        registry::{Found, Publisher, Registry, SourceRules},
-        source::{Abilities, Event, SourceError, SourceId},
+        registry::{LookupResult, Publisher, Registry, SourceRules},
+        source::{Capabilities, SourceError, SourceEvent, SourceId},
     },
 };
 
 const STALE: Duration = Duration::from_secs(30);
-const TIMING: Timing = Timing {
-    resync: Duration::from_secs(8),
-    unread: Duration::from_secs(4),
-    retry: Duration::from_secs(4),
-    recycle: Duration::from_mins(1),
+const TIMING: ReconcileTiming = ReconcileTiming {
+    list_interval: Duration::from_secs(8),
+    read_deadline: Duration::from_secs(4),
+    longest_pause: Duration::from_secs(4),
+    connection_lifetime: Duration::from_mins(1),
 };
 
 /// The state of a workspace at the platform: which life it is in, and whether it is public.
@@ -59,7 +59,7 @@ enum Step {
 #[expect(clippy::large_enum_variant, reason = "a test")]
 enum Parcel {
     /// An event, with the newest life at the time of sending.
-    Event(u32, Event, u32),
+    Event(u32, SourceEvent, u32),
     WatchEnd(u32),
     Connect(u32),
     SampleRead(WorkspaceId, MonotonicTime),
@@ -70,9 +70,9 @@ enum Parcel {
 struct Platform {
     now: u64,
     seed: u64,
-    core: Core,
+    core: Reconciler,
     publisher: Publisher,
-    abilities: Abilities,
+    capabilities: Capabilities,
     history: BTreeMap<u8, Vec<(u64, Option<Life>)>>,
     parcels: BinaryHeap<Reverse<(u64, u64)>>,
     contents: BTreeMap<u64, Parcel>,
@@ -124,7 +124,7 @@ fn described(number: u8, life: Life) -> Workspace {
 }
 
 impl Platform {
-    fn new(seed: u64, abilities: Abilities) -> Self {
+    fn new(seed: u64, capabilities: Capabilities) -> Self {
         let rules =
             SourceRules { stale_after: STALE, stale_open_after: STALE, ..SourceRules::default() };
         let registry = Arc::new(Registry::new(&[("sim", rules)], Arc::default()));
@@ -132,9 +132,9 @@ impl Platform {
         let mut platform = Self {
             now: 1_000_000,
             seed: seed | 1,
-            core: Core::new(publisher.clone(), abilities, TIMING, || 0.5),
+            core: Reconciler::new(publisher.clone(), capabilities, TIMING, || 0.5),
             publisher,
-            abilities,
+            capabilities,
             history: BTreeMap::new(),
             parcels: BinaryHeap::new(),
             contents: BTreeMap::new(),
@@ -173,7 +173,7 @@ impl Platform {
     fn change(&mut self, number: u8, life: Option<Life>) {
         self.now += 1;
         self.history.entry(number).or_default().push((self.now, life));
-        if !self.abilities.watches || !self.connected {
+        if !self.capabilities.watches || !self.connected {
             return;
         }
         if self.lose > 0 {
@@ -181,8 +181,8 @@ impl Platform {
             return;
         }
         let event = match life {
-            None if self.random(2) == 0 => Event::Ended(id(number)),
-            _ => Event::Changed(id(number)),
+            None if self.random(2) == 0 => SourceEvent::Ended(id(number)),
+            _ => SourceEvent::Changed(id(number)),
         };
         for _ in 0..=u64::from(self.random(5) == 0) {
             let delay = self.random(400_000);
@@ -248,7 +248,7 @@ impl Platform {
     fn arrive(&mut self, parcel: Parcel) {
         match parcel {
             Parcel::Event(watch, event, newest) if watch == self.watch => {
-                if let Event::Ended(id) = &event {
+                if let SourceEvent::Ended(id) = &event {
                     let number = id.as_str()[1..].parse().unwrap();
                     let lives = self.history.get(&number).into_iter().flatten();
                     let lives = lives.filter_map(|(_, life)| Some(life.as_ref()?.number));
@@ -272,7 +272,7 @@ impl Platform {
                 self.connected = true;
                 // Some servers send nothing before the first event.
                 if self.random(3) > 0 {
-                    self.tell(Input::Event(Event::Connected));
+                    self.tell(Input::Event(SourceEvent::Connected));
                 }
             }
             Parcel::SampleRead(id, started) => {
@@ -292,7 +292,7 @@ impl Platform {
                     let mut list = Vec::new();
                     for number in 0..4 {
                         // Pages that shift during the listing sometimes miss a workspace.
-                        let shifts = !self.calm && !self.abilities.whole_lists;
+                        let shifts = !self.calm && !self.capabilities.lists_are_snapshots;
                         let missed = shifts && self.random(8) == 0;
                         list.extend(
                             self.life(number)
@@ -316,7 +316,7 @@ impl Platform {
 
     fn routed_revision(&self, number: u8) -> Option<(u32, bool, u64)> {
         let snapshot = self.publisher.registry().snapshot_at(at(self.now));
-        let Found::Workspace(record) = snapshot.find(None, id(number).as_str()) else {
+        let LookupResult::Workspace(record) = snapshot.find(None, id(number).as_str()) else {
             return None;
         };
         let up = record.workspace.phase.is_routable() && record.age <= STALE;
@@ -386,7 +386,7 @@ impl Platform {
             let truth = self.life(number).map(|life| (life.number, life.open));
             assert_eq!(self.routed(number), truth, "w{number}: {:?}", self.history.get(&number));
         }
-        assert_eq!(self.core.status().health, Health::Live);
+        assert_eq!(self.core.status().health, SourceHealth::Live);
         assert_eq!(self.core.status().pending, 0);
     }
 }
@@ -406,8 +406,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 1..60)
 }
 
-const WATCHED: Abilities =
-    Abilities { watches: true, reads: true, accounts: false, whole_lists: false };
+const WATCHED: Capabilities =
+    Capabilities { watches: true, reads: true, accounts: false, lists_are_snapshots: false };
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
@@ -416,10 +416,10 @@ proptest! {
     fn nothing_is_routed_to_but_what_was_there_a_moment_ago_and_in_the_end_all_agree(
         steps in steps(),
         seed: u64,
-        (watches, whole_lists) in any::<(bool, bool)>(),
+        (watches, lists_are_snapshots) in any::<(bool, bool)>(),
     ) {
-        let abilities = Abilities { watches, whole_lists, ..WATCHED };
-        let mut platform = Platform::new(seed, abilities);
+        let capabilities = Capabilities { watches, lists_are_snapshots, ..WATCHED };
+        let mut platform = Platform::new(seed, capabilities);
         for step in steps {
             platform.step(step);
             platform.check();
@@ -434,9 +434,9 @@ fn nothing_is_routed_to_before_the_first_complete_list() {
     platform.step(Step::Outage(20));
     platform.step(Step::Start(0));
     platform.run(15_000_000);
-    assert_eq!(platform.core.status().health, Health::Starting);
+    assert_eq!(platform.core.status().health, SourceHealth::Starting);
     let snapshot = platform.publisher.registry().snapshot_at(at(platform.now));
-    assert!(matches!(snapshot.find(None, "w0"), Found::NotLoaded));
+    assert!(matches!(snapshot.find(None, "w0"), LookupResult::NotLoaded));
     platform.run(20_000_000);
     assert!(platform.routed(0).is_some());
 }
@@ -447,7 +447,7 @@ fn an_end_that_is_told_closes_the_route_within_milliseconds() {
     platform.step(Step::Start(0));
     platform.run(5_000_000);
     assert!(platform.routed(0).is_some());
-    platform.tell(Input::Event(Event::Ended(id(0))));
+    platform.tell(Input::Event(SourceEvent::Ended(id(0))));
     assert_eq!(platform.routed(0), None);
 }
 
@@ -458,7 +458,7 @@ fn a_change_that_cannot_be_read_closes_its_workspace_in_time_and_no_other() {
     platform.step(Step::Start(1));
     platform.run(9_000_000);
     platform.step(Step::Outage(20));
-    platform.tell(Input::Event(Event::Changed(id(0))));
+    platform.tell(Input::Event(SourceEvent::Changed(id(0))));
     platform.run(3_900_000);
     assert!(platform.routed(0).is_some(), "not yet");
     platform.run(200_000);
@@ -477,10 +477,10 @@ fn everything_is_stale_when_the_platform_is_silent_for_long_and_comes_back_by_it
     platform.step(Step::CutWatch);
     platform.run(20_000_000);
     assert!(platform.routed(0).is_some());
-    assert_eq!(platform.core.status().health, Health::Degraded);
+    assert_eq!(platform.core.status().health, SourceHealth::Degraded);
     platform.run(20_000_000);
     assert_eq!(platform.routed(0), None);
-    assert_eq!(platform.core.status().health, Health::Stale);
+    assert_eq!(platform.core.status().health, SourceHealth::Stale);
     platform.run(40_000_000);
     assert!(platform.routed(0).is_some());
 }
@@ -532,7 +532,8 @@ fn a_flood_of_changes_asks_for_a_list_and_few_reads_at_once() {
     let mut platform = Platform::new(9, WATCHED);
     platform.run(5_000_000);
     let mut commands = Vec::new();
-    let flood = (0..10_000).map(|n| Input::Event(Event::Changed(format!("x{n}").parse().unwrap())));
+    let flood =
+        (0..10_000).map(|n| Input::Event(SourceEvent::Changed(format!("x{n}").parse().unwrap())));
     platform.core.handle(flood, at(platform.now), &mut commands);
     let reads = commands.iter().filter(|c| matches!(c, Command::Read(_))).count();
     assert_eq!(reads, 32);

@@ -3,7 +3,7 @@
 //! A platform may give the address of a stopped workspace to the next one. If two workspaces that
 //! are up claim the same address, a request for the first could reach the second, so requests for
 //! both are refused. Gitpod's ws-proxy has the same rule. Addresses are compared in every form that
-//! reaches the same machine, see [`Address::meant`].
+//! reaches the same machine, see [`Address::reachable`].
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, btree_map, hash_map},
@@ -222,17 +222,17 @@ fn addresses(workspace: Option<&Workspace>, undeclared: UndeclaredPorts) -> BTre
     let address = |destination: &Destination| match destination {
         Destination::Address(server) => Some((server.address, server.port)),
         // A backend or a named server may serve many workspaces, which it tells apart by host.
-        Destination::Backend(_) | Destination::Gateway(_) => None,
+        Destination::Backend(_) | Destination::NamedServer(_) => None,
     };
     let of_ports = endpoints.iter().filter_map(|endpoint| address(&endpoint.destination));
     // With this rule the owner reaches any port at the workspace's address, so all ports are
     // claimed.
     let open = up.filter(|_| undeclared == UndeclaredPorts::Owner);
     let of_all = open.and_then(|workspace| workspace.address).map(|address| (address, 0));
-    let meant = |(address, port): (Address, u16)| {
-        address.meant().into_iter().map(move |ip| SocketAddr::new(ip, port))
+    let reachable = |(address, port): (Address, u16)| {
+        address.reachable().into_iter().map(move |ip| SocketAddr::new(ip, port))
     };
-    of_ports.chain(of_all).flat_map(meant).collect()
+    of_ports.chain(of_all).flat_map(reachable).collect()
 }
 
 #[cfg(test)]

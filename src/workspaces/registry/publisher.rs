@@ -21,19 +21,19 @@ use super::{
         Destination, Revision, Workspace, WorkspaceId, destination::resolver::Resolver,
         directory::Directory,
     },
-    Entry, Part, Registry, UndeclaredPorts, Writer,
+    Registry, RegistryEntry, SourcePart, UndeclaredPorts, WriterState,
     claims::Holder,
 };
 use crate::{time::MonotonicTime, workspaces::source::SourceId};
 
 /// How long a removed workspace is remembered. It must be longer than any read takes.
-const REMEMBER: Duration = Duration::from_mins(15);
+const REMOVED_RETENTION: Duration = Duration::from_mins(15);
 /// How long after a reported end the platform may still return the old description, from a replica
 /// that lags behind.
-const LAG: Duration = Duration::from_secs(10);
+const REPLICA_LAG: Duration = Duration::from_secs(10);
 /// How many removed workspaces are remembered. Beyond this number only those of the last minute
 /// are.
-const MAX_GONE: usize = 100_000;
+const MAX_REMOVED: usize = 100_000;
 
 /// Writes the part of the registry that belongs to one source.
 #[derive(Clone)]
@@ -53,40 +53,40 @@ pub enum ListExtent {
 
 /// How the end of a workspace became known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+enum EndKind {
     /// The platform reported it.
     Reported,
     /// The workspace was missing in a response of the platform.
-    Missed,
+    Missing,
 }
 
 /// A workspace that was removed.
-pub(super) struct Gone {
+pub(super) struct RemovedWorkspace {
     /// When the agent sent the request, or received the report.
     at: MonotonicTime,
     /// When the response arrived.
     arrived: MonotonicTime,
     /// How its end became known.
-    end: End,
+    end: EndKind,
     instance: Option<Box<str>>,
     revision: Revision,
 }
 
 /// The effect of a description that was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Observed {
+pub enum ObserveOutcome {
     /// The registry has changed.
-    News,
+    Changed,
     /// The description is older or says the same, so nothing has changed.
-    Nothing,
+    Unchanged,
     /// The description differs from the known one, and both were requested at the same time. It is
     /// not known which is newer, so the workspace must be read again.
-    Overlap,
+    Unordered,
 }
 
 /// The effect of a complete list.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Completed {
+pub struct ListOutcome {
     /// Workspaces to be read one by one: a list over several pages lacks them although they are up,
     /// or they changed while the list was made.
     pub unclear: Vec<WorkspaceId>,
@@ -128,15 +128,15 @@ impl Publisher {
         workspace: Workspace,
         seen: MonotonicTime,
         now: MonotonicTime,
-    ) -> Observed {
+    ) -> ObserveOutcome {
         self.write(|change| change.observe(workspace, seen, now))
     }
 
     /// Applies a description that the source pushed. It is the newest there is.
     pub fn set(&self, workspace: Workspace, now: MonotonicTime) {
         self.write(|change| {
-            change.gone(|gone| {
-                gone.remove(&workspace.id);
+            change.removed(|removed| {
+                removed.remove(&workspace.id);
             });
             change.put(workspace, now, now);
         });
@@ -144,7 +144,7 @@ impl Publisher {
 
     /// Removes a workspace whose end the platform reported.
     pub fn end(&self, id: &WorkspaceId, at: MonotonicTime) {
-        self.write(|change| change.remove(id, at, at, End::Reported));
+        self.write(|change| change.remove(id, at, at, EndKind::Reported));
     }
 
     /// Removes a workspace that the platform, asked at `seen`, does not have. Returns whether it
@@ -155,7 +155,7 @@ impl Publisher {
             let known = change.find(id).map(|(part, entry)| part.seen(entry));
             let older = known.is_some_and(|known| seen < known);
             if !older {
-                change.remove(id, seen, now, End::Missed);
+                change.remove(id, seen, now, EndKind::Missing);
             }
             known.is_some() && !older
         })
@@ -164,8 +164,8 @@ impl Publisher {
     /// Closes a workspace that changed in an unknown way, until it can be read.
     pub fn doubt(&self, id: &WorkspaceId) {
         self.write(|change| {
-            if let Some(entry) = change.find(id).map(|(_, entry)| Entry::clone(entry)) {
-                change.insert(Entry { doubtful: true, ..entry });
+            if let Some(entry) = change.find(id).map(|(_, entry)| RegistryEntry::clone(entry)) {
+                change.insert(RegistryEntry { doubtful: true, ..entry });
             }
         });
     }
@@ -179,26 +179,26 @@ impl Publisher {
         started: MonotonicTime,
         now: MonotonicTime,
         extent: ListExtent,
-    ) -> Completed {
+    ) -> ListOutcome {
         self.write(|change| {
-            let mut completed = Completed::default();
+            let mut completed = ListOutcome::default();
             let mut listed = HashSet::with_capacity(list.len());
             for workspace in list {
                 let id = workspace.id.clone();
                 match change.observe(workspace, started, now) {
-                    Observed::News => completed.changed += 1,
-                    Observed::Nothing => {}
-                    Observed::Overlap => completed.unclear.push(id.clone()),
+                    ObserveOutcome::Changed => completed.changed += 1,
+                    ObserveOutcome::Unchanged => {}
+                    ObserveOutcome::Unordered => completed.unclear.push(id.clone()),
                 }
                 listed.insert(id);
             }
             let Some(part) = change.part() else { return completed };
             let before = part.listed;
-            let unlisted: Vec<Entry> = part
+            let unlisted: Vec<RegistryEntry> = part
                 .map
                 .iter()
                 .filter(|(id, entry)| part.seen(entry) < started && !listed.contains(*id))
-                .map(|(_, entry)| Entry::clone(entry))
+                .map(|(_, entry)| RegistryEntry::clone(entry))
                 .collect();
             for entry in unlisted {
                 let id = entry.workspace.id.clone();
@@ -206,21 +206,23 @@ impl Publisher {
                 // is removed.
                 let clear = extent == ListExtent::Snapshot && entry.arrived <= started;
                 if clear || !entry.workspace.phase.is_routable() {
-                    change.remove(&id, started, now, End::Missed);
+                    change.remove(&id, started, now, EndKind::Missing);
                     completed.removed += 1;
                 } else {
                     let seen = match before {
                         Some(before) if entry.listed => before.max(entry.seen),
                         _ => entry.seen,
                     };
-                    change.insert(Entry { listed: false, seen, ..entry });
+                    change.insert(RegistryEntry { listed: false, seen, ..entry });
                     completed.unclear.push(id);
                 }
             }
             if let Some(part) = change.part() {
                 part.listed = part.listed.max(Some(started));
             }
-            change.gone(|gone| gone.retain(|_, gone| started.since(gone.at) < REMEMBER));
+            change.removed(|removed| {
+                removed.retain(|_, removed| started.since(removed.at) < REMOVED_RETENTION);
+            });
             completed
         })
     }
@@ -255,12 +257,12 @@ impl Publisher {
             .unwrap_or_default()
     }
 
-    fn write<T>(&self, work: impl FnOnce(&mut Change<'_>) -> T) -> T {
+    fn write<T>(&self, work: impl FnOnce(&mut RegistryChange<'_>) -> T) -> T {
         let writer = self.registry.writer.lock();
         // The vector has one element per source, and each map is shared until it is changed.
         let state = Vec::clone(&self.registry.current.load());
         let resolver = &self.registry.resolver;
-        let mut change = Change { source: self.source, resolver, state, writer };
+        let mut change = RegistryChange { source: self.source, resolver, state, writer };
         let result = work(&mut change);
         let old = self.registry.current.swap(Arc::new(change.state));
         drop(change.writer);
@@ -270,23 +272,26 @@ impl Publisher {
 }
 
 /// A change of the registry in progress. Readers see nothing of it before its end.
-struct Change<'w> {
+struct RegistryChange<'w> {
     source: SourceId,
     resolver: &'w Resolver,
-    state: Vec<Part>,
-    writer: MutexGuard<'w, Writer>,
+    state: Vec<SourcePart>,
+    writer: MutexGuard<'w, WriterState>,
 }
 
-impl Change<'_> {
-    fn part(&mut self) -> Option<&mut Part> {
+impl RegistryChange<'_> {
+    fn part(&mut self) -> Option<&mut SourcePart> {
         self.state.get_mut(self.source.index())
     }
 
-    fn gone<T>(&mut self, work: impl FnOnce(&mut HashMap<WorkspaceId, Gone>) -> T) -> Option<T> {
-        self.writer.gone.get_mut(self.source.index()).map(work)
+    fn removed<T>(
+        &mut self,
+        work: impl FnOnce(&mut HashMap<WorkspaceId, RemovedWorkspace>) -> T,
+    ) -> Option<T> {
+        self.writer.removed.get_mut(self.source.index()).map(work)
     }
 
-    fn find(&self, id: &WorkspaceId) -> Option<(&Part, &Arc<Entry>)> {
+    fn find(&self, id: &WorkspaceId) -> Option<(&SourcePart, &Arc<RegistryEntry>)> {
         let part = self.state.get(self.source.index())?;
         part.map.get(id).map(|entry| (part, entry))
     }
@@ -296,49 +301,50 @@ impl Change<'_> {
         workspace: Workspace,
         seen: MonotonicTime,
         now: MonotonicTime,
-    ) -> Observed {
-        let judge = |gone: &mut HashMap<WorkspaceId, Gone>| {
-            gone.get(&workspace.id).and_then(|gone| gone.judge(&workspace, seen))
+    ) -> ObserveOutcome {
+        let judge = |removed: &mut HashMap<WorkspaceId, RemovedWorkspace>| {
+            removed.get(&workspace.id).and_then(|removed| removed.judge(&workspace, seen))
         };
-        if let Some(verdict) = self.gone(judge).flatten() {
+        if let Some(verdict) = self.removed(judge).flatten() {
             return verdict;
         }
         if let Some((part, known)) = self.find(&workspace.id) {
             let same_life = known.workspace.instance == workspace.instance;
             let older = workspace.revision.is_older_than(known.workspace.revision);
             let newer = known.workspace.revision.is_older_than(workspace.revision);
+            // An older response must not undo a newer one.
             if seen < part.seen(known) || (same_life && older) {
-                return Observed::Nothing;
+                return ObserveOutcome::Unchanged;
             }
             let same = *known.workspace == workspace;
             if same && !known.doubtful && known.listed {
-                return Observed::Nothing;
+                return ObserveOutcome::Unchanged;
             }
             // Without counters, only the order of request and response tells which description is
             // newer.
-            let told_apart = same || (same_life && newer);
-            if !told_apart && seen < known.arrived {
-                return Observed::Overlap;
+            let ordered = same || (same_life && newer);
+            if !ordered && seen < known.arrived {
+                return ObserveOutcome::Unordered;
             }
         }
-        self.gone(|gone| gone.remove(&workspace.id));
+        self.removed(|removed| removed.remove(&workspace.id));
         self.put(workspace, seen, now);
-        Observed::News
+        ObserveOutcome::Changed
     }
 
     fn put(&mut self, mut workspace: Workspace, seen: MonotonicTime, arrived: MonotonicTime) {
         for endpoint in &mut workspace.endpoints {
-            if let Destination::Gateway(gateway) = &mut endpoint.destination {
-                *gateway = self.resolver.adopt(gateway);
+            if let Destination::NamedServer(server) = &mut endpoint.destination {
+                *server = self.resolver.share(server);
             }
         }
         let workspace = Arc::new(workspace);
         let (doubtful, contested) = (false, false);
-        self.insert(Entry { workspace, seen, arrived, listed: true, doubtful, contested });
+        self.insert(RegistryEntry { workspace, seen, arrived, listed: true, doubtful, contested });
     }
 
     /// Inserts or replaces an entry, and updates the address conflicts of others.
-    fn insert(&mut self, mut entry: Entry) {
+    fn insert(&mut self, mut entry: RegistryEntry) {
         let source = self.source;
         let Some(part) = self.state.get_mut(source.index()) else { return };
         let id = entry.workspace.id.clone();
@@ -351,7 +357,7 @@ impl Change<'_> {
         if let Some(part) = self.state.get_mut(source.index()) {
             part.map.insert(id, Arc::new(entry));
         }
-        self.settle(touched);
+        self.update_conflicts(touched);
     }
 
     fn contested(&self, source: SourceId, workspace: &Workspace) -> bool {
@@ -362,25 +368,31 @@ impl Change<'_> {
         self.writer.claims.contested(source, workspace, undeclared)
     }
 
-    fn remove(&mut self, id: &WorkspaceId, at: MonotonicTime, arrived: MonotonicTime, end: End) {
+    fn remove(
+        &mut self,
+        id: &WorkspaceId,
+        at: MonotonicTime,
+        arrived: MonotonicTime,
+        end: EndKind,
+    ) {
         let source = self.source;
         let Some(part) = self.state.get_mut(source.index()) else { return };
         let old = part.map.remove(id).map(|entry| Arc::clone(&entry.workspace));
         let undeclared = part.rules.undeclared_ports;
         let touched = self.writer.claims.change(source, id, old.as_deref(), None, undeclared);
-        self.settle(touched);
+        self.update_conflicts(touched);
         let (instance, revision) =
             old.map(|old| (old.instance.clone(), old.revision)).unwrap_or_default();
-        self.gone(|gone| {
-            if gone.len() >= MAX_GONE {
-                gone.retain(|_, gone| at.since(gone.at) < Duration::from_mins(1));
+        self.removed(|removed| {
+            if removed.len() >= MAX_REMOVED {
+                removed.retain(|_, removed| at.since(removed.at) < Duration::from_mins(1));
             }
-            gone.insert(id.clone(), Gone { at, arrived, end, instance, revision });
+            removed.insert(id.clone(), RemovedWorkspace { at, arrived, end, instance, revision });
         });
     }
 
     /// Updates whether these workspaces are in conflict about an address.
-    fn settle(&mut self, touched: BTreeSet<Holder>) {
+    fn update_conflicts(&mut self, touched: BTreeSet<Holder>) {
         for (source, id) in touched {
             let entry =
                 self.state.get(source.index()).and_then(|part| part.map.get(&id)).map(Arc::clone);
@@ -395,7 +407,7 @@ impl Change<'_> {
                     "two workspaces claim the same address: requests for either are refused"
                 );
             }
-            let entry = Entry { contested, ..Entry::clone(&entry) };
+            let entry = RegistryEntry { contested, ..RegistryEntry::clone(&entry) };
             if let Some(part) = self.state.get_mut(source.index()) {
                 part.map.insert(id, Arc::new(entry));
             }
@@ -403,10 +415,10 @@ impl Change<'_> {
     }
 }
 
-impl Gone {
+impl RemovedWorkspace {
     /// Judges a description that was requested at `seen`, after the end of the workspace. `None` if
     /// the description may be used.
-    fn judge(&self, workspace: &Workspace, seen: MonotonicTime) -> Option<Observed> {
+    fn judge(&self, workspace: &Workspace, seen: MonotonicTime) -> Option<ObserveOutcome> {
         let known = self.instance.is_some()
             || self.revision.spec.is_some()
             || self.revision.status.is_some();
@@ -414,11 +426,12 @@ impl Gone {
             && self.instance == workspace.instance
             && !self.revision.is_older_than(workspace.revision);
         let another_life = self.instance.is_some() && self.instance != workspace.instance;
-        if seen <= self.at || (self.end == End::Reported && same_life && seen.since(self.at) < LAG)
+        if seen <= self.at
+            || (self.end == EndKind::Reported && same_life && seen.since(self.at) < REPLICA_LAG)
         {
-            Some(Observed::Nothing)
+            Some(ObserveOutcome::Unchanged)
         } else {
-            (seen < self.arrived && !another_life).then_some(Observed::Overlap)
+            (seen < self.arrived && !another_life).then_some(ObserveOutcome::Unordered)
         }
     }
 }

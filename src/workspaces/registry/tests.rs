@@ -60,7 +60,7 @@ fn revised(id: &str, instance: &str, status: u64, phase: Phase) -> Workspace {
 
 fn phase(publisher: &Publisher, id: &str) -> Option<Phase> {
     match publisher.registry().snapshot().find(None, id) {
-        Found::Workspace(record) => Some(record.workspace.phase),
+        LookupResult::Workspace(record) => Some(record.workspace.phase),
         _ => None,
     }
 }
@@ -72,16 +72,20 @@ fn id(text: &str) -> WorkspaceId {
 #[test]
 fn a_read_that_began_before_the_end_does_not_bring_a_workspace_back() {
     let publisher = one();
-    assert_eq!(publisher.observe(running("w"), at(1), at(1)), Observed::News);
+    assert_eq!(publisher.observe(running("w"), at(1), at(1)), ObserveOutcome::Changed);
     publisher.end(&id("w"), at(5));
     assert_eq!(
         publisher.observe(running("w"), at(4), at(4)),
-        Observed::Nothing,
+        ObserveOutcome::Unchanged,
         "read before the end"
     );
-    assert_eq!(publisher.observe(running("w"), at(5), at(5)), Observed::Nothing);
+    assert_eq!(publisher.observe(running("w"), at(5), at(5)), ObserveOutcome::Unchanged);
     assert_eq!(phase(&publisher, "w"), None);
-    assert_eq!(publisher.observe(running("w"), at(6), at(6)), Observed::News, "started again");
+    assert_eq!(
+        publisher.observe(running("w"), at(6), at(6)),
+        ObserveOutcome::Changed,
+        "started again"
+    );
     assert_eq!(phase(&publisher, "w"), Some(Phase::Running));
 }
 
@@ -100,12 +104,12 @@ fn a_copy_that_lags_behind_a_reported_end_is_told_by_its_revision() {
     publisher.end(&id("w"), at(5));
     assert_eq!(
         publisher.observe(revised("w", "i1", 7, Phase::Running), at(6), at(6)),
-        Observed::Nothing,
+        ObserveOutcome::Unchanged,
         "the old life"
     );
     assert_eq!(
         publisher.observe(revised("w", "i2", 1, Phase::Running), at(7), at(7)),
-        Observed::News,
+        ObserveOutcome::Changed,
         "a new one"
     );
 }
@@ -116,16 +120,16 @@ fn what_was_read_earlier_or_is_of_an_older_revision_is_dropped() {
     publisher.observe(revised("w", "i", 2, Phase::Stopped), at(10), at(10));
     assert_eq!(
         publisher.observe(revised("w", "i", 3, Phase::Running), at(9), at(9)),
-        Observed::Nothing
+        ObserveOutcome::Unchanged
     );
     assert_eq!(
         publisher.observe(revised("w", "i", 1, Phase::Running), at(11), at(11)),
-        Observed::Nothing
+        ObserveOutcome::Unchanged
     );
     assert_eq!(phase(&publisher, "w"), Some(Phase::Stopped));
     assert_eq!(
         publisher.observe(revised("w", "i2", 1, Phase::Running), at(12), at(12)),
-        Observed::News,
+        ObserveOutcome::Changed,
         "another life"
     );
 }
@@ -152,7 +156,7 @@ fn only_a_whole_list_removes_at_once_and_only_what_is_older_than_it() {
 fn a_workspace_that_a_list_lacks_keeps_the_age_of_the_list_before() {
     let publisher = one();
     let age = |now| match publisher.registry().snapshot_at(now).find(None, "b") {
-        Found::Workspace(record) => record.age.as_secs(),
+        LookupResult::Workspace(record) => record.age.as_secs(),
         _ => panic!("gone"),
     };
     for secs in [1, 100] {
@@ -174,7 +178,7 @@ fn a_doubtful_workspace_is_older_than_any_limit_until_it_is_read() {
     publisher.confirm(at(1));
     publisher.doubt(&id("w"));
     let age = || match publisher.registry().snapshot_at(at(2)).find(None, "w") {
-        Found::Workspace(record) => record.age,
+        LookupResult::Workspace(record) => record.age,
         _ => panic!("gone"),
     };
     assert_eq!(age(), Duration::MAX);
@@ -186,7 +190,7 @@ fn a_doubtful_workspace_is_older_than_any_limit_until_it_is_read() {
 fn two_workspaces_at_one_address_are_both_contested_until_one_goes() {
     let publishers = registry(&["one", "two"]);
     let contested = |id: &str| match publishers[0].registry().snapshot().find(None, id) {
-        Found::Workspace(record) => record.contested,
+        LookupResult::Workspace(record) => record.contested,
         _ => panic!("{id} is gone"),
     };
     publishers[0].observe(placed("a", "10.0.0.1:80"), at(1), at(1));
@@ -216,32 +220,35 @@ fn where_undeclared_ports_are_open_an_address_is_one_workspaces_alone() {
 }
 
 #[test]
-fn an_id_that_two_sources_have_is_nobodys_unless_the_host_names_the_source() {
+fn an_id_that_two_sources_have_is_ambiguous_unless_the_host_names_the_source() {
     let publishers = registry(&["one", "two"]);
     for publisher in &publishers {
         publisher.complete(vec![running("w")], at(1), at(1), ListExtent::Snapshot);
         publisher.confirm(at(1));
     }
     let snapshot = publishers[0].registry().snapshot_at(at(2));
-    assert!(matches!(snapshot.find(None, "w"), Found::Ambiguous));
-    assert!(matches!(snapshot.find(Some(SourceId::new(1)), "w"), Found::Workspace(_)));
-    assert!(matches!(snapshot.find(None, "x"), Found::Unknown));
+    assert!(matches!(snapshot.find(None, "w"), LookupResult::Ambiguous));
+    assert!(matches!(snapshot.find(Some(SourceId::new(1)), "w"), LookupResult::Workspace(_)));
+    assert!(matches!(snapshot.find(None, "x"), LookupResult::Unknown));
 }
 
 #[test]
-fn nobody_is_told_that_a_workspace_is_unknown_while_a_source_is_silent() {
+fn a_workspace_is_not_unknown_while_a_source_is_silent() {
     let publishers = registry(&["one", "two"]);
     publishers[0].complete(vec![], at(1), at(1), ListExtent::Snapshot);
     publishers[0].confirm(at(1));
     let registry = publishers[0].registry();
-    assert!(matches!(registry.snapshot_at(at(2)).find(None, "w"), Found::NotLoaded));
+    assert!(matches!(registry.snapshot_at(at(2)).find(None, "w"), LookupResult::NotLoaded));
     assert!(matches!(
         registry.snapshot_at(at(2)).find(Some(SourceId::new(0)), "w"),
-        Found::Unknown
+        LookupResult::Unknown
     ));
     publishers[1].confirm(at(2));
-    assert!(matches!(registry.snapshot_at(at(2)).find(None, "w"), Found::Unknown));
-    assert!(matches!(registry.snapshot_at(at(900)).find(None, "w"), Found::NotLoaded), "stale");
+    assert!(matches!(registry.snapshot_at(at(2)).find(None, "w"), LookupResult::Unknown));
+    assert!(
+        matches!(registry.snapshot_at(at(900)).find(None, "w"), LookupResult::NotLoaded),
+        "stale"
+    );
 }
 
 #[test]
@@ -263,7 +270,7 @@ fn the_directory_is_of_its_source() {
         person: Person::default(),
         label: "1".into(),
         active: true,
-        teams: vec![],
+        platform_groups: vec![],
     };
     publishers[1].set_directory(Directory::new([member]));
     let snapshot = publishers[0].registry().snapshot();
@@ -289,7 +296,7 @@ fn s5_two_spellings_of_one_address_are_contested() {
         publishers[1].observe(placed("b", other), at(1), at(1));
         let snapshot = publishers[0].registry().snapshot();
         for id in ["a", "b"] {
-            let Found::Workspace(record) = snapshot.find(None, id) else { panic!("{id}") };
+            let LookupResult::Workspace(record) = snapshot.find(None, id) else { panic!("{id}") };
             assert!(record.contested, "{id} {other}");
         }
         drop(snapshot);
@@ -297,7 +304,7 @@ fn s5_two_spellings_of_one_address_are_contested() {
         publishers[1].observe(placed("c", "10.0.0.1:81"), at(2), at(2));
         let snapshot = publishers[0].registry().snapshot();
         for id in ["b", "c"] {
-            let Found::Workspace(record) = snapshot.find(None, id) else { panic!("{id}") };
+            let LookupResult::Workspace(record) = snapshot.find(None, id) else { panic!("{id}") };
             assert!(!record.contested, "{id} {other}: another port");
         }
     }

@@ -5,7 +5,7 @@ use identity_spoa::{
         document::Source,
         lint::{Agent, Finding, Rule, lint},
     },
-    workspaces::destination::Backends,
+    workspaces::destination::AllowedBackends,
 };
 
 use super::{
@@ -117,7 +117,7 @@ fn m2_only_names_that_the_agent_may_give_lead_to_back_ends() {
 
 /// An agent that may name these back ends.
 fn names_only(backends: &[&str]) -> Agent {
-    let backends = Backends::parse(backends.iter().copied()).unwrap();
+    let backends = AllowedBackends::parse(backends.iter().copied()).unwrap();
     Agent { backends: Some(backends), ..Agent::default() }
 }
 

@@ -50,7 +50,7 @@ fn session(number: usize, owner: &str, phase: &str, version: u64) -> Value {
             "status": { "statusVersion": version.to_string(),
                 "phase": { "name": format!("PHASE_{phase}") }, "instanceId": instance(number) },
         },
-        "owner": { "id": owner, "name": "somebody" },
+        "owner": { "id": owner, "name": "another" },
     })
 }
 
@@ -118,7 +118,7 @@ impl Stage {
 #[ignore = "needs Connect's library: make platforms"]
 async fn workspaces_of_the_whole_organization_are_followed_by_its_list() {
     let stage = Stage::start().await;
-    // More than a page, of somebody whose events the token does not get.
+    // More than a page, of a person whose events the token does not get.
     for number in 0..450 {
         stage.session(number, ALICE, "RUNNING", 1).await;
     }
@@ -152,7 +152,7 @@ async fn a_workspace_of_the_tokens_owner_is_followed_by_events() {
         (told["streams"] == 1).then_some(())
     })
     .await;
-    // The list is of no help now.
+    // The list cannot help now.
     let fault = json!({ "status": 503, "methods": ["ListWorkspaceSessions"] });
     stage.put("faults", &fault).await;
     stage.session(1, CALLER, "STOPPING", 2).await;

@@ -95,7 +95,7 @@ impl Stage {
         stage
     }
 
-    /// A question to the hub itself, past the gate.
+    /// A request to the hub itself, past the gate.
     async fn admin(&self, method: &str, path: &str, body: Value) -> Value {
         let url = format!("http://{}/hub/api/{path}", self.hub_address);
         let request = self.http.request(method.parse().unwrap(), url);
@@ -311,7 +311,7 @@ async fn a_terminal_is_terminated_when_its_user_is_logged_out_and_when_its_serve
         let stage = Stage::start(version).await;
         let alices = stage.terminal("alice").await;
         let mut bobs = stage.terminal("bob").await;
-        // Everything that alice was given so far counts no more.
+        // Everything that alice was given so far is refused from now on.
         let start = Instant::now();
         let revoked = Command::new(program())
             .args(["revoke", "--subject", "sub-alice", "--before", "now", "--config"])

@@ -194,7 +194,7 @@ async fn who_reaches_a_port_is_what_its_admission_says() {
         (3000, Some("bob"), "not_permitted"),
         (3000, None, "credential_missing"),
         (4000, Some("bob"), "organization"),
-        // dave is no member; his token is as good as bob's.
+        // dave is not a member; his token is valid, like bob's.
         (4000, Some("dave"), "not_permitted"),
         (4000, None, "credential_missing"),
         (5000, Some("dave"), "public"),
@@ -203,7 +203,7 @@ async fn who_reaches_a_port_is_what_its_admission_says() {
     ] {
         assert_eq!(stage.reason(port, 0, who).await, want, "{port} {who:?}");
     }
-    // What nobody here understands is the creator's only.
+    // A level that the agent does not understand admits only the creator.
     let mut odd = environment(0, "alice", "RUNNING");
     odd["spec"]["ports"] = json!([{ "port": 4000, "admission": 9 }]);
     odd["status"]["statusVersion"] = json!(next().to_string());
@@ -240,7 +240,7 @@ async fn a_member_who_is_suspended_or_leaves_reaches_nothing_and_neither_do_othe
     stage.control("members?event=user", &json!([member("bob", "ACTIVE")])).await;
     stage.until(4000, 0, Some("bob"), "owner_inactive").await;
     assert_eq!(stage.reason(3000, 0, Some("alice")).await, "not_permitted");
-    // Two accounts of one address are nobody's.
+    // Two accounts with one address match no identity.
     let mut twin = member("alice", "ACTIVE");
     twin["userId"] = json!(user("twin"));
     stage.control("members?event=user", &json!([member("alice", "ACTIVE"), twin])).await;
@@ -321,7 +321,7 @@ async fn an_environment_is_there_on_start_and_gone_on_stop() {
     let (half, most) = (times[times.len() / 2], times[times.len() * 99 / 100]);
     println!("event to refusal, Ona's wire: p50 {half:?}, p99 {most:?}, {} changes", times.len());
     assert!(most < Duration::from_secs(1), "{most:?}");
-    // Deleted for good.
+    // Deleted permanently.
     let path = format!("{}/control/environments/{}?event=delete", stage.url, environment_id(0));
     assert!(stage.http.delete(path).send().await.unwrap().status().is_success());
     stage.until(3000, 0, Some("alice"), "workspace_unknown").await;
@@ -453,7 +453,7 @@ async fn a_platform_that_asks_for_a_pause_is_left_alone() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Ona's SDK: make platforms"]
-async fn an_environment_that_nobody_told_of_is_asked_for_once_by_who_has_an_identity() {
+async fn an_environment_without_an_event_is_read_once_for_requests_with_an_identity() {
     let stage = Stage::start("").await;
     // The connection for events may cause a list a moment later.
     stage.set_phase(1, "RUNNING", "update_status").await;
@@ -463,7 +463,11 @@ async fn an_environment_that_nobody_told_of_is_asked_for_once_by_who_has_an_iden
     for _ in 0..5 {
         assert_eq!(stage.reason(3000, 60, None).await, "credential_missing");
     }
-    assert_eq!(stage.calls("GetEnvironment").await, reads, "strangers cause no question");
+    assert_eq!(
+        stage.calls("GetEnvironment").await,
+        reads,
+        "requests without an identity cause no read"
+    );
     assert_eq!(stage.reason(3000, 50, Some("alice")).await, "owner");
     for _ in 0..5 {
         assert_eq!(stage.reason(3000, 60, Some("alice")).await, "workspace_unknown");

@@ -42,7 +42,7 @@ fn s2_with_several_issuers_a_source_of_each_kind_says_whose_people_it_has() {
     for (kind, keys) in PLATFORMS {
         let source =
             |issuer: &str| format!("[[source]]\nname = 'p'\nkind = '{kind}'\n{keys}{issuer}\n");
-        assert_eq!(mistakes(&source("")), "", "{kind}: one issuer is no question");
+        assert_eq!(mistakes(&source("")), "", "{kind}: one issuer needs no name");
         for other in [SECOND, CERTIFICATE] {
             let found = mistakes(&format!("{other}{}", source("")));
             assert!(found.contains("add 'issuer'"), "{kind}: {found}");
@@ -92,10 +92,10 @@ async fn two_providers(issuer: &str) -> (Stage, DevIdp) {
 }
 
 const ALICES: &str = "code--dev--alice.apps.test";
-/// Of everybody who has an account at Coder.
+/// All people with an account at Coder.
 const WIKI: &str = "wiki--dev--alice.apps.test";
 
-/// The reason for somebody of the second provider, once that has keys.
+/// The reason for a person of the second provider, once its keys are fetched.
 async fn reason_of(stage: &Stage, provider: &DevIdp, host: &str, who: &str) -> String {
     let mut peer = Peer::unix(&stage.agent.socket()).await;
     let token = provider.token_of(who);

@@ -14,7 +14,7 @@ import { createConnectTransport } from '@connectrpc/connect-node';
 import { AdmissionLevel, OrganizationService, Phase, WorkspaceService } from './types.mjs';
 
 const TOKEN = 'gitpod_pat_test.token';
-const SOMEBODY = '019b0000-0000-4000-8000-0000000000ff';
+const STRANGER = '019b0000-0000-4000-8000-0000000000ff';
 const START = Date.UTC(2026, 10, 1);
 const instance = (number) => `019b0000-0000-4000-9000-${String(number).padStart(12, '0')}`;
 const workspaceId = (number) => `pinkpanda-demo-${String(number).padStart(8, '0')}`;
@@ -56,7 +56,7 @@ function session(number, owner, phase = 'RUNNING') {
       },
       status: { statusVersion: '18446744073709551615', phase: { name: `PHASE_${phase}` }, conditions: {} },
     },
-    owner: { id: owner, name: 'Somebody' },
+    owner: { id: owner, name: 'Another person' },
     creationTime: new Date(START + number * 1000).toISOString(),
   };
 }
@@ -88,7 +88,7 @@ const get = (number) => workspaces.getWorkspace({ workspaceId: workspaceId(numbe
 
 async function lists() {
   for (let number = 0; number < 1000; number += 1) {
-    await put(number, number % 10 ? SOMEBODY : me, number % 20 ? 'RUNNING' : 'STOPPED', '?event=none');
+    await put(number, number % 10 ? STRANGER : me, number % 20 ? 'RUNNING' : 'STOPPED', '?event=none');
   }
   const from = Timestamp.fromDate(new Date(START));
   const to = Timestamp.fromDate(new Date(START + 949 * 1000));
@@ -122,7 +122,7 @@ async function single() {
   assert.equal(ownerToken, `owner-token-${instance(10)}`);
   assert.equal((await failure(() => get(11))).code, Code.PermissionDenied);
   await control('PUT', 'caller', { userId: me, role: 'admin' });
-  assert.equal((await get(11)).workspace.metadata.ownerId, SOMEBODY);
+  assert.equal((await get(11)).workspace.metadata.ownerId, STRANGER);
   await control('PUT', 'caller', { userId: me, role: 'member' });
   const refused = await failure(() => workspaces.listWorkspaceSessions({ organizationId }));
   assert.equal(refused.code, Code.PermissionDenied);
@@ -147,7 +147,7 @@ async function watches() {
   const one = watch({ workspaceId: workspaceId(20) }, { signal: leaving.signal });
   assert.equal((await next(one)).status.phase.name, Phase.PHASE_STOPPED);
   await until(({ streams }) => streams === 2);
-  await put(11, SOMEBODY, 'STOPPED');
+  await put(11, STRANGER, 'STOPPED');
   const begin = performance.now();
   await put(10, me, 'STOPPING');
   const event = await next(everything);

@@ -72,7 +72,7 @@ async function fail(method, response) {
   if (delay) await sleep(delay);
   if (hang) return true;
   if (status && !(status in CODES)) {
-    // One of somebody in between, who knows nothing of Connect.
+    // An error of a proxy in between, which does not speak Connect.
     if (after !== null) response.setHeader('retry-after', after);
     response.writeHead(status, { 'content-type': 'text/html' }).end('<html>told to fail</html>\n');
     return true;

@@ -27,7 +27,7 @@ function organization({ organizationId }) {
 function workspaceService(world) {
   const running = ({ status }) => status.phase?.name === Phase.PHASE_RUNNING;
 
-  // A workspace that the caller may use. That somebody else's exists is told to fellow members.
+  // A workspace that the caller may use. That another person's workspace exists is told to fellow members only.
   function accessible({ workspaceId }) {
     if (!workspaceId) refuse(Code.InvalidArgument, 'workspaceId is required');
     const workspace = world.workspaces().find(({ id }) => id === workspaceId);

@@ -1,4 +1,4 @@
-"""A real JupyterHub on loopback whose proxy is somebody else: the agent, or prove.py.
+"""A real JupyterHub on loopback whose proxy is another program: the agent, or prove.py.
 
 Start: python -m jupyterhub -f jupyterhub_config.py
 Prints `listening http://127.0.0.1:PORT/hub/` once its routes are set, and ends, with every server
@@ -39,7 +39,7 @@ def free():
         return f"127.0.0.1:{probe.getsockname()[1]}"
 
 
-# The agent is the proxy. The hub asks it for its routes first of all and ends if nobody answers
+# The agent is the proxy. The hub asks it for its routes first of all and ends without an answer
 # for 30 s.
 c.ConfigurableHTTPProxy.should_start = False
 c.ConfigurableHTTPProxy.api_url = os.environ["HUB_PROXY_API"]
@@ -78,7 +78,7 @@ c.JupyterHub.load_roles = [
         "services": ["test"],
         "scopes": ["admin:users", "admin:servers", "admin:groups", "tokens", "shares", "proxy"],
     },
-    # Nobody may share unless told so, and naming people takes a scope of its own.
+    # By default no user may share, and naming people takes a scope of its own.
     {
         "name": "user",
         "scopes": ["self", "shares!user", "read:users:name", "read:groups:name"],
@@ -90,7 +90,7 @@ prctl = ctypes.CDLL(None).prctl
 
 
 class Spawner(SimpleLocalProcessSpawner):
-    """Servers as processes of whoever runs the hub, that do not outlive a hub that is killed."""
+    """Servers as processes of the hub's own user. They end with a hub that is killed."""
 
     def make_preexec_fn(self, name):
         home = super().make_preexec_fn(name)
@@ -125,7 +125,7 @@ class Listening(logging.Handler):
 
 
 def ending():
-    """Ends the hub in its own way when nobody holds its standard input any more."""
+    """Ends the hub cleanly when its standard input is closed."""
     # Not sys.stdin: its lock would be in the way when Python ends.
     while os.read(0, 1024):
         pass

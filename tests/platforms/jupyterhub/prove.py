@@ -127,11 +127,11 @@ async def through(proxy, hub):
         said("bob at alice's terminal", error.status)
 
     # Who comes in, and where those go who have no token.
-    for who, token in [*tokens.items(), ("nobody", None)]:
+    for who, token in [*tokens.items(), ("anonymous", None)]:
         status, location, _ = await hub.visit(token, "GET", "/user/alice/api/contents")
         said(f"{who} at alice's server", f"{status} {location or ''}")
         assert status == (200 if who == "alice" else 403)
-    said("nobody at alice's page", await hub.visit(None, "GET", "/user/alice/"))
+    said("anonymous at alice's page", await hub.visit(None, "GET", "/user/alice/"))
     said("alice.hub.test/", (await hub.visit(None, "GET", "/"))[:2])
     said("alice.hub.test/hub/login", (await hub.visit(None, "GET", "/hub/login"))[:2])
     said("hub.test/user/alice/", (await hub.visit(None, "GET", "/user/alice/", "hub.test"))[:2])
@@ -147,7 +147,7 @@ async def through(proxy, hub):
         assert answer[0] == 200
     said("GET shares/alice", await hub.rest(AGENT, "GET", "shares/alice"))
     said("paged", await hub.rest(AGENT, "GET", "shares/alice?limit=1", None, paged))
-    for path in ("shares/alice/", "shares/bob", "shares/bob/", "shares/nobody"):
+    for path in ("shares/alice/", "shares/bob", "shares/bob/", "shares/missing"):
         said(f"GET {path}", await hub.rest(AGENT, "GET", path))
     status, _, _ = await hub.visit(tokens["carol"], "GET", "/user/alice/api/contents")
     said("carol with the token that the server knows from before", status)

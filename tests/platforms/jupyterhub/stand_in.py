@@ -23,7 +23,7 @@ HERE = pathlib.Path(__file__).parent
 NAMES = ("HUB_PROXY_TOKEN", "HUB_AGENT_TOKEN", "HUB_ADMIN_TOKEN")
 TOKENS = {name: uuid.uuid4().hex for name in NAMES}
 AGENT, ADMIN = TOKENS["HUB_AGENT_TOKEN"], TOKENS["HUB_ADMIN_TOKEN"]
-# Not for the next hop, or made anew by this one.
+# Not for the next hop, or made again by this one.
 HOPS = {"connection", "keep-alive", "upgrade", "transfer-encoding", "content-length"}
 HOPS |= {"sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions"}
 
@@ -176,7 +176,7 @@ class Hub:
         return made["token"]
 
     async def visit(self, token, method, path, host="alice.hub.test"):
-        """As a browser of somebody who has this token, through the proxy."""
+        """As a browser with this token, through the proxy."""
         headers = {"Host": f"{host}:{self.proxy.port}"} | (
             {"Authorization": f"token {token}"} if token else {}
         )
@@ -185,7 +185,7 @@ class Hub:
             return answer.status, answer.headers.get("Location"), await answer.text()
 
     def socket(self, token, path, host="alice.hub.test"):
-        # Without this header the token in the URL does not count.
+        # Without this header the token in the URL is ignored.
         headers = {"Host": f"{host}:{self.proxy.port}", "Sec-Fetch-Mode": "websocket"}
         url = f"http://127.0.0.1:{self.proxy.port}{path}?token={token}"
         return self.http.ws_connect(url, headers=headers)

@@ -37,7 +37,7 @@ def check(message, path=""):
 def scalar(name, value, rules):
     """Refuses a single value that breaks a limit."""
     if rules.string.uuid and not UUID.fullmatch(value):
-        refuse(f"{name} is no UUID")
+        refuse(f"{name} is not a UUID")
     if rules.string.HasField("max_len") and len(value) > rules.string.max_len:
         refuse(f"{name} is longer than {rules.string.max_len}")
     if value in rules.enum.not_in:

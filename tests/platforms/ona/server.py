@@ -110,7 +110,7 @@ class Application:
                 body = b'{"code":"%s","message":"told to fail"}' % CODES[faults.status].encode()
                 await answer(send, faults.status, b"application/json", body, after)
             else:
-                # One of somebody in between, who knows nothing of Connect.
+                # An error of a proxy in between, which does not speak Connect.
                 await answer(
                     send, faults.status, b"text/html", b"<html>told to fail</html>\n", after
                 )

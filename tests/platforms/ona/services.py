@@ -170,7 +170,7 @@ class Organizations(OrganizationService):
 
 
 def own(request):
-    """Refuses questions about another organization."""
+    """Refuses requests about another organization."""
     if request.organization_id != ORGANIZATION:
         raise ConnectError(Code.PERMISSION_DENIED, "not a member of this organization")
 

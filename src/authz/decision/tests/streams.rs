@@ -5,13 +5,13 @@ use jiff::tz::TimeZone;
 use super::*;
 use crate::{
     authz::policy::PolicyMode,
-    workspaces::{AppName, Gateway, destination::Ranges},
+    workspaces::{AppName, NamedServer, destination::DestinationLimits},
 };
 
 fn gateway() -> Destination {
-    let gateway = Gateway::parse("http://gateway.test:80").unwrap();
-    gateway.learn(Some([10, 0, 0, 9].into()));
-    Destination::Gateway(Arc::new(gateway))
+    let gateway = NamedServer::parse("http://gateway.test:80").unwrap();
+    gateway.set_address(Some([10, 0, 0, 9].into()));
+    Destination::NamedServer(Arc::new(gateway))
 }
 
 fn address() -> Destination {
@@ -78,9 +78,9 @@ fn s1_streams_and_requests_reach_what_is_declared_for_them_at_every_endpoint() {
 
 #[test]
 fn s14_a_backend_that_is_not_permitted_gets_nothing_whatever_its_source_says() {
-    let all = Backends::parse(["*"]).unwrap();
+    let all = AllowedBackends::parse(["*"]).unwrap();
     for (backends, name, reason) in [
-        (Backends::default(), "b", Reason::DestinationForbidden),
+        (AllowedBackends::default(), "b", Reason::DestinationForbidden),
         (all.clone(), "b", Reason::Public),
         (all.clone(), "workspace", Reason::DestinationForbidden),
         (all.clone(), "reused-tls", Reason::DestinationForbidden),
@@ -93,7 +93,7 @@ fn s14_a_backend_that_is_not_permitted_gets_nothing_whatever_its_source_says() {
             admission: Admission::Public,
             destination: Destination::Backend(name.into()),
         });
-        let ranges = Ranges::default().with(backends);
+        let ranges = DestinationLimits::default().with_backends(backends);
         let decision = decide(
             &place(EndpointName::Main),
             &RequestContext::default(),

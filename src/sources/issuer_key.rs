@@ -1,4 +1,4 @@
-//! The key `issuer` of sources and of records in lists, and the words for admission.
+//! The key `issuer` of sources and of records in lists.
 //!
 //! The same login name, e-mail address or group can belong to different people at two issuers. So
 //! every name of a person, group or organization is resolved to the issuers that it belongs to.
@@ -10,18 +10,18 @@ use std::collections::BTreeSet;
 use toml_span::{DeserError, Deserialize, Error, Span, Value};
 
 use crate::{
-    diagnostics::{Word, choice, mistake, nearest},
-    workspaces::{Admission, IssuerNames},
+    diagnostics::{Word, mistake, nearest},
+    workspaces::IssuerNames,
 };
 
 /// The value of `issuer`: the name of a configured issuer, or a list of names whose issuers vouch
 /// for the same people.
-pub(crate) struct Named {
+pub(crate) struct IssuerKey {
     names: Vec<Box<str>>,
     span: Span,
 }
 
-impl<'de> Deserialize<'de> for Named {
+impl<'de> Deserialize<'de> for IssuerKey {
     fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
         let span = value.span;
         let names: Vec<_> = match value.as_str() {
@@ -35,12 +35,13 @@ impl<'de> Deserialize<'de> for Named {
     }
 }
 
-impl Named {
+impl IssuerKey {
     /// Returns the issuers that are named, or the only configured issuer if none is named.
     ///
     /// `at` is where the key would have to stand; the error for a missing key points there.
     ///
-    /// # Errors A name is not configured, or there is no name although several issuers are
+    /// # Errors
+    /// A name is not configured, or there is no name although several issuers are
     /// configured.
     pub(crate) fn resolve(
         named: Option<&Self>,
@@ -50,7 +51,9 @@ impl Named {
         let Some(named) = named else {
             let mut all = configured.iter();
             return match (all.next(), all.next()) {
+                // With one issuer there is nothing to confuse.
                 (Some(only), None) => Ok(IssuerNames::one(only)),
+                // Without an issuer there is no identity that could match.
                 (None, _) => Ok(IssuerNames::default()),
                 _ => Err(missing(at, configured)),
             };
@@ -81,22 +84,4 @@ fn missing(at: Span, configured: &BTreeSet<&str>) -> Error {
 
 fn listed(configured: &BTreeSet<&str>) -> String {
     configured.iter().copied().collect::<Vec<_>>().join(", ")
-}
-
-/// The words for admission in configuration and lists.
-pub(crate) const ADMISSIONS: [(&str, Admission); 5] = [
-    ("owner", Admission::Owner),
-    ("grants", Admission::Grants),
-    ("organization", Admission::Organization),
-    ("authenticated", Admission::Authenticated),
-    ("public", Admission::Public),
-];
-
-/// One of [`ADMISSIONS`].
-pub(crate) struct RawAdmission(pub(crate) Admission);
-
-impl<'de> Deserialize<'de> for RawAdmission {
-    fn deserialize(value: &mut Value<'de>) -> Result<Self, DeserError> {
-        choice(value, &ADMISSIONS).map(Self)
-    }
 }

@@ -5,7 +5,7 @@
 //! can except ranges (`allow`), and can limit all destinations to ranges (`only`).
 //!
 //! Invariant: an address is permitted only if every address that it stands for is (see
-//! [`Address::meant`]).
+//! [`Address::reachable`]).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,31 +13,35 @@ use ipnet::IpNet;
 
 use super::{
     address::{Address, canonical},
-    backends::Backends,
+    backends::AllowedBackends,
 };
 
 /// The addresses and backends that requests may be sent to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ranges {
+pub struct DestinationLimits {
     /// Exceptions from what is forbidden by default.
     allow: Vec<IpNet>,
     /// If this is not empty, nothing else is permitted.
     only: Vec<IpNet>,
     /// The backends that lists and platforms may name.
-    pub backends: Backends,
+    pub backends: AllowedBackends,
 }
 
-impl Ranges {
+impl DestinationLimits {
     /// The limits with these exceptions, and restricted to `only` if it is not empty.
     #[must_use]
     pub fn new(allow: Vec<IpNet>, only: Vec<IpNet>) -> Self {
         let canonical = |nets: Vec<IpNet>| nets.into_iter().map(canonical).collect();
-        Self { allow: canonical(allow), only: canonical(only), backends: Backends::default() }
+        Self {
+            allow: canonical(allow),
+            only: canonical(only),
+            backends: AllowedBackends::default(),
+        }
     }
 
     /// The same limits with these backends.
     #[must_use]
-    pub fn with(self, backends: Backends) -> Self {
+    pub fn with_backends(self, backends: AllowedBackends) -> Self {
         Self { backends, ..self }
     }
 
@@ -49,7 +53,7 @@ impl Ranges {
     /// names that single address; a range that contains it is not enough.
     #[must_use]
     pub fn permits(&self, address: Address) -> bool {
-        address.meant().into_iter().all(|ip| self.permits_one(ip))
+        address.reachable().into_iter().all(|ip| self.permits_one(ip))
     }
 
     fn permits_one(&self, ip: IpAddr) -> bool {
@@ -133,14 +137,14 @@ mod tests {
 
     use super::*;
 
-    fn ranges(allow: &[&str], only: &[&str]) -> Ranges {
+    fn ranges(allow: &[&str], only: &[&str]) -> DestinationLimits {
         let nets = |texts: &[&str]| texts.iter().map(|t| t.parse().unwrap()).collect();
-        Ranges::new(nets(allow), nets(only))
+        DestinationLimits::new(nets(allow), nets(only))
     }
 
     #[test]
     fn the_inside_of_the_machine_and_of_the_cloud_is_forbidden_in_every_spelling() {
-        let ranges = Ranges::default();
+        let ranges = DestinationLimits::default();
         for ip in [
             "127.0.0.1",
             "127.9.9.9",
@@ -212,7 +216,7 @@ mod tests {
             let all = ["0.0.0.0/0", "::/0", "169.254.0.0/16", "fd00::/8"];
             assert!(!ranges(&all, &[]).permits(address), "{ip}");
             assert!(!ranges(&[], &all).permits(address), "{ip}");
-            let named = Ranges::new(vec![ip.into()], vec![]);
+            let named = DestinationLimits::new(vec![ip.into()], vec![]);
             assert!(named.permits(address), "{ip}");
             if let IpAddr::V4(v4) = ip {
                 assert!(named.permits(v4.to_ipv6_mapped().to_string().parse().unwrap()));
@@ -296,11 +300,11 @@ mod tests {
             allow in prop::collection::vec(any_net(), 0..4),
             only in prop::collection::vec(any_net(), 0..3),
         ) {
-            let ranges = Ranges::new(allow, only);
+            let ranges = DestinationLimits::new(allow, only);
             let plain = ranges.permits(v4.into());
             for (v6, only_spells) in spellings(v4, more) {
                 let address = Address::from(IpAddr::V6(v6));
-                let held = address.meant();
+                let held = address.reachable();
                 let decided = ranges.permits(address);
                 prop_assert!(!decided || plain || v4.octets()[0] == 0, "{v6} for {v4}");
                 prop_assert!(!only_spells || decided == plain, "{v6} for {v4}");
