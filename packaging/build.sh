@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the program as it is handed out, with the same bytes from the same commit and tools in
-# whatever directory that is done (packaging/reproduce.sh tries it). Prints the path of the program.
+# Builds the program that is shipped: the same bytes from the same commit and tools in any directory
+# (packaging/reproduce.sh tests that). Prints the path of the program.
 #
 #     packaging/build.sh static    # needs no library at all: for the image
 #     packaging/build.sh shared    # uses the glibc of the machine: for the Debian package

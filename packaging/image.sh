@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes the image identity-spoa:VERSION from packaging/Containerfile with docker, or with ENGINE=podman or
-# ENGINE=buildah. Prints its name. The program of packaging/build.sh is in it, or the one that is named:
+# ENGINE=buildah. Prints its name. It has the program of packaging/build.sh, or the given one:
 #
 #     packaging/image.sh [PROGRAM]
 #
@@ -22,7 +22,7 @@ rm -rf "$out"
 umask 022
 mkdir -p "$root"/{etc/ssl/certs,etc/identity-spoa,usr/bin,usr/share/identity-spoa,usr/share/doc/identity-spoa,var/lib,var/log,run,tmp}
 install -m 0755 "$program" "$root/usr/bin/identity-spoa"
-# Where Debian's ca-certificates has them; the image is built anew when they change.
+# The path is that of Debian's ca-certificates; build the image again when they change.
 install -m 0644 "${CA_CERTIFICATES:-/etc/ssl/certs/ca-certificates.crt}" "$root/etc/ssl/certs/ca-certificates.crt"
 install -m 0644 LICENSE "$root/usr/share/doc/identity-spoa/"
 cp -r haproxy "$root/usr/share/identity-spoa/haproxy"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Writes target/package/identity-spoa.cdx.json, the list of crates that are in the program or build it, in
-# CycloneDX 1.5, holds it against the standard's schema and against Cargo.lock, and prints its path.
+# CycloneDX 1.5, checks it against the standard's schema and Cargo.lock, and prints its path.
 set -eu
 cd "$(dirname "$0")/.."
 tools=$(packaging/tools.sh cargo-cyclonedx)

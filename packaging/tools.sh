@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Gets tools that packages are made and looked at with, from crates.io in the versions named here, once; they
-# stay in target/tools. Prints the directory of the programs.
+# Gets the tools that make and check packages, from crates.io in the versions named here, once; they stay in
+# target/tools. Prints the directory of the programs.
 #
 #     packaging/tools.sh cargo-deb cargo-cyclonedx cargo-deny
 set -eu

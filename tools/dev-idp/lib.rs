@@ -1,5 +1,5 @@
 //! A development OpenID provider on loopback: discovery, key set, key rotation, tokens for made-up
-//! people, faults on demand. FOR TESTS AND THE DEMO ONLY: it gives a token to whoever asks.
+//! people, faults on demand. FOR TESTS AND THE DEMO ONLY: it gives a token to every client.
 
 #![allow(
     clippy::unwrap_used,
@@ -65,7 +65,7 @@ struct Inner {
     codes: HashMap<String, HashMap<String, String>>,
     /// Whose each refresh token is; one that was used is gone.
     refresh: HashMap<String, String>,
-    /// Whose each device code is, once somebody signed in with it.
+    /// The person of each device code, once one signed in with it.
     devices: HashMap<String, Option<String>>,
     /// Claims over the usual ones of ID tokens that are given for a refresh token.
     renewed: Map<String, Value>,
@@ -100,7 +100,7 @@ pub enum Fault {
     Garbage,
     /// Two megabytes.
     Oversize,
-    /// A redirect to the same endpoint of somebody else.
+    /// A redirect to the same endpoint of another provider.
     Redirect(String),
     /// Nothing in the body.
     Empty,
@@ -128,7 +128,7 @@ pub struct Counters {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TokenRequest {
-    /// `alice`, `bob`, or anybody else.
+    /// `alice`, `bob`, or any other name.
     pub user: String,
     /// The algorithm, `none` and `HS256` (with the public RSA key as secret) among them.
     pub alg: String,
@@ -277,12 +277,12 @@ impl DevIdp {
         self.shared.lock().signed_in.clone_from(claims.as_object().unwrap());
     }
 
-    /// Somebody entered the code of every device that waits.
+    /// Signs this person in on every device that waits for a code.
     pub fn approve_devices(&self, user: &str) {
         self.shared.lock().devices.values_mut().for_each(|who| *who = Some(user.into()));
     }
 
-    /// How many devices wait for somebody.
+    /// How many devices wait for a person.
     pub fn devices(&self) -> usize {
         self.shared.lock().devices.len()
     }
@@ -428,7 +428,7 @@ async fn introspect(
     respond(&fault, &answer).await
 }
 
-/// Signs in whoever is signed in here, without a question (OIDC Core section 3.1.2).
+/// Signs in the person who is signed in here, without a form (OIDC Core section 3.1.2).
 async fn authorize(
     State(shared): State<Arc<Shared>>,
     Query(query): Query<HashMap<String, String>>,
@@ -505,7 +505,7 @@ async fn exchange(
 }
 
 impl Shared {
-    /// The tokens of somebody at a terminal.
+    /// The tokens of a person at a terminal.
     fn for_programs(&self, user: &str) -> Value {
         let request = TokenRequest { user: user.into(), ..TokenRequest::default() };
         let refresh = self.lock().new_refresh(user);

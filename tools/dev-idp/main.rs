@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use clap::Parser;
 
-/// A development OpenID provider. It gives a token to whoever asks.
+/// A development OpenID provider. It gives a token to every client.
 #[derive(Parser)]
 struct Args {
     /// Where to listen, on loopback
