@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_frame_type_is_passed_over() {
+    fn an_unknown_frame_type_is_ignored() {
         let bytes = raw(50, 1, [1, 1], b"anything");
         let (mut side, mut out) = (opened().0, Vec::new());
         assert_eq!(side.next(&bytes, &mut out), Some((Event::Skipped, bytes.len())));
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn an_aborted_question_is_not_answered() {
+    fn an_aborted_notify_gets_no_response() {
         let bytes = raw(3, 3, [1, 1], b"\x01a\x00");
         let (mut side, mut out) = (opened().0, Vec::new());
         assert_eq!(side.next(&bytes, &mut out), Some((Event::Skipped, bytes.len())));

@@ -204,7 +204,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_utf8_stay_apart() {
+    fn different_bytes_that_are_not_utf8_stay_different() {
         let read = |byte| {
             let input = [STRING, 1, byte];
             assert_eq!(finish(Value::parse(&input)), Ok(Value::Str(&[byte])));

@@ -9,7 +9,7 @@ import { until } from './until.mjs';
 export const LOGIN = 'login.gate.test';
 export const PARENT = 'ws.gate.test';
 
-// A port that nobody has at this moment, for programs that cannot be told to choose one.
+// A port that is free at this moment, for programs that cannot choose one.
 export async function freePort(address) {
   const server = createServer();
   await new Promise((resolve) => server.listen(0, address, resolve));

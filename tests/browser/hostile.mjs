@@ -1,4 +1,4 @@
-// What is tried by others: by what runs in workspaces, and by whoever got hold of something.
+// Attacks: by code in workspaces, and by a person who got a cookie, a ticket or an address.
 import { strict as assert } from 'node:assert';
 import { Agent } from 'node:https';
 
@@ -130,7 +130,7 @@ export const tests = {
       }
       await thief.visit(gate.url('hostile', '/theirs'));
       await thief.page.waitForSelector('input[name=login]');
-      assert.equal(await thief.cookie(gate.host('hostile')), undefined, `${way}: nobody is signed in there`);
+      assert.equal(await thief.cookie(gate.host('hostile')), undefined, `${way}: the thief is not signed in`);
     }
     const all = [...read, ...gate.workspaces.hostile.reports].join('\n');
     assert(read.length > 0 && all.includes('/arrived?to='), 'the page and the worker looked');
@@ -257,7 +257,7 @@ export const tests = {
     await person.close();
   },
 
-  async 'c6 whatever is flipped or cut off a cookie or a ticket: nobody is signed in, and nothing breaks'(gate) {
+  async 'c6 a changed or shortened cookie or ticket signs no person in, and nothing breaks'(gate) {
     const person = await signedIn(gate, 'alice', 'second');
     const fresh = () => ticket(gate, person, 'mine');
     const whole = await fresh();

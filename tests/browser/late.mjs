@@ -25,7 +25,7 @@ export function begin(gate) {
       const { status } = await ask(gate, gate.url('mine'), { headers: { accept: 'application/json', cookie } });
       return status === 401 && Date.now() - began;
     }, { within: 100_000, every: 1000 });
-    // Awaited by its test; a failure before is no surprise to anybody else.
+    // Its test awaits it; Node must not report a failure before that.
     ended.catch(() => {});
     return { busy, idle, at, ended };
   })();

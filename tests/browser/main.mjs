@@ -166,7 +166,7 @@ try {
   for (const [name, run] of Object.entries(late.tests)) await test(name, () => run(other, ending));
   // Its last test takes the agent away.
   for (const [name, run] of Object.entries(pages.tests)) await test(name, () => run(gate));
-  for (const one of [gate, other]) await test(`p1 nothing of ours reached a workspace or a log${one === other ? ' (two providers)' : ''}`, () => hostile.nothingArrived(one));
+  for (const one of [gate, other]) await test(`p1 no secret of the gate reached a workspace or a log${one === other ? ' (two providers)' : ''}`, () => hostile.nothingArrived(one));
   status = failed ? 1 : 0;
 } catch (error) {
   failed += 1;

@@ -10,7 +10,7 @@ import { until } from './until.mjs';
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 
-// Looks at the page a browser is at. It is not loaded anew: some exist once only.
+// Checks the page that a browser shows. It is not loaded again: some exist only once.
 async function look(gate, person, name) {
   const { page } = person;
   const file = (kind) => join(gate.artefacts, 'pages', `${name}-${kind}.png`);
@@ -29,7 +29,7 @@ async function look(gate, person, name) {
     // The box alone, for docs/pictures.
     await page.setViewportSize({ width: 1000, height: 720 });
     if (scheme === 'light') await page.locator('main').screenshot({ path: file('box') });
-    // Whoever uses a keyboard sees where they are.
+    // A person who uses a keyboard sees the focus.
     if (scheme === 'light' && await page.locator('a, button').count()) {
       await page.keyboard.press('Tab');
       const focused = await page.evaluate(() => {
@@ -68,7 +68,7 @@ export const chooser = {
     await person.page.waitForURL(gate.url('hostile', '/x?y=1'));
     assert.equal(await person.page.textContent('#user'), 'paula');
     assert(gate.workspaces.hostile.recording().includes(gate.providers[1].issuer), 'the issuer is told');
-    // Somebody of the same name at the other provider is somebody else.
+    // A person of the same name at the other provider is another person.
     await person.visit(gate.login());
     await person.page.click('text=Sign in as somebody else');
     await person.page.click('text=Partner & Sons');

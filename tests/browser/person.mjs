@@ -15,7 +15,7 @@ export function keep(value, what) {
   if (value && value.length >= 16) secrets.set(value, what);
 }
 
-// Whoever's browser is open, so that a failed test can show what they saw and leaves none behind.
+// The people whose browsers are open, so that a failed test can show their pages and close them.
 export const people = new Set();
 
 export class Person {
@@ -72,7 +72,7 @@ export class Person {
 
   async newPage() { return this.context.newPage(); }
 
-  // The cookies of ours at a host.
+  // The gate's cookies at a host.
   async cookies(host) {
     const all = await this.context.cookies();
     return all.filter(({ name, domain }) => OURS.test(name) && (!host || domain === host));

@@ -1,5 +1,5 @@
 // The npm package oidc-provider with its own login form, over https on an address of loopback of its own
-// (cookies do not tell ports apart). Everybody who types a name is that person.
+// (cookies do not distinguish ports). A person who types a name is that person.
 import { createServer, request } from 'node:https';
 import { generateKeyPairSync } from 'node:crypto';
 
@@ -33,7 +33,7 @@ export async function startProvider({ address, tls, client, reach, issued }) {
       }),
     }),
     jwks: { keys: [{ ...privateKey.export({ format: 'jwk' }), use: 'sig', alg: 'ES256' }] },
-    // Nobody is asked for consent to what the operator of the gate decided.
+    // There is no form for consent, since the operator of the gate decided.
     async loadExistingGrant(ctx) {
       const { client: { clientId }, session: { accountId } } = ctx.oidc;
       const grant = new ctx.oidc.provider.Grant({ clientId, accountId });

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Signs people in with a real Chromium, in front of a real HAProxy and the agent, at an OpenID provider that
-# nobody here wrote, and keeps a picture of each page in target/browser/pages. Packages stay in target/browser,
+# Signs people in with a real Chromium, through a real HAProxy and the agent, at an OpenID provider of another
+# project, and writes a picture of each page to target/browser/pages. Packages stay in target/browser,
 # so that only the first run needs the package registries. Nothing of a package is run while it is installed.
 # The last line says `N passed, N failed`. ONLY=REGEX runs the tests whose names match.
 set -eu

@@ -56,7 +56,7 @@ export const tests = {
   async 'two tabs at once, of two workspaces'(gate) { await tabs(gate, ['mine', 'second']); },
   async 'two tabs at once, of one workspace'(gate) { await tabs(gate, ['mine', 'mine', 'mine']); },
 
-  async 'tabs that open at once when somebody is signed in'(gate) {
+  async 'tabs that open together when a person is signed in'(gate) {
     const person = await signedIn(gate, 'alice', 'second');
     const pages = await Promise.all([1, 2, 3, 4].map(() => person.newPage()));
     await Promise.all(pages.map((page, at) => page.goto(gate.url('mine', `/tab${at}`))));

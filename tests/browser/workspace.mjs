@@ -40,7 +40,7 @@ function serve(name, gate, reports, request, response) {
       page(response, gate);
     } else {
       response.setHeader('content-type', 'text/html; charset=utf-8');
-      const user = request.headers['x-forwarded-user'] ?? 'nobody';
+      const user = request.headers['x-forwarded-user'] ?? 'anonymous';
       response.end(`<!doctype html><title>${name}</title><h1>workspace ${name}</h1><p id="user">${user}</p>`
         + `<pre id="url">${request.url.replaceAll('&', '&amp;').replaceAll('<', '&lt;')}</pre>`);
     }
