@@ -36,7 +36,7 @@ use identity_spoa::{
         profile::{Authority, MatchBy},
         revocation::{Revocation, Revocations},
     },
-    sessions::{Lifetime, Sessions, Tokens, seal::Sealer},
+    sessions::{Lifetime, Sessions, Tokens, keyring::Keyring},
     time::{MonotonicTime, Timestamp},
     workspaces::{
         Admission, Destination, Endpoint, EndpointName, IssuerNames, Organization, Person, Phase,
@@ -230,24 +230,24 @@ fn tokens() {
 }
 
 fn sessions() {
-    let sealer = Arc::new(Sealer::ring(&URL_SAFE_NO_PAD.encode([7; 32])).unwrap());
+    let keyring = Arc::new(Keyring::parse(&URL_SAFE_NO_PAD.encode([7; 32])).unwrap());
     let (authority, now) = (authority(), Timestamp::now());
     let region = Region::new(ALLOCATOR);
-    let sessions = Sessions::new(Lifetime { idle: DAY, absolute: DAY }, sealer);
+    let sessions = Sessions::in_memory(Lifetime { idle: DAY, absolute: DAY }, keyring);
     let mut cookies = Vec::new();
     let started = Instant::now();
     for number in 0..SESSIONS {
         let tokens = Tokens {
-            id: SecretString::from("i".repeat(1000)),
-            refresh: Some(SecretString::from("r".repeat(200))),
+            id_token: SecretString::from("i".repeat(1000)),
+            refresh_token: Some(SecretString::from("r".repeat(200))),
             nonce: "n".repeat(43).into(),
-            asked: now,
-            due: now.plus(DAY),
+            refreshed: now,
+            refresh_due: now.plus(DAY),
         };
         let identity = identity(&authority, number, now.plus(DAY));
         let (_, session) = sessions.begin(identity, tokens, "login.example.com", now).unwrap();
         let host = format!("workspace-{number}.ws.example.com");
-        let cookie = sessions.handle(&session, &host, now).unwrap();
+        let cookie = sessions.add_cookie(&session, &host, now).unwrap();
         if number % 100 == 0 {
             cookies.push((cookie, host));
         }
@@ -270,14 +270,14 @@ fn sessions() {
         let subject = format!("00u{:017}", number * 1000);
         let (cookie, host) = &cookies[number * 10];
         let started = Instant::now();
-        let ended = sessions.end(|session| *session.identity().subject == *subject).unwrap();
+        let ended = sessions.end_where(|session| *session.identity().subject == *subject).unwrap();
         assert!(sessions.find(cookie.as_bytes(), host, now).is_none());
         ends.push(started.elapsed());
         assert_eq!(ended, 1);
     }
     println!("              everything of one person ended, until refused: {}", spread(ends));
     let started = Instant::now();
-    sessions.tidy(now).unwrap();
+    sessions.remove_expired(now).unwrap();
     println!("              a round of tidying: {:.1?}", started.elapsed());
 }
 

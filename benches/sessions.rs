@@ -21,7 +21,7 @@ use identity_spoa::{
         groups::JoinedGroups,
         profile::{Authority, MatchBy},
     },
-    sessions::{Lifetime, Sessions, Tokens, seal::Sealer},
+    sessions::{Lifetime, Sessions, Tokens, keyring::Keyring},
     time::Timestamp,
 };
 use secrecy::SecretString;
@@ -33,7 +33,7 @@ static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 const COUNT: usize = 100_000;
 
 fn main() {
-    let sealer = Arc::new(Sealer::ring(&URL_SAFE_NO_PAD.encode([7; 32])).unwrap());
+    let keyring = Arc::new(Keyring::parse(&URL_SAFE_NO_PAD.encode([7; 32])).unwrap());
     let authority = Arc::new(Authority::new(
         "corp",
         "https://idp.example.com/realms/corp",
@@ -42,7 +42,7 @@ fn main() {
     let day = Duration::from_hours(24);
     let now = Timestamp::now();
     let region = Region::new(ALLOCATOR);
-    let sessions = Sessions::new(Lifetime { idle: day, absolute: day }, sealer);
+    let sessions = Sessions::in_memory(Lifetime { idle: day, absolute: day }, keyring);
     let mut cookies = Vec::new();
     let started = Instant::now();
     for number in 0..COUNT {
@@ -63,15 +63,15 @@ fn main() {
         };
         let tokens = Tokens {
             // As long as a usual ID token and a usual refresh token.
-            id: SecretString::from("i".repeat(1000)),
-            refresh: Some(SecretString::from("r".repeat(200))),
+            id_token: SecretString::from("i".repeat(1000)),
+            refresh_token: Some(SecretString::from("r".repeat(200))),
             nonce: "n".repeat(43).into(),
-            asked: now,
-            due: now,
+            refreshed: now,
+            refresh_due: now,
         };
         let (_, session) = sessions.begin(identity, tokens, "login.example.com", now).unwrap();
         let host = format!("workspace-{number}.ws.example.com");
-        let cookie = sessions.handle(&session, &host, now).unwrap();
+        let cookie = sessions.add_cookie(&session, &host, now).unwrap();
         if number % 100 == 0 {
             cookies.push((cookie, host));
         }

@@ -20,7 +20,7 @@ use crate::{
     identity::{
         Profile, certificate::CertificateRule, credential::TokenLocations, provider::FetchSchedule,
     },
-    sessions::{Lifetime, flow::Places},
+    sessions::{Lifetime, flow::PublicUrls},
     sign_in::page::PageSettings,
     sources::{coder, gitpod, http::ApiCredential, hub, kubernetes, ona},
     workspaces::{
@@ -41,9 +41,9 @@ mod key;
 mod kinds;
 mod pages;
 mod policy_table;
+mod redis;
 pub mod reference;
 mod section;
-mod shared;
 mod sign_in;
 mod site;
 mod source;
@@ -54,7 +54,7 @@ mod workspaces;
 
 use section::Section;
 
-pub use shared::{Password, Shared};
+pub use redis::{Password, Redis};
 
 /// A configuration that holds together.
 #[derive(Debug)]
@@ -80,7 +80,7 @@ pub struct Config {
     /// How people sign in with a browser; not at all unless said.
     pub sign_in: Option<SignIn>,
     /// Where several agents share sessions and revocations.
-    pub shared: Option<Shared>,
+    pub redis: Option<Redis>,
     /// How administrators reach the agent; not at all unless said.
     pub admin: Option<crate::admin::AdminSettings>,
     /// How the agent reaches HAProxy to cut tunnels; not at all unless said.
@@ -193,7 +193,7 @@ pub struct SignIn {
     /// Where HAProxy finds the pages.
     pub listen: SocketAddr,
     /// The login host, and the port of HAProxy's https.
-    pub places: Places,
+    pub urls: PublicUrls,
     /// The ring of keys.
     pub keys: PathBuf,
     /// Where sessions outlive the agent; nowhere unless said.
@@ -240,7 +240,7 @@ pub struct Issuer {
     /// How people sign in at it; not at all unless said.
     pub client: Option<Client>,
     /// Where the last good key set is kept over a restart.
-    pub keys_file: Option<PathBuf>,
+    pub key_cache_file: Option<PathBuf>,
     /// When keys are fetched.
     pub schedule: FetchSchedule,
 }

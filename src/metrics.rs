@@ -79,7 +79,7 @@ metrics! {
     SOURCE_FAILURES = "counter" "source_failures_total" ["source"] "Questions that failed";
     SESSION_EVENTS = "counter" "session_events_total" ["event"] "Sign-ins, sign-outs and what else happens to sessions";
     SESSION_COOKIES = "gauge" "session_cookies" [] "Cookies of sessions that this agent knows";
-    SHARED_SILENT = "gauge" "shared_silent_seconds" [] "Time since the store of [shared] was heard";
+    REDIS_SILENT = "gauge" "redis_silent_seconds" [] "Time since the Redis of [redis] last answered";
     HAPROXY_UP = "gauge" "haproxy_up" ["socket"] "Whether a socket of HAProxy answers";
     TUNNELS_TERMINATION_FAILED = "counter" "tunnels_termination_failed_total" [] "Tunnels that could not be terminated within a second";
     REUSE_ON = "gauge" "reuse_on" [] "Whether HAProxy is given allows to reuse";

@@ -1,6 +1,12 @@
-//! What HAProxy says of one request: the arguments of a NOTIFY message, borrowed.
+//! The arguments of a NOTIFY message, which describe one request or TCP stream: for the gate and the agent.
 //!
-//! Only reads: bytes stay bytes, nothing is decoded, nothing decided.
+//! [`Request`] borrows them from the frame. It also tells a browser from a program, and a request that a person made
+//! from one that a page of another site made, since only the request's own headers are needed for that. [`cookie`] reads
+//! and writes cookies; [`token_location`] finds tokens outside the Authorization header.
+//!
+//! Nothing is decided here, and values stay bytes: no text is decoded, so that the workspace and the gate cannot
+//! read the same value differently. A message is refused when an argument is missing without which a repeated header
+//! would look like a single one.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,14 +15,14 @@ use thiserror::Error;
 use crate::spop::Value;
 
 pub mod cookie;
-pub mod place;
+pub mod token_location;
 
 /// The name of the message for HTTP requests.
 pub const AUTHORIZE: &[u8] = b"authorize";
 /// The name of the message for TCP streams.
 pub const AUTHORIZE_TCP: &[u8] = b"authorize-tcp";
 
-/// One request, as the shipped `identity.spoe.cfg` describes it. Absent and NULL are the same.
+/// One request, as the shipped `identity.spoe.cfg` describes it. An absent argument and NULL are the same.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Request<'a> {
     /// HAProxy's unique id of the request.
@@ -37,82 +43,82 @@ pub struct Request<'a> {
     pub cookie: Option<&'a [u8]>,
     /// How many Cookie headers there are.
     pub cookies: u64,
-    /// The query string; sent only where tokens may be in it.
+    /// The query string. HAProxy sends it only where tokens may be in it.
     pub query: Option<&'a [u8]>,
-    /// The last Sec-WebSocket-Protocol header; sent only where tokens may be in it.
+    /// The last Sec-WebSocket-Protocol header. HAProxy sends it only where tokens may be in it.
     pub protocols: Option<&'a [u8]>,
     /// How many Sec-WebSocket-Protocol headers there are.
     pub protocol_lines: u64,
-    /// Whether HAProxy passes the query and the subprotocols at all: without them nobody would see a token
-    /// there, and it would travel on.
-    pub passes: Passes,
-    /// What tells a person's browser from a program.
+    /// The optional arguments that HAProxy passes. Where one is not passed, a token in it cannot be seen, and would
+    /// reach the workspace.
+    pub passed: PassedArguments,
+    /// The headers that tell a person's browser from a program.
     pub browser: Browser<'a>,
     /// The client's address.
     pub client: Option<IpAddr>,
-    /// The client's certificate, DER. Only one that HAProxy verified is ever here.
+    /// The client's certificate, DER; absent unless HAProxy verified it.
     pub certificate: Option<&'a [u8]>,
-    /// How many Upgrade headers there are; sent only where tunnels are tracked.
+    /// How many Upgrade headers there are. HAProxy sends the count only where tunnels are tracked.
     pub upgrades: u64,
     /// Whether this is a TCP stream.
     pub is_stream: bool,
-    /// Where HAProxy has it.
-    pub spot: Spot<'a>,
-    /// The last traceparent header, where HAProxy passes it: a name for traces, of the client's choice.
+    /// Where the stream is found in HAProxy.
+    pub location: StreamLocation<'a>,
+    /// The last traceparent header (W3C Trace Context), where HAProxy passes it. The client chose it.
     pub traceparent: Option<&'a [u8]>,
-    /// What HAProxy says of reuse, where it reuses allows.
+    /// What HAProxy says about reuse, where it reuses allows (docs/reuse.md).
     pub reuse: Reuse<'a>,
 }
 
-/// What HAProxy says of reuse (docs/reuse.md), where its rules know of it.
+/// The arguments about reuse (docs/reuse.md), where HAProxy's rules pass them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reuse<'a> {
-    /// The name of this question, which no other has; without one, the answer cannot be reused.
+    /// The unique name of this authorization request; without one, the response cannot be reused.
     pub id: Option<&'a [u8]>,
-    /// When it was asked, in milliseconds since the Unix epoch by HAProxy's clock.
+    /// When HAProxy sent it, in milliseconds since the Unix epoch by HAProxy's clock.
     pub now: Option<u64>,
-    /// What the process was last told of what ended; nothing, if it was not told yet.
+    /// The last epoch that the HAProxy process was told of; absent before the first.
     pub epoch: Option<&'a [u8]>,
-    /// How often the last allow of the connection was reused since HAProxy asked.
+    /// How often the last allow of the connection was reused since the last authorization request.
     pub times: u64,
-    /// The id of the decision that was.
+    /// The id of the decision that was reused.
     pub last: Option<&'a [u8]>,
 }
 
-/// Where HAProxy has a stream, so that it can be found again.
+/// What identifies a stream in HAProxy, so that the runtime API can find it again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Spot<'a> {
+pub struct StreamLocation<'a> {
     /// The frontend.
     pub frontend: Option<&'a [u8]>,
-    /// HAProxy's number of the stream (`txn.id32`), which counts from zero in each process.
+    /// HAProxy's number of the stream (`txn.id32`). It counts from zero in each process.
     pub stream: Option<u32>,
-    /// When it began, in microseconds since the Unix epoch by HAProxy's clock.
+    /// When the stream began, in microseconds since the Unix epoch by HAProxy's clock.
     pub started: Option<u64>,
     /// The process id of HAProxy, as HAProxy sees it.
     pub process: Option<u32>,
-    /// The other end of the client's connection, whatever the rules say the client's address is.
+    /// The peer address of the client's connection, even where rules set another client address.
     pub source: Option<IpAddr>,
-    /// Its port.
+    /// The peer's port.
     pub port: Option<u16>,
 }
 
-/// Arguments that HAProxy passes only where the operator added them.
+/// Which of the arguments that an operator adds are passed by HAProxy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is an argument of its own")]
-pub struct Passes {
+pub struct PassedArguments {
     /// `query`.
     pub query: bool,
     /// `protocols` and `protocol_lines`.
     pub protocols: bool,
-    /// `origin`, `fetch_site` and the others that tell browsers from programs.
+    /// `origin` and `fetch_site`, without which a browser cannot be told from a program.
     pub browser: bool,
-    /// `frontend`, and for HTTP `upgrades`: what is, and where, a tunnel.
+    /// `frontend`, and for HTTP `upgrades`: they say which streams are tunnels and where they are.
     pub tunnels: bool,
-    /// `method`, `path` and `client`, which policies are about.
+    /// `method`, `path` and `client`, which policies read.
     pub policies: bool,
 }
 
-/// Headers that tell a person who opens a page from a program that fetches something.
+/// Headers that tell a person who opens a page from a program or script that fetches something.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Browser<'a> {
     /// Sec-Fetch-Mode.
@@ -133,7 +139,7 @@ pub struct Browser<'a> {
     pub referer: Option<&'a [u8]>,
 }
 
-/// Why a message cannot be read. Its cause is an SPOE configuration other than the shipped one.
+/// Why a message cannot be read. The cause is an SPOE configuration that differs from the shipped one.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum RequestError {
     /// A message this agent does not know.
@@ -144,21 +150,21 @@ pub enum RequestError {
         "the argument '{0}' has the wrong type: compare the args line with haproxy/identity.spoe.cfg"
     )]
     Type(&'static str),
-    /// An argument without which duplicates could not be seen.
+    /// A required argument is missing.
     #[error("the argument '{0}' is missing: compare the args line with haproxy/identity.spoe.cfg")]
     Missing(&'static str),
 }
 
-/// Without these, a repeated header could not be told from a single one, nor a missing credential
-/// from an argument that nobody passed.
-const NEEDED: [&str; 5] = ["host", "hosts", "authorization", "authorizations", "cookies"];
+/// The required arguments. Without them a repeated header would look like a single one, and a missing argument like a
+/// request without a credential.
+const REQUIRED: [&str; 5] = ["host", "hosts", "authorization", "authorizations", "cookies"];
 
 impl<'a> Request<'a> {
-    /// Reads the arguments of a message. Arguments that are not known are passed over; of two with
-    /// one name the last counts, as it would in HAProxy.
+    /// Reads the arguments of a message. Unknown arguments are ignored. Of two arguments with the same name the last one
+    /// is used, as in HAProxy.
     ///
     /// # Errors
-    /// An unknown message, an argument of the wrong type, or a missing one that matters.
+    /// The message is unknown, an argument has the wrong type, or a required one is missing.
     pub fn read(
         message: &[u8],
         args: impl Iterator<Item = (&'a [u8], Value<'a>)>,
@@ -172,13 +178,13 @@ impl<'a> Request<'a> {
 
     fn read_http(args: impl Iterator<Item = (&'a [u8], Value<'a>)>) -> Result<Self, RequestError> {
         let mut request = Self::default();
-        let mut seen = [false; NEEDED.len()];
+        let mut seen = [false; REQUIRED.len()];
         let (mut origin, mut site) = (false, false);
         let (mut method, mut path, mut client) = (false, false, false);
-        let mut certificate = Presented::default();
+        let mut certificate = CertificateArguments::default();
         for (name, value) in args {
-            for (seen, needed) in seen.iter_mut().zip(NEEDED) {
-                *seen |= needed.as_bytes() == name;
+            for (seen, required) in seen.iter_mut().zip(REQUIRED) {
+                *seen |= required.as_bytes() == name;
             }
             match name {
                 b"unique_id" => request.unique_id = text(value, "unique_id")?,
@@ -199,12 +205,12 @@ impl<'a> Request<'a> {
                 b"cookies" => request.cookies = count(value, "cookies")?,
                 b"query" => {
                     request.query = text(value, "query")?;
-                    request.passes.query = true;
+                    request.passed.query = true;
                 }
                 b"protocols" => request.protocols = text(value, "protocols")?,
                 b"protocol_lines" => {
                     request.protocol_lines = count(value, "protocol_lines")?;
-                    request.passes.protocols = true;
+                    request.passed.protocols = true;
                 }
                 b"client" => {
                     request.client = address(value, "client")?;
@@ -228,18 +234,18 @@ impl<'a> Request<'a> {
                 }
                 b"upgrades" => {
                     request.upgrades = count(value, "upgrades")?;
-                    request.passes.tunnels = true;
+                    request.passed.tunnels = true;
                 }
                 _ if request.reuse.read(name, value) => {}
-                _ if request.spot.read(name, value)? => {}
+                _ if request.location.read(name, value)? => {}
                 _ => certificate.read(name, value)?,
             }
         }
         request.certificate = certificate.verified();
-        request.passes.tunnels &= request.spot.frontend.is_some();
-        request.passes.browser = origin && site;
-        request.passes.policies = method && path && client;
-        match seen.iter().zip(NEEDED).find(|(seen, _)| !**seen) {
+        request.passed.tunnels &= request.location.frontend.is_some();
+        request.passed.browser = origin && site;
+        request.passed.policies = method && path && client;
+        match seen.iter().zip(REQUIRED).find(|(seen, _)| !**seen) {
             Some((_, name)) => Err(RequestError::Missing(name)),
             None => Ok(request),
         }
@@ -247,7 +253,7 @@ impl<'a> Request<'a> {
 
     fn read_tcp(args: impl Iterator<Item = (&'a [u8], Value<'a>)>) -> Result<Self, RequestError> {
         let mut request = Self::default();
-        let mut certificate = Presented::default();
+        let mut certificate = CertificateArguments::default();
         let mut policies = false;
         for (name, value) in args {
             match name {
@@ -257,23 +263,24 @@ impl<'a> Request<'a> {
                     request.client = address(value, "client")?;
                     policies = true;
                 }
-                _ if request.spot.read(name, value)? => {}
+                _ if request.location.read(name, value)? => {}
                 _ => certificate.read(name, value)?,
             }
         }
         request.certificate = certificate.verified();
         request.is_stream = true;
-        // A stream has none of the others.
-        let tunnels = request.spot.frontend.is_some();
-        request.passes = Passes { query: true, protocols: true, browser: true, tunnels, policies };
+        // A TCP stream has no query, headers or cookies, so nothing of them can be missing.
+        let tunnels = request.location.frontend.is_some();
+        request.passed =
+            PassedArguments { query: true, protocols: true, browser: true, tunnels, policies };
         request.hosts = u64::from(request.host.is_some());
         Ok(request)
     }
 }
 
 impl Request<'_> {
-    /// Whether a person opens a page: somebody who can be sent elsewhere to sign in and come back. A
-    /// program, a WebSocket or a script gets an answer instead.
+    /// Whether a person opens a page in a browser, which can be redirected to sign in and come back. Programs,
+    /// WebSockets and scripts cannot, and get a status code instead.
     #[must_use]
     pub fn navigates(&self) -> bool {
         let Browser { mode, dest, accept, upgrade, requested_with, .. } = self.browser;
@@ -281,6 +288,7 @@ impl Request<'_> {
         if !matches!(self.method, Some(b"GET" | b"HEAD")) || set(upgrade) {
             return false;
         }
+        // Fetch Metadata says it exactly; the other headers are for browsers before 2023.
         if let Some(mode) = mode.filter(|mode| !mode.is_empty()) {
             return mode == b"navigate" && dest.is_some_and(is_page);
         }
@@ -290,8 +298,8 @@ impl Request<'_> {
 }
 
 impl<'a> Reuse<'a> {
-    /// Takes in an argument; returns whether it is one of these. Nobody is refused for what they say: what
-    /// cannot be read is not there.
+    /// Reads an argument. Returns whether it is one of these. A value of the wrong type counts as absent: then the
+    /// response cannot be reused, and the request is decided as usual.
     fn read(&mut self, name: &[u8], value: Value<'a>) -> bool {
         match name {
             b"reuse_id" => self.id = text(value, "reuse_id").ok().flatten(),
@@ -305,20 +313,20 @@ impl<'a> Reuse<'a> {
     }
 }
 
-impl<'a> Spot<'a> {
-    /// The other end of the client's connection, with its port.
+impl<'a> StreamLocation<'a> {
+    /// The peer address and port of the client's connection.
     #[must_use]
     pub fn address(&self) -> Option<SocketAddr> {
         self.source.zip(self.port).map(|(ip, port)| SocketAddr::new(ip.to_canonical(), port))
     }
 
-    /// Whether its stream can be told from others at all.
+    /// Whether the arguments identify the stream.
     #[must_use]
     pub fn can_be_found(&self) -> bool {
         self.stream.is_some() || self.address().is_some()
     }
 
-    /// Takes in an argument; returns whether it is one of these.
+    /// Reads an argument. Returns whether it is one of these.
     fn read(&mut self, name: &[u8], value: Value<'a>) -> Result<bool, RequestError> {
         match name {
             b"frontend" => self.frontend = text(value, "frontend")?,
@@ -334,11 +342,11 @@ impl<'a> Spot<'a> {
 }
 
 impl Request<'_> {
-    /// Whether the browser does what its user asked for, or a page of this very host: all but a request that
-    /// a page elsewhere makes in the user's name, beside opening this one (Fetch Metadata section 2.4).
-    /// Where the browser does not say, it is too old to be asked.
+    /// Whether the request comes from the user or from a page of the same origin, or opens a page. False for any other
+    /// request that a page of another origin makes with the user's cookies (Fetch Metadata section 2.4). True for
+    /// browsers that do not send Fetch Metadata.
     #[must_use]
-    pub fn is_asked_for(&self) -> bool {
+    pub fn is_intended_by_user(&self) -> bool {
         let Browser { mode, site, dest, .. } = self.browser;
         match site {
             None | Some(b"" | b"none" | b"same-origin") => true,
@@ -352,9 +360,9 @@ impl Request<'_> {
 }
 
 impl Request<'_> {
-    /// Whether a page of another origin shows what comes of it as a part of itself.
+    /// Whether a page of another origin shows the response in a frame.
     #[must_use]
-    pub fn is_framed_elsewhere(&self) -> bool {
+    pub fn is_framed_by_other_origin(&self) -> bool {
         let Browser { site, dest, .. } = self.browser;
         let frames = [&b"iframe"[..], b"frame", b"embed", b"object", b"fencedframe"];
         dest.is_some_and(|dest| frames.contains(&dest))
@@ -362,12 +370,13 @@ impl Request<'_> {
     }
 }
 
-/// Whether a navigation shows what comes of it to a person. A service worker that passes one on says "empty".
+/// Whether the destination of a navigation is a page that a person sees. A service worker that forwards a navigation
+/// sends "empty".
 fn is_page(dest: &[u8]) -> bool {
     matches!(dest, b"document" | b"iframe" | b"empty")
 }
 
-/// Bytes without the white space around them that headers may have (OWS, RFC 9110 section 5.6.3): space and tab.
+/// Bytes without the optional whitespace around header values (OWS, RFC 9110 section 5.6.3): space and tab.
 fn trim(mut bytes: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = bytes {
         bytes = rest;
@@ -378,7 +387,7 @@ fn trim(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// Whether HTML is asked for, and nothing rather than it (RFC 9110 section 12.5.1).
+/// Whether an Accept header prefers HTML, or weighs it as high as anything else (RFC 9110 section 12.5.1).
 fn prefers_html(accept: &[u8]) -> bool {
     let (mut html, mut most) = (0.0_f32, 0.0_f32);
     for range in accept.split(|byte| *byte == b',') {
@@ -396,14 +405,14 @@ fn prefers_html(accept: &[u8]) -> bool {
     html > 0.0 && html >= most
 }
 
-/// A client certificate and what HAProxy found when it verified it.
+/// A client certificate with the result of HAProxy's verification.
 #[derive(Default)]
-struct Presented<'a> {
+struct CertificateArguments<'a> {
     der: Option<&'a [u8]>,
     result: Option<u64>,
 }
 
-impl<'a> Presented<'a> {
+impl<'a> CertificateArguments<'a> {
     fn read(&mut self, name: &[u8], value: Value<'a>) -> Result<(), RequestError> {
         match name {
             b"certificate" => self.der = text(value, "certificate")?,
@@ -415,8 +424,8 @@ impl<'a> Presented<'a> {
         Ok(())
     }
 
-    /// HAProxy may be told to let certificates pass that it could not verify; then the result is not 0
-    /// (X509_V_OK). Without a result nobody knows.
+    /// The certificate if HAProxy verified it. HAProxy can be configured to accept certificates that it could not
+    /// verify; then the result is not 0 (X509_V_OK). Without a result, the certificate is not trusted.
     fn verified(self) -> Option<&'a [u8]> {
         self.der.filter(|der| !der.is_empty() && self.result == Some(0))
     }
@@ -442,7 +451,7 @@ fn count(value: Value<'_>, name: &'static str) -> Result<u64, RequestError> {
     number.ok_or(RequestError::Type(name))
 }
 
-/// A number that may be absent.
+/// Reads a number that may be absent.
 fn number<T: TryFrom<u64>>(
     value: Value<'_>,
     name: &'static str,
@@ -467,14 +476,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_page_elsewhere_does_is_told_from_what_a_person_does() {
+    fn a_request_of_a_page_of_another_site_is_told_from_one_of_the_user() {
         let asked = |method: &'static [u8], site: &'static [u8], mode: &'static [u8]| {
             let dest = Some(if mode == b"navigate" { &b"document"[..] } else { b"empty" });
             let browser =
                 Browser { site: Some(site), mode: Some(mode), dest, ..Browser::default() };
-            Request { method: Some(method), browser, ..Request::default() }.is_asked_for()
+            Request { method: Some(method), browser, ..Request::default() }.is_intended_by_user()
         };
-        assert!(Request::default().is_asked_for());
+        assert!(Request::default().is_intended_by_user());
         for site in [&b"none"[..], b"same-origin"] {
             for (method, mode) in [(&b"POST"[..], &b"cors"[..]), (b"GET", b"navigate")] {
                 assert!(asked(method, site, mode));
@@ -495,7 +504,7 @@ mod tests {
         let framed = |site: &'static [u8], dest: &'static [u8]| {
             let (site, dest) = (Some(site), Some(dest));
             let browser = Browser { site, dest, mode: Some(b"navigate"), ..Browser::default() };
-            Request { browser, ..Request::default() }.is_framed_elsewhere()
+            Request { browser, ..Request::default() }.is_framed_by_other_origin()
         };
         for dest in [&b"iframe"[..], b"frame", b"embed", b"object", b"fencedframe"] {
             for site in [&b"same-site"[..], b"cross-site", b"something"] {

@@ -1,17 +1,20 @@
-//! Browser sign-in: who signed in, and for which host.
+//! Browser sessions: who signed in, until when, and which cookie belongs to which session.
 //!
-//! A person signs in once, at the login host, which no workspace can see. Each workspace host then gets a
-//! cookie of its own that is worth nothing elsewhere, since what runs there is hostile. All that cookies
-//! stand for is here, so that ending a session ends it everywhere at once.
+//! The gate asks [`Sessions`] for the session of a cookie; [`crate::sign_in`] begins, refreshes and ends sessions. A
+//! person signs in once, at the login host. Each workspace's host then gets a cookie of its own, which is worth nothing at
+//! another host, since what runs in a workspace is not trusted. Cookies are only names: what they stand for is here, so
+//! that the end of a session takes effect at every host at once.
 //!
-//! [`flow`] has the values of the way from a workspace's host to the provider and back; [`seal`] protects what travels
-//! through browsers meanwhile; [`table`] has the sessions, [`store`] keeps them in a file, [`shared`] among several
-//! agents. The server of the way, and what asks providers, is [`crate::sign_in`].
+//! [`table`] has the sessions of this process. [`store`] is the interface to where they outlive it: memory, a file, or
+//! Redis, which several agents share. [`flow`] has the encrypted values that travel through the browser during a
+//! sign-in, [`keyring`] the keys that encrypt them, and [`replay`] the ids that are valid once.
+//!
+//! No HTTP server and no identity provider here; those are in [`crate::sign_in`].
 
 use std::{
     collections::VecDeque,
     sync::{
-        Arc,
+        Arc, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -24,90 +27,93 @@ use secrecy::SecretString;
 use crate::{identity::Identity, lock::Mutex, time::Timestamp};
 
 pub mod flow;
-pub mod seal;
-pub mod shared;
+pub mod keyring;
+pub mod replay;
 pub mod store;
 pub mod table;
 
-use flow::Places;
-use seal::Sealer;
+use flow::PublicUrls;
+use keyring::Keyring;
+use store::{Key, StoredSession, redis::RedisStore};
 pub use table::Sessions;
 
-/// The cookie of a workspace's host.
+/// The name of the session cookie at a workspace's host.
 pub const COOKIE: &str = "__Host-identity";
-/// The cookie of the login host.
+/// The name of the session cookie at the login host.
 pub const LOGIN_COOKIE: &str = "__Host-identity_login";
-/// The most cookies of one session; beyond it, the oldest counts no more.
+/// The most cookies of one session. When another host needs one, the oldest becomes invalid.
 const MAX_HOSTS: usize = 256;
 
-/// The sessions of browsers, with what leads a browser to one: for the gate and for the pages of sign-in.
+/// Everything about browser sessions that the gate and the pages of sign-in share.
 pub struct BrowserSessions {
     /// The sessions.
     pub sessions: Arc<Sessions>,
-    /// The store that several agents share, if they do.
-    pub shared: Option<Arc<shared::Shared>>,
-    /// Protects what travels through browsers.
-    pub sealer: Arc<Sealer>,
+    /// The store that several agents share, if `[redis]` is configured.
+    pub redis: Option<Arc<RedisStore>>,
+    /// Encrypts what travels through browsers.
+    pub keyring: Arc<Keyring>,
     /// The addresses of the login host and of workspaces.
-    pub places: Places,
+    pub urls: PublicUrls,
 }
 
 /// How long sessions last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lifetime {
-    /// Without a request.
+    /// A session ends after this time without a request.
     pub idle: Duration,
-    /// In any case.
+    /// A session ends after this time even if it is in use.
     pub absolute: Duration,
 }
 
-/// One sign-in of a person.
+/// One sign-in of a person in one browser.
 pub struct Session {
     pub(crate) identity: ArcSwap<Identity>,
     tokens: Mutex<Tokens>,
-    key: store::Key,
+    key: Key,
     /// When the person signed in.
     began: Timestamp,
-    /// When it ends whatever happens.
+    /// When the session ends even if it is in use.
     end: Timestamp,
-    /// The last request, in milliseconds since the Unix epoch.
-    last: AtomicU64,
-    /// The last request that whoever keeps it knows of.
-    kept: AtomicU64,
+    /// The time of the last request, in milliseconds since the Unix epoch.
+    last_used: AtomicU64,
+    /// The value of `last_used` that the store has.
+    stored_last_used: AtomicU64,
+    /// Set once, when the session ends. An open tunnel holds the session and reads this.
     ended: AtomicBool,
-    /// Its cookies, oldest first: one for each host, so that nobody fills the table by coming again.
+    /// The cookies, oldest first. A host has one at most, so that a browser that comes again and again does not fill
+    /// the table.
     hosts: Mutex<VecDeque<(Box<str>, Digest)>>,
 }
 
-/// What the provider gave for a sign-in.
+/// What the identity provider issued at a sign-in, with the state of refreshing it.
 #[derive(Clone)]
 pub struct Tokens {
-    /// The proof, which the provider's logout asks for.
-    pub id: SecretString,
-    /// With which it is asked again.
-    pub refresh: Option<SecretString>,
-    /// What the first ID token had to say; a later one may say it too (OIDC Core section 12.2).
+    /// The ID token, which the provider's logout endpoint expects as a hint.
+    pub id_token: SecretString,
+    /// The refresh token; the session is never refreshed without one.
+    pub refresh_token: Option<SecretString>,
+    /// The nonce of the first ID token, which later ones may repeat (OIDC Core section 12.2).
     pub nonce: Box<str>,
-    /// When it was asked last.
-    pub asked: Timestamp,
-    /// When it is to be asked again, if the session is in use.
-    pub due: Timestamp,
+    /// When the provider last confirmed the session.
+    pub refreshed: Timestamp,
+    /// When the session is refreshed next, if it was used since.
+    pub refresh_due: Timestamp,
 }
 
-/// SHA-256 of a cookie: what is kept is no cookie, so that whoever reads it cannot sign in with it.
-type Digest = [u8; 32];
+/// The SHA-256 of a cookie. Only digests are stored, so that what is in the store is not enough to sign in.
+pub type Digest = [u8; 32];
 
 impl Session {
-    /// Who signed in, as far as the provider was asked; ends with the session.
+    /// Who signed in, as the provider said last. The identity expires with the session.
     #[must_use]
     pub fn identity(&self) -> Arc<Identity> {
         self.identity.load_full()
     }
 
-    /// What tells it from others, and says nothing of its cookies.
+    /// The public id of the session. It is not a cookie and cannot be used to sign in.
     #[must_use]
-    pub fn name(&self) -> String {
-        store::name(&self.key)
+    pub fn id(&self) -> String {
+        store::row_name(&self.key)
     }
 
     /// When the person signed in.
@@ -116,86 +122,106 @@ impl Session {
         self.began
     }
 
-    /// When it ends whatever happens.
+    /// When the session ends even if it is in use.
     #[must_use]
     pub const fn end(&self) -> Timestamp {
         self.end
     }
 
-    /// The last request.
+    /// The time of the last request.
     #[must_use]
-    pub fn last(&self) -> Timestamp {
-        Timestamp::from_millis(self.last.load(Ordering::Relaxed))
+    pub fn last_used(&self) -> Timestamp {
+        Timestamp::from_millis(self.last_used.load(Ordering::Relaxed))
     }
 
-    /// The hosts that have a cookie of it, the login host among them.
+    /// The hosts that have a cookie of this session, including the login host.
     #[must_use]
     pub fn host_names(&self) -> Vec<String> {
-        let hosts = self.hosts.lock();
-        hosts.iter().map(|(host, _)| host.to_string()).collect()
+        self.lock_hosts().iter().map(|(host, _)| host.to_string()).collect()
     }
 
-    /// What the provider gave last.
+    /// The tokens that the provider issued last.
     #[must_use]
     pub fn tokens(&self) -> Tokens {
-        self.tokens.lock().clone()
+        self.lock_tokens().clone()
     }
 
-    /// Whether the provider is to be asked whether it still counts: it was used since it was asked last.
-    fn is_due(&self, now: Timestamp) -> bool {
-        let tokens = self.tokens.lock();
-        tokens.refresh.is_some() && tokens.due <= now && tokens.asked < self.last()
+    /// Whether both are the same session.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.key == other.key
     }
 
-    /// Puts the question off, at this agent.
-    pub(crate) fn put_off(&self, until: Timestamp) {
-        self.tokens.lock().due = until;
+    /// Whether the provider should be asked to confirm the session: the time has come, and the session was used since
+    /// the last time.
+    fn is_refresh_due(&self, now: Timestamp) -> bool {
+        let tokens = self.lock_tokens();
+        tokens.refresh_token.is_some()
+            && tokens.refresh_due <= now
+            && tokens.refreshed < self.last_used()
+    }
+
+    /// Postpones the next refresh by this agent.
+    pub(crate) fn postpone_refresh(&self, until: Timestamp) {
+        self.lock_tokens().refresh_due = until;
     }
 
     fn replace(&self, identity: Identity, tokens: Tokens) {
         self.identity.store(Arc::new(identity));
-        *self.tokens.lock() = tokens;
+        *self.lock_tokens() = tokens;
     }
 
-    fn as_kept(&self) -> store::Kept {
-        store::Kept::new(&self.identity(), &self.tokens(), [self.began, self.end, self.last()])
+    fn note_use(&self, now: Timestamp) {
+        self.last_used.fetch_max(now.as_millis(), Ordering::Relaxed);
     }
 
-    /// What ends with it.
-    fn ending(&self) -> (store::Key, Vec<Digest>) {
-        let hosts = self.hosts.lock();
-        (self.key, hosts.iter().map(|(_, digest)| *digest).collect())
+    fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    fn to_stored(&self) -> StoredSession {
+        StoredSession::new(
+            &self.identity(),
+            &self.tokens(),
+            [self.began, self.end, self.last_used()],
+        )
+    }
+
+    fn cookie_digests(&self) -> Vec<Digest> {
+        self.lock_hosts().iter().map(|(_, digest)| *digest).collect()
     }
 
     fn forget_cookies(&self) {
-        self.hosts.lock().clear();
+        self.lock_hosts().clear();
     }
 
-    /// The cookie that another one for the host will replace.
-    fn replaces(&self, host: &str) -> Option<Digest> {
-        let hosts = self.hosts.lock();
+    /// The cookie that a new one for this host will replace: the host's own, or the oldest when there are too many.
+    fn replaced_cookie(&self, host: &str) -> Option<Digest> {
+        let hosts = self.lock_hosts();
         let same = hosts.iter().find(|(known, _)| **known == *host);
         let oldest = || hosts.front().filter(|_| hosts.len() >= MAX_HOSTS);
         same.or_else(oldest).map(|(_, digest)| *digest)
     }
 
-    /// Notes a cookie for a host. Returns the one it replaces.
-    fn take_in(&self, host: &str, digest: Digest) -> Option<Digest> {
-        let old = self.replaces(host);
-        let mut hosts = self.hosts.lock();
-        hosts.retain(|(_, known)| Some(*known) != old);
+    /// Notes a cookie for a host. Returns the cookie that it replaces.
+    fn add_cookie(&self, host: &str, digest: Digest) -> Option<Digest> {
+        let replaced = self.replaced_cookie(host);
+        let mut hosts = self.lock_hosts();
+        hosts.retain(|(_, known)| Some(*known) != replaced);
         hosts.push_back((host.into(), digest));
-        old
+        replaced
     }
 
-    /// Whether two are the same session.
-    #[must_use]
-    pub fn is(&self, other: &Self) -> bool {
-        self.key == other.key
+    fn lock_tokens(&self) -> MutexGuard<'_, Tokens> {
+        self.tokens.lock()
+    }
+
+    fn lock_hosts(&self) -> MutexGuard<'_, VecDeque<(Box<str>, Digest)>> {
+        self.hosts.lock()
     }
 }
 
-/// SHA-256.
+/// The SHA-256 of bytes.
 fn hash(bytes: &[u8]) -> Digest {
     let mut digest = Digest::default();
     digest.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());

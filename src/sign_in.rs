@@ -1,10 +1,11 @@
-//! Sign-in with a browser, as a server: the pages, the client of each provider, and the questions that are asked of
-//! providers later on.
+//! Sign-in with a browser: the web server, the OpenID Connect client, and what happens to a session afterwards.
 //!
-//! [`web`] serves the pages at the login host and below one path of each workspace host; [`client`] is this program as
-//! an OpenID Connect client; [`page`] has what people see; [`logout`] reads the logout tokens of providers;
-//! [`refresh`] asks providers again about sessions that are in use. The sessions themselves and the values that travel
-//! through browsers are in [`crate::sessions`], where the gate finds them.
+//! [`web`] serves the pages at the login host and below one path of each workspace's host; [`page`] has what they say
+//! and how they look. [`client`] talks to the providers, [`refresh`] asks them about sessions in use, and
+//! [`logout`] verifies their logout tokens. [`record`] writes the audit records.
+//!
+//! The sessions themselves and the values that travel through browsers are in [`crate::sessions`], where the gate finds
+//! them. Sessions last as long as the process or the store; providers and pages change with a reload.
 
 use std::sync::Arc;
 
@@ -22,8 +23,7 @@ pub mod web;
 use client::Client;
 use page::Pages;
 
-/// Sign-in of the running agent. The sessions last as long as the process; what [`Configured`] has changes with the
-/// configuration.
+/// Sign-in of the running agent.
 pub struct SignIn {
     /// The sessions, shared with the gate.
     pub browser: Arc<BrowserSessions>,
@@ -34,12 +34,12 @@ pub struct SignIn {
 pub struct Configured {
     /// The providers at which people sign in; at least one.
     pub clients: Arc<[Arc<Client>]>,
-    /// What people see.
+    /// The pages in the operator's words.
     pub pages: Arc<Pages>,
 }
 
 impl SignIn {
-    /// Sign-in at these sessions.
+    /// Sign-in with these sessions.
     #[must_use]
     pub fn new(browser: Arc<BrowserSessions>, configured: Configured) -> Self {
         Self { browser, configured: ArcSwap::from_pointee(configured) }
@@ -51,22 +51,22 @@ impl SignIn {
         self.configured.load_full()
     }
 
-    /// Puts those of another configuration in their place.
+    /// Replaces the providers and pages after a reload.
     pub fn replace(&self, configured: Configured) {
         self.configured.store(Arc::new(configured));
     }
 }
 
 impl Configured {
-    /// The provider at which this person signed in, whatever its configured name is now: no other may see the tokens
-    /// that it gave for the session.
+    /// The client of the provider at which this person signed in, whatever its configured name is now. No other provider
+    /// may see the tokens of the session.
     #[must_use]
     pub fn client_of(&self, identity: &Identity) -> Option<Arc<Client>> {
         let is_it = |client: &&Arc<Client>| client.accepts(&identity.issuer);
         self.clients.iter().find(is_it).cloned()
     }
 
-    /// The provider of that configured name.
+    /// The client of the provider with this configured name.
     #[must_use]
     pub fn client(&self, issuer: &str) -> Option<Arc<Client>> {
         self.clients.iter().find(|client| client.issuer() == issuer).cloned()

@@ -29,7 +29,7 @@ use crate::{
     gate::{Response, revalidate::Ended},
     haproxy::runtime::{Detail, Quarter},
     identity::{Identity, certificate::CertificateRule},
-    request::{Request, Spot},
+    request::{Request, StreamLocation},
     sessions::Session,
     time::{MonotonicTime, Timestamp},
     workspaces::{EndpointName, WorkspaceId, host::Host},
@@ -314,7 +314,7 @@ impl Tunnel {
             client: request.client,
             since: now,
             opened: MonotonicTime::now(),
-            place: Place::of(&request.spot)?,
+            place: Place::of(&request.location)?,
         })
     }
 
@@ -346,13 +346,13 @@ impl Tunnel {
 }
 
 impl Place {
-    fn of(spot: &Spot<'_>) -> Option<Self> {
+    fn of(location: &StreamLocation<'_>) -> Option<Self> {
         Some(Self {
-            frontend: spot.frontend?.into(),
-            stream: spot.stream,
-            started: spot.started,
-            process: spot.process,
-            source: spot.address(),
+            frontend: location.frontend?.into(),
+            stream: location.stream,
+            started: location.started,
+            process: location.process,
+            source: location.address(),
         })
     }
 

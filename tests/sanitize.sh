@@ -14,7 +14,7 @@ if command -v valgrind >/dev/null; then
     cargo test --locked --lib --no-run 2>target/sanitize/build.log || { cat target/sanitize/build.log; exit 1; }
     # Fewer cases: each costs fifty times as much. Proptest's own values are leaked on purpose.
     PROPTEST_CASES=16 valgrind -q --error-exitcode=9 --leak-check=no "$(built target/sanitize/build.log)" \
-        --test-threads 1 spop:: request:: sessions::seal identity::json >target/sanitize/valgrind.log 2>&1 ||
+        --test-threads 1 spop:: request:: sessions::keyring identity::json >target/sanitize/valgrind.log 2>&1 ||
         { cat target/sanitize/valgrind.log; exit 1; }
     echo "sanitize: valgrind, $(sed -n 's/^test result: ok. \([0-9]* passed\).*/\1/p' target/sanitize/valgrind.log), no finding"
 else

@@ -17,7 +17,7 @@ use identity_spoa::{
         groups::JoinedGroups,
         profile::{Authority, MatchBy},
     },
-    sessions::{Lifetime, Sessions, Tokens, seal::Sealer, store::Store},
+    sessions::{Lifetime, Sessions, Tokens, keyring::Keyring, store::file::FileStore},
     spop::{Value, client},
     time::Timestamp,
 };
@@ -94,7 +94,7 @@ pub fn rows(report: &mut Report, idp: DevIdp, runtime: &tokio::runtime::Handle, 
          destination = '10.251.0.1:80'\nissuer = 'dev'\nresync_seconds = 2\n"
     );
     let sign_in = "[issuer.sign_in]\nclient_id = 'gate'\nclient_secret_file = 'secret'\n\
-         [sign_in]\nhost = 'login.bench.test'\nlisten = '127.0.0.1:0'\nkeys_file = 'keys'\nsessions_file = 'sessions.redb'\n";
+         [sign_in]\nhost = 'login.bench.test'\nlisten = '127.0.0.1:0'\nencryption_keys_file = 'keys'\nsessions_file = 'sessions.redb'\n";
     let source = if report.wants(&[platform_list]) { source } else { String::new() };
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis();
     let args = args(i64::try_from(now).unwrap());
@@ -137,21 +137,21 @@ fn fill_sessions(directory: &Path, ring: &str, issuer: &str) -> Vec<String> {
     // Each is synced to disk, which would take minutes on one.
     let memory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let made = memory.path().join("sessions.redb");
-    let sealer = Arc::new(Sealer::ring(ring).unwrap());
+    let keyring = Arc::new(Keyring::parse(ring).unwrap());
     let authority = Arc::new(Authority::new("dev", issuer, vec![MatchBy::Subject]));
     let now = Timestamp::now();
     let mut cookies = Vec::new();
     for (count, last) in [(SESSIONS / 2, SESSIONS_LAST), (SESSIONS / 2, Duration::from_hours(1))] {
         let lifetime = Lifetime { idle: Duration::from_hours(1), absolute: last };
-        let store = Store::open(&made).unwrap();
+        let store = Arc::new(FileStore::open(&made, Arc::clone(&keyring)).unwrap());
         let all = vec![Arc::clone(&authority)];
-        let sessions = Sessions::load(lifetime, store, Arc::clone(&sealer), all, now).unwrap();
+        let sessions = Sessions::load(lifetime, store, Arc::clone(&keyring), all, now).unwrap();
         cookies.clear();
         for number in 0..count {
             let identity = identity(&authority, issuer, number, now.plus(last));
             let (_, session) =
                 sessions.begin(identity, tokens(now), "login.bench.test", now).unwrap();
-            cookies.push(sessions.handle(&session, load::HOST, now).unwrap());
+            cookies.push(sessions.add_cookie(&session, load::HOST, now).unwrap());
         }
     }
     fs::copy(&made, &path).unwrap();
@@ -182,12 +182,12 @@ fn identity(
 
 fn tokens(now: Timestamp) -> Tokens {
     Tokens {
-        id: SecretString::from("i".repeat(300)),
-        refresh: None,
+        id_token: SecretString::from("i".repeat(300)),
+        refresh_token: None,
         nonce: "n".repeat(43).into(),
-        asked: now,
+        refreshed: now,
         // Not asked about again.
-        due: now.plus(Duration::from_hours(24)),
+        refresh_due: now.plus(Duration::from_hours(24)),
     }
 }
 

@@ -178,8 +178,8 @@ pub(super) fn render(shared: &Shared) -> String {
     }
     if let Some(sign_in) = &gate.browser {
         to.single(&metrics::SESSION_COOKIES, sign_in.sessions.len());
-        if let Some(shared) = &sign_in.shared {
-            to.single(&metrics::SHARED_SILENT, shared.silent().as_secs());
+        if let Some(redis) = &sign_in.redis {
+            to.single(&metrics::REDIS_SILENT, redis.silent().as_secs());
         }
     }
     let reuse = shared.edge.as_ref().map(|edge| edge.status()).unwrap_or_default();

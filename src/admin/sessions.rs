@@ -76,7 +76,7 @@ impl WhichSessions {
             wanted.as_deref().is_none_or(|wanted| wanted == found)
         };
         is(&self.issuer, &identity.authority.name)
-            && is(&self.id, &session.name())
+            && is(&self.id, &session.id())
             && is(&self.subject, &identity.subject)
             && is(&self.user, identity.label())
     }
@@ -85,12 +85,12 @@ impl WhichSessions {
 fn view(session: &Session) -> SessionView {
     let identity = session.identity();
     SessionView {
-        id: session.name(),
+        id: session.id(),
         issuer: identity.authority.name.to_string(),
         subject: identity.subject.to_string(),
         user: identity.label().to_owned(),
         began_ms: session.began().as_millis(),
-        last_ms: session.last().as_millis(),
+        last_ms: session.last_used().as_millis(),
         end_ms: session.end().as_millis(),
         hosts: session.host_names(),
     }
@@ -103,7 +103,7 @@ fn no_sign_in() -> Response {
 pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Response {
     let Some(sign_in) = &shared.browser else { return no_sign_in() };
     let mut sessions: Vec<_> =
-        sign_in.sessions.alive(Timestamp::now()).iter().map(|session| view(session)).collect();
+        sign_in.sessions.active(Timestamp::now()).iter().map(|session| view(session)).collect();
     sessions.sort_by_key(|session| session.began_ms);
     Json(SessionViews { sessions, error: None }).into_response()
 }
@@ -123,9 +123,10 @@ pub(super) async fn end(
     }
     let Some(sign_in) = shared.browser.clone() else { return no_sign_in() };
     let ended = tokio::task::spawn_blocking(move || {
-        let alive = sign_in.sessions.alive(Timestamp::now());
+        let alive = sign_in.sessions.active(Timestamp::now());
         let over: Vec<_> = alive.into_iter().filter(|session| which.names(session)).collect();
-        let told = sign_in.sessions.end(|session| over.iter().any(|other| other.is(session)));
+        let told =
+            sign_in.sessions.end_where(|session| over.iter().any(|other| other.is_same(session)));
         for session in &over {
             let identity = session.identity();
             info!(user = identity.label(), uid = caller.uid, "an administrator ends a session");

@@ -129,7 +129,7 @@ impl SpoeHandler {
                     return None;
                 }
             };
-            if self.tunnels.is_some() && !request.passes.tunnels {
+            if self.tunnels.is_some() && !request.passed.tunnels {
                 warn!(
                     "a request is refused: HAProxy does not pass the arguments that [haproxy] needs; compare the args lines with haproxy/identity.spoe.cfg"
                 );
@@ -138,7 +138,7 @@ impl SpoeHandler {
                 return None;
             }
             if let Some(tunnels) = &self.tunnels
-                && !request.spot.can_be_found()
+                && !request.location.can_be_found()
             {
                 tunnels.cannot_be_found();
                 let response = Response::refuse(Reason::MessageUnknown);

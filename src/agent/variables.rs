@@ -17,7 +17,7 @@ use crate::{
         reason::{Reason, Verdict},
     },
     gate::{Metadata, Response},
-    request::{Request, cookie, place},
+    request::{Request, cookie, token_location},
     workspaces::{EndpointName, NamedServer, host::MAX_HOST},
 };
 
@@ -47,11 +47,11 @@ pub fn each(
     set("reason", Value::Text(decision.reason.id().as_bytes()));
     set("decision_id", Value::Text(id.as_bytes()));
     if !allowed {
-        match &response.offer {
-            Some(offer) => {
+        match &response.sign_in_redirect {
+            Some(redirect) => {
                 set("status", Value::Int(302));
-                set("location", Value::Text(offer.location.as_bytes()));
-                set("set_cookie", Value::Text(offer.cookie.as_bytes()));
+                set("location", Value::Text(redirect.location.as_bytes()));
+                set("set_cookie", Value::Text(redirect.cookie.as_bytes()));
             }
             None => set("status", Value::Int(decision.reason.status().into())),
         }
@@ -130,23 +130,25 @@ fn travel(
     }
     let parameter = locations.and_then(|locations| locations.query.as_deref());
     match (request.query, parameter) {
-        (Some(query), Some(name)) => match place::without_parameter(query, name.as_bytes()) {
-            Some(rest) => set("query", Value::Text(&rest)),
-            None => keep.add("query"),
-        },
+        (Some(query), Some(name)) => {
+            match token_location::without_parameter(query, name.as_bytes()) {
+                Some(rest) => set("query", Value::Text(&rest)),
+                None => keep.add("query"),
+            }
+        }
         // HAProxy does not pass the query, but the request may have one. No token is searched for
         // in it.
         (Some(_), None) => keep.add("query"),
-        (None, _) if !request.passes.query => keep.add("query"),
+        (None, _) if !request.passed.query => keep.add("query"),
         (None, _) => {}
     }
     match (request.protocols, locations.is_some_and(|locations| locations.subprotocol)) {
-        (Some(header), true) => match place::without_subprotocol(header) {
+        (Some(header), true) => match token_location::without_subprotocol(header) {
             Some(rest) => set("protocols", Value::Text(&rest)),
             None => keep.add("protocols"),
         },
         (Some(_), false) => keep.add("protocols"),
-        (None, _) if !request.passes.protocols && request.upgrades > 0 => keep.add("protocols"),
+        (None, _) if !request.passed.protocols && request.upgrades > 0 => keep.add("protocols"),
         (None, _) => {}
     }
     if !keep.0.is_empty() {

@@ -22,7 +22,7 @@ use crate::{
     gate::{Gate, live::Live, revalidator::Revalidator},
     haproxy::SocketId,
     identity::provider::Provider,
-    sessions::{flow::Used, seal::Sealer},
+    sessions::{keyring::Keyring, replay::ReplayGuard},
     sign_in::{
         SignIn,
         refresh::Refresher,
@@ -66,8 +66,8 @@ pub(crate) fn run(path: &Path) -> anyhow::Result<ExitCode> {
 async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result<()> {
     if let Some(about) = &config.sign_in {
         let keys = about.keys.display();
-        Sealer::make_ring(&about.keys)
-            .with_context(|| format!("the keys_file of [sign_in], {keys}"))?;
+        Keyring::create_if_absent(&about.keys)
+            .with_context(|| format!("the encryption_keys_file of [sign_in], {keys}"))?;
     }
     let setup::Built { gate, mut feeds, parts, sign_in } =
         setup::build(&config, setup::Purpose::Run)?;
@@ -85,14 +85,14 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
     }
     let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
     if let Some(browser) = &gate.browser
-        && let Some(shared) = &browser.shared
+        && let Some(redis) = &browser.redis
     {
-        gate.revocations.share(Arc::clone(shared) as _);
+        gate.revocations.share(Arc::clone(redis) as _);
         let (sessions, revocations) = (&browser.sessions, &gate.revocations);
         let (sessions, revocations) = (Arc::clone(sessions), Arc::clone(revocations));
-        tasks.spawn(Arc::clone(shared).follow(sessions, revocations, stop.clone()));
+        tasks.spawn(Arc::clone(redis).follow(sessions, revocations, stop.clone()));
         // Tunnels of the agent before this one belong to sessions that are in the store.
-        shared.heard(STORE_AT_START).await;
+        redis.wait_until_answered(STORE_AT_START).await;
     }
     let tunnels = tunnels::build(&config, &gate, &audit_log);
     let sockets = config.haproxy.as_ref().map_or(&[][..], |haproxy| &haproxy.sockets);
@@ -159,14 +159,15 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
         let listener =
             web::bind(address).with_context(|| format!("[sign_in] cannot listen at {address}"))?;
         let (sign_in, live) = (Arc::clone(sign_in), Arc::clone(&live));
-        let (used, audit_log) = (Used::new(sign_in.browser.shared.clone()), Arc::clone(&audit_log));
+        let store = Arc::clone(sign_in.browser.sessions.store());
+        let (replay, audit_log) = (ReplayGuard::new(store), Arc::clone(&audit_log));
         if about.refresh.is_some() {
             let (sign_in, live) = (Arc::clone(&sign_in), Arc::clone(&live));
             let audit_log = Arc::clone(&audit_log);
             tasks.spawn(Refresher { sign_in, live, audit_log }.run(stop.clone()));
         }
-        let web = Web { sign_in, live, used, audit_log };
-        info!(address = %listener.local_addr()?, host = %about.places.login, "sign-in pages");
+        let web = Web { sign_in, live, replay, audit_log };
+        info!(address = %listener.local_addr()?, host = %about.urls.login, "sign-in pages");
         tasks.spawn(web.serve(listener, stop.clone()));
     }
     record(&audit_log, &gate, AuditEvent::Start, None);

@@ -24,9 +24,13 @@ use crate::{
     metrics::Metrics,
     sessions::{
         BrowserSessions, Sessions,
-        seal::Sealer,
-        shared::{self, Shared},
-        store::Store,
+        keyring::Keyring,
+        store::{
+            SessionStore,
+            file::FileStore,
+            memory::MemoryStore,
+            redis::{RedisSettings, RedisStore},
+        },
     },
     sign_in::{Configured, page::Pages},
     sources::WatchedSource,
@@ -88,7 +92,7 @@ struct IssuerSettings {
     authority: Option<Fingerprint>,
     introspection: Option<config::Introspection>,
     secret: Option<Fingerprint>,
-    keys_file: Option<PathBuf>,
+    key_cache_file: Option<PathBuf>,
     schedule: FetchSchedule,
 }
 
@@ -136,8 +140,8 @@ pub(crate) fn build(config: &Config, purpose: Purpose) -> anyhow::Result<Built> 
     let authorities: Vec<_> =
         issuers.profiles().map(|profile| Arc::clone(&profile.authority)).collect();
     let sign_in = config.sign_in.as_ref().map(|about| {
-        let shared = config.shared.as_ref();
-        let browser = browser_sessions(about, shared, authorities, purpose)?;
+        let redis = config.redis.as_ref();
+        let browser = browser_sessions(about, redis, authorities, purpose)?;
         anyhow::Ok((Arc::new(browser), configured(config, about, &issuers)?))
     });
     let (browser, sign_in) = sign_in.transpose()?.unzip();
@@ -277,14 +281,14 @@ fn issuers(
             authority: authority.as_deref().map(Fingerprint::of),
             introspection: issuer.introspection.clone(),
             secret,
-            keys_file: issuer.keys_file.clone(),
+            key_cache_file: issuer.key_cache_file.clone(),
             schedule: issuer.schedule,
         };
         let provider = if let Some(part) = known.iter().find(|part| part.settings == settings) {
             Arc::clone(&part.provider)
         } else {
             let provider = Provider::new(Arc::clone(profile), issuer.schedule, fetcher()?);
-            Arc::new(match &issuer.keys_file {
+            Arc::new(match &issuer.key_cache_file {
                 Some(path) => provider.with_file(path.clone()),
                 None => provider,
             })
@@ -401,43 +405,47 @@ fn policies(config: &Config) -> anyhow::Result<(Option<Arc<Policies>>, Versions)
 /// Sessions and keys. The file or store of sessions is the running agent's; other commands need none.
 fn browser_sessions(
     about: &config::SignIn,
-    shared: Option<&config::Shared>,
+    redis: Option<&config::Redis>,
     authorities: Vec<Arc<Authority>>,
     purpose: Purpose,
 ) -> anyhow::Result<BrowserSessions> {
     let path = about.keys.display();
     secrets::look_at(&about.keys);
-    let sealer = Sealer::read_ring(&about.keys)
-        .with_context(|| format!("the keys_file of [sign_in], {path}"))?;
-    let sealer = Arc::new(sealer);
-    let (lifetime, ring) = (about.lifetime, Arc::clone(&sealer));
-    let shared = shared.filter(|_| purpose == Purpose::Run);
-    let shared = shared.map(|shared| share(shared, Arc::clone(&sealer))).transpose()?;
+    let keyring = Keyring::read(&about.keys)
+        .with_context(|| format!("the encryption_keys_file of [sign_in], {path}"))?;
+    let keyring = Arc::new(keyring);
+    // Only the running agent uses the store: another command would be a second user of the file.
+    let redis = redis.filter(|_| purpose == Purpose::Run);
+    let redis = redis.map(|redis| redis_store(redis, Arc::clone(&keyring))).transpose()?;
     let file = about.sessions.as_ref().filter(|_| purpose == Purpose::Run);
-    let sessions = match (&shared, file) {
-        (Some(shared), _) => Sessions::shared(lifetime, Arc::clone(shared), ring, authorities),
-        (None, Some(path)) => Store::open(path)
-            .and_then(|store| Sessions::load(lifetime, store, ring, authorities, Timestamp::now()))
-            .with_context(|| format!("the sessions_file {}", path.display()))?,
-        (None, None) => Sessions::new(lifetime, ring),
+    let store: Arc<dyn SessionStore> = match (&redis, file) {
+        (Some(redis), _) => Arc::clone(redis) as _,
+        (None, Some(path)) => {
+            let store = FileStore::open(path, Arc::clone(&keyring));
+            Arc::new(store.with_context(|| format!("the sessions_file {}", path.display()))?)
+        }
+        (None, None) => Arc::new(MemoryStore),
     };
-    let places = about.places.clone();
-    Ok(BrowserSessions { sessions: Arc::new(sessions), shared, sealer, places })
+    let (lifetime, now) = (about.lifetime, Timestamp::now());
+    let sessions = Sessions::load(lifetime, store, Arc::clone(&keyring), authorities, now)
+        .context("loading the sessions")?;
+    let urls = about.urls.clone();
+    Ok(BrowserSessions { sessions: Arc::new(sessions), redis, keyring, urls })
 }
 
-/// The store of several agents.
-fn share(about: &config::Shared, sealer: Arc<Sealer>) -> anyhow::Result<Arc<Shared>> {
+/// The store that several agents share.
+fn redis_store(about: &config::Redis, keyring: Arc<Keyring>) -> anyhow::Result<Arc<RedisStore>> {
     let authority = about.authority.as_ref().map(|path| {
         std::fs::read(path)
-            .with_context(|| format!("cannot read the ca_file {} of [shared]", path.display()))
+            .with_context(|| format!("cannot read the ca_file {} of [redis]", path.display()))
     });
-    let settings = shared::Settings {
+    let settings = RedisSettings {
         address: about.address.clone(),
         user: about.user.clone(),
         password: about.password.as_ref().map(secrets::password).transpose()?,
         authority: authority.transpose()?,
         prefix: about.prefix.clone(),
-        keep: about.keep,
+        max_staleness: about.max_staleness,
     };
-    Ok(Arc::new(Shared::new(&settings, sealer).context("the store of [shared]")?))
+    Ok(Arc::new(RedisStore::new(&settings, keyring).context("the store of [redis]")?))
 }

@@ -117,12 +117,12 @@ fn files(config: &Config) -> Vec<Finding> {
         crate::agent::Listen::Unix(path) => Some(("listen", path.as_path())),
         _ => None,
     });
-    let keys = config.issuers.iter().filter_map(|issuer| issuer.keys_file.as_deref());
+    let keys = config.issuers.iter().filter_map(|issuer| issuer.key_cache_file.as_deref());
     let admin = config.admin.iter().flat_map(|admin| {
         [("admin.socket", admin.socket.as_path()), ("admin.revocations", &*admin.revocations)]
     });
     let mut findings: Vec<_> = sockets
-        .chain(keys.map(|path| ("keys_file", path)))
+        .chain(keys.map(|path| ("key_cache_file", path)))
         .chain(config.audit.file.as_deref().map(|path| ("audit.file", path)))
         .chain(admin)
         .map(|(key, path)| place(key, path))

@@ -20,7 +20,7 @@ use crate::{
     config::Config,
     gate::{Gate, Response, Step},
     identity::{credential::Credential, introspection::Introspector, pending::Waiting},
-    request::{Passes, Request},
+    request::{PassedArguments, Request},
     time::Timestamp,
     workspaces::{Endpoint, Protocol, pattern::Scratch, registry::LookupResult},
 };
@@ -48,7 +48,7 @@ pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         hosts: 1,
         path: Some(args.path.as_bytes()).filter(|_| !args.tcp),
         is_stream: args.tcp,
-        passes: Passes {
+        passed: PassedArguments {
             query: true,
             protocols: true,
             browser: true,

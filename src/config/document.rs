@@ -13,8 +13,8 @@ use super::{
     issuer::IssuerTable,
     kinds::{At, List, NonEmpty},
     policy_table::PolicyTable,
+    redis::RedisTable,
     section::{Report, Section, table},
-    shared::SharedTable,
     sign_in::SignInTable,
     source::{RawSource, SourceTable},
     traces::TracesTable,
@@ -56,7 +56,7 @@ table! {
     /// How people sign in with a browser.
     sign_in: optional SignInTable;
     /// Where several agents share sessions and revocations.
-    shared: optional At<SharedTable>;
+    redis: optional At<RedisTable>;
     /// HAProxy's runtime API: live tunnels are followed, and closed when access ends.
     haproxy: optional HaproxyTable;
     /// What holds for live tunnels.
@@ -108,7 +108,7 @@ impl Section for Document {
             policies: self.policy.map(|policy| policy.value),
             audit: self.audit.unwrap_or_default(),
             sign_in: self.sign_in,
-            shared: self.shared.map(|shared| shared.value),
+            redis: self.redis.map(|redis| redis.value),
             admin: self.admin,
             haproxy: self.haproxy,
             tunnels: self.tunnels.map(|tunnels| tunnels.value).unwrap_or_default(),
@@ -147,15 +147,15 @@ impl Document {
                 "[sign_in] needs an issuer with a table [issuer.sign_in], at which people sign in",
             );
         }
-        if let Some(shared) = &self.shared {
+        if let Some(redis) = &self.redis {
             match &self.sign_in {
                 None => report.mistake_at(
-                    shared.span,
-                    "[shared] needs the table [sign_in], whose 'keys_file' seals what is shared",
+                    redis.span,
+                    "[redis] needs the table [sign_in], whose 'encryption_keys_file' encrypts what agents share",
                 ),
                 Some(sign_in) if sign_in.sessions.is_some() => report.mistake_at(
-                    shared.span,
-                    "sessions are either in the 'sessions_file' of [sign_in] or in the store of [shared]",
+                    redis.span,
+                    "sessions are either in the 'sessions_file' of [sign_in] or in the store of [redis]",
                 ),
                 Some(_) => {}
             }

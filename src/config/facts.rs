@@ -18,19 +18,19 @@ impl Config {
         let sign_in = self
             .sign_in
             .as_ref()
-            .map(|sign_in| (sign_in.places.login.to_string(), sign_in.listen.to_string()));
+            .map(|sign_in| (sign_in.urls.login.to_string(), sign_in.listen.to_string()));
         Facts {
             version,
             agent: address(&self.agent.listen),
             processing: answer_within + MARGIN,
             answer_within,
             sign_in,
-            login_port: self.sign_in.as_ref().map_or(443, |sign_in| sign_in.places.port),
+            login_port: self.sign_in.as_ref().map_or(443, |sign_in| sign_in.urls.port),
             cookie: credentials.is_some_and(|sources| sources.cookie.is_some()),
             query: credentials.is_some_and(|sources| sources.query.is_some()),
             subprotocol: credentials.is_some_and(|sources| sources.subprotocol),
             metadata: self.agent.resource_metadata,
-            several: self.shared.is_some(),
+            several: self.redis.is_some(),
             reuse: self.agent.reuse,
         }
     }

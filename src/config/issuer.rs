@@ -76,7 +76,7 @@ table! {
     /// A private authority beside the system's, PEM.
     ca_file: optional PathBuf, example("\"idp-ca.pem\"");
     /// Where the last good keys are kept, so that a restart during an outage has keys.
-    keys_file: optional PathBuf, example("\"idp-keys.json\"");
+    key_cache_file: optional PathBuf, example("\"idp-keys.json\"");
     /// Keys are fetched at least so often.
     refresh_seconds: default Seconds<60, 86_400> = FetchSchedule::default().refresh;
     /// And once in this time for a key id that is not known.
@@ -142,7 +142,7 @@ impl Section for IssuerTable {
             authority: self.ca_file,
             introspection: self.introspection,
             client: self.sign_in,
-            keys_file: self.keys_file,
+            key_cache_file: self.key_cache_file,
             schedule: FetchSchedule {
                 refresh: self.refresh_seconds,
                 unknown_key: self.unknown_key_seconds,

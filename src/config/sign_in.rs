@@ -9,7 +9,7 @@ use super::{
     section::{Report, Section, table},
 };
 use crate::{
-    sessions::{Lifetime, flow::Places},
+    sessions::{Lifetime, flow::PublicUrls},
     workspaces::host::Host,
 };
 
@@ -20,17 +20,17 @@ table! {
     host: required Parsed<Host>, example("\"login.example.com\"");
     /// Where HAProxy finds the pages, `IP:PORT`.
     listen: required Parsed<SocketAddr>, example("\"127.0.0.1:9011\"");
-    /// The keys that seal: the first seals, all of them open.
-    keys_file: required PathBuf, note("made if absent"), example("\"session-keys\"");
-    /// Where sessions outlive the agent.
+    /// The keys that encrypt sessions, a secret: the first key encrypts, every key decrypts.
+    encryption_keys_file: required PathBuf, note("made if absent"), example("\"session-keys\"");
+    /// A file in which sessions survive a restart of the agent.
     sessions_file: optional PathBuf, note("in memory"), example("\"sessions.jsonl\"");
     /// The port of HAProxy's https, as browsers see it.
     port: default Number<1, 65_535, u16> = 443;
-    /// Sessions end without a request in this time.
+    /// Sessions end after this time without a request.
     idle_seconds: default Seconds<60, 2_592_000> = Duration::from_hours(8);
-    /// And in any case after this time.
+    /// Sessions end after this time, even if they are in use.
     absolute_seconds: default Seconds<60, 2_592_000> = Duration::from_hours(24);
-    /// Providers are asked so often about sessions in use, with refresh tokens; 0: never.
+    /// How often providers are asked to confirm a session in use, by its refresh token; 0: never.
     refresh_seconds: default Seconds<0, 86_400> = Duration::from_mins(5);
     /// What the pages say.
     pages: optional PagesTable;
@@ -43,8 +43,8 @@ impl Section for SignInTable {
         let absolute = self.absolute_seconds;
         Some(SignIn {
             listen: self.listen?,
-            places: Places { login: self.host?.as_str().into(), port: self.port },
-            keys: self.keys_file?,
+            urls: PublicUrls { login: self.host?.as_str().into(), port: self.port },
+            keys: self.encryption_keys_file?,
             sessions: self.sessions_file,
             lifetime: Lifetime { idle: self.idle_seconds.min(absolute), absolute },
             refresh: Some(self.refresh_seconds).filter(|every| !every.is_zero()),

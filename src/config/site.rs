@@ -14,7 +14,7 @@ impl Config {
     /// A sentence for each host pattern whose workspaces are of another site than the login host.
     pub(super) fn other_sites(&self) -> Vec<String> {
         let Some(sign_in) = &self.sign_in else { return vec![] };
-        let login = &*sign_in.places.login;
+        let login = &*sign_in.urls.login;
         let elsewhere = self.hosts.iter().filter_map(|spec| {
             let domain = domain(spec)?;
             (!may_be_one_site(login, &domain)).then_some(domain)

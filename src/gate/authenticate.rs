@@ -21,7 +21,7 @@ use crate::{
         profile::Authority,
     },
     request::cookie,
-    sessions::{self, Session},
+    sessions::{self, Session, store::CookieLookup},
     workspaces::pattern::Scratch,
 };
 
@@ -187,10 +187,12 @@ impl Gate {
                 Some(identity) => SessionLookup::Found(session, identity),
                 None => SessionLookup::None,
             },
-            None if !all.is_unsettled(id, host) => SessionLookup::None,
-            None => match all.ask(id, host).filter(|_| check.waiting == Waiting::Allowed) {
-                Some(answer) => SessionLookup::Pending(Pending::new(answer)),
-                None => SessionLookup::Unavailable,
+            None => match all.look_up(id, host) {
+                CookieLookup::Unknown => SessionLookup::None,
+                CookieLookup::Pending(answered) if check.waiting == Waiting::Allowed => {
+                    SessionLookup::Pending(Pending::new(answered))
+                }
+                CookieLookup::Pending(_) | CookieLookup::Unavailable => SessionLookup::Unavailable,
             },
         }
     }

@@ -27,21 +27,21 @@ impl Gate {
     /// Whether HAProxy does not pass an argument that the configuration needs.
     fn lacks_arguments(&self, request: &Request<'_>) -> bool {
         let locations = self.token_locations();
-        let sign_in = self.browser.is_some() && !request.passes.browser;
+        let sign_in = self.browser.is_some() && !request.passed.browser;
         if sign_in {
             warn!(
                 "a request is refused: HAProxy does not pass the arguments that [sign_in] needs; add them to the args line as in haproxy/identity.spoe.cfg"
             );
         }
-        let credentials = (locations.cookie.is_some() && !request.passes.browser)
-            || (locations.query.is_some() && !request.passes.query)
-            || (locations.subprotocol && !request.passes.protocols);
+        let credentials = (locations.cookie.is_some() && !request.passed.browser)
+            || (locations.query.is_some() && !request.passed.query)
+            || (locations.subprotocol && !request.passed.protocols);
         if credentials {
             warn!(
                 "a request is refused: HAProxy does not pass the place of tokens that [credentials] names; add the argument to the args line as in haproxy/identity.spoe.cfg"
             );
         }
-        let policies = self.policies.is_some() && !request.passes.policies;
+        let policies = self.policies.is_some() && !request.passed.policies;
         if policies {
             warn!(
                 "a request is refused: HAProxy does not pass the arguments that [policy] needs; add method, path and client to the args line as in haproxy/identity.spoe.cfg"

@@ -47,12 +47,12 @@ impl Gate {
         if request.browser.upgrade.is_some_and(|upgrade| !upgrade.is_empty()) {
             return holder == Holder::Browser || origin.is_some();
         }
-        if request.is_framed_elsewhere() && !self.may_frame(request, target, scratch) {
+        if request.is_framed_by_other_origin() && !self.may_frame(request, target, scratch) {
             return true;
         }
         // Browsers without Fetch Metadata still send Origin with most requests from other pages.
         let said = request.browser.site.is_some_and(|site| !site.is_empty());
-        if request.is_asked_for() && (said || origin.is_none()) {
+        if request.is_intended_by_user() && (said || origin.is_none()) {
             return false;
         }
         origin.is_none_or(|origin| !self.is_of_workspace(origin, target, request, scratch))
@@ -98,7 +98,7 @@ impl Gate {
     /// 3.1).
     fn is_origin(&self, origin: &[u8], host: &Host, request: &Request<'_>) -> bool {
         if let Some(sign_in) = &self.browser {
-            return origin == sign_in.places.origin(host.as_str()).as_bytes();
+            return origin == sign_in.urls.origin(host.as_str()).as_bytes();
         }
         let site = request.browser.site;
         let may_be_plain = matches!(site, None | Some(b"" | b"same-origin" | b"same-site"));

@@ -18,7 +18,7 @@ use crate::{
     request::Request,
     sessions::{
         BrowserSessions, Session,
-        flow::{Offer, Start},
+        flow::{SignInRedirect, Start},
     },
     time::Timestamp,
     workspaces::host::Host,
@@ -60,7 +60,7 @@ pub struct Response {
     /// The issuers whose tokens workspaces accept, where clients are told.
     pub metadata: Option<Arc<Metadata>>,
     /// The redirect of a browser to the login host.
-    pub offer: Option<Arc<Offer>>,
+    pub sign_in_redirect: Option<Arc<SignInRedirect>>,
     /// The browser session of the identity, if there is one.
     pub session: Option<Arc<Session>>,
 }
@@ -81,7 +81,7 @@ impl From<Decision> for Response {
             strip_authorization: false,
             token_locations: None,
             metadata: None,
-            offer: None,
+            sign_in_redirect: None,
             session: None,
         }
     }
@@ -90,16 +90,16 @@ impl From<Decision> for Response {
 impl Gate {
     /// Adds to a decision what HAProxy and the browser need with it.
     pub(super) fn decorate(&self, check: &Check<'_>, response: Response) -> Response {
-        let offer = match (response.decision.reason, &self.browser, &check.host) {
+        let sign_in_redirect = match (response.decision.reason, &self.browser, &check.host) {
             (Reason::CredentialMissing, Some(sign_in), HostMatch::Matched(host, _))
                 if check.request.navigates() =>
             {
-                offer(sign_in, check.request, host, check.now)
+                sign_in_redirect(sign_in, check.request, host, check.now)
             }
             _ => None,
         };
         let (token_locations, metadata) = (self.token_locations.clone(), self.metadata.clone());
-        Response { token_locations, metadata, offer, ..response }
+        Response { token_locations, metadata, sign_in_redirect, ..response }
     }
 
     /// The response to a request for the metadata document of a workspace.
@@ -119,19 +119,19 @@ pub(super) fn strips_authorization(check: &Check<'_>, authentication: &Authentic
 }
 
 /// The redirect of a browser without a session; `None` if it cannot be encrypted.
-fn offer(
+fn sign_in_redirect(
     browser: &BrowserSessions,
     request: &Request<'_>,
     host: &Host,
     now: Timestamp,
-) -> Option<Arc<Offer>> {
+) -> Option<Arc<SignInRedirect>> {
     let path = request.path.and_then(|path| std::str::from_utf8(path).ok()).unwrap_or("/");
     let query = request.query.and_then(|query| std::str::from_utf8(query).ok());
     let whole = match query.filter(|query| !query.is_empty()) {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     };
-    let BrowserSessions { sealer, places, .. } = browser;
+    let BrowserSessions { keyring, urls, .. } = browser;
     let held = request.cookie.unwrap_or_default();
-    Start::offer(sealer, places, host.as_str(), &whole, held, now).ok().map(Arc::new)
+    Start::redirect(keyring, urls, host.as_str(), &whole, held, now).ok().map(Arc::new)
 }

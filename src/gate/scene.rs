@@ -22,7 +22,9 @@ use crate::{
         provider::{FetchSchedule, Fetcher, Provider},
         revocation::Revocations,
     },
-    sessions::{BrowserSessions, COOKIE, Lifetime, Sessions, Tokens, flow::Places, seal::Sealer},
+    sessions::{
+        BrowserSessions, COOKIE, Lifetime, Sessions, Tokens, flow::PublicUrls, keyring::Keyring,
+    },
     sources::WatchedSource,
     time::{MonotonicTime, Timestamp},
     workspaces::{
@@ -152,16 +154,22 @@ pub(crate) fn certificate(name: &str) -> Vec<u8> {
 
 /// Signs alice in. Returns her cookie at the host of her workspace.
 fn sign_in(corp: &Arc<Authority>, now: Timestamp) -> (BrowserSessions, String) {
-    let sealer = Arc::new(Sealer::ring(&URL_SAFE_NO_PAD.encode([7; 32])).unwrap());
+    let keyring = Arc::new(Keyring::parse(&URL_SAFE_NO_PAD.encode([7; 32])).unwrap());
     let lifetime = Lifetime { idle: Duration::from_mins(10), absolute: Duration::from_hours(1) };
-    let sessions = Arc::new(Sessions::new(lifetime, Arc::clone(&sealer)));
+    let sessions = Arc::new(Sessions::in_memory(lifetime, Arc::clone(&keyring)));
     let identity = Identity::plain(Arc::clone(corp), ISSUER, "alice");
-    let id = SecretString::from("id");
-    let tokens = Tokens { id, refresh: None, nonce: "n".into(), asked: now, due: now };
+    let id_token = SecretString::from("id");
+    let tokens = Tokens {
+        id_token,
+        refresh_token: None,
+        nonce: "n".into(),
+        refreshed: now,
+        refresh_due: now,
+    };
     let (_, session) = sessions.begin(identity, tokens, "login.x.test", now).unwrap();
-    let handle = sessions.handle(&session, &host("", ALICES), now).unwrap();
-    let places = Places { login: "login.x.test".into(), port: 443 };
-    let browser = BrowserSessions { sessions, shared: None, sealer, places };
+    let handle = sessions.add_cookie(&session, &host("", ALICES), now).unwrap();
+    let urls = PublicUrls { login: "login.x.test".into(), port: 443 };
+    let browser = BrowserSessions { sessions, redis: None, keyring, urls };
     (browser, format!("{COOKIE}={handle}"))
 }
 

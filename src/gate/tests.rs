@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     identity::{TokenError, evidence::CredentialKind, revocation::Revocation},
-    request::{Browser, Passes},
+    request::{Browser, PassedArguments},
 };
 
 static MACHINE: LazyLock<Vec<u8>> = LazyLock::new(|| certificate("machine:build"));
@@ -318,14 +318,19 @@ fn browser<'a>(page: Page, own: &'a str, other_port: &'a str, sibling: &'a str) 
 
 /// A request without a credential, for which HAProxy passes every argument.
 fn plain(host: &str) -> Request<'_> {
-    let passes =
-        Passes { query: true, protocols: true, browser: true, tunnels: true, policies: true };
+    let passed = PassedArguments {
+        query: true,
+        protocols: true,
+        browser: true,
+        tunnels: true,
+        policies: true,
+    };
     Request {
         method: Some(b"GET"),
         host: Some(host.as_bytes()),
         hosts: 1,
         path: Some(b"/"),
-        passes,
+        passed,
         ..Request::default()
     }
 }
@@ -359,7 +364,7 @@ fn what_is_refused_whoever_asks() {
         (Request { host: Some(b"a b"), ..good }, Reason::HostInvalid),
         (Request { host: Some(b"www.x.test"), ..good }, Reason::HostUnmatched),
         (
-            Request { passes: Passes { browser: false, ..good.passes }, ..good },
+            Request { passed: PassedArguments { browser: false, ..good.passed }, ..good },
             Reason::MessageUnknown,
         ),
     ] {
@@ -434,7 +439,7 @@ fn a_browser_without_a_session_is_sent_to_sign_in_and_a_program_is_not() {
     let page = Request { browser: opened, query: Some(b"a=b"), ..plain(&host) };
     let response = ask(&scene, &page);
     assert_eq!(response.decision.reason, MISSING);
-    let location = &response.offer.as_ref().unwrap().location;
+    let location = &response.sign_in_redirect.as_ref().unwrap().location;
     assert!(location.starts_with("https://login.x.test/"), "{location}");
     for other in [
         plain(&host),
@@ -443,11 +448,11 @@ fn a_browser_without_a_session_is_sent_to_sign_in_and_a_program_is_not() {
         Request { host: Some(b"www.x.test"), ..page },
         Request { cookie: Some(scene.cookie.as_bytes()), ..page },
     ] {
-        assert!(ask(&scene, &other).offer.is_none(), "{other:?}");
+        assert!(ask(&scene, &other).sign_in_redirect.is_none(), "{other:?}");
     }
     let mut without = Scene::new();
     without.gate.browser = None;
-    assert!(ask(&without, &page).offer.is_none());
+    assert!(ask(&without, &page).sign_in_redirect.is_none());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use crate::request::{
     Request,
-    place::{self, Found},
+    token_location::{self, TokenLookup},
 };
 
 /// Where a token may be, in addition to the Authorization header (RFC 6750 section 2 advises against the other places).
@@ -27,10 +27,9 @@ impl TokenLocations {
     /// Whether the token of a request is in a cookie, which a browser adds to the request of any page.
     #[must_use]
     pub fn is_in_cookie(&self, request: &Request<'_>) -> bool {
-        self.cookie
-            .as_deref()
-            .zip(request.cookie)
-            .is_some_and(|(name, header)| place::cookie(header, name.as_bytes()) != Found::Nothing)
+        self.cookie.as_deref().zip(request.cookie).is_some_and(|(name, header)| {
+            token_location::cookie(header, name.as_bytes()) != TokenLookup::Nothing
+        })
     }
 }
 
@@ -75,15 +74,14 @@ impl<'a> Credential<'a> {
                 .as_deref()
                 .zip(request.cookie)
                 .map_or(Self::Absent, |(name, header)| {
-                    Self::from(place::cookie(header, name.as_bytes()))
+                    Self::from(token_location::cookie(header, name.as_bytes()))
                 }),
             locations.query.as_deref().zip(request.query).map_or(Self::Absent, |(name, query)| {
-                Self::from(place::parameter(query, name.as_bytes()))
+                Self::from(token_location::parameter(query, name.as_bytes()))
             }),
-            request
-                .protocols
-                .filter(|_| locations.subprotocol)
-                .map_or(Self::Absent, |header| Self::from(place::subprotocol(header)).decoded()),
+            request.protocols.filter(|_| locations.subprotocol).map_or(Self::Absent, |header| {
+                Self::from(token_location::subprotocol(header)).decoded()
+            }),
         ];
         // A header of another scheme (Basic) is the workspace's, so it does not conflict with a token elsewhere.
         others.into_iter().fold(header, |one, other| match (one, other) {
@@ -104,12 +102,12 @@ impl<'a> Credential<'a> {
     }
 }
 
-impl<'a> From<Found<'a>> for Credential<'a> {
-    fn from(found: Found<'a>) -> Self {
+impl<'a> From<TokenLookup<'a>> for Credential<'a> {
+    fn from(found: TokenLookup<'a>) -> Self {
         match found {
-            Found::Nothing => Self::Absent,
-            Found::One(token) => Self::Bearer(token.into()),
-            Found::Several => Self::Several,
+            TokenLookup::Nothing => Self::Absent,
+            TokenLookup::One(token) => Self::Bearer(token.into()),
+            TokenLookup::Several => Self::Several,
         }
     }
 }
@@ -150,7 +148,7 @@ mod tests {
             subprotocol: true,
         };
         let none = TokenLocations::default();
-        let subprotocol = [place::SUBPROTOCOL, b"YWJj"].concat();
+        let subprotocol = [token_location::SUBPROTOCOL, b"YWJj"].concat();
         let empty = Request::default();
         let places = [
             Request { authorization: Some(b"Bearer abc"), ..empty },
@@ -177,7 +175,7 @@ mod tests {
         assert_eq!(Credential::find(&twice, &all), Credential::Several);
         let basic = Request { authorization: Some(b"Basic YTpi"), ..places[1] };
         assert_eq!(Credential::find(&basic, &all), bearer(b"abc"), "Basic is the workspace's own");
-        let broken = [place::SUBPROTOCOL, b"!"].concat();
+        let broken = [token_location::SUBPROTOCOL, b"!"].concat();
         let broken = Request { protocols: Some(&broken), ..empty };
         assert_eq!(Credential::find(&broken, &all), bearer(b""));
     }

@@ -1,6 +1,14 @@
-//! All sessions and their cookies, in memory, beside wherever they are kept.
+//! All sessions and their cookies, in memory, in front of a store.
 //!
-//! A request only reads, and never waits. Changes are few; they may wait for the disk or the store.
+//! The gate reads the table for every request with a session cookie; [`crate::sign_in`] and the administrator change it.
+//! A request only reads: it takes no lock and never waits. Changes are rare. They take a lock, and those that write to
+//! the store may block on the disk or the network, but never while they hold the lock.
+//!
+//! The table does not know which store it has ([`SessionStore`]). [`learn`] has what a shared store tells it about the
+//! changes of other agents.
+//!
+//! Invariants: there is one [`Session`] value for each key, so that ending it ends it for everything that holds it, such as an
+//! open tunnel. A key that ended is remembered, so that news that arrive late do not bring the session back.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -8,153 +16,160 @@ use std::{
         Arc, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::rand;
 use tokio::sync::watch;
-use tracing::error;
 
 use super::{
     Digest, Lifetime, Session, Tokens, hash,
-    seal::{Purpose, Sealer},
-    shared::{Change, Shared, SharedError},
-    store::{Key, Row, Store, StoreError},
+    keyring::{Keyring, Purpose, SealError},
+    store::{
+        CookieLookup, Key, LAST_USED_DELAY, RefreshLock, RemovedSession, SessionStore, StoreError,
+        StoredCookie, memory::MemoryStore,
+    },
 };
 use crate::{
     identity::{Identity, profile::Authority},
     lock::Mutex,
     reaper::Reaper,
-    sessions::store::{CookieEntry, Entry},
     time::Timestamp,
 };
 
-/// The most sessions, and the most cookies of hosts for each on average.
-const MAX_SESSIONS: usize = 100_000;
-const HOSTS_EACH: usize = 16;
-/// The most sessions of one person: beyond it, the one that was used longest ago ends, so that nobody fills the
-/// table alone.
-const MAX_OF_PERSON: usize = 64;
-/// Longer than any cookie of ours, in bytes.
-const MAX_ID: usize = 128;
-/// Sessions that are written to the file together. A sign-in may wait for one such write.
-const WRITTEN_TOGETHER: usize = 1000;
-const BETWEEN_WRITES: std::time::Duration = std::time::Duration::from_millis(1);
-/// How many ended sessions are remembered, so that late news does not bring them back.
-const MAX_GONE: usize = 100_000;
+mod learn;
 
-/// A cookie of a host.
+/// The most sessions.
+const MAX_SESSIONS: usize = 100_000;
+/// The most cookies of a session on average.
+const MAX_COOKIES_EACH: usize = 16;
+/// The most sessions of one person. When another one begins, the one that was used longest ago ends, so that one person
+/// cannot fill the table alone.
+const MAX_OF_PERSON: usize = 64;
+/// The longest cookie that is looked up, in bytes. Ours have 64.
+const MAX_COOKIE_LENGTH: usize = 128;
+/// How many ended sessions are remembered.
+const MAX_ENDED: usize = 100_000;
+
+/// The session cookie of one host.
 #[derive(Clone)]
-struct Handle {
+struct HostCookie {
     session: Arc<Session>,
-    /// The host it counts at.
+    /// The host at which the cookie is valid.
     host: Box<str>,
 }
 
-type Handles = imbl::HashMap<Digest, Handle>;
+type Cookies = imbl::HashMap<Digest, HostCookie>;
 
 /// All sessions.
 pub struct Sessions {
-    handles: ArcSwap<Handles>,
-    /// Frees tables that were replaced, which requests may still read.
-    reaper: Reaper<Handles>,
-    /// Held by whoever changes them.
-    known: Mutex<Known>,
+    /// Read by requests, and replaced as a whole by changes.
+    cookies: ArcSwap<Cookies>,
+    /// Frees replaced tables, which requests may still read.
+    reaper: Reaper<Cookies>,
+    /// Locked by every change of `cookies`.
+    state: Mutex<TableState>,
     lifetime: Lifetime,
-    sealer: Arc<Sealer>,
+    keyring: Arc<Keyring>,
     authorities: ArcSwap<Vec<Arc<Authority>>>,
-    keeper: Keeper,
-    /// The most sessions.
+    store: Arc<dyn SessionStore>,
+    /// The most sessions; lower in tests.
     most: usize,
-    /// How often sessions were taken out.
-    ends: AtomicU64,
-}
-
-/// Where sessions outlive the agent.
-enum Keeper {
-    Nowhere,
-    File(Store),
-    Shared(Arc<Shared>),
+    /// How often sessions were removed.
+    removals: AtomicU64,
 }
 
 #[derive(Default)]
-struct Known {
+struct TableState {
     sessions: HashMap<Key, Arc<Session>>,
-    gone: HashSet<Key>,
-    /// The same, oldest first.
-    gone_since: VecDeque<Key>,
+    ended: HashSet<Key>,
+    /// The keys in `ended`, oldest first.
+    ended_order: VecDeque<Key>,
 }
 
-/// There is no room for another session, or it cannot be kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no more sessions can be held at the moment")]
-pub struct NoRoom;
-
-/// Sessions ended here, but may come back.
+/// Why a session or cookie could not be made.
 #[derive(Debug, thiserror::Error)]
-pub enum KeepError {
-    /// With the next start.
+pub enum BeginError {
+    /// There are too many sessions or cookies.
+    #[error("the table of sessions is full")]
+    Full,
+    /// The store does not have it.
     #[error(transparent)]
-    File(#[from] StoreError),
-    /// At other agents, until the store can be told.
+    Store(#[from] StoreError),
+    /// The session ended meanwhile.
+    #[error("the session has ended")]
+    Ended,
+    /// The system has no random numbers.
     #[error(transparent)]
-    Shared(#[from] SharedError),
+    Seal(#[from] SealError),
+}
+
+/// Whether a session may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionValidity {
+    /// It is valid.
+    Valid,
+    /// It ended, or is idle or too old.
+    Ended,
+    /// It is valid as far as this agent knows, but the store has been silent for too long to be sure.
+    Unknown,
 }
 
 impl Sessions {
-    /// No sessions yet; they end with the process.
+    /// Sessions that end with the process.
     #[must_use]
-    pub fn new(lifetime: Lifetime, sealer: Arc<Sealer>) -> Self {
-        Self {
-            handles: ArcSwap::default(),
-            reaper: Reaper::default(),
-            known: Mutex::default(),
-            lifetime,
-            sealer,
-            authorities: ArcSwap::default(),
-            keeper: Keeper::Nowhere,
-            most: MAX_SESSIONS,
-            ends: AtomicU64::new(0),
-        }
+    pub fn in_memory(lifetime: Lifetime, keyring: Arc<Keyring>) -> Self {
+        Self::empty(lifetime, Arc::new(MemoryStore), keyring, vec![])
     }
 
-    /// The sessions of a file, whose issuers are still known.
+    /// The sessions of a store, as far as their issuers are configured.
     ///
     /// # Errors
-    /// The file cannot be read.
+    /// The store cannot be read.
     pub fn load(
         lifetime: Lifetime,
-        store: Store,
-        sealer: Arc<Sealer>,
+        store: Arc<dyn SessionStore>,
+        keyring: Arc<Keyring>,
         authorities: Vec<Arc<Authority>>,
         now: Timestamp,
     ) -> Result<Self, StoreError> {
-        let loaded = store.load(&sealer)?;
-        let keeper = Keeper::File(store);
-        let authorities = ArcSwap::from_pointee(authorities);
-        let sessions = Self { authorities, keeper, ..Self::new(lifetime, sealer) };
-        sessions.replace(loaded.sessions, loaded.handles, now);
+        let stored = store.load()?;
+        let sessions = Self::empty(lifetime, store, keyring, authorities);
+        sessions.replace_all(stored.sessions, stored.cookies, now);
         Ok(sessions)
     }
 
-    /// The sessions of several agents; none until [`Shared::follow`] brings them.
-    #[must_use]
-    pub fn shared(
+    fn empty(
         lifetime: Lifetime,
-        shared: Arc<Shared>,
-        sealer: Arc<Sealer>,
+        store: Arc<dyn SessionStore>,
+        keyring: Arc<Keyring>,
         authorities: Vec<Arc<Authority>>,
     ) -> Self {
-        let keeper = Keeper::Shared(shared);
-        let authorities = ArcSwap::from_pointee(authorities);
-        Self { authorities, keeper, ..Self::new(lifetime, sealer) }
+        Self {
+            cookies: ArcSwap::default(),
+            reaper: Reaper::default(),
+            state: Mutex::default(),
+            lifetime,
+            keyring,
+            authorities: ArcSwap::from_pointee(authorities),
+            store,
+            most: MAX_SESSIONS,
+            removals: AtomicU64::new(0),
+        }
     }
 
-    /// Other issuers are configured now: what other agents tell of sessions at these counts. Sessions go on at
-    /// theirs, whatever it is called now.
+    /// The store of these sessions.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn SessionStore> {
+        &self.store
+    }
+
+    /// Replaces the configured issuers after a reload. Sessions of an issuer that has another name now continue under the
+    /// new name.
     pub fn set_authorities(&self, authorities: Vec<Arc<Authority>>) {
-        let known = self.lock();
-        for session in known.sessions.values() {
+        let state = self.lock();
+        for session in state.sessions.values() {
             let identity = session.identity();
             let old = &identity.authority;
             let now =
@@ -168,204 +183,193 @@ impl Sessions {
         self.authorities.store(Arc::new(authorities));
     }
 
-    /// How many cookies there are.
+    /// The number of cookies.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.handles.load().len()
+        self.cookies.load().len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no cookies.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Begins a session. Returns the login host's cookie. May wait.
+    /// Begins a session. Returns the login host's cookie and the session. Blocks.
     ///
     /// # Errors
-    /// There are too many, or it cannot be kept.
+    /// There are too many sessions, or the store does not have it.
     pub fn begin(
         &self,
         identity: Identity,
         tokens: Tokens,
         login_host: &str,
         now: Timestamp,
-    ) -> Result<(String, Arc<Session>), NoRoom> {
+    ) -> Result<(String, Arc<Session>), BeginError> {
         self.make_room(&identity, now)?;
         let end = now.plus(self.lifetime.absolute);
         let mut key = Key::default();
-        rand::fill(&mut key).map_err(|_| NoRoom)?;
+        rand::fill(&mut key).map_err(|_| SealError)?;
         let session = Arc::new(Session {
             identity: ArcSwap::from_pointee(Identity { expires: end, ..identity }),
             tokens: Mutex::new(tokens),
             key,
             began: now,
             end,
-            last: AtomicU64::new(now.as_millis()),
-            kept: AtomicU64::new(now.as_millis()),
+            last_used: AtomicU64::new(now.as_millis()),
+            stored_last_used: AtomicU64::new(now.as_millis()),
             ended: AtomicBool::new(false),
             hosts: Mutex::default(),
         });
-        self.add(&session, login_host, true, now)
+        let (id, cookie) = self.new_cookie(&session, login_host, now)?;
+        self.store.save(&session, &cookie)?;
+        self.insert_stored(&session, &cookie).map(|session| (id, session))
     }
 
-    /// Makes sure that there is room for another session of somebody.
-    fn make_room(&self, identity: &Identity, now: Timestamp) -> Result<(), NoRoom> {
+    /// Ends the sessions of a person that are too many, and makes sure that the table has room for one more.
+    fn make_room(&self, identity: &Identity, now: Timestamp) -> Result<(), BeginError> {
         let is_full = || self.lock().sessions.len() >= self.most;
         if is_full() {
-            self.tidy_now(Some(now)).map_err(|_| NoRoom)?;
+            self.remove_expired(now)?;
         }
         if is_full() {
-            return Err(NoRoom);
+            return Err(BeginError::Full);
         }
         let mut theirs: Vec<(u64, Key)> = {
-            let known = self.lock();
-            let all = known.sessions.values();
+            let state = self.lock();
+            let all = state.sessions.values();
             let theirs = all.filter(|session| session.identity.load().is_same_person(identity));
-            theirs.map(|session| (session.last.load(Ordering::Relaxed), session.key)).collect()
+            theirs.map(|session| (session.last_used.load(Ordering::Relaxed), session.key)).collect()
         };
         theirs.sort_unstable();
         let too_many = (theirs.len() + 1).saturating_sub(MAX_OF_PERSON);
         let over: HashSet<Key> = theirs.into_iter().take(too_many).map(|(_, key)| key).collect();
         if !over.is_empty() {
-            self.end(|session| over.contains(&session.key)).map_err(|error| {
-                error!(%error, "storing a session failed: the sign-in is refused");
-                NoRoom
-            })?;
+            self.end_where(|session| over.contains(&session.key))?;
         }
         Ok(())
     }
 
-    /// Gives a session a cookie for another host. Returns it. May wait.
+    /// Makes a cookie of a session for another host. Blocks.
     ///
     /// # Errors
-    /// There are too many, or it cannot be kept.
-    pub fn handle(
+    /// There are too many cookies, the store does not have it, or the session has ended.
+    pub fn add_cookie(
         &self,
         session: &Arc<Session>,
         host: &str,
         now: Timestamp,
-    ) -> Result<String, NoRoom> {
-        self.add(session, host, false, now).map(|(id, _)| id)
+    ) -> Result<String, BeginError> {
+        let (id, cookie) = self.new_cookie(session, host, now)?;
+        let replaced = session.replaced_cookie(host);
+        self.store.save_cookie(session, &cookie, replaced.as_ref())?;
+        self.insert_stored(session, &cookie).map(|_| id)
     }
 
-    /// Gives a session a cookie. Returns it, and the session as the table has it.
-    fn add(
+    /// A new cookie, which neither the table nor the store has yet.
+    fn new_cookie(
         &self,
-        session: &Arc<Session>,
+        session: &Session,
         host: &str,
-        is_new: bool,
         now: Timestamp,
-    ) -> Result<(String, Arc<Session>), NoRoom> {
-        if self.len() >= MAX_SESSIONS * HOSTS_EACH {
-            self.tidy_now(Some(now)).map_err(|_| NoRoom)?;
+    ) -> Result<(String, StoredCookie), BeginError> {
+        if self.len() >= MAX_SESSIONS * MAX_COOKIES_EACH {
+            self.remove_expired(now)?;
         }
-        if self.len() >= MAX_SESSIONS * HOSTS_EACH {
-            return Err(NoRoom);
+        if self.len() >= MAX_SESSIONS * MAX_COOKIES_EACH {
+            return Err(BeginError::Full);
         }
-        // 24 random bytes and a seal over them: a cookie that is unknown here is worth a question to
-        // other agents only if one of them made it.
-        let id = self.sealer.seal(Purpose::Cookie, host, &()).map_err(|_| NoRoom)?;
+        // 24 random bytes, encrypted with the key ring: a cookie that is unknown here is looked up at other agents only
+        // if one of them made it, so strangers cannot cause lookups.
+        let id = self.keyring.seal(Purpose::Cookie, host, &())?;
         let digest = hash(id.as_bytes());
-        let kept = is_new.then(|| session.as_kept());
-        let (old, row) =
-            (session.replaces(host), Row { session: &session.key, handle: &digest, host });
-        let done = match &self.keeper {
-            Keeper::Nowhere => Ok(()),
-            Keeper::File(store) => {
-                store.keep(&self.sealer, kept.as_ref(), &row, old.as_ref()).map_err(KeepError::from)
-            }
-            Keeper::Shared(shared) => {
-                shared.keep(kept, &row, old, session.end).map_err(KeepError::from)
-            }
-        };
-        if let Err(error) = done {
-            error!(%error, "storing a session failed: the sign-in is refused");
-            return Err(NoRoom);
-        }
-        let mut known = self.lock();
-        // What the store was told comes back as news, which may have been quicker than this thread: then the
-        // table has the session already, or it has ended again. Two objects of one session would be ended
-        // one without the other.
-        if known.gone.contains(&session.key) {
-            return Err(NoRoom);
-        }
-        let there = known.sessions.entry(session.key).or_insert_with(|| Arc::clone(session));
-        let there = Arc::clone(there);
-        self.insert(&there, digest, host);
-        Ok((id, there))
+        Ok((id, StoredCookie { digest, session: session.key, host: host.into() }))
     }
 
-    /// Puts a cookie into the table; the caller holds the lock.
+    /// Puts a cookie that the store has into the table. Returns the session as the table has it.
+    fn insert_stored(
+        &self,
+        session: &Arc<Session>,
+        cookie: &StoredCookie,
+    ) -> Result<Arc<Session>, BeginError> {
+        let mut state = self.lock();
+        // A shared store tells every agent about the new session, this one too, and may have been quicker than this
+        // thread. Then the table already has the session, or it has ended again. A second value of one session would
+        // not end with the first.
+        if state.ended.contains(&session.key) {
+            return Err(BeginError::Ended);
+        }
+        let there = state.sessions.entry(session.key).or_insert_with(|| Arc::clone(session));
+        let there = Arc::clone(there);
+        self.insert(&there, cookie.digest, &cookie.host);
+        Ok(there)
+    }
+
+    /// Puts a cookie into the table. The caller holds the lock.
     fn insert(&self, session: &Arc<Session>, digest: Digest, host: &str) {
-        let mut handles = Handles::clone(&self.handles.load());
-        if handles.contains_key(&digest) {
+        let mut cookies = Cookies::clone(&self.cookies.load());
+        if cookies.contains_key(&digest) {
             return;
         }
-        if let Some(old) = session.take_in(host, digest) {
-            handles.remove(&old);
+        if let Some(replaced) = session.add_cookie(host, digest) {
+            cookies.remove(&replaced);
         }
-        handles.insert(digest, Handle { session: Arc::clone(session), host: host.into() });
-        self.set_handles(handles);
+        cookies.insert(digest, HostCookie { session: Arc::clone(session), host: host.into() });
+        self.set_cookies(cookies);
     }
 
-    /// The session of a cookie, if it is one of that host and lasts. Never waits.
+    /// The session of a cookie, if the cookie is of this host and the session is valid. Never waits.
     #[must_use]
     pub fn find(&self, id: &[u8], host: &str, now: Timestamp) -> Option<Arc<Session>> {
-        let handles = self.handles.load();
-        let handle = handles.get(&hash(Some(id).filter(|id| id.len() <= MAX_ID)?))?;
-        if *handle.host != *host || !self.is_alive(&handle.session, now) {
+        let cookies = self.cookies.load();
+        let cookie = cookies.get(&hash(Some(id).filter(|id| id.len() <= MAX_COOKIE_LENGTH)?))?;
+        if *cookie.host != *host || !self.is_active(&cookie.session, now) {
             return None;
         }
-        handle.session.last.fetch_max(now.as_millis(), Ordering::Relaxed);
-        Some(Arc::clone(&handle.session))
+        cookie.session.note_use(now);
+        Some(Arc::clone(&cookie.session))
     }
 
-    /// How often sessions ended. As long as it is the same, so are those that count, but for their deadlines.
+    /// How often sessions were removed. As long as it is the same, every session that was valid is valid, except for its
+    /// deadlines.
     #[must_use]
-    pub fn ends(&self) -> u64 {
-        self.ends.load(Ordering::Acquire)
+    pub fn removals(&self) -> u64 {
+        self.removals.load(Ordering::Acquire)
     }
 
-    /// Whether the session lasts. An open tunnel is use of it, and keeps it awake.
+    /// Whether an open tunnel of a session may stay open. The tunnel counts as use of the session.
     #[must_use]
-    pub fn counts(&self, session: &Session, now: Timestamp) -> bool {
-        let lasts = self.is_alive(session, now);
-        if lasts {
-            session.last.fetch_max(now.as_millis(), Ordering::Relaxed);
+    pub fn validity(&self, session: &Session, now: Timestamp) -> SessionValidity {
+        if !self.is_active(session, now) {
+            return SessionValidity::Ended;
         }
-        lasts && !self.is_stale()
+        session.note_use(now);
+        if self.is_stale() { SessionValidity::Unknown } else { SessionValidity::Valid }
     }
 
-    /// Whether nobody can tell at the moment which sessions have ended elsewhere.
+    /// Whether the store was silent for too long, so that it is not known which sessions other agents ended.
     #[must_use]
     pub fn is_stale(&self) -> bool {
-        matches!(&self.keeper, Keeper::Shared(shared) if shared.is_stale())
+        self.store.is_stale()
     }
 
-    /// Asks the store for a cookie of ours that is unknown here; what is returned tells of the end of the
-    /// question. `None` if there is nothing to ask. Must be called within the runtime.
+    /// Looks up a cookie that is unknown here, since another agent may have made it a moment ago. Must be called within
+    /// the runtime; returns at once.
     #[must_use]
-    pub fn ask(self: &Arc<Self>, id: &[u8], host: &str) -> Option<watch::Receiver<u64>> {
-        let Keeper::Shared(shared) = &self.keeper else { return None };
-        shared.ask(self.ours(id, host)?, self)
+    pub fn look_up(self: &Arc<Self>, id: &[u8], host: &str) -> CookieLookup {
+        let made_by_us = || {
+            let id = Some(id).filter(|id| id.len() <= MAX_COOKIE_LENGTH)?;
+            let text = std::str::from_utf8(id).ok()?;
+            self.keyring.open::<()>(Purpose::Cookie, host, text)
+        };
+        // Most cookies that are unknown here are old or made up, and cause no request to the store.
+        if !self.store.is_shared() || made_by_us().is_none() {
+            return CookieLookup::Unknown;
+        }
+        Arc::clone(&self.store).look_up(hash(id), self)
     }
 
-    /// Whether another agent may know a cookie that is unknown here, and nobody can tell at the moment.
-    #[must_use]
-    pub fn is_unsettled(&self, id: &[u8], host: &str) -> bool {
-        let Keeper::Shared(shared) = &self.keeper else { return false };
-        self.ours(id, host).is_some_and(|digest| !shared.is_unknown(&digest))
-    }
-
-    /// A cookie that some agent made for the host, whether or not it counts.
-    fn ours(&self, id: &[u8], host: &str) -> Option<Digest> {
-        let text = std::str::from_utf8(Some(id).filter(|id| id.len() <= MAX_ID)?).ok()?;
-        self.sealer.open::<()>(Purpose::Cookie, host, text)?;
-        Some(hash(id))
-    }
-
-    /// As [`Sessions::find`], but also among what other agents did a moment ago.
+    /// As [`Sessions::find`], but waits for the store if the cookie is unknown here.
     pub async fn find_anywhere(
         self: &Arc<Self>,
         id: &[u8],
@@ -375,348 +379,170 @@ impl Sessions {
         if let Some(session) = self.find(id, host, now) {
             return Some(session);
         }
-        // A closed channel means that the question has ended.
-        let _ = self.ask(id, host)?.changed().await;
+        let CookieLookup::Pending(mut answered) = self.look_up(id, host) else { return None };
+        // An error means that the sender is gone, so the lookup has ended as well.
+        let _: Result<(), watch::error::RecvError> = answered.changed().await;
         self.find(id, host, now)
     }
 
-    /// Ends every session of which that is true, at every host. Returns how many. May wait.
+    /// Ends every session for which `is_over` is true, at every host. Returns how many. Blocks.
     ///
     /// # Errors
-    /// They are ended here, but whoever keeps them could not be told.
-    pub fn end(&self, is_over: impl Fn(&Session) -> bool) -> Result<usize, KeepError> {
-        let over: Vec<_> = {
-            let known = self.lock();
-            let over = known.sessions.values().filter(|session| is_over(session));
-            over.filter(|session| !session.ended.swap(true, Ordering::AcqRel)).cloned().collect()
+    /// They ended here, but the store could not be told.
+    pub fn end_where(&self, is_over: impl Fn(&Session) -> bool) -> Result<usize, StoreError> {
+        let (count, removed) = {
+            let mut state = self.lock();
+            let over = state.sessions.values().filter(|session| is_over(session));
+            let count = over.filter(|session| !session.ended.swap(true, Ordering::AcqRel)).count();
+            (count, self.remove(&mut state, Session::has_ended))
         };
-        if let Keeper::Shared(shared) = &self.keeper {
-            self.forget_ended();
-            if !over.is_empty() {
-                shared.ended(over.iter().map(|session| session.ending()).collect())?;
-            }
-        } else {
-            self.tidy_now(None)?;
+        if !removed.is_empty() {
+            self.store.clear(removed)?;
         }
-        Ok(over.len())
+        Ok(count)
     }
 
-    /// The sessions about which their providers are to be asked again.
+    /// The valid sessions that their providers should confirm again.
     #[must_use]
-    pub fn due(&self, now: Timestamp) -> Vec<Arc<Session>> {
-        let known = self.lock();
-        let due = known.sessions.values().filter(|session| session.is_due(now));
-        due.filter(|session| self.is_alive(session, now)).cloned().collect()
+    pub fn due_for_refresh(&self, now: Timestamp) -> Vec<Arc<Session>> {
+        let state = self.lock();
+        let due = state.sessions.values().filter(|session| session.is_refresh_due(now));
+        due.filter(|session| self.is_active(session, now)).cloned().collect()
     }
 
-    /// Those that count.
+    /// All valid sessions.
     #[must_use]
-    pub fn alive(&self, now: Timestamp) -> Vec<Arc<Session>> {
-        let known = self.lock();
-        known.sessions.values().filter(|session| self.is_alive(session, now)).cloned().collect()
+    pub fn active(&self, now: Timestamp) -> Vec<Arc<Session>> {
+        let state = self.lock();
+        state.sessions.values().filter(|session| self.is_active(session, now)).cloned().collect()
     }
 
-    /// Takes the right to ask a provider about a session; false while another agent does, or when it just
-    /// has. To be given back by [`Sessions::release`].
-    pub async fn claim(&self, session: &Session) -> bool {
-        let Keeper::Shared(shared) = &self.keeper else { return true };
-        let Some(kept) = shared.claim(&session.key).await else { return false };
-        let asked = session.tokens().asked;
-        self.apply(Change::Renewed { key: session.key, kept }, Timestamp::now());
-        if session.tokens().asked == asked {
-            return true;
+    /// Takes the right to refresh a session, so that no other agent does it at the same time. False if another agent has
+    /// the right, or has just refreshed the session. [`Sessions::unlock_refresh`] returns it.
+    pub async fn lock_refresh(&self, session: &Session) -> bool {
+        let stored = match self.store.lock(session).await {
+            RefreshLock::Refused => return false,
+            RefreshLock::Granted(None) => return true,
+            RefreshLock::Granted(Some(stored)) => stored,
+        };
+        let refreshed = session.tokens().refreshed;
+        self.learn_refresh(session.key, *stored);
+        // Another agent was quicker, and this one now has what the provider said.
+        let is_ours = session.tokens().refreshed == refreshed;
+        if !is_ours {
+            self.unlock_refresh(session).await;
         }
-        self.release(session).await;
-        false
+        is_ours
     }
 
-    /// Gives the right to ask back.
-    pub async fn release(&self, session: &Session) {
-        if let Keeper::Shared(shared) = &self.keeper {
-            shared.release(&session.key).await;
-        }
+    /// Returns the right to refresh a session.
+    pub async fn unlock_refresh(&self, session: &Session) {
+        self.store.unlock(session).await;
     }
 
-    /// Takes in what a provider said of a session anew. The session's end stays. May wait.
+    /// Replaces the identity and tokens of a session by those that the provider issued now. The session's end does not
+    /// change. Blocks.
     ///
     /// # Errors
-    /// It cannot be kept; it counts here all the same.
-    pub fn renew(
+    /// The store does not have it; it is valid here all the same, unless the session has ended.
+    pub fn refresh(
         &self,
         session: &Session,
         identity: Identity,
         tokens: Tokens,
-    ) -> Result<(), KeepError> {
+    ) -> Result<(), StoreError> {
         session.replace(Identity { expires: session.end, ..identity }, tokens);
-        match &self.keeper {
-            Keeper::Nowhere => {}
-            Keeper::File(store) => {
-                // Not after it has ended and was taken out.
-                let known = self.lock();
-                if known.sessions.contains_key(&session.key) {
-                    store.update(&self.sealer, &[(session.key, session.as_kept())], &[], &[])?;
-                }
-            }
-            Keeper::Shared(shared) => shared.renew(&session.key, session.as_kept())?,
-        }
-        Ok(())
+        self.store.update(session)
     }
 
-    /// Forgets what is over, and keeps when the others were used last; to be done now and then. May wait.
+    /// Removes sessions that are idle or too old, and stores when the others were last used. Called now and then; blocks.
     ///
     /// # Errors
-    /// Whoever keeps them could not be told.
-    pub fn tidy(&self, now: Timestamp) -> Result<(), KeepError> {
-        self.tidy_now(Some(now))
-    }
-
-    fn tidy_now(&self, now: Option<Timestamp>) -> Result<(), KeepError> {
-        let mut known = self.lock();
-        let is_over = |session: &Session| match now {
-            Some(now) => !self.is_alive(session, now),
-            None => session.ended.load(Ordering::Acquire),
+    /// The store could not be told.
+    pub fn remove_expired(&self, now: Timestamp) -> Result<(), StoreError> {
+        let (removed, used) = {
+            let mut state = self.lock();
+            let removed = self.remove(&mut state, |session| !self.is_active(session, now));
+            let used: Vec<_> = state.sessions.values().filter_map(used_since_stored).collect();
+            (removed, used)
         };
-        let (keys, digests) = self.forget(&mut known, is_over);
-        let mut used = Vec::new();
-        for session in known.sessions.values() {
-            let last = session.last.load(Ordering::Relaxed);
-            if session.kept.load(Ordering::Relaxed) != last {
-                used.push((Arc::clone(session), last));
-            }
+        if !removed.is_empty() {
+            self.store.expire(removed)?;
         }
-        match &self.keeper {
-            Keeper::Nowhere => {}
-            Keeper::File(store) => {
-                store.update(&self.sealer, &[], &keys, &digests)?;
-                drop(known);
-                for some in used.chunks(WRITTEN_TOGETHER) {
-                    self.write_used(store, some)?;
-                    // The lock would be taken again before a sign-in that waits for it wakes up.
-                    std::thread::sleep(BETWEEN_WRITES);
-                }
-            }
-            Keeper::Shared(shared) => {
-                drop(known);
-                let told: Vec<_> =
-                    used.iter().map(|(session, last)| (session.key, *last)).collect();
-                shared.used(&told)?;
-            }
+        if !used.is_empty() {
+            self.store.save_last_used(&used)?;
         }
-        for (session, last) in used {
-            session.kept.store(last, Ordering::Relaxed);
+        for (session, last_used) in used {
+            session.stored_last_used.store(last_used, Ordering::Relaxed);
         }
         Ok(())
     }
 
-    /// Writes to the file when sessions were used last.
-    fn write_used(&self, store: &Store, used: &[(Arc<Session>, u64)]) -> Result<(), StoreError> {
-        let known = self.lock();
-        // None that has ended since: it was taken out of the file under this lock.
-        let here = used.iter().filter(|(session, _)| known.sessions.contains_key(&session.key));
-        let kept: Vec<_> = here.map(|(session, _)| (session.key, session.as_kept())).collect();
-        store.update(&self.sealer, &kept, &[], &[])
-    }
-
-    /// Takes what is over out of the table. Returns the sessions and their cookies.
-    fn forget(
+    /// Takes sessions out of the table. Returns what the store must remove.
+    fn remove(
         &self,
-        known: &mut Known,
+        state: &mut TableState,
         is_over: impl Fn(&Session) -> bool,
-    ) -> (Vec<Key>, Vec<Digest>) {
+    ) -> Vec<RemovedSession> {
         let over: Vec<_> =
-            known.sessions.values().filter(|session| is_over(session)).cloned().collect();
+            state.sessions.values().filter(|session| is_over(session)).cloned().collect();
         if over.is_empty() {
-            return (vec![], vec![]);
+            return vec![];
         }
-        let mut handles = Handles::clone(&self.handles.load());
-        let (mut keys, mut digests) = (Vec::new(), Vec::new());
+        let mut cookies = Cookies::clone(&self.cookies.load());
+        let mut removed = Vec::new();
         for session in over {
-            known.sessions.remove(&session.key);
-            if session.ended.load(Ordering::Acquire) {
-                known.remember_gone(session.key);
+            state.sessions.remove(&session.key);
+            if session.has_ended() {
+                state.remember_ended(session.key);
             }
-            let (key, cookies) = session.ending();
-            for digest in &cookies {
-                handles.remove(digest);
+            let digests = session.cookie_digests();
+            for digest in &digests {
+                cookies.remove(digest);
             }
-            keys.push(key);
-            digests.extend(cookies);
+            removed.push(RemovedSession { key: session.key, cookies: digests });
         }
-        self.set_handles(handles);
-        self.ends.fetch_add(1, Ordering::Release);
-        (keys, digests)
+        self.set_cookies(cookies);
+        self.removals.fetch_add(1, Ordering::Release);
+        removed
     }
 
-    fn forget_ended(&self) {
-        let mut known = self.lock();
-        let _ = self.forget(&mut known, |session| session.ended.load(Ordering::Acquire));
-    }
-
-    /// Whether a session counts. What other agents saw of it may be news a minute later.
-    fn is_alive(&self, session: &Session, now: Timestamp) -> bool {
-        let last = Timestamp::from_millis(session.last.load(Ordering::Relaxed));
-        let late = match self.keeper {
-            Keeper::Shared(_) => super::shared::USED_WITHIN,
-            _ => std::time::Duration::ZERO,
-        };
-        !session.ended.load(Ordering::Acquire)
+    /// Whether a session is valid as far as this agent knows.
+    fn is_active(&self, session: &Session, now: Timestamp) -> bool {
+        // Another agent may have seen a request that this one learns of a minute later.
+        let delay = if self.store.is_shared() { LAST_USED_DELAY } else { Duration::ZERO };
+        !session.has_ended()
             && now < session.end
-            && now.since(last) < self.lifetime.idle + late
+            && now.since(session.last_used()) < self.lifetime.idle + delay
     }
 
-    fn set_handles(&self, handles: Handles) {
-        self.reaper.free(self.handles.swap(Arc::new(handles)));
+    fn set_cookies(&self, cookies: Cookies) {
+        self.reaper.free(self.cookies.swap(Arc::new(cookies)));
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.known.lock()
+    fn lock(&self) -> MutexGuard<'_, TableState> {
+        self.state.lock()
     }
 }
 
-/// What whoever keeps the sessions has of them.
-impl Sessions {
-    /// Takes all that is kept in place of what is here.
-    pub(super) fn replace(&self, sessions: Vec<Entry>, cookies: Vec<CookieEntry>, now: Timestamp) {
-        let mut known = self.lock();
-        let before = std::mem::take(&mut known.sessions);
-        for entry in sessions {
-            let key = entry.key;
-            let session = match before.get(&key) {
-                Some(here) => {
-                    self.catch_up(here, entry);
-                    Some(Arc::clone(here))
-                }
-                None => self.revive(entry).map(Arc::new),
-            };
-            let session = session.filter(|session| self.is_alive(session, now));
-            if let Some(session) = session.filter(|_| !known.gone.contains(&key)) {
-                session.forget_cookies();
-                known.sessions.insert(key, session);
-            }
-        }
-        // Whoever still holds one, as a live tunnel does, must learn of it.
-        for (key, session) in &before {
-            if !known.sessions.contains_key(key) {
-                session.ended.store(true, Ordering::Release);
-            }
-        }
-        let mut handles = Handles::new();
-        for CookieEntry { digest, session, host } in cookies {
-            let Some(session) = known.sessions.get(&session) else { continue };
-            if let Some(old) = session.take_in(&host, digest) {
-                handles.remove(&old);
-            }
-            handles.insert(digest, Handle { session: Arc::clone(session), host: host.into() });
-        }
-        self.set_handles(handles);
-    }
-
-    /// Takes in one cookie, with its session if it may be unknown here.
-    pub(super) fn learn(&self, entry: Option<Entry>, cookie: &CookieEntry, now: Timestamp) {
-        let mut known = self.lock();
-        let key = cookie.session;
-        if known.gone.contains(&key) {
-            return;
-        }
-        if let Some(entry) =
-            entry.filter(|entry| entry.key == key && !known.sessions.contains_key(&key))
-            && let Some(session) = self.revive(entry)
+impl TableState {
+    fn remember_ended(&mut self, key: Key) {
+        if self.ended_order.len() >= MAX_ENDED
+            && let Some(oldest) = self.ended_order.pop_front()
         {
-            known.sessions.insert(key, Arc::new(session));
+            self.ended.remove(&oldest);
         }
-        let session = known.sessions.get(&key).filter(|session| self.is_alive(session, now));
-        if let Some(session) = session {
-            self.insert(session, cookie.digest, &cookie.host);
+        if self.ended.insert(key) {
+            self.ended_order.push_back(key);
         }
-    }
-
-    /// Another agent ended sessions.
-    fn learn_end(&self, keys: &[Key]) {
-        {
-            let mut known = self.lock();
-            for key in keys {
-                known.remember_gone(*key);
-                if let Some(session) = known.sessions.get(key) {
-                    session.ended.store(true, Ordering::Release);
-                }
-            }
-        }
-        self.forget_ended();
-    }
-
-    /// What a change among the agents means here.
-    pub(super) fn apply(&self, change: Change, now: Timestamp) {
-        match change {
-            Change::Begun { kept, cookie } => {
-                let entry = Entry { key: cookie.session, kept, last: None };
-                self.learn(Some(entry), &cookie, now);
-            }
-            Change::Cookie(cookie) => self.learn(None, &cookie, now),
-            Change::Renewed { key, kept } => {
-                let known = self.lock();
-                if let Some(session) = known.sessions.get(&key)
-                    && let Some((identity, tokens)) = kept.identity(&self.authorities.load())
-                    && session.tokens().asked < tokens.asked
-                {
-                    session.replace(identity, tokens);
-                }
-            }
-            Change::Used(used) => {
-                let known = self.lock();
-                for (key, last) in used {
-                    if let Some(session) = known.sessions.get(&key) {
-                        session.last.fetch_max(last, Ordering::Relaxed);
-                        session.kept.fetch_max(last, Ordering::Relaxed);
-                    }
-                }
-            }
-            Change::Ended(keys) => self.learn_end(&keys),
-            Change::Revocation(_) | Change::Hello => {}
-        }
-    }
-
-    /// Takes in what became of a session while this agent heard nothing.
-    fn catch_up(&self, session: &Session, entry: Entry) {
-        let last = entry.last.map_or(entry.kept.last, |last| last.as_millis().max(entry.kept.last));
-        session.last.fetch_max(last, Ordering::Relaxed);
-        if let Some((identity, tokens)) = entry.kept.identity(&self.authorities.load())
-            && session.tokens().asked < tokens.asked
-        {
-            session.replace(identity, tokens);
-        }
-    }
-
-    fn revive(&self, entry: Entry) -> Option<Session> {
-        let Entry { key, kept, last } = entry;
-        let end = Timestamp::from_millis(kept.end);
-        let last = last.map_or(kept.last, |last| last.as_millis().max(kept.last));
-        let began = Timestamp::from_millis(kept.began);
-        let (identity, tokens) = kept.identity(&self.authorities.load())?;
-        Some(Session {
-            identity: ArcSwap::from_pointee(identity),
-            tokens: Mutex::new(tokens),
-            key,
-            began,
-            end,
-            last: AtomicU64::new(last),
-            kept: AtomicU64::new(last),
-            ended: AtomicBool::new(false),
-            hosts: Mutex::default(),
-        })
     }
 }
 
-impl Known {
-    fn remember_gone(&mut self, key: Key) {
-        if self.gone_since.len() >= MAX_GONE
-            && let Some(oldest) = self.gone_since.pop_front()
-        {
-            self.gone.remove(&oldest);
-        }
-        if self.gone.insert(key) {
-            self.gone_since.push_back(key);
-        }
-    }
+/// The session with the time of its last request, unless the store has that time.
+fn used_since_stored(session: &Arc<Session>) -> Option<(Arc<Session>, u64)> {
+    let last_used = session.last_used.load(Ordering::Relaxed);
+    let is_new = session.stored_last_used.load(Ordering::Relaxed) != last_used;
+    is_new.then(|| (Arc::clone(session), last_used))
 }
 
 #[cfg(test)]

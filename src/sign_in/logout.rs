@@ -1,4 +1,7 @@
-//! Logout tokens: a provider says that somebody's session there has ended (OIDC Back-Channel Logout 1.0).
+//! Logout tokens, by which a provider says that a person's session there has ended (OIDC Back-Channel Logout 1.0).
+//!
+//! [`read`] verifies a token with the provider's keys and says whose sessions must end. Whether the token was used
+//! before is up to the caller, as is ending the sessions.
 
 use std::time::Duration;
 
@@ -17,25 +20,25 @@ use crate::{
 
 /// The event that makes a JWT a logout token (section 2.4).
 const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
-/// How old a token may be, in seconds; also how long its id is remembered.
+/// How old a token may be, in seconds.
 const MAX_AGE: f64 = 300.0;
 
-/// Whose sessions end.
+/// Whose sessions must end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ended {
     /// The issuer's identifier.
     pub issuer: Box<str>,
-    /// Everything of this subject, unless there is a session.
+    /// The subject, all of whose sessions end if the token names no session.
     pub subject: Option<Box<str>>,
     /// The session at the issuer.
     pub session: Option<Box<str>>,
-    /// The token's own id: it counts once.
+    /// The token's own id, which makes it valid once.
     pub id: Box<str>,
 }
 
 impl Ended {
-    /// Whether it names the session that this identity is of (section 2.7). The session at the issuer decides where
-    /// both have one. Else the person does, by the `sub` of the ID token, whatever claim is our subject.
+    /// Whether it names the session of this identity (section 2.7). If both have the issuer's session id, that decides.
+    /// Otherwise the person does, by the `sub` of the ID token, even if another claim is configured as the subject.
     #[must_use]
     pub fn names(&self, identity: &Identity) -> bool {
         let TokenIds { session, sub, .. } = &identity.token;
@@ -51,30 +54,31 @@ impl Ended {
     }
 }
 
-/// Why a logout token does not count.
+/// Why a logout token is not valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum LogoutError {
-    /// As for any other token.
+    /// For a reason that any token can have.
     #[error("{0}")]
     Token(TokenError),
-    /// Signed by a key that is not known here.
+    /// It is signed with a key that the issuer does not publish.
     #[error("the token is signed by a key that its issuer does not publish")]
     UnknownKey,
-    /// Not the claims of a logout token.
+    /// Its claims are not those of a logout token.
     #[error("the claim '{0}' is missing, of the wrong type, or must not be there")]
     Claim(&'static str),
 }
 
 impl From<TokenError> for LogoutError {
-    fn from(error: TokenError) -> Self {
-        Self::Token(error)
+    fn from(refusal: TokenError) -> Self {
+        Self::Token(refusal)
     }
 }
 
-/// Reads a logout token for one of the audiences of `profile`, whose issuer has `keys`.
+/// Verifies a logout token for one of the audiences of `profile`, whose issuer has `keys`: everything in section 2.6 except
+/// whether the token was used before.
 ///
 /// # Errors
-/// See [`LogoutError`]. Everything in section 2.6 is checked but whether the token was used before.
+/// See [`LogoutError`].
 pub fn read(
     token: &str,
     profile: &Profile,
@@ -83,7 +87,7 @@ pub fn read(
 ) -> Result<Ended, LogoutError> {
     let unverified = Unverified::inspect_logout(token.as_bytes())?;
     unverified.verify_signature(profile, keys).map_err(|error| match error {
-        VerifyError::Refused(error) => LogoutError::Token(error),
+        VerifyError::Refused(refusal) => LogoutError::Token(refusal),
         VerifyError::UnknownKey => LogoutError::UnknownKey,
     })?;
     let claims = unverified.claims();
@@ -116,7 +120,7 @@ pub fn read(
     if !event.is_some_and(Value::is_object) {
         return Err(LogoutError::Claim("events"));
     }
-    // An ID token must never end a session.
+    // An ID token has a nonce, and must never be taken for a logout token.
     if claims.contains_key("nonce") {
         return Err(LogoutError::Claim("nonce"));
     }

@@ -1,4 +1,6 @@
-//! The audit record of what happens to sessions.
+//! The audit records of sessions: signed in, signed out, refreshed, ended, denied.
+//!
+//! Written by the pages of sign-in, by the refresh task and by the administrator's API.
 
 use tracing::error;
 
@@ -9,24 +11,24 @@ use crate::{
     time::Timestamp,
 };
 
-/// What happened to a person's session.
+/// An event of a person's session.
 #[derive(Default)]
 pub struct SessionEvent<'a> {
-    /// When.
+    /// When it happened.
     pub time: Timestamp,
     /// What happened; one of [`AuditEvent::SESSION`].
     pub event: AuditEvent,
-    /// Who, if it is about one person.
+    /// The person, if it is about one.
     pub identity: Option<&'a Identity>,
     /// The workspace's host, if it is about one.
     pub host: Option<&'a str>,
-    /// Why it was denied.
+    /// Why a sign-in was denied.
     pub reason: Option<&'a str>,
-    /// The id of the decision that denied it, which the person was told.
+    /// The id of the decision that denied it, which is on the person's page.
     pub decision_id: Option<&'a str>,
     /// How many sessions ended.
     pub sessions: Option<usize>,
-    /// The user id at the other end of the admin socket, if an administrator did it.
+    /// The user id of the administrator's process, if it came over the admin socket.
     pub uid: Option<u32>,
 }
 
@@ -48,16 +50,16 @@ impl Entry for SessionEvent<'_> {
 }
 
 impl SessionEvent<'_> {
-    /// Records and counts it. Returns whether it is on record.
+    /// Records and counts the event. Returns whether it is on record.
     pub fn record(&self, log: &AuditLog, metrics: &Metrics) -> bool {
-        let kept = log.record(self).is_ok();
+        let is_recorded = log.record(self).is_ok();
         metrics.session_event(self.event);
-        if !kept {
+        if !is_recorded {
             error!(
                 event = self.event.id(),
                 "recording an event failed: the audit log has no room or cannot be written"
             );
         }
-        kept
+        is_recorded
     }
 }

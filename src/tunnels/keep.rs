@@ -274,7 +274,7 @@ struct Known<'g> {
 impl<'g> Known<'g> {
     fn of(gate: &'g Gate) -> Self {
         let sign_in = gate.browser.as_ref();
-        let alive = sign_in.map(|sign_in| sign_in.sessions.alive(Timestamp::now()));
+        let alive = sign_in.map(|sign_in| sign_in.sessions.active(Timestamp::now()));
         let sessions = alive.into_iter().flatten().map(|session| {
             let identity = session.identity();
             let (issuer, subject) = (identity.issuer.clone(), identity.subject.clone());

@@ -158,9 +158,9 @@ impl Recent {
         let Allowed { response, request, id, certificates, now } = *allowed;
         let decision = &response.decision;
         let host = request.host.filter(|host| host.len() <= MAX_HOST).ok_or(Full)?;
-        let frontend = request.spot.frontend.ok_or(Full)?;
-        let source = request.spot.address();
-        if request.spot.stream.is_none() && source.is_none() {
+        let frontend = request.location.frontend.ok_or(Full)?;
+        let source = request.location.address();
+        if request.location.stream.is_none() && source.is_none() {
             return Err(Full);
         }
         let path = request.path.map(|path| path.get(..MAX_PATH).unwrap_or(path));
@@ -179,9 +179,9 @@ impl Recent {
             since: now,
             opened: MonotonicTime::now(),
             frontend: 0,
-            stream: request.spot.stream,
-            started: request.spot.started,
-            process: request.spot.process,
+            stream: request.location.stream,
+            started: request.location.started,
+            process: request.location.process,
             source,
             asked: request.reuse.now,
             is_inherited: false,
@@ -493,8 +493,8 @@ mod tests {
         let mut request = Request { host: Some(host.as_bytes()), ..Request::default() };
         request.method = Some(b"GET");
         request.path = Some(path);
-        request.spot.frontend = Some(b"gate");
-        request.spot.stream = Some(number);
+        request.location.frontend = Some(b"gate");
+        request.location.stream = Some(number);
         let mut decision = Decision::refuse(Reason::Owner);
         decision.identity = Some(Arc::new(identity()));
         decision.route = Some(named(false));
@@ -586,15 +586,15 @@ mod tests {
     fn what_could_not_be_found_is_not_let_pass() {
         let recent = Recent::with(2);
         let mut request = Request { host: Some(b"w.test"), ..Request::default() };
-        request.spot.frontend = Some(b"gate");
+        request.location.frontend = Some(b"gate");
         let decision = Decision::refuse(Reason::Owner);
         let id = DecisionId::from("1-2-3").unwrap();
         let response = decision.into();
         let note = |request: &Request<'_>| recent.note(&allowed(&response, request, &id));
         assert_eq!(note(&request), Err(Full));
-        request.spot.source = Some([127, 0, 0, 1].into());
+        request.location.source = Some([127, 0, 0, 1].into());
         assert_eq!(note(&request), Err(Full), "an address without a port");
-        request.spot.port = Some(7);
+        request.location.port = Some(7);
         assert_eq!(note(&request), Ok(()));
     }
 }

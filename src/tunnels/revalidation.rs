@@ -19,6 +19,7 @@ use crate::{
         revalidator::{Change, HeldAllows, Round, Schedule, Scope},
     },
     identity::TokenError,
+    sessions::table::SessionValidity,
     time::{MonotonicTime, Timestamp},
     workspaces::{pattern::Scratch, registry::Snapshot, source::SourceId},
 };
@@ -48,7 +49,7 @@ impl TunnelRevalidation {
 
     /// Notes that sessions have ended: a plain request of one may last.
     fn note_ended_sessions(&mut self, gate: &Gate) {
-        let ends = gate.browser.as_ref().map_or(0, |sign_in| sign_in.sessions.ends());
+        let ends = gate.browser.as_ref().map_or(0, |sign_in| sign_in.sessions.removals());
         if ends != self.session_ends {
             self.session_ends = ends;
             self.tunnels.changed();
@@ -138,13 +139,20 @@ impl HeldAllows for TunnelRevalidation {
 /// Why a tunnel is over by the clock or with its session.
 fn expired(gate: &Gate, tunnel: &Tunnel, settings: &Settings, now: Timestamp) -> Option<Cause> {
     let sessions = gate.browser.as_ref().map(|sign_in| &sign_in.sessions);
-    let ended = match &tunnel.session {
-        Some(session) => sessions.is_none_or(|sessions| !sessions.counts(session, now)),
+    let validity = match &tunnel.session {
+        Some(session) => {
+            sessions.map_or(SessionValidity::Ended, |sessions| sessions.validity(session, now))
+        }
         // The session ended with the agent before this one.
-        None => tunnel.by == By::Session,
+        None if tunnel.by == By::Session => SessionValidity::Ended,
+        None => SessionValidity::Valid,
     };
-    if ended {
-        return Some(Cause::SessionEnded);
+    match validity {
+        SessionValidity::Valid => {}
+        SessionValidity::Ended => return Some(Cause::SessionEnded),
+        // The session has not ended as far as this agent knows, and the record must not say so. A request would get 503
+        // for the same reason.
+        SessionValidity::Unknown => return Some(Cause::Refused(Reason::SessionsUnavailable)),
     }
     if tunnel.identity.is_none() && tunnel.by != By::Nobody {
         // The agent before this one knew the person by an issuer that is not configured any more.

@@ -10,7 +10,7 @@ use crate::{
         groups::JoinedGroups,
         profile::{Authority, MatchBy},
     },
-    sessions::{Lifetime, Sessions, Tokens, seal::Sealer},
+    sessions::{Lifetime, Sessions, Tokens, keyring::Keyring, table::SessionValidity},
     workspaces::NamedServer,
 };
 
@@ -130,27 +130,31 @@ fn a_tunnel_ends_with_its_token_unless_the_operator_says_otherwise() {
 fn c7_an_open_tunnel_keeps_its_session_awake_and_not_beyond_its_end() {
     let lifetime = Lifetime { idle: Duration::from_mins(1), absolute: Duration::from_mins(5) };
     let ring = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, [7; 32]);
-    let sessions = Sessions::new(lifetime, Arc::new(Sealer::ring(&ring).unwrap()));
+    let sessions = Sessions::in_memory(lifetime, Arc::new(Keyring::parse(&ring).unwrap()));
     let tokens = Tokens {
-        id: SecretString::from("t"),
-        refresh: None,
+        id_token: SecretString::from("t"),
+        refresh_token: None,
         nonce: "n".into(),
-        asked: Timestamp::from_secs(0),
-        due: Timestamp::from_secs(0),
+        refreshed: Timestamp::from_secs(0),
+        refresh_due: Timestamp::from_secs(0),
     };
     let at = |secs: u64| Timestamp::from_secs(1_000_000 + secs);
     let (id, session) = sessions.begin(identity(), tokens.clone(), "login", at(0)).unwrap();
     for secs in [50, 100, 150, 200, 250, 299] {
-        assert!(sessions.counts(&session, at(secs)), "{secs}");
+        assert_eq!(sessions.validity(&session, at(secs)), SessionValidity::Valid, "{secs}");
     }
     assert!(sessions.find(id.as_bytes(), "login", at(299)).is_some());
-    assert!(!sessions.counts(&session, at(300)), "the absolute end");
+    assert_eq!(sessions.validity(&session, at(300)), SessionValidity::Ended, "the absolute end");
     // What was asleep is not woken up.
     let (_, other) = sessions.begin(identity(), tokens.clone(), "login", at(0)).unwrap();
-    assert!(!sessions.counts(&other, at(60)));
-    assert!(!sessions.counts(&other, at(60)), "nor by having been asked");
-    sessions.end(|ended| ended.is(&other)).unwrap();
-    assert!(!sessions.counts(&other, at(1)));
+    assert_eq!(sessions.validity(&other, at(60)), SessionValidity::Ended);
+    assert_eq!(
+        sessions.validity(&other, at(60)),
+        SessionValidity::Ended,
+        "nor by having been asked"
+    );
+    sessions.end_where(|ended| ended.is_same(&other)).unwrap();
+    assert_eq!(sessions.validity(&other, at(1)), SessionValidity::Ended);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::{
         revalidate::{Held, revalidate},
         revalidator::{Change, HeldAllows, Round, Schedule, Scope},
     },
+    sessions::table::SessionValidity,
     time::{MonotonicTime, Timestamp},
     workspaces::{pattern::Scratch, registry::Snapshot},
 };
@@ -61,7 +62,9 @@ impl CacheRevalidation {
             }
             for (key, given) in part {
                 if let Some(session) = &given.session
-                    && sessions.is_none_or(|sessions| !sessions.counts(session, now))
+                    && sessions.is_none_or(|sessions| {
+                        sessions.validity(session, now) != SessionValidity::Valid
+                    })
                 {
                     return true;
                 }

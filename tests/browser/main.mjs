@@ -122,7 +122,7 @@ ${names.map(issuer).join('\n')}
 host = "${LOGIN}"
 port = ${port}
 listen = "${gate.pages}"
-keys_file = "keys"
+encryption_keys_file = "keys"
 ${lifetimes}
 ${two ? look : ''}
 [[host]]

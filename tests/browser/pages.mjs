@@ -70,7 +70,7 @@ export const chooser = {
     assert(gate.workspaces.hostile.recording().includes(gate.providers[1].issuer), 'the issuer is told');
     // A person of the same name at the other provider is another person.
     await person.visit(gate.login());
-    await person.page.click('text=Sign in as somebody else');
+    await person.page.click('text=Sign in as another person');
     await person.page.click('text=Partner & Sons');
     await person.signIn('alice');
     await person.page.waitForSelector('h1:text-is("You are signed in")');
@@ -163,7 +163,7 @@ export const tests = {
     for (const [name, url] of [['agent-away', gate.url('mine', '/x')], ['agent-away-login', gate.login()]]) {
       const reply = await person.visit(url);
       assert.equal(reply.status(), 503, name);
-      assert.equal(await person.heading(), 'Not possible at the moment');
+      assert.equal(await person.heading(), 'The gate does not answer');
       assert.match(reply.headers()['content-security-policy'], /^default-src 'none'; /);
       await isStyled(person.page);
       await look(gate, person, name);

@@ -78,7 +78,7 @@ export const tests = {
     assert(!text.includes('bob@') && !/\bbob\b/.test(text), 'whose it is, is not told');
     const decision = await person.page.textContent('.decision');
     await until('the record', () => gate.audit().some((line) => line.decision_id === decision && line.user === 'alice'));
-    await person.page.click('text=Sign in as somebody else');
+    await person.page.click('text=Sign in as another person');
     await person.signIn('bob');
     await content(person.page, 'bobs');
     assert.equal(person.page.url(), gate.url('bobs', '/his?x=1'));
@@ -102,7 +102,7 @@ export const tests = {
     assert(text.includes('alice') && text.includes('not_permitted'), text);
     const decision = await person.page.textContent('.decision');
     await until('the record', () => gate.audit().some((line) => line.decision_id === decision));
-    await person.page.click('text=Sign in as somebody else');
+    await person.page.click('text=Sign in as another person');
     await person.signIn('bob');
     await content(person.page, 'moving');
     assert.equal(person.page.url(), address);

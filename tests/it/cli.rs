@@ -126,7 +126,7 @@ async fn s6_check_warns_of_a_login_host_of_another_site_than_the_workspaces() {
     let checked = |login: &str, domain: &str| {
         let sign_in = format!(
             "[issuer.sign_in]\nclient_id = 'gate'\nclient_secret_file = 'secret'\n\n\
-             [sign_in]\nhost = '{login}'\nlisten = '127.0.0.1:9011'\nkeys_file = 'keys'\n\n[[host]]"
+             [sign_in]\nhost = '{login}'\nlisten = '127.0.0.1:9011'\nencryption_keys_file = 'keys'\n\n[[host]]"
         );
         let config = text_of.replace("[[host]]", &sign_in).replace("gitpod.test", domain);
         std::fs::write(&path, config).unwrap();

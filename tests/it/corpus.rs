@@ -131,9 +131,9 @@ fn made_up() {
     let authority = Authority::new("corp");
     write("certificate", "all-names", &authority.certificate("runner 7", &names, |_| ()).der);
     write("certificate", "common-name", &authority.certificate("runner", &[], |_| ()).der);
-    write("place", "cookies", b"a=1; token=x.y.z; b=2");
-    write("place", "query", b"a=1&token=x.y.z&b=%20");
-    write("place", "subprotocols", b"chat, base64url.bearer.authorization.k8s.io.YQ, v2");
+    write("token_location", "cookies", b"a=1; token=x.y.z; b=2");
+    write("token_location", "query", b"a=1&token=x.y.z&b=%20");
+    write("token_location", "subprotocols", b"chat, base64url.bearer.authorization.k8s.io.YQ, v2");
     let mut bytes = Vec::new();
     client::disconnect(&mut bytes, Status::Timeout, "slow");
     write("frame", "disconnect", &bytes);

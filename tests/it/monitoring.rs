@@ -47,7 +47,7 @@ async fn every_metric_is_there_and_no_other() {
     let elsewhere = [
         &metrics::HAPROXY_UP.name,
         &metrics::SESSION_COOKIES.name,
-        &metrics::SHARED_SILENT.name,
+        &metrics::REDIS_SILENT.name,
         &metrics::TUNNELS_TERMINATION_FAILED.name,
     ];
     assert_eq!(missing, elsewhere);

@@ -40,6 +40,27 @@ fn all_are(all: &[u16], status: u16) -> Option<()> {
     all.iter().all(|found| *found == status).then_some(())
 }
 
+/// A browser whose person has just signed in at the provider, and the redirect back.
+async fn at_the_provider(stage: &Stage) -> (Browser, Reply) {
+    let mut browser = stage.browser();
+    let mut reply = browser.get(&host(ALICES), "/").await;
+    while reply.location.as_ref().unwrap().starts_with("https://") {
+        reply = browser.follow(&reply).await;
+    }
+    let back = browser.follow(&reply).await;
+    (browser, back)
+}
+
+/// The page of a person who cannot sign in without the store, with an id that is in the log of the agent that wrote it.
+fn is_store_away(reply: &Reply, stage: &Stage) {
+    assert_eq!(reply.status, 503, "{reply:?}");
+    assert!(reply.body.contains("<h1>Sign-in is interrupted</h1>"), "{}", reply.body);
+    assert!(reply.body.contains("session_store_unreachable"), "{}", reply.body);
+    let id = reply.body.split("\"decision\">").nth(1).unwrap().split('<').next().unwrap();
+    let logs = [stage.agent.log(), stage.second.as_ref().unwrap().log()];
+    assert!(id.starts_with("web-") && logs.iter().any(|log| log.contains(id)), "{id}");
+}
+
 async fn sign_out(browser: &mut Browser) -> Reply {
     let path = "/.well-known/identity-spoa/sign-out";
     browser.ask("POST", LOGIN, path, &[("content-type", "application/x-www-form-urlencoded")]).await
@@ -164,7 +185,7 @@ async fn a_revocation_reaches_all_agents_within_a_second_and_one_that_was_away_t
 async fn silent(admin: &std::path::Path) -> u64 {
     let client = reqwest::Client::builder().unix_socket(admin).build().unwrap();
     let text = client.get("http://agent/metrics").send().await.unwrap().text().await.unwrap();
-    let line = text.lines().find_map(|l| l.strip_prefix("identity_spoa_shared_silent_seconds "));
+    let line = text.lines().find_map(|l| l.strip_prefix("identity_spoa_redis_silent_seconds "));
     line.unwrap().parse().unwrap()
 }
 
@@ -176,6 +197,10 @@ async fn while_the_store_is_away_sessions_go_on_and_nobody_new_signs_in() {
     assert_eq!(statuses(&mut alice, &host(ALICES)).await, [200; 8]);
     let metrics = stage.directory.path().join("agent-admin.sock");
     assert_eq!(silent(&metrics).await, 0);
+    // Two more people are signing in: one is at the provider, one has the page that delivers the ticket.
+    let (mut carol, way_back) = at_the_provider(&stage).await;
+    let mut dave = stage.browser();
+    let ticket_page = dave.up_to_ticket(&host(ALICES), "/").await;
     redis.kill();
     until("the agents to notice", async || {
         stage.agent.log().contains("the session store does not answer").then_some(())
@@ -188,8 +213,13 @@ async fn while_the_store_is_away_sessions_go_on_and_nobody_new_signs_in() {
     let mut bob = stage.browser();
     stage.idp.set_user("bob");
     let reply = bob.browse(&host(BOBS), "/").await;
-    // The attempt at the provider cannot be taken once, so it does not count at all.
-    assert!(matches!(reply.status, 400 | 503), "{reply:?}");
+    is_store_away(&reply, &stage);
+    // Who was at the provider at that moment is told the same when they come back.
+    let reply = carol.follow(&way_back).await;
+    is_store_away(&reply, &stage);
+    dave.deliver(ticket_page.ticket.as_deref().unwrap()).await;
+    let reply = dave.get_address(ticket_page.location.as_deref().unwrap()).await;
+    is_store_away(&reply, &stage);
     // Who signs out is out here at once, and everywhere when the store is back.
     let reply = sign_out(&mut alice).await;
     assert_eq!(reply.status, 303);
@@ -204,7 +234,7 @@ async fn while_the_store_is_away_sessions_go_on_and_nobody_new_signs_in() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn f8_a_session_that_nobody_can_confirm_is_unavailable_and_never_allowed() {
-    let (stage, redis, _directory) = world(Version::newest(), "keep_seconds = 1").await;
+    let (stage, redis, _directory) = world(Version::newest(), "max_staleness_seconds = 1").await;
     let mut alice = stage.browser();
     assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
     // Silent, not gone.

@@ -237,7 +237,12 @@ impl Browser {
                 ticket: None,
             };
         }
-        let (host, path) = parts(&location);
+        self.get_address(&location).await
+    }
+
+    /// Opens an address at one of our hosts.
+    pub(crate) async fn get_address(&mut self, address: &str) -> Reply {
+        let (host, path) = parts(address);
         self.get(&host, &path).await
     }
 
@@ -361,7 +366,7 @@ async fn a_person_gets_a_page_and_a_program_gets_text_when_a_workspace_is_not_to
         stage.agent.kill();
         let reply = browser.get(&host(ALICES), "/").await;
         assert_eq!(reply.status, 503, "{reply:?}");
-        is_page(&reply, "<h1>Not possible at the moment</h1>");
+        is_page(&reply, "<h1>The gate does not answer</h1>");
         let reply = browser.ask("GET", &host(ALICES), "/", &[("accept", "*/*")]).await;
         assert_eq!(reply.status, 503, "{reply:?}");
         assert!(reply.body.starts_with("Cannot tell who may pass"), "{}", reply.body);

@@ -49,13 +49,13 @@ impl Redis {
         client.get_multiplexed_async_connection().await
     }
 
-    /// Its table `[shared]`.
+    /// Its table `[redis]`.
     pub fn table(&self, more: &str) -> String {
         let socket = self.socket.display();
         std::fs::write(self.socket.with_file_name("redis-password"), "p4ss&+\n").unwrap();
         let password = self.socket.with_file_name("redis-password");
         let password = password.display();
-        format!("[shared]\nurl = 'redis+unix://{socket}'\npassword_file = '{password}'\n{more}\n")
+        format!("[redis]\nurl = 'redis+unix://{socket}'\npassword_file = '{password}'\n{more}\n")
     }
 
     /// Does one command.

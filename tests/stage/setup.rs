@@ -86,7 +86,7 @@ impl AgentToml {
         .table(
             "[sign_in]",
             &format!(
-                "host = \"{LOGIN}\"\nport = {https}\nlisten = \"{pages}\"\nkeys_file = \"keys\"\n{lines}"
+                "host = \"{LOGIN}\"\nport = {https}\nlisten = \"{pages}\"\nencryption_keys_file = \"keys\"\n{lines}"
             ),
         )
     }

@@ -46,7 +46,7 @@ pub(super) fn judge(
         None => {}
         Some(Err(error)) => findings.push(Finding::fail(
             format!("keys: {error}"),
-            "check that this machine reaches the address; until then only 'keys_file' could help",
+            "check that this machine reaches the address; until then only 'key_cache_file' could help",
         )),
         Some(Ok((url, document, max_age))) => {
             findings.extend(keys(profile, document));

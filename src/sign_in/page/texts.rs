@@ -1,6 +1,9 @@
-//! What people read, and how an operator says it in other words.
+//! The words of the pages, and the operator's own words in their place.
 //!
-//! A new text is one line in the table below; `docs/texts.toml` is made from it.
+//! Each text has a stable id, which is its key in the operator's `texts_file`, and placeholders in braces for values such
+//! as the person's name. A new text is one line in the table below; `docs/texts.toml` is made from the table.
+//!
+//! A file of texts is read as a whole with all its mistakes. Texts are plain text: the template escapes them.
 
 use std::{fmt::Write as _, path::Path};
 
@@ -24,7 +27,7 @@ macro_rules! texts {
         }
 
         impl Text {
-            /// All of them.
+            /// All texts.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
             /// The stable id, the key in a file of texts.
@@ -33,10 +36,9 @@ macro_rules! texts {
                 match self { $(Self::$name => $id,)* }
             }
 
-            /// What it says unless the operator says otherwise. `{user}`, `{host}` and the like stand for
-            /// what is known then.
+            /// The default words. Placeholders such as `{user}` are replaced by values.
             #[must_use]
-            pub const fn built_in(self) -> &'static str {
+            pub const fn default_words(self) -> &'static str {
                 match self { $(Self::$name => $text,)* }
             }
         }
@@ -56,22 +58,31 @@ texts! {
     SignedOutTitle = "signed_out_title": "You are signed out",
     SignedOutText = "signed_out_text": "Your session has ended at every workspace.",
     SignInAgain = "sign_in_again": "Sign in again",
-    Switch = "switch": "Sign in as somebody else",
+    Switch = "switch": "Sign in as another person",
     TryAgain = "try_again": "Try again",
     BackToWorkspace = "back_to_workspace": "Back to the workspace",
     HandOverTitle = "hand_over_title": "Signing in",
     HandOverText = "hand_over_text": "You are being signed in at {host}.",
     Continue = "continue": "Continue",
     LateTitle = "late_title": "That took too long",
-    LateText = "late_text": "The way to your workspace was open for a few minutes only, or was used already. Nothing is lost: please try again.",
+    LateText = "late_text": "The link to your workspace is valid for a few minutes and only once, and this one is not valid any more. Nothing is lost: please try again.",
     FailedTitle = "failed_title": "That did not work",
-    FailedText = "failed_text": "This answer belongs to no sign-in of this browser, or came a second time. Please open the workspace again.",
+    FailedText = "failed_text": "This response does not belong to a sign-in of this browser, or was used before. Please open the workspace again.",
     RefusedText = "refused_text": "{provider} did not sign you in.",
-    UnverifiedText = "unverified_text": "The answer of {provider} could not be verified, so nobody was signed in.",
+    UnverifiedText = "unverified_text": "The response of {provider} could not be verified, so you are not signed in.",
     NothingTitle = "nothing_title": "There is nothing here",
     NothingText = "nothing_text": "Please check the address.",
-    UnavailableTitle = "unavailable_title": "Not possible at the moment",
-    UnavailableText = "unavailable_text": "Nobody can be let in until this is over. Please try again in a minute.",
+    ProviderAwayTitle = "provider_away_title": "Your identity provider does not answer",
+    ProviderAwayText = "provider_away_text": "{provider} does not answer, so you cannot sign in at the moment. Please try again in a minute.",
+    StoreAwayTitle = "store_away_title": "Sign-in is interrupted",
+    StoreAwayText = "store_away_text": "The session store does not answer, so it is not possible to sign in at the moment. Please try again in a minute.",
+    NotRecordedTitle = "not_recorded_title": "Your sign-in could not be recorded",
+    NotRecordedText = "not_recorded_text": "Each sign-in must be recorded, and records cannot be written at the moment. Please try again in a minute.",
+    TooManyTitle = "too_many_title": "Too many sign-ins",
+    TooManyText = "too_many_text": "You, or too many people at once, signed in too often within minutes. Please try again in ten minutes.",
+    InternalTitle = "internal_title": "Sign-in failed because of an error",
+    InternalText = "internal_text": "An error in the sign-in service stopped your sign-in. If trying again does not help, tell your administrator the error below.",
+    UnavailableTitle = "unavailable_title": "Your access cannot be checked",
     DeniedTitle = "denied_title": "No access",
     StoppedTitle = "stopped_title": "This workspace is not running",
     UnknownTitle = "unknown_title": "No such workspace",
@@ -79,20 +90,27 @@ texts! {
     InterruptedTitle = "interrupted_title": "This workspace is away for a moment",
     SignInFirstTitle = "sign_in_first_title": "Please sign in again",
     ReasonNotPermitted = "reason_not_permitted": "Your account may not open this workspace. Only its owner and the people it is shared with can.",
-    ReasonGroupsOverage = "reason_groups_overage": "This workspace is shared with groups, and your provider did not say which groups you are in, since they are too many. An administrator can change that.",
+    ReasonGroupsOverage = "reason_groups_overage": "This workspace is shared with groups, but you are in so many groups that your provider does not list them. An administrator can change that.",
     ReasonUserInactive = "reason_user_inactive": "Your account at the workspace platform is suspended or was removed.",
-    ReasonUserAmbiguous = "reason_user_ambiguous": "Several accounts of the workspace platform fit you, so that nobody can tell which one is yours. An administrator can put that right.",
-    ReasonOwnerInactive = "reason_owner_inactive": "Whoever this workspace belongs to is suspended or has left, so nobody may open it.",
+    ReasonUserAmbiguous = "reason_user_ambiguous": "Several accounts of the workspace platform fit you, so it is not known which one is yours. An administrator can correct that.",
+    ReasonOwnerInactive = "reason_owner_inactive": "The owner of this workspace is suspended or has left, so it cannot be opened.",
     ReasonEndpointUndeclared = "reason_endpoint_undeclared": "The workspace does not offer anything at this address. Its owner can open the port.",
-    ReasonEndpointTcp = "reason_endpoint_is_tcp": "There is no web page at this address, but a service such as SSH. Reach it with its own program.",
+    ReasonEndpointTcp = "reason_endpoint_is_tcp": "There is no web page at this address, but a service such as SSH. Connect to it with its own program.",
     ReasonPolicyForbidden = "reason_policy_forbidden": "A rule of your organization does not allow this: not from here, not at this time, or not with this workspace.",
     ReasonOriginForeign = "reason_origin_foreign": "Another site tried to open this workspace in your name.",
     ReasonRevoked = "reason_token_revoked": "An administrator has ended your access.",
-    ReasonToken = "reason_token": "What your browser sent does not count any more.",
+    ReasonToken = "reason_token": "Your sign-in is not valid any more.",
     ReasonUnknown = "reason_workspace_unknown": "There is no workspace at this address. It may have been deleted.",
     ReasonStopped = "reason_workspace_stopped": "If it is yours, start it and open this page again.",
     ReasonStarting = "reason_workspace_starting": "It will be there soon. Please try again in a moment.",
     ReasonInterrupted = "reason_workspace_interrupted": "It is expected back soon. Please try again in a moment.",
+    ReasonProviderAway = "reason_provider_away": "The identity provider does not answer, so your sign-in cannot be checked. Please try again in a minute.",
+    ReasonStoreAway = "reason_store_away": "The session store does not answer, so your session cannot be checked. It has not ended: please try again in a minute.",
+    ReasonPlatformAway = "reason_platform_away": "The workspace platform does not answer, so it is not known who may open this workspace. Please try again in a minute.",
+    ReasonDestination = "reason_destination": "The address of this workspace is not known, not unique or not permitted. If trying again does not help, tell your administrator the decision below.",
+    ReasonNotRecorded = "reason_not_recorded": "Nothing is allowed without a record, and records cannot be written at the moment. Please try again in a minute.",
+    ReasonOverloaded = "reason_overloaded": "There are too many requests at the moment. Please try again in a minute.",
+    ReasonInternal = "reason_internal": "An error in the access check or its configuration stopped this request. If trying again does not help, tell your administrator the decision below.",
     ReasonUnmatched = "reason_host_unmatched": "No workspace has such an address. Please check it.",
     AskOwner = "ask_owner": "Ask the owner to share it with you, or sign in with an account that may open it.",
     AskNamedOwner = "ask_named_owner": "Ask {owner} to share it with you, or sign in with an account that may open it.",
@@ -103,24 +121,25 @@ texts! {
     FactOwner = "fact_owner": "Owner",
     FactReason = "fact_reason": "Reason",
     FactDecision = "fact_decision": "Decision",
+    FactError = "fact_error": "Error",
     Contact = "contact": "Get help",
 }
 
-/// All texts, some of them the operator's.
+/// The operator's texts; all others have their default words.
 #[derive(Debug, Default)]
 pub struct Texts(Vec<(Text, Box<str>)>);
 
 impl Text {
-    /// What a page about a refusal is called, and why it is one.
+    /// The title of the page about a refusal, and the text that says why.
     #[must_use]
-    pub const fn of(reason: Reason) -> (Self, Self) {
+    pub const fn for_reason(reason: Reason) -> (Self, Self) {
         match reason {
             Reason::NotPermitted => (Self::DeniedTitle, Self::ReasonNotPermitted),
             Reason::GroupsOverage => (Self::DeniedTitle, Self::ReasonGroupsOverage),
             Reason::UserInactive => (Self::DeniedTitle, Self::ReasonUserInactive),
             Reason::UserAmbiguous => (Self::DeniedTitle, Self::ReasonUserAmbiguous),
             Reason::OwnerInactive => (Self::DeniedTitle, Self::ReasonOwnerInactive),
-            // Streams get no page: theirs are here so that none of them is called a failure.
+            // TCP streams get no page. Their reasons are here so that the last arm has only failures.
             Reason::EndpointUndeclared | Reason::EndpointNotTcp | Reason::StreamNeedsAddress => {
                 (Self::DeniedTitle, Self::ReasonEndpointUndeclared)
             }
@@ -138,21 +157,37 @@ impl Text {
             Reason::WorkspaceStopped => (Self::StoppedTitle, Self::ReasonStopped),
             Reason::WorkspaceStarting => (Self::StartingTitle, Self::ReasonStarting),
             Reason::WorkspaceInterrupted => (Self::InterruptedTitle, Self::ReasonInterrupted),
-            _ => (Self::UnavailableTitle, Self::UnavailableText),
+            Reason::KeysUnavailable | Reason::IntrospectionUnavailable => {
+                (Self::UnavailableTitle, Self::ReasonProviderAway)
+            }
+            Reason::SessionsUnavailable => (Self::UnavailableTitle, Self::ReasonStoreAway),
+            Reason::WorkspacesNotLoaded | Reason::WorkspaceStale => {
+                (Self::UnavailableTitle, Self::ReasonPlatformAway)
+            }
+            Reason::DestinationContested
+            | Reason::DestinationUnresolved
+            | Reason::DestinationForbidden
+            | Reason::WorkspaceAmbiguous => (Self::UnavailableTitle, Self::ReasonDestination),
+            Reason::AuditUnavailable => (Self::UnavailableTitle, Self::ReasonNotRecorded),
+            Reason::Overloaded | Reason::Deadline | Reason::TunnelsFull => {
+                (Self::UnavailableTitle, Self::ReasonOverloaded)
+            }
+            // An error of the gate or its configuration, or a reason that does not refuse.
+            _ => (Self::UnavailableTitle, Self::ReasonInternal),
         }
     }
 
-    /// A file of texts with the built-in ones.
+    /// The text of `docs/texts.toml`: all texts with their default words.
     #[must_use]
     pub fn reference() -> String {
         let mut file = String::from(
-            "# Every text of the sign-in pages, as it is built in. A texts_file may have any of these keys;\n\
-             # what is missing there stays as it is here. A text may leave out what stands in braces, and may\n\
-             # use no other. Made by `cargo test --test it the_texts_are_written -- --ignored`.\n\n",
+            "# Every text of the sign-in pages, with its default words. A texts_file may have any of these keys; the\n\
+             # others keep these words. A text may leave out a placeholder in braces, and may use no other.\n\
+             # Made by `cargo test --test it the_texts_are_written -- --ignored`.\n\n",
         );
         for text in Self::ALL {
             // Writing to a String cannot fail.
-            let _ = writeln!(file, "{} = {:?}", text.id(), text.built_in());
+            let _ = writeln!(file, "{} = {:?}", text.id(), text.default_words());
         }
         file
     }
@@ -173,13 +208,13 @@ impl Texts {
         diagnostics::read(&name, &text, Format::of(path).unwrap_or(Format::Toml))
     }
 
-    /// A text with what its places in braces stand for.
+    /// A text in which placeholders are replaced by `values`.
     #[must_use]
     pub fn say(&self, text: Text, values: &[(&str, &str)]) -> String {
         let own = self.0.iter().find(|(own, _)| *own == text).map(|(_, own)| &**own);
         let mut said = String::new();
-        let mut rest = own.unwrap_or(text.built_in());
-        while let Some((before, name, after)) = place(rest) {
+        let mut rest = own.unwrap_or(text.default_words());
+        while let Some((before, name, after)) = placeholder(rest) {
             said.push_str(before);
             let value = values.iter().find(|(known, _)| *known == name);
             said.push_str(value.map_or("", |(_, value)| value));
@@ -199,14 +234,14 @@ impl<'de> Deserialize<'de> for Texts {
                 continue;
             };
             if said.trim().is_empty() || said.chars().any(|c| c.is_control() && c != '\n') {
-                let message = "expected text without control characters, and not nothing";
+                let message = "expected a text that is not empty and has no control characters";
                 table.errors.push(mistake(span, message));
             }
-            let known: Vec<_> = places(text.built_in()).collect();
-            for name in places(&said).filter(|name| !known.contains(name)) {
+            let known: Vec<_> = placeholders(text.default_words()).collect();
+            for name in placeholders(&said).filter(|name| !known.contains(name)) {
                 let known: Vec<_> = known.iter().map(|name| format!("{{{name}}}")).collect();
                 let expected = if known.is_empty() {
-                    "this text has nothing in braces".to_owned()
+                    "this text has no placeholders".to_owned()
                 } else {
                     format!("expected {}", known.join(", "))
                 };
@@ -219,17 +254,18 @@ impl<'de> Deserialize<'de> for Texts {
     }
 }
 
-/// The first place in braces: what stands before it, its name, and the rest.
-fn place(text: &str) -> Option<(&str, &str, &str)> {
+/// The first placeholder: the text before it, its name, and the rest.
+fn placeholder(text: &str) -> Option<(&str, &str, &str)> {
     let (before, rest) = text.split_once('{')?;
     let (name, after) = rest.split_once('}')?;
     Some((before, name, after))
 }
 
-fn places(text: &str) -> impl Iterator<Item = &str> {
+/// The names of all placeholders in a text.
+fn placeholders(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = text;
     std::iter::from_fn(move || {
-        let (_, name, after) = place(rest)?;
+        let (_, name, after) = placeholder(rest)?;
         rest = after;
         Some(name)
     })
@@ -244,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_of_the_operator_takes_the_place_of_the_built_in_one_and_others_stay() {
+    fn a_text_of_the_operator_replaces_the_default_and_others_stay() {
         let texts = read("home_text = 'Moin {user}'").unwrap();
         assert_eq!(texts.say(Text::HomeText, &[("user", "{user}<b>")]), "Moin {user}<b>");
         assert_eq!(texts.say(Text::SignOut, &[]), "Sign out");
@@ -255,12 +291,12 @@ mod tests {
     }
 
     #[test]
-    fn unknown_texts_and_unknown_places_are_refused_with_their_lines() {
+    fn unknown_texts_and_unknown_placeholders_are_refused_with_their_lines() {
         let error = read("sign_out = 'Out'\nsign_uot = 'x'\nswitch = 'As {who}'\nhome_text = ''\n")
             .unwrap_err();
         for part in [
             "texts.toml:2:1: unknown key 'sign_uot': did you mean 'sign_out'?",
-            "unknown {who}: this text has nothing in braces",
+            "unknown {who}: this text has no placeholders",
             "texts.toml:4:",
         ] {
             assert!(error.contains(part), "{error}");
@@ -271,7 +307,13 @@ mod tests {
     #[test]
     fn every_refusal_has_a_title_and_an_explanation() {
         for reason in Reason::ALL.into_iter().chain(TokenError::ALL.map(Reason::Refused)) {
-            let (title, why) = Text::of(reason);
+            let (title, why) = Text::for_reason(reason);
+            if reason.status() == 503 {
+                let is_about_outage = title == Text::UnavailableTitle;
+                let is_about_workspace = [Text::StartingTitle, Text::InterruptedTitle];
+                assert!(is_about_outage || is_about_workspace.contains(&title), "{reason}");
+                assert!(why.id().starts_with("reason_"), "{reason}");
+            }
             if [403, 404].contains(&reason.status()) && reason != Reason::ResourceMetadata {
                 assert_ne!(title, Text::UnavailableTitle, "{reason}");
                 assert!(why.id().starts_with("reason_"), "{reason}");

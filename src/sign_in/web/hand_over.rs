@@ -1,7 +1,12 @@
-//! How a workspace's host gets its session's cookie: docs/decisions/0014-hand-over.md.
+//! The hand-over: how a workspace's host gets its session cookie (docs/decisions/0014-hand-over.md).
 //!
-//! Code of the workspace runs at that host, so neither its pages nor its service worker may see the ticket. A page
-//! of the login host delivers it, in a request of its own; then the browser goes on to [`arrived`].
+//! Code of the workspace runs at that host, so neither its pages nor its service worker may see the ticket. A page of
+//! the login host delivers the ticket to [`finish`] in a request of its own, whose response sets the cookie; then the
+//! browser goes on to [`arrived`], which leads to the workspace.
+//!
+//! Invariants: a ticket is used up by its first request, wherever that comes from; it sets a cookie only in the browser
+//! that has the secret of the same sign-in; and a browser that did not get the cookie stops at [`arrived`], so that
+//! it cannot go round in circles.
 
 use std::sync::Arc;
 
@@ -16,23 +21,27 @@ use axum::{
     },
     response::{AppendHeaders, IntoResponse, Response},
 };
-use tracing::warn;
+use tracing::{error, warn};
 
-use super::{Parameters, Shared, Web, blocking, cookie, expired, host, see_other, session_cookie};
+use super::{
+    Parameters, Web, WebState, blocking, cookie, expired_cookie, host, see_other, session_cookie,
+};
 use crate::{
     audit::AuditEvent,
     identity::Identity,
     sessions::{
-        COOKIE as SESSION,
+        COOKIE as SESSION_COOKIE,
         flow::{self, PATHS, Start, Ticket},
+        replay::Taken,
+        store::StoreError,
     },
-    sign_in::page::{self, HandOver},
+    sign_in::page::{self, HandOver, Outage},
     time::Timestamp,
     workspaces::host::Host,
 };
 
 impl Web {
-    /// Gives the workspace's host a session's cookie, whose cookie at the login host is `login`.
+    /// The page that delivers a ticket to the workspace's host. `login` is the login host's cookie of the session.
     pub(super) fn hand_over(
         &self,
         start: &Start,
@@ -40,21 +49,23 @@ impl Web {
         identity: &Identity,
         now: Timestamp,
     ) -> Response {
-        let (places, host) = (self.places(), &*start.host);
-        let Ok(ticket) = start.ticket(&self.sign_in.browser.sealer, login, identity, now) else {
-            return self.pages().unavailable();
+        let (urls, host) = (self.urls(), &*start.host);
+        let ticket = match start.ticket(self.keyring(), login, identity, now) {
+            Ok(ticket) => ticket,
+            Err(error) => return self.internal(&error),
         };
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         query.append_pair("to", &start.path);
-        self.pages().hand_over(&HandOver {
+        let page = self.pages().hand_over(&HandOver {
             host,
-            origin: &places.origin(host),
-            ticket: &format!("{}?t={ticket}", places.page_at(host, "finish")),
-            next: &format!("{}?{}", places.page_at(host, "arrived"), query.finish()),
-        })
+            origin: &urls.origin(host),
+            ticket: &format!("{}?t={ticket}", urls.page_at(host, "finish")),
+            next: &format!("{}?{}", urls.page_at(host, "arrived"), query.finish()),
+        });
+        page.unwrap_or_else(|| self.internal(&"an address is not the value of a header"))
     }
 
-    /// The Set-Cookie headers that a ticket is worth; none unless it is good in this browser.
+    /// The Set-Cookie headers for a ticket; none if it is not valid in this browser.
     async fn redeem(
         &self,
         host: &Host,
@@ -62,58 +73,66 @@ impl Web {
         headers: &HeaderMap,
         now: Timestamp,
     ) -> Vec<String> {
-        // HAProxy makes one of several Cookie headers, if there are some.
-        let held = headers.get(COOKIE).map_or(&b""[..], |header| header.as_bytes());
-        let mut secrets = flow::secrets(held);
-        let Some((name, _)) = secrets.find(|(_, secret)| ticket.is_of(secret)) else {
+        // HAProxy joins several Cookie headers into one.
+        let cookies = headers.get(COOKIE).map_or(&b""[..], |header| header.as_bytes());
+        let mut secrets = flow::secrets(cookies);
+        let Some((name, _)) = secrets.find(|(_, secret)| ticket.belongs_to(secret)) else {
             return Vec::new();
         };
-        let login = &self.places().login;
+        let login = &self.urls().login;
         let Some(session) = self.find(&ticket.session, login, now).await else {
             return Vec::new();
         };
-        let here = match cookie(headers, SESSION) {
+        let here = match cookie(headers, SESSION_COOKIE) {
             Some(id) => self.find(&id, host.as_str(), now).await,
             None => None,
         };
-        if here.is_some_and(|here| here.is(&session)) {
-            // Requests of another tab that are under way have that cookie, so it stays.
-            return vec![expired(name)];
+        if here.is_some_and(|here| here.is_same(&session)) {
+            // Requests of another tab that are under way have this cookie, so it must stay valid.
+            return vec![expired_cookie(name)];
         }
         if !self.record(AuditEvent::SessionHost, &session.identity.load(), Some(host.as_str())) {
             return Vec::new();
         }
-        let id = {
-            let (sign_in, host) = (Arc::clone(&self.sign_in), host.clone());
-            blocking(move || sign_in.browser.sessions.handle(&session, host.as_str(), now)).await
+        let made = {
+            let (sessions, host) = (Arc::clone(self.sessions()), host.clone());
+            blocking(move || sessions.add_cookie(&session, host.as_str(), now)).await
         };
-        let Some(Ok(id)) = id else { return Vec::new() };
-        vec![session_cookie(SESSION, &id), expired(name)]
+        match made {
+            Some(Ok(id)) => vec![session_cookie(SESSION_COOKIE, &id), expired_cookie(name)],
+            Some(Err(error)) => {
+                error!(%error, "storing a session failed: the sign-in is refused");
+                Vec::new()
+            }
+            None => Vec::new(),
+        }
     }
 }
 
-/// A ticket arrives at a workspace's host. Wherever it comes from it is used up, and the login host's page gets the
-/// same response whether it was good or not.
+/// A ticket arrives at a workspace's host. The login host's page gets the same response whether the ticket was valid or
+/// not.
 pub(super) async fn finish(
-    State(web): Shared,
+    State(web): WebState,
     headers: HeaderMap,
     Query(query): Query<Parameters>,
 ) -> Response {
     let now = Timestamp::now();
     let ticket = match (host(&headers), query.get("t")) {
         (Some(host), Some(text)) => {
-            let ticket = Ticket::open(&web.sign_in.browser.sealer, host.as_str(), text, now);
+            let ticket = Ticket::open(web.keyring(), host.as_str(), text, now);
             ticket.map(|ticket| (host, ticket))
         }
         _ => None,
     };
     let ticket = match ticket {
-        Some((host, ticket)) if ticket.take(&web.used, now).await => Some((host, ticket)),
+        Some((host, ticket)) if ticket.take(&web.replay, now).await == Taken::First => {
+            Some((host, ticket))
+        }
         _ => None,
     };
-    let login = web.places().origin(&web.places().login);
+    let login = web.urls().origin(&web.urls().login);
     if headers.get(ORIGIN).is_none_or(|origin| *origin != *login) {
-        // Somebody opened it as a page: away from the address, and nothing said about the ticket.
+        // A person opened the address as a page. The redirect takes the ticket out of the address bar.
         return see_other(&format!("{PATHS}late"), []);
     }
     let cookies = match &ticket {
@@ -123,14 +142,14 @@ pub(super) async fn finish(
     if cookies.is_empty() && headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site")
     {
         warn!(
-            login = &*web.places().login,
+            login = &*web.urls().login,
             "a sign-in cannot be finished: the login host and the workspaces are on different sites, so the browser sends no cookies; choose a host of [sign_in] below the workspaces' registrable domain"
         );
     }
     delivered(&login, cookies)
 }
 
-/// What the login host's page gets for a ticket.
+/// The response to a ticket, which the login host's page may load.
 fn delivered(login: &str, cookies: Vec<String>) -> Response {
     let cookies = cookies.into_iter().map(|cookie| (SET_COOKIE, cookie)).collect::<Vec<_>>();
     let mut response = (StatusCode::NO_CONTENT, AppendHeaders(cookies)).into_response();
@@ -144,27 +163,30 @@ fn delivered(login: &str, cookies: Vec<String>) -> Response {
     response
 }
 
-/// The browser goes on after a ticket was delivered. Without the session's cookie it stops here, so that it
-/// cannot go round in circles.
+/// The browser goes on after a ticket was delivered. Without a session it gets a page that says why, and no redirect.
 pub(super) async fn arrived(
-    State(web): Shared,
+    State(web): WebState,
     headers: HeaderMap,
     Query(query): Query<Parameters>,
 ) -> Response {
     let Some(host) = host(&headers) else { return web.pages().nothing() };
     let path = query.get("to").filter(|path| flow::is_path(path)).map_or("/", String::as_str);
-    let address = format!("{}{path}", web.places().origin(host.as_str()));
-    let here = match cookie(&headers, SESSION) {
+    let address = format!("{}{path}", web.urls().origin(host.as_str()));
+    let here = match cookie(&headers, SESSION_COOKIE) {
         Some(id) => web.find(&id, host.as_str(), Timestamp::now()).await,
         None => None,
     };
-    match here {
-        Some(_) => see_other(&address, []),
-        None => web.pages().late(&address),
+    if here.is_some() {
+        return see_other(&address, []);
     }
+    // Without the store no ticket can be used, however early the browser comes.
+    if !web.is_store_reachable().await {
+        return web.unavailable(Outage::SessionStore, &StoreError::Timeout, &address);
+    }
+    web.pages().late(&address)
 }
 
-/// What a browser gets that opened the address of a ticket.
-pub(super) async fn late(State(web): Shared) -> Response {
+/// The page of a browser that opened the address of a ticket.
+pub(super) async fn late(State(web): WebState) -> Response {
     web.pages().late("/")
 }

@@ -50,7 +50,7 @@ fn completed(text: &str) -> String {
         whole += "[workspaces]\nfile = 'workspaces.yaml'\n";
     }
     if text.contains("[sign_in.pages]") && !has("[sign_in]") {
-        whole += "[sign_in]\nhost = 'login.example.com'\nlisten = '127.0.0.1:9011'\nkeys_file = 'keys'\n";
+        whole += "[sign_in]\nhost = 'login.example.com'\nlisten = '127.0.0.1:9011'\nencryption_keys_file = 'keys'\n";
     }
     let sign_in = has("[sign_in]") || whole.contains("[sign_in]");
     if sign_in && !has("[issuer.sign_in]") && !has("[[issuer]]") {
@@ -61,7 +61,7 @@ fn completed(text: &str) -> String {
         );
     }
     if has("[issuer.sign_in]") && !sign_in {
-        whole += "[sign_in]\nhost = 'login.example.com'\nlisten = '127.0.0.1:9011'\nkeys_file = 'keys'\n";
+        whole += "[sign_in]\nhost = 'login.example.com'\nlisten = '127.0.0.1:9011'\nencryption_keys_file = 'keys'\n";
     }
     if text.contains("kind = \"api\"") && !has("[admin]") {
         whole += "[admin]\nsocket = 'admin.sock'\nrevocations = 'revocations.jsonl'\n";

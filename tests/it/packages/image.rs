@@ -218,7 +218,10 @@ async fn the_gate_of_the_compose_file_is_closed_and_finds_names_in_hosts_and_dns
     let settings = config(idp.issuer())
         .replace(r#""unix:spop.sock", "127.0.0.1:0""#, r#""unix:/run/identity-spoa/spop.sock""#)
         .replace("[audit]\nfile = \"audit.jsonl\"\n", "")
-        .replace("audience =", "keys_file = \"/var/lib/identity-spoa/dev-keys.json\"\naudience =");
+        .replace(
+            "audience =",
+            "key_cache_file = \"/var/lib/identity-spoa/dev-keys.json\"\naudience =",
+        );
     assert!(settings.contains("/run/identity-spoa") && !settings.contains("audit.jsonl"));
     write("agent.toml", &settings);
     // One workspace is known by a name of the hosts file, the other by one of DNS.

@@ -11,8 +11,8 @@ use tokio::{
 
 use super::scene::Figures;
 use crate::{
-    sign_in::{Browser, LOGIN, Stage},
-    support::{self, ALICES, BOBS, PATIENCE, host},
+    sign_in::{Browser, Changes, LOGIN, Stage},
+    support::{self, ALICES, BOBS, PATIENCE, Version, host, redis::Redis, until},
 };
 use dev_idp::TokenRequest;
 
@@ -128,4 +128,49 @@ async fn l11_l12_a_session_that_ends_ends_its_tunnels_and_no_others() {
         }
         figures.judge(&format!("haproxy {version:?}, sessions"));
     }
+}
+
+/// The causes in the records of terminated tunnels.
+fn causes(stage: &Stage) -> Vec<String> {
+    let text = std::fs::read_to_string(stage.directory.path().join("audit.jsonl")).unwrap();
+    let records = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let terminated = records.filter(|record| record["event"] == "tunnel_terminate");
+    terminated.map(|record| record["cause"].as_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f8_a_lost_session_store_closes_tunnels_for_that_reason_and_not_as_if_the_session_had_ended()
+ {
+    let directory = tempfile::tempdir().unwrap();
+    let redis = Redis::start(directory.path()).await;
+    let tables = format!("{}{HAPROXY}", redis.table("max_staleness_seconds = 1"));
+    let changes = Changes { tables: &tables, ..Changes::default() };
+    let stage = Stage::changed(Version::newest(), &changes).await;
+    let mut alice = stage.browser();
+    assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
+    let mut tunnel = open(&stage, &alice, &host(ALICES)).await;
+    echoes(&mut tunnel).await;
+    redis.signal("-STOP");
+    ended(&mut tunnel).await;
+    let found =
+        until("the record", async || Some(causes(&stage)).filter(|causes| !causes.is_empty()))
+            .await;
+    assert_eq!(found, ["sessions_unavailable"]);
+    // The session itself has not ended: with the store it is valid again, and so are its tunnels.
+    redis.signal("-CONT");
+    until("the session to be valid", async || {
+        (alice.get(&host(ALICES), "/").await.status == 200).then_some(())
+    })
+    .await;
+    let mut tunnel = open(&stage, &alice, &host(ALICES)).await;
+    echoes(&mut tunnel).await;
+    // One that ends is told apart.
+    let path = "/.well-known/identity-spoa/sign-out";
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    assert_eq!(alice.ask("POST", LOGIN, path, &form).await.status, 303);
+    ended(&mut tunnel).await;
+    until("both records", async || {
+        (causes(&stage) == ["sessions_unavailable", "session_ended"]).then_some(())
+    })
+    .await;
 }

@@ -553,7 +553,7 @@ match = ["subject"]
 unknown_key_seconds = 1
 refresh_seconds = 60
 leeway_seconds = 0
-keys_file = "{keys}"
+key_cache_file = "{keys}"
 
 [issuer.sign_in]
 client_id = "gate"
@@ -563,12 +563,12 @@ client_secret_file = "secret"
 host = "{LOGIN}"
 port = {https}
 listen = "{pages}"
-keys_file = "{ring}"
+encryption_keys_file = "{ring}"
 
-[shared]
+[redis]
 url = "redis://{store}"
 password_file = "redis-password"
-keep_seconds = 5
+max_staleness_seconds = 5
 
 [[host]]
 pattern = '(?:(?<port>[0-9]+)-)?(?<workspace>w[0-9]+)\.cluster\.gate\.test'

@@ -1,27 +1,32 @@
-//! What the store calls things, and what it does as one step.
+//! The names of keys in Redis, and the Lua scripts that Redis runs as one step.
+//!
+//! A script writes only if the session is still there, and adds the change to the stream in the same step. So no agent
+//! can bring back a session that another one ended at the same time, and no change is missing from the stream.
 
 use aws_lc_rs::digest;
 use redis::{Pipeline, Script};
 
-use super::super::{Digest, store::Key};
-use crate::sessions::store::name;
+use crate::sessions::{
+    Digest,
+    store::{Key, row_name},
+};
 
-/// How many changes the store remembers, about; an agent that was away for longer reads everything.
+/// About how many changes the stream holds. An agent that missed more reads everything.
 const MAX_CHANGES: usize = 100_000;
-/// The field of a change.
+/// The field of a stream entry that holds the change.
 pub(super) const FIELD: &str = "c";
 
-/// Names in the store. They all have one hash tag, so that a cluster keeps them together.
+/// The names of keys. They all have one hash tag, so that a Redis cluster keeps them on one node, as scripts require.
 pub(super) struct Names(String);
 
-/// What is done as one step (EVALSHA).
+/// The scripts, called by EVALSHA.
 pub(super) struct Scripts {
-    /// A new session with a cookie, or a cookie of one that has not ended.
-    pub(super) keep: Script,
-    /// A session anew, unless it has ended.
-    pub(super) renew: Script,
-    /// When sessions that have not ended were used last.
-    pub(super) used: Script,
+    /// Saves a new session with a cookie, or a cookie of a session that has not ended. Returns 0 if it has ended.
+    pub(super) save: Script,
+    /// Writes a refreshed session. Returns 0 if it has ended.
+    pub(super) update: Script,
+    /// Writes when sessions that have not ended were last used.
+    pub(super) last_used: Script,
 }
 
 impl Names {
@@ -30,24 +35,24 @@ impl Names {
     }
 
     pub(super) fn session(&self, key: &Key) -> String {
-        format!("{}:s:{}", self.0, name(key))
+        format!("{}:s:{}", self.0, row_name(key))
     }
 
-    pub(super) fn used(&self, key: &Key) -> String {
-        format!("{}:u:{}", self.0, name(key))
+    pub(super) fn last_used(&self, key: &Key) -> String {
+        format!("{}:u:{}", self.0, row_name(key))
     }
 
-    pub(super) fn claim(&self, key: &Key) -> String {
-        format!("{}:r:{}", self.0, name(key))
+    pub(super) fn refresh_lock(&self, key: &Key) -> String {
+        format!("{}:r:{}", self.0, row_name(key))
     }
 
-    pub(super) fn handle(&self, digest: &Digest) -> String {
-        format!("{}:h:{}", self.0, name(digest))
+    pub(super) fn cookie(&self, digest: &Digest) -> String {
+        format!("{}:c:{}", self.0, row_name(digest))
     }
 
     pub(super) fn taken(&self, id: &str) -> String {
         let digest = digest::digest(&digest::SHA256, id.as_bytes());
-        format!("{}:t:{}", self.0, name(digest.as_ref()))
+        format!("{}:t:{}", self.0, row_name(digest.as_ref()))
     }
 
     pub(super) fn changes(&self) -> String {
@@ -58,12 +63,12 @@ impl Names {
         format!("{}:revocations", self.0)
     }
 
-    /// Everything whose name begins with a letter, as a pattern for SCAN.
+    /// The pattern for SCAN of all keys of one kind, which is a letter.
     pub(super) fn all(&self, letter: char) -> String {
         format!("{}:{letter}:*", self.0)
     }
 
-    /// The key in a name.
+    /// The session's key or the cookie's digest in the name of a key.
     pub(super) fn key<const N: usize>(&self, text: &str) -> Option<[u8; N]> {
         let (_, text) = text.strip_prefix(self.0.as_str())?.strip_prefix(':')?.split_once(':')?;
         base64::Engine::decode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, text)
@@ -72,7 +77,7 @@ impl Names {
             .ok()
     }
 
-    /// Adds a change to the stream.
+    /// Adds a change to the stream, within a transaction.
     pub(super) fn add_change(&self, pipe: &mut Pipeline, change: &str) {
         let add = pipe.cmd("XADD").arg(self.changes());
         add.arg("MAXLEN").arg("~").arg(MAX_CHANGES).arg("*").arg(FIELD).arg(change).ignore();
@@ -86,7 +91,7 @@ impl Default for Scripts {
                 "redis.call('XADD', {keys}, 'MAXLEN', '~', '{MAX_CHANGES}', '*', '{FIELD}', {change})"
             )
         };
-        let keep = format!(
+        let save = format!(
             "if ARGV[1] ~= '' then redis.call('SET', KEYS[1], ARGV[1], 'PXAT', ARGV[3])
              elseif redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
              redis.call('SET', KEYS[2], ARGV[2], 'PXAT', ARGV[3])
@@ -95,14 +100,14 @@ impl Default for Scripts {
              return 1",
             add("KEYS[3]", "ARGV[4]")
         );
-        let renew = format!(
+        let update = format!(
             "if redis.call('EXISTS', KEYS[1]) == 0 then return 0 end
              redis.call('SET', KEYS[1], ARGV[1], 'KEEPTTL')
              {}
              return 1",
             add("KEYS[2]", "ARGV[2]")
         );
-        let used = format!(
+        let last_used = format!(
             "for i = 2, #ARGV do
                local session, used = KEYS[2 * i - 2], KEYS[2 * i - 1]
                local left = redis.call('PTTL', session)
@@ -113,6 +118,10 @@ impl Default for Scripts {
              {}",
             add("KEYS[1]", "ARGV[1]")
         );
-        Self { keep: Script::new(&keep), renew: Script::new(&renew), used: Script::new(&used) }
+        Self {
+            save: Script::new(&save),
+            update: Script::new(&update),
+            last_used: Script::new(&last_used),
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! The table `[shared]`: where several agents share sessions and revocations.
+//! The table `[redis]`: the store in which several agents share sessions and revocations.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -7,40 +7,40 @@ use super::{
     kinds::{Form, Parsed, Seconds},
     section::{Report, Section, table},
 };
-use crate::sessions::shared::Address;
+use crate::sessions::store::redis::Address;
 
-/// Where several agents share sessions and revocations.
+/// The store in which several agents share sessions and revocations.
 #[derive(Debug)]
-pub struct Shared {
-    /// The store.
+pub struct Redis {
+    /// Where the store is.
     pub address: Address,
-    /// The agent's name there.
+    /// The user name of the agent.
     pub user: Option<String>,
-    /// The password, where it asks for one.
+    /// The password, if the store requires one.
     pub password: Option<Password>,
     /// Certificates of a private authority, PEM.
     pub authority: Option<PathBuf>,
-    /// How all names in it begin.
+    /// The prefix of all keys in the store.
     pub prefix: String,
-    /// How long sessions are valid after it was last heard.
-    pub keep: Duration,
+    /// How long sessions stay valid after the store last answered.
+    pub max_staleness: Duration,
 }
 
-/// Where a password is.
+/// Where a password is read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Password {
-    /// In a file.
+    /// A file.
     File(PathBuf),
-    /// In a variable of the environment.
+    /// A variable of the environment.
     Env(String),
 }
 
 table! {
     /// A Redis (6.2 or later) or Valkey in which several agents share sessions and revocations; needs `[sign_in]`.
-    SharedTable = "shared", restart;
+    RedisTable = "redis", restart;
     /// `redis://HOST:PORT/DATABASE`, `rediss://…` (TLS) or `redis+unix:///PATH`, without a password.
     url: required Parsed<Address>, example("\"rediss://redis.example.com:6379/0\"");
-    /// The agent's name at the store.
+    /// The user name of the agent.
     username: optional String, example("\"identity-spoa\"");
     /// A file with the password.
     password_file: optional PathBuf, example("\"redis-password\"");
@@ -48,16 +48,16 @@ table! {
     password_env: optional String, example("\"REDIS_PASSWORD\"");
     /// A private authority instead of the system's, PEM.
     ca_file: optional PathBuf, example("\"redis-ca.pem\"");
-    /// How all names in it begin.
+    /// The prefix of all keys in the store.
     prefix: default Prefix = "identity-spoa".into();
-    /// Sessions are valid so long after the store was last heard; then 503.
-    keep_seconds: default Seconds<0, 86_400> = Duration::from_mins(5);
+    /// How long sessions stay valid after the store last answered; then their requests get 503.
+    max_staleness_seconds: default Seconds<0, 86_400> = Duration::from_mins(5);
 }
 
-impl Section for SharedTable {
-    type Value = Shared;
+impl Section for RedisTable {
+    type Value = Redis;
 
-    fn build(self, report: &mut Report) -> Option<Shared> {
+    fn build(self, report: &mut Report) -> Option<Redis> {
         let password = match (self.password_file, self.password_env) {
             (Some(_), Some(_)) => {
                 report.mistake("expected 'password_file' or 'password_env', found both");
@@ -65,18 +65,18 @@ impl Section for SharedTable {
             }
             (file, env) => file.map(Password::File).or(env.map(Password::Env)),
         };
-        Some(Shared {
+        Some(Redis {
             address: self.url?,
             user: self.username,
             password,
             authority: self.ca_file,
             prefix: self.prefix,
-            keep: self.keep_seconds,
+            max_staleness: self.max_staleness_seconds,
         })
     }
 }
 
-/// How names in the store begin.
+/// The prefix of keys in the store.
 struct Prefix;
 
 impl Form for Prefix {

@@ -1,4 +1,12 @@
-//! Hearing what other agents did.
+//! Follows the store: loads what is there, then applies each change that another agent makes.
+//!
+//! One task per agent reads the stream of changes. It notes its position, so that after an interruption it continues
+//! there. Everything is read again when the position is not in the stream any more (the store was emptied, restored
+//! from an older state, or the agent was away for too long), and while there are changes that this agent's key ring
+//! cannot decrypt: one of them could be the end of a session.
+//!
+//! After an interruption it first tells the store what could not be told meanwhile. The invariant: whenever
+//! [`RedisStore::silent`] is short, this agent has applied every change up to that time.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -11,37 +19,29 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::{
-    super::{
-        Sessions,
-        seal::Purpose,
-        store::{Kept, KeptHandle, Key, name},
-    },
-    ANSWER, Change, Shared,
-    script::FIELD,
+    Change, CookieRow, Key, LoadedSession, RESPONSE_TIMEOUT, RedisStore, StoredCookie,
+    StoredSession, script::FIELD,
 };
 use crate::{
     backoff::Backoff,
     identity::revocation::{Revocation, RevocationChange, Revocations},
-    sessions::{
-        Digest,
-        store::{CookieEntry, Entry},
-    },
+    sessions::{Digest, Sessions, keyring::Purpose},
     time::Timestamp,
 };
 
-/// How long the store may keep us waiting for news, and so how soon its silence is noticed.
-const NEWS_WITHIN: Duration = Duration::from_millis(500);
-/// How many changes are read at once.
-const AT_ONCE: usize = 1000;
-/// The longest pause before the store is tried again.
-const RETRY: Backoff =
+/// How long the store holds back its answer when there is no change. Its silence is noticed within about this time.
+const READ_BLOCK_TIME: Duration = Duration::from_millis(500);
+/// How many changes or keys are read with one command.
+const BATCH: usize = 1000;
+/// The pauses before the store is tried again.
+const RETRY_BACKOFF: Backoff =
     Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(2) };
 
-/// Where in the stream we are: everything up to there is known here.
+/// The id of the last entry of the stream that was applied, if any.
 type Position = Option<String>;
 
-impl Shared {
-    /// Follows the store until stopped: brings what is there, and then each change.
+impl RedisStore {
+    /// Follows the store until stopped. `sessions` and `revocations` learn what is there, and then each change.
     pub async fn follow(
         self: Arc<Self>,
         sessions: Arc<Sessions>,
@@ -53,18 +53,18 @@ impl Shared {
         loop {
             let failed = tokio::select! {
                 () = stop.cancelled() => return,
-                failed = self.hear_all(&sessions, &revocations, &mut position, &mut failures) => failed,
+                failed = self.apply_changes(&sessions, &revocations, &mut position, &mut failures) => failed,
             };
             if let Err(error) = failed
                 && failures == 0
             {
                 error!(
                     %error,
-                    keep_seconds = self.keep.as_secs(),
-                    "the session store does not answer: sign-in is not possible, and known sessions stay valid for 'keep_seconds' at most"
+                    max_staleness_seconds = self.max_staleness.as_secs(),
+                    "the session store does not answer: sign-in is not possible, and known sessions stay valid for 'max_staleness_seconds' at most"
                 );
             }
-            let pause = RETRY.pause(failures);
+            let pause = RETRY_BACKOFF.pause(failures);
             failures = failures.saturating_add(1);
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -73,8 +73,8 @@ impl Shared {
         }
     }
 
-    /// Hears changes until something fails.
-    async fn hear_all(
+    /// Applies changes until something fails.
+    async fn apply_changes(
         &self,
         sessions: &Arc<Sessions>,
         revocations: &Arc<Revocations>,
@@ -82,8 +82,8 @@ impl Shared {
         failures: &mut u32,
     ) -> Result<(), RedisError> {
         let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(ANSWER))
-            .set_response_timeout(Some(NEWS_WITHIN + ANSWER));
+            .set_connection_timeout(Some(RESPONSE_TIMEOUT))
+            .set_response_timeout(Some(READ_BLOCK_TIME + RESPONSE_TIMEOUT));
         let mut connection =
             self.client.get_multiplexed_async_connection_with_config(&config).await?;
         loop {
@@ -95,15 +95,15 @@ impl Shared {
                 info!("the session store answers again");
             }
             *failures = 0;
-            self.hear();
+            self.note_answer();
             *position = Some(at.clone());
-            self.tell_untold(&mut connection, revocations).await?;
+            self.deliver(&mut connection, revocations).await?;
             loop {
                 let news: Option<StreamReadReply> = redis::cmd("XREAD")
                     .arg("COUNT")
-                    .arg(AT_ONCE)
+                    .arg(BATCH)
                     .arg("BLOCK")
-                    .arg(u64::try_from(NEWS_WITHIN.as_millis()).unwrap_or(u64::MAX))
+                    .arg(u64::try_from(READ_BLOCK_TIME.as_millis()).unwrap_or(u64::MAX))
                     .arg("STREAMS")
                     .arg(self.names.changes())
                     .arg(&at)
@@ -116,17 +116,17 @@ impl Shared {
                     at.clone_from(&entry.id);
                     understood &= self.apply(entry, sessions, revocations).await;
                 }
-                // Sealed by a key that is not in this agent's ring: it may have been the end of a session,
-                // which is not in the store any more.
+                // Encrypted with a key that is not in this agent's ring. It may have been the end of a session, which
+                // only a complete read can tell now.
                 if !understood {
                     error!(
-                        "decrypting a change made by another agent failed: give all agents the same 'keys_file', with a new key last at first; until then the whole session store is read again and again"
+                        "decrypting a change made by another agent failed: give all agents the same 'encryption_keys_file', with a new key last at first; until then the whole session store is read again and again"
                     );
-                    tokio::time::sleep(NEWS_WITHIN).await;
+                    tokio::time::sleep(READ_BLOCK_TIME).await;
                     *position = None;
                     break;
                 }
-                // Emptied or taken back to an earlier state, it may have lost what is known here.
+                // The store was emptied, or restored from an older state, and may lack sessions that are known here.
                 if !any && !self.has(&mut connection, &at).await? {
                     warn!(
                         "the session store lost its latest changes: everything in it is read again"
@@ -134,13 +134,13 @@ impl Shared {
                     *position = None;
                     break;
                 }
-                self.hear();
+                self.note_answer();
                 *position = Some(at.clone());
             }
         }
     }
 
-    /// Whether the stream still has the entry: then it has all that came after it too.
+    /// Whether the stream still has the entry. Then it also has all later ones.
     async fn has(
         &self,
         connection: &mut MultiplexedConnection,
@@ -155,7 +155,7 @@ impl Shared {
         Ok(!found.ids.is_empty())
     }
 
-    /// Does what another agent did. Returns whether that could be read.
+    /// Applies a change. Returns false if it cannot be decrypted.
     async fn apply(
         &self,
         entry: StreamId,
@@ -164,58 +164,85 @@ impl Shared {
     ) -> bool {
         let change = entry.get::<String>(FIELD);
         let change =
-            change.and_then(|text| self.sealer.open::<Change>(Purpose::Shared, "change", &text));
+            change.and_then(|text| self.keyring.open::<Change>(Purpose::Shared, "change", &text));
+        let Some(change) = change else { return false };
+        let now = Timestamp::now();
         match change {
-            None => return false,
-            Some(Change::Revocation(spread)) => learn(revocations, vec![spread]).await,
-            Some(change) => sessions.apply(change, Timestamp::now()),
+            Change::Begun { session, cookie } => {
+                let key = cookie.session;
+                let loaded = LoadedSession { key, session, last_used: None };
+                sessions.learn_cookie(Some(loaded), &cookie, now);
+            }
+            Change::Cookie(cookie) => sessions.learn_cookie(None, &cookie, now),
+            Change::Refreshed { key, session } => sessions.learn_refresh(key, session),
+            Change::LastUsed(used) => sessions.learn_last_used(used),
+            Change::Ended(keys) => sessions.learn_end(&keys),
+            Change::Revocation(spread) => learn(revocations, vec![spread]).await,
+            Change::StreamBegins => {}
         }
         true
     }
 
-    /// Reads everything. Returns the position from which changes are to be heard.
+    /// Reads everything. Returns the position from which changes must be applied.
     async fn read_all(
         &self,
         connection: &mut MultiplexedConnection,
         sessions: &Arc<Sessions>,
         revocations: &Arc<Revocations>,
     ) -> Result<String, RedisError> {
-        // First the position: what changes while the rest is read is heard again.
+        // The position comes first: what changes while the rest is read is applied again afterwards.
         let at = self.last(connection).await?;
-        let mut entries = Vec::new();
-        for keys in self.scan(connection, 's').await?.chunks(AT_ONCE) {
-            let known: Vec<Key> = keys.iter().filter_map(|text| self.names.key(text)).collect();
-            let names: Vec<_> = known.iter().map(|key| self.names.session(key)).collect();
-            let used: Vec<_> = known.iter().map(|key| self.names.used(key)).collect();
-            let texts = get(connection, &names).await?;
-            let used = get(connection, &used).await?;
-            for ((key, text), last) in known.into_iter().zip(texts).zip(used) {
-                let open =
-                    |text: String| self.sealer.open::<Kept>(Purpose::Session, &name(&key), &text);
-                let last = last.and_then(|last| last.parse().ok()).map(Timestamp::from_millis);
-                entries.extend(text.and_then(open).map(|kept| Entry { key, kept, last }));
-            }
-        }
-        let mut cookies = Vec::new();
-        for keys in self.scan(connection, 'h').await?.chunks(AT_ONCE) {
-            let known: Vec<Digest> = keys.iter().filter_map(|text| self.names.key(text)).collect();
-            let names: Vec<_> = known.iter().map(|digest| self.names.handle(digest)).collect();
-            for (digest, text) in known.into_iter().zip(get(connection, &names).await?) {
-                let open = |text: String| {
-                    self.sealer.open::<KeptHandle>(Purpose::Session, &name(&digest), &text)
-                };
-                if let Some(KeptHandle { session, host }) = text.and_then(open) {
-                    cookies.push(CookieEntry { digest, session, host });
-                }
-            }
-        }
-        info!(sessions = entries.len(), "the sessions in the session store have been read");
-        sessions.replace(entries, cookies, Timestamp::now());
+        let loaded = self.read_sessions(connection).await?;
+        let cookies = self.read_cookies(connection).await?;
+        info!(sessions = loaded.len(), "the sessions in the session store have been read");
+        sessions.replace_all(loaded, cookies, Timestamp::now());
         self.exchange_revocations(connection, revocations).await?;
         Ok(at)
     }
 
-    /// The last entry of the stream; there is always one.
+    async fn read_sessions(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<Vec<LoadedSession>, RedisError> {
+        let mut all = Vec::new();
+        for names in self.scan(connection, 's').await?.chunks(BATCH) {
+            let keys: Vec<Key> = names.iter().filter_map(|name| self.names.key(name)).collect();
+            let names: Vec<_> = keys.iter().map(|key| self.names.session(key)).collect();
+            let last_used: Vec<_> = keys.iter().map(|key| self.names.last_used(key)).collect();
+            let texts = get(connection, &names).await?;
+            let last_used = get(connection, &last_used).await?;
+            for ((key, text), last_used) in keys.into_iter().zip(texts).zip(last_used) {
+                let session = text.and_then(|text| self.open_row::<StoredSession>(&key, &text));
+                let last_used = last_used.and_then(|last_used| last_used.parse().ok());
+                let last_used = last_used.map(Timestamp::from_millis);
+                all.extend(session.map(|session| LoadedSession { key, session, last_used }));
+            }
+        }
+        Ok(all)
+    }
+
+    async fn read_cookies(
+        &self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<Vec<StoredCookie>, RedisError> {
+        let mut all = Vec::new();
+        for names in self.scan(connection, 'c').await?.chunks(BATCH) {
+            let digests: Vec<Digest> =
+                names.iter().filter_map(|name| self.names.key(name)).collect();
+            let names: Vec<_> = digests.iter().map(|digest| self.names.cookie(digest)).collect();
+            for (digest, text) in digests.into_iter().zip(get(connection, &names).await?) {
+                let row = text.and_then(|text| self.open_row::<CookieRow>(&digest, &text));
+                all.extend(row.map(|CookieRow { session, host }| StoredCookie {
+                    digest,
+                    session,
+                    host,
+                }));
+            }
+        }
+        Ok(all)
+    }
+
+    /// The id of the last entry of the stream. Adds an entry if there is none.
     async fn last(&self, connection: &mut MultiplexedConnection) -> Result<String, RedisError> {
         let last: StreamRangeReply = redis::cmd("XREVRANGE")
             .arg(self.names.changes())
@@ -228,13 +255,14 @@ impl Shared {
         if let Some(entry) = last.ids.into_iter().next() {
             return Ok(entry.id);
         }
-        let hello = self.seal(&Change::Hello).unwrap_or_default();
+        let first = self.seal_change(&Change::StreamBegins).unwrap_or_default();
         let add =
-            redis::cmd("XADD").arg(self.names.changes()).arg("*").arg(FIELD).arg(hello).to_owned();
+            redis::cmd("XADD").arg(self.names.changes()).arg("*").arg(FIELD).arg(first).to_owned();
         add.query_async(connection).await
     }
 
-    /// All names that begin with a letter, each at least once if it was there all the time.
+    /// The names of all keys of one kind. A key that is there all the time is found; one that is added or removed
+    /// meanwhile may be (SCAN in the documentation of Redis).
     async fn scan(
         &self,
         connection: &mut MultiplexedConnection,
@@ -248,7 +276,7 @@ impl Shared {
                 .arg("MATCH")
                 .arg(self.names.all(letter))
                 .arg("COUNT")
-                .arg(AT_ONCE)
+                .arg(BATCH)
                 .query_async(connection)
                 .await?;
             names.append(&mut some);
@@ -262,7 +290,7 @@ impl Shared {
         Ok(names)
     }
 
-    /// Learns what the others revoked, and tells them what they do not know.
+    /// Learns the revocations in the store, and adds those that it does not have.
     async fn exchange_revocations(
         &self,
         connection: &mut MultiplexedConnection,
@@ -271,7 +299,7 @@ impl Shared {
         let all: Vec<(String, String)> =
             redis::cmd("HGETALL").arg(self.names.revocations()).query_async(connection).await?;
         let open = |(field, text): (String, String)| {
-            self.sealer.open::<RevocationChange>(Purpose::Shared, &field, &text)
+            self.keyring.open::<RevocationChange>(Purpose::Shared, &field, &text)
         };
         let theirs: Vec<_> = all.into_iter().filter_map(open).collect();
         learn(revocations, theirs.clone()).await;
@@ -294,28 +322,28 @@ impl Shared {
         Ok(())
     }
 
-    /// Tells the others what they could not be told while the store was away.
-    async fn tell_untold(
+    /// Tells the store what it could not be told while it was away.
+    async fn deliver(
         &self,
         connection: &mut MultiplexedConnection,
         revocations: &Arc<Revocations>,
     ) -> Result<(), RedisError> {
-        let ended = self.untold().ended.clone();
-        for part in ended.chunks(AT_ONCE) {
-            if let Ok(pipe) = self.ending(part) {
+        let ended = self.undelivered().ended.clone();
+        for part in ended.chunks(BATCH) {
+            if let Ok(pipe) = self.clearing(part) {
                 pipe.query_async::<()>(connection).await?;
-                self.untold().ended.drain(..part.len());
+                self.undelivered().ended.drain(..part.len());
             }
         }
-        if self.untold().revocations {
+        if self.undelivered().revocations {
             self.exchange_revocations(connection, revocations).await?;
-            self.untold().revocations = false;
+            self.undelivered().revocations = false;
         }
         Ok(())
     }
 }
 
-/// The journal is synced to disk, which is not to be waited for here.
+/// Adds revocations of other agents. Their journal is synced to disk, so that happens on a thread that may block.
 async fn learn(revocations: &Arc<Revocations>, spread: Vec<RevocationChange>) {
     let revocations = Arc::clone(revocations);
     let learned = move || spread.iter().for_each(|spread| revocations.learn(spread));
@@ -326,6 +354,7 @@ async fn learn(revocations: &Arc<Revocations>, spread: Vec<RevocationChange>) {
     }
 }
 
+/// The values of keys, in their order.
 async fn get(
     connection: &mut MultiplexedConnection,
     names: &[String],
