@@ -224,10 +224,10 @@ fn tunnels(gate: &Arc<Gate>, request: &Request<'_>, decided: &Response, now: Tim
     let all = Arc::new(Tunnels::new(settings, 1, Arc::new(audit_log)));
     let mut request = *request;
     request.upgrades = 1;
-    request.spot.frontend = Some(b"gate");
+    request.location.frontend = Some(b"gate");
     let mut list = String::new();
     for number in 0..COUNT {
-        request.spot.stream = Some(number);
+        request.location.stream = Some(number);
         let id = DecisionId::from(&format!("{number}")).unwrap();
         let allowed =
             Allowed { response: decided, request: &request, id: &id, certificates: &[], now };
