@@ -1,8 +1,10 @@
-//! The administrator's API: HTTP on a unix socket.
+//! The admin API: HTTP on a unix socket, for the commands of this program and for scripts.
 //!
-//! Whoever can write to the socket is the administrator; there is no other credential, so the socket's
-//! mode is 0600 unless the operator says otherwise. What is done here is on record with the user id of
-//! who did it.
+//! It lists and ends sessions and tunnels, revokes access, shows workspaces and their sources, takes workspaces of sources of
+//! kind `api`, and serves the status, metrics and health checks. Each path has a module here.
+//!
+//! Write permission on the socket is the only credential: a process that may connect is the administrator. So the mode of the
+//! socket is 0600 by default. Every change is recorded in the audit log with the user id of the process that made it.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -34,87 +36,88 @@ pub mod metrics;
 mod parts;
 mod revocations;
 mod sessions;
+pub mod status;
 mod tunnels;
 mod workspaces;
 
 #[cfg(test)]
 mod tests;
 
-pub use revocations::Answer;
-pub use sessions::{SessionView, SessionViews, WhichSessions};
-pub use workspaces::{EndpointView, SourceView, Sources, View, Views};
+pub use revocations::RevocationViews;
+pub use sessions::{SessionSelection, SessionView, SessionViews};
+pub use workspaces::{EndpointView, SourceView, SourceViews, WorkspaceView, WorkspaceViews};
 
-/// How administrators reach the agent.
+/// The settings of the admin API, from `[admin]`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct AdminSettings {
-    /// The unix socket.
+    /// The path of the unix socket.
     pub socket: PathBuf,
-    /// Its mode: who may write to it acts as administrator.
+    /// The mode of the socket. Users who may write to it are administrators.
     pub socket_mode: u32,
-    /// Who owns it.
+    /// The owner of the socket.
     pub socket_owner: SocketOwner,
-    /// The file of revocations.
+    /// The file in which revocations are stored.
     pub revocations: PathBuf,
 }
 
-/// Where revocations are.
+/// The path of revocations.
 pub const REVOCATIONS: &str = "/v1/revocations";
-/// Where sessions are.
+/// The path of browser sessions.
 pub const SESSIONS: &str = "/v1/sessions";
-/// Where workspaces are.
+/// The path of workspaces.
 pub const WORKSPACES: &str = "/v1/workspaces";
-/// Where the sources of workspaces are.
+/// The path of the sources of workspaces.
 pub const SOURCES: &str = "/v1/sources";
-/// Where live tunnels are.
+/// The path of the status of the agent.
+pub const STATUS: &str = "/v1/status";
+/// The path of live tunnels.
 pub const TUNNELS: &str = "/v1/tunnels";
-/// The longest request body, in bytes.
+/// The longest body of a request, in bytes.
 const MAX_BODY: usize = 64 * 1024;
 
-/// The API, bound and not yet serving.
-pub struct Admin {
+/// The admin API, bound to its socket and not yet serving.
+pub struct AdminServer {
     listener: UnixListener,
     _file: SocketFile,
-    shared: Arc<Shared>,
+    state: Arc<AdminState>,
 }
 
-/// What the API is about.
-pub struct Subject {
-    /// What decides, with what it counts.
+/// The parts of the agent that the API shows and changes.
+pub struct AdminState {
+    /// The gate that decides, with its sources and metrics.
     pub live: Arc<Live>,
-    /// What is revoked.
+    /// The revocations.
     pub revocations: Arc<Revocations>,
-    /// Where what is done is recorded.
+    /// The audit log, which records every change.
     pub audit_log: Arc<AuditLog>,
-    /// Who is signed in, where people sign in.
+    /// The browser sessions, if people sign in with a browser.
     pub browser: Option<Arc<BrowserSessions>>,
-    /// Live tunnels, where they are tracked.
+    /// The live tunnels, if they are tracked.
     pub tunnels: Option<Arc<Tunnels>>,
-    /// What HAProxy may reuse, where it may.
+    /// The verdict cache, if HAProxy may reuse decisions.
     pub edge: Option<Arc<Edge>>,
 }
 
-type Shared = Subject;
-
-/// Who is at the other end of the socket.
+/// The process at the other end of the socket.
 #[derive(Clone, Copy, Debug)]
 struct Caller {
     uid: Option<u32>,
 }
 
-impl Admin {
-    /// Binds the socket. Must be called within the runtime.
+impl AdminServer {
+    /// Binds the socket. Must be called within the Tokio runtime.
     ///
     /// # Errors
-    /// The path is taken, or not permitted.
-    pub fn bind(config: &AdminSettings, subject: Arc<Subject>) -> io::Result<Self> {
+    /// Another process answers at the path, or the agent may not create or change it.
+    pub fn bind(config: &AdminSettings, state: Arc<AdminState>) -> io::Result<Self> {
         let path: &Path = &config.socket;
         let (listener, file) = bind_unix(path, config.socket_owner, config.socket_mode)?;
-        Ok(Self { listener, _file: file, shared: subject })
+        Ok(Self { listener, _file: file, state: state })
     }
 
-    /// Serves until stopped.
+    /// Serves requests until `stop`.
     pub async fn serve(self, stop: CancellationToken) {
-        let router = router(self.shared).into_make_service_with_connect_info::<Caller>();
+        let router = router(self.state).into_make_service_with_connect_info::<Caller>();
         let serving = axum::serve(self.listener, router)
             .with_graceful_shutdown(async move { stop.cancelled().await });
         if let Err(error) = serving.await {
@@ -123,8 +126,8 @@ impl Admin {
     }
 }
 
-/// Every path.
-fn router(shared: Arc<Shared>) -> Router {
+/// All paths of the API.
+fn router(state: Arc<AdminState>) -> Router {
     let revocations = get(revocations::list).post(revocations::revoke).delete(revocations::lift);
     let one = get(workspaces::show_held).put(workspaces::put).delete(workspaces::delete);
     Router::new()
@@ -136,9 +139,10 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/v1/sources/{source}/workspaces", get(workspaces::held))
         .route("/v1/sources/{source}/workspaces/{id}", one)
         .route(TUNNELS, get(tunnels::list).delete(tunnels::terminate))
+        .route(STATUS, get(status::show))
         .merge(metrics::routes())
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(shared)
+        .with_state(state)
 }
 
 impl Connected<IncomingStream<'_, UnixListener>> for Caller {
@@ -147,6 +151,7 @@ impl Connected<IncomingStream<'_, UnixListener>> for Caller {
     }
 }
 
+/// A reply that says why a request failed.
 fn failed(status: StatusCode, error: impl Into<String>) -> Response {
     (status, Json(json!({ "error": error.into() }))).into_response()
 }

@@ -1,10 +1,13 @@
-//! The record of what happened: who, which workspace, what verdict and why.
+//! The audit log: who reached which workspace, when, and why, as one JSON object a line.
 //!
-//! Records are one JSON object a line ([`Entry`]). They go into a bounded buffer that one thread takes
-//! into a chain of hashes ([`verify`] proves it) and writes to a file, standard output and syslog. When the
-//! buffer is full or the last write failed, [`AuditLog::record`] says so, and the caller refuses the request:
-//! nothing is allowed that is not on record, unless the operator decided to count what is lost. No token,
-//! cookie or header value but the host is ever part of a record.
+//! [`AuditLog::record`] appends a record to a bounded buffer in memory. One thread takes the records from there into a chain
+//! of hashes, signs checkpoints, and writes to a file, standard output and syslog. [`verify`] checks such files offline, and
+//! [`read`] searches them. The module knows no type of the rest of the program: modules that record something implement
+//! [`AuditRecord`].
+//!
+//! Nothing is allowed that is not recorded: if the buffer is full or the last write failed, [`AuditLog::record`] returns an
+//! error and the caller refuses the request, unless the operator chose to count losses instead. A record never contains a
+//! token, a cookie or a header other than the host.
 
 use std::{
     io::{self, Write},
@@ -20,92 +23,94 @@ use std::{
 use tracing::error;
 
 mod chain;
-mod entry;
-mod fold;
+mod dedupe;
+mod json_object;
 mod key;
-mod object;
+mod lines;
 pub mod read;
+mod record;
 mod sink;
 pub mod verify;
 mod writer;
 
 pub use crate::audit::sink::names::rotated;
 pub use chain::MAX_LINE;
-pub use entry::{AuditEvent, Entry};
+pub use json_object::JsonObject;
 pub use key::PublicKey;
-pub use object::Object;
+pub use record::{AuditEvent, AuditRecord};
 use sink::maintenance::LocalDisk;
 pub use sink::{SyslogAddress, file::Rotation};
 
-/// Some ten thousand records.
+/// The default size of the buffer, in bytes: about ten thousand records.
 const DEFAULT_BUFFER: usize = 4096 * 1024;
 
-/// Where records go, and how they are kept.
+/// The settings of the audit log, from `[audit]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// The file.
+pub struct AuditSettings {
+    /// The file that records are written to.
     pub file: Option<PathBuf>,
-    /// Whether they go to standard output.
+    /// Whether records are written to standard output.
     pub stdout: bool,
-    /// Syslog on this machine.
+    /// The syslog receiver on this machine that gets records.
     pub syslog: Option<SyslogAddress>,
-    /// How many bytes of records may wait to be written.
+    /// The size of the buffer, in bytes.
     pub buffer: usize,
-    /// What happens when no more fit, or cannot be written.
+    /// What happens to requests while the buffer is full or a write fails.
     pub when_full: WhenFull,
-    /// The key that signs checkpoints; there are none without.
+    /// The file of the key that signs checkpoints. Without it there are no checkpoints.
     pub key: Option<PathBuf>,
-    /// When checkpoints are made.
-    pub checkpoint: CheckpointEvery,
-    /// When a new file is begun.
+    /// How often checkpoints are made.
+    pub checkpoint: CheckpointInterval,
+    /// When a new file is begun, and when old ones are removed.
     pub rotation: Rotation,
-    /// How long identical allows are counted into one record; not at all unless said.
-    pub fold: Option<Duration>,
+    /// How long identical allows are counted into one record. `None` writes every record.
+    pub dedupe: Option<Duration>,
 }
 
-/// What happens when a record cannot be kept.
+/// What happens when a record cannot be stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum WhenFull {
-    /// What it would allow is refused.
+    /// The request is refused.
     #[default]
     Deny,
-    /// It is lost; how many were is on record as soon as there is room.
+    /// The request is allowed and the record is lost. A `gap` record later says how many were.
     Count,
 }
 
-/// When a checkpoint is made: whichever comes first, and never without a record since the last.
+/// The most records and the longest time between two checkpoints. Without new records there is no new checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct CheckpointEvery {
-    /// After so many records.
+pub struct CheckpointInterval {
+    /// The most records between two checkpoints.
     pub records: u64,
-    /// After so long.
+    /// The longest time between two checkpoints.
     pub time: Duration,
 }
 
-/// Where records go.
-pub struct AuditLog(Arc<Shared>);
+/// The open audit log. Dropping it closes the log.
+pub struct AuditLog(Arc<RecordQueue>);
 
-/// How the audit log is doing.
+/// The state of the audit log, for metrics and health checks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Status {
-    /// Bytes of records that wait to be written, of so many at most.
+pub struct AuditStatus {
+    /// Bytes of records that wait to be written.
     pub waiting: usize,
-    /// See [`Settings::buffer`].
+    /// The size of the buffer, in bytes: see [`AuditSettings::buffer`].
     pub capacity: usize,
     /// Records written since the start.
     pub written: u64,
-    /// Records that were not kept.
+    /// Records that were lost because the buffer was full.
     pub lost: u64,
     /// Whether the last write failed.
     pub broken: bool,
 }
 
-struct Shared {
-    waiting: Mutex<Waiting>,
+/// The buffer between requests and the writing thread.
+struct RecordQueue {
+    waiting: Mutex<QueueState>,
     wake: Condvar,
-    /// So many bytes of records do not wait for others.
-    plenty: usize,
+    /// With this many bytes the thread is woken at once, rather than at the end of the time for collecting.
+    wake_threshold: usize,
     broken: AtomicBool,
     lost: AtomicU64,
     written: AtomicU64,
@@ -113,34 +118,35 @@ struct Shared {
     when_full: WhenFull,
 }
 
-struct Waiting {
+struct QueueState {
     lines: Vec<u8>,
-    /// Records that found no room so far.
+    /// Records that found no room since the start.
     lost: u64,
-    /// No more records will come.
+    /// Whether the log is closed, so that no record follows.
     closed: bool,
     writer: WriterState,
 }
 
-/// What the writing thread does, so that it is woken up only where it has to be.
+/// What the writing thread does at the moment. Requests wake it only where that is needed, because a wake-up costs more than
+/// a record.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum WriterState {
-    /// It sleeps until there is a record.
+    /// It sleeps until a record comes.
     Idle,
-    /// It sleeps for a moment while records collect, or until there are plenty.
+    /// It sleeps for the time of collecting, or until the buffer holds [`RecordQueue::wake_threshold`].
     Collecting,
-    /// It writes, and looks again before it sleeps.
+    /// It writes, and looks at the buffer again before it sleeps.
     Writing,
 }
 
-/// The writing thread; ends when the [`AuditLog`] is gone and everything is written.
-pub struct Writer(JoinHandle<()>);
+/// The writing thread. It ends once the [`AuditLog`] is closed and all records are written.
+pub struct WriterThread(JoinHandle<()>);
 
-/// A record could not be kept.
+/// The record is not stored, so the request that it belongs to must be refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotRecorded;
 
-impl Default for Settings {
+impl Default for AuditSettings {
     fn default() -> Self {
         Self {
             file: None,
@@ -149,119 +155,126 @@ impl Default for Settings {
             buffer: DEFAULT_BUFFER,
             when_full: WhenFull::Deny,
             key: None,
-            checkpoint: CheckpointEvery::default(),
+            checkpoint: CheckpointInterval::default(),
             rotation: Rotation::default(),
-            fold: None,
+            dedupe: None,
         }
     }
 }
 
-impl Default for CheckpointEvery {
+impl Default for CheckpointInterval {
     fn default() -> Self {
         Self { records: 10_000, time: Duration::from_secs(10) }
     }
 }
 
 impl AuditLog {
-    /// Opens the audit log. The chain goes on where the file ends.
+    /// Opens the audit log. The chain continues where the file ends.
     ///
     /// # Errors
-    /// The file or the key cannot be opened, another agent writes to the file, or the thread cannot be
-    /// started.
-    pub fn open(settings: &Settings) -> io::Result<(Self, Writer)> {
-        let output = writer::Output::open(settings, Box::new(LocalDisk))?;
+    /// The file or the key cannot be opened, another process writes to the file, or the thread cannot be started.
+    pub fn open(settings: &AuditSettings) -> io::Result<(Self, WriterThread)> {
+        let output = writer::ChainWriter::open(settings, Box::new(LocalDisk))?;
         Self::start(output, settings.buffer, settings.when_full)
     }
 
-    /// An audit log into any sink: a chain of its own, without checkpoints.
+    /// Opens an audit log that writes to `sink`: a new chain without checkpoints, for tests and benchmarks.
     ///
     /// # Errors
     /// The thread cannot be started.
-    pub fn to_sink(sink: Box<dyn Write + Send>, capacity: usize) -> io::Result<(Self, Writer)> {
-        Self::start(writer::Output::to(sink), capacity, WhenFull::Deny)
+    pub fn to_sink(
+        sink: Box<dyn Write + Send>,
+        capacity: usize,
+    ) -> io::Result<(Self, WriterThread)> {
+        Self::start(writer::ChainWriter::to_sink(sink), capacity, WhenFull::Deny)
     }
 
     fn start(
-        output: writer::Output,
+        output: writer::ChainWriter,
         capacity: usize,
         when_full: WhenFull,
-    ) -> io::Result<(Self, Writer)> {
+    ) -> io::Result<(Self, WriterThread)> {
         let lines = Vec::with_capacity(capacity);
-        let shared = Arc::new(Shared {
-            waiting: Mutex::new(Waiting {
+        let queue = Arc::new(RecordQueue {
+            waiting: Mutex::new(QueueState {
                 lines,
                 lost: 0,
                 closed: false,
                 writer: WriterState::Writing,
             }),
             wake: Condvar::new(),
-            plenty: capacity / 8,
+            wake_threshold: capacity / 8,
             broken: AtomicBool::new(false),
             lost: AtomicU64::new(0),
             written: AtomicU64::new(0),
             capacity,
             when_full,
         });
-        let of_thread = Arc::clone(&shared);
+        let for_thread = Arc::clone(&queue);
         let thread = std::thread::Builder::new()
             .name("audit".into())
-            .spawn(move || output.run(&of_thread))?;
-        Ok((Self(shared), Writer(thread)))
+            .spawn(move || output.run(&for_thread))?;
+        Ok((Self(queue), WriterThread(thread)))
     }
 
-    /// Keeps a record.
+    /// Appends a record to the buffer.
     ///
     /// # Errors
-    /// There is no room, the last write failed, or the audit log is closed: what the record would allow must
-    /// be refused. The record waits to be written all the same where there is room and the audit log is open.
-    /// With [`WhenFull::Count`], only an audit log that is closed says so.
-    pub fn record(&self, record: &impl Entry) -> Result<(), NotRecorded> {
-        let shared = &*self.0;
-        let mut waiting = shared.lock();
+    /// The buffer is full, the last write failed, or the log is closed: the caller must refuse what the record would allow.
+    /// After a failed write the record is in the buffer all the same. With [`WhenFull::Count`] the only error is that the
+    /// log is closed.
+    pub fn record(&self, record: &impl AuditRecord) -> Result<(), NotRecorded> {
+        let queue = &*self.0;
+        let mut waiting = queue.lock();
         if waiting.closed {
             return Err(NotRecorded);
         }
         let start = waiting.lines.len();
         record.write(&mut waiting.lines);
-        let counts = shared.when_full == WhenFull::Count;
-        if waiting.lines.len() > shared.capacity {
+        let counts_losses = queue.when_full == WhenFull::Count;
+        // The length is known only once the record is written. One that does not fit is taken back.
+        if waiting.lines.len() > queue.capacity {
             waiting.lines.truncate(start);
             waiting.lost += 1;
-            shared.lost.store(waiting.lost, Ordering::Relaxed);
-            return if counts { Ok(()) } else { Err(NotRecorded) };
+            queue.lost.store(waiting.lost, Ordering::Relaxed);
+            return if counts_losses { Ok(()) } else { Err(NotRecorded) };
         }
         let wake = match waiting.writer {
             WriterState::Idle => true,
-            WriterState::Collecting => waiting.lines.len() >= shared.plenty,
+            WriterState::Collecting => waiting.lines.len() >= queue.wake_threshold,
             WriterState::Writing => false,
         };
         if wake {
-            // One wake-up serves many records.
+            // Later requests see that the thread is on its way and do not wake it again.
             waiting.writer = WriterState::Writing;
         }
         drop(waiting);
         if wake {
-            shared.wake.notify_one();
+            queue.wake.notify_one();
         }
-        if shared.broken.load(Ordering::Acquire) && !counts { Err(NotRecorded) } else { Ok(()) }
+        if queue.broken.load(Ordering::Acquire) && !counts_losses {
+            Err(NotRecorded)
+        } else {
+            Ok(())
+        }
     }
 
-    /// Takes no further record: [`Writer::finish`] then ends once what is kept is written.
+    /// Closes the log to further records. [`WriterThread::finish`] then returns once the buffered ones are written.
     pub fn close(&self) {
         self.0.lock().closed = true;
         self.0.wake.notify_one();
     }
 
-    /// How many records found no room.
+    /// How many records were lost because the buffer was full.
     #[must_use]
     pub fn lost(&self) -> u64 {
         self.0.lost.load(Ordering::Relaxed)
     }
 
-    /// How it is doing.
+    /// The present state.
     #[must_use]
-    pub fn status(&self) -> Status {
-        Status {
+    pub fn status(&self) -> AuditStatus {
+        AuditStatus {
             waiting: self.0.lock().lines.len(),
             capacity: self.0.capacity,
             written: self.0.written.load(Ordering::Relaxed),
@@ -277,8 +290,8 @@ impl Drop for AuditLog {
     }
 }
 
-impl Writer {
-    /// Waits until everything is written. Call it after [`AuditLog::close`], or after the audit log is dropped.
+impl WriterThread {
+    /// Waits until all records are written. Call it after [`AuditLog::close`], or after dropping the log.
     pub fn finish(self) {
         if self.0.join().is_err() {
             error!("the thread that writes the audit log panicked: please report the lines above");
@@ -286,20 +299,20 @@ impl Writer {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+impl RecordQueue {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         match self.waiting.lock() {
             Ok(waiting) => waiting,
-            Err(poisoned) => self.mend(poisoned),
+            Err(poisoned) => self.recover_from_panic(poisoned),
         }
     }
 
-    /// Sleeps until woken up, or for `pause`.
+    /// Sleeps until woken up, or for `pause` at most.
     fn sleep<'g>(
         &self,
-        waiting: MutexGuard<'g, Waiting>,
+        waiting: MutexGuard<'g, QueueState>,
         pause: Option<Duration>,
-    ) -> MutexGuard<'g, Waiting> {
+    ) -> MutexGuard<'g, QueueState> {
         let woken = match pause {
             Some(pause) => match self.wake.wait_timeout(waiting, pause) {
                 Ok((waiting, _)) => Ok(waiting),
@@ -307,11 +320,14 @@ impl Shared {
             },
             None => self.wake.wait(waiting),
         };
-        woken.unwrap_or_else(|poisoned| self.mend(poisoned))
+        woken.unwrap_or_else(|poisoned| self.recover_from_panic(poisoned))
     }
 
-    /// A panic while a record was written left half a line, which is no record.
-    fn mend<'g>(&self, poisoned: PoisonError<MutexGuard<'g, Waiting>>) -> MutexGuard<'g, Waiting> {
+    /// Removes the half line that a panic inside a record left behind, and counts_losses it as lost.
+    fn recover_from_panic<'g>(
+        &self,
+        poisoned: PoisonError<MutexGuard<'g, QueueState>>,
+    ) -> MutexGuard<'g, QueueState> {
         let mut waiting = poisoned.into_inner();
         let whole = memchr::memrchr(b'\n', &waiting.lines).map_or(0, |at| at + 1);
         if whole < waiting.lines.len() {
@@ -328,9 +344,9 @@ impl Shared {
 mod tests {
     use std::sync::mpsc;
 
-    use super::{entry::TestEntry, *};
+    use super::{record::TestEntry, *};
 
-    /// A sink that takes a batch only when told to.
+    /// A sink that blocks each write until the test lets it go on.
     struct Slow(mpsc::Receiver<()>, mpsc::Sender<Vec<u8>>);
 
     impl Write for Slow {
@@ -346,15 +362,15 @@ mod tests {
     }
 
     #[test]
-    fn a5_a_full_buffer_is_told_and_nothing_kept_is_lost() {
+    fn a5_a_full_buffer_is_reported_and_no_stored_record_is_lost() {
         let (go, gate) = mpsc::channel();
         let (sink, written) = mpsc::channel();
         let (audit_log, writer) = AuditLog::to_sink(Box::new(Slow(gate, sink)), 2000).unwrap();
         let text = [0xff; 5000];
-        let (mut kept, mut refused) = (0, 0);
+        let (mut stored, mut refused) = (0, 0);
         while refused < 3 {
             match audit_log.record(&TestEntry(AuditEvent::Start, &text)) {
-                Ok(()) => kept += 1,
+                Ok(()) => stored += 1,
                 Err(NotRecorded) => refused += 1,
             }
         }
@@ -367,13 +383,13 @@ mod tests {
         let records: Vec<serde_json::Value> =
             lines.map(|line| serde_json::from_slice(line).unwrap()).collect();
         let decisions = records.iter().filter(|record| record["event"] == "start");
-        assert_eq!(decisions.count(), kept);
+        assert_eq!(decisions.count(), stored);
         let gap = records.iter().find(|record| record["event"] == "gap").unwrap();
-        assert_eq!((&gap["lost"], records.len()), (&3.into(), kept + 2));
+        assert_eq!((&gap["lost"], records.len()), (&3.into(), stored + 2));
     }
 
     #[test]
-    fn a_sink_that_fails_is_told_until_it_works_again() {
+    fn a_failing_sink_is_reported_until_it_works_again() {
         struct Flaky(Arc<AtomicBool>);
         impl Write for Flaky {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -396,17 +412,17 @@ mod tests {
         };
         let deadline = std::time::Instant::now() + Duration::from_secs(10);
         while keep().is_ok() {
-            assert!(std::time::Instant::now() < deadline, "the failure is not told");
+            assert!(std::time::Instant::now() < deadline, "the failure is not reported");
         }
         fails.store(false, Ordering::Release);
         while keep().is_err() {
-            assert!(std::time::Instant::now() < deadline, "the recovery is not told");
+            assert!(std::time::Instant::now() < deadline, "the recovery is not reported");
         }
         drop(audit_log);
         writer.finish();
     }
 
-    /// A sink that tells each write.
+    /// A sink that reports each write.
     struct Counting(mpsc::Sender<()>);
 
     impl Write for Counting {
@@ -421,9 +437,9 @@ mod tests {
 
     #[test]
     fn r2_records_that_come_close_together_are_written_together() {
-        let (sink, told) = mpsc::channel();
+        let (sink, writes) = mpsc::channel();
         let (audit_log, writer) = AuditLog::to_sink(Box::new(Counting(sink)), 1 << 20).unwrap();
-        told.recv().unwrap();
+        writes.recv().unwrap();
         let start = std::time::Instant::now();
         for _ in 0..300 {
             audit_log.record(&TestEntry(AuditEvent::Start, b"x")).unwrap();
@@ -433,7 +449,7 @@ mod tests {
         drop(audit_log);
         writer.finish();
         // Each write is at least the time of collecting after the one before.
-        let count = u128::try_from(told.iter().count()).unwrap();
+        let count = u128::try_from(writes.iter().count()).unwrap();
         assert!(count <= took.as_millis() / 10 + 3, "{count} writes in {took:?}");
     }
 }

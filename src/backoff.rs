@@ -1,8 +1,11 @@
-//! Pauses between attempts that fail: each twice as long as the one before, up to a limit.
+//! Pauses between attempts that fail: each is twice the one before, up to a limit.
+//!
+//! Every part of the program that repeats a failed attempt (fetching keys, following a source, reaching Redis) uses
+//! [`Backoff`], with its own two limits. [`jitter`] spreads the attempts of several agents.
 
 use std::time::Duration;
 
-/// How long to wait after failures in a row.
+/// The limits of the pauses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     /// The pause after the first failure.
@@ -12,7 +15,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// The pause when so many attempts failed before this one.
+    /// The pause after a failure that follows `failures_before` others in a row.
     #[must_use]
     pub fn pause(&self, failures_before: u32) -> Duration {
         let factor = 2_u32.saturating_pow(failures_before);
@@ -20,11 +23,11 @@ impl Backoff {
     }
 }
 
-/// A random number from 0 to 1, so that many agents do not ask at the same moment.
+/// A random number from 0 to 1. It keeps agents that failed together from retrying together.
 #[must_use]
 pub fn jitter() -> f64 {
     let mut byte = [0_u8];
-    // Without random numbers there is no jitter, which is no reason to stop.
+    // Without random numbers the byte stays 0: attempts are not spread, which is harmless.
     let _ = aws_lc_rs::rand::fill(&mut byte);
     let [byte] = byte;
     f64::from(byte) / 255.0

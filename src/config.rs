@@ -76,7 +76,7 @@ pub struct Config {
     /// Policies beyond ownership; none unless said.
     pub policies: Option<policy::PolicySettings>,
     /// Where decisions are recorded.
-    pub audit: audit::Settings,
+    pub audit: audit::AuditSettings,
     /// How people sign in with a browser; not at all unless said.
     pub sign_in: Option<SignIn>,
     /// Where several agents share sessions and revocations.
@@ -88,7 +88,7 @@ pub struct Config {
     /// What holds for tunnels.
     pub tunnels: Tunnels,
     /// Where spans of decisions go; nowhere unless said.
-    pub traces: Option<crate::traces::Settings>,
+    pub traces: Option<crate::traces::TraceSettings>,
     /// Where metrics are beside the administrator's socket; nowhere unless said.
     pub metrics: Option<Metrics>,
     /// Of the file it was read from.
@@ -281,7 +281,7 @@ impl Config {
         let format = Format::of(path).unwrap_or(Format::Toml);
         let directory = path.parent().unwrap_or(Path::new(""));
         let config = Self::parse(&name, &text, format, directory)?;
-        let fingerprint = Some(Fingerprint::of(text.as_bytes()));
+        let fingerprint = Some(Fingerprint::of_bytes(text.as_bytes()));
         Ok(Self { fingerprint, file: name, text: (text, format), ..config })
     }
 

@@ -115,6 +115,12 @@ impl Identity {
     pub fn label(&self) -> &str {
         self.username.as_deref().or(self.email.as_deref()).unwrap_or(&self.subject)
     }
+
+    /// The verified e-mail address, unless [`Identity::label`] is that address already.
+    #[must_use]
+    pub fn email_beside_label(&self) -> Option<&str> {
+        self.email.as_deref().filter(|email| *email != self.label())
+    }
 }
 
 /// The result of authentication.

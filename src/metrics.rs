@@ -1,7 +1,11 @@
-//! What is counted, and what each metric is called: every name stands here once.
+//! The metrics: one list of names and help texts, the counters of the request path, and the text format of Prometheus.
 //!
-//! The hot path adds to plain atomics. [`Exposition`] writes the text format that Prometheus reads (0.0.4);
-//! `admin::metrics` collects what the parts of the agent know of themselves.
+//! Requests add to plain atomics in [`Metrics`], which costs no lock and no allocation. What a part of the agent can tell when it
+//! is asked (such as the workspaces of a source) is not counted here: `admin::metrics` reads it when `/metrics` is scraped.
+//! [`Exposition`] writes the text format (version 0.0.4).
+//!
+//! Labels take few values: issuers, sources, reasons. No label ever holds a user, a workspace or a host.
+//! `docs/decisions/0017-libraries.md` says why this is not `prometheus-client`.
 
 use std::{
     fmt::{Display, Write as _},
@@ -18,14 +22,14 @@ use crate::{
     },
 };
 
-/// A metric, as Prometheus is told of it.
+/// The description of a metric.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metric {
-    /// Its name.
+    /// The name, with the prefix `identity_spoa_`.
     pub name: &'static str,
-    /// `counter`, `gauge` or `histogram`.
+    /// The type: `counter`, `gauge` or `histogram`.
     pub kind: &'static str,
-    /// What it says.
+    /// The help text.
     pub help: &'static str,
     /// The names of its labels.
     pub labels: &'static [&'static str],
@@ -47,71 +51,71 @@ macro_rules! metrics {
             pub const $constant: Metric =
                 metric($kind, concat!("identity_spoa_", $name), $help, &[$($label),*]);
         )*
-        /// All of them.
+        /// All metrics.
         pub const ALL: &[Metric] = &[$($constant),*];
     };
 }
 
 metrics! {
-    BUILD = "gauge" "build_info" ["version"] "Always 1; which version runs";
-    READY = "gauge" "ready" [] "Whether the agent is ready, as /readyz says";
-    DECISIONS = "counter" "decisions_total" ["verdict", "reason"] "Decisions";
-    LATENCY = "histogram" "decision_seconds" [] "Time from when a question was read to its answer";
-    TOKENS = "counter" "tokens_total" ["cache"] "Bearer tokens that count, by whether they were remembered";
-    SHADOW = "counter" "policy_shadow_total" ["result"] "Decisions that policies in shadow were asked about: same, would_allow, would_refuse";
-    CONNECTIONS = "gauge" "connections" [] "Connections of HAProxy";
+    BUILD = "gauge" "build_info" ["version"] "Always 1. The label has the version of the agent";
+    READY = "gauge" "ready" [] "Whether the agent is ready, as /readyz reports";
+    DECISIONS = "counter" "decisions_total" ["verdict", "reason"] "Decisions, by verdict and reason";
+    LATENCY = "histogram" "decision_seconds" [] "Time from reading an authorization request to its response";
+    TOKENS = "counter" "tokens_total" ["cache"] "Valid bearer tokens, by whether the cache had their verification";
+    SHADOW = "counter" "policy_shadow_total" ["result"] "Decisions that shadow policies evaluated, by the difference they would make";
+    CONNECTIONS = "gauge" "connections" [] "Open connections from HAProxy";
     WAITING = "gauge" "questions_waiting" [] "Questions that wait for a key, a token or a workspace";
-    KEY_SET_AGE = "gauge" "key_set_age_seconds" ["issuer"] "Time since the keys of an issuer were confirmed";
-    KEY_SET_USABLE = "gauge" "key_set_usable" ["issuer"] "Whether there are keys that may still be used";
-    KEY_SET_KEYS = "gauge" "key_set_keys" ["issuer"] "Keys that can verify a token";
-    KEY_SET_CHANGES = "counter" "key_set_changes_total" ["issuer"] "Different key sets after the first";
-    KEY_FETCHES = "counter" "key_fetches_total" ["issuer", "result"] "Fetches of keys";
-    SOURCE_WORKSPACES = "gauge" "source_workspaces" ["source"] "Workspaces that the source has";
-    SOURCE_ROUTABLE = "gauge" "source_routable" ["source"] "Workspaces that are up";
-    SOURCE_CONTESTED = "gauge" "source_contested" ["source"] "Workspaces at an address that another claims too";
-    SOURCE_DOUBTFUL = "gauge" "source_doubtful" ["source"] "Workspaces that changed in a way nobody could read";
-    SOURCE_PENDING = "gauge" "source_pending" ["source"] "Changes that are being read";
-    SOURCE_AGE = "gauge" "source_age_seconds" ["source"] "Time since the source said all it knows";
-    SOURCE_LIVE = "gauge" "source_live" ["source"] "Whether lists and events come";
-    SOURCE_UNAUTHORIZED = "gauge" "source_unauthorized" ["source"] "Whether the platform refuses the credential";
-    SOURCE_LISTS = "counter" "source_lists_total" ["source"] "Complete lists taken in";
-    SOURCE_EVENTS = "counter" "source_events_total" ["source"] "Events received";
-    SOURCE_FAILURES = "counter" "source_failures_total" ["source"] "Questions that failed";
-    SESSION_EVENTS = "counter" "session_events_total" ["event"] "Sign-ins, sign-outs and what else happens to sessions";
-    SESSION_COOKIES = "gauge" "session_cookies" [] "Cookies of sessions that this agent knows";
+    KEY_SET_AGE = "gauge" "key_set_age_seconds" ["issuer"] "Time since the keys of an issuer were last fetched";
+    KEY_SET_USABLE = "gauge" "key_set_usable" ["issuer"] "Whether the keys of an issuer are fresh enough to be used";
+    KEY_SET_KEYS = "gauge" "key_set_keys" ["issuer"] "Keys of an issuer that can verify tokens";
+    KEY_SET_CHANGES = "counter" "key_set_changes_total" ["issuer"] "Changes of the keys of an issuer";
+    KEY_FETCHES = "counter" "key_fetches_total" ["issuer", "result"] "Attempts to fetch the keys of an issuer";
+    SOURCE_WORKSPACES = "gauge" "source_workspaces" ["source"] "Workspaces of a source";
+    SOURCE_ROUTABLE = "gauge" "source_routable" ["source"] "Workspaces of a source that run and can be reached";
+    SOURCE_CONTESTED = "gauge" "source_contested" ["source"] "Workspaces that are refused because another one claims the same address";
+    SOURCE_DOUBTFUL = "gauge" "source_doubtful" ["source"] "Workspaces whose last change could not be read";
+    SOURCE_PENDING = "gauge" "source_pending" ["source"] "Changes of workspaces that are being read";
+    SOURCE_AGE = "gauge" "source_age_seconds" ["source"] "Time since the last complete list of a source";
+    SOURCE_LIVE = "gauge" "source_live" ["source"] "Whether a source delivers lists and events";
+    SOURCE_UNAUTHORIZED = "gauge" "source_unauthorized" ["source"] "Whether the platform refuses the credential of a source";
+    SOURCE_LISTS = "counter" "source_lists_total" ["source"] "Complete lists received from a source";
+    SOURCE_EVENTS = "counter" "source_events_total" ["source"] "Events received from a source";
+    SOURCE_FAILURES = "counter" "source_failures_total" ["source"] "Failed requests to the platform of a source";
+    SESSION_EVENTS = "counter" "session_events_total" ["event"] "Events of browser sessions, such as sign-in and sign-out";
+    SESSION_COOKIES = "gauge" "session_cookies" [] "Session cookies that this agent knows";
     REDIS_SILENT = "gauge" "redis_silent_seconds" [] "Time since the Redis of [redis] last answered";
-    HAPROXY_UP = "gauge" "haproxy_up" ["socket"] "Whether a socket of HAProxy answers";
+    HAPROXY_UP = "gauge" "haproxy_up" ["socket"] "Whether the runtime API of HAProxy answers at a socket";
     TUNNELS_TERMINATION_FAILED = "counter" "tunnels_termination_failed_total" [] "Tunnels that could not be terminated within a second";
     REUSE_ON = "gauge" "reuse_on" [] "Whether HAProxy is given allows to reuse";
     REUSE_GIVEN = "counter" "reuse_given_total" [] "Allows that HAProxy may reuse";
     REUSE_REUSED = "counter" "reuse_requests_total" [] "Requests that HAProxy let pass with one, as far as it told";
     REUSE_ENDED = "counter" "reuse_ended_total" [] "How often all of them ended before their time";
-    REVOCATIONS = "gauge" "revocations" [] "What is revoked";
-    CONFIG_RELOADS = "counter" "config_reloads_total" ["result"] "Attempts to take on a changed configuration";
-    CONFIG_CURRENT = "gauge" "config_current" [] "Whether the configuration is the last one that was tried, rather than one before it";
-    AUDIT_WAITING = "gauge" "audit_waiting_bytes" [] "Records that wait to be written";
-    AUDIT_CAPACITY = "gauge" "audit_capacity_bytes" [] "How much of them may wait";
-    AUDIT_RECORDS = "counter" "audit_records_total" [] "Records written";
-    AUDIT_LOST = "counter" "audit_lost_total" [] "Records that found no room";
-    AUDIT_BROKEN = "gauge" "audit_broken" [] "Whether the audit log cannot be written";
+    REVOCATIONS = "gauge" "revocations" [] "Revocations in force";
+    CONFIG_RELOADS = "counter" "config_reloads_total" ["result"] "Attempts to apply a changed configuration";
+    CONFIG_CURRENT = "gauge" "config_current" [] "Whether the last changed configuration was applied. 0 while an older one is in force";
+    AUDIT_WAITING = "gauge" "audit_waiting_bytes" [] "Bytes of audit records that wait to be written";
+    AUDIT_CAPACITY = "gauge" "audit_capacity_bytes" [] "Bytes of audit records that may wait to be written";
+    AUDIT_RECORDS = "counter" "audit_records_total" [] "Audit records written";
+    AUDIT_LOST = "counter" "audit_lost_total" [] "Audit records lost because the buffer was full";
+    AUDIT_BROKEN = "gauge" "audit_broken" [] "Whether writing the audit log fails";
 }
 
-/// The upper bounds of the histogram, in microseconds.
-const BOUNDS: [u64; 16] = [
+/// The upper bounds of the buckets of [`LATENCY`], in microseconds.
+const LATENCY_BOUNDS_US: [u64; 16] = [
     5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 200_000,
     500_000,
 ];
 
-/// What policies in shadow say of a decision.
-const SHADOWS: [&str; 3] = ["same", "would_allow", "would_refuse"];
+/// The difference that a shadow policy would make to a decision.
+const SHADOW_RESULTS: [&str; 3] = ["same", "would_allow", "would_refuse"];
 
-/// What is counted on the way of requests.
+/// The counters of the request path.
 #[derive(Debug)]
 pub struct Metrics {
     reasons: [AtomicU64; Reason::ALL.len()],
     token_errors: [AtomicU64; TokenError::ALL.len()],
-    /// How many decisions took as long as each bound, and longer than all.
-    buckets: [AtomicU64; BOUNDS.len() + 1],
+    /// Decisions by latency: one bucket for each bound, and one for longer ones.
+    buckets: [AtomicU64; LATENCY_BOUNDS_US.len() + 1],
     micros: AtomicU64,
     hits: AtomicU64,
     misses: AtomicU64,
@@ -119,36 +123,36 @@ pub struct Metrics {
     reloads: AtomicU64,
     refused_reloads: AtomicU64,
     outdated: AtomicBool,
-    shadows: [AtomicU64; SHADOWS.len()],
-    /// Connections of HAProxy.
+    shadows: [AtomicU64; SHADOW_RESULTS.len()],
+    /// Open connections from HAProxy.
     pub connections: Gauge,
     /// Questions that wait.
     pub waiting: Gauge,
 }
 
-/// A number of things that are there at the moment.
+/// A number that goes up and down, such as open connections.
 #[derive(Debug, Default)]
 pub struct Gauge(AtomicI64);
 
-/// Counts as one until it is dropped.
-pub struct Held<'g>(&'g Gauge);
+/// Counts as one in its gauge until it is dropped, so that no early return can miscount.
+pub struct GaugeGuard<'g>(&'g Gauge);
 
 impl Gauge {
-    /// Counts one more.
+    /// Adds one until the guard is dropped.
     #[must_use]
-    pub fn hold(&self) -> Held<'_> {
+    pub fn hold(&self) -> GaugeGuard<'_> {
         self.0.fetch_add(1, Ordering::Relaxed);
-        Held(self)
+        GaugeGuard(self)
     }
 
-    /// How many there are.
+    /// The present number.
     #[must_use]
     pub fn get(&self) -> i64 {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for Held<'_> {
+impl Drop for GaugeGuard<'_> {
     fn drop(&mut self) {
         self.0.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -192,14 +196,14 @@ impl Metrics {
                 let at = TokenError::ALL.iter().position(|known| *known == error);
                 add(at.and_then(|at| self.token_errors.get(at)), 1);
             }
-            // The reasons of most decisions stand first.
+            // A linear search: the reasons of most decisions stand first in the list.
             reason => {
                 let at = Reason::ALL.iter().position(|known| *known == reason);
                 add(at.and_then(|at| self.reasons.get(at)), 1);
             }
         }
         let micros = u64::try_from(latency.as_micros()).unwrap_or(u64::MAX);
-        let bucket = BOUNDS.partition_point(|bound| *bound < micros);
+        let bucket = LATENCY_BOUNDS_US.partition_point(|bound| *bound < micros);
         add(self.buckets.get(bucket), 1);
         self.micros.fetch_add(micros, Ordering::Relaxed);
         if evidence.credential == CredentialKind::Bearer && evidence.key_set.is_some() {
@@ -207,59 +211,72 @@ impl Metrics {
         }
     }
 
-    /// Counts what happened to a session.
+    /// Counts an event of a browser session. Other events are not counted.
     pub fn session_event(&self, event: AuditEvent) {
         let at = AuditEvent::SESSION.iter().position(|known| *known == event);
         add(at.and_then(|at| self.session_events.get(at)), 1);
     }
 
-    /// Counts an attempt to take on a changed configuration.
+    /// Counts an attempt to apply a changed configuration.
     pub fn reloaded(&self, applied: bool) {
         add(Some(if applied { &self.reloads } else { &self.refused_reloads }), 1);
         self.config_is_current(applied);
     }
 
-    /// Whether the configuration that was tried last holds.
+    /// Sets whether the last changed configuration is in force.
     pub fn config_is_current(&self, is: bool) {
         self.outdated.store(!is, Ordering::Relaxed);
     }
 
-    /// Counts what policies that are not enforced would have made of a decision.
+    /// Counts the difference that shadow policies would make to a decision.
     pub fn shadowed(&self, decided: Verdict, shadow: Verdict) {
         let result = match (decided == Verdict::Allow, shadow == Verdict::Allow) {
             (false, true) => "would_allow",
             (true, false) => "would_refuse",
             (true, true) | (false, false) => "same",
         };
-        let at = SHADOWS.iter().position(|known| *known == result);
+        let at = SHADOW_RESULTS.iter().position(|known| *known == result);
         add(at.and_then(|at| self.shadows.get(at)), 1);
     }
 
-    /// How many decisions had a verdict.
+    /// How many decisions had this verdict.
     #[must_use]
     pub fn decisions(&self, verdict: Verdict) -> u64 {
         let all = self.by_reason();
         all.filter(|(reason, _)| reason.verdict() == verdict).map(|(_, count)| count).sum()
     }
 
-    fn by_reason(&self) -> impl Iterator<Item = (Reason, u64)> {
+    /// How many decisions each reason has.
+    pub fn by_reason(&self) -> impl Iterator<Item = (Reason, u64)> {
         let reasons = Reason::ALL.into_iter().zip(self.reasons.iter().map(read));
         let token_errors = TokenError::ALL.into_iter().map(Reason::Refused);
         reasons.chain(token_errors.zip(self.token_errors.iter().map(read)))
     }
 
-    /// Appends what was counted.
+    /// The sum of all latencies in microseconds, and the buckets: the upper bound in microseconds (`None` for the last bucket) and
+    /// the number of decisions.
+    pub fn latency(&self) -> (u64, impl Iterator<Item = (Option<u64>, u64)>) {
+        let bounds = LATENCY_BOUNDS_US.into_iter().map(Some).chain([None]);
+        (read(&self.micros), bounds.zip(self.buckets.iter().map(read)))
+    }
+
+    /// Writes the counters.
     pub fn expose(&self, to: &mut Exposition) {
         to.family(&DECISIONS);
         for (reason, count) in self.by_reason() {
             to.sample(&DECISIONS, &[reason.verdict().id(), reason.id()], count);
         }
-        to.histogram(&LATENCY, &BOUNDS, &self.buckets.each_ref().map(read), read(&self.micros));
+        to.histogram(
+            &LATENCY,
+            &LATENCY_BOUNDS_US,
+            &self.buckets.each_ref().map(read),
+            read(&self.micros),
+        );
         to.family(&TOKENS);
         to.sample(&TOKENS, &["hit"], read(&self.hits));
         to.sample(&TOKENS, &["miss"], read(&self.misses));
         to.family(&SHADOW);
-        for (result, count) in SHADOWS.iter().zip(&self.shadows) {
+        for (result, count) in SHADOW_RESULTS.iter().zip(&self.shadows) {
             to.sample(&SHADOW, &[result], read(count));
         }
         to.single(&CONNECTIONS, self.connections.get());
@@ -275,19 +292,19 @@ impl Metrics {
     }
 }
 
-/// Text for Prometheus.
+/// Metrics in the text format of Prometheus.
 #[derive(Debug, Default)]
 pub struct Exposition(String);
 
 impl Exposition {
-    /// Begins a metric; its samples follow.
+    /// Begins a metric. Its samples must follow.
     pub fn family(&mut self, metric: &Metric) {
         let Metric { name, kind, help, .. } = metric;
         // Writing to a String cannot fail.
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
     }
 
-    /// Adds a sample with the values of the metric's labels.
+    /// Adds a sample, with the values of the metric's labels in their order.
     pub fn sample(&mut self, metric: &Metric, values: &[&str], value: impl Display) {
         self.0.push_str(metric.name);
         self.labels(metric.labels.iter().copied().zip(values.iter().copied()));
@@ -300,7 +317,7 @@ impl Exposition {
         self.sample(metric, &[], value);
     }
 
-    /// Adds what somebody else wrote in the same format.
+    /// Adds text that is in the format already.
     pub fn append(&mut self, text: &str) {
         self.0.push_str(text);
     }
@@ -311,6 +328,7 @@ impl Exposition {
         let mut sum = 0;
         let bounds = bounds.iter().map(|micros| seconds(*micros)).chain(["+Inf".to_owned()]);
         for (bound, count) in bounds.zip(buckets) {
+            // Buckets are cumulative in the format: each includes the smaller ones.
             sum += count;
             let _ = writeln!(self.0, "{name}_bucket{{le=\"{bound}\"}} {sum}");
         }
@@ -329,7 +347,7 @@ impl Exposition {
         }
     }
 
-    /// All of it.
+    /// The text.
     #[must_use]
     pub fn into_text(self) -> String {
         self.0
@@ -359,7 +377,7 @@ mod tests {
         let hit = Evidence {
             credential: CredentialKind::Bearer,
             cached: true,
-            key_set: Some(crate::fingerprint::Fingerprint::of(b"")),
+            key_set: Some(crate::fingerprint::Fingerprint::of_bytes(b"")),
             token: None,
         };
         metrics.decided(Reason::Owner, &hit, Duration::from_micros(5));
@@ -398,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gauge_counts_what_is_there() {
+    fn a_gauge_counts_guards_that_are_alive() {
         let gauge = Gauge::default();
         let one = gauge.hold();
         let two = gauge.hold();

@@ -1,7 +1,9 @@
-//! Time as a value: [`Timestamp`] is the wall clock's, [`MonotonicTime`] the monotonic one's.
+//! Points in time: [`Timestamp`] by the wall clock, [`MonotonicTime`] by the monotonic clock.
 //!
-//! Everything that depends on time takes it as an argument; only the edges (the agent's loop, the
-//! refresh tasks, the command line) read the clocks, once per batch of requests.
+//! Functions that depend on the time take it as an argument, so that they can be tested. Only the outer layers read the clocks:
+//! the agent once for each batch of requests, background tasks, and the command line.
+//!
+//! Arithmetic saturates: no time computed from untrusted values can overflow or panic.
 
 use std::{
     sync::OnceLock,
@@ -13,20 +15,20 @@ use std::{
 pub struct Timestamp(u64);
 
 impl Timestamp {
-    /// The present moment. A clock set before 1970 reads as 1970, so that every token is "not yet
-    /// valid" rather than "valid for ever".
+    /// The present time. A clock set before 1970 reads as 1970: then every token is not yet valid, rather than valid for
+    /// ever.
     #[must_use]
     pub fn now() -> Self {
         Self::from(SystemTime::now())
     }
 
-    /// A moment given in milliseconds since the Unix epoch.
+    /// A time given in milliseconds since the Unix epoch.
     #[must_use]
     pub const fn from_millis(millis: u64) -> Self {
         Self(millis)
     }
 
-    /// A moment given in whole seconds since the Unix epoch (RFC 7519 `NumericDate`).
+    /// A time given in whole seconds since the Unix epoch (`NumericDate` of RFC 7519 section 2).
     #[must_use]
     pub const fn from_secs(secs: u64) -> Self {
         Self(secs.saturating_mul(1000))
@@ -38,13 +40,13 @@ impl Timestamp {
         self.0
     }
 
-    /// The moment `later` after this one; the end of time when it does not fit.
+    /// The time `later` after this one, or the greatest one if it does not fit.
     #[must_use]
     pub fn plus(self, later: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(later.as_millis()).unwrap_or(u64::MAX)))
     }
 
-    /// How long ago `earlier` was; zero when it is in the future.
+    /// The time from `earlier` to this one, or zero if `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0))
@@ -58,38 +60,39 @@ impl From<SystemTime> for Timestamp {
     }
 }
 
-/// Nanoseconds since some moment before the first use in this process. What must not depend on whoever
-/// sets the wall clock, such as the age of what is known of a workspace, is measured so.
+/// Nanoseconds by the monotonic clock, since its first use in this process.
+///
+/// It measures what must not change when the wall clock is set, such as the time since a source confirmed a workspace.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MonotonicTime(u64);
 
 impl MonotonicTime {
-    /// The present moment.
+    /// The present time.
     #[must_use]
     pub fn now() -> Self {
         static START: OnceLock<Instant> = OnceLock::new();
         Self::at(START.get_or_init(Instant::now).elapsed())
     }
 
-    /// The moment so long after the start of the count; for tests, and for moments yet to come.
+    /// The time this long after the first use of the clock, for tests and for deadlines.
     #[must_use]
     pub fn at(since_start: Duration) -> Self {
         Self(u64::try_from(since_start.as_nanos()).unwrap_or(u64::MAX))
     }
 
-    /// The moment `later` after this one; the end of time when it does not fit.
+    /// The time `later` after this one, or the greatest one if it does not fit.
     #[must_use]
     pub fn plus(self, later: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(later.as_nanos()).unwrap_or(u64::MAX)))
     }
 
-    /// The moment so long before this one; `None` before the start of the count.
+    /// The time `earlier` before this one, or `None` if that is before the first use of the clock.
     #[must_use]
     pub fn before(self, earlier: Duration) -> Option<Self> {
         self.0.checked_sub(u64::try_from(earlier.as_nanos()).ok()?).map(Self)
     }
 
-    /// How long ago `earlier` was; zero when it is yet to come.
+    /// The time from `earlier` to this one, or zero if `earlier` is later.
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))

@@ -1,9 +1,10 @@
-//! OpenTelemetry traces of decisions, joined with the trace and the unique id of HAProxy's request.
+//! OpenTelemetry spans of decisions, joined with the trace and the unique id of HAProxy's request.
 //!
-//! Only what the feature `otel` builds sends anything; without it the functions here do nothing, and a
-//! configuration with `[traces]` is refused. A trace never has a part in a decision: it is made when the answer is
-//! already written, and what does not fit the bounded queue is dropped and counted. There is one
-//! collector for the process, as there is one log.
+//! Spans exist only in programs built with the feature `otel`. Without it the functions here do nothing, and a configuration
+//! with `[traces]` is refused. There is one collector for the process, as there is one log.
+//!
+//! A span never takes part in a decision: it is made after the response was written, and dropped and counted if the bounded
+//! queue is full. `docs/decisions/0017-libraries.md` says why spans are built here and not by `tracing-opentelemetry`.
 
 use std::time::Duration;
 
@@ -15,55 +16,55 @@ mod context;
 mod sender;
 
 #[cfg(feature = "otel")]
-pub use sender::{StartError, start};
+pub use sender::{TracesStartError, start};
 
 /// Whether this program can send traces.
 pub const BUILT_IN: bool = cfg!(feature = "otel");
 
-/// The table `[traces]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Where spans go: OTLP over HTTP, protobuf; https, or http on this machine.
+/// The settings of `[traces]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TraceSettings {
+    /// The collector, for OTLP over HTTP with protobuf: https, or http on this machine.
     pub endpoint: Url,
-    /// One of so many decisions has a span; at least 1.
-    pub one_in: u64,
-    /// Whether spans say who asked.
+    /// The share of decisions that get a span: above 0, at most 1.
+    pub sample_ratio: f64,
+    /// Whether a span names the user.
     pub user: bool,
 }
 
-/// A decision, as far as a span tells of it.
+/// What a span says about a decision.
 #[derive(Clone, Copy, Debug)]
 pub struct DecisionSpan<'a> {
-    /// The decision's id.
+    /// The id of the decision.
     pub id: &'a str,
     /// The verdict.
     pub verdict: &'static str,
     /// The reason.
     pub reason: &'static str,
-    /// Whether the agent could not decide, which is an error of the span.
+    /// Whether the agent could not decide. The span then has the status error.
     pub failed: bool,
-    /// Whether the identity was cached.
+    /// Whether the identity came from the cache.
     pub cached: bool,
     /// The header `traceparent` of the request.
     pub traceparent: Option<&'a [u8]>,
-    /// HAProxy's unique id of the request.
+    /// The unique id that HAProxy gave the request.
     pub unique_id: Option<&'a [u8]>,
     /// The id of the workspace.
     pub workspace: Option<&'a str>,
-    /// Who asked; part of the span where `[traces]` says so.
+    /// The name of the user. The span has it only if `[traces]` allows that.
     pub user: Option<&'a str>,
     /// How long the decision took.
     pub took: Duration,
 }
 
-/// Makes a span of a decision if its turn has come. Never waits.
+/// Makes a span of a decision, if the decision is sampled. Never waits.
 #[cfg_attr(not(feature = "otel"), expect(unused_variables, reason = "sends nothing"))]
 pub fn decided(decision: &DecisionSpan<'_>) {
     #[cfg(feature = "otel")]
     sender::decided(decision);
 }
 
-/// Makes a span of a question to an issuer that has ended: `jwks` or `introspection`. Never waits.
+/// Makes a span of a finished request to an issuer: `jwks` or `introspection`. Never waits.
 #[cfg_attr(not(feature = "otel"), expect(unused_variables, reason = "sends nothing"))]
 pub fn asked(what: &'static str, issuer: &str, took: Duration, error: Option<&str>) {
     #[cfg(feature = "otel")]

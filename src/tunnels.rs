@@ -44,6 +44,7 @@ mod record;
 mod reused;
 pub mod revalidation;
 mod stranger;
+mod summary;
 pub mod table;
 pub mod terminator;
 pub mod view;

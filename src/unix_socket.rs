@@ -1,4 +1,7 @@
-//! Unix sockets that this program listens on: their files, with owner and mode.
+//! Unix sockets that the program listens on, with owner and mode.
+//!
+//! The file of a socket is removed when the listener ends, and a file left by a killed agent is replaced at the next start. A
+//! socket that another process answers is never taken over.
 
 use std::{
     io,
@@ -8,7 +11,7 @@ use std::{
 
 use tokio::net::UnixListener;
 
-/// User and group of a file; `None` leaves it as it is.
+/// The user and group of a socket. `None` leaves what the process has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SocketOwner {
     /// The user's id.
@@ -21,7 +24,7 @@ pub struct SocketOwner {
 pub struct SocketFile(PathBuf);
 
 impl SocketFile {
-    /// Where it is.
+    /// The path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.0
@@ -30,12 +33,15 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // Somebody else may have removed it; there is nobody left to tell.
+        // Another process may have removed it already, and this process is about to end: nothing depends on it.
         let _ = std::fs::remove_file(&self.0);
     }
 }
 
-/// Binds a unix socket with its owner and mode. Must be called within the runtime.
+/// Binds a unix socket and sets its owner and mode. Must be called within the runtime.
+///
+/// # Errors
+/// Another process answers at the path, another file is there, or owner or mode may not be set.
 pub(crate) fn bind_unix(
     path: &Path,
     owner: SocketOwner,
@@ -51,14 +57,13 @@ pub(crate) fn bind_unix(
     Ok((listener, file))
 }
 
-/// Removes the socket that an agent left behind when it was killed. A socket that somebody answers,
-/// or a file of another kind, stays.
+/// Removes the socket of an agent that was killed. A socket that a process answers, or another file, stays.
 fn remove_stale(path: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
         Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(io::Error::other("there is a file of that name that is no socket"));
+            return Err(io::Error::other("there is a file of that name that is not a socket"));
         }
         Ok(_) => {}
     }

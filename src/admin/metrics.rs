@@ -1,5 +1,7 @@
-//! What a Prometheus server and a supervisor read: `/metrics`, `/livez` and `/readyz`, on the
-//! administrator's socket and, where configured, on a listener of their own. Nothing can be changed here.
+//! `/metrics`, `/livez` and `/readyz`, on the admin socket and, if configured, on a listener of their own.
+//!
+//! Nothing can be changed here, so the listener needs no credential. The values are read from the parts of the agent when a
+//! client asks: only the counters of requests are kept, in [`crate::metrics`].
 
 use std::{fmt::Write as _, io, net::SocketAddr, sync::Arc};
 
@@ -15,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-use super::{Shared, workspaces::SourceView};
+use super::{AdminState, workspaces::SourceView};
 use crate::{
     gate::Gate,
     metrics::{self, Exposition, Metric},
@@ -24,33 +26,33 @@ use crate::{
     workspaces::reconcile::status::SourceHealth,
 };
 
-/// Whether the agent can do its work.
+/// Whether the agent can allow requests, and what keeps it from that.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Readiness {
-    /// Whether requests can be allowed at all: one issuer has keys, one source has said all it knows, and
-    /// the audit log can be written.
+    /// Whether any request can be allowed: one issuer has keys, one source has delivered a complete list, and the audit log
+    /// can be written.
     pub ready: bool,
-    /// Each part, with what is wrong with it.
+    /// The parts of the agent, each with what is wrong with it.
     pub checks: Vec<Check>,
 }
 
 /// One part of the agent.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Check {
-    /// `issuer`, `source` or `audit`.
+    /// The kind of part: `issuer`, `source` or `audit`.
     pub part: String,
-    /// Which one.
+    /// The name of the part.
     pub name: String,
-    /// Whether it works.
+    /// Whether the part works.
     pub ok: bool,
-    /// What is wrong, or how it is doing.
+    /// The state in words: what is wrong, or how old its data is.
     pub reason: String,
 }
 
 type ValueOf = fn(&SourceView) -> Option<u64>;
 
-/// The metrics of a source.
-const OF_SOURCES: [(Metric, ValueOf); 11] = [
+/// The metrics of a source, and where their values come from.
+const SOURCE_METRICS: [(Metric, ValueOf); 11] = [
     (metrics::SOURCE_WORKSPACES, |s| count(s.workspaces)),
     (metrics::SOURCE_ROUTABLE, |s| count(s.routable)),
     (metrics::SOURCE_CONTESTED, |s| count(s.contested)),
@@ -68,45 +70,45 @@ fn count(number: usize) -> Option<u64> {
     u64::try_from(number).ok()
 }
 
-/// The paths that only tell.
-pub(super) fn routes() -> Router<Arc<Shared>> {
+/// The paths that change nothing.
+pub(super) fn routes() -> Router<Arc<AdminState>> {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/livez", get(async || "alive\n"))
         .route("/readyz", get(readyz))
 }
 
-/// Serves the paths that only tell until stopped.
-pub async fn serve(listener: TcpListener, subject: Arc<Shared>, stop: CancellationToken) {
-    let serving = axum::serve(listener, routes().with_state(subject))
+/// Serves the paths that change nothing, until `stop`.
+pub async fn serve(listener: TcpListener, state: Arc<AdminState>, stop: CancellationToken) {
+    let serving = axum::serve(listener, routes().with_state(state))
         .with_graceful_shutdown(async move { stop.cancelled().await });
     if let Err(error) = serving.await {
         error!(%error, "the listener for metrics and health stopped: restart the agent");
     }
 }
 
-/// Binds the listener of [`serve`]. Must be called within the runtime.
+/// Binds the listener of [`serve`]. Must be called within the Tokio runtime.
 ///
 /// # Errors
-/// The address is taken, or not permitted.
+/// The address is in use, or the agent may not bind it.
 pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     TcpListener::from_std(listener)
 }
 
-async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], render(&shared))
+async fn metrics(State(state): State<Arc<AdminState>>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], render(&state))
 }
 
-async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
-    let readiness = shared.readiness(Timestamp::now());
+async fn readyz(State(state): State<Arc<AdminState>>) -> Response {
+    let readiness = state.readiness(Timestamp::now());
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(readiness)).into_response()
 }
 
-impl Shared {
-    /// Whether the agent can do its work, and what is wrong where it cannot.
+impl AdminState {
+    /// Whether the agent can allow requests, and the state of each part.
     #[must_use]
     pub fn readiness(&self, now: Timestamp) -> Readiness {
         let mut checks = Vec::new();
@@ -121,7 +123,7 @@ impl Shared {
                     now.since(keys.confirmed).as_secs()
                 ),
                 None => {
-                    "no keys that may be used: see the log for why they cannot be fetched".into()
+                    "no keys that are fresh enough: the log says why they cannot be fetched".into()
                 }
             };
             checks.push(Check { part: "issuer".into(), name, ok: keys.is_some(), reason });
@@ -130,9 +132,9 @@ impl Shared {
             let ok = matches!(source.status.health, SourceHealth::Live | SourceHealth::Degraded);
             let mut reason = match source.status.health {
                 SourceHealth::Live => "live".to_owned(),
-                SourceHealth::Degraded => "lists come, but no events".to_owned(),
-                SourceHealth::Starting => "has not said all it knows yet".to_owned(),
-                SourceHealth::Stale => "has been silent for too long".to_owned(),
+                SourceHealth::Degraded => "complete lists arrive, but no events".to_owned(),
+                SourceHealth::Starting => "no complete list yet".to_owned(),
+                SourceHealth::Stale => "no answer for too long".to_owned(),
             };
             if let Some(error) = &source.status.last_error {
                 let _ = write!(reason, ": {error}");
@@ -141,13 +143,13 @@ impl Shared {
         }
         let audit = self.audit_log.status();
         let reason = if audit.broken {
-            "cannot be written: see the log".to_owned()
+            "writing fails: the log of the agent says why".to_owned()
         } else {
             format!("{} records written, {} lost", audit.written, audit.lost)
         };
         let name = "log".to_owned();
         checks.push(Check { part: "audit".into(), name, ok: !audit.broken, reason });
-        // One that works is enough: an agent that serves some people is better than none.
+        // One working part of a kind is enough: an agent that serves some users is better than none.
         let works = |part: &str| {
             let mut of_part = checks.iter().filter(|check| check.part == part).peekable();
             of_part.peek().is_none() || of_part.any(|check| check.ok)
@@ -156,19 +158,19 @@ impl Shared {
     }
 }
 
-/// All metrics of the agent.
+/// Writes all metrics of the agent.
 #[must_use]
-pub(super) fn render(shared: &Shared) -> String {
+pub(super) fn render(state: &AdminState) -> String {
     let now = Timestamp::now();
     let mut to = Exposition::default();
     to.family(&metrics::BUILD);
     to.sample(&metrics::BUILD, &[env!("CARGO_PKG_VERSION")], 1);
-    to.single(&metrics::READY, u8::from(shared.readiness(now).ready));
-    let gate = shared.live.gate();
+    to.single(&metrics::READY, u8::from(state.readiness(now).ready));
+    let gate = state.live.gate();
     gate.metrics.expose(&mut to);
     key_sets(&gate, now, &mut to);
-    let sources = shared.source_views();
-    for (metric, value) in OF_SOURCES {
+    let sources = state.source_views();
+    for (metric, value) in SOURCE_METRICS {
         to.family(&metric);
         for source in &sources {
             if let Some(value) = value(source) {
@@ -182,20 +184,20 @@ pub(super) fn render(shared: &Shared) -> String {
             to.single(&metrics::REDIS_SILENT, redis.silent().as_secs());
         }
     }
-    let reuse = shared.edge.as_ref().map(|edge| edge.status()).unwrap_or_default();
+    let reuse = state.edge.as_ref().map(|edge| edge.status()).unwrap_or_default();
     to.single(&metrics::REUSE_ON, u8::from(reuse.on));
     to.single(&metrics::REUSE_GIVEN, reuse.given);
     to.single(&metrics::REUSE_REUSED, reuse.reused);
     to.single(&metrics::REUSE_ENDED, reuse.ended);
-    to.single(&metrics::REVOCATIONS, shared.revocations.len());
-    let audit = shared.audit_log.status();
+    to.single(&metrics::REVOCATIONS, state.revocations.len());
+    let audit = state.audit_log.status();
     to.single(&metrics::AUDIT_WAITING, audit.waiting);
     to.single(&metrics::AUDIT_CAPACITY, audit.capacity);
     to.single(&metrics::AUDIT_RECORDS, audit.written);
     to.single(&metrics::AUDIT_LOST, audit.lost);
     to.single(&metrics::AUDIT_BROKEN, u8::from(audit.broken));
     let mut text = to.into_text();
-    if let Some(tunnels) = &shared.tunnels {
+    if let Some(tunnels) = &state.tunnels {
         tunnels::metrics::render(tunnels, &mut text);
     }
     text

@@ -1,7 +1,7 @@
-//! Long lists, made and written a part at a time.
+//! Writes long lists as a stream of parts.
 //!
-//! A list of a hundred thousand workspaces as one value would take a second of a thread and hundreds of MiB. Here it
-//! takes the memory of a part, the thread does other work after each, and it is made no faster than it is read.
+//! A list of a hundred thousand workspaces built as one value would block a thread for a second and take hundreds of MiB. Here
+//! it takes the memory of one part, other tasks run between the parts, and the list is built only as fast as it is read.
 
 use axum::{
     body::Body,
@@ -11,10 +11,10 @@ use axum::{
 use futures_util::{StreamExt as _, stream};
 use serde::Serialize;
 
-/// Items of a part.
+/// How many items a part has.
 const PART: usize = 128;
 
-/// `{"NAME":[…]}`. An item that cannot be written ends the answer before its end, which its reader notices.
+/// The reply `{"NAME":[…]}`. If an item cannot be written, the reply breaks off, so that the client notices.
 pub(super) fn list<T: Serialize + 'static>(
     name: &'static str,
     items: impl Iterator<Item = T> + Send + 'static,

@@ -1,4 +1,4 @@
-//! What is revoked: listed, added and lifted.
+//! Revocations: lists, adds and lifts them.
 
 use std::sync::Arc;
 
@@ -11,56 +11,56 @@ use axum::{
 use serde::{Deserialize, Serialize};
 use tracing::{error, info};
 
-use super::{Caller, Shared, failed, parts};
+use super::{AdminState, Caller, failed, parts};
 use crate::{
-    audit::{AuditEvent, Entry, Object},
+    audit::{AuditEvent, AuditRecord, JsonObject},
     identity::revocation::{Revocation, Revocations, RevokeError},
     time::Timestamp,
 };
 
-/// An answer to the administrator.
+/// Revocations, or an error.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Answer {
-    /// The revocations it is about.
+pub struct RevocationViews {
+    /// All revocations, or those that were changed.
     pub revocations: Vec<Revocation>,
-    /// What went wrong.
+    /// Why the request failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
 type Body = Result<Json<Revocation>, JsonRejection>;
 
-pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Response {
-    let all = shared.revocations.list().into_iter();
-    let named = move |one: Arc<Revocation>| shared.revocations.named(Revocation::clone(&one));
+pub(super) async fn list(State(state): State<Arc<AdminState>>) -> Response {
+    let all = state.revocations.list().into_iter();
+    let named = move |one: Arc<Revocation>| state.revocations.named(Revocation::clone(&one));
     parts::list("revocations", all.map(named))
 }
 
 pub(super) async fn revoke(
-    State(shared): State<Arc<Shared>>,
+    State(state): State<Arc<AdminState>>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     body: Body,
 ) -> Response {
-    change(shared, caller, body, AuditEvent::Revoke, |revocations, revocation| {
+    change(state, caller, body, AuditEvent::Revoke, |revocations, revocation| {
         revocations.revoke(revocation, Timestamp::now()).map(Some)
     })
     .await
 }
 
 pub(super) async fn lift(
-    State(shared): State<Arc<Shared>>,
+    State(state): State<Arc<AdminState>>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     body: Body,
 ) -> Response {
-    change(shared, caller, body, AuditEvent::Lift, |revocations, revocation| {
+    change(state, caller, body, AuditEvent::Lift, |revocations, revocation| {
         revocations.lift(revocation.clone(), Timestamp::now()).map(|was| was.then_some(revocation))
     })
     .await
 }
 
 async fn change(
-    shared: Arc<Shared>,
+    state: Arc<AdminState>,
     caller: Caller,
     body: Body,
     event: AuditEvent,
@@ -72,11 +72,11 @@ async fn change(
         Ok(Json(revocation)) => revocation,
         Err(error) => return failed(error.status(), error.body_text()),
     };
-    // The journal is synced to disk, which is not to be waited for here.
+    // The file of revocations is synced to disk, which must not block a thread of the runtime.
     let changed = tokio::task::spawn_blocking(move || {
-        let changed = change(&shared.revocations, revocation);
+        let changed = change(&state.revocations, revocation);
         let named = changed.as_ref().ok().and_then(Option::as_ref);
-        let named = named.map(|revocation| shared.revocations.named(revocation.clone()));
+        let named = named.map(|revocation| state.revocations.named(revocation.clone()));
         if let (Ok(Some(changed)), Some(revocation)) = (&changed, &named) {
             info!(
                 event = event.id(),
@@ -86,18 +86,18 @@ async fn change(
             );
             let record =
                 RevocationEvent { time: Timestamp::now(), event, uid: caller.uid, revocation };
-            if shared.audit_log.record(&record).is_err() {
+            if state.audit_log.record(&record).is_err() {
                 error!(
                     event = event.id(),
                     "recording an event failed: the audit log has no room or cannot be written"
                 );
             }
             if event == AuditEvent::Revoke
-                && let Err(error) = shared.revocations.share_revoked(changed, Timestamp::now())
+                && let Err(error) = state.revocations.share_revoked(changed, Timestamp::now())
             {
                 error!(
                     error,
-                    "telling other agents of a revocation failed: it is in force here, and it is tried again"
+                    "telling other agents of a revocation failed: it is in force here, and telling them is retried"
                 );
                 return Err(RevokeError::Others(error));
             }
@@ -106,9 +106,9 @@ async fn change(
     });
     match changed.await {
         Ok(Ok(Some(revocation))) => {
-            Json(Answer { revocations: vec![revocation], error: None }).into_response()
+            Json(RevocationViews { revocations: vec![revocation], error: None }).into_response()
         }
-        Ok(Ok(None)) => failed(StatusCode::NOT_FOUND, "nothing of the kind is revoked"),
+        Ok(Ok(None)) => failed(StatusCode::NOT_FOUND, "there is no such revocation"),
         Ok(Err(error @ (RevokeError::Full | RevokeError::Journal(_)))) => {
             failed(StatusCode::INSUFFICIENT_STORAGE, error.to_string())
         }
@@ -116,31 +116,31 @@ async fn change(
             failed(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
         }
         Ok(Err(error)) => failed(StatusCode::UNPROCESSABLE_ENTITY, error.to_string()),
-        Err(_) => failed(StatusCode::INTERNAL_SERVER_ERROR, "a fault of the agent: see its log"),
+        Err(_) => failed(StatusCode::INTERNAL_SERVER_ERROR, "the agent failed: see its log"),
     }
 }
 
-/// What an administrator did.
+/// The audit record of a revocation that an administrator added or lifted.
 pub(super) struct RevocationEvent<'a> {
-    /// When.
+    /// The time of the change.
     pub time: Timestamp,
     /// `revoke` or `lift`.
     pub event: AuditEvent,
-    /// The user id at the other end of the socket.
+    /// The user id of the process at the other end of the socket.
     pub uid: Option<u32>,
-    /// What was revoked, or is no longer.
+    /// The revocation.
     pub revocation: &'a Revocation,
 }
 
-impl Entry for RevocationEvent<'_> {
+impl AuditRecord for RevocationEvent<'_> {
     fn write(&self, out: &mut Vec<u8>) {
-        let mut line = Object::begin(out);
+        let mut line = JsonObject::begin(out);
         line.number("time_ms", self.time.as_millis());
         line.event(self.event);
-        line.displayed("uid", self.uid);
+        line.display("uid", self.uid);
         line.text("issuer", &self.revocation.issuer);
         line.optional("subject", self.revocation.subject.as_deref());
-        line.displayed("before_ms", self.revocation.before_ms);
+        line.display("before_ms", self.revocation.before_ms);
         line.optional("session", self.revocation.session.as_deref());
         line.optional("token_id", self.revocation.token.as_deref());
         line.optional("note", self.revocation.note.as_deref());

@@ -12,7 +12,7 @@ use tower_service::Service as _;
 
 use super::*;
 use crate::{
-    audit::Writer,
+    audit::WriterThread,
     gate::scene::{ALICES, Scene},
     sources::{WatchedSource, api::Leases},
     tunnels::Settings,
@@ -23,8 +23,8 @@ const REPLACED: &str = "bluebird-demo-ns35kd21abc";
 /// The API about a scene with a second source, which is written through the API.
 struct Api {
     router: Router,
-    scene: Arc<Shared>,
-    _writer: Writer,
+    scene: Arc<AdminState>,
+    _writer: WriterThread,
 }
 
 impl Api {
@@ -32,7 +32,7 @@ impl Api {
         Self::with(|_| ())
     }
 
-    fn with(change: impl FnOnce(&mut Subject)) -> Self {
+    fn with(change: impl FnOnce(&mut AdminState)) -> Self {
         let mut scene = Scene::new();
         let (log, writer) = AuditLog::to_sink(Box::new(sink()), 1 << 20).unwrap();
         let log = Arc::new(log);
@@ -42,7 +42,7 @@ impl Api {
             status: Arc::default(),
             leases: Some(leases),
         });
-        let mut subject = Subject {
+        let mut state = AdminState {
             revocations: Arc::clone(&scene.gate.revocations),
             browser: scene.gate.browser.clone(),
             live: Arc::new(Live::new(Arc::new(scene.gate))),
@@ -50,8 +50,8 @@ impl Api {
             audit_log: log,
             edge: None,
         };
-        change(&mut subject);
-        let scene = Arc::new(subject);
+        change(&mut state);
+        let scene = Arc::new(state);
         Self { router: router(Arc::clone(&scene)), scene, _writer: writer }
     }
 
@@ -137,7 +137,7 @@ async fn sessions_are_listed_and_ended() {
     let (_, metrics) = api.call("GET", "/metrics", "").await;
     let counted = "identity_spoa_session_events_total{event=\"end_session\"} 1";
     assert!(metrics.lines().any(|line| line == counted), "{metrics}");
-    let without = Api::with(|subject| subject.browser = None);
+    let without = Api::with(|state| state.browser = None);
     without.fails("GET", SESSIONS, "", 404, "[sign_in]").await;
     without.fails("DELETE", SESSIONS, r#"{"user": "alice"}"#, 404, "[sign_in]").await;
 }
@@ -173,8 +173,8 @@ async fn a_writer_puts_shows_and_deletes_workspaces_of_its_source() {
     api.fails("PUT", &path, "{}", 422, "").await;
     assert_eq!(api.call("PUT", &format!("{path}?revision=x"), &good).await.0, 400);
     assert_eq!(api.call("DELETE", &format!("{path}?revision=6"), "").await.0, 204);
-    api.fails("DELETE", &path, "", 404, "nobody holds").await;
-    api.fails("GET", &path, "", 404, "nobody holds").await;
+    api.fails("DELETE", &path, "", 404, "there is no workspace").await;
+    api.fails("GET", &path, "", 404, "there is no workspace").await;
     for (source, status, error) in [("none", 404, "no source"), ("test", 405, "cannot be written")]
     {
         let path = format!("{SOURCES}/{source}/workspaces");
@@ -193,7 +193,7 @@ async fn tunnels_are_listed_and_closed_by_name() {
     assert_eq!(api.json("DELETE", TUNNELS, r#"{"user": "alice"}"#).await["terminating"], 0);
     api.fails("DELETE", TUNNELS, "{}", 422, "expected 'user', 'workspace' or 'id'").await;
     api.fails("DELETE", TUNNELS, r#"{"all": true}"#, 422, "").await;
-    let without = Api::with(|subject| subject.tunnels = None);
+    let without = Api::with(|state| state.tunnels = None);
     without.fails("GET", TUNNELS, "", 404, "[haproxy]").await;
     without.fails("DELETE", TUNNELS, r#"{"user": "alice"}"#, 404, "[haproxy]").await;
 }
@@ -221,7 +221,7 @@ async fn health_and_metrics_are_told() {
 }
 
 #[tokio::test]
-async fn what_is_no_path_or_method_of_the_api_is_refused() {
+async fn other_paths_and_methods_are_refused() {
     let api = Api::new();
     for (method, path, status) in [
         ("GET", "/", 404),

@@ -10,7 +10,7 @@ use axum::{
 };
 use tracing::info;
 
-use super::{Caller, Shared, failed};
+use super::{AdminState, Caller, failed};
 use crate::{
     time::Timestamp,
     tunnels::{
@@ -22,14 +22,14 @@ use crate::{
 const UNTRACKED: &str =
     "tunnels are not tracked: give the configuration a table [haproxy] with 'sockets'";
 
-pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Response {
-    with(&shared, |tunnels| {
+pub(super) async fn list(State(state): State<Arc<AdminState>>) -> Response {
+    with(&state, |tunnels| {
         Json(tunnels.views(&Selection::default(), Timestamp::now())).into_response()
     })
 }
 
 pub(super) async fn terminate(
-    State(shared): State<Arc<Shared>>,
+    State(state): State<Arc<AdminState>>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     body: Result<Json<Selection>, JsonRejection>,
 ) -> Response {
@@ -41,7 +41,7 @@ pub(super) async fn terminate(
         let error = "expected 'user', 'workspace' or 'id'";
         return failed(StatusCode::UNPROCESSABLE_ENTITY, error);
     }
-    with(&shared, |tunnels| {
+    with(&state, |tunnels| {
         // The audit log has each with the user id once it is terminated.
         let count = tunnels.terminate(caller.uid, |tunnel| selection.covers(tunnel));
         info!(uid = caller.uid, count, "an administrator terminates tunnels");
@@ -49,8 +49,8 @@ pub(super) async fn terminate(
     })
 }
 
-fn with(shared: &Shared, answer: impl FnOnce(&Tunnels) -> Response) -> Response {
-    match &shared.tunnels {
+fn with(state: &AdminState, answer: impl FnOnce(&Tunnels) -> Response) -> Response {
+    match &state.tunnels {
         Some(tunnels) => answer(tunnels),
         None => failed(StatusCode::NOT_FOUND, UNTRACKED),
     }

@@ -1,4 +1,7 @@
-//! Workspaces and their sources: looked at, and written where a source is one of the API's.
+//! Workspaces and their sources: shows them, and takes workspaces from a controller for sources of kind `api`.
+//!
+//! A controller puts a workspace with a lease, and repeats that before the lease ends. Every change is recorded with the user
+//! id of the process that made it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,15 +15,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tracing::error;
 
-use super::{Caller, Shared, failed, parts};
+use super::{AdminState, Caller, failed, parts};
 use crate::{
-    audit::{AuditEvent, Entry, Object},
+    audit::AuditEvent,
     sources::{
         WatchedSource,
         api::{LeaseError, Leases},
         file::document,
     },
-    time::{MonotonicTime, Timestamp},
+    time::MonotonicTime,
     workspaces::{
         WorkspaceId,
         reconcile::status::SourceStatus,
@@ -29,82 +32,86 @@ use crate::{
     },
 };
 
-/// Every source.
+mod record;
+
+use record::{WorkspaceEvent, access};
+
+/// The sources of workspaces.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Sources {
-    /// In the order of the configuration.
+pub struct SourceViews {
+    /// The sources, in the order of the configuration.
     pub sources: Vec<SourceView>,
 }
 
-/// A source, for people and machines.
-#[derive(Debug, Serialize, Deserialize)]
+/// A source, as the API shows it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SourceView {
-    /// Its name.
+    /// The name of the source.
     pub name: String,
-    /// How it is doing.
+    /// The state of its connection to the platform.
     #[serde(flatten)]
     pub status: SourceStatus,
-    /// How many workspaces it has.
+    /// How many workspaces the source has.
     pub workspaces: usize,
-    /// How many of them are up.
+    /// How many of them run and can be reached.
     pub routable: usize,
-    /// How many are at an address that another claims too.
+    /// How many are refused because another workspace claims the same address.
     pub contested: usize,
     /// How many changed in a way that could not be read.
     pub doubtful: usize,
-    /// Seconds since the source said all it knows.
+    /// Seconds since the last complete list.
     pub age_seconds: Option<u64>,
 }
 
-/// Workspaces, for people and machines.
+/// Workspaces, or an error.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Views {
-    /// In the order of sources and ids.
-    pub workspaces: Vec<View>,
-    /// What went wrong.
+pub struct WorkspaceViews {
+    /// The workspaces, in the order of sources and ids.
+    pub workspaces: Vec<WorkspaceView>,
+    /// Why the request failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// A workspace, for people and machines.
+/// A workspace, as the API shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct View {
+pub struct WorkspaceView {
     /// The name of its source.
     pub source: String,
-    /// Its id.
+    /// The id of the workspace.
     pub id: String,
-    /// Its owner in one word.
+    /// The name of its owner.
     pub owner: String,
     /// Its organization.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub organization: Option<String>,
-    /// What it is doing.
+    /// The phase of its life, such as `running`.
     pub phase: String,
-    /// Why it is not routed to, if so: `contested`, `stale` or `not_running`.
+    /// Why requests are not routed to it: `contested`, `stale` or `not_running`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub closed: Option<String>,
-    /// The platform's name for its present life.
+    /// The platform's id for the present run of the workspace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
-    /// Its ways in.
+    /// Its endpoints.
     pub endpoints: Vec<EndpointView>,
 }
 
-/// A way into a workspace, for people and machines.
+/// An endpoint of a workspace, as the API shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointView {
-    /// Its name.
+    /// The name of the endpoint.
     pub name: String,
-    /// What its server speaks: `http` or `tcp`.
+    /// The protocol of its server: `http` or `tcp`.
     pub protocol: String,
-    /// Whom it admits, within the operator's caps.
+    /// Who may reach it, within the limits of the configuration.
     pub admission: String,
-    /// Where it is.
+    /// The address that HAProxy connects to.
     pub destination: String,
 }
 
-impl View {
+impl WorkspaceView {
     fn new(source: &str, record: &WorkspaceRecord<'_>) -> Self {
         let workspace = record.workspace;
         let account = workspace.owner.account.as_deref();
@@ -135,7 +142,7 @@ impl View {
     }
 }
 
-impl Shared {
+impl AdminState {
     fn leases(&self, source: &str) -> Result<Arc<Leases>, Box<Response>> {
         let gate = self.live.gate();
         let known = gate.watched.iter().find(|known| *known.name == *source);
@@ -150,16 +157,16 @@ impl Shared {
         })
     }
 
-    fn views(&self, mut wanted: impl FnMut(&WorkspaceRecord<'_>) -> bool) -> Vec<View> {
+    fn views(&self, mut wanted: impl FnMut(&WorkspaceRecord<'_>) -> bool) -> Vec<WorkspaceView> {
         let gate = self.live.gate();
         let snapshot = gate.registry.snapshot();
         let mut views = Vec::new();
         for (number, source) in gate.watched.iter().enumerate() {
             let start = views.len();
             let records = snapshot.all(SourceId::new(number)).filter(|record| wanted(record));
-            views.extend(records.map(|record| View::new(&source.name, &record)));
+            views.extend(records.map(|record| WorkspaceView::new(&source.name, &record)));
             if let Some(new) = views.get_mut(start..) {
-                new.sort_by(|a: &View, b: &View| a.id.cmp(&b.id));
+                new.sort_by(|a: &WorkspaceView, b: &WorkspaceView| a.id.cmp(&b.id));
             }
         }
         views
@@ -184,44 +191,44 @@ impl Shared {
     }
 }
 
-pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Response {
-    let gate = shared.live.gate();
+pub(super) async fn list(State(state): State<Arc<AdminState>>) -> Response {
+    let gate = state.live.gate();
     let snapshot = gate.registry.snapshot();
     let sources = gate.watched.iter().enumerate();
     let listings: Vec<(Box<str>, WorkspaceListing)> =
         sources.map(|(number, source)| (source.name.clone(), snapshot.listing(number))).collect();
     drop(snapshot);
     let views = listings.into_iter().flat_map(|(source, listing)| {
-        let view = move |number| Some(View::new(&source, &listing.get(number)?));
+        let view = move |number| Some(WorkspaceView::new(&source, &listing.get(number)?));
         (0..).map_while(view)
     });
     parts::list("workspaces", views)
 }
 
-pub(super) async fn show(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
-    let workspaces = shared.views(|record| record.workspace.id.as_str() == id);
+pub(super) async fn show(State(state): State<Arc<AdminState>>, Path(id): Path<String>) -> Response {
+    let workspaces = state.views(|record| record.workspace.id.as_str() == id);
     if workspaces.is_empty() {
         return failed(StatusCode::NOT_FOUND, format!("there is no workspace {id:?}"));
     }
-    Json(Views { workspaces, error: None }).into_response()
+    Json(WorkspaceViews { workspaces, error: None }).into_response()
 }
 
-pub(super) async fn sources(State(shared): State<Arc<Shared>>) -> Json<Sources> {
-    Json(Sources { sources: shared.source_views() })
+pub(super) async fn sources(State(state): State<Arc<AdminState>>) -> Json<SourceViews> {
+    Json(SourceViews { sources: state.source_views() })
 }
 
-/// What comes with a change.
+/// The query parameters of a change.
 #[derive(Deserialize)]
-pub(super) struct Terms {
+pub(super) struct LeaseParameters {
     revision: Option<u64>,
     lease_seconds: Option<u64>,
 }
 
 pub(super) async fn held(
-    State(shared): State<Arc<Shared>>,
+    State(state): State<Arc<AdminState>>,
     Path(source): Path<String>,
 ) -> Response {
-    match shared.leases(&source) {
+    match state.leases(&source) {
         Ok(leases) => {
             Json(json!({ "workspaces": leases.list(MonotonicTime::now()) })).into_response()
         }
@@ -230,31 +237,33 @@ pub(super) async fn held(
 }
 
 pub(super) async fn show_held(
-    State(shared): State<Arc<Shared>>,
+    State(state): State<Arc<AdminState>>,
     Path((source, id)): Path<(String, String)>,
 ) -> Response {
-    let leases = match shared.leases(&source) {
+    let leases = match state.leases(&source) {
         Ok(leases) => leases,
         Err(response) => return *response,
     };
     match leases.list(MonotonicTime::now()).into_iter().find(|held| held.id == id) {
         Some(held) => Json(held).into_response(),
-        None => failed(StatusCode::NOT_FOUND, format!("nobody holds a workspace {id:?}")),
+        None => {
+            failed(StatusCode::NOT_FOUND, format!("there is no workspace {id:?} in this source"))
+        }
     }
 }
 
 pub(super) async fn put(
-    State(shared): State<Arc<Shared>>,
+    State(state): State<Arc<AdminState>>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     Path((source, id)): Path<(String, String)>,
-    Query(terms): Query<Terms>,
+    Query(parameters): Query<LeaseParameters>,
     body: String,
 ) -> Response {
-    let leases = match shared.leases(&source) {
+    let leases = match state.leases(&source) {
         Ok(leases) => leases,
         Err(response) => return *response,
     };
-    let gate = shared.live.gate();
+    let gate = state.live.gate();
     let issuers = gate.authorities().map(|authority| &*authority.name).collect();
     let backends = &gate.limits.ranges.backends;
     let workspace = match document::parse_one("body", &body, &issuers, backends) {
@@ -265,10 +274,17 @@ pub(super) async fn put(
         let error = format!("the path names {id:?}, the body {:?}", workspace.id.as_str());
         return failed(StatusCode::UNPROCESSABLE_ENTITY, error);
     }
-    let lease = terms.lease_seconds.map(Duration::from_secs);
-    match leases.put(workspace, terms.revision, lease, MonotonicTime::now()) {
+    let access = access(&workspace);
+    let lease = parameters.lease_seconds.map(Duration::from_secs);
+    match leases.put(workspace, parameters.revision, lease, MonotonicTime::now()) {
         Ok(held) => {
-            record(&shared, AuditEvent::PutWorkspace, caller, &source, &id, held.revision);
+            let event = WorkspaceEvent {
+                event: AuditEvent::PutWorkspace,
+                revision: held.revision,
+                access: &access,
+                ..WorkspaceEvent::by(caller, &source, &id)
+            };
+            record(&state, &event);
             Json(held).into_response()
         }
         Err(error @ LeaseError::Outdated(_)) => failed(StatusCode::CONFLICT, error.to_string()),
@@ -279,79 +295,41 @@ pub(super) async fn put(
 }
 
 pub(super) async fn delete(
-    State(shared): State<Arc<Shared>>,
+    State(state): State<Arc<AdminState>>,
     ConnectInfo(caller): ConnectInfo<Caller>,
     Path((source, id)): Path<(String, String)>,
-    Query(terms): Query<Terms>,
+    Query(parameters): Query<LeaseParameters>,
 ) -> Response {
-    let leases = match shared.leases(&source) {
+    let leases = match state.leases(&source) {
         Ok(leases) => leases,
         Err(response) => return *response,
     };
     let there = match id.parse::<WorkspaceId>() {
-        Ok(id) => leases.delete(&id, terms.revision, MonotonicTime::now()),
+        Ok(id) => leases.delete(&id, parameters.revision, MonotonicTime::now()),
         Err(_) => Ok(false),
     };
     match there {
         Ok(true) => {
-            record(
-                &shared,
-                AuditEvent::DeleteWorkspace,
-                caller,
-                &source,
-                &id,
-                terms.revision.unwrap_or(0),
-            );
+            let event = WorkspaceEvent {
+                event: AuditEvent::DeleteWorkspace,
+                revision: parameters.revision.unwrap_or(0),
+                ..WorkspaceEvent::by(caller, &source, &id)
+            };
+            record(&state, &event);
             StatusCode::NO_CONTENT.into_response()
         }
-        Ok(false) => failed(StatusCode::NOT_FOUND, format!("nobody holds a workspace {id:?}")),
+        Ok(false) => {
+            failed(StatusCode::NOT_FOUND, format!("there is no workspace {id:?} in this source"))
+        }
         Err(error) => failed(StatusCode::CONFLICT, error.to_string()),
     }
 }
 
-fn record(
-    shared: &Shared,
-    event: AuditEvent,
-    caller: Caller,
-    source: &str,
-    workspace: &str,
-    revision: u64,
-) {
-    let time = Timestamp::now();
-    let record = WorkspaceEvent { time, event, uid: caller.uid, source, workspace, revision };
-    if shared.audit_log.record(&record).is_err() {
+fn record(state: &AdminState, event: &WorkspaceEvent<'_>) {
+    if state.audit_log.record(event).is_err() {
         error!(
-            event = event.id(),
+            event = event.event.id(),
             "recording an event failed: the audit log has no room or cannot be written"
         );
-    }
-}
-
-/// What a writer of the administrator's API did to a workspace.
-pub(super) struct WorkspaceEvent<'a> {
-    /// When.
-    pub time: Timestamp,
-    /// `put_workspace` or `delete_workspace`.
-    pub event: AuditEvent,
-    /// The user id at the other end of the socket.
-    pub uid: Option<u32>,
-    /// The name of the source.
-    pub source: &'a str,
-    /// The workspace.
-    pub workspace: &'a str,
-    /// The number of this version; zero where the writer gave none.
-    pub revision: u64,
-}
-
-impl Entry for WorkspaceEvent<'_> {
-    fn write(&self, out: &mut Vec<u8>) {
-        let mut line = Object::begin(out);
-        line.number("time_ms", self.time.as_millis());
-        line.event(self.event);
-        line.displayed("uid", self.uid);
-        line.text("source", self.source);
-        line.text("workspace", self.workspace);
-        line.number("revision", self.revision);
-        line.end();
     }
 }

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use crate::{
-    audit::{Entry, Object},
+    audit::{AuditRecord, JsonObject},
     authz::{decision::DecisionId, permission::Permission, policy::ShadowDecision},
     gate::{Response, Versions},
     identity::{Identity, evidence::Evidence},
@@ -34,6 +34,8 @@ pub struct DecisionRecord<'a> {
     verdict: &'static str,
     reason: &'static str,
     user: Option<&'a str>,
+    /// The e-mail address, where it is not `user`.
+    email: Option<&'a str>,
     subject: Option<&'a str>,
     issuer: Option<&'a str>,
     workspace: Option<&'a str>,
@@ -79,6 +81,7 @@ impl<'a> DecisionRecord<'a> {
             verdict: decision.verdict().id(),
             reason: decision.reason.id(),
             user: identity.map(Identity::label),
+            email: identity.and_then(Identity::email_beside_label),
             subject: identity.map(|i| &*i.subject),
             issuer: identity.map(|i| &*i.issuer),
             workspace: workspace.map(|w| w.id.as_str()),
@@ -110,32 +113,35 @@ impl<'a> DecisionRecord<'a> {
     }
 }
 
-impl Entry for DecisionRecord<'_> {
+impl AuditRecord for DecisionRecord<'_> {
     fn write(&self, out: &mut Vec<u8>) {
-        let mut line = Object::begin(out);
+        let mut line = JsonObject::begin(out);
         line.number("time_ms", self.time_ms);
         line.text("decision_id", self.decision_id);
-        line.foreign_up_to(MAX_UNIQUE_ID, "unique_id", self.unique_id);
+        line.untrusted_up_to(MAX_UNIQUE_ID, "unique_id", self.unique_id);
         if let Some(latency) = self.latency {
             line.number("latency_us", u64::try_from(latency.as_micros()).unwrap_or(u64::MAX));
         }
         if let Some((times, id)) = self.reused {
             line.number("reused", times);
-            line.foreign_up_to(MAX_DECISION_ID, "reused_of", id);
+            line.untrusted_up_to(MAX_DECISION_ID, "reused_of", id);
         }
         line.boolean("cached", self.evidence.cached);
         line.text("verdict", self.verdict);
         line.text("reason", self.reason);
         line.optional("user", self.user);
+        if let Some(email) = self.email {
+            line.text("email", email);
+        }
         line.optional("subject", self.subject);
         line.optional("issuer", self.issuer);
         line.optional("workspace", self.workspace);
         line.optional("owner", self.owner);
-        line.displayed("endpoint", self.endpoint);
-        line.foreign("host", self.host);
-        line.foreign_up_to(MAX_METHOD, "method", self.method);
+        line.display("endpoint", self.endpoint);
+        line.untrusted("host", self.host);
+        line.untrusted_up_to(MAX_METHOD, "method", self.method);
         line.path("path", self.path);
-        line.displayed("client", self.client);
+        line.display("client", self.client);
         line.text("credential", self.evidence.credential.id());
         line.fingerprint("token", self.evidence.token);
         line.fingerprint("key_set", self.evidence.key_set);
@@ -149,10 +155,10 @@ impl Entry for DecisionRecord<'_> {
 }
 
 impl Asked<'_> {
-    fn write(&self, line: &mut Object<'_>, endpoint: Option<&EndpointName>) {
+    fn write(&self, line: &mut JsonObject<'_>, endpoint: Option<&EndpointName>) {
         line.optional("policy_id", self.policy);
         if let Some(shadow) = self.shadow {
-            line.nested("shadow", |line| {
+            line.object("shadow", |line| {
                 line.text("verdict", shadow.reason.verdict().id());
                 line.text("reason", shadow.reason.id());
                 line.optional("policy_id", shadow.policy.as_deref());
@@ -171,7 +177,7 @@ impl Asked<'_> {
         if size > MAX_INPUTS {
             return line.null("inputs");
         }
-        line.nested("inputs", |line| {
+        line.object("inputs", |line| {
             line.text("relation", self.relation.reason().id());
             line.boolean("declared", declared);
             line.boolean("stream", self.is_stream);

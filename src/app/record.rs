@@ -1,7 +1,7 @@
 //! The audit records of the agent itself and of issuers' keys.
 
 use crate::{
-    audit::{AuditEvent, Entry, Object},
+    audit::{AuditEvent, AuditRecord, JsonObject},
     fingerprint::Fingerprint,
     gate::Versions,
     time::Timestamp,
@@ -21,9 +21,9 @@ pub struct KeySetEvent<'a> {
     pub keys: usize,
 }
 
-impl Entry for KeySetEvent<'_> {
+impl AuditRecord for KeySetEvent<'_> {
     fn write(&self, out: &mut Vec<u8>) {
-        let mut line = Object::begin(out);
+        let mut line = JsonObject::begin(out);
         line.number("time_ms", self.time.as_millis());
         line.event(AuditEvent::KeySet);
         line.text("issuer", self.issuer);
@@ -46,9 +46,9 @@ pub struct AgentEvent<'a> {
     pub note: Option<&'a str>,
 }
 
-impl Entry for AgentEvent<'_> {
+impl AuditRecord for AgentEvent<'_> {
     fn write(&self, out: &mut Vec<u8>) {
-        let mut line = Object::begin(out);
+        let mut line = JsonObject::begin(out);
         line.number("time_ms", self.time.as_millis());
         line.event(self.event);
         line.text("version", env!("CARGO_PKG_VERSION"));

@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 
 use super::{setup, tunnels};
 use crate::{
-    admin::{Admin, Subject, metrics},
+    admin::{AdminServer, AdminState, metrics},
     agent::{Listen, Server},
     app::record::{AgentEvent, KeySetEvent},
     audit::{AuditEvent, AuditLog},
@@ -97,7 +97,7 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
     let tunnels = tunnels::build(&config, &gate, &audit_log);
     let sockets = config.haproxy.as_ref().map_or(&[][..], |haproxy| &haproxy.sockets);
     let edge = config.agent.reuse.map(|longest| Arc::new(Edge::new(longest, sockets.len())));
-    let subject = Arc::new(Subject {
+    let state = Arc::new(AdminState {
         live: Arc::clone(&live),
         revocations: Arc::clone(&gate.revocations),
         audit_log: Arc::clone(&audit_log),
@@ -106,7 +106,7 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
         edge: edge.clone(),
     });
     let admin = match &config.admin {
-        Some(admin) => Some(Admin::bind(admin, Arc::clone(&subject)).with_context(|| {
+        Some(admin) => Some(AdminServer::bind(admin, Arc::clone(&state)).with_context(|| {
             format!("cannot listen on the admin socket {}", admin.socket.display())
         })?),
         None => None,
@@ -150,7 +150,7 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
         let listener = metrics::bind(address)
             .with_context(|| format!("[metrics] cannot listen at {address}"))?;
         info!(address = %listener.local_addr()?, "metrics");
-        tasks.spawn(metrics::serve(listener, subject, stop.clone()));
+        tasks.spawn(metrics::serve(listener, state, stop.clone()));
     }
     let sign_in = gate.browser.clone().zip(sign_in);
     let sign_in = sign_in.map(|(browser, configured)| Arc::new(SignIn::new(browser, configured)));

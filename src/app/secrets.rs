@@ -56,7 +56,7 @@ pub(crate) fn fingerprint(key: &ClientKey) -> anyhow::Result<Fingerprint> {
         ClientKey::SecretFile(path) | ClientKey::PrivateKey(path, _) => read(path)?,
         ClientKey::SecretEnv(name) => Zeroizing::new(std::env::var(name)?),
     };
-    Ok(Fingerprint::of(text.as_bytes()))
+    Ok(Fingerprint::of_bytes(text.as_bytes()))
 }
 
 /// The password of a store.

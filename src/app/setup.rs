@@ -278,7 +278,7 @@ fn issuers(
         let settings = IssuerSettings {
             profile: Arc::clone(&issuer.profile),
             jwks_uri: issuer.jwks_uri.clone(),
-            authority: authority.as_deref().map(Fingerprint::of),
+            authority: authority.as_deref().map(Fingerprint::of_bytes),
             introspection: issuer.introspection.clone(),
             secret,
             key_cache_file: issuer.key_cache_file.clone(),
@@ -349,7 +349,7 @@ impl SourceSettings {
             {
                 let bytes = std::fs::read(path)
                     .with_context(|| format!("cannot read the ca_file {}", path.display()))?;
-                authorities.push(Fingerprint::of(&bytes));
+                authorities.push(Fingerprint::of_bytes(&bytes));
             }
         }
         let issuers = config.issuer_names().into_iter().map(Into::into).collect();

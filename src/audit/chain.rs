@@ -1,8 +1,13 @@
-//! The chain: each record carries a number and a hash over itself and the hash before.
+//! The hash chain: each record carries a number, and a hash over itself and the hash before it.
 //!
-//! A line of the audit log is `{"seq":N,"up_ms":M,…,"hash":"H"}`. Its canonical form is the line without the
-//! member `hash` and without the line's end; H is SHA-256 over the 32 bytes of the hash before and the
-//! canonical form. Nothing needs to be parsed to be proved, and a shell can do it.
+//! A line of the audit log is `{"seq":N,"up_ms":M,…,"hash":"H"}`. Its canonical form is the line without the member `hash`
+//! and without the line's end. H is SHA-256 over the 32 bytes of the hash before it, followed by the canonical form. So
+//! a chain is verified without parsing JSON, and a shell script can do it.
+//!
+//! The chain alone does not prove who wrote it, because computing hashes needs no key. Checkpoints, which only the key's
+//! owner can make, sign the hash of the record before them.
+//!
+//! Every line is shorter than [`MAX_LINE`]. A longer record is shortened rather than lost.
 
 use std::io::Write as _;
 
@@ -10,7 +15,7 @@ use aws_lc_rs::digest;
 use data_encoding::HEXLOWER;
 use serde_json::Value;
 
-use super::{key::SigningKey, object::Object};
+use super::{json_object::JsonObject, key::SigningKey};
 use crate::{
     audit::AuditEvent,
     fingerprint::Fingerprint,
@@ -20,38 +25,48 @@ use crate::{
 /// A hash of the chain.
 pub(super) type Hash = [u8; 32];
 
-/// The longest line with its end, in bytes.
+/// The longest line including its end, in bytes.
 pub const MAX_LINE: usize = 8192;
-/// What the chain adds to a line, at most: the number, the time since the start and the hash.
-const ADDED: usize = 160;
-/// The longest line that is taken into the chain, in bytes.
-pub(super) const MAX_ENTRY: usize = MAX_LINE - ADDED;
-/// Texts of a longer one are cut to so many characters, as far as needed.
-const CUTS: [usize; 2] = [200, 24];
-/// The most members of it that are kept.
+/// How many bytes the chain adds to a record at most: number, time since the start and hash.
+const MAX_ADDED: usize = 160;
+/// The longest record that is chained as it is, in bytes.
+pub(super) const MAX_RECORD: usize = MAX_LINE - MAX_ADDED;
+/// The lengths, in characters, to which texts of a longer record are cut: the first that suffices.
+const TEXT_LIMITS: [usize; 2] = [200, 24];
+/// How many members of a longer record remain.
 const MAX_MEMBERS: usize = 32;
-const HASH_OPENS: &[u8] = b",\"hash\":\"";
-const HASH_ENDS: &[u8] = b"\"}";
-const HEX: usize = 64;
+const HASH_START: &[u8] = b",\"hash\":\"";
+const HASH_END: &[u8] = b"\"}";
+/// The length of a hash in hexadecimal digits.
+const HEX_LENGTH: usize = 64;
 
-/// The end of a chain, to which records are added.
+/// The end of a chain, to which records are appended.
 pub(super) struct Chain {
     next: u64,
     last: Hash,
-    /// The hash before and the canonical form of the record under way.
+    /// A buffer for the previous hash and the canonical form of one record.
     scratch: Vec<u8>,
 }
 
-/// A line in its parts.
+/// Which checkpoint is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum CheckpointKind {
+    /// One of those that are made again and again.
+    Periodic,
+    /// The last one: it states that no record follows it.
+    Final,
+}
+
+/// A line of the log, split into its parts.
 #[derive(Clone, Copy)]
 pub(super) struct Line<'l> {
-    /// The canonical form without the brace that closes it.
+    /// The canonical form without the closing brace.
     open: &'l [u8],
     hash: &'l [u8],
 }
 
 impl Chain {
-    /// A chain whose last record had this number and hash; a new one is zero and zeros.
+    /// Continues a chain after the record with this number and hash. A new chain starts after zero and zeros.
     pub(super) fn after(seq: u64, last: Hash) -> Self {
         Self { next: seq.saturating_add(1), last, scratch: Vec::with_capacity(2 * MAX_LINE) }
     }
@@ -61,41 +76,43 @@ impl Chain {
         &self.last
     }
 
-    /// The number of the record to come.
+    /// The number that the next record gets.
     pub(super) const fn next(&self) -> u64 {
         self.next
     }
 
-    /// Takes a line, an object of JSON without its end, into the chain and appends what is written.
+    /// Appends a record, given as one JSON object without a line end, and writes the chained line to `out`.
     pub(super) fn append(&mut self, line: &[u8], up_ms: u64, out: &mut Vec<u8>) {
-        let Some(members) = line.strip_prefix(b"{").filter(|_| line.len() <= MAX_ENTRY) else {
+        // A half-written or oversized record is repaired, so that the log has a line for each record.
+        let Some(members) = line.strip_prefix(b"{").filter(|_| line.len() <= MAX_RECORD) else {
             return self.append(&shortened(line), up_ms, out);
         };
         let scratch = &mut self.scratch;
         scratch.clear();
         scratch.extend_from_slice(&self.last);
-        // Into memory: it cannot fail.
+        // Writing into memory cannot fail.
         let _ = write!(scratch, "{{\"seq\":{},\"up_ms\":{up_ms},", self.next);
         scratch.extend_from_slice(members);
         self.last = hash(scratch);
+        // The hash becomes the last member, so the closing brace moves behind it.
         scratch.pop();
         out.extend_from_slice(scratch.get(self.last.len()..).unwrap_or_default());
-        out.extend_from_slice(HASH_OPENS);
+        out.extend_from_slice(HASH_START);
         push_hex(out, &self.last);
-        out.extend_from_slice(HASH_ENDS);
+        out.extend_from_slice(HASH_END);
         out.push(b'\n');
         self.next = self.next.saturating_add(1);
     }
 
-    /// Appends a record that the audit log makes of itself.
-    pub(super) fn note(
+    /// Appends an event of the log itself, such as its opening.
+    pub(super) fn append_event(
         &mut self,
         event: AuditEvent,
         out: &mut Vec<u8>,
-        members: impl FnOnce(&mut Object<'_>),
+        members: impl FnOnce(&mut JsonObject<'_>),
     ) {
         let mut line = Vec::with_capacity(512);
-        let mut object = Object::begin(&mut line);
+        let mut object = JsonObject::begin(&mut line);
         object.number("time_ms", Timestamp::now().as_millis());
         object.event(event);
         members(&mut object);
@@ -104,13 +121,14 @@ impl Chain {
         self.append(&line, up_ms(), out);
     }
 
-    /// Appends a checkpoint: the hash before it, signed. `end` says that nothing is missing after it.
-    pub(super) fn checkpoint(&mut self, key: &SigningKey, end: bool, out: &mut Vec<u8>) {
+    /// Appends a checkpoint: a signature over the hash of the record before it.
+    pub(super) fn checkpoint(&mut self, key: &SigningKey, kind: CheckpointKind, out: &mut Vec<u8>) {
+        let end = kind == CheckpointKind::Final;
         let (seq, previous, time_ms) = (self.next, self.last, Timestamp::now().as_millis());
         let statement = statement(seq, &previous, time_ms, end);
         let signature = key.sign(statement.as_bytes());
         let mut line = Vec::with_capacity(512);
-        let mut object = Object::begin(&mut line);
+        let mut object = JsonObject::begin(&mut line);
         object.number("time_ms", time_ms);
         object.event(AuditEvent::Checkpoint);
         object.boolean("end", end);
@@ -123,12 +141,12 @@ impl Chain {
     }
 }
 
-/// What a checkpoint's signature is over.
+/// The text that a checkpoint signs. `end` is true for the last one of a run.
 pub(super) fn statement(seq: u64, previous: &Hash, time_ms: u64, end: bool) -> String {
     format!("identity-spoa audit checkpoint\n{seq}\n{}\n{time_ms}\n{end}\n", hex(previous))
 }
 
-/// Milliseconds of the monotonic clock since the agent started.
+/// Milliseconds since the agent started, by the monotonic clock.
 pub(super) fn up_ms() -> u64 {
     u64::try_from(MonotonicTime::now().since(MonotonicTime::default()).as_millis())
         .unwrap_or(u64::MAX)
@@ -140,28 +158,28 @@ fn hash(bytes: &[u8]) -> Hash {
     hash
 }
 
-/// SHA-256 of what a line left behind.
+/// The fingerprint of an incomplete record that a crash left behind.
 pub(super) fn fingerprint(bytes: &[u8]) -> Fingerprint {
-    Fingerprint::of(bytes)
+    Fingerprint::of_bytes(bytes)
 }
 
 impl<'l> Line<'l> {
-    /// Takes a line without its end apart; `None` if it is none of a chain.
+    /// Splits a line without its end. Returns `None` if it is not a line of a chain.
     pub(super) fn split(line: &'l [u8]) -> Option<Self> {
         if line.len() >= MAX_LINE {
             return None;
         }
-        let rest = line.strip_suffix(HASH_ENDS)?;
-        let (rest, hash) = rest.split_at_checked(rest.len().checked_sub(HEX)?)?;
-        Some(Self { open: rest.strip_suffix(HASH_OPENS)?, hash })
+        let rest = line.strip_suffix(HASH_END)?;
+        let (rest, hash) = rest.split_at_checked(rest.len().checked_sub(HEX_LENGTH)?)?;
+        Some(Self { open: rest.strip_suffix(HASH_START)?, hash })
     }
 
-    /// The hash that the line says it has.
+    /// The hash that stands in the line.
     pub(super) fn stated(&self) -> Option<Hash> {
         unhex(self.hash)
     }
 
-    /// The hash that it has after another one.
+    /// The hash that the line must have if `previous` is the hash before it.
     pub(super) fn hash_after(&self, previous: &Hash) -> Hash {
         let mut bytes = Vec::with_capacity(previous.len() + self.open.len() + 1);
         bytes.extend_from_slice(previous);
@@ -171,56 +189,60 @@ impl<'l> Line<'l> {
     }
 }
 
-/// A record that is too long or no object, with all texts in it cut.
+/// Shortens a record that is too long: its texts are cut, and `"cut":true` says so.
 fn shortened(line: &[u8]) -> Vec<u8> {
     let Ok(Value::Object(members)) = serde_json::from_slice(line) else {
         return unreadable(line);
     };
-    for most in CUTS {
+    for limit in TEXT_LIMITS {
         let members = members.clone().into_iter().take(MAX_MEMBERS);
-        let members = members.map(|(name, value)| (name, cut(value, most))).collect();
+        let members = members.map(|(name, value)| (name, shorten(value, limit))).collect();
         let mut short = Vec::new();
-        let mut object = Object::begin(&mut short);
+        let mut object = JsonObject::begin(&mut short);
         object.raw_members(&members);
         object.boolean("cut", true);
         object.end();
         short.pop();
-        if short.len() <= MAX_ENTRY {
+        if short.len() <= MAX_RECORD {
             return short;
         }
     }
     unreadable(line)
 }
 
+/// A record for bytes that are not a JSON object, with as much of them as fits.
 fn unreadable(line: &[u8]) -> Vec<u8> {
     let mut short = Vec::new();
-    let mut object = Object::begin(&mut short);
+    let mut object = JsonObject::begin(&mut short);
     object.event(AuditEvent::Unreadable);
-    object.foreign("line", line);
+    object.untrusted("line", line);
     object.end();
     short.pop();
     short
 }
 
-fn cut(value: Value, most: usize) -> Value {
+/// Cuts a text, and drops what has members of its own.
+fn shorten(value: Value, limit: usize) -> Value {
     match value {
-        Value::String(text) => text.chars().take(most).collect::<String>().into(),
+        Value::String(text) => text.chars().take(limit).collect::<String>().into(),
         Value::Array(_) | Value::Object(_) => Value::Null,
         other => other,
     }
 }
 
+/// Appends bytes as lower-case hexadecimal digits.
 pub(super) fn push_hex(out: &mut Vec<u8>, bytes: &[u8]) {
     let start = out.len();
     out.resize(start + 2 * bytes.len(), 0);
     HEXLOWER.encode_mut(bytes, out.get_mut(start..).unwrap_or_default());
 }
 
+/// Bytes as lower-case hexadecimal digits.
 pub(super) fn hex(bytes: &[u8]) -> String {
     HEXLOWER.encode(bytes)
 }
 
-/// Sixty-four digits, in lower case as they are written.
+/// Reads a hash of 64 hexadecimal digits. Upper case is refused, so that each hash has one spelling.
 pub(super) fn unhex(text: &[u8]) -> Option<Hash> {
     HEXLOWER.decode(text).ok()?.try_into().ok()
 }

@@ -1,6 +1,7 @@
-//! The key that signs checkpoints (Ed25519, RFC 8032), and the public half that proves them.
+//! The key that signs checkpoints, and the public key that verifies them: Ed25519 (RFC 8032).
 //!
-//! The files are PEM (RFC 5958 and RFC 8410), as OpenSSL reads and writes them.
+//! The agent creates the private key at its first start, readable by its owner alone. Verification needs only the public key,
+//! which `identity-spoa audit public-key` prints. Both files are PEM (RFC 5958, RFC 8410), as OpenSSL reads and writes them.
 
 use std::{
     fs::OpenOptions,
@@ -20,16 +21,16 @@ use crate::fingerprint::Fingerprint;
 
 const PRIVATE: &str = "PRIVATE KEY";
 const PUBLIC: &str = "PUBLIC KEY";
-/// What precedes the 32 bytes of a public key in its SubjectPublicKeyInfo (RFC 8410 section 4).
+/// The bytes before the 32 bytes of a public key in its `SubjectPublicKeyInfo` (RFC 8410 section 4).
 const SPKI: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
-/// Signs checkpoints.
+/// A private key that signs checkpoints.
 pub(super) struct SigningKey {
     pair: Ed25519KeyPair,
     id: Fingerprint,
 }
 
-/// Proves checkpoints.
+/// A public key that verifies checkpoints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PublicKey {
     bytes: [u8; 32],
@@ -40,11 +41,12 @@ fn invalid(message: impl Into<String>) -> io::Error {
 }
 
 impl SigningKey {
-    /// The key of a file, which is made with mode 0600 if there is none.
+    /// Reads the key of a file. A missing file is created with mode 0600 and a new key.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         match std::fs::read_to_string(path) {
             Ok(text) => {
                 let mode = std::fs::metadata(path)?.mode();
+                // A key that others may read may have been copied: it would prove nothing.
                 if mode & 0o077 != 0 {
                     return Err(invalid(format!(
                         "others may read it (mode {:04o}): chmod 600 it",
@@ -59,44 +61,44 @@ impl SigningKey {
     }
 
     fn read(text: &str) -> io::Result<Self> {
-        let der = Zeroizing::new(unpem(PRIVATE, text)?);
+        let der = Zeroizing::new(decode_pem(PRIVATE, text)?);
         let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&der)
             .map_err(|error| invalid(format!("not an Ed25519 private key: {error}")))?;
-        Self::of(pair)
+        Self::from_pair(pair)
     }
 
     fn make(path: &Path) -> io::Result<Self> {
         let pair =
             Ed25519KeyPair::generate().map_err(|_| invalid("no random numbers to be had"))?;
         let der = pair.to_pkcs8v1().map_err(|_| invalid("the new key cannot be written down"))?;
-        let text = Zeroizing::new(pem(PRIVATE, der.as_ref()));
+        let text = Zeroizing::new(encode_pem(PRIVATE, der.as_ref()));
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
-        Self::of(pair)
+        Self::from_pair(pair)
     }
 
     #[cfg(test)]
     pub(super) fn random() -> Self {
-        Self::of(Ed25519KeyPair::generate().unwrap()).unwrap()
+        Self::from_pair(Ed25519KeyPair::generate().unwrap()).unwrap()
     }
 
-    fn of(pair: Ed25519KeyPair) -> io::Result<Self> {
+    fn from_pair(pair: Ed25519KeyPair) -> io::Result<Self> {
         let id = public(&pair)?.id();
         Ok(Self { pair, id })
     }
 
-    /// The public half.
+    /// The public key.
     pub(super) fn public(&self) -> io::Result<PublicKey> {
         public(&self.pair)
     }
 
-    /// The name of the key: what its public half's fingerprint is.
+    /// The id of the key: the fingerprint of the public key.
     pub(super) const fn id(&self) -> Fingerprint {
         self.id
     }
 
-    /// The signature in base64url.
+    /// Signs a statement. The signature is base64url.
     pub(super) fn sign(&self, statement: &[u8]) -> String {
         URL_SAFE_NO_PAD.encode(self.pair.sign(statement).as_ref())
     }
@@ -108,45 +110,45 @@ fn public(pair: &Ed25519KeyPair) -> io::Result<PublicKey> {
 }
 
 impl PublicKey {
-    /// The public key of a file with either half.
+    /// Reads a public key from a file that has it, or from one with the private key.
     ///
     /// # Errors
-    /// It cannot be read, or is no Ed25519 key.
+    /// The file cannot be read, or does not hold an Ed25519 key.
     pub fn read(path: &Path) -> io::Result<Self> {
         let text = Zeroizing::new(std::fs::read_to_string(path)?);
         if text.contains(PRIVATE) {
             return SigningKey::read(&text)?.public();
         }
-        let der = unpem(PUBLIC, &text)?;
+        let der = decode_pem(PUBLIC, &text)?;
         let bytes = der.strip_prefix(&SPKI[..]).and_then(|bytes| bytes.try_into().ok());
         Ok(Self { bytes: bytes.ok_or_else(|| invalid("not an Ed25519 public key"))? })
     }
 
-    /// As PEM.
+    /// The key as PEM.
     #[must_use]
     pub fn pem(&self) -> String {
-        pem(PUBLIC, &[&SPKI[..], &self.bytes].concat())
+        encode_pem(PUBLIC, &[&SPKI[..], &self.bytes].concat())
     }
 
-    /// The name of the key in checkpoints.
+    /// The id of the key, as checkpoints name it.
     #[must_use]
     pub fn id(&self) -> Fingerprint {
-        Fingerprint::of(&self.bytes)
+        Fingerprint::of_bytes(&self.bytes)
     }
 
-    /// Whether the signature, in base64url, is one of this key.
-    pub(super) fn proves(&self, statement: &[u8], signature: &str) -> bool {
+    /// Whether the key made this signature, given in base64url, over the statement.
+    pub(super) fn verifies(&self, statement: &[u8], signature: &str) -> bool {
         URL_SAFE_NO_PAD.decode(signature).is_ok_and(|signature| {
             UnparsedPublicKey::new(&ED25519, self.bytes).verify(statement, &signature).is_ok()
         })
     }
 }
 
-fn pem(label: &str, der: &[u8]) -> String {
+fn encode_pem(label: &str, der: &[u8]) -> String {
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der))
 }
 
-fn unpem(label: &str, text: &str) -> io::Result<Vec<u8>> {
+fn decode_pem(label: &str, text: &str) -> io::Result<Vec<u8>> {
     let body = text
         .split_once(&format!("-----BEGIN {label}-----"))
         .and_then(|(_, rest)| rest.split_once(&format!("-----END {label}-----")))
@@ -171,9 +173,9 @@ mod tests {
         assert_eq!(made.id(), again.id());
         let signature = made.sign(b"statement");
         let public = again.public().unwrap();
-        assert!(public.proves(b"statement", &signature));
-        assert!(!public.proves(b"statemenT", &signature));
-        assert!(!public.proves(b"statement", "AAAA"));
+        assert!(public.verifies(b"statement", &signature));
+        assert!(!public.verifies(b"statemenT", &signature));
+        assert!(!public.verifies(b"statement", "AAAA"));
         let pem = directory.path().join("audit.pub");
         std::fs::write(&pem, public.pem()).unwrap();
         assert_eq!(PublicKey::read(&pem).unwrap(), public);

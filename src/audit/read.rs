@@ -1,53 +1,58 @@
-//! Looks through an audit log: who reached what, and when.
+//! Searches and summarizes audit logs for `audit query`, `audit export` and `policy replay`.
+//!
+//! Files are read line by line, so that logs of any size need little memory. Nothing is verified here: a line that is not
+//! a record is counted, and [`super::verify`] says what is wrong with it.
 
 use std::{collections::BTreeMap, io, path::PathBuf};
 
 use serde::Serialize;
 use serde_json::Value;
 
-use super::verify::Lines;
+use super::lines::Lines;
 
-/// Which records are wanted; what is not said does not matter.
+/// Which records are selected. Every field that is set must match.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// The login name, e-mail address or subject.
+    /// A login name, e-mail address or subject. Addresses match in any case.
     pub user: Option<String>,
-    /// The workspace's id.
+    /// The id of a decision.
+    pub decision: Option<String>,
+    /// The id of a workspace.
     pub workspace: Option<String>,
-    /// The reason's id.
+    /// The id of a reason.
     pub reason: Option<String>,
-    /// `allow`, `sign_in`, `deny` or `unavailable`.
+    /// A verdict: `allow`, `sign_in`, `deny` or `unavailable`.
     pub verdict: Option<String>,
-    /// The event, for records that are no decisions.
+    /// The id of an event. Decisions have none.
     pub event: Option<String>,
-    /// From this moment on, in milliseconds since the Unix epoch.
+    /// The earliest time, in milliseconds since the Unix epoch.
     pub since_ms: Option<u64>,
-    /// Before this moment.
+    /// The time before which records must be, in milliseconds since the Unix epoch.
     pub until_ms: Option<u64>,
 }
 
-/// What somebody did at a workspace.
+/// What one user did at one workspace.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
-    /// The issuer that vouches for the user.
+    /// The issuer of the user.
     pub issuer: String,
-    /// The issuer's id of the user.
+    /// The user's subject at the issuer.
     pub subject: String,
-    /// The user in one word, at the last request.
+    /// The name of the user, by the last request.
     pub user: String,
-    /// The workspace.
+    /// The id of the workspace.
     pub workspace: String,
-    /// Its owner in one word, at the last request.
+    /// The name of its owner, by the last request.
     pub owner: String,
     /// Requests that were allowed.
     pub allowed: u64,
-    /// Requests that were not.
+    /// Requests that were not allowed.
     pub refused: u64,
-    /// The first request, in milliseconds since the Unix epoch.
+    /// The time of the first request, in milliseconds since the Unix epoch.
     pub first_ms: u64,
-    /// The last.
+    /// The time of the last request, in milliseconds since the Unix epoch.
     pub last_ms: u64,
-    /// How often each reason decided.
+    /// How many decisions each reason has.
     pub reasons: BTreeMap<String, u64>,
 }
 
@@ -63,42 +68,57 @@ fn number(record: &Value, name: &str) -> Option<u64> {
 }
 
 impl Filter {
-    /// Whether the record is wanted.
+    /// Whether the filter selects the record.
     #[must_use]
-    pub fn wants(&self, record: &Value) -> bool {
-        let is = |wanted: &Option<String>, names: &[&str]| {
-            wanted
-                .as_deref()
-                .is_none_or(|wanted| names.iter().any(|name| text(record, name) == wanted))
+    pub fn selects(&self, record: &Value) -> bool {
+        let is = |wanted: &Option<String>, name: &str| {
+            wanted.as_deref().is_none_or(|wanted| text(record, name) == wanted)
         };
         let time = number(record, "time_ms").unwrap_or_default();
-        is(&self.user, &["user", "subject"])
-            && is(&self.workspace, &["workspace"])
-            && is(&self.reason, &["reason"])
-            && is(&self.verdict, &["verdict"])
-            && is(&self.event, &["event"])
+        self.user.as_deref().is_none_or(|user| is_about(record, user))
+            && self.decision.as_deref().is_none_or(|id| names_decision(record, id))
+            && is(&self.workspace, "workspace")
+            && is(&self.reason, "reason")
+            && is(&self.verdict, "verdict")
+            && is(&self.event, "event")
             && self.since_ms.is_none_or(|since| time >= since)
             && self.until_ms.is_none_or(|until| time < until)
     }
 }
 
-/// Gives every wanted record to `each`, with its line. Returns how many lines are no records; only
-/// verification says why.
+/// Whether the record is about this user. Addresses are recorded in lower case.
+fn is_about(record: &Value, user: &str) -> bool {
+    let email = text(record, "email");
+    text(record, "user") == user
+        || text(record, "subject") == user
+        || (!email.is_empty() && email.eq_ignore_ascii_case(user))
+}
+
+/// Whether the record is the decision of this id, an event of it such as its tunnel, or a count of its reuse.
+fn names_decision(record: &Value, id: &str) -> bool {
+    text(record, "decision_id") == id || text(record, "reused_of") == id
+}
+
+/// Passes every selected record to `each`, with its line. Returns how many lines are not records.
+///
+/// `on_read` gets the number of bytes of each line, for a display of progress.
 ///
 /// # Errors
-/// A file cannot be read, or what `each` says.
+/// A file cannot be read, or `each` fails.
 pub fn select(
     files: &[PathBuf],
     filter: &Filter,
+    on_read: &mut dyn FnMut(u64),
     mut each: impl FnMut(&Value, &[u8]) -> io::Result<()>,
 ) -> io::Result<u64> {
     let mut unreadable = 0;
     for path in files {
         let mut lines = Lines::open(path)?;
         while let Some(line) = lines.next()? {
+            on_read(line.length);
             match serde_json::from_slice::<Value>(line.bytes) {
                 Ok(record) if record.is_object() => {
-                    if filter.wants(&record) {
+                    if filter.selects(&record) {
                         each(&record, line.bytes)?;
                     }
                 }
@@ -109,8 +129,8 @@ pub fn select(
     Ok(unreadable)
 }
 
-/// Adds a decision to the summary of its user and workspace. Other records change nothing.
-pub fn summarise(summaries: &mut Summaries, record: &Value) {
+/// Adds a decision to the summary of its user and workspace. Events are skipped.
+pub fn summarize(summaries: &mut Summaries, record: &Value) {
     let verdict = text(record, "verdict");
     if verdict.is_empty() {
         return;
@@ -141,8 +161,8 @@ pub fn summarise(summaries: &mut Summaries, record: &Value) {
     *summary.reasons.entry(text(record, "reason").to_owned()).or_default() += count;
 }
 
-/// A cell of CSV (RFC 4180), always quoted. A spreadsheet takes a cell that begins with one of `=+-@` for a
-/// formula, whatever the quotes: an apostrophe before it makes it text.
+/// A cell of CSV (RFC 4180), always quoted. Spreadsheets run a cell that begins with one of `=+-@` as a formula, even if it is
+/// quoted; an apostrophe before it makes it text.
 #[must_use]
 pub fn cell(text: &str) -> String {
     let risky = text
@@ -160,17 +180,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_filter_wants_what_was_said() {
+    fn a_filter_selects_records_where_every_given_field_matches() {
         let record = json!({"time_ms": 100, "user": "alice", "subject": "s-1", "workspace": "w",
-            "verdict": "allow", "reason": "owner"});
+            "email": "alice@corp.example", "decision_id": "d-1", "reused_of": "d-0", "verdict": "allow", "reason": "owner"});
         let filter = |change: fn(&mut Filter)| {
             let mut filter = Filter::default();
             change(&mut filter);
-            filter.wants(&record)
+            filter.selects(&record)
         };
         assert!(filter(|_| ()));
         assert!(filter(|f| f.user = Some("alice".into())));
         assert!(filter(|f| f.user = Some("s-1".into())));
+        assert!(filter(|f| f.user = Some("Alice@Corp.example".into())));
+        assert!(!filter(|f| f.user = Some(String::new())));
+        assert!(filter(|f| f.decision = Some("d-1".into())));
+        assert!(filter(|f| f.decision = Some("d-0".into())));
+        assert!(!filter(|f| f.decision = Some("d-2".into())));
         assert!(!filter(|f| f.user = Some("bob".into())));
         assert!(!filter(|f| f.workspace = Some("v".into())));
         assert!(!filter(|f| f.reason = Some("public".into())));
@@ -181,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_summary_counts_folded_records_too() {
+    fn a_summary_counts_deduplicated_records_too() {
         let mut all = Summaries::new();
         for record in [
             json!({"time_ms": 10, "verdict": "allow", "reason": "owner", "issuer": "i",
@@ -192,7 +217,7 @@ mod tests {
                 "subject": "s", "workspace": "w", "user": "al"}),
             json!({"time_ms": 5, "event": "sign_in", "issuer": "i", "subject": "s"}),
         ] {
-            summarise(&mut all, &record);
+            summarize(&mut all, &record);
         }
         let summary = all.values().next().unwrap();
         assert_eq!((all.len(), summary.allowed, summary.refused), (1, 8, 1));

@@ -1,4 +1,7 @@
-//! Where lines go: a file, standard output, syslog.
+//! The sinks of audit records other than standard output: the file ([`file`]) and syslog.
+//!
+//! Syslog messages follow RFC 5424 and are sent to this machine only, since they are not encrypted. A sink reports a failure
+//! as an error of its write; the writing thread decides whether it tries again.
 
 use std::{
     io::{self, Write},
@@ -15,19 +18,19 @@ pub(super) mod file;
 pub(super) mod maintenance;
 pub(super) mod names;
 
-/// A sink that takes nothing for so long has failed.
-const WRITE_WITHIN: Duration = Duration::from_secs(2);
-/// Facility authpriv (10), severity informational (RFC 5424 section 6.2.1).
+/// How long a connect or a write may take before the syslog receiver counts as failed.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The priority of each message: facility authpriv (10), severity informational (6), by RFC 5424 section 6.2.1.
 const PRIORITY: u8 = 10 * 8 + 6;
 
-/// Where syslog is.
+/// The address of a syslog receiver on this machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SyslogAddress {
     /// A datagram socket, such as `/dev/log`.
     Unix(PathBuf),
-    /// One datagram a record (RFC 5426).
+    /// UDP, one datagram for each record (RFC 5426).
     Udp(SocketAddr),
-    /// Records with their length before them (RFC 6587 section 3.4.1).
+    /// TCP, each record preceded by its length (RFC 6587 section 3.4.1).
     Tcp(SocketAddr),
 }
 
@@ -49,7 +52,7 @@ impl FromStr for SyslogAddress {
     }
 }
 
-/// Lines as messages of RFC 5424. Connects when the first is written, and again after a failure.
+/// Sends lines as syslog messages. It connects with the first line, and again after a failure.
 pub(super) struct Syslog {
     address: SyslogAddress,
     host: String,
@@ -75,20 +78,20 @@ impl Syslog {
         Ok(match &self.address {
             SyslogAddress::Unix(path) => {
                 let socket = UnixDatagram::unbound()?;
-                socket.set_write_timeout(Some(WRITE_WITHIN))?;
+                socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
                 socket.connect(path)?;
                 Connection::Unix(socket)
             }
             SyslogAddress::Udp(address) => {
                 let any = if address.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
                 let socket = UdpSocket::bind(any)?;
-                socket.set_write_timeout(Some(WRITE_WITHIN))?;
+                socket.set_write_timeout(Some(WRITE_TIMEOUT))?;
                 socket.connect(address)?;
                 Connection::Udp(socket)
             }
             SyslogAddress::Tcp(address) => {
-                let stream = TcpStream::connect_timeout(address, WRITE_WITHIN)?;
-                stream.set_write_timeout(Some(WRITE_WITHIN))?;
+                let stream = TcpStream::connect_timeout(address, WRITE_TIMEOUT)?;
+                stream.set_write_timeout(Some(WRITE_TIMEOUT))?;
                 Connection::Tcp(stream)
             }
         })
@@ -115,14 +118,14 @@ impl Syslog {
                 stream.write_all(length.as_bytes()).and_then(|()| stream.write_all(message))
             }
         }?;
-        // After a failure the connection is made anew: half a record in a stream ends it.
+        // After a failure the connection is dropped: a stream with half a message cannot continue.
         self.connection = Some(connection);
         Ok(())
     }
 }
 
 impl Write for Syslog {
-    /// Sends the first line; the caller goes on with the rest.
+    /// Sends the first line. The caller continues with the rest, as the length that is returned tells it.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let end = memchr::memchr(b'\n', bytes).unwrap_or(bytes.len());
         if let Some(line) = bytes.get(..end).filter(|line| !line.is_empty()) {

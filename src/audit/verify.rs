@@ -1,12 +1,15 @@
-//! Proves that an audit log is whole, offline: nothing edited, removed, added, reordered or cut off.
+//! Verifies audit logs offline: no record was changed, removed, added, reordered or cut off at the end.
 //!
-//! The chain shows every change inside; the signatures of checkpoints show a chain that was made anew; a
-//! checkpoint that was kept elsewhere shows an end that was cut off.
+//! Three things prove that. The hash chain shows a change of records inside the log. The signatures of checkpoints show a
+//! chain that was recomputed after a change. A checkpoint that was stored elsewhere shows that the end was cut off.
+//!
+//! Files are given in any order and read line by line; their records must form one chain. After a problem, verification
+//! continues from what the next record states, so that one change is reported once. An incomplete record that a crash left is
+//! accepted only where the next `open` record describes it.
 
 use std::{
     collections::BTreeMap,
-    fmt,
-    io::{self, BufRead},
+    fmt, io,
     path::{Path, PathBuf},
 };
 
@@ -14,27 +17,27 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    chain::{self, Hash, Line, MAX_LINE},
+    chain::{self, Hash, Line},
     key::PublicKey,
+    lines::{Lines, MAX_READ, RawLine},
 };
-use crate::{fingerprint::Fingerprint, time::Timestamp};
+use crate::fingerprint::Fingerprint;
 
-/// A checkpoint is made after so many records or so long at the latest, whatever is configured.
+/// The most records between two checkpoints, whatever is configured. More unsigned records at the end are a problem.
 pub const MAX_RECORDS: u64 = 100_000;
-const MAX_MS: u64 = 3_600_000;
+/// The longest time between two checkpoints, in milliseconds.
+const MAX_CHECKPOINT_AGE_MS: u64 = 3_600_000;
 /// The most problems that are listed.
 const MAX_PROBLEMS: usize = 50;
-/// The most bytes of what is no record that are compared with what the agent said it found.
-const MAX_TORN: usize = 1 << 20;
 
-/// What is known from elsewhere.
+/// What the verifier trusts, besides the files.
 #[derive(Clone, Debug, Default)]
 pub struct Trusted {
-    /// The keys whose checkpoints count; without any, signatures are not looked at.
+    /// The keys that checkpoints must be signed with. Without keys, signatures are not checked.
     pub keys: Vec<PublicKey>,
-    /// Checkpoints that were kept elsewhere.
+    /// Checkpoints that were stored elsewhere.
     pub checkpoints: Vec<Checkpoint>,
-    /// Whether older files may be missing.
+    /// Whether the oldest files may be missing.
     pub partial: bool,
 }
 
@@ -49,39 +52,39 @@ pub struct Checkpoint {
     signature: String,
 }
 
-/// What was found.
+/// The result of a verification.
 #[derive(Debug, Default)]
 pub struct Report {
     /// The numbers of the first and last record.
     pub range: Option<(u64, u64)>,
     /// Records that are part of the chain.
     pub records: u64,
-    /// Checkpoints whose signature was proved.
+    /// Checkpoints whose signature is right.
     pub signed: u64,
-    /// Checkpoints whose signature nobody looked at, for want of a key.
-    pub unproved: u64,
-    /// Records after the last checkpoint.
+    /// Checkpoints whose signature was not checked, because no key was given.
+    pub unverified: u64,
+    /// Records after the last checkpoint, which no signature covers yet.
     pub after_checkpoint: u64,
-    /// Records that the agent says were lost.
+    /// Records that were lost, by the `gap` records of the agent.
     pub lost: u64,
-    /// How often the agent ended without closing the audit log.
+    /// How often the agent ended without closing the log.
     pub crashes: u64,
-    /// Whether the last record says that nothing is missing after it.
+    /// Whether the log ends with the final checkpoint of a run.
     pub ended: bool,
-    /// What is wrong, in order.
+    /// The problems, in the order of the records.
     pub problems: Vec<Problem>,
-    /// Problems beyond those that are listed.
+    /// How many further problems are not listed.
     pub more: u64,
 }
 
-/// Something that is wrong.
+/// A problem, and where it is.
 #[derive(Debug)]
 pub struct Problem {
     /// The file.
     pub file: PathBuf,
-    /// The line, from one.
+    /// The number of the line; the first is 1.
     pub line: u64,
-    /// What, and what it means.
+    /// What is wrong, and what it means.
     pub what: String,
 }
 
@@ -92,7 +95,7 @@ impl fmt::Display for Problem {
 }
 
 impl Report {
-    /// Whether nothing is wrong.
+    /// Whether there is no problem.
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.problems.is_empty()
@@ -100,10 +103,10 @@ impl Report {
 }
 
 impl Checkpoint {
-    /// Reads checkpoints from lines of an audit log; other records are passed over.
+    /// Reads the checkpoints among lines of an audit log, and skips other records.
     ///
     /// # Errors
-    /// The line that is no JSON.
+    /// A line is not JSON, or a checkpoint is incomplete: the number of the line, and what is wrong.
     pub fn read_all(text: &str) -> Result<Vec<Self>, (usize, serde_json::Error)> {
         let mut all = Vec::new();
         for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.is_empty()) {
@@ -119,20 +122,26 @@ impl Checkpoint {
         chain::unhex(self.previous.as_bytes())
     }
 
-    /// Whether one of the keys signed it.
-    fn is_proved(&self, keys: &[PublicKey]) -> bool {
+    /// Whether the key that the checkpoint names is among `keys` and made its signature.
+    fn is_verified(&self, keys: &[PublicKey]) -> bool {
         let Some(previous) = self.previous() else { return false };
         let statement = chain::statement(self.seq, &previous, self.time_ms, self.end);
         let named = keys.iter().filter(|key| key.id().to_string() == self.key);
-        named.into_iter().any(|key| key.proves(statement.as_bytes(), &self.signature))
+        named.into_iter().any(|key| key.verifies(statement.as_bytes(), &self.signature))
     }
 }
 
-/// Reads files in the order of their records and tells what is wrong with them.
+/// Verifies files, in the order of their records.
+///
+/// `on_read` gets the number of bytes of each line, for a display of progress.
 ///
 /// # Errors
 /// A file cannot be read.
-pub fn verify(files: &[PathBuf], trusted: &Trusted) -> io::Result<Report> {
+pub fn verify(
+    files: &[PathBuf],
+    trusted: &Trusted,
+    on_read: &mut dyn FnMut(u64),
+) -> io::Result<Report> {
     let mut ordered = Vec::new();
     for path in files {
         ordered.push((first_seq(path)?, path));
@@ -140,12 +149,12 @@ pub fn verify(files: &[PathBuf], trusted: &Trusted) -> io::Result<Report> {
     ordered.sort();
     let mut verifier = Verifier::new(trusted);
     for (_, path) in ordered {
-        verifier.file(path)?;
+        verifier.check_file(path, on_read)?;
     }
-    Ok(verifier.end())
+    Ok(verifier.finish())
 }
 
-/// The number of the first record of a file; a file without one comes last.
+/// The number of the first record of a file. A file without a record comes last.
 fn first_seq(path: &Path) -> io::Result<u64> {
     let mut lines = Lines::open(path)?;
     while let Some(line) = lines.next()? {
@@ -159,15 +168,16 @@ fn first_seq(path: &Path) -> io::Result<u64> {
 
 struct Verifier<'t> {
     trusted: &'t Trusted,
-    /// What the hash before a record must be, by the number of the record.
+    /// The hashes, and times, that trusted checkpoints state for the record before the numbered one.
     expected: BTreeMap<u64, Vec<(Hash, u64)>>,
     report: Report,
-    /// The record before: its number and hash.
+    /// The number and hash of the record before.
     before: Option<(u64, Hash)>,
-    /// Lines that are no records, until the agent says that it found them.
+    /// Bytes that are not a record, with the number of their line, until an `open` record describes them.
     torn: Option<(Vec<u8>, u64)>,
-    /// The times of the last record and of the last proved checkpoint.
+    /// The time of the last record.
     last_ms: u64,
+    /// The time of the last checkpoint with a right signature.
     signed_ms: u64,
     file: PathBuf,
     line: u64,
@@ -188,19 +198,19 @@ impl<'t> Verifier<'t> {
         };
         for checkpoint in &trusted.checkpoints {
             this.line += 1;
-            let proved = trusted.keys.is_empty() || checkpoint.is_proved(&trusted.keys);
-            match checkpoint.previous().filter(|_| proved) {
+            let is_trusted = trusted.keys.is_empty() || checkpoint.is_verified(&trusted.keys);
+            match checkpoint.previous().filter(|_| is_trusted) {
                 Some(previous) => {
                     let expected = this.expected.entry(checkpoint.seq).or_default();
                     expected.push((previous, checkpoint.time_ms));
                 }
-                None => this.problem("the given checkpoint is not signed by a given key"),
+                None => this.add_problem("the given checkpoint is not signed by a given key"),
             }
         }
         this
     }
 
-    fn problem(&mut self, what: impl Into<String>) {
+    fn add_problem(&mut self, what: impl Into<String>) {
         if self.report.problems.len() < MAX_PROBLEMS {
             let (file, line) = (self.file.clone(), self.line);
             self.report.problems.push(Problem { file, line, what: what.into() });
@@ -209,21 +219,22 @@ impl<'t> Verifier<'t> {
         }
     }
 
-    fn file(&mut self, path: &Path) -> io::Result<()> {
-        self.settle_torn();
+    fn check_file(&mut self, path: &Path, on_read: &mut dyn FnMut(u64)) -> io::Result<()> {
+        self.reject_torn();
         path.clone_into(&mut self.file);
         self.line = 0;
         let mut lines = Lines::open(path)?;
         let mut is_first = true;
         while let Some(line) = lines.next()? {
             self.line += 1;
-            self.one(&line, is_first);
+            self.check_line(&line, is_first);
+            on_read(line.length);
             is_first = false;
         }
         Ok(())
     }
 
-    fn one(&mut self, line: &RawLine<'_>, is_first: bool) {
+    fn check_line(&mut self, line: &RawLine<'_>, is_first: bool) {
         let parsed = Line::split(line.bytes).filter(|_| line.whole);
         let value = parsed.and_then(|_| serde_json::from_slice::<Value>(line.bytes).ok());
         let stated = parsed.and_then(|parsed| parsed.stated());
@@ -231,7 +242,7 @@ impl<'t> Verifier<'t> {
         let (Some(parsed), Some(value), Some(stated), Some(seq)) = (parsed, value, stated, seq)
         else {
             let (torn, _) = self.torn.get_or_insert_with(|| (Vec::new(), self.line));
-            if torn.len() < MAX_TORN {
+            if torn.len() < MAX_READ {
                 torn.extend_from_slice(line.bytes);
                 torn.push(b'\n');
             }
@@ -241,16 +252,16 @@ impl<'t> Verifier<'t> {
         if event == "open" {
             self.check_torn(&value);
         } else {
-            self.settle_torn();
+            self.reject_torn();
         }
         if is_first && !matches!(event, "open" | "continue") {
-            self.problem(
+            self.add_problem(
                 "the beginning of the file is missing: its first record is neither 'open' nor 'continue'",
             );
         }
-        self.chained(parsed, &value, seq, &stated);
+        self.check_chain(parsed, &value, seq, &stated);
         if event == "checkpoint" {
-            self.checkpoint(&value);
+            self.check_checkpoint(&value);
         } else {
             self.report.after_checkpoint += 1;
         }
@@ -269,9 +280,9 @@ impl<'t> Verifier<'t> {
         self.before = Some((seq, stated));
     }
 
-    /// Whether the record follows the one before. After a problem, the record's own word counts, so that
-    /// one change is one problem.
-    fn chained(&mut self, line: Line<'_>, value: &Value, seq: u64, stated: &Hash) {
+    /// Checks that the record follows the one before. After a problem the record's own statement is believed, so that one
+    /// change is one problem.
+    fn check_chain(&mut self, line: Line<'_>, value: &Value, seq: u64, stated: &Hash) {
         let named = value.get("previous").and_then(Value::as_str);
         let named = named.and_then(|text| chain::unhex(text.as_bytes()));
         let previous = if let Some((before, hash)) = self.before {
@@ -281,7 +292,7 @@ impl<'t> Verifier<'t> {
                 } else {
                     "records are missing"
                 };
-                self.problem(format!("record {seq} follows record {before}: {what}"));
+                self.add_problem(format!("record {seq} follows record {before}: {what}"));
                 if line.hash_after(&hash) != *stated {
                     return;
                 }
@@ -289,48 +300,50 @@ impl<'t> Verifier<'t> {
             hash
         } else {
             if seq != 1 && !self.trusted.partial {
-                self.problem(format!(
-                    "the audit log begins with record {seq}: older files are missing (with --partial this is no problem)"
+                self.add_problem(format!(
+                    "the audit log begins with record {seq}: older files are missing (--partial accepts that)"
                 ));
             }
             // The first record of a file names the hash before it.
             let Some(hash) = named else {
-                return self.problem(format!(
+                return self.add_problem(format!(
                     "record {seq} is the first here and does not name the record before it, so its hash cannot be checked"
                 ));
             };
             hash
         };
         if named.is_some_and(|named| named != previous) {
-            self.problem(format!("record {seq} names another record before it than is there"));
+            self.add_problem(format!(
+                "record {seq} names another record before it than the one that is there"
+            ));
         } else if line.hash_after(&previous) != *stated {
-            self.problem(format!(
+            self.add_problem(format!(
                 "record {seq} or the one before it was changed: the hash does not fit"
             ));
         }
         for (hash, time_ms) in self.expected.remove(&seq).unwrap_or_default() {
             if hash != previous {
-                self.problem(format!(
-                    "the records before {seq} are not those that the given checkpoint of {} proves",
-                    moment(time_ms)
+                self.add_problem(format!(
+                    "the records before {seq} are not those that the given checkpoint of {} verifies",
+                    time_text(time_ms)
                 ));
             }
         }
     }
 
-    fn checkpoint(&mut self, value: &Value) {
+    fn check_checkpoint(&mut self, value: &Value) {
         let Ok(checkpoint) = Checkpoint::deserialize(value) else {
-            return self.problem("the checkpoint has not the members of one");
+            return self.add_problem("the checkpoint is incomplete");
         };
         if self.trusted.keys.is_empty() {
-            self.report.unproved += 1;
-        } else if checkpoint.is_proved(&self.trusted.keys) {
+            self.report.unverified += 1;
+        } else if checkpoint.is_verified(&self.trusted.keys) {
             self.report.signed += 1;
             self.signed_ms = checkpoint.time_ms;
         } else if self.trusted.keys.iter().any(|key| key.id().to_string() == checkpoint.key) {
-            return self.problem("the signature of the checkpoint does not fit: the records before it were made anew");
+            return self.add_problem("the signature of the checkpoint is wrong: the records before it were changed and their hashes recomputed");
         } else {
-            return self.problem(format!(
+            return self.add_problem(format!(
                 "the checkpoint is signed by the key {}, which is not given",
                 checkpoint.key.escape_debug()
             ));
@@ -338,41 +351,44 @@ impl<'t> Verifier<'t> {
         self.report.after_checkpoint = 0;
     }
 
-    /// An `open` record says what it found after the last record; anything else there was added.
+    /// Accepts the bytes before an `open` record if that record describes them. Anything else was added.
     fn check_torn(&mut self, open: &Value) {
         let said = open.get("torn").and_then(Value::as_str).map(str::to_owned);
         let found = self.torn.take();
         let print = found.as_ref().map(|(bytes, _)| {
             let bytes = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-            Fingerprint::of(bytes).to_string()
+            Fingerprint::of_bytes(bytes).to_string()
         });
         if said == print {
             return;
         }
         let there = found.map_or(self.line, |(_, line)| line);
         let here = std::mem::replace(&mut self.line, there);
-        self.problem("what is here is no record, and not what the agent says a crash left here");
+        self.add_problem(
+            "this line is not a record, and not what the agent says a crash left here",
+        );
         self.line = here;
     }
 
-    fn settle_torn(&mut self) {
+    /// Reports bytes that no `open` record describes.
+    fn reject_torn(&mut self) {
         let Some((_, line)) = self.torn.take() else { return };
         let here = std::mem::replace(&mut self.line, line);
-        self.problem("this is no record of the audit log: changed, added, or torn by a crash");
+        self.add_problem("this line is not a record of the audit log: it was changed, added, or left incomplete by a crash");
         self.line = here;
     }
 
-    fn end(mut self) -> Report {
-        self.settle_torn();
+    fn finish(mut self) -> Report {
+        self.reject_torn();
         if self.report.records == 0 && self.report.problems.is_empty() {
-            self.problem("there is no record");
+            self.add_problem("the files have no record");
         }
         let next = self.before.map_or(1, |(seq, _)| seq.saturating_add(1));
         let first = self.report.range.map_or(u64::MAX, |(first, _)| first);
         for (seq, expected) in std::mem::take(&mut self.expected) {
             for (_, time_ms) in expected.into_iter().filter(|_| seq >= first) {
-                let at = moment(time_ms);
-                self.problem(if seq < next {
+                let at = time_text(time_ms);
+                self.add_problem(if seq < next {
                     format!("the given checkpoint of {at} is record {seq}, which is missing")
                 } else {
                     let last = next - 1;
@@ -380,71 +396,34 @@ impl<'t> Verifier<'t> {
                 });
             }
         }
-        self.unproved_end();
+        self.check_unsigned_end();
         self.report
     }
 
-    /// Who changes records without the key must leave out every checkpoint from there on.
-    fn unproved_end(&mut self) {
+    /// Reports records at the end that no checkpoint covers. A person who changes records without having the key must leave
+    /// out every checkpoint from there on.
+    fn check_unsigned_end(&mut self) {
         if self.trusted.keys.is_empty() {
             return;
         }
         let late = self.last_ms.saturating_sub(self.signed_ms);
         if self.report.signed == 0 {
-            self.problem(
-                "there is no checkpoint that a given key signed: nothing proves the records",
+            self.add_problem(
+                "there is no checkpoint that a given key signed: nothing verifies the records",
             );
-        } else if self.report.after_checkpoint > MAX_RECORDS || late > MAX_MS {
+        } else if self.report.after_checkpoint > MAX_RECORDS || late > MAX_CHECKPOINT_AGE_MS {
             let count = self.report.after_checkpoint;
-            self.problem(format!(
-                "no checkpoint follows the last {count} records, where the agent would have made one: nothing proves them"
+            self.add_problem(format!(
+                "no checkpoint follows the last {count} records, where the agent would have made one: nothing verifies them"
             ));
         }
     }
 }
 
-fn moment(ms: u64) -> String {
+/// A time as text.
+fn time_text(ms: u64) -> String {
     let time = jiff::Timestamp::from_millisecond(i64::try_from(ms).unwrap_or_default());
     time.unwrap_or_default().to_string()
-}
-
-/// The present moment as records have it, for filters such as "since a week ago".
-#[must_use]
-pub fn now_ms() -> u64 {
-    Timestamp::now().as_millis()
-}
-
-/// Lines of a file, of which no more than a record's length is kept.
-pub(super) struct Lines {
-    reader: io::BufReader<std::fs::File>,
-    line: Vec<u8>,
-}
-
-pub(super) struct RawLine<'l> {
-    pub(super) bytes: &'l [u8],
-    /// Whether it ends, and is no longer than a record may be.
-    pub(super) whole: bool,
-}
-
-impl Lines {
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
-        let file = std::fs::File::open(path).map_err(|error| {
-            io::Error::new(error.kind(), format!("cannot read {}: {error}", path.display()))
-        })?;
-        Ok(Self { reader: io::BufReader::with_capacity(1 << 18, file), line: Vec::new() })
-    }
-
-    pub(super) fn next(&mut self) -> io::Result<Option<RawLine<'_>>> {
-        self.line.clear();
-        let most = u64::try_from(MAX_TORN).unwrap_or(u64::MAX);
-        let read = io::Read::take(&mut self.reader, most).read_until(b'\n', &mut self.line)?;
-        if read == 0 {
-            return Ok(None);
-        }
-        let ends = self.line.pop_if(|last| *last == b'\n').is_some();
-        let whole = ends && self.line.len() < MAX_LINE;
-        Ok(Some(RawLine { bytes: &self.line, whole }))
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,11 @@
-//! The thread that takes what waits into the chain and writes it to every sink.
+//! The thread that writes audit records: it takes them from the queue, chains them and writes them to every sink.
+//!
+//! It owns everything that happens after [`super::AuditLog::record`]: deduplication, the hash chain, signed checkpoints,
+//! rotation and retries. Requests only append to the queue and never wait for this thread or for a disk. The thread ends
+//! when the log is closed and all records are written.
+//!
+//! The first sink in the order file, standard output, syslog must receive every record: while it fails, the thread retries
+//! and the log reports itself as broken. Records reach the sinks in the order of the chain, each exactly once.
 
 use std::{
     io::{self, Write},
@@ -9,9 +16,9 @@ use std::{
 use tracing::{error, info, warn};
 
 use super::{
-    CheckpointEvery, Settings, Shared, WhenFull, WriterState,
-    chain::{self, Chain},
-    fold::Fold,
+    AuditSettings, CheckpointInterval, RecordQueue, WhenFull, WriterState,
+    chain::{self, Chain, CheckpointKind},
+    dedupe::{Deduplicator, Windows},
     key::SigningKey,
     sink::{
         Syslog,
@@ -19,68 +26,84 @@ use super::{
         maintenance::Disk,
     },
 };
-use crate::{audit::AuditEvent, time::Timestamp};
+use crate::{
+    audit::{AuditEvent, JsonObject},
+    time::Timestamp,
+};
 
-/// How long records may wait for others before they are written together. What waits is lost when the
-/// agent is killed.
-const COLLECT: Duration = Duration::from_millis(10);
-/// The pause after a write that failed.
-const RETRY: Duration = Duration::from_millis(50);
-/// Written in one piece.
+/// How long records are collected before they are written together. A kill of the agent loses at most so much.
+const COLLECT_WINDOW: Duration = Duration::from_millis(10);
+/// The pause between attempts of a sink that fails.
+const RETRY_BACKOFF: Duration = Duration::from_millis(50);
+/// How many bytes are written to the sinks at once.
 const CHUNK: usize = 64 * 1024;
-/// How often it is looked whether old files are removed, while they are.
-const REMOVED_LOOK: Duration = Duration::from_millis(100);
-/// How often old files are looked for.
-const EXPIRE_EVERY: Duration = Duration::from_mins(10);
+/// How often the thread asks for the names of removed files while a removal runs.
+const REMOVED_POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// How often the thread looks for expired files.
+const EXPIRE_INTERVAL: Duration = Duration::from_mins(10);
 
-/// What the thread owns.
-pub(super) struct Output {
-    /// The first is the one that must have every record.
+/// The state of the writing thread.
+pub(super) struct ChainWriter {
+    /// The first one must receive every record.
     sinks: Vec<Sink>,
     chain: Chain,
     key: Option<SigningKey>,
-    every: CheckpointEvery,
-    fold: Option<Fold>,
-    /// What is about to be written.
+    checkpoint_interval: CheckpointInterval,
+    dedupe: Option<Deduplicator>,
+    /// Chained records that no sink has yet.
     out: Vec<u8>,
-    /// Records in `out`.
-    held: u64,
+    /// How many records `out` has.
+    unwritten_records: u64,
     /// The number of the record after the last checkpoint.
-    checked: u64,
-    checked_at: Instant,
-    expired_at: Option<Instant>,
-    /// Until when further records are collected, after some were taken.
+    after_checkpoint: u64,
+    last_checkpoint_at: Instant,
+    last_expiry_at: Option<Instant>,
+    /// Until when further records are collected, once some were taken.
     collect_until: Option<Instant>,
-    /// Lost records that are on record.
-    told: u64,
+    /// How many lost records a `gap` record tells of already.
+    recorded_losses: u64,
 }
 
 struct Sink {
     name: &'static str,
-    to: To,
+    target: SinkTarget,
+    role: SinkRole,
     failing: bool,
 }
 
-enum To {
+enum SinkTarget {
     File(FileSink),
     Other(Box<dyn Write + Send>),
 }
 
-impl Output {
-    pub(super) fn open(settings: &Settings, disk: Box<dyn Disk>) -> io::Result<Self> {
-        let mut sinks = Vec::new();
+/// What a failure of a sink means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SinkRole {
+    /// It must have every record.
+    Primary,
+    /// It may miss records where the operator chose to count losses.
+    Copy,
+}
+
+impl ChainWriter {
+    /// Opens the sinks and the key of the settings.
+    ///
+    /// # Errors
+    /// A file cannot be opened or is locked by another agent, or the key cannot be read or created.
+    pub(super) fn open(settings: &AuditSettings, disk: Box<dyn Disk>) -> io::Result<Self> {
+        let mut targets = Vec::new();
         let mut tail = Tail::default();
         if let Some(path) = &settings.file {
             let (file, found) = FileSink::open(path, settings.rotation, disk)?;
             tail = found;
-            sinks.push(Sink::new("file", To::File(file)));
+            targets.push(("file", SinkTarget::File(file)));
         }
         if settings.stdout || (settings.file.is_none() && settings.syslog.is_none()) {
-            sinks.push(Sink::new("stdout", To::Other(Box::new(io::stdout()))));
+            targets.push(("stdout", SinkTarget::Other(Box::new(io::stdout()))));
         }
         if let Some(address) = &settings.syslog {
             let syslog = Box::new(Syslog::new(address.clone()));
-            sinks.push(Sink::new("syslog", To::Other(syslog)));
+            targets.push(("syslog", SinkTarget::Other(syslog)));
         }
         let key = match &settings.key {
             Some(path) => Some(SigningKey::open(path).map_err(|error| {
@@ -89,18 +112,20 @@ impl Output {
             })?),
             None => None,
         };
-        let fold = settings
-            .fold
-            .map(|window| Fold::new(u64::try_from(window.as_millis()).unwrap_or(u64::MAX)));
-        Ok(Self { key, fold, every: settings.checkpoint, ..Self::after(sinks, &tail) })
+        let dedupe = settings
+            .dedupe
+            .map(|window| Deduplicator::new(u64::try_from(window.as_millis()).unwrap_or(u64::MAX)));
+        let checkpoint_interval = settings.checkpoint;
+        Ok(Self { key, dedupe, checkpoint_interval, ..Self::after(targets, &tail) })
     }
 
-    pub(super) fn to(sink: Box<dyn Write + Send>) -> Self {
-        Self::after(vec![Sink::new("sink", To::Other(sink))], &Tail::default())
+    /// A writer with one sink, a new chain and no checkpoints.
+    pub(super) fn to_sink(sink: Box<dyn Write + Send>) -> Self {
+        Self::after(vec![("sink", SinkTarget::Other(sink))], &Tail::default())
     }
 
-    /// Goes on after what is there already, which the first record says.
-    fn after(sinks: Vec<Sink>, tail: &Tail) -> Self {
+    /// Continues the chain where `tail` ends, and says in its first record what was found there.
+    fn after(targets: Vec<(&'static str, SinkTarget)>, tail: &Tail) -> Self {
         let (seq, last) = tail.last.unwrap_or_default();
         let mut chain = Chain::after(seq, last);
         let mut out = Vec::with_capacity(2 * CHUNK);
@@ -109,275 +134,286 @@ impl Output {
             Tail { ended: true, torn, .. } if torn.is_empty() => "end",
             _ => "crash",
         };
-        chain.note(AuditEvent::Open, &mut out, |line| {
+        chain.append_event(AuditEvent::Open, &mut out, |line| {
             line.text("previous", &chain::hex(&last));
             line.text("after", after);
+            // Verification accepts an incomplete record only where this record describes it.
             if !tail.torn.is_empty() {
                 let torn = tail.torn.strip_suffix(b"\n").unwrap_or(&tail.torn);
                 line.number("torn_bytes", u64::try_from(torn.len()).unwrap_or(u64::MAX));
                 line.fingerprint("torn", Some(chain::fingerprint(torn)));
             }
         });
+        let roles = std::iter::once(SinkRole::Primary).chain(std::iter::repeat(SinkRole::Copy));
+        let sinks = targets.into_iter().zip(roles);
+        let sinks = sinks.map(|((name, target), role)| Sink { name, target, role, failing: false });
         Self {
-            sinks,
+            sinks: sinks.collect(),
             chain,
             key: None,
-            every: CheckpointEvery::default(),
-            fold: None,
+            checkpoint_interval: CheckpointInterval::default(),
+            dedupe: None,
             out,
-            held: 1,
-            checked: seq.saturating_add(1),
-            checked_at: Instant::now(),
-            expired_at: None,
+            unwritten_records: 1,
+            after_checkpoint: seq.saturating_add(1),
+            last_checkpoint_at: Instant::now(),
+            last_expiry_at: None,
             collect_until: None,
-            told: 0,
+            recorded_losses: 0,
         }
     }
 
-    /// Writes until the audit log is closed and everything is written.
-    pub(super) fn run(mut self, shared: &Shared) {
-        let mut batch = Vec::with_capacity(shared.capacity);
-        // That the audit log was opened is on record whether anything follows or not.
-        self.deliver(shared);
+    /// Writes records until the queue is closed and empty.
+    pub(super) fn run(mut self, queue: &RecordQueue) {
+        let mut batch = Vec::with_capacity(queue.capacity);
+        // The opening of the log is recorded even if no record follows.
+        self.write_to_sinks(queue);
         loop {
-            let (lost, closed) = self.wait(shared, &mut batch);
+            let (lost, closed) = self.wait(queue, &mut batch);
             self.collect_until =
-                if batch.is_empty() { None } else { Instant::now().checked_add(COLLECT) };
-            self.rotate(shared);
+                if batch.is_empty() { None } else { Instant::now().checked_add(COLLECT_WINDOW) };
+            self.rotate(queue);
             for line in batch.split_inclusive(|byte| *byte == b'\n') {
-                self.take(line.strip_suffix(b"\n").unwrap_or(line), shared);
+                self.append_record(line.strip_suffix(b"\n").unwrap_or(line), queue);
             }
             let end = closed && batch.is_empty();
             batch.clear();
-            self.close_windows(closed, shared);
-            if lost > self.told {
-                let since = lost - self.told;
+            self.write_repeats(if closed { Windows::All } else { Windows::Ended }, queue);
+            if lost > self.recorded_losses {
+                let since = lost - self.recorded_losses;
                 warn!(lost = since, "records are missing from the audit log: its queue was full");
-                self.note(AuditEvent::Gap, |line| line.number("lost", since));
-                self.told = lost;
+                self.append_event(AuditEvent::Gap, |line| line.number("lost", since));
+                self.recorded_losses = lost;
             }
             if end {
-                self.settle();
+                self.finish_expiry();
+                self.checkpoint(CheckpointKind::Final);
+            } else if self.is_checkpoint_due() {
+                self.checkpoint(CheckpointKind::Periodic);
             }
-            self.checkpoint(end);
-            self.deliver(shared);
+            self.write_to_sinks(queue);
             if end {
-                // Dropping the file waits until everything in it is durable.
+                // Dropping the file sink waits until everything in the file is durable.
                 return;
             }
         }
     }
 
-    /// Waits for records, or for something else to do, and takes what is there. Says how many records
-    /// were lost so far, and whether no more will come.
+    /// Waits for records or for the next deadline, and moves what is queued into `batch`. Returns how many records were
+    /// lost so far, and whether the queue is closed.
     ///
-    /// After a pause the first record is taken at once. Those that follow it are collected, so that under
-    /// load the thread wakes up once for many of them, and requests need not wake it at all.
-    fn wait(&self, shared: &Shared, batch: &mut Vec<u8>) -> (u64, bool) {
-        let mut waiting = shared.lock();
+    /// The first record after a pause is taken at once. Those after it are collected for a moment, so that under load the
+    /// thread wakes up once for many records and most requests need not wake it.
+    fn wait(&self, queue: &RecordQueue, batch: &mut Vec<u8>) -> (u64, bool) {
+        let mut waiting = queue.lock();
         if let Some(until) = self.collect_until {
             waiting.writer = WriterState::Collecting;
-            while waiting.lines.len() < shared.plenty && !waiting.closed {
+            while waiting.lines.len() < queue.wake_threshold && !waiting.closed {
                 let pause = until.saturating_duration_since(Instant::now());
                 if pause.is_zero() {
                     break;
                 }
-                waiting = shared.sleep(waiting, Some(pause));
+                waiting = queue.sleep(waiting, Some(pause));
             }
         }
-        let due = self.due();
+        let deadline = self.next_deadline();
         while waiting.lines.is_empty() && !waiting.closed {
-            let pause = due.map(|at| at.saturating_duration_since(Instant::now()));
+            let pause = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             if pause == Some(Duration::ZERO) {
                 break;
             }
             waiting.writer = WriterState::Idle;
-            waiting = shared.sleep(waiting, pause);
+            waiting = queue.sleep(waiting, pause);
         }
         waiting.writer = WriterState::Writing;
+        // The two buffers change places, so that neither is allocated again.
         std::mem::swap(&mut waiting.lines, batch);
         (waiting.lost, waiting.closed)
     }
 
-    /// When there is something to do without a record.
-    fn due(&self) -> Option<Instant> {
-        let unchecked = self.key.is_some() && self.chain.next() > self.checked;
-        let checkpoint = unchecked.then(|| self.checked_at.checked_add(self.every.time)).flatten();
-        let fold = self.fold.as_ref().map(Fold::due_ms).filter(|at| *at < u64::MAX);
-        let fold = fold.and_then(|at| {
+    /// When the thread has work even if no record comes: a checkpoint, a window of repeats, or names of removed files.
+    fn next_deadline(&self) -> Option<Instant> {
+        let unsigned = self.key.is_some() && self.chain.next() > self.after_checkpoint;
+        let checkpoint =
+            unsigned.then(|| self.last_checkpoint_at.checked_add(self.checkpoint_interval.time));
+        let window = self.dedupe.as_ref().map(Deduplicator::next_flush_ms);
+        let window = window.filter(|at| *at < u64::MAX).and_then(|at| {
             Instant::now().checked_add(Duration::from_millis(at.saturating_sub(now_ms())))
         });
-        let removed = self
-            .sinks
-            .first()
-            .is_some_and(|sink| matches!(&sink.to, To::File(file) if file.is_expiring()));
-        let removed = removed.then(|| Instant::now().checked_add(REMOVED_LOOK)).flatten();
-        checkpoint.into_iter().chain(fold).chain(removed).min()
+        let expiring = self.sinks.first().is_some_and(
+            |sink| matches!(&sink.target, SinkTarget::File(file) if file.is_expiring()),
+        );
+        let removed = expiring.then(|| Instant::now().checked_add(REMOVED_POLL_INTERVAL));
+        checkpoint.flatten().into_iter().chain(window).chain(removed.flatten()).min()
     }
 
-    fn take(&mut self, line: &[u8], shared: &Shared) {
-        if let Some(fold) = &mut self.fold
-            && fold.takes(line, now_ms())
+    /// Appends a record to the chain, unless it repeats an earlier one and is counted instead.
+    fn append_record(&mut self, line: &[u8], queue: &RecordQueue) {
+        if let Some(dedupe) = &mut self.dedupe
+            && dedupe.absorbs(line, now_ms())
         {
             return;
         }
         self.chain.append(line, chain::up_ms(), &mut self.out);
-        self.held += 1;
-        if self.chain.next() - self.checked >= self.every.records {
-            self.checkpoint(false);
+        self.unwritten_records += 1;
+        if self.chain.next() - self.after_checkpoint >= self.checkpoint_interval.records {
+            self.checkpoint(CheckpointKind::Periodic);
         }
         if self.out.len() >= CHUNK {
-            self.deliver(shared);
+            self.write_to_sinks(queue);
         }
     }
 
-    fn close_windows(&mut self, all: bool, shared: &Shared) {
-        let Some(mut fold) = self.fold.take() else { return };
-        fold.close(now_ms(), all, |line| {
+    /// Appends the counted repeats of windows that end.
+    fn write_repeats(&mut self, which: Windows, queue: &RecordQueue) {
+        let Some(mut dedupe) = self.dedupe.take() else { return };
+        dedupe.flush(now_ms(), which, |line| {
             self.chain.append(line, chain::up_ms(), &mut self.out);
-            self.held += 1;
+            self.unwritten_records += 1;
             if self.out.len() >= CHUNK {
-                self.deliver(shared);
+                self.write_to_sinks(queue);
             }
         });
-        self.fold = Some(fold);
+        self.dedupe = Some(dedupe);
     }
 
-    fn note(&mut self, event: AuditEvent, members: impl FnOnce(&mut super::object::Object<'_>)) {
-        self.chain.note(event, &mut self.out, members);
-        self.held += 1;
+    /// Appends an event of the log itself.
+    fn append_event(&mut self, event: AuditEvent, members: impl FnOnce(&mut JsonObject<'_>)) {
+        self.chain.append_event(event, &mut self.out, members);
+        self.unwritten_records += 1;
     }
 
-    /// Makes a checkpoint if it is time, or the end.
-    fn checkpoint(&mut self, end: bool) {
+    /// Whether records since the last checkpoint are old or many enough for the next one.
+    fn is_checkpoint_due(&self) -> bool {
+        let records = self.chain.next().saturating_sub(self.after_checkpoint);
+        let is_old = self.last_checkpoint_at.elapsed() >= self.checkpoint_interval.time;
+        records > 0 && (is_old || records >= self.checkpoint_interval.records)
+    }
+
+    /// Appends a checkpoint, if there is a key.
+    fn checkpoint(&mut self, kind: CheckpointKind) {
         let Some(key) = &self.key else { return };
-        let records = self.chain.next().saturating_sub(self.checked);
-        let time = self.checked_at.elapsed() >= self.every.time || records >= self.every.records;
-        if !end && (records == 0 || !time) {
-            return;
-        }
-        self.chain.checkpoint(key, end, &mut self.out);
-        self.held += 1;
-        self.checked = self.chain.next();
-        self.checked_at = Instant::now();
+        self.chain.checkpoint(key, kind, &mut self.out);
+        self.unwritten_records += 1;
+        self.after_checkpoint = self.chain.next();
+        self.last_checkpoint_at = Instant::now();
     }
 
     fn file(&mut self) -> Option<&mut FileSink> {
-        match &mut self.sinks.first_mut()?.to {
-            To::File(file) => Some(file),
-            To::Other(_) => None,
+        match &mut self.sinks.first_mut()?.target {
+            SinkTarget::File(file) => Some(file),
+            SinkTarget::Other(_) => None,
         }
     }
 
-    /// Begins a new file if it is time, and has those removed that are too old.
-    fn rotate(&mut self, shared: &Shared) {
+    /// Begins a new file if the present one is full or old, and starts the removal of expired files.
+    fn rotate(&mut self, queue: &RecordQueue) {
         let now = Timestamp::now();
         let due = self.file().is_some_and(|file| file.is_due(now));
         if due {
-            if let Some(key) = &self.key {
-                self.chain.checkpoint(key, false, &mut self.out);
-                self.held += 1;
-                self.checked = self.chain.next();
-                self.checked_at = Instant::now();
-            }
-            self.deliver(shared);
+            // A file that ends with a checkpoint can be verified without the next one.
+            self.checkpoint(CheckpointKind::Periodic);
+            self.write_to_sinks(queue);
             let last = self.chain.next() - 1;
             let previous = chain::hex(self.chain.last());
             match self.file().map_or(Ok(()), |file| file.rotate(last, now)) {
                 Ok(()) => {
-                    self.note(AuditEvent::ContinueFile, |line| line.text("previous", &previous));
+                    self.append_event(AuditEvent::ContinueFile, |line| {
+                        line.text("previous", &previous);
+                    });
                 }
                 Err(error) => {
                     error!(%error, "rotating the audit file failed: writing continues in the same file, which grows beyond its limit");
                 }
             }
         }
-        if due || self.expired_at.is_none_or(|at| at.elapsed() >= EXPIRE_EVERY) {
-            self.expired_at = Some(Instant::now());
+        if due || self.last_expiry_at.is_none_or(|at| at.elapsed() >= EXPIRE_INTERVAL) {
+            self.last_expiry_at = Some(Instant::now());
             if let Some(file) = self.file() {
                 file.expire(now);
             }
         }
-        self.note_removed();
+        self.record_removed_files();
     }
 
-    /// Puts on record which files were removed.
-    fn note_removed(&mut self) {
+    /// Records the names of files that were removed since the last call.
+    fn record_removed_files(&mut self) {
         let removed = self.file().map(|file| file.removed()).unwrap_or_default();
         for name in removed {
             info!(file = %name, "an old audit file is removed");
-            self.note(AuditEvent::Expire, |line| line.foreign("file", name.as_bytes()));
+            self.append_event(AuditEvent::Expire, |line| line.untrusted("file", name.as_bytes()));
         }
     }
 
-    /// Waits for what is still to be put on record.
-    fn settle(&mut self) {
+    /// Waits for the removal that runs, so that it is recorded before the log ends.
+    fn finish_expiry(&mut self) {
         if let Some(file) = self.file() {
             file.settle();
         }
-        self.note_removed();
+        self.record_removed_files();
     }
 
-    /// Writes what is held to every sink.
-    fn deliver(&mut self, shared: &Shared) {
-        for (number, sink) in self.sinks.iter_mut().enumerate() {
-            sink.write_out(&self.out, number == 0, shared);
+    /// Writes the chained records to every sink.
+    fn write_to_sinks(&mut self, queue: &RecordQueue) {
+        for sink in &mut self.sinks {
+            sink.write_out(&self.out, queue);
         }
         self.out.clear();
-        shared.written.fetch_add(self.held, Ordering::Relaxed);
-        self.held = 0;
+        queue.written.fetch_add(self.unwritten_records, Ordering::Relaxed);
+        self.unwritten_records = 0;
     }
 }
 
 impl Sink {
-    fn new(name: &'static str, to: To) -> Self {
-        Self { name, to, failing: false }
-    }
-
-    /// Writes all of it, trying again while the sink fails: what was allowed stays provable. Gives up when
-    /// the agent ends meanwhile, and for a sink beside the first where losses are counted: its numbers
-    /// then show what it has not.
-    fn write_out(&mut self, mut rest: &[u8], is_first: bool, shared: &Shared) {
+    /// Writes all bytes, and retries while the sink fails, so that each allowed request stays provable.
+    ///
+    /// It gives up in two cases: the log is closed meanwhile, or the sink is a copy and losses are counted. The numbers of
+    /// the records then show which ones the sink misses.
+    fn write_out(&mut self, mut rest: &[u8], queue: &RecordQueue) {
         let name = self.name;
         while !rest.is_empty() {
             match self.write_some(rest) {
                 Ok(n) => {
                     rest = rest.get(n..).unwrap_or_default();
                     if std::mem::take(&mut self.failing) {
-                        shared.broken.store(false, Ordering::Release);
+                        queue.broken.store(false, Ordering::Release);
                         info!(sink = name, "the audit log is written again");
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    let counts = shared.when_full == WhenFull::Count;
+                    let counts_losses = queue.when_full == WhenFull::Count;
+                    // Logged once for each outage, not once for each attempt.
                     if !std::mem::replace(&mut self.failing, true) {
-                        let until =
-                            if counts { "records may be lost" } else { "requests are denied" };
+                        let until = if counts_losses {
+                            "records may be lost"
+                        } else {
+                            "requests are denied"
+                        };
                         error!(sink = name, %error, "writing the audit log failed: {until} until it works again");
                     }
-                    if counts && !is_first {
+                    if counts_losses && self.role == SinkRole::Copy {
                         return;
                     }
-                    shared.broken.store(true, Ordering::Release);
-                    if shared.lock().closed {
+                    queue.broken.store(true, Ordering::Release);
+                    if queue.lock().closed {
                         error!(sink = name, bytes = rest.len(), %error, "the agent ended while the audit log could not be written: its last records are lost");
                         return;
                     }
-                    std::thread::sleep(RETRY);
+                    std::thread::sleep(RETRY_BACKOFF);
                 }
             }
         }
     }
 
     fn write_some(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let to: &mut dyn Write = match &mut self.to {
-            To::File(file) => file,
-            To::Other(other) => other,
+        let target: &mut dyn Write = match &mut self.target {
+            SinkTarget::File(file) => file,
+            SinkTarget::Other(other) => other,
         };
-        match to.write(bytes)? {
+        match target.write(bytes)? {
             0 => Err(io::ErrorKind::WriteZero.into()),
-            n => to.flush().map(|()| n),
+            n => target.flush().map(|()| n),
         }
     }
 }

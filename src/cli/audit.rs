@@ -1,4 +1,8 @@
-//! `audit`: proves, searches and exports what the agent recorded, from files alone.
+//! `audit`: verifies, searches and exports audit logs, from their files alone.
+//!
+//! The running agent is not asked, so that an auditor can use the commands on another machine. Names in records were chosen
+//! by clients and platforms: what is printed for people is escaped, so that it cannot control a terminal, and what is exported
+//! for spreadsheets is never a formula.
 
 use std::{
     io::{self, BufWriter, Write},
@@ -7,81 +11,68 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use clap::{Args, Subcommand, ValueEnum};
-use serde_json::{Value, json};
+use clap::{Args, Subcommand};
+use serde_json::Value;
 
 use crate::{
     audit::{
         PublicKey,
-        read::{Filter, Summaries, cell, select, summarise},
+        read::{Filter, select},
         rotated,
-        verify::{Checkpoint, Report, Trusted, verify},
     },
     config::Config,
 };
 
+mod export;
+mod verify;
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Finds what was changed, removed, added, reordered or cut off
+    /// Checks that no record was changed, removed, added, reordered or cut off
     ///
-    /// Exit status: 0 whole, 1 something is wrong, 2 wrong usage.
-    Verify(VerifyArgs),
-    /// Shows records
+    /// Exit status: 0 whole, 1 a problem was found, 2 wrong usage.
+    Verify(verify::VerifyArgs),
+    /// Prints records: decisions and events
     Query(QueryArgs),
     /// Writes records, or a summary of them, for auditors
-    Export(ExportArgs),
-    /// Prints the public key that proves checkpoints, as PEM
+    Export(export::ExportArgs),
+    /// Prints the public key that verifies checkpoints, as PEM
     PublicKey(KeyArgs),
 }
 
 #[derive(Debug, Args)]
 pub(super) struct LogFiles {
-    /// Files of the audit log, in any order
+    /// The files of the audit log, in any order
     files: Vec<PathBuf>,
-    /// The agent's configuration: its audit file and what was rotated away from it
+    /// The agent's configuration: reads its audit file and the rotated ones
     #[arg(long, value_name = "FILE", conflicts_with = "files")]
     config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct VerifyArgs {
-    #[command(flatten)]
-    audit_log: LogFiles,
-    /// A public key that checkpoints must be signed by; several when the key was replaced
-    #[arg(long, value_name = "FILE")]
-    public_key: Vec<PathBuf>,
-    /// Checkpoints that were kept elsewhere: lines of the audit log, others are passed over
-    #[arg(long, value_name = "FILE")]
-    checkpoint: Vec<PathBuf>,
-    /// Older files were removed on purpose
-    #[arg(long)]
-    partial: bool,
-    /// As JSON
-    #[arg(long)]
-    json: bool,
-}
-
-#[derive(Debug, Args)]
 pub(super) struct FilterArgs {
-    /// The login name, e-mail address or subject
+    /// A user, by login name, e-mail address or subject
     #[arg(long)]
     user: Option<String>,
-    /// The workspace's id
+    /// A decision, by the id that denied pages and HAProxy's log show; also finds its tunnel and its reuse
+    #[arg(long, value_name = "ID")]
+    decision: Option<String>,
+    /// A workspace, by its id
     #[arg(long, value_name = "ID")]
     workspace: Option<String>,
-    /// From then on: RFC 3339, a date, or a time ago such as 36h or 7d
+    /// The earliest time: RFC 3339, a date (its beginning in UTC), or a time ago such as 36h or 7d
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// Before then
+    /// The end, which is excluded: RFC 3339, a date (its beginning in UTC), or a time ago
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
-    /// The reason of the decision
+    /// Decisions with this reason
     #[arg(long)]
     reason: Option<String>,
-    /// allow, sign_in, deny or unavailable
+    /// Decisions with this verdict: allow, sign_in, deny or unavailable
     #[arg(long)]
     verdict: Option<String>,
-    /// An event, such as sign_in, revoke or key_set, instead of decisions
+    /// Events of this kind, such as sign_in, revoke or key_set, instead of decisions
     #[arg(long)]
     event: Option<String>,
 }
@@ -92,106 +83,36 @@ pub(super) struct QueryArgs {
     audit_log: LogFiles,
     #[command(flatten)]
     filter: FilterArgs,
-    /// The records themselves, one JSON object a line
+    /// Prints the records as they are, one JSON object a line
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, Args)]
-pub(super) struct ExportArgs {
-    #[command(flatten)]
-    audit_log: LogFiles,
-    #[command(flatten)]
-    filter: FilterArgs,
-    /// How it is written
-    #[arg(long, default_value = "csv")]
-    format: Format,
-    /// One line for each user and workspace instead of each record
-    #[arg(long)]
-    summary: bool,
-}
-
-#[derive(Debug, Args)]
 pub(super) struct KeyArgs {
-    /// The file of the key
+    /// The file of the private key
     #[arg(required_unless_present = "config")]
     key: Option<PathBuf>,
-    /// The agent's configuration
+    /// The agent's configuration, which names the key
     #[arg(long, value_name = "FILE", conflicts_with = "key")]
     config: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
-    /// Comma-separated values; nothing in them is a formula
-    Csv,
-    /// One JSON object a line
-    Jsonl,
-}
-
-/// The columns of an export; what a record does not have is empty.
-const COLUMNS: [&str; 33] = [
-    "seq",
-    "time",
-    "event",
-    "verdict",
-    "reason",
-    "user",
-    "subject",
-    "issuer",
-    "workspace",
-    "owner",
-    "endpoint",
-    "host",
-    "method",
-    "path",
-    "client",
-    "credential",
-    "decision_id",
-    "unique_id",
-    "count",
-    "from_ms",
-    "until_ms",
-    "latency_us",
-    "cached",
-    "token",
-    "key_set",
-    "config",
-    "policy",
-    "policy_id",
-    "shadow",
-    "uid",
-    "note",
-    "time_ms",
-    "hash",
-];
-const SUMMARY: [&str; 10] = [
-    "issuer",
-    "subject",
-    "user",
-    "workspace",
-    "owner",
-    "allowed",
-    "refused",
-    "first",
-    "last",
-    "reasons",
-];
-
 pub(super) fn audit(command: &Command) -> anyhow::Result<ExitCode> {
     let done = match command {
-        Command::Verify(args) => return check(args),
+        Command::Verify(args) => return verify::verify(args),
         Command::Query(args) => query(args),
-        Command::Export(args) => export(args),
+        Command::Export(args) => export::export(args),
         Command::PublicKey(args) => public_key(args),
     };
     match done {
-        // Whoever reads has seen enough.
+        // The reader of the pipe, such as `head`, has all it wants.
         Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
         done => done.map(|()| ExitCode::SUCCESS),
     }
 }
 
+/// Whether a command failed only because the reader of its output closed the pipe.
 pub(super) fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
@@ -213,82 +134,8 @@ impl LogFiles {
     }
 }
 
-fn check(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
-    let mut trusted = Trusted { partial: args.partial, ..Trusted::default() };
-    for path in &args.public_key {
-        let key =
-            PublicKey::read(path).with_context(|| format!("the public key {}", path.display()))?;
-        trusted.keys.push(key);
-    }
-    for path in &args.checkpoint {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        let found = Checkpoint::read_all(&text).map_err(|(line, error)| {
-            anyhow::anyhow!("{}:{line}: not a line of an audit log: {error}", path.display())
-        })?;
-        if found.is_empty() {
-            bail!("{}: there is no checkpoint in it", path.display());
-        }
-        trusted.checkpoints.extend(found);
-    }
-    let report = verify(&args.audit_log.files()?, &trusted)?;
-    let mut out = io::stdout().lock();
-    if args.json {
-        writeln!(out, "{}", as_json(&report))?;
-    } else {
-        tell(&report, trusted.keys.is_empty(), &mut out)?;
-    }
-    Ok(ExitCode::from(u8::from(!report.is_whole())))
-}
-
-fn as_json(report: &Report) -> Value {
-    let problems = report
-        .problems
-        .iter()
-        .map(|problem| json!({ "file": problem.file, "line": problem.line, "what": problem.what }));
-    json!({
-        "whole": report.is_whole(),
-        "first": report.range.map(|(first, _)| first),
-        "last": report.range.map(|(_, last)| last),
-        "records": report.records,
-        "signed_checkpoints": report.signed,
-        "unproved_checkpoints": report.unproved,
-        "after_last_checkpoint": report.after_checkpoint,
-        "lost": report.lost,
-        "crashes": report.crashes,
-        "ended": report.ended,
-        "problems": problems.collect::<Vec<_>>(),
-        "more_problems": report.more,
-    })
-}
-
-fn tell(report: &Report, no_key: bool, out: &mut impl Write) -> io::Result<()> {
-    for problem in &report.problems {
-        writeln!(out, "{problem}")?;
-    }
-    if report.more > 0 {
-        writeln!(out, "and {} more", report.more)?;
-    }
-    let (first, last) = report.range.unwrap_or_default();
-    writeln!(out, "records      {} ({first} to {last})", report.records)?;
-    if no_key {
-        let count = report.unproved;
-        writeln!(out, "checkpoints  {count}, not proved: give --public-key")?;
-    } else {
-        writeln!(out, "checkpoints  {} signed by a given key", report.signed)?;
-    }
-    writeln!(out, "after them   {} records in the chain, not signed yet", report.after_checkpoint)?;
-    writeln!(out, "lost         {} records, by the agent's own word", report.lost)?;
-    let how = if report.ended {
-        "closed"
-    } else {
-        "not closed: the agent runs, crashed, or the end is missing"
-    };
-    writeln!(out, "end          {how}; {} crashes before", report.crashes)?;
-    writeln!(out, "{}", if report.is_whole() { "whole" } else { "NOT WHOLE" })
-}
-
 impl FilterArgs {
+    /// The filter, with times as milliseconds.
     pub(super) fn filter(&self) -> anyhow::Result<Filter> {
         let time = |text: &Option<String>, name: &str| {
             match text {
@@ -298,6 +145,7 @@ impl FilterArgs {
         };
         Ok(Filter {
             user: self.user.clone(),
+            decision: self.decision.clone(),
             workspace: self.workspace.clone(),
             reason: self.reason.clone(),
             verdict: self.verdict.clone(),
@@ -323,12 +171,13 @@ fn read_time(text: &str) -> Option<u64> {
     u64::try_from(time.as_millisecond()).ok()
 }
 
-pub(super) fn time_of(ms: Option<u64>) -> String {
+/// A time as RFC 3339 in UTC, or nothing.
+pub(super) fn time_text(ms: Option<u64>) -> String {
     let time = ms.and_then(|ms| jiff::Timestamp::from_millisecond(i64::try_from(ms).ok()?).ok());
     time.map(|time| format!("{time:.3}")).unwrap_or_default()
 }
 
-/// A member as text, whatever it is.
+/// A member of a record as text; empty if it is missing or null.
 fn text(record: &Value, name: &str) -> String {
     match record.get(name) {
         None | Some(Value::Null) => String::new(),
@@ -337,12 +186,12 @@ fn text(record: &Value, name: &str) -> String {
     }
 }
 
-/// Warns of lines that are no records.
-pub(super) fn warn_of(unreadable: u64) -> io::Result<()> {
-    if unreadable > 0 {
+/// Warns on standard error of lines that are not records.
+pub(super) fn warn_unreadable(count: u64) -> io::Result<()> {
+    if count > 0 {
         writeln!(
             io::stderr(),
-            "identity-spoa: {unreadable} lines are no records: 'audit verify' says why"
+            "identity-spoa: {count} lines are not records: 'identity-spoa audit verify' says why"
         )?;
     }
     Ok(())
@@ -351,95 +200,42 @@ pub(super) fn warn_of(unreadable: u64) -> io::Result<()> {
 fn query(args: &QueryArgs) -> anyhow::Result<()> {
     let (files, filter) = (args.audit_log.files()?, args.filter.filter()?);
     let mut out = BufWriter::new(io::stdout().lock());
-    let unreadable = select(&files, &filter, |record, line| {
+    let unreadable = select(&files, &filter, &mut |_| (), |record, line| {
         if args.json {
             out.write_all(line)?;
             return out.write_all(b"\n");
         }
-        let time = time_of(record.get("time_ms").and_then(Value::as_u64));
-        // Names are foreign; in a terminal they must not be more than text.
-        let word = |name: &str| match text(record, name) {
-            text if text.is_empty() => "-".to_owned(),
-            text => text.escape_debug().to_string(),
-        };
-        if record.get("verdict").is_some() {
-            let count = record.get("count").and_then(Value::as_u64);
-            let times = count.map(|count| format!(" ({count} times)")).unwrap_or_default();
-            let (verdict, reason, user) = (word("verdict"), word("reason"), word("user"));
-            let (workspace, endpoint) = (word("workspace"), word("endpoint"));
-            let (method, host, path) = (word("method"), word("host"), word("path"));
-            writeln!(
-                out,
-                "{time}  {verdict:<11} {reason}  {user}  {workspace} {endpoint}  {method} {host}{path}{times}  {}",
-                word("decision_id")
-            )
-        } else {
-            let skip = ["seq", "up_ms", "time_ms", "event", "hash", "signature", "previous"];
-            let members = record.as_object().into_iter().flatten();
-            let rest =
-                members.filter(|(name, value)| !skip.contains(&name.as_str()) && !value.is_null());
-            let rest: Vec<_> = rest.map(|(name, _)| format!("{name}={}", word(name))).collect();
-            writeln!(out, "{time}  {:<11} {}", word("event"), rest.join(" "))
-        }
+        print_record(record, &mut out)
     })?;
     out.flush()?;
-    Ok(warn_of(unreadable)?)
+    Ok(warn_unreadable(unreadable)?)
 }
 
-fn export(args: &ExportArgs) -> anyhow::Result<()> {
-    let (files, filter) = (args.audit_log.files()?, args.filter.filter()?);
-    let mut out = BufWriter::new(io::stdout().lock());
-    let csv = args.format == Format::Csv;
-    if csv {
-        row(&mut out, if args.summary { &SUMMARY[..] } else { &COLUMNS[..] }.iter())?;
+/// Prints a record as one line for people.
+fn print_record(record: &Value, out: &mut impl Write) -> io::Result<()> {
+    let time = time_text(record.get("time_ms").and_then(Value::as_u64));
+    let word = |name: &str| match text(record, name) {
+        text if text.is_empty() => "-".to_owned(),
+        text => text.escape_debug().to_string(),
+    };
+    if record.get("verdict").is_some() {
+        let count = record.get("count").and_then(Value::as_u64);
+        let times = count.map(|count| format!(" ({count} times)")).unwrap_or_default();
+        let (verdict, reason, user) = (word("verdict"), word("reason"), word("user"));
+        let (workspace, endpoint) = (word("workspace"), word("endpoint"));
+        let (method, host, path) = (word("method"), word("host"), word("path"));
+        return writeln!(
+            out,
+            "{time}  {verdict:<11} {reason}  {user}  {workspace} {endpoint}  {method} {host}{path}{times}  {}",
+            word("decision_id")
+        );
     }
-    let mut summaries = Summaries::new();
-    let unreadable = select(&files, &filter, |record, line| {
-        if args.summary {
-            summarise(&mut summaries, record);
-            Ok(())
-        } else if csv {
-            row(
-                &mut out,
-                COLUMNS.iter().map(|name| match *name {
-                    "time" => time_of(record.get("time_ms").and_then(Value::as_u64)),
-                    name => text(record, name),
-                }),
-            )
-        } else {
-            out.write_all(line)?;
-            out.write_all(b"\n")
-        }
-    })?;
-    for summary in summaries.values() {
-        if csv {
-            let reasons: Vec<_> =
-                summary.reasons.iter().map(|(reason, count)| format!("{reason}:{count}")).collect();
-            let cells = [
-                summary.issuer.clone(),
-                summary.subject.clone(),
-                summary.user.clone(),
-                summary.workspace.clone(),
-                summary.owner.clone(),
-                summary.allowed.to_string(),
-                summary.refused.to_string(),
-                time_of(Some(summary.first_ms)),
-                time_of(Some(summary.last_ms)),
-                reasons.join(" "),
-            ];
-            row(&mut out, cells.iter())?;
-        } else {
-            serde_json::to_writer(&mut out, summary)?;
-            writeln!(out)?;
-        }
-    }
-    out.flush()?;
-    Ok(warn_of(unreadable)?)
-}
-
-fn row(out: &mut impl Write, cells: impl Iterator<Item = impl AsRef<str>>) -> io::Result<()> {
-    let cells: Vec<_> = cells.map(|text| cell(text.as_ref())).collect();
-    write!(out, "{}\r\n", cells.join(","))
+    // Events differ in their members, so all are printed but those that only verification needs.
+    let skip = ["seq", "up_ms", "time_ms", "event", "hash", "signature", "previous"];
+    let members = record.as_object().into_iter().flatten();
+    let rest = members.filter(|(name, value)| !skip.contains(&name.as_str()) && !value.is_null());
+    let rest: Vec<_> = rest.map(|(name, _)| format!("{name}={}", word(name))).collect();
+    writeln!(out, "{time}  {:<11} {}", word("event"), rest.join(" "))
 }
 
 fn public_key(args: &KeyArgs) -> anyhow::Result<()> {
@@ -454,13 +250,15 @@ fn public_key(args: &KeyArgs) -> anyhow::Result<()> {
     let key = read_key(&path)?;
     let mut out = io::stdout().lock();
     write!(out, "{}", key.pem())?;
+    // Checkpoints name their key by this id.
     writeln!(io::stderr(), "key {}", key.id())?;
     Ok(())
 }
 
 fn read_key(path: &Path) -> anyhow::Result<PublicKey> {
-    PublicKey::read(path)
-        .with_context(|| format!("the key {} (the agent makes it when it starts)", path.display()))
+    PublicKey::read(path).with_context(|| {
+        format!("the key {} (the agent creates it at its first start)", path.display())
+    })
 }
 
 #[cfg(test)]

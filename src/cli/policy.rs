@@ -11,7 +11,7 @@ use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::tz::TimeZone;
 
-use super::audit::{FilterArgs, is_broken_pipe, time_of, warn_of};
+use super::audit::{FilterArgs, is_broken_pipe, time_text, warn_unreadable};
 use crate::{
     audit::read::select,
     authz::policy::{
@@ -201,7 +201,7 @@ fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         }
     }
     let mut replay = Replay::new(&set, issuers);
-    let unreadable = select(&args.audit, &args.filter.filter()?, |record, _| {
+    let unreadable = select(&args.audit, &args.filter.filter()?, &mut |_| (), |record, _| {
         replay.record(record);
         Ok(())
     })?;
@@ -214,7 +214,7 @@ fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         tell(&report, &mut out)?;
     }
     out.flush()?;
-    warn_of(unreadable)?;
+    warn_unreadable(unreadable)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -227,7 +227,7 @@ fn tell(report: &ReplayReport, out: &mut impl Write) -> io::Result<()> {
         let (before, after) =
             if *allowed { ("refused", "allowed") } else { ("allowed", "refused") };
         let by = policy.as_ref().map(|id| format!(" by {id}")).unwrap_or_default();
-        let (first, last) = (time_of(Some(change.first_ms)), time_of(Some(change.last_ms)));
+        let (first, last) = (time_text(Some(change.first_ms)), time_text(Some(change.last_ms)));
         writeln!(
             out,
             "{user}  {workspace}  {before} ({was}) -> {after} ({would_be}{by})  {count} times, {first} to {last}"

@@ -7,7 +7,7 @@ use reqwest::Method;
 
 use super::{ListArgs, RevokeArgs, agent::Agent};
 use crate::{
-    admin::{Answer, REVOCATIONS},
+    admin::{REVOCATIONS, RevocationViews},
     identity::revocation::Revocation,
     time::Timestamp,
 };
@@ -77,8 +77,8 @@ fn seconds(text: &str) -> anyhow::Result<u64> {
     })
 }
 
-fn ask(config: &Path, method: Method, body: Option<Vec<u8>>) -> anyhow::Result<Answer> {
-    let answer: Answer = Agent::of(config)?.ask(method, REVOCATIONS, body)?;
+fn ask(config: &Path, method: Method, body: Option<Vec<u8>>) -> anyhow::Result<RevocationViews> {
+    let answer: RevocationViews = Agent::of(config)?.ask(method, REVOCATIONS, body)?;
     match answer.error {
         Some(error) => bail!("{error}"),
         None => Ok(answer),

@@ -9,14 +9,14 @@ use anyhow::bail;
 use reqwest::Method;
 
 use super::{SessionsArgs, SessionsCommand, agent::Agent};
-use crate::admin::{SESSIONS, SessionView, SessionViews, WhichSessions};
+use crate::admin::{SESSIONS, SessionSelection, SessionView, SessionViews};
 
 pub(super) fn sessions(args: &SessionsArgs) -> anyhow::Result<ExitCode> {
     let agent = Agent::of(&args.config.config)?;
     let answer: SessionViews = match &args.command {
         SessionsCommand::List => agent.ask(Method::GET, SESSIONS, None)?,
         SessionsCommand::End { issuer, target } => {
-            let which = WhichSessions {
+            let which = SessionSelection {
                 issuer: issuer.clone(),
                 id: target.id.clone(),
                 subject: target.subject.clone(),

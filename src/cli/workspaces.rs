@@ -12,7 +12,7 @@ use reqwest::Method;
 
 use super::{WorkspacesArgs, WorkspacesCommand, agent::Agent};
 use crate::{
-    admin::{SOURCES, SourceView, Sources, View, Views, WORKSPACES},
+    admin::{SOURCES, SourceView, SourceViews, WORKSPACES, WorkspaceView, WorkspaceViews},
     workspaces::WorkspaceId,
 };
 
@@ -41,7 +41,7 @@ pub(super) fn workspaces(args: &WorkspacesArgs) -> anyhow::Result<ExitCode> {
             }
         }
         WorkspacesCommand::Sources => {
-            let sources: Sources = agent.ask(Method::GET, SOURCES, None)?;
+            let sources: SourceViews = agent.ask(Method::GET, SOURCES, None)?;
             if args.json {
                 json(&mut out, &sources.sources)?;
             } else {
@@ -53,8 +53,8 @@ pub(super) fn workspaces(args: &WorkspacesArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn ask(agent: &Agent, path: &str) -> anyhow::Result<Vec<View>> {
-    let views: Views = agent.ask(Method::GET, path, None)?;
+fn ask(agent: &Agent, path: &str) -> anyhow::Result<Vec<WorkspaceView>> {
+    let views: WorkspaceViews = agent.ask(Method::GET, path, None)?;
     match views.error {
         Some(error) => bail!("{error}"),
         None => Ok(views.workspaces),
@@ -63,7 +63,7 @@ fn ask(agent: &Agent, path: &str) -> anyhow::Result<Vec<View>> {
 
 /// Prints each change until the reader goes away.
 fn watch(agent: &Agent, as_json: bool, out: &mut impl Write) -> anyhow::Result<()> {
-    let mut known: BTreeMap<(String, String), View> = BTreeMap::new();
+    let mut known: BTreeMap<(String, String), WorkspaceView> = BTreeMap::new();
     loop {
         let mut now = BTreeMap::new();
         for view in ask(agent, WORKSPACES)? {
@@ -86,7 +86,12 @@ fn watch(agent: &Agent, as_json: bool, out: &mut impl Write) -> anyhow::Result<(
     }
 }
 
-fn change(out: &mut impl Write, sign: char, view: &View, as_json: bool) -> anyhow::Result<()> {
+fn change(
+    out: &mut impl Write,
+    sign: char,
+    view: &WorkspaceView,
+    as_json: bool,
+) -> anyhow::Result<()> {
     if as_json {
         let change = match sign {
             '+' => "added",
@@ -115,7 +120,7 @@ fn plain(text: &str) -> String {
     text.escape_debug().to_string()
 }
 
-fn cells(view: &View) -> [String; 5] {
+fn cells(view: &WorkspaceView) -> [String; 5] {
     let state = view.closed.as_ref().filter(|closed| *closed != "not_running");
     let phase = state.map_or_else(|| view.phase.clone(), |why| format!("{} ({why})", view.phase));
     let endpoints = view.endpoints.iter().map(|e| format!("{}={}", e.name, e.admission));
@@ -129,7 +134,7 @@ fn cells(view: &View) -> [String; 5] {
     ]
 }
 
-fn table(out: &mut impl Write, views: &[View]) -> io::Result<()> {
+fn table(out: &mut impl Write, views: &[WorkspaceView]) -> io::Result<()> {
     let head = ["WORKSPACE", "PHASE", "OWNER", "SOURCE", "ENDPOINTS"].map(String::from);
     columns(out, std::iter::once(head).chain(views.iter().map(cells)).collect())
 }
@@ -152,7 +157,7 @@ pub(super) fn columns<const N: usize>(
     Ok(())
 }
 
-fn show(out: &mut impl Write, view: &View) -> io::Result<()> {
+fn show(out: &mut impl Write, view: &WorkspaceView) -> io::Result<()> {
     let or = |text: &Option<String>| text.as_deref().map_or_else(|| "-".into(), plain);
     writeln!(out, "workspace     {}", plain(&view.id))?;
     writeln!(out, "source        {}", plain(&view.source))?;

@@ -12,7 +12,7 @@ use super::{
     kinds::{Choice, Number, Parsed, Seconds, words_of},
     section::{Report, Section, table},
 };
-use crate::audit::{CheckpointEvery, Rotation, Settings, SyslogAddress, WhenFull, verify};
+use crate::audit::{AuditSettings, CheckpointInterval, Rotation, SyslogAddress, WhenFull, verify};
 
 const DAY: u64 = 86_400;
 
@@ -22,7 +22,7 @@ table! {
     /// The file; `-` is standard output.
     file: optional Output, note("standard output"), example("\"audit.jsonl\"");
     /// Records that may wait to be written.
-    buffer_kib: default Number<16, 1_048_576, usize> = Settings::default().buffer / 1024;
+    buffer_kib: default Number<16, 1_048_576, usize> = AuditSettings::default().buffer / 1024;
     /// What happens to requests whose record cannot be kept: refused, or allowed and the number of lost records is on record.
     when_full: default Choice<WhenFull> = WhenFull::default();
     /// Whether records go to standard output too.
@@ -32,9 +32,9 @@ table! {
     /// The key that signs checkpoints.
     key_file: optional PathBuf, note("`FILE.key`, made if absent"), example("\"audit.jsonl.key\"");
     /// A checkpoint is made after so many records.
-    checkpoint_records: default Number<1, { verify::MAX_RECORDS }> = CheckpointEvery::default().records;
+    checkpoint_records: default Number<1, { verify::MAX_RECORDS }> = CheckpointInterval::default().records;
     /// Or after so long.
-    checkpoint_seconds: default Seconds<1, 3600> = CheckpointEvery::default().time;
+    checkpoint_seconds: default Seconds<1, 3600> = CheckpointInterval::default().time;
     /// A new file is begun at this size.
     rotate_mib: optional Number<1, 1_048_576>, example("1024");
     /// Or at this age.
@@ -42,13 +42,13 @@ table! {
     /// Old files are removed after this time.
     keep_days: optional Number<1, 36_525>, note("never"), example("90");
     /// Identical allows within this time become one record with a count; 0: never.
-    fold_seconds: default Seconds<0, 3600> = Duration::ZERO;
+    dedupe_seconds: default Seconds<0, 3600> = Duration::ZERO;
 }
 
 impl Section for AuditTable {
-    type Value = Settings;
+    type Value = AuditSettings;
 
-    fn build(self, report: &mut Report) -> Option<Settings> {
+    fn build(self, report: &mut Report) -> Option<AuditSettings> {
         let to_stdout = matches!(self.file, Some(Output::Stdout));
         let (file, key) = match self.file {
             Some(Output::File(file)) => (Some(file.clone()), beside(&file)),
@@ -61,14 +61,14 @@ impl Section for AuditTable {
             report.mistake("'rotate_mib', 'rotate_hours' and 'keep_days' need a 'file'");
         }
         let nowhere = file.is_none() && self.syslog.is_none();
-        Some(Settings {
+        Some(AuditSettings {
             stdout: self.stdout.unwrap_or(nowhere) || to_stdout || nowhere,
             key: self.key_file.or(key),
             file,
             syslog: self.syslog,
             buffer: self.buffer_kib * 1024,
             when_full: self.when_full,
-            checkpoint: CheckpointEvery {
+            checkpoint: CheckpointInterval {
                 records: self.checkpoint_records,
                 time: self.checkpoint_seconds,
             },
@@ -77,7 +77,7 @@ impl Section for AuditTable {
                 age: self.rotate_hours.map(Duration::from_hours),
                 keep: self.keep_days.map(|days| Duration::from_secs(days * DAY)),
             },
-            fold: Some(self.fold_seconds).filter(|time| !time.is_zero()),
+            dedupe: Some(self.dedupe_seconds).filter(|time| !time.is_zero()),
         })
     }
 }

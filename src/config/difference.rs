@@ -168,7 +168,7 @@ mod tests {
         assert!(restart(BEFORE).is_empty());
         let same = BEFORE.replace(
             "[agent]\n",
-            "[tunnels]\n[audit]\nwhen_full = 'deny'\nfold_seconds = 0\n[agent]\nconnections = 1024\nsocket_mode = '0660'\n",
+            "[tunnels]\n[audit]\nwhen_full = 'deny'\ndedupe_seconds = 0\n[agent]\nconnections = 1024\nsocket_mode = '0660'\n",
         );
         assert!(restart(&same).is_empty(), "a default that is typed: {:?}", restart(&same));
         let after = BEFORE.replace("'b'", "'c'").replace(

@@ -55,6 +55,8 @@ pub enum Shape {
     Bool,
     /// A whole number, from and to.
     Number(u64, u64),
+    /// A share above 0, at most 1.
+    Ratio,
     /// One of some words.
     Choice(Vec<&'static str>),
     /// A list.

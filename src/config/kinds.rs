@@ -193,6 +193,34 @@ impl<const FROM: u64, const TO: u64, T: TryFrom<u64> + fmt::Display> Shown for N
     }
 }
 
+/// A share above 0, at most 1.
+pub(super) struct Ratio;
+
+impl Kind for Ratio {
+    type Value = f64;
+
+    fn shape() -> Shape {
+        Shape::Ratio
+    }
+
+    fn read(value: &mut Value<'_>, _: &Path) -> Result<f64, DeserError> {
+        let ratio = match value.take() {
+            ValueInner::Float(ratio) => Some(ratio),
+            ValueInner::Integer(1) => Some(1.0),
+            _ => None,
+        };
+        // A comparison with "not a number" is false, so that is refused as well.
+        let ratio = ratio.filter(|ratio| *ratio > 0.0 && *ratio <= 1.0);
+        ratio.ok_or_else(|| mistake(value.span, "expected a number above 0, at most 1").into())
+    }
+}
+
+impl Shown for Ratio {
+    fn show(value: &f64) -> String {
+        value.to_string()
+    }
+}
+
 /// A time, as a number of units of so many milliseconds.
 pub(super) struct Time<const FROM: u64, const TO: u64, const UNIT: u64>;
 pub(super) type Seconds<const FROM: u64, const TO: u64> = Time<FROM, TO, 1000>;

@@ -85,6 +85,7 @@ fn shape(kind: Shape) -> Value {
         Shape::Text | Shape::Path => json!({ "type": "string" }),
         Shape::Bool => json!({ "type": "boolean" }),
         Shape::Number(from, to) => json!({ "type": "integer", "minimum": from, "maximum": to }),
+        Shape::Ratio => json!({ "type": "number", "exclusiveMinimum": 0, "maximum": 1 }),
         Shape::Choice(words) => json!({ "type": "string", "enum": words }),
         Shape::List(inner) => json!({ "type": "array", "items": shape(*inner) }),
         Shape::TextOr(inner) => json!({ "anyOf": [{ "type": "string" }, shape(*inner)] }),

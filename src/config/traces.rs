@@ -3,26 +3,26 @@
 use url::Url;
 
 use super::{
-    kinds::{At, Number, Parsed},
+    kinds::{At, Parsed, Ratio},
     section::{Report, Section, table},
 };
-use crate::traces::Settings;
+use crate::traces::TraceSettings;
 
 table! {
     /// Where OpenTelemetry spans of decisions go; only in programs that are built with the feature `otel`.
     TracesTable = "traces", restart;
     /// The collector's URL for OTLP over HTTP, such as `http://127.0.0.1:4318/v1/traces`; https unless it is on this machine.
     endpoint: required At<Parsed<Url>>, example("\"http://127.0.0.1:4318/v1/traces\"");
-    /// One of so many decisions has a span.
-    one_in: default Number<1, 1_000_000> = 100;
-    /// Whether spans say who asked.
+    /// The share of decisions that get a span, such as `0.01` for one in a hundred.
+    sample_ratio: default Ratio = 0.01;
+    /// Whether a span names the user.
     user: default bool = false;
 }
 
 impl Section for TracesTable {
-    type Value = Settings;
+    type Value = TraceSettings;
 
-    fn build(self, report: &mut Report) -> Option<Settings> {
+    fn build(self, report: &mut Report) -> Option<TraceSettings> {
         let endpoint = self.endpoint?;
         if !is_safe(&endpoint.value) {
             report.mistake_at(
@@ -31,7 +31,11 @@ impl Section for TracesTable {
                  http://127.0.0.1:4318/v1/traces",
             );
         }
-        Some(Settings { endpoint: endpoint.value, one_in: self.one_in, user: self.user })
+        Some(TraceSettings {
+            endpoint: endpoint.value,
+            sample_ratio: self.sample_ratio,
+            user: self.user,
+        })
     }
 }
 

@@ -138,7 +138,7 @@ impl Issuers {
                 let identity = Arc::new(identity);
                 evidence.key_set = Some(Fingerprint::of_digest(keys.set.digest()));
                 let token = identity.token.id.as_deref();
-                evidence.token = token.map(|id| Fingerprint::of(id.as_bytes()));
+                evidence.token = token.map(|id| Fingerprint::of_bytes(id.as_bytes()));
                 let (key_set, evidence) = (keys.number, *evidence);
                 let verified =
                     Verified { identity: Arc::clone(&identity), issuer, key_set, evidence };

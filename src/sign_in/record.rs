@@ -5,7 +5,7 @@
 use tracing::error;
 
 use crate::{
-    audit::{AuditEvent, AuditLog, Entry, Object},
+    audit::{AuditEvent, AuditLog, AuditRecord, JsonObject},
     identity::Identity,
     metrics::Metrics,
     time::Timestamp,
@@ -32,19 +32,22 @@ pub struct SessionEvent<'a> {
     pub uid: Option<u32>,
 }
 
-impl Entry for SessionEvent<'_> {
+impl AuditRecord for SessionEvent<'_> {
     fn write(&self, out: &mut Vec<u8>) {
-        let mut line = Object::begin(out);
+        let mut line = JsonObject::begin(out);
         line.number("time_ms", self.time.as_millis());
         line.event(self.event);
         line.optional("user", self.identity.map(Identity::label));
+        if let Some(email) = self.identity.and_then(Identity::email_beside_label) {
+            line.text("email", email);
+        }
         line.optional("subject", self.identity.map(|identity| &*identity.subject));
         line.optional("issuer", self.identity.map(|identity| &*identity.issuer));
         line.optional("host", self.host);
         line.optional("reason", self.reason);
         line.optional("decision_id", self.decision_id);
-        line.displayed("sessions", self.sessions);
-        line.displayed("uid", self.uid);
+        line.display("sessions", self.sessions);
+        line.display("uid", self.uid);
         line.end();
     }
 }

@@ -1,4 +1,7 @@
-//! Spans on their way to the collector: a bounded queue, and one task that empties it in batches.
+//! Sends spans to the collector: a bounded queue, and one task that sends it in batches.
+//!
+//! The request path only samples, builds a span and tries to queue it. If the queue is full, the span is dropped and counted;
+//! the task logs how many. A batch that the collector does not take is lost and logged.
 
 use std::{
     borrow::Cow,
@@ -27,36 +30,36 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{DecisionSpan, Settings, context};
+use super::{DecisionSpan, TraceSettings, context};
 
-/// The most spans that wait; further ones are dropped.
-const QUEUE: usize = 4096;
+/// The most spans that wait. Further ones are dropped.
+const MAX_QUEUED: usize = 4096;
 /// The most spans in one request to the collector.
-const BATCH: usize = 512;
-/// How long spans wait for company.
-const GATHER: Duration = Duration::from_secs(1);
-/// How long the collector may take for a batch.
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest unique id that is kept, in bytes, as in the audit log.
+const MAX_BATCH: usize = 512;
+/// How often the queue is sent.
+const SEND_INTERVAL: Duration = Duration::from_secs(1);
+/// How long connecting to the collector, or one request to it, may take.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest unique id in a span, in bytes; the same as in the audit log.
 const MAX_UNIQUE_ID: usize = 128;
 
-/// Why no traces can be sent.
+/// Why spans cannot be sent.
 #[derive(Debug, Error)]
-pub enum StartError {
-    /// No HTTP client could be made.
+pub enum TracesStartError {
+    /// The HTTP client could not be created.
     #[error("the HTTP client of [traces]: {0}")]
     Client(#[from] reqwest::Error),
-    /// The exporter refuses its settings.
+    /// The exporter refused its settings.
     #[error("[traces]: {0}")]
     Exporter(String),
 }
 
-/// Where spans are handed over.
+/// The part of the sender that the request path uses.
 struct Sender {
     queue: mpsc::Sender<SpanData>,
-    one_in: u64,
+    sample_ratio: f64,
     user: bool,
-    /// Whose turn it is cannot be foreseen by those who choose trace ids.
+    /// Random keys, so that a client that chooses trace ids cannot foresee which ones are sampled.
     keys: RandomState,
     /// Spans that found the queue full.
     dropped: AtomicU64,
@@ -65,19 +68,18 @@ struct Sender {
 
 static SENDER: OnceLock<Sender> = OnceLock::new();
 
-/// Begins to send spans, until it is stopped: then what waits is sent once more. The second call in a
-/// process changes nothing.
+/// Starts to send spans until `stop`, when the queue is sent a last time. A second call in a process has no effect.
 ///
 /// # Errors
-/// See [`StartError`].
+/// See [`TracesStartError`].
 pub fn start(
-    settings: &Settings,
+    settings: &TraceSettings,
     stop: CancellationToken,
-) -> Result<impl Future<Output = ()> + Send + 'static, StartError> {
+) -> Result<impl Future<Output = ()> + Send + 'static, TracesStartError> {
     let client = reqwest::Client::builder()
         .redirect(Policy::none())
-        .connect_timeout(TIMEOUT)
-        .timeout(TIMEOUT)
+        .connect_timeout(EXPORT_TIMEOUT)
+        .timeout(EXPORT_TIMEOUT)
         .user_agent(concat!("identity-spoa/", env!("CARGO_PKG_VERSION")))
         .build()?;
     let mut exporter = SpanExporter::builder()
@@ -85,14 +87,14 @@ pub fn start(
         .with_http_client(Http(client))
         .with_protocol(Protocol::HttpBinary)
         .with_endpoint(settings.endpoint.as_str())
-        .with_timeout(TIMEOUT)
+        .with_timeout(EXPORT_TIMEOUT)
         .build()
-        .map_err(|error| StartError::Exporter(error.to_string()))?;
+        .map_err(|error| TracesStartError::Exporter(error.to_string()))?;
     exporter.set_resource(&Resource::builder().with_service_name("identity-spoa").build());
-    let (queue, spans) = mpsc::channel(QUEUE);
+    let (queue, spans) = mpsc::channel(MAX_QUEUED);
     let sender = Sender {
         queue,
-        one_in: settings.one_in.max(1),
+        sample_ratio: settings.sample_ratio,
         user: settings.user,
         keys: RandomState::new(),
         dropped: AtomicU64::new(0),
@@ -104,7 +106,7 @@ pub fn start(
     Ok(send(exporter, spans, stop))
 }
 
-/// Empties the queue.
+/// Sends what is queued once a second.
 async fn send(
     exporter: SpanExporter,
     mut spans: mpsc::Receiver<SpanData>,
@@ -115,11 +117,11 @@ async fn send(
     while !ending {
         tokio::select! {
             () = stop.cancelled() => ending = true,
-            () = tokio::time::sleep(GATHER) => {}
+            () = tokio::time::sleep(SEND_INTERVAL) => {}
         }
         while let Ok(span) = spans.try_recv() {
             batch.push(span);
-            if batch.len() == BATCH {
+            if batch.len() == MAX_BATCH {
                 export(&exporter, std::mem::take(&mut batch)).await;
             }
         }
@@ -130,16 +132,16 @@ async fn send(
         if dropped > 0 {
             warn!(
                 dropped,
-                "spans were dropped: the queue of [traces] is full; raise 'one_in' to send fewer"
+                "spans were dropped: the queue of [traces] is full; lower 'sample_ratio' to send fewer"
             );
         }
     }
 }
 
-/// Sends a batch; one that the collector does not take is gone.
+/// Sends a batch. A batch that the collector does not take is lost.
 async fn export(exporter: &SpanExporter, batch: Vec<SpanData>) {
     let spans = batch.len();
-    match tokio::time::timeout(2 * TIMEOUT, exporter.export(batch)).await {
+    match tokio::time::timeout(2 * EXPORT_TIMEOUT, exporter.export(batch)).await {
         Ok(Ok(())) => debug!(spans, "spans sent"),
         Ok(Err(error)) => {
             warn!(spans, %error, "sending spans failed: the collector of [traces] refuses them or cannot be reached");
@@ -152,13 +154,13 @@ async fn export(exporter: &SpanExporter, batch: Vec<SpanData>) {
 
 pub(super) fn decided(decision: &DecisionSpan<'_>) {
     let Some(sender) = SENDER.get() else { return };
-    let context = context::of(decision.traceparent, decision.unique_id);
+    let context = context::of_request(decision.traceparent, decision.unique_id);
     let trace = context.map_or_else(|| TraceId::from(random()), |context| context.trace);
-    if !sender.is_turn(trace) {
+    if !sender.is_sampled(trace) {
         return;
     }
-    // A full queue costs nothing but this look.
-    let Ok(place) = sender.queue.try_reserve() else {
+    // The slot is reserved first: a full queue then costs no work.
+    let Ok(slot) = sender.queue.try_reserve() else {
         sender.dropped.fetch_add(1, Ordering::Relaxed);
         return;
     };
@@ -170,7 +172,7 @@ pub(super) fn decided(decision: &DecisionSpan<'_>) {
     ];
     if let Some(unique_id) = decision.unique_id {
         let kept = unique_id.get(..MAX_UNIQUE_ID).unwrap_or(unique_id);
-        // Of foreign making: nothing but printable ASCII arrives.
+        // HAProxy may take it from the client, so only printable ASCII is sent.
         attributes.push(KeyValue::new("haproxy.unique_id", kept.escape_ascii().to_string()));
     }
     if let Some(workspace) = decision.workspace {
@@ -181,7 +183,7 @@ pub(super) fn decided(decision: &DecisionSpan<'_>) {
     }
     let status = if decision.failed { Status::error(decision.reason) } else { Status::Unset };
     let parent = context.map_or(SpanId::INVALID, |context| context.parent);
-    place.send(sender.span(
+    slot.send(sender.span(
         "authorize",
         SpanKind::Server,
         (trace, parent),
@@ -193,7 +195,7 @@ pub(super) fn decided(decision: &DecisionSpan<'_>) {
 
 pub(super) fn asked(what: &'static str, issuer: &str, took: Duration, error: Option<&str>) {
     let Some(sender) = SENDER.get() else { return };
-    let Ok(place) = sender.queue.try_reserve() else {
+    let Ok(slot) = sender.queue.try_reserve() else {
         sender.dropped.fetch_add(1, Ordering::Relaxed);
         return;
     };
@@ -201,13 +203,18 @@ pub(super) fn asked(what: &'static str, issuer: &str, took: Duration, error: Opt
     let status = error.map_or(Status::Unset, |error| Status::error(error.to_owned()));
     let trace = TraceId::from(random());
     let context = (trace, SpanId::INVALID);
-    place.send(sender.span(what, SpanKind::Client, context, took, attributes, status));
+    slot.send(sender.span(what, SpanKind::Client, context, took, attributes, status));
 }
 
+/// 2 to the power of 32, to compare 32 bits of a hash with a share.
+const TWO_TO_32: f64 = 4_294_967_296.0;
+
 impl Sender {
-    /// Whether a trace is one of those that are recorded. All agents' spans of one request may differ in this.
-    fn is_turn(&self, trace: TraceId) -> bool {
-        self.keys.hash_one(trace.to_bytes()).is_multiple_of(self.one_in)
+    /// Whether spans of this trace are recorded. Agents sample independently of each other.
+    fn is_sampled(&self, trace: TraceId) -> bool {
+        let hash = self.keys.hash_one(trace.to_bytes());
+        let high = u32::try_from(hash >> 32).unwrap_or(u32::MAX);
+        f64::from(high) < self.sample_ratio * TWO_TO_32
     }
 
     fn span(
@@ -242,15 +249,15 @@ impl Sender {
     }
 }
 
-/// A number for an id; never zero, which is none.
+/// A random number for an id. Zero would mean that there is no id.
 fn random() -> u128 {
     let mut bytes = [0; 16];
-    // Without random numbers all such spans are of one trace.
+    // Without random numbers these spans share one trace, which does no harm.
     let _ = aws_lc_rs::rand::fill(&mut bytes);
     u128::from_be_bytes(bytes).max(1)
 }
 
-/// Our HTTP client, for the exporter.
+/// The HTTP client of the exporter.
 #[derive(Debug)]
 struct Http(reqwest::Client);
 
@@ -264,7 +271,7 @@ impl HttpClient for Http {
         let url = parts.uri.to_string();
         let sent = self.0.request(parts.method, url).headers(parts.headers).body(body);
         let reply = sent.send().await?;
-        // What a collector says beside its status is not read: it could be of any size.
+        // The body of the reply is not read: it could be of any size, and nothing uses it.
         let mut answer = http::Response::new(Bytes::new());
         *answer.status_mut() = reply.status();
         Ok(answer)

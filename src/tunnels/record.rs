@@ -2,7 +2,7 @@
 //! fields.
 
 use crate::{
-    audit::{AuditEvent, Entry, Object},
+    audit::{AuditEvent, AuditRecord, JsonObject},
     haproxy::runtime::Detail,
     identity::Identity,
     time::Timestamp,
@@ -24,11 +24,11 @@ pub(super) struct TunnelEvent<'a> {
     pub error: Option<&'a str>,
 }
 
-impl Entry for TunnelEvent<'_> {
+impl AuditRecord for TunnelEvent<'_> {
     fn write(&self, out: &mut Vec<u8>) {
         let Tunnel { identity, place, .. } = self.tunnel;
         let identity = identity.as_deref();
-        let mut line = Object::begin(out);
+        let mut line = JsonObject::begin(out);
         line.number("time_ms", self.time.as_millis());
         line.event(self.event);
         line.text("decision_id", &self.tunnel.id);
@@ -39,22 +39,25 @@ impl Entry for TunnelEvent<'_> {
             Some(Cause::Administrator(uid)) => uid,
             _ => None,
         };
-        line.displayed("uid", uid);
+        line.display("uid", uid);
         line.optional("error", self.error);
         line.text("by", self.tunnel.by.id());
         line.optional("user", identity.map(Identity::label));
+        if let Some(email) = identity.and_then(Identity::email_beside_label) {
+            line.text("email", email);
+        }
         line.optional("subject", identity.map(|identity| &*identity.subject));
         line.optional("issuer", identity.map(|identity| &*identity.issuer));
         line.optional("workspace", self.tunnel.workspace.as_ref().map(WorkspaceId::as_str));
         line.optional("owner", self.tunnel.owner.as_deref());
-        line.displayed("endpoint", self.tunnel.endpoint.as_ref());
+        line.display("endpoint", self.tunnel.endpoint.as_ref());
         line.text("host", self.tunnel.host.as_str());
-        line.displayed("client", self.tunnel.client);
+        line.display("client", self.tunnel.client);
         line.number("since_ms", self.tunnel.since.as_millis());
-        line.foreign("frontend", &place.frontend);
-        line.displayed("process", place.process);
-        line.displayed("stream", place.stream);
-        line.displayed("source", place.source);
+        line.untrusted("frontend", &place.frontend);
+        line.display("process", place.process);
+        line.display("stream", place.stream);
+        line.display("source", place.source);
         line.text("can_be_terminated", if place.can_be_found() { "yes" } else { "no" });
         line.end();
     }
@@ -72,16 +75,16 @@ pub(super) struct StreamTerminated<'a> {
     pub cause: Cause,
 }
 
-impl Entry for StreamTerminated<'_> {
+impl AuditRecord for StreamTerminated<'_> {
     fn write(&self, out: &mut Vec<u8>) {
-        let mut line = Object::begin(out);
+        let mut line = JsonObject::begin(out);
         line.number("time_ms", self.time.as_millis());
         line.event(AuditEvent::TunnelTerminate);
         line.text("cause", self.cause.id());
-        line.foreign("frontend", &self.detail.frontend);
-        line.displayed("process", Some(self.process));
-        line.displayed("stream", Some(self.detail.id));
-        line.displayed("source", self.detail.source);
+        line.untrusted("frontend", &self.detail.frontend);
+        line.display("process", Some(self.process));
+        line.display("stream", Some(self.detail.id));
+        line.display("source", self.detail.source);
         line.end();
     }
 }

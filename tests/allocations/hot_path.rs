@@ -7,7 +7,7 @@ use std::{io::sink, sync::Arc};
 
 use identity_spoa::{
     agent::SpoeHandler,
-    audit::{AuditLog, Writer},
+    audit::{AuditLog, WriterThread},
     authz::limits::Limits,
     config::Config,
     gate::{Gate, Versions, live::Live},
@@ -36,7 +36,7 @@ use dev_idp::DevIdp;
 pub struct HotPath {
     pub gate: Arc<Gate>,
     pub handler: SpoeHandler,
-    pub writer: Writer,
+    pub writer: WriterThread,
     /// An open connection.
     pub side: AgentSide,
     pub token: String,

@@ -35,7 +35,7 @@ async fn a2_a_record_says_what_a_decision_rests_on() {
     for _ in 0..2 {
         assert_eq!(peer.ask(&host(ALICES), Some(&token)).await.as_deref(), Some("owner"));
     }
-    let jti = Fingerprint::of(b"t-17").to_string();
+    let jti = Fingerprint::of_bytes(b"t-17").to_string();
     let about = until("the records", async || {
         let all = records(bare.directory.path());
         let of: Vec<_> = all.into_iter().filter(|record| record["token"] == *jti).collect();
@@ -49,7 +49,7 @@ async fn a2_a_record_says_what_a_decision_rests_on() {
         assert_eq!(record["cached"], cached, "{record}");
         assert_eq!(record["credential"], "bearer");
         assert_eq!(record["key_set"], keys["key_set"]);
-        assert_eq!(record["config"], Fingerprint::of(&config).to_string());
+        assert_eq!(record["config"], Fingerprint::of_bytes(&config).to_string());
         assert_eq!((&record["user"], &record["subject"]), (&json!("alice"), &json!("sub-alice")));
         assert_eq!((&record["workspace"], &record["endpoint"]), (&json!(ALICES), &json!("main")));
         assert!(record["latency_us"].as_u64().is_some_and(|us| us < 1_000_000), "{record}");
@@ -105,7 +105,7 @@ async fn a4_a_log_is_proved_offline_and_a_change_is_found() {
     let (code, said) = verify(&["audit.jsonl", "--json"]);
     let said: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((code, &said["whole"], &said["ended"]), (0, &json!(true), &json!(true)));
-    // Somebody was never here.
+    // The record of one user is changed to name another.
     let edited = audit_log.replacen("\"user\":\"alice\"", "\"user\":\"mallory\"", 1);
     assert_ne!(edited, audit_log);
     std::fs::write(directory.join("edited"), edited).unwrap();
@@ -126,6 +126,46 @@ async fn a4_a_log_is_proved_offline_and_a_change_is_found() {
         let text = String::from_utf8_lossy(&output.stderr);
         assert_eq!((output.status.code(), text.contains(said)), (Some(2), true), "{text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_is_found_by_its_decision_and_by_each_name_of_its_user() {
+    let mut bare = Bare::start().await;
+    let mut peer = bare.unix().await;
+    let carol = token(
+        &bare,
+        json!({"sub": "sub-carol", "preferred_username": "carol",
+            "email": "Carol@corp.example", "email_verified": true}),
+    );
+    peer.ask(&host(ALICES), Some(&carol)).await;
+    let dave = token(
+        &bare,
+        json!({"sub": "sub-dave", "preferred_username": "dave",
+            "email": "carol@corp.example", "email_verified": false}),
+    );
+    peer.ask(&host(ALICES), Some(&dave)).await;
+    assert!(bare.agent.end().await);
+    let query = |args: &[&str]| -> Vec<Value> {
+        let all = [&["query", "--config=agent.toml", "--json"], args].concat();
+        let output = audit(bare.directory.path(), &all);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    for name in ["carol", "carol@corp.example", "Carol@Corp.Example", "sub-carol"] {
+        let found = query(&["--user", name]);
+        assert_eq!(found.len(), 1, "{name}: {found:?}");
+        assert_eq!(
+            (&found[0]["user"], &found[0]["email"]),
+            (&json!("carol"), &json!("carol@corp.example"))
+        );
+    }
+    // An address that the issuer did not verify is not recorded.
+    let [record] = &query(&["--user", "dave"])[..] else { panic!() };
+    assert_eq!(record.get("email"), None);
+    let id = record["decision_id"].as_str().unwrap();
+    assert_eq!(query(&["--decision", id]), [record.clone()]);
+    assert_eq!(query(&["--decision", id, "--user", "carol"]).len(), 0);
+    assert_eq!(query(&["--decision", &id[1..]]).len(), 0, "a part of an id is not an id");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -291,6 +331,6 @@ fn every_event_is_in_the_document_with_its_meaning() {
     let section = text.split("| `event` |").nth(1).unwrap().split("\n\n").next().unwrap();
     for row in section.lines().filter(|line| line.starts_with("| `")) {
         let id = row.split('`').nth(1).unwrap();
-        assert!(known.contains(&id), "docs/audit.md names '{id}', which is no event");
+        assert!(known.contains(&id), "docs/audit.md names '{id}', which is not an event");
     }
 }

@@ -190,5 +190,5 @@ fn the_audit_page_says_what_is_so() {
     let config = config.split("[audit]").next().unwrap();
     std::fs::write(&path, format!("{config}{table}\n")).unwrap();
     let config = identity_spoa::config::Config::load(&path).unwrap().audit;
-    assert!(config.stdout && config.syslog.is_some() && config.fold.is_some(), "{config:?}");
+    assert!(config.stdout && config.syslog.is_some() && config.dedupe.is_some(), "{config:?}");
 }

@@ -155,6 +155,7 @@ fn complaint(shape: &Shape) -> (&'static str, String) {
         Shape::Text | Shape::Path => ("7", "expected a string, found integer".into()),
         Shape::Bool => ("'x'", "expected a bool, found string".into()),
         Shape::Number(from, to) => ("'x'", format!("expected a number from {from} to {to}")),
+        Shape::Ratio => ("0.0", "expected a number above 0, at most 1".into()),
         Shape::Choice(words) => ("'zzz'", format!("expected one of {}; found", words.join(", "))),
         Shape::List(inner) => match &**inner {
             Shape::Choice(_) => ("['zzz']", complaint(inner).1),

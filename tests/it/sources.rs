@@ -454,6 +454,8 @@ async fn a_controller_writes_workspaces_with_leases_and_revisions() {
     for event in ["put_workspace", "delete_workspace"] {
         assert!(audit.contains(&format!("\"event\":\"{event}\"")), "{event} {audit}");
     }
+    // Who could reach the workspace is on record: such workspaces have no other history.
+    assert!(audit.contains("\"access\":[\"owner alice\""), "{audit}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

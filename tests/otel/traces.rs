@@ -85,7 +85,7 @@ async fn the_span_of_a_request_through_haproxy_joins_its_unique_id_or_its_trace(
     let collector = Collector::default();
     let endpoint = collector.start().await;
     let stage = Stage::changed(Version::newest(), DevIdp::start().await, |_, config, _| {
-        *config += &format!("\n[traces]\nendpoint = \"{endpoint}\"\none_in = 1\n");
+        *config += &format!("\n[traces]\nendpoint = \"{endpoint}\"\nsample_ratio = 1.0\n");
     })
     .await;
     // The shipped configuration with the argument that docs/monitoring names.
@@ -171,8 +171,9 @@ async fn the_span_of_a_request_through_haproxy_joins_its_unique_id_or_its_trace(
 async fn a_collector_that_is_away_moves_no_decision() {
     let closed = test_stage::haproxy::free_port();
     let stage = Stage::changed(Version::newest(), DevIdp::start().await, |_, config, _| {
-        *config +=
-            &format!("\n[traces]\nendpoint = \"http://{closed}/\"\none_in = 1\nuser = true\n");
+        *config += &format!(
+            "\n[traces]\nendpoint = \"http://{closed}/\"\nsample_ratio = 1.0\nuser = true\n"
+        );
     })
     .await;
     until("the log to say so", async || {

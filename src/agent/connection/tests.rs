@@ -15,7 +15,7 @@ use tokio::{
 use super::*;
 use crate::{
     agent::answer::SpoeHandler,
-    audit::{AuditLog, Writer},
+    audit::{AuditLog, WriterThread},
     gate::{
         live::Live,
         scene::{ALICES, Scene, host},
@@ -40,7 +40,7 @@ struct HaProxy {
     served: JoinHandle<()>,
     stop: CancellationToken,
     token: String,
-    _writer: Writer,
+    _writer: WriterThread,
 }
 
 /// A received frame: its type, stream id and payload.

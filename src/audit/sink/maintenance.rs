@@ -1,8 +1,10 @@
-//! Work on the audit files that waits for the disk, on a thread of its own: making them durable, ending
-//! rotated ones, removing expired ones.
+//! Disk work on the audit files, on a thread of its own: syncing, closing rotated files, removing expired ones.
 //!
-//! The writer only hands work over. It never waits for the disk to confirm something, because while it waits
-//! the buffer fills, and requests whose record finds no room are refused.
+//! The writing thread only hands work over. It never waits for the disk to confirm something, because meanwhile the buffer
+//! would fill and requests whose record finds no room are refused.
+//!
+//! Rotated files are synced before anything that is written later, so that after a power failure the chain has no gap in
+//! its middle.
 
 use std::{
     collections::VecDeque,
@@ -22,28 +24,28 @@ use crate::{
     time::Timestamp,
 };
 
-/// What was written is made durable after this time at the latest, if the disk keeps up.
-const SYNC_AFTER: Duration = Duration::from_secs(1);
-/// Or once this many bytes wait for it, so that no sync has much to do.
+/// Written bytes are synced after this time at the latest, if the disk keeps up.
+const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+/// They are synced earlier once there are this many, so that no sync has much to do.
 const SYNC_BYTES: u64 = 16 << 20;
-/// Rotated files that may wait to become durable. While so many do, no further file is begun.
-const MAX_RETIRED: usize = 8;
+/// How many rotated files may wait for their sync. With so many, no further file is begun.
+const MAX_UNSYNCED_FILES: usize = 8;
 
-/// The operations that may take as long as the disk likes.
+/// The operations on the disk, which may take any time. Tests replace them.
 pub(in super::super) trait Disk: Send + 'static {
-    /// Makes the file's content outlive a power failure.
+    /// Syncs the content of a file, so that it survives a power failure.
     ///
     /// # Errors
     /// Those of `fdatasync(2)`.
     fn sync(&self, file: &File) -> io::Result<()>;
 
-    /// Makes the names in a directory outlive a power failure.
+    /// Syncs the names in a directory, so that they survive a power failure.
     ///
     /// # Errors
     /// Those of `open(2)` and `fsync(2)`.
     fn sync_directory(&self, directory: &Path) -> io::Result<()>;
 
-    /// Removes a file; freeing the space of a large one takes a moment.
+    /// Removes a file. Freeing the space of a large one takes time.
     ///
     /// # Errors
     /// Those of `unlink(2)`.
@@ -67,14 +69,14 @@ impl Disk for LocalDisk {
     }
 }
 
-/// The thread and its work. Dropping it ends the thread once everything is done.
+/// The maintenance thread. Dropping it waits until all its work is done.
 pub(super) struct Maintenance {
-    shared: Arc<Shared>,
+    shared: Arc<JobQueue>,
     thread: Option<JoinHandle<()>>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct JobQueue {
     jobs: Mutex<Jobs>,
     changed: Condvar,
 }
@@ -82,17 +84,17 @@ struct Shared {
 #[derive(Default)]
 struct Jobs {
     unsynced: Option<Unsynced>,
-    /// Oldest first.
+    /// Rotated files that wait for their sync, oldest first.
     retired: VecDeque<Arc<File>>,
     expiry: Option<(Timestamp, Duration)>,
-    /// Whether an expiry waits or runs.
+    /// Whether a removal of expired files waits or runs.
     expiring: bool,
-    /// Names of removed files that are not on record yet.
+    /// Names of removed files that were not reported yet.
     removed: Vec<String>,
     closed: bool,
 }
 
-/// The file that is written to, where it has content that is not durable.
+/// The file that is being written, if it has bytes that are not synced.
 struct Unsynced {
     file: Arc<File>,
     bytes: u64,
@@ -106,20 +108,20 @@ enum Job {
 }
 
 impl Maintenance {
-    /// Starts the thread, for the audit file at `path`.
+    /// Starts the thread for the audit file at `path`.
     ///
     /// # Errors
     /// The thread cannot be started.
     pub(super) fn start(path: &Path, disk: Box<dyn Disk>) -> io::Result<Self> {
-        let shared = Arc::<Shared>::default();
-        let (path, of_thread) = (path.to_owned(), Arc::clone(&shared));
+        let shared = Arc::<JobQueue>::default();
+        let (path, for_thread) = (path.to_owned(), Arc::clone(&shared));
         let thread = std::thread::Builder::new()
             .name("audit-disk".into())
-            .spawn(move || of_thread.run(&path, &*disk))?;
+            .spawn(move || for_thread.run(&path, &*disk))?;
         Ok(Self { shared, thread: Some(thread) })
     }
 
-    /// The file has this many more bytes, which are made durable soon.
+    /// Reports bytes that were written to the file, which are synced soon.
     pub(super) fn wrote(&self, file: &Arc<File>, bytes: u64) {
         let mut jobs = self.shared.lock();
         let first = jobs.unsynced.is_none();
@@ -137,12 +139,12 @@ impl Maintenance {
         }
     }
 
-    /// Whether a rotated file can be taken.
+    /// Whether a further rotated file can be handed over.
     pub(super) fn has_room(&self) -> bool {
-        self.shared.lock().retired.len() < MAX_RETIRED
+        self.shared.lock().retired.len() < MAX_UNSYNCED_FILES
     }
 
-    /// Nothing more is written to the file. It becomes durable before anything that is written later.
+    /// Hands over a rotated file, which is synced before anything that is written later.
     pub(super) fn retire(&self, file: Arc<File>) {
         let mut jobs = self.shared.lock();
         jobs.unsynced = None;
@@ -151,7 +153,7 @@ impl Maintenance {
         self.shared.changed.notify_all();
     }
 
-    /// Removes the rotated files that were written last longer than `keep` before `now`.
+    /// Starts to remove the rotated files that were last written longer than `keep` before `now`.
     pub(super) fn expire(&self, now: Timestamp, keep: Duration) {
         let mut jobs = self.shared.lock();
         jobs.expiry = Some((now, keep));
@@ -160,18 +162,18 @@ impl Maintenance {
         self.shared.changed.notify_all();
     }
 
-    /// Whether [`Maintenance::removed`] may soon have something to say.
+    /// Whether a removal runs, or [`Maintenance::removed`] has names to report.
     pub(super) fn is_expiring(&self) -> bool {
         let jobs = self.shared.lock();
         jobs.expiring || !jobs.removed.is_empty()
     }
 
-    /// The names of files that were removed since the last call.
+    /// The names of the files that were removed since the last call.
     pub(super) fn removed(&self) -> Vec<String> {
         std::mem::take(&mut self.shared.lock().removed)
     }
 
-    /// Waits for the end of an expiry that was asked for.
+    /// Waits until the removal that was started has ended.
     pub(super) fn settle(&self) {
         let mut jobs = self.shared.lock();
         while jobs.expiring {
@@ -190,7 +192,7 @@ impl Drop for Maintenance {
     }
 }
 
-impl Shared {
+impl JobQueue {
     fn lock(&self) -> MutexGuard<'_, Jobs> {
         self.jobs.lock()
     }
@@ -216,11 +218,11 @@ impl Shared {
         }
     }
 
-    /// Waits for the next job. `None` once everything is done and no more will come.
+    /// Waits for the next job. Returns `None` once the sink is closed and all work is done.
     fn next(&self) -> Option<Job> {
         let mut jobs = self.lock();
         loop {
-            // Rotated files first: what follows them in the chain must not be durable without them.
+            // Rotated files come first: records that follow them in the chain must not be durable without them.
             if let Some(file) = jobs.retired.front() {
                 return Some(Job::Retire(Arc::clone(file)));
             }
@@ -229,7 +231,7 @@ impl Shared {
             }
             let pause = jobs.unsynced.as_ref().map(|unsynced| {
                 let urgent = jobs.closed || unsynced.bytes >= SYNC_BYTES;
-                let rest = SYNC_AFTER.saturating_sub(unsynced.since.elapsed());
+                let rest = SYNC_INTERVAL.saturating_sub(unsynced.since.elapsed());
                 if urgent { Duration::ZERO } else { rest }
             });
             match pause {
@@ -254,6 +256,7 @@ fn warn_unsynced(result: io::Result<()>) {
     }
 }
 
+/// Removes expired files and returns their names. One that cannot be removed is tried again later.
 fn expire(path: &Path, disk: &dyn Disk, now: Timestamp, keep: Duration) -> Vec<String> {
     let Ok(all) = rotated(path) else { return vec![] };
     let is_old = |path: &PathBuf| {
@@ -263,7 +266,7 @@ fn expire(path: &Path, disk: &dyn Disk, now: Timestamp, keep: Duration) -> Vec<S
     let is_removed = |path: &PathBuf| match disk.remove(path) {
         Ok(()) => true,
         Err(error) => {
-            warn!(path = %path.display(), %error, "removing an old audit file failed: it stays, and it is tried again later");
+            warn!(path = %path.display(), %error, "removing an old audit file failed: it stays and is tried again later");
             false
         }
     };

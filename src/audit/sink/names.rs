@@ -1,16 +1,16 @@
-//! The names of the file and of those before it.
+//! The names of rotated audit files: `FILE.<UTC time>.<number of the last record>`.
 
 use std::{
     io,
     path::{Path, PathBuf},
 };
 
-/// The directory in which a file is.
+/// The directory of a file.
 pub(super) fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// The rotated files of a path, the oldest first.
+/// The rotated files of an audit file, oldest first.
 ///
 /// # Errors
 /// The directory cannot be read.

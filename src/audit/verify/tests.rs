@@ -9,16 +9,16 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::audit::{
-    AuditEvent, AuditLog, CheckpointEvery, Rotation, Settings, WhenFull, entry::TestEntry,
+    AuditEvent, AuditLog, AuditSettings, CheckpointInterval, Rotation, WhenFull, record::TestEntry,
 };
 
-fn settings(directory: &Path) -> Settings {
-    Settings {
+fn settings(directory: &Path) -> AuditSettings {
+    AuditSettings {
         file: Some(directory.join("audit.jsonl")),
         stdout: false,
         key: Some(directory.join("audit.key")),
-        checkpoint: CheckpointEvery { records: 5, time: Duration::from_mins(1) },
-        ..Settings::default()
+        checkpoint: CheckpointInterval { records: 5, time: Duration::from_mins(1) },
+        ..AuditSettings::default()
     }
 }
 
@@ -27,8 +27,8 @@ fn event(number: usize) -> TestEntry<'static> {
     TestEntry(AuditEvent::Reload, notes[number % 3].as_bytes())
 }
 
-/// Keeps so many records in a run of its own.
-fn run(settings: &Settings, records: usize) {
+/// Runs an agent's log that appends this many records.
+fn run(settings: &AuditSettings, records: usize) {
     let (audit_log, writer) = AuditLog::open(settings).unwrap();
     for number in 0..records {
         audit_log.record(&event(number)).unwrap();
@@ -54,7 +54,7 @@ fn problems(report: &Report) -> String {
     lines.join("\n")
 }
 
-/// An audit log of two runs, its last checkpoint, and what proves it.
+/// An audit log of two runs, with its last checkpoint and its public key.
 struct Whole {
     directory: TempDir,
     text: String,
@@ -72,23 +72,23 @@ static WHOLE: LazyLock<Whole> = LazyLock::new(|| {
     Whole { directory, text, trusted }
 });
 
-/// What is found in an audit log of these bytes.
+/// Verifies an audit log of these bytes.
 fn found(bytes: &[u8], trusted: &Trusted) -> Report {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("changed.jsonl");
     std::fs::write(&path, bytes).unwrap();
-    verify(&[path], trusted).unwrap()
+    verify(&[path], trusted, &mut |_| ()).unwrap()
 }
 
 #[test]
 fn a4_a_log_is_whole_over_restarts() {
-    let report = verify(&files(WHOLE.directory.path()), &WHOLE.trusted).unwrap();
+    let report = verify(&files(WHOLE.directory.path()), &WHOLE.trusted, &mut |_| ()).unwrap();
     assert!(report.is_whole(), "{}", problems(&report));
     assert!(report.ended && report.crashes == 0);
     assert_eq!(report.range.unwrap().0, 1);
     assert_eq!(report.records, report.range.unwrap().1);
     assert!(report.signed >= 4, "{report:?}");
-    assert_eq!((report.unproved, report.after_checkpoint), (0, 0));
+    assert_eq!((report.unverified, report.after_checkpoint), (0, 0));
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn a8_records_are_numbered_and_have_both_clocks() {
     }
 }
 
-/// What somebody can do to an audit log.
+/// A change that an attacker can make to an audit log.
 #[derive(Clone, Debug)]
 enum Change {
     Edit(usize, u8),
@@ -189,19 +189,19 @@ fn a4_each_way_of_changing_a_log_is_named() {
     assert!(said.contains("the end is cut off: the given checkpoint"), "{said}");
     let said = with(&|lines| _ = lines.remove(0));
     assert!(said.contains("older files are missing") && said.contains("beginning"), "{said}");
-    // Where the first record names nothing before it, its own hash could not be checked.
+    // A first record that does not name the hash before it cannot be checked.
     let renamed = lines[0].replace("\"previous\"", "\"preview\"");
     let mut changed = lines.clone();
     changed[0] = &renamed;
     let said = say(&changed);
     assert!(said.contains(":1: record 1 is the first here and does not name"), "{said}");
     let said = with(&|lines| lines.insert(3, "{\"verdict\":\"allow\"}\n"));
-    assert!(said.contains(":4: this is no record of the audit log"), "{said}");
+    assert!(said.contains(":4: this line is not a record of the audit log"), "{said}");
 }
 
 #[test]
-fn a4_a_chain_that_was_made_anew_is_found_by_the_signatures() {
-    // Everything recomputed, which needs no key; the old checkpoints kept.
+fn a4_a_recomputed_chain_is_found_by_the_signatures() {
+    // All hashes are recomputed, which needs no key. The old checkpoints stay.
     let mut chain = chain::Chain::after(0, [0; 32]);
     let mut out = Vec::new();
     for line in WHOLE.text.lines() {
@@ -213,17 +213,19 @@ fn a4_a_chain_that_was_made_anew_is_found_by_the_signatures() {
     let report = found(&out, &without_key);
     let names_others = problems(&report);
     assert!(names_others.contains("names another record before it"), "{names_others}");
-    // Without the checkpoints the chain fits, and nothing proves it.
+    // Without the checkpoints the chain is consistent, and no signature proves it.
     let mut chain = chain::Chain::after(0, [0; 32]);
     let mut out = Vec::new();
-    chain.note(AuditEvent::Open, &mut out, |line| line.text("previous", &chain::hex(&[0; 32])));
+    chain.append_event(AuditEvent::Open, &mut out, |line| {
+        line.text("previous", &chain::hex(&[0; 32]))
+    });
     for number in 0..3 {
         chain.append(format!("{{\"time_ms\":1,\"n\":{number}}}").as_bytes(), 0, &mut out);
     }
     assert!(found(&out, &without_key).is_whole());
     let trusted = Trusted { checkpoints: vec![], ..WHOLE.trusted.clone() };
     assert!(problems(&found(&out, &trusted)).contains("nothing proves the records"));
-    // Another key is not the key.
+    // A checkpoint that another key signed proves nothing.
     let other = crate::audit::key::SigningKey::random();
     let trusted = Trusted { keys: vec![other.public().unwrap()], ..Trusted::default() };
     let said = problems(&found(WHOLE.text.as_bytes(), &trusted));
@@ -231,7 +233,7 @@ fn a4_a_chain_that_was_made_anew_is_found_by_the_signatures() {
 }
 
 #[test]
-fn a4_what_a_crash_tore_is_on_record_and_not_hidden() {
+fn a4_an_incomplete_record_after_a_crash_is_described_and_nothing_else_is_accepted() {
     let directory = tempfile::tempdir().unwrap();
     let settings = settings(directory.path());
     let path = directory.path().join("audit.jsonl");
@@ -241,7 +243,7 @@ fn a4_what_a_crash_tore_is_on_record_and_not_hidden() {
     let cut = text.trim_end().rfind('\n').unwrap() + 40;
     std::fs::write(&path, &text.as_bytes()[..cut]).unwrap();
     run(&settings, 2);
-    let report = verify(&files(directory.path()), &trusted(directory.path())).unwrap();
+    let report = verify(&files(directory.path()), &trusted(directory.path()), &mut |_| ()).unwrap();
     assert!(report.is_whole(), "{}", problems(&report));
     assert_eq!(report.crashes, 1);
     let text = std::fs::read_to_string(&path).unwrap();
@@ -251,7 +253,7 @@ fn a4_what_a_crash_tore_is_on_record_and_not_hidden() {
         .rfind(|v: &Value| v["event"] == "open")
         .unwrap();
     assert_eq!((&open["after"], &open["torn_bytes"]), (&"crash".into(), &39.into()));
-    // Nobody else can put something there.
+    // Bytes that the agent did not describe are a problem.
     let forged = text.replacen("{\"seq\":", "{\"seq\":x", 1);
     assert!(!found(forged.as_bytes(), &trusted(directory.path())).is_whole());
     let torn = text.lines().find(|line| line.len() == 39).unwrap();
@@ -266,17 +268,17 @@ fn a7_rotation_and_retention_do_not_break_the_chain() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("audit.jsonl");
     let rotation = Rotation { size: Some(2000), age: None, keep: None };
-    let settings = Settings { rotation, ..settings(directory.path()) };
+    let settings = AuditSettings { rotation, ..settings(directory.path()) };
     for _ in 0..4 {
         run(&settings, 20);
     }
     let all = files(directory.path());
     assert!(all.len() >= 4, "{all:?}");
-    let report = verify(&all, &trusted(directory.path())).unwrap();
+    let report = verify(&all, &trusted(directory.path()), &mut |_| ()).unwrap();
     assert!(report.is_whole(), "{}", problems(&report));
     let mut shuffled = all.clone();
     shuffled.reverse();
-    assert!(verify(&shuffled, &trusted(directory.path())).unwrap().is_whole());
+    assert!(verify(&shuffled, &trusted(directory.path()), &mut |_| ()).unwrap().is_whole());
     for (number, path) in all.iter().enumerate().skip(1) {
         let text = std::fs::read_to_string(path).unwrap();
         let first: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
@@ -286,28 +288,28 @@ fn a7_rotation_and_retention_do_not_break_the_chain() {
         assert!(["continue", "open"].contains(&first["event"].as_str().unwrap()));
         assert_eq!(last["event"], "checkpoint", "a file ends with a checkpoint");
     }
-    // A file in the middle is missed, an old one only unless that is said.
+    // A missing file in the middle is a problem; a missing oldest file is one unless --partial accepts it.
     let mut missing = all.clone();
     missing.remove(1);
-    assert!(!verify(&missing, &trusted(directory.path())).unwrap().is_whole());
+    assert!(!verify(&missing, &trusted(directory.path()), &mut |_| ()).unwrap().is_whole());
     let partial = Trusted { partial: true, ..trusted(directory.path()) };
-    assert!(!verify(&all[1..], &trusted(directory.path())).unwrap().is_whole());
-    assert!(verify(&all[1..], &partial).unwrap().is_whole());
-    // What is older than it is to be kept goes, on record.
+    assert!(!verify(&all[1..], &trusted(directory.path()), &mut |_| ()).unwrap().is_whole());
+    assert!(verify(&all[1..], &partial, &mut |_| ()).unwrap().is_whole());
+    // An expired file is removed, and that is recorded.
     let long_ago = std::time::SystemTime::now() - Duration::from_hours(48);
     std::fs::File::options().append(true).open(&all[0]).unwrap().set_modified(long_ago).unwrap();
     let rotation = Rotation { keep: Some(Duration::from_hours(24)), ..rotation };
-    run(&Settings { rotation, ..settings }, 1);
+    run(&AuditSettings { rotation, ..settings }, 1);
     assert!(!all[0].exists() && all[1].exists());
     let left = files(directory.path());
-    let report = verify(&left, &partial).unwrap();
+    let report = verify(&left, &partial, &mut |_| ()).unwrap();
     assert!(report.is_whole(), "{}", problems(&report));
     let all: String = left.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
     assert!(all.contains("\"event\":\"expire\",\"file\":\"audit.jsonl."), "{}", file.display());
 }
 
 #[test]
-fn a7_a_file_that_somebody_renames_is_begun_anew() {
+fn a7_a_new_file_is_begun_after_a_rename_from_outside() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("audit.jsonl");
     let (audit_log, writer) = AuditLog::open(&settings(directory.path())).unwrap();
@@ -322,7 +324,7 @@ fn a7_a_file_that_somebody_renames_is_begun_anew() {
     }
     drop(audit_log);
     writer.finish();
-    let report = verify(&[moved, file], &trusted(directory.path())).unwrap();
+    let report = verify(&[moved, file], &trusted(directory.path()), &mut |_| ()).unwrap();
     assert!(report.is_whole(), "{}", problems(&report));
     assert!(report.ended);
 }
@@ -331,7 +333,7 @@ fn a7_a_file_that_somebody_renames_is_begun_anew() {
 fn a5_lost_records_are_counted_on_record_where_the_operator_wants_that() {
     let directory = tempfile::tempdir().unwrap();
     let when_full = WhenFull::Count;
-    let settings = Settings { when_full, buffer: 2000, ..settings(directory.path()) };
+    let settings = AuditSettings { when_full, buffer: 2000, ..settings(directory.path()) };
     let (audit_log, writer) = AuditLog::open(&settings).unwrap();
     let mut kept = 0;
     while audit_log.lost() == 0 {
@@ -342,7 +344,7 @@ fn a5_lost_records_are_counted_on_record_where_the_operator_wants_that() {
     audit_log.close();
     assert!(audit_log.record(&event(0)).is_err(), "after the end nothing is allowed any more");
     writer.finish();
-    let report = verify(&files(directory.path()), &trusted(directory.path())).unwrap();
+    let report = verify(&files(directory.path()), &trusted(directory.path()), &mut |_| ()).unwrap();
     assert!(report.is_whole(), "{}", problems(&report));
     assert_eq!(report.lost, lost);
     let text = std::fs::read_to_string(directory.path().join("audit.jsonl")).unwrap();
@@ -372,7 +374,7 @@ fn two_agents_do_not_write_one_chain() {
         assert!(!waiting.is_finished(), "the second gave up at once");
         std::thread::yield_now();
     }
-    // It tries again and again. One that did not wait would be through by now.
+    // It retries. An agent that did not wait would be finished by now.
     for _ in 0..20 {
         std::thread::sleep(Duration::from_millis(5));
         assert!(!waiting.is_finished(), "the second waits for the first to end");

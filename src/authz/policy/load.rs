@@ -269,5 +269,5 @@ fn hash(sources: &[PolicyFile]) -> Fingerprint {
             all.extend(part);
         }
     }
-    Fingerprint::of(&all)
+    Fingerprint::of_bytes(&all)
 }

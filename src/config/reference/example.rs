@@ -63,6 +63,7 @@ fn value(key: &Key) -> String {
     let shape = || match (key.shape)() {
         Shape::Bool => "false".into(),
         Shape::Number(from, _) => from.to_string(),
+        Shape::Ratio => "1.0".into(),
         Shape::Choice(words) => format!("{:?}", words.first().copied().unwrap_or_default()),
         Shape::List(_) => "[]".into(),
         _ => "\"example\"".into(),

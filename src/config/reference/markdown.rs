@@ -47,6 +47,7 @@ fn words(shape: Shape) -> String {
         Shape::Path => "path".into(),
         Shape::Bool => "true or false".into(),
         Shape::Number(from, to) => format!("{from} to {to}"),
+        Shape::Ratio => "above 0, at most 1".into(),
         Shape::Choice(words) => {
             let quoted: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
             quoted.join(", ")

@@ -1,4 +1,4 @@
-//! Records go on being written while the disk confirms nothing.
+//! Records are written while the disk confirms nothing.
 
 use std::{
     os::unix::fs::MetadataExt as _,
@@ -10,36 +10,36 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::audit::{
-    AuditEvent, AuditLog, CheckpointEvery, PublicKey, Rotation, Settings, Writer,
-    entry::TestEntry,
+    AuditEvent, AuditLog, AuditSettings, CheckpointInterval, PublicKey, Rotation, WriterThread,
+    record::TestEntry,
     verify::{Trusted, verify},
-    writer::Output,
+    writer::ChainWriter,
 };
 
 const BUFFER: usize = 64 * 1024;
 
-/// What a disk was asked for, in order.
+/// The calls to a disk, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Call {
-    /// Of the file with this inode.
+    /// A sync of the file with this inode.
     Sync(u64),
     Remove(String),
 }
 
 type Stuck = fn(&Call) -> bool;
 
-/// A disk that does nothing until it is released.
+/// A disk whose calls block until it is released.
 #[derive(Clone, Default)]
 struct StuckDisk {
     released: Arc<AtomicBool>,
     waiting: Arc<AtomicUsize>,
-    /// What is to be stuck; nothing else is.
+    /// Which calls block.
     stuck: Arc<Mutex<Option<Stuck>>>,
     calls: Arc<Mutex<Vec<Call>>>,
 }
 
 impl StuckDisk {
-    /// From now on, such calls wait.
+    /// Makes such calls block from now on.
     fn stick_at(&self, stuck: Stuck) {
         *self.stuck.lock() = Some(stuck);
     }
@@ -79,41 +79,41 @@ struct Run {
     directory: TempDir,
     disk: StuckDisk,
     audit_log: AuditLog,
-    writer: Writer,
-    kept: usize,
+    writer: WriterThread,
+    appended: usize,
 }
 
 impl Run {
-    /// An audit log that is rotated every few records and signed more often, with a file that is to be removed.
+    /// Starts an audit log that is rotated every few records and signed more often, next to an expired file.
     fn start(disk: StuckDisk) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let old = File::create(directory.path().join("audit.jsonl.20200101T000000Z.0")).unwrap();
         old.set_modified(SystemTime::UNIX_EPOCH).unwrap();
-        let settings = Settings {
+        let settings = AuditSettings {
             file: Some(directory.path().join("audit.jsonl")),
             stdout: false,
             buffer: BUFFER,
             key: Some(directory.path().join("audit.key")),
-            checkpoint: CheckpointEvery { records: 10, time: Duration::from_secs(1) },
+            checkpoint: CheckpointInterval { records: 10, time: Duration::from_secs(1) },
             rotation: Rotation {
                 size: Some(4096),
                 keep: Some(Duration::from_hours(24)),
                 ..Rotation::default()
             },
-            ..Settings::default()
+            ..AuditSettings::default()
         };
-        let output = Output::open(&settings, Box::new(disk.clone())).unwrap();
+        let output = ChainWriter::open(&settings, Box::new(disk.clone())).unwrap();
         let (audit_log, writer) = AuditLog::start(output, BUFFER, settings.when_full).unwrap();
-        Self { directory, disk, audit_log, writer, kept: 0 }
+        Self { directory, disk, audit_log, writer, appended: 0 }
     }
 
-    /// Keeps records, as fast as the writer writes them.
-    fn keep(&mut self, records: usize) {
+    /// Appends records as fast as the writing thread writes them.
+    fn append(&mut self, records: usize) {
         for _ in 0..records {
             let event =
                 TestEntry(AuditEvent::Reload, b"a note that makes the record as long as many are");
             self.audit_log.record(&event).unwrap();
-            self.kept += 1;
+            self.appended += 1;
             self.until("there is room for a record", |run| {
                 run.audit_log.status().waiting < BUFFER / 2
             });
@@ -133,17 +133,19 @@ impl Run {
         files(self.directory.path())
     }
 
-    /// Ends it; every record must be there, in one chain that is signed.
+    /// Closes the log and checks that every record is there, in one signed chain.
     fn end(self) -> (Vec<Call>, Vec<u64>) {
         assert_eq!(self.audit_log.status().lost, 0);
         drop(self.audit_log);
         self.writer.finish();
         let files = files(self.directory.path());
         let key = PublicKey::read(&self.directory.path().join("audit.key")).unwrap();
-        let report = verify(&files, &Trusted { keys: vec![key], ..Trusted::default() }).unwrap();
+        let report =
+            verify(&files, &Trusted { keys: vec![key], ..Trusted::default() }, &mut |_| ())
+                .unwrap();
         assert!(report.is_whole() && report.ended, "{:?}", report.problems);
         let all: String = files.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect();
-        assert_eq!(all.matches("\"event\":\"reload\"").count(), self.kept);
+        assert_eq!(all.matches("\"event\":\"reload\"").count(), self.appended);
         assert_eq!(all.matches("\"event\":\"expire\"").count(), 1, "the removal is on record");
         let inodes = files.iter().map(|path| path.metadata().unwrap().ino()).collect();
         let calls = self.disk.calls.lock().clone();
@@ -161,18 +163,18 @@ fn files(directory: &Path) -> Vec<PathBuf> {
 #[test]
 fn r3_a_disk_that_syncs_nothing_stops_no_record_through_rotation_and_checkpoints() {
     let mut run = Run::start(StuckDisk::default());
-    run.keep(1);
+    run.append(1);
     run.until("the old file is removed", |run| run.files().len() == 1);
     run.disk.stick_at(|call| matches!(call, Call::Sync(_)));
     for _ in 0..50 {
-        run.keep(40);
+        run.append(40);
     }
     run.until("a sync waits", |run| run.disk.waiting.load(Ordering::Acquire) == 1);
     let files = run.files();
-    // What waits for the disk is bounded: the last file grows on.
-    assert_eq!(files.len(), MAX_RETIRED + 1);
+    // The files that wait for the disk are limited: the last file grows instead.
+    assert_eq!(files.len(), MAX_UNSYNCED_FILES + 1);
     run.disk.release();
-    run.until("rotation goes on", |run| {
+    run.until("rotation continues", |run| {
         run.audit_log.record(&TestEntry(AuditEvent::Start, b"")).unwrap();
         run.files().len() > files.len()
     });
@@ -185,10 +187,10 @@ fn r3_a_file_whose_removal_takes_its_time_stops_no_record() {
     disk.stick_at(|call| matches!(call, Call::Remove(_)));
     let mut run = Run::start(disk);
     for _ in 0..20 {
-        run.keep(20);
+        run.append(20);
     }
     run.until("the removal begins", |run| run.disk.waiting.load(Ordering::Acquire) == 1);
-    run.keep(100);
+    run.append(100);
     assert!(run.files()[0].to_string_lossy().ends_with(".0"));
     run.disk.release();
     let (calls, _) = run.end();
@@ -199,7 +201,7 @@ fn r3_a_file_whose_removal_takes_its_time_stops_no_record() {
 fn r3_files_become_durable_in_the_order_of_their_records() {
     let mut run = Run::start(StuckDisk::default());
     for _ in 0..20 {
-        run.keep(40);
+        run.append(40);
     }
     let (calls, inodes) = run.end();
     let synced: Vec<_> = calls
@@ -219,12 +221,12 @@ fn r3_files_become_durable_in_the_order_of_their_records() {
 fn r3_what_is_written_becomes_durable_without_a_checkpoint() {
     let directory = tempfile::tempdir().unwrap();
     let disk = StuckDisk::default();
-    let settings = Settings {
+    let settings = AuditSettings {
         file: Some(directory.path().join("audit.jsonl")),
         stdout: false,
-        ..Settings::default()
+        ..AuditSettings::default()
     };
-    let output = Output::open(&settings, Box::new(disk.clone())).unwrap();
+    let output = ChainWriter::open(&settings, Box::new(disk.clone())).unwrap();
     let (_audit_log, _writer) = AuditLog::start(output, BUFFER, settings.when_full).unwrap();
     let deadline = Instant::now() + Duration::from_secs(30);
     while disk.calls.lock().is_empty() {

@@ -1,33 +1,34 @@
-//! What an entry of the audit log is, and the list of events.
+//! The interface of audit records, and the list of events.
 //!
-//! Decisions have a verdict; every other entry has one of the [events](AuditEvent). The entries themselves are written
-//! by the modules that know what happened: this one knows none of their types.
+//! A record is either a decision, which has a verdict, or one of the [events](AuditEvent). The modules that know what
+//! happened write their records themselves, through [`AuditRecord`]; this module knows none of their types. The list of
+//! events is here, so that ids are unique and `docs/audit.md` and the metrics can be checked against it.
 
-/// One line of the audit log.
-pub trait Entry {
-    /// Appends the line, its end included.
+/// A record of the audit log: something that writes itself as one line of JSON.
+pub trait AuditRecord {
+    /// Appends the line, including its end.
     fn write(&self, out: &mut Vec<u8>);
 }
 
 macro_rules! events {
     ($($variant:ident = $id:literal: $what:literal;)*) => {
-        /// What happened, for every entry that is no decision. `docs/audit.md` has the same list.
+        /// What happened, for each record that is not a decision. `docs/audit.md` has the same list.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub enum AuditEvent {
             $(
                 #[doc = $what]
                 $variant,
             )*
-            /// No event.
+            /// The default for records that are filled in later; never written.
             #[default]
             None,
         }
 
         impl AuditEvent {
-            /// All of them, in the order of the list.
+            /// All events, in the order of `docs/audit.md`.
             pub const ALL: &[Self] = &[$(Self::$variant),*];
 
-            /// Those that are about sessions of browsers, which metrics count.
+            /// The events about browser sessions, which `session_events_total` counts.
             pub const SESSION: [Self; 10] = [
                 Self::SignIn,
                 Self::SignInDenied,
@@ -41,7 +42,7 @@ macro_rules! events {
                 Self::BackChannelLogoutUnmatched,
             ];
 
-            /// The stable id, as it is written.
+            /// The stable id: the value of the field `event`.
             #[must_use]
             pub const fn id(self) -> &'static str {
                 match self {
@@ -50,7 +51,7 @@ macro_rules! events {
                 }
             }
 
-            /// What it means, in one sentence.
+            /// The meaning in one sentence, as in `docs/audit.md`.
             #[must_use]
             pub const fn meaning(self) -> &'static str {
                 match self {
@@ -64,19 +65,19 @@ macro_rules! events {
 
 events! {
     Start = "start": "The agent started.";
-    Stop = "stop": "The agent ended in good order.";
-    Reload = "reload": "The agent took a changed configuration; `note` says what differs.";
+    Stop = "stop": "The agent was stopped.";
+    Reload = "reload": "The agent applied a changed configuration; `note` says what differs.";
     ReloadRefused = "reload_refused": "A changed configuration was refused; `note` says why.";
     KeySet = "key_set": "The keys of an issuer changed.";
     Revoke = "revoke": "An administrator or a provider's logout revoked access.";
     Lift = "lift": "An administrator lifted a revocation.";
-    PutWorkspace = "put_workspace": "A workspace was written through the administrator's API.";
-    DeleteWorkspace = "delete_workspace": "A workspace was deleted through the administrator's API.";
+    PutWorkspace = "put_workspace": "A workspace was written through the admin API.";
+    DeleteWorkspace = "delete_workspace": "A workspace was deleted through the admin API.";
     SignIn = "sign_in": "A person signed in with a browser.";
     SignInDenied = "sign_in_denied": "A person signed in and may not open the workspace; `reason` says why.";
     SessionHost = "session_host": "A session got a cookie for a workspace's host.";
-    SessionChanged = "session_changed": "A provider says other things of a session's person than before.";
-    SessionRefused = "session_refused": "A session ended because its provider says that it is over.";
+    SessionChanged = "session_changed": "A provider reported changed claims about the person of a session.";
+    SessionRefused = "session_refused": "A session ended because its provider ended it.";
     SessionDeparted = "session_departed": "A session ended because its person is no longer active at the platform.";
     SignOut = "sign_out": "A person signed out.";
     EndSession = "end_session": "An administrator ended sessions.";
@@ -87,24 +88,24 @@ events! {
     TunnelTerminate = "tunnel_terminate": "The agent terminated a tunnel; `cause` says why.";
     TunnelTerminateFailed = "tunnel_terminate_failed": "A tunnel could not be terminated within a second; `error` says why. The agent tries again.";
     Open = "open": "The agent opened the log; `after` says what was there before.";
-    ContinueFile = "continue": "A new file begins after rotation.";
-    Checkpoint = "checkpoint": "A signed checkpoint.";
-    Gap = "gap": "So many entries were lost.";
-    Expire = "expire": "An old file was removed.";
-    Unreadable = "unreadable": "Members of an entry could not be written as they were.";
+    ContinueFile = "continue": "A new file was begun after rotation.";
+    Checkpoint = "checkpoint": "A signature over all records before it.";
+    Gap = "gap": "Records were lost; `lost` says how many.";
+    Expire = "expire": "An old file was removed; `file` names it.";
+    Unreadable = "unreadable": "A record could not be written as it was; `line` has its beginning.";
 }
 
-/// An entry for tests: an event with some text.
+/// A record for tests: an event with some text.
 #[cfg(test)]
 pub(crate) struct TestEntry<'a>(pub(crate) AuditEvent, pub(crate) &'a [u8]);
 
 #[cfg(test)]
-impl Entry for TestEntry<'_> {
+impl AuditRecord for TestEntry<'_> {
     fn write(&self, out: &mut Vec<u8>) {
-        let mut line = super::Object::begin(out);
+        let mut line = super::JsonObject::begin(out);
         line.number("time_ms", crate::time::Timestamp::now().as_millis());
         line.event(self.0);
-        line.foreign("note", self.1);
+        line.untrusted("note", self.1);
         line.end();
     }
 }

@@ -1,71 +1,79 @@
-//! One JSON object in one line, written straight into a buffer: a record is made for every decision,
-//! and what a general serialiser costs there is more than deciding.
+//! Writes one JSON object as one line, straight into a buffer.
+//!
+//! A record is written for every decision, and a general serializer would cost more than the decision itself. So the members
+//! are written one after the other, without a value in between, and text that needs no escaping is copied.
+//!
+//! Whatever clients and platforms send, the result is one line of valid JSON that no terminal interprets: line ends, control
+//! characters and marks of text direction are escaped, and long values are cut, so that a line of the log stays below 8 KiB.
 
 use std::{fmt, io::Write as _};
 
 use crate::fingerprint::Fingerprint;
 
-/// The longest text of a stranger that is kept, in bytes before escaping: a host name. With everything
-/// escaped, a line of the audit log stays below 8 KiB.
-pub(super) const MAX_FOREIGN: usize = 253;
-/// The longest text of anybody else, such as a user's name, in bytes before escaping.
+/// The longest value of [`JsonObject::untrusted`], in bytes before escaping: the longest host name.
+pub(super) const MAX_UNTRUSTED: usize = 253;
+/// The longest value of [`JsonObject::text`], in bytes before escaping.
 pub(super) const MAX_TEXT: usize = 512;
-/// The most segments of a path that are kept, and the longest that may be more than a secret or an id.
+/// How many segments of a path are recorded.
 const MAX_SEGMENTS: usize = 8;
+/// The longest segment that is recorded as it is. A longer one may be a token.
 const MAX_SEGMENT: usize = 24;
+/// The most digits of such a segment. More digits may be an id.
 const MAX_DIGITS: usize = 3;
 
-/// A JSON object under way. Names are ours and need no escaping.
-pub struct Object<'o> {
+/// A JSON object that is being written. The names of members are constants that need no escaping.
+pub struct JsonObject<'o> {
     out: &'o mut Vec<u8>,
-    opening: &'static [u8],
+    /// What stands before the next name: the opening brace, then a comma, each with the quote of the name.
+    separator: &'static [u8],
 }
 
-impl<'o> Object<'o> {
-    /// Begins an entry at the end of `out`.
+impl<'o> JsonObject<'o> {
+    /// Begins an object at the end of `out`.
     pub fn begin(out: &'o mut Vec<u8>) -> Self {
-        Self { out, opening: b"{\"" }
+        Self { out, separator: b"{\"" }
     }
 
-    /// Ends the entry and its line.
+    /// Ends the object and its line.
     pub fn end(self) {
         self.out.extend_from_slice(b"}\n");
     }
 
-    /// `event`: what happened.
+    /// Writes the member `event`.
     pub fn event(&mut self, event: super::AuditEvent) {
         self.text("event", event.id());
     }
 
-    /// A number.
+    /// Writes a number.
     pub fn number(&mut self, name: &'static str, number: u64) {
         self.name(name);
-        // Into memory: it cannot fail.
+        // Writing into memory cannot fail.
         let _ = write!(self.out, "{number}");
     }
 
-    /// True or false.
+    /// Writes true or false.
     pub fn boolean(&mut self, name: &'static str, value: bool) {
         self.name(name);
         self.out.extend_from_slice(if value { b"true" } else { b"false" });
     }
 
-    /// Text that is cut where it is too long, with what could move a cursor or a line escaped.
+    /// Writes text. A long one is cut, and ends with an ellipsis.
     pub fn text(&mut self, name: &'static str, text: &str) {
-        let kept = text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or(text);
-        self.kept(name, kept, text);
+        let prefix = text.get(..text.floor_char_boundary(MAX_TEXT)).unwrap_or(text);
+        self.cut_text(name, prefix, text);
     }
 
-    fn kept(&mut self, name: &'static str, kept: &str, text: &str) {
+    /// Writes `prefix`, the part of `text` that is recorded.
+    fn cut_text(&mut self, name: &'static str, prefix: &str, text: &str) {
         self.name(name);
-        if is_plain(kept.as_bytes()) && kept.len() == text.len() {
-            return self.quoted(kept.as_bytes());
+        if is_plain(prefix.as_bytes()) && prefix.len() == text.len() {
+            return self.quoted(prefix.as_bytes());
         }
         self.out.push(b'"');
-        for character in kept.chars() {
+        for character in prefix.chars() {
             self.escaped(character);
         }
-        if kept.len() < text.len() {
+        if prefix.len() < text.len() {
             self.escaped('\u{2026}');
         }
         self.out.push(b'"');
@@ -74,7 +82,7 @@ impl<'o> Object<'o> {
     fn escaped(&mut self, character: char) {
         match character {
             '"' | '\\' => self.out.extend_from_slice(&[b'\\', character as u8]),
-            // Terminals and viewers act on these: line ends, escape sequences, changes of direction.
+            // Terminals and viewers interpret these: line ends, escape sequences, marks of text direction.
             '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => self.unicode(character),
             _ if character.is_control() => self.unicode(character),
             _ => {
@@ -85,11 +93,11 @@ impl<'o> Object<'o> {
     }
 
     fn unicode(&mut self, character: char) {
-        // Into memory: it cannot fail. None of them needs more than four digits.
+        // Writing into memory cannot fail. None of these characters needs more than four digits.
         let _ = write!(self.out, "\\u{:04x}", u32::from(character));
     }
 
-    /// Text, where there is some.
+    /// Writes text, or null.
     pub fn optional(&mut self, name: &'static str, text: Option<&str>) {
         match text {
             Some(text) => self.text(name, text),
@@ -97,8 +105,8 @@ impl<'o> Object<'o> {
         }
     }
 
-    /// Something that displays itself in plain characters.
-    pub fn displayed(&mut self, name: &'static str, value: Option<impl fmt::Display>) {
+    /// Writes a value by its `Display`, which must give characters that need no escaping, or null.
+    pub fn display(&mut self, name: &'static str, value: Option<impl fmt::Display>) {
         match value {
             Some(value) => {
                 self.name(name);
@@ -108,16 +116,16 @@ impl<'o> Object<'o> {
         }
     }
 
-    /// An object in this one.
-    pub fn nested(&mut self, name: &'static str, write: impl FnOnce(&mut Object<'_>)) {
+    /// Writes an object inside this one.
+    pub fn object(&mut self, name: &'static str, write: impl FnOnce(&mut JsonObject<'_>)) {
         self.name(name);
-        let mut inner = Object::begin(self.out);
+        let mut inner = JsonObject::begin(self.out);
         write(&mut inner);
-        let empty = inner.opening == b"{\"";
+        let empty = inner.separator == b"{\"";
         self.out.extend_from_slice(if empty { b"{}" } else { b"}" });
     }
 
-    /// A list of texts, none of which is cut.
+    /// Writes a list of texts. None of them is cut.
     pub fn list<'t>(&mut self, name: &'static str, texts: impl Iterator<Item = &'t str>) {
         self.name(name);
         self.out.push(b'[');
@@ -132,7 +140,7 @@ impl<'o> Object<'o> {
         self.out.push(b']');
     }
 
-    /// The shape of a path: words stay, what may be an id or a secret becomes `*`.
+    /// Writes the shape of a path: plain words stay, and each segment that may be an id or a secret becomes `*`.
     pub fn path(&mut self, name: &'static str, path: Option<&[u8]>) {
         let Some(path) = path else { return self.null(name) };
         self.name(name);
@@ -149,37 +157,36 @@ impl<'o> Object<'o> {
         self.out.push(b'"');
     }
 
-    /// Bytes of a stranger as text: cut, and escaped so that no line break, terminal sequence or broken
-    /// UTF-8 gets into a record.
-    pub fn foreign(&mut self, name: &'static str, bytes: &[u8]) {
-        self.foreign_up_to(MAX_FOREIGN, name, bytes);
+    /// Writes bytes that a client chose, cut to [`MAX_UNTRUSTED`]. What is not printable ASCII is escaped.
+    pub fn untrusted(&mut self, name: &'static str, bytes: &[u8]) {
+        self.untrusted_up_to(MAX_UNTRUSTED, name, bytes);
     }
 
-    /// The same, with another limit.
-    pub fn foreign_up_to(&mut self, most: usize, name: &'static str, bytes: &[u8]) {
+    /// Like [`JsonObject::untrusted`], with another limit in bytes.
+    pub fn untrusted_up_to(&mut self, most: usize, name: &'static str, bytes: &[u8]) {
         let bytes = bytes.get(..most).unwrap_or(bytes);
         if is_plain(bytes) {
             self.name(name);
             self.quoted(bytes);
         } else {
             let escaped = bytes.escape_ascii().to_string();
-            self.kept(name, &escaped, &escaped);
+            self.cut_text(name, &escaped, &escaped);
         }
     }
 
-    /// Members that are values already.
+    /// Writes members whose values are JSON already.
     pub fn raw_members(&mut self, members: &serde_json::Map<String, serde_json::Value>) {
         for (name, value) in members {
-            self.out.extend_from_slice(std::mem::replace(&mut self.opening, b",\""));
+            self.out.extend_from_slice(std::mem::replace(&mut self.separator, b",\""));
             self.out.pop();
-            // Into memory, and both are JSON: it cannot fail.
+            // Writing into memory cannot fail, and both are valid JSON.
             let _ = serde_json::to_writer(&mut *self.out, name);
             self.out.push(b':');
             let _ = serde_json::to_writer(&mut *self.out, value);
         }
     }
 
-    /// A fingerprint, where there is one.
+    /// Writes a fingerprint, or null.
     pub fn fingerprint(&mut self, name: &'static str, value: Option<Fingerprint>) {
         match value {
             Some(value) => {
@@ -190,14 +197,14 @@ impl<'o> Object<'o> {
         }
     }
 
-    /// JSON null.
+    /// Writes null.
     pub fn null(&mut self, name: &'static str) {
         self.name(name);
         self.out.extend_from_slice(b"null");
     }
 
     fn name(&mut self, name: &'static str) {
-        self.out.extend_from_slice(std::mem::replace(&mut self.opening, b",\""));
+        self.out.extend_from_slice(std::mem::replace(&mut self.separator, b",\""));
         self.out.extend_from_slice(name.as_bytes());
         self.out.extend_from_slice(b"\":");
     }
@@ -209,7 +216,7 @@ impl<'o> Object<'o> {
     }
 }
 
-/// Whether a segment of a path is a word that says nothing of anybody.
+/// Whether a segment of a path is a plain word, which can be neither an id nor a secret.
 fn is_word(segment: &[u8]) -> bool {
     let plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'~');
     segment.len() <= MAX_SEGMENT
@@ -217,10 +224,10 @@ fn is_word(segment: &[u8]) -> bool {
         && segment.iter().filter(|b| b.is_ascii_digit()).count() <= MAX_DIGITS
 }
 
-/// Whether the bytes stand for themselves between the quotes of a JSON text. Looks at all of them
-/// without stopping, which the machine does many at a time.
+/// Whether the bytes need no escaping between the quotes of a JSON text.
 fn is_plain(bytes: &[u8]) -> bool {
     let plain = |b: &u8| matches!(b, b' '..=b'~') & !matches!(b, b'"' | b'\\' | b'\'');
+    // Without an early return the compiler checks many bytes at once.
     bytes.iter().fold(true, |all, byte| all & plain(byte))
 }
 
@@ -231,9 +238,9 @@ mod tests {
 
     use super::*;
 
-    fn object(write: impl FnOnce(&mut Object<'_>)) -> (String, Value) {
+    fn object(write: impl FnOnce(&mut JsonObject<'_>)) -> (String, Value) {
         let mut out = Vec::new();
-        let mut object = Object::begin(&mut out);
+        let mut object = JsonObject::begin(&mut out);
         write(&mut object);
         object.end();
         let line = String::from_utf8(out).unwrap();
@@ -242,16 +249,16 @@ mod tests {
     }
 
     fn foreign(bytes: &[u8]) -> String {
-        object(|o| o.foreign("a", bytes)).1["a"].as_str().unwrap().to_owned()
+        object(|o| o.untrusted("a", bytes)).1["a"].as_str().unwrap().to_owned()
     }
 
     #[test]
-    fn a6_what_strangers_send_is_escaped_and_cut() {
+    fn a6_bytes_of_a_client_are_escaped_and_cut() {
         assert_eq!(foreign(b"plain text"), "plain text");
         assert_eq!(foreign(b"a\r\nb"), "a\\r\\nb");
         assert_eq!(foreign(b"\x1b[31m"), "\\x1b[31m");
         assert_eq!(foreign(b"\xff\"\\"), "\\xff\\\"\\\\");
-        assert_eq!(foreign(&[b'a'; 400]).len(), MAX_FOREIGN);
+        assert_eq!(foreign(&[b'a'; 400]).len(), MAX_UNTRUSTED);
         assert_eq!(foreign(b""), "");
     }
 
@@ -280,8 +287,8 @@ mod tests {
     #[test]
     fn objects_and_lists_are_members_too() {
         let (line, value) = object(|o| {
-            o.nested("a", |inner| inner.number("n", 1));
-            o.nested("b", |_| ());
+            o.object("a", |inner| inner.number("n", 1));
+            o.object("b", |_| ());
             o.list("c", ["x", "\"\u{1b}"].into_iter());
             o.list("d", [].into_iter());
         });
@@ -296,7 +303,7 @@ mod tests {
             o.number("n", 7);
             o.optional("none", None);
             o.text("t", "x");
-            o.displayed("d", Some(8));
+            o.display("d", Some(8));
         });
         assert_eq!(line, "{\"n\":7,\"none\":null,\"t\":\"x\",\"d\":\"8\"}\n");
     }
@@ -309,7 +316,7 @@ mod tests {
         ) {
             let (line, value) = object(|o| {
                 o.text("text", &text);
-                o.foreign("foreign", &bytes);
+                o.untrusted("foreign", &bytes);
             });
             prop_assert_eq!(value["text"].as_str(), Some(&*text));
             prop_assert!(value["foreign"].as_str().unwrap().is_ascii());
