@@ -18,7 +18,7 @@ async fn stage(version: &Version, reuse: &str) -> Stage {
         ["pages/style.css", "pages/unavailable.html", "tcp.cfg", "identity.spoe.cfg", "haproxy.cfg"]
     {
         let text = std::fs::read_to_string(root().join("haproxy").join(file)).unwrap();
-        let routes = "    use_backend identity-web if ";
+        let routes = "    use_backend %[var(txn.identity.backend)] if ";
         let rules = "    acl in_gpu var(txn.identity.groups) -m reg (^|,)gpu(,|$)\n\
                      \x20   acl maybe_gpu var(txn.identity.groups_incomplete) -m bool\n\
                      \x20   http-request set-header X-Own gpu if in_gpu\n\

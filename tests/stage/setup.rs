@@ -152,7 +152,10 @@ impl Setup {
 
     /// Starts HAProxy, which asks the agent of this directory.
     pub async fn haproxy(&self, version: &Version, named: SocketAddr) -> Haproxy {
-        self.write("haproxy.env", &self.env);
+        // A test may have written some variables already.
+        let path = self.path().join("haproxy.env");
+        let written = std::fs::read_to_string(path).unwrap_or_default();
+        self.write("haproxy.env", written + &self.env);
         let socket = self.path().join("spop.sock");
         Haproxy::start_from(&self.files, version, self.path(), &socket, named).await
     }
