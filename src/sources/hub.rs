@@ -245,12 +245,12 @@ impl Hub {
                 },
             };
             // Routes without a user belong to the hub itself and to its services.
-            let of_user = route.body.contains_key("user");
-            let admission = if of_user { Admission::Grants } else { self.settings.hub_admission };
+            let has_user = route.body.contains_key("user");
+            let admission = if has_user { Admission::Grants } else { self.settings.hub_admission };
             if name != EndpointName::Main {
                 paths.push(PathRule { prefix: path.as_str().into(), endpoint: name.clone() });
             }
-            if let Some(user) = user.as_ref().filter(|_| of_user) {
+            if let Some(user) = user.as_ref().filter(|_| has_user) {
                 let key = (user.clone(), server.unwrap_or_default());
                 let shared = table.shares.get(&key).into_iter().flatten().cloned();
                 let endpoints = Some(vec![name.clone()]);

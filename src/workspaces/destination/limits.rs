@@ -277,13 +277,13 @@ mod tests {
 
     fn any_net() -> impl Strategy<Value = IpNet> {
         let inside = prop::sample::select(METADATA.to_vec()).prop_map(IpNet::from);
-        let of_v4 = (any::<[u8; 4]>(), 0..=32_u8)
+        let any_ipv4_net = (any::<[u8; 4]>(), 0..=32_u8)
             .prop_map(|(ip, length)| IpNet::new(IpAddr::from(ip), length).unwrap());
-        let of_v6 = (any::<[u8; 16]>(), 0..=128_u8)
+        let any_ipv6_net = (any::<[u8; 16]>(), 0..=128_u8)
             .prop_map(|(ip, length)| IpNet::new(IpAddr::from(ip), length).unwrap());
         let usual = prop::sample::select(vec!["127.0.0.0/8", "0.0.0.0/0", "::/0", "10.0.0.0/8"])
             .prop_map(|net| net.parse().unwrap());
-        prop_oneof![inside, of_v4, of_v6, usual]
+        prop_oneof![inside, any_ipv4_net, any_ipv6_net, usual]
     }
 
     fn any_v4() -> impl Strategy<Value = Ipv4Addr> {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::workspaces::source::SourceId;
 
-pub(super) type Holder = (SourceId, WorkspaceId);
+pub(super) type Claimant = (SourceId, WorkspaceId);
 
 /// Stands for all ports of an address.
 const ALL_PORTS: u16 = 0;
@@ -26,26 +26,26 @@ const ALL_PORTS: u16 = 0;
 /// A platform decides how many workspaces claim one address, so no change may take time that grows with their number,
 /// except one that claims or releases all ports of it.
 #[derive(Default)]
-pub(super) struct Claims(HashMap<IpAddr, AtAddress>);
+pub(super) struct Claims(HashMap<IpAddr, AddressClaims>);
 
 /// The claims at one address. Nearly always there is one claimant, whose ports need no index.
-enum AtAddress {
-    One(Holder, BTreeSet<u16>),
-    Many(Box<Index>),
+enum AddressClaims {
+    One(Claimant, BTreeSet<u16>),
+    Many(Box<ClaimIndex>),
 }
 
 /// The claims of several workspaces at one address.
 #[derive(Default)]
-struct Index {
+struct ClaimIndex {
     // Ordered: the first of a tree is found in the same time however many there were before.
-    ports: BTreeMap<Holder, BTreeSet<u16>>,
-    holders: BTreeMap<u16, BTreeSet<Holder>>,
+    ports: BTreeMap<Claimant, BTreeSet<u16>>,
+    claimants: BTreeMap<u16, BTreeSet<Claimant>>,
 }
 
 /// The workspaces, except one, that claim the same.
-enum Others<'c> {
+enum OtherClaimants<'c> {
     None,
-    One(&'c Holder),
+    One(&'c Claimant),
     Several,
 }
 
@@ -59,7 +59,7 @@ impl Claims {
         old: Option<&Workspace>,
         new: Option<&Workspace>,
         undeclared: UndeclaredPorts,
-    ) -> BTreeSet<Holder> {
+    ) -> BTreeSet<Claimant> {
         let (before, after) = (addresses(old, undeclared), addresses(new, undeclared));
         let mut touched = BTreeSet::new();
         if before == after {
@@ -88,27 +88,27 @@ impl Claims {
         let me = (source, workspace.id.clone());
         addresses(Some(workspace), undeclared).into_iter().any(|address| {
             let Some(claims) = self.0.get(&address.ip()) else { return false };
-            let exists = |others: Others<'_>| !matches!(others, Others::None);
+            let exists = |others: OtherClaimants<'_>| !matches!(others, OtherClaimants::None);
             match address.port() {
-                ALL_PORTS => exists(claims.other_holders(&me)),
+                ALL_PORTS => exists(claims.other_claimants(&me)),
                 port => exists(claims.others(port, &me)) || exists(claims.others(ALL_PORTS, &me)),
             }
         })
     }
 
     /// Replaces the ports that a workspace claims at an address.
-    fn replace(&mut self, ip: IpAddr, me: &Holder, ports: BTreeSet<u16>) {
+    fn replace(&mut self, ip: IpAddr, me: &Claimant, ports: BTreeSet<u16>) {
         let mut entry = match self.0.entry(ip) {
             hash_map::Entry::Occupied(entry) => entry,
             hash_map::Entry::Vacant(entry) => {
                 if !ports.is_empty() {
-                    entry.insert(AtAddress::One(me.clone(), ports));
+                    entry.insert(AddressClaims::One(me.clone(), ports));
                 }
                 return;
             }
         };
         let claims = entry.get_mut();
-        if let AtAddress::One(one, theirs) = claims {
+        if let AddressClaims::One(one, theirs) = claims {
             if one == me {
                 if ports.is_empty() {
                     entry.remove();
@@ -117,16 +117,16 @@ impl Claims {
                 }
                 return;
             }
-            let mut index = Index::default();
+            let mut index = ClaimIndex::default();
             index.replace(one, std::mem::take(theirs));
-            *claims = AtAddress::Many(Box::new(index));
+            *claims = AddressClaims::Many(Box::new(index));
         }
-        if let AtAddress::Many(index) = claims {
+        if let AddressClaims::Many(index) = claims {
             index.replace(me, ports);
             if index.ports.len() == 1
                 && let Some((one, ports)) = index.ports.pop_first()
             {
-                *claims = AtAddress::One(one, ports);
+                *claims = AddressClaims::One(one, ports);
             }
         }
     }
@@ -134,49 +134,53 @@ impl Claims {
     /// Adds the workspaces whose conflicts may have changed when this one began or ceased to claim an address. One that
     /// another workspace contests too stays contested, so at most one has to be looked at for each port; for all ports,
     /// the workspaces that only this one contests.
-    fn affected(&self, address: SocketAddr, me: &Holder, touched: &mut BTreeSet<Holder>) {
+    fn affected(&self, address: SocketAddr, me: &Claimant, touched: &mut BTreeSet<Claimant>) {
         let Some(claims) = self.0.get(&address.ip()) else { return };
-        let of_all_ports = claims.others(ALL_PORTS, me);
+        let whole_address = claims.others(ALL_PORTS, me);
         if address.port() != ALL_PORTS {
-            if let Others::One(other) = claims.others(address.port(), me) {
+            if let OtherClaimants::One(other) = claims.others(address.port(), me) {
                 touched.insert(other.clone());
             }
-            if let (Others::One(other), Others::One(_)) = (of_all_ports, claims.other_holders(me)) {
+            if let (OtherClaimants::One(other), OtherClaimants::One(_)) =
+                (whole_address, claims.other_claimants(me))
+            {
                 touched.insert(other.clone());
             }
             return;
         }
-        match of_all_ports {
-            Others::None => claims.each_other(me, |other| {
+        match whole_address {
+            OtherClaimants::None => claims.each_other(me, |other| {
                 touched.insert(other.clone());
             }),
-            Others::One(other) => {
+            OtherClaimants::One(other) => {
                 touched.insert(other.clone());
             }
-            Others::Several => {}
+            OtherClaimants::Several => {}
         }
     }
 }
 
-impl AtAddress {
+impl AddressClaims {
     /// The other workspaces that claim exactly this port.
-    fn others(&self, port: u16, me: &Holder) -> Others<'_> {
+    fn others(&self, port: u16, me: &Claimant) -> OtherClaimants<'_> {
         match self {
-            Self::One(one, ports) if one != me && ports.contains(&port) => Others::One(one),
-            Self::One(..) => Others::None,
-            Self::Many(index) => Others::of(index.holders.get(&port).into_iter().flatten(), me),
+            Self::One(one, ports) if one != me && ports.contains(&port) => OtherClaimants::One(one),
+            Self::One(..) => OtherClaimants::None,
+            Self::Many(index) => {
+                OtherClaimants::among(index.claimants.get(&port).into_iter().flatten(), me)
+            }
         }
     }
 
     /// The other workspaces that claim any port.
-    fn other_holders(&self, me: &Holder) -> Others<'_> {
+    fn other_claimants(&self, me: &Claimant) -> OtherClaimants<'_> {
         match self {
-            Self::One(one, _) => Others::of(std::iter::once(one), me),
-            Self::Many(index) => Others::of(index.ports.keys(), me),
+            Self::One(one, _) => OtherClaimants::among(std::iter::once(one), me),
+            Self::Many(index) => OtherClaimants::among(index.ports.keys(), me),
         }
     }
 
-    fn each_other(&self, me: &Holder, mut each: impl FnMut(&Holder)) {
+    fn each_other(&self, me: &Claimant, mut each: impl FnMut(&Claimant)) {
         match self {
             Self::One(one, _) => std::iter::once(one).filter(|one| *one != me).for_each(&mut each),
             Self::Many(index) => index.ports.keys().filter(|one| *one != me).for_each(&mut each),
@@ -184,28 +188,28 @@ impl AtAddress {
     }
 }
 
-impl Index {
-    fn replace(&mut self, holder: &Holder, ports: BTreeSet<u16>) {
-        for port in self.ports.remove(holder).unwrap_or_default() {
-            if let btree_map::Entry::Occupied(mut entry) = self.holders.entry(port) {
-                entry.get_mut().remove(holder);
+impl ClaimIndex {
+    fn replace(&mut self, claimant: &Claimant, ports: BTreeSet<u16>) {
+        for port in self.ports.remove(claimant).unwrap_or_default() {
+            if let btree_map::Entry::Occupied(mut entry) = self.claimants.entry(port) {
+                entry.get_mut().remove(claimant);
                 if entry.get().is_empty() {
                     entry.remove();
                 }
             }
         }
         for port in &ports {
-            self.holders.entry(*port).or_default().insert(holder.clone());
+            self.claimants.entry(*port).or_default().insert(claimant.clone());
         }
         if !ports.is_empty() {
-            self.ports.insert(holder.clone(), ports);
+            self.ports.insert(claimant.clone(), ports);
         }
     }
 }
 
-impl<'c> Others<'c> {
+impl<'c> OtherClaimants<'c> {
     /// Looks at three claimants at most.
-    fn of(all: impl Iterator<Item = &'c Holder>, me: &Holder) -> Self {
+    fn among(all: impl Iterator<Item = &'c Claimant>, me: &Claimant) -> Self {
         let mut others = all.filter(|one| *one != me);
         match (others.next(), others.next()) {
             (None, _) => Self::None,
@@ -224,15 +228,16 @@ fn addresses(workspace: Option<&Workspace>, undeclared: UndeclaredPorts) -> BTre
         // A backend or a named server may serve many workspaces, which it tells apart by host.
         Destination::Backend(_) | Destination::NamedServer(_) => None,
     };
-    let of_ports = endpoints.iter().filter_map(|endpoint| address(&endpoint.destination));
+    let endpoint_addresses = endpoints.iter().filter_map(|endpoint| address(&endpoint.destination));
     // With this rule the owner reaches any port at the workspace's address, so all ports are
     // claimed.
     let open = up.filter(|_| undeclared == UndeclaredPorts::Owner);
-    let of_all = open.and_then(|workspace| workspace.address).map(|address| (address, 0));
+    let undeclared_address =
+        open.and_then(|workspace| workspace.address).map(|address| (address, 0));
     let reachable = |(address, port): (Address, u16)| {
         address.reachable().into_iter().map(move |ip| SocketAddr::new(ip, port))
     };
-    of_ports.chain(of_all).flat_map(reachable).collect()
+    endpoint_addresses.chain(undeclared_address).flat_map(reachable).collect()
 }
 
 #[cfg(test)]

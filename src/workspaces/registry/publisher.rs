@@ -22,7 +22,7 @@ use super::{
         directory::Directory,
     },
     Registry, RegistryEntry, SourcePart, UndeclaredPorts, WriterState,
-    claims::Holder,
+    claims::Claimant,
 };
 use crate::{time::MonotonicTime, workspaces::source::SourceId};
 
@@ -392,7 +392,7 @@ impl RegistryChange<'_> {
     }
 
     /// Updates whether these workspaces are in conflict about an address.
-    fn update_conflicts(&mut self, touched: BTreeSet<Holder>) {
+    fn update_conflicts(&mut self, touched: BTreeSet<Claimant>) {
         for (source, id) in touched {
             let entry =
                 self.state.get(source.index()).and_then(|part| part.map.get(&id)).map(Arc::clone);
