@@ -6,7 +6,7 @@
 
 use toml_span::Value;
 
-use super::{Config, Issuer, SourceKind};
+use super::{Config, Issuer, SourceKind, kinds::Words as _};
 use crate::{
     diagnostics::{self, Mistake},
     identity::profile::{ClaimPath, MatchBy},
@@ -69,7 +69,7 @@ impl Config {
     fn unknown_people(&self) -> Vec<Mistake> {
         let issuers = self.known_issuers();
         // The list of [workspaces] is the first source and has no table [[source]].
-        let tables = self.sources.len() - self.listed_sources();
+        let tables = self.sources.len().saturating_sub(self.listed_sources());
         let sources = self.sources.iter().enumerate().filter_map(|(index, source)| {
             let (names, has) = source.kind.people()?;
             let own = issuers.iter().filter(|issuer| names.contains(issuer.name));
@@ -86,9 +86,9 @@ impl Config {
                 "no identity can be a person of the source '{}': it names people by {words}, which the issuer {called} does not compare; add {words} to 'match' of that [[issuer]]",
                 source.name
             );
-            let table = index.checked_sub(tables)?;
-            let keys = ["issuer", "kind"].map(|key| format!("/source/{table}/{key}"));
-            Some(self.warning(&keys, message))
+            let table = index.checked_sub(tables);
+            let keys = |table| ["issuer", "kind"].map(|key| format!("/source/{table}/{key}")).to_vec();
+            Some(self.warning(&table.map(keys).unwrap_or_default(), message))
         });
         sources.collect()
     }
@@ -168,12 +168,9 @@ impl SourceKind {
 }
 
 /// The word for it in `match`.
-const fn word(rule: MatchBy) -> &'static str {
-    match rule {
-        MatchBy::Subject => "subject",
-        MatchBy::Email => "email",
-        MatchBy::Username => "username",
-    }
+fn word(rule: MatchBy) -> &'static str {
+    let words = MatchBy::words().into_iter();
+    words.filter(|(_, value)| *value == rule).map(|(word, _)| word).next().unwrap_or_default()
 }
 
 #[cfg(test)]
