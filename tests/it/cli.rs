@@ -228,7 +228,7 @@ fn the_id_of_a_literal_host_is_named_once_and_well() {
             format!("{literal}\nworkspace = 'App'"),
             "agent.toml:11:14: a workspace id has 1 to 128 lower-case letters",
         ),
-        (format!("{literal}\nworkspace = ''"), "agent.toml:11:14: a workspace id has"),
+        (format!("{literal}\nworkspace = ''"), "agent.toml:11:13: a workspace id has"),
         (
             format!("{literal}\nworkspace = 'app'\nid = '{{workspace}}'"),
             "agent.toml:11:14: the workspace id is given twice: use either 'id'",

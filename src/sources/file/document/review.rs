@@ -219,7 +219,7 @@ mod tests {
         for record in [
             "    grants: [{ group: devs }]\n",
             "    grants: [{ group: devs, endpoints: [main] }]\n",
-            "    grants: [{ user: { subject: y } }]\n",
+            "    grants: [{ user: { subject: z } }]\n",
             "    ports: [{ port: 80 }]\n    grants: [{ group: devs, endpoints: [80] }]\n",
             "    ports: [{ port: 80, admission: public }]\n    grants: [{ group: devs, endpoints: [80] }]\n",
             "    apps: [{ app: web, destination: '10.0.0.1:1' }]\n    grants: [{ group: devs, endpoints: ['app:web'] }]\n",
