@@ -1,8 +1,9 @@
-//! HAProxy's configuration: read, judged, written, and tried.
+//! HAProxy's configuration: lint, generate and self-test, for operators (`identity-spoa haproxy …`).
 //!
-//! [`document`] reads the language, [`line`] one line of it, [`condition`] the conditions of rules, [`spoe`] the SPOE
-//! file. [`lint`] finds dangerous mistakes, [`generate`] writes the files from facts of the agent's configuration, and
-//! [`selftest`] tries a running gate from outside. Nothing here speaks to a HAProxy process: [`crate::haproxy`] does.
+//! [`document`] reads the files, [`line`] one line, [`condition`] the conditions of rules, [`spoe`] the SPOE file.
+//! [`lint`] finds dangerous mistakes, [`generate`] writes the files from facts of the agent's configuration, and
+//! [`selftest`] tries a running gate from outside. Nothing here talks to a HAProxy process; [`crate::haproxy`] does.
+//! Lint and generate take the rules from the shipped files, which are compiled in: there is no second copy.
 
 pub mod condition;
 pub mod document;

@@ -1,9 +1,9 @@
-//! One exchange with a runtime API: a line of commands, and its answer.
+//! Carries one line of commands to a runtime API, and its answer back.
 //!
-//! The end of an answer is read from the answer itself, and the connection stays open in both directions until then.
-//! A master that has received the end of the client's side can forget to close its own (3.1 and later, after it
-//! refused a command): the client would wait for an end that never comes, and each such connection takes one of the
-//! ten that a master has, until it is restarted.
+//! The end of an answer is found in the answer itself, and the connection stays open in both directions until then. A
+//! master (3.1 and later) that has received the end of the client's side can forget to close its own after it refused a
+//! command. The client would wait for an end that never comes, and each such connection takes one of the ten that a
+//! master has, until it is restarted.
 
 use std::{io, pin::pin, time::Duration};
 
@@ -24,8 +24,9 @@ const WITHIN: Duration = Duration::from_secs(3);
 /// The longest answer: some 150,000 streams.
 pub(super) const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
-/// Asks something that changes nothing, or nothing more when it is asked twice: one answer that is lost or slow costs
-/// [`SILENCE`]. An answer that is merely slow is still taken.
+/// Sends commands that change nothing, or nothing more when they are repeated. After [`SILENCE_TIMEOUT`] they are sent again on
+/// a second connection, so that one lost or slow answer costs no more than that. The first answer that is whole is
+/// taken.
 pub(super) async fn ask(socket: &Socket, commands: &str) -> Result<Vec<u8>, AskError> {
     let silent = Notify::new();
     let mut first = pin!(within(WITHIN, once(socket, commands, &silent)));
@@ -42,7 +43,7 @@ pub(super) async fn ask(socket: &Socket, commands: &str) -> Result<Vec<u8>, AskE
     }
 }
 
-/// Asks once, with a limit of its own. For what must not happen twice.
+/// Sends commands once, with a limit of their own. For commands that must not be repeated.
 pub(super) async fn command(
     socket: &Socket,
     commands: &str,
@@ -81,18 +82,20 @@ async fn converse(
             return Err(AskError::Long);
         }
         if runtime::is_at_end(&answer) {
+            // A master does not close the connection, so the end must be seen in the answer itself.
             break;
         }
     }
     Ok(answer)
 }
 
-/// Waits for something, and tells when that takes longer than [`SILENCE`].
+/// Waits for I/O, and notifies `silent` when that takes longer than [`SILENCE_TIMEOUT`].
 async fn or_tell<T>(
     silent: &Notify,
     waited_for: impl Future<Output = io::Result<T>>,
 ) -> io::Result<T> {
     let mut waited_for = pin!(waited_for);
+    // The operation is pinned, not restarted: bytes that were read must not be lost.
     if let Ok(result) = timeout(SILENCE, &mut waited_for).await {
         return result;
     }

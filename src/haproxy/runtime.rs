@@ -1,7 +1,7 @@
-//! What HAProxy answers at its runtime API, read from bytes.
+//! Parses the answers of HAProxy's runtime API.
 //!
-//! An answer is whole only with the process's id at its end, which is asked for last. What cannot be read
-//! is an error and never "nothing": a stream that is overlooked would be taken for one that has ended.
+//! Every request ends with `show info`, so an answer is whole only if the process id is at its end. What cannot be
+//! parsed is an error and never "nothing": a stream that is overlooked would be taken for one that has ended.
 
 use std::{
     fmt,
@@ -11,66 +11,66 @@ use std::{
 
 use thiserror::Error;
 
-/// What HAProxy calls a stream in its process: an address, which another stream gets afterwards.
+/// The id of a stream within its process: an address in memory, which a later stream can have again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pointer(u64);
 
 /// The streams of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List {
-    /// The process's id, as it sees it.
+    /// The process id, as the process itself sees it.
     pub process: u32,
-    /// Every stream, those of the runtime API among them.
+    /// All streams, including those of the runtime API.
     pub streams: Vec<Listed>,
 }
 
-/// A stream in a list.
+/// A stream in the list of a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// Which it is.
+    /// The id of the stream.
     pub pointer: Pointer,
-    /// Where the client's connection came in; empty for what HAProxy does for itself.
+    /// The front end of the client's connection; empty for HAProxy's own streams.
     pub frontend: Box<[u8]>,
-    /// The other end of it; `None` for a unix socket.
+    /// The client's address; `None` for a unix socket.
     pub source: Option<SocketAddr>,
-    /// How old it is at least, and at most: HAProxy writes the two largest units.
+    /// The least and the greatest possible age. HAProxy writes only the two largest units.
     pub age: (Duration, Duration),
 }
 
-/// More of a stream.
+/// The details of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Detail {
-    /// Which it is.
+    /// The id of the stream.
     pub pointer: Pointer,
-    /// Its number (`txn.id32`).
+    /// The number of the stream (`txn.id32`).
     pub id: u32,
-    /// Where the client's connection came in.
+    /// The front end of the client's connection.
     pub frontend: Box<[u8]>,
-    /// The other end of it; `None` for a unix socket.
+    /// The client's address; `None` for a unix socket.
     pub source: Option<SocketAddr>,
-    /// When it began.
+    /// When the stream began.
     pub started: Quarter,
-    /// Whether it is no HTTP, or was upgraded.
+    /// Whether the stream is TCP, or HTTP that was upgraded.
     pub is_tunnel: bool,
-    /// Whether the client's connection may carry other streams beside it (HTTP/2).
+    /// Whether the client's connection can carry several streams at once (HTTP/2).
     pub shares_connection: bool,
 }
 
-/// A moment within a quarter of an hour, in microseconds: HAProxy writes local time, and no time zone is off
-/// by less than a quarter.
+/// A time of day modulo a quarter of an hour, in microseconds. HAProxy writes local time, and the offsets of all time
+/// zones are multiples of a quarter of an hour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Quarter(u64);
 
-/// An answer that cannot be read.
+/// Why an answer cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Malformed {
-    /// It says no, or something else than it was asked.
+    /// HAProxy refused, or answered something else.
     #[error("HAProxy answers: {}", .0.escape_ascii())]
     Answer(Vec<u8>),
-    /// Its end is missing.
+    /// The end of the answer is missing.
     #[error("the answer of HAProxy has no end")]
     Cut,
-    /// The master passes nothing on to the process: it is starting, or has ended.
+    /// The master cannot reach the process, which is starting or has ended.
     #[error("HAProxy's master does not reach the process: it is starting, or has ended")]
     NoProcess,
 }
@@ -84,20 +84,19 @@ impl Malformed {
 impl Quarter {
     const MICROS: u64 = 15 * 60 * 1_000_000;
 
-    /// Of a moment in microseconds since the Unix epoch.
+    /// The quarter for microseconds since the Unix epoch.
     #[must_use]
     pub const fn of(micros: u64) -> Self {
         Self(micros % Self::MICROS)
     }
 
-    /// Microseconds since the beginning of the quarter.
+    /// Microseconds since the quarter began.
     #[must_use]
     pub const fn micros(self) -> u64 {
         self.0
     }
 
-    /// How many microseconds after another moment it is, which is less than half a quarter away; less than zero if it is
-    /// before that.
+    /// The microseconds from another quarter to this one, less than half a quarter; negative if this one is earlier.
     #[must_use]
     pub fn after(self, other: Self) -> i64 {
         let ahead = (self.0 + Self::MICROS - other.0) % Self::MICROS;
@@ -106,7 +105,7 @@ impl Quarter {
         if ahead > whole / 2 { ahead - whole } else { ahead }
     }
 
-    /// From `24/Nov/2026:19:20:36.812610`.
+    /// Parses `24/Nov/2026:19:20:36.812610`.
     fn read(text: &[u8]) -> Option<Self> {
         let mut parts = text.rsplit(|b| *b == b':');
         let (seconds, minutes) = (parts.next()?, number(parts.next()?)?);
@@ -114,7 +113,7 @@ impl Quarter {
         let (whole, rest) = seconds.split_at(dot);
         let micros = number(rest.get(1..).filter(|digits| digits.len() == 6)?)?;
         let whole = number(whole)?;
-        // A leap second is the first of the next minute.
+        // A leap second counts as the first second of the next minute.
         let fits = minutes < 60 && whole <= 60;
         fits.then(|| Self::of((minutes * 60 + whole) * 1_000_000 + micros))
     }
@@ -134,14 +133,15 @@ impl Pointer {
     }
 }
 
-/// The ids of the processes of a master (`show proc`); `None` where no master answers.
+/// The ids of a master's processes, from the answer to `show proc`; `None` if a process answered and not a master.
 ///
 /// # Errors
-/// It is neither a master nor a process that says so.
+/// The answer is neither a list nor the refusal of a process.
 pub fn processes(answer: &[u8]) -> Result<Option<Vec<u32>>, Malformed> {
     let mut lines = lines(answer).filter(|line| !line.is_empty());
     match lines.next() {
         Some(head) if head.starts_with(b"#<PID>") => {}
+        // `show proc` is known to masters only.
         Some(other) if other.starts_with(b"Unknown command") => return Ok(None),
         Some(other) => return Err(Malformed::answer(other)),
         None => return Err(Malformed::Cut),
@@ -159,10 +159,10 @@ pub fn processes(answer: &[u8]) -> Result<Option<Vec<u32>>, Malformed> {
     Ok(Some(ids))
 }
 
-/// All streams of a process (`show sess`).
+/// The streams of a process, from the answer to `show sess`.
 ///
 /// # Errors
-/// The answer is not whole, or a line of it cannot be read.
+/// The answer is not whole, or a line cannot be parsed.
 pub fn list(answer: &[u8]) -> Result<List, Malformed> {
     let (streams, process) = body(answer)?;
     let streams = lines(streams).filter(|line| !line.is_empty());
@@ -170,14 +170,15 @@ pub fn list(answer: &[u8]) -> Result<List, Malformed> {
     Ok(List { process, streams: streams.map(read).collect::<Result<_, _>>()? })
 }
 
-/// More of some streams (`show sess 0x…` for each).
+/// The details of streams, from the answers to `show sess 0x…`.
 ///
 /// # Errors
-/// The answer is not whole, or cannot be read.
+/// The answer is not whole, or cannot be parsed.
 pub fn details(answer: &[u8]) -> Result<Vec<Detail>, Malformed> {
     let (streams, _) = body(answer)?;
     let mut details = Vec::new();
     let mut block: Vec<&[u8]> = Vec::new();
+    // The extra line ends the last block.
     for line in lines(streams).chain([&b"0x"[..]]) {
         if line.starts_with(b"0x") && !block.is_empty() {
             details
@@ -195,34 +196,35 @@ pub fn details(answer: &[u8]) -> Result<Vec<Detail>, Malformed> {
     Ok(details)
 }
 
-/// What became of `count` commands `shutdown session`: whether each found its stream.
+/// For each of `count` commands `shutdown session`, whether it found its stream.
 ///
 /// # Errors
-/// The answer is not whole, or one of them was not permitted.
+/// The answer is not whole, or a command was not permitted.
 pub fn shut(answer: &[u8], count: usize) -> Result<Vec<bool>, Malformed> {
     let (results, _) = body(answer)?;
     let mut shut = Vec::new();
     let mut lines = lines(results);
     while let Some(line) = lines.next() {
         if line.is_empty() {
+            // HAProxy prints nothing but an empty line when the stream was closed.
             shut.push(true);
         } else if line.starts_with(b"No such session") {
             shut.push(false);
-            // A text ends in an empty line.
+            // An empty line follows each message.
             lines.next();
         } else {
             return Err(Malformed::answer(line));
         }
     }
-    // The empty line before the end belongs to the last command.
+    // The empty line before the end is the answer of the last command.
     if shut.len() == count { Ok(shut) } else { Err(Malformed::Cut) }
 }
 
-/// What a master answers in place of a process. It then drops the rest of the line.
+/// The answer of a master that cannot reach the process. It ignores the rest of the line.
 const NO_PROCESS: &[u8] = b"Can't find the target PID";
 
-/// Whether nothing follows: all commands of the line were answered, or the master has dropped the rest of them. The
-/// connection stays open at a master.
+/// Whether the answer is complete: every command was answered, or the master ignored the rest. A master keeps the
+/// connection open, so this is the only sign of the end.
 #[must_use]
 pub fn is_at_end(answer: &[u8]) -> bool {
     let end = last_part(answer);
@@ -232,29 +234,30 @@ pub fn is_at_end(answer: &[u8]) -> bool {
     answer.starts_with(b"#<PID>") || body(end).is_ok()
 }
 
-/// Where the end of an answer is looked for: a long one comes in many parts, and must not be read once for each.
+/// The last part of an answer. A long answer arrives in many pieces, and searching all of it after each would be
+/// quadratic.
 fn last_part(answer: &[u8]) -> &[u8] {
     const MOST: usize = 32 * 1024;
     answer.get(answer.len().saturating_sub(MOST)..).unwrap_or(answer)
 }
 
-/// Whether the last line says that the master passed nothing on.
+/// Whether the last line says that the master cannot reach the process.
 fn lacks_process(answer: &[u8]) -> bool {
     lines(last_part(answer)).last().is_some_and(|line| line.starts_with(NO_PROCESS))
 }
 
-/// Whether an answer has its end.
+/// Checks that an answer has its end.
 ///
 /// # Errors
-/// It has not.
+/// The end is missing.
 pub fn is_whole(answer: &[u8]) -> Result<(), Malformed> {
     body(answer).map(|_| ())
 }
 
-/// Whether a process-wide variable has a value, as `get var` says.
+/// Checks that a variable of the process has a value, by the answer to `get var`.
 ///
 /// # Errors
-/// The answer is not whole, or says something else.
+/// The answer is not whole, or the value is another one.
 pub fn has_value(answer: &[u8], name: &str, value: &str) -> Result<(), Malformed> {
     let (before, _) = body(answer)?;
     let want = format!("{name}: type=str value=<{value}>");
@@ -266,9 +269,10 @@ pub fn has_value(answer: &[u8], name: &str, value: &str) -> Result<(), Malformed
     }
 }
 
-/// What stands before the answer to `show info`, and the process's id in that.
+/// What stands before the answer to `show info`, and the process id in that answer.
 fn body(answer: &[u8]) -> Result<(&[u8], u32), Malformed> {
     let mark = b"Name: ";
+    // Only at the start of a line: a stream's line can contain the text too.
     let starts = |at: &usize| *at == 0 || answer.get(at - 1) == Some(&b'\n');
     let info = memchr::memmem::rfind_iter(answer, mark).find(starts);
     let Some(info) = info else {
@@ -285,8 +289,8 @@ fn body(answer: &[u8]) -> Result<(&[u8], u32), Malformed> {
     Ok((before, id))
 }
 
-/// Only which stream it is must be there: HAProxy's own have no frontend, and what a line does not say
-/// makes no stream another one.
+/// Parses a line of `show sess`. Only the id is required: HAProxy's own streams have no front end, and a missing field
+/// does not make it another stream.
 fn listed(line: &[u8]) -> Option<Listed> {
     let mut words = line.split(|b| *b == b' ');
     let pointer = Pointer::read(words.next()?.strip_suffix(b":")?)?;
@@ -321,7 +325,7 @@ fn detail(block: &[&[u8]]) -> Option<Detail> {
     let frontend = find(b"  frontend=")?.split(|b| *b == b' ').next()?;
     let is_tunnel = find(b"  txn=")
         .is_none_or(|txn| txn.split(|b| *b == b' ').any(|word| word == b"rsp.st=MSG_TUNNEL"));
-    // The first is the client's.
+    // The first connection (`co0`) is the client's.
     let client = block.iter().find_map(|line| line.trim_ascii_start().strip_prefix(b"co0="));
     let mut said = client.into_iter().flat_map(|line| line.split(|b| *b == b' '));
     let shares_connection = !said.any(|word| matches!(word, b"mux=H1" | b"mux=PASS"));
@@ -337,7 +341,7 @@ fn detail(block: &[&[u8]]) -> Option<Detail> {
 }
 
 fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
-    // What follows the last line break is no line.
+    // The text after the last line break is an incomplete line.
     let whole = memchr::memrchr(b'\n', text).and_then(|end| text.get(..end));
     whole.into_iter().flat_map(|text| text.split(|b| *b == b'\n'))
 }
@@ -347,22 +351,24 @@ fn number(digits: &[u8]) -> Option<u64> {
     std::str::from_utf8(digits).ok().filter(|_| plain)?.parse().ok()
 }
 
-/// `127.0.0.1:80` or `::1:80`; nothing else is an address.
+/// Parses `127.0.0.1:80` or `::1:80`.
 fn address(text: &[u8]) -> Option<SocketAddr> {
     let text = std::str::from_utf8(text).ok()?;
     let (ip, port) = text.rsplit_once(':')?;
     let ip: IpAddr = ip.parse().ok()?;
-    // A socket for both families writes IPv4 in the longer form.
+    // A socket for both families writes IPv4 addresses as IPv6.
     Some(SocketAddr::new(ip.to_canonical(), port.parse().ok()?))
 }
 
-/// `1d2h`, `3m10s`, `5s`: so long at least, and at most. What is yet to come, by clocks that differ, is zero.
+/// Parses `1d2h`, `3m10s` or `5s` to the least and the greatest possible age. A negative age, by clocks that differ, is
+/// zero.
 fn duration(text: &[u8]) -> Option<(Duration, Duration)> {
     let (text, is_future) = text.strip_prefix(b"-").map_or((text, false), |rest| (rest, true));
     let (mut seconds, mut digits, mut unit_shown) = (0_u64, None, None);
     for byte in text {
         let unit = match byte {
             b'0'..=b'9' => {
+                // Overflow makes the age unknown, not wrong.
                 let more = digits.unwrap_or(0_u64).checked_mul(10)?;
                 digits = Some(more.checked_add(u64::from(byte - b'0'))?);
                 continue;

@@ -1,9 +1,9 @@
-//! HAProxy's runtime API: which streams it has, and ending one (management.txt section 9.3).
+//! The sockets of HAProxy's runtime API, and what the agent does there: list streams, look at them, close them, and end
+//! the reuse of allows (management.txt section 9.3).
 //!
-//! A socket is a process's own (`stats socket`) or its master's (`haproxy -S`), through which every
-//! process of it is reached, old ones after a reload too; which it is, it is asked. Every question has a
-//! time limit and every answer a size limit ([`super::exchange`]). [`super::runtime`] reads the answers; nothing
-//! here knows tunnels.
+//! A socket belongs to a process (`stats socket`) or to a master (`haproxy -S`), which reaches all its processes, also
+//! those that a reload has replaced. The socket itself is asked which it is. [`super::exchange`] sets the limits, and
+//! [`super::runtime`] parses the answers; nothing here knows about tunnels.
 
 use std::{fmt, fmt::Write as _, io, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
@@ -24,50 +24,50 @@ const EPOCH: &str = "proc.identity_epoch";
 /// Commands at once. HAProxy takes a line of `tune.bufsize` bytes at most, 16 KiB unless configured.
 pub(crate) const BATCH: usize = 200;
 
-/// Where a runtime API is.
+/// The address of a runtime API.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Socket {
     /// A unix socket.
     Unix(PathBuf),
-    /// TCP.
+    /// A TCP address.
     Tcp(SocketAddr),
 }
 
-/// Why a text is no such place.
+/// Why a text is not the address of a runtime API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("expected \"unix:/path/to/socket\" or \"IP:PORT\"")]
 pub struct SocketError;
 
-/// Why there is no answer that counts.
+/// Why a request to the runtime API failed.
 #[derive(Debug, Error)]
 pub enum AskError {
-    /// Nobody listens, or the connection broke.
+    /// The connection failed.
     #[error("{0}")]
     Io(#[from] io::Error),
-    /// No whole answer in time.
+    /// The answer was not complete within the limit.
     #[error("no whole answer within {0:?}")]
     Late(Duration),
-    /// More than is read.
+    /// The answer is longer than the limit.
     #[error("the answer is longer than {} MiB", MAX_ANSWER >> 20)]
     Long,
-    /// Not what HAProxy answers.
+    /// The answer is not what HAProxy answers.
     #[error(transparent)]
     Malformed(#[from] Malformed),
 }
 
-/// One process, and the way to it.
+/// A process of HAProxy, and the way to it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Process {
     socket: Socket,
-    /// Its id, where the socket is its master's.
+    /// The process id, if the socket is its master's.
     through_master: Option<u32>,
 }
 
 impl Socket {
-    /// The processes that are reached here.
+    /// The processes that this socket reaches.
     ///
     /// # Errors
-    /// No answer, or none that can be read.
+    /// There is no answer, or it cannot be parsed.
     pub async fn processes(&self) -> Result<Vec<Process>, AskError> {
         let process = |through_master| Process { socket: self.clone(), through_master };
         let answer = exchange::ask(self, "show proc\n").await?;
@@ -79,26 +79,27 @@ impl Socket {
 }
 
 impl Process {
-    /// Its id, where that is known without asking.
+    /// The process id, if it is known without asking.
     #[must_use]
     pub fn id(&self) -> Option<u32> {
         self.through_master
     }
 
-    /// All its streams.
+    /// All streams of the process.
     ///
     /// # Errors
-    /// No whole answer, or one that cannot be read.
+    /// The answer is not whole, or cannot be parsed.
     pub async fn list(&self) -> Result<List, AskError> {
         Ok(runtime::list(&self.ask(["show sess"].into_iter()).await?)?)
     }
 
-    /// More of some streams. Those that are gone are left out.
+    /// The details of some streams. Streams that have ended are left out.
     ///
     /// # Errors
-    /// No whole answer, or one that cannot be read.
+    /// The answer is not whole, or cannot be parsed.
     pub async fn details(&self, streams: &[Pointer]) -> Result<Vec<Detail>, AskError> {
         let mut details = Vec::new();
+        // HAProxy rejects a line longer than its buffer as a whole.
         for batch in streams.chunks(BATCH) {
             let commands = batch.iter().map(|stream| format!("show sess {stream}"));
             details.extend(runtime::details(&self.ask(commands).await?)?);
@@ -106,10 +107,10 @@ impl Process {
         Ok(details)
     }
 
-    /// Ends streams. Says of each whether it was there.
+    /// Closes streams, and returns for each whether it still existed.
     ///
     /// # Errors
-    /// No whole answer, or one that cannot be read: the socket's level is not `admin`.
+    /// The answer is not whole or cannot be parsed: mostly because the socket's level is not `admin`.
     pub async fn shut(&self, streams: &[Pointer]) -> Result<Vec<bool>, AskError> {
         let mut shut = Vec::new();
         for batch in streams.chunks(BATCH) {
@@ -120,11 +121,12 @@ impl Process {
         Ok(shut)
     }
 
-    /// Ends all that is kept for reuse: it was kept under another epoch. Without one, only makes sure that the
-    /// process answers.
+    /// Sets a new epoch, which ends the reuse of all allows that were given under another one. Without an epoch, only
+    /// checks that the process answers.
     ///
     /// # Errors
-    /// No whole answer, or the process has another epoch afterwards: the socket's level is not `admin`.
+    /// The answer is not whole, or the process still has another epoch: mostly because the socket's level is not
+    /// `admin`.
     pub async fn end_reuse(&self, epoch: Option<&str>) -> Result<(), AskError> {
         let Some(epoch) = epoch else {
             runtime::is_whole(&self.ask(std::iter::empty::<&str>()).await?)?;
@@ -138,27 +140,28 @@ impl Process {
         Ok(runtime::has_value(&answer, EPOCH, epoch)?)
     }
 
-    /// Waits, up to a minute, until the process answers again after it missed a time limit.
+    /// Waits up to a minute until the process answers again after it missed a time limit.
     ///
     /// # Errors
-    /// No answer, or one that cannot be read.
+    /// There is no answer, or it cannot be parsed.
     pub async fn goes_on(&self) -> Result<(), AskError> {
         let commands = self.line(std::iter::empty::<&str>());
         let answer = exchange::command(&self.socket, &commands, STANDSTILL).await?;
         Ok(runtime::is_whole(&answer)?)
     }
 
-    /// Whether streams may be ended here: asks for the end of one that cannot be.
+    /// Checks that streams may be closed through this socket, by closing one that cannot exist.
     ///
     /// # Errors
-    /// They may not, or there is no whole answer.
+    /// They may not, or the answer is not whole.
     pub async fn may_terminate(&self) -> Result<(), AskError> {
         let answer = self.ask(["shutdown session 0x1"].into_iter()).await?;
         runtime::shut(&answer, 1)?;
+        // No stream has this address, so nothing is closed.
         Ok(())
     }
 
-    /// Asks, and at the end which process answers: without that an answer is not whole.
+    /// Sends commands and `show info`, whose answer marks the end.
     async fn ask(
         &self,
         commands: impl Iterator<Item = impl fmt::Display>,
@@ -169,7 +172,7 @@ impl Process {
     fn line(&self, commands: impl Iterator<Item = impl fmt::Display>) -> String {
         let mut line = String::new();
         let mut push = |command: &dyn fmt::Display| {
-            // Into memory: it cannot fail. A master takes one command of a line for each process named.
+            // Writing to memory cannot fail. A master needs the process before every command of a line.
             let _ = match self.through_master {
                 Some(id) => write!(line, "@!{id} {command};"),
                 None => write!(line, "{command};"),

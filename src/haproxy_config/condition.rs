@@ -1,23 +1,26 @@
-//! Conditions of rules: `if` and `unless`, named and anonymous ACLs (HAProxy's configuration manual,
-//! section 7).
+//! Conditions of rules: `if` and `unless`, named and anonymous ACLs (HAProxy's configuration manual, section 7).
+//!
+//! Lint asks a [`Condition`] what it guarantees about a test such as the verdict: that the rule is followed whenever
+//! the test fails ([`Condition::holds_without`]), only if it passes ([`Condition::needs`]), or never if it passes
+//! ([`Condition::spares`]). All three answers are cautious: false if the condition does not guarantee it.
 
 use std::{collections::BTreeMap, sync::Arc};
 
-/// One test: what is fetched and how it is compared.
+/// One test of an ACL: a sample and what it is compared with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Test {
     /// The sample with its converters, such as `req.hdr(host),lower`.
     pub fetch: String,
-    /// How it is compared (`-m`), where that is said.
+    /// The matching method (`-m`), if one is given.
     pub method: Option<String>,
-    /// Whether the values are in a file.
+    /// Whether values come from a file (`-f`, `-M`).
     pub from_file: bool,
-    /// What it is compared with.
+    /// The values that it is compared with.
     pub values: Vec<String>,
 }
 
 impl Test {
-    /// Whether this sample is compared in this way.
+    /// Whether the test compares this sample by this method.
     #[must_use]
     pub fn is(&self, fetch: &str, method: &str) -> bool {
         step();
@@ -25,39 +28,39 @@ impl Test {
     }
 }
 
-/// A term of a condition.
+/// A term of a condition: an ACL by name, or an anonymous one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Term {
-    /// Whether it must not hold.
+    /// Whether the term is negated.
     pub negated: bool,
-    /// What must hold: one of these. A name that stands for nothing has none.
+    /// The alternatives; one of them must pass. An ACL that is not defined has none.
     pub any: Arc<Vec<Test>>,
-    /// The name of the ACL; anonymous ones have none.
+    /// The name of the ACL; `None` if it is anonymous.
     pub name: Option<String>,
 }
 
-/// When a rule is followed.
+/// The condition at the end of a rule.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Condition {
-    /// `unless` instead of `if`.
+    /// Whether it begins with `unless` and not with `if`.
     pub unless: bool,
-    /// One of these must hold, each with all of its terms. Empty for a rule without a condition.
+    /// The alternatives; all terms of one of them must hold. Empty for a rule without a condition.
     pub any: Vec<Vec<Term>>,
-    /// The words, for comparison with other conditions.
+    /// The words of the condition, for messages.
     pub words: Vec<String>,
 }
 
-/// Adds a line of an ACL; several lines of one name are alternatives.
+/// Adds a line of an ACL. Several lines of one name are alternatives.
 pub fn add_acl(acls: &mut Acls, name: &str, words: &[String]) {
     let tests = acls.entry(name.to_owned()).or_default();
     Arc::make_mut(tests).push(Test::read(words));
 }
 
-/// The ACLs of a section by name; several lines of one name are alternatives.
+/// The ACLs of a section by name, with their alternatives.
 pub type Acls = BTreeMap<String, Arc<Vec<Test>>>;
 
 impl Test {
-    /// Reads what follows the name of an ACL, or stands between braces.
+    /// Reads a test: the words that follow the name of an ACL, or stand between braces.
     #[must_use]
     pub fn read(words: &[String]) -> Self {
         step();
@@ -72,6 +75,7 @@ impl Test {
                     words.next();
                 }
                 "--" if flags => flags = false,
+                // Other flags (`-i`, `-n`, `-u`) do not change what is compared.
                 flag if flags && flag.starts_with('-') && flag.len() == 2 => {}
                 value => {
                     flags = false;
@@ -82,7 +86,7 @@ impl Test {
         test
     }
 
-    /// Whether it looks at a variable whose name begins so, such as `txn.identity.`.
+    /// Whether the test looks at a variable whose name begins with this prefix, such as `txn.identity.`.
     #[must_use]
     pub fn mentions(&self, prefix: &str) -> bool {
         step();
@@ -91,7 +95,7 @@ impl Test {
 }
 
 impl Condition {
-    /// The condition at the end of a rule, whose own words come first.
+    /// Reads the condition of a rule from all words of its line.
     #[must_use]
     pub fn of(words: &[String], acls: &Acls) -> Self {
         step();
@@ -104,6 +108,7 @@ impl Condition {
         let mut negated = false;
         while let Some((index, word)) = rest.next() {
             let mut word = word.as_str();
+            // `!` can stand alone, and `!!` cancels itself.
             while let Some(after) = word.strip_prefix('!') {
                 (word, negated) = (after, !negated);
             }
@@ -114,12 +119,14 @@ impl Condition {
                     continue;
                 }
                 "{" => {
+                    // An anonymous ACL ends at its brace; words inside it are never `or` or names.
                     let length = words.iter().skip(index + 1).take_while(|w| *w != "}").count();
                     let inner = words.get(index + 1..index + 1 + length).unwrap_or_default();
                     rest.nth(length);
                     Term { negated, any: Arc::new(vec![Test::read(inner)]), name: None }
                 }
                 name => {
+                    // HAProxy's own ACLs (`METH_GET`, `TRUE`) are not in the file and have no tests here.
                     let any = acls.get(name).cloned().unwrap_or_default();
                     Term { negated, any, name: Some(name.into()) }
                 }
@@ -132,18 +139,18 @@ impl Condition {
         Self { unless, any, words: words.to_vec() }
     }
 
-    /// Whether the rule is followed in any case.
+    /// Whether the rule has no condition.
     #[must_use]
     pub fn is_always(&self) -> bool {
         self.any.is_empty()
     }
 
-    /// All terms.
+    /// All terms of all alternatives.
     pub fn terms(&self) -> impl Iterator<Item = &Term> {
         self.any.iter().flatten()
     }
 
-    /// All tests.
+    /// All tests of all terms.
     pub fn tests(&self) -> impl Iterator<Item = &Test> {
         self.terms().flat_map(|term| term.any.iter())
     }
@@ -153,22 +160,23 @@ impl Condition {
     pub fn holds_without(&self, test: impl Fn(&Test) -> bool) -> bool {
         let is = |term: &Term| !term.any.is_empty() && term.any.iter().all(&test);
         if self.unless {
-            // Not followed in these cases only, and each of them needs the test to pass.
+            // `unless` exempts these alternatives only, and each of them requires the test to pass.
             return self.any.iter().all(|terms| terms.iter().any(|t| is(t) && !t.negated));
         }
+        // One alternative of negated tests is enough: it holds for every request that fails them.
         let refuses =
             |terms: &Vec<Term>| !terms.is_empty() && terms.iter().all(|t| is(t) && t.negated);
         self.is_always() || self.any.iter().any(refuses)
     }
 
-    /// Whether the rule is followed for no request but those that pass `test`.
+    /// Whether the rule is followed only for requests that pass `test`.
     #[must_use]
     pub fn needs(&self, test: impl Fn(&Test) -> bool) -> bool {
         self.needs_it(true, test, |_| false)
     }
 
-    /// Whether the rule is followed for no request that passes `test`. `is_among` says whether the test is one of
-    /// those of a term, which may have many.
+    /// Whether the rule is never followed for a request that passes `test`. `is_among` says whether the test is one of
+    /// the alternatives of a term; it is asked by name, since a term can have many alternatives.
     #[must_use]
     pub fn spares(&self, test: impl Fn(&Test) -> bool, is_among: impl Fn(&Term) -> bool) -> bool {
         self.needs_it(false, test, is_among)
@@ -181,12 +189,12 @@ impl Condition {
         is_among: impl Fn(&Term) -> bool,
     ) -> bool {
         let is = |term: &Term| !term.any.is_empty() && term.any.iter().all(&test);
-        // Of a negated term all tests fail, of another one passes.
+        // A negated term holds if all its tests fail, any other term if one passes.
         let says = |term: &Term, passed: bool| {
             if passed { is(term) && !term.negated } else { term.negated && is_among(term) }
         };
         if self.unless {
-            // Followed when each of these cases fails: one that is the very opposite is enough.
+            // The rule is followed if every alternative fails. One alternative that only ever fails so is enough.
             let lets = |terms: &Vec<Term>| {
                 let opposite = |term: &Term| is(term) && term.negated == passed;
                 !terms.is_empty() && terms.iter().all(opposite)
@@ -198,7 +206,7 @@ impl Condition {
     }
 }
 
-/// Notes a step of work, for tests of how much there is.
+/// Counts a step of work. Tests hold the growth of the work against the size of a file.
 pub(super) fn step() {
     #[cfg(test)]
     work::step();

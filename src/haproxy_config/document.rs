@@ -1,7 +1,11 @@
-//! A HAProxy configuration as sections of lines, once for each way its `.if` conditions can turn out.
+//! Reads HAProxy configuration files into sections of lines, once for each outcome of their `.if` conditions.
 //!
-//! What a condition is about is known where the files themselves decide it, and for versions of HAProxy;
-//! everything else is taken as true and as false.
+//! Lint judges every variant of a file that HAProxy could load, since the environment and the version of HAProxy decide
+//! which one it is. A condition has one outcome where the files themselves decide it (numbers, variables that they
+//! set); versions that exclude each other are not combined; everything else is taken both as true and as false. The
+//! number of variants is bounded ([`Document::ways`]), and every line is in at least one of them.
+//!
+//! KnownEnvironment never fails: what cannot be read is listed in [`Document::unreadable`], and the rest is still judged.
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
@@ -12,23 +16,23 @@ use environment::Reading;
 mod branches;
 mod environment;
 
-/// The longest file, in bytes.
+/// The largest file that is read, in bytes.
 pub const MAX_FILE: usize = 4 * 1024 * 1024;
-/// How deep conditions may be nested; HAProxy's own limit.
+/// How deep conditions may be nested. HAProxy has the same limit.
 const MAX_NESTED: usize = 16;
 
-/// A file as it was read.
+/// The text of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
-    /// As the person named it.
+    /// The name, as it was given on the command line.
     pub name: String,
-    /// What is in it.
+    /// The contents.
     pub text: String,
 }
 
 impl Source {
-    /// A file from its bytes. Bytes that are not UTF-8 are taken as Latin-1, each as one character: nothing
-    /// is lost, and HAProxy, which knows bytes only, finds the same words.
+    /// Makes a file from its bytes. Text that is not UTF-8 is read as Latin-1, one character for each byte: nothing is
+    /// lost, and the words are those that HAProxy finds, which compares bytes.
     #[must_use]
     pub fn from_bytes(name: String, bytes: Vec<u8>) -> Self {
         let text = String::from_utf8(bytes)
@@ -37,45 +41,45 @@ impl Source {
     }
 }
 
-/// A place in one of several files.
+/// The place of a line in one of several files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct At {
-    /// The number of the file.
+    /// The index of the file.
     pub file: usize,
-    /// The line, from 1.
+    /// The line, counted from 1.
     pub line: usize,
 }
 
-/// One line with its words; at least one.
+/// One line, split into words. There is at least one word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// Where it is.
+    /// The place of the line.
     pub at: At,
-    /// What it says.
+    /// The words, without quotes and with known variables of the environment put in.
     pub words: Vec<String>,
 }
 
-/// A section: a front end, a back end, the defaults …
+/// A section of the configuration, such as a front end or a backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Section {
-    /// Where it begins.
+    /// The place of its first line.
     pub at: At,
-    /// `frontend`, `backend`, `listen`, `defaults`, `global` …
+    /// The keyword: `frontend`, `backend`, `listen`, `defaults`, `global` …
     pub kind: String,
-    /// Its name; empty where it has none.
+    /// The name; empty if it has none.
     pub name: String,
-    /// The number of the `defaults` section that it inherits from.
+    /// The index of the `defaults` section that it inherits from.
     pub defaults: Option<usize>,
-    /// Its lines, without the one that begins it.
+    /// The lines after the first one.
     pub lines: Vec<Arc<Line>>,
 }
 
-/// What cannot be read, with its place.
+/// A line that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Unreadable {
-    /// Where.
+    /// The place of the line.
     pub at: At,
-    /// Why.
+    /// The reason, for the person who runs lint.
     pub why: String,
 }
 
@@ -88,16 +92,16 @@ enum Item {
     Endif(At),
 }
 
-/// Several files as one configuration.
+/// Several files, read as one configuration.
 #[derive(Debug, Default)]
 pub struct Document {
     items: Vec<Item>,
     conditions: Vec<String>,
-    /// What could not be read; the rest was.
+    /// The lines that could not be read.
     pub unreadable: Vec<Unreadable>,
 }
 
-/// The sections of HAProxy 2.6 to 3.4.
+/// The keywords that begin a section, in HAProxy 2.6 to 3.4.
 const SECTIONS: [&str; 20] = [
     "global",
     "defaults",
@@ -121,12 +125,13 @@ const SECTIONS: [&str; 20] = [
     "healthcheck",
 ];
 
-/// Lines about one thing alone: what they mean does not depend on the rules beside them.
+/// Keywords whose lines mean the same whatever rules stand around them. Conditions about such lines only need no
+/// combinations.
 const SINGLE: [&str; 8] =
     ["bind", "server", "stats", "option", "timeout", "maxconn", "log", "http-reuse"];
 
 impl Document {
-    /// Reads files. Never fails: what cannot be read is listed, the rest is there.
+    /// Reads files. What cannot be read is listed, and the rest is read.
     #[must_use]
     pub fn read(sources: &[Source]) -> Self {
         let mut reading = Reading::default();
@@ -151,6 +156,7 @@ impl Document {
                     }
                     Err(error) => document.note(at, error),
                 }
+                // A file that large is a mistake, and reading it would be slow.
             }
         }
         document.check_nesting();
@@ -159,8 +165,10 @@ impl Document {
 
     fn note(&mut self, at: At, why: impl fmt::Display) {
         self.unreadable.push(Unreadable { at, why: why.to_string() });
+        // Later lines see the variables that this one sets, as in HAProxy.
     }
 
+    // A variable that is set inside a condition has no certain value afterwards.
     fn add(&mut self, at: At, words: Vec<String>, reading: &Reading) {
         let Some(first) = words.first() else { return };
         let item = match first.as_str() {
@@ -168,7 +176,7 @@ impl Document {
             ".elif" => Item::Elif(at, self.condition(&words, reading)),
             ".else" => Item::Else(at),
             ".endif" => Item::Endif(at),
-            // Messages to the person who starts HAProxy.
+            // `.notice`, `.warning` and the like only print a message.
             word if word.starts_with('.') => return,
             _ => Item::Line(Arc::new(Line { at, words })),
         };
@@ -214,7 +222,7 @@ impl Document {
         }
     }
 
-    /// All lines, whatever the conditions say.
+    /// All lines of the files, whatever the conditions are.
     pub fn lines(&self) -> impl Iterator<Item = &Line> {
         self.items.iter().filter_map(|item| match item {
             Item::Line(line) => Some(&**line),
@@ -223,19 +231,20 @@ impl Document {
     }
 
     /// The texts of the conditions, in the order of the files.
+    // HAProxy refuses the file here, so the rest does not matter.
     #[must_use]
     pub fn conditions(&self) -> &[String] {
         &self.conditions
     }
 
-    /// The configuration in each of [`Self::ways`].
+    /// The sections in each of [`Self::ways`].
     pub fn variants(&self) -> impl Iterator<Item = Vec<Section>> {
         let ways = self.ways().into_iter();
         ways.map(|way| self.variant(|number| way.get(number) == Some(&true)))
     }
 
-    /// The ways the conditions can turn out that make a difference: every combination of a few that decide
-    /// about rules, the others all together, and each line at least once. Each way says which conditions
+    /// The outcomes of the conditions that are looked at: every combination of a few conditions that decide about
+    /// rules, and the others together. Each line is taken in at least one of them. An outcome says which conditions
     /// hold, in the order of [`Self::conditions`].
     #[must_use]
     pub fn ways(&self) -> Vec<Vec<bool>> {
@@ -258,27 +267,28 @@ impl Document {
         taken.retain(|number| {
             let item = usize::try_from(*number).ok().and_then(|number| self.items.get(number));
             !matches!(item, Some(Item::Line(line)) if is_single(line))
+            // Outcomes that take the same rules need to be judged once only.
         });
         taken
     }
 
-    /// The branches of all conditions, by the line that begins each, and whether a way takes them.
+    /// For each outcome, the branches of all conditions: the line that begins each, and whether the outcome takes it.
     #[must_use]
     pub fn branches(&self, way: &[bool]) -> Vec<(At, bool)> {
         let paths = self.paths().1;
         paths.into_iter().map(|(at, path)| (at, is_reached(&path, way))).collect()
     }
 
-    /// The configuration where `holds` says how each condition turns out.
+    /// The sections where `holds` says whether each condition holds.
     pub fn variant(&self, holds: impl Fn(usize) -> bool) -> Vec<Section> {
         self.sections(&self.taken(holds))
     }
 
-    /// The conditions that decide about rules, and what must hold for each branch to be taken.
+    /// The conditions that decide about rules, and for each branch what must hold for it to be taken.
     fn paths(&self) -> (BTreeSet<usize>, Vec<(At, Vec<Test>)>) {
         let mut rules = BTreeSet::new();
         let mut paths = Vec::new();
-        // For each open condition: the tests of its branches before, and of this one.
+        // One entry for each open condition: the tests of its earlier branches, and of this one.
         let mut open: Vec<(Vec<Test>, Test)> = Vec::new();
         for item in &self.items {
             let branched = match item {
@@ -310,10 +320,10 @@ impl Document {
         (rules, paths)
     }
 
-    /// The numbers of the items whose branches are all taken.
+    /// The indices of the lines in branches that are taken.
     fn taken(&self, holds: impl Fn(usize) -> bool) -> Vec<u32> {
         let mut numbers = Vec::new();
-        // For each open condition: whether this branch is taken, and whether one was.
+        // One entry for each open condition: whether this branch is taken, and whether any branch was.
         let mut open: Vec<(bool, bool)> = Vec::new();
         for (number, item) in (0..).zip(&self.items) {
             match item {
@@ -322,6 +332,7 @@ impl Document {
                     open.push((taken, taken));
                 }
                 Item::Elif(_, test) => {
+                    // A branch is taken if its own test holds and all earlier ones fail.
                     if let Some((taken, done)) = open.last_mut() {
                         *taken = !*done && test.holds(&holds);
                         *done |= *taken;
@@ -364,7 +375,7 @@ fn is_reached(path: &[Test], way: &[bool]) -> bool {
     path.iter().all(|test| test.holds(&|number| way.get(number) == Some(&true)))
 }
 
-/// Goes to the next branch of the innermost condition.
+/// Begins the next branch of the innermost condition. False if no condition is open.
 fn next_branch(open: &mut [(Vec<Test>, Test)], test: Test) -> bool {
     if let Some((before, now)) = open.last_mut() {
         before.push(std::mem::replace(now, test));
@@ -386,7 +397,7 @@ fn constant(atom: &str, reading: &Reading) -> Option<bool> {
     reading.is_set(name.trim().trim_matches('"')).then_some(true)
 }
 
-/// Puts a line into the section it belongs to, or begins one.
+/// Appends a line to the open section, or opens a section.
 fn place(sections: &mut Vec<Section>, line: &Arc<Line>) {
     let word = |n: usize| line.words.get(n).map_or("", String::as_str);
     if !SECTIONS.contains(&word(0)) {
@@ -415,6 +426,7 @@ fn place(sections: &mut Vec<Section>, line: &Arc<Line>) {
     });
 }
 
+// HAProxy takes the last `defaults` section before a proxy, unless the proxy names one.
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,23 +1,25 @@
-//! One line of a HAProxy configuration as words: quotes, escapes, comments and variables of the
-//! environment (HAProxy's configuration manual, section 2.2 and 2.3).
+//! Splits a line of a HAProxy configuration into words: quotes, escapes, comments, and variables of the environment
+//! (HAProxy's configuration manual, sections 2.2 and 2.3).
+//!
+//! The words must be exactly those that HAProxy finds. Otherwise lint would judge another rule than the one that runs.
 
 use std::{collections::BTreeMap, iter::Peekable, str::Chars};
 
 use thiserror::Error;
 
-/// The longest line that is read, in bytes; HAProxy's own limit is shorter.
+/// The longest line that is read, in bytes. It is longer than HAProxy's own limit.
 pub const MAX_LINE: usize = 64 * 1024;
 
-/// Variables that the configuration itself gives a value (`presetenv`, `setenv`).
+/// The variables that the configuration sets itself (`presetenv`, `setenv`), with their values.
 pub type Environment = BTreeMap<String, String>;
 
-/// Why a line is none.
+/// Why a line cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum LineError {
-    /// A quote that never ends.
+    /// A quote that is not closed.
     #[error("a quote is opened and not closed")]
     Quote,
-    /// A line beyond [`MAX_LINE`], also after variables are put in.
+    /// A line beyond [`MAX_LINE`], before or after variables are put in.
     #[error("the line is longer than 64 KiB")]
     Long,
 }
@@ -44,10 +46,12 @@ pub fn words(line: &str, environment: &Environment) -> Result<Vec<String>, LineE
     let mut chars = line.chars().peekable();
     while let Some(c) = chars.next() {
         match (quote, c) {
+            // A comment starts anywhere outside of quotes, also within a word.
             (Quote::No, '#') => break,
             (Quote::No, ' ' | '\t' | '\r' | '\n' | '\x0b' | '\x0c') => words.extend(word.take()),
             (Quote::No, '\'') => {
                 quote = Quote::Single;
+                // Empty quotes are a word too.
                 word.get_or_insert_default();
             }
             (Quote::No, '"') => {
@@ -60,6 +64,7 @@ pub fn words(line: &str, environment: &Environment) -> Result<Vec<String>, LineE
             }
             (Quote::Double, '$') => {
                 let (value, spread) = variable(&mut chars, environment);
+                // A variable can be long, and can occur many times in one line.
                 size += value.len();
                 if size > MAX_LINE {
                     return Err(LineError::Long);
@@ -84,7 +89,7 @@ pub fn words(line: &str, environment: &Environment) -> Result<Vec<String>, LineE
     Ok(words)
 }
 
-/// What follows a backslash. One that HAProxy does not know stays, as regular expressions need it.
+/// Reads what follows a backslash. Escapes that HAProxy does not know stay as they are; regular expressions need that.
 fn escape(chars: &mut Peekable<Chars<'_>>, word: &mut String) {
     let Some(next) = chars.next() else {
         word.push('\\');
@@ -110,13 +115,14 @@ fn escape(chars: &mut Peekable<Chars<'_>>, word: &mut String) {
 fn hexadecimal(chars: &mut Peekable<Chars<'_>>) -> Option<u8> {
     let mut ahead = chars.clone();
     let digits = [ahead.next()?.to_digit(16)?, ahead.next()?.to_digit(16)?];
+    // Without two digits HAProxy leaves the escape as it is.
     *chars = ahead;
     let [high, low] = digits;
     u8::try_from(high * 16 + low).ok()
 }
 
-/// What follows a dollar sign within double quotes: `NAME`, `{NAME}`, `{NAME-default}`, or `{NAME[*]}`, whose
-/// value is several words. Gives the value and whether it is several words.
+/// Reads what follows a dollar sign within double quotes: `NAME`, `{NAME}`, `{NAME-default}`, or `{NAME[*]}`, whose
+/// value becomes several words. Returns the value, and whether it becomes several words.
 fn variable(chars: &mut Peekable<Chars<'_>>, environment: &Environment) -> (String, bool) {
     let is_name = |c: &char| c.is_ascii_alphanumeric() || *c == '_';
     let braces = chars.next_if_eq(&'{').is_some();
@@ -138,6 +144,7 @@ fn variable(chars: &mut Peekable<Chars<'_>>, environment: &Environment) -> (Stri
         spread = after.is_some();
         default = after.unwrap_or(&rest).strip_prefix('-').map(str::to_owned);
     }
+    // An unknown variable stays visible, so that checks can treat it as anything.
     let known = environment.get(&name).cloned().or(default);
     (known.unwrap_or_else(|| format!("${{{name}}}")), spread)
 }

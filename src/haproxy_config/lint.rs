@@ -1,8 +1,14 @@
-//! Dangerous mistakes in a HAProxy configuration that asks this agent, each with its line and what to
-//! write instead.
+//! `haproxy lint`: finds dangerous mistakes in a HAProxy configuration that asks this agent, each with its line, what
+//! can happen, and what to write instead.
 //!
-//! Judges texts only: no HAProxy is started, nothing but the files is looked at. A rule of HAProxy that is
-//! not known here is passed over, so a clean result is no proof; `haproxy selftest` tries the real thing.
+//! Only texts are judged: no HAProxy is started. Every variant of the files (see [`super::document`]) is checked by
+//! itself, because a mistake in one of them is one in the file. What the shipped rules do is read from the shipped file
+//! ([`shipped`]), so there is no second list of them.
+//!
+//! Two kinds of checks complement each other. Some demand that a rule is there, in the shipped words or in any that do
+//! at least as much. Others demand that nothing is there which undoes them: only the agent writes its variables, every
+//! route and destination is the agent's, and identity headers carry the agent's values. A rule of HAProxy that is not
+//! known here is ignored, so a clean result is not a proof; `haproxy selftest` tries the running gate.
 
 use std::{
     cell::RefCell,
@@ -54,31 +60,31 @@ use reach::Reach;
 pub(crate) use reuse::CONDITION as REUSE;
 pub use rule::Rule;
 
-/// What the agent's configuration says that HAProxy's must fit.
+/// What HAProxy's configuration must fit: facts of the agent's configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Agent {
-    /// Every question is answered within this time.
+    /// The agent answers every request within this time.
     pub answer_within: Duration,
     /// Whether people sign in with a browser.
     pub sign_in: bool,
-    /// Whether tokens may be in a cookie.
+    /// Whether tokens are accepted in a cookie.
     pub cookie: bool,
-    /// Whether tokens may be in the query.
+    /// Whether tokens are accepted in the query.
     pub query: bool,
-    /// Whether tokens may be in a WebSocket subprotocol.
+    /// Whether tokens are accepted in a WebSocket subprotocol.
     pub subprotocol: bool,
-    /// Whether there are policies, which are about method, path and client.
+    /// Whether there are policies, which need method, path and client.
     pub policies: bool,
-    /// Whether a page that shows a workspace in a frame must be one of the workspace's own hosts, which Referer
-    /// tells (`framing = "workspace"`).
+    /// Whether only a workspace's own hosts may show it in a frame (`framing = "workspace"`); the agent needs Referer
+    /// for that.
     pub frames: bool,
-    /// The back ends that the agent may name. Without a configuration they are not known: it could name any.
+    /// The backends that the agent may name. `None` if there is no configuration: then it could name any.
     pub backends: Option<AllowedBackends>,
 }
 
 impl Default for Agent {
-    /// What holds where the agent's configuration says nothing.
+    /// The agent's defaults.
     fn default() -> Self {
         let answer_within = Duration::from_millis(300);
         Self {
@@ -97,21 +103,21 @@ impl Default for Agent {
 /// One mistake.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Finding {
-    /// The file, as it was named.
+    /// The file, by the name it was given on the command line.
     pub file: String,
-    /// The line, from 1.
+    /// The line, counted from 1.
     pub line: usize,
     /// The kind of mistake.
     pub rule: Rule,
     /// What is wrong there.
     pub what: String,
-    /// What can come of it.
+    /// What can happen because of it.
     pub why: &'static str,
     /// What to write instead.
     pub fix: String,
 }
 
-/// Files by the name that a configuration calls them: gives what is in it, or nothing.
+/// Returns a file by the name that a configuration has for it, or `None` if it cannot be read.
 pub type Files<'f> = &'f dyn Fn(&str) -> Option<Source>;
 
 /// All mistakes in these files, which are one configuration, in the order of their places.
@@ -121,11 +127,13 @@ pub fn lint(sources: &[Source], files: Files<'_>, agent: &Agent) -> Vec<Finding>
     let mut report = Report::new(sources);
     report.is_broken = !document.unreadable.is_empty();
     for found in &document.unreadable {
+        // A file that HAProxy refuses serves nothing, so this is the mistake to report.
         report.add(Rule::Unreadable, found.at, &found.why, "see HAProxy's manual, section 2.2");
     }
     let mut spoe = BTreeMap::new();
     let mut conditions = guard::Conditions::default();
     let patterns = Patterns::default();
+    // Shared by all variants: most of them have the same lines.
     let written = |line: &Line| writes::written(line).map(str::to_owned).collect::<Vec<_>>();
     let writers = document.lines().map(|line| (line.at, written(line)));
     let writers: BTreeMap<_, _> = writers.filter(|(_, names)| !names.is_empty()).collect();
@@ -162,7 +170,7 @@ pub fn lint(sources: &[Source], files: Files<'_>, agent: &Agent) -> Vec<Finding>
     report.finish(&branches)
 }
 
-/// All that is judged of one way the conditions turn out.
+/// Runs every check on one variant.
 fn check(
     variant: &Variant<'_>,
     files: Files<'_>,
@@ -211,24 +219,24 @@ fn check(
     }
 }
 
-/// One way the conditions turn out.
+/// One variant of the files, with what the checks share.
 struct Variant<'v> {
     sections: &'v [Section],
     guards: &'v [Guard<'v>],
     agent: &'v Agent,
-    /// The places of the shipped lines of reuse.
+    /// The places of the shipped lines of reuse ([`reuse`]).
     known: BTreeSet<At>,
-    /// The variables that lines write, in any way the conditions turn out.
+    /// The variables that each line writes, for the lines of all variants.
     writers: &'v BTreeMap<At, Vec<String>>,
-    /// The variables that are written in this one.
+    /// The variables that the lines of this variant write.
     written: BTreeSet<&'v str>,
     reach: Reach<'v>,
-    /// The back ends, with the sections that are both, by their names.
+    /// The backends and `listen` sections by name.
     names: BTreeMap<&'v str, Vec<&'v Section>>,
     patterns: &'v Patterns,
 }
 
-/// The sections that routes can lead to, by their names.
+/// The sections that routes can lead to, by name.
 fn names(sections: &[Section]) -> BTreeMap<&str, Vec<&Section>> {
     let mut names: BTreeMap<&str, Vec<&Section>> = BTreeMap::new();
     for section in sections.iter().filter(|s| s.kind == "backend" || s.kind == "listen") {
@@ -237,12 +245,12 @@ fn names(sections: &[Section]) -> BTreeMap<&str, Vec<&Section>> {
     names
 }
 
-/// Regular expressions, each compiled once.
+/// Compiles each regular expression once.
 #[derive(Default)]
 struct Patterns(RefCell<BTreeMap<String, Option<Regex>>>);
 
 impl Patterns {
-    /// The expression, unless it is none that is understood here.
+    /// The compiled expression; `None` if it is not one that the `regex` crate understands.
     fn get(&self, pattern: &str) -> Option<Regex> {
         let mut known = self.0.borrow_mut();
         if let Some(found) = known.get(pattern) {
@@ -254,18 +262,19 @@ impl Patterns {
     }
 }
 
+// HAProxy uses PCRE. What only PCRE understands is treated as matching nothing.
 impl<'v> Variant<'v> {
     /// The sections of a name that routes can lead to.
     fn named(&self, name: &str) -> &[&'v Section] {
         self.names.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// What a keyword is set to in a section or the defaults it inherits.
+    /// The value of a keyword in a section, or in the defaults that it inherits from.
     fn setting<'s>(&'s self, section: &'s Section, keyword: &str) -> Option<(At, &'s str)> {
         guard::setting(section, self.sections, keyword)
     }
 
-    /// How the agent's variables begin: `txn.identity.`
+    /// The prefix of the agent's variables: `txn.identity.`
     fn prefix(&self) -> &str {
         self.guards.first().map_or("txn.identity.", |guard| &guard.prefix)
     }
@@ -273,11 +282,11 @@ impl<'v> Variant<'v> {
 
 type Noted = (At, Rule, String, String);
 
-/// What was found so far.
+/// The findings so far.
 struct Report {
     names: Vec<String>,
     found: BTreeSet<Noted>,
-    /// What is lacking, with the ways the conditions turn out in which it is.
+    /// What some variants lack, with the indices of those variants.
     lacks: BTreeMap<Noted, BTreeSet<usize>>,
     /// The number of the way that is looked at.
     way: usize,
@@ -291,7 +300,7 @@ impl Report {
         Self { names, found: BTreeSet::new(), lacks: BTreeMap::new(), way: 0, is_broken: false }
     }
 
-    /// Another file; its number.
+    /// Adds a file; returns its index.
     fn file(&mut self, name: &str) -> usize {
         self.names.push(name.to_owned());
         self.names.len() - 1
@@ -301,13 +310,13 @@ impl Report {
         self.found.insert((at, rule, what.into(), fix.into()));
     }
 
-    /// Something that one way the conditions turn out lacks: the line that decides is named with it.
+    /// Adds something that this variant lacks. The finding names the condition that decides whether it does.
     fn lacks(&mut self, rule: Rule, at: At, what: impl Into<String>, fix: impl Into<String>) {
         let ways = self.lacks.entry((at, rule, what.into(), fix.into())).or_default();
         ways.insert(self.way);
     }
 
-    /// All findings; `branches` says for each way which branches of the conditions it takes.
+    /// All findings. `branches` says for each variant which branches of the conditions it takes.
     fn finish(mut self, branches: &[Vec<(At, bool)>]) -> Vec<Finding> {
         for ((at, rule, what, fix), ways) in std::mem::take(&mut self.lacks) {
             let what = match decisive(&ways, branches) {
@@ -351,14 +360,14 @@ fn decisive(ways: &BTreeSet<usize>, branches: &[Vec<(At, bool)>]) -> Option<(At,
             .enumerate()
             .all(|(way, branch)| branch.is_some_and(|(_, is)| (is == taken) == ways.contains(&way)))
     };
-    // What is lacking where a branch is not taken is the usual case; of several the innermost is the last.
+    // Mostly something is lacking where a branch is not taken. Of several such branches the innermost stands last.
     let candidates = || (0..count).rev().flat_map(|number| [(number, false), (number, true)]);
     let exact = candidates().find(|(number, taken)| found(*number, *taken));
     let (number, taken) = exact?;
     Some((branches.first()?.get(number)?.0, taken))
 }
 
-/// The ACLs of a section with those it inherits.
+/// The ACLs that these lines define.
 fn acls<'l>(lines: impl IntoIterator<Item = &'l super::document::Line>) -> Acls {
     let mut acls = Acls::new();
     for line in lines {

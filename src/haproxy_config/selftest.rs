@@ -1,8 +1,8 @@
-//! Tries a running gate from outside: whether it refuses what it must refuse.
+//! `haproxy selftest`: tries a running gate from outside, and reports whether it refuses what it must refuse.
 //!
-//! Sends what a stranger could send, on HTTP/1.1, byte by byte. What the gate lets through is known by the
-//! status: one that only a workspace, or HAProxy on its way to one, would answer with. With an echo (a
-//! workspace whose answer shows the request), what arrived there is looked at, too.
+//! It sends what a stranger could send, byte by byte over HTTP/1.1. The status shows whether a request got through:
+//! some are only sent by a workspace, or by HAProxy on the way to one. With `--echo` the workspace answers with the
+//! request that arrived, which is checked too. It changes nothing, and prints no token.
 
 use std::{fmt, time::Duration};
 
@@ -16,44 +16,44 @@ use client::{Client, Reply};
 /// How long one answer may take.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What is tried.
+/// What is tried, and with which credentials.
 pub struct Target {
-    /// How the gate is reached.
+    /// The connection to the gate.
     pub client: Client,
     /// The host of a workspace that is running and not public.
     pub host: String,
-    /// A token of somebody who may reach it; without one, what happens after an allow is not tried.
+    /// A token of a person who may reach the workspace. Without one, nothing is tried that needs an allow.
     pub token: Option<SecretString>,
     /// Whether the workspace answers with the request as it arrived.
     pub echo: bool,
 }
 
-/// What came of a check.
+/// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// As it must be.
+    /// The gate did what it must; with what it answered.
     Pass(String),
-    /// Open, or not what was asked for.
+    /// The gate is open, or did something else; with what it answered.
     Fail(String),
-    /// Could not be tried, and why.
+    /// The check was not made, with the reason.
     Skip(&'static str),
 }
 
 /// One check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
-    /// Its name, which does not change.
+    /// The id, which never changes.
     pub id: &'static str,
-    /// What must be so.
+    /// What must be true.
     pub what: &'static str,
-    /// What came of it.
+    /// The result.
     pub outcome: Outcome,
-    /// What to do if it fails.
+    /// What to do if the check fails.
     pub fix: &'static str,
 }
 
 impl Check {
-    /// Whether it failed.
+    /// Whether the check failed.
     #[must_use]
     pub fn failed(&self) -> bool {
         matches!(self.outcome, Outcome::Fail(_))
@@ -71,19 +71,19 @@ impl fmt::Display for Check {
     }
 }
 
-/// Tries everything, one after another, and tells of each check as it ends.
+/// Makes all checks, one after another, and calls `tell` after each.
 pub async fn run(target: &Target, tell: impl FnMut(&Check)) -> Vec<Check> {
     checks::run(target, tell).await
 }
 
-/// What an answer says about where it comes from.
+/// What a response says about the place it comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum From {
     /// A refusal.
     Refused,
-    /// A redirect to sign in.
+    /// The gate redirected to sign-in.
     SignIn,
-    /// The connection was closed without an answer.
+    /// The connection was closed without a response.
     Closed,
     /// Somebody was let through.
     Through,
@@ -94,7 +94,7 @@ impl From {
         match reply.map(|reply| reply.status) {
             None => Self::Closed,
             Some(302 | 303) => Self::SignIn,
-            // 502 and 504 are HAProxy's when it asked a server.
+            // HAProxy answers 502 and 504 when it asked a server.
             Some(400..=499 | 501 | 503) => Self::Refused,
             Some(_) => Self::Through,
         }

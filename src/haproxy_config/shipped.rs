@@ -1,6 +1,6 @@
-//! The files of `haproxy/`, compiled in.
+//! The files of `haproxy/`, compiled in. Lint compares with them, and `haproxy generate` makes its files of them.
 
-/// The gate.
+/// `haproxy/haproxy.cfg`
 pub(crate) const GATE: &str = include_str!("../../haproxy/haproxy.cfg");
-/// The SPOE file.
+/// `haproxy/identity.spoe.cfg`
 pub(crate) const SPOE: &str = include_str!("../../haproxy/identity.spoe.cfg");

@@ -1,15 +1,16 @@
-//! The SPOE configuration file: agents, messages and groups of one engine (HAProxy's doc/SPOE.txt,
-//! section 2).
+//! Reads an SPOE configuration file: the agents, messages and groups of one engine (HAProxy's doc/SPOE.txt, section 2).
+//!
+//! Lines that HAProxy would refuse are ignored here.
 
 use super::{
     document::{At, Line, Source},
     line::{self, Environment},
 };
 
-/// What one engine says.
+/// The sections of one engine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Engine {
-    /// The `spoe-agent` section, if there is one.
+    /// The first `spoe-agent` section.
     pub agent: Option<Block>,
     /// The `spoe-message` sections.
     pub messages: Vec<Block>,
@@ -20,11 +21,11 @@ pub struct Engine {
 /// A section of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Block {
-    /// Where it begins.
+    /// The place of its first line.
     pub at: At,
-    /// Its name.
+    /// The name of the agent, message or group.
     pub name: String,
-    /// Its lines.
+    /// The lines after the first one.
     pub lines: Vec<Line>,
 }
 
@@ -35,21 +36,21 @@ impl Block {
         self.lines.iter().find(|line| line.words.iter().take(words.len()).eq(words.iter()))
     }
 
-    /// What follows these words on all lines that begin with them.
+    /// The words that follow these words, on all lines that begin with them.
     pub fn after(&self, words: &[&str]) -> impl Iterator<Item = &String> {
         let lines = self.lines.iter().filter(|l| l.words.iter().take(words.len()).eq(words.iter()));
         lines.flat_map(|line| line.words.iter().skip(words.len()))
     }
 
-    /// The arguments of a message, name and sample.
+    /// The arguments of a message as pairs of name and sample.
     pub fn args(&self) -> impl Iterator<Item = (&str, &str)> {
         self.after(&["args"]).map(|arg| arg.split_once('=').unwrap_or(("", arg)))
     }
 }
 
 impl Engine {
-    /// Reads the sections of a scope (`[NAME]`); without one, those before any scope. `file` is the
-    /// number of the file in places. Lines that cannot be read are passed over; HAProxy refuses them.
+    /// Reads the sections of a scope (`[NAME]`), or without a scope those that stand before any. `file` is the index of
+    /// the file, for places. Lines that cannot be read are ignored; HAProxy refuses them.
     #[must_use]
     pub fn read(source: &Source, file: usize, scope: Option<&str>) -> Self {
         let mut engine = Self::default();
@@ -60,11 +61,12 @@ impl Engine {
         for (index, text) in source.text.lines().enumerate() {
             let at = At { file, line: index + 1 };
             let trimmed = text.trim();
-            // Nothing but a comment may stand behind it.
+            // Only a comment may follow the bracket; otherwise HAProxy takes the line for another one.
             let name = trimmed.strip_prefix('[').and_then(|rest| rest.split_once(']'));
             let name = name
                 .filter(|(_, after)| matches!(after.trim_start().chars().next(), None | Some('#')));
             if let Some((name, _)) = name {
+                // A new scope ends the open section.
                 inside = scope == Some(name);
                 engine.close(open.take());
                 continue;
@@ -114,11 +116,12 @@ impl Engine {
         groups.any(|block| block.after(&["messages"]).any(|name| name == message))
     }
 
-    /// Whether the agent sends a message by itself, at an event of this kind (`http-request`,
-    /// `tcp-request`), without a rule that asks for it.
+    /// Whether the agent sends a message at an event of this kind (`http-request`, `tcp-request`), without a rule that
+    /// sends a group.
     #[must_use]
     pub fn sends_by_itself(&self, message: &str, kind: &str) -> bool {
         let listed = self.agent.iter().flat_map(|agent| agent.after(&["messages"]));
+        // Both are needed: the agent lists the message, and the message has an event.
         let event = self.message(message).and_then(|block| block.line(&["event"]));
         let event = event.and_then(|line| line.words.get(1));
         listed.into_iter().any(|name| name == message)

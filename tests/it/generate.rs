@@ -1,5 +1,4 @@
-//! `haproxy generate`: what is written is the shipped configuration, made for one agent; every HAProxy takes
-//! it and it guards.
+//! `haproxy generate`: it writes the shipped configuration for one agent, which every HAProxy takes and which guards.
 
 use std::{
     path::Path,
@@ -16,7 +15,7 @@ use strum::VariantArray as _;
 
 use crate::support::{ALICES, Haproxy, Stage, Version, agent::program, haproxy::root, host, until};
 
-/// An agent with everything, or with as little as there can be.
+/// The facts of an agent that uses everything, or as little as possible.
 fn facts(version: Dialect, everything: bool) -> Facts {
     Facts {
         version,
@@ -58,7 +57,7 @@ fn file<'f>(files: &'f [File], name: &str) -> &'f str {
     &files.iter().find(|file| file.path == name).unwrap().text
 }
 
-/// The dialect of a HAProxy that tests run.
+/// The version to generate for a HAProxy of the tests.
 fn dialect(version: &Version) -> Dialect {
     match version {
         Version::Container(tag) => {
@@ -76,7 +75,7 @@ fn each_haproxy_takes_what_is_written_for_it_without_a_warning() {
             write(directory.path(), &generate(&facts(dialect(version), everything)));
             let (good, text) = version.check_in(directory.path(), &[]);
             assert!(good, "{version:?} {everything}: {text}");
-            // HAProxy 2.6 only says that routes are looked at last, which is what is meant.
+            // HAProxy 2.6 only notes that routes are evaluated last, as intended.
             let order = "placed after a 'use_backend' rule will still be processed before";
             let mut lines = text.lines().filter(|line| !line.contains(order));
             let complains = |line: &str| line.contains("[WARNING]") || line.contains("[ALERT]");

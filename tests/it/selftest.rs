@@ -1,4 +1,4 @@
-//! `haproxy selftest`: a good gate passes, and each broken one is found out.
+//! `haproxy selftest`: a good gate passes, and each broken gate fails.
 
 use std::{
     path::{Path, PathBuf},
@@ -44,14 +44,14 @@ async fn a_good_gate_passes_every_check() {
             assert_eq!(output.status.code(), Some(0), "{version:?}\n{text}");
             assert!(text.contains("\n0 of "), "{text}");
             assert!(text.contains("pass  no-token: "), "{text}");
-            // Without sign-in nobody reserves the path; everything else was tried.
+            // Without sign-in the path of the agent's pages is not reserved; everything else is tried.
             assert_eq!(text.matches("skip  ").count(), 1, "{text}");
             assert!(!text.contains(&stage.idp.token_of("alice")[..20]), "{text}");
         }
     }
 }
 
-/// What `selftest` finds in a gate whose configuration was changed.
+/// The checks that fail on a gate with a changed configuration.
 async fn broken(changes: &[(&str, &str)]) -> Vec<String> {
     let (stage, token) = stage(Version::newest()).await;
     let copy = tempfile::tempdir_in(stage.directory.path()).unwrap();
@@ -104,7 +104,7 @@ fn copy_all(from: &Path, to: &Path) {
     }
 }
 
-/// Requests without a verdict go somewhere, as in many configurations that people have.
+/// Requests without a verdict are routed, as in many real configurations.
 const OPEN: (&str, &str) = ("default_backend nowhere", "default_backend named");
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,7 +134,7 @@ async fn f1_a_verdict_that_outlives_its_request_is_found_out() {
         "http-request set-var(sess.ok) bool(true) if { var(txn.identity.allow) -m bool }\n    \
          acl allowed var(sess.ok) -m bool",
     );
-    // HAProxy closes a connection after a body with two lengths, whatever the rules say.
+    // HAProxy closes a connection after a body with two lengths, whatever the rules are.
     assert_eq!(broken(&[OPEN, sticky]).await, ["asked-again"]);
 }
 
@@ -176,7 +176,7 @@ async fn wrong_usage_is_told_from_an_open_gate() {
         let output = selftest(url, args).await;
         assert_eq!(output.status.code(), Some(2), "{}", text(&output));
     }
-    // A gate with a certificate that nobody vouches for.
+    // A gate whose certificate is not signed by a known authority.
     let stage = Stage::start(Version::newest()).await;
     let output = selftest(format!("https://{}", stage.haproxy.https), &[]).await;
     assert_eq!(output.status.code(), Some(2), "{}", text(&output));

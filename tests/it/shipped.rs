@@ -1,4 +1,4 @@
-//! What is shipped is what works: configurations, and what the documents say of them.
+//! The shipped files work, and the documents describe them.
 
 use identity_spoa::{authz::reason::Reason, identity::TokenError, sign_in::page::texts::Text};
 
@@ -88,7 +88,7 @@ fn f1_the_verdict_is_in_scope_txn_and_nowhere_else() {
     let configuration = ["haproxy.cfg", "tcp.cfg", "identity.spoe.cfg"]
         .map(|name| read(&format!("haproxy/{name}")))
         .concat();
-    // Reuse is the one exception, and off unless it is asked for.
+    // Reuse is the one exception. By default it is off.
     assert!(configuration.contains("var(sess.identity.reuse_of)"));
     let configuration = without_reuse(&configuration);
     for scope in ["sess.", "proc."] {
@@ -98,7 +98,7 @@ fn f1_the_verdict_is_in_scope_txn_and_nowhere_else() {
     assert!(configuration.contains("option set-on-error"));
 }
 
-/// A request in the clear, and one by https, at the front end of a directory of HAProxy's files.
+/// A plain request and one over https, to a gate with the files of a directory.
 async fn redirected(
     files: &std::path::Path,
     version: &Version,

@@ -60,7 +60,7 @@ fn r1_the_end_of_an_answer_is_read_from_the_answer() {
         let ends: Vec<_> = (0..=answer.len()).filter(|end| is_at_end(&answer[..*end])).collect();
         assert_eq!(ends, [answer.len()], "{version}");
     }
-    // Short answers before it are no end.
+    // Empty answers before it do not mark the end.
     let shut = b"\n\nNo such session (use 'show sess').\n\nName: HAProxy\nPid: 7\nTainted: 0\n\n";
     let ends: Vec<_> = (0..=shut.len()).filter(|end| is_at_end(&shut[..*end])).collect();
     assert_eq!(ends, [shut.len()]);

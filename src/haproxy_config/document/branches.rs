@@ -1,20 +1,22 @@
-//! The conditions of `.if`, and the ways they can turn out that are worth looking at (HAProxy's
-//! configuration manual, section 2.4).
+//! The conditions of `.if` and `.elif` (HAProxy's configuration manual, section 2.4): reads them, and chooses the
+//! outcomes that are worth judging.
+//!
+//! [`outcomes`] and [`reaching`] bound the work: two outcomes for each condition would be 2^n variants of a file.
 
 use std::collections::BTreeSet;
 
-/// The most conditions over rules whose every combination is looked at.
+/// Up to this many conditions over rules, every combination is tried.
 const MAX_COMBINED: usize = 6;
-/// The most conditions that are looked at one by one and in pairs.
+/// With more conditions over rules, this many of them are tried, each alone and in pairs.
 pub(super) const MAX_SINGLE: usize = 16;
 /// How deep parentheses may be nested.
 const MAX_DEPTH: usize = 16;
 
-/// What a condition says, in terms of its atoms (`defined(NAME)`, `version_atleast(3.2)` …).
+/// An expression over atoms, such as `defined(NAME)` and `version_atleast(3.2)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Test {
     Constant(bool),
-    /// An atom by its number.
+    /// An atom, by its index.
     Atom(usize),
     Not(Box<Test>),
     And(Vec<Test>),
@@ -22,11 +24,11 @@ pub(super) enum Test {
 }
 
 impl Test {
-    /// Reads a condition; `atom` gives what one of its atoms stands for. Text that cannot be read as an
-    /// expression is one atom as a whole.
+    /// Reads a condition. `atom` says what an atom stands for. A text that is not an expression is taken as one atom.
     pub(super) fn read(text: &str, atom: &mut dyn FnMut(&str) -> Test) -> Self {
         let tokens = tokens(text);
         let mut parser = Parser { tokens: &tokens, next: 0 };
+        // Checked before it is parsed, so that no atom is noted for a text that is not an expression.
         if parser.is_sound(0) && parser.next == tokens.len() {
             parser.next = 0;
             return parser.any(atom);
@@ -34,7 +36,7 @@ impl Test {
         atom(text)
     }
 
-    /// Whether it holds where `holds` says which atoms do.
+    /// Whether the expression holds where `holds` says which atoms do.
     pub(super) fn holds(&self, holds: &dyn Fn(usize) -> bool) -> bool {
         match self {
             Self::Constant(value) => *value,
@@ -45,7 +47,7 @@ impl Test {
         }
     }
 
-    /// The atoms it is about.
+    /// Adds the atoms of the expression to a set.
     pub(super) fn atoms(&self, into: &mut BTreeSet<usize>) {
         match self {
             Self::Constant(_) => {}
@@ -66,7 +68,7 @@ fn tokens(text: &str) -> Vec<String> {
     let mut tokens = Vec::new();
     let mut chars = text.chars().peekable();
     let mut atom = String::new();
-    // Within the arguments of an atom everything belongs to it.
+    // Parentheses after a name enclose its arguments, which belong to the atom.
     let mut depth = 0_usize;
     while let Some(c) = chars.next() {
         let operator = match c {
@@ -109,7 +111,7 @@ impl Parser<'_> {
         is
     }
 
-    /// Whether what follows is an expression; goes past it.
+    /// Whether an expression follows. Moves behind it.
     fn is_sound(&mut self, depth: usize) -> bool {
         if depth > MAX_DEPTH {
             return false;
@@ -173,16 +175,16 @@ fn one_or(mut tests: Vec<Test>, several: fn(Vec<Test>) -> Test) -> Test {
     several(tests)
 }
 
-/// The ways the atoms can turn out that are looked at. `atoms` are their texts, `rules` the numbers of those
-/// that decide about rules or routes: all combinations of a few are there, of many those of each two. The
-/// others are all false or all true; that each branch is taken once is for the caller to see to.
+/// The outcomes that are tried, one boolean for each atom. `atoms` has their texts, `rules` the indices of those that
+/// decide about rules and routes: of a few all combinations are tried, of many each pair. The other atoms are all false
+/// or all true. The caller adds outcomes for branches that none of these takes ([`reaching`]).
 pub(super) fn outcomes(atoms: &[String], rules: &BTreeSet<usize>) -> BTreeSet<Vec<bool>> {
     let count = atoms.len();
     let mut all = BTreeSet::new();
     let chosen: Vec<usize> = rules.iter().copied().collect();
     if chosen.len() <= MAX_COMBINED {
         for bits in 0..1_u32 << chosen.len() {
-            // The others make a difference in their own lines: half of the time they hold.
+            // The other atoms decide about single lines only: they hold in half of the outcomes.
             let mut outcome = vec![bits & 1 == 1; count];
             for (place, number) in chosen.iter().enumerate() {
                 set(&mut outcome, *number, bits >> place & 1 == 1);
@@ -190,6 +192,7 @@ pub(super) fn outcomes(atoms: &[String], rules: &BTreeSet<usize>) -> BTreeSet<Ve
             all.insert(outcome);
         }
     } else {
+        // All combinations would be too many. Two conditions that matter together are found by the pairs.
         let few: Vec<_> = chosen.iter().copied().take(MAX_SINGLE).collect();
         for (place, one) in few.iter().enumerate() {
             for other in few.iter().skip(place + 1) {
@@ -214,12 +217,13 @@ pub(super) fn outcomes(atoms: &[String], rules: &BTreeSet<usize>) -> BTreeSet<Ve
     all
 }
 
-/// A way the atoms can turn out in which all of these tests hold, with as much false as can be.
+/// An outcome in which all these tests hold, with as few atoms true as possible.
 pub(super) fn reaching(atoms: &[String], tests: &[Test]) -> Option<Vec<bool>> {
     let mut about = BTreeSet::new();
     for test in tests {
         test.atoms(&mut about);
     }
+    // Ten atoms are 1,024 combinations. No branch of a real file depends on more.
     let about: Vec<_> = about.into_iter().take(10).collect();
     (0..1_u32 << about.len()).find_map(|bits| {
         let mut outcome = vec![false; atoms.len()];
@@ -238,7 +242,7 @@ fn set(outcome: &mut [bool], number: usize, value: bool) {
     }
 }
 
-/// Whether there is a version of HAProxy for which the conditions turn out so.
+/// Whether a version of HAProxy exists for which the version conditions turn out so.
 fn is_possible(atoms: &[String], outcome: &[bool]) -> bool {
     let (mut least, mut below) = (Vec::new(), None::<Vec<u32>>);
     for (atom, holds) in atoms.iter().zip(outcome) {
@@ -249,6 +253,7 @@ fn is_possible(atoms: &[String], outcome: &[bool]) -> bool {
                 _ => continue,
             };
         let Some(version) = numbers(text) else { continue };
+        // A version that is at least 3.2 rules out every outcome in which it is before 3.0.
         if at_least == *holds {
             least = least.max(version);
         } else if below.as_ref().is_none_or(|below| version < *below) {
@@ -258,7 +263,7 @@ fn is_possible(atoms: &[String], outcome: &[bool]) -> bool {
     below.is_none_or(|below| least < below)
 }
 
-/// `3.2)` and `"3.2")` as numbers.
+/// The numbers of a version, from `3.2)` or `"3.2")`.
 fn numbers(text: &str) -> Option<Vec<u32>> {
     let text = text.trim_end_matches(')').trim().trim_matches('"');
     text.split(['.', '-']).take(3).map(|part| part.parse().ok()).collect()

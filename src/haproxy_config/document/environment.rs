@@ -1,15 +1,18 @@
-//! The variables of the environment that the files themselves set, as they stand at each line.
+//! Tracks the variables of the environment that the files set themselves (`setenv`, `presetenv`), line by line, as
+//! HAProxy does.
+//!
+//! A variable has a value here only if every outcome of the conditions gives it the same one.
 
 use std::collections::BTreeSet;
 
 use crate::haproxy_config::line::Environment;
 
-/// What is known of the environment while files are read from top to bottom, as HAProxy does.
+/// What is known of the environment at the current line.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     /// Variables with one known value.
     pub(super) values: Environment,
-    /// Variables that were set inside a condition: the branches may disagree.
+    /// The variables that were set inside a condition: in other branches they may have no value, or another one.
     conditional: BTreeSet<String>,
 }
 
@@ -19,6 +22,7 @@ impl Reading {
         match words {
             [keyword, name, value] if keyword == "setenv" => self.set(name, value, depth),
             [keyword, name, value] if keyword == "presetenv" => {
+                // `presetenv` keeps a value that is set already, which is known only in some branches here.
                 let disagrees = self.conditional.contains(name)
                     && self.values.get(name).is_some_and(|known| known != value);
                 if disagrees {
@@ -40,6 +44,7 @@ impl Reading {
     fn set(&mut self, name: &str, value: &str, depth: usize) {
         let before = self.values.get(name);
         if depth > 0 {
+            // With two possible values none is known, and the name stays as it is written.
             let disagrees = before.is_some_and(|before| before != value)
                 || (before.is_none() && self.conditional.contains(name));
             self.conditional.insert(name.to_owned());
@@ -48,12 +53,13 @@ impl Reading {
                 return;
             }
         } else {
+            // Outside of conditions the new value holds in every branch.
             self.conditional.remove(name);
         }
         self.values.insert(name.to_owned(), value.to_owned());
     }
 
-    /// Whether the files set a variable for certain, whatever the environment has.
+    /// Whether the files set a variable in any case, whatever the environment has.
     pub(super) fn is_set(&self, name: &str) -> bool {
         self.values.contains_key(name) && !self.conditional.contains(name)
     }

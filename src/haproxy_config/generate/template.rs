@@ -1,6 +1,8 @@
-//! The shipped files as templates. What goes is found by its meaning, not by marks in the files: `.if`
-//! whose outcome is known, rules that wait for a variable the agent never sets, ACLs nobody uses, optional
-//! arguments that are written out in comments.
+//! Turns a shipped file into a generated one.
+//!
+//! There are no marks in the shipped files. What this agent does not need is found by its meaning: `.if` branches whose
+//! condition is decided, rules that wait for a variable that this agent never sets, ACLs that no rule uses any more,
+//! and optional arguments of the SPOE file, which are written out in comments there.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +13,7 @@ use crate::haproxy_config::{
     lint::REUSE,
 };
 
-/// The head of a file whose template says something else of itself.
+/// The lines that say where the file comes from. They replace what the shipped file says about itself.
 fn head(facts: &Facts) -> String {
     format!(
         "#\n# Written by 'identity-spoa haproxy generate' for HAProxy {}, from the agent's configuration: change\n# that and write it anew.\n",
@@ -19,13 +21,13 @@ fn head(facts: &Facts) -> String {
     )
 }
 
-/// A configuration of HAProxy.
+/// A generated `haproxy.cfg` or `tcp.cfg`.
 pub(super) fn gate(template: &str, facts: &Facts) -> String {
     let lines = decide(template, facts);
     let lines = without_dead_rules(&lines, facts);
     let mut text = String::new();
     let mut section = "";
-    // The first paragraph says what the file is; the others are about the shipped one.
+    // The first paragraph describes the file. The next one is about the shipped file only.
     let title = lines.iter().take_while(|line| line.starts_with("# ")).count();
     let about = lines.iter().take_while(|line| line.starts_with('#')).count();
     for line in lines.iter().take(title) {
@@ -34,6 +36,7 @@ pub(super) fn gate(template: &str, facts: &Facts) -> String {
     }
     text.push_str(&head(facts));
     for line in lines.iter().skip(about) {
+        // Sections begin at the margin in the shipped files.
         let split = split(line);
         if !line.starts_with([' ', '\t', '#', '.']) && !split.is_empty() {
             section = line;
@@ -52,7 +55,7 @@ fn squeezed(mut text: String) -> String {
     text
 }
 
-/// The SPOE file.
+/// A generated `identity.spoe.cfg`.
 pub(super) fn spoe(template: &str, facts: &Facts) -> String {
     let mut text = String::new();
     let template = &reuse_decided(template, facts);
@@ -86,7 +89,7 @@ pub(super) fn spoe(template: &str, facts: &Facts) -> String {
     squeezed(text)
 }
 
-/// With or without what is told of reuse, and the comment above it.
+/// The SPOE file with or without the arguments for reuse, and the comment above them.
 fn reuse_decided(template: &str, facts: &Facts) -> String {
     let start = format!(".if {REUSE}");
     let mut lines: Vec<&str> = Vec::new();
@@ -101,12 +104,13 @@ fn reuse_decided(template: &str, facts: &Facts) -> String {
             inside = false;
         } else if !inside || facts.reuse.is_some() {
             lines.push(line);
+            // Optional arguments are in the `args` line already where they are needed.
         }
     }
     lines.join("\n") + "\n"
 }
 
-/// Lines in blocks of comments and single lines.
+/// The file as blocks: each run of comment lines, and each other line alone.
 fn blocks(template: &str) -> Vec<Vec<&str>> {
     let mut blocks: Vec<Vec<&str>> = Vec::new();
     for line in template.lines() {
@@ -121,6 +125,7 @@ fn blocks(template: &str) -> Vec<Vec<&str>> {
     blocks
 }
 
+// The head follows the first line, which says what the file is.
 /// Whether a comment writes out arguments: `#     name=sample name=sample`.
 fn is_optional(line: &str) -> bool {
     line.strip_prefix("#  ").is_some_and(|rest| {
@@ -129,7 +134,7 @@ fn is_optional(line: &str) -> bool {
     })
 }
 
-/// The arguments that not everybody needs, of those that are needed here, each once.
+/// The optional arguments that this agent needs, each once.
 fn optional_arguments(template: &str, facts: &Facts) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let lines = template.lines().filter(|line| is_optional(line));
@@ -149,14 +154,14 @@ fn split(line: &str) -> Vec<String> {
     words(line, &Environment::new()).unwrap_or_default()
 }
 
-/// Without the branches of conditions that are not taken; what is not known stays a condition.
+/// The lines of the branches that are taken. A condition that the facts do not decide stays in the file.
 fn decide<'t>(template: &'t str, facts: &Facts) -> Vec<&'t str> {
     struct Open {
-        /// Whether the file still has an `.if` for it.
+        /// Whether the condition stays in the file.
         stays: bool,
-        /// Whether a branch was taken for certain.
+        /// Whether an earlier branch is certainly taken.
         taken: bool,
-        /// Whether this branch may be taken.
+        /// Whether the lines of this branch stay.
         active: bool,
     }
     let mut open: Vec<Open> = Vec::new();
@@ -171,17 +176,18 @@ fn decide<'t>(template: &'t str, facts: &Facts) -> Vec<&'t str> {
                 if active && known.is_none() {
                     lines.push(line);
                 }
-                // What is said above goes with what it is said of.
+                // The comment above a removed condition is removed too.
                 while known == Some(false) && lines.last().is_some_and(|l| is_comment(l)) {
                     lines.pop();
                 }
                 open.push(Open {
+                    // An argument can stand in several comments and is needed once.
                     stays: active && known.is_none(),
                     taken: known == Some(true),
                     active: active && known != Some(false),
                 });
             }
-            // In the shipped files these follow conditions whose outcome is not known here.
+            // In the shipped files these only follow conditions that the facts do not decide.
             (".elif" | ".else", Some(last)) => {
                 last.active = outer && !last.taken;
                 if last.stays {
@@ -201,7 +207,7 @@ fn decide<'t>(template: &'t str, facts: &Facts) -> Vec<&'t str> {
     lines
 }
 
-/// Rules that HAProxy would never follow.
+/// The lines without rules that HAProxy would never follow, and without ACLs that are no longer used.
 fn without_dead_rules<'t>(lines: &[&'t str], facts: &Facts) -> Vec<&'t str> {
     let mut acls = Acls::new();
     for line in lines {
@@ -213,14 +219,15 @@ fn without_dead_rules<'t>(lines: &[&'t str], facts: &Facts) -> Vec<&'t str> {
     }
     let least =
         Facts { sign_in: None, query: false, subprotocol: false, metadata: false, ..facts.clone() };
-    // What goes here, and what goes where nothing is configured: a comment belongs to the latter.
+    // A comment belongs to the rules below it that the smallest configuration lacks, and is removed with the last of
+    // them.
     let gone: Vec<_> = lines.iter().map(|line| is_dead(line, &acls, facts)).collect();
     let could: Vec<_> = lines.iter().map(|line| is_dead(line, &acls, &least)).collect();
     let kept = lines.iter().enumerate().filter(|(index, line)| {
         if !is_comment(line) {
             return gone.get(*index) == Some(&false);
         }
-        // The rules below this comment, up to the next one.
+        // The rules below this comment, up to the next comment.
         let mut below = lines.iter().zip(gone.iter().zip(&could)).skip(index + 1);
         let first = below.by_ref().find(|(line, _)| !is_comment(line));
         let run: Vec<_> =
@@ -244,7 +251,7 @@ fn without_dead_rules<'t>(lines: &[&'t str], facts: &Facts) -> Vec<&'t str> {
     kept.into_iter().filter(|line| !unused(line)).collect()
 }
 
-/// Whether each way a rule can be followed waits for a variable that the agent never sets.
+/// Whether every alternative of a rule waits for a variable that the agent never sets.
 fn is_dead(line: &str, acls: &Acls, facts: &Facts) -> bool {
     let words = split(line);
     let rule = words.first().is_some_and(|word| {
@@ -253,7 +260,7 @@ fn is_dead(line: &str, acls: &Acls, facts: &Facts) -> bool {
     if !rule {
         return false;
     }
-    // What takes a token out of a place where this agent looks for none.
+    // Rules that remove a token from a part of the request where this agent accepts none.
     let place = match &words[..] {
         [_, set, ..] if set == "set-query" => facts.query,
         [_, _, name, ..] if name == "Sec-WebSocket-Protocol" => facts.subprotocol,
@@ -270,8 +277,9 @@ fn is_dead(line: &str, acls: &Acls, facts: &Facts) -> bool {
     let dead = |term: &Term| !term.negated && !term.any.is_empty() && term.any.iter().all(never);
     !when.unless && !when.is_always() && when.any.iter().all(|way| way.iter().any(dead))
 }
+// An ACL goes with the last rule that uses it; HAProxy would keep it without a word.
 
-/// A line with what the agent's configuration says.
+/// The line with the addresses and times of the agent's configuration.
 fn specialised(line: &str, words: &[String], section: &str, facts: &Facts) -> String {
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     let indent = || line.len() - line.trim_start().len();
@@ -296,7 +304,7 @@ fn specialised(line: &str, words: &[String], section: &str, facts: &Facts) -> St
         text = with(&text, "GATE_REUSE", &reuse.as_millis().to_string());
     }
     if let Some((host, pages)) = &facts.sign_in {
-        // A URL that clients are told has the port in it.
+        // The address that programs are told has the port in it.
         if facts.login_port != 443 {
             text = text
                 .replace("-login.invalid}/", &format!("-login.invalid}}:{}/", facts.login_port));
@@ -307,7 +315,7 @@ fn specialised(line: &str, words: &[String], section: &str, facts: &Facts) -> St
     text
 }
 
-/// With a value for `${NAME}` and `${NAME-default}`.
+/// The line with a value for `${NAME}` and `${NAME-default}`.
 fn with(line: &str, name: &str, value: &str) -> String {
     let mut text = String::new();
     let mut rest = line;

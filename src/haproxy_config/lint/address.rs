@@ -1,22 +1,26 @@
-//! Addresses as `bind`, `server` and `stats socket` lines write them.
+//! Reads addresses of `bind`, `server` and `stats socket` lines, in every spelling that HAProxy takes, into one
+//! canonical form.
+//!
+//! Checks compare addresses and ask whether a network leads there: `localhost:80` and `ipv4@127.0.0.1:80` must be
+//! equal.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// An address in its one canonical form.
+/// An address in canonical form.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Address {
-    /// A unix socket, an inherited descriptor or the like: no network leads there.
+    /// A unix socket, an inherited descriptor or the like, which no network leads to.
     Local(String),
-    /// An address of the network, without a port where none is written.
+    /// An IP address, and the port if one is written.
     Network(IpAddr, Option<String>),
-    /// A name, or what only the environment knows.
+    /// A host name or a variable of the environment, and the port if one is written.
     Name(String, Option<String>),
 }
 
-/// Families whose sockets only this machine reaches.
+/// Address families of sockets that only this machine reaches.
 const LOCAL: [&str; 9] =
     ["unix@", "uxst@", "uxdg@", "abns@", "abnsz@", "fd@", "sockpair@", "rhttp@", "rev@"];
-/// Families of the network, which may stand before an address.
+/// Address families of the network, which can stand before an address.
 const NETWORK: [&str; 12] = [
     "ipv4@", "ipv6@", "tcp@", "tcp4@", "tcp6@", "udp@", "udp4@", "udp6@", "quic4@", "quic6@",
     "mptcp4@", "mptcp6@",
@@ -34,6 +38,7 @@ impl Address {
             text = rest;
         }
         if text.starts_with('/') || LOCAL.iter().any(|family| text.starts_with(family)) {
+            // A path is the same socket with and without its family.
             let path = text.trim_start_matches("unix@").trim_start_matches("uxst@");
             return Self::Local(path.to_owned());
         }
@@ -41,18 +46,19 @@ impl Address {
         let host = host.trim_matches(['[', ']']).to_ascii_lowercase();
         let ip = match host.as_str() {
             "" | "*" => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+            // Resolved here to loopback, as every system does (RFC 6761 6.3).
             "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
             host => host.parse().ok(),
         };
         match ip.map(canonical) {
-            // Anywhere, at any port: written or not.
+            // Port 0 means the same as no port: the request decides.
             Some(ip) if ip.is_unspecified() => Self::Network(ip, port.filter(|port| port != "0")),
             Some(ip) => Self::Network(ip, port),
             None => Self::Name(host, port),
         }
     }
 
-    /// Whether only this machine reaches it.
+    /// Whether only this machine reaches the address.
     pub(super) fn is_local(&self) -> bool {
         match self {
             Self::Local(_) => true,
@@ -61,12 +67,12 @@ impl Address {
         }
     }
 
-    /// Whether a server of this address goes where the request says.
+    /// Whether a server of this address connects to the destination that rules set.
     pub(super) fn is_anywhere(&self) -> bool {
         matches!(self, Self::Network(ip, _) if ip.is_unspecified())
     }
 
-    /// Whether it leaves the port to the request, too.
+    /// Whether a server of this address also takes the port that rules set.
     pub(super) fn leaves_port(&self) -> bool {
         match self {
             Self::Network(_, port) => port.is_none(),
@@ -77,17 +83,18 @@ impl Address {
 
 fn canonical(ip: IpAddr) -> IpAddr {
     match ip {
+        // `[::]` and `*` both mean every address.
         IpAddr::V6(v6) if v6 == Ipv6Addr::UNSPECIFIED => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         ip => ip.to_canonical(),
     }
 }
 
-/// The host and the port behind its last colon. An IPv6 address without brackets has its port there, too.
+/// The host, and the port behind the last colon. HAProxy splits IPv6 addresses without brackets there too.
 fn split(text: &str) -> (&str, Option<String>) {
     if text.ends_with(']') {
         return (text, None);
     }
-    // What the environment puts in may have colons and dashes of its own.
+    // Colons within `${NAME-default}` and brackets separate nothing.
     let after = text.rfind(['}', ']']).map_or(0, |end| end + 1);
     match text.get(after..).and_then(|rest| rest.rsplit_once(':')) {
         Some((_, port)) => {

@@ -1,4 +1,5 @@
-//! Where requests go: workspaces, our own pages, and the ways there.
+//! Checks that backends of workspaces do not share connections, that the agent's pages are served by the agent, that
+//! plain http is redirected, and that logs have no credentials.
 
 use std::collections::BTreeSet;
 
@@ -21,7 +22,7 @@ pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
     check_reuse(variant, report);
 }
 
-/// Back ends with servers that requests are routed to must not share connections.
+/// Reports backends of workspaces that share connections between clients.
 fn check_reuse(variant: &Variant<'_>, report: &mut Report) {
     let reach = &variant.reach;
     let routed: BTreeSet<_> = variant
@@ -32,7 +33,7 @@ fn check_reuse(variant: &Variant<'_>, report: &mut Report) {
         .collect();
     for section in variant.sections.iter().filter(|section| reach.is_workspace(section)) {
         let name = section.name.as_str();
-        // A site for all, which the list of workspaces could name: the way there is what is wrong.
+        // A public site that the list of workspaces could name: its route is reported, not its connections.
         let site = reach.is_elsewhere(section) && !routed.contains(name);
         let http = variant.setting(section, "mode").is_some_and(|(_, mode)| mode == "http");
         if !http || site {
@@ -40,6 +41,7 @@ fn check_reuse(variant: &Variant<'_>, report: &mut Report) {
         }
         let reuse = variant.setting(section, "http-reuse");
         if reuse.is_none_or(|(_, how)| how != "never") {
+            // HAProxy's default is `safe`, which shares connections after the first request.
             let what = match reuse {
                 Some((_, how)) => format!("'{name}' leads to workspaces with 'http-reuse {how}'"),
                 None => format!("'{name}' leads to workspaces without 'http-reuse never'"),
@@ -82,6 +84,7 @@ fn check_reserved(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report)
         format!("the first route is not that of {PATHS}: those requests can reach a workspace");
     report.add(Rule::ReservedPath, at, what, fix);
 }
+// A further term would exempt some of the requests from the rule.
 
 fn check_plain(guard: &Guard<'_>, report: &mut Report) {
     let secure = |test: &Test| test.fetch == "ssl_fc";
@@ -99,9 +102,10 @@ fn check_plain(guard: &Guard<'_>, report: &mut Report) {
         let address = line.words.get(1).map_or("", String::as_str);
         let options = line.words.get(2..).unwrap_or_default();
         let has = |name: &str| options.iter().any(|word| word == name);
-        // Behind another proxy, TLS may have ended there.
+        // A proxy in front can terminate TLS.
         if has("ssl")
             || has("accept-proxy")
+    // `ssl_fc` is true for connections over TLS.
             || address.split(',').all(|address| Address::read(address).is_local())
         {
             continue;
@@ -113,7 +117,7 @@ fn check_plain(guard: &Guard<'_>, report: &mut Report) {
     }
 }
 
-/// Whether a line could put something into the log.
+/// Whether a line can write parts of a request to the log.
 fn is_recorded(line: &Line) -> bool {
     match &line.words[..] {
         [http, action, ..] if http == "http-request" => action == "capture",
@@ -143,6 +147,7 @@ fn check_logs(guard: &Guard<'_>, report: &mut Report) {
             || text.starts_with("capture response header set-cookie")
             || text.starts_with("capture cookie __host-identity")
             || text.starts_with("http-request capture") && secret.iter().any(|s| text.contains(s));
+        // Fetches and headers that can hold a token or a session.
         let format = text.split(' ').next().is_some_and(|word| word.contains("-format"));
         let logs = format && secret.iter().any(|s| text.contains(s));
         if captures || logs {

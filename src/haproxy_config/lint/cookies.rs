@@ -1,4 +1,5 @@
-//! Cookies with our name: browsers get them from the agent, and from no workspace and no other rule.
+//! Checks that browsers get cookies of the agent's name from the agent only: those of workspaces are dropped, and no
+//! rule sets others.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +20,7 @@ use crate::{
     sessions::COOKIE,
 };
 
-/// What a workspace could try to set.
+/// Set-Cookie values by which a workspace could set a cookie of the agent's.
 fn forged() -> [String; 4] {
     let lower = COOKIE.to_ascii_lowercase();
     [
@@ -30,7 +31,7 @@ fn forged() -> [String; 4] {
     ]
 }
 
-/// Whether a rule drops them from responses.
+/// Whether a rule removes such cookies from responses.
 fn drops(line: &Line, variant: &Variant<'_>) -> bool {
     match &line.words[..] {
         [http, action, name, rest @ ..]
@@ -54,6 +55,7 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
         return;
     }
     let drops = |line: &Line| drops(line, variant);
+    // The rule may also stand in each backend that the guard routes to.
     let backends = || {
         let routed: BTreeSet<_> = guard.lines.iter().filter_map(|line| target(line)).collect();
         let reached = variant.sections.iter().filter(move |s| routed.contains(s.name.as_str()));
@@ -75,12 +77,13 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
     report.lacks(Rule::CookieNotDropped, at, what, fix);
 }
 
-/// Rules that give browsers cookies: each says itself which name they have, and it is not ours.
+/// Reports rules that give browsers a cookie, unless its name is written out and is not the agent's.
 pub(super) fn check_given(variant: &Variant<'_>, report: &mut Report) {
     if variant.guards.is_empty() {
         return;
     }
-    // What stands before the rule that drops them, or in back ends, whose rules are followed first, is dropped.
+    // Cookies that are set before the rule that drops them are dropped too. Rules of backends come before all of the
+    // front end.
     let dropped: BTreeSet<_> = variant
         .guards
         .iter()
@@ -111,10 +114,11 @@ pub(super) fn check_given(variant: &Variant<'_>, report: &mut Report) {
     }
 }
 
-/// Whether a rule gives responses a cookie of any name.
+/// Whether a rule gives responses a cookie whose name is not known.
 fn sets(line: &Line, prefix: &str) -> bool {
-    /// Regular expressions that leave the name as it is.
+    /// Regular expressions that keep the whole old value.
     const WHOLE: [&str; 4] = ["(.*)", "^(.*)", "(.*)$", "^(.*)$"];
+    // These actions take names from a sample, so the name is unknown.
     let [_, action, name, rest @ ..] = &line.words[..] else { return false };
     if action.ends_with("-headers-bin") {
         return action != "del-headers-bin";
@@ -125,6 +129,7 @@ fn sets(line: &Line, prefix: &str) -> bool {
     match (action.as_str(), rest) {
         ("set-header" | "add-header", [value, ..]) => !is_own(value, prefix),
         ("replace-header" | "replace-value", [pattern, value, ..]) => {
+            // The shipped rule empties a cookie; browsers ignore it.
             let kept = WHOLE.contains(&pattern.as_str()) && value.starts_with("\\1");
             let empty = value == "%[str()]" || value.is_empty();
             !kept && !empty && (value.contains('\\') || !is_own(value, prefix))
@@ -133,7 +138,7 @@ fn sets(line: &Line, prefix: &str) -> bool {
     }
 }
 
-/// The cookies that an answer of HAProxy itself has.
+/// The cookies of a response that HAProxy itself makes.
 fn returned(line: &Line) -> impl Iterator<Item = &str> {
     line.words.windows(3).filter_map(|three| match three {
         [hdr, name, value] if hdr == "hdr" && name.eq_ignore_ascii_case("set-cookie") => {
@@ -143,7 +148,7 @@ fn returned(line: &Line) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Whether a value begins with a name that stands there, and is not ours; or is the agent's.
+/// Whether a value begins with a cookie name that is written out and is not the agent's, or is a variable of the agent.
 fn is_own(value: &str, prefix: &str) -> bool {
     let named = match pieces(value).first() {
         Some(Piece::Text(text)) => text.split_once('=').is_some_and(|(name, _)| {

@@ -1,5 +1,8 @@
-//! Credentials under other names: what is deleted from a request must not travel on as a copy, and the question
-//! is asked with the client's own.
+//! Checks that credentials do not reach workspaces under another name, and that the agent is asked with the client's
+//! own credentials.
+//!
+//! The shipped rules delete Authorization and cookies; a copy of them in another header or a variable would travel on.
+//! Variables are followed to the samples that they come from.
 
 use super::{
     Report, Rule, Variant,
@@ -10,15 +13,15 @@ use super::{
 };
 use crate::{haproxy_config::document::Line, sessions::COOKIE};
 
-/// Headers that credentials are in.
+/// Headers that hold credentials.
 const HEADERS: [&str; 3] = ["authorization", "proxy-authorization", "cookie"];
 /// Fetches of a header.
 const FETCHES: [&str; 3] = ["hdr", "fhdr", "shdr"];
 /// Fetches of cookies.
 const COOKIES: [&str; 2] = ["cook", "cook_val"];
-/// Fetches that have credentials whatever their arguments are.
+/// Fetches that return credentials whatever their arguments are.
 const ALWAYS: [&str; 4] = ["hdrs", "hdrs_bin", "http_auth_pass", "http_auth_bearer"];
-/// Converters of whose result a credential cannot be told.
+/// Converters that do not let the credential be recovered.
 const HASHES: [&str; 18] = [
     "sha1",
     "sha2",
@@ -39,7 +42,7 @@ const HASHES: [&str; 18] = [
     "secure_memcmp",
     "jwt_payload_query",
 ];
-/// Actions of requests whose texts go to the workspace, or to wherever a browser is sent.
+/// Request actions whose text goes to the workspace, or to the place a browser is redirected to.
 const CARRIES: [&str; 13] = [
     "set-header",
     "add-header",
@@ -55,9 +58,9 @@ const CARRIES: [&str; 13] = [
     "set-method",
     "redirect",
 ];
-/// Actions by which HAProxy answers itself.
+/// Actions by which HAProxy itself answers.
 const ANSWERS: [&str; 2] = ["return", "deny"];
-/// How far variables are followed to where they come from.
+/// How many variables are followed, one to the next, to the samples they come from.
 const MAX_STEPS: usize = 4;
 
 pub(super) fn check(variant: &Variant<'_>, values: &Values<'_>, report: &mut Report) {
@@ -72,7 +75,7 @@ pub(super) fn check(variant: &Variant<'_>, values: &Values<'_>, report: &mut Rep
         if variant.known.contains(&line.at) || shipped::has_line(&line.words) || !carries(line) {
             continue;
         }
-        // What is in these headers before the question is deleted behind it.
+        // These headers are deleted after the agent was asked.
         if is_header(line) && early(line) {
             continue;
         }
@@ -89,7 +92,8 @@ pub(super) fn check(variant: &Variant<'_>, values: &Values<'_>, report: &mut Rep
 fn carries(line: &Line) -> bool {
     match &line.words[..] {
         [kind, action, ..] if kind.starts_with("http-") => {
-            // What an answer says, the pages of the workspace read: cookies, too, that no script may see.
+            // Scripts of the workspace's pages read responses, and would see cookies that are hidden from scripts
+            // (`HttpOnly`).
             CARRIES.contains(&action.as_str()) || ANSWERS.contains(&action.as_str())
         }
         [redirect, ..] => redirect == "redirect",
@@ -97,12 +101,12 @@ fn carries(line: &Line) -> bool {
     }
 }
 
-/// Whether a rule gives a value to a header that credentials are in.
+/// Whether a rule sets a header that holds credentials.
 fn is_header(line: &Line) -> bool {
     line.words.get(2).is_some_and(|name| HEADERS.contains(&name.to_ascii_lowercase().as_str()))
 }
 
-/// Whether a rule of a section comes before its question.
+/// Whether a rule comes before the agent is asked.
 fn is_early(line: &Line, guard: &Guard<'_>) -> bool {
     let mut rules = guard.rules("http-request").iter();
     let place = rules.find(|(_, rule, _)| rule.at == line.at);
@@ -120,6 +124,7 @@ fn is_credential(sample: &str, variant: &Variant<'_>, values: &Values<'_>, steps
     let Some(calls) = calls(sample) else { return false };
     let Some((first, converters)) = calls.split_first() else { return false };
     if converters.iter().any(|call| HASHES.contains(&call.name)) {
+        // A digest of a credential cannot be used as one.
         return false;
     }
     let variable = |name: &str| {
@@ -134,6 +139,7 @@ fn is_credential(sample: &str, variant: &Variant<'_>, values: &Values<'_>, steps
             })
     };
     let appended = |call: &Call<'_>| call.name == "concat" && call.args.split(',').any(variable);
+    // `concat` appends the value of a variable.
     let fetched = match first.name {
         "var" => variable(first.args.split(',').next().unwrap_or_default()),
         name => is_fetch(name.strip_prefix("req.").unwrap_or(name), first.args, variant),
@@ -147,12 +153,13 @@ fn is_fetch(name: &str, args: &str, variant: &Variant<'_>) -> bool {
         let protocol = variant.agent.subprotocol && argument == "sec-websocket-protocol";
         return HEADERS.contains(&argument.as_str()) || protocol;
     }
-    // Which cookie has the token, the agent's configuration says.
+    // The agent's configuration says which cookie holds tokens, and its name is not known here.
     let ours = || argument.is_empty() || argument.starts_with(&COOKIE.to_ascii_lowercase());
     ALWAYS.contains(&name) || COOKIES.contains(&name) && (ours() || variant.agent.cookie)
 }
 
-/// A question with a credential that stands in the file makes everyone the person it belongs to.
+/// Reports rules that ask the agent with a credential from the file: every client would become the person it belongs
+/// to.
 fn check_asked(guard: &Guard<'_>, values: &Values<'_>, report: &mut Report) {
     for (number, line, _) in guard.rules("http-request") {
         let Some(value) = given(line) else { continue };
@@ -165,6 +172,7 @@ fn check_asked(guard: &Guard<'_>, values: &Values<'_>, report: &mut Report) {
             Piece::Sample(sample) => is_written(sample, values, 0),
         };
         let empty = value.is_empty() || value == "%[str()]";
+        // Deleting the credential only makes the client anonymous.
         let ours = value.contains(&format!("{COOKIE}="));
         if ours || !empty && pieces(value).iter().all(written) {
             let what =
@@ -174,7 +182,8 @@ fn check_asked(guard: &Guard<'_>, values: &Values<'_>, report: &mut Report) {
     }
 }
 
-/// What a rule gives to a header that credentials are in, unless it keeps a part of it and adds none of ours.
+/// The value that a rule gives to a header of credentials. A replacement that keeps part of the old value is left out,
+/// unless it adds a cookie of the agent's name.
 fn given(line: &Line) -> Option<&str> {
     let [_, action, _, rest @ ..] = &line.words[..] else { return None };
     let value = match (action.as_str(), rest) {
@@ -189,7 +198,7 @@ fn given(line: &Line) -> Option<&str> {
     is_header(line).then_some(value)
 }
 
-/// Whether a sample has what stands in the file or the environment.
+/// Whether the value of a sample stands in the file or the environment.
 fn is_written(sample: &str, values: &Values<'_>, steps: usize) -> bool {
     const WRITTEN: [&str; 5] = ["str", "env", "int", "bool", "bin"];
     let calls = calls(sample).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Rules that end the rules early, judged by what they skip; and caches, which answer in their place.
+//! Checks rules that end the rules early by what they skip, and caches, which answer in the place of a workspace.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::haproxy_config::{
     lint::lines::{Ruled, acts},
 };
 
-/// Actions that change nothing of what travels on.
+/// Actions that change nothing of the request or response.
 const IDLE: [&str; 14] = [
     "allow",
     "accept",
@@ -26,7 +26,7 @@ const IDLE: [&str; 14] = [
     "set-tos",
     "set-mark",
 ];
-/// The same, with arguments in their name.
+/// The same, for actions whose name is followed by arguments.
 const COUNTING: [&str; 4] = ["track-sc", "sc-", "set-var", "unset-var"];
 
 pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
@@ -47,17 +47,18 @@ pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
             check_cache(line, report);
         }
     }
+    // A cache of the agent's pages would give one person's page to another.
     let ours = |s: &&Section| s.kind == "backend" && variant.reach.is_ours(s);
     for line in variant.sections.iter().filter(ours).flat_map(|section| &section.lines) {
         check_cache(line, report);
     }
 }
 
-/// Rules of the front end that let pass what may pass, or nothing that matters, before all are done.
+/// Reports rules of the front end that let allowed requests pass before the last rule that matters.
 fn check_guard(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
     let kind = if guard.http { "http-request" } else { "tcp-request" };
     let passed = |(number, line, when): &Ruled<'_>| {
-        // Those that let pass what is not allowed are told as such.
+        // [`super::question`] reports those that let pass what is not allowed.
         variant.known.contains(&line.at)
             || guard.is_for_pages(*number, when)
             || guard.is_bypass(*number, when)
@@ -78,7 +79,7 @@ fn check_backend(section: &Section, variant: &Variant<'_>, report: &mut Report) 
     }
 }
 
-/// Tells rules that end the others while some of them matter.
+/// Reports rules that end the others although a rule that matters follows.
 fn check_rules(
     rules: &[Ruled<'_>],
     ends: &[&str],
@@ -91,6 +92,7 @@ fn check_rules(
     for rule in rules {
         let (number, line, _) = rule;
         if number < last && is_end(line, ends) && !is_known(rule) {
+            // What follows the last rule that matters may be skipped.
             let what =
                 format!("the rules behind it, up to line {}, are not followed", matters.at.line);
             let fix = "remove it, or move it below them";
@@ -105,7 +107,7 @@ fn is_end(line: &Line, ends: &[&str]) -> bool {
             if kind.starts_with("http-") && ends.contains(&action.as_str()))
 }
 
-/// Whether a rule of requests changes nothing, and lets everything go on.
+/// Whether a rule of requests changes nothing and lets the request go on to the next rule.
 pub(super) fn is_idle(line: &Line) -> bool {
     line.words.get(1).is_some_and(|action| {
         IDLE.contains(&action.as_str()) && !["allow", "accept"].contains(&action.as_str())

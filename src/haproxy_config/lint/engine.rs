@@ -1,4 +1,5 @@
-//! The SPOE file: how long HAProxy waits, what it says and what it is told.
+//! Checks the SPOE file: how long HAProxy waits for the agent, and whether the arguments are those that the agent
+//! needs.
 
 use std::{sync::LazyLock, time::Duration};
 
@@ -9,7 +10,7 @@ use crate::haproxy_config::{
     spoe::{Block, Engine},
 };
 
-/// Arguments that the agent needs, with the samples that let it see every header.
+/// Arguments that the agent always needs, with the samples that let it see every header.
 const NEEDED: [(&str, &str); 6] = [
     ("host", "req.fhdr(host)"),
     ("hosts", "req.fhdr_cnt(host)"),
@@ -18,7 +19,7 @@ const NEEDED: [(&str, &str); 6] = [
     ("cookie", "req.fhdr(cookie)"),
     ("cookies", "req.fhdr_cnt(cookie)"),
 ];
-/// What else is asked about, where the agent's configuration needs it.
+/// Arguments for tokens in the query.
 const QUERY: [(&str, &str); 1] = [("query", "query")];
 const PROTOCOLS: [(&str, &str); 2] = [
     ("protocols", "req.fhdr(sec-websocket-protocol)"),
@@ -35,7 +36,7 @@ const BROWSER: [(&str, &str); 7] = [
 ];
 /// For pages that show a workspace in a frame.
 const FRAMES: [(&str, &str); 1] = [("referer", "req.fhdr(referer),bytes(0,300)")];
-/// Which client it is, another sample may say as well.
+/// For policies. The client may also be another sample than `src`.
 const POLICIES: [(&str, &str); 3] = [("method", "method"), ("path", "path"), ("client", "src")];
 
 pub(super) fn check(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
@@ -57,6 +58,7 @@ pub(super) fn check(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
         return;
     }
     let mut wanted = NEEDED.to_vec();
+    // Sign-in needs the query for its own pages and returns to it afterwards.
     if agent.query || agent.sign_in {
         wanted.extend(QUERY);
     }
@@ -72,13 +74,14 @@ pub(super) fn check(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
     if agent.policies {
         wanted.extend(POLICIES);
     }
-    // What is there must be right, whether needed or not.
+    // An argument that is there must be right even if this agent does not need it.
     for (name, sample) in listed() {
+        // HAProxy sends repeated arguments all, and the agent takes the last.
         let found = message.args().filter(|(n, _)| n == name).map(|(_, sample)| sample).last();
         let at = args(message);
         match found {
             Some(found) if equals(found, sample) || *name == "client" => {}
-            // The whole of it says no less.
+            // The sample without its limits (`bytes(…)`) says at least as much.
             Some(found) if sample.starts_with(found) && found.ends_with(')') => {}
             Some(found) => {
                 let what = format!("the argument '{name}' is {found}");
@@ -94,13 +97,14 @@ pub(super) fn check(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
     check_certificate(message, report);
 }
 
-/// `req.hdr` splits at commas; the other spellings are the same.
+/// Whether two spellings mean the same sample. `req.hdr` without an occurrence splits values at commas, and is another
+/// one.
 fn equals(found: &str, sample: &str) -> bool {
     let bare = |text: &str| text.to_ascii_lowercase().replace(",-1)", ")").replace("req.", "");
     bare(found) == bare(sample)
 }
 
-/// A certificate counts only beside HAProxy's word that it verified it.
+/// Without `certificate_result` the agent cannot know that HAProxy verified the certificate.
 fn check_certificate(message: &Block, report: &mut Report) {
     let has = |name: &str| message.args().any(|(found, _)| found == name);
     if has("certificate") && !has("certificate_result") {
@@ -110,7 +114,7 @@ fn check_certificate(message: &Block, report: &mut Report) {
     }
 }
 
-/// All arguments that have a list of their own.
+/// The arguments of all lists above.
 fn listed() -> impl Iterator<Item = &'static (&'static str, &'static str)> {
     let lists: [&'static [(&str, &str)]; 6] =
         [&NEEDED, &QUERY, &PROTOCOLS, &BROWSER, &FRAMES, &POLICIES];
@@ -123,8 +127,8 @@ static SHIPPED: LazyLock<Engine> = LazyLock::new(|| {
     Engine::read(&source, 0, Some("identity"))
 });
 
-/// Arguments of the shipped names are what the agent takes them for. Which client it is, another sample may
-/// say as well, and what has a list of its own is judged by that.
+/// Reports arguments of a shipped name with another sample: the agent would read something else. The lists above judge
+/// theirs, and the client may be another sample.
 fn check_shipped(message: &Block, report: &mut Report) {
     let is_listed = |name: &str| listed().any(|(listed, _)| *listed == name);
     let shipped = SHIPPED.message(&message.name).into_iter().flat_map(Block::args);
@@ -152,6 +156,7 @@ fn check_processing(section: &Block, agent: &Agent, report: &mut Report) {
     };
     let word = line.words.get(2).map_or("", String::as_str);
     match time(word) {
+        // If HAProxy gives up first, the agent's reason is lost.
         Some(waits) if waits > within => {}
         Some(_) => {
             let ms = within.as_millis();
@@ -165,15 +170,16 @@ fn check_processing(section: &Block, agent: &Agent, report: &mut Report) {
     }
 }
 
-/// One question at a time on each connection, where HAProxy stops reading a connection with several.
+/// HAProxy 3.1 and later must ask one request at a time on each connection; with several it can stop reading.
 fn check_pipelining(section: &Block, report: &mut Report) {
-    // For each open condition: whether it holds for every HAProxy that needs the option.
+    // One entry for each open condition: whether it holds for every HAProxy that needs the option.
     let mut open: Vec<bool> = Vec::new();
     let mut wrong = Some(section.at);
     for line in &section.lines {
         let words: Vec<&str> = line.words.iter().map(String::as_str).collect();
         match &words[..] {
             [".if", condition @ ..] => open.push(is_for_all(&condition.concat())),
+            // Another branch holds for other versions only.
             [".elif" | ".else", ..] => {
                 open.pop();
                 open.push(false);
@@ -193,7 +199,7 @@ fn check_pipelining(section: &Block, report: &mut Report) {
     }
 }
 
-/// Whether a condition holds for HAProxy 3.1 and later.
+/// Whether a condition holds for HAProxy 3.1 and every later one.
 fn is_for_all(condition: &str) -> bool {
     let version = condition.strip_prefix("version_atleast(").and_then(|v| v.strip_suffix(')'));
     let mut parts = version.into_iter().flat_map(|v| v.trim().trim_matches('"').split('.'));
@@ -204,10 +210,10 @@ fn is_for_all(condition: &str) -> bool {
     }
 }
 
-/// By how much HAProxy waits longer than the agent takes at most.
+/// How much longer than the agent's limit HAProxy waits in generated files.
 pub(crate) const MARGIN: Duration = Duration::from_millis(200);
 
-/// A time as HAProxy reads it: a number, in milliseconds unless a unit follows.
+/// Reads a time of HAProxy's: a number and a unit, milliseconds by default.
 fn time(text: &str) -> Option<Duration> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 = digits.parse().ok()?;

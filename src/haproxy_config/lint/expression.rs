@@ -1,10 +1,12 @@
-//! Samples (`req.hdr(host),lower`) and texts with samples in them (`%[…]`), as HAProxy's configuration
-//! manual has them in sections 7.3 and 8.2.6.
+//! Takes samples (`req.hdr(host),lower`) and texts with samples (`%[…]`) apart (HAProxy's configuration manual,
+//! sections 7.3 and 8.2.6).
+//!
+//! What cannot be taken apart is never taken for the agent's word.
 
 /// A part of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Piece<'t> {
-    /// What stands as it is.
+    /// Literal text.
     Text(&'t str),
     /// A sample: `%[sample]`.
     Sample(&'t str),
@@ -12,7 +14,7 @@ pub(super) enum Piece<'t> {
     Alias(&'t str),
 }
 
-/// The parts of a text.
+/// The parts of a text, in their order.
 pub(super) fn pieces(text: &str) -> Vec<Piece<'_>> {
     let mut pieces = Vec::new();
     let mut rest = text;
@@ -20,11 +22,13 @@ pub(super) fn pieces(text: &str) -> Vec<Piece<'_>> {
         if !before.is_empty() {
             pieces.push(Piece::Text(before));
         }
+        // `%%` is a percent sign.
         if let Some(after) = after.strip_prefix('%') {
             pieces.push(Piece::Text("%"));
             rest = after;
             continue;
         }
+        // Flags can stand before the sample: `%{+Q}[…]`.
         let body = match after.strip_prefix('{').and_then(|flags| flags.split_once('}')) {
             Some((_, body)) => body,
             None => after,
@@ -46,12 +50,13 @@ pub(super) fn pieces(text: &str) -> Vec<Piece<'_>> {
     pieces
 }
 
-/// Where the bracket that ends a sample is: brackets and parentheses within it belong to it.
+/// The index of the bracket that ends a sample. The sample can contain brackets, parentheses and quotes.
 fn closing(text: &str) -> usize {
     let mut depth = 0_usize;
     let mut quote = None;
     for (place, c) in text.char_indices() {
         match (quote, c) {
+            // Brackets in quotes are text of an argument.
             (Some(open), c) if c == open => quote = None,
             (None, '\'' | '"') => quote = Some(c),
             (None, '(' | '[') => depth += 1,
@@ -64,14 +69,14 @@ fn closing(text: &str) -> usize {
     text.len()
 }
 
-/// A fetch or a converter with its arguments.
+/// A fetch or a converter, with its arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Call<'t> {
     pub(super) name: &'t str,
     pub(super) args: &'t str,
 }
 
-/// The fetch of a sample and its converters, in their order. Nothing if it is no sample.
+/// The fetch of a sample and its converters, in their order. `None` if it cannot be taken apart.
 pub(super) fn calls(sample: &str) -> Option<Vec<Call<'_>>> {
     let mut calls = Vec::new();
     let mut depth = 0_usize;
@@ -100,11 +105,11 @@ pub(super) fn calls(sample: &str) -> Option<Vec<Call<'_>>> {
         }
         calls.push(call);
     }
-    // Something is still open.
+    // Otherwise a parenthesis or quote is still open.
     (depth == 0 && quote.is_none() && start > sample.len()).then_some(calls)
 }
 
-/// Converters whose result is made of nothing but what goes in, and of what an administrator wrote.
+/// Converters whose result is made only of their input and of what an administrator wrote.
 const PURE: [&str; 39] = [
     "lower",
     "upper",
@@ -147,18 +152,18 @@ const PURE: [&str; 39] = [
     "strip",
 ];
 
-/// Whether a converter adds nothing of another origin.
+/// Whether a converter adds nothing from another source.
 pub(super) fn is_pure(call: &Call<'_>) -> bool {
-    // A map's second argument is a value for what is not in it.
+    // The second argument of a map is the value for keys that it lacks.
     let map = call.name.starts_with("map");
     PURE.contains(&call.name) && !(map && call.args.contains(','))
 }
 
-/// The name of the agent's variable that a sample has, and nothing else.
+/// The name of the agent's variable, if a sample is that variable and nothing else.
 pub(super) fn agents<'t>(sample: &'t str, prefix: &str) -> Option<&'t str> {
     let calls = calls(sample)?;
     let (first, converters) = calls.split_first()?;
-    // A second argument is a value for where the agent said nothing.
+    // The second argument of `var` is the value where the agent set none.
     let name = first.args.trim().strip_prefix(prefix)?;
     let plain = first.name == "var" && !name.contains(',');
     (plain && converters.iter().all(is_pure)).then_some(name)

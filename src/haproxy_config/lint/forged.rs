@@ -1,4 +1,7 @@
-//! What identity headers carry: the agent's words, and of a request only what HAProxy itself saw.
+//! Checks the values of identity headers: headers about a person must carry the agent's variables, headers about the
+//! connection only what HAProxy itself knows.
+//!
+//! A workspace believes these headers. A value that a client can choose would let it be any person.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +13,7 @@ use super::{
 };
 use crate::haproxy_config::document::Line;
 
-/// How headers about the connection end, behind `x-forwarded-` or alone: HAProxy's own view of it is right.
+/// Headers about the connection, alone or behind `x-forwarded-`: HAProxy's own values are right for them.
 const TRANSPORT: [&str; 17] = [
     "for",
     "proto",
@@ -30,7 +33,7 @@ const TRANSPORT: [&str; 17] = [
     "x-client-ip",
     "x-unique-id",
 ];
-/// Fetches that are about the connection, or about the request as it was judged.
+/// Fetches about the connection, or about the request as the agent judged it.
 const FACTS: [&str; 34] = [
     "src",
     "src_port",
@@ -69,13 +72,13 @@ const FACTS: [&str; 34] = [
 ];
 /// Actions that give a header a value.
 const SETS: [&str; 4] = ["set-header", "add-header", "replace-header", "replace-value"];
-/// How far variables are followed to where they come from.
+/// How many variables are followed, one to the next, to the samples they come from.
 const MAX_STEPS: usize = 4;
 
 /// What a header is about.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum About {
-    /// Who somebody is.
+    /// Which person makes the request.
     Person,
     /// Where the request comes from, and how.
     Transport,
@@ -84,7 +87,7 @@ enum About {
 }
 
 fn about(name: &str) -> About {
-    // CGI-like servers make one name of all that stands between the words.
+    // CGI servers make the same variable of a name whatever stands between its words.
     let name = name.to_ascii_lowercase();
     let name = name.replace(|c: char| !(c.is_ascii_alphanumeric() || "${}".contains(c)), "-");
     let family = FAMILIES.iter().any(|family| name.starts_with(family));
@@ -93,10 +96,11 @@ fn about(name: &str) -> About {
     if name == "forwarded" || known && TRANSPORT.contains(&last) {
         return About::Transport;
     }
+    // A name from the environment could be that of any header.
     if family || name.contains("${") { About::Person } else { About::Other }
 }
 
-/// The values that rules give to variables, by their names.
+/// The values that rules give to variables, by the names of the variables.
 pub(super) struct Values<'v>(BTreeMap<&'v str, Vec<&'v str>>);
 
 impl<'v> Values<'v> {
@@ -123,7 +127,7 @@ impl<'v> Values<'v> {
         self.0.get(name).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether a sample has nothing that a client could choose, but for the request as it was judged.
+    /// Whether a client cannot choose any part of a sample, except parts of the request that the agent judges.
     fn is_fact(&self, sample: &str, prefix: &str, steps: usize) -> bool {
         if agents(sample, prefix).is_some() {
             return true;
@@ -138,6 +142,7 @@ impl<'v> Values<'v> {
         let known = match first.name {
             "var" => {
                 let name = first.args.split(',').next().unwrap_or_default();
+                // Every rule that sets the variable must set a fact; which one ran last is not known.
                 let values = self.get(name);
                 let fact = |value: &&str| {
                     if value.contains('%') {
@@ -158,9 +163,9 @@ impl<'v> Values<'v> {
         known && converters.iter().all(plain)
     }
 
-    /// As [`Self::is_fact`] for all samples in a text.
+    /// [`Self::is_fact`] for all samples of a text.
     pub(super) fn are_facts(&self, text: &str, prefix: &str, steps: usize) -> bool {
-        // Captured headers are the client's.
+        // Captured headers come from the client.
         const CAPTURED: [&str; 5] = ["hr", "hrl", "hs", "hsl", "CC"];
         pieces(text).iter().all(|piece| match piece {
             Piece::Text(_) => true,
@@ -170,7 +175,7 @@ impl<'v> Values<'v> {
     }
 }
 
-/// Whether a text has the agent's word in it, and no other sample.
+/// Whether a text has variables of the agent and no other samples.
 pub(super) fn is_agents(text: &str, prefix: &str) -> bool {
     let pieces = pieces(text);
     let samples = || pieces.iter().filter(|piece| !matches!(piece, Piece::Text(_)));
@@ -180,10 +185,12 @@ pub(super) fn is_agents(text: &str, prefix: &str) -> bool {
 }
 
 pub(super) fn check(variant: &Variant<'_>, values: &Values<'_>, report: &mut Report) {
+    // Without a guard there is nothing that workspaces could trust.
     if variant.guards.is_empty() {
         return;
     }
     let prefix = variant.prefix();
+    // FastCGI parameters are what a CGI program sees in place of headers.
     let scripts = variant.sections.iter().filter(|section| section.kind == "fcgi-app");
     let scripts = scripts.flat_map(|section| section.lines.iter().map(|line| &**line));
     for line in variant.reach.guarded_lines().chain(scripts) {
@@ -198,7 +205,7 @@ pub(super) fn check(variant: &Variant<'_>, values: &Values<'_>, report: &mut Rep
             (About::Transport, Some(Value::Text(text) | Value::Changed(text))) => {
                 values.are_facts(text, prefix, 0)
             }
-            // What is there already is ours: a part of it, and nothing of another origin.
+            // The old value is the gate's own; a part of it may stay, and nothing of another source may come in.
             (About::Person, Some(Value::Changed(text))) => {
                 is_agents(text, prefix)
                     || text.contains('\\')
@@ -215,17 +222,17 @@ pub(super) fn check(variant: &Variant<'_>, values: &Values<'_>, report: &mut Rep
     }
 }
 
-/// What a header is given.
+/// The value that a header is given.
 enum Value<'l> {
     /// A text with samples.
     Text(&'l str),
-    /// A text in which parts of the old value may be.
+    /// A text that can contain parts of the old value.
     Changed(&'l str),
-    /// Whatever a sample holds, names included.
+    /// Headers of any name from a sample.
     Any,
 }
 
-/// The header that a line gives a value to. Options have no value: HAProxy writes one of its own.
+/// The header that a line sets, with the value. An option has none: HAProxy makes it.
 fn given(line: &Line) -> Option<(&str, Option<Value<'_>>)> {
     const GIVE: [&str; 5] =
         ["http-request", "unique-id-header", "http-send-name-header", "option", "set-param"];
@@ -246,7 +253,7 @@ fn given(line: &Line) -> Option<(&str, Option<Value<'_>>)> {
             Some((name, Some(value)))
         }
         ["unique-id-header" | "http-send-name-header", name, ..] => Some((name, None)),
-        // What a header becomes in CGI (RFC 3875), or a variable of its own.
+        // A parameter of FastCGI: `HTTP_NAME` is a header (RFC 3875), anything else a variable of its own.
         ["set-param", name, value, ..] => {
             Some((name.strip_prefix("HTTP_").unwrap_or(name), Some(Value::Text(value))))
         }

@@ -1,4 +1,7 @@
-//! A section that asks the agent, with what its rules see.
+//! A section that asks the agent (a guard), with its rules and ACLs taken apart, and where it asks and refuses.
+//!
+//! The checks look at guards through this. Rules are numbered by their lines, inherited ones first, which is the order
+//! in which HAProxy follows them. Conditions are parsed once and shared by all variants with the same ACLs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,42 +19,42 @@ use crate::haproxy_config::{
 /// The SPOE files that were looked for, by name.
 pub(super) type SpoeFiles = BTreeMap<String, Option<(usize, Source)>>;
 
-/// The name of the question about an HTTP request.
+/// The SPOE message for an HTTP request.
 const HTTP: &str = "authorize";
-/// The name of the question about a TCP stream.
+/// The SPOE message for a TCP stream.
 const TCP: &str = "authorize-tcp";
 
 pub(super) struct Guard<'v> {
     pub(super) section: &'v Section,
-    /// The filter's line.
+    /// The line of the SPOE filter.
     pub(super) filter: &'v Line,
-    /// The lines of the defaults and its own, as HAProxy goes through them.
+    /// The inherited lines and the section's own, in the order in which HAProxy follows them.
     pub(super) lines: Vec<&'v Line>,
-    /// The rules by their keyword, with their number among the lines.
+    /// The rules by their keyword, each with its index among the lines.
     rules: BTreeMap<&'v str, Vec<Ruled<'v>>>,
     pub(super) names: Arc<Names>,
-    /// The pages of our own, which are reached without a verdict.
+    /// The backend of the agent's pages, which is reached without a verdict.
     pub(super) pages: Option<Pages<'v>>,
     pub(super) engine: Engine,
-    /// How variables begin: `txn.identity.`
+    /// The prefix of the agent's variables: `txn.identity.`
     pub(super) prefix: String,
-    /// Whether it is about HTTP requests.
+    /// Whether the section is about HTTP requests, and not about TCP streams.
     pub(super) http: bool,
-    /// When the question is sent.
+    /// When the agent is asked.
     pub(super) asked: Asked,
-    /// The number of the rule that refuses whatever is not allowed.
+    /// The index of the rule that refuses everything that is not allowed.
     pub(super) refusal: Option<usize>,
 }
 
-/// The ACLs of a section, and what is asked of them for each rule that uses them.
+/// The ACLs of a section, with what checks ask of them for every rule that uses them.
 #[derive(Default)]
 pub(super) struct Names {
     pub(super) acls: Acls,
-    /// The places of the lines of each, in the order of its tests.
+    /// The places of the lines of each ACL, in the order of its tests.
     places: BTreeMap<String, Vec<At>>,
-    /// Those that look at a variable of the agent.
+    /// The ACLs that look at a variable of the agent.
     mentioning: BTreeSet<String>,
-    /// Those of which a line is the verdict.
+    /// The ACLs that have the verdict as one of their tests.
     verdicts: BTreeSet<String>,
 }
 
@@ -75,17 +78,16 @@ impl Names {
     }
 }
 
-/// What was read already for sections with the same ACLs: most ways the conditions of a file turn out have the
-/// same.
+/// Conditions that are parsed already, by the ACLs they use. Most variants of a file have the same ACLs.
 #[derive(Default)]
 pub(super) struct Conditions(Vec<Known>);
 
 struct Known {
     prefix: String,
-    /// The places of the lines of its ACLs.
+    /// The places of the lines of these ACLs.
     lines: Vec<At>,
     names: Arc<Names>,
-    /// The conditions of rules, by their lines.
+    /// The conditions of rules, by the places of their lines.
     read: BTreeMap<At, Arc<Condition>>,
 }
 
@@ -93,6 +95,7 @@ impl Conditions {
     /// What was read with the ACLs among these lines, to be added to.
     fn of(&mut self, lines: &[&Line], prefix: &str) -> Option<&mut Known> {
         let is_acl = |line: &&&Line| line.words.first().is_some_and(|word| word == "acl");
+        // The same ACLs make the same conditions of the same rules, in whatever variant.
         let own: Vec<&Line> = lines.iter().filter(is_acl).copied().collect();
         let places: Vec<At> = own.iter().map(|line| line.at).collect();
         let found = self.0.iter().position(|k| k.lines == places && k.prefix == prefix);
@@ -112,6 +115,7 @@ fn is_verdict(test: &Test, prefix: &str) -> bool {
     let values: Vec<_> = test.values.iter().map(String::as_str).collect();
     let allow = test.fetch.strip_prefix("var(").and_then(|name| name.strip_suffix(')'));
     allow.and_then(|name| name.strip_prefix(prefix)) == Some("allow")
+        // Values from a file could be anything.
         && !test.from_file
         && matches!(
             (test.method.as_deref(), &values[..]),
@@ -122,9 +126,9 @@ fn is_verdict(test: &Test, prefix: &str) -> bool {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asked {
     Never,
-    /// Before all rules.
+    /// Before all rules, by an event in the SPOE file.
     First,
-    /// In the line of this number.
+    /// By the rule at this index.
     In(usize),
 }
 
@@ -155,6 +159,7 @@ impl<'v> Guard<'v> {
             .collect();
         let prefix = used_prefix(&engine, name, &lines, report);
         let http = setting(section, sections, "mode").is_some_and(|(_, mode)| mode == "http");
+        // HAProxy's default mode is tcp.
         let known = conditions.of(&lines, &prefix)?;
         let names = Arc::clone(&known.names);
         let mut rules: BTreeMap<&str, Vec<Ruled<'v>>> = BTreeMap::new();
@@ -187,14 +192,14 @@ impl<'v> Guard<'v> {
         Some(guard)
     }
 
-    /// The lines of an ACL: where each is, and what it says.
+    /// The lines of an ACL, as place and test.
     pub(super) fn acl_lines(&self, name: &str) -> impl Iterator<Item = (At, &Test)> {
         let places = self.names.places.get(name).into_iter().flatten();
         let tests = self.names.acls.get(name).into_iter().flat_map(|tests| tests.iter());
         places.copied().zip(tests)
     }
 
-    /// Whether a rule is followed for no request that is allowed.
+    /// Whether a rule is never followed for a request that is allowed.
     pub(super) fn spares_allowed(&self, when: &Condition) -> bool {
         let among = |term: &Term| match &term.name {
             Some(name) => self.names.verdicts.contains(name),
@@ -206,9 +211,11 @@ impl<'v> Guard<'v> {
     fn when_asked(&self, engine: Option<&str>) -> Asked {
         let (message, kind) = if self.http { (HTTP, "http-request") } else { (TCP, "tcp-request") };
         if self.engine.sends_by_itself(message, kind) {
+            // The SPOE file can name an event, and no rule is needed then.
             return Asked::First;
         }
         let unknown = self.engine == Engine::default();
+        // If the SPOE file is missing, that is the one mistake: the rule is believed to ask.
         let asks = |line: &&Line| {
             let send = line.words.iter().position(|word| word == "send-spoe-group");
             let Some(send) =
@@ -223,22 +230,22 @@ impl<'v> Guard<'v> {
         self.lines.iter().position(asks).map_or(Asked::Never, Asked::In)
     }
 
-    /// The message that is the question.
+    /// The SPOE message by which this section asks.
     pub(super) fn message(&self) -> &'static str {
         if self.http { HTTP } else { TCP }
     }
 
-    /// The rules of a kind (`http-request`, `use_backend` …), in their order.
+    /// The rules of a keyword (`http-request`, `use_backend` …), in their order.
     pub(super) fn rules(&self, kind: &str) -> &[Ruled<'v>] {
         self.rules.get(kind).map_or(&[], Vec::as_slice)
     }
 
-    /// Whether a rule lets pass only what goes to our pages.
+    /// Whether a rule lets only requests pass that go to the agent's pages.
     pub(super) fn is_for_pages(&self, number: usize, when: &Condition) -> bool {
         self.pages.as_ref().is_some_and(|pages| pages.takes(number, when))
     }
 
-    /// The name of the back end of our pages.
+    /// The name of the backend of the agent's pages.
     pub(super) fn pages_name(&self) -> Option<&str> {
         self.pages.as_ref().map(|pages| pages.name)
     }
@@ -248,7 +255,7 @@ impl<'v> Guard<'v> {
         self.pages.as_ref().is_some_and(|pages| pages.route.at == at)
     }
 
-    /// Whether a line comes after the question.
+    /// Whether a line comes after the agent was asked.
     pub(super) fn is_after(&self, number: usize) -> bool {
         match self.asked {
             Asked::Never => false,
@@ -257,21 +264,22 @@ impl<'v> Guard<'v> {
         }
     }
 
-    /// Whether a rule of this number lets pass, before anything refuses it, what is not allowed.
+    /// Whether a rule lets requests pass that are not allowed, before they are refused.
     pub(super) fn is_bypass(&self, number: usize, when: &Condition) -> bool {
         let refused = self.refusal.is_some_and(|refusal| refusal < number);
         !refused && !when.needs(|test| self.is_verdict(test))
     }
 
-    /// Where the question is sent, or should be.
+    /// The place where the agent is asked, or that of the filter if it never is.
     pub(super) fn asked_at(&self) -> At {
+        // What stands after the refusal sees allowed requests only.
         match self.asked {
             Asked::In(number) => self.lines.get(number).map_or(self.filter.at, |line| line.at),
             Asked::First | Asked::Never => self.filter.at,
         }
     }
 
-    /// `var(txn.identity.NAME)`.
+    /// `var(txn.identity.NAME)`
     pub(super) fn var(&self, name: &str) -> String {
         format!("var({}{name})", self.prefix)
     }
@@ -291,7 +299,7 @@ impl<'v> Guard<'v> {
     }
 }
 
-/// Lines with a condition of their own, or that others depend on.
+/// Keywords of rules and routes, which can have conditions.
 const RULES: [&str; 8] = [
     "http-request",
     "http-response",
@@ -303,7 +311,7 @@ const RULES: [&str; 8] = [
     "redirect",
 ];
 
-/// An SPOE file by the name that a filter has for it; nothing if it is not there.
+/// An SPOE file by the name that a filter has for it; `None` if it cannot be read.
 pub(super) fn spoe_file<'s>(
     file: &str,
     spoe: &'s mut SpoeFiles,
@@ -317,14 +325,16 @@ pub(super) fn spoe_file<'s>(
     found.as_ref()
 }
 
-/// How an engine's variables begin.
+/// The prefix of an engine's variables.
 pub(super) fn prefix(engine: &Engine, name: Option<&str>) -> String {
+    // A missing file is remembered too: it is reported once per filter and looked for once.
     let prefix = engine.agent.as_ref().and_then(|agent| agent.line(&["option", "var-prefix"]));
     let prefix = prefix.and_then(|line| line.words.get(2)).map(String::as_str).or(name);
     format!("txn.{}.", prefix.unwrap_or("identity"))
 }
 
-/// The prefix that the rules use. Where the engine has another one, that is the one mistake.
+/// The prefix that the rules use. If the engine has another one, that is reported once, and not as a mistake of each
+/// rule.
 fn used_prefix(
     engine: &Engine,
     name: Option<&str>,
@@ -347,12 +357,13 @@ fn used_prefix(
             "the prefix differs: the agent's variables are called {prefix}*, and the rules use {USUAL}*"
         );
         report.add(Rule::NoVarPrefix, line.at, what, "option var-prefix identity");
+        // The rules and the engine agree, or the rules do not use the usual prefix.
     }
     USUAL.to_owned()
 }
 
-/// Whether a filter's engine sends our messages. One of our name whose file cannot be read does, and is
-/// reported; of others nothing is known.
+/// Whether a filter belongs to the agent: its engine sends our messages. A filter of our name whose file cannot be read
+/// is taken for the agent's and reported; another one whose file cannot be read is not.
 fn is_ours(line: &Line, files: Files<'_>, spoe: &mut SpoeFiles, report: &mut Report) -> bool {
     let (name, file) = (after(line, "engine"), after(line, "config").unwrap_or_default());
     let usual = name.is_none_or(|name| name == "identity");
@@ -364,6 +375,7 @@ fn is_ours(line: &Line, files: Files<'_>, spoe: &mut SpoeFiles, report: &mut Rep
         }
         Some(_) if usual => {
             let name = name.unwrap_or_default();
+            // Filters of other agents (a WAF) are not judged here.
             let what = format!("{file} has no 'spoe-agent' in the scope of the engine '{name}'");
             let fix = format!("[{name}]\nspoe-agent {name}");
             report.add(Rule::SpoeUnreadable, line.at, what, fix);
@@ -379,7 +391,7 @@ fn is_ours(line: &Line, files: Files<'_>, spoe: &mut SpoeFiles, report: &mut Rep
     }
 }
 
-/// The sections that a section inherits from, the farthest first.
+/// The defaults that a section inherits from, the farthest first.
 pub(super) fn inherited<'s>(section: &Section, sections: &'s [Section]) -> Vec<&'s Section> {
     let mut chain = Vec::new();
     let mut next = section.defaults;
@@ -391,13 +403,14 @@ pub(super) fn inherited<'s>(section: &Section, sections: &'s [Section]) -> Vec<&
     chain
 }
 
-/// The word after a keyword.
+/// The word that follows a keyword in a line.
 pub(super) fn after<'l>(line: &'l Line, keyword: &str) -> Option<&'l str> {
     let place = line.words.iter().position(|word| word == keyword)?;
     line.words.get(place + 1).map(String::as_str)
 }
+// HAProxy follows inherited rules first.
 
-/// What a keyword is set to in a section or the defaults it inherits, at last.
+/// The last value of a keyword in a section, or else in the defaults that it inherits from.
 pub(super) fn setting<'s>(
     section: &'s Section,
     sections: &'s [Section],
@@ -412,7 +425,7 @@ pub(super) fn setting<'s>(
     own(section).or_else(|| inherited(section, sections).into_iter().rev().find_map(own))
 }
 
-/// The number of the rule that refuses whatever is not allowed.
+/// The index of the rule that refuses everything that is not allowed.
 fn refusal(guard: &Guard<'_>) -> Option<usize> {
     let kind = if guard.http { "http-request" } else { "tcp-request" };
     let refuses = |(number, line, when): &&Ruled<'_>| {

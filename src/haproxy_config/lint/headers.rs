@@ -1,4 +1,7 @@
-//! Headers: what clients send in our name, and what must not travel on.
+//! Checks that a client's own identity headers are deleted before the gate sets them, and that credentials are taken
+//! out of the request before it goes to a workspace.
+//!
+//! A header must be deleted in every spelling that a CGI server would take for the same name.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +18,7 @@ use crate::haproxy_config::{
     lint::lines::Ruled,
 };
 
-/// How headers begin in which servers believe whom a gateway let in.
+/// How names of headers begin by which servers believe what a gateway says about a person.
 pub(super) const FAMILIES: [&str; 8] = [
     "x-forwarded",
     "x-identity",
@@ -26,10 +29,10 @@ pub(super) const FAMILIES: [&str; 8] = [
     "remote-user",
     "forwarded",
 ];
-/// Headers that travel on changed, and are no word of ours about the client.
+/// Headers that the shipped rules change, and that say nothing about the person.
 const THEIRS: [&str; 4] = ["host", "cookie", "authorization", "sec-websocket-protocol"];
 
-/// The rules of a section that delete headers from every request, with their numbers.
+/// The rules of a section that delete headers from every request, with their indices.
 #[derive(Default)]
 pub(super) struct Strips {
     /// Whole names, each with the first rule that deletes it.
@@ -62,7 +65,7 @@ impl Strips {
                     "beg" => How::Begin(lower()),
                     "end" => How::End(lower()),
                     "sub" => How::Sub(lower()),
-                    // HAProxy compares names in lower case.
+                    // HAProxy matches expressions against names in lower case.
                     "reg" => match patterns.get(name) {
                         Some(pattern) => How::Reg(pattern),
                         None => continue,
@@ -84,7 +87,7 @@ impl Strips {
         strips
     }
 
-    /// Whether a header of this name is deleted before the rule of a number.
+    /// Whether a header of this name is deleted before the rule at this index.
     pub(super) fn takes(&self, name: &str, before: usize) -> bool {
         let parts = self.parts.iter().take_while(|(number, _)| *number < before);
         self.exact.get(name).is_some_and(|number| *number < before)
@@ -116,7 +119,7 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
     }
 }
 
-/// Options by which HAProxy passes on what is no valid request.
+/// Reports options by which HAProxy forwards requests that are not valid HTTP.
 fn check_invalid(guard: &Guard<'_>, report: &mut Report) {
     const LENIENT: [&str; 2] =
         ["accept-invalid-http-request", "accept-unsafe-violations-in-http-request"];
@@ -130,7 +133,8 @@ fn check_invalid(guard: &Guard<'_>, report: &mut Report) {
     }
 }
 
-/// Headers that a back end sets from the verdict: a guard before it, or itself, must delete them.
+/// Checks headers that backends set from the agent's variables: a guard in front, or the backend itself, must delete
+/// the client's own.
 pub(super) fn check_backends(variant: &Variant<'_>, report: &mut Report) {
     let Some(first) = variant.guards.first() else { return };
     let guarded = |section: &Section| variant.guards.iter().any(|g| g.section.at == section.at);
@@ -154,7 +158,7 @@ pub(super) fn check_backends(variant: &Variant<'_>, report: &mut Report) {
     }
 }
 
-/// A rule that sets a header in our name: every spelling must have been deleted before.
+/// Checks a rule that sets an identity header: every spelling of its name must have been deleted before.
 fn check_set(
     line: &Line,
     when: &Condition,
@@ -170,9 +174,10 @@ fn check_set(
     let ours = value.iter().any(|word| word.contains(prefix))
         || FAMILIES.iter().any(|family| lower.starts_with(family));
     if !ours || THEIRS.contains(&lower.as_str()) {
+        // Other headers mean nothing to the gate.
         return;
     }
-    // Setting a header replaces those that are spelled so, if the rule always holds.
+    // `set-header` replaces headers of exactly this name, if the rule has no condition.
     let replaced = action == "set-header" && when.is_always();
     let open = spellings(&lower).into_iter().find(|s| !(deleted(s) || replaced && *s == lower));
     if let Some(spelling) = open {
@@ -189,9 +194,10 @@ fn check_set(
     }
 }
 
-/// The name, with underscores for all of its hyphens, and for each.
+/// The name with underscores in place of all hyphens, and in place of each single one.
 fn spellings(name: &str) -> Vec<String> {
     let mut all = vec![name.to_owned(), name.replace('-', "_")];
+    // Enough to find an expression that misses underscores; not every mixture is tried.
     for (place, _) in name.match_indices('-').take(16) {
         let (before, after) = name.split_at(place);
         all.push(format!("{before}_{}", after.trim_start_matches('-')));
@@ -199,7 +205,7 @@ fn spellings(name: &str) -> Vec<String> {
     all
 }
 
-/// Tokens and our cookies must be taken out before the request travels on.
+/// Checks that tokens and the agent's cookies are taken out before the request goes on.
 fn check_travel(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
     let rules: Vec<_> =
         guard.rules("http-request").iter().filter(|(n, ..)| guard.is_after(*n)).collect();
@@ -210,6 +216,7 @@ fn check_travel(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
                 && (name.is_empty()
                     || line.words.get(2).is_some_and(|word| word.eq_ignore_ascii_case(name)));
             let positive = |terms: &Vec<_>| {
+                // The rule may wait for the very variable that it writes, and for nothing else.
                 terms.iter().all(|term: &Term| {
                     !term.negated && term.any.iter().all(|test| test.fetch == var)
                 })
@@ -220,7 +227,7 @@ fn check_travel(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
     let at = place(guard);
     let (keep, cookie) = (guard.var("keep"), guard.var("cookie"));
     let says = |test: &Test, word: &str| test.is(&keep, "sub") && test.values == [word.to_owned()];
-    // Deleted, unless the agent says that it may stay, or what stays of it.
+    // Whether a rule deletes the header, except where the agent lists it in `keep` or gives the value that remains.
     let deletes = |name: &str, word: &str, rest: Option<&str>| {
         let rest = rest.map(|variable| guard.var(variable));
         rules.iter().any(|(_, line, when)| {
@@ -253,6 +260,7 @@ fn check_travel(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
             term.any.iter().any(|t| says(t, "query"))
         } else {
             term.any.iter().all(there)
+            // The shipped condition: there is a query, and the agent does not keep it.
         }
     };
     let queries = rules.iter().any(|(_, line, when)| {
@@ -280,7 +288,7 @@ fn check_travel(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
     }
 }
 
-/// Whether no cookie at all travels on.
+/// Whether a rule deletes all cookies.
 fn removes_all_cookies(rules: &[&Ruled<'_>]) -> bool {
     rules.iter().any(|(_, line, when)| {
         when.is_always()

@@ -6,7 +6,7 @@ use crate::haproxy_config::{
     document::{Line, Section},
 };
 
-/// Headers by which a request becomes a tunnel, loses other headers, or ends elsewhere.
+/// Headers by which a request can become a tunnel, lose other headers, or end at another place.
 const HOPS: [&str; 7] = [
     "connection",
     "upgrade",
@@ -16,7 +16,7 @@ const HOPS: [&str; 7] = [
     "keep-alive",
     "proxy-connection",
 ];
-/// Values that say nothing of other headers.
+/// Values that do not name other headers.
 const PLAIN: [&str; 3] = ["close", "keep-alive", "websocket"];
 
 pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
@@ -40,12 +40,12 @@ pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
     }
 }
 
-/// Rules by which a response that makes a tunnel looks like another one to the rules behind.
+/// Reports rules by which status 101 of a tunnel becomes another status, which later rules would not recognize.
 fn check_status(section: &Section, report: &mut Report) {
     let acls = super::acls(section.lines.iter().map(|line| &**line));
     for line in &section.lines {
         let sets = matches!(&line.words[..], [http, set, ..] if http == "http-response" && set == "set-status");
-        // Of another status, and of no other than those.
+        // The condition must list single other statuses.
         let other = |test: &Test| {
             let values = || test.values.iter().map(String::as_str);
             let plain = |value: &str| value.len() == 3 && value.parse::<u16>().is_ok();
@@ -59,7 +59,7 @@ fn check_status(section: &Section, report: &mut Report) {
     }
 }
 
-/// The header about the connection that a rule gives a value to.
+/// The header of [`HOPS`] that a rule gives a value, with the value.
 fn given(line: &Line) -> Option<(&str, &str)> {
     const SETS: [&str; 4] = ["set-header", "add-header", "replace-header", "replace-value"];
     let [http, action, name, rest @ ..] = &line.words[..] else { return None };

@@ -1,4 +1,5 @@
-//! Conditions and routes that look at a part of Host only.
+//! Finds conditions and routes that look at a part of Host only. A client chooses Host freely: every comparison with a
+//! part of it can be satisfied by a foreign host.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
@@ -10,11 +11,11 @@ use crate::haproxy_config::{
 
 /// Samples that are the Host header, or begin with it.
 const FETCHES: [&str; 6] = ["hdr", "req.hdr", "req.fhdr", "fhdr", "base", "url_dom"];
-/// Comparisons with a part.
+/// Matching methods that compare a part.
 const PARTS: [&str; 6] = ["beg", "end", "sub", "dom", "dir", "reg"];
-/// Lines on which a request's way depends, beside rules and routes.
+/// Further lines that decide where a request goes.
 const OTHERS: [&str; 2] = ["use-server", "force-persist"];
-/// Actions of `http-request` that send no request to a workspace.
+/// Actions of `http-request` that do not decide where a request goes.
 const HARMLESS: [&str; 6] =
     ["redirect", "set-header", "add-header", "del-header", "set-log-level", "capture"];
 
@@ -32,6 +33,7 @@ pub(super) fn check(guard: &Guard<'_>, report: &mut Report) {
         for term in when.terms() {
             if let Some(name) = &term.name {
                 used.insert(name.clone());
+                // An ACL that no rule uses decides nothing.
                 continue;
             }
             for test in term.any.iter() {
@@ -48,7 +50,7 @@ pub(super) fn check(guard: &Guard<'_>, report: &mut Report) {
             report.add(Rule::HostInPart, line.at, what, fix);
         }
     }
-    // The line that says it is the ACL's own.
+    // A named ACL is reported at its own line.
     for (at, test) in used.iter().flat_map(|name| guard.acl_lines(name)) {
         check_test(test, at, report);
     }
@@ -65,7 +67,7 @@ fn is_about(line: &Line, keywords: &[&str]) -> bool {
     line.words.first().is_some_and(|word| keywords.contains(&word.as_str()))
 }
 
-/// How a test compares a part of Host, if it does.
+/// How a test compares a part of Host, or `None` if it does not.
 fn compares_part(test: &Test) -> Option<String> {
     step();
     let fetch = test.fetch.to_ascii_lowercase();
@@ -86,13 +88,14 @@ fn compares_part(test: &Test) -> Option<String> {
     Some(suffix.map_or_else(|| format!("-m {method}"), |_| name.to_owned()))
 }
 
-/// Whether a regular expression is about the text from its beginning to its end.
+/// Whether a regular expression covers the text from its beginning to its end.
 fn is_whole(pattern: &str) -> bool {
+    // `hdr_beg(host)` is the same as `hdr(host) -m beg`.
     let ends = pattern.ends_with('$') && !pattern.ends_with("\\$");
     if !pattern.trim_start_matches("(?i)").starts_with('^') || !ends {
         return false;
     }
-    // An alternative outside parentheses would be free of one of the two.
+    // An alternative outside parentheses has only one of the two anchors.
     let mut depth = 0_usize;
     let mut chars = pattern.chars();
     while let Some(c) = chars.next() {
@@ -113,7 +116,7 @@ fn fix(test: &Test) -> String {
     let value = test.values.first().map_or("NAME", String::as_str);
     let anchored = |pattern: &str| format!("req.hdr(host),host_only -m reg '{pattern}'");
     if value.contains(['^', '$', '(', '[', '\\', '*']) {
-        // What is there, from its beginning to its end.
+        // The expression in the file, with anchors.
         let ended = format!("{value}$");
         let (flags, rest) = match value.strip_prefix("(?i)") {
             Some(rest) => ("(?i)", rest),
@@ -135,6 +138,7 @@ fn fix(test: &Test) -> String {
         "req.hdr(host),host_only,lower -m reg '^[a-z0-9-]+\\.{domain}$'   # or leave it to the agent's [[host]]"
     )
 }
+// A whole name can be compared as it is.
 
 #[cfg(test)]
 mod tests {

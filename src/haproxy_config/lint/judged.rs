@@ -1,5 +1,5 @@
-//! What arrives is what was judged: behind the question neither host nor path nor method changes, but by the
-//! agent's word.
+//! Checks that the request that arrives at a workspace is the one that the agent judged: after the agent was asked,
+//! host, path and method stay as they are, unless the agent gives another value.
 
 use super::{
     Report, Rule, Variant,
@@ -10,12 +10,12 @@ use super::{
 };
 use crate::haproxy_config::document::Line;
 
-/// Actions that change the path or the method of a request.
+/// Actions that change the path or the method.
 const CHANGES: [&str; 6] =
     ["set-path", "set-pathq", "set-method", "replace-path", "replace-pathq", "normalize-uri"];
-/// The same, for what has the host in it as well.
+/// Actions that change the path and the host.
 const URIS: [&str; 2] = ["set-uri", "replace-uri"];
-/// Headers that workspaces believe instead of the method.
+/// Headers that some servers take the method from.
 const METHODS: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
 
 pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
@@ -31,7 +31,7 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
             report.add(Rule::RouteNotAgents, line.at, what, fix);
         }
         let ours = variant.known.contains(&line.at) || shipped::has_line(&line.words);
-        // What is refused goes to no workspace.
+        // A refused request does not reach a workspace.
         if let Some(part) = changed(line).filter(|_| !ours && !guard.spares_allowed(when)) {
             let what =
                 format!("the request arrives with another {part} than the one that was judged");
@@ -48,6 +48,7 @@ fn changes_host(line: &Line, guard: &Guard<'_>) -> bool {
     match &line.words[..] {
         [_, action, name, value, ..] if name.eq_ignore_ascii_case("host") => {
             let own = pieces(value);
+            // Setting Host to itself changes nothing.
             let given = matches!(&own[..], [Piece::Sample(s)] if agents(s, &guard.prefix) == Some("dst_host"));
             let judged = value == "%[req.hdr(host)]";
             SETS.contains(&action.as_str()) && !given && !judged
@@ -57,11 +58,12 @@ fn changes_host(line: &Line, guard: &Guard<'_>) -> bool {
     }
 }
 
-/// What a rule changes of a request, of path and method.
+/// The part of a request that a rule changes.
 fn changed(line: &Line) -> Option<&'static str> {
     let [_, action, rest @ ..] = &line.words[..] else { return None };
     if is_method(line) || action == "set-method" {
         return Some("method");
+        // Normalizing the query or the fragment changes neither path nor method.
     }
     let query = ["query-sort-by-name", "fragment-encode", "fragment-strip"];
     let other = rest.first().is_some_and(|word| query.contains(&word.as_str()));
@@ -74,7 +76,7 @@ fn is_method(line: &Line) -> bool {
     ["set-header", "add-header"].contains(&action.as_str()) && METHODS.contains(&name.as_str())
 }
 
-/// In back ends the path may be another one, as the workspace needs it; but not one that the client names.
+/// A backend may change the path to what its workspace needs, but not to a value that the client chooses.
 pub(super) fn check_backends(variant: &Variant<'_>, values: &Values<'_>, report: &mut Report) {
     if variant.guards.is_empty() {
         return;
@@ -86,6 +88,7 @@ pub(super) fn check_backends(variant: &Variant<'_>, values: &Values<'_>, report:
                 continue;
             }
             let method = action == "set-method" || is_method(line);
+            // A fixed prefix is the backend's own; a sample of the client's is not.
             let path = CHANGES.contains(&action.as_str()) || URIS.contains(&action.as_str());
             let chosen = || {
                 let mut texts = value.iter().take_while(|word| *word != "if" && *word != "unless");

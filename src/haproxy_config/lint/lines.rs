@@ -1,4 +1,4 @@
-//! What single lines of a section say: where they lead, which rules they are.
+//! What single lines mean, for all checks: actions of rules, servers with their addresses, names that routes lead to.
 
 use std::sync::Arc;
 
@@ -18,10 +18,10 @@ pub(super) const REFUSALS: [&str; 6] =
 /// Actions that end the rules and let the request pass.
 pub(super) const PASSES: [&str; 2] = ["allow", "accept"];
 
-/// A rule: its number among the lines, its line, and when it is followed.
+/// A rule: its index among the lines of its section, its line, and its condition.
 pub(super) type Ruled<'v> = (usize, &'v Line, Arc<Condition>);
 
-/// Whether a rule's action is one of these.
+/// Whether the rule has one of these actions.
 pub(super) fn acts(line: &Line, actions: &[&str]) -> bool {
     let action = match &line.words[..] {
         [tcp, content, action, ..] if tcp == "tcp-request" && content == "content" => action,
@@ -31,7 +31,7 @@ pub(super) fn acts(line: &Line, actions: &[&str]) -> bool {
     actions.contains(&action.as_str())
 }
 
-/// Whether a line says where a section connects to.
+/// Whether a line gives a section a server to connect to.
 pub(super) fn is_server(line: &Line) -> bool {
     match &line.words[..] {
         [keyword, ..] if ["server", "server-template", "dispatch"].contains(&keyword.as_str()) => {
@@ -44,7 +44,7 @@ pub(super) fn is_server(line: &Line) -> bool {
     }
 }
 
-/// The servers of a section with their addresses.
+/// The servers of a section, with their addresses.
 pub(super) fn addresses(section: &Section) -> impl Iterator<Item = (&Line, Address)> {
     section.lines.iter().filter(|line| is_server(line)).map(|line| {
         let word = |n: usize| line.words.get(n).map_or("", String::as_str);
@@ -52,14 +52,14 @@ pub(super) fn addresses(section: &Section) -> impl Iterator<Item = (&Line, Addre
             "server" => word(2),
             "server-template" => word(3),
             "dispatch" => word(1),
-            // To wherever the client wanted to go.
+            // `option transparent` connects to the address that the client connected to.
             _ => "*",
         };
         (&**line, Address::read(address))
     })
 }
 
-/// The names that a line routes to; those made from samples have a `%`.
+/// The name that a line routes to. It contains `%` if it is made of samples.
 pub(super) fn target(line: &Line) -> Option<&str> {
     match &line.words[..] {
         [keyword, name, ..] if keyword == "use_backend" || keyword == "default_backend" => {
@@ -69,12 +69,12 @@ pub(super) fn target(line: &Line) -> Option<&str> {
     }
 }
 
-/// Whether only a request, or the environment, says which name it is.
+/// Whether only the request or the environment decides which name this is.
 pub(super) fn is_unknown(name: &str) -> bool {
     name.contains('%') || name.contains("${")
 }
 
-/// Whether a test is about the paths of our own pages.
+/// Whether a test is about the path of the agent's pages.
 pub(super) fn is_reserved(test: &Test) -> bool {
     let reserved = PATHS.trim_end_matches('/');
     let value = |value: &String| value.trim_end_matches('/') == reserved;

@@ -1,5 +1,6 @@
-//! Sections for TCP streams and sections for HTTP requests: what is judged as one must not be passed on as the
-//! other.
+//! Checks that a section for TCP streams does not lead to one for HTTP requests, or the other way round.
+//!
+//! The agent judges a TCP stream once. Requests inside it would reach a workspace without being judged.
 
 use super::{Report, Rule, Variant, guard::Guard};
 use crate::haproxy_config::{
@@ -13,7 +14,8 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
     for (_, line, _) in guard.rules("use_backend").iter().chain(guard.rules("default_backend")) {
         let Some(name) = target(line) else { continue };
         let other = if is_unknown(name) {
-            // HAProxy refuses to pass a request on as a stream. A stream it takes for requests.
+            // HAProxy refuses a route from mode http to mode tcp whose name it learns at run time. The other direction
+            // it takes.
             let mut all = variant.sections.iter().filter(|_| !guard.http);
             all.find(|section| variant.reach.is_workspace(section) && http(section))
         } else {

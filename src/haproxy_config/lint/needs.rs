@@ -1,4 +1,8 @@
-//! Routes to servers whose address the agent gives: each waits for all that belongs to such an address.
+//! Checks routes to servers whose address the agent gives: each route must wait for all variables that belong to such
+//! an address.
+//!
+//! Without one of them HAProxy connects to the client's own destination, or to the address of another request. The
+//! shipped routes say which variables belong together.
 
 use std::{collections::BTreeSet, sync::LazyLock};
 
@@ -11,7 +15,7 @@ use crate::haproxy_config::{
 
 const PREFIX: &str = "txn.identity.";
 
-/// What a shipped route waits for, in one of the cases in which it is taken.
+/// An alternative of a shipped route: what it waits for.
 struct Wanted {
     /// How its servers are reached.
     by: By,
@@ -19,7 +23,7 @@ struct Wanted {
     names: BTreeSet<String>,
 }
 
-/// How the servers of a back end are reached whose address the agent gives.
+/// How servers are reached whose address the agent gives.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum By {
     Tls,
@@ -58,10 +62,11 @@ fn by(section: &Section, defaults: &[&Line]) -> Option<By> {
     })
 }
 
-/// The agent's variables that have a value wherever these terms hold.
+/// The variables of the agent that certainly have a value where these terms hold.
 fn found(way: &[Term], prefix: &str) -> BTreeSet<String> {
     let name = |term: &Term| {
         let first = term.any.first().filter(|_| !term.negated)?;
+        // A negated term says nothing about a value.
         let name = first.fetch.strip_prefix("var(")?.strip_suffix(')')?.strip_prefix(prefix)?;
         term.any.iter().all(|test| test.fetch == first.fetch).then(|| name.to_owned())
     };
@@ -93,12 +98,13 @@ fn check_way(
     has: &BTreeSet<String>,
     report: &mut Report,
 ) {
-    // A stream has no Host that could be set.
+    // A TCP stream has no Host.
     let needed = |name: &&String| guard.http || *name != "dst_host";
     let lacking = |wanted: &Wanted| -> Vec<String> {
         wanted.names.difference(has).filter(needed).cloned().collect()
     };
     let nearest = SHIPPED
+        // The finding names what is missing compared with the most similar shipped route.
         .iter()
         .filter(|wanted| wanted.by == by)
         .map(|wanted| (lacking(wanted), wanted))
@@ -120,7 +126,7 @@ fn check_way(
     report.add(Rule::RouteNotAgents, line.at, what, fix);
 }
 
-/// Back ends that the agent leads to by their names get no address with it: their servers need one.
+/// Reports servers without an address in backends that the agent names: no address comes with a name.
 pub(super) fn check_named(variant: &Variant<'_>, report: &mut Report) {
     let lines = || variant.guards.iter().flat_map(|guard| &guard.lines);
     let routed: BTreeSet<&str> = lines().filter_map(|line| target(line)).collect();

@@ -1,4 +1,7 @@
-//! Requests that are let pass without a verdict because they go to pages of our own, and nowhere else.
+//! Finds the route to the agent's pages: the only requests that may pass without a verdict.
+//!
+//! A rule lets such requests pass before the agent is asked. It is accepted only if every request that it lets pass
+//! surely takes a route to one backend that no other route leads to.
 
 use std::collections::BTreeMap;
 
@@ -8,15 +11,15 @@ use crate::haproxy_config::{
     lint::lines::{PASSES, Ruled, acts},
 };
 
-/// The back end of our own pages, and what goes there.
+/// The backend of the agent's pages, and which requests go there.
 pub(super) struct Pages<'v> {
-    /// Its name.
+    /// The name of the backend.
     pub(super) name: &'v str,
-    /// The route's line.
+    /// The line of the route.
     pub(super) route: &'v Line,
-    /// Which requests it takes.
+    /// The condition of the route.
     when: Condition,
-    /// The conditions under which rules set a variable to true, with the rules' numbers, by the variable.
+    /// By variable, the rules that set it to true, each with its index and condition.
     sets: BTreeMap<String, Vec<(usize, Condition)>>,
 }
 
@@ -48,7 +51,8 @@ impl<'v> Pages<'v> {
         })
     }
 
-    /// Whether all requests that a rule with this number and condition lets pass go there.
+    /// Whether every request that a rule lets pass goes to the pages. `number` is the index of the rule, `when` its
+    /// condition.
     pub(super) fn takes(&self, number: usize, when: &Condition) -> bool {
         let taken = |terms: &Vec<Term>| {
             self.when.any.iter().any(|way| way.iter().all(|term| self.follows(number, terms, term)))
@@ -56,7 +60,7 @@ impl<'v> Pages<'v> {
         !when.is_always() && !when.unless && when.any.iter().all(taken)
     }
 
-    /// Whether all requests for which this test passes go there, whatever else holds.
+    /// Whether every request for which this test passes goes to the pages.
     pub(super) fn takes_all(&self, test: &Test) -> bool {
         self.when.any.iter().any(|way| match &way[..] {
             [term] => !term.negated && term.any.contains(test),
@@ -64,8 +68,8 @@ impl<'v> Pages<'v> {
         })
     }
 
-    /// Whether a term holds where these do, at a rule: it is one of them, or a variable that a rule before
-    /// sets to true whenever they hold.
+    /// Whether a term of the route holds wherever these terms hold at a rule: it is one of them, or a variable that an
+    /// earlier rule sets to true whenever they hold.
     fn follows(&self, number: usize, terms: &[Term], term: &Term) -> bool {
         if terms.iter().any(|held| is(held, term)) {
             return true;
@@ -77,6 +81,7 @@ impl<'v> Pages<'v> {
         let sets = self.sets.get(fetch).map_or(&[][..], Vec::as_slice);
         sets.iter().take_while(|(before, _)| *before < number).any(|(_, when)| {
             let whenever = |way: &Vec<Term>| {
+                // Only a single boolean variable can be followed to the rules that set it.
                 way.iter().all(|needed| terms.iter().any(|held| is(held, needed)))
             };
             !when.unless && (when.is_always() || when.any.iter().any(whenever))
@@ -104,3 +109,4 @@ fn sets(rules: &[Ruled<'_>]) -> BTreeMap<String, Vec<(usize, Condition)>> {
     }
     sets
 }
+// Any other value could be false.

@@ -1,4 +1,7 @@
-//! What is a workspace, and which sections lead there without having asked.
+//! Finds the backends that lead to workspaces, and reports sections that lead there without asking the agent.
+//!
+//! A backend leads to workspaces if a guard routes there, or if the agent could name it. Where the agent's
+//! configuration is given, only backends that it permits can be named.
 
 use std::collections::BTreeSet;
 
@@ -17,15 +20,15 @@ use crate::haproxy_config::{
 /// Which sections lead to workspaces.
 pub(super) struct Reach<'v> {
     sections: &'v [Section],
-    /// Sections that ask.
+    /// The sections that ask the agent.
     guards: BTreeSet<At>,
-    /// Back ends that requests reach behind a question, and those that the agent could name.
+    /// The backends that guards route to, and those that the agent could name.
     workspaces: BTreeSet<&'v str>,
     /// The addresses of their servers.
     addresses: BTreeSet<Address>,
-    /// Back ends of our own: pages, and the agent.
+    /// The gate's own backends: the agent's pages, and the agent.
     ours: BTreeSet<String>,
-    /// Back ends that sections which do not ask lead to by name.
+    /// The backends that sections without a guard route to by name.
     elsewhere: BTreeSet<&'v str>,
 }
 
@@ -45,19 +48,21 @@ impl<'v> Reach<'v> {
         let mut routed: BTreeSet<&'v str> = BTreeSet::new();
         let (mut any, mut by_agent) = (false, true);
         for guard in guards {
+            // The agent's backend is named in the SPOE file, not by a route.
             for name in guard.lines.iter().copied().filter_map(target) {
                 routed.insert(name);
                 any |= is_unknown(name);
                 by_agent &= !is_unknown(name) || routes::is_backend(name, &guard.prefix);
             }
         }
-        // Where only the agent names back ends, it names those that its configuration permits.
+        // If only the agent names backends, it names those that its configuration permits.
         let permitted = agent.backends.as_ref().filter(|_| by_agent);
+        // A name from a sample can be that of any backend.
         let guarded: BTreeSet<At> = guards.iter().map(|guard| guard.section.at).collect();
         let elsewhere = sections.iter().filter(|s| is_front(s) && !guarded.contains(&s.at));
         let elsewhere: BTreeSet<&str> =
             elsewhere.flat_map(|section| all_lines(section, sections)).filter_map(target).collect();
-        // A site for all, beside the gate, which the agent must not name.
+        // A public site that the agent must not name is not a workspace.
         let site = |name: &str| {
             elsewhere.contains(name) && permitted.is_some_and(|known| known.check(name).is_err())
         };
@@ -68,6 +73,7 @@ impl<'v> Reach<'v> {
                 "backend" => routed.contains(name) || any && !site(name),
                 "listen" => guarded.contains(&section.at) || routed.contains(name),
                 _ => false,
+                // A backend without servers (a table, a fixed answer) leads nowhere.
             };
             serves && reached && !ours.contains(&section.name)
         };
@@ -86,28 +92,28 @@ impl<'v> Reach<'v> {
         }
     }
 
-    /// Whether a back end leads to workspaces.
+    /// Whether a section leads to workspaces.
     pub(super) fn is_workspace(&self, section: &Section) -> bool {
         (section.kind == "backend" || self.guards.contains(&section.at))
             && self.workspaces.contains(section.name.as_str())
     }
 
-    /// Whether a section asks.
+    /// Whether a section asks the agent.
     pub(super) fn is_guard(&self, section: &Section) -> bool {
         self.guards.contains(&section.at)
     }
 
-    /// Whether a back end is that of our pages, or of the agent.
+    /// Whether a backend is one of the gate's own.
     pub(super) fn is_ours(&self, section: &Section) -> bool {
         self.ours.contains(&section.name)
     }
 
-    /// Whether only sections that do not ask lead to a back end, as to a site for all.
+    /// Whether sections without a guard route to a backend by name, as to a public site.
     pub(super) fn is_elsewhere(&self, section: &Section) -> bool {
         self.elsewhere.contains(section.name.as_str())
     }
 
-    /// Sections that ask, those they inherit from, and all back ends but those of others.
+    /// The guards, the backends except those of public sites, and the defaults that they inherit from.
     pub(super) fn guarded_sections(&self) -> impl Iterator<Item = &'v Section> {
         let guards = self.sections.iter().filter(|s| self.guards.contains(&s.at));
         let mut ats: BTreeSet<At> = self.guards.clone();
@@ -123,7 +129,7 @@ impl<'v> Reach<'v> {
             .filter(move |s| ats.contains(&s.at) || backend(s) && !self.ours.contains(&s.name))
     }
 
-    /// Their lines.
+    /// The lines of [`Self::guarded_sections`].
     pub(super) fn guarded_lines(&self) -> impl Iterator<Item = &'v Line> {
         self.guarded_sections().flat_map(|section| section.lines.iter().map(|line| &**line))
     }
@@ -133,7 +139,7 @@ fn is_front(section: &Section) -> bool {
     section.kind == "frontend" || section.kind == "listen"
 }
 
-/// Sections with clients of their own that do not ask, and lead to workspaces.
+/// Reports sections that lead to workspaces and do not ask the agent.
 pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
     let reach = &variant.reach;
     check_permitted(variant, report);
@@ -162,6 +168,7 @@ pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
 /// Back ends of the gate itself that the agent's configuration lets lists of workspaces name.
 fn check_permitted(variant: &Variant<'_>, report: &mut Report) {
     let Some(permitted) = &variant.agent.backends else { return };
+    // A name from a sample could be that of a workspace.
     let ours = |s: &&Section| s.kind == "backend" && variant.reach.is_ours(s);
     for section in variant.sections.iter().filter(ours) {
         if permitted.check(&section.name).is_ok() {
@@ -177,7 +184,7 @@ fn check_permitted(variant: &Variant<'_>, report: &mut Report) {
 
 const FIX: &str = "filter spoe engine identity config identity.spoe.cfg\nhttp-request send-spoe-group identity authorize\nhttp-request deny deny_status 503 unless { var(txn.identity.allow) -m bool }";
 
-/// The workspaces' back end that a name leads to, by its name or by an address.
+/// The backend of workspaces that a route leads to, by its name or by the address of its server.
 fn leads(name: &str, variant: &Variant<'_>) -> Option<String> {
     let reach = &variant.reach;
     let section = variant.named(name).first()?;
@@ -188,7 +195,7 @@ fn leads(name: &str, variant: &Variant<'_>) -> Option<String> {
     (reach.workspaces.contains(name) || same).then(|| name.to_owned())
 }
 
-/// Whether a back end is that of the agent: who reaches it asks in HAProxy's place.
+/// Whether a backend is the agent's. A client that reaches it could send requests in HAProxy's place.
 fn is_agent(name: &str, variant: &Variant<'_>) -> bool {
     let agents = variant.guards.iter().filter_map(|guard| guard.engine.agent.as_ref());
     agents.flat_map(|agent| agent.after(&["use-backend"])).any(|used| used == name)
@@ -223,3 +230,5 @@ fn passes_nothing(section: &Section, variant: &Variant<'_>) -> bool {
     }
     false
 }
+// Another backend with the same server is the same workspace.
+// On a section without TLS, a redirect of plain http is one of everything.

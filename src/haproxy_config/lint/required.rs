@@ -1,5 +1,5 @@
-//! The shipped rules that protect workspaces and the gate, which every front end that asks must have: in the
-//! shipped words, or in any that do at least as much.
+//! Checks that every guard has the shipped rules that protect workspaces and the gate, in the shipped words or in any
+//! that do at least as much.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use crate::haproxy_config::{
     lint::lines::Ruled,
 };
 
-/// Headers that somebody believes. Those that the shipped rules delete must be deleted.
+/// Names that servers and frameworks believe. Those that the shipped rules delete must be deleted.
 const HEADERS: [&str; 20] = [
     "x-identity-user",
     "x-auth-request-user",
@@ -38,12 +38,12 @@ const HEADERS: [&str; 20] = [
     "x-original-url",
     "x-rewrite-url",
 ];
-/// Actions that end a request with an answer, or none.
+/// Actions that end a request, with an answer or without.
 const ENDS: [&str; 5] = ["deny", "reject", "return", "tarpit", "silent-drop"];
-/// What stands between the words of a name: CGI-like servers make one variable of all of them.
+/// What can stand between the words of a name; CGI servers make the same variable of all of them.
 const SEPARATORS: [&str; 3] = ["-", "_", "."];
 
-/// The front end of the shipped file.
+/// The lines of the shipped front end.
 fn shipped() -> impl Iterator<Item = &'static Line> {
     let fronts = PLAIN.iter().filter(|section| section.kind == "frontend");
     fronts.flat_map(|section| section.lines.iter().map(|line| &**line))
@@ -61,6 +61,7 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
         if rules.iter().any(|rule| wanted.is_done_by(rule, guard, variant)) {
             continue;
         }
+        // One line breaks every rule that uses the name: it is the line to report.
         if let Some((name, at)) = wanted.redefined(guard) {
             let what = format!(
                 "'{name}' is HAProxy's own name, and means something else by this line: {}",
@@ -69,6 +70,7 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
             report.lacks(Rule::RuleMissing, at, what, "give it another name");
             continue;
         }
+        // A rule that does the same under another condition is where the finding belongs.
         let like = rules.iter().find(|(_, line, _)| wanted.is_like(line));
         let at = like.map_or_else(|| guard.asked_at(), |(_, line, _)| line.at);
         let text = line.words.join(" ").replace("txn.identity.", &guard.prefix);
@@ -81,7 +83,7 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
     check_helpers(guard, variant, report);
 }
 
-/// A shipped rule that must be there.
+/// A shipped rule that every guard must have.
 struct Wanted<'s> {
     keyword: &'s str,
     line: &'s Line,
@@ -93,14 +95,14 @@ impl<'s> Wanted<'s> {
         let [keyword, action, name, ..] = &line.words[..] else { return None };
         let when = expanded(Condition::of(&line.words, acls), &guard.prefix);
         let protects = match (keyword.as_str(), action.as_str()) {
-            // The answers to what is not allowed have a check of their own.
+            // [`super::question`] checks the answers to what is not allowed.
             ("http-request", "deny" | "reject" | "return") => {
                 !when.is_always() && !when.any.iter().flatten().any(about_verdict)
             }
-            // Deleting always is what strips do, and credentials have a check of their own.
+            // `check_strips` checks what is always deleted, and [`super::headers`] what holds credentials.
             ("http-request", "del-header") => !when.is_always() && !is_credential(name),
             ("http-request", "set-header") => name.eq_ignore_ascii_case("connection"),
-            // So has our cookie.
+            // [`super::cookies`] checks the rule about the agent's cookies.
             ("http-response" | "http-after-response", "replace-header" | "del-header" | "deny") => {
                 !name.eq_ignore_ascii_case("set-cookie")
             }
@@ -109,7 +111,7 @@ impl<'s> Wanted<'s> {
         protects.then_some(Self { keyword, line, when })
     }
 
-    /// The name of HAProxy's own in its condition that a line of the front end defines otherwise.
+    /// A name of HAProxy's own in the condition (`METH_CONNECT`) that the section defines to mean something else.
     fn redefined(&self, guard: &Guard<'_>) -> Option<(&str, At)> {
         let named = self.when.terms().filter(|term| term.any.is_empty());
         let name = named
@@ -118,13 +120,13 @@ impl<'s> Wanted<'s> {
         guard.acl_lines(name).next().map(|(at, _)| (name, at))
     }
 
-    /// Its action and what it is about, in words.
+    /// The action and its argument, for messages.
     fn what(&self) -> String {
         let words = self.line.words.iter().skip(1).take(2);
         words.map(String::as_str).collect::<Vec<_>>().join(" ")
     }
 
-    /// Whether a rule does the same to the same, whenever it does.
+    /// Whether a rule does the same thing, whatever its condition.
     fn is_like(&self, line: &Line) -> bool {
         let word = |line: &Line, n: usize| {
             line.words.get(n).map(|word| word.to_ascii_lowercase()).unwrap_or_default()
@@ -139,7 +141,7 @@ impl<'s> Wanted<'s> {
             && (action == "del-header" || self.line.words.get(3) == line.words.get(3))
     }
 
-    /// Whether a refusal is about the same thing.
+    /// Whether a refusal tests the same sample.
     fn shares_test(&self, line: &Line) -> bool {
         let names = self.when.terms().filter_map(|term| term.name.as_deref());
         let method = self.when.terms().filter_map(own).map(|_| "method");
@@ -159,10 +161,10 @@ impl<'s> Wanted<'s> {
         }
         let set = line.words.get(1).is_some_and(|action| action == "set-header");
         if set || when.unless != self.when.unless {
-            // What sets must do so in these cases, and not in others.
+            // A rule that sets a value must do so under the same condition, not under a wider one.
             return same(&self.when, when) || (!set && covers(when, guard, variant));
         }
-        // Each case of the shipped rule is one of this.
+        // Every alternative of the shipped condition must be covered by one of this condition.
         let case = |terms: &Vec<Term>| {
             when.any.iter().any(|way| way.iter().all(|term| terms.iter().any(|t| is(t, term))))
         };
@@ -178,7 +180,7 @@ fn is_credential(name: &str) -> bool {
         .any(|credential| name.eq_ignore_ascii_case(credential))
 }
 
-/// The condition with another prefix of variables.
+/// The condition with the prefix that this section uses.
 fn expanded(mut when: Condition, prefix: &str) -> Condition {
     const SHIPPED: &str = "txn.identity.";
     if prefix != SHIPPED {
@@ -191,7 +193,7 @@ fn expanded(mut when: Condition, prefix: &str) -> Condition {
     when
 }
 
-/// Whether two conditions have the same tests, whatever they are called.
+/// Whether two conditions have the same tests. Names of ACLs may differ.
 fn same(one: &Condition, other: &Condition) -> bool {
     let ways = |one: &Condition, other: &Condition| {
         one.any.iter().all(|way| {
@@ -203,7 +205,7 @@ fn same(one: &Condition, other: &Condition) -> bool {
     one.unless == other.unless && ways(one, other) && ways(other, one)
 }
 
-/// Whether two terms say the same. Names that no line defines are HAProxy's own, such as `METH_CONNECT`.
+/// Whether two terms mean the same. A name that no line defines is HAProxy's own, such as `METH_CONNECT`.
 fn is(one: &Term, other: &Term) -> bool {
     let same = match (own(one), own(other)) {
         (None, None) => one.any == other.any && !one.any.is_empty(),
@@ -214,7 +216,7 @@ fn is(one: &Term, other: &Term) -> bool {
     one.negated == other.negated && same
 }
 
-/// What one of HAProxy's own names stands for, of those about the method; another one stands for itself.
+/// The test that HAProxy's own names about the method stand for.
 fn own(term: &Term) -> Option<Test> {
     let name = term.name.as_deref().filter(|_| term.any.is_empty())?;
     let method = name.strip_prefix("METH_").unwrap_or(name);
@@ -226,12 +228,12 @@ fn about_verdict(term: &Term) -> bool {
     term.any.iter().any(|test| test.mentions("txn.identity."))
 }
 
-/// Whether a rule is followed for everything that could come from, or go to, a workspace.
+/// Whether a rule is followed for every request to a workspace and every response from one.
 pub(super) fn covers(when: &Condition, guard: &Guard<'_>, variant: &Variant<'_>) -> bool {
     when.is_always() || when.holds_without(|test| is_page(test, guard, variant))
 }
 
-/// Whether a test passes only for our pages; or never, since nothing sets what it looks at.
+/// Whether a test passes only for the agent's pages, or never because no rule sets its variable.
 fn is_page(test: &Test, guard: &Guard<'_>, variant: &Variant<'_>) -> bool {
     let takes = guard.pages.as_ref().is_some_and(|pages| pages.takes_all(test));
     let name = test.fetch.strip_prefix("var(").and_then(|name| name.strip_suffix(')'));
@@ -241,18 +243,19 @@ fn is_page(test: &Test, guard: &Guard<'_>, variant: &Variant<'_>) -> bool {
                 !name.starts_with(&guard.prefix) && !variant.written.contains(name)
             })
     };
+    // A boolean variable that no rule sets is never true.
     takes || unset()
 }
 
-/// Variables that exempt requests from the rules above: only the shipped rules set them, or rules of requests
-/// that go to our pages for that.
+/// Reports rules that set the variables on which the protecting rules depend. Only the shipped rules may set them, and
+/// rules for requests that go to the agent's pages.
 fn check_helpers(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
     let protecting = guard.rules("http-response").iter().chain(
         guard.rules("http-request").iter().filter(|(_, line, _)| {
             line.words.get(2).is_some_and(|name| name.eq_ignore_ascii_case("connection"))
         }),
     );
-    // The shipped refusals, by what is counted or noted for them.
+    // The shipped refusals depend on variables too, such as the counted rounds.
     let acls = super::acls(shipped());
     let refusals =
         shipped().filter(|line| line.words.get(1).is_some_and(|w| ENDS.contains(&w.as_str())));
@@ -286,6 +289,7 @@ fn check_helpers(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) 
                         && narrows(&condition(), &helper.when)
                 });
                 let as_shipped = as_shipped || super::shipped::has_line(&line.words);
+                // Narrower conditions than the shipped ones make fewer exceptions.
                 if own.contains(&line.at) && (page || as_shipped) {
                     continue;
                 }
@@ -298,14 +302,14 @@ fn check_helpers(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) 
     }
 }
 
-/// A shipped rule that gives a variable a value.
+/// A shipped rule that sets a variable.
 struct Helper {
     name: &'static str,
     value: &'static str,
     when: Condition,
 }
 
-/// The shipped rules that set a variable under a condition, of those outside of conditions of the file.
+/// The shipped rules that set a variable under a condition, outside of `.if`.
 fn helpers() -> Vec<Helper> {
     let acls = super::acls(shipped());
     let set = |line: &'static Line| {
@@ -316,7 +320,7 @@ fn helpers() -> Vec<Helper> {
     shipped().filter_map(set).filter(|helper| !helper.when.is_always()).collect()
 }
 
-/// Whether a condition holds in no other case than another one.
+/// Whether a condition holds only where another one holds.
 fn narrows(when: &Condition, other: &Condition) -> bool {
     let inside = |terms: &Vec<Term>| {
         other.any.iter().any(|way| way.iter().all(|term| terms.iter().any(|t| is(t, term))))
@@ -324,7 +328,7 @@ fn narrows(when: &Condition, other: &Condition) -> bool {
     !when.unless && !other.unless && !when.is_always() && when.any.iter().all(inside)
 }
 
-/// Headers of which clients could send their own.
+/// Checks that a client's own headers of [`HEADERS`] are deleted.
 fn check_strips(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
     let wanted = Strips::of(shipped().enumerate(), variant.patterns);
     let strips = Strips::of(guard.lines.iter().copied().enumerate(), variant.patterns);
@@ -334,7 +338,7 @@ fn check_strips(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
             .iter()
             .find(|name| wanted.takes(name, usize::MAX) && !strips.takes(name, usize::MAX));
         let Some(open) = open else { continue };
-        // A rule that is about this header, but not in all spellings, or not always.
+        // A rule about this header that misses spellings or has a condition is where the finding belongs.
         let like = guard.rules("http-request").iter().find(|(_, line, _)| {
             let always = line.words.iter().take_while(|word| *word != "if" && *word != "unless");
             let line = Line { at: line.at, words: always.cloned().collect() };

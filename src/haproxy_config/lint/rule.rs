@@ -1,4 +1,4 @@
-//! The kinds of mistakes, with what can come of each.
+//! The kinds of mistakes that lint finds. The id of a kind never changes: people and CI search for it.
 
 use serde::Serialize;
 
@@ -11,19 +11,19 @@ impl Serialize for Rule {
 /// A kind of mistake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, strum::VariantArray)]
 pub enum Rule {
-    /// A line that is none.
+    /// A line that cannot be read.
     Unreadable,
-    /// No rule sends the question.
+    /// No rule asks the agent.
     NotAsked,
     /// The SPOE file or its engine is missing.
     SpoeUnreadable,
-    /// The verdict is kept beyond its request.
+    /// The verdict is kept for longer than its request.
     VerdictScope,
-    /// The verdict is used before the question.
+    /// The verdict is used before the agent is asked.
     VerdictTooEarly,
     /// A rule makes the verdict.
     VerdictMade,
-    /// `-m found` on the verdict.
+    /// `-m found` is used on the verdict.
     VerdictFound,
     /// Nothing refuses what is not allowed.
     NoDefaultDeny,
@@ -31,70 +31,70 @@ pub enum Rule {
     DenyDepends,
     /// A rule lets requests pass before the refusal.
     Bypass,
-    /// Another front end leads to workspaces.
+    /// A section that does not ask the agent leads to workspaces.
     Unguarded,
-    /// A header in our name can come from the client.
+    /// A client's own identity header is not deleted.
     HeaderNotStripped,
-    /// Host is compared in part only.
+    /// Only a part of Host is compared.
     HostInPart,
-    /// Tokens or our cookies reach workspaces.
+    /// Tokens or the agent's cookies reach workspaces.
     CredentialTravels,
-    /// Workspaces can set our cookies.
+    /// Workspaces can set the agent's cookies.
     CookieNotDropped,
     /// Clients share connections to workspaces.
     SharedConnection,
-    /// The paths of our own pages lead to workspaces.
+    /// The paths of the agent's pages lead to workspaces.
     ReservedPath,
-    /// Tokens are taken in the clear.
+    /// Tokens are accepted over plain http.
     PlainHttp,
     /// Credentials are written to the log.
     SecretLogged,
-    /// No `option set-on-error`.
+    /// `option set-on-error` is missing.
     NoSetOnError,
     /// `timeout processing` is missing or too short.
     ProcessingTimeout,
-    /// No `option var-prefix`.
+    /// `option var-prefix` is missing.
     NoVarPrefix,
-    /// The question lacks arguments, or has others.
+    /// Arguments of the authorization request are missing or wrong.
     Arguments,
-    /// A rule that reuse goes past.
+    /// A rule that reused requests skip.
     ReuseSkips,
     /// Half of an answer could be reused.
     ReuseHalf,
     /// A route or a destination that the agent does not choose.
     RouteNotAgents,
-    /// A header that says who a person is, and not by the agent's word.
+    /// An identity header whose value is not the agent's.
     HeaderForged,
-    /// A rule ends the rules while some that are needed are still to come.
+    /// A rule ends the rules although later ones are needed.
     RulesSkipped,
-    /// A shipped rule that protects workspaces or the gate is not there.
+    /// A shipped rule that protects workspaces or the gate is missing.
     RuleMissing,
-    /// Answers of workspaces are kept and given to others.
+    /// Responses of workspaces are cached for other people.
     SharedCache,
-    /// A server's certificate is not verified.
+    /// The certificate of a server is not verified.
     ServerUnverified,
     /// The runtime API is open to the network.
     SocketOpen,
-    /// The page of statistics is open to all who reach a workspace.
+    /// The page of statistics is open to people who reach a workspace.
     StatisticsOpen,
-    /// What arrives is not what was judged: another path or method.
+    /// The request that arrives has another path or method than the one the agent judged.
     NotAsJudged,
-    /// A section of one mode leads to one of the other.
+    /// A section of one mode leads to one of the other mode.
     ModeDiffers,
     /// Several questions at a time on one connection, where HAProxy cannot do it.
     Pipelining,
-    /// Something that lint cannot see.
+    /// Something that lint cannot judge.
     NotJudged,
 }
 
 impl Rule {
-    /// Its name, which does not change.
+    /// The id, which never changes.
     #[must_use]
     pub fn id(self) -> &'static str {
         self.about().0
     }
 
-    /// What can come of it.
+    /// What can happen because of such a mistake.
     #[must_use]
     pub fn why(self) -> &'static str {
         self.about().1

@@ -1,4 +1,5 @@
-//! Whom HAProxy connects to and who commands it: certificates of servers, and the runtime API.
+//! Checks the certificates of servers that HAProxy connects to, and who can reach HAProxy's runtime API and page of
+//! statistics.
 
 use super::{Report, Rule, Variant, address::Address, expression::agents, guard};
 use crate::haproxy_config::{
@@ -17,6 +18,7 @@ pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
             _ => {}
         }
         let connects = ["backend", "listen", "defaults"].contains(&section.kind.as_str());
+        // A public site may connect to its servers as it likes.
         let site = variant.reach.is_elsewhere(section) && !variant.reach.is_workspace(section);
         if connects && !site && !variant.guards.is_empty() {
             check_section(section, variant, report);
@@ -35,7 +37,7 @@ fn is_server(line: &Line) -> bool {
     line.words.first().is_some_and(|w| w == "server" || w == "server-template")
 }
 
-/// The `default-server` lines that hold for a section.
+/// The `default-server` lines that apply to a section.
 pub(super) fn defaults<'s>(section: &'s Section, variant: &'s Variant<'_>) -> Vec<&'s Line> {
     let chain = guard::inherited(section, variant.sections).into_iter().chain([section]);
     let lines = chain.flat_map(|section| section.lines.iter().map(|line| &**line));
@@ -62,10 +64,11 @@ fn check_section(section: &Section, variant: &Variant<'_>, report: &mut Report) 
         }
         let name = all().rev().find_map(|line| guard::after(line, "sni"));
         let fits = match name {
-            // The name in the certificate is that of the address, which the agent gives.
+            // The agent gives the address, so it must give the name too.
             Some(sample) if address.is_anywhere() => agents(sample, variant.prefix())
                 .is_some_and(|name| name == "sni" || name == "dst_host"),
             Some(_) => true,
+            // A fixed address may have a fixed name in its certificate.
             None => {
                 !address.is_anywhere()
                     && all().any(|line| guard::after(line, "verifyhost").is_some())
@@ -79,14 +82,14 @@ fn check_section(section: &Section, variant: &Variant<'_>, report: &mut Report) 
     }
 }
 
-/// Whether a server is reached by TLS.
+/// Whether a server is reached over TLS.
 pub(super) fn is_tls(line: &Line, defaults: &[&Line]) -> bool {
     let says = |word: &str| line.words.iter().any(|w| w == word);
     says("ssl")
         || !says("no-ssl") && defaults.iter().any(|line| line.words.iter().any(|w| w == "ssl"))
 }
 
-/// An address that servers see the client under, and that the client names in a header.
+/// Reports source addresses that a client could choose by a header.
 fn check_source(section: &Section, defaults: &[&Line], report: &mut Report) {
     let own = section.lines.iter().map(|line| &**line);
     for line in own.chain(defaults.iter().copied()) {
@@ -99,7 +102,7 @@ fn check_source(section: &Section, defaults: &[&Line], report: &mut Report) {
     }
 }
 
-/// Where the agent says which name a certificate must have, the connection is TLS.
+/// Where the agent gives a name for the certificate, the connection must use TLS.
 fn check_routes(guard: &guard::Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
     let sni = guard.var("sni");
     for (_, line, when) in guard.rules("use_backend") {
@@ -137,19 +140,20 @@ fn check_global(section: &Section, variant: &Variant<'_>, report: &mut Report) {
     }
 }
 
-/// The runtime API has no password: all who connect command, in the measure of its level.
+/// The runtime API has no password. A client that connects can do what its level permits.
 fn check_socket(line: &Line, address: &str, options: &[String], report: &mut Report) {
     let option = |name: &str| {
         let place = options.iter().position(|word| word == name)?;
         options.get(place + 1).map(String::as_str)
     };
+    // This level can read statistics and nothing else.
     if option("level") == Some("user") {
         return;
     }
     let open = address.split(',').find(|part| match Address::read(part) {
         Address::Local(_) => false,
         Address::Network(..) => true,
-        // What the environment says is not known here, unless a family stands before it.
+        // An address from the environment is not known here, unless a family stands before it.
         Address::Name(..) => !part.starts_with("${"),
     });
     if let Some(open) = open {
@@ -157,6 +161,7 @@ fn check_socket(line: &Line, address: &str, options: &[String], report: &mut Rep
         let fix = "stats socket /run/haproxy/admin.sock mode 600 level admin";
         report.add(Rule::SocketOpen, line.at, what, fix);
     }
+    // The last digit of the mode is for all other users; 2 is the right to write.
     let others = option("mode").and_then(|mode| mode.chars().last()).and_then(|c| c.to_digit(8));
     if others.is_some_and(|bits| bits & 2 != 0) {
         let what = "all users of this machine can write to the socket of the runtime API";
@@ -164,7 +169,7 @@ fn check_socket(line: &Line, address: &str, options: &[String], report: &mut Rep
     }
 }
 
-/// Where workspaces are, the page of statistics is for all who may open one of them.
+/// Reports the page of statistics in sections of workspaces: every person who reaches one workspace could read it.
 fn check_shown(section: &Section, variant: &Variant<'_>, lines: &[&Line], report: &mut Report) {
     const SHOWS: [&str; 6] = ["enable", "uri", "realm", "scope", "refresh", "http-request"];
     let reach = &variant.reach;
@@ -183,7 +188,7 @@ fn check_shown(section: &Section, variant: &Variant<'_>, lines: &[&Line], report
     }
 }
 
-/// The page of statistics can stop servers.
+/// Reports a page of statistics that takes commands, such as stopping a server, without a password.
 fn check_statistics(section: &Section, variant: &Variant<'_>, report: &mut Report) {
     let lines = || {
         let chain = guard::inherited(section, variant.sections).into_iter().chain([section]);
@@ -193,6 +198,7 @@ fn check_statistics(section: &Section, variant: &Variant<'_>, report: &mut Repor
     let refuses = |line: &Line| {
         is(line, "http-request") && line.words.get(2).is_some_and(|w| w == "auth" || w == "deny")
     };
+    // A password protects the page and its commands.
     if lines().any(|line| is(line, "auth") || refuses(line)) {
         return;
     }

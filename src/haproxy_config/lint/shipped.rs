@@ -1,4 +1,4 @@
-//! What the shipped file says, for comparison: there is no second list of its rules.
+//! The shipped file, as the checks compare with it. So there is no second list of its rules.
 
 use std::{collections::BTreeSet, sync::LazyLock};
 
@@ -7,42 +7,42 @@ use crate::haproxy_config::{
     shipped::GATE,
 };
 
-/// The shipped file.
+/// All variants of the shipped file.
 pub(super) static FILE: LazyLock<Document> =
     LazyLock::new(|| Document::read(&[Source { name: "haproxy.cfg".into(), text: GATE.into() }]));
 
-/// The shipped file where no condition holds: what every gate has.
+/// The variant where no condition holds: the rules that every gate needs.
 pub(super) static PLAIN: LazyLock<Vec<Section>> = LazyLock::new(|| FILE.variant(|_| false));
 
-/// The lines of all front ends, in all their forms.
+/// The lines of the front end, of all variants.
 static FRONT: LazyLock<BTreeSet<Vec<String>>> = LazyLock::new(|| {
     let fronts = FILE.variants().flatten().filter(|section| section.kind == "frontend");
     fronts.flat_map(|section| section.lines).map(|line| line.words.clone()).collect()
 });
 
-/// The names of the agent's variables that the shipped rules look at, but for the one that HAProxy itself
-/// sets when the agent fails.
+/// The agent's variables that the shipped rules use, without the one that HAProxy sets when the agent fails.
 static VARIABLES: LazyLock<BTreeSet<&'static str>> = LazyLock::new(|| {
     let parts = GATE.split("txn.identity.").skip(1);
     let name = |part: &'static str| {
+        // The name ends at the parenthesis of `var(…)`.
         let end = part.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(part.len());
         part.get(..end).filter(|name| !name.is_empty() && *name != "spoe_error")
     };
     parts.filter_map(name).collect()
 });
 
-/// The agent's variables that an action of the shipped rules (`set-dst`, `set-dst-port`) takes.
+/// The agent's variables that an action of the shipped rules takes (`set-dst`, `set-dst-port`).
 pub(super) fn taken(action: &str) -> impl Iterator<Item = &'static str> {
     let rules = FRONT.iter().filter(move |words| words.get(1).is_some_and(|word| word == action));
     rules.filter_map(|words| words.get(2)?.strip_prefix("var(txn.identity.")?.strip_suffix(')'))
 }
 
-/// Whether the shipped front end has this very line.
+/// Whether the shipped front end has this line.
 pub(super) fn has_line(words: &[String]) -> bool {
     FRONT.contains(words)
 }
 
-/// Whether the shipped rules look at this variable of the agent.
+/// Whether the shipped rules use this variable of the agent.
 pub(super) fn is_variable(name: &str) -> bool {
     VARIABLES.contains(name)
 }

@@ -1,4 +1,4 @@
-//! How the work grows with a file.
+//! How the work of lint grows with the size of a file.
 
 use super::{Agent, lint};
 use crate::haproxy_config::{
@@ -7,7 +7,7 @@ use crate::haproxy_config::{
     shipped::{GATE, SPOE},
 };
 
-/// How much is looked at in the shipped file with so many lines of each kind: `@` stands for their number.
+/// The steps of work for the shipped file with `count` more lines of each kind; `@` stands for their number.
 fn steps(count: usize, front: &[&str], end: &[&str]) -> usize {
     const QUESTION: &str = "    http-request send-spoe-group identity authorize\n";
     let lines = |kinds: &[&str]| -> String {
@@ -58,7 +58,7 @@ fn twice_the_lines_are_twice_the_work() {
         let (one, two) = (steps(60, front, end), steps(120, front, end));
         assert!(two < one * 5 / 2, "{front:?} {end:?}: {one} steps, then {two}");
     }
-    // In a front end that does not ask, with names that many lines define.
+    // In a front end that does not ask, with ACLs of many lines.
     let other = "frontend other\n    bind 127.0.0.1:1";
     let rules = ["    acl own src 10.1.@.1", "    http-request deny if own { path_beg /x@ }"];
     let (one, two) = (steps_in(60, other, &rules), steps_in(120, other, &rules));

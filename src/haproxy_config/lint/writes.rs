@@ -1,4 +1,4 @@
-//! What only the agent may say: rules, converters, scripts and other engines that write its variables.
+//! Checks that only the agent writes its variables: no rule, converter, script or other SPOE engine does.
 
 use super::{
     Files, Report, Rule, Variant,
@@ -10,13 +10,13 @@ use crate::haproxy_config::{
     spoe::Engine,
 };
 
-/// What writes a variable, wherever it stands: as an action or as a converter in a sample.
+/// What writes a variable: actions, and converters anywhere in a sample.
 const WRITERS: [&str; 3] = ["set-var(", "set-var-fmt(", "do-resolve("];
-/// What else is not for others: reuse compares with these.
+/// Variables that the rules of reuse compare with.
 const REUSE: [&str; 4] =
     ["txn.reuse", "sess.identity_asked", "sess.identity_reused", "proc.identity_epoch"];
-/// What a script of Lua can do beside writing variables: change requests, maps and servers, answer, connect, and
-/// run what does not stand there.
+/// What else a Lua script can do to get past the agent: change requests, maps and servers, answer, connect, and run
+/// code that is not in the script.
 const SCRIPTED: [&str; 25] = [
     "req_set_",
     "req_add_",
@@ -45,8 +45,9 @@ const SCRIPTED: [&str; 25] = [
     "string.char",
 ];
 
-/// The variables that a line writes, as they are written.
+/// The variables that a line writes.
 pub(super) fn written(line: &Line) -> impl Iterator<Item = &str> {
+    // `set-var` of the `global` section has the name as a word of its own.
     let global = match &line.words[..] {
         [keyword, name, ..] if keyword == "set-var" || keyword == "set-var-fmt" => {
             Some(name.as_str())
@@ -58,7 +59,7 @@ pub(super) fn written(line: &Line) -> impl Iterator<Item = &str> {
     global.into_iter().chain(inside)
 }
 
-/// What follows a writer in a word, up to the end of its name.
+/// The names that follow a writer in a word.
 fn names<'w>(word: &'w str, writer: &'static str) -> impl Iterator<Item = &'w str> {
     word.match_indices(writer).filter_map(move |(place, _)| {
         let rest = word.get(place + writer.len()..)?;
@@ -67,10 +68,11 @@ fn names<'w>(word: &'w str, writer: &'static str) -> impl Iterator<Item = &'w st
     })
 }
 
-/// Whether a name is one of the agent's, in a scope that rules read. What the environment puts into a name
-/// could make it one.
+/// Whether a name belongs to the agent, in a scope that rules read. A name with a variable of the environment in it
+/// belongs to the agent if it could.
 fn is_protected(name: &str, prefix: &str) -> bool {
     let base = prefix.strip_prefix("txn.").unwrap_or(prefix);
+    // Both directions: the known part can be shorter or longer than the protected prefix.
     let protected = |whole: &str| match name.split_once("${") {
         Some((known, _)) => known.starts_with(whole) || whole.starts_with(known),
         None => name.starts_with(whole),
@@ -107,7 +109,7 @@ const MADE: &str = "a rule says what only the agent may say";
 const MADE_FIX: &str =
     "remove it; reuse is written by 'haproxy generate' with 'reuse_ms' in [agent]";
 
-/// Scripts can write any variable.
+/// Reports scripts that can write the agent's variables or change requests.
 fn check_script(line: &Line, files: Files<'_>, report: &mut Report) {
     let [keyword, name, ..] = &line.words[..] else { return };
     if keyword != "lua-load" && keyword != "lua-load-per-thread" {
@@ -125,11 +127,12 @@ fn check_script(line: &Line, files: Files<'_>, report: &mut Report) {
         return;
     };
     let text = source.text.as_str();
+    // Searched as text: comments and strings are found too, which errs on the safe side.
     let writes = text.match_indices("set_var").any(|(place, _)| {
         let rest = text.get(place + "set_var".len()..).unwrap_or_default();
         let name = rest.trim_start().strip_prefix('(').map(str::trim_start);
         let name = name.and_then(|name| name.strip_prefix(['"', '\''])?.split_once(['"', '\'']));
-        // A name that is not written out can be any.
+        // A name that is not written out can be any name.
         name.is_none_or(|(name, rest)| {
             !rest.trim_start().starts_with(',')
                 || name.contains('\\')
@@ -148,7 +151,7 @@ fn check_script(line: &Line, files: Files<'_>, report: &mut Report) {
     }
 }
 
-/// Another engine of SPOE whose variables are called like the agent's.
+/// Reports another SPOE engine whose variables have the prefix of the agent's.
 fn check_engine(
     line: &Line,
     variant: &Variant<'_>,
@@ -161,6 +164,7 @@ fn check_engine(
         return;
     }
     let (name, file) = (guard::after(line, "engine"), guard::after(line, "config"));
+    // The agent's own filter can stand in several sections.
     let same = |guard: &guard::Guard<'_>| {
         guard.filter.at == line.at
             || (guard::after(guard.filter, "engine") == name
@@ -194,13 +198,14 @@ fn check_engine(
     check_messages(&engine, variant.prefix(), report);
 }
 
-/// What HAProxy itself writes for our engine, and what its arguments could write.
+/// Checks the variables that HAProxy itself writes for the agent's engine, and converters in its arguments.
 fn check_own_engine(engine: &Engine, prefix: &str, report: &mut Report) {
     let agent = engine.agent.iter().flat_map(|agent| &agent.lines);
     for line in agent {
         if let [option, what, name, ..] = &line.words[..]
             && option == "option"
             && ["set-on-error", "set-process-time", "set-total-time"].contains(&what.as_str())
+            // HAProxy writes these variables in place of the agent.
             && shipped::is_variable(name)
         {
             let what = format!("HAProxy writes '{name}' itself, also when the agent fails");

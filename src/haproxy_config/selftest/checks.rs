@@ -1,4 +1,5 @@
-//! What is tried.
+//! The checks of the self-test and how their responses are judged: `strangers` has requests without a valid token,
+//! `allowed` what a person with a token could do.
 
 use secrecy::ExposeSecret as _;
 use zeroize::Zeroizing;
@@ -10,9 +11,9 @@ mod strangers;
 
 use strangers::Attempt;
 
-/// What no request of anybody else contains.
+/// A text that no other request contains.
 const CANARY: &str = "identity-spoa-selftest";
-/// A token that nobody signed: `{"alg":"none"}`, then `{"sub":"admin"}`.
+/// A token without a signature: `{"alg":"none"}`, then `{"sub":"admin"}`.
 const UNSIGNED: &str = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiJ9.";
 
 const QUESTION: &str = "keep 'http-request send-spoe-group identity authorize' and the rules of section 3 of haproxy/haproxy.cfg, and look with 'identity-spoa haproxy lint'";
@@ -24,12 +25,12 @@ const SCOPE: &str = "use var(txn.identity.allow), and never a variable in the sc
 const PATHS: &str = "use_backend identity-web if { path_beg /.well-known/identity-spoa/ }   # first, with 'http-request allow' above the question";
 const PARSER: &str = "remove 'option accept-invalid-http-request' ('accept-unsafe-violations-in-http-request') from HAProxy's configuration";
 
-/// What is expected of an answer.
+/// What response is expected.
 #[derive(Clone, Copy)]
 enum Want {
     /// A refusal of any kind, or no answer.
     Refused,
-    /// The challenge to show a token, or the way to sign in.
+    /// A challenge to present a token, or a redirect to sign-in.
     Challenged,
 }
 
@@ -48,6 +49,7 @@ pub(super) async fn run(target: &Target, mut tell: impl FnMut(&Check)) -> Vec<Ch
         keep(Check { id, what, outcome, fix });
     }
     let host = &target.host;
+    // A server that takes the other length would read this as a second request.
     let hidden = format!("GET /{CANARY} HTTP/1.1\r\nHost: {host}\r\n\r\n");
     let next = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
     let two = send_two(target, smuggling(host, "", &hidden).as_bytes(), next.as_bytes()).await;
@@ -73,14 +75,14 @@ pub(super) async fn run(target: &Target, mut tell: impl FnMut(&Check)) -> Vec<Ch
     checks
 }
 
-/// One request on a connection of its own, and the answer to it.
+/// Sends one request on its own connection and returns the response.
 async fn send(target: &Target, request: &[u8]) -> Result<Option<Reply>, Outcome> {
     let mut connection = target.client.connect().await.map_err(failed)?;
     connection.exchange(request).await.map_err(failed)
 }
 
-/// Two requests on one connection, and the answers to them. What the first hid in its body would be
-/// answered second.
+/// Sends two requests on one connection and returns both responses. A request that is hidden in the body of the first
+/// would get the second response.
 async fn send_two(
     target: &Target,
     first: &[u8],
@@ -88,6 +90,7 @@ async fn send_two(
 ) -> Result<(Option<Reply>, Option<Reply>), Outcome> {
     let mut connection = target.client.connect().await.map_err(failed)?;
     let before = connection.exchange(first).await.map_err(failed)?;
+    // The gate closed the connection, so no second request can follow.
     if before.is_none() {
         return Ok((None, None));
     }
@@ -113,7 +116,7 @@ fn judge(want: Want, reply: Option<&Reply>) -> Outcome {
     }
 }
 
-/// The status, and whose it is where that is seen. Nothing else of an answer is shown.
+/// The status, and whether the gate itself answered. Nothing else of a response is printed, since it could be secret.
 fn saw(reply: Option<&Reply>) -> String {
     let Some(reply) = reply else { return "closed without an answer".into() };
     let ours = reply
@@ -123,7 +126,7 @@ fn saw(reply: Option<&Reply>) -> String {
     format!("{}{}", reply.status, if ours { " of the gate" } else { "" })
 }
 
-/// Whether the gate has pages of sign-in: then they are its own.
+/// With sign-in, checks that the paths of the agent's pages do not reach the workspace.
 async fn reserved(target: &Target) -> Outcome {
     let Target { host, token, echo, .. } = target;
     let browser = format!(
@@ -151,7 +154,7 @@ async fn reserved(target: &Target) -> Outcome {
     }
 }
 
-/// A request with two lengths of its body, in which another one is hidden (RFC 9112 section 6.3).
+/// A request with two lengths of its body, in which another request is hidden (RFC 9112 section 6.3).
 fn smuggling(host: &str, lines: &str, hidden: &str) -> Zeroizing<String> {
     let length = hidden.len() + "0\r\n\r\n".len();
     Zeroizing::new(format!(

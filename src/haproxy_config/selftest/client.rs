@@ -1,4 +1,6 @@
-//! Sends exactly the bytes it is told to, over TCP or TLS, and reads answers with every size and time bounded.
+//! An HTTP client that sends exactly the bytes it is given, over TCP or TLS. Sizes and times of responses are limited.
+//!
+//! Ordinary clients refuse to send what the self-test has to send: malformed and contradictory requests.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -21,23 +23,23 @@ use url::Url;
 
 use super::PATIENCE;
 
-/// The longest head of an answer.
+/// The longest head of a response, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
-/// How much of a body is looked at.
+/// The longest body of a response, in bytes.
 const MAX_BODY: usize = 256 * 1024;
 
-/// Whom to believe that the gate is the gate.
+/// How the certificate of the gate is checked.
 #[derive(Clone, Copy, Debug)]
 pub enum Trust<'p> {
-    /// The authorities of the machine.
+    /// By the authorities of this machine.
     System,
-    /// Those in a file, PEM.
+    /// By the authorities in a PEM file.
     File(&'p Path),
     /// Anybody.
     Anybody,
 }
 
-/// How the gate is reached.
+/// How to connect to the gate.
 pub struct Client {
     address: (String, u16),
     tls: Option<(TlsConnector, ServerName<'static>)>,
@@ -49,14 +51,14 @@ pub struct Connection {
     buffer: Vec<u8>,
 }
 
-/// An answer.
+/// A response.
 #[derive(Clone, Debug)]
 pub struct Reply {
-    /// Its status.
+    /// The status.
     pub status: u16,
-    /// Its status line and headers, in lower case.
+    /// The status line and headers, in lower case.
     pub head: String,
-    /// The beginning of its body; bytes that are no text are replaced, as it is only searched.
+    /// The body. Bytes that are not text are replaced, since it is only searched.
     pub body: String,
 }
 
@@ -73,17 +75,17 @@ impl Reply {
 }
 
 impl Client {
-    /// A client of the gate at an address, which must be `http` or `https`. `host` is the name that its
-    /// certificate must have.
+    /// Prepares connections to an `http` or `https` address. `host` is the name that the certificate must have.
     ///
     /// # Errors
-    /// An address of another kind, or a file of authorities that cannot be read.
+    /// The address is of another kind, or the file of authorities cannot be read.
     pub fn new(url: &Url, host: &str, trust: Trust<'_>) -> anyhow::Result<Self> {
         let name = url.host_str().context("expected an address such as https://gate:8443")?;
         let port = url.port_or_known_default().context("the address needs a port")?;
         let tls = match url.scheme() {
             "http" => None,
             "https" => {
+                // A host can have a port, and names of certificates have none.
                 let bare = host.split(':').next().unwrap_or(host).to_owned();
                 let name = ServerName::try_from(bare).context("--host is no name of a host")?;
                 Some((TlsConnector::from(Arc::new(config(trust)?)), name))
@@ -97,7 +99,7 @@ impl Client {
     /// Opens a connection.
     ///
     /// # Errors
-    /// Nobody listens there, or the certificate does not count.
+    /// The gate does not listen there, or its certificate is not valid.
     pub async fn connect(&self) -> io::Result<Connection> {
         let connect = async {
             let (host, port) = &self.address;
@@ -113,12 +115,12 @@ impl Client {
 }
 
 impl Connection {
-    /// Sends bytes and reads one answer; none if the connection ends without one.
+    /// Sends bytes and reads one response; `None` if the connection ends without one.
     ///
     /// # Errors
-    /// No answer in time, or one that is no HTTP.
+    /// There is no response in time, or it is not HTTP.
     pub async fn exchange(&mut self, request: &[u8]) -> io::Result<Option<Reply>> {
-        // A gate that has refused already may close before it has read everything.
+        // A gate that refuses can close before it has read everything.
         let _ = self.stream.write_all(request).await;
         let _ = self.stream.flush().await;
         timeout(PATIENCE, self.read()).await?
@@ -137,6 +139,7 @@ impl Connection {
             }
         };
         let rest = self.buffer.split_off(end);
+        // What follows the head is the body, or the next response.
         let head = String::from_utf8_lossy(&std::mem::replace(&mut self.buffer, rest)).into_owned();
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = status.ok_or_else(|| io::Error::other("the answer is no HTTP"))?;
@@ -155,6 +158,7 @@ impl Connection {
 
     async fn take(&mut self, length: usize) -> io::Result<Vec<u8>> {
         if length > MAX_BODY {
+            // A gate that is not ours could send any amount.
             return Err(io::Error::other("the body of the answer is longer than 256 KiB"));
         }
         while self.buffer.len() < length {
@@ -177,7 +181,7 @@ impl Connection {
             }
             let chunk = self.take(size).await?;
             body.extend_from_slice(&chunk);
-            // Trailers are not expected: a line end follows each chunk, and the last.
+            // A line end follows each chunk, also the last one. Trailers are not expected.
             self.line().await?;
             if size == 0 {
                 return Ok(body);
@@ -200,7 +204,7 @@ impl Connection {
 
     async fn more(&mut self) -> io::Result<usize> {
         match self.stream.read_buf(&mut self.buffer).await {
-            // Closed without a goodbye is closed.
+            // A connection that breaks counts as one that was closed.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -241,7 +245,7 @@ fn config(trust: Trust<'_>) -> anyhow::Result<ClientConfig> {
     })
 }
 
-/// Takes every certificate, for gates that are tried out (`--insecure`).
+/// Accepts every certificate (`--insecure`).
 #[derive(Debug)]
 struct Anybody(Arc<CryptoProvider>);
 

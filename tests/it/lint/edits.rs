@@ -1,5 +1,5 @@
-//! Dangerous edits of each kind at each place of the shipped files are found in the line that was added, and
-//! harmless ones are not found.
+//! Makes dangerous edits by rule, each kind at each place of the shipped files, and demands a finding that names the
+//! added line. Harmless edits must give no finding.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -11,7 +11,7 @@ use identity_spoa::haproxy_config::{
 use super::{source, text};
 use crate::support::haproxy::root;
 
-/// A configuration that edits are made to.
+/// The files that an edit is made to.
 #[derive(Clone)]
 pub(crate) struct Base {
     pub(crate) gate: String,
@@ -36,7 +36,7 @@ impl Base {
         lint(&sources, &spoe, &self.agent)
     }
 
-    /// With lines behind the first one that `place` picks; gives the numbers of the lines that were added.
+    /// The files with lines added at a place, and the numbers of the added lines.
     pub(super) fn with(
         &self,
         place: &Place,
@@ -59,7 +59,7 @@ impl Base {
         Some((Self { gate, ..self.clone() }, at + 1..at + 1 + new.len()))
     }
 
-    /// With one piece of text for another.
+    /// The files with one text in place of another.
     pub(super) fn replaced(&self, old: &str, new: &str) -> Self {
         assert!(self.gate.contains(old), "{old}");
         Self { gate: self.gate.replacen(old, new, 1), ..self.clone() }
@@ -68,9 +68,9 @@ impl Base {
 
 #[derive(Debug)]
 pub(super) enum Place {
-    /// Behind the first line that begins so.
+    /// After the first line that begins with this text.
     After(&'static str),
-    /// Behind the rule that refuses whatever is not allowed.
+    /// After the rule that refuses everything that is not allowed.
     AfterDeny,
     /// At the end of the front end.
     FrontEnd,
@@ -85,7 +85,7 @@ pub(super) const LATE: [Place; 2] = [Place::AfterDeny, Place::FrontEnd];
 pub(super) const BACK: [Place; 2] =
     [Place::After("backend workspace"), Place::After("backend named")];
 
-/// Whether a finding is about one of these lines.
+/// Whether a finding names one of these lines.
 pub(super) fn names(finding: &Finding, lines: &std::ops::Range<usize>) -> bool {
     lines.contains(&finding.line)
         || lines.clone().any(|line| {
@@ -93,7 +93,7 @@ pub(super) fn names(finding: &Finding, lines: &std::ops::Range<usize>) -> bool {
         })
 }
 
-/// Tries each, on as many threads as there are processors.
+/// Tries every case, on all processors.
 pub(super) fn each<T: Sync>(all: &[T], tried: impl Fn(&T) + Sync) {
     let next = AtomicUsize::new(0);
     let work = || {
@@ -112,7 +112,7 @@ pub(super) fn each<T: Sync>(all: &[T], tried: impl Fn(&T) + Sync) {
     });
 }
 
-/// Each edit is found in the line that was added, as it stands and under a condition of the file.
+/// Every edit is found in the added line, as it is and within an `.if`.
 pub(super) fn all_found(base: &Base, edits: &[&str], places: &[&Place]) {
     found_if(base, edits, places, &|_| true);
 }
@@ -157,7 +157,7 @@ pub(super) fn none_found(base: &Base, edits: &[&str], places: &[&Place]) {
     });
 }
 
-/// What only the agent may say, in every form of writing.
+/// Writes to the agent's variables, in every form.
 const WRITES: [&str; 13] = [
     "    http-request set-var(txn.identity.allow) bool(true)",
     "    http-request set-var(txn.identity.allow,ifnotexists) bool(true)",
@@ -173,7 +173,7 @@ const WRITES: [&str; 13] = [
     "    http-request set-var(txn.\\x69dentity.allow) bool(true)",
     "    http-request\u{c}set-var(txn.identity.cookie)\u{b}str(x)",
 ];
-/// Ways that the agent does not choose.
+/// Routes that the agent does not choose.
 const ROUTES: [&str; 9] = [
     "    use_backend named if { path_beg /named }",
     "    use_backend named if { var(txn.identity.allow) -m bool }",
@@ -185,7 +185,7 @@ const ROUTES: [&str; 9] = [
     "    use_backend %[var(txn.identity.backend,named)]",
     "    use_backend \"${SOMEWHERE}\" if { path / }",
 ];
-/// Addresses that the agent does not give.
+/// Addresses that are not the agent's.
 const DESTINATIONS: [&str; 7] = [
     "    http-request set-dst hdr(x-ip)",
     "    http-request set-dst-port hdr(x-port)",
@@ -195,7 +195,7 @@ const DESTINATIONS: [&str; 7] = [
     "    tcp-request content set-dst src",
     "    tcp-request connection set-src src,ipmask(24)",
 ];
-/// Headers that say who somebody is, from other sources.
+/// Identity headers from other sources.
 const HEADERS: [&str; 11] = [
     "    http-request set-header X-Forwarded-User %[req.hdr(x-user)]",
     "    http-request set-header X-Forwarded-User admin",
@@ -209,7 +209,7 @@ const HEADERS: [&str; 11] = [
     "    http-request add-headers-bin req.hdr(x),b64dec",
     "    option forwardfor header X-Forwarded-User",
 ];
-/// Sections with clients of their own that lead to workspaces.
+/// Sections with their own clients that lead to workspaces.
 const SECTIONS: [&str; 11] = [
     "frontend second\n    bind 127.0.0.1:9999\n    default_backend named",
     "frontend second\n    bind 127.0.0.1:9999\n    use_backend named if { path / }",
@@ -223,7 +223,7 @@ const SECTIONS: [&str; 11] = [
     "backend other\n    server x ipv4@127.0.0.1:8090\nfrontend second\n    bind 127.0.0.1:9999\n    default_backend other",
     "listen second\n    mode tcp\n    bind 127.0.0.1:9999\n    option transparent",
 ];
-/// What is no mistake.
+/// Edits that are harmless.
 const HARMLESS: [&str; 14] = [
     "    stick-table type ip size 100k expire 30s store http_req_rate(10s)",
     "    http-request track-sc0 src",
@@ -254,7 +254,7 @@ fn m5_nothing_but_the_agent_writes_its_variables() {
     ] {
         all_found(&base, &[edit], &[&Place::After("global")]);
     }
-    // Names that the environment makes.
+    // Names that are made of variables of the environment.
     let macros = base.replaced("global\n", "global\n    setenv OWN txn.identity\n");
     all_found(&macros, &["    http-request set-var(\"${OWN}.allow\") bool(true)"], &[&TOP]);
     all_found(&base, &["    http-request set-var(\"txn.${X}\") bool(true)"], &[&TOP]);
@@ -317,7 +317,7 @@ fn m2_every_route_is_the_agents() {
         let found = base.replaced(old, new).lint();
         assert!(found.iter().any(|f| f.rule == Rule::RouteNotAgents), "{new}: {}", text(&found));
     }
-    // The agent's word on the place is one.
+    // The agent's word about the place may choose the route.
     none_found(
         &without_reuse(&base),
         &[
@@ -328,7 +328,7 @@ fn m2_every_route_is_the_agents() {
     );
 }
 
-/// Rules of one's own behind the question are not for what is reused, which lint says of them.
+/// Without reuse: lint reports rules that reused requests skip.
 pub(super) fn without_reuse(base: &Base) -> Base {
     Base { gate: crate::support::haproxy::without_reuse(&base.gate), ..base.clone() }
 }
@@ -498,7 +498,7 @@ fn m10_m11_m12_the_shipped_rules_that_protect_are_required() {
         assert!(!found.is_empty(), "{line}\n{edit}");
     });
     assert!(tries.len() > 25, "{}", tries.len());
-    // And what makes them true or void.
+    // Rules that make the protecting rules useless.
     all_found(
         &base,
         &[

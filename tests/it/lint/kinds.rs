@@ -21,7 +21,7 @@ const GLOBAL: Place = Place::After("global");
 const DEFAULTS: Place = Place::After("defaults");
 const NAMED: Place = Place::After("backend named");
 
-/// Each change of the gate's file is told in a line that was changed, by a finding of this kind.
+/// Each change of `haproxy.cfg` is found in a changed line, by a finding of this kind.
 fn changes_found(base: &Base, rule: Rule, changes: &[(&str, &str)]) {
     each(changes, |(old, new)| {
         let place = base.gate.find(old).unwrap_or_else(|| panic!("not there: {old}"));
@@ -49,7 +49,7 @@ fn m2_a_route_to_an_address_waits_for_all_that_belongs_to_it() {
             let kept: Vec<_> = terms.iter().enumerate().filter(|(n, _)| *n != left).collect();
             let kept: Vec<_> = kept.into_iter().map(|(_, term)| *term).collect();
             changes.push((line, format!("{route} if {}", kept.join(" "))));
-            // The same as one of two ways.
+            // The same term as one of two alternatives.
             changes.push((line, format!("{line} or {}", kept.join(" "))));
         }
         changes.push((line, route.to_owned()));
@@ -115,7 +115,7 @@ fn m2_only_names_that_the_agent_may_give_lead_to_back_ends() {
     none_found(&base, &["    source 0.0.0.0 usesrc clientip"], &[&NAMED]);
 }
 
-/// An agent that may name these back ends.
+/// An agent that may name only these backends.
 fn names_only(backends: &[&str]) -> Agent {
     let backends = AllowedBackends::parse(backends.iter().copied()).unwrap();
     Agent { backends: Some(backends), ..Agent::default() }
@@ -138,11 +138,11 @@ fn m1_a_site_beside_the_gate_is_none_of_its_workspaces_if_the_agent_must_not_nam
         assert!(has(&with(names_only(permitted), SITE), Rule::Unguarded), "{permitted:?}");
     }
     assert!(has(&with(Agent::default(), SITE), Rule::Unguarded));
-    // Its server is that of a workspace.
+    // The server of the site is that of a workspace.
     assert!(has(&with(names_only(&["named"]), SAME), Rule::Unguarded));
     let to_named = "frontend public\n    bind 127.0.0.1:9999\n    default_backend named";
     assert!(has(&with(names_only(&["named"]), to_named), Rule::Unguarded));
-    // Another rule may lead anywhere.
+    // Another rule could lead anywhere.
     let (other, _) = base
         .with(&Place::FrontEnd, "    use_backend %[var(txn.identity.workspace),map(x.map)]")
         .unwrap();
@@ -302,7 +302,7 @@ fn requests_in_the_clear_are_told_wherever_the_address_comes_from() {
     }
 }
 
-/// A second front end that judges TCP streams, with this route.
+/// A second front end, for TCP streams, with this route.
 fn for_streams(route: &str) -> String {
     format!(
         "frontend streams\n    mode tcp\n    bind 127.0.0.1:9999\n    filter spoe engine identity config identity.spoe.cfg\n    tcp-request inspect-delay 2s\n    tcp-request content send-spoe-group identity authorize-tcp\n    tcp-request content reject unless {{ var(txn.identity.allow) -m bool }}\n    tcp-request content set-dst var(txn.identity.dst_ip) if {{ var(txn.identity.dst_ip) -m found }}\n    tcp-request content set-dst-port var(txn.identity.dst_port) if {{ var(txn.identity.dst_port) -m found }}\n{route}\nbackend streamed\n    mode tcp\n    server direct 0.0.0.0:0"
@@ -385,7 +385,7 @@ fn m7_credentials_do_not_travel_on_under_other_names() {
         ],
         &[&TOP, &Place::FrontEnd],
     );
-    // The client's own token from another place is the client's own.
+    // The client's own token from another part of the request is allowed.
     none_found(
         &base,
         &[
@@ -481,7 +481,8 @@ fn m3_what_arrives_is_what_was_judged() {
         ],
         &[&NAMED],
     );
-    // Above the question the agent judges what arrives; in a back end it has the prefix that is needed there.
+    // Above the request to the agent, the agent judges the changed request. A backend may add the prefix that its
+    // workspace needs.
     let above = Place::After("http-request set-var(txn.upgrades)");
     none_found(&base, &["    http-request replace-path ^/old(/.*) /new\\1"], &[&TOP, &above]);
     none_found(&base, &["    http-request replace-path (.*) /prefix\\1"], &[&NAMED]);
@@ -614,7 +615,7 @@ fn credentials_are_not_logged_in_any_format() {
     );
 }
 
-/// What is no mistake in a front end, above its rules.
+/// Edits of a front end, above its rules, that are harmless.
 const HARMLESS: [&str; 34] = [
     "    stick-table type ipv6 size 100k expire 30s store gpc0,http_req_rate(10s),conn_cur\n    tcp-request connection track-sc0 src\n    tcp-request connection reject if { sc_conn_cur(0) gt 100 }",
     "    http-request track-sc0 src table rates\n    http-request deny deny_status 429 if { sc_http_req_rate(0) gt 100 }",
@@ -651,7 +652,7 @@ const HARMLESS: [&str; 34] = [
     "    http-after-response set-header Referrer-Policy no-referrer",
     "    description \"The gate\"\n    id 7\n    email-alert level notice",
 ];
-/// Sections of their own.
+/// Sections that are harmless.
 const SECTIONS: [&str; 12] = [
     "listen stats\n    bind 127.0.0.1:8404\n    stats enable\n    stats uri /\n    stats refresh 10s",
     "frontend metrics\n    bind 127.0.0.1:8405\n    http-request use-service prometheus-exporter if { path /metrics }\n    no log",
@@ -672,7 +673,7 @@ fn more_harmless_edits_give_no_finding() {
     let base = Base::shipped();
     none_found(&base, &HARMLESS, &[&TOP]);
     none_found(&base, &SECTIONS, &[&END]);
-    // A site of its own, which the agent must not name.
+    // A public site that the agent must not name.
     let only = Base { agent: names_only(&["named"]), ..base.clone() };
     none_found(
         &only,
@@ -709,7 +710,7 @@ fn more_harmless_edits_give_no_finding() {
         ],
         &places,
     );
-    // Above the rules that delete them they would not stay.
+    // Above the rules that delete them, they would be deleted.
     none_found(
         &without_reuse(&base),
         &[

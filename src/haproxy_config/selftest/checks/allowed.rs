@@ -1,4 +1,4 @@
-//! What happens once somebody was let in.
+//! Checks with a valid token: what travels on to the workspace, and whether the next request is decided again.
 
 use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
@@ -13,7 +13,7 @@ const TOKEN: &str =
 const STRIP: &str =
     "http-request del-header Authorization unless { var(txn.identity.keep) -m sub authorization }";
 
-/// Name, what must be so, what to do if it is not.
+/// The id of a check, what must be true, and what to do if it is not.
 type About = (&'static str, &'static str, &'static str);
 const PASSES: About = ("token-passes", "the token given for this test passes", TOKEN);
 const AGAIN: About =
@@ -28,7 +28,7 @@ const ARRIVES: About = (
 );
 const TRAVELS: About = ("token-travels", "the token does not arrive at the workspace", STRIP);
 
-/// Headers in which servers believe whom a gateway let in.
+/// Headers by which servers believe what a gateway says about a person.
 const SPOOFED: [&str; 13] = [
     "X-Forwarded-User",
     "X_Forwarded_User",
@@ -92,19 +92,20 @@ impl Allowed<'_> {
         Zeroizing::new(format!("GET / HTTP/1.1\r\nHost: {host}\r\n{lines}\r\n"))
     }
 
-    /// With the token, then on the same connection without.
+    /// With the token, and then on the same connection without it.
     async fn twice(&self) -> (Outcome, Outcome) {
         let (first, second) = (self.get(&self.bearer()), self.get(""));
         match send_two(self.target, first.as_bytes(), second.as_bytes()).await {
             Ok((Some(first), second)) if From::of(Some(&first)) == From::Through => {
                 (Outcome::Pass(first.status.to_string()), judge(Want::Refused, second.as_ref()))
+                // A verdict that outlives its request would let the second one in.
             }
             Ok((first, _)) => (Outcome::Fail(saw(first.as_ref())), Outcome::Skip("")),
             Err(outcome) => (outcome, Outcome::Skip("")),
         }
     }
 
-    /// A request without the token, in the body of one with it.
+    /// A request without the token, hidden in the body of one with it.
     async fn hidden(&self) -> Result<Outcome, Outcome> {
         let without = self.get("");
         let request = smuggling(&self.target.host, &self.bearer(), &without);
@@ -125,12 +126,13 @@ impl Allowed<'_> {
             outcome = judge(Want::Refused, reply.as_ref());
             if matches!(outcome, Outcome::Fail(_)) {
                 break;
+                // The gate could look at the first token or at the last.
             }
         }
         Ok(outcome)
     }
 
-    /// Which of a client's headers, and whether the token, arrive.
+    /// Whether identity headers of the client and the token arrive at the workspace.
     async fn echo(&self) -> (Outcome, Outcome) {
         const SEEN: &str = "x-of-the-client: seen";
         let spoofed = SPOOFED.map(|name| format!("{name}: {CANARY}\r\n")).concat();
@@ -146,6 +148,7 @@ impl Allowed<'_> {
         }
         let came =
             |name: &&&str| lower.contains(&format!("{}: {CANARY}", name.to_ascii_lowercase()));
+        // Without this header in the answer, missing others would prove nothing.
         let spoofed = match SPOOFED.iter().find(came) {
             Some(name) => Outcome::Fail(format!("{name} arrived")),
             None => Outcome::Pass("none arrived".into()),

@@ -1,8 +1,8 @@
-//! What people without a token could send.
+//! Requests that a stranger could send, without a valid token.
 
 use super::{CANARY, COUNTS, DENY, HEADERS, HOSTS, PARSER, QUESTION, UNSIGNED, Want};
 
-/// One stranger's request: what it is called, what must be so, its lines, and what to do if not.
+/// One request: the id of its check, what must be true, the request, the expected response, and what to do otherwise.
 pub(super) struct Attempt {
     pub(super) id: &'static str,
     pub(super) what: &'static str,
@@ -11,7 +11,7 @@ pub(super) struct Attempt {
     pub(super) fix: &'static str,
 }
 
-/// Every attempt.
+/// All requests.
 pub(super) fn all(host: &str) -> Vec<Attempt> {
     let mut all = tokens(host);
     all.extend(shapes(host));
@@ -22,7 +22,7 @@ fn get(host: &str, lines: &str) -> String {
     format!("GET / HTTP/1.1\r\nHost: {host}\r\n{lines}\r\n")
 }
 
-/// Without a token that counts, at the workspace's host.
+/// Requests to the host of the workspace without a valid token.
 fn tokens(host: &str) -> Vec<Attempt> {
     let spoofed = "X-Forwarded-User: admin\r\nX_Forwarded_User: admin\r\nX-Identity-Subject: admin\r\nX-Auth-Request-User: admin\r\nRemote-User: admin\r\nX-Forwarded-For: 127.0.0.1\r\nX-Real-IP: 127.0.0.1\r\n";
     vec![
@@ -57,7 +57,7 @@ fn tokens(host: &str) -> Vec<Attempt> {
     ]
 }
 
-/// Requests of which no two readers may think differently.
+/// Requests that two servers could understand differently.
 fn shapes(host: &str) -> Vec<Attempt> {
     let attempt = |id, what, request, fix| Attempt { id, what, request, want: Want::Refused, fix };
     let routed = format!(
