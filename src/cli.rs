@@ -19,6 +19,8 @@ mod policy;
 mod revoke;
 mod schema;
 mod sessions;
+mod status;
+mod terminal;
 mod tunnels;
 mod workspaces;
 
@@ -55,6 +57,11 @@ enum Command {
     Login(LoginArgs),
     /// Lists or ends the sessions of people who signed in with a browser
     Sessions(SessionsArgs),
+    /// Shows the state of the running agent on one screen
+    ///
+    /// Issuers and their keys, sources, decisions a second by reason, latency, sessions, tunnels, the audit log and the sockets
+    /// of HAProxy.
+    Status(status::StatusArgs),
     /// Shows what the running agent knows of workspaces and of their sources
     Workspaces(WorkspacesArgs),
     /// Proves, searches and exports the audit log, without the agent
@@ -441,6 +448,7 @@ impl Cli {
             Command::Revocations(args) => revoke::list(&args),
             Command::Login(args) => login::login(&args),
             Command::Sessions(args) => sessions::sessions(&args),
+            Command::Status(args) => status::status(&args),
             Command::Workspaces(args) => workspaces::workspaces(&args),
             Command::Tunnels(args) => tunnels::tunnels(&args),
             Command::Completions(args) => manual::completions(&args),

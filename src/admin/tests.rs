@@ -231,8 +231,29 @@ async fn other_paths_and_methods_are_refused() {
         ("DELETE", WORKSPACES, 405),
         ("POST", SOURCES, 405),
         ("POST", TUNNELS, 405),
+        ("POST", STATUS, 405),
         ("POST", "/metrics", 405),
     ] {
         assert_eq!(api.call(method, path, "").await.0, status, "{method} {path}");
     }
+}
+
+#[tokio::test]
+async fn the_status_has_each_part_and_names_no_user_or_workspace() {
+    let api = Api::new();
+    let status = api.json("GET", STATUS, "").await;
+    assert_eq!(
+        (&status["ready"], &status["problems"][0]["part"]),
+        (&false.into(), &"source".into())
+    );
+    assert_eq!(status["issuers"][0]["usable"], true, "{status}");
+    assert_eq!((&status["sessions"]["cookies"], &status["revocations"]), (&2.into(), &0.into()));
+    assert_eq!(status["tunnels"]["sockets"][0]["up"], true, "no round has failed yet: {status}");
+    assert_eq!((&status["audit"]["broken"], &status["audit"]["lost"]), (&false.into(), &0.into()));
+    let again = api.json("GET", STATUS, "").await;
+    assert_eq!(status["run"], again["run"], "counters of one run can be compared");
+    let text = status.to_string();
+    assert!(!text.contains("alice") && !text.contains(ALICES), "{text}");
+    let without = Api::with(|state| state.tunnels = None).json("GET", STATUS, "").await;
+    assert_eq!(without["tunnels"], Value::Null);
 }

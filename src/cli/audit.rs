@@ -14,6 +14,7 @@ use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
+use super::terminal::{Output, Progress};
 use crate::{
     audit::{
         PublicKey,
@@ -186,6 +187,11 @@ fn text(record: &Value, name: &str) -> String {
     }
 }
 
+/// Shows bytes that were read as progress.
+fn advance(progress: &Progress) -> impl FnMut(u64) {
+    move |bytes| progress.advance(usize::try_from(bytes).unwrap_or(usize::MAX))
+}
+
 /// Warns on standard error of lines that are not records.
 pub(super) fn warn_unreadable(count: u64) -> io::Result<()> {
     if count > 0 {
@@ -200,13 +206,15 @@ pub(super) fn warn_unreadable(count: u64) -> io::Result<()> {
 fn query(args: &QueryArgs) -> anyhow::Result<()> {
     let (files, filter) = (args.audit_log.files()?, args.filter.filter()?);
     let mut out = BufWriter::new(io::stdout().lock());
-    let unreadable = select(&files, &filter, &mut |_| (), |record, line| {
+    let progress = Progress::of_files("searching", &files, Output::Meanwhile);
+    let unreadable = select(&files, &filter, &mut advance(&progress), |record, line| {
         if args.json {
             out.write_all(line)?;
             return out.write_all(b"\n");
         }
         print_record(record, &mut out)
     })?;
+    drop(progress);
     out.flush()?;
     Ok(warn_unreadable(unreadable)?)
 }

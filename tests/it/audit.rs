@@ -169,6 +169,24 @@ async fn a_record_is_found_by_its_decision_and_by_each_name_of_its_user() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn progress_is_shown_on_a_terminal_only() {
+    let mut bare = Bare::start().await;
+    assert!(bare.agent.end().await);
+    let directory = bare.directory.path();
+    for command in ["verify", "query", "export"] {
+        let output = audit(directory, &[command, "--config", "agent.toml"]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.is_empty(), "{command}: {said}");
+    }
+    let command = format!("TERM=xterm {} audit verify --config agent.toml", program().display());
+    let mut script = Command::new("script");
+    script.args(["-qec", &command, "/dev/null"]).current_dir(directory);
+    let output = script.stdin(std::process::Stdio::null()).output().unwrap();
+    let screen = stdout(&output);
+    assert!(screen.contains("verifying") && screen.trim_end().ends_with("whole"), "{screen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn records_are_found_and_exported_for_an_auditor() {
     let mut bare = Bare::start().await;
     let mut peer = bare.unix().await;
@@ -257,7 +275,7 @@ async fn a1_no_secret_gets_into_any_output_at_any_level() {
             let cookie = text(place == 3, &cookie);
             let query = text(place == 4, &query);
             let protocol = text(place == 5, &protocol);
-            let question = peer.notify(&[(
+            let frame = peer.notify(&[(
                 b"authorize",
                 &[
                     (b"unique_id", Spop::Str(b"u-1")),
@@ -278,14 +296,14 @@ async fn a1_no_secret_gets_into_any_output_at_any_level() {
                     (b"fetch_site", Spop::Str(b"canary-site")),
                 ],
             )]);
-            peer.write(&question).await;
+            peer.write(&frame).await;
             assert!(peer.reason().await.is_some(), "{place} {token}");
         }
     }
     // A message that cannot be read, a broken frame.
-    let question =
+    let frame =
         peer.notify(&[(b"authorize", &[(b"authorization", Spop::Str(b"Bearer canary-unread"))])]);
-    peer.write(&question).await;
+    peer.write(&frame).await;
     peer.write(b"\x00\x00\x00\x20canary-frame-canary-frame-canary").await;
     canaries.extend(tokens.iter().map(|token| token.rsplit('.').next().unwrap().to_owned()));
     canaries.push("canary".into());

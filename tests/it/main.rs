@@ -54,6 +54,7 @@ mod shipped;
 mod sign_in;
 mod smuggling;
 mod sources;
+mod status;
 mod streams;
 mod threat_model;
 mod tokens;

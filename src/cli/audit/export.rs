@@ -5,8 +5,11 @@ use std::io::{self, BufWriter, Write};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
-use super::{FilterArgs, LogFiles, text, time_text, warn_unreadable};
-use crate::audit::read::{Summaries, Summary, cell, select, summarize};
+use super::{FilterArgs, LogFiles, advance, text, time_text, warn_unreadable};
+use crate::{
+    audit::read::{Summaries, Summary, cell, select, summarize},
+    cli::terminal::{Output, Progress},
+};
 
 #[derive(Debug, Args)]
 pub(in super::super) struct ExportArgs {
@@ -90,7 +93,9 @@ pub(super) fn export(args: &ExportArgs) -> anyhow::Result<()> {
         row(&mut out, columns.iter())?;
     }
     let mut summaries = Summaries::new();
-    let unreadable = select(&files, &filter, &mut |_| (), |record, line| {
+    let output = if args.summary { Output::AtTheEnd } else { Output::Meanwhile };
+    let progress = Progress::of_files("exporting", &files, output);
+    let unreadable = select(&files, &filter, &mut advance(&progress), |record, line| {
         if args.summary {
             summarize(&mut summaries, record);
             Ok(())
@@ -101,6 +106,7 @@ pub(super) fn export(args: &ExportArgs) -> anyhow::Result<()> {
             out.write_all(b"\n")
         }
     })?;
+    drop(progress);
     for summary in summaries.values() {
         if csv {
             row(&mut out, summary_cells(summary).iter())?;

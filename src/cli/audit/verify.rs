@@ -10,10 +10,13 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::LogFiles;
-use crate::audit::{
-    PublicKey,
-    verify::{self, Checkpoint, Report, Trusted},
+use super::{LogFiles, advance};
+use crate::{
+    audit::{
+        PublicKey,
+        verify::{self, Checkpoint, Report, Trusted},
+    },
+    cli::terminal::{Output, Progress},
 };
 
 #[derive(Debug, Args)]
@@ -36,7 +39,10 @@ pub(in super::super) struct VerifyArgs {
 
 pub(super) fn verify(args: &VerifyArgs) -> anyhow::Result<ExitCode> {
     let trusted = trusted(args)?;
-    let report = verify::verify(&args.audit_log.files()?, &trusted, &mut |_| ())?;
+    let files = args.audit_log.files()?;
+    let progress = Progress::of_files("verifying", &files, Output::AtTheEnd);
+    let report = verify::verify(&files, &trusted, &mut advance(&progress))?;
+    drop(progress);
     let mut out = io::stdout().lock();
     if args.json {
         writeln!(out, "{}", as_json(&report))?;
