@@ -81,8 +81,8 @@ async fn converse(
         if answer.len() >= MAX_ANSWER {
             return Err(AskError::Long);
         }
+        // A master does not close the connection, so the end must be seen in the answer itself.
         if runtime::is_at_end(&answer) {
-            // A master does not close the connection, so the end must be seen in the answer itself.
             break;
         }
     }
@@ -94,8 +94,8 @@ async fn or_tell<T>(
     silent: &Notify,
     waited_for: impl Future<Output = io::Result<T>>,
 ) -> io::Result<T> {
-    let mut waited_for = pin!(waited_for);
     // The operation is pinned, not restarted: bytes that were read must not be lost.
+    let mut waited_for = pin!(waited_for);
     if let Ok(result) = timeout(SILENCE, &mut waited_for).await {
         return result;
     }

@@ -155,9 +155,9 @@ impl Process {
     /// # Errors
     /// They may not, or the answer is not whole.
     pub async fn may_terminate(&self) -> Result<(), AskError> {
+        // No stream has this address, so nothing is closed.
         let answer = self.ask(["shutdown session 0x1"].into_iter()).await?;
         runtime::shut(&answer, 1)?;
-        // No stream has this address, so nothing is closed.
         Ok(())
     }
 

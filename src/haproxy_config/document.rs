@@ -59,7 +59,7 @@ pub struct Line {
     pub words: Vec<String>,
 }
 
-/// A section of the configuration, such as a front end or a backend.
+/// A section: a front end, a back end, the defaults …
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Section {
     /// The place of its first line.
@@ -138,6 +138,7 @@ impl Document {
         let mut document = Self::default();
         let mut depth = 0_usize;
         for (file, source) in sources.iter().enumerate() {
+            // A file that large is a mistake, and reading it would be slow.
             if source.text.len() > MAX_FILE {
                 let at = At { file, line: 1 };
                 document.note(at, "the file is longer than 4 MiB");
@@ -146,8 +147,10 @@ impl Document {
             for (index, text) in source.text.lines().enumerate() {
                 let at = At { file, line: index + 1 };
                 match line::words(text, &reading.values) {
+                    // Later lines see the variables that this one sets, as in HAProxy.
                     Ok(words) => {
                         match words.first().map(String::as_str) {
+                            // A variable that is set inside a condition has no certain value afterwards.
                             Some(".if") => depth += 1,
                             Some(".endif") => depth = depth.saturating_sub(1),
                             _ => reading.follow(&words, depth),
@@ -156,7 +159,6 @@ impl Document {
                     }
                     Err(error) => document.note(at, error),
                 }
-                // A file that large is a mistake, and reading it would be slow.
             }
         }
         document.check_nesting();
@@ -165,10 +167,8 @@ impl Document {
 
     fn note(&mut self, at: At, why: impl fmt::Display) {
         self.unreadable.push(Unreadable { at, why: why.to_string() });
-        // Later lines see the variables that this one sets, as in HAProxy.
     }
 
-    // A variable that is set inside a condition has no certain value afterwards.
     fn add(&mut self, at: At, words: Vec<String>, reading: &Reading) {
         let Some(first) = words.first() else { return };
         let item = match first.as_str() {
@@ -213,6 +213,7 @@ impl Document {
             }
             if open.len() > MAX_NESTED {
                 wrong.extend(open.last().map(|at| (*at, "conditions are nested too deep")));
+                // HAProxy refuses the file here, so the rest does not matter.
                 break;
             }
         }
@@ -231,7 +232,6 @@ impl Document {
     }
 
     /// The texts of the conditions, in the order of the files.
-    // HAProxy refuses the file here, so the rest does not matter.
     #[must_use]
     pub fn conditions(&self) -> &[String] {
         &self.conditions
@@ -249,6 +249,7 @@ impl Document {
     #[must_use]
     pub fn ways(&self) -> Vec<Vec<bool>> {
         let (rules, paths) = self.paths();
+        // Outcomes that take the same rules need to be judged once only.
         let mut seen = BTreeSet::new();
         let differs = |way: &Vec<bool>| seen.insert(self.ruling(way));
         let outcomes = branches::outcomes(&self.conditions, &rules);
@@ -267,7 +268,6 @@ impl Document {
         taken.retain(|number| {
             let item = usize::try_from(*number).ok().and_then(|number| self.items.get(number));
             !matches!(item, Some(Item::Line(line)) if is_single(line))
-            // Outcomes that take the same rules need to be judged once only.
         });
         taken
     }
@@ -310,6 +310,7 @@ impl Document {
                 }
             };
             if let Some(at) = branched {
+                // A branch is taken if its own test holds and all earlier ones fail.
                 let not = |test: &Test| Test::Not(Box::new(test.clone()));
                 let path = open
                     .iter()
@@ -332,7 +333,6 @@ impl Document {
                     open.push((taken, taken));
                 }
                 Item::Elif(_, test) => {
-                    // A branch is taken if its own test holds and all earlier ones fail.
                     if let Some((taken, done)) = open.last_mut() {
                         *taken = !*done && test.holds(&holds);
                         *done |= *taken;
@@ -375,7 +375,7 @@ fn is_reached(path: &[Test], way: &[bool]) -> bool {
     path.iter().all(|test| test.holds(&|number| way.get(number) == Some(&true)))
 }
 
-/// Begins the next branch of the innermost condition. False if no condition is open.
+/// Goes to the next branch of the innermost condition.
 fn next_branch(open: &mut [(Vec<Test>, Test)], test: Test) -> bool {
     if let Some((before, now)) = open.last_mut() {
         before.push(std::mem::replace(now, test));
@@ -406,6 +406,7 @@ fn place(sections: &mut Vec<Section>, line: &Arc<Line>) {
         }
         return;
     }
+    // HAProxy takes the last `defaults` section before a proxy, unless the proxy names one.
     let from = line.words.iter().position(|w| w == "from").and_then(|n| line.words.get(n + 1));
     let named =
         |name: &String| sections.iter().rposition(|s| s.kind == "defaults" && s.name == *name);
@@ -426,7 +427,6 @@ fn place(sections: &mut Vec<Section>, line: &Arc<Line>) {
     });
 }
 
-// HAProxy takes the last `defaults` section before a proxy, unless the proxy names one.
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -125,15 +125,15 @@ pub type Files<'f> = &'f dyn Fn(&str) -> Option<Source>;
 pub fn lint(sources: &[Source], files: Files<'_>, agent: &Agent) -> Vec<Finding> {
     let document = Document::read(sources);
     let mut report = Report::new(sources);
+    // A file that HAProxy refuses serves nothing, so this is the mistake to report.
     report.is_broken = !document.unreadable.is_empty();
     for found in &document.unreadable {
-        // A file that HAProxy refuses serves nothing, so this is the mistake to report.
         report.add(Rule::Unreadable, found.at, &found.why, "see HAProxy's manual, section 2.2");
     }
     let mut spoe = BTreeMap::new();
+    // Shared by all variants: most of them have the same lines.
     let mut conditions = guard::Conditions::default();
     let patterns = Patterns::default();
-    // Shared by all variants: most of them have the same lines.
     let written = |line: &Line| writes::written(line).map(str::to_owned).collect::<Vec<_>>();
     let writers = document.lines().map(|line| (line.at, written(line)));
     let writers: BTreeMap<_, _> = writers.filter(|(_, names)| !names.is_empty()).collect();
@@ -256,13 +256,13 @@ impl Patterns {
         if let Some(found) = known.get(pattern) {
             return found.clone();
         }
+        // HAProxy uses PCRE. What only PCRE understands is treated as matching nothing.
         let compiled = Regex::new(pattern).ok();
         known.insert(pattern.to_owned(), compiled.clone());
         compiled
     }
 }
 
-// HAProxy uses PCRE. What only PCRE understands is treated as matching nothing.
 impl<'v> Variant<'v> {
     /// The sections of a name that routes can lead to.
     fn named(&self, name: &str) -> &[&'v Section] {

@@ -62,6 +62,7 @@ pub(super) fn spoe(template: &str, facts: &Facts) -> String {
     let optional = optional_arguments(template, facts);
     let blocks = blocks(template);
     for block in blocks {
+        // Optional arguments are in the `args` line already where they are needed.
         if block.iter().any(|line| is_optional(line)) {
             continue;
         }
@@ -82,6 +83,7 @@ pub(super) fn spoe(template: &str, facts: &Facts) -> String {
             text.push_str(&spec);
             text.push('\n');
         }
+        // The head follows the first line, which says what the file is.
         if text.lines().count() == 1 {
             text.push_str(&head(facts));
         }
@@ -104,7 +106,6 @@ fn reuse_decided(template: &str, facts: &Facts) -> String {
             inside = false;
         } else if !inside || facts.reuse.is_some() {
             lines.push(line);
-            // Optional arguments are in the `args` line already where they are needed.
         }
     }
     lines.join("\n") + "\n"
@@ -125,7 +126,6 @@ fn blocks(template: &str) -> Vec<Vec<&str>> {
     blocks
 }
 
-// The head follows the first line, which says what the file is.
 /// Whether a comment writes out arguments: `#     name=sample name=sample`.
 fn is_optional(line: &str) -> bool {
     line.strip_prefix("#  ").is_some_and(|rest| {
@@ -139,6 +139,7 @@ fn optional_arguments(template: &str, facts: &Facts) -> Vec<String> {
     let mut seen = BTreeSet::new();
     let lines = template.lines().filter(|line| is_optional(line));
     let words = lines.flat_map(|line| line.trim_start_matches('#').split_whitespace());
+    // An argument can stand in several comments and is needed once.
     let needed = |word: &&str| {
         let (name, sample) = word.split_once('=').unwrap_or((word, ""));
         facts.asks(name, sample) && seen.insert(name.to_owned())
@@ -181,7 +182,6 @@ fn decide<'t>(template: &'t str, facts: &Facts) -> Vec<&'t str> {
                     lines.pop();
                 }
                 open.push(Open {
-                    // An argument can stand in several comments and is needed once.
                     stays: active && known.is_none(),
                     taken: known == Some(true),
                     active: active && known != Some(false),
@@ -235,6 +235,7 @@ fn without_dead_rules<'t>(lines: &[&'t str], facts: &Facts) -> Vec<&'t str> {
         run.is_empty() || run.iter().any(|(_, (gone, _))| !**gone)
     });
     let kept: Vec<_> = kept.map(|(_, line)| *line).collect();
+    // An ACL goes with the last rule that uses it; HAProxy would keep it without a word.
     let used: BTreeSet<String> = kept
         .iter()
         .flat_map(|line| {
@@ -277,7 +278,6 @@ fn is_dead(line: &str, acls: &Acls, facts: &Facts) -> bool {
     let dead = |term: &Term| !term.negated && !term.any.is_empty() && term.any.iter().all(never);
     !when.unless && !when.is_always() && when.any.iter().all(|way| way.iter().any(dead))
 }
-// An ACL goes with the last rule that uses it; HAProxy would keep it without a word.
 
 /// The line with the addresses and times of the agent's configuration.
 fn specialised(line: &str, words: &[String], section: &str, facts: &Facts) -> String {

@@ -40,8 +40,8 @@ fn check_reuse(variant: &Variant<'_>, report: &mut Report) {
             continue;
         }
         let reuse = variant.setting(section, "http-reuse");
+        // HAProxy's default is `safe`, which shares connections after the first request.
         if reuse.is_none_or(|(_, how)| how != "never") {
-            // HAProxy's default is `safe`, which shares connections after the first request.
             let what = match reuse {
                 Some((_, how)) => format!("'{name}' leads to workspaces with 'http-reuse {how}'"),
                 None => format!("'{name}' leads to workspaces without 'http-reuse never'"),
@@ -67,6 +67,7 @@ fn check_reserved(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report)
         return;
     }
     let takes = |when: &Condition| {
+        // A further term would exempt some of the requests from the rule.
         let whole = |terms: &Vec<crate::haproxy_config::condition::Term>| match &terms[..] {
             [term] => !term.negated && term.any.iter().any(is_reserved),
             _ => false,
@@ -84,9 +85,9 @@ fn check_reserved(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report)
         format!("the first route is not that of {PATHS}: those requests can reach a workspace");
     report.add(Rule::ReservedPath, at, what, fix);
 }
-// A further term would exempt some of the requests from the rule.
 
 fn check_plain(guard: &Guard<'_>, report: &mut Report) {
+    // `ssl_fc` is true for connections over TLS.
     let secure = |test: &Test| test.fetch == "ssl_fc";
     let mut ends = guard.rules("http-request").iter().filter(|(_, line, _)| {
         acts(line, &["redirect", "deny", "reject", "return", "silent-drop"])
@@ -105,7 +106,6 @@ fn check_plain(guard: &Guard<'_>, report: &mut Report) {
         // A proxy in front can terminate TLS.
         if has("ssl")
             || has("accept-proxy")
-    // `ssl_fc` is true for connections over TLS.
             || address.split(',').all(|address| Address::read(address).is_local())
         {
             continue;
@@ -130,6 +130,7 @@ fn is_recorded(line: &Line) -> bool {
 }
 
 fn check_logs(guard: &Guard<'_>, report: &mut Report) {
+    // Fetches and headers that can hold a token or a session.
     let secret = [
         "hdr(authorization)",
         "hdr(cookie)",
@@ -147,7 +148,6 @@ fn check_logs(guard: &Guard<'_>, report: &mut Report) {
             || text.starts_with("capture response header set-cookie")
             || text.starts_with("capture cookie __host-identity")
             || text.starts_with("http-request capture") && secret.iter().any(|s| text.contains(s));
-        // Fetches and headers that can hold a token or a session.
         let format = text.split(' ').next().is_some_and(|word| word.contains("-format"));
         let logs = format && secret.iter().any(|s| text.contains(s));
         if captures || logs {

@@ -118,8 +118,8 @@ pub(super) fn check_given(variant: &Variant<'_>, report: &mut Report) {
 fn sets(line: &Line, prefix: &str) -> bool {
     /// Regular expressions that keep the whole old value.
     const WHOLE: [&str; 4] = ["(.*)", "^(.*)", "(.*)$", "^(.*)$"];
-    // These actions take names from a sample, so the name is unknown.
     let [_, action, name, rest @ ..] = &line.words[..] else { return false };
+    // These actions take names from a sample, so the name is unknown.
     if action.ends_with("-headers-bin") {
         return action != "del-headers-bin";
     }
@@ -129,8 +129,8 @@ fn sets(line: &Line, prefix: &str) -> bool {
     match (action.as_str(), rest) {
         ("set-header" | "add-header", [value, ..]) => !is_own(value, prefix),
         ("replace-header" | "replace-value", [pattern, value, ..]) => {
-            // The shipped rule empties a cookie; browsers ignore it.
             let kept = WHOLE.contains(&pattern.as_str()) && value.starts_with("\\1");
+            // The shipped rule empties a cookie; browsers ignore it.
             let empty = value == "%[str()]" || value.is_empty();
             !kept && !empty && (value.contains('\\') || !is_own(value, prefix))
         }

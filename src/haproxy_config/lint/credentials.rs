@@ -123,8 +123,8 @@ fn has_credential(text: &str, variant: &Variant<'_>, values: &Values<'_>, steps:
 fn is_credential(sample: &str, variant: &Variant<'_>, values: &Values<'_>, steps: usize) -> bool {
     let Some(calls) = calls(sample) else { return false };
     let Some((first, converters)) = calls.split_first() else { return false };
+    // A digest of a credential cannot be used as one.
     if converters.iter().any(|call| HASHES.contains(&call.name)) {
-        // A digest of a credential cannot be used as one.
         return false;
     }
     let variable = |name: &str| {
@@ -138,8 +138,8 @@ fn is_credential(sample: &str, variant: &Variant<'_>, values: &Values<'_>, steps
                 }
             })
     };
-    let appended = |call: &Call<'_>| call.name == "concat" && call.args.split(',').any(variable);
     // `concat` appends the value of a variable.
+    let appended = |call: &Call<'_>| call.name == "concat" && call.args.split(',').any(variable);
     let fetched = match first.name {
         "var" => variable(first.args.split(',').next().unwrap_or_default()),
         name => is_fetch(name.strip_prefix("req.").unwrap_or(name), first.args, variant),
@@ -171,8 +171,8 @@ fn check_asked(guard: &Guard<'_>, values: &Values<'_>, report: &mut Report) {
             Piece::Alias(_) => false,
             Piece::Sample(sample) => is_written(sample, values, 0),
         };
-        let empty = value.is_empty() || value == "%[str()]";
         // Deleting the credential only makes the client anonymous.
+        let empty = value.is_empty() || value == "%[str()]";
         let ours = value.contains(&format!("{COOKIE}="));
         if ours || !empty && pieces(value).iter().all(written) {
             let what =

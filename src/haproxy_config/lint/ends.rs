@@ -91,8 +91,8 @@ fn check_rules(
     };
     for rule in rules {
         let (number, line, _) = rule;
+        // What follows the last rule that matters may be skipped.
         if number < last && is_end(line, ends) && !is_known(rule) {
-            // What follows the last rule that matters may be skipped.
             let what =
                 format!("the rules behind it, up to line {}, are not followed", matters.at.line);
             let fix = "remove it, or move it below them";

@@ -158,8 +158,8 @@ impl<'v> Guard<'v> {
             .chain(own)
             .collect();
         let prefix = used_prefix(&engine, name, &lines, report);
-        let http = setting(section, sections, "mode").is_some_and(|(_, mode)| mode == "http");
         // HAProxy's default mode is tcp.
+        let http = setting(section, sections, "mode").is_some_and(|(_, mode)| mode == "http");
         let known = conditions.of(&lines, &prefix)?;
         let names = Arc::clone(&known.names);
         let mut rules: BTreeMap<&str, Vec<Ruled<'v>>> = BTreeMap::new();
@@ -210,12 +210,12 @@ impl<'v> Guard<'v> {
 
     fn when_asked(&self, engine: Option<&str>) -> Asked {
         let (message, kind) = if self.http { (HTTP, "http-request") } else { (TCP, "tcp-request") };
+        // The SPOE file can name an event, and no rule is needed then.
         if self.engine.sends_by_itself(message, kind) {
-            // The SPOE file can name an event, and no rule is needed then.
             return Asked::First;
         }
-        let unknown = self.engine == Engine::default();
         // If the SPOE file is missing, that is the one mistake: the rule is believed to ask.
+        let unknown = self.engine == Engine::default();
         let asks = |line: &&Line| {
             let send = line.words.iter().position(|word| word == "send-spoe-group");
             let Some(send) =
@@ -266,13 +266,13 @@ impl<'v> Guard<'v> {
 
     /// Whether a rule lets requests pass that are not allowed, before they are refused.
     pub(super) fn is_bypass(&self, number: usize, when: &Condition) -> bool {
+        // What stands after the refusal sees allowed requests only.
         let refused = self.refusal.is_some_and(|refusal| refusal < number);
         !refused && !when.needs(|test| self.is_verdict(test))
     }
 
     /// The place where the agent is asked, or that of the filter if it never is.
     pub(super) fn asked_at(&self) -> At {
-        // What stands after the refusal sees allowed requests only.
         match self.asked {
             Asked::In(number) => self.lines.get(number).map_or(self.filter.at, |line| line.at),
             Asked::First | Asked::Never => self.filter.at,
@@ -318,6 +318,7 @@ pub(super) fn spoe_file<'s>(
     files: Files<'_>,
     report: &mut Report,
 ) -> Option<&'s (usize, Source)> {
+    // A missing file is remembered too: it is reported once per filter and looked for once.
     let found = spoe.entry(file.to_owned()).or_insert_with(|| {
         let source = files(file)?;
         Some((report.file(&source.name), source))
@@ -327,7 +328,6 @@ pub(super) fn spoe_file<'s>(
 
 /// The prefix of an engine's variables.
 pub(super) fn prefix(engine: &Engine, name: Option<&str>) -> String {
-    // A missing file is remembered too: it is reported once per filter and looked for once.
     let prefix = engine.agent.as_ref().and_then(|agent| agent.line(&["option", "var-prefix"]));
     let prefix = prefix.and_then(|line| line.words.get(2)).map(String::as_str).or(name);
     format!("txn.{}.", prefix.unwrap_or("identity"))
@@ -348,6 +348,7 @@ fn used_prefix(
         let names = |word: &String| word.contains(&opened);
         lines.iter().any(|line| line.words.iter().any(names))
     };
+    // The rules and the engine agree, or the rules do not use the usual prefix.
     if prefix == USUAL || mentions(&prefix) || !mentions(USUAL) {
         return prefix;
     }
@@ -357,7 +358,6 @@ fn used_prefix(
             "the prefix differs: the agent's variables are called {prefix}*, and the rules use {USUAL}*"
         );
         report.add(Rule::NoVarPrefix, line.at, what, "option var-prefix identity");
-        // The rules and the engine agree, or the rules do not use the usual prefix.
     }
     USUAL.to_owned()
 }
@@ -366,6 +366,7 @@ fn used_prefix(
 /// is taken for the agent's and reported; another one whose file cannot be read is not.
 fn is_ours(line: &Line, files: Files<'_>, spoe: &mut SpoeFiles, report: &mut Report) -> bool {
     let (name, file) = (after(line, "engine"), after(line, "config").unwrap_or_default());
+    // Filters of other agents (a WAF) are not judged here.
     let usual = name.is_none_or(|name| name == "identity");
     let engine = spoe_file(file, spoe, files, report)
         .map(|(number, source)| Engine::read(source, *number, name));
@@ -375,7 +376,6 @@ fn is_ours(line: &Line, files: Files<'_>, spoe: &mut SpoeFiles, report: &mut Rep
         }
         Some(_) if usual => {
             let name = name.unwrap_or_default();
-            // Filters of other agents (a WAF) are not judged here.
             let what = format!("{file} has no 'spoe-agent' in the scope of the engine '{name}'");
             let fix = format!("[{name}]\nspoe-agent {name}");
             report.add(Rule::SpoeUnreadable, line.at, what, fix);
@@ -399,6 +399,7 @@ pub(super) fn inherited<'s>(section: &Section, sections: &'s [Section]) -> Vec<&
         chain.push(defaults);
         next = defaults.defaults;
     }
+    // HAProxy follows inherited rules first.
     chain.reverse();
     chain
 }
@@ -408,7 +409,6 @@ pub(super) fn after<'l>(line: &'l Line, keyword: &str) -> Option<&'l str> {
     let place = line.words.iter().position(|word| word == keyword)?;
     line.words.get(place + 1).map(String::as_str)
 }
-// HAProxy follows inherited rules first.
 
 /// The last value of a keyword in a section, or else in the defaults that it inherits from.
 pub(super) fn setting<'s>(

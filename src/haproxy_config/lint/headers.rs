@@ -173,8 +173,8 @@ fn check_set(
     let lower = name.to_ascii_lowercase();
     let ours = value.iter().any(|word| word.contains(prefix))
         || FAMILIES.iter().any(|family| lower.starts_with(family));
+    // Other headers mean nothing to the gate.
     if !ours || THEIRS.contains(&lower.as_str()) {
-        // Other headers mean nothing to the gate.
         return;
     }
     // `set-header` replaces headers of exactly this name, if the rule has no condition.
@@ -196,8 +196,8 @@ fn check_set(
 
 /// The name with underscores in place of all hyphens, and in place of each single one.
 fn spellings(name: &str) -> Vec<String> {
-    let mut all = vec![name.to_owned(), name.replace('-', "_")];
     // Enough to find an expression that misses underscores; not every mixture is tried.
+    let mut all = vec![name.to_owned(), name.replace('-', "_")];
     for (place, _) in name.match_indices('-').take(16) {
         let (before, after) = name.split_at(place);
         all.push(format!("{before}_{}", after.trim_start_matches('-')));
@@ -215,8 +215,8 @@ fn check_travel(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
             let named = line.words.get(1).is_some_and(|word| word == action)
                 && (name.is_empty()
                     || line.words.get(2).is_some_and(|word| word.eq_ignore_ascii_case(name)));
+            // The rule may wait for the very variable that it writes, and for nothing else.
             let positive = |terms: &Vec<_>| {
-                // The rule may wait for the very variable that it writes, and for nothing else.
                 terms.iter().all(|term: &Term| {
                     !term.negated && term.any.iter().all(|test| test.fetch == var)
                 })
@@ -254,13 +254,13 @@ fn check_travel(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
         report.add(Rule::CredentialTravels, at, "our cookies are not taken out of Cookie", fix);
     }
     let query = guard.var("query");
+    // The shipped condition: there is a query, and the agent does not keep it.
     let asked = |term: &Term| {
         let there = |test: &Test| test.is("query", "len");
         if term.negated {
             term.any.iter().any(|t| says(t, "query"))
         } else {
             term.any.iter().all(there)
-            // The shipped condition: there is a query, and the agent does not keep it.
         }
     };
     let queries = rules.iter().any(|(_, line, when)| {

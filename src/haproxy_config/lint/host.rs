@@ -31,9 +31,9 @@ pub(super) fn check(guard: &Guard<'_>, report: &mut Report) {
             continue;
         }
         for term in when.terms() {
+            // An ACL that no rule uses decides nothing.
             if let Some(name) = &term.name {
                 used.insert(name.clone());
-                // An ACL that no rule uses decides nothing.
                 continue;
             }
             for test in term.any.iter() {
@@ -81,6 +81,7 @@ fn compares_part(test: &Test) -> Option<String> {
         "base" | "url_dom" => true,
         _ => FETCHES.contains(&bare) && header == "host",
     };
+    // `hdr_beg(host)` is the same as `hdr(host) -m beg`.
     let method = suffix.or(test.method.as_deref()).filter(|method| PARTS.contains(method))?;
     if !of_host || (method == "reg" && test.values.iter().all(|value| is_whole(value))) {
         return None;
@@ -90,7 +91,6 @@ fn compares_part(test: &Test) -> Option<String> {
 
 /// Whether a regular expression covers the text from its beginning to its end.
 fn is_whole(pattern: &str) -> bool {
-    // `hdr_beg(host)` is the same as `hdr(host) -m beg`.
     let ends = pattern.ends_with('$') && !pattern.ends_with("\\$");
     if !pattern.trim_start_matches("(?i)").starts_with('^') || !ends {
         return false;
@@ -129,6 +129,7 @@ fn fix(test: &Test) -> String {
             |pattern| anchored(pattern),
         );
     }
+    // A whole name can be compared as it is.
     let is_name = value.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '.'));
     if is_name && !value.starts_with('.') && !value.ends_with('.') {
         return format!("req.hdr(host),host_only -m str -i {value}");
@@ -138,7 +139,6 @@ fn fix(test: &Test) -> String {
         "req.hdr(host),host_only,lower -m reg '^[a-z0-9-]+\\.{domain}$'   # or leave it to the agent's [[host]]"
     )
 }
-// A whole name can be compared as it is.
 
 #[cfg(test)]
 mod tests {

@@ -48,8 +48,8 @@ fn changes_host(line: &Line, guard: &Guard<'_>) -> bool {
     match &line.words[..] {
         [_, action, name, value, ..] if name.eq_ignore_ascii_case("host") => {
             let own = pieces(value);
-            // Setting Host to itself changes nothing.
             let given = matches!(&own[..], [Piece::Sample(s)] if agents(s, &guard.prefix) == Some("dst_host"));
+            // Setting Host to itself changes nothing.
             let judged = value == "%[req.hdr(host)]";
             SETS.contains(&action.as_str()) && !given && !judged
         }
@@ -63,8 +63,8 @@ fn changed(line: &Line) -> Option<&'static str> {
     let [_, action, rest @ ..] = &line.words[..] else { return None };
     if is_method(line) || action == "set-method" {
         return Some("method");
-        // Normalizing the query or the fragment changes neither path nor method.
     }
+    // Normalizing the query or the fragment changes neither path nor method.
     let query = ["query-sort-by-name", "fragment-encode", "fragment-strip"];
     let other = rest.first().is_some_and(|word| query.contains(&word.as_str()));
     (CHANGES.contains(&action.as_str()) && !other).then_some("path")
@@ -88,8 +88,8 @@ pub(super) fn check_backends(variant: &Variant<'_>, values: &Values<'_>, report:
                 continue;
             }
             let method = action == "set-method" || is_method(line);
-            // A fixed prefix is the backend's own; a sample of the client's is not.
             let path = CHANGES.contains(&action.as_str()) || URIS.contains(&action.as_str());
+            // A fixed prefix is the backend's own; a sample of the client's is not.
             let chosen = || {
                 let mut texts = value.iter().take_while(|word| *word != "if" && *word != "unless");
                 texts.any(|text| !values.are_facts(text, variant.prefix(), 0))

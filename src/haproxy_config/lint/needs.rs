@@ -65,8 +65,8 @@ fn by(section: &Section, defaults: &[&Line]) -> Option<By> {
 /// The variables of the agent that certainly have a value where these terms hold.
 fn found(way: &[Term], prefix: &str) -> BTreeSet<String> {
     let name = |term: &Term| {
-        let first = term.any.first().filter(|_| !term.negated)?;
         // A negated term says nothing about a value.
+        let first = term.any.first().filter(|_| !term.negated)?;
         let name = first.fetch.strip_prefix("var(")?.strip_suffix(')')?.strip_prefix(prefix)?;
         term.any.iter().all(|test| test.fetch == first.fetch).then(|| name.to_owned())
     };
@@ -103,8 +103,8 @@ fn check_way(
     let lacking = |wanted: &Wanted| -> Vec<String> {
         wanted.names.difference(has).filter(needed).cloned().collect()
     };
+    // The finding names what is missing compared with the most similar shipped route.
     let nearest = SHIPPED
-        // The finding names what is missing compared with the most similar shipped route.
         .iter()
         .filter(|wanted| wanted.by == by)
         .map(|wanted| (lacking(wanted), wanted))

@@ -51,8 +51,7 @@ impl<'v> Pages<'v> {
         })
     }
 
-    /// Whether every request that a rule lets pass goes to the pages. `number` is the index of the rule, `when` its
-    /// condition.
+    /// Whether all requests that a rule with this number and condition lets pass go there.
     pub(super) fn takes(&self, number: usize, when: &Condition) -> bool {
         let taken = |terms: &Vec<Term>| {
             self.when.any.iter().any(|way| way.iter().all(|term| self.follows(number, terms, term)))
@@ -74,6 +73,7 @@ impl<'v> Pages<'v> {
         if terms.iter().any(|held| is(held, term)) {
             return true;
         }
+        // Only a single boolean variable can be followed to the rules that set it.
         let [Test { fetch, method, .. }] = &term.any[..] else { return false };
         if term.negated || method.as_deref() != Some("bool") {
             return false;
@@ -81,7 +81,6 @@ impl<'v> Pages<'v> {
         let sets = self.sets.get(fetch).map_or(&[][..], Vec::as_slice);
         sets.iter().take_while(|(before, _)| *before < number).any(|(_, when)| {
             let whenever = |way: &Vec<Term>| {
-                // Only a single boolean variable can be followed to the rules that set it.
                 way.iter().all(|needed| terms.iter().any(|held| is(held, needed)))
             };
             !when.unless && (when.is_always() || when.any.iter().any(whenever))
@@ -102,6 +101,7 @@ fn sets(rules: &[Ruled<'_>]) -> BTreeMap<String, Vec<(usize, Condition)>> {
         if let [_, action, value, ..] = &line.words[..]
             && let Some(fetch) = action.strip_prefix("set-")
             && fetch.starts_with("var(")
+            // Any other value could be false.
             && value == "bool(true)"
         {
             sets.entry(fetch.to_owned()).or_default().push((*number, (**when).clone()));
@@ -109,4 +109,3 @@ fn sets(rules: &[Ruled<'_>]) -> BTreeMap<String, Vec<(usize, Condition)>> {
     }
     sets
 }
-// Any other value could be false.

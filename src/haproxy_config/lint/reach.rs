@@ -42,22 +42,22 @@ impl<'v> Reach<'v> {
     pub(super) fn of(sections: &'v [Section], guards: &[Guard<'v>], agent: &Agent) -> Self {
         let mut ours: BTreeSet<String> =
             guards.iter().filter_map(Guard::pages_name).map(str::to_owned).collect();
+        // The agent's backend is named in the SPOE file, not by a route.
         for agent in guards.iter().filter_map(|guard| guard.engine.agent.as_ref()) {
             ours.extend(agent.after(&["use-backend"]).cloned());
         }
         let mut routed: BTreeSet<&'v str> = BTreeSet::new();
         let (mut any, mut by_agent) = (false, true);
         for guard in guards {
-            // The agent's backend is named in the SPOE file, not by a route.
             for name in guard.lines.iter().copied().filter_map(target) {
                 routed.insert(name);
+                // A name from a sample can be that of any backend.
                 any |= is_unknown(name);
                 by_agent &= !is_unknown(name) || routes::is_backend(name, &guard.prefix);
             }
         }
         // If only the agent names backends, it names those that its configuration permits.
         let permitted = agent.backends.as_ref().filter(|_| by_agent);
-        // A name from a sample can be that of any backend.
         let guarded: BTreeSet<At> = guards.iter().map(|guard| guard.section.at).collect();
         let elsewhere = sections.iter().filter(|s| is_front(s) && !guarded.contains(&s.at));
         let elsewhere: BTreeSet<&str> =
@@ -67,13 +67,13 @@ impl<'v> Reach<'v> {
             elsewhere.contains(name) && permitted.is_some_and(|known| known.check(name).is_err())
         };
         let is_workspace = |section: &&Section| {
+            // A backend without servers (a table, a fixed answer) leads nowhere.
             let serves = section.lines.iter().any(|line| is_server(line));
             let name = section.name.as_str();
             let reached = match section.kind.as_str() {
                 "backend" => routed.contains(name) || any && !site(name),
                 "listen" => guarded.contains(&section.at) || routed.contains(name),
                 _ => false,
-                // A backend without servers (a table, a fixed answer) leads nowhere.
             };
             serves && reached && !ours.contains(&section.name)
         };
@@ -92,7 +92,7 @@ impl<'v> Reach<'v> {
         }
     }
 
-    /// Whether a section leads to workspaces.
+    /// Whether a back end leads to workspaces.
     pub(super) fn is_workspace(&self, section: &Section) -> bool {
         (section.kind == "backend" || self.guards.contains(&section.at))
             && self.workspaces.contains(section.name.as_str())
@@ -150,6 +150,7 @@ pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
     for section in fronts.filter(|section| !passes_nothing(section, variant)) {
         for line in all_lines(section, variant.sections) {
             let Some(name) = target(line) else { continue };
+            // A name from a sample could be that of a workspace.
             let leads = if is_unknown(name) { Some(name.to_owned()) } else { leads(name, variant) };
             if let Some(to) = leads {
                 let what = format!("'{}' leads to '{to}' and does not ask", section.name);
@@ -168,7 +169,6 @@ pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
 /// Back ends of the gate itself that the agent's configuration lets lists of workspaces name.
 fn check_permitted(variant: &Variant<'_>, report: &mut Report) {
     let Some(permitted) = &variant.agent.backends else { return };
-    // A name from a sample could be that of a workspace.
     let ours = |s: &&Section| s.kind == "backend" && variant.reach.is_ours(s);
     for section in variant.sections.iter().filter(ours) {
         if permitted.check(&section.name).is_ok() {
@@ -191,6 +191,7 @@ fn leads(name: &str, variant: &Variant<'_>) -> Option<String> {
     if is_agent(name, variant) {
         return Some(name.to_owned());
     }
+    // Another backend with the same server is the same workspace.
     let same = addresses(section).any(|(_, address)| reach.addresses.contains(&address));
     (reach.workspaces.contains(name) || same).then(|| name.to_owned())
 }
@@ -223,6 +224,7 @@ fn passes_nothing(section: &Section, variant: &Variant<'_>) -> bool {
         if ["allow", "accept"].contains(&action.as_str()) {
             return false;
         }
+        // On a section without TLS, a redirect of plain http is one of everything.
         let all = when.is_always() || (!tls && when.holds_without(secure));
         if ENDS.contains(&action.as_str()) && all {
             return true;
@@ -230,5 +232,3 @@ fn passes_nothing(section: &Section, variant: &Variant<'_>) -> bool {
     }
     false
 }
-// Another backend with the same server is the same workspace.
-// On a section without TLS, a redirect of plain http is one of everything.

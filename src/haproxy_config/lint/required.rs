@@ -237,13 +237,13 @@ pub(super) fn covers(when: &Condition, guard: &Guard<'_>, variant: &Variant<'_>)
 fn is_page(test: &Test, guard: &Guard<'_>, variant: &Variant<'_>) -> bool {
     let takes = guard.pages.as_ref().is_some_and(|pages| pages.takes_all(test));
     let name = test.fetch.strip_prefix("var(").and_then(|name| name.strip_suffix(')'));
+    // A boolean variable that no rule sets is never true.
     let unset = || {
         test.method.as_deref() == Some("bool")
             && name.is_some_and(|name| {
                 !name.starts_with(&guard.prefix) && !variant.written.contains(name)
             })
     };
-    // A boolean variable that no rule sets is never true.
     takes || unset()
 }
 
@@ -283,13 +283,13 @@ fn check_helpers(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) 
                     ..Test::default()
                 };
                 let page = guard.pages.as_ref().is_some_and(|pages| pages.takes_all(&test));
+                // Narrower conditions than the shipped ones make fewer exceptions.
                 let as_shipped = shipped.iter().any(|helper| {
                     helper.name == name
                         && line.words.get(2).is_some_and(|value| value == helper.value)
                         && narrows(&condition(), &helper.when)
                 });
                 let as_shipped = as_shipped || super::shipped::has_line(&line.words);
-                // Narrower conditions than the shipped ones make fewer exceptions.
                 if own.contains(&line.at) && (page || as_shipped) {
                     continue;
                 }

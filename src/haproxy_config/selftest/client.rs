@@ -138,8 +138,8 @@ impl Connection {
                 return Ok(None);
             }
         };
-        let rest = self.buffer.split_off(end);
         // What follows the head is the body, or the next response.
+        let rest = self.buffer.split_off(end);
         let head = String::from_utf8_lossy(&std::mem::replace(&mut self.buffer, rest)).into_owned();
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = status.ok_or_else(|| io::Error::other("the answer is no HTTP"))?;
@@ -157,8 +157,8 @@ impl Connection {
     }
 
     async fn take(&mut self, length: usize) -> io::Result<Vec<u8>> {
+        // A gate that is not ours could send any amount.
         if length > MAX_BODY {
-            // A gate that is not ours could send any amount.
             return Err(io::Error::other("the body of the answer is longer than 256 KiB"));
         }
         while self.buffer.len() < length {

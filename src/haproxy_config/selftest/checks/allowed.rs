@@ -94,11 +94,11 @@ impl Allowed<'_> {
 
     /// With the token, and then on the same connection without it.
     async fn twice(&self) -> (Outcome, Outcome) {
+        // A verdict that outlives its request would let the second one in.
         let (first, second) = (self.get(&self.bearer()), self.get(""));
         match send_two(self.target, first.as_bytes(), second.as_bytes()).await {
             Ok((Some(first), second)) if From::of(Some(&first)) == From::Through => {
                 (Outcome::Pass(first.status.to_string()), judge(Want::Refused, second.as_ref()))
-                // A verdict that outlives its request would let the second one in.
             }
             Ok((first, _)) => (Outcome::Fail(saw(first.as_ref())), Outcome::Skip("")),
             Err(outcome) => (outcome, Outcome::Skip("")),
@@ -120,13 +120,13 @@ impl Allowed<'_> {
     async fn two_tokens(&self) -> Result<Outcome, Outcome> {
         let (good, garbage) = (self.bearer(), "Authorization: Bearer garbage\r\n");
         let mut outcome = Outcome::Skip("");
+        // The gate could look at the first token or at the last.
         for lines in [[good.as_str(), garbage], [garbage, good.as_str()]] {
             let request = self.get(&Zeroizing::new(lines.concat()));
             let reply = send(self.target, request.as_bytes()).await?;
             outcome = judge(Want::Refused, reply.as_ref());
             if matches!(outcome, Outcome::Fail(_)) {
                 break;
-                // The gate could look at the first token or at the last.
             }
         }
         Ok(outcome)
@@ -142,13 +142,13 @@ impl Allowed<'_> {
             Err(outcome) => return (outcome.clone(), outcome),
         };
         let lower = body.to_ascii_lowercase();
+        // Without this header in the answer, missing others would prove nothing.
         if !lower.contains(SEEN) {
             let outcome = Outcome::Fail("the workspace's answer does not show the request".into());
             return (outcome.clone(), outcome);
         }
         let came =
             |name: &&&str| lower.contains(&format!("{}: {CANARY}", name.to_ascii_lowercase()));
-        // Without this header in the answer, missing others would prove nothing.
         let spoofed = match SPOOFED.iter().find(came) {
             Some(name) => Outcome::Fail(format!("{name} arrived")),
             None => Outcome::Pass("none arrived".into()),
