@@ -41,7 +41,7 @@ use identity_spoa::{
     request::Request,
     spop::{Event, Notify, frame::DEFAULT_SIZE},
     time::{MonotonicTime, Timestamp},
-    tunnels::{Allowed, Settings, Tunnel, Tunnels, revalidation::TunnelRevalidation},
+    tunnels::{AllowedRequest, Tunnel, TunnelSettings, Tunnels, revalidation::TunnelRevalidation},
     workspaces::{EndpointName, host::Host, pattern::Scratch},
 };
 use jiff::tz::TimeZone;
@@ -154,7 +154,7 @@ fn main() {
     let batch = Batch { gate: &gate, workspaces, now, started, max_frame_size: DEFAULT_SIZE };
     time("all of it: one response", || {
         out.clear();
-        hot.handler.answer(&notify, &batch, &mut scratch, Waiting::Allowed, &mut out);
+        hot.handler.handle(&notify, &batch, &mut scratch, Waiting::Allowed, &mut out);
     });
 }
 
@@ -220,7 +220,7 @@ fn time_slow(what: &str, mut run: impl FnMut()) {
 fn tunnels(gate: &Arc<Gate>, request: &Request<'_>, decided: &Response, now: Timestamp) {
     const COUNT: u32 = 10_000;
     let (audit_log, writer) = AuditLog::to_sink(Box::new(sink()), 1 << 20).unwrap();
-    let settings = Settings { most: 100_000, ..Settings::default() };
+    let settings = TunnelSettings { max: 100_000, ..TunnelSettings::default() };
     let all = Arc::new(Tunnels::new(settings, 1, Arc::new(audit_log)));
     let mut request = *request;
     request.upgrades = 1;
@@ -229,8 +229,13 @@ fn tunnels(gate: &Arc<Gate>, request: &Request<'_>, decided: &Response, now: Tim
     for number in 0..COUNT {
         request.location.stream = Some(number);
         let id = DecisionId::from(&format!("{number}")).unwrap();
-        let allowed =
-            Allowed { response: decided, request: &request, id: &id, certificates: &[], now };
+        let allowed = AllowedRequest {
+            response: decided,
+            request: &request,
+            id: &id,
+            certificates: &[],
+            now,
+        };
         all.open(Tunnel::of(&allowed).unwrap()).unwrap();
         let [_, _, c, d] = number.to_be_bytes();
         let pointer = 0x7fb5_fb24_1c00_u64 + u64::from(number) * 1024;
@@ -242,7 +247,8 @@ fn tunnels(gate: &Arc<Gate>, request: &Request<'_>, decided: &Response, now: Tim
     }
     request.upgrades = 0;
     let id = DecisionId::from("1").unwrap();
-    let allowed = Allowed { response: decided, request: &request, id: &id, certificates: &[], now };
+    let allowed =
+        AllowedRequest { response: decided, request: &request, id: &id, certificates: &[], now };
     time("remember a request that may last", || all.note(black_box(&allowed)).unwrap());
     list += "\nName: HAProxy\nPid: 7\n\n";
     let live = Arc::new(Live::new(Arc::clone(gate)));

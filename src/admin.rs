@@ -28,7 +28,7 @@ use crate::{
     sessions::BrowserSessions,
     tunnels::Tunnels,
     unix_socket::{SocketFile, SocketOwner, bind_unix},
-    verdict_cache::Edge,
+    verdict_cache::VerdictCache,
 };
 use std::path::PathBuf;
 
@@ -95,7 +95,7 @@ pub struct AdminState {
     /// The live tunnels, if they are tracked.
     pub tunnels: Option<Arc<Tunnels>>,
     /// The verdict cache, if HAProxy may reuse decisions.
-    pub edge: Option<Arc<Edge>>,
+    pub verdict_cache: Option<Arc<VerdictCache>>,
 }
 
 /// The process at the other end of the socket.

@@ -4,7 +4,7 @@
 //! writes all responses together. A request that must wait (for keys, a session or a workspace) is
 //! moved to a task of its own and comes back when the wait is over, so that it delays no other.
 //!
-//! [`answer`] decides one request and records it, [`reply`] encodes the response, [`variables`]
+//! [`handler`] decides one request and records it, [`ack`] encodes the response, [`variables`]
 //! lists the variables that HAProxy gets. The server decides nothing itself: that is
 //! [`crate::gate`].
 //!
@@ -17,43 +17,43 @@ use tokio::{sync::Semaphore, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::{audit::AuditLog, gate::live::Live, tunnels::Tunnels, verdict_cache::Edge};
+use crate::{audit::AuditLog, gate::live::Live, tunnels::Tunnels, verdict_cache::VerdictCache};
 
-mod answer;
+mod ack;
 mod connection;
+mod handler;
 mod listener;
 pub mod record;
-mod reply;
 mod settings;
 pub mod variables;
 
-pub use crate::agent::reply::Batch;
-pub use answer::SpoeHandler;
+pub use crate::agent::ack::Batch;
+pub use handler::SpoeHandler;
 pub use listener::{BindError, Listener, Stream};
 pub use settings::{AgentSettings, Listen, ListenError};
 
 /// How long connections may take to write their last responses when the agent ends.
-const DRAIN: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause after the system refused a connection (too many open files).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The server, bound to its addresses and not yet serving.
 pub struct Server {
     listeners: Vec<Listener>,
-    shared: Arc<Shared>,
+    shared: Arc<ServerContext>,
 }
 
 /// What all connections share.
-struct Shared {
+struct ServerContext {
     handler: SpoeHandler,
     connections: Arc<Semaphore>,
-    waiting: Arc<Semaphore>,
-    answer_within: Duration,
+    pending: Arc<Semaphore>,
+    response_timeout: Duration,
 }
 
 impl Server {
     /// Binds all listeners. Allowed tunnels are entered into `tunnels`, and allows that HAProxy may
-    /// reuse into `edge`.
+    /// reuse into `cache`.
     ///
     /// # Errors
     /// The first address that cannot be bound.
@@ -62,17 +62,17 @@ impl Server {
         live: Arc<Live>,
         audit_log: Arc<AuditLog>,
         tunnels: Option<Arc<Tunnels>>,
-        edge: Option<Arc<Edge>>,
+        cache: Option<Arc<VerdictCache>>,
     ) -> Result<Self, BindError> {
         let mut listeners = Vec::new();
         for address in &config.listen {
             listeners.extend(Listener::bind(address, config)?);
         }
-        let shared = Shared {
-            handler: SpoeHandler::new(live, audit_log).tracking(tunnels).reusing(edge),
-            connections: Arc::new(Semaphore::new(config.connections)),
-            waiting: Arc::new(Semaphore::new(config.waiting)),
-            answer_within: config.answer_within,
+        let shared = ServerContext {
+            handler: SpoeHandler::new(live, audit_log).tracking(tunnels).reusing(cache),
+            connections: Arc::new(Semaphore::new(config.max_connections)),
+            pending: Arc::new(Semaphore::new(config.max_pending)),
+            response_timeout: config.response_timeout,
         };
         Ok(Self { listeners, shared: Arc::new(shared) })
     }
@@ -94,7 +94,7 @@ impl Server {
     }
 }
 
-async fn accept(listener: Listener, shared: Arc<Shared>, stop: CancellationToken) {
+async fn accept(listener: Listener, shared: Arc<ServerContext>, stop: CancellationToken) {
     let mut connections = JoinSet::new();
     loop {
         let stream = tokio::select! {
@@ -105,8 +105,9 @@ async fn accept(listener: Listener, shared: Arc<Shared>, stop: CancellationToken
         };
         match stream {
             Ok(stream) => {
+                // A refused connection is closed at once, so that HAProxy tries another agent.
                 let Ok(permit) = Arc::clone(&shared.connections).try_acquire_owned() else {
-                    warn!(%listener, "a connection from HAProxy was closed at once: the limit of connections in [agent] is reached");
+                    warn!(%listener, "a connection from HAProxy was closed at once: max_connections of [agent] is reached");
                     continue;
                 };
                 let (shared, stop) = (Arc::clone(&shared), stop.clone());
@@ -125,8 +126,9 @@ async fn accept(listener: Listener, shared: Arc<Shared>, stop: CancellationToken
     // No new connections from here on. Dropping the listener removes the file of a unix socket.
     drop(listener);
     let open = connections.len();
-    let drained =
-        tokio::time::timeout(DRAIN, async { while connections.join_next().await.is_some() {} });
+    let drained = tokio::time::timeout(DRAIN_TIMEOUT, async {
+        while connections.join_next().await.is_some() {}
+    });
     if drained.await.is_ok() {
         info!(connections = open, "all connections are closed");
     } else {

@@ -112,7 +112,7 @@ pub struct Haproxy {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Tunnels {
     /// What the operator decided.
-    pub settings: crate::tunnels::Settings,
+    pub settings: crate::tunnels::TunnelSettings,
     /// Where tunnels outlive the agent; nowhere unless said.
     pub file: Option<PathBuf>,
 }

@@ -1,10 +1,10 @@
 //! The gate: decides about one authorization request.
 //!
-//! A request goes through stages: fitness (requests that are refused whoever sends them),
+//! A request goes through stages: fitness (requests that are refused with any credential),
 //! [`authenticate`] (who asks), [`authorize`] (may they), and `decorate` (what HAProxy and the
-//! browser need beside the decision). The agent, `explain` and the tests all call [`Gate::decide`].
+//! browser need with the decision). The agent, `explain` and the tests all call [`Gate::decide`].
 //!
-//! A [`Gate`] never changes and never waits. A reload builds another one beside it, and [`live`]
+//! A [`Gate`] never changes and never waits. A reload builds another one, and [`live`]
 //! replaces it as a whole. [`revalidator`] decides again about what was allowed earlier.
 //!
 //! Invariant: no response allows a request unless every stage was passed under the same gate and
@@ -62,12 +62,12 @@ pub struct Gate {
     pub patterns: HostPatterns,
     /// The issuers whose tokens are accepted.
     pub issuers: Arc<Issuers>,
-    /// Where tokens may be beside the Authorization header; nowhere by default.
+    /// Where tokens may be besides the Authorization header; nowhere by default.
     pub token_locations: Option<Arc<TokenLocations>>,
     /// What clients are told about tokens for workspaces (RFC 9728); nothing by default.
     pub metadata: Option<Arc<Metadata>>,
     /// The rules for client certificates. Without a bearer token, the first rule that a certificate
-    /// matches decides. Beside a token, a certificate only proves that token.
+    /// matches decides. Together with a token, a certificate only proves that token.
     pub certificates: Vec<CertificateRule>,
     /// Sign-in with a browser; none by default.
     pub browser: Option<Arc<BrowserSessions>>,
@@ -142,9 +142,11 @@ impl Gate {
 
     /// Passes a request through all stages.
     fn respond(&self, check: &Check<'_>, scratch: &mut Scratch) -> Result<Response, Stop> {
+        // First, so that a request that cannot be trusted costs no verification.
         self.check_fitness(check)?;
         let Authenticated { authentication, evidence, session } =
             self.authenticate(check, scratch)?;
+        // Computed before the decision takes the authentication.
         let strip_authorization = strips_authorization(check, &authentication);
         let decision = self.authorize(check, authentication)?;
         let response = Response { evidence, strip_authorization, session, ..decision.into() };
@@ -164,7 +166,7 @@ impl Gate {
         }
     }
 
-    /// Where tokens may be beside the Authorization header.
+    /// Where tokens may be besides the Authorization header.
     fn token_locations(&self) -> &TokenLocations {
         const NOWHERE: &TokenLocations =
             &TokenLocations { cookie: None, query: None, subprotocol: false };

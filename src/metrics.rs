@@ -64,7 +64,7 @@ metrics! {
     TOKENS = "counter" "tokens_total" ["cache"] "Valid bearer tokens, by whether the cache had their verification";
     SHADOW = "counter" "policy_shadow_total" ["result"] "Decisions that shadow policies evaluated, by the difference they would make";
     CONNECTIONS = "gauge" "connections" [] "Open connections from HAProxy";
-    WAITING = "gauge" "questions_waiting" [] "Questions that wait for a key, a token or a workspace";
+    PENDING = "gauge" "authorization_requests_pending" [] "Authorization requests that wait for a key, a token, a session or a workspace";
     KEY_SET_AGE = "gauge" "key_set_age_seconds" ["issuer"] "Time since the keys of an issuer were last fetched";
     KEY_SET_USABLE = "gauge" "key_set_usable" ["issuer"] "Whether the keys of an issuer are fresh enough to be used";
     KEY_SET_KEYS = "gauge" "key_set_keys" ["issuer"] "Keys of an issuer that can verify tokens";
@@ -86,10 +86,10 @@ metrics! {
     REDIS_SILENT = "gauge" "redis_silent_seconds" [] "Time since the Redis of [redis] last answered";
     HAPROXY_UP = "gauge" "haproxy_up" ["socket"] "Whether the runtime API of HAProxy answers at a socket";
     TUNNELS_TERMINATION_FAILED = "counter" "tunnels_termination_failed_total" [] "Tunnels that could not be terminated within a second";
-    REUSE_ON = "gauge" "reuse_on" [] "Whether HAProxy is given allows to reuse";
-    REUSE_GIVEN = "counter" "reuse_given_total" [] "Allows that HAProxy may reuse";
-    REUSE_REUSED = "counter" "reuse_requests_total" [] "Requests that HAProxy let pass with one, as far as it told";
-    REUSE_ENDED = "counter" "reuse_ended_total" [] "How often all of them ended before their time";
+    VERDICT_CACHE_ON = "gauge" "verdict_cache_on" [] "Whether HAProxy may reuse further allows";
+    VERDICT_CACHE_OFFERED = "counter" "verdict_cache_offered_total" [] "Allows that were offered to HAProxy for reuse";
+    VERDICT_CACHE_REUSED = "counter" "verdict_cache_reused_total" [] "Requests that passed HAProxy by a reused allow, as it reports them";
+    VERDICT_CACHE_INVALIDATED = "counter" "verdict_cache_invalidated_total" [] "How often all reusable allows were invalidated";
     REVOCATIONS = "gauge" "revocations" [] "Revocations in force";
     CONFIG_RELOADS = "counter" "config_reloads_total" ["result"] "Attempts to apply a changed configuration";
     CONFIG_CURRENT = "gauge" "config_current" [] "Whether the last changed configuration was applied. 0 while an older one is in force";
@@ -127,7 +127,7 @@ pub struct Metrics {
     /// Open connections from HAProxy.
     pub connections: Gauge,
     /// Questions that wait.
-    pub waiting: Gauge,
+    pub pending: Gauge,
 }
 
 /// A number that goes up and down, such as open connections.
@@ -173,7 +173,7 @@ impl Default for Metrics {
             outdated: AtomicBool::new(false),
             shadows: std::array::from_fn(|_| AtomicU64::new(0)),
             connections: Gauge::default(),
-            waiting: Gauge::default(),
+            pending: Gauge::default(),
         }
     }
 }
@@ -280,7 +280,7 @@ impl Metrics {
             to.sample(&SHADOW, &[result], read(count));
         }
         to.single(&CONNECTIONS, self.connections.get());
-        to.single(&WAITING, self.waiting.get());
+        to.single(&PENDING, self.pending.get());
         to.family(&CONFIG_RELOADS);
         to.sample(&CONFIG_RELOADS, &["applied"], read(&self.reloads));
         to.sample(&CONFIG_RELOADS, &["refused"], read(&self.refused_reloads));

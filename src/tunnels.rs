@@ -8,7 +8,7 @@
 //! would lead elsewhere, must be terminated.
 //!
 //! [`terminator`] finds the stream of each tunnel in the processes of HAProxy, terminates those that
-//! must end, and removes those that have ended from the table. [`keep`] writes the tunnels to a
+//! must end, and removes those that have ended from the table. [`store`] writes the tunnels to a
 //! file, so that a restarted agent knows those of the one before it.
 //!
 //! Invariant: no tunnel is open at HAProxy without an entry in the table or a record among the
@@ -26,7 +26,7 @@ use crate::{
         policy::{RequestContext, reading},
         reason::Reason,
     },
-    gate::{Response, revalidate::Ended},
+    gate::{Response, revalidate::EndReason},
     haproxy::runtime::{Detail, Quarter},
     identity::{Identity, certificate::CertificateRule},
     request::{Request, StreamLocation},
@@ -36,20 +36,20 @@ use crate::{
 };
 
 pub mod journal;
-pub mod keep;
 pub mod metrics;
 mod promote;
 mod recent;
 mod record;
 mod reused;
 pub mod revalidation;
-mod stranger;
+pub mod store;
 mod summary;
 pub mod table;
 pub mod terminator;
+mod unknown;
 pub mod view;
 
-pub use table::{Full, Tunnels};
+pub use table::{CannotTrack, Tunnels};
 
 /// The longest path that is remembered of a tunnel, in bytes. Policies read one byte less: the last
 /// byte shows them that the path was longer.
@@ -59,11 +59,11 @@ const MAX_METHOD: usize = 32;
 
 /// The table `[tunnels]` of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct TunnelSettings {
     /// The most tunnels at once.
-    pub most: usize,
+    pub max: usize,
     /// The longest that a tunnel may last; no limit by default.
-    pub longest: Option<Duration>,
+    pub max_lifetime: Option<Duration>,
     /// Whether a tunnel goes on after the token or certificate that opened it has expired.
     pub outlive_token: bool,
     /// Whether tunnels that this agent did not allow are terminated. Only for an agent that is the
@@ -74,11 +74,11 @@ pub struct Settings {
     pub frontends: Vec<Box<[u8]>>,
 }
 
-impl Default for Settings {
+impl Default for TunnelSettings {
     fn default() -> Self {
         Self {
-            most: 20_000,
-            longest: None,
+            max: 20_000,
+            max_lifetime: None,
             outlive_token: false,
             terminate_unknown: false,
             frontends: vec![],
@@ -88,7 +88,7 @@ impl Default for Settings {
 
 /// An allowed request, with all that a tunnel remembers of it.
 #[derive(Clone, Copy)]
-pub struct Allowed<'a> {
+pub struct AllowedRequest<'a> {
     /// The response of the gate.
     pub response: &'a Response,
     /// The authorization request.
@@ -103,7 +103,7 @@ pub struct Allowed<'a> {
 
 /// The kind of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum TunnelKind {
     /// An HTTP request that asks for another protocol, such as a WebSocket; over HTTP/2 too (RFC
     /// 8441).
     Upgrade,
@@ -117,7 +117,7 @@ pub enum Kind {
 
 /// The kind of credential that a tunnel was opened with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum By {
+pub enum TunnelCredential {
     /// A token.
     Token,
     /// The cookie of a browser session.
@@ -125,12 +125,12 @@ pub enum By {
     /// A client certificate.
     Certificate,
     /// No credential: the endpoint is public.
-    Nobody,
+    None,
 }
 
 /// Why a tunnel is terminated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum TerminationCause {
     /// The request that opened it would be refused now, for this reason.
     Refused(Reason),
     /// Its browser session ended.
@@ -153,11 +153,11 @@ pub struct Tunnel {
     /// The id of the decision that opened it. It is the id of the tunnel too.
     pub id: DecisionId,
     /// The kind of tunnel.
-    pub kind: Kind,
+    pub kind: TunnelKind,
     /// The person or machine that opened it; none for a public endpoint.
     pub identity: Option<Arc<Identity>>,
     /// The kind of credential that it was opened with.
-    pub by: By,
+    pub credential: TunnelCredential,
     /// The browser session that it was opened with, if it was one.
     pub session: Option<Arc<Session>>,
     /// The workspace that it leads to.
@@ -184,13 +184,13 @@ pub struct Tunnel {
     /// agent started.
     pub opened: MonotonicTime,
     /// Where HAProxy has its stream.
-    pub place: Place,
+    pub location: TunnelLocation,
 }
 
 /// Where HAProxy has the stream of a tunnel, from the arguments of the authorization request
 /// ([`Spot`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct TunnelLocation {
     /// The frontend of HAProxy that took the connection.
     pub frontend: Box<[u8]>,
     /// The number that HAProxy gave to the stream. Passed from HAProxy 3.0 on.
@@ -203,16 +203,16 @@ pub struct Place {
     pub source: Option<SocketAddr>,
 }
 
-impl From<Ended> for Cause {
-    fn from(ended: Ended) -> Self {
+impl From<EndReason> for TerminationCause {
+    fn from(ended: EndReason) -> Self {
         match ended {
-            Ended::Refused(reason) => Self::Refused(reason),
-            Ended::Moved => Self::Moved,
+            EndReason::Refused(reason) => Self::Refused(reason),
+            EndReason::Moved => Self::Moved,
         }
     }
 }
 
-impl Kind {
+impl TunnelKind {
     /// All kinds.
     pub const ALL: [Self; 4] = [Self::Upgrade, Self::Connect, Self::Tcp, Self::Request];
 
@@ -243,15 +243,17 @@ impl Kind {
     }
 }
 
-impl By {
+impl TunnelCredential {
     /// The kind of credential of an allowed request.
     #[must_use]
     fn of(response: &Response, certificates: &[CertificateRule]) -> Self {
         match &response.decision.identity {
             _ if response.session.is_some() => Self::Session,
-            None => Self::Nobody,
+            None => Self::None,
             Some(identity) => {
                 let name = &identity.authority.name;
+                // A certificate's identity has the authority of its rule; all other identities come
+                // from tokens.
                 let of_rule = certificates.iter().any(|rule| rule.authority.name == *name);
                 if of_rule { Self::Certificate } else { Self::Token }
             }
@@ -265,12 +267,12 @@ impl By {
             Self::Token => "token",
             Self::Session => "session",
             Self::Certificate => "certificate",
-            Self::Nobody => "nobody",
+            Self::None => "none",
         }
     }
 }
 
-impl Cause {
+impl TerminationCause {
     /// The stable id, as in records. A refusal has the id of its reason.
     #[must_use]
     pub const fn id(self) -> &'static str {
@@ -287,13 +289,14 @@ impl Cause {
 }
 
 impl Tunnel {
-    /// The tunnel that an allowed request becomes. `None` if the request is no tunnel, or if
+    /// The tunnel that an allowed request becomes. `None` if the request does not open a tunnel, or if
     /// HAProxy does not pass where its stream is.
     #[must_use]
-    pub fn of(allowed: &Allowed<'_>) -> Option<Self> {
-        let Allowed { response, request, id, certificates, now } = *allowed;
+    pub fn of(allowed: &AllowedRequest<'_>) -> Option<Self> {
+        let AllowedRequest { response, request, id, certificates, now } = *allowed;
         let decision = &response.decision;
-        let kind = Kind::of(request)?;
+        let kind = TunnelKind::of(request)?;
+        // What follows cannot name another endpoint that matters.
         let path = request.path.map(|path| path.get(..MAX_PATH).unwrap_or(path).into());
         // Policies compare methods as a whole, and know none that is longer.
         let method = request.method.filter(|method| method.len() <= MAX_METHOD).map(Into::into);
@@ -301,7 +304,7 @@ impl Tunnel {
             id: *id,
             kind,
             identity: decision.identity.clone(),
-            by: By::of(response, certificates),
+            credential: TunnelCredential::of(response, certificates),
             session: response.session.clone(),
             workspace: decision.workspace.as_ref().map(|workspace| workspace.id.clone()),
             owner: decision.owner.clone(),
@@ -315,7 +318,7 @@ impl Tunnel {
             client: request.client,
             since: now,
             opened: MonotonicTime::now(),
-            place: Place::of(&request.location)?,
+            location: TunnelLocation::of(&request.location)?,
         })
     }
 
@@ -327,18 +330,21 @@ impl Tunnel {
             path: self.path.as_deref(),
             client: self.client,
             now,
-            is_stream: self.kind == Kind::Tcp,
+            is_stream: self.kind == TunnelKind::Tcp,
         }
     }
 
     /// The time at which it ends in any case, and why.
     #[must_use]
-    pub fn end(&self, settings: &Settings) -> Option<(Timestamp, Cause)> {
-        let longest = settings.longest.map(|longest| (self.since.plus(longest), Cause::Lifetime));
-        let credential = match (&self.identity, self.by) {
-            (Some(identity), By::Token | By::Certificate) if !settings.outlive_token => {
+    pub fn end(&self, settings: &TunnelSettings) -> Option<(Timestamp, TerminationCause)> {
+        let longest =
+            settings.max_lifetime.map(|most| (self.since.plus(most), TerminationCause::Lifetime));
+        let credential = match (&self.identity, self.credential) {
+            (Some(identity), TunnelCredential::Token | TunnelCredential::Certificate)
+                if !settings.outlive_token =>
+            {
                 let expired = Reason::Refused(crate::identity::TokenError::Expired);
-                Some((identity.expires, Cause::Refused(expired)))
+                Some((identity.expires, TerminationCause::Refused(expired)))
             }
             _ => None,
         };
@@ -346,7 +352,7 @@ impl Tunnel {
     }
 }
 
-impl Place {
+impl TunnelLocation {
     fn of(location: &StreamLocation<'_>) -> Option<Self> {
         Some(Self {
             frontend: location.frontend?.into(),
@@ -372,6 +378,7 @@ impl Place {
             && self.process.is_none_or(|id| id == process)
             && (self.source.is_none() || detail.source == self.source);
         match (self.stream, self.started) {
+            // The number of a stream is unique in its process only, and HAProxy uses it again.
             _ if !here => false,
             (Some(stream), Some(started)) => {
                 detail.id == stream && detail.started == Quarter::of(started)

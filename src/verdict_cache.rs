@@ -6,8 +6,8 @@
 //!
 //! [`revalidation`] decides about the listed allows again, by the same code that decides about requests.
 //! As soon as one of them would be refused or lead elsewhere, all are invalidated: a new epoch
-//! begins, and [`teller`] sends it to every process of HAProxy, where allows of another epoch do
-//! not count.
+//! begins, and [`broadcaster`] sends it to every process of HAProxy, where allows of another epoch are
+//! ignored.
 //!
 //! Invariant: while a process of HAProxy does not know the current epoch, no allow is offered for
 //! reuse. What was offered before ends at its deadline.
@@ -36,13 +36,13 @@ use crate::{
     workspaces::host::Host,
 };
 
+pub mod broadcaster;
 pub mod revalidation;
-pub mod teller;
 #[cfg(test)]
 mod tests;
 
 /// The most allows that are listed at once. Beyond that none is offered.
-const MOST: usize = 100_000;
+const MAX_ALLOWS: usize = 100_000;
 /// The table is split into this many parts. One is locked and examined at a time, so that no
 /// request waits long.
 const PARTS: usize = 128;
@@ -52,54 +52,54 @@ const MAX_ID: usize = 64;
 const NO_EPOCH: &[u8] = b"-";
 
 /// The allows that HAProxy may reuse.
-pub struct Edge {
+pub struct VerdictCache {
     /// How long an allow may be reused at most.
-    longest: Duration,
+    max_age: Duration,
     /// A random number that distinguishes this run of the agent from others.
     run: u64,
-    state: Mutex<State>,
-    /// The number of the epoch, from one. Allows of an earlier epoch do not count any more.
+    state: Mutex<CacheState>,
+    /// The number of the epoch, from one. Allows of an earlier epoch are invalid.
     epoch: channel::Sender<u64>,
     /// The epoch that the processes of each socket know; zero while they cannot be reached.
-    told: Box<[AtomicU64]>,
+    announced: Box<[AtomicU64]>,
     /// The number of epoch names that were sent.
-    names: AtomicU64,
-    counts: Counts,
+    epoch_names: AtomicU64,
+    counts: CacheCounts,
 }
 
 /// The listed allows.
-struct State {
+struct CacheState {
     parts: Vec<Part>,
     /// The number of allows in all parts.
     count: usize,
     hasher: RandomState,
 }
 
-type Part = HashMap<Key, Given>;
+type Part = HashMap<AllowKey, CachedAllow>;
 
 /// Whose allow it is, and for which host. Identity and session are compared by address. The entry
 /// holds them, so that no other ones can have these addresses.
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct Key {
+struct AllowKey {
     identity: Option<usize>,
     session: Option<usize>,
     host: Host,
 }
 
 #[derive(Clone)]
-struct Given {
+struct CachedAllow {
     identity: Option<Arc<Identity>>,
     session: Option<Arc<Session>>,
     route: Option<Route>,
     /// When HAProxy stops reusing it.
     until: MonotonicTime,
     /// Whether it was not revalidated yet: it may have been decided just before a change.
-    fresh: bool,
+    is_new: bool,
 }
 
 /// The terms on which HAProxy may reuse an allow. It compares all of them, and more of the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terms<'r> {
+pub struct ReuseTerms<'r> {
     /// The id of the authorization request. HAProxy stores what that request looked like under it.
     pub id: &'r [u8],
     /// The deadline, in milliseconds since the Unix epoch by HAProxy's clock.
@@ -113,43 +113,43 @@ pub struct Terms<'r> {
 }
 
 #[derive(Default)]
-struct Counts {
-    given: AtomicU64,
+struct CacheCounts {
+    offered: AtomicU64,
     reused: AtomicU64,
-    ended: AtomicU64,
+    invalidated: AtomicU64,
 }
 
 /// Counters and state, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Status {
+pub struct CacheStatus {
     /// Whether allows are offered for reuse at the moment.
     pub on: bool,
     /// The number of allows that were offered.
-    pub given: u64,
+    pub offered: u64,
     /// The number of requests that passed by a reused allow, as HAProxy reports it.
     pub reused: u64,
     /// How often all offered allows were invalidated.
-    pub ended: u64,
+    pub invalidated: u64,
 }
 
-impl Edge {
+impl VerdictCache {
     /// For a HAProxy with this many sockets of the runtime API. Without a socket, an offered allow
     /// ends only at its deadline.
     #[must_use]
-    pub fn new(longest: Duration, sockets: usize) -> Self {
+    pub fn new(max_age: Duration, sockets: usize) -> Self {
         let mut run = [0; 8];
         // Without random numbers, the time distinguishes the runs.
         if aws_lc_rs::rand::fill(&mut run).is_err() {
             run = Timestamp::now().as_millis().to_be_bytes();
         }
         Self {
-            longest,
+            max_age,
             run: u64::from_be_bytes(run),
-            state: Mutex::new(State::new()),
+            state: Mutex::new(CacheState::new()),
             epoch: channel::Sender::new(1),
-            told: (0..sockets).map(|_| AtomicU64::new(0)).collect(),
-            names: AtomicU64::new(0),
-            counts: Counts::default(),
+            announced: (0..sockets).map(|_| AtomicU64::new(0)).collect(),
+            epoch_names: AtomicU64::new(0),
+            counts: CacheCounts::default(),
         }
     }
 
@@ -158,19 +158,19 @@ impl Edge {
     /// An allow that depends on the path is never offered. None is valid for longer than its
     /// credential.
     #[must_use]
-    pub fn give<'r>(
+    pub fn offer<'r>(
         &self,
         response: &Response,
         request: &Request<'r>,
         now: Timestamp,
-    ) -> Option<Terms<'r>> {
+    ) -> Option<ReuseTerms<'r>> {
         if !self.is_on() || !may_be_reused(response, request) {
             return None;
         }
         let (host, client) = (request.host?, request.client?);
         let id = request.reuse.id.filter(|id| (1..=MAX_ID).contains(&id.len()))?;
         let epoch = request.reuse.epoch.unwrap_or(NO_EPOCH);
-        let mut left = self.longest;
+        let mut left = self.max_age;
         let Response { decision, session, .. } = response;
         if let Some(identity) = &decision.identity {
             left = left.min(identity.expires.since(now));
@@ -180,21 +180,21 @@ impl Edge {
         }
         let millis = u64::try_from(left.as_millis()).ok().filter(|millis| *millis > 0)?;
         let until = request.reuse.now?.checked_add(millis)?;
-        let key = Key {
+        let key = AllowKey {
             identity: decision.identity.as_ref().map(|identity| Arc::as_ptr(identity).addr()),
             session: session.as_ref().map(|session| Arc::as_ptr(session).addr()),
             host: Host::parse(host).ok()?,
         };
-        let given = Given {
+        let given = CachedAllow {
             identity: decision.identity.clone(),
             session: session.clone(),
             route: decision.route.clone(),
             until: MonotonicTime::now().plus(left),
-            fresh: true,
+            is_new: true,
         };
         let mut state = self.lock();
-        let full = state.count >= MOST;
-        let State { parts, count, hasher } = &mut *state;
+        let full = state.count >= MAX_ALLOWS;
+        let CacheState { parts, count, hasher } = &mut *state;
         let number = usize::try_from(hasher.hash_one(&key) % PARTS as u64).unwrap_or_default();
         // INVARIANT: the number is below [`PARTS`].
         let part = parts.get_mut(number)?;
@@ -202,7 +202,7 @@ impl Edge {
             // An entry that leads elsewhere must stay: when it is revalidated, it invalidates all.
             Some(known) if known.route == given.route => {
                 known.until = known.until.max(given.until);
-                known.fresh = true;
+                known.is_new = true;
             }
             Some(_) => return None,
             None if full => return None,
@@ -212,16 +212,16 @@ impl Edge {
             }
         }
         drop(state);
-        self.counts.given.fetch_add(1, Ordering::Relaxed);
-        Some(Terms { id, until, client, epoch, host })
+        self.counts.offered.fetch_add(1, Ordering::Relaxed);
+        Some(ReuseTerms { id, until, client, epoch, host })
     }
 
     /// Invalidates all offered allows, at once where HAProxy can be reached.
-    pub fn end_all(&self) {
-        let empty = State::new();
+    pub fn invalidate_all(&self) {
+        let empty = CacheState::new();
         let mut state = self.lock();
         let ended = std::mem::replace(&mut *state, empty);
-        self.counts.ended.fetch_add(1, Ordering::Relaxed);
+        self.counts.invalidated.fetch_add(1, Ordering::Relaxed);
         // Under the lock, so that no allow is listed between the two steps.
         self.epoch.send_modify(|epoch| *epoch += 1);
         drop(state);
@@ -230,36 +230,41 @@ impl Edge {
     }
 
     /// Counts requests that passed by a reused allow.
-    pub fn was_reused(&self, times: u64) {
+    pub fn count_reused(&self, times: u64) {
         self.counts.reused.fetch_add(times, Ordering::Relaxed);
     }
 
     /// The counters and the state.
     #[must_use]
-    pub fn status(&self) -> Status {
+    pub fn status(&self) -> CacheStatus {
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        let Counts { given, reused, ended } = &self.counts;
-        Status { on: self.is_on(), given: read(given), reused: read(reused), ended: read(ended) }
+        let CacheCounts { offered, reused, invalidated } = &self.counts;
+        CacheStatus {
+            on: self.is_on(),
+            offered: read(offered),
+            reused: read(reused),
+            invalidated: read(invalidated),
+        }
     }
 
     /// Whether every process of HAProxy knows the current epoch.
     fn is_on(&self) -> bool {
         let epoch = *self.epoch.borrow();
-        self.told.iter().all(|told| told.load(Ordering::Acquire) == epoch)
+        self.announced.iter().all(|told| told.load(Ordering::Acquire) == epoch)
     }
 
     /// A new name for the current epoch. A name is never used twice, by any agent or run: if
     /// another agent sent an epoch in between, the old name would make old allows valid again.
-    fn name(&self) -> String {
-        format!("{:016x}-{}", self.run, self.names.fetch_add(1, Ordering::Relaxed))
+    fn epoch_name(&self) -> String {
+        format!("{:016x}-{}", self.run, self.epoch_names.fetch_add(1, Ordering::Relaxed))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, CacheState> {
         self.state.lock()
     }
 }
 
-impl State {
+impl CacheState {
     fn new() -> Self {
         let parts = (0..PARTS).map(|_| Part::new()).collect();
         Self { parts, count: 0, hasher: RandomState::new() }

@@ -101,7 +101,7 @@ pub fn rows(report: &mut Report, idp: DevIdp, runtime: &tokio::runtime::Handle, 
     let stage = Stage::start(
         idp,
         Setting {
-            agent: "reuse_ms = 60000\n",
+            agent: "verdict_cache_ms = 60000\n",
             issuer: format!("{sign_in}{source}"),
             ports: PORT,
             prepare: Some(&prepare),

@@ -72,7 +72,7 @@ fn stage() {
         )
     };
     fs::write(at("ours.toml"), config("ours", "")).unwrap();
-    fs::write(at("ours-reuse.toml"), config("ours-reuse", "reuse_ms = 5000\n")).unwrap();
+    fs::write(at("ours-reuse.toml"), config("ours-reuse", "verdict_cache_ms = 5000\n")).unwrap();
     let workspaces = format!(
         "workspaces:\n  - {{ id: pinkpanda-demo-ns35kd21abc, owner: {{ subject: sub-alice }}, phase: running, destination: '{upstream}' }}\n"
     );

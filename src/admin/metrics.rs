@@ -184,11 +184,11 @@ pub(super) fn render(state: &AdminState) -> String {
             to.single(&metrics::REDIS_SILENT, redis.silent().as_secs());
         }
     }
-    let reuse = state.edge.as_ref().map(|edge| edge.status()).unwrap_or_default();
-    to.single(&metrics::REUSE_ON, u8::from(reuse.on));
-    to.single(&metrics::REUSE_GIVEN, reuse.given);
-    to.single(&metrics::REUSE_REUSED, reuse.reused);
-    to.single(&metrics::REUSE_ENDED, reuse.ended);
+    let cache = state.verdict_cache.as_ref().map(|cache| cache.status()).unwrap_or_default();
+    to.single(&metrics::VERDICT_CACHE_ON, u8::from(cache.on));
+    to.single(&metrics::VERDICT_CACHE_OFFERED, cache.offered);
+    to.single(&metrics::VERDICT_CACHE_REUSED, cache.reused);
+    to.single(&metrics::VERDICT_CACHE_INVALIDATED, cache.invalidated);
     to.single(&metrics::REVOCATIONS, state.revocations.len());
     let audit = state.audit_log.status();
     to.single(&metrics::AUDIT_WAITING, audit.waiting);

@@ -152,7 +152,7 @@ pub struct ReuseStatus {
     /// Whether allows are offered for reuse at the moment.
     pub on: bool,
     /// Allows that were offered.
-    pub given: u64,
+    pub offered: u64,
     /// Requests that passed by a reused allow.
     pub reused: u64,
 }
@@ -191,7 +191,7 @@ impl AdminState {
             ready: readiness.ready,
             problems: readiness.checks.into_iter().filter(|check| !check.ok).collect(),
             connections: gate.metrics.connections.get(),
-            pending: gate.metrics.waiting.get(),
+            pending: gate.metrics.pending.get(),
             decisions: decisions(&gate.metrics),
             latency: latency(&gate.metrics),
             issuers: issuers(&gate, now),
@@ -211,9 +211,9 @@ impl AdminState {
                     sockets: summary.sockets.into_iter().map(socket).collect(),
                 }
             }),
-            reuse: self.edge.as_ref().map(|cache| {
+            reuse: self.verdict_cache.as_ref().map(|cache| {
                 let status = cache.status();
-                ReuseStatus { on: status.on, given: status.given, reused: status.reused }
+                ReuseStatus { on: status.on, offered: status.offered, reused: status.reused }
             }),
             revocations: self.revocations.len(),
             audit: AuditView {

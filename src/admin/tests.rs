@@ -15,7 +15,7 @@ use crate::{
     audit::WriterThread,
     gate::scene::{ALICES, Scene},
     sources::{WatchedSource, api::Leases},
-    tunnels::Settings,
+    tunnels::TunnelSettings,
 };
 
 const REPLACED: &str = "bluebird-demo-ns35kd21abc";
@@ -46,9 +46,9 @@ impl Api {
             revocations: Arc::clone(&scene.gate.revocations),
             browser: scene.gate.browser.clone(),
             live: Arc::new(Live::new(Arc::new(scene.gate))),
-            tunnels: Some(Arc::new(Tunnels::new(Settings::default(), 1, Arc::clone(&log)))),
+            tunnels: Some(Arc::new(Tunnels::new(TunnelSettings::default(), 1, Arc::clone(&log)))),
             audit_log: log,
-            edge: None,
+            verdict_cache: None,
         };
         change(&mut state);
         let scene = Arc::new(state);

@@ -15,7 +15,7 @@ use crate::{
     time::Timestamp,
     tunnels::{
         Tunnels,
-        view::{Selection, Views},
+        view::{TunnelList, TunnelSelection},
     },
 };
 
@@ -24,14 +24,14 @@ const UNTRACKED: &str =
 
 pub(super) async fn list(State(state): State<Arc<AdminState>>) -> Response {
     with(&state, |tunnels| {
-        Json(tunnels.views(&Selection::default(), Timestamp::now())).into_response()
+        Json(tunnels.views(&TunnelSelection::default(), Timestamp::now())).into_response()
     })
 }
 
 pub(super) async fn terminate(
     State(state): State<Arc<AdminState>>,
     ConnectInfo(caller): ConnectInfo<Caller>,
-    body: Result<Json<Selection>, JsonRejection>,
+    body: Result<Json<TunnelSelection>, JsonRejection>,
 ) -> Response {
     let selection = match body {
         Ok(Json(selection)) => selection,
@@ -45,7 +45,7 @@ pub(super) async fn terminate(
         // The audit log has each with the user id once it is terminated.
         let count = tunnels.terminate(caller.uid, |tunnel| selection.covers(tunnel));
         info!(uid = caller.uid, count, "an administrator terminates tunnels");
-        Json(Views { terminating: Some(count), ..Views::default() }).into_response()
+        Json(TunnelList { terminating: Some(count), ..TunnelList::default() }).into_response()
     })
 }
 

@@ -15,9 +15,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{Shared, Stream};
+use super::{ServerContext, Stream};
 use crate::{
-    agent::reply::Batch,
+    agent::ack::Batch,
     authz::reason::Reason,
     identity::pending::{Pending, Waiting},
     spop::{
@@ -29,40 +29,44 @@ use crate::{
 };
 
 /// The longest time to the HELLO of HAProxy.
-const HELLO_WITHIN: Duration = Duration::from_secs(5);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest time from the first to the last byte of a frame.
-const FRAME_WITHIN: Duration = Duration::from_secs(5);
+const FRAME_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection without frames is closed after this time. HAProxy closes idle connections earlier.
-const IDLE: Duration = Duration::from_mins(10);
+const IDLE_TIMEOUT: Duration = Duration::from_mins(10);
 /// A connection is closed if HAProxy accepts no response for this time.
-const WRITE_WITHIN: Duration = Duration::from_secs(5);
+const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest wait for keys, whatever the limit for responses.
-const KEYS_WITHIN: Duration = Duration::from_millis(200);
+const KEY_WAIT_TIMEOUT: Duration = Duration::from_millis(200);
 /// Bytes that are read at once: about twenty requests, which is what HAProxy has open on a
 /// connection.
-const READ: usize = 32 * 1024;
+const READ_SIZE: usize = 32 * 1024;
 /// Responses are written when they have this many bytes, at the latest.
-const WRITE: usize = 64 * 1024;
+const WRITE_SIZE: usize = 64 * 1024;
 /// The most reads at the end of the agent, for requests that had arrived by then.
-const DRAIN_READS: usize = 16;
+const MAX_DRAIN_READS: usize = 16;
 /// The most waiting requests of one connection. HAProxy has at most 20 open.
-const WAITING: usize = 64;
+const MAX_PENDING: usize = 64;
 
 #[cfg(test)]
 mod tests;
 
 struct Connection<'s, S> {
     stream: S,
-    shared: &'s Arc<Shared>,
+    shared: &'s Arc<ServerContext>,
     side: AgentSide,
     input: BytesMut,
     out: Vec<u8>,
     scratch: Scratch,
-    waiting: JoinSet<Vec<u8>>,
+    pending: JoinSet<Vec<u8>>,
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(stream: impl Stream, shared: &Arc<Shared>, stop: CancellationToken) {
+pub(super) async fn serve(
+    stream: impl Stream,
+    shared: &Arc<ServerContext>,
+    stop: CancellationToken,
+) {
     let mut connection = Connection {
         stream,
         shared,
@@ -70,7 +74,7 @@ pub(super) async fn serve(stream: impl Stream, shared: &Arc<Shared>, stop: Cance
         input: BytesMut::new(),
         out: Vec::new(),
         scratch: Scratch::default(),
-        waiting: JoinSet::new(),
+        pending: JoinSet::new(),
     };
     if let Err(error) = connection.run(stop).await {
         debug!(%error, "a connection ended");
@@ -79,27 +83,27 @@ pub(super) async fn serve(stream: impl Stream, shared: &Arc<Shared>, stop: Cance
 
 impl<S: Stream> Connection<'_, S> {
     async fn run(&mut self, stop: CancellationToken) -> std::io::Result<()> {
-        let mut deadline = Instant::now() + HELLO_WITHIN;
+        let mut deadline = Instant::now() + HELLO_TIMEOUT;
         // Both live as long as the connection: creating a timer costs as much as a decision.
         let mut timer = pin!(sleep_until(deadline));
         let mut stopped = pin!(stop.cancelled());
         loop {
-            let progress = self.answer_input().await?;
+            let progress = self.handle_input().await?;
             self.flush().await?;
             if self.side.is_closed() {
                 return self.stream.shutdown().await;
             }
             let whole = self.input.is_empty();
             if progress {
-                deadline = Instant::now() + if whole { IDLE } else { FRAME_WITHIN };
+                deadline = Instant::now() + if whole { IDLE_TIMEOUT } else { FRAME_TIMEOUT };
             }
             if deadline < timer.deadline() {
                 timer.as_mut().reset(deadline);
             }
-            self.input.reserve(READ);
+            self.input.reserve(READ_SIZE);
             tokio::select! {
                 biased;
-                Some(answer) = self.waiting.join_next() => {
+                Some(answer) = self.pending.join_next() => {
                     // If the task panicked, HAProxy gets no response and denies after its own
                     // timeout.
                     self.out.extend(answer.unwrap_or_default());
@@ -109,7 +113,7 @@ impl<S: Stream> Connection<'_, S> {
                         return Ok(());
                     }
                     if whole {
-                        deadline = deadline.min(Instant::now() + FRAME_WITHIN);
+                        deadline = deadline.min(Instant::now() + FRAME_TIMEOUT);
                     }
                 }
                 () = &mut stopped => return self.drain().await,
@@ -125,10 +129,10 @@ impl<S: Stream> Connection<'_, S> {
     }
 
     /// Handles all complete frames of the input. Returns whether there was one.
-    async fn answer_input(&mut self) -> std::io::Result<bool> {
+    async fn handle_input(&mut self) -> std::io::Result<bool> {
         let mut progress = false;
         loop {
-            let full = self.answer_some(&mut progress);
+            let full = self.handle_some(&mut progress);
             if !full {
                 return Ok(progress);
             }
@@ -137,7 +141,7 @@ impl<S: Stream> Connection<'_, S> {
     }
 
     /// Handles frames until there are no more, or the output is full. Returns whether it is full.
-    fn answer_some(&mut self, progress: &mut bool) -> bool {
+    fn handle_some(&mut self, progress: &mut bool) -> bool {
         let gate = self.shared.handler.gate();
         let workspaces = gate.registry.snapshot();
         let batch = Batch {
@@ -149,7 +153,7 @@ impl<S: Stream> Connection<'_, S> {
             // buffer to the last byte.
             max_frame_size: self.side.frame_limit().saturating_sub(1),
         };
-        while self.out.len() < WRITE {
+        while self.out.len() < WRITE_SIZE {
             let Some((event, used)) = self.side.next(&self.input, &mut self.out) else {
                 return false;
             };
@@ -157,7 +161,7 @@ impl<S: Stream> Connection<'_, S> {
             match event {
                 Event::Notify(notify) => {
                     let handler = &self.shared.handler;
-                    let pending = handler.answer(
+                    let pending = handler.handle(
                         &notify,
                         &batch,
                         &mut self.scratch,
@@ -167,7 +171,7 @@ impl<S: Stream> Connection<'_, S> {
                     if let Some(pending) = pending {
                         let whole = self.input.get(..used).unwrap_or_default().to_vec();
                         if !wait(
-                            &mut self.waiting,
+                            &mut self.pending,
                             self.shared,
                             pending,
                             whole,
@@ -198,7 +202,7 @@ impl<S: Stream> Connection<'_, S> {
     /// Writes everything at once: HAProxy 3.2 resets a connection whose HELLO arrives in pieces.
     async fn flush(&mut self) -> std::io::Result<()> {
         if !self.out.is_empty() {
-            timeout(WRITE_WITHIN, self.stream.write_all(&self.out)).await??;
+            timeout(WRITE_TIMEOUT, self.stream.write_all(&self.out)).await??;
             self.out.clear();
         }
         Ok(())
@@ -208,14 +212,14 @@ impl<S: Stream> Connection<'_, S> {
     /// connections.
     async fn drain(&mut self) -> std::io::Result<()> {
         // HAProxy resends elsewhere what it sends after this.
-        for _ in 0..DRAIN_READS {
-            self.input.reserve(READ);
+        for _ in 0..MAX_DRAIN_READS {
+            self.input.reserve(READ_SIZE);
             match timeout(Duration::ZERO, self.stream.read_buf(&mut self.input)).await {
-                Ok(Ok(1..)) => self.answer_input().await?,
+                Ok(Ok(1..)) => self.handle_input().await?,
                 _ => break,
             };
         }
-        while let Some(answer) = self.waiting.join_next().await {
+        while let Some(answer) = self.pending.join_next().await {
             self.out.extend(answer.unwrap_or_default());
         }
         self.side.close(Status::Normal, "the agent ends", &mut self.out);
@@ -227,20 +231,20 @@ impl<S: Stream> Connection<'_, S> {
 /// Lets a request wait in a task of its own. Returns false if too many wait already.
 fn wait(
     tasks: &mut JoinSet<Vec<u8>>,
-    shared: &Arc<Shared>,
+    shared: &Arc<ServerContext>,
     pending: Pending,
     whole: Vec<u8>,
     started: MonotonicTime,
     max_frame_size: u32,
 ) -> bool {
-    if tasks.len() >= WAITING {
+    if tasks.len() >= MAX_PENDING {
         return false;
     }
-    let Ok(permit) = Arc::clone(&shared.waiting).try_acquire_owned() else { return false };
+    let Ok(permit) = Arc::clone(&shared.pending).try_acquire_owned() else { return false };
     let shared = Arc::clone(shared);
     tasks.spawn(async move {
-        let waits = shared.handler.metrics().waiting.hold();
-        let ended = pending.ended(KEYS_WITHIN.min(shared.answer_within)).await;
+        let waits = shared.handler.metrics().pending.hold();
+        let ended = pending.ended(KEY_WAIT_TIMEOUT.min(shared.response_timeout)).await;
         let gate = shared.handler.gate();
         let workspaces = gate.registry.snapshot();
         let now = Timestamp::now();
@@ -252,7 +256,7 @@ fn wait(
         {
             if ended {
                 let mut scratch = Scratch::default();
-                shared.handler.answer(&notify, &batch, &mut scratch, Waiting::Never, &mut out);
+                shared.handler.handle(&notify, &batch, &mut scratch, Waiting::Never, &mut out);
             } else {
                 shared.handler.refuse(&notify, Reason::Deadline, &batch, &mut out);
             }

@@ -77,6 +77,7 @@ impl<'a> DecisionRecord<'a> {
             decision_id: id,
             unique_id: request.unique_id.unwrap_or_default(),
             latency: None,
+            // HAProxy reports reuse with the next authorization request of the connection.
             reused: request.reuse.last.map(|id| (request.reuse.times, id)).filter(|(n, _)| *n > 0),
             verdict: decision.verdict().id(),
             reason: decision.reason.id(),
@@ -173,6 +174,7 @@ impl Asked<'_> {
             let groups = who.groups.iter();
             who.authority.name.len() + all.chain(groups).map(|text| text.len() + 3).sum::<usize>()
         };
+        // Groups can be long, and all of a record must fit a line of the audit log.
         let size = identity.map_or(0, texts) + organization.map_or(0, str::len);
         if size > MAX_INPUTS {
             return line.null("inputs");
@@ -187,6 +189,7 @@ impl Asked<'_> {
             line.optional("email", who.email.as_deref());
             line.optional("username", who.username.as_deref());
             line.optional("user_organization", who.organization.as_deref());
+            // The token does not list the groups, which is not the same as having none.
             if who.groups_overage {
                 line.null("groups");
             } else {

@@ -20,13 +20,13 @@ pub struct AgentSettings {
     /// The number of threads that serve connections.
     pub workers: usize,
     /// The longest time to the response; shorter than HAProxy's `timeout processing`.
-    pub answer_within: Duration,
+    pub response_timeout: Duration,
     /// How long HAProxy may reuse the last allow of a connection; never by default.
     pub reuse: Option<Duration>,
     /// The most connections at once.
-    pub connections: usize,
+    pub max_connections: usize,
     /// The most requests that wait at once, over all connections.
-    pub waiting: usize,
+    pub max_pending: usize,
     /// The most verified tokens that are remembered.
     pub tokens: u64,
     /// Whether the configuration is read again when its file changes, and not only after SIGHUP.

@@ -56,7 +56,7 @@ pub fn each(
             None => set("status", Value::Int(decision.reason.status().into())),
         }
         let metadata = response.metadata.as_deref().zip(request.host);
-        challenge(decision.reason, metadata.map(|(_, host)| host), |value| {
+        set_challenge(decision.reason, metadata.map(|(_, host)| host), |value| {
             set("www_authenticate", Value::Text(value.as_bytes()));
         });
         if let (Reason::ResourceMetadata, Some((metadata, host))) = (decision.reason, metadata) {
@@ -97,12 +97,12 @@ pub fn each(
         }
     }
     if allowed {
-        travel(response, request, set);
+        set_route(response, request, set);
     }
 }
 
 /// Sets where an allowed request goes, and which of its headers reach the workspace.
-fn travel(
+fn set_route(
     response: &Response,
     request: &Request<'_>,
     mut set: impl FnMut(&'static str, Value<'_>),
@@ -112,11 +112,13 @@ fn travel(
             set("dst_ip", Value::Ip(address.ip()));
             set("dst_port", Value::Int(address.port().into()));
         }
-        Some(Route::Named(address, gateway)) => named(address, gateway, request, &mut set),
+        Some(Route::Named(address, gateway)) => {
+            set_named_route(address, gateway, request, &mut set);
+        }
         Some(Route::Backend(name)) => set("backend", Value::Text(name.as_bytes())),
         None => {}
     }
-    let mut keep = Keep::default();
+    let mut keep = Passthrough::default();
     if request.authorization.is_some() && !response.strip_authorization {
         keep.add("authorization");
     }
@@ -162,9 +164,9 @@ fn travel(
 /// HAProxy deletes what is not named here. If it has no memory for this variable, the workspace
 /// misses a header, but never gets a credential of the gate.
 #[derive(Default)]
-struct Keep(ArrayString<40>);
+struct Passthrough(ArrayString<40>);
 
-impl Keep {
+impl Passthrough {
     fn add(&mut self, word: &str) {
         // INVARIANT: "authorization cookie query protocols" is 36 bytes long.
         if !self.0.is_empty() {
@@ -177,7 +179,7 @@ impl Keep {
 /// Sets the variables of a named destination. The port has another name for each further variable
 /// that HAProxy needs. If one of those is missing, the request fails, instead of going to a wrong
 /// place or without TLS.
-fn named(
+fn set_named_route(
     address: &SocketAddr,
     gateway: &NamedServer,
     request: &Request<'_>,
@@ -228,7 +230,7 @@ fn document(metadata: &Metadata, host: &[u8]) -> String {
 /// Writes the WWW-Authenticate challenge (RFC 6750 section 3). It has an error code only if the
 /// request had a credential, and the address of the metadata document if there is one (RFC 9728
 /// section 5.1).
-fn challenge(reason: Reason, host: Option<&[u8]>, set: impl FnOnce(&str)) {
+fn set_challenge(reason: Reason, host: Option<&[u8]>, set: impl FnOnce(&str)) {
     let mut value = ArrayString::<768>::new();
     let written = match (reason, reason.status()) {
         (Reason::Refused(error), _) => write!(

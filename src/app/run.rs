@@ -30,7 +30,7 @@ use crate::{
     },
     time::Timestamp,
     tunnels::revalidation::TunnelRevalidation,
-    verdict_cache::{Edge, revalidation::CacheRevalidation, teller},
+    verdict_cache::{VerdictCache, broadcaster, revalidation::CacheRevalidation},
 };
 
 mod reload;
@@ -96,14 +96,15 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
     }
     let tunnels = tunnels::build(&config, &gate, &audit_log);
     let sockets = config.haproxy.as_ref().map_or(&[][..], |haproxy| &haproxy.sockets);
-    let edge = config.agent.reuse.map(|longest| Arc::new(Edge::new(longest, sockets.len())));
+    let verdict_cache =
+        config.agent.reuse.map(|longest| Arc::new(VerdictCache::new(longest, sockets.len())));
     let state = Arc::new(AdminState {
         live: Arc::clone(&live),
         revocations: Arc::clone(&gate.revocations),
         audit_log: Arc::clone(&audit_log),
         browser: gate.browser.clone(),
         tunnels: tunnels.clone(),
-        edge: edge.clone(),
+        verdict_cache: verdict_cache.clone(),
     });
     let admin = match &config.admin {
         Some(admin) => Some(AdminServer::bind(admin, Arc::clone(&state)).with_context(|| {
@@ -115,7 +116,7 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
     let server = {
         // Its sockets belong to the runtime that decides.
         let _entered = requests.enter();
-        Server::bind(&config.agent, asked, kept, tunnels.clone(), edge.clone())?
+        Server::bind(&config.agent, asked, kept, tunnels.clone(), verdict_cache.clone())?
     };
     let mut end = Signals::listen()?;
     let hangup = Reloader::signal()?;
@@ -126,16 +127,16 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
     }
     let of_gate = Tasks::start(&parts, feeds, &stop)?;
     let mut revalidator = Revalidator::new(Arc::clone(&live));
-    if let Some(edge) = edge {
+    if let Some(verdict_cache) = verdict_cache {
         for (number, socket) in sockets.iter().enumerate() {
-            tasks.spawn(teller::run(
-                Arc::clone(&edge),
+            tasks.spawn(broadcaster::run(
+                Arc::clone(&verdict_cache),
                 SocketId::new(number),
                 socket.clone(),
                 stop.clone(),
             ));
         }
-        revalidator.register(CacheRevalidation::new(edge));
+        revalidator.register(CacheRevalidation::new(verdict_cache));
     }
     let handed_over = tunnels.clone().zip(config.tunnels.file.clone());
     if let Some(tunnels) = tunnels {
@@ -195,7 +196,7 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
         tasks.ended().await;
     }
     if let Some((tunnels, path)) = handed_over {
-        tunnels::hand_over(&tunnels, &path);
+        tunnels::store_recent(&tunnels, &path);
     }
     record(&audit_log, &live.load(), AuditEvent::Stop, Some(signal));
     // Whatever still runs gets nothing on record any more, and so allows nothing.

@@ -11,7 +11,7 @@ use crate::{
     config::Config,
     gate::{Gate, live::Live},
     haproxy::SocketId,
-    tunnels::{Settings, Tunnels, keep, terminator::TunnelTerminator},
+    tunnels::{TunnelSettings, Tunnels, store, terminator::TunnelTerminator},
 };
 use std::path::Path;
 
@@ -28,7 +28,7 @@ pub(super) fn build(
         return None;
     };
     let frontends = haproxy.frontends.clone();
-    let settings = Settings { frontends, ..config.tunnels.settings.clone() };
+    let settings = TunnelSettings { frontends, ..config.tunnels.settings.clone() };
     let tunnels = Tunnels::new(settings, haproxy.sockets.len(), Arc::clone(audit_log));
     let tunnels = tunnels.reusing(config.agent.reuse);
     let tunnels = Arc::new(match &config.tunnels.file {
@@ -36,7 +36,7 @@ pub(super) fn build(
         None => tunnels,
     });
     if let Some(path) = &config.tunnels.file
-        && let Err(error) = keep::adopt(&tunnels, gate, path)
+        && let Err(error) = store::load(&tunnels, gate, path)
     {
         error!(%error, path = %path.display(), "reading the file of tunnels failed: tunnels opened before this start are not known to this agent");
     }
@@ -59,13 +59,13 @@ pub(super) fn spawn(
         tasks.spawn(terminator.run(stop.clone()));
     }
     if let Some(path) = &config.tunnels.file {
-        tasks.spawn(keep::run(Arc::clone(tunnels), path.clone(), stop.clone()));
+        tasks.spawn(store::run(Arc::clone(tunnels), path.clone(), stop.clone()));
     }
 }
 
 /// Writes the requests of the last seconds for the agent after this one.
-pub(super) fn hand_over(tunnels: &Tunnels, path: &Path) {
-    if let Err(error) = keep::hand_over(tunnels, path) {
+pub(super) fn store_recent(tunnels: &Tunnels, path: &Path) {
+    if let Err(error) = store::store_recent(tunnels, path) {
         error!(%error, path = %path.display(), "storing the requests of the last seconds failed at the end of the agent: the next agent does not know those that last");
     }
 }

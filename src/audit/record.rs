@@ -84,7 +84,7 @@ events! {
     BackChannelLogout = "back_channel_logout": "A provider ended sessions by a logout token.";
     BackChannelLogoutUnmatched = "back_channel_logout_unmatched": "A provider's logout token matched no session of this agent.";
     TunnelOpen = "tunnel_open": "A tunnel was opened.";
-    TunnelClose = "tunnel_close": "A tunnel was closed by one of its ends.";
+    TunnelClose = "tunnel_close": "A tunnel has ended. After a termination `cause` says why.";
     TunnelTerminate = "tunnel_terminate": "The agent terminated a tunnel; `cause` says why.";
     TunnelTerminateFailed = "tunnel_terminate_failed": "A tunnel could not be terminated within a second; `error` says why. The agent tries again.";
     Open = "open": "The agent opened the log; `after` says what was there before.";

@@ -13,7 +13,7 @@ use reqwest::Method;
 use super::{TerminateArgs, TunnelsArgs, TunnelsCommand, agent::Agent, workspaces::columns};
 use crate::{
     admin::TUNNELS,
-    tunnels::view::{Selection, View, Views},
+    tunnels::view::{TunnelList, TunnelSelection, TunnelView},
 };
 
 /// How often a watch looks.
@@ -35,7 +35,7 @@ pub(super) fn tunnels(args: &TunnelsArgs) -> anyhow::Result<ExitCode> {
         TunnelsCommand::Watch => watch(&agent, args.json, &mut out)?,
         TunnelsCommand::Terminate(TerminateArgs { user, workspace, id }) => {
             let (user, workspace, id) = (user.clone(), workspace.clone(), id.clone());
-            let body = serde_json::to_vec(&Selection { user, workspace, id })?;
+            let body = serde_json::to_vec(&TunnelSelection { user, workspace, id })?;
             let views = ask(&agent, Method::DELETE, Some(body))?;
             let count = views.terminating.unwrap_or_default();
             if args.json {
@@ -49,8 +49,8 @@ pub(super) fn tunnels(args: &TunnelsArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn ask(agent: &Agent, method: Method, body: Option<Vec<u8>>) -> anyhow::Result<Views> {
-    let views: Views = agent.ask(method, TUNNELS, body)?;
+fn ask(agent: &Agent, method: Method, body: Option<Vec<u8>>) -> anyhow::Result<TunnelList> {
+    let views: TunnelList = agent.ask(method, TUNNELS, body)?;
     match views.error {
         Some(error) => bail!("{error}"),
         None => Ok(views),
@@ -59,7 +59,7 @@ fn ask(agent: &Agent, method: Method, body: Option<Vec<u8>>) -> anyhow::Result<V
 
 /// Prints what opens and closes until the reader goes away.
 fn watch(agent: &Agent, as_json: bool, out: &mut impl Write) -> anyhow::Result<()> {
-    let mut known: BTreeMap<String, View> = BTreeMap::new();
+    let mut known: BTreeMap<String, TunnelView> = BTreeMap::new();
     loop {
         let views = ask(agent, Method::GET, None)?;
         let now: BTreeMap<_, _> =
@@ -81,7 +81,7 @@ fn watch(agent: &Agent, as_json: bool, out: &mut impl Write) -> anyhow::Result<(
     }
 }
 
-fn table(out: &mut impl Write, views: &Views) -> std::io::Result<()> {
+fn table(out: &mut impl Write, views: &TunnelList) -> std::io::Result<()> {
     let head = ["USER", "WORKSPACE", "ENDPOINT", "SINCE", "RULE", "KIND", "CLIENT", "STATE", "ID"];
     let rows = views.tunnels.iter().map(cells);
     columns(out, std::iter::once(head.map(String::from)).chain(rows).collect())?;
@@ -91,7 +91,7 @@ fn table(out: &mut impl Write, views: &Views) -> std::io::Result<()> {
     Ok(())
 }
 
-fn cells(view: &View) -> [String; 9] {
+fn cells(view: &TunnelView) -> [String; 9] {
     // Names are other people's: in a terminal they must not be more than text.
     let or = |text: &Option<String>| {
         text.as_deref().map_or_else(|| "-".into(), |text| text.escape_debug().to_string())

@@ -16,7 +16,7 @@ use crate::{
 };
 
 table! {
-    /// How HAProxy reaches the agent, and what it may cost.
+    /// How HAProxy reaches the agent, and limits of its requests.
     AgentTable = "agent";
     /// Addresses: `unix:/path/to/socket`, `IP:PORT` or `systemd`.
     listen: required NonEmpty<Address<Listen>>, example("[\"unix:agent.sock\"]"), restart;
@@ -26,19 +26,19 @@ table! {
     socket_owner: optional SocketOwner, note("the user that runs the agent"), example("\"root\""), restart;
     /// Workspaces answer `/.well-known/oauth-protected-resource` with the issuers whose tokens are accepted (RFC 9728).
     resource_metadata: default bool = false;
-    /// Threads that serve HAProxy.
+    /// The number of threads that serve HAProxy.
     workers: optional Number<1, 1024, usize>, note("one a core"), restart;
-    /// Every question is answered within this time; shorter than HAProxy's `timeout processing`.
-    answer_within_ms: default Milliseconds<10, 10_000> = Duration::from_millis(300), restart;
-    /// How long HAProxy may reuse the last allow of a connection (docs/reuse.md); 0: not at all; 5000 is a good value.
-    reuse_ms: default Milliseconds<0, 60_000> = Duration::ZERO, restart;
+    /// The longest time to a response; shorter than HAProxy's `timeout processing`.
+    response_timeout_ms: default Milliseconds<10, 10_000> = Duration::from_millis(300), restart;
+    /// How long HAProxy may reuse the last allow of a connection (docs/reuse.md). 0: never. 5000 is a good value.
+    verdict_cache_ms: default Milliseconds<0, 60_000> = Duration::ZERO, restart;
     /// The most connections from HAProxy at once.
-    connections: default Number<1, 100_000, usize> = 1024, restart;
-    /// The most questions that wait for a key or a workspace at once.
-    waiting: default Number<0, 1_000_000, usize> = 1024, restart;
+    max_connections: default Number<1, 100_000, usize> = 1024, restart;
+    /// The most authorization requests that wait at once, for a key, a token, a session or a workspace.
+    max_pending: default Number<0, 1_000_000, usize> = 1024, restart;
     /// The most verified tokens that are remembered.
     tokens: default Number<0, 10_000_000> = 100_000, restart;
-    /// This file is read again when it changes, and not only on SIGHUP.
+    /// Whether this file is read again when it changes, and not only after SIGHUP.
     follow_file: default bool = true, restart;
 }
 
@@ -53,10 +53,10 @@ impl Section for AgentTable {
             socket_owner: self.socket_owner.unwrap_or_default(),
             resource_metadata: self.resource_metadata,
             workers: self.workers.unwrap_or_else(cores),
-            answer_within: self.answer_within_ms,
-            reuse: Some(self.reuse_ms).filter(|time| !time.is_zero()),
-            connections: self.connections,
-            waiting: self.waiting,
+            response_timeout: self.response_timeout_ms,
+            reuse: Some(self.verdict_cache_ms).filter(|time| !time.is_zero()),
+            max_connections: self.max_connections,
+            max_pending: self.max_pending,
             tokens: self.tokens,
             follow_file: self.follow_file,
         })

@@ -173,7 +173,7 @@ mod tests {
         assert!(restart(&same).is_empty(), "a default that is typed: {:?}", restart(&same));
         let after = BEFORE.replace("'b'", "'c'").replace(
             "[[issuer]]\nname = 'corp'",
-            "connections = 1000\nresource_metadata = true\n[sign_in]\nhost = 'l'\n\
+            "max_connections = 1000\nresource_metadata = true\n[sign_in]\nhost = 'l'\n\
              [sign_in.pages]\ntitle = 't'\n[metrics]\nlisten = 'm'\n[[issuer]]\nname = 'other'",
         );
         assert_eq!(

@@ -57,7 +57,7 @@ table! {
     sign_in: optional SignInTable;
     /// Where several agents share sessions and revocations.
     redis: optional At<RedisTable>;
-    /// HAProxy's runtime API: live tunnels are followed, and closed when access ends.
+    /// HAProxy's runtime API: live tunnels are tracked, and terminated when access ends.
     haproxy: optional HaproxyTable;
     /// What holds for live tunnels.
     tunnels: optional At<TunnelsTable>;
@@ -131,7 +131,7 @@ impl Document {
                 .is_some_and(|from| from.query.is_some() || from.subprotocol)
         {
             report.mistake(
-                "'reuse_ms' of [agent] does not go with 'query' or 'subprotocol' of [credentials]: HAProxy does not compare tokens there",
+                "'verdict_cache_ms' of [agent] does not go with 'query' or 'subprotocol' of [credentials]: HAProxy does not compare tokens there",
             );
         }
         if let (None, Some(tunnels)) = (&self.haproxy, &self.tunnels) {

@@ -14,7 +14,7 @@ impl Config {
     #[must_use]
     pub fn haproxy_facts(&self, version: Version) -> Facts {
         let credentials = self.credentials.as_ref();
-        let answer_within = self.agent.answer_within;
+        let response_timeout = self.agent.response_timeout;
         let sign_in = self
             .sign_in
             .as_ref()
@@ -22,8 +22,8 @@ impl Config {
         Facts {
             version,
             agent: address(&self.agent.listen),
-            processing: answer_within + MARGIN,
-            answer_within,
+            processing: response_timeout + MARGIN,
+            response_timeout,
             sign_in,
             login_port: self.sign_in.as_ref().map_or(443, |sign_in| sign_in.urls.port),
             cookie: credentials.is_some_and(|sources| sources.cookie.is_some()),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use tracing::debug;
 
-use super::{Check, Gate, Stop, origin::Holder};
+use super::{Check, Gate, Stop, origin::CredentialHolder};
 use crate::{
     authz::{decision::HostMatch, reason::Reason},
     identity::{
@@ -56,7 +56,7 @@ enum SessionLookup {
 
 impl Gate {
     /// Finds out who asks: by a token if there is one, else by a session, else by a certificate.
-    /// Beside a token, a certificate only proves that token.
+    /// Together with a token, a certificate only proves that token.
     pub(super) fn authenticate(
         &self,
         check: &Check<'_>,
@@ -77,6 +77,7 @@ impl Gate {
                 None => self.by_certificate(check, scratch)?,
             },
         };
+        // Last, for every kind of credential, so that no remembered token passes it.
         if let Authentication::Known(identity) = &found.authentication
             && self.revocations.cover(identity)
         {
@@ -94,7 +95,7 @@ impl Gate {
     ) -> Result<Authenticated, Stop> {
         // A browser sends cookies by itself, so a page of another site could make this request.
         if self.token_locations().is_in_cookie(check.request)
-            && self.is_foreign(check, Holder::AnyClient, scratch)
+            && self.is_foreign(check, CredentialHolder::AnyClient, scratch)
         {
             return Err(Stop::Refused(Reason::OriginForeign));
         }
@@ -111,7 +112,7 @@ impl Gate {
         Ok(found)
     }
 
-    /// Handles a DPoP token (RFC 9449). Proofs are not supported, so it never counts. It is
+    /// Handles a DPoP token (RFC 9449). Proofs are not supported, so it is never accepted. It is
     /// verified only to say what is wrong with it.
     fn by_dpop(&self, check: &Check<'_>, token: &[u8]) -> Result<Authenticated, Stop> {
         let certificate = check.request.certificate;
@@ -130,7 +131,9 @@ impl Gate {
     ) -> Result<Option<Authenticated>, Stop> {
         match self.find_session(check) {
             SessionLookup::None => Ok(None),
-            SessionLookup::Found(..) if self.is_foreign(check, Holder::Browser, scratch) => {
+            SessionLookup::Found(..)
+                if self.is_foreign(check, CredentialHolder::Browser, scratch) =>
+            {
                 Err(Stop::Refused(Reason::OriginForeign))
             }
             SessionLookup::Found(session, identity) => {
@@ -155,7 +158,7 @@ impl Gate {
         let by_rule = |der| self.certificates.iter().find_map(|rule| rule.identify(der, check.now));
         match check.request.certificate.and_then(by_rule) {
             None => Ok(Authenticated::by(CredentialKind::None, Authentication::Absent)),
-            Some(_) if self.is_foreign(check, Holder::AnyClient, scratch) => {
+            Some(_) if self.is_foreign(check, CredentialHolder::AnyClient, scratch) => {
                 Err(Stop::Refused(Reason::OriginForeign))
             }
             Some(identity) => {

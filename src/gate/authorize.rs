@@ -36,6 +36,8 @@ impl Gate {
         let (limits, policies) = (&self.limits, self.policy_sets());
         let decision =
             decision::decide(&check.host, &context, authentication, workspaces, limits, policies);
+        // The identity is known by then, so a client without a credential cannot make the agent
+        // ask.
         if decision.reason == Reason::WorkspaceUnknown
             && check.waiting == Waiting::Allowed
             && let HostMatch::Matched(_, target) = &check.host
@@ -50,24 +52,31 @@ impl Gate {
     /// client is not known there: if a policy reads it, the result is [`Reason::PolicyError`], and
     /// only the request itself can be decided.
     #[must_use]
-    pub fn judge(
+    pub fn decide_for_page(
         &self,
         host: &Host,
         path: &[u8],
         identity: Arc<Identity>,
         now: Timestamp,
     ) -> Decision {
+        // HAProxy passes the path without the query, so policies see the same here.
         let path = path.split(|byte| *byte == b'?').next();
         let method = Some(&b"GET"[..]);
         let context = RequestContext { method, path, now, ..RequestContext::default() };
         let workspaces = self.registry.snapshot();
-        self.judge_in(&workspaces, host, &context, Some(identity), &mut Scratch::default())
+        self.decide_for_identity(
+            &workspaces,
+            host,
+            &context,
+            Some(identity),
+            &mut Scratch::default(),
+        )
     }
 
     /// Decides for an identity that was verified before, or for none. Shadow policies are not
     /// evaluated.
     #[must_use]
-    pub fn judge_in(
+    pub fn decide_for_identity(
         &self,
         workspaces: &Snapshot,
         host: &Host,
@@ -104,6 +113,8 @@ impl Gate {
             lookup.as_ref().filter(|_| named)
         });
         let (lookup, others) = (able.next()?, able.next());
+        // Which source the host belongs to is unknown, and asking all of them would multiply the
+        // load.
         if others.is_some() {
             return None;
         }

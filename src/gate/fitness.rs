@@ -1,4 +1,4 @@
-//! Refuses requests that no decision can be made about, whoever sends them: CONNECT, repeated
+//! Refuses requests that no decision can be made about, with any credential: CONNECT, repeated
 //! headers, and requests for which HAProxy does not pass the needed arguments.
 
 use tracing::warn;
@@ -54,6 +54,7 @@ impl Gate {
 /// The reason for which a request is refused before it is read. HAProxy passes the last of several
 /// headers with one name. The workspace may read another one of them, so none counts.
 fn unfit(request: &Request<'_>) -> Option<Reason> {
+    // After a response to CONNECT, HAProxy passes everything on the connection without a check.
     if request.method.is_some_and(|method| method.eq_ignore_ascii_case(b"CONNECT")) {
         Some(Reason::MethodRefused)
     } else if request.hosts > 1 {

@@ -17,7 +17,7 @@ use crate::{
 
 /// Which clients can have a credential that is added automatically.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Holder {
+pub(super) enum CredentialHolder {
     /// Only browsers: the cookie of a session.
     Browser,
     /// Programs too: a certificate, or a token in a cookie.
@@ -34,7 +34,7 @@ impl Gate {
     pub(super) fn is_foreign(
         &self,
         check: &Check<'_>,
-        holder: Holder,
+        holder: CredentialHolder,
         scratch: &mut Scratch,
     ) -> bool {
         let HostMatch::Matched(host, target) = &check.host else { return true };
@@ -44,8 +44,9 @@ impl Gate {
         if origin.is_some_and(|origin| self.is_origin(origin, host, request)) {
             return false;
         }
+        // Browsers apply no CORS to WebSockets, so only the Origin header protects them.
         if request.browser.upgrade.is_some_and(|upgrade| !upgrade.is_empty()) {
-            return holder == Holder::Browser || origin.is_some();
+            return holder == CredentialHolder::Browser || origin.is_some();
         }
         if request.is_framed_by_other_origin() && !self.may_frame(request, target, scratch) {
             return true;

@@ -92,6 +92,8 @@ impl Gate {
     pub(super) fn decorate(&self, check: &Check<'_>, response: Response) -> Response {
         let sign_in_redirect = match (response.decision.reason, &self.browser, &check.host) {
             (Reason::CredentialMissing, Some(sign_in), HostMatch::Matched(host, _))
+                // Only a page that is opened can be redirected: a script would get the login page
+                // as its data.
                 if check.request.navigates() =>
             {
                 sign_in_redirect(sign_in, check.request, host, check.now)
@@ -127,6 +129,7 @@ fn sign_in_redirect(
 ) -> Option<Arc<SignInRedirect>> {
     let path = request.path.and_then(|path| std::str::from_utf8(path).ok()).unwrap_or("/");
     let query = request.query.and_then(|query| std::str::from_utf8(query).ok());
+    // After the sign-in the browser returns to this very address.
     let whole = match query.filter(|query| !query.is_empty()) {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),

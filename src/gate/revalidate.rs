@@ -26,7 +26,7 @@ use crate::{
 
 /// Why an earlier allow does not hold any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub enum EndReason {
     /// The same request would be refused now, for this reason.
     Refused(Reason),
     /// The same request would be sent to another place.
@@ -34,11 +34,11 @@ pub enum Ended {
 }
 
 /// An earlier allow, with what it was based on.
-pub struct Held<'h> {
+pub struct HeldAllow<'h> {
     /// The host of the request.
     pub host: &'h Host,
     /// What policies can see of the request, and the time.
-    pub about: RequestContext<'h>,
+    pub context: RequestContext<'h>,
     /// Who asked.
     pub identity: Option<Arc<Identity>>,
     /// The browser session, if there was one.
@@ -54,20 +54,21 @@ pub struct Held<'h> {
 pub fn revalidate(
     gate: &Gate,
     workspaces: &Snapshot,
-    held: Held<'_>,
+    held: HeldAllow<'_>,
     scratch: &mut Scratch,
-) -> Result<(), Ended> {
+) -> Result<(), EndReason> {
     // The issuer or certificate rule was changed or removed, and the credential is not here to be
     // verified by the new rules. A session needs no credential: it follows the new configuration.
     if held.session.is_none()
         && let Some(identity) = &held.identity
         && !gate.authorities().any(|authority| Arc::ptr_eq(authority, &identity.authority))
     {
-        return Err(Ended::Refused(Reason::Refused(TokenError::Issuer)));
+        return Err(EndReason::Refused(Reason::Refused(TokenError::Issuer)));
     }
     // The groups of a session's person may have changed since.
     let identity = held.session.map(|session| session.identity()).or(held.identity);
-    let decision = gate.judge_in(workspaces, held.host, &held.about, identity, scratch);
+    let decision =
+        gate.decide_for_identity(workspaces, held.host, &held.context, identity, scratch);
     let same_place = match decision.verdict() {
         Verdict::Allow => same(held.route, decision.route.as_ref()),
         // If DNS fails, what is connected already stays connected.
@@ -75,10 +76,10 @@ pub fn revalidate(
             is_named(workspaces, &decision, held.route)
         }
         Verdict::SignIn | Verdict::Deny | Verdict::Unavailable => {
-            return Err(Ended::Refused(decision.reason));
+            return Err(EndReason::Refused(decision.reason));
         }
     };
-    if same_place { Ok(()) } else { Err(Ended::Moved) }
+    if same_place { Ok(()) } else { Err(EndReason::Moved) }
 }
 
 /// Whether two routes lead to the same place. A name is the same place at any address.

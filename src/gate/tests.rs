@@ -1,5 +1,5 @@
 //! The gate as tables: the result for each combination of token, certificate, session and page,
-//! what is refused whoever sends it, and what a response has beside the decision.
+//! what is refused with any credential, and what a response has besides the decision.
 
 use std::sync::LazyLock;
 
@@ -348,7 +348,7 @@ fn ask(scene: &Scene, request: &Request<'_>) -> Response {
 }
 
 #[test]
-fn what_is_refused_whoever_asks() {
+fn what_is_refused_with_any_credential() {
     let scene = Scene::new();
     let bearer = format!("Bearer {}", scene.token(&json!({})));
     let host = host("", ALICES);
@@ -373,7 +373,7 @@ fn what_is_refused_whoever_asks() {
 }
 
 #[test]
-fn a_credential_for_a_host_that_is_no_workspaces_is_not_looked_at() {
+fn a_credential_for_a_host_of_no_workspace_is_not_read() {
     let scene = Scene::new();
     let request = Request {
         authorization: Some(b"Bearer x"),
@@ -407,7 +407,7 @@ fn what_is_revoked_is_refused_and_a_person_may_sign_in_again() {
 }
 
 #[test]
-fn only_the_gates_own_authorization_is_taken_off() {
+fn only_an_authorization_for_the_gate_is_removed() {
     let scene = Scene::new();
     let tokens = Tokens::of(&scene);
     for (token, strips) in [
@@ -420,7 +420,7 @@ fn only_the_gates_own_authorization_is_taken_off() {
     ] {
         let response = tokens.ask(&scene, token, Certificate::None, Cookie::None, Page::None);
         assert_eq!(response.strip_authorization, strips, "{token:?}");
-        assert!(response.token_locations.is_some(), "tokens elsewhere are taken off in any case");
+        assert!(response.token_locations.is_some(), "tokens elsewhere are removed in any case");
     }
     let by_session = tokens.ask(&scene, Token::Basic, Certificate::None, Cookie::Alice, Page::None);
     assert!(!by_session.strip_authorization && by_session.session.is_some());
@@ -456,7 +456,7 @@ fn a_browser_without_a_session_is_sent_to_sign_in_and_a_program_is_not() {
 }
 
 #[test]
-fn the_document_of_metadata_is_at_workspaces_hosts_only() {
+fn the_metadata_document_is_served_at_hosts_of_workspaces_only() {
     let mut scene = Scene::new();
     let host = host("", ALICES);
     let document = Request { path: Some(Metadata::PATH.as_bytes()), ..plain(&host) };
@@ -474,7 +474,7 @@ fn the_document_of_metadata_is_at_workspaces_hosts_only() {
 #[tokio::test]
 async fn a_decision_waits_only_where_it_may() {
     let mut scene = Scene::new();
-    let (lookup, _questions) = Lookup::new();
+    let (lookup, _lookups) = Lookup::new();
     scene.gate.lookups = vec![Some(lookup)];
     let new_key = scene.signed(
         &json!({"alg": "EdDSA", "typ": "at+jwt", "kid": "new"}),

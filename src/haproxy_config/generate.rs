@@ -107,7 +107,7 @@ pub struct Facts {
     /// How long HAProxy waits for an answer.
     pub processing: Duration,
     /// Within which time the agent answers.
-    pub answer_within: Duration,
+    pub response_timeout: Duration,
     /// The login host and the address of its pages.
     pub sign_in: Option<(String, String)>,
     /// The port of HAProxy's https, as browsers see it.

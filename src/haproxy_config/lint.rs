@@ -65,7 +65,7 @@ pub use rule::Rule;
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub struct Agent {
     /// The agent answers every request within this time.
-    pub answer_within: Duration,
+    pub response_timeout: Duration,
     /// Whether people sign in with a browser.
     pub sign_in: bool,
     /// Whether tokens are accepted in a cookie.
@@ -86,9 +86,9 @@ pub struct Agent {
 impl Default for Agent {
     /// The agent's defaults.
     fn default() -> Self {
-        let answer_within = Duration::from_millis(300);
+        let response_timeout = Duration::from_millis(300);
         Self {
-            answer_within,
+            response_timeout,
             sign_in: false,
             cookie: false,
             query: false,

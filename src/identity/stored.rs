@@ -2,8 +2,8 @@
 //!
 //! [`sessions`](crate::sessions) and [`tunnels`](crate::tunnels) store identities in this one form. It has the name and
 //! the identifier of the [`Authority`] instead of the authority itself, because the configuration may have changed when it
-//! is read again: [`StoredIdentity::restore`] finds the authority among those that are configured then. It encrypts
-//! nothing; the code that writes it protects it, since it has names and groups of people.
+//! is read again: [`StoredIdentity::restore`] finds the authority among those that are configured then. It is not
+//! encrypted: the module that writes it protects it, since it has names and groups of people.
 //!
 //! A form of another version, or one with a field that this version does not know, is an error: part of an identity is
 //! never taken for all of it.

@@ -225,7 +225,7 @@ impl Web {
             return self.pages().failed();
         };
         let known = Arc::clone(&identity);
-        let decision = self.live.load().judge(&host, start.path.as_bytes(), known, now);
+        let decision = self.live.load().decide_for_page(&host, start.path.as_bytes(), known, now);
         // Only a lasting denial is shown here. A workspace that is starting shows its own page soon, and a policy may
         // allow the request that follows, with values that are not known here.
         let is_denied = decision.verdict() == Verdict::Deny;

@@ -47,7 +47,7 @@ pub struct Actions<'o> {
 
 /// The position of an action in its ACK.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct ActionPosition {
     start: usize,
     end: usize,
 }
@@ -59,12 +59,12 @@ impl Actions<'_> {
     }
 
     /// Sets a variable, and returns its position for [`Self::repeat`].
-    pub fn set_at(&mut self, scope: Scope, name: &str, value: Value<'_>) -> Place {
+    pub fn set_at(&mut self, scope: Scope, name: &str, value: Value<'_>) -> ActionPosition {
         let start = self.out.len();
         self.out.extend_from_slice(&[SET_VAR, 3, scope as u8]);
         write_bytes(self.out, name.as_bytes());
         value.write(self.out);
-        Place { start, end: self.out.len() }
+        ActionPosition { start, end: self.out.len() }
     }
 
     /// Unsets a variable.
@@ -74,7 +74,7 @@ impl Actions<'_> {
     }
 
     /// Sets a variable with the same name and value in another scope.
-    pub fn repeat(&mut self, set: Place, scope: Scope) {
+    pub fn repeat(&mut self, set: ActionPosition, scope: Scope) {
         let start = self.out.len();
         // INVARIANT: the position is one of this ACK, which only grows.
         if set.start <= set.end && set.end <= start {
@@ -90,6 +90,8 @@ impl Actions<'_> {
     pub fn attempt(&mut self, work: impl FnOnce(&mut Actions<'_>)) -> bool {
         let start = self.out.len();
         work(self);
+        // Written first and taken back if it is too much: measuring it in advance would encode it
+        // twice.
         let fits = self.out.len() <= self.end;
         if !fits {
             self.out.truncate(start);
@@ -109,6 +111,7 @@ pub fn write(
     actions: impl FnOnce(&mut Actions<'_>),
 ) -> Result<(), TooLong> {
     let longest = usize::try_from(max_size).unwrap_or(usize::MAX);
+    // `out` may have other frames before this one.
     let end = out.len().saturating_add(frame::LENGTH).saturating_add(longest);
     frame::write(out, FrameType::Ack, ids, max_size, |out| actions(&mut Actions { out, end }))
 }

@@ -62,6 +62,7 @@ pub struct Frame<'b> {
 pub fn split(buffer: &[u8], max_size: u32) -> Result<Option<(Frame<'_>, usize)>, FrameError> {
     let Some((length, rest)) = buffer.split_first_chunk::<LENGTH>() else { return Ok(None) };
     let length = u32::from_be_bytes(*length);
+    // Before anything is read, so that a peer cannot make the agent reserve memory.
     if length > max_size {
         return Err(FrameError::TooBig);
     }
@@ -84,6 +85,7 @@ fn parse(input: &[u8]) -> Parsed<'_, Frame<'_>> {
     let (payload, frame_id) = varint::parse(input)?;
     let frame = Frame {
         kind: FrameType::from_byte(kind),
+        // Other flags have no meaning in version 2 and are ignored.
         fin: flags & FIN != 0,
         abort: flags & ABORT != 0,
         stream_id,

@@ -62,6 +62,7 @@ impl<'b> HaproxyHello<'b> {
         let versions = versions.ok_or(FrameError::NoVersion)?;
         let max_frame_size = size.ok_or(FrameError::NoMaxFrameSize)?;
         let capabilities = capabilities.ok_or(FrameError::NoCapabilities)?;
+        // HAProxy lists every version that it speaks: one that is known is enough.
         if !items(versions).any(is_version_2) {
             return Err(FrameError::UnsupportedVersion);
         }
@@ -82,6 +83,7 @@ impl<'b> HaproxyHello<'b> {
 impl Agreed {
     /// Appends the AGENT-HELLO with this agreement.
     pub fn write(self, out: &mut Vec<u8>) {
+        // The agent agrees to what HAProxy offered, and offers nothing by itself.
         let capabilities = if self.pipelining { PIPELINING } else { b"" };
         // About 80 bytes, which fit the smallest frame of the protocol.
         let _ = frame::write(out, FrameType::AgentHello, (0, 0), MIN_SIZE, |out| {

@@ -52,6 +52,7 @@ impl<'a> Value<'a> {
         let (input, tag) = one(input)?;
         match tag & 0x0f {
             NULL => Ok((input, Self::Null)),
+            // The value of a boolean is a bit of the type byte.
             BOOL => Ok((input, Self::Bool(tag & TRUE != 0))),
             // HAProxy sends the two's complement in 64 bits, whatever the width.
             INT32 => integer(input, |n| i32::try_from(n.cast_signed()).ok().map(Self::Int32)),
@@ -108,6 +109,7 @@ pub(super) fn key_values(
 ) -> impl Iterator<Item = Result<(&[u8], Value<'_>), FrameError>> {
     let mut rest = Some(input);
     std::iter::from_fn(move || {
+        // After an error `rest` stays empty, so the iterator ends.
         let input = rest.take().filter(|input| !input.is_empty())?;
         let pair = bytes(input).and_then(|(input, name)| {
             Value::parse(input).map(|(input, value)| (input, (name, value)))

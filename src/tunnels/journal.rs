@@ -1,6 +1,6 @@
 //! A journal of opened tunnels, so that an agent that is killed loses none.
 //!
-//! [`super::keep`] writes all tunnels as a whole, twice a second at most. Between two of these,
+//! [`super::store`] writes all tunnels as a whole, twice a second at most. Between two of these,
 //! each opening is appended here as one line, before HAProxy gets the response. A line that was
 //! written outlives the process. Only a crash of the whole machine can lose one, and that ends
 //! HAProxy and its streams too.
@@ -25,11 +25,11 @@ const ENDINGS: [&str; 2] = [".opened-0", ".opened-1"];
 /// A journal of opened tunnels.
 pub struct Journal {
     paths: [PathBuf; 2],
-    state: Mutex<State>,
+    state: Mutex<JournalState>,
 }
 
 #[derive(Default)]
-struct State {
+struct JournalState {
     /// The index of the file that is written.
     current: usize,
     file: Option<File>,
@@ -45,9 +45,9 @@ pub struct Turn<'j> {
 }
 
 impl Journal {
-    /// The journal beside the file of tunnels at `path`. No file is opened before the first line.
+    /// The journal of the file of tunnels at `path`. No file is opened before the first line.
     #[must_use]
-    pub fn beside(path: &Path) -> Self {
+    pub fn of_file(path: &Path) -> Self {
         Self { paths: ENDINGS.map(|ending| with(path, ending)), state: Mutex::default() }
     }
 
@@ -76,7 +76,7 @@ impl Journal {
     pub fn append(&self, line: &[u8]) {
         // A panic can leave no file open, or an incomplete line. Both are handled below.
         let mut state = self.state.lock();
-        let State { current, file, failed } = &mut *state;
+        let JournalState { current, file, failed } = &mut *state;
         let path = self.paths.get(*current);
         // The failed write may have left an incomplete line: end it, so that it spoils no other.
         let start: &[u8] = if *failed { b"\n" } else { b"" };
@@ -140,7 +140,7 @@ mod tests {
 
     fn journal() -> (tempfile::TempDir, Journal) {
         let directory = tempfile::tempdir().unwrap();
-        let journal = Journal::beside(&directory.path().join("tunnels.json"));
+        let journal = Journal::of_file(&directory.path().join("tunnels.json"));
         (directory, journal)
     }
 
@@ -150,7 +150,7 @@ mod tests {
         assert!(journal.read().unwrap().is_empty());
         journal.append(b"one");
         journal.append(b"two");
-        let after_a_kill = Journal::beside(&directory.path().join("tunnels.json"));
+        let after_a_kill = Journal::of_file(&directory.path().join("tunnels.json"));
         assert_eq!(after_a_kill.read().unwrap(), [b"one".to_vec(), b"two".to_vec()]);
     }
 
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_line_at_the_end_is_passed_over() {
+    fn half_a_line_at_the_end_is_ignored() {
         let (directory, journal) = journal();
         journal.append(b"one");
         let path = directory.path().join("tunnels.json.opened-0");

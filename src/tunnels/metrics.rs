@@ -5,12 +5,12 @@ use std::{
     sync::atomic::{AtomicU64, Ordering},
 };
 
-use super::{Kind, Tunnels};
+use super::{TunnelKind, Tunnels};
 use crate::metrics::{Exposition, HAPROXY_UP, TUNNELS_TERMINATION_FAILED};
 
 /// Appends all metrics of tunnels.
 pub fn render(tunnels: &Tunnels, text: &mut String) {
-    let mut kinds = Kind::ALL.map(|kind| (kind, 0_u64));
+    let mut kinds = TunnelKind::ALL.map(|kind| (kind, 0_u64));
     let (mut due, mut lost) = (0_u64, 0_u64);
     let (up, unknown) = {
         let state = tunnels.lock();
@@ -18,14 +18,14 @@ pub fn render(tunnels: &Tunnels, text: &mut String) {
             for (kind, count) in &mut kinds {
                 *count += u64::from(*kind == entry.tunnel.kind);
             }
-            due += u64::from(entry.due.is_some() && entry.shut.is_none());
+            due += u64::from(entry.due.is_some() && entry.terminated_at.is_none());
             lost += u64::from(!entry.is_there());
         }
         let up: Vec<_> = state.errors.iter().map(|error| u64::from(error.is_none())).collect();
         (up, u64::try_from(state.unknown).unwrap_or(u64::MAX))
     };
     let of_kind =
-        |(kind, count): (Kind, u64)| (format!("{{kind=\"{}\"}}", kind.id()), whole(count));
+        |(kind, count): (TunnelKind, u64)| (format!("{{kind=\"{}\"}}", kind.id()), whole(count));
     let open: Vec<_> = kinds.into_iter().map(of_kind).collect();
     metric(text, "tunnels", "gauge", "Live tunnels", &open);
     let counts = &tunnels.counts;
@@ -45,7 +45,7 @@ pub fn render(tunnels: &Tunnels, text: &mut String) {
             "tunnels_unidentified_total",
             "counter",
             "Requests refused because HAProxy does not tell which stream they are",
-            read(&counts.cannot),
+            read(&counts.unidentified),
         ),
         (
             "tunnels_unknown_total",

@@ -1,7 +1,7 @@
 //! Makes tunnels of plain requests that last.
 //!
 //! Each scan of HAProxy's streams is compared with the requests that were allowed in the last
-//! seconds ([`super::recent`]). A request whose stream is older than [`LASTS`] enters the table.
+//! seconds ([`super::recent`]). A request whose stream is older than [`LONG_REQUEST_AGE`] enters the table.
 //! One that would be refused by now enters it at once, to be terminated. One that the agent before
 //! this one allowed enters it as soon as its stream is found by its number.
 //!
@@ -17,10 +17,10 @@ use std::{
 };
 
 use super::{
-    Cause, Kind, Tunnel,
-    recent::{LASTS, Number, SPARED, Seen},
+    TerminationCause, Tunnel, TunnelKind,
+    recent::{LONG_REQUEST_AGE, RESPONSE_GRACE, RecentRequest, RecordNumber},
     revalidation,
-    terminator::Site,
+    terminator::SocketWorker,
 };
 use crate::{
     authz::{decision::DecisionId, reason::Reason},
@@ -30,7 +30,7 @@ use crate::{
         runtime::{Detail, List, Pointer},
     },
     time::{MonotonicTime, Timestamp},
-    tunnels::table::Found,
+    tunnels::table::LocatedStream,
     workspaces::pattern::Scratch,
 };
 
@@ -42,16 +42,16 @@ pub(super) type Connection<'l> = (&'l [u8], Option<SocketAddr>);
 pub(super) struct Streams {
     /// All streams.
     pub(super) all: Vec<Pointer>,
-    /// The streams that may be older than [`LASTS`].
+    /// The streams that may be older than [`LONG_REQUEST_AGE`].
     pub(super) old: Vec<Pointer>,
 }
 
 /// A remembered request that may have a stream in the list.
-struct Near {
-    number: Number,
+struct Candidate {
+    number: RecordNumber,
     tunnel: Tunnel,
     /// Why it must be terminated, if it must.
-    cause: Option<Cause>,
+    cause: Option<TerminationCause>,
 }
 
 /// Whether a request becomes a tunnel.
@@ -66,8 +66,8 @@ enum Age {
 
 /// The result of comparing the remembered requests with a list of streams.
 #[derive(Default)]
-struct Look {
-    near: Vec<Near>,
+struct Comparison {
+    near: Vec<Candidate>,
     /// The last request of each connection whose streams have no numbers.
     last: HashMap<(Box<[u8]>, Option<SocketAddr>), DecisionId>,
     /// Whether a request must end that is so young that its response may be under way.
@@ -76,7 +76,7 @@ struct Look {
     pointers: HashSet<Pointer>,
 }
 
-impl Site {
+impl SocketWorker {
     /// Adds remembered requests to the table that last, or would be refused by now.
     pub(super) async fn promote(
         &self,
@@ -88,38 +88,40 @@ impl Site {
             return Ok(());
         };
         let streams = connections(list, self.is_late(asked));
-        let look = self.look(&live.gate(), &streams, list.process, asked);
-        if look.is_early {
+        let comparison = self.compare_recent(&live.gate(), &streams, list.process, asked);
+        if comparison.is_early {
             self.tunnels.changed();
         }
-        if look.near.is_empty() {
+        if comparison.near.is_empty() {
             return Ok(());
         }
-        let pointers: Vec<_> = look.pointers.iter().copied().collect();
+        let pointers: Vec<_> = comparison.pointers.iter().copied().collect();
         let details = process.details(&pointers).await?;
         let mut full = Vec::new();
-        for near in look.near {
-            let place = &near.tunnel.place;
-            let key = (place.frontend.clone(), place.source);
-            let is_last = look.last.get(&key) == Some(&near.tunnel.id);
+        for near in comparison.near {
+            let location = &near.tunnel.location;
+            let key = (location.frontend.clone(), location.source);
+            let is_last = comparison.last.get(&key) == Some(&near.tunnel.id);
             let mut here = details.iter().filter(|detail| {
-                *detail.frontend == *place.frontend && detail.source == place.source
+                *detail.frontend == *location.frontend && detail.source == location.source
             });
-            let found = here.clone().find(|detail| match place.stream {
-                Some(_) => place.is(detail, list.process),
+            let found = here.clone().find(|detail| match location.stream {
+                Some(_) => location.is(detail, list.process),
                 None => is_last && !detail.shares_connection,
             });
-            let found = found.map(|detail| Found {
+            let found = found.map(|detail| LocatedStream {
                 socket: self.number,
                 process: process.clone(),
                 process_id: list.process,
                 pointer: detail.pointer,
             });
-            let is_shared = place.stream.is_none() && here.any(|detail| detail.shares_connection);
+            let is_shared =
+                location.stream.is_none() && here.any(|detail| detail.shares_connection);
             if found.is_none() && (!is_shared || self.is_known(&near.tunnel)) {
                 continue;
             }
             let pointer = found.as_ref().map(|found| found.pointer);
+            // From here on the table decides about it, and no later scan may add it again.
             self.tunnels.recent.lock().take(near.number);
             if self.tunnels.promote(near.tunnel.clone(), found, near.cause).is_err() {
                 let of_connection = here_of(&details, &near.tunnel);
@@ -130,16 +132,16 @@ impl Site {
     }
 
     /// The remembered requests that may have a stream in the list and last, or must end.
-    fn look(
+    fn compare_recent(
         &self,
         gate: &Gate,
         streams: &HashMap<Connection<'_>, Streams>,
         process: u32,
         asked: MonotonicTime,
-    ) -> Look {
+    ) -> Comparison {
         let workspaces = gate.registry.snapshot();
         let (now, mut scratch) = (Timestamp::now(), Scratch::default());
-        let mut look = Look::default();
+        let mut comparison = Comparison::default();
         let mut next = Some(0);
         while let Some(from) = next {
             let mut some = Vec::new();
@@ -148,12 +150,12 @@ impl Site {
                     return;
                 }
                 let Some(there) = streams.get(&seen.connection()) else { return };
-                look.note_last(seen);
+                comparison.note_last(seen);
                 // Without stream numbers, any stream of the connection could be this request, so
                 // only age tells.
                 let age = if seen.is_inherited() && seen.has_number() {
                     Age::Inherited
-                } else if asked.since(seen.opened()) >= LASTS {
+                } else if asked.since(seen.opened()) >= LONG_REQUEST_AGE {
                     Age::Lasts
                 } else {
                     Age::Young
@@ -174,25 +176,28 @@ impl Site {
                     now,
                     &mut scratch,
                 );
-                // A source that was not read yet is no reason to end anything.
-                let cause =
-                    cause.filter(|cause| *cause != Cause::Refused(Reason::WorkspacesNotLoaded));
-                let is_new = age != Age::Inherited && asked.since(tunnel.opened) < SPARED;
+                // A source that was not read yet must not end anything.
+                let cause = cause.filter(|cause| {
+                    *cause != TerminationCause::Refused(Reason::WorkspacesNotLoaded)
+                });
+                let is_new = age != Age::Inherited && asked.since(tunnel.opened) < RESPONSE_GRACE;
                 if cause.is_some() && is_new {
-                    look.is_early = true;
+                    comparison.is_early = true;
                     continue;
                 }
-                let place = &tunnel.place;
-                let Some(there) = streams.get(&(&*place.frontend, place.source)) else { continue };
+                let location = &tunnel.location;
+                let Some(there) = streams.get(&(&*location.frontend, location.source)) else {
+                    continue;
+                };
                 if age != Age::Young || cause.is_some() {
                     let only_old = age == Age::Lasts && cause.is_none();
                     let wanted = if only_old { &there.old } else { &there.all };
-                    look.pointers.extend(wanted);
-                    look.near.push(Near { number, tunnel, cause });
+                    comparison.pointers.extend(wanted);
+                    comparison.near.push(Candidate { number, tunnel, cause });
                 }
             }
         }
-        look
+        comparison
     }
 
     /// Whether the table has a tunnel of the same connection and the same decision, so that another
@@ -201,9 +206,11 @@ impl Site {
         let state = self.tunnels.lock();
         state.entries.values().any(|entry| {
             let known = &entry.tunnel;
-            known.kind == Kind::Request
+            // Identities and sessions are compared by address: another one may be decided about
+            // otherwise, even if it says the same.
+            known.kind == TunnelKind::Request
                 && entry.due.is_none()
-                && known.place == tunnel.place
+                && known.location == tunnel.location
                 && same(known.identity.as_ref(), tunnel.identity.as_ref())
                 && same(known.session.as_ref(), tunnel.session.as_ref())
                 && known.host == tunnel.host
@@ -225,7 +232,7 @@ impl Site {
         }
         process.shut(&pointers).await?;
         for (tunnel, _) in full {
-            self.tunnels.record_refused(&tunnel);
+            self.tunnels.record_untracked(&tunnel);
         }
         Ok(())
     }
@@ -237,16 +244,21 @@ impl Site {
         process: &Process,
         list: &List,
     ) -> Result<(), AskError> {
+        // Those with a stream number, or with a located stream, are terminated one by one.
         let due: Vec<(DecisionId, Box<[u8]>, SocketAddr)> = {
             let state = self.tunnels.lock();
             let due = state.entries.iter().filter(|(_, entry)| {
-                entry.due.is_some() && entry.found.is_none() && entry.tunnel.place.stream.is_none()
+                entry.due.is_some()
+                    && entry.located.is_none()
+                    && entry.tunnel.location.stream.is_none()
             });
-            let places = due.map(|(id, entry)| (id, &entry.tunnel.place));
+            let places = due.map(|(id, entry)| (id, &entry.tunnel.location));
             let here =
-                places.filter(|(_, place)| place.process.is_none_or(|id| id == list.process));
-            here.filter_map(|(id, place)| Some((*id, place.frontend.clone(), place.source?)))
-                .collect()
+                places.filter(|(_, location)| location.process.is_none_or(|id| id == list.process));
+            here.filter_map(|(id, location)| {
+                Some((*id, location.frontend.clone(), location.source?))
+            })
+            .collect()
         };
         if due.is_empty() {
             return Ok(());
@@ -270,17 +282,17 @@ impl Site {
                     && detail.source == Some(source)
             })
         };
-        let (ids, meant): (Vec<_>, Vec<_>) = due
+        let (ids, selected): (Vec<_>, Vec<_>) = due
             .into_iter()
             .filter(|(_, frontend, source)| shared(frontend, *source))
             .map(|(id, frontend, source)| (id, (frontend, source)))
             .unzip();
-        let meant: HashSet<_> = meant.into_iter().collect();
+        let selected: HashSet<_> = selected.into_iter().collect();
         let pointers: Vec<_> = details
             .iter()
             .filter_map(|detail| {
                 let key = (detail.frontend.clone(), detail.source?);
-                meant.contains(&key).then_some(detail.pointer)
+                selected.contains(&key).then_some(detail.pointer)
             })
             .collect();
         if pointers.is_empty() {
@@ -288,15 +300,15 @@ impl Site {
         }
         process.shut(&pointers).await?;
         // All streams of the connection were terminated, so the right one was.
-        self.tunnels.was_tried(&ids);
-        self.tunnels.was_terminated(ids.iter().copied());
+        self.tunnels.note_attempts(&ids);
+        self.tunnels.note_terminated(ids.iter().copied());
         self.tunnels.ended(&ids);
         Ok(())
     }
 }
 
-impl Look {
-    fn note_last(&mut self, seen: &Seen<'_>) {
+impl Comparison {
+    fn note_last(&mut self, seen: &RecentRequest<'_>) {
         if seen.has_number() {
             return;
         }
@@ -313,7 +325,7 @@ pub(super) fn connections(list: &List, all_old: bool) -> HashMap<Connection<'_>,
         let streams = all.entry((&stream.frontend, stream.source)).or_default();
         streams.all.push(stream.pointer);
         // HAProxy rounds ages down, so the larger bound counts.
-        if all_old || stream.age.1 >= LASTS {
+        if all_old || stream.age.1 >= LONG_REQUEST_AGE {
             streams.old.push(stream.pointer);
         }
     }
@@ -322,10 +334,10 @@ pub(super) fn connections(list: &List, all_old: bool) -> HashMap<Connection<'_>,
 
 /// The streams on the connection of a tunnel.
 fn here_of(details: &[Detail], tunnel: &Tunnel) -> Vec<Pointer> {
-    let place = &tunnel.place;
-    let here = details
-        .iter()
-        .filter(|detail| *detail.frontend == *place.frontend && detail.source == place.source);
+    let location = &tunnel.location;
+    let here = details.iter().filter(|detail| {
+        *detail.frontend == *location.frontend && detail.source == location.source
+    });
     here.map(|detail| detail.pointer).collect()
 }
 

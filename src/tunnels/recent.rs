@@ -7,7 +7,7 @@
 //!
 //! The memory is allocated once and used as a ring: a new request replaces the oldest. If a request
 //! is replaced before it was scanned for, the time in which it was allowed is noted. Unknown
-//! streams of that time are terminated (see [`super::stranger`]), because nobody could terminate
+//! streams of that time are terminated (see [`super::unknown`]), because the agent could not terminate
 //! them later.
 
 use std::{
@@ -17,7 +17,10 @@ use std::{
     time::Duration,
 };
 
-use super::{Allowed, By, Full, Kind, MAX_METHOD, MAX_PATH, Place, Tunnel};
+use super::{
+    AllowedRequest, CannotTrack, MAX_METHOD, MAX_PATH, Tunnel, TunnelCredential, TunnelKind,
+    TunnelLocation,
+};
 use crate::{
     authz::{
         decision::{DecisionId, Route},
@@ -32,30 +35,30 @@ use crate::{
 };
 
 /// A plain request whose stream is older than this becomes a tunnel.
-pub(super) const LASTS: Duration = Duration::from_secs(3);
+pub(super) const LONG_REQUEST_AGE: Duration = Duration::from_secs(3);
 /// A request that must end is not terminated while it is younger than this: most responses are
 /// complete by then.
-pub(super) const SPARED: Duration = Duration::from_millis(300);
-/// The most requests that are remembered: 37,000 a second for [`LASTS`] and half a second more.
-const MOST: usize = 131_072;
+pub(super) const RESPONSE_GRACE: Duration = Duration::from_millis(300);
+/// The most requests that are remembered: 37,000 a second for [`LONG_REQUEST_AGE`] and half a second more.
+const MAX_REQUESTS: usize = 131_072;
 /// The number of requests that are stored, scanned and forgotten together.
-const CHUNK: usize = 128;
+const CHUNK_RECORDS: usize = 128;
 /// The most bytes that the hosts, methods and paths of a chunk may have. One request uses half of
 /// it at most.
 const CHUNK_TEXT: usize = 16 * 1024;
 const _: () = assert!(CHUNK_TEXT >= 2 * (MAX_HOST + MAX_METHOD + MAX_PATH));
 /// The most frontends of HAProxy that are remembered.
-const MOST_FRONTENDS: usize = 64;
+const MAX_FRONTENDS: usize = 64;
 /// The longest Host header that is remembered, in bytes: longer than any host name with a port.
 const MAX_HOST: usize = 272;
 
 /// The remembered requests.
-pub(super) struct Recent {
-    ring: Mutex<Ring>,
+pub(super) struct RecentRequests {
+    ring: Mutex<RecordRing>,
 }
 
 /// The chunks of records, oldest first.
-pub(super) struct Ring {
+pub(super) struct RecordRing {
     /// The last chunk is the one that is being filled.
     chunks: VecDeque<Chunk>,
     /// The number of the first chunk. Numbers only grow, so that a reader can go on after a change.
@@ -66,31 +69,31 @@ pub(super) struct Ring {
     /// Records that are older than this do not matter any more.
     since: MonotonicTime,
     frontends: Vec<Box<[u8]>>,
-    lost: Option<Lost>,
+    lost: Option<ForgottenSpan>,
 }
 
 /// Some records, and the text of their hosts, methods and paths, one after the other.
 struct Chunk {
-    records: Vec<Record>,
+    records: Vec<RequestRecord>,
     text: Vec<u8>,
 }
 
 /// The time in which requests were allowed that were forgotten before they were scanned for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Lost {
+pub(super) struct ForgottenSpan {
     pub(super) from: MonotonicTime,
     pub(super) to: MonotonicTime,
 }
 
 /// The number of a chunk and the index of a record in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Number(u64, usize);
+pub(super) struct RecordNumber(u64, usize);
 
 /// One allowed request.
-struct Record {
+struct RequestRecord {
     id: DecisionId,
     identity: Option<Arc<Identity>>,
-    by: By,
+    credential: TunnelCredential,
     session: Option<Arc<Session>>,
     workspace: Option<WorkspaceId>,
     owner: Option<Arc<str>>,
@@ -120,31 +123,34 @@ struct Record {
 }
 
 /// A record, with its frontend and text.
-pub(super) struct Seen<'r> {
-    number: Number,
-    record: &'r Record,
+pub(super) struct RecentRequest<'r> {
+    number: RecordNumber,
+    record: &'r RequestRecord,
     frontend: &'r [u8],
     text: &'r [u8],
 }
 
-impl Recent {
+impl RecentRequests {
     /// An empty memory of full size. The system provides its pages when they are first used.
     pub(super) fn new() -> Self {
-        Self::with(MOST / CHUNK)
+        Self::with(MAX_REQUESTS / CHUNK_RECORDS)
     }
 
     fn with(chunks: usize) -> Self {
-        let chunk =
-            || Chunk { records: Vec::with_capacity(CHUNK), text: Vec::with_capacity(CHUNK_TEXT) };
+        let chunk = || Chunk {
+            records: Vec::with_capacity(CHUNK_RECORDS),
+            text: Vec::with_capacity(CHUNK_TEXT),
+        };
         let mut all: VecDeque<_> = (0..chunks.max(2)).map(|_| chunk()).collect();
+        // Reserved here, so that no request ever has to allocate.
         let mut used = VecDeque::with_capacity(all.len());
         used.extend(all.pop_front());
-        let ring = Ring {
+        let ring = RecordRing {
             chunks: used,
             first: 0,
             free: all.into(),
             since: MonotonicTime::default(),
-            frontends: Vec::with_capacity(MOST_FRONTENDS),
+            frontends: Vec::with_capacity(MAX_FRONTENDS),
             lost: None,
         };
         Self { ring: Mutex::new(ring) }
@@ -154,21 +160,22 @@ impl Recent {
     ///
     /// # Errors
     /// Its stream could not be found in HAProxy later: it must not be allowed.
-    pub(super) fn note(&self, allowed: &Allowed<'_>) -> Result<(), Full> {
-        let Allowed { response, request, id, certificates, now } = *allowed;
+    pub(super) fn note(&self, allowed: &AllowedRequest<'_>) -> Result<(), CannotTrack> {
+        let AllowedRequest { response, request, id, certificates, now } = *allowed;
         let decision = &response.decision;
-        let host = request.host.filter(|host| host.len() <= MAX_HOST).ok_or(Full)?;
-        let frontend = request.location.frontend.ok_or(Full)?;
+        let host = request.host.filter(|host| host.len() <= MAX_HOST).ok_or(CannotTrack)?;
+        let frontend = request.location.frontend.ok_or(CannotTrack)?;
         let source = request.location.address();
         if request.location.stream.is_none() && source.is_none() {
-            return Err(Full);
+            return Err(CannotTrack);
         }
+        // As for a tunnel: policies read no more of the path, and know no longer method.
         let path = request.path.map(|path| path.get(..MAX_PATH).unwrap_or(path));
         let method = request.method.filter(|method| method.len() <= MAX_METHOD);
-        let record = Record {
+        let record = RequestRecord {
             id: *id,
             identity: decision.identity.clone(),
-            by: By::of(response, certificates),
+            credential: TunnelCredential::of(response, certificates),
             session: response.session.clone(),
             workspace: decision.workspace.as_ref().map(|workspace| workspace.id.clone()),
             owner: decision.owner.clone(),
@@ -195,17 +202,17 @@ impl Recent {
         self.lock().push(record, frontend, parts)
     }
 
-    /// Remembers a request of the agent before this one. `asked` is what [`Seen::asked_millis`]
+    /// Remembers a request of the agent before this one. `asked` is what [`RecentRequest::asked_millis`]
     /// returned.
     ///
     /// # Errors
     /// There are too many frontends, or its text is too long.
-    pub(super) fn inherit(&self, tunnel: &Tunnel, asked: Option<u64>) -> Result<(), Full> {
-        let (host, place) = (tunnel.host.as_str().as_bytes(), &tunnel.place);
-        let record = Record {
+    pub(super) fn inherit(&self, tunnel: &Tunnel, asked: Option<u64>) -> Result<(), CannotTrack> {
+        let (host, location) = (tunnel.host.as_str().as_bytes(), &tunnel.location);
+        let record = RequestRecord {
             id: tunnel.id,
             identity: tunnel.identity.clone(),
-            by: tunnel.by,
+            credential: tunnel.credential,
             session: tunnel.session.clone(),
             workspace: tunnel.workspace.clone(),
             owner: tunnel.owner.clone(),
@@ -216,10 +223,10 @@ impl Recent {
             since: tunnel.since,
             opened: MonotonicTime::now(),
             frontend: 0,
-            stream: place.stream,
-            started: place.started,
-            process: place.process,
-            source: place.source,
+            stream: location.stream,
+            started: location.started,
+            process: location.process,
+            source: location.source,
             asked,
             is_inherited: true,
             is_taken: false,
@@ -230,23 +237,25 @@ impl Recent {
         };
         let (method, path) = (tunnel.method.as_deref(), tunnel.path.as_deref());
         let parts = [host, method.unwrap_or_default(), path.unwrap_or_default()];
+        // The file may have been written by another program: its texts must fit a chunk like any
+        // other.
         if parts.iter().map(|part| part.len()).sum::<usize>() > CHUNK_TEXT {
-            return Err(Full);
+            return Err(CannotTrack);
         }
-        self.lock().push(record, &place.frontend, parts)
+        self.lock().push(record, &location.frontend, parts)
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Ring> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, RecordRing> {
         // Each change of the ring is complete before anything that can panic, so a poisoned lock is
         // safe.
         self.ring.lock()
     }
 
-    /// Notes that all streams older than [`LASTS`] at this time were scanned. Forgotten requests of
+    /// Notes that all streams older than [`LONG_REQUEST_AGE`] at this time were scanned. Forgotten requests of
     /// long before it are not there any more.
     pub(super) fn found_lost(&self, until: MonotonicTime) {
         let mut ring = self.lock();
-        ring.lost = ring.lost.filter(|lost| lost.to.plus(LASTS * 2) >= until);
+        ring.lost = ring.lost.filter(|lost| lost.to.plus(LONG_REQUEST_AGE * 2) >= until);
     }
 
     /// Forgets the requests from before this time. The lock is released after each chunk, so that
@@ -256,29 +265,35 @@ impl Recent {
     }
 }
 
-impl Ring {
-    fn push(&mut self, record: Record, frontend: &[u8], parts: [&[u8]; 3]) -> Result<(), Full> {
+impl RecordRing {
+    fn push(
+        &mut self,
+        record: RequestRecord,
+        frontend: &[u8],
+        parts: [&[u8]; 3],
+    ) -> Result<(), CannotTrack> {
         let known = self.frontends.iter().position(|known| **known == *frontend);
         let frontend = match known {
             Some(known) => known,
-            None if self.frontends.len() < MOST_FRONTENDS => {
+            None if self.frontends.len() < MAX_FRONTENDS => {
                 self.frontends.push(frontend.into());
                 self.frontends.len() - 1
             }
-            None => return Err(Full),
+            None => return Err(CannotTrack),
         };
+        // Neither vector of a chunk may grow: the memory has a fixed size.
         let fits = |chunk: &Chunk| {
-            chunk.records.len() < CHUNK && chunk.text.len() + record.bytes() <= CHUNK_TEXT
+            chunk.records.len() < CHUNK_RECORDS && chunk.text.len() + record.bytes() <= CHUNK_TEXT
         };
         if !self.chunks.back().is_some_and(fits) {
             self.begin();
         }
-        let chunk = self.chunks.back_mut().ok_or(Full)?;
+        let chunk = self.chunks.back_mut().ok_or(CannotTrack)?;
         let text = chunk.text.len();
         for part in parts {
             chunk.text.extend_from_slice(part);
         }
-        chunk.records.push(Record { frontend, text, ..record });
+        chunk.records.push(RequestRecord { frontend, text, ..record });
         Ok(())
     }
 
@@ -298,14 +313,16 @@ impl Ring {
 
     /// Notes the time of records that are forgotten before they were scanned for.
     fn lose(&mut self, chunk: &Chunk) {
+        // A request in the table is not lost with its record.
         let mut opened = chunk.records.iter().filter(|record| !record.is_taken);
         let Some(first) = opened.next().map(|record| record.opened) else { return };
         let last = opened.next_back().map_or(first, |record| record.opened);
+        // All of them were scanned for, so nothing is lost.
         if last < self.since {
             return;
         }
         let from = self.lost.map_or(first, |lost| lost.from.min(first));
-        self.lost = Some(Lost { from, to: last });
+        self.lost = Some(ForgottenSpan { from, to: last });
     }
 
     /// Forgets the oldest chunk if it is old enough. Returns whether the next one may be, too.
@@ -316,6 +333,7 @@ impl Ring {
         if !self.chunks.front().is_some_and(is_over) {
             return false;
         }
+        // The last chunk is being filled, so it stays, and only its records go.
         if let [only] = self.chunks.make_contiguous() {
             only.clear();
             return false;
@@ -345,13 +363,13 @@ impl Ring {
     }
 
     /// The time of requests that were forgotten too early.
-    pub(super) fn lost(&self) -> Option<Lost> {
+    pub(super) fn lost(&self) -> Option<ForgottenSpan> {
         self.lost
     }
 
     /// Calls `each` for the records of a chunk. Returns the number of the next chunk, `None` after
     /// the last.
-    pub(super) fn some(&self, from: u64, mut each: impl FnMut(&Seen<'_>)) -> Option<u64> {
+    pub(super) fn some(&self, from: u64, mut each: impl FnMut(&RecentRequest<'_>)) -> Option<u64> {
         let from = from.max(self.first);
         let chunk = self.chunks.get(usize::try_from(from - self.first).ok()?)?;
         for (index, record) in chunk.records.iter().enumerate() {
@@ -361,13 +379,14 @@ impl Ring {
             let frontend = self.frontends.get(record.frontend).map_or(&[][..], |name| name);
             let end = record.text.saturating_add(record.bytes());
             let text = chunk.text.get(record.text..end).unwrap_or_default();
-            each(&Seen { number: Number(from, index), record, frontend, text });
+            each(&RecentRequest { number: RecordNumber(from, index), record, frontend, text });
         }
         Some(from + 1)
     }
 
     /// Notes that a record is in the table of tunnels.
-    pub(super) fn take(&mut self, Number(chunk, index): Number) {
+    pub(super) fn take(&mut self, RecordNumber(chunk, index): RecordNumber) {
+        // The chunk may have been forgotten since the record was read.
         let chunk = chunk.checked_sub(self.first).and_then(|at| usize::try_from(at).ok());
         let chunk = chunk.and_then(|at| self.chunks.get_mut(at));
         if let Some(record) = chunk.and_then(|chunk| chunk.records.get_mut(index)) {
@@ -383,15 +402,15 @@ impl Chunk {
     }
 }
 
-impl Record {
+impl RequestRecord {
     fn bytes(&self) -> usize {
         self.host + self.method.unwrap_or_default() + self.path.unwrap_or_default()
     }
 }
 
-impl Seen<'_> {
+impl RecentRequest<'_> {
     /// The number of the record.
-    pub(super) fn number(&self) -> Number {
+    pub(super) fn number(&self) -> RecordNumber {
         self.number
     }
 
@@ -453,9 +472,9 @@ impl Seen<'_> {
         let (method, path) = rest.split_at_checked(record.method.unwrap_or_default())?;
         Some(Tunnel {
             id: record.id,
-            kind: Kind::Request,
+            kind: TunnelKind::Request,
             identity: record.identity.clone(),
-            by: record.by,
+            credential: record.credential,
             session: record.session.clone(),
             workspace: record.workspace.clone(),
             owner: record.owner.clone(),
@@ -468,7 +487,7 @@ impl Seen<'_> {
             client: record.client,
             since: record.since,
             opened: record.opened,
-            place: Place {
+            location: TunnelLocation {
                 frontend: self.frontend.into(),
                 stream: record.stream,
                 started: record.started,
@@ -489,7 +508,12 @@ mod tests {
         tunnels::tests::{identity, named},
     };
 
-    fn note(recent: &Recent, number: u32, host: &str, path: &[u8]) -> Result<(), Full> {
+    fn note(
+        recent: &RecentRequests,
+        number: u32,
+        host: &str,
+        path: &[u8],
+    ) -> Result<(), CannotTrack> {
         let mut request = Request { host: Some(host.as_bytes()), ..Request::default() };
         request.method = Some(b"GET");
         request.path = Some(path);
@@ -506,11 +530,11 @@ mod tests {
         response: &'a Response,
         request: &'a Request<'a>,
         id: &'a DecisionId,
-    ) -> Allowed<'a> {
-        Allowed { response, request, id, certificates: &[], now: Timestamp::from_secs(1) }
+    ) -> AllowedRequest<'a> {
+        AllowedRequest { response, request, id, certificates: &[], now: Timestamp::from_secs(1) }
     }
 
-    fn all(recent: &Recent) -> Vec<Tunnel> {
+    fn all(recent: &RecentRequests) -> Vec<Tunnel> {
         let (mut all, mut next) = (Vec::new(), Some(0));
         while let Some(from) = next {
             next = recent.lock().some(from, |seen| all.extend(seen.tunnel()));
@@ -520,22 +544,22 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_all_that_decides_about_it() {
-        let recent = Recent::with(4);
+        let recent = RecentRequests::with(4);
         note(&recent, 7, "W.test:80", b"/\xff").unwrap();
         let tunnel = all(&recent).pop().unwrap();
-        assert_eq!((tunnel.kind, tunnel.host.as_str()), (Kind::Request, "w.test"));
+        assert_eq!((tunnel.kind, tunnel.host.as_str()), (TunnelKind::Request, "w.test"));
         assert_eq!(tunnel.path.as_deref(), Some(&b"/\xff"[..]));
         assert_eq!(tunnel.method.as_deref(), Some(&b"GET"[..]));
-        assert_eq!((tunnel.place.stream, &*tunnel.place.frontend), (Some(7), &b"gate"[..]));
+        assert_eq!((tunnel.location.stream, &*tunnel.location.frontend), (Some(7), &b"gate"[..]));
         assert!(tunnel.identity.is_some() && tunnel.route == Some(named(false)));
     }
 
     #[test]
     fn s4_what_the_agent_before_remembered_is_remembered_as_it_was() {
-        let before = Recent::with(4);
+        let before = RecentRequests::with(4);
         note(&before, 7, "w.test:80", b"/\xff").unwrap();
         let was = all(&before).pop().unwrap();
-        let recent = Recent::with(4);
+        let recent = RecentRequests::with(4);
         recent.inherit(&was, Some(5)).unwrap();
         let mut seen = Vec::new();
         let _ = recent.lock().some(0, |one| {
@@ -546,12 +570,12 @@ mod tests {
         assert_eq!((asked, is_inherited), (Some(5), true));
         // A file that no agent wrote can take no more memory than any other.
         let path = Some(vec![b'a'; CHUNK_TEXT].into());
-        assert_eq!(recent.inherit(&Tunnel { path, ..was }, None), Err(Full));
+        assert_eq!(recent.inherit(&Tunnel { path, ..was }, None), Err(CannotTrack));
     }
 
     #[test]
     fn s4_a_flood_takes_no_more_memory_and_what_it_drives_out_is_noted() {
-        let recent = Recent::with(8);
+        let recent = RecentRequests::with(8);
         let before = MonotonicTime::now();
         assert!(recent.lock().is_empty());
         let long = vec![b'a'; 2 * MAX_PATH];
@@ -562,15 +586,18 @@ mod tests {
         let ring = recent.lock();
         assert_eq!(ring.chunks.len() + ring.free.len(), 8);
         for chunk in ring.chunks.iter().chain(&ring.free) {
-            assert_eq!((chunk.records.capacity(), chunk.text.capacity()), (CHUNK, CHUNK_TEXT));
+            assert_eq!(
+                (chunk.records.capacity(), chunk.text.capacity()),
+                (CHUNK_RECORDS, CHUNK_TEXT)
+            );
         }
-        let Lost { from, to } = ring.lost().unwrap();
+        let ForgottenSpan { from, to } = ring.lost().unwrap();
         assert!(before <= from && from < to && to <= MonotonicTime::now());
         drop(ring);
         let last = all(&recent).pop().unwrap();
-        assert_eq!(last.place.stream, Some(99_999));
+        assert_eq!(last.location.stream, Some(99_999));
         // Records that were scanned for in time are not lost.
-        let recent = Recent::with(8);
+        let recent = RecentRequests::with(8);
         for number in 0..10_000 {
             note(&recent, number, "w.test", b"/").unwrap();
             if number % 128 == 0 {
@@ -584,16 +611,16 @@ mod tests {
 
     #[test]
     fn what_could_not_be_found_is_not_let_pass() {
-        let recent = Recent::with(2);
+        let recent = RecentRequests::with(2);
         let mut request = Request { host: Some(b"w.test"), ..Request::default() };
         request.location.frontend = Some(b"gate");
         let decision = Decision::refuse(Reason::Owner);
         let id = DecisionId::from("1-2-3").unwrap();
         let response = decision.into();
         let note = |request: &Request<'_>| recent.note(&allowed(&response, request, &id));
-        assert_eq!(note(&request), Err(Full));
+        assert_eq!(note(&request), Err(CannotTrack));
         request.location.source = Some([127, 0, 0, 1].into());
-        assert_eq!(note(&request), Err(Full), "an address without a port");
+        assert_eq!(note(&request), Err(CannotTrack), "an address without a port");
         request.location.port = Some(7);
         assert_eq!(note(&request), Ok(()));
     }

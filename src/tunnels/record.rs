@@ -6,7 +6,7 @@ use crate::{
     haproxy::runtime::Detail,
     identity::Identity,
     time::Timestamp,
-    tunnels::{Cause, Tunnel},
+    tunnels::{TerminationCause, Tunnel},
     workspaces::WorkspaceId,
 };
 
@@ -19,14 +19,14 @@ pub(super) struct TunnelEvent<'a> {
     /// The tunnel.
     pub tunnel: &'a Tunnel,
     /// Why it was terminated, or must be.
-    pub cause: Option<Cause>,
+    pub cause: Option<TerminationCause>,
     /// Why it could not be terminated yet.
     pub error: Option<&'a str>,
 }
 
 impl AuditRecord for TunnelEvent<'_> {
     fn write(&self, out: &mut Vec<u8>) {
-        let Tunnel { identity, place, .. } = self.tunnel;
+        let Tunnel { identity, location, .. } = self.tunnel;
         let identity = identity.as_deref();
         let mut line = JsonObject::begin(out);
         line.number("time_ms", self.time.as_millis());
@@ -34,14 +34,15 @@ impl AuditRecord for TunnelEvent<'_> {
         line.text("decision_id", &self.tunnel.id);
         line.text("kind", self.tunnel.kind.id());
         line.text("reason", self.tunnel.reason.id());
-        line.optional("cause", self.cause.map(Cause::id));
+        line.optional("cause", self.cause.map(TerminationCause::id));
+        // Only a termination by an administrator has a user id.
         let uid = match self.cause {
-            Some(Cause::Administrator(uid)) => uid,
+            Some(TerminationCause::Administrator(uid)) => uid,
             _ => None,
         };
         line.display("uid", uid);
         line.optional("error", self.error);
-        line.text("by", self.tunnel.by.id());
+        line.text("credential", self.tunnel.credential.id());
         line.optional("user", identity.map(Identity::label));
         if let Some(email) = identity.and_then(Identity::email_beside_label) {
             line.text("email", email);
@@ -54,11 +55,11 @@ impl AuditRecord for TunnelEvent<'_> {
         line.text("host", self.tunnel.host.as_str());
         line.display("client", self.tunnel.client);
         line.number("since_ms", self.tunnel.since.as_millis());
-        line.untrusted("frontend", &place.frontend);
-        line.display("process", place.process);
-        line.display("stream", place.stream);
-        line.display("source", place.source);
-        line.text("can_be_terminated", if place.can_be_found() { "yes" } else { "no" });
+        line.untrusted("frontend", &location.frontend);
+        line.display("process", location.process);
+        line.display("stream", location.stream);
+        line.display("source", location.source);
+        line.text("can_be_terminated", if location.can_be_found() { "yes" } else { "no" });
         line.end();
     }
 }
@@ -72,7 +73,7 @@ pub(super) struct StreamTerminated<'a> {
     /// The id of its process.
     pub process: u32,
     /// Why it was terminated.
-    pub cause: Cause,
+    pub cause: TerminationCause,
 }
 
 impl AuditRecord for StreamTerminated<'_> {

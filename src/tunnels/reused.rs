@@ -12,11 +12,11 @@ use std::{
 };
 
 use super::{
-    Cause, Tunnel, Tunnels,
+    TerminationCause, Tunnel, Tunnels,
     promote::{Connection, Streams, connections},
-    recent::SPARED,
+    recent::RESPONSE_GRACE,
     revalidation,
-    terminator::Site,
+    terminator::SocketWorker,
 };
 use crate::{
     authz::decision::DecisionId,
@@ -26,44 +26,44 @@ use crate::{
         runtime::{Detail, List, Pointer, Quarter},
     },
     time::{MonotonicTime, Timestamp},
-    tunnels::table::Found,
+    tunnels::table::LocatedStream,
     workspaces::pattern::Scratch,
 };
 
 /// HAProxy waits this long for a response at most, so the response to an older request has come.
-const ANSWERED: Duration = Duration::from_millis(500);
+const RESPONSE_WINDOW: Duration = Duration::from_millis(500);
 
-type Key = (Box<[u8]>, Option<SocketAddr>);
+type ConnectionKey = (Box<[u8]>, Option<SocketAddr>);
 
 /// The allows that streams of the listed connections may have reused.
 #[derive(Default)]
-struct Candidates {
-    given: HashMap<Key, Vec<Given>>,
+struct ReusableAllows {
+    reusable: HashMap<ConnectionKey, Vec<ReusableAllow>>,
     /// The numbers and starts of the streams that had an authorization request of their own.
     asked: HashSet<(u32, Quarter)>,
     /// Connections with a recent authorization request whose streams have no numbers.
-    busy: HashSet<Key>,
+    busy: HashSet<ConnectionKey>,
 }
 
 /// An allow that HAProxy may reuse.
-struct Given {
+struct ReusableAllow {
     tunnel: Tunnel,
     /// When HAProxy sent the authorization request, by its clock.
     asked: Quarter,
     /// Why it would be refused now.
-    cause: Option<Cause>,
+    cause: Option<TerminationCause>,
     /// Whether the agent before this one gave it, and its streams have numbers.
     is_inherited: bool,
 }
 
-impl Given {
+impl ReusableAllow {
     /// Whether a stream that reused it is followed at any age.
     fn at_once(&self) -> bool {
         self.cause.is_some() || self.is_inherited
     }
 }
 
-impl Site {
+impl SocketWorker {
     /// Adds streams to the table that passed by a reused allow and last, or would be refused by
     /// now.
     pub(super) async fn promote_reused(
@@ -73,16 +73,18 @@ impl Site {
         asked: MonotonicTime,
     ) -> Result<(), AskError> {
         let Some(live) = &self.live else { return Ok(()) };
-        if self.tunnels.given.as_ref().is_none_or(|given| given.lock().is_empty()) {
+        if self.tunnels.reusable.as_ref().is_none_or(|given| given.lock().is_empty()) {
             return Ok(());
         }
         let streams = connections(list, self.is_late(asked));
+        // One gate and one snapshot for all of them, so that they are decided about alike.
         let candidates = self.candidates(&live.gate(), &streams, list.process);
-        let known = self.taken(&self.tunnels.lock(), process);
+        // Streams that are tunnels already need no details.
+        let known = self.located_pointers(&self.tunnels.lock(), process);
         let mut pointers = HashSet::new();
-        for ((frontend, source), given) in &candidates.given {
+        for ((frontend, source), given) in &candidates.reusable {
             let Some(there) = streams.get(&(&**frontend, *source)) else { continue };
-            let at_once = given.iter().any(Given::at_once);
+            let at_once = given.iter().any(ReusableAllow::at_once);
             pointers.extend(if at_once { &there.all } else { &there.old });
         }
         let pointers: Vec<Pointer> = pointers.difference(&known).copied().collect();
@@ -102,11 +104,11 @@ impl Site {
             }
             for given in all.into_iter().filter(|given| old || given.at_once()) {
                 let Some(tunnel) = self.reused(given, detail) else { continue };
-                let is_one_of_many = tunnel.place.stream.is_none() && detail.shares_connection;
+                let is_one_of_many = tunnel.location.stream.is_none() && detail.shares_connection;
                 if is_one_of_many && self.is_known(&tunnel) {
                     continue;
                 }
-                let found = (!is_one_of_many).then(|| Found {
+                let found = (!is_one_of_many).then(|| LocatedStream {
                     socket: self.number,
                     process: process.clone(),
                     process_id: list.process,
@@ -124,11 +126,11 @@ impl Site {
     /// under way. Then another scan is requested.
     fn is_early(&self, stream: (u32, Pointer)) -> bool {
         let now = MonotonicTime::now();
-        let mut waiting = self.waiting.lock();
-        waiting.retain(|_, since| now.since(*since) < SPARED * 10);
+        let mut waiting = self.first_seen.lock();
+        waiting.retain(|_, since| now.since(*since) < RESPONSE_GRACE * 10);
         let since = *waiting.entry(stream).or_insert(now);
         drop(waiting);
-        let is_early = now.since(since) < SPARED;
+        let is_early = now.since(since) < RESPONSE_GRACE;
         if is_early {
             self.tunnels.changed();
         }
@@ -140,8 +142,8 @@ impl Site {
         gate: &Gate,
         streams: &HashMap<Connection<'_>, Streams>,
         process: u32,
-    ) -> Candidates {
-        let mut candidates = Candidates::default();
+    ) -> ReusableAllows {
+        let mut candidates = ReusableAllows::default();
         let key = |(frontend, source): Connection<'_>| (Box::from(frontend), source);
         let mut next = Some(0);
         while let Some(from) = next {
@@ -159,7 +161,7 @@ impl Site {
         }
         let mut all = Vec::new();
         let mut next = Some(0);
-        while let (Some(from), Some(given)) = (next, &self.tunnels.given) {
+        while let (Some(from), Some(given)) = (next, &self.tunnels.reusable) {
             next = given.lock().some(from, |seen| {
                 if seen.is_in(process)
                     && streams.contains_key(&seen.connection())
@@ -169,53 +171,54 @@ impl Site {
                 }
             });
         }
-        for given in self.judged(gate, all) {
-            let place = &given.tunnel.place;
-            let key = (place.frontend.clone(), place.source);
-            candidates.given.entry(key).or_default().push(given);
+        for given in self.revalidated(gate, all) {
+            let location = &given.tunnel.location;
+            let key = (location.frontend.clone(), location.source);
+            candidates.reusable.entry(key).or_default().push(given);
         }
         candidates
     }
 
-    fn judged(&self, gate: &Gate, all: Vec<(Quarter, Tunnel, bool)>) -> Vec<Given> {
+    fn revalidated(&self, gate: &Gate, all: Vec<(Quarter, Tunnel, bool)>) -> Vec<ReusableAllow> {
         let (now, mut scratch) = (Timestamp::now(), Scratch::default());
         let workspaces = gate.registry.snapshot();
         let judge = |(asked, tunnel, is_inherited): (Quarter, Tunnel, bool)| {
             let about = (gate, &workspaces);
             let cause =
                 revalidation::ends(about, &tunnel, &self.tunnels.settings, now, &mut scratch);
-            Given { tunnel, asked, cause, is_inherited }
+            ReusableAllow { tunnel, asked, cause, is_inherited }
         };
         all.into_iter().map(judge).collect()
     }
 
     /// The tunnel that a stream is if it reused this allow.
-    fn reused(&self, given: &Given, detail: &Detail) -> Option<Tunnel> {
+    fn reused(&self, given: &ReusableAllow, detail: &Detail) -> Option<Tunnel> {
         let mut tunnel = given.tunnel.clone();
         tunnel.id = self.tunnels.another_id(&tunnel.id)?;
+        // The allow was given earlier, for another request: the lifetime of this one begins now.
         tunnel.since = Timestamp::now();
         tunnel.opened = MonotonicTime::now();
-        if tunnel.place.stream.is_some() {
-            tunnel.place.stream = Some(detail.id);
-            tunnel.place.started = Some(detail.started.micros());
+        if tunnel.location.stream.is_some() {
+            tunnel.location.stream = Some(detail.id);
+            tunnel.location.started = Some(detail.started.micros());
         }
         Some(tunnel)
     }
 }
 
-impl Candidates {
+impl ReusableAllows {
     /// The allows that a stream may have reused.
-    fn of(&self, detail: &Detail) -> Vec<&Given> {
+    fn of(&self, detail: &Detail) -> Vec<&ReusableAllow> {
         let key = (detail.frontend.clone(), detail.source);
         if self.asked.contains(&(detail.id, detail.started)) || self.busy.contains(&key) {
             return vec![];
         }
-        let all = self.given.get(&key).into_iter().flatten();
+        let all = self.reusable.get(&key).into_iter().flatten();
         // Several streams without numbers share the connection: it may be any of its allows.
-        if detail.shares_connection && all.clone().any(|g| g.tunnel.place.stream.is_none()) {
+        if detail.shares_connection && all.clone().any(|g| g.tunnel.location.stream.is_none()) {
             return all.collect();
         }
-        let tolerance = i64::try_from(ANSWERED.as_micros()).unwrap_or(i64::MAX);
+        let tolerance = i64::try_from(RESPONSE_WINDOW.as_micros()).unwrap_or(i64::MAX);
         let aged = all.map(|given| (detail.started.after(given.asked), given));
         let mut aged: Vec<_> = aged.filter(|(age, _)| *age >= -tolerance).collect();
         aged.sort_by_key(|(age, _)| *age);
@@ -246,7 +249,7 @@ mod tests {
     use crate::{
         haproxy::runtime,
         tunnels::{
-            By,
+            TunnelCredential,
             tests::{named, tunnel},
         },
     };
@@ -260,19 +263,19 @@ mod tests {
     }
 
     #[test]
-    fn a_reused_stream_goes_by_the_last_question_before_it() {
+    fn a_reused_stream_goes_by_the_last_authorization_request_before_it() {
         // 24 November 2026, 19:20:30 UTC.
         let second = |second: u64| Quarter::of((1_795_548_030 + second) * 1_000_000);
         let given = |asked: u64, user: &str| {
-            let mut tunnel = tunnel(By::Token, named(false));
+            let mut tunnel = tunnel(TunnelCredential::Token, named(false));
             tunnel.owner = Some(user.into());
-            Given { tunnel, asked: second(asked), cause: None, is_inherited: false }
+            ReusableAllow { tunnel, asked: second(asked), cause: None, is_inherited: false }
         };
         let key = (Box::from(&b"gate"[..]), Some("127.0.0.1:5".parse().unwrap()));
         let all = vec![given(0, "a"), given(4, "b"), given(5, "c"), given(20, "later")];
-        let mut candidates = Candidates::default();
-        candidates.given.insert(key.clone(), all);
-        let of = |candidates: &Candidates, time: &str, mux: &str| -> String {
+        let mut candidates = ReusableAllows::default();
+        candidates.reusable.insert(key.clone(), all);
+        let of = |candidates: &ReusableAllows, time: &str, mux: &str| -> String {
             let of = candidates.of(&detail(time, mux));
             of.iter().filter_map(|given| given.tunnel.owner.as_deref()).collect()
         };
@@ -281,14 +284,18 @@ mod tests {
         // The response may have been on its way.
         assert_eq!(of(&candidates, "19:20:35.200000", "H2"), "cb");
         assert_eq!(of(&candidates, "19:20:35.200000", "H1"), "c");
-        assert_eq!(of(&candidates, "19:20:29.000000", "H2"), "", "before any question");
+        assert_eq!(
+            of(&candidates, "19:20:29.000000", "H2"),
+            "",
+            "before any authorization request"
+        );
         // A stream with an authorization request of its own reused nothing.
         candidates.asked.insert((9, second(6)));
         assert_eq!(of(&candidates, "19:20:36.000000", "H2"), "");
         // Without numbers: all allows of the connection, and none while an authorization request is
         // recent.
-        for given in candidates.given.get_mut(&key).unwrap() {
-            given.tunnel.place.stream = None;
+        for given in candidates.reusable.get_mut(&key).unwrap() {
+            given.tunnel.location.stream = None;
         }
         assert_eq!(of(&candidates, "19:20:33.000000", "H2"), "abclater");
         candidates.busy.insert(key);

@@ -10,12 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{By, Cause, Settings, Tunnel, Tunnels};
+use super::{TerminationCause, Tunnel, TunnelCredential, TunnelSettings, Tunnels};
 use crate::{
     authz::reason::Reason,
     gate::{
         Gate,
-        revalidate::{Held, revalidate},
+        revalidate::{HeldAllow, revalidate},
         revalidator::{Change, HeldAllows, Round, Schedule, Scope},
     },
     identity::TokenError,
@@ -66,7 +66,7 @@ impl TunnelRevalidation {
                 due.extend(cause.map(|cause| (entry.tunnel.id, cause)));
             }
         }
-        self.tunnels.due(due);
+        self.tunnels.mark_for_termination(due);
     }
 
     /// Whether every source was listed once, or had the time to.
@@ -104,7 +104,7 @@ impl HeldAllows for TunnelRevalidation {
         let tunnels: Vec<Arc<Tunnel>> = {
             let state = self.tunnels.lock();
             let open = state.entries.values().filter(|entry| entry.due.is_none());
-            let wanted = open.filter(|entry| scope == Scope::All || !entry.judged);
+            let wanted = open.filter(|entry| scope == Scope::All || !entry.revalidated);
             wanted.map(|entry| Arc::clone(&entry.tunnel)).collect()
         };
         if tunnels.is_empty() {
@@ -114,8 +114,10 @@ impl HeldAllows for TunnelRevalidation {
         let workspaces = gate.registry.snapshot();
         let mut due = Vec::new();
         for tunnel in &tunnels {
+            // A restarted agent has no workspaces until its sources were listed: that must not end
+            // the tunnels of the agent before it.
             match judge(gate, &workspaces, tunnel, now, &mut self.scratch) {
-                Err(Cause::Refused(Reason::WorkspacesNotLoaded)) if !is_settled => {}
+                Err(TerminationCause::Refused(Reason::WorkspacesNotLoaded)) if !is_settled => {}
                 Err(cause) => due.push((tunnel.id, cause)),
                 Ok(()) => {}
             }
@@ -125,11 +127,11 @@ impl HeldAllows for TunnelRevalidation {
             let mut state = self.tunnels.lock();
             for tunnel in &tunnels {
                 if let Some(entry) = state.entries.get_mut(&tunnel.id) {
-                    entry.judged = true;
+                    entry.revalidated = true;
                 }
             }
         }
-        self.tunnels.due(due);
+        self.tunnels.mark_for_termination(due);
         let micros = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.tunnels.counts.revalidations.fetch_add(1, Ordering::Relaxed);
         self.tunnels.counts.revalidation_micros.fetch_add(micros, Ordering::Relaxed);
@@ -137,26 +139,33 @@ impl HeldAllows for TunnelRevalidation {
 }
 
 /// Why a tunnel is over by the clock or with its session.
-fn expired(gate: &Gate, tunnel: &Tunnel, settings: &Settings, now: Timestamp) -> Option<Cause> {
+fn expired(
+    gate: &Gate,
+    tunnel: &Tunnel,
+    settings: &TunnelSettings,
+    now: Timestamp,
+) -> Option<TerminationCause> {
     let sessions = gate.browser.as_ref().map(|sign_in| &sign_in.sessions);
     let validity = match &tunnel.session {
         Some(session) => {
             sessions.map_or(SessionValidity::Ended, |sessions| sessions.validity(session, now))
         }
         // The session ended with the agent before this one.
-        None if tunnel.by == By::Session => SessionValidity::Ended,
+        None if tunnel.credential == TunnelCredential::Session => SessionValidity::Ended,
         None => SessionValidity::Valid,
     };
     match validity {
         SessionValidity::Valid => {}
-        SessionValidity::Ended => return Some(Cause::SessionEnded),
+        SessionValidity::Ended => return Some(TerminationCause::SessionEnded),
         // The session has not ended as far as this agent knows, and the record must not say so. A request would get 503
         // for the same reason.
-        SessionValidity::Unknown => return Some(Cause::Refused(Reason::SessionsUnavailable)),
+        SessionValidity::Unknown => {
+            return Some(TerminationCause::Refused(Reason::SessionsUnavailable));
+        }
     }
-    if tunnel.identity.is_none() && tunnel.by != By::Nobody {
+    if tunnel.identity.is_none() && tunnel.credential != TunnelCredential::None {
         // The agent before this one knew the person by an issuer that is not configured any more.
-        return Some(Cause::Refused(Reason::Refused(TokenError::Issuer)));
+        return Some(TerminationCause::Refused(Reason::Refused(TokenError::Issuer)));
     }
     tunnel.end(settings).filter(|(end, _)| now >= *end).map(|(_, cause)| cause)
 }
@@ -165,10 +174,10 @@ fn expired(gate: &Gate, tunnel: &Tunnel, settings: &Settings, now: Timestamp) ->
 pub(super) fn ends(
     (gate, workspaces): (&Gate, &Snapshot),
     tunnel: &Tunnel,
-    settings: &Settings,
+    settings: &TunnelSettings,
     now: Timestamp,
     scratch: &mut Scratch,
-) -> Option<Cause> {
+) -> Option<TerminationCause> {
     expired(gate, tunnel, settings, now)
         .or_else(|| judge(gate, workspaces, tunnel, now, scratch).err())
 }
@@ -183,10 +192,10 @@ pub fn judge(
     tunnel: &Tunnel,
     now: Timestamp,
     scratch: &mut Scratch,
-) -> Result<(), Cause> {
-    let held = Held {
+) -> Result<(), TerminationCause> {
+    let held = HeldAllow {
         host: &tunnel.host,
-        about: tunnel.request_context(now),
+        context: tunnel.request_context(now),
         identity: tunnel.identity.clone(),
         session: tunnel.session.as_ref(),
         route: tunnel.route.as_ref(),

@@ -7,7 +7,7 @@ use super::Tunnels;
 pub struct TunnelsSummary {
     /// Live tunnels.
     pub open: usize,
-    /// Tunnels that must be closed and are still open.
+    /// Tunnels that must be terminated and are still open.
     pub terminating: usize,
     /// Tunnels that were not found in HAProxy yet.
     pub not_found: usize,
@@ -20,12 +20,12 @@ impl Tunnels {
     #[must_use]
     pub fn summary(&self) -> TunnelsSummary {
         let state = self.lock();
-        let count = |is: fn(&super::table::Entry) -> bool| {
+        let count = |is: fn(&super::table::TableEntry) -> bool| {
             state.entries.values().filter(|entry| is(entry)).count()
         };
         TunnelsSummary {
             open: state.entries.len(),
-            terminating: count(|entry| entry.due.is_some() && entry.shut.is_none()),
+            terminating: count(|entry| entry.due.is_some() && entry.terminated_at.is_none()),
             not_found: count(|entry| !entry.is_there()),
             sockets: state.errors.clone(),
         }

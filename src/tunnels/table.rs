@@ -2,7 +2,7 @@
 //!
 //! A tunnel is entered while its authorization request is decided, before HAProxy gets the
 //! response, so that no tunnel is open and unknown. Everything else (revalidation, termination,
-//! writing the file) happens beside the requests. It holds the lock for one pass over the table at
+//! writing the file) happens in other tasks. It holds the lock for one pass over the table at
 //! most.
 //!
 //! The table also writes the audit records of tunnels, and counts for the metrics. It decides
@@ -24,10 +24,10 @@ use tokio::sync::watch;
 use tracing::{debug, error, info, warn};
 
 use super::{
-    Allowed, Cause, Settings, Tunnel,
+    AllowedRequest, TerminationCause, Tunnel, TunnelSettings,
     journal::Journal,
-    keep,
-    recent::{LASTS, Recent},
+    recent::{LONG_REQUEST_AGE, RecentRequests},
+    store,
 };
 use crate::{
     audit::{AuditEvent, AuditLog},
@@ -42,56 +42,56 @@ use crate::{
 };
 
 /// One person, or one client address without a person, may have the table's size divided by this.
-const SHARE: usize = 8;
+const SHARE_DIVISOR: usize = 8;
 /// Tunnels without a person may have the table's size divided by this; the rest is for people.
-const FOR_PEOPLE: usize = 2;
+const ANONYMOUS_DIVISOR: usize = 2;
 /// A termination that takes longer than this is reported and recorded as failed. It is still tried.
 const TERMINATION_TIMEOUT: Duration = Duration::from_secs(1);
 /// A tunnel whose process of HAProxy does not answer stays in the table for this time.
-const OUT_OF_REACH: Duration = Duration::from_hours(1);
+const UNREACHABLE_TIMEOUT: Duration = Duration::from_hours(1);
 
 /// The table of live tunnels.
 pub struct Tunnels {
-    pub(super) settings: Settings,
+    pub(super) settings: TunnelSettings,
     audit_log: Arc<AuditLog>,
     /// The journal that outlives this process; none unless a file is configured.
     journal: Option<Journal>,
-    state: Mutex<State>,
+    state: Mutex<TableState>,
     /// Plain requests that were allowed in the last seconds.
-    pub(super) recent: Recent,
+    pub(super) recent: RecentRequests,
     /// Allows that HAProxy may reuse, and how long it may reuse one at most; none unless verdicts
     /// are cached.
-    pub(super) given: Option<Recent>,
+    pub(super) reusable: Option<RecentRequests>,
     reuse: Duration,
     wake: watch::Sender<()>,
     /// Counts the changes after which earlier decisions may be wrong.
     changes: AtomicU64,
-    pub(super) counts: Counts,
+    pub(super) counts: TunnelCounts,
 }
 
 /// Counters for the metrics.
 #[derive(Default)]
-pub(super) struct Counts {
+pub(super) struct TunnelCounts {
     pub(super) opened: AtomicU64,
     pub(super) closed: AtomicU64,
     pub(super) terminated: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) full: AtomicU64,
-    pub(super) cannot: AtomicU64,
+    pub(super) unidentified: AtomicU64,
     pub(super) termination_micros: AtomicU64,
     pub(super) revalidations: AtomicU64,
     pub(super) revalidation_micros: AtomicU64,
 }
 
 #[derive(Default)]
-pub(super) struct State {
-    pub(super) entries: HashMap<DecisionId, Entry>,
-    held: HashMap<Holder, usize>,
+pub(super) struct TableState {
+    pub(super) entries: HashMap<DecisionId, TableEntry>,
+    held_by: HashMap<ShareHolder, usize>,
     /// The number of tunnels without a person.
-    nobodys: usize,
+    anonymous: usize,
     pub(super) frontends: HashSet<Box<[u8]>>,
     /// The last complete scan of each socket.
-    pub(super) rounds: Vec<Option<Round>>,
+    pub(super) scans: Vec<Option<SocketScan>>,
     /// Why each socket does not answer at the moment.
     pub(super) errors: Vec<Option<String>>,
     /// The number of tunnels found in HAProxy that this agent did not allow.
@@ -102,35 +102,35 @@ pub(super) struct State {
 }
 
 /// A tunnel in the table, with the state of its stream.
-pub(super) struct Entry {
+pub(super) struct TableEntry {
     pub(super) tunnel: Arc<Tunnel>,
     /// Where its stream is, once it was found.
-    pub(super) found: Option<Found>,
+    pub(super) located: Option<LocatedStream>,
     /// Set once it must be terminated.
-    pub(super) due: Option<Due>,
+    pub(super) due: Option<PendingTermination>,
     /// When HAProxy confirmed that it ended the stream.
-    pub(super) shut: Option<MonotonicTime>,
+    pub(super) terminated_at: Option<MonotonicTime>,
     /// Whether HAProxy was asked to end it, even if the reply was lost.
-    pub(super) tried: bool,
+    pub(super) attempted: bool,
     /// Whether it was revalidated at least once since it was opened.
-    pub(super) judged: bool,
+    pub(super) revalidated: bool,
     /// When several streams were found of which any may be this one.
-    pub(super) doubt: Option<MonotonicTime>,
+    pub(super) ambiguous_since: Option<MonotonicTime>,
     /// When its process of HAProxy was first found not to answer.
-    out_of_reach: Option<MonotonicTime>,
+    unreachable_since: Option<MonotonicTime>,
 }
 
 /// The duty to terminate a tunnel.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Due {
-    pub(super) cause: Cause,
+pub(super) struct PendingTermination {
+    pub(super) cause: TerminationCause,
     pub(super) since: MonotonicTime,
     /// Whether its delay was recorded already.
     reported: bool,
 }
 
 /// The result of one complete scan of a socket.
-pub(super) struct Round {
+pub(super) struct SocketScan {
     pub(super) started: MonotonicTime,
     /// The ids of the processes that answered.
     pub(super) processes: Vec<u32>,
@@ -140,7 +140,7 @@ pub(super) struct Round {
 
 /// Who a tunnel is counted for.
 #[derive(PartialEq, Eq, Hash)]
-enum Holder {
+enum ShareHolder {
     Person(Box<str>, Box<str>),
     Address(Option<IpAddr>),
 }
@@ -148,19 +148,19 @@ enum Holder {
 /// A tunnel or request that cannot be tracked: there is no room for it, its person has too many, or
 /// its stream could not be found in HAProxy later. It must not be allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Full;
+pub struct CannotTrack;
 
-impl Holder {
+impl ShareHolder {
     fn of(tunnel: &Tunnel) -> Self {
         match &tunnel.identity {
             Some(identity) => Self::Person(identity.issuer.clone(), identity.subject.clone()),
-            None => Self::Address(tunnel.client.map(of_one_client)),
+            None => Self::Address(tunnel.client.map(client_network)),
         }
     }
 }
 
 /// The address that stands for one client. An IPv6 client has a whole /64 (RFC 6177).
-fn of_one_client(ip: IpAddr) -> IpAddr {
+fn client_network(ip: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = ip else { return ip };
     IpAddr::V6((u128::from(v6) >> 64 << 64).into())
 }
@@ -168,31 +168,31 @@ fn of_one_client(ip: IpAddr) -> IpAddr {
 impl Tunnels {
     /// An empty table, for HAProxies with this many sockets of the runtime API.
     #[must_use]
-    pub fn new(settings: Settings, sockets: usize, audit_log: Arc<AuditLog>) -> Self {
-        let state = State {
+    pub fn new(settings: TunnelSettings, sockets: usize, audit_log: Arc<AuditLog>) -> Self {
+        let state = TableState {
             frontends: settings.frontends.iter().cloned().collect(),
-            rounds: (0..sockets).map(|_| None).collect(),
+            scans: (0..sockets).map(|_| None).collect(),
             errors: (0..sockets).map(|_| None).collect(),
-            ..State::default()
+            ..TableState::default()
         };
         Self {
             settings,
             audit_log,
             journal: None,
             state: Mutex::new(state),
-            recent: Recent::new(),
-            given: None,
+            recent: RecentRequests::new(),
+            reusable: None,
             reuse: Duration::ZERO,
             wake: watch::Sender::new(()),
             changes: AtomicU64::new(0),
-            counts: Counts::default(),
+            counts: TunnelCounts::default(),
         }
     }
 
-    /// The same table, which also writes each new tunnel to the journal beside the file `path`.
+    /// The same table, which also writes each new tunnel to the journal of the file `path`.
     #[must_use]
     pub fn with_journal(self, path: &Path) -> Self {
-        Self { journal: Some(Journal::beside(path)), ..self }
+        Self { journal: Some(Journal::of_file(path)), ..self }
     }
 
     pub(super) fn journal(&self) -> Option<&Journal> {
@@ -202,18 +202,18 @@ impl Tunnels {
     /// The same table, for a HAProxy that may reuse an allow for this long.
     #[must_use]
     pub fn reusing(self, longest: Option<Duration>) -> Self {
-        let given = longest.map(|_| Recent::new());
-        Self { given, reuse: longest.unwrap_or_default(), ..self }
+        let reusable = longest.map(|_| RecentRequests::new());
+        Self { reusable, reuse: longest.unwrap_or_default(), ..self }
     }
 
     /// Whether HAProxy may be told to reuse another allow: there is still room to remember it, so
     /// that requests that pass by it and last can be recognized.
     #[must_use]
-    pub fn may_give(&self) -> bool {
-        self.given.as_ref().is_none_or(|given| given.lock().has_room())
+    pub fn can_offer_reuse(&self) -> bool {
+        self.reusable.as_ref().is_none_or(|given| given.lock().has_room())
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, TableState> {
         // Each change of the state is complete before anything that can panic, so a poisoned lock
         // is safe.
         self.state.lock()
@@ -240,11 +240,11 @@ impl Tunnels {
     ///
     /// # Errors
     /// There is no room for it: it must not be opened.
-    pub fn open(&self, tunnel: Tunnel) -> Result<(), Full> {
+    pub fn open(&self, tunnel: Tunnel) -> Result<(), CannotTrack> {
         let mut state = self.lock();
-        self.make_room(&state, &tunnel)?;
-        if !state.frontends.contains(&tunnel.place.frontend) && state.frontends.len() < 64 {
-            state.frontends.insert(tunnel.place.frontend.clone());
+        self.check_room(&state, &tunnel)?;
+        if !state.frontends.contains(&tunnel.location.frontend) && state.frontends.len() < 64 {
+            state.frontends.insert(tunnel.location.frontend.clone());
         }
         state.insert(tunnel);
         drop(state);
@@ -254,18 +254,18 @@ impl Tunnels {
 
     /// Counts a request that is refused because HAProxy does not say which of its streams it is.
     pub fn cannot_be_found(&self) {
-        if self.counts.cannot.fetch_add(1, Ordering::Relaxed) == 0 {
+        if self.counts.unidentified.fetch_add(1, Ordering::Relaxed) == 0 {
             error!(
                 "requests are refused: HAProxy passes neither the number nor the source address of their streams, so they could not be terminated; compare the args lines with haproxy/identity.spoe.cfg. Behind a unix socket this needs HAProxy 3.0"
             );
         }
     }
 
-    /// Remembers an allowed request that is no tunnel yet. It becomes one if it lasts.
+    /// Remembers an allowed request that is not yet a tunnel. It becomes one if it lasts.
     ///
     /// # Errors
     /// Its stream could not be found in HAProxy later: it must not be allowed.
-    pub fn note(&self, allowed: &Allowed<'_>) -> Result<(), Full> {
+    pub fn note(&self, allowed: &AllowedRequest<'_>) -> Result<(), CannotTrack> {
         self.recent.note(allowed)
     }
 
@@ -273,19 +273,19 @@ impl Tunnels {
     ///
     /// # Errors
     /// As for [`Self::note`].
-    pub fn note_given(&self, allowed: &Allowed<'_>) -> Result<(), Full> {
-        self.given.as_ref().map_or(Ok(()), |given| given.note(allowed))
+    pub fn note_reusable(&self, allowed: &AllowedRequest<'_>) -> Result<(), CannotTrack> {
+        self.reusable.as_ref().map_or(Ok(()), |given| given.note(allowed))
     }
 
     /// Fails if there is no room for another tunnel of that person or address.
-    fn make_room(&self, state: &State, tunnel: &Tunnel) -> Result<(), Full> {
-        let holder = Holder::of(tunnel);
-        let holds = state.held.get(&holder).copied().unwrap_or_default();
+    fn check_room(&self, state: &TableState, tunnel: &Tunnel) -> Result<(), CannotTrack> {
+        let holder = ShareHolder::of(tunnel);
+        let holds = state.held_by.get(&holder).copied().unwrap_or_default();
         // An endpoint may be public. Without this, clients without a credential could fill the
         // table.
-        let strangers_full = matches!(holder, Holder::Address(_))
-            && state.nobodys >= self.settings.most.div_ceil(FOR_PEOPLE);
-        let full = state.entries.len() >= self.settings.most;
+        let strangers_full = matches!(holder, ShareHolder::Address(_))
+            && state.anonymous >= self.settings.max.div_ceil(ANONYMOUS_DIVISOR);
+        let full = state.entries.len() >= self.settings.max;
         if full || strangers_full || holds >= self.share() {
             let count = state.entries.len();
             if self.counts.full.fetch_add(1, Ordering::Relaxed) == 0 {
@@ -295,7 +295,7 @@ impl Tunnels {
                     "a tunnel is refused: the table is full, or one person or address has its share of it; see [tunnels]"
                 );
             }
-            return Err(Full);
+            return Err(CannotTrack);
         }
         Ok(())
     }
@@ -308,10 +308,11 @@ impl Tunnels {
     pub(super) fn promote(
         &self,
         tunnel: Tunnel,
-        found: Option<Found>,
-        cause: Option<Cause>,
-    ) -> Result<(), Full> {
+        found: Option<LocatedStream>,
+        cause: Option<TerminationCause>,
+    ) -> Result<(), CannotTrack> {
         let id = tunnel.id;
+        // A stream carries one request at a time, so other tunnels at this stream have ended.
         let others = found.as_ref().map(|found| self.lock().others_at(found, &tunnel));
         match others {
             // The connection carries one stream at a time, and a newer request is on it.
@@ -323,18 +324,18 @@ impl Tunnels {
         if state.entries.contains_key(&id) {
             return Ok(());
         }
-        self.make_room(&state, &tunnel)?;
+        self.check_room(&state, &tunnel)?;
         state.insert(tunnel);
         if let Some(entry) = state.entries.get_mut(&id) {
-            entry.doubt = found.is_none().then(MonotonicTime::now);
-            entry.found = found;
+            entry.ambiguous_since = found.is_none().then(MonotonicTime::now);
+            entry.located = found;
         }
         drop(state);
         self.counts.opened.fetch_add(1, Ordering::Relaxed);
         if self.record_opening(&id).is_err() {
             error!(decision_id = %id, "a request that lasts has no record in the audit log: its tunnel is followed all the same");
         }
-        self.due(cause.map(|cause| (id, cause)));
+        self.mark_for_termination(cause.map(|cause| (id, cause)));
         Ok(())
     }
 
@@ -344,7 +345,7 @@ impl Tunnels {
     }
 
     fn share(&self) -> usize {
-        self.settings.most.div_ceil(SHARE)
+        self.settings.max.div_ceil(SHARE_DIVISOR)
     }
 
     /// Removes a tunnel whose allow was never sent to HAProxy.
@@ -355,14 +356,17 @@ impl Tunnels {
     }
 
     /// Marks tunnels to be terminated. A tunnel that is marked already keeps its first cause.
-    pub(super) fn due(&self, tunnels: impl IntoIterator<Item = (DecisionId, Cause)>) {
+    pub(super) fn mark_for_termination(
+        &self,
+        tunnels: impl IntoIterator<Item = (DecisionId, TerminationCause)>,
+    ) {
         let mut any = false;
         let since = MonotonicTime::now();
         let mut state = self.lock();
         for (id, cause) in tunnels {
             let Some(entry) = state.entries.get_mut(&id) else { continue };
             if entry.due.is_none() {
-                entry.due = Some(Due { cause, since, reported: false });
+                entry.due = Some(PendingTermination { cause, since, reported: false });
                 any = true;
                 debug!(decision_id = %id, cause = cause.id(), "a tunnel must be terminated");
             }
@@ -374,26 +378,29 @@ impl Tunnels {
     }
 
     /// Marks the tunnels that an administrator selects. Returns how many there are.
-    pub fn terminate(&self, uid: Option<u32>, is_meant: impl Fn(&Tunnel) -> bool) -> usize {
-        let meant: Vec<_> = {
+    pub fn terminate(&self, uid: Option<u32>, is_selected: impl Fn(&Tunnel) -> bool) -> usize {
+        let selected: Vec<_> = {
             let state = self.lock();
             let all = state.entries.values().map(|entry| &entry.tunnel);
-            all.filter(|tunnel| is_meant(tunnel)).map(|tunnel| tunnel.id).collect()
+            all.filter(|tunnel| is_selected(tunnel)).map(|tunnel| tunnel.id).collect()
         };
-        let count = meant.len();
-        self.due(meant.into_iter().map(|id| (id, Cause::Administrator(uid))));
+        let count = selected.len();
+        self.mark_for_termination(
+            selected.into_iter().map(|id| (id, TerminationCause::Administrator(uid))),
+        );
         count
     }
 
     /// Notes that HAProxy ended the streams of these tunnels, and records it.
-    pub(super) fn was_terminated(&self, ids: impl IntoIterator<Item = DecisionId>) {
+    pub(super) fn note_terminated(&self, ids: impl IntoIterator<Item = DecisionId>) {
         let now = MonotonicTime::now();
         let mut terminated = Vec::new();
         let mut state = self.lock();
         for id in ids {
             let Some(entry) = state.entries.get_mut(&id) else { continue };
             let Some(due) = entry.due else { continue };
-            if entry.shut.replace(now).is_none() {
+            // A stream that is still there is ended again, which is not counted twice.
+            if entry.terminated_at.replace(now).is_none() {
                 let took = now.since(due.since);
                 let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
                 self.counts.terminated.fetch_add(1, Ordering::Relaxed);
@@ -404,7 +411,7 @@ impl Tunnels {
         drop(state);
         for (tunnel, cause, took) in terminated {
             info!(decision_id = %tunnel.id, cause = cause.id(), ?took, "a tunnel was terminated");
-            self.keep(AuditEvent::TunnelTerminate, &tunnel, Some(cause), None);
+            self.record(AuditEvent::TunnelTerminate, &tunnel, Some(cause), None);
         }
     }
 
@@ -414,12 +421,12 @@ impl Tunnels {
             let mut state = self.lock();
             ids.iter().filter_map(|id| state.remove(id)).collect()
         };
-        for Entry { tunnel, due, tried, .. } in ended {
+        for TableEntry { tunnel, due, attempted, .. } in ended {
             self.counts.closed.fetch_add(1, Ordering::Relaxed);
             // A tunnel that closed by itself, before HAProxy was asked to end it, was not
             // terminated.
-            let cause = due.filter(|_| tried).map(|due| due.cause);
-            self.keep(AuditEvent::TunnelClose, &tunnel, cause, None);
+            let cause = due.filter(|_| attempted).map(|due| due.cause);
+            self.record(AuditEvent::TunnelClose, &tunnel, cause, None);
         }
     }
 
@@ -431,15 +438,17 @@ impl Tunnels {
         let error = state.errors.iter().flatten().next().cloned();
         for entry in state.entries.values_mut() {
             let Some(due) = &mut entry.due else { continue };
-            if entry.shut.is_none() && !due.reported && now.since(due.since) >= TERMINATION_TIMEOUT
+            if entry.terminated_at.is_none()
+                && !due.reported
+                && now.since(due.since) >= TERMINATION_TIMEOUT
             {
                 due.reported = true;
                 let error = match &error {
-                    _ if !entry.tunnel.place.can_be_found() => {
+                    _ if !entry.tunnel.location.can_be_found() => {
                         "HAProxy does not tell which stream it is".into()
                     }
                     Some(error) => error.clone(),
-                    None if entry.doubt.is_some() => {
+                    None if entry.ambiguous_since.is_some() => {
                         "several streams of HAProxy could be it".into()
                     }
                     None => "no process of HAProxy that is reached has it".into(),
@@ -452,18 +461,18 @@ impl Tunnels {
         for (tunnel, cause, error) in failed {
             self.counts.failed.fetch_add(1, Ordering::Relaxed);
             error!(decision_id = %tunnel.id, cause = cause.id(), error, "terminating a tunnel failed: it is tried again until it is gone");
-            self.keep(AuditEvent::TunnelTerminateFailed, &tunnel, Some(cause), Some(&error));
+            self.record(AuditEvent::TunnelTerminateFailed, &tunnel, Some(cause), Some(&error));
         }
         self.ended(&nowhere);
     }
 
     /// Writes the audit record of something that happened to a tunnel. Returns whether it was
     /// written.
-    pub(super) fn keep(
+    pub(super) fn record(
         &self,
         event: AuditEvent,
         tunnel: &Tunnel,
-        cause: Option<Cause>,
+        cause: Option<TerminationCause>,
         error: Option<&str>,
     ) -> bool {
         let record = TunnelEvent { time: Timestamp::now(), event, tunnel, cause, error };
@@ -475,7 +484,7 @@ impl Tunnels {
     }
 
     /// Records the termination of a stream that this agent did not allow.
-    pub(super) fn record_stranger(&self, detail: &Detail, process: u32, cause: Cause) {
+    pub(super) fn record_unknown(&self, detail: &Detail, process: u32, cause: TerminationCause) {
         self.counts.terminated.fetch_add(1, Ordering::Relaxed);
         let record = StreamTerminated { time: Timestamp::now(), detail, process, cause };
         if self.audit_log.record(&record).is_err() {
@@ -486,30 +495,30 @@ impl Tunnels {
     }
 
     /// Records the termination of a request that lasts and has no room in the table.
-    pub(super) fn record_refused(&self, tunnel: &Tunnel) {
+    pub(super) fn record_untracked(&self, tunnel: &Tunnel) {
         self.counts.terminated.fetch_add(1, Ordering::Relaxed);
-        self.keep(
+        self.record(
             AuditEvent::TunnelTerminate,
             tunnel,
-            Some(Cause::Refused(Reason::TunnelsFull)),
+            Some(TerminationCause::Refused(Reason::TunnelsFull)),
             None,
         );
     }
 
     /// Notes that HAProxy may have ended these, so that their end is recorded with its cause.
-    pub(super) fn was_tried(&self, ids: &[DecisionId]) {
+    pub(super) fn note_attempts(&self, ids: &[DecisionId]) {
         let mut state = self.lock();
         for id in ids {
             if let Some(entry) = state.entries.get_mut(id) {
-                entry.tried = true;
+                entry.attempted = true;
             }
         }
     }
 
     /// Whether a plain request was allowed in the last seconds, and so may last.
     pub(super) fn has_recent(&self) -> bool {
-        let is_some = |recent: &Recent| !recent.lock().is_empty();
-        is_some(&self.recent) || self.given.as_ref().is_some_and(is_some)
+        let is_some = |recent: &RecentRequests| !recent.lock().is_empty();
+        is_some(&self.recent) || self.reusable.as_ref().is_some_and(is_some)
     }
 
     /// Forgets the plain requests that every socket was scanned for: they have ended, or are in the
@@ -517,13 +526,17 @@ impl Tunnels {
     pub(super) fn forget_recent(&self) {
         let started = {
             let state = self.lock();
-            let rounds = state.rounds.iter().map(|round| round.as_ref().map(|r| r.started));
+            let rounds = state.scans.iter().map(|round| round.as_ref().map(|r| r.started));
             rounds.collect::<Option<Vec<_>>>().and_then(|all| all.into_iter().min())
         };
-        let Some(before) = started.and_then(|started| started.before(LASTS)) else { return };
+        let Some(before) = started.and_then(|started| started.before(LONG_REQUEST_AGE)) else {
+            return;
+        };
         self.recent.tidy(before);
         self.recent.found_lost(before);
-        if let (Some(given), Some(before)) = (&self.given, before.before(self.reuse + LASTS)) {
+        if let (Some(given), Some(before)) =
+            (&self.reusable, before.before(self.reuse + LONG_REQUEST_AGE))
+        {
             given.tidy(before);
         }
     }
@@ -532,71 +545,73 @@ impl Tunnels {
     ///
     /// # Errors
     /// It could not be recorded, and must not be opened.
-    pub fn record_opening(&self, id: &DecisionId) -> Result<(), Full> {
+    pub fn record_opening(&self, id: &DecisionId) -> Result<(), CannotTrack> {
         let tunnel = self.lock().entries.get(id).map(|entry| Arc::clone(&entry.tunnel));
         let Some(tunnel) = tunnel else { return Ok(()) };
-        if !self.keep(AuditEvent::TunnelOpen, &tunnel, None, None) {
-            return Err(Full);
+        if !self.record(AuditEvent::TunnelOpen, &tunnel, None, None) {
+            return Err(CannotTrack);
         }
-        if let (Some(journal), Some(line)) = (&self.journal, keep::line(&tunnel)) {
+        if let (Some(journal), Some(line)) = (&self.journal, store::line(&tunnel)) {
             journal.append(&line);
         }
         Ok(())
     }
 }
 
-impl Entry {
+impl TableEntry {
     /// Whether HAProxy has its stream, as far as is known.
     pub(super) fn is_there(&self) -> bool {
-        self.found.is_some() || self.doubt.is_some()
+        self.located.is_some() || self.ambiguous_since.is_some()
     }
 }
 
-impl State {
+impl TableState {
     fn insert(&mut self, tunnel: Tunnel) {
-        let entry = Entry {
+        let entry = TableEntry {
             tunnel: Arc::new(tunnel),
-            found: None,
+            located: None,
             due: None,
-            shut: None,
-            tried: false,
-            judged: false,
-            doubt: None,
-            out_of_reach: None,
+            terminated_at: None,
+            attempted: false,
+            revalidated: false,
+            ambiguous_since: None,
+            unreachable_since: None,
         };
         self.version += 1;
-        *self.held.entry(Holder::of(&entry.tunnel)).or_default() += 1;
-        self.nobodys += usize::from(entry.tunnel.identity.is_none());
+        *self.held_by.entry(ShareHolder::of(&entry.tunnel)).or_default() += 1;
+        self.anonymous += usize::from(entry.tunnel.identity.is_none());
         self.entries.insert(entry.tunnel.id, entry);
     }
 
     /// The ids of other tunnels at this stream, which have ended. `None` if it is `tunnel` that has
     /// ended, because a newer one has the same connection.
-    fn others_at(&self, found: &Found, tunnel: &Tunnel) -> Option<Vec<DecisionId>> {
+    fn others_at(&self, found: &LocatedStream, tunnel: &Tunnel) -> Option<Vec<DecisionId>> {
         let others = self.entries.values().filter(|entry| entry.tunnel.id != tunnel.id);
-        if tunnel.place.stream.is_none()
+        if tunnel.location.stream.is_none()
             && others.clone().any(|entry| {
-                entry.tunnel.place == tunnel.place && entry.tunnel.opened > tunnel.opened
+                entry.tunnel.location == tunnel.location && entry.tunnel.opened > tunnel.opened
             })
         {
             return None;
         }
         let same = others.filter(|entry| {
             // A reused allow can be followed as two tunnels at one stream: neither ends the other.
-            let is_the_same = tunnel.place.stream.is_some() && entry.tunnel.place == tunnel.place;
-            entry.found.as_ref() == Some(found) && !is_the_same
+            let is_the_same =
+                tunnel.location.stream.is_some() && entry.tunnel.location == tunnel.location;
+            entry.located.as_ref() == Some(found) && !is_the_same
         });
         Some(same.map(|entry| entry.tunnel.id).collect())
     }
 
-    fn remove(&mut self, id: &DecisionId) -> Option<Entry> {
+    fn remove(&mut self, id: &DecisionId) -> Option<TableEntry> {
         let entry = self.entries.remove(id)?;
-        let holder = Holder::of(&entry.tunnel);
-        self.nobodys = self.nobodys.saturating_sub(usize::from(entry.tunnel.identity.is_none()));
-        if let Some(count) = self.held.get_mut(&holder) {
+        let holder = ShareHolder::of(&entry.tunnel);
+        self.anonymous =
+            self.anonymous.saturating_sub(usize::from(entry.tunnel.identity.is_none()));
+        if let Some(count) = self.held_by.get_mut(&holder) {
             *count = count.saturating_sub(1);
             if *count == 0 {
-                self.held.remove(&holder);
+                self.held_by.remove(&holder);
             }
         }
         self.version += 1;
@@ -606,8 +621,7 @@ impl State {
     /// The ids of tunnels that no process of HAProxy has: they have ended. A tunnel of a process
     /// that does not answer stays for a limited time.
     fn nowhere(&mut self, now: MonotonicTime) -> Vec<DecisionId> {
-        let Some(rounds) = self.rounds.iter().map(Option::as_ref).collect::<Option<Vec<_>>>()
-        else {
+        let Some(rounds) = self.scans.iter().map(Option::as_ref).collect::<Option<Vec<_>>>() else {
             return vec![];
         };
         let Some(started) = rounds.iter().map(|round| round.started).min() else { return vec![] };
@@ -615,26 +629,26 @@ impl State {
         let answered: HashSet<u32> = rounds.iter().flat_map(|r| r.processes.clone()).collect();
         let mut gone = Vec::new();
         for (id, entry) in &mut self.entries {
-            if entry.found.is_some() || entry.tunnel.opened >= started {
+            if entry.located.is_some() || entry.tunnel.opened >= started {
                 continue;
             }
-            let place = &entry.tunnel.place;
-            if entry.doubt.is_some_and(|at| at >= started) {
+            let location = &entry.tunnel.location;
+            if entry.ambiguous_since.is_some_and(|at| at >= started) {
                 // One of the streams of its connection is this tunnel, but HAProxy does not tell
                 // which.
                 continue;
             }
-            entry.doubt = None;
-            let reached = all_masters || place.process.is_none_or(|id| answered.contains(&id));
-            if reached && place.can_be_found() {
+            entry.ambiguous_since = None;
+            let reached = all_masters || location.process.is_none_or(|id| answered.contains(&id));
+            if reached && location.can_be_found() {
                 gone.push(*id);
                 continue;
             }
-            let since = *entry.out_of_reach.get_or_insert(now);
+            let since = *entry.unreachable_since.get_or_insert(now);
             if now == since {
-                warn!(decision_id = %id, process = place.process, "a tunnel cannot be terminated: its HAProxy process does not answer; give [haproxy] the socket of HAProxy's master");
+                warn!(decision_id = %id, process = location.process, "a tunnel cannot be terminated: its HAProxy process does not answer; give [haproxy] the socket of HAProxy's master");
             }
-            if now.since(since) >= OUT_OF_REACH {
+            if now.since(since) >= UNREACHABLE_TIMEOUT {
                 gone.push(*id);
             }
         }
@@ -644,7 +658,7 @@ impl State {
 
 /// Where the stream of a tunnel is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct LocatedStream {
     /// The socket.
     pub(super) socket: SocketId,
     /// How its process is reached, and the id of that process.

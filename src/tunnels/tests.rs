@@ -32,12 +32,12 @@ pub(super) fn identity() -> Identity {
     }
 }
 
-pub(super) fn tunnel(by: By, route: Route) -> Tunnel {
+pub(super) fn tunnel(credential: TunnelCredential, route: Route) -> Tunnel {
     Tunnel {
         id: DecisionId::from("1-2-3").unwrap(),
-        kind: Kind::Upgrade,
-        identity: (by != By::Nobody).then(|| Arc::new(identity())),
-        by,
+        kind: TunnelKind::Upgrade,
+        identity: (credential != TunnelCredential::None).then(|| Arc::new(identity())),
+        credential,
         session: None,
         workspace: Some("w".parse().unwrap()),
         owner: Some("o".into()),
@@ -50,7 +50,7 @@ pub(super) fn tunnel(by: By, route: Route) -> Tunnel {
         client: None,
         since: Timestamp::from_secs(1_000),
         opened: MonotonicTime::default(),
-        place: Place {
+        location: TunnelLocation {
             frontend: b"gate"[..].into(),
             stream: Some(7),
             started: Some(1_795_548_036_812_610),
@@ -79,51 +79,54 @@ fn a_stream_is_a_tunnels_by_number_beginning_process_and_frontend() {
             "0x7f00: [24/Nov/2026:{time}] id={id} proto=tcpv4 source={source}\n  frontend={frontend} (id=2 mode=http)\n  txn=0x1 rsp.st=MSG_TUNNEL\n      co0=0x1 ctrl=tcpv4 {mux} data=STRM"
         ))
     };
-    let Tunnel { place, .. } = tunnel(By::Token, named(false));
+    let Tunnel { location, .. } = tunnel(TunnelCredential::Token, named(false));
     let time = "19:20:36.812610";
     let right = of(7, time, "gate", "127.0.0.1:5", "mux=H2");
-    assert!(place.is(&right, 8));
-    assert!(!place.is(&right, 9), "another process");
+    assert!(location.is(&right, 8));
+    assert!(!location.is(&right, 9), "another process");
     // The same moment in India.
-    assert!(place.is(&of(7, "00:50:36.812610", "gate", "127.0.0.1:5", "mux=H2"), 8));
+    assert!(location.is(&of(7, "00:50:36.812610", "gate", "127.0.0.1:5", "mux=H2"), 8));
     for (what, detail) in [
         ("number", of(8, time, "gate", "127.0.0.1:5", "mux=H1")),
         ("moment", of(7, "19:20:36.812611", "gate", "127.0.0.1:5", "mux=H1")),
         ("frontend", of(7, time, "gate2", "127.0.0.1:5", "mux=H1")),
         ("source", of(7, time, "gate", "127.0.0.1:6", "mux=H1")),
     ] {
-        assert!(!place.is(&detail, 8), "another {what}");
+        assert!(!location.is(&detail, 8), "another {what}");
     }
     // Without a number only a connection with one stream tells.
-    let old = Place { stream: None, started: None, process: None, ..place };
+    let old = TunnelLocation { stream: None, started: None, process: None, ..location };
     assert!(old.is(&of(1, time, "gate", "127.0.0.1:5", "mux=H1"), 3));
     assert!(!old.is(&of(1, time, "gate", "127.0.0.1:5", "mux=H2"), 3));
-    let blind = Place { source: None, ..old };
+    let blind = TunnelLocation { source: None, ..old };
     assert!(!blind.can_be_found());
     assert!(!blind.is(&of(1, time, "gate", "127.0.0.1:5", "mux=H1"), 3));
 }
 
 #[test]
 fn a_tunnel_ends_with_its_token_unless_the_operator_says_otherwise() {
-    let at = |by: By, settings: &Settings| {
-        tunnel(by, named(false))
+    let at = |credential: TunnelCredential, settings: &TunnelSettings| {
+        tunnel(credential, named(false))
             .end(settings)
             .map(|(end, cause)| (end.as_millis() / 1000, cause.id()))
     };
-    let usual = Settings::default();
-    for by in [By::Token, By::Certificate] {
-        assert_eq!(at(by, &usual), Some((2_000, "token_expired")));
+    let usual = TunnelSettings::default();
+    for credential in [TunnelCredential::Token, TunnelCredential::Certificate] {
+        assert_eq!(at(credential, &usual), Some((2_000, "token_expired")));
     }
     // The session says itself when it is over.
-    assert_eq!((at(By::Session, &usual), at(By::Nobody, &usual)), (None, None));
-    let long = Settings { outlive_token: true, ..usual.clone() };
-    assert_eq!(at(By::Token, &long), None);
-    let bounded = Settings { longest: Some(Duration::from_secs(100)), ..long };
-    for by in [By::Token, By::Session, By::Nobody] {
-        assert_eq!(at(by, &bounded), Some((1_100, "lifetime_reached")));
+    assert_eq!(
+        (at(TunnelCredential::Session, &usual), at(TunnelCredential::None, &usual)),
+        (None, None)
+    );
+    let long = TunnelSettings { outlive_token: true, ..usual.clone() };
+    assert_eq!(at(TunnelCredential::Token, &long), None);
+    let bounded = TunnelSettings { max_lifetime: Some(Duration::from_secs(100)), ..long };
+    for credential in [TunnelCredential::Token, TunnelCredential::Session, TunnelCredential::None] {
+        assert_eq!(at(credential, &bounded), Some((1_100, "lifetime_reached")));
     }
-    let later = Settings { longest: Some(Duration::from_secs(5_000)), ..usual };
-    assert_eq!(at(By::Token, &later), Some((2_000, "token_expired")));
+    let later = TunnelSettings { max_lifetime: Some(Duration::from_secs(5_000)), ..usual };
+    assert_eq!(at(TunnelCredential::Token, &later), Some((2_000, "token_expired")));
 }
 
 #[test]
@@ -161,7 +164,7 @@ fn c7_an_open_tunnel_keeps_its_session_awake_and_not_beyond_its_end() {
 fn strangers_take_no_place_of_peoples_and_one_client_has_one_share() {
     let (audit_log, _writer) =
         crate::audit::AuditLog::to_sink(Box::new(std::io::sink()), 1 << 20).unwrap();
-    let settings = Settings { most: 16, ..Settings::default() };
+    let settings = TunnelSettings { max: 16, ..TunnelSettings::default() };
     let tunnels = Tunnels::new(settings, 0, Arc::new(audit_log));
     let mut count = 0;
     let mut open = |subject: Option<&str>, client: &str| {
@@ -170,7 +173,12 @@ fn strangers_take_no_place_of_peoples_and_one_client_has_one_share() {
             subject.map(|subject| Arc::new(Identity { subject: subject.into(), ..identity() }));
         let id = DecisionId::from(&format!("1-2-{count}")).unwrap();
         let client = Some(client.parse().unwrap());
-        tunnels.open(Tunnel { id, identity: someone, client, ..tunnel(By::Nobody, named(false)) })
+        tunnels.open(Tunnel {
+            id,
+            identity: someone,
+            client,
+            ..tunnel(TunnelCredential::None, named(false))
+        })
     };
     // A stranger has a whole /64 of addresses.
     for (client, fits) in [("2001:db8::1", true), ("2001:db8::2", true), ("2001:db8::3", false)] {
@@ -179,13 +187,13 @@ fn strangers_take_no_place_of_peoples_and_one_client_has_one_share() {
     for client in ["2001:db8:0:1::1", "10.0.0.1", "10.0.0.2"] {
         assert!(open(None, client).is_ok() && open(None, client).is_ok(), "{client}");
     }
-    assert_eq!(open(None, "10.0.0.3"), Err(Full), "half of the table");
+    assert_eq!(open(None, "10.0.0.3"), Err(CannotTrack), "half of the table");
     for subject in ["a", "b", "c", "d"] {
         assert!(open(Some(subject), "10.0.0.1").is_ok(), "{subject}");
         assert!(open(Some(subject), "10.0.0.1").is_ok(), "{subject}");
-        assert_eq!(open(Some(subject), "10.0.0.9"), Err(Full), "{subject} has enough");
+        assert_eq!(open(Some(subject), "10.0.0.9"), Err(CannotTrack), "{subject} has enough");
     }
-    assert_eq!(open(Some("e"), "10.0.0.1"), Err(Full), "there is no more");
+    assert_eq!(open(Some("e"), "10.0.0.1"), Err(CannotTrack), "there is no more");
     tunnels.ended(&[DecisionId::from("1-2-1").unwrap()]);
     assert!(open(Some("e"), "10.0.0.1").is_ok());
 }

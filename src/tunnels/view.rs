@@ -10,9 +10,9 @@ use crate::{identity::Identity, time::Timestamp};
 /// A list of live tunnels.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Views {
+pub struct TunnelList {
     /// The tunnels, oldest first.
-    pub tunnels: Vec<View>,
+    pub tunnels: Vec<TunnelView>,
     /// How many tunnels are being terminated. Only in the response to a request to terminate.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub terminating: Option<usize>,
@@ -25,7 +25,7 @@ pub struct Views {
 
 /// One live tunnel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct View {
+pub struct TunnelView {
     /// The id of the tunnel, which is that of the decision that opened it.
     pub id: String,
     /// `upgrade`, `connect`, `tcp` or `request`.
@@ -37,7 +37,7 @@ pub struct View {
     /// The issuer.
     pub issuer: Option<String>,
     /// The credential that opened it: `token`, `session`, `certificate` or `none`.
-    pub by: String,
+    pub credential: String,
     /// The workspace.
     pub workspace: Option<String>,
     /// The endpoint.
@@ -66,7 +66,7 @@ pub struct View {
 /// Selects tunnels: those that match every field that is set.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct Selection {
+pub struct TunnelSelection {
     /// The user as records name them, or the subject.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
@@ -78,7 +78,7 @@ pub struct Selection {
     pub id: Option<String>,
 }
 
-impl Selection {
+impl TunnelSelection {
     /// Whether no field is set, so that every tunnel matches.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -104,41 +104,43 @@ impl Selection {
 impl Tunnels {
     /// The tunnels that match, oldest first.
     #[must_use]
-    pub fn views(&self, selection: &Selection, now: Timestamp) -> Views {
+    pub fn views(&self, selection: &TunnelSelection, now: Timestamp) -> TunnelList {
         let state = self.lock();
-        let meant = state.entries.values().filter(|entry| selection.covers(&entry.tunnel));
-        let meant: Vec<_> = meant
+        let selected = state.entries.values().filter(|entry| selection.covers(&entry.tunnel));
+        let selected: Vec<_> = selected
             .map(|entry| {
                 let terminating = entry.due.map(|due| due.cause.id());
                 (Arc::clone(&entry.tunnel), entry.is_there(), terminating)
             })
             .collect();
         let problems = state.errors.iter().flatten().cloned().collect();
+        // Texts are made without the lock: requests need it.
         drop(state);
         let view = |(tunnel, found, terminating): (Arc<Tunnel>, bool, Option<&str>)| {
             let identity = tunnel.identity.as_deref();
-            View {
+            TunnelView {
                 id: tunnel.id.to_string(),
                 kind: tunnel.kind.id().into(),
                 user: identity.map(|i| Identity::label(i).into()),
                 subject: identity.map(|i| i.subject.to_string()),
                 issuer: identity.map(|i| i.issuer.to_string()),
-                by: tunnel.by.id().into(),
+                credential: tunnel.credential.id().into(),
                 workspace: tunnel.workspace.as_ref().map(ToString::to_string),
                 endpoint: tunnel.endpoint.as_ref().map(ToString::to_string),
                 reason: tunnel.reason.id().into(),
                 client: tunnel.client.map(|ip| ip.to_string()),
                 since_ms: tunnel.since.as_millis(),
                 age_seconds: now.since(tunnel.since).as_secs(),
-                frontend: tunnel.place.frontend.escape_ascii().to_string(),
-                process: tunnel.place.process,
-                stream: tunnel.place.stream,
+                frontend: tunnel.location.frontend.escape_ascii().to_string(),
+                process: tunnel.location.process,
+                stream: tunnel.location.stream,
                 found,
                 terminating: terminating.map(Into::into),
             }
         };
-        let mut tunnels: Vec<View> = meant.into_iter().map(view).collect();
+        let mut tunnels: Vec<TunnelView> = selected.into_iter().map(view).collect();
+        // Tunnels of one millisecond are ordered by id, so that two lists are alike.
         tunnels.sort_by(|a, b| (a.since_ms, &a.id).cmp(&(b.since_ms, &b.id)));
-        Views { tunnels, problems, ..Views::default() }
+        TunnelList { tunnels, problems, ..TunnelList::default() }
     }
 }

@@ -6,12 +6,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Edge, Given, Key, PARTS, State};
+use super::{AllowKey, CacheState, CachedAllow, PARTS, VerdictCache};
 use crate::{
     authz::policy::RequestContext,
     gate::{
         Gate,
-        revalidate::{Held, revalidate},
+        revalidate::{HeldAllow, revalidate},
         revalidator::{Change, HeldAllows, Round, Schedule, Scope},
     },
     sessions::table::SessionValidity,
@@ -27,7 +27,7 @@ const MAX_CLOCK_STEP: Duration = Duration::from_millis(500);
 
 /// The allows that HAProxy may reuse, for the revalidator.
 pub struct CacheRevalidation {
-    edge: Arc<Edge>,
+    cache: Arc<VerdictCache>,
     scratch: Scratch,
     /// Both clocks at the round before.
     clocks: Option<(Timestamp, MonotonicTime)>,
@@ -36,8 +36,8 @@ pub struct CacheRevalidation {
 impl CacheRevalidation {
     /// For the allows of this cache.
     #[must_use]
-    pub fn new(edge: Arc<Edge>) -> Self {
-        Self { edge, scratch: Scratch::default(), clocks: None }
+    pub fn new(cache: Arc<VerdictCache>) -> Self {
+        Self { cache, scratch: Scratch::default(), clocks: None }
     }
 
     /// Whether an allow would be refused now. Sessions are looked at in every round; decisions are
@@ -50,13 +50,14 @@ impl CacheRevalidation {
     fn has_ended_in(&mut self, number: usize, round: &Round<'_>) -> bool {
         let Round { gate, scope, now, at, .. } = *round;
         let sessions = gate.browser.as_ref().map(|sign_in| &sign_in.sessions);
-        let mut wanted: Vec<(Key, Given)> = Vec::new();
+        let mut wanted: Vec<(AllowKey, CachedAllow)> = Vec::new();
         {
-            let mut state = self.edge.lock();
-            let State { parts, count, .. } = &mut *state;
+            let mut state = self.cache.lock();
+            let CacheState { parts, count, .. } = &mut *state;
             let Some(part) = parts.get_mut(number) else { return false };
             if scope == Scope::All {
                 let before = part.len();
+                // HAProxy does not reuse these any more.
                 part.retain(|_, given| given.until > at);
                 *count = count.saturating_sub(before.saturating_sub(part.len()));
             }
@@ -68,8 +69,8 @@ impl CacheRevalidation {
                 {
                     return true;
                 }
-                if scope == Scope::All || given.fresh {
-                    given.fresh = false;
+                if scope == Scope::All || given.is_new {
+                    given.is_new = false;
                     wanted.push((key.clone(), given.clone()));
                 }
             }
@@ -86,12 +87,12 @@ impl CacheRevalidation {
         &mut self,
         gate: &Gate,
         workspaces: &Snapshot,
-        (key, given): (&Key, &Given),
+        (key, given): (&AllowKey, &CachedAllow),
         now: Timestamp,
     ) -> bool {
-        let held = Held {
+        let held = HeldAllow {
             host: &key.host,
-            about: RequestContext { now, ..RequestContext::default() },
+            context: RequestContext { now, ..RequestContext::default() },
             identity: given.identity.clone(),
             session: given.session.as_ref(),
             route: given.route.as_ref(),
@@ -113,14 +114,14 @@ impl HeldAllows for CacheRevalidation {
 
     fn expire(&mut self, _: &Gate, now: Timestamp, at: MonotonicTime) {
         if self.clock_went_back(now, at) {
-            self.edge.end_all();
+            self.cache.invalidate_all();
         }
     }
 
     fn decide(&mut self, round: &Round<'_>) {
         // HAProxy asks again about everything that another configuration allowed.
         if round.change == Change::Gate || self.has_ended(round) {
-            self.edge.end_all();
+            self.cache.invalidate_all();
         }
     }
 }

@@ -46,7 +46,7 @@ fn decision() -> Decision {
     }
 }
 
-fn question() -> Request<'static> {
+fn request() -> Request<'static> {
     Request {
         method: Some(b"GET"),
         host: Some(b"w.ws.test"),
@@ -57,21 +57,22 @@ fn question() -> Request<'static> {
     }
 }
 
-fn give<'r>(response: &Response, request: &Request<'r>) -> Option<Terms<'r>> {
-    let edge = Edge::new(Duration::from_secs(5), 0);
-    edge.give(response, request, Timestamp::from_secs(NOW / 1000))
+fn offer<'r>(response: &Response, request: &Request<'r>) -> Option<ReuseTerms<'r>> {
+    let cache = VerdictCache::new(Duration::from_secs(5), 0);
+    cache.offer(response, request, Timestamp::from_secs(NOW / 1000))
 }
 
 #[test]
-fn what_may_be_reused_says_of_which_question_for_whom_and_until_when() {
-    let terms = give(&allow(), &question()).unwrap();
+fn what_may_be_reused_says_of_which_request_for_whom_and_until_when() {
+    let terms = offer(&allow(), &request()).unwrap();
     let client = Ipv4Addr::new(192, 0, 2, 1).into();
-    let want = Terms { id: b"q-1", until: NOW + 5000, client, epoch: b"e-1", host: b"w.ws.test" };
+    let want =
+        ReuseTerms { id: b"q-1", until: NOW + 5000, client, epoch: b"e-1", host: b"w.ws.test" };
     assert_eq!(terms, want);
     // A process that was sent no epoch has one, too.
-    let mut fresh = question();
+    let mut fresh = request();
     fresh.reuse.epoch = None;
-    assert_eq!(give(&allow(), &fresh).unwrap().epoch, b"-");
+    assert_eq!(offer(&allow(), &fresh).unwrap().epoch, b"-");
 }
 
 #[test]
@@ -79,7 +80,7 @@ fn nothing_is_reused_for_longer_than_its_credential_lasts() {
     for (left, until) in [(3, Some(NOW + 3000)), (1, Some(NOW + 1000)), (0, None)] {
         let expires = Timestamp::from_secs(NOW / 1000 + left);
         let decision = Decision { identity: Some(Arc::new(identity(expires))), ..decision() };
-        assert_eq!(give(&decision.into(), &question()).map(|terms| terms.until), until, "{left}");
+        assert_eq!(offer(&decision.into(), &request()).map(|terms| terms.until), until, "{left}");
     }
 }
 
@@ -99,14 +100,14 @@ fn a_decision_that_may_not_be_reused_is_not_given() {
         ("a token in the query", with(locations(Some("t".into()), false))),
         ("a token in a subprotocol", with(locations(None, true))),
     ] {
-        assert_eq!(give(&response, &question()), None, "{why}");
+        assert_eq!(offer(&response, &request()), None, "{why}");
     }
 }
 
 #[test]
-fn a_question_that_may_not_be_reused_is_not_given() {
+fn a_request_that_may_not_be_reused_is_not_given() {
     let change = |change: fn(&mut Request<'static>)| {
-        let mut request = question();
+        let mut request = request();
         change(&mut request);
         request
     };
@@ -120,19 +121,19 @@ fn a_question_that_may_not_be_reused_is_not_given() {
         ("no client", change(|r| r.client = None)),
         ("no name", change(|r| r.reuse.id = None)),
         ("an empty name", change(|r| r.reuse.id = Some(b""))),
-        ("a name that is no name", change(|r| r.reuse.id = Some(&[b'a'; 65]))),
+        ("a name that is too long", change(|r| r.reuse.id = Some(&[b'a'; 65]))),
         ("no time", change(|r| r.reuse.now = None)),
         ("the end of time", change(|r| r.reuse.now = Some(u64::MAX))),
         ("a page elsewhere", change(|r| r.browser.site = Some(b"same-site"))),
     ] {
-        assert_eq!(give(&allow(), &request), None, "{why}");
+        assert_eq!(offer(&allow(), &request), None, "{why}");
     }
     let own = change(|r| r.browser = Browser { site: Some(b"same-origin"), ..Browser::default() });
-    assert!(give(&allow(), &own).is_some());
+    assert!(offer(&allow(), &own).is_some());
 }
 
 #[test]
-fn what_haproxy_says_of_reuse_is_read_and_nobody_is_refused_for_it() {
+fn what_haproxy_says_of_reuse_is_read_and_no_request_is_refused_for_it() {
     let read = |more: &[(&'static [u8], Value<'static>)]| {
         let needed: [(&[u8], Value<'_>); 5] = [
             (b"host", Value::Null),
@@ -166,37 +167,37 @@ fn what_haproxy_says_of_reuse_is_read_and_nobody_is_refused_for_it() {
 
 #[test]
 fn an_allow_that_leads_elsewhere_takes_no_other_ones_place() {
-    let edge = Edge::new(Duration::from_secs(5), 0);
+    let cache = VerdictCache::new(Duration::from_secs(5), 0);
     let at = Timestamp::from_secs(NOW / 1000);
     let one = allow();
-    assert!(edge.give(&one, &question(), at).is_some());
+    assert!(cache.offer(&one, &request(), at).is_some());
     let route = Some(Route::Direct((Ipv4Addr::LOCALHOST, 81).into()));
     let moved = Decision { route, ..one.decision }.into();
-    assert_eq!(edge.give(&moved, &question(), at), None);
-    edge.end_all();
-    assert!(edge.give(&moved, &question(), at).is_some());
-    let Status { on, given, ended, .. } = edge.status();
-    assert_eq!((on, given, ended), (true, 2, 1));
+    assert_eq!(cache.offer(&moved, &request(), at), None);
+    cache.invalidate_all();
+    assert!(cache.offer(&moved, &request(), at).is_some());
+    let CacheStatus { on, offered, invalidated, .. } = cache.status();
+    assert_eq!((on, offered, invalidated), (true, 2, 1));
 }
 
 #[test]
 fn while_a_process_cannot_be_told_nothing_is_given() {
-    let edge = Edge::new(Duration::from_secs(5), 1);
+    let cache = VerdictCache::new(Duration::from_secs(5), 1);
     let at = Timestamp::from_secs(NOW / 1000);
-    assert_eq!(edge.give(&allow(), &question(), at), None);
-    assert!(!edge.status().on);
+    assert_eq!(cache.offer(&allow(), &request(), at), None);
+    assert!(!cache.status().on);
 }
 
 #[test]
 fn what_a_process_is_told_is_never_told_again() {
-    let edge = Edge::new(Duration::from_secs(5), 1);
-    let other = Edge::new(Duration::from_secs(5), 1);
+    let cache = VerdictCache::new(Duration::from_secs(5), 1);
+    let other = VerdictCache::new(Duration::from_secs(5), 1);
     let mut names = std::collections::BTreeSet::new();
     for _ in 0..3 {
-        assert!(names.insert(edge.name()) && names.insert(other.name()));
+        assert!(names.insert(cache.epoch_name()) && names.insert(other.epoch_name()));
         // A name is new even if nothing was invalidated: the reply to the last one may have been
         // lost.
-        assert!(names.insert(edge.name()));
-        edge.end_all();
+        assert!(names.insert(cache.epoch_name()));
+        cache.invalidate_all();
     }
 }

@@ -19,7 +19,7 @@ use identity_spoa::{
     },
     spop::{AgentSide, Value, client, frame::DEFAULT_SIZE},
     time::MonotonicTime,
-    tunnels::{Settings, Tunnels},
+    tunnels::{TunnelSettings, Tunnels},
     workspaces::{
         Admission, Destination, Endpoint, EndpointName, IssuerNames, Person, Phase, Protocol,
         Revision, Workspace,
@@ -54,7 +54,7 @@ impl HotPath {
         let gate = Arc::new(gate);
         let (audit_log, writer) = AuditLog::to_sink(Box::new(sink()), 1 << 24).unwrap();
         let audit_log = Arc::new(audit_log);
-        let tunnels = Tunnels::new(Settings::default(), 1, Arc::clone(&audit_log));
+        let tunnels = Tunnels::new(TunnelSettings::default(), 1, Arc::clone(&audit_log));
         let handler = SpoeHandler::new(Arc::new(Live::new(Arc::clone(&gate))), audit_log)
             .tracking(Some(Arc::new(tunnels)));
         let mut side = AgentSide::new(DEFAULT_SIZE);

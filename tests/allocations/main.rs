@@ -40,7 +40,7 @@ fn a_hit_allocates_nothing() {
             let Event::Notify(notify) = event else { panic!("{event:?}") };
             assert!(
                 hot.handler
-                    .answer(&notify, &batch, &mut scratch, Waiting::Allowed, &mut out)
+                    .handle(&notify, &batch, &mut scratch, Waiting::Allowed, &mut out)
                     .is_none()
             );
             rest = rest.get(used..).unwrap();

@@ -21,7 +21,7 @@ fn facts(version: Dialect, everything: bool) -> Facts {
         version,
         agent: everything.then(|| "unix@/run/identity-spoa/spop.sock".into()),
         processing: Duration::from_millis(if everything { 1_700 } else { 500 }),
-        answer_within: Duration::from_millis(if everything { 1_500 } else { 300 }),
+        response_timeout: Duration::from_millis(if everything { 1_500 } else { 300 }),
         sign_in: everything.then(|| ("login.example.com".into(), "127.0.0.1:9099".into())),
         login_port: if everything { 8443 } else { 443 },
         cookie: everything,
@@ -35,7 +35,7 @@ fn facts(version: Dialect, everything: bool) -> Facts {
 
 fn agent(facts: &Facts) -> Agent {
     Agent {
-        answer_within: facts.answer_within,
+        response_timeout: facts.response_timeout,
         sign_in: facts.sign_in.is_some(),
         cookie: facts.cookie,
         policies: false,

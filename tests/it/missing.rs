@@ -350,7 +350,8 @@ async fn s11_the_same_where_allows_are_reused() {
     const REUSE: [&str; 5] =
         ["reuse_of", "reuse_until", "reuse_client", "reuse_epoch", "reuse_host"];
     for version in Version::all() {
-        let world = World::start(version, "reuse_ms = 60000\n", "", "GATE_REUSE=60000\n").await;
+        let world =
+            World::start(version, "verdict_cache_ms = 60000\n", "", "GATE_REUSE=60000\n").await;
         let all = world.judge("nothing is missing", false).await;
         assert_eq!(all, 6 * 3, "{version:?}");
         until("a line that says so", async || {
@@ -374,7 +375,8 @@ async fn s11_the_same_where_allows_are_reused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn s11_a_limit_on_memory_for_what_a_connection_keeps_gives_nothing_away() {
     for version in Version::all() {
-        let mut world = World::start(version, "reuse_ms = 60000\n", "", "GATE_REUSE=60000\n").await;
+        let mut world =
+            World::start(version, "verdict_cache_ms = 60000\n", "", "GATE_REUSE=60000\n").await;
         let at = world.stage.directory.path().join("between.sock");
         let mut reused = Vec::new();
         for bytes in [100, 300, 600, 1000, 1500, 2000, 2500, 3000, 3500, 4000, 5000, 8000] {
@@ -402,8 +404,8 @@ const OF_SIGN_IN: [&str; 2] = ["location", "set_cookie"];
 #[tokio::test(flavor = "multi_thread")]
 async fn s11_without_a_variable_nothing_of_sign_in_or_of_a_session_is_given_away() {
     for version in Version::all() {
-        for reuse_ms in [None, Some(60_000)] {
-            let different = sign_in::Changes { reuse_ms, ..sign_in::Changes::default() };
+        for verdict_cache_ms in [None, Some(60_000)] {
+            let different = sign_in::Changes { verdict_cache_ms, ..sign_in::Changes::default() };
             let stage = sign_in::Stage::changed(version, &different).await;
             let mut alice = stage.browser();
             let alices = host(ALICES);

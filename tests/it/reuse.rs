@@ -1,5 +1,5 @@
-//! The last allow of a connection, reused by HAProxy: for the same request only, and never for longer than it
-//! may be.
+//! The reuse of a connection's last allow by HAProxy: only for an equal request, and never for too
+//! long.
 
 use std::{
     collections::BTreeSet,
@@ -18,11 +18,11 @@ mod same;
 
 const ADMIN: &str = "[admin]\nsocket = 'agent.sock'\nrevocations = 'revocations.jsonl'\n";
 
-/// A stage where HAProxy may reuse for so long, and is told at once of what ends or not at all.
+/// A stage where HAProxy may reuse an allow for this long, and learns of ends at once or not at all.
 async fn stage(version: &Version, millis: u64, told: bool) -> Stage {
     let stage = Stage::changed(version, DevIdp::start().await, |directory, config, _| {
         std::fs::write(directory.join("haproxy.env"), format!("GATE_REUSE={millis}\n")).unwrap();
-        *config = config.replace("[agent]\n", &format!("[agent]\nreuse_ms = {millis}\n"));
+        *config = config.replace("[agent]\n", &format!("[agent]\nverdict_cache_ms = {millis}\n"));
         config.push_str(ADMIN);
         if told {
             config.push_str("[haproxy]\nsockets = ['unix:admin.sock']\n");
@@ -40,7 +40,7 @@ async fn stage(version: &Version, millis: u64, told: bool) -> Stage {
     stage
 }
 
-/// The decision that let a request pass.
+/// The id of the decision by which a request passed.
 fn id(reply: &Reply) -> String {
     assert_eq!(reply.status, 200, "{}", reply.body);
     reply.arrived("x-identity-decision-id")[0].to_owned()
@@ -125,7 +125,7 @@ async fn the_same_request_is_reused_and_no_other() {
     }
 }
 
-/// The log has each request with its decision, and the next record how often it was reused.
+/// The log has each request with its decision, and the next record says how often it was reused.
 async fn told(stage: &Stage, first: &Reply, client: &mut Client, base: &str) {
     let first = id(first);
     assert_eq!(ask(client, &format!("{base}Cookie: x=y\r\n")).await.status, 200);
@@ -170,13 +170,14 @@ async fn f1_a_dead_agent_ends_every_reuse_at_its_deadline() {
             "{version:?}: {reused} requests reused, refused {:?} after the end",
             last - killed
         );
-        // For good, and for everybody else at once.
+        // Permanently, and for all other people at once.
         assert_eq!(client.get(&host(ALICES), Some(&token)).await.status, 503);
         assert_eq!(stage.get(&host(ALICES), Some("alice")).await.status, 503);
     }
 }
 
-/// Asks without rest until the answer is a refusal; how long after `since` the last allowed one was sent.
+/// Sends requests without a pause until one is refused. Returns how long after `since` the last
+/// allowed one was sent.
 async fn last_allow(client: &mut Client, head: &str, since: Instant) -> Duration {
     let mut last = Duration::ZERO;
     loop {
@@ -319,8 +320,8 @@ async fn f10_streams_of_one_http2_connection_never_get_each_others_verdict() {
             different.extend(ids);
         }
         eprintln!("{version:?}: {all} requests, {} decisions", different.len());
-        // How many of those were reused is chance on every version: each question takes the place of the one before,
-        // and an answer is kept only where no other question of the connection came before it. Streams of one person
+        // How many of those were reused is chance on every version: each response replaces the one before,
+        // and a response is stored only if no other request of the connection came before it. Streams of one person
         // that follow each other are reused, on each version.
         let one = async || {
             let reply = client.get(&url).bearer_auth(&tokens[0]).send().await.unwrap();
@@ -332,7 +333,7 @@ async fn f10_streams_of_one_http2_connection_never_get_each_others_verdict() {
     }
 }
 
-/// A generator of numbers that is the same each time.
+/// A generator of the same random numbers in each run.
 struct Dice(u64);
 
 impl Dice {
@@ -343,7 +344,8 @@ impl Dice {
     }
 }
 
-/// Random histories against an oracle that knows when each person lost and got back what.
+/// Random histories, compared with an oracle that knows when each person lost and regained which
+/// access.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_passes_later_than_a_change_and_the_bound() {
     // Without the runtime API, the bound is all there is.
@@ -354,7 +356,7 @@ async fn no_request_passes_later_than_a_change_and_the_bound() {
         let people = ["alice", "carol", "bob"];
         let tokens = people.map(|user| stage.idp.token_of(user));
         let mut dice = Dice(u64::from(told) + 7);
-        // Since when nobody but those may: (running, carol's grant), and what was before.
+        // Since when only these people may: (running, carol's grant), and what was before.
         let mut history = vec![(Instant::now().checked_sub(bound * 2).unwrap(), true, true)];
         let mut clients = Vec::new();
         for _ in 0..4 {

@@ -39,7 +39,7 @@ async fn f9_a_peer_that_says_nothing_or_half_a_frame_is_closed() {
 
 #[tokio::test]
 async fn more_connections_than_configured_are_refused_and_others_go_on() {
-    let bare = Bare::with("connections = 3").await;
+    let bare = Bare::with("max_connections = 3").await;
     let mut peers = Vec::new();
     // The connection of the stage itself may still be on its way out.
     for _ in 0..2 {
@@ -66,7 +66,7 @@ async fn more_connections_than_configured_are_refused_and_others_go_on() {
 
 #[tokio::test]
 async fn what_would_have_to_wait_beyond_the_limit_is_refused_as_overloaded() {
-    let bare = Bare::with("waiting = 0").await;
+    let bare = Bare::with("max_pending = 0").await;
     let request = TokenRequest { sign_with: "unpublished".into(), ..TokenRequest::default() };
     let token = bare.idp.token(&request);
     let mut peer = bare.unix().await;

@@ -38,7 +38,7 @@ pub(crate) struct Changes<'a> {
     /// Whether there are two agents.
     pub(crate) two: bool,
     /// For how long HAProxy may reuse an allow.
-    pub(crate) reuse_ms: Option<u64>,
+    pub(crate) verdict_cache_ms: Option<u64>,
 }
 
 impl Stage {
@@ -62,11 +62,13 @@ impl Stage {
             let socket = format!("unix@{}", second.join("spop.sock").display());
             setup = setup.env("GATE_LOGIN_PAGES_2", second_pages).env("IDENTITY_AGENT_2", socket);
         }
-        if let Some(millis) = changes.reuse_ms {
+        if let Some(millis) = changes.verdict_cache_ms {
             setup = setup.env("GATE_REUSE", millis);
         }
         let haproxy = setup.haproxy(version, workspaces[1].address()).await;
-        let reuse = changes.reuse_ms.map_or(String::new(), |millis| format!("reuse_ms = {millis}"));
+        let reuse = changes
+            .verdict_cache_ms
+            .map_or(String::new(), |millis| format!("verdict_cache_ms = {millis}"));
         let config = stage_toml(idp.issuer())
             .lines("[agent]", &reuse)
             .sign_in(haproxy.https.port(), pages, changes.sign_in)

@@ -1,4 +1,5 @@
-//! Live tunnels through real HAProxies: when access ends, the connection ends, and no other.
+//! Live tunnels through real HAProxies: when access ends, this connection is terminated, and no
+//! other.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,7 @@ mod terminations;
 
 use scene::{Figures, Line, Scene, all_echo, id, terminated};
 
-/// Versions that have a name for each stream.
+/// The versions that have a number for each stream.
 fn versions() -> impl Iterator<Item = &'static Version> {
     let named = |version: &&Version| !matches!(version, Version::Container(tag) if tag == "2.6");
     let all = Version::all().iter().filter(named);
@@ -113,7 +114,7 @@ async fn records_tell_all(scene: &Scene, left: usize) {
     let (opened, closed) = (scene.records("tunnel_open"), scene.records("tunnel_close"));
     let terminated = scene.records("tunnel_terminate");
     assert_eq!(opened.len() - closed.len(), left);
-    assert_eq!(terminated.len(), closed.len(), "nobody left by themselves");
+    assert_eq!(terminated.len(), closed.len(), "no tunnel closed by itself");
     for (cause, user) in [
         ("workspace_stopped", None),
         ("not_permitted", Some("u5")),
@@ -234,7 +235,7 @@ async fn a_haproxy_that_stands_still_loses_no_tunnel() {
         eprintln!("only a container can be paused");
         return;
     }
-    // Longer than ages are off by rounding: HAProxy's own clock does not count it.
+    // Longer than the rounding of ages: HAProxy's own clock stands still in it.
     until("the agent to miss it, for a while", async || {
         let missed = scene.agent.log().matches("\"no whole answer within").count() > 0;
         let since = scene.tunnels()[0]["age_seconds"].as_u64().unwrap();
@@ -296,7 +297,7 @@ async fn a_restarted_agent_goes_on_with_the_tunnels_it_had() {
         std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
     assert_eq!(mode & 0o777, 0o600, "people's names are in it");
     scene.agent.kill();
-    // Somebody's access ends while nobody looks.
+    // Access ends while no agent runs.
     scene.listed(2).phase = "stopped";
     let _ = scene.write();
     scene.agent = AgentProcess::start(scene.directory.path()).await;
@@ -308,7 +309,7 @@ async fn a_restarted_agent_goes_on_with_the_tunnels_it_had() {
     figures.add("revoked after a restart", took);
     figures.judge("restarted agent");
     until("the table to know", async || (scene.tunnels().len() == lines.len()).then_some(())).await;
-    // A file that cannot be read is no reason not to start, and is told.
+    // A file that cannot be read is logged, and the agent starts.
     scene.agent.kill();
     std::fs::write(&file, "what").unwrap();
     scene.agent = AgentProcess::start(scene.directory.path()).await;
@@ -409,7 +410,7 @@ async fn what_cannot_be_terminated_is_an_alarm_and_is_terminated_once_it_can_be(
 async fn a_tunnel_that_ends_by_itself_leaves_and_one_that_is_too_many_is_refused() {
     let more = "[tunnels]\nmax = 16\nmax_seconds = 3600\n";
     let scene = Scene::start(Version::newest(), 2, 1, more).await;
-    // Nobody has more than their share.
+    // One person has a share of the table at most.
     let token = scene.idp.token_of("u0");
     let mut lines = Vec::new();
     for _ in 0..2 {
@@ -425,7 +426,7 @@ async fn a_tunnel_that_ends_by_itself_leaves_and_one_that_is_too_many_is_refused
     let other = scene.idp.token_of("u8");
     assert!(scene.try_open(0, "u8", &other, 1, 3000).await.is_err(), "full");
     assert!(scene.haproxies[0].0.log().contains("reason=tunnels_full"));
-    // Whoever asks for no tunnel is not concerned.
+    // Requests that do not open a tunnel are not affected.
     let mut client = crate::support::Client::connect(scene.haproxies[0].0.http).await;
     assert_eq!(client.get(&scene::at(1, 3000), Some(&other)).await.status, 200);
     // Nor is a request that only claims to want one: it is gone with its answer.
@@ -452,7 +453,7 @@ async fn the_operator_sees_who_is_connected_to_what() {
         assert!(words.iter().all(|word| row(user).contains(word)), "{text}");
     }
     let one = scene.tunnels().remove(0);
-    let nothing = scene.command(&["tunnels", "terminate", "--user", "nobody"]);
+    let nothing = scene.command(&["tunnels", "terminate", "--user", "unknown"]);
     assert_eq!((nothing.status.code(), &*nothing.stdout), (Some(1), &b"0 tunnels\n"[..]));
     assert_eq!(scene.command(&["tunnels", "terminate"]).status.code(), Some(2));
     assert_eq!(

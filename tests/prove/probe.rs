@@ -87,7 +87,7 @@ impl Probe {
             tunnels: metrics.sum("identity_spoa_tunnels"),
             workspaces: metrics.sum("identity_spoa_source_workspaces"),
             connections: metrics.sum("identity_spoa_connections"),
-            waiting: metrics.sum("identity_spoa_questions_waiting"),
+            waiting: metrics.sum("identity_spoa_authorization_requests_pending"),
             audit_waiting: metrics.sum("identity_spoa_audit_waiting_bytes"),
             keys: metrics.sum("identity_spoa_key_set_keys"),
             ..Sample::default()

@@ -14,7 +14,7 @@ use tokio::{
 
 use super::*;
 use crate::{
-    agent::answer::SpoeHandler,
+    agent::handler::SpoeHandler,
     audit::{AuditLog, WriterThread},
     gate::{
         live::Live,
@@ -53,17 +53,17 @@ impl HaProxy {
     }
 
     /// Connects to an agent without sign-in, whose arguments these requests do not have.
-    fn with(mut scene: Scene, audit: usize, waiting: usize) -> Self {
+    fn with(mut scene: Scene, audit: usize, max_pending: usize) -> Self {
         (scene.gate.browser, scene.gate.token_locations) = (None, None);
         let token = scene.token(&json!({}));
         let out: Box<dyn Write + Send> = Box::new(sink());
         let (log, writer) = AuditLog::to_sink(out, audit).unwrap();
         let live = Arc::new(Live::new(Arc::new(scene.gate)));
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(ServerContext {
             handler: SpoeHandler::new(live, Arc::new(log)),
             connections: Arc::new(Semaphore::new(1)),
-            waiting: Arc::new(Semaphore::new(waiting)),
-            answer_within: Duration::from_secs(5),
+            pending: Arc::new(Semaphore::new(max_pending)),
+            response_timeout: Duration::from_secs(5),
         });
         let (stream, other) = duplex(1 << 20);
         let stop = CancellationToken::new();

@@ -50,7 +50,7 @@ pub(super) fn agent(config: &Config) -> Agent {
     let credentials = config.credentials.as_ref();
     let limits = &config.limits;
     Agent {
-        answer_within: config.agent.answer_within,
+        response_timeout: config.agent.response_timeout,
         sign_in: config.sign_in.is_some(),
         cookie: credentials.is_some_and(|sources| sources.cookie.is_some()),
         query: credentials.is_some_and(|sources| sources.query.is_some()),

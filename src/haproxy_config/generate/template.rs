@@ -76,7 +76,7 @@ pub(super) fn spoe(template: &str, facts: &Facts) -> String {
                 }
                 [] => line.replace(
                     "within 300 ms",
-                    &format!("within {} ms", facts.answer_within.as_millis()),
+                    &format!("within {} ms", facts.response_timeout.as_millis()),
                 ),
                 _ => line.to_owned(),
             };

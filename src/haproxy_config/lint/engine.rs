@@ -147,7 +147,7 @@ fn args(message: &Block) -> At {
 }
 
 fn check_processing(section: &Block, agent: &Agent, report: &mut Report) {
-    let within = agent.answer_within;
+    let within = agent.response_timeout;
     let fix = format!("timeout processing {}ms", (within + MARGIN).as_millis());
     let Some(line) = section.line(&["timeout", "processing"]) else {
         let what = "there is no 'timeout processing'";

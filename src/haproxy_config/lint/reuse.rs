@@ -118,8 +118,7 @@ pub(super) fn check_made(variant: &Variant<'_>, report: &mut Report) {
         for line in section.lines.iter().filter(|line| !known.contains(&line.at)) {
             if line.words.iter().any(|word| word.trim_start_matches('!') == "reuse_hit") {
                 let what = "a rule says what only the agent may say";
-                let fix =
-                    "remove it; reuse is written by 'haproxy generate' with 'reuse_ms' in [agent]";
+                let fix = "remove it; reuse is written by 'haproxy generate' with 'verdict_cache_ms' in [agent]";
                 report.add(Rule::VerdictMade, line.at, what, fix);
             }
         }
@@ -189,7 +188,7 @@ pub(super) fn check_skipped(variant: &Variant<'_>, report: &mut Report) {
         };
         for line in section.lines.iter().filter(limits) {
             let what = "the memory for variables is limited, and allows are reused";
-            let fix = "remove the limit, or 'reuse_ms' from [agent]";
+            let fix = "remove the limit, or 'verdict_cache_ms' from [agent]";
             report.add(Rule::ReuseHalf, line.at, what, fix);
         }
     }

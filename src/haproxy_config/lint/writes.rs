@@ -107,7 +107,7 @@ pub(super) fn check(
 
 const MADE: &str = "a rule says what only the agent may say";
 const MADE_FIX: &str =
-    "remove it; reuse is written by 'haproxy generate' with 'reuse_ms' in [agent]";
+    "remove it; reuse is written by 'haproxy generate' with 'verdict_cache_ms' in [agent]";
 
 /// Reports scripts that can write the agent's variables or change requests.
 fn check_script(line: &Line, files: Files<'_>, report: &mut Report) {

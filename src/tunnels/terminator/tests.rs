@@ -1,4 +1,4 @@
-//! The terminator against a runtime API that is a master with ten connections, which fails as it is told to.
+//! The terminator against a runtime API that is a master with ten connections, which fails as planned.
 
 use std::{
     path::PathBuf,
@@ -15,28 +15,28 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::*;
 use crate::tunnels::{
-    By, Cause, Place, Settings, Tunnel,
+    TerminationCause, Tunnel, TunnelCredential, TunnelLocation, TunnelSettings,
     tests::{named, tunnel},
 };
 
-/// Access ends, streams end: in this time at the most.
+/// The longest time from the end of access to the end of the stream.
 const PROMISE: Duration = Duration::from_secs(1);
 
-/// What becomes of a question.
+/// How a command fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
-    /// No byte, and no end.
+    /// No byte of the answer, and the connection stays open.
     Silence,
-    /// The first half of the answer, and no end.
+    /// Half of the answer, and the connection stays open.
     Half,
-    /// The first half of the answer, and the end.
+    /// Half of the answer, and the connection is closed.
     Close,
-    /// What a master says of a process that is starting. It then forgets to close the connection, although the client
-    /// closed its side.
+    /// The answer of a master for a process that is starting. The connection stays open, although the
+    /// client has closed its side.
     Starting,
 }
 
-/// Which questions fail: those with a text in them, so many times.
+/// Which commands fail: those that contain `text`, this many times.
 struct Plan {
     text: &'static str,
     fault: Fault,
@@ -49,7 +49,8 @@ struct Master {
     processes: Vec<u32>,
     plan: Plan,
     shut: Mutex<HashMap<u32, Instant>>,
-    /// Connections, each a slot that is taken until the question is answered, even if the client has left.
+    /// The connections that are in use. A connection is in use until its command was answered, even if
+    /// the client has left.
     slots: AtomicUsize,
     most_slots: AtomicUsize,
 }
@@ -100,13 +101,13 @@ impl Master {
                 .left
                 .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
                 .is_ok();
-        // Only what is answered is done.
+        // A command that gets no answer has no effect.
         let answer =
             if fails && plan.fault == Fault::Silence { String::new() } else { self.answer(&line) };
         match plan.fault {
             _ if !fails => {
                 let _ = write.write_all(answer.as_bytes()).await;
-                // It stays open until the client leaves.
+                // The connection stays open until the client closes it.
                 let _ = lines.read_to_end(&mut Vec::new()).await;
             }
             Fault::Close => {
@@ -166,7 +167,7 @@ impl Master {
         }
     }
 
-    /// Waits for the end of a process's stream; how long after a moment it was.
+    /// Waits for the end of a process's stream. Returns how long after `since` it ended.
     async fn ends(&self, process: u32, since: Instant) -> Duration {
         let end = async {
             loop {
@@ -180,7 +181,7 @@ impl Master {
     }
 }
 
-/// The table with a tunnel of each process of a master, and a terminator at work.
+/// A table with a tunnel of each process of a master, and a running terminator.
 struct Desk {
     tunnels: Arc<Tunnels>,
     _stop: DropGuard,
@@ -194,17 +195,17 @@ impl Desk {
     fn new(master: &Arc<Master>) -> Self {
         let (audit_log, _writer) =
             crate::audit::AuditLog::to_sink(Box::new(std::io::sink()), 1 << 20).unwrap();
-        let tunnels = Arc::new(Tunnels::new(Settings::default(), 1, Arc::new(audit_log)));
+        let tunnels = Arc::new(Tunnels::new(TunnelSettings::default(), 1, Arc::new(audit_log)));
         for process in &master.processes {
-            let usual = tunnel(By::Nobody, named(false));
-            let place = Place {
+            let usual = tunnel(TunnelCredential::None, named(false));
+            let location = TunnelLocation {
                 stream: Some(*process),
                 started: None,
                 process: Some(*process),
-                ..usual.place.clone()
+                ..usual.location.clone()
             };
             let tunnel =
-                Tunnel { id: id_of(*process), opened: MonotonicTime::now(), place, ..usual };
+                Tunnel { id: id_of(*process), opened: MonotonicTime::now(), location, ..usual };
             tunnels.open(tunnel).unwrap();
         }
         let stop = CancellationToken::new();
@@ -221,7 +222,7 @@ impl Desk {
     async fn found(&self, process: u32) {
         let is_found = || {
             let state = self.tunnels.lock();
-            state.entries.get(&id_of(process)).is_some_and(|entry| entry.found.is_some())
+            state.entries.get(&id_of(process)).is_some_and(|entry| entry.located.is_some())
         };
         let found = async {
             while !is_found() {
@@ -232,7 +233,8 @@ impl Desk {
     }
 
     fn due(&self, process: u32) -> Instant {
-        self.tunnels.due([(id_of(process), Cause::Administrator(None))]);
+        self.tunnels
+            .mark_for_termination([(id_of(process), TerminationCause::Administrator(None))]);
         Instant::now()
     }
 }
@@ -257,7 +259,7 @@ async fn r1_an_answer_that_is_lost_while_tunnels_are_looked_for_holds_up_no_term
         let master = Master::new(&[8], "show sess;", fault, 1);
         master.listen();
         let desk = Desk::new(&master);
-        // The question is on its way.
+        // The command was sent.
         sleep(Duration::from_millis(50)).await;
         let took = master.ends(8, desk.due(8)).await;
         assert!(took <= PROMISE, "{fault:?}: {took:?}");
@@ -277,7 +279,7 @@ async fn r1_a_process_that_stands_still_holds_up_no_other() {
         assert!(took <= PROMISE, "{process}: {took:?}");
         sleep(Duration::from_secs(2)).await;
     }
-    // Nor do questions that were given up take all connections that a master has.
+    // Commands that were given up do not use up the connections of a master.
     let most = master.most_slots.load(Ordering::SeqCst);
     assert!(most < 8, "{most} connections");
     assert!(desk.tunnels.lock().errors[0].is_some(), "it is told");

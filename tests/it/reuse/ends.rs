@@ -1,4 +1,4 @@
-//! What ends the reuse of an allow before its time: the end of a credential, and a change of the rules.
+//! What ends the reuse of an allow early: the end of a credential, and a change of the rules.
 
 use std::{
     collections::BTreeSet,
@@ -20,7 +20,7 @@ async fn no_allow_is_reused_after_its_token_has_expired() {
             let mut stage = Stage::changed(version, idp, |directory, config, _| {
                 std::fs::write(directory.join("haproxy.env"), "GATE_REUSE=60000\n").unwrap();
                 *config = config
-                    .replace("[agent]\n", "[agent]\nreuse_ms = 60000\n")
+                    .replace("[agent]\n", "[agent]\nverdict_cache_ms = 60000\n")
                     .replace("audience =", "leeway_seconds = 0\naudience =");
                 config.push_str(ADMIN);
             })
@@ -70,7 +70,7 @@ async fn l11_who_signs_out_is_out_where_an_allow_is_reused() {
             Version::newest(),
             &sign_in::Changes {
                 tables: if told { "[haproxy]\nsockets = ['unix:admin.sock']\n" } else { "" },
-                reuse_ms: Some(millis),
+                verdict_cache_ms: Some(millis),
                 ..Default::default()
             },
         )

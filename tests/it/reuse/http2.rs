@@ -1,4 +1,4 @@
-//! Reuse among the streams of one HTTP/2 connection.
+//! Reuse between the streams of one HTTP/2 connection.
 
 use std::collections::BTreeSet;
 
@@ -23,7 +23,7 @@ impl Browser {
         Self { client, url: format!("https://{}:{}/", host(ALICES), https.port()) }
     }
 
-    /// The decision that let a request pass.
+    /// The id of the decision by which a request passed.
     async fn decision(&self, token: &str, cookie: &str) -> String {
         let request = self.client.get(&self.url).bearer_auth(token).header("cookie", cookie);
         let reply = request.send().await.unwrap();
@@ -35,7 +35,7 @@ impl Browser {
         line.unwrap().to_owned()
     }
 
-    /// The decisions that let this many requests pass that are sent at once.
+    /// The ids of the decisions by which this many requests passed that are sent together.
     async fn decisions(&self, token: &str, cookie: &str, count: usize) -> BTreeSet<String> {
         let all = (0..count).map(|_| self.decision(token, cookie));
         futures_util::future::join_all(all).await.into_iter().collect()
@@ -58,8 +58,8 @@ async fn streams_that_follow_each_other_are_reused() {
     }
 }
 
-/// HAProxy 3.2 and 3.4 lose a connection to the agent on which more answers arrive at once than fit its buffer of
-/// 16 kB; each question on it then times out.
+/// HAProxy 3.2 and 3.4 lose a connection to the agent if more responses arrive together than fit
+/// their buffer of 16 kB; each request on it then times out.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_burst_whose_answers_fill_haproxys_buffer_is_answered() {
     for version in Version::all() {

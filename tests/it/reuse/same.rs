@@ -1,4 +1,4 @@
-//! What counts as the same request, and where one leads whose allow is reused.
+//! Which requests are equal for reuse, and where a reused request goes.
 
 use std::collections::BTreeSet;
 
@@ -105,7 +105,7 @@ async fn what_is_reused_by_https_must_show_the_certificate_of_its_name_too() {
                 Stage::changed(version, DevIdp::start().await, |directory, config, list| {
                     std::fs::write(directory.join("upstream-ca.pem"), authority.pem()).unwrap();
                     std::fs::write(directory.join("haproxy.env"), "GATE_REUSE=60000\n").unwrap();
-                    *config = config.replace("[agent]\n", "[agent]\nreuse_ms = 60000\n");
+                    *config = config.replace("[agent]\n", "[agent]\nverdict_cache_ms = 60000\n");
                     *list = add_port(list, 9443, &format!("https://localhost:{}", server.port));
                 })
                 .await;

@@ -1,4 +1,4 @@
-//! Tunnels over HTTP/2 (RFC 8441): many on one connection, each a stream of its own.
+//! Tunnels over HTTP/2 (RFC 8441): many on one connection, each in a stream of its own.
 
 use std::time::Instant;
 
@@ -93,7 +93,7 @@ async fn over_http2_a_stream_is_terminated_and_its_connection_goes_on() {
             ("revoked", |stream| stream.user == "u1"),
             ("by workspace", |stream| stream.workspace == 3),
         ];
-        for (what, is_meant) in triggers {
+        for (what, is_selected) in triggers {
             let mut since = Instant::now();
             match what {
                 "stopped" => {
@@ -103,10 +103,10 @@ async fn over_http2_a_stream_is_terminated_and_its_connection_goes_on() {
                 "revoked" => drop(scene.done(&["revoke", "--subject", "sub-u1"])),
                 _ => drop(scene.done(&["tunnels", "terminate", "--workspace", &id(3)])),
             }
-            let (meant, others): (Vec<_>, Vec<_>) = streams.drain(..).partition(is_meant);
-            assert!(!meant.is_empty());
+            let (selected, others): (Vec<_>, Vec<_>) = streams.drain(..).partition(is_selected);
+            assert!(!selected.is_empty());
             let mut took = Vec::new();
-            for mut stream in meant {
+            for mut stream in selected {
                 took.push(stream.ended().await.saturating_duration_since(since));
             }
             figures.add(what, took);
@@ -125,16 +125,16 @@ async fn over_http2_a_stream_is_terminated_and_its_connection_goes_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_a_websocket_over_http2_ends_within_a_second_on_every_version() {
     for version in Version::all() {
-        let told_apart = versions().any(|named| named == version);
+        let has_numbers = versions().any(|named| named == version);
         let mut scene = Scene::start(version, 3, 1, "").await;
         // A client need not wait until extended CONNECT is offered.
         let (one, two) = (connect(&scene).await, connect(&scene).await);
         let mut figures = Figures::default();
         for (way, workspace) in [("by user", 1), ("stopped", 1), ("revoked", 2)] {
-            let mut meant = open(&one, &scene, "u1", workspace).await;
-            let mut beside = open(&one, &scene, "u0", 0).await;
+            let mut selected = open(&one, &scene, "u1", workspace).await;
+            let mut neighbour = open(&one, &scene, "u0", 0).await;
             let mut elsewhere = open(&two, &scene, "u2", 0).await;
-            for stream in [&mut meant, &mut beside, &mut elsewhere] {
+            for stream in [&mut selected, &mut neighbour, &mut elsewhere] {
                 stream.echoes().await;
             }
             let mut since = Instant::now();
@@ -146,12 +146,12 @@ async fn s3_a_websocket_over_http2_ends_within_a_second_on_every_version() {
                 }
                 _ => drop(scene.done(&["revoke", "--subject", "sub-u1"])),
             }
-            figures.add(way, vec![meant.ended().await.saturating_duration_since(since)]);
+            figures.add(way, vec![selected.ended().await.saturating_duration_since(since)]);
             elsewhere.echoes().await;
-            if told_apart {
-                beside.echoes().await;
+            if has_numbers {
+                neighbour.echoes().await;
             } else {
-                beside.ended().await;
+                neighbour.ended().await;
             }
             // The connection itself goes on.
             open(&one, &scene, "u0", 0).await.echoes().await;

@@ -1,4 +1,5 @@
-//! Plain requests that last: server-sent events, downloads, chunked POSTs that are answered while they are sent.
+//! Plain requests that last: server-sent events, downloads, and chunked POSTs whose response begins
+//! early.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ enum What {
     Echo,
 }
 
-/// A request that goes on and on.
+/// A request whose response does not end.
 struct Exchange {
     user: String,
     workspace: usize,
@@ -47,7 +48,7 @@ async fn open_with(
     begin(stream, user, token, workspace, what).await
 }
 
-/// Asks on a connection that may have been used before.
+/// Sends a request on a connection that may have been used before.
 async fn begin(
     mut stream: TcpStream,
     user: &str,
@@ -71,7 +72,7 @@ async fn begin(
 }
 
 impl Exchange {
-    /// Reads until it hears that.
+    /// Reads until this text has arrived.
     async fn heard(&mut self, what: &str) -> String {
         let mut all = String::new();
         while !all.contains(what) {
@@ -84,7 +85,7 @@ impl Exchange {
         all
     }
 
-    /// Makes sure that it lives.
+    /// Makes sure that the exchange goes on.
     async fn goes_on(&mut self) {
         if self.what == What::Echo {
             self.stream.write_all(b"2\r\nhi\r\n").await.unwrap();
@@ -102,16 +103,16 @@ impl Exchange {
     }
 }
 
-/// Waits for those that are meant; makes sure that all others go on.
+/// Waits for the end of the selected ones; makes sure that all others go on.
 async fn end(
     all: &mut Vec<Exchange>,
     since: Instant,
-    is_meant: impl Fn(&Exchange) -> bool,
+    is_selected: impl Fn(&Exchange) -> bool,
 ) -> Vec<Duration> {
-    let (meant, others): (Vec<_>, Vec<_>) = all.drain(..).partition(is_meant);
-    assert!(!meant.is_empty() && !others.is_empty());
+    let (selected, others): (Vec<_>, Vec<_>) = all.drain(..).partition(is_selected);
+    assert!(!selected.is_empty() && !others.is_empty());
     let mut took = Vec::new();
-    for mut exchange in meant {
+    for mut exchange in selected {
         took.push(exchange.ended().await.saturating_duration_since(since));
     }
     *all = others;
@@ -179,7 +180,7 @@ async fn s4_what_lasts_is_listed_and_ends_with_its_access() {
             all.push(open_with(&scene, "u5", &token, 1, what).await);
         }
         figures.add("token expired", end(&mut all, since, |e| e.user == "u5").await);
-        // So young that they are no tunnels yet.
+        // So young that they are not tunnels yet.
         let (token, since) = scene.token_for(2, "u6");
         for what in [What::Endless, What::Echo] {
             all.push(open_with(&scene, "u6", &token, 1, what).await);
@@ -217,7 +218,7 @@ async fn s4_a_restarted_agent_knows_what_was_allowed_a_moment_before() {
         let prepare = |directory: &std::path::Path| {
             std::fs::write(directory.join("haproxy.env"), "GATE_REUSE=30000\n").unwrap();
         };
-        let more = "reuse_ms = 30000\n[tunnels]\nfile = 'tunnels.json'\n";
+        let more = "verdict_cache_ms = 30000\n[tunnels]\nfile = 'tunnels.json'\n";
         let mut scene = Scene::with(version, 3, 1, more, prepare).await;
         let mut all = Vec::new();
         for user in ["u0", "u1", "u2"] {
@@ -341,7 +342,7 @@ async fn s4_a_reused_allow_that_lasts_ends_with_its_access() {
         let prepare = |directory: &std::path::Path| {
             std::fs::write(directory.join("haproxy.env"), "GATE_REUSE=30000\n").unwrap();
         };
-        let mut scene = Scene::with(version, 3, 1, "reuse_ms = 30000\n", prepare).await;
+        let mut scene = Scene::with(version, 3, 1, "verdict_cache_ms = 30000\n", prepare).await;
         let mut figures = Figures::default();
         let mut all = Vec::new();
         for (user, workspace) in [("u0", 0), ("u1", 1), ("u2", 2)] {
@@ -350,16 +351,16 @@ async fn s4_a_reused_allow_that_lasts_ends_with_its_access() {
         until("all to be listed", async || (scene.tunnels().len() == 3).then_some(())).await;
         let list = scene.tunnels();
         let ids: Vec<_> = list.iter().map(|tunnel| tunnel["id"].as_str().unwrap()).collect();
-        // Before 3.0 a stream is that of its connection's last question.
-        let told_apart = versions().any(|named| named == version);
-        assert!(!told_apart || ids.iter().all(|id| id.ends_with("+1")), "{list:?}");
+        // Before 3.0 a stream is that of its connection's last authorization request.
+        let has_numbers = versions().any(|named| named == version);
+        assert!(!has_numbers || ids.iter().all(|id| id.ends_with("+1")), "{list:?}");
         scene.listed(0).phase = "stopped";
         let since = scene.write();
         figures.add("stopped", end(&mut all, since, |e| e.workspace == 0).await);
         let since = Instant::now();
         scene.done(&["revoke", "--subject", "sub-u1"]);
         figures.add("revoked", end(&mut all, since, |e| e.user == "u1").await);
-        // So young that it is no tunnel yet.
+        // So young that it is not a tunnel yet.
         all.push(reused(&scene, "u3", 1).await);
         let since = Instant::now();
         scene.done(&["revoke", "--subject", "sub-u3"]);
@@ -368,7 +369,7 @@ async fn s4_a_reused_allow_that_lasts_ends_with_its_access() {
     }
 }
 
-/// A request that lasts and was let pass by the allow of the one before it.
+/// A request that lasts and that passed by the allow of the request before it.
 async fn reused(scene: &Scene, user: &str, workspace: usize) -> Exchange {
     let token = scene.idp.token_of(user);
     until("an allow to be given for reuse", async || {

@@ -1,4 +1,4 @@
-//! Policies over what lasts.
+//! Policies and tunnels: a policy about the time terminates a tunnel when the time comes.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -29,11 +29,11 @@ async fn the_end_of_its_time_ends_a_live_tunnel_and_no_other() {
         std::fs::write(directory.path().join("p.cedar"), policies).unwrap();
         let table = format!("[policy]\ndirectory = '{}'\n", directory.path().display());
         let scene = Scene::start(version, 2, 1, &table).await;
-        let mut meant = scene.open("u1", 1, 0).await;
+        let mut selected = scene.open("u1", 1, 0).await;
         let mut others = vec![scene.open("u0", 0, 0).await];
-        meant.echoes().await;
+        selected.echoes().await;
         assert!(since_epoch() < end, "the stage is slow");
-        let ended = meant.ended().await;
+        let ended = selected.ended().await;
         let (now, ago) = (since_epoch(), ended.elapsed());
         let late = now.saturating_sub(ago).saturating_sub(end);
         eprintln!("haproxy {version:?}: cut {late:?} after the end of its time");

@@ -1,4 +1,4 @@
-//! Many people, many workspaces, and what lasts between them.
+//! The stage of the tunnel tests: many people and workspaces, and open connections between them.
 
 use std::{
     fmt::Write as _,
@@ -34,11 +34,11 @@ pub(crate) struct Listed {
     pub owner: String,
     pub phase: &'static str,
     pub destination: std::net::SocketAddr,
-    /// Whom port 3000 admits.
+    /// The admission of port 3000.
     pub admission: &'static str,
-    /// Who may reach port 4000.
+    /// The person who has a grant for port 4000.
     pub grants: Vec<String>,
-    /// The machine that may too.
+    /// The machine that has a grant for port 4000.
     pub machine: Option<&'static str>,
 }
 
@@ -47,7 +47,7 @@ pub(crate) struct Scene {
     pub agent: AgentProcess,
     pub idp: DevIdp,
     pub workspaces: Vec<DevWorkspace>,
-    /// The list, by number; none once it is deleted.
+    /// The workspaces by number; `None` once one is deleted.
     pub list: Vec<Option<Listed>>,
     pub directory: TempDir,
 }
@@ -57,7 +57,7 @@ pub(crate) fn id(workspace: usize) -> String {
     format!("pink{workspace}-demo-ns35kd21abc")
 }
 
-/// Where a workspace's endpoint is: its editor for port 0.
+/// The host of a workspace's endpoint; port 0 is its editor.
 pub(crate) fn at(workspace: usize, port: u16) -> String {
     match port {
         0 => format!("{}.ws.gitpod.test", id(workspace)),
@@ -65,7 +65,7 @@ pub(crate) fn at(workspace: usize, port: u16) -> String {
     }
 }
 
-/// From a cause to the closed socket.
+/// The time from a cause to the closed socket.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Took {
     since: Instant,
@@ -73,26 +73,26 @@ pub(crate) struct Took {
 }
 
 impl Took {
-    /// As a clock on the wall shows it.
+    /// The time by the wall clock.
     pub(crate) fn whole(self) -> Duration {
         self.until.saturating_duration_since(self.since)
     }
 
-    /// Without what the machine was busy with something else.
+    /// The time without that in which the machine did something else.
     fn counted(self) -> Duration {
         machine::counted(self.since, self.until)
     }
 }
 
 impl From<Duration> for Took {
-    /// Of something that has just come to its end.
+    /// The time of something that has just ended.
     fn from(took: Duration) -> Self {
         let until = Instant::now();
         Self { since: until.checked_sub(took).unwrap(), until }
     }
 }
 
-/// What a trigger took, for each tunnel it terminated.
+/// The times of one cause, one for each tunnel that it terminated.
 #[derive(Default)]
 pub(crate) struct Figures(Vec<Took>);
 
@@ -104,8 +104,8 @@ impl Figures {
         self.0.extend(took);
     }
 
-    /// Prints the 99th percentile, and holds what the program is to answer for against a second. `make terminations` holds
-    /// the whole of it.
+    /// Prints the 99th percentile, and compares the time that the program is responsible for with a
+    /// second. `make terminations` compares the whole time.
     pub(crate) fn judge(self, what: &str) {
         let sorted = |of: fn(Took) -> Duration| {
             let mut all: Vec<_> = self.0.iter().map(|took| of(*took)).collect();
@@ -122,8 +122,8 @@ impl Figures {
 }
 
 impl Scene {
-    /// So many workspaces, that of number n owned by `un`; so many HAProxies at one agent. `more` is added to
-    /// the configuration.
+    /// A stage with this many workspaces, of which number n belongs to `un`, and this many
+    /// HAProxies at one agent. `more` is added to the configuration.
     pub(crate) async fn start(
         version: &Version,
         workspaces: usize,
@@ -133,7 +133,7 @@ impl Scene {
         Self::with(version, workspaces, haproxies, more, |_| ()).await
     }
 
-    /// With files beside each HAProxy.
+    /// With files in the directory of each HAProxy.
     pub(crate) async fn with(
         version: &Version,
         workspaces: usize,
@@ -168,9 +168,9 @@ impl Scene {
             )
             .replace("unknown_key_seconds = 1", "unknown_key_seconds = 1\nleeway_seconds = 0");
         text += "\n[admin]\nsocket = 'agent-admin.sock'\nrevocations = 'revocations.jsonl'\n";
-        // What belongs into another table than the last one.
+        // Keys that belong in another table than the last one.
         let (reuse, more): (Vec<_>, Vec<_>) =
-            more.lines().partition(|line| line.starts_with("reuse_ms"));
+            more.lines().partition(|line| line.starts_with("verdict_cache_ms"));
         text = text.replace("[agent]\n", &format!("[agent]\n{}\n", reuse.concat()));
         let more = &more.join("\n");
         if more.contains("[haproxy]") {
@@ -210,7 +210,7 @@ impl Scene {
         scene
     }
 
-    /// Writes the list as it is now; returns when.
+    /// Writes the list, and returns when.
     pub(crate) fn write(&self) -> Instant {
         let now = Instant::now();
         write(self.directory.path(), &self.list);
@@ -237,7 +237,7 @@ impl Scene {
         self.try_open(haproxy, user, &token, workspace, port).await.unwrap()
     }
 
-    /// A token that lasts so many seconds, and the moment of its end.
+    /// A token that is valid for this many seconds, and when it expires.
     pub(crate) fn token_for(&self, seconds: i64, user: &str) -> (String, Instant) {
         let user = user.into();
         let request = TokenRequest { user, expires_in: seconds, ..TokenRequest::default() };
@@ -277,14 +277,14 @@ impl Scene {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// What a Prometheus server would read.
+    /// The metrics, as a Prometheus server reads them.
     pub(crate) async fn metrics(&self) -> String {
         let socket = self.directory.path().join("agent-admin.sock");
         let client = reqwest::Client::builder().unix_socket(socket).build().unwrap();
         client.get("http://agent/metrics").send().await.unwrap().text().await.unwrap()
     }
 
-    /// What `tunnels --json` lists.
+    /// The tunnels that `tunnels --json` lists.
     pub(crate) fn tunnels(&self) -> Vec<Value> {
         serde_json::from_str(&self.done(&["tunnels", "--json"])).unwrap()
     }
@@ -379,7 +379,7 @@ impl Line {
         self.closed.borrow().is_some()
     }
 
-    /// Waits for its end; returns when it was.
+    /// Waits for its end, and returns when it was.
     pub(crate) async fn ended(&mut self) -> Instant {
         let (user, workspace) = (&self.user, self.workspace);
         timeout(PATIENCE, self.closed.wait_for(Option::is_some))
@@ -389,7 +389,7 @@ impl Line {
             .unwrap()
     }
 
-    /// Says something and hears it back.
+    /// Sends a message and receives it back.
     pub(crate) async fn echoes(&mut self) {
         let what = format!("{} to {}:{}", self.user, self.workspace, self.port);
         self.sink.send(Message::text("hello")).await.unwrap_or_else(|e| panic!("{what}: {e}"));
@@ -398,17 +398,17 @@ impl Line {
     }
 }
 
-/// Waits until all that are meant have ended, takes them out, and makes sure that all others go on. Returns
-/// how long each took.
+/// Waits until all selected lines have ended, removes them, and makes sure that all others go on.
+/// Returns how long each took.
 pub(crate) async fn terminated(
     lines: &mut Vec<Line>,
     since: Instant,
-    is_meant: impl Fn(&Line) -> bool,
+    is_selected: impl Fn(&Line) -> bool,
 ) -> Vec<Took> {
-    let (meant, others): (Vec<_>, Vec<_>) = lines.drain(..).partition(&is_meant);
-    assert!(!meant.is_empty() && !others.is_empty());
+    let (selected, others): (Vec<_>, Vec<_>) = lines.drain(..).partition(&is_selected);
+    assert!(!selected.is_empty() && !others.is_empty());
     let mut took = Vec::new();
-    for mut line in meant {
+    for mut line in selected {
         took.push(Took { since, until: line.ended().await });
     }
     *lines = others;
@@ -416,7 +416,7 @@ pub(crate) async fn terminated(
     took
 }
 
-/// Makes sure that all are open.
+/// Makes sure that all lines are open.
 pub(crate) async fn all_echo(lines: &mut [Line]) {
     for line in lines {
         assert!(

@@ -1,4 +1,4 @@
-//! Tunnels of browser sessions: they end with them, and keep them awake.
+//! Tunnels of browser sessions: they end with their session, and count as its use.
 
 use std::time::Instant;
 
@@ -56,7 +56,7 @@ async fn ended(tunnel: &mut Upgraded) -> Instant {
     Instant::now()
 }
 
-/// alice with two tunnels of one session, bob with one.
+/// Two tunnels of one session of alice, and one of bob.
 async fn both(stage: &Stage) -> (Browser, [Upgraded; 2], Upgraded) {
     let mut alice = stage.browser();
     assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);

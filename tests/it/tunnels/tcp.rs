@@ -1,5 +1,5 @@
-//! TCP streams over TLS, by the name asked for and the client's certificate: what `ssh` through
-//! `openssl s_client` is.
+//! TCP streams over TLS, decided by the server name and the client's certificate, as `ssh` through
+//! `openssl s_client` makes them.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::support::{PATIENCE, Version};
 
-/// A server that is no HTTP.
+/// A server of another protocol than HTTP.
 async fn echo() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -1,13 +1,14 @@
-//! `make terminations`: from the cause to the closed socket, again and again, with every HAProxy. A benchmark: the longest
-//! time is held against what is promised, which only a quiet machine can keep.
+//! `make terminations`: the time from the cause to the closed socket, many times, with every
+//! HAProxy. This is a benchmark: it compares the longest time with the promise, which only a quiet
+//! machine can keep.
 
 use std::collections::BTreeMap;
 
 use super::*;
 
-/// From the cause to the closed socket.
+/// The longest time from the cause to the closed socket.
 const PROMISE: Duration = Duration::from_secs(1);
-/// Workspaces of a run. One is stopped after the other.
+/// The workspaces of a run, which are stopped one after the other.
 const WORKSPACES: usize = 5;
 
 /// One tunnel that was terminated.
@@ -17,7 +18,7 @@ struct Termination {
     took: Duration,
 }
 
-/// One run with one HAProxy, or with two at one agent where streams have names.
+/// One run with one HAProxy, or with two at one agent if its streams have numbers.
 struct Run {
     number: usize,
     scene: Scene,
@@ -44,9 +45,9 @@ impl Run {
         &mut self,
         cause: &'static str,
         since: Instant,
-        is_meant: impl Fn(&Line) -> bool,
+        is_selected: impl Fn(&Line) -> bool,
     ) {
-        let took = terminated(&mut self.lines, since, is_meant).await;
+        let took = terminated(&mut self.lines, since, is_selected).await;
         let run = self.number;
         self.terminations.extend(took.into_iter().map(|took| Termination {
             run,
@@ -60,7 +61,7 @@ impl Run {
         self.terminate(cause, self.scene.write(), |line| line.workspace == workspace).await;
     }
 
-    /// Most causes come before HAProxy can have been asked about what was opened: that takes longest.
+    /// Most causes come before HAProxy was scanned for the new tunnels, which takes longest.
     async fn play(mut self) -> Vec<Termination> {
         for user in ["u5", "u6", "u7"] {
             self.open(user, 0..WORKSPACES).await;

@@ -530,7 +530,7 @@ impl Site<'_> {
         let mut reuse = String::new();
         if let Some(spop) = self.spop {
             listen = format!(r#""{spop}""#);
-            reuse = format!("reuse_ms = {}", REUSE.as_millis());
+            reuse = format!("verdict_cache_ms = {}", REUSE.as_millis());
             // There is no reuse while one of these does not answer.
             sockets.push(root("second/master.sock"));
         } else {

@@ -9,12 +9,12 @@ use crate::{
     request::Request,
     spop::{
         Actions, Notify, Value,
-        ack::{self, Place, Scope},
+        ack::{self, ActionPosition, Scope},
         frame::TooLong,
     },
     time::{MonotonicTime, Timestamp},
-    tunnels::Allowed,
-    verdict_cache::Terms,
+    tunnels::AllowedRequest,
+    verdict_cache::ReuseTerms,
     workspaces::registry::Snapshot,
 };
 
@@ -55,13 +55,13 @@ pub(super) enum Reuse {
 
 impl<'e> Exchange<'e> {
     /// What the table of tunnels needs of an allow.
-    pub(super) fn allowed<'a>(&'a self, response: &'a Response) -> Allowed<'a>
+    pub(super) fn allowed<'a>(&'a self, response: &'a Response) -> AllowedRequest<'a>
     where
         'e: 'a,
     {
         let certificates = &self.batch.gate.certificates;
         let Self { request, id, batch, .. } = *self;
-        Allowed { response, request, id, certificates, now: batch.now }
+        AllowedRequest { response, request, id, certificates, now: batch.now }
     }
 
     /// Appends the ACK. The terms of reuse are left out if there is no room for them.
@@ -71,17 +71,19 @@ impl<'e> Exchange<'e> {
     pub(super) fn encode(
         &self,
         response: &Response,
-        terms: Option<Terms<'_>>,
+        terms: Option<ReuseTerms<'_>>,
         out: &mut Vec<u8>,
     ) -> Result<Reuse, TooLong> {
         let ids = (self.notify.stream_id, self.notify.frame_id);
         let mut reuse = Reuse::No;
         ack::write(out, ids, self.batch.max_frame_size, |actions| {
-            let mut reusable = terms.map(|terms| (terms, [None; KEPT.len()]));
+            // The variables of a reused allow are in the frame already: they are repeated there,
+            // not encoded again.
+            let mut reusable = terms.map(|terms| (terms, [None; REUSE_VARIABLES.len()]));
             variables::each(response, self.request, self.id, |name, value| {
                 let set = actions.set_at(Scope::Transaction, name, spop(value));
                 if let Some((_, kept)) = &mut reusable
-                    && let Some(number) = KEPT.iter().position(|kept| *kept == name)
+                    && let Some(number) = REUSE_VARIABLES.iter().position(|kept| *kept == name)
                     && let Some(kept) = kept.get_mut(number)
                 {
                     *kept = Some(set);
@@ -117,7 +119,7 @@ fn spop(value: variables::Value<'_>) -> Value<'_> {
 
 /// The variables that a reused allow needs. The rules of the backends 'reused' in
 /// haproxy/haproxy.cfg read them.
-const KEPT: [&str; 16] = [
+const REUSE_VARIABLES: [&str; 16] = [
     "decision_id",
     "user",
     "subject",
@@ -138,10 +140,15 @@ const KEPT: [&str; 16] = [
 
 /// Sets the terms on which HAProxy may reuse an allow, and copies the variables that this needs to
 /// the session. `reuse_of` comes last, so that a truncated list is never valid.
-fn offer(actions: &mut Actions<'_>, kept: &[Option<Place>; KEPT.len()], terms: Terms<'_>) {
-    for (name, set) in KEPT.iter().zip(kept) {
+fn offer(
+    actions: &mut Actions<'_>,
+    kept: &[Option<ActionPosition>; REUSE_VARIABLES.len()],
+    terms: ReuseTerms<'_>,
+) {
+    for (name, set) in REUSE_VARIABLES.iter().zip(kept) {
         match set {
             Some(set) => actions.repeat(*set, Scope::Session),
+            // A variable of an earlier allow must not complete this one.
             None => actions.unset(Scope::Session, name),
         }
     }

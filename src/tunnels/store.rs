@@ -24,7 +24,10 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use super::{By, Cause, Kind, Place, Tunnel, Tunnels, journal::Journal, recent::Recent};
+use super::{
+    TerminationCause, Tunnel, TunnelCredential, TunnelKind, TunnelLocation, Tunnels,
+    journal::Journal, recent::RecentRequests,
+};
 use crate::{
     authz::{decision::Route, reason::Reason},
     gate::Gate,
@@ -35,17 +38,17 @@ use crate::{
 };
 
 /// Time between two checks for a change that must be written.
-const EVERY: Duration = Duration::from_millis(500);
+const WRITE_INTERVAL: Duration = Duration::from_millis(500);
 /// The ending of the file of recent requests, and the most that it has: the newest, about 9,000 a
 /// second. Reading more would take longer than the requests are of interest.
-const RECENT: &str = ".recent";
-const MOST_RECENT: usize = 32_768;
+const RECENT_ENDING: &str = ".recent";
+const MAX_RECENT: usize = 32_768;
 
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct StoredTunnel {
     id: String,
     kind: String,
-    by: String,
+    credential: String,
     identity: Option<StoredIdentity>,
     workspace: Option<String>,
     owner: Option<String>,
@@ -55,7 +58,7 @@ struct Kept {
     #[serde(default)]
     method: Option<Vec<u8>>,
     path: Option<Vec<u8>>,
-    route: Option<KeptRoute>,
+    route: Option<StoredRoute>,
     client: Option<IpAddr>,
     since_ms: u64,
     frontend: Vec<u8>,
@@ -67,23 +70,23 @@ struct Kept {
 
 /// A plain request that was allowed in the last seconds.
 #[derive(Serialize, Deserialize)]
-struct KeptRecent {
-    memory: Memory,
+struct StoredRequest {
+    memory: RecentList,
     asked_ms: Option<u64>,
-    request: Kept,
+    request: StoredTunnel,
 }
 
 /// The list of recent requests that it belongs to.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Memory {
+enum RecentList {
     Allowed,
-    GivenForReuse,
+    Reusable,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum KeptRoute {
+enum StoredRoute {
     Backend(String),
     Direct(SocketAddr),
     Named { at: SocketAddr, url: String, renames: bool },
@@ -94,15 +97,15 @@ enum KeptRoute {
 ///
 /// # Errors
 /// A file exists and cannot be read.
-pub fn adopt(tunnels: &Tunnels, gate: &Gate, path: &Path) -> io::Result<usize> {
-    let mut kept: Vec<Kept> = match std::fs::read(path) {
+pub fn load(tunnels: &Tunnels, gate: &Gate, path: &Path) -> io::Result<usize> {
+    let mut stored: Vec<StoredTunnel> = match std::fs::read(path) {
         Ok(text) => serde_json::from_slice(&text)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => vec![],
         Err(error) => return Err(error),
     };
-    for line in Journal::beside(path).read()? {
+    for line in Journal::of_file(path).read()? {
         match serde_json::from_slice(&line) {
-            Ok(tunnel) => kept.push(tunnel),
+            Ok(tunnel) => stored.push(tunnel),
             // One damaged line must not cost the other tunnels.
             Err(error) => {
                 error!(%error, path = %path.display(), "reading a line of the journal of tunnels failed: its tunnel is not known and cannot be terminated");
@@ -110,45 +113,47 @@ pub fn adopt(tunnels: &Tunnels, gate: &Gate, path: &Path) -> io::Result<usize> {
         }
     }
     let mut seen = HashSet::new();
-    kept.retain(|kept| seen.insert(kept.id.clone()));
-    let known = Known::of(gate);
+    // A tunnel can be in the file and in the journal.
+    stored.retain(|stored| seen.insert(stored.id.clone()));
+    let known = Restorer::of(gate);
     let mut count = 0;
-    for kept in kept {
-        let Some((tunnel, cause)) = known.tunnel(kept) else {
+    for stored in stored {
+        let Some((tunnel, cause)) = known.tunnel(stored) else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "not a tunnel of this version"));
         };
         let id = tunnel.id;
         tunnels.adopt(tunnel);
-        tunnels.due(cause.map(|cause| (id, cause)));
+        tunnels.mark_for_termination(cause.map(|cause| (id, cause)));
         count += 1;
     }
     if count > 0 {
         info!(count, "tunnels of the previous agent are taken over");
     }
     let recent = recent_file(path);
-    if let Err(error) = adopt_recent(tunnels, &known, &recent) {
+    if let Err(error) = load_recent(tunnels, &known, &recent) {
         error!(%error, path = %recent.display(), "reading the last requests of the previous agent failed: those that last are not known and cannot be terminated");
     }
     Ok(count)
 }
 
 /// Remembers the requests that the agent before this one allowed in its last seconds, and deletes
-/// the file: it is of no use later.
-fn adopt_recent(tunnels: &Tunnels, known: &Known<'_>, path: &Path) -> io::Result<()> {
+/// the file: it is not needed any more.
+fn load_recent(tunnels: &Tunnels, known: &Restorer<'_>, path: &Path) -> io::Result<()> {
     let text = match std::fs::read(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     };
+    // Removed before it is read: a file that makes the agent fail must not do so at each start.
     std::fs::remove_file(path)?;
-    let all: Vec<KeptRecent> = serde_json::from_slice(&text)?;
+    let all: Vec<StoredRequest> = serde_json::from_slice(&text)?;
     let mut count = 0;
-    for KeptRecent { memory, asked_ms, request } in all {
+    for StoredRequest { memory, asked_ms, request } in all {
         // The cause of its end is not needed: it is decided about when its stream is found.
         let Some((tunnel, _)) = known.tunnel(request) else { continue };
         let memory = match memory {
-            Memory::Allowed => Some(&tunnels.recent),
-            Memory::GivenForReuse => tunnels.given.as_ref(),
+            RecentList::Allowed => Some(&tunnels.recent),
+            RecentList::Reusable => tunnels.reusable.as_ref(),
         };
         count +=
             usize::from(memory.is_some_and(|memory| memory.inherit(&tunnel, asked_ms).is_ok()));
@@ -162,10 +167,10 @@ fn adopt_recent(tunnels: &Tunnels, known: &Known<'_>, path: &Path) -> io::Result
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn hand_over(tunnels: &Tunnels, path: &Path) -> io::Result<()> {
-    let mut all = recent(&tunnels.recent, Memory::Allowed);
-    if let Some(given) = &tunnels.given {
-        all.extend(recent(given, Memory::GivenForReuse));
+pub fn store_recent(tunnels: &Tunnels, path: &Path) -> io::Result<()> {
+    let mut all = recent(&tunnels.recent, RecentList::Allowed);
+    if let Some(given) = &tunnels.reusable {
+        all.extend(recent(given, RecentList::Reusable));
     }
     if all.is_empty() {
         return Ok(());
@@ -174,16 +179,16 @@ pub fn hand_over(tunnels: &Tunnels, path: &Path) -> io::Result<()> {
 }
 
 /// The newest of the remembered requests, without those that are tunnels already.
-fn recent(memory: &Recent, name: Memory) -> VecDeque<KeptRecent> {
+fn recent(memory: &RecentRequests, name: RecentList) -> VecDeque<StoredRequest> {
     let (mut all, mut next) = (VecDeque::new(), Some(0));
     while let Some(from) = next {
         next = memory.lock().some(from, |seen| {
             if let Some(tunnel) = seen.tunnel().filter(|_| !seen.is_taken()) {
-                if all.len() == MOST_RECENT {
+                if all.len() == MAX_RECENT {
                     all.pop_front();
                 }
-                let (asked_ms, request) = (seen.asked_millis(), Kept::of(&tunnel));
-                all.push_back(KeptRecent { memory: name, asked_ms, request });
+                let (asked_ms, request) = (seen.asked_millis(), StoredTunnel::of(&tunnel));
+                all.push_back(StoredRequest { memory: name, asked_ms, request });
             }
         });
     }
@@ -192,7 +197,7 @@ fn recent(memory: &Recent, name: Memory) -> VecDeque<KeptRecent> {
 
 fn recent_file(path: &Path) -> PathBuf {
     let mut name = path.to_owned().into_os_string();
-    name.push(RECENT);
+    name.push(RECENT_ENDING);
     name.into()
 }
 
@@ -203,9 +208,12 @@ pub async fn run(tunnels: Arc<Tunnels>, path: PathBuf, stop: CancellationToken) 
     loop {
         let last = stop.is_cancelled();
         let version = tunnels.lock().version;
+        // The version is read before the tunnels, so that a change in between is written next time.
         if written != Some(version) {
             let (all, to) = (Arc::clone(&tunnels), path.clone());
             let done = tokio::task::spawn_blocking(move || {
+                // The turn comes before the table is read: what is opened in between is then in the
+                // other file.
                 let turn = all.journal().map(Journal::turn);
                 write(&all, &to)?;
                 if let Some(turn) = turn {
@@ -231,14 +239,14 @@ pub async fn run(tunnels: Arc<Tunnels>, path: PathBuf, stop: CancellationToken) 
         }
         tokio::select! {
             () = stop.cancelled() => {}
-            () = tokio::time::sleep(EVERY) => {}
+            () = tokio::time::sleep(WRITE_INTERVAL) => {}
         }
     }
 }
 
 /// A tunnel as a line of the journal.
 pub(super) fn line(tunnel: &Tunnel) -> Option<Vec<u8>> {
-    serde_json::to_vec(&Kept::of(tunnel)).ok()
+    serde_json::to_vec(&StoredTunnel::of(tunnel)).ok()
 }
 
 fn write(tunnels: &Tunnels, path: &Path) -> io::Result<()> {
@@ -246,8 +254,8 @@ fn write(tunnels: &Tunnels, path: &Path) -> io::Result<()> {
         let state = tunnels.lock();
         state.entries.values().map(|entry| Arc::clone(&entry.tunnel)).collect()
     };
-    let kept: Vec<Kept> = all.iter().map(|tunnel| Kept::of(tunnel)).collect();
-    let text = serde_json::to_vec(&kept)?;
+    let stored: Vec<StoredTunnel> = all.iter().map(|tunnel| StoredTunnel::of(tunnel)).collect();
+    let text = serde_json::to_vec(&stored)?;
     replace(path, &text)
 }
 
@@ -264,14 +272,14 @@ fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
 }
 
 /// What stored tunnels are matched with: the configured authorities and the live sessions.
-struct Known<'g> {
+struct Restorer<'g> {
     authorities: Vec<&'g Arc<Authority>>,
     /// Sessions by person and end. Two sessions of a person that end in the same millisecond were
     /// begun in the same millisecond.
     sessions: HashMap<(Box<str>, Box<str>, Timestamp), Arc<Session>>,
 }
 
-impl<'g> Known<'g> {
+impl<'g> Restorer<'g> {
     fn of(gate: &'g Gate) -> Self {
         let sign_in = gate.browser.as_ref();
         let alive = sign_in.map(|sign_in| sign_in.sessions.active(Timestamp::now()));
@@ -285,36 +293,40 @@ impl<'g> Known<'g> {
 
     /// A stored tunnel, and why it must not go on: its issuer is no longer configured, or its
     /// session is unknown. `None` if the stored form is not one of this version.
-    fn tunnel(&self, kept: Kept) -> Option<(Tunnel, Option<Cause>)> {
-        let was_known = kept.identity.is_some();
-        let mut tunnel = kept.tunnel(&self.authorities)?;
-        if let Some(identity) = tunnel.identity.as_ref().filter(|_| tunnel.by == By::Session) {
+    fn tunnel(&self, stored: StoredTunnel) -> Option<(Tunnel, Option<TerminationCause>)> {
+        // An identity that is not restored belongs to an issuer that is not configured any more.
+        let was_known = stored.identity.is_some();
+        let mut tunnel = stored.tunnel(&self.authorities)?;
+        if let Some(identity) =
+            tunnel.identity.as_ref().filter(|_| tunnel.credential == TunnelCredential::Session)
+        {
             let (issuer, subject) = (identity.issuer.clone(), identity.subject.clone());
             tunnel.session = self.sessions.get(&(issuer, subject, identity.expires)).cloned();
         }
         let cause = if was_known && tunnel.identity.is_none() {
-            Some(Cause::Refused(Reason::Refused(TokenError::Issuer)))
+            Some(TerminationCause::Refused(Reason::Refused(TokenError::Issuer)))
         } else {
-            (tunnel.by == By::Session && tunnel.session.is_none()).then_some(Cause::SessionEnded)
+            (tunnel.credential == TunnelCredential::Session && tunnel.session.is_none())
+                .then_some(TerminationCause::SessionEnded)
         };
         Some((tunnel, cause))
     }
 }
 
-impl Kept {
+impl StoredTunnel {
     fn of(tunnel: &Tunnel) -> Self {
         let route = tunnel.route.as_ref().map(|route| match route {
-            Route::Backend(name) => KeptRoute::Backend(name.to_string()),
-            Route::Direct(at) => KeptRoute::Direct(*at),
+            Route::Backend(name) => StoredRoute::Backend(name.to_string()),
+            Route::Direct(at) => StoredRoute::Direct(*at),
             Route::Named(at, gateway) => {
                 let (url, renames) = (gateway.to_string(), gateway.sets_host_header);
-                KeptRoute::Named { at: *at, url, renames }
+                StoredRoute::Named { at: *at, url, renames }
             }
         });
         Self {
             id: tunnel.id.to_string(),
             kind: tunnel.kind.id().into(),
-            by: tunnel.by.id().into(),
+            credential: tunnel.credential.id().into(),
             identity: tunnel.identity.as_deref().map(StoredIdentity::from),
             workspace: tunnel.workspace.as_ref().map(ToString::to_string),
             owner: tunnel.owner.as_deref().map(Into::into),
@@ -326,21 +338,26 @@ impl Kept {
             route,
             client: tunnel.client,
             since_ms: tunnel.since.as_millis(),
-            frontend: tunnel.place.frontend.to_vec(),
-            stream: tunnel.place.stream,
-            started: tunnel.place.started,
-            process: tunnel.place.process,
-            source: tunnel.place.source,
+            frontend: tunnel.location.frontend.to_vec(),
+            stream: tunnel.location.stream,
+            started: tunnel.location.started,
+            process: tunnel.location.process,
+            source: tunnel.location.source,
         }
     }
 
     fn tunnel(self, authorities: &[&Arc<Authority>]) -> Option<Tunnel> {
-        let by = [By::Token, By::Session, By::Certificate, By::Nobody];
+        let credentials = [
+            TunnelCredential::Token,
+            TunnelCredential::Session,
+            TunnelCredential::Certificate,
+            TunnelCredential::None,
+        ];
         let route = match self.route {
             None => None,
-            Some(KeptRoute::Backend(name)) => Some(Route::Backend(name.into())),
-            Some(KeptRoute::Direct(at)) => Some(Route::Direct(at)),
-            Some(KeptRoute::Named { at, url, renames }) => {
+            Some(StoredRoute::Backend(name)) => Some(Route::Backend(name.into())),
+            Some(StoredRoute::Direct(at)) => Some(Route::Direct(at)),
+            Some(StoredRoute::Named { at, url, renames }) => {
                 let gateway = NamedServer::parse(&url).ok()?;
                 let gateway = if renames { gateway.with_own_host_header() } else { gateway };
                 Some(Route::Named(at, Arc::new(gateway)))
@@ -356,12 +373,12 @@ impl Kept {
         };
         Some(Tunnel {
             id: self.id.as_str().try_into().ok()?,
-            kind: Kind::ALL.into_iter().find(|kind| kind.id() == self.kind)?,
+            kind: TunnelKind::ALL.into_iter().find(|kind| kind.id() == self.kind)?,
             identity: self
                 .identity
                 .and_then(|stored| stored.restore(authorities.iter().copied()))
                 .map(Arc::new),
-            by: by.into_iter().find(|by| by.id() == self.by)?,
+            credential: credentials.into_iter().find(|known| known.id() == self.credential)?,
             session: None,
             workspace,
             owner: self.owner.map(Into::into),
@@ -374,7 +391,7 @@ impl Kept {
             client: self.client,
             since: Timestamp::from_millis(self.since_ms),
             opened: MonotonicTime::default(),
-            place: Place {
+            location: TunnelLocation {
                 frontend: self.frontend.into(),
                 stream: self.stream,
                 started: self.started,
@@ -391,23 +408,25 @@ mod tests {
     use crate::tunnels::tests::{identity, named, tunnel};
 
     #[test]
-    fn what_is_kept_of_a_tunnel_is_all_that_decides_about_it() {
+    fn everything_that_decides_about_a_tunnel_is_stored() {
         let authority = identity().authority;
         let direct = Route::Direct("10.0.0.1:80".parse().unwrap());
         for route in [direct, Route::Backend("b".into()), named(false), named(true)] {
-            for by in [By::Token, By::Certificate, By::Nobody] {
-                let tunnel = tunnel(by, route.clone());
-                let text = serde_json::to_vec(&[Kept::of(&tunnel)]).unwrap();
-                let kept: Vec<Kept> = serde_json::from_slice(&text).unwrap();
-                let kept = kept.into_iter().next().unwrap().tunnel(&[&authority]).unwrap();
-                assert_eq!(format!("{kept:?}"), format!("{tunnel:?}"));
+            for credential in
+                [TunnelCredential::Token, TunnelCredential::Certificate, TunnelCredential::None]
+            {
+                let tunnel = tunnel(credential, route.clone());
+                let text = serde_json::to_vec(&[StoredTunnel::of(&tunnel)]).unwrap();
+                let stored: Vec<StoredTunnel> = serde_json::from_slice(&text).unwrap();
+                let stored = stored.into_iter().next().unwrap().tunnel(&[&authority]).unwrap();
+                assert_eq!(format!("{stored:?}"), format!("{tunnel:?}"));
             }
         }
     }
 
     #[test]
-    fn whoever_an_unknown_authority_vouched_for_is_nobody() {
-        let kept = Kept::of(&tunnel(By::Token, named(false)));
-        assert!(kept.tunnel(&[]).unwrap().identity.is_none());
+    fn an_identity_of_an_unknown_authority_is_not_restored() {
+        let stored = StoredTunnel::of(&tunnel(TunnelCredential::Token, named(false)));
+        assert!(stored.tunnel(&[]).unwrap().identity.is_none());
     }
 }

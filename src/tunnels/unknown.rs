@@ -10,9 +10,9 @@ use std::time::Duration;
 use tracing::warn;
 
 use super::{
-    Cause,
-    recent::Lost,
-    terminator::{ROUNDING, Site},
+    TerminationCause,
+    recent::ForgottenSpan,
+    terminator::{AGE_ROUNDING, SocketWorker},
 };
 use crate::{
     haproxy::{
@@ -24,29 +24,30 @@ use crate::{
 
 /// The longest time from the start of a stream to its authorization request. Before HAProxy 3.0 the
 /// age of a stream includes the time for which its connection was idle (`timeout http-keep-alive`).
-const WAITED: Duration = Duration::from_secs(75);
+const MAX_IDLE_BEFORE_REQUEST: Duration = Duration::from_secs(75);
 
 /// Plain requests that there is no record of.
 #[derive(Default)]
-pub(super) struct Plain {
+pub(super) struct UnknownRequests {
     /// Those that are older than this agent.
     before: Vec<Pointer>,
     /// Those that may have been allowed and forgotten.
     lost: Vec<Pointer>,
 }
 
-impl Site {
+impl SocketWorker {
     /// Sorts unknown streams into those that are older than the agent, and those that may be
     /// forgotten requests. Others are left alone.
-    pub(super) fn plain_strangers(
+    pub(super) fn unknown_requests(
         &self,
         list: &List,
         strangers: &[Pointer],
         asked: MonotonicTime,
-    ) -> Plain {
+    ) -> UnknownRequests {
         let forgotten = self.tunnels.recent.lock().lost();
-        let mut plain = Plain::default();
+        let mut plain = UnknownRequests::default();
         for stream in list.streams.iter().filter(|stream| strangers.contains(&stream.pointer)) {
+            // The default of the monotonic clock is the start of this agent.
             if forgotten.is_some_and(|lost| may_be_of(stream, lost, asked)) {
                 plain.lost.push(stream.pointer);
             } else if stream.age.0 >= asked.since(MonotonicTime::default()) {
@@ -58,14 +59,15 @@ impl Site {
 
     /// Terminates forgotten requests. Reports those that are older than the agent, and terminates
     /// them if configured.
-    pub(super) async fn meet_plain(
+    pub(super) async fn handle_unknown_requests(
         &self,
         process: &Process,
         process_id: u32,
-        plain: &Plain,
+        plain: &UnknownRequests,
         details: &[Detail],
     ) -> Result<(), AskError> {
-        let taken = self.taken(&self.tunnels.lock(), process);
+        // Some of the streams may have been located since they were listed.
+        let taken = self.located_pointers(&self.tunnels.lock(), process);
         let of = |pointers: &[Pointer]| -> Vec<&Detail> {
             let met = details.iter().filter(|detail| {
                 pointers.contains(&detail.pointer)
@@ -80,14 +82,15 @@ impl Site {
             warn!(%process, count, terminate, "HAProxy has requests under way that began before this agent started: with terminate_unknown they are terminated, otherwise they continue");
             self.tunnels.lock().unknown += count;
             if terminate {
-                self.terminate_plain(process, process_id, &before, Cause::Unknown).await?;
+                self.terminate_plain(process, process_id, &before, TerminationCause::Unknown)
+                    .await?;
             }
         }
         let lost = of(&plain.lost);
         if !lost.is_empty() {
             let count = lost.len();
             warn!(%process, count, "more requests were allowed at once than can be remembered: those of that time that last are terminated");
-            self.terminate_plain(process, process_id, &lost, Cause::Untracked).await?;
+            self.terminate_plain(process, process_id, &lost, TerminationCause::Untracked).await?;
         }
         Ok(())
     }
@@ -97,21 +100,23 @@ impl Site {
         process: &Process,
         process_id: u32,
         streams: &[&Detail],
-        cause: Cause,
+        cause: TerminationCause,
     ) -> Result<(), AskError> {
         let pointers: Vec<_> = streams.iter().map(|detail| detail.pointer).collect();
         process.shut(&pointers).await?;
         for detail in streams {
-            self.tunnels.record_stranger(detail, process_id, cause);
+            self.tunnels.record_unknown(detail, process_id, cause);
         }
         Ok(())
     }
 }
 
 /// Whether a stream may be one of the requests that were forgotten.
-fn may_be_of(stream: &Listed, lost: Lost, asked: MonotonicTime) -> bool {
-    let earliest = asked.before(stream.age.1.saturating_add(ROUNDING)).unwrap_or_default();
-    let latest = asked.before(stream.age.0).unwrap_or_default().plus(WAITED);
+fn may_be_of(stream: &Listed, lost: ForgottenSpan, asked: MonotonicTime) -> bool {
+    // The span may have begun earlier than the age says, by the rounding, and the authorization
+    // request may have come later than the stream, by the idle time of its connection.
+    let earliest = asked.before(stream.age.1.saturating_add(AGE_ROUNDING)).unwrap_or_default();
+    let latest = asked.before(stream.age.0).unwrap_or_default().plus(MAX_IDLE_BEFORE_REQUEST);
     earliest <= lost.to && latest >= lost.from
 }
 
@@ -123,7 +128,7 @@ mod tests {
     #[test]
     fn s4_what_may_be_one_of_the_forgotten_is_told_by_its_age() {
         let at = |secs| MonotonicTime::at(Duration::from_secs(secs));
-        let lost = Lost { from: at(100), to: at(102) };
+        let lost = ForgottenSpan { from: at(100), to: at(102) };
         let is = |age: &str, asked: u64| {
             let answer = format!("0x1: src=10.0.0.1:80 fe=gate age={age}\nName: HAProxy\nPid: 8\n");
             let streams = runtime::list(answer.as_bytes()).unwrap().streams;

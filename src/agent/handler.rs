@@ -20,8 +20,8 @@ use tracing::{debug, error, warn};
 
 use crate::{
     agent::{
+        ack::{Batch, Exchange, Reuse},
         record::DecisionRecord,
-        reply::{Batch, Exchange, Reuse},
     },
     audit::AuditLog,
     authz::{
@@ -38,8 +38,8 @@ use crate::{
     spop::{Notify, frame::TooLong},
     time::{MonotonicTime, Timestamp},
     traces::{self, DecisionSpan},
-    tunnels::{Full, Kind, Tunnel, Tunnels},
-    verdict_cache::{Edge, Terms},
+    tunnels::{CannotTrack, Tunnel, TunnelKind, Tunnels},
+    verdict_cache::{ReuseTerms, VerdictCache},
     workspaces::pattern::Scratch,
 };
 
@@ -49,7 +49,7 @@ pub struct SpoeHandler {
     metrics: Arc<Metrics>,
     audit_log: Arc<AuditLog>,
     tunnels: Option<Arc<Tunnels>>,
-    edge: Option<Arc<Edge>>,
+    cache: Option<Arc<VerdictCache>>,
     run: u32,
     count: AtomicU64,
 }
@@ -59,7 +59,7 @@ struct Settled<'r> {
     response: Response,
     opening: Opening,
     /// The terms on which HAProxy may reuse it.
-    terms: Option<Terms<'r>>,
+    terms: Option<ReuseTerms<'r>>,
 }
 
 /// Whether an allow opens a tunnel.
@@ -83,7 +83,7 @@ impl SpoeHandler {
         // Without random numbers, the time alone distinguishes the runs.
         let _ = aws_lc_rs::rand::fill(&mut run);
         let (metrics, run) = (Arc::clone(&live.load().metrics), u32::from_be_bytes(run));
-        Self { live, metrics, audit_log, tunnels: None, edge: None, run, count: AtomicU64::new(0) }
+        Self { live, metrics, audit_log, tunnels: None, cache: None, run, count: AtomicU64::new(0) }
     }
 
     /// The same handler, which tracks allowed tunnels.
@@ -94,8 +94,8 @@ impl SpoeHandler {
 
     /// The same handler, which lets HAProxy reuse allows.
     #[must_use]
-    pub fn reusing(self, edge: Option<Arc<Edge>>) -> Self {
-        Self { edge, ..self }
+    pub fn reusing(self, cache: Option<Arc<VerdictCache>>) -> Self {
+        Self { cache, ..self }
     }
 
     /// The current gate. Take it once for all requests of a batch.
@@ -113,7 +113,7 @@ impl SpoeHandler {
     /// Handles one request: appends its ACK, or returns what to wait for where waiting is allowed.
     ///
     /// A panic on the way refuses this request and no other.
-    pub fn answer(
+    pub fn handle(
         &self,
         notify: &Notify<'_>,
         batch: &Batch<'_>,
@@ -121,8 +121,8 @@ impl SpoeHandler {
         waiting: Waiting,
         out: &mut Vec<u8>,
     ) -> Option<Pending> {
-        let attempt = contained(out, |out| {
-            let request = match read(notify) {
+        let attempt = catch_panic(out, |out| {
+            let request = match read_request(notify) {
                 Ok(request) => request,
                 Err(reason) => {
                     self.finish(notify, &Request::default(), Response::refuse(reason), batch, out);
@@ -167,7 +167,7 @@ impl SpoeHandler {
         batch: &Batch<'_>,
         out: &mut Vec<u8>,
     ) {
-        let request = read(notify).unwrap_or_default();
+        let request = read_request(notify).unwrap_or_default();
         self.finish(notify, &request, Response::refuse(reason), batch, out);
     }
 
@@ -188,7 +188,7 @@ impl SpoeHandler {
             Ok(Reuse::Offered) => {
                 if let Some(tunnels) = &self.tunnels {
                     // This cannot fail: the request itself was remembered with the same location.
-                    let _ = tunnels.note_given(&exchange.allowed(&response));
+                    let _ = tunnels.note_reusable(&exchange.allowed(&response));
                 }
             }
             Ok(Reuse::No) => {}
@@ -219,21 +219,21 @@ impl SpoeHandler {
     fn settle<'r>(&self, exchange: &Exchange<'r>, response: Response) -> Settled<'r> {
         let (response, opening) = match self.open(exchange, &response) {
             Ok(opening) => (response, opening),
-            Err(Full) => (Response::refuse(Reason::TunnelsFull), Opening::Nothing),
+            Err(CannotTrack) => (Response::refuse(Reason::TunnelsFull), Opening::Nothing),
         };
         let Exchange { request, batch, .. } = *exchange;
-        let terms = self.edge.as_ref().and_then(|edge| {
-            edge.was_reused(request.reuse.times);
+        let terms = self.cache.as_ref().and_then(|cache| {
+            cache.count_reused(request.reuse.times);
             // Policies may read what HAProxy does not compare, such as the path or the hour.
             let held = batch.gate.policies.is_none()
-                && self.tunnels.as_ref().is_none_or(|tunnels| tunnels.may_give());
-            held.then(|| edge.give(&response, request, batch.now)).flatten()
+                && self.tunnels.as_ref().is_none_or(|tunnels| tunnels.can_offer_reuse());
+            held.then(|| cache.offer(&response, request, batch.now)).flatten()
         });
         Settled { response, opening, terms }
     }
 
     /// Enters an allowed tunnel into the table, or remembers a plain request.
-    fn open(&self, exchange: &Exchange<'_>, response: &Response) -> Result<Opening, Full> {
+    fn open(&self, exchange: &Exchange<'_>, response: &Response) -> Result<Opening, CannotTrack> {
         let Some(tunnels) =
             self.tunnels.as_ref().filter(|_| response.decision.verdict() == Verdict::Allow)
         else {
@@ -241,12 +241,12 @@ impl SpoeHandler {
         };
         // What cannot be tracked could not be terminated, so it is not allowed.
         let allowed = exchange.allowed(response);
-        if Kind::of(exchange.request).is_none() {
+        if TunnelKind::of(exchange.request).is_none() {
             // A plain request may last, too: it is remembered for some seconds.
             tunnels.note(&allowed)?;
             return Ok(Opening::Nothing);
         }
-        let tunnel = Tunnel::of(&allowed).ok_or(Full)?;
+        let tunnel = Tunnel::of(&allowed).ok_or(CannotTrack)?;
         tunnels.open(tunnel).map(|()| Opening::Tunnel)
     }
 
@@ -261,6 +261,7 @@ impl SpoeHandler {
     ) -> Result<(), Unrecorded> {
         let Exchange { request, id, batch, .. } = *exchange;
         let record = DecisionRecord::new(response, request, id, batch.now);
+        // The decision comes first, so that no tunnel is on record without it.
         let mut kept = self.audit_log.record(&record.made(batch.gate.versions, latency)).is_ok();
         if let (Some(tunnels), Opening::Tunnel) = (&self.tunnels, opening) {
             let allowed = kept && response.decision.verdict() == Verdict::Allow;
@@ -318,7 +319,7 @@ fn push_hex(text: &mut DecisionId, number: u64, digits: u32) {
 
 /// Runs `work`, which appends to `out`. After a panic, `out` is as before, and the result is
 /// `None`.
-fn contained<T>(out: &mut Vec<u8>, work: impl FnOnce(&mut Vec<u8>) -> T) -> Option<T> {
+fn catch_panic<T>(out: &mut Vec<u8>, work: impl FnOnce(&mut Vec<u8>) -> T) -> Option<T> {
     let start = out.len();
     let attempt = catch_unwind(AssertUnwindSafe(|| work(out)));
     if attempt.is_err() {
@@ -332,10 +333,10 @@ fn contained<T>(out: &mut Vec<u8>, work: impl FnOnce(&mut Vec<u8>) -> T) -> Opti
 
 /// Reads the one message of a NOTIFY that is ours. Messages of other agents in the same group are
 /// ignored.
-fn read<'b>(notify: &Notify<'b>) -> Result<Request<'b>, Reason> {
+fn read_request<'b>(notify: &Notify<'b>) -> Result<Request<'b>, Reason> {
     let known = |name: &[u8]| name == request::AUTHORIZE || name == request::AUTHORIZE_TCP;
-    let mut questions = notify.messages().filter(|message| known(message.name));
-    let (Some(message), None) = (questions.next(), questions.next()) else {
+    let mut messages = notify.messages().filter(|message| known(message.name));
+    let (Some(message), None) = (messages.next(), messages.next()) else {
         warn!(
             "a request is refused: its NOTIFY frame does not have exactly one 'authorize' or 'authorize-tcp' message; compare the SPOE configuration with haproxy/identity.spoe.cfg"
         );
@@ -352,14 +353,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_takes_nothing_along_but_its_own_answer() {
+    fn a_panic_takes_nothing_along_but_its_own_response() {
         let mut out = b"answers so far".to_vec();
-        let result = contained(&mut out, |out| {
+        let result = catch_panic(&mut out, |out| {
             out.extend_from_slice(b"half an ans");
             assert!(out.is_empty(), "on purpose");
         });
         assert_eq!((result, out.as_slice()), (None, &b"answers so far"[..]));
-        let result = contained(&mut out, |out| {
+        let result = catch_panic(&mut out, |out| {
             out.extend_from_slice(b", and one more");
             7
         });
