@@ -46,8 +46,8 @@ async fn every_metric_is_there_and_no_other() {
     let missing: Vec<_> = known.difference(&there).collect();
     let elsewhere = [
         &metrics::HAPROXY_UP.name,
-        &metrics::SESSION_COOKIES.name,
         &metrics::REDIS_SILENT.name,
+        &metrics::SESSION_COOKIES.name,
         &metrics::TUNNELS_TERMINATION_FAILED.name,
     ];
     assert_eq!(missing, elsewhere);

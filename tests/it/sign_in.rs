@@ -85,8 +85,8 @@ impl Stage {
             let text = std::fs::read_to_string(path.join("agent.toml")).unwrap();
             let text = text
                 .replace(&pages.to_string(), &second_pages.to_string())
-                .replace("'keys'", "'../keys'")
-                .replace("'secret'", "'../secret'")
+                .replace("\"keys\"", "\"../keys\"")
+                .replace("\"secret\"", "\"../secret\"")
                 .replace("\"workspaces.yaml\"", "\"../workspaces.yaml\"");
             std::fs::write(second.join("agent.toml"), text).unwrap();
             Some(AgentProcess::start(&second).await)
