@@ -299,7 +299,7 @@ fn f1_rules_that_reuse_goes_past_are_told() {
     let own = "http-request deny if { path_beg /admin }";
     for place in [
         "    http-request send-spoe-group identity authorize\n",
-        "    http-request set-header X-Forwarded-Host %[req.hdr(host)]\n    http-request set-header X-Unique-ID %[unique-id]\n    http-request set-header X-Identity-Decision-Id %[var(txn.identity.decision_id)]\n    http-request set-header X-Identity-Workspace %[var(txn.identity.workspace)] if { var(txn.identity.workspace) -m len gt 0 }\n    # Neither means anything without the other.\n    http-request set-header X-Identity-Subject %[var(txn.identity.subject)] if { var(txn.identity.subject) -m len gt 0 } { var(txn.identity.issuer) -m len gt 0 }\n",
+        "    http-request set-header X-Forwarded-Host %[req.hdr(host)]\n    http-request set-header X-Unique-ID %[unique-id]\n    http-request set-header X-Identity-Decision-Id %[var(txn.identity.decision_id)]\n    http-request set-header X-Identity-Workspace %[var(txn.identity.workspace)] if { var(txn.identity.workspace) -m len gt 0 }\n    # A subject has a meaning only together with its issuer.\n    http-request set-header X-Identity-Subject %[var(txn.identity.subject)] if { var(txn.identity.subject) -m len gt 0 } { var(txn.identity.issuer) -m len gt 0 }\n",
         "    default_backend nowhere\n",
         "backend workspace\n",
         "backend workspace-tls\n",
@@ -440,7 +440,7 @@ fn defaults_are_followed_through_the_chain_that_they_make() {
 
 #[test]
 fn one_mistake_is_one_finding_with_the_line_that_makes_it() {
-    let top = "    # --- 1. Nothing a client sends may look like something we say";
+    let top = "    # --- 1. Delete what only the gate may set; refuse what must not pass";
     let found = edited(top, &format!("    http-request allow\n{top}"), |spoe| spoe);
     assert_eq!(found.len(), 1, "{}", text(&found));
     assert_eq!(found[0].rule, Rule::Bypass);
