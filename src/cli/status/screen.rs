@@ -86,7 +86,7 @@ fn totals(status: &StatusView, rates: &Rates, out: &mut impl Write) -> io::Resul
     rows.push(["tunnels".to_owned(), tunnels]);
     if let Some(reuse) = &status.reuse {
         let on = if reuse.on { "on" } else { "off at the moment" };
-        let counts = format!("{} allows offered, {} requests passed", reuse.given, reuse.reused);
+        let counts = format!("{} allows offered, {} requests passed", reuse.offered, reuse.reused);
         rows.push(["reuse".to_owned(), format!("{on}; {counts}")]);
     }
     rows.push(["revocations".to_owned(), status.revocations.to_string()]);
