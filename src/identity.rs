@@ -118,7 +118,7 @@ impl Identity {
 
     /// The verified e-mail address, unless [`Identity::label`] is that address already.
     #[must_use]
-    pub fn email_beside_label(&self) -> Option<&str> {
+    pub fn email_unless_label(&self) -> Option<&str> {
         self.email.as_deref().filter(|email| *email != self.label())
     }
 }

@@ -82,7 +82,7 @@ impl<'a> DecisionRecord<'a> {
             verdict: decision.verdict().id(),
             reason: decision.reason.id(),
             user: identity.map(Identity::label),
-            email: identity.and_then(Identity::email_beside_label),
+            email: identity.and_then(Identity::email_unless_label),
             subject: identity.map(|i| &*i.subject),
             issuer: identity.map(|i| &*i.issuer),
             workspace: workspace.map(|w| w.id.as_str()),

@@ -38,7 +38,7 @@ impl AuditRecord for SessionEvent<'_> {
         line.number("time_ms", self.time.as_millis());
         line.event(self.event);
         line.optional("user", self.identity.map(Identity::label));
-        if let Some(email) = self.identity.and_then(Identity::email_beside_label) {
+        if let Some(email) = self.identity.and_then(Identity::email_unless_label) {
             line.text("email", email);
         }
         line.optional("subject", self.identity.map(|identity| &*identity.subject));

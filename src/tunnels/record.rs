@@ -44,7 +44,7 @@ impl AuditRecord for TunnelEvent<'_> {
         line.optional("error", self.error);
         line.text("credential", self.tunnel.credential.id());
         line.optional("user", identity.map(Identity::label));
-        if let Some(email) = identity.and_then(Identity::email_beside_label) {
+        if let Some(email) = identity.and_then(Identity::email_unless_label) {
             line.text("email", email);
         }
         line.optional("subject", identity.map(|identity| &*identity.subject));

@@ -164,7 +164,7 @@ async fn f8_a_lost_session_store_closes_tunnels_for_that_reason_and_not_as_if_th
     .await;
     let mut tunnel = open(&stage, &alice, &host(ALICES)).await;
     echoes(&mut tunnel).await;
-    // One that ends is told apart.
+    // A session that ends is another case.
     let path = "/.well-known/identity-spoa/sign-out";
     let form = [("content-type", "application/x-www-form-urlencoded")];
     assert_eq!(alice.ask("POST", LOGIN, path, &form).await.status, 303);
