@@ -103,7 +103,7 @@ async fn revocations_are_made_listed_and_lifted() {
     assert_eq!(api.scene.revocations.len(), 1);
     api.json("DELETE", REVOCATIONS, one).await;
     assert_eq!(api.scene.revocations.len(), 0);
-    api.fails("DELETE", REVOCATIONS, one, 404, "nothing of the kind").await;
+    api.fails("DELETE", REVOCATIONS, one, 404, "there is no such revocation").await;
     for body in [
         r#"{"issuer": "corp"}"#,
         r#"{"issuer": "corp", "subject": "a", "token": "b"}"#,

@@ -409,12 +409,12 @@ impl<'t> Verifier<'t> {
         let late = self.last_ms.saturating_sub(self.signed_ms);
         if self.report.signed == 0 {
             self.add_problem(
-                "there is no checkpoint that a given key signed: nothing verifies the records",
+                "there is no checkpoint that a given key signed: nothing proves the records",
             );
         } else if self.report.after_checkpoint > MAX_RECORDS || late > MAX_CHECKPOINT_AGE_MS {
             let count = self.report.after_checkpoint;
             self.add_problem(format!(
-                "no checkpoint follows the last {count} records, where the agent would have made one: nothing verifies them"
+                "no checkpoint follows the last {count} records, where the agent would have made one: nothing proves them"
             ));
         }
     }
