@@ -6,7 +6,7 @@ import { ask, NAVIGATION } from './person.mjs';
 import { until } from './until.mjs';
 
 // On every version of HAProxy.
-export const everywhere = ['first visit to content, without scripts', 'a denied user is told why and can be somebody else',
+export const everywhere = ['first visit to content, without scripts', 'a denied user gets the reason and can sign in with another account',
   'a websocket opens from its own origin and from no other', 'signing out ends it everywhere'];
 
 async function content(page, name) {
@@ -68,7 +68,7 @@ export const tests = {
     await person.close();
   },
 
-  async 'a denied user is told why and can be somebody else'(gate) {
+  async 'a denied user gets the reason and can sign in with another account'(gate) {
     const person = await signedIn(gate, 'alice');
     const reply = await person.visit(gate.url('bobs', '/his?x=1'));
     assert.equal(reply.status(), 403);
@@ -86,7 +86,7 @@ export const tests = {
     await person.close();
   },
 
-  async 'who loses access is told at the very address, and can be somebody else'(gate) {
+  async 'a person who loses access gets the reason at that address, and can sign in with another account'(gate) {
     const person = await signedIn(gate, 'alice', 'moving');
     const address = gate.url('moving', '/deep/er?q=1&r=2');
     await person.visit(address);

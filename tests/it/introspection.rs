@@ -55,14 +55,14 @@ async fn i1_an_opaque_token_counts_when_its_issuer_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i1_many_questions_about_one_token_ask_once_and_a_jwt_never() {
+async fn i1_many_requests_with_one_token_cause_one_introspection_and_a_jwt_causes_none() {
     let bare = stage().await;
     bare.idp.set_faults(fault(Fault::Slow(50)));
     let mut peer = bare.unix().await;
-    let questions: Vec<_> = (0..50)
+    let frames: Vec<_> = (0..50)
         .flat_map(|_| peer.authorize(host(ALICES).as_bytes(), Some("opaque-alice")))
         .collect();
-    peer.write(&questions).await;
+    peer.write(&frames).await;
     for _ in 0..50 {
         assert_eq!(peer.reason().await.as_deref(), Some("owner"));
     }
@@ -102,7 +102,7 @@ async fn i1_an_issuer_that_cannot_be_asked_allows_nothing_and_recovers() {
     bare.idp.set_faults(Faults::default());
     assert_eq!(peer.ask(&host(ALICES), Some("opaque-alice")).await.as_deref(), Some("owner"));
     // The one that failed is asked about again after a second.
-    until("another question", async || {
+    until("another introspection", async || {
         let answer = peer.ask(&host(ALICES), Some("opaque-user0")).await;
         (answer.as_deref() == Some("not_permitted")).then_some(())
     })
@@ -129,7 +129,7 @@ async fn i1_an_answer_ends_with_its_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn i1_without_the_table_an_opaque_token_is_malformed_and_nobody_is_asked() {
+async fn i1_without_the_table_an_opaque_token_is_malformed_and_there_is_no_introspection() {
     let bare = Bare::start().await;
     let mut peer = bare.unix().await;
     let answer = peer.ask(&host(ALICES), Some("opaque-alice")).await;

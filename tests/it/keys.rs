@@ -114,7 +114,7 @@ async fn k6_a_new_key_counts_at_once_and_a_removed_one_no_longer() {
     let reply = stage.get(&host(ALICES), Some("alice")).await;
     eprintln!("first request with an unknown key: {:?}", reply.took);
     assert_eq!(reply.status, 200, "{}", reply.body);
-    // The new set has no old key: the remembered token is verified anew, and refused.
+    // The new set has no old key: the cached token is verified again, and refused.
     let reply = stage.get_with(&host(ALICES), Some(&old)).await;
     assert_eq!((reply.status, reply.body.contains("token_key")), (401, true), "{}", reply.body);
 }
@@ -141,7 +141,7 @@ async fn k4_one_made_up_key_id_does_not_keep_the_next_real_key_out() {
     let idp = DevIdp::start().await;
     let provider = provider(idp.issuer());
     provider.fetch().await.unwrap();
-    // Whoever asks while a fetch is under way joins it.
+    // A request during a fetch waits for that fetch.
     assert!(provider.refetch().is_some() && provider.refetch().is_some());
     provider.fetch().await.unwrap();
     assert!(provider.refetch().is_some(), "the second one that was saved up");
@@ -150,7 +150,7 @@ async fn k4_one_made_up_key_id_does_not_keep_the_next_real_key_out() {
 }
 
 #[tokio::test]
-async fn k12_the_last_good_keys_survive_a_restart_and_a_damaged_file_does_not_count() {
+async fn k12_the_last_good_keys_survive_a_restart_and_a_damaged_file_is_ignored() {
     let mut idp = DevIdp::start().await;
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("keys.json");
@@ -183,7 +183,7 @@ async fn k12_the_last_good_keys_survive_a_restart_and_a_damaged_file_does_not_co
     std::fs::write(&path, &text).unwrap();
     assert_eq!(known(&again()), digest);
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o620)).unwrap();
-    assert_eq!(known(&again()), None, "somebody else may have written it");
+    assert_eq!(known(&again()), None, "another user may have written it");
     std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
     let elsewhere = DevIdp::start().await;
     assert_eq!(known(&provider(elsewhere.issuer()).with_file(path.clone())), None);

@@ -156,7 +156,7 @@ fn the_schema_is_printed_as_it_is_shipped() {
 
 #[tokio::test]
 async fn without_the_arguments_that_policies_are_about_nothing_is_decided() {
-    // Until the table is there, the agent answers questions without arguments.
+    // Until the table is there, the agent accepts requests without arguments.
     let bare = Bare::changed_in(|directory, _| write(directory, "policies", NO_DELETE)).await;
     let config = bare.directory.path().join("agent.toml");
     let table = "[policy]\ndirectory = 'policies'\n";
@@ -282,7 +282,7 @@ when { context.path == \"/secret\" };
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f6_the_client_is_whoever_connects_whatever_the_request_says() {
+async fn f6_the_client_address_is_that_of_the_connection() {
     let policies = "@id(\"inside\") forbid(principal, action, resource)
 when { context.endpoint == \"port:4000\" && context.client.isInRange(ip(\"127.0.0.0/8\")) };
 @id(\"outside\") forbid(principal, action, resource)
@@ -359,7 +359,7 @@ when {{ context.endpoint == \"port:7000\" && !context.client.isInRange(ip(\"127.
             ("GET /", port(3000), None, 403, Some("people")),
             ("GET /", port(3000), alice, 200, None),
             ("GET /", port(3000), bob, 403, Some("bob")),
-            // Ownership speaks first, and of nobody's else workspace a policy is told.
+            // Ownership comes first, and a policy is not evaluated for another person's workspace.
             ("DELETE /", host(BOBS), alice, 403, None),
         ] {
             let (got, record) = send(&stage, line, &host, user).await;

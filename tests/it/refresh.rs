@@ -71,7 +71,7 @@ async fn l10_a_provider_that_says_no_ends_the_session_and_one_that_is_silent_doe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn l10_an_answer_about_somebody_else_ends_the_session() {
+async fn l10_a_response_about_another_person_ends_the_session() {
     for claims in [json!({ "sub": "sub-mallory" }), json!({ "nonce": "another" })] {
         let stage = stage().await;
         let mut alice = stage.browser();
@@ -100,7 +100,7 @@ async fn l10_a_refresh_token_is_used_by_one_agent_at_a_time() {
     let stage = Stage::changed(Version::newest(), &changes).await;
     let mut alice = stage.browser();
     assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
-    until("several questions", async || {
+    until("several refreshes", async || {
         assert_eq!(alice.get(&host(ALICES), "/").await.status, 200);
         (stage.idp.counters().refresh >= 3).then_some(())
     })

@@ -37,7 +37,7 @@ fn token(bare: &Bare, claims: &serde_json::Value) -> String {
 }
 
 #[tokio::test]
-async fn what_is_revoked_is_refused_with_the_next_question_and_until_it_is_lifted() {
+async fn what_is_revoked_is_refused_from_the_next_request_until_it_is_lifted() {
     let bare = stage().await;
     let mut peer = bare.unix().await;
     let token = token(&bare, &json!({"jti": "t-1", "sid": "s-1"}));
@@ -47,7 +47,7 @@ async fn what_is_revoked_is_refused_with_the_next_question_and_until_it_is_lifte
         assert!(said.starts_with("revoked: dev:") && said.contains(target[1]), "{said}");
         let answer = peer.ask(&host(ALICES), Some(&token)).await;
         assert_eq!(answer.as_deref(), Some("token_revoked"), "{target:?}");
-        // Somebody else, and what is open to everybody, goes on.
+        // Access of another person, and public ports, go on.
         let bob = bare.idp.token_of("bob");
         assert_eq!(peer.ask(&host(ALICES), Some(&bob)).await.as_deref(), Some("not_permitted"));
         assert_eq!(
@@ -93,7 +93,7 @@ async fn a_revocation_outlives_the_agent_and_is_on_record() {
     assert_eq!((&record["issuer"], &record["subject"]), (&json!("dev"), &json!("sub-alice")));
     assert_eq!(record["note"], "a \u{1f600} \"note\"");
     assert_eq!(record["uid"], nix::unistd::getuid().to_string());
-    // Without the agent, nothing is revoked, and that is said.
+    // Without the agent, nothing is revoked, and the command says so.
     let output = command(&bare, &["revoke", "--subject", "sub-bob"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("is the agent running"));
@@ -107,7 +107,7 @@ async fn a_revocation_outlives_the_agent_and_is_on_record() {
     .await;
     assert_eq!(reason, "token_revoked");
     let explained = command(&bare, &["explain", "--host", &host(ALICES)]);
-    assert_eq!(explained.status.code(), Some(1), "reads the journal beside the agent");
+    assert_eq!(explained.status.code(), Some(1), "reads the journal while the agent runs");
     assert_eq!(peer.ask(&host(ALICES), Some(&token)).await.as_deref(), Some("token_revoked"));
 }
 
@@ -118,7 +118,7 @@ async fn a_revocation_that_says_too_little_or_too_much_is_refused() {
         (&["revoke"][..], "required"),
         (&["revoke", "--subject", "a", "--token", "b"], "cannot be used with"),
         (&["revoke", "--subject", ""], "1 to 512"),
-        (&["revoke", "--subject", "a", "--issuer", "nobody"], "\"dev\""),
+        (&["revoke", "--subject", "a", "--issuer", "unknown"], "\"dev\""),
         (&["revoke", "--subject", "a", "--before", "yesterday"], "seconds since 1970"),
         (&["revoke", "--lift", "--subject", "a"], "nothing of the kind"),
     ] {

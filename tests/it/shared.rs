@@ -190,7 +190,7 @@ async fn silent(admin: &std::path::Path) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_store_is_away_sessions_go_on_and_nobody_new_signs_in() {
+async fn while_the_store_is_away_sessions_go_on_and_new_sign_ins_fail() {
     let (stage, mut redis, _directory) = world(Version::newest(), "").await;
     let mut alice = stage.browser();
     assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
@@ -208,7 +208,7 @@ async fn while_the_store_is_away_sessions_go_on_and_nobody_new_signs_in() {
     .await;
     until("Prometheus to hear of it", async || (silent(&metrics).await > 0).then_some(())).await;
     assert_eq!(statuses(&mut alice, &host(ALICES)).await, [200; 8]);
-    // Public ports need nobody's session.
+    // Public ports need no session.
     assert_eq!(stage.browser().get(&port_host(3000, ALICES), "/").await.status, 200);
     let mut bob = stage.browser();
     stage.idp.set_user("bob");
@@ -224,7 +224,7 @@ async fn while_the_store_is_away_sessions_go_on_and_nobody_new_signs_in() {
     let reply = sign_out(&mut alice).await;
     assert_eq!(reply.status, 303);
     redis.restart().await;
-    // Empty: nobody knows which sessions ended meanwhile, so all have.
+    // Empty: it is unknown which sessions ended in between, so all have.
     until("a new start", async || all_are(&statuses(&mut alice, &host(ALICES)).await, 302)).await;
     until("the way in", async || (bob.browse(&host(BOBS), "/").await.status == 200).then_some(()))
         .await;
@@ -233,7 +233,7 @@ async fn while_the_store_is_away_sessions_go_on_and_nobody_new_signs_in() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f8_a_session_that_nobody_can_confirm_is_unavailable_and_never_allowed() {
+async fn f8_a_session_that_cannot_be_confirmed_is_unavailable_and_never_allowed() {
     let (stage, redis, _directory) = world(Version::newest(), "max_staleness_seconds = 1").await;
     let mut alice = stage.browser();
     assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
@@ -251,14 +251,14 @@ async fn f8_a_session_that_nobody_can_confirm_is_unavailable_and_never_allowed()
         let reply = alice.ask("GET", &host(ALICES), "/", &json).await;
         assert_eq!(reply.status, 503, "{reply:?}");
     }
-    // What is no cookie of ours is no question for the store.
+    // A cookie that no agent made is not looked up in the store.
     let mut stranger = stage.browser();
     let value = "A".repeat(64);
     let cookie = format!("__Host-identity={value}");
     let headers = [("cookie", cookie.as_str()), ("accept", "application/json")];
     assert_eq!(stranger.ask("GET", &host(ALICES), "/", &headers).await.status, 401);
     redis.signal("-CONT");
-    until("the store to be heard", async || {
+    until("the store to respond", async || {
         all_are(&statuses(&mut alice, &host(ALICES)).await, 200)
     })
     .await;

@@ -285,12 +285,12 @@ async fn a_person_opens_a_workspaces_address_and_is_simply_there() {
         assert!(reply.body.starts_with("workspace alices"), "{}", reply.body);
         assert!(reply.body.contains("/some/where?a=1&b=%20"), "{}", reply.body);
         assert!(reply.body.contains("x-forwarded-user: alice"), "{}", reply.body);
-        // p1: nothing of ours reaches the workspace.
+        // p1: no cookie of the gate reaches the workspace.
         assert!(!reply.body.contains("__Host-identity"), "{}", reply.body);
         // Another host of hers: the login host knows her already, the provider is not asked.
         let reply = browser.browse(&port_host(7000, ALICES), "/").await;
         assert_eq!(reply.status, 200, "{reply:?}");
-        // Somebody else's: told who she is, and why not.
+        // Another person's workspace: the page has her name and the reason.
         let reply = browser.browse(&host(BOBS), "/").await;
         assert_eq!(reply.status, 403, "{reply:?}");
         assert!(reply.body.contains("<dd>alice</dd>"), "{}", reply.body);
@@ -320,7 +320,7 @@ async fn a_person_opens_a_workspaces_address_and_is_simply_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_denied_can_sign_in_as_somebody_else_and_the_first_is_signed_out() {
+async fn a_denied_person_can_sign_in_with_another_account_which_ends_the_first_session() {
     let stage = Stage::start(Version::newest()).await;
     let mut browser = stage.browser();
     assert_eq!(browser.browse(&host(ALICES), "/").await.status, 200);
@@ -399,7 +399,7 @@ async fn p2_the_cookie_of_one_host_is_nothing_at_another() {
         let reply = thief.get(&other, "/").await;
         assert!(reply.status == 302 || reply.body.contains("Choose where"), "{other} {reply:?}");
     }
-    // Two cookies of one name: nobody knows which is ours.
+    // Two cookies of one name: it is unknown which is the agent's.
     let value = &stolen["__Host-identity"];
     let mut twice = stage.browser();
     let cookies = format!("__Host-identity={value}; __Host-identity=x");
@@ -496,7 +496,7 @@ async fn s6_a_sign_in_that_another_machine_began_is_worth_nothing_there() {
     }
 }
 
-/// Our pages lose whoever opened their window, and are no part of another page.
+/// The agent's pages are cut off from the page that opened their window, and are not shown inside another page.
 fn is_alone(reply: &Reply) {
     assert_eq!(reply.headers["cross-origin-opener-policy"], "same-origin");
     assert_eq!(reply.headers["cross-origin-resource-policy"], "same-origin");
@@ -601,7 +601,7 @@ async fn l4_an_answer_of_another_issuer_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn j15_an_id_token_of_another_sign_in_or_access_token_signs_nobody_in() {
+async fn j15_an_id_token_of_another_sign_in_or_access_token_is_refused() {
     let stage = Stage::start(Version::newest()).await;
     // What the provider gives as an access token, hashed: the left half of SHA-256, for RS256.
     let hash = |algorithm| {
@@ -677,7 +677,7 @@ async fn c4_cookies_stay_small_however_long_the_way_and_however_many_the_tabs() 
             }
             reply = browser.follow(&reply).await;
         }
-        // Nobody gets an address or headers that a server refuses to read.
+        // No browser gets an address or headers that are too long for a server.
         let all: usize = browser.cookies[LOGIN].iter().map(|(n, v)| n.len() + v.len() + 3).sum();
         assert!(all <= 12 * 1024, "{all} bytes after {tab} tabs");
         assert!(reply.location.as_ref().is_none_or(|l| l.len() < 8 * 1024), "{reply:?}");
@@ -732,7 +732,7 @@ async fn programs_get_an_answer_and_not_a_page() {
         }
         let reply = browser.ask("POST", &host(ALICES), "/", &[("accept", "text/html")]).await;
         assert_eq!(reply.status, 401);
-        // A token is as good as ever.
+        // A token is valid as before.
         let bearer = format!("Bearer {}", stage.idp.token_of("alice"));
         let reply = browser.ask("GET", &host(ALICES), "/", &[("authorization", &bearer)]).await;
         assert_eq!(reply.status, 200);
@@ -778,7 +778,7 @@ async fn a_websocket_with_the_cookie_must_be_of_the_same_origin() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_page_of_another_workspace_asks_for_is_refused_beside_opening_a_page() {
+async fn requests_of_another_workspaces_page_are_refused_except_opening_a_page() {
     for version in Version::all() {
         let stage = Stage::start(version).await;
         let mut browser = stage.browser();
@@ -886,7 +886,7 @@ async fn s15_a_page_of_another_workspace_or_site_shows_no_workspace_in_a_frame_u
                 let status = if may { 200 } else { 403 };
                 assert_eq!(reply.status, status, "{version:?} {setting:?} {site} {from:?}");
                 assert_eq!(reply.body.contains("origin_foreign"), !may, "{}", reply.body);
-                // What is no page at all stays refused.
+                // A request that is not for a page stays refused.
                 for dest in ["embed", "object", "frame"] {
                     let reply = frame(dest, site, from.as_deref()).await;
                     assert_eq!(reply.status, 403, "{version:?} {setting:?} {dest}");
@@ -898,14 +898,14 @@ async fn s15_a_page_of_another_workspace_or_site_shows_no_workspace_in_a_frame_u
             }
             let reply = frame("iframe", "same-site", Some(&own)).await;
             assert_eq!(reply.status, 200, "{version:?} {setting:?} {reply:?}");
-            // And a link opens as ever.
+            // And a link opens as before.
             assert_eq!(frame("document", "cross-site", None).await.status, 200, "{setting:?}");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s15_a_cookie_with_other_white_space_before_its_name_is_no_cookie_of_ours() {
+async fn s15_a_cookie_with_other_white_space_before_its_name_is_not_the_agents() {
     let stage = Stage::start(Version::newest()).await;
     let mut browser = stage.browser();
     assert_eq!(browser.browse(&host(ALICES), "/").await.status, 200);
@@ -952,7 +952,7 @@ async fn a_page_says_what_haproxy_says_and_nothing_that_a_client_says() {
         assert!(reply.body.contains("<dd>alice</dd>"), "{}", reply.body);
         assert!(!reply.body.contains("mallory") && !reply.body.contains("carol"), "{}", reply.body);
         assert!(!reply.body.contains("<script"), "{}", reply.body);
-        // The link to be somebody else leads back to where they were.
+        // The link to sign in with another account leads back to the same page.
         let link = reply.body.split("href=\"").find(|link| link.contains("/switch?")).unwrap();
         let link = link.split('"').next().unwrap().replace("&amp;", "&");
         let reply = browser.get(&host(ALICES), &link).await;
@@ -1082,7 +1082,7 @@ async fn l12_the_provider_ends_the_sessions_that_its_token_names_once_and_no_oth
     );
     assert_eq!(post(&by_session).await, 200);
     assert_eq!(bob.get(&host(BOBS), "/").await.status, 302);
-    // j13: a logout token lets nobody in.
+    // j13: a logout token gives no access.
     let bearer = format!("Bearer {}", token(json!({ "jti": "4" }), json!({}), "ES256"));
     let reply = alice.ask("GET", &host(ALICES), "/", &[("authorization", &bearer)]).await;
     assert_eq!(reply.status, 401);
@@ -1204,7 +1204,7 @@ async fn an_administrator_ends_every_session_of_a_user_and_no_others() {
     let reply = alice.ask("GET", &host(ALICES), "/", &json).await;
     assert_eq!(reply.status, 401, "{reply:?}");
     assert_eq!(bob.get(&host(BOBS), "/").await.status, 200);
-    // She may sign in again; who is revoked for good may not, and is told so.
+    // She may sign in again; a person who is revoked permanently may not, and the page says so.
     stage.idp.set_user("alice");
     // Tokens tell their time in seconds, so that those of this very second are too early.
     until("the next sign-in", async || {
@@ -1254,7 +1254,7 @@ async fn an_administrator_sees_who_is_signed_in_and_ends_it() {
     for args in [&["end"][..], &["end", "--user", "alice", "--subject", "sub-alice"]] {
         assert!(!ask(args).0, "{args:?}");
     }
-    let (done, ended) = ask(&["end", "--user", "nobody"]);
+    let (done, ended) = ask(&["end", "--user", "unknown"]);
     assert!(done && ended.as_array().unwrap().is_empty());
     let (done, ended) = ask(&["end", "--user", "alice", "--issuer", "dev"]);
     assert!(done && ended.as_array().unwrap().len() == 1, "{ended}");
@@ -1325,7 +1325,7 @@ async fn l11_tabs_that_signed_in_at_once_are_signed_out_at_once() {
         }
         assert_eq!(reply.status, 200, "{reply:?}");
     }
-    // Whoever wants to be asked again and is the same person as before, too.
+    // So does a person who signs in again with the same account.
     let reply = browser.browse(LOGIN, "/.well-known/identity-spoa/start?ask=1").await;
     assert_eq!(reply.status, 200, "{reply:?}");
     for name in &hosts {
@@ -1340,7 +1340,7 @@ async fn l11_tabs_that_signed_in_at_once_are_signed_out_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_begins_to_sign_in_does_not_make_us_ask_the_provider() {
+async fn beginning_to_sign_in_causes_no_request_to_the_provider() {
     let stage = Stage::start(Version::newest()).await;
     let before = stage.idp.counters().discovery;
     for _ in 0..40 {
@@ -1359,7 +1359,7 @@ async fn a_session_in_a_file_outlives_the_agent_and_a_new_key() {
     let mut browser = stage.browser();
     assert_eq!(browser.browse(&host(ALICES), "/").await.status, 200);
     assert!(stage.agent.end().await);
-    // c3: a new key before the old one signs nobody out.
+    // c3: a new key before the old one ends no session.
     let keys = stage.directory.path().join("keys");
     let ring = std::fs::read_to_string(&keys).unwrap();
     std::fs::write(&keys, format!("{}\n{ring}", "A".repeat(43))).unwrap();

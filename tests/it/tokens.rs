@@ -120,7 +120,7 @@ async fn j1_only_configured_algorithms_count_and_none_never() {
 }
 
 #[tokio::test]
-async fn j2_a_public_key_is_no_shared_secret() {
+async fn j2_a_public_key_is_not_a_shared_secret() {
     let verifier = Verifier::start("").await;
     let request = TokenRequest { alg: "HS256".into(), ..TokenRequest::default() };
     assert_eq!(verifier.with(&request), Err(TokenError::Algorithm));
@@ -315,7 +315,7 @@ async fn j14_the_subject_is_there_and_plain() {
 }
 
 #[tokio::test]
-async fn j18_a_bound_token_is_no_bearer_token() {
+async fn j18_a_bound_token_is_refused_as_a_bearer_token() {
     let verifier = Verifier::start("").await;
     for cnf in [json!({"jkt": "x"}), json!({"x5t#S256": "x"}), json!({}), json!("x")] {
         assert_eq!(verifier.with_claims(json!({"cnf": cnf})), Err(TokenError::Bound), "{cnf}");
@@ -356,7 +356,7 @@ async fn j19_j20_claims_count_only_in_their_proper_form() {
     let joined = identity(json!({"groups": ["a,b", "c"]})).groups_joined.clone();
     assert_eq!((joined.as_str(), joined.left_out()), ("c", true));
     assert_eq!(identity(json!({"preferred_username": "a\r\nb"})).username, None);
-    // U+212A reads "K" and would be "k" in lower case: somebody else's address.
+    // U+212A reads "K" and would be "k" in lower case: another person's address.
     let sign = identity(json!({"email": "Mi\u{212a}E@Example.com"})).email.clone();
     assert_eq!(sign.as_deref(), Some("mi\u{212a}e@example.com"));
 }
@@ -372,7 +372,7 @@ async fn an_unknown_issuer_is_refused_without_a_fetch() {
 }
 
 #[tokio::test]
-async fn j16_an_encrypted_token_is_told_apart() {
+async fn j16_an_encrypted_token_has_its_own_reason() {
     let verifier = Verifier::start("").await;
     assert_eq!(
         verifier.try_token("eyJhbGciOiJkaXIifQ..aaaa.bbbb.cccc"),
@@ -381,7 +381,7 @@ async fn j16_an_encrypted_token_is_told_apart() {
 }
 
 #[tokio::test]
-async fn a_token_for_microsoft_graph_is_told_apart() {
+async fn a_token_for_microsoft_graph_has_its_own_reason() {
     let verifier = Verifier::start("").await;
     assert_eq!(verifier.with_header(json!({"nonce": "x"})), Err(TokenError::Graph));
 }
