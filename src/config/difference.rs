@@ -168,7 +168,7 @@ mod tests {
         assert!(restart(BEFORE).is_empty());
         let same = BEFORE.replace(
             "[agent]\n",
-            "[tunnels]\n[audit]\nwhen_full = 'deny'\ndedupe_seconds = 0\n[agent]\nconnections = 1024\nsocket_mode = '0660'\n",
+            "[tunnels]\n[audit]\nwhen_full = 'deny'\ndedupe_seconds = 0\n[agent]\nmax_connections = 1024\nsocket_mode = '0660'\n",
         );
         assert!(restart(&same).is_empty(), "a default that is typed: {:?}", restart(&same));
         let after = BEFORE.replace("'b'", "'c'").replace(
@@ -178,7 +178,7 @@ mod tests {
         );
         assert_eq!(
             restart(&after),
-            ["[agent] listen", "[agent] connections", "[sign_in] host", "[metrics] listen"]
+            ["[agent] listen", "[agent] max_connections", "[sign_in] host", "[metrics] listen"]
         );
         let long = |end: char| format!("[audit]\nfile = '{}{end}'\n", "x".repeat(2 * MAX_VALUE));
         let changed = fixed(&long('a'), &long('b'), Format::Toml);
