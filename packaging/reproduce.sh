@@ -7,7 +7,7 @@ set -eu
 cd "$(dirname "$0")/.."
 kind=${1:-static}
 if [ -n "$(git status --porcelain)" ]; then
-    echo "reproduce.sh: there are changes that are not committed; the copy would be of something else" >&2
+    echo "reproduce.sh: there are uncommitted changes, which the copy would not have" >&2
     exit 2
 fi
 elsewhere=$(mktemp -d)

@@ -1,4 +1,4 @@
-"""Holds a CycloneDX list against its schema, against what Cargo links and against Cargo.lock."""
+"""Checks a CycloneDX list against its schema, against what Cargo links and against Cargo.lock."""
 
 import json
 import subprocess

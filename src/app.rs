@@ -1,13 +1,11 @@
-//! The composition root: builds every subsystem from a configuration, runs them, and replaces what a changed
-//! configuration changes. The only module that knows all others.
+//! The composition root: makes every subsystem from its settings, wires them together and runs them. The only module that
+//! knows all others.
 //!
-//! [`setup`] builds the gate, for `run` and for commands that explain it; `feeds` builds the sources of workspaces;
-//! `secrets` reads what the configuration names; `tunnels` builds the table of tunnels; [`run`] starts everything and
-//! ends it, and follows the configuration.
+//! [`setup`] builds a gate from a configuration: for the running agent, for commands that inspect a configuration, and for
+//! a changed configuration, next to the gate that decides. [`run`] starts everything in its order, follows the configuration
+//! and ends everything. How a subsystem is made belongs to that subsystem (`…Settings::build`); here is only what one
+//! needs of another. Nothing here decides about a request.
 
-pub(crate) mod feeds;
 pub mod record;
 pub(crate) mod run;
-pub(crate) mod secrets;
 pub(crate) mod setup;
-mod tunnels;

@@ -10,6 +10,7 @@
 //! token, a cookie or a header other than the host.
 
 use std::{
+    fmt,
     io::{self, Write},
     path::PathBuf,
     sync::{
@@ -257,6 +258,21 @@ impl AuditLog {
         } else {
             Ok(())
         }
+    }
+
+    /// Records something that has happened and cannot be undone; `about` names the object in the agent's own log. A record
+    /// that is lost is logged as an error. Returns whether it was recorded.
+    pub fn record_event(
+        &self,
+        event: AuditEvent,
+        about: impl fmt::Display,
+        record: &impl AuditRecord,
+    ) -> bool {
+        let is_recorded = self.record(record).is_ok();
+        if !is_recorded {
+            error!(event = event.id(), %about, "recording an event failed: the audit log has no room or cannot be written");
+        }
+        is_recorded
     }
 
     /// Closes the log to further records. [`WriterThread::finish`] then returns once the buffered ones are written.

@@ -1,4 +1,8 @@
-//! The command line: what was typed, and the commands.
+//! The command line: its commands and options, with the words that `--help` and the manual pages show.
+//!
+//! Each command has a module that parses, calls and prints; none of them decides anything about requests itself. A command
+//! that asks the running agent does so over the admin socket of the configuration. Results go to standard output, messages
+//! for a person to standard error. [`terminal`] has what commands do on a terminal only.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -24,7 +28,7 @@ mod terminal;
 mod tunnels;
 mod workspaces;
 
-/// Decides for HAProxy who may reach which workspace.
+/// Decides for HAProxy who may reach which workspace
 #[derive(Debug, Parser)]
 #[command(version, about, disable_help_subcommand = true)]
 pub struct Cli {
@@ -34,51 +38,53 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serves HAProxy until SIGTERM or SIGINT
+    /// Runs the agent until SIGTERM or SIGINT
     Run(ConfigArg),
-    /// Reads the configuration and the workspaces and reports every mistake
+    /// Reports every mistake in the configuration and in lists of workspaces
     Check(CheckArgs),
-    /// Decides about one request as the running agent would, and shows each stage
+    /// Shows how a request would be decided, stage by stage
+    ///
+    /// The request has no credential, the token of --token-file, or comes from an assumed person (--user, --subject).
     ///
     /// Exit status: 0 allowed, 1 refused, 2 wrong usage or configuration.
     Explain(ExplainArgs),
-    /// Looks for what is wrong with each provider, the files and a token, and says what to change
+    /// Checks the providers, the files, HAProxy and a token, and says what to change
     ///
-    /// Exit status: 0 all well, 1 something fails, 2 wrong usage or configuration.
+    /// Exit status: 0 no check fails, 1 some check fails, 2 wrong usage or configuration.
     Doctor(DoctorArgs),
-    /// Refuses a subject, a session or a token from now on, through the running agent
+    /// Revokes a subject, a session or a token at the running agent
     Revoke(RevokeArgs),
-    /// Lists what is revoked
+    /// Lists all revocations at the running agent
     Revocations(ListArgs),
     /// Signs you in at the provider and prints a token for curl, git and other programs
     ///
-    /// Needs no configuration of the agent: only the provider's address, or that of a workspace, and a client
-    /// that the provider knows as public (without a secret).
+    /// It needs no configuration of the agent, only the address of the provider or of a workspace, and the id of a
+    /// public client (one without a secret) at the provider.
     Login(LoginArgs),
-    /// Lists or ends the sessions of people who signed in with a browser
-    Sessions(SessionsArgs),
     /// Shows the state of the running agent on one screen
     ///
     /// Issuers and their keys, sources, decisions a second by reason, latency, sessions, tunnels, the audit log and the sockets
     /// of HAProxy.
     Status(status::StatusArgs),
-    /// Shows what the running agent knows of workspaces and of their sources
+    /// Lists or ends browser sessions at the running agent
+    Sessions(SessionsArgs),
+    /// Shows the workspaces and sources of the running agent
     Workspaces(WorkspacesArgs),
-    /// Proves, searches and exports the audit log, without the agent
+    /// Verifies, searches and exports the audit log, without the agent
     #[command(subcommand)]
     Audit(audit::Command),
-    /// Tests policies, prints their schema, and asks them about a recorded past, without the agent
+    /// Tests policies, prints their schema, and replays recorded decisions with them, without the agent
     #[command(subcommand)]
     Policy(policy::Command),
-    /// Lists live tunnels (WebSockets, SSH, downloads), and terminates them
+    /// Lists or terminates live tunnels (WebSockets, SSH, downloads) at the running agent
     Tunnels(TunnelsArgs),
-    /// Prints what a shell needs to complete commands
+    /// Prints the completions for a shell
     Completions(CompletionsArgs),
     /// Writes a manual page for each command
     Man(ManArgs),
-    /// Prints the JSON Schema of the configuration, for editors
+    /// Prints the JSON Schema of the configuration, its reference or an example
     Schema(SchemaArgs),
-    /// Looks at HAProxy's side of the gate
+    /// Generates, checks and tests the configuration of HAProxy
     Haproxy(HaproxyArgs),
 }
 
@@ -91,17 +97,17 @@ struct CompletionsArgs {
 
 #[derive(Debug, Args)]
 struct ManArgs {
-    /// Where to write them; made if absent
+    /// The directory for the pages; created if it does not exist
     #[arg(value_name = "DIR")]
     directory: PathBuf,
 }
 
 #[derive(Debug, Args)]
 struct SchemaArgs {
-    /// The same as a reference to read, docs/configuration.md
+    /// Prints the reference, as in docs/configuration.md
     #[arg(long, conflicts_with = "example")]
     markdown: bool,
-    /// An example to edit, docs/agent.example.toml: every key with its default
+    /// Prints an example with every key, as in docs/agent.example.toml
     #[arg(long)]
     example: bool,
 }
@@ -114,39 +120,39 @@ struct HaproxyArgs {
 
 #[derive(Debug, Subcommand)]
 enum HaproxyCommand {
-    /// Finds dangerous mistakes in a configuration of HAProxy, each with its line and the fix
+    /// Finds dangerous mistakes in a configuration of HAProxy, each with its line and its fix
     ///
-    /// Exit status: 0 none found, 1 some, 2 wrong usage or configuration.
+    /// Exit status: 0 no mistake, 1 some mistakes, 2 wrong usage or configuration.
     Lint(HaproxyLintArgs),
-    /// Writes HAProxy's configuration from the agent's
+    /// Writes a configuration of HAProxy that fits the agent's
     ///
-    /// Exit status: 0 done, or with --check nothing differs; 1 something differs; 2 wrong usage or
+    /// Exit status: 0 written, or nothing differs (--check); 1 something differs (--check); 2 wrong usage or
     /// configuration.
     Generate(HaproxyGenerateArgs),
-    /// Tries a running gate from outside: whether it refuses what it must
+    /// Tests from outside that a running gate refuses what it must refuse
     ///
-    /// Exit status: 0 all checks passed, 1 some failed, 2 wrong usage or no gate there.
+    /// Exit status: 0 no check failed, 1 some checks failed, 2 wrong usage, or the gate cannot be reached.
     Selftest(HaproxySelftestArgs),
 }
 
 #[derive(Debug, Args)]
 struct HaproxySelftestArgs {
-    /// Where the gate is, such as https://gate.example.com:8443
+    /// The address of the gate, such as https://gate.example.com:8443
     #[arg(long)]
     url: Url,
-    /// The host of a workspace that is running and not public
+    /// The host of a workspace that runs and is not public
     #[arg(long)]
     host: String,
-    /// A file with the token of somebody who may reach the workspace; tries what happens after an allow
+    /// A file with the token of a person who may reach the workspace; also tests what happens after an allow
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// The workspace answers with the request as it arrived: looks at that, too
+    /// The workspace echoes requests; also checks what arrived there
     #[arg(long, requires = "token_file")]
     echo: bool,
-    /// The authorities that vouch for the gate, PEM; the machine's unless given
+    /// Certificates of the gate's authority, PEM; by default those of the system
     #[arg(long, value_name = "FILE", conflicts_with = "insecure")]
     ca: Option<PathBuf>,
-    /// Takes any certificate
+    /// Accepts any certificate of the gate
     #[arg(long)]
     insecure: bool,
 }
@@ -155,37 +161,37 @@ struct HaproxySelftestArgs {
 struct HaproxyGenerateArgs {
     #[command(flatten)]
     config: ConfigArg,
-    /// For which HAProxy; the one of this machine unless said, else 3.0
+    /// The version of HAProxy; by default that of this machine, or else 3.0
     #[arg(long, value_name = "VERSION", value_enum)]
     haproxy_version: Option<Version>,
-    /// Writes the files into this directory; otherwise they are printed
+    /// Writes the files into this directory; by default they are printed
     #[arg(long, value_name = "DIR", conflicts_with = "check")]
     out: Option<PathBuf>,
-    /// Writes nothing, and shows how the files in this directory differ
+    /// Writes nothing, and shows how the files in this directory differ from the generated ones
     #[arg(long, value_name = "DIR")]
     check: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
 struct HaproxyLintArgs {
-    /// HAProxy's configuration; several files are one configuration, and of a directory all files *.cfg, as
-    /// with `haproxy -f`
+    /// The configuration of HAProxy: files, or a directory with files *.cfg, all read as one configuration as with
+    /// `haproxy -f`
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Where the files are that HAProxy's configuration names from the root (/etc/haproxy/…), as in a checkout
+    /// The directory that stands for / in paths such as /etc/haproxy/…, as in a checkout
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
-    /// The agent's configuration, which HAProxy's must fit
+    /// The configuration of the agent, which HAProxy's must fit
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// As JSON
+    /// Prints JSON
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Debug, Args)]
 struct ConfigArg {
-    /// The configuration file, TOML
+    /// The configuration of the agent
     #[arg(long, value_name = "FILE")]
     config: PathBuf,
 }
@@ -203,31 +209,51 @@ struct CheckArgs {
 struct ExplainArgs {
     #[command(flatten)]
     config: ConfigArg,
-    /// The Host header
+    /// The host of the request
     #[arg(long)]
     host: String,
-    /// A file with a bearer token; a token on the command line would be seen by others
+    /// A file with a bearer token (a token on the command line would be visible to other users)
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
-    /// The method
+    /// The method of the request
     #[arg(long, default_value = "GET")]
     method: String,
-    /// The path
+    /// The path of the request
     #[arg(long, default_value = "/")]
     path: String,
-    /// The client's address, which policies may look at
+    /// The address of the client, for policies that use it
     #[arg(long, value_name = "IP")]
     client: Option<std::net::IpAddr>,
-    /// Asks about a TCP stream (haproxy/tcp.cfg) instead of a request; the host is its TLS server name
+    /// Explains a TCP stream (haproxy/tcp.cfg) instead of a request; --host is its TLS server name
     #[arg(long, conflicts_with_all = ["token_file", "method", "path"])]
     tcp: bool,
+    #[command(flatten)]
+    person: AssumedPerson,
+}
+
+/// A person who is assumed to have sent the request with a valid token.
+#[derive(Debug, Args)]
+#[group(id = "assumed", multiple = true, args = ["user", "subject"], conflicts_with = "token_file")]
+struct AssumedPerson {
+    /// Assumes a person by login name or e-mail address, without their token
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// Assumes a person by subject (the 'sub' of their tokens), without their token
+    #[arg(long)]
+    subject: Option<String>,
+    /// The configured name of the assumed person's issuer or certificate rule; required if there are several
+    #[arg(long, value_name = "NAME", requires = "assumed")]
+    issuer: Option<String>,
+    /// The groups of the assumed person, separated by commas
+    #[arg(long, value_name = "GROUP", value_delimiter = ',', requires = "assumed")]
+    groups: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 struct DoctorArgs {
     #[command(flatten)]
     config: ConfigArg,
-    /// A file with a token to look at; nothing of it is shown but its claims
+    /// A file with a token to check; only its claims are shown
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 }
@@ -236,18 +262,18 @@ struct DoctorArgs {
 struct RevokeArgs {
     #[command(flatten)]
     config: ConfigArg,
-    /// The configured name of the issuer or certificate rule; needed where there are several
+    /// The configured name of the issuer or certificate rule; required if there are several
     #[arg(long, value_name = "NAME")]
     issuer: Option<String>,
     #[command(flatten)]
     target: RevokeTarget,
-    /// Only what the subject was issued before: "now", or seconds since 1970 as in 'iat'
+    /// Revokes only tokens and sessions issued before this time: "now", or seconds since 1970 as in 'iat'
     #[arg(long, value_name = "TIME", requires = "subject")]
     before: Option<String>,
-    /// Why; kept with the revocation and in the audit log
+    /// The reason; stored with the revocation and in the audit log
     #[arg(long, value_name = "TEXT")]
     note: Option<String>,
-    /// Takes the revocation back
+    /// Lifts the revocation
     #[arg(long)]
     lift: bool,
 }
@@ -255,61 +281,61 @@ struct RevokeArgs {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct RevokeTarget {
-    /// Everything of this subject (the 'sub' of its tokens)
+    /// Revokes all tokens and sessions of this subject (the 'sub' of its tokens)
     #[arg(long)]
     subject: Option<String>,
-    /// One session at the issuer (the 'sid' of its tokens)
+    /// Revokes one session at the issuer (the 'sid' of its tokens)
     #[arg(long)]
     session: Option<String>,
-    /// One token (its 'jti')
+    /// Revokes one token (its 'jti')
     #[arg(long, value_name = "ID")]
     token: Option<String>,
 }
 
 #[derive(Debug, Args)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a flag that somebody types")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 #[group(id = "whose", required = true, multiple = true, args = ["issuer", "gate"])]
 struct LoginArgs {
     /// The provider's issuer identifier, such as https://idp.example.com/realms/corp
     #[arg(long, value_name = "URL")]
     issuer: Option<String>,
-    /// A workspace's address, which says whose tokens count there (with 'resource_metadata' at the agent)
+    /// The address of a workspace, whose host names the provider (needs 'resource_metadata' at the agent)
     #[arg(long, value_name = "URL")]
     gate: Option<String>,
-    /// The client at the provider
+    /// The id of a public client at the provider
     #[arg(long, value_name = "ID")]
     client_id: String,
-    /// What is asked for; offline_access saves signing in again tomorrow
+    /// The scopes of the token; with offline_access you need not sign in again when it expires
     #[arg(long, default_value = "openid profile email offline_access")]
     scope: String,
-    /// Whom the token is for, where the provider wants to be told (RFC 8707; 'audience' at Auth0)
+    /// The audience of the token, if the provider needs to be told (RFC 8707; 'audience' at Auth0)
     #[arg(long, value_name = "AUDIENCE")]
     resource: Option<String>,
-    /// Prints the ID token instead of the access token (which the agent must take: its 'tokens' key)
+    /// Prints the ID token instead of the access token (the agent must accept it: 'token_types')
     #[arg(long)]
     id_token: bool,
-    /// token; header, for curl -H; git, as a credential helper of Git 2.46 or later
+    /// token: the token alone; header: for curl -H; git: as a credential helper of Git 2.46 or later
     #[arg(long, value_enum, default_value = "token")]
     format: LoginFormat,
     /// Signs in with a code in a browser on another machine
     #[arg(long, conflicts_with = "browser")]
     device: bool,
-    /// Signs in with a browser on this machine, even if it seems to have no screen
+    /// Signs in with a browser on this machine, even if no screen is found
     #[arg(long)]
     browser: bool,
-    /// The port of loopback that the browser comes back to; any free one unless said
+    /// The port of loopback to which the browser returns; 0 takes any free port
     #[arg(long, default_value = "0")]
     port: u16,
     /// Certificates of a private authority, PEM
     #[arg(long, value_name = "FILE")]
     ca_file: Option<PathBuf>,
-    /// Where tokens are kept between calls; empty for nowhere
+    /// The file in which tokens are stored between calls; empty to store none
     #[arg(long, value_name = "FILE")]
     cache: Option<PathBuf>,
-    /// Asks again, whatever is kept
+    /// Signs in again, even if a valid token is stored
     #[arg(long)]
-    again: bool,
-    /// What Git asks its helpers to do
+    fresh: bool,
+    /// The operation that Git asks of its credential helpers
     #[arg(hide = true)]
     operation: Option<String>,
 }
@@ -325,7 +351,7 @@ enum LoginFormat {
 struct SessionsArgs {
     #[command(flatten)]
     config: ConfigArg,
-    /// As JSON
+    /// Prints JSON
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -336,9 +362,9 @@ struct SessionsArgs {
 enum SessionsCommand {
     /// Lists all sessions
     List,
-    /// Ends sessions, at every host and every agent; their people may sign in again
+    /// Ends sessions at all hosts and all agents; people can sign in again
     End {
-        /// The configured name of the issuer; any unless said
+        /// The configured name of the issuer; by default any
         #[arg(long, value_name = "NAME")]
         issuer: Option<String>,
         #[command(flatten)]
@@ -349,13 +375,13 @@ enum SessionsCommand {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct SessionsTarget {
-    /// All of a user, as the list names them
+    /// Ends all sessions of this user, by the name in the list
     #[arg(long)]
     user: Option<String>,
-    /// All of a subject (the 'sub' of its tokens)
+    /// Ends all sessions of this subject (the 'sub' of its tokens)
     #[arg(long)]
     subject: Option<String>,
-    /// One, by the id in the list
+    /// Ends this session, by the id in the list
     #[arg(long)]
     id: Option<String>,
 }
@@ -364,7 +390,7 @@ struct SessionsTarget {
 struct WorkspacesArgs {
     #[command(flatten)]
     config: ConfigArg,
-    /// As JSON
+    /// Prints JSON
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -377,12 +403,12 @@ enum WorkspacesCommand {
     List,
     /// Shows one workspace with its endpoints
     Show {
-        /// Its id
+        /// The id of the workspace
         id: String,
     },
-    /// Prints each change as it comes, until interrupted
+    /// Prints each change until interrupted
     Watch,
-    /// Shows how each source is doing
+    /// Shows the state of each source
     Sources,
 }
 
@@ -390,7 +416,7 @@ enum WorkspacesCommand {
 struct TunnelsArgs {
     #[command(flatten)]
     config: ConfigArg,
-    /// As JSON
+    /// Prints JSON
     #[arg(long, global = true)]
     json: bool,
     #[command(subcommand)]
@@ -401,22 +427,22 @@ struct TunnelsArgs {
 enum TunnelsCommand {
     /// Lists live tunnels, oldest first (the default)
     List,
-    /// Prints each tunnel as it opens and closes, until interrupted
+    /// Prints each tunnel that opens or closes until interrupted
     Watch,
-    /// Terminates the matching tunnels. Access is not revoked: clients may connect again
+    /// Terminates all matching tunnels; people can open them again if they still have access
     Terminate(TerminateArgs),
 }
 
 #[derive(Debug, Args)]
 #[group(required = true, multiple = true)]
 struct TerminateArgs {
-    /// The user as `list` shows it, or the subject
+    /// Terminates the tunnels of this user, by the name in the list, or of this subject
     #[arg(long)]
     user: Option<String>,
-    /// The workspace
+    /// Terminates the tunnels to this workspace
     #[arg(long, value_name = "ID")]
     workspace: Option<String>,
-    /// The id of a tunnel
+    /// Terminates this tunnel, by the id in the list
     #[arg(long)]
     id: Option<String>,
 }
@@ -425,7 +451,7 @@ struct TerminateArgs {
 struct ListArgs {
     #[command(flatten)]
     config: ConfigArg,
-    /// As JSON
+    /// Prints JSON
     #[arg(long)]
     json: bool,
 }
@@ -434,10 +460,10 @@ struct ListArgs {
 const USAGE: u8 = 2;
 
 impl Cli {
-    /// Does what was asked.
+    /// Executes the command.
     ///
     /// # Errors
-    /// What went wrong, for the person at the terminal; the exit status is then 2.
+    /// A message for the person at the terminal; the exit status is then [`Self::failure`].
     pub fn execute(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Run(args) => crate::app::run::run(&args.config),
@@ -447,8 +473,8 @@ impl Cli {
             Command::Revoke(args) => revoke::revoke(&args),
             Command::Revocations(args) => revoke::list(&args),
             Command::Login(args) => login::login(&args),
-            Command::Sessions(args) => sessions::sessions(&args),
             Command::Status(args) => status::status(&args),
+            Command::Sessions(args) => sessions::sessions(&args),
             Command::Workspaces(args) => workspaces::workspaces(&args),
             Command::Tunnels(args) => tunnels::tunnels(&args),
             Command::Completions(args) => manual::completions(&args),
@@ -460,8 +486,7 @@ impl Cli {
         }
     }
 
-    /// The level of the logs where `RUST_LOG` says nothing: a command that a person waits for prints
-    /// its result, not its steps.
+    /// The log level if `RUST_LOG` is not set. A command for which a person waits prints its result, not its steps.
     #[must_use]
     pub fn log_level(&self) -> &'static str {
         match self.command {

@@ -1,7 +1,9 @@
-//! Reading a TOML or YAML text so that every mistake in it is reported at once, each with its line.
+//! Reads TOML or YAML so that every mistake in a text is reported at once, each with its line and column.
 //!
-//! Both formats become one tree of values with places ([`toml_span::Value`]); what a document must
-//! contain is said by [`toml_span::Deserialize`] implementations elsewhere.
+//! Both formats become one tree of values with their positions ([`toml_span::Value`]). What a document must contain is
+//! declared elsewhere, by implementations of [`toml_span::Deserialize`] and by the tables of [`crate::config`]; this module
+//! only turns their errors into messages for people. A syntax error ends the reading, since nothing after it has a certain
+//! meaning; all other mistakes are collected. Messages quote the value that was wrong and nothing else of the document.
 
 use std::{fmt, path::Path, str::FromStr};
 
@@ -21,7 +23,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The format that a file's name tells: `.toml`, or `.yaml`, `.yml` and `.json`.
+    /// The format by the ending of a file name: `.toml`, or `.yaml`, `.yml` and `.json`.
     #[must_use]
     pub fn of(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()? {
@@ -32,14 +34,14 @@ impl Format {
     }
 }
 
-/// One mistake, with its place.
+/// One mistake with its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
-    /// The file as the operator named it.
+    /// The path of the file, as it was given on the command line.
     pub file: String,
-    /// Line and column, both from 1; `None` when the mistake has no place in the file.
+    /// Line and column, both from 1; `None` for a mistake of the file as a whole.
     pub place: Option<(usize, usize)>,
-    /// What was wrong and what was expected.
+    /// What was expected and what was found.
     pub message: String,
 }
 
@@ -55,7 +57,7 @@ impl Mistake {
     }
 }
 
-/// All mistakes of a document, in the order of their places.
+/// All mistakes of a document, in the order of their positions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, thiserror::Error)]
 pub struct Mistakes(Vec<Mistake>);
 
@@ -83,13 +85,13 @@ impl fmt::Display for Mistakes {
 }
 
 impl Mistakes {
-    /// One mistake about a file as a whole.
+    /// A single mistake that concerns a file as a whole.
     #[must_use]
     pub fn whole(file: &str, message: impl Into<String>) -> Self {
         Self(vec![Mistake { file: file.into(), place: None, message: message.into() }])
     }
 
-    /// Adds others.
+    /// Adds mistakes of another document.
     pub fn extend(&mut self, others: Self) {
         self.0.extend(others.0);
     }
@@ -119,7 +121,7 @@ impl IntoIterator for Mistakes {
 /// Reads a document of type `T`.
 ///
 /// # Errors
-/// Every mistake that was found: a syntax error ends the search, others do not.
+/// Every mistake that was found; after a syntax error the rest of the text is not looked at.
 pub fn read<T>(file: &str, text: &str, format: Format) -> Result<T, Mistakes>
 where
     T: for<'t> Deserialize<'t>,
@@ -129,10 +131,10 @@ where
         .map_err(|errors| mistakes(file, text, errors))
 }
 
-/// The values of a document, whatever it must contain.
+/// The values of a document, without a check of what it contains.
 ///
 /// # Errors
-/// It is not of that language.
+/// The text is not valid in this format.
 pub fn tree(text: &str, format: Format) -> Result<Value<'_>, DeserError> {
     match format {
         Format::Toml => toml_span::parse(text).map_err(DeserError::from),
@@ -140,7 +142,7 @@ pub fn tree(text: &str, format: Format) -> Result<Value<'_>, DeserError> {
     }
 }
 
-/// Turns errors with byte places into mistakes with lines.
+/// Turns errors with byte offsets into mistakes with lines and columns.
 #[must_use]
 pub fn mistakes(file: &str, text: &str, errors: DeserError) -> Mistakes {
     let mut placed: Vec<(usize, String)> =
@@ -154,16 +156,16 @@ pub fn mistakes(file: &str, text: &str, errors: DeserError) -> Mistakes {
     Mistakes(placed.into_iter().map(mistake).collect())
 }
 
-/// An error of the reader's own, at a place.
+/// An error with a message of its own, at a position.
 #[must_use]
 pub fn mistake(span: Span, message: impl Into<String>) -> Error {
     Error { kind: ErrorKind::Custom(message.into().into()), span, line_info: None }
 }
 
-/// A string that must parse as `T`.
+/// Reads a string that must parse as `T`.
 ///
 /// # Errors
-/// Not a string, or not a `T`: the error of `T` and what was found.
+/// The value is not a string, or `T` refuses it; the message has the error of `T` and what was found.
 pub fn parsed<T>(value: &mut Value<'_>) -> Result<T, DeserError>
 where
     T: FromStr<Err: fmt::Display>,
@@ -172,10 +174,10 @@ where
     text.parse().map_err(|e| mistake(value.span, format!("{e}, found {text:?}")).into())
 }
 
-/// A string that must be one of the given words.
+/// Reads a string that must be one of the given words.
 ///
 /// # Errors
-/// Not a string, or another word.
+/// The value is not a string, or another word.
 pub fn choice<T: Copy>(value: &mut Value<'_>, choices: &[(&str, T)]) -> Result<T, DeserError> {
     let text = value.take_string(None)?;
     choices.iter().find(|(word, _)| *word == text).map(|(_, choice)| *choice).ok_or_else(|| {
@@ -206,6 +208,7 @@ where
     }
 }
 
+/// The messages of one error with their byte offsets: a table can have several unknown keys.
 fn explain(error: Error, text: &str) -> Vec<(usize, String)> {
     let start = error.span.start;
     let message = match error.kind {
@@ -216,6 +219,7 @@ fn explain(error: Error, text: &str) -> Vec<(usize, String)> {
                 .collect();
         }
         ErrorKind::Wanted { expected, found } => {
+            // A number or date without quotes is the usual reason, so the message says what to do.
             let hint = if expected.contains("string") && found != "table" && found != "array" {
                 ": put it in quotes"
             } else {
@@ -243,6 +247,7 @@ fn explain(error: Error, text: &str) -> Vec<(usize, String)> {
     vec![(start, message)]
 }
 
+/// The message about an unknown key, with the known key that is nearest to it.
 fn unknown(key: &str, expected: &[String]) -> String {
     match nearest(key, expected.iter().map(String::as_str)) {
         Some(name) => format!("unknown key '{key}': did you mean '{name}'?"),
@@ -250,13 +255,13 @@ fn unknown(key: &str, expected: &[String]) -> String {
     }
 }
 
-/// The word that was probably meant: one that at most two characters make another.
+/// The word that was probably intended: the nearest one, if at most two edits lead to it.
 pub(crate) fn nearest<'w>(typed: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     let near = words.min_by_key(|word| strsim::levenshtein(typed, word))?;
     (strsim::levenshtein(typed, near) <= 2).then_some(near)
 }
 
-/// Line and column of a byte, both from 1.
+/// The line and column of a byte offset, both from 1.
 pub(crate) fn line_and_column(text: &str, offset: usize) -> (usize, usize) {
     let before = text.get(..offset).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
@@ -270,7 +275,7 @@ mod yaml {
 
     use super::{Error, ErrorKind, Key, Span, Table, Value, ValueInner, fmt};
 
-    /// A file of a hundred thousand workspaces is some millions of events.
+    /// The maximum size of a document in YAML events. A list of a hundred thousand workspaces has some millions.
     const MAX_EVENTS: usize = 50_000_000;
 
     struct Node(ValueInner<'static>);
@@ -283,7 +288,7 @@ mod yaml {
             |e| {
                 let start = e.location().map(|at| offset(text, at)).unwrap_or_default();
                 let span = Span { start, end: start };
-                // The place stands before the message already; the snippet would repeat it.
+                // The position is printed before the message, so the snippet of the library would repeat it.
                 let message = e.without_snippet().to_string();
                 Error {
                     kind: ErrorKind::Custom(format!("not YAML: {message}").into()),
@@ -304,7 +309,7 @@ mod yaml {
         Span { start, end: start.saturating_add(at(location.span().byte_len())) }
     }
 
-    /// Where a line and column are in the text: a syntax error has no byte offset.
+    /// The byte offset of a line and column; a syntax error of the library has no offset.
     fn offset(text: &str, location: Location) -> usize {
         let at = |n: u64| usize::try_from(n).unwrap_or_default().saturating_sub(1);
         let (line, column) = (at(location.line()), at(location.column()));
@@ -374,7 +379,7 @@ mod yaml {
     }
 }
 
-/// Text that can stand in logs and headers.
+/// A text without control characters, which is safe in logs and headers.
 pub(crate) struct Word(pub(crate) Box<str>);
 
 impl<'de> Deserialize<'de> for Word {

@@ -20,6 +20,7 @@ use crate::{
         reason::Reason,
     },
     identity::{
+        Identity,
         certificate::CertificateRule,
         credential::TokenLocations,
         issuers::Issuers,
@@ -140,12 +141,40 @@ impl Gate {
         }
     }
 
+    /// Decides about a request as if this person had sent it with a valid credential, for `explain`.
+    /// Revocations and everything else are as for a real request; sources are not asked for unknown
+    /// workspaces.
+    #[must_use]
+    pub fn decide_as(
+        &self,
+        identity: Arc<Identity>,
+        request: &Request<'_>,
+        workspaces: &Snapshot,
+        now: Timestamp,
+        scratch: &mut Scratch,
+    ) -> Response {
+        let host = self.match_host(request, scratch);
+        let check = Check { request, host, workspaces, now, waiting: Waiting::Never };
+        let assumed = self.authenticated_as(identity);
+        match self.check_fitness(&check).and_then(|()| self.conclude(&check, assumed)) {
+            Ok(response) => response,
+            Err(Stop::Refused(reason)) => Response::refuse(reason),
+            Err(Stop::Metadata) => self.metadata_document(),
+            Err(Stop::Pending(_)) => Response::refuse(Reason::Deadline),
+        }
+    }
+
     /// Passes a request through all stages.
     fn respond(&self, check: &Check<'_>, scratch: &mut Scratch) -> Result<Response, Stop> {
         // First, so that a request that cannot be trusted costs no verification.
         self.check_fitness(check)?;
-        let Authenticated { authentication, evidence, session } =
-            self.authenticate(check, scratch)?;
+        let authenticated = self.authenticate(check, scratch)?;
+        self.conclude(check, authenticated)
+    }
+
+    /// Passes a request through the stages after authentication.
+    fn conclude(&self, check: &Check<'_>, authenticated: Authenticated) -> Result<Response, Stop> {
+        let Authenticated { authentication, evidence, session } = authenticated;
         // Computed before the decision takes the authentication.
         let strip_authorization = strips_authorization(check, &authentication);
         let decision = self.authorize(check, authentication)?;

@@ -29,6 +29,7 @@ pub mod pending;
 pub mod profile;
 pub mod provider;
 pub mod revocation;
+pub mod settings;
 pub mod stored;
 mod token_error;
 

@@ -24,11 +24,12 @@
 //!
 //! # The way of a configuration key
 //!
-//! [`config`] declares each key once, and reads `agent.toml` by that with [`diagnostics`], which reports every mistake
-//! with line and column; the JSON Schema and the reference are made of the same declarations. The settings
-//! types belong to the modules that use them. [`app`] is the composition root: it builds every part from its settings,
-//! runs them, and when [`file_watch`] tells of a changed file, builds the next gate beside the running one. [`cli`] has
-//! one file a command. [`haproxy_config`] writes HAProxy's configuration from the agent's, and finds mistakes in one.
+//! [`config`] declares each key once. It reads `agent.toml` by these declarations with [`diagnostics`], which reports every
+//! mistake with line and column; the JSON Schema and the reference are made of them, too. The values become the settings
+//! of the module that uses them, which builds itself from its settings; a secret that they name is read by [`secret`].
+//! [`app`] is the composition root: it wires the parts together, runs them, and when [`file_watch`] reports a changed file,
+//! builds the next gate while the old one decides. [`cli`] has one file for each command. [`haproxy_config`] writes
+//! HAProxy's configuration from the agent's, and finds mistakes in one.
 //!
 //! # The way of a workspace event
 //!
@@ -57,7 +58,7 @@
 //! workspaces
 //! sessions
 //! identity
-//! haproxy  audit  traces  request  spop
+//! haproxy  audit  traces  request  spop  secret
 //! diagnostics  file_watch  unix_socket  backoff  fingerprint  reaper  lock  time
 //! ```
 //!
@@ -86,6 +87,7 @@ pub mod lock;
 pub mod metrics;
 pub mod reaper;
 pub mod request;
+pub mod secret;
 pub mod sessions;
 pub mod sign_in;
 pub mod sources;

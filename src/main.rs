@@ -1,4 +1,5 @@
-//! The program: exit codes, crypto provider, logs. Everything else is in the library.
+//! The program: it reads the command line, sets up logs and cryptography, and ends with the exit status of the command.
+//! Everything else is in the library.
 
 use std::{
     io::{IsTerminal as _, Write as _, stderr},
@@ -12,7 +13,7 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     let cli = Cli::parse();
     start_logs(cli.log_level());
-    // An error means that a provider is installed already, which only tests could do.
+    // An error means that a provider is installed already, which cannot be the case here.
     let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
     match cli.execute() {
         Ok(code) => code,
@@ -23,7 +24,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Logs go to standard error; `RUST_LOG` sets their level. Standard output is for the audit log.
+/// Writes logs to standard error, at the level of `RUST_LOG`: as text on a terminal, otherwise as JSON. Standard output is
+/// for results and for the audit log.
 fn start_logs(level: &str) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);

@@ -29,6 +29,7 @@ use crate::{identity::Identity, lock::Mutex, time::Timestamp};
 pub mod flow;
 pub mod keyring;
 pub mod replay;
+pub mod settings;
 pub mod store;
 pub mod table;
 

@@ -18,6 +18,7 @@ pub mod logout;
 pub mod page;
 pub mod record;
 pub mod refresh;
+pub mod settings;
 pub mod web;
 
 use client::Client;

@@ -17,6 +17,7 @@ use crate::{lock::Mutex, workspaces::reconcile::status::SourceStatus};
 pub mod api;
 pub mod coder;
 pub mod connect;
+pub mod feeds;
 pub mod file;
 pub mod gitpod;
 pub mod http;
@@ -24,6 +25,7 @@ pub mod hub;
 pub(crate) mod issuer_key;
 pub mod kubernetes;
 pub mod ona;
+pub mod settings;
 
 /// A source as the admin API and the metrics see it.
 #[derive(Clone)]

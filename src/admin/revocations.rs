@@ -86,12 +86,7 @@ async fn change(
             );
             let record =
                 RevocationEvent { time: Timestamp::now(), event, uid: caller.uid, revocation };
-            if state.audit_log.record(&record).is_err() {
-                error!(
-                    event = event.id(),
-                    "recording an event failed: the audit log has no room or cannot be written"
-                );
-            }
+            state.audit_log.record_event(event, &revocation.issuer, &record);
             if event == AuditEvent::Revoke
                 && let Err(error) = state.revocations.share_revoked(changed, Timestamp::now())
             {

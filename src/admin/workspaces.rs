@@ -13,7 +13,6 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tracing::error;
 
 use super::{AdminState, Caller, failed, parts};
 use crate::{
@@ -326,10 +325,5 @@ pub(super) async fn delete(
 }
 
 fn record(state: &AdminState, event: &WorkspaceEvent<'_>) {
-    if state.audit_log.record(event).is_err() {
-        error!(
-            event = event.event.id(),
-            "recording an event failed: the audit log has no room or cannot be written"
-        );
-    }
+    state.audit_log.record_event(event.event, event.workspace, event);
 }

@@ -28,7 +28,7 @@ pub struct AgentSettings {
     /// The most requests that wait at once, over all connections.
     pub max_pending: usize,
     /// The most verified tokens that are remembered.
-    pub tokens: u64,
+    pub token_cache_size: u64,
     /// Whether the configuration is read again when its file changes, and not only after SIGHUP.
     pub follow_file: bool,
 }

@@ -1,4 +1,6 @@
-//! The audit records of the agent itself and of issuers' keys.
+//! The entries that the audit log gets from the agent itself: its start and end, its reloads, and changes of issuers' keys.
+//!
+//! They let an auditor tell which configuration, policies and keys a decision was made by.
 
 use crate::{
     audit::{AuditEvent, AuditRecord, JsonObject},
@@ -7,17 +9,17 @@ use crate::{
     time::Timestamp,
 };
 
-/// An issuer's keys are others than before.
+/// The key set of an issuer changed.
 pub struct KeySetEvent<'a> {
     /// When.
     pub time: Timestamp,
     /// The configured name of the issuer.
     pub issuer: &'a str,
-    /// The set that counts now.
+    /// The set that is used from now on.
     pub key_set: Fingerprint,
-    /// The set before; none at the start.
+    /// The set before it; none at the start.
     pub before: Option<Fingerprint>,
-    /// How many keys can be used.
+    /// How many of its keys can verify tokens.
     pub keys: usize,
 }
 
@@ -34,15 +36,15 @@ impl AuditRecord for KeySetEvent<'_> {
     }
 }
 
-/// The agent started or ended, or took a configuration.
+/// The agent started or ended, or accepted or refused a configuration.
 pub struct AgentEvent<'a> {
     /// When.
     pub time: Timestamp,
     /// `start`, `reload`, `reload_refused` or `stop`.
     pub event: AuditEvent,
-    /// What decides from now on.
+    /// The fingerprints of the configuration and policies that decide from now on.
     pub versions: Versions,
-    /// Why, or what differs, in one line without secrets.
+    /// The reason, or the keys that differ, in one line without secrets.
     pub note: Option<&'a str>,
 }
 

@@ -1,4 +1,9 @@
-//! `run`: the agent.
+//! `run`: the agent from its start to its end.
+//!
+//! [`serve`] starts the parts in an order that keeps one promise: what is allowed is on record and can be taken back. So
+//! revocations and the audit log are open before the first request is decided, and the socket of HAProxy is served last;
+//! at the end it stops first, and the audit log closes last. The threads that decide about requests do nothing else; see
+//! [`runtimes`]. [`reload`] follows the configuration meanwhile.
 
 use std::{path::Path, process::ExitCode, sync::Arc, time::Duration};
 
@@ -9,20 +14,20 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use super::{setup, tunnels};
+use super::setup;
 use crate::{
     admin::{AdminServer, AdminState, metrics},
     agent::{Listen, Server},
     app::record::{AgentEvent, KeySetEvent},
     audit::{AuditEvent, AuditLog},
-    config::{self, Config},
+    config::{Config, MetricsSettings},
     fingerprint::Fingerprint,
     gate::{Gate, live::Live, revalidator::Revalidator},
     haproxy::SocketId,
     identity::provider::Provider,
-    sessions::{keyring::Keyring, replay::ReplayGuard},
+    sessions::replay::ReplayGuard,
     sign_in::{
         SignIn,
         refresh::Refresher,
@@ -39,9 +44,10 @@ mod runtimes;
 use reload::{Reloader, Tasks};
 use runtimes::Requests;
 
-/// How long the start waits for the store of sessions; without it the agent starts all the same.
-const STORE_AT_START: Duration = Duration::from_secs(3);
+/// How long the start waits for the shared session store; the agent then starts without it.
+const STORE_START_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// Runs the agent with the configuration in a file until a signal ends it.
 pub(crate) fn run(path: &Path) -> anyhow::Result<ExitCode> {
     let config = Config::load(path)?;
     for address in &config.agent.listen {
@@ -62,18 +68,19 @@ pub(crate) fn run(path: &Path) -> anyhow::Result<ExitCode> {
     result.map(|()| ExitCode::SUCCESS)
 }
 
+/// Starts everything, serves HAProxy until a signal arrives, and ends everything.
 #[expect(clippy::too_many_lines, reason = "the order in which things start is one thing to read")]
 async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result<()> {
-    if let Some(about) = &config.sign_in {
-        let keys = about.keys.display();
-        Keyring::create_if_absent(&about.keys)
-            .with_context(|| format!("the encryption_keys_file of [sign_in], {keys}"))?;
+    if let Some(settings) = &config.sign_in {
+        settings.sessions.make_keys()?;
     }
-    let setup::Built { gate, mut feeds, parts, sign_in } =
-        setup::build(&config, setup::Purpose::Run)?;
+    let setup::Built { gate, mut feeds, parts, sign_in } = setup::start(&config)?;
     gate.revocations.own()?;
-    // Read before the first question comes; a broken file is no reason not to start, and is followed.
-    feeds.load_files();
+    // The first request must find the workspaces of files. A broken file does not keep the agent from starting: requests
+    // for its workspaces are refused until it is corrected.
+    if let Some(feeds) = &mut feeds {
+        feeds.load_files();
+    }
     let audit = config.audit.file.as_deref();
     let (audit_log, writer) = AuditLog::open(&config.audit)
         .with_context(|| format!("cannot open the audit log {audit:?}"))?;
@@ -91,11 +98,17 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
         let (sessions, revocations) = (&browser.sessions, &gate.revocations);
         let (sessions, revocations) = (Arc::clone(sessions), Arc::clone(revocations));
         tasks.spawn(Arc::clone(redis).follow(sessions, revocations, stop.clone()));
-        // Tunnels of the agent before this one belong to sessions that are in the store.
-        redis.wait_until_answered(STORE_AT_START).await;
+        // Tunnels of the agent before this one belong to sessions in that store: without them they would be closed.
+        redis.wait_until_answered(STORE_START_TIMEOUT).await;
     }
-    let tunnels = tunnels::build(&config, &gate, &audit_log);
-    let sockets = config.haproxy.as_ref().map_or(&[][..], |haproxy| &haproxy.sockets);
+    let tracking = config.tunnels.as_ref();
+    if tracking.is_none() {
+        warn!(
+            "the configuration has no [haproxy]: WebSockets, streams and downloads that were allowed continue after access has ended"
+        );
+    }
+    let tunnels = tracking.map(|settings| settings.build(&gate, &audit_log, config.agent.reuse));
+    let sockets = tracking.map_or(&[][..], |settings| &settings.sockets);
     let verdict_cache =
         config.agent.reuse.map(|longest| Arc::new(VerdictCache::new(longest, sockets.len())));
     let state = Arc::new(AdminState {
@@ -114,7 +127,7 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
     };
     let (asked, kept) = (Arc::clone(&live), Arc::clone(&audit_log));
     let server = {
-        // Its sockets belong to the runtime that decides.
+        // Connections of HAProxy are served by the threads that decide, so the listeners belong to that runtime.
         let _entered = requests.enter();
         Server::bind(&config.agent, asked, kept, tunnels.clone(), verdict_cache.clone())?
     };
@@ -122,8 +135,8 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
     let hangup = Reloader::signal()?;
 
     #[cfg(feature = "otel")]
-    if let Some(about) = &config.traces {
-        tasks.spawn(crate::traces::start(about, stop.clone())?);
+    if let Some(settings) = &config.traces {
+        tasks.spawn(crate::traces::start(settings, stop.clone())?);
     }
     let of_gate = Tasks::start(&parts, feeds, &stop)?;
     let mut revalidator = Revalidator::new(Arc::clone(&live));
@@ -138,16 +151,15 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
         }
         revalidator.register(CacheRevalidation::new(verdict_cache));
     }
-    let handed_over = tunnels.clone().zip(config.tunnels.file.clone());
-    if let Some(tunnels) = tunnels {
-        tunnels::spawn(&config, &live, &tunnels, &mut tasks, &stop);
-        revalidator.register(TunnelRevalidation::new(tunnels));
+    if let (Some(settings), Some(tunnels)) = (tracking, &tunnels) {
+        settings.spawn(tunnels, &live, &mut tasks, &stop);
+        revalidator.register(TunnelRevalidation::new(Arc::clone(tunnels)));
     }
     tasks.spawn(revalidator.run(stop.clone()));
     if let Some(admin) = admin {
         tasks.spawn(admin.serve(stop.clone()));
     }
-    if let Some(config::Metrics { listen: address }) = config.metrics {
+    if let Some(MetricsSettings { listen: address }) = config.metrics {
         let listener = metrics::bind(address)
             .with_context(|| format!("[metrics] cannot listen at {address}"))?;
         info!(address = %listener.local_addr()?, "metrics");
@@ -155,25 +167,28 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
     }
     let sign_in = gate.browser.clone().zip(sign_in);
     let sign_in = sign_in.map(|(browser, configured)| Arc::new(SignIn::new(browser, configured)));
-    if let (Some(about), Some(sign_in)) = (&config.sign_in, &sign_in) {
-        let address = about.listen;
+    if let (Some(settings), Some(sign_in)) = (&config.sign_in, &sign_in) {
+        let address = settings.listen;
         let listener =
             web::bind(address).with_context(|| format!("[sign_in] cannot listen at {address}"))?;
         let (sign_in, live) = (Arc::clone(sign_in), Arc::clone(&live));
         let store = Arc::clone(sign_in.browser.sessions.store());
         let (replay, audit_log) = (ReplayGuard::new(store), Arc::clone(&audit_log));
-        if about.refresh.is_some() {
+        if settings.refresh.is_some() {
             let (sign_in, live) = (Arc::clone(&sign_in), Arc::clone(&live));
             let audit_log = Arc::clone(&audit_log);
             tasks.spawn(Refresher { sign_in, live, audit_log }.run(stop.clone()));
         }
         let web = Web { sign_in, live, replay, audit_log };
-        info!(address = %listener.local_addr()?, host = %about.urls.login, "sign-in pages");
+        let host = &settings.sessions.urls.login;
+        info!(address = %listener.local_addr()?, host = %host, "sign-in pages");
         tasks.spawn(web.serve(listener, stop.clone()));
     }
     record(&audit_log, &gate, AuditEvent::Start, None);
     drop(gate);
     let follow_file = config.agent.follow_file;
+    // The reloader owns the configuration from here on.
+    let at_the_end = config.tunnels.clone().zip(tunnels);
     let reloader = Reloader {
         path: path.to_owned(),
         config,
@@ -195,25 +210,20 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
     if let Ok(tasks) = reloading.await {
         tasks.ended().await;
     }
-    if let Some((tunnels, path)) = handed_over {
-        tunnels::store_recent(&tunnels, &path);
+    if let Some((settings, tunnels)) = at_the_end {
+        settings.hand_over(&tunnels);
     }
     record(&audit_log, &live.load(), AuditEvent::Stop, Some(signal));
-    // Whatever still runs gets nothing on record any more, and so allows nothing.
+    // A task that still runs can record nothing from here on, and so it allows nothing.
     audit_log.close();
     writer.finish();
     Ok(())
 }
 
-/// Records what the agent itself does.
+/// Records what the agent itself does: its start, its end and its reloads.
 fn record(audit_log: &AuditLog, gate: &Gate, event: AuditEvent, note: Option<&str>) {
     let record = AgentEvent { time: Timestamp::now(), event, versions: gate.versions, note };
-    if audit_log.record(&record).is_err() {
-        error!(
-            event = event.id(),
-            "recording an event failed: the audit log has no room or cannot be written"
-        );
-    }
+    audit_log.record_event(event, "the agent", &record);
 }
 
 /// Records the keys of an issuer, and each change of them.
@@ -227,12 +237,11 @@ fn record_keys(provider: &Provider, audit_log: &Arc<AuditLog>) {
             before: before.map(|before| Fingerprint::of_digest(before.digest())),
             keys: set.len(),
         };
-        if audit_log.record(&event).is_err() {
-            error!(issuer = event.issuer, "recording the new keys of an issuer failed: the audit log has no room or cannot be written");
-        }
+        audit_log.record_event(AuditEvent::KeySet, event.issuer, &event);
     });
 }
 
+/// The signals that end the agent.
 struct Signals {
     terminate: tokio::signal::unix::Signal,
     interrupt: tokio::signal::unix::Signal,
@@ -247,6 +256,7 @@ impl Signals {
         })
     }
 
+    /// Waits for the first signal, and returns its name.
     async fn received(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",

@@ -1,179 +1,142 @@
-//! From a configuration to a gate; the same for `run`, `explain` and `check`, and for a configuration that follows
-//! another while the agent runs.
+//! From a configuration to a gate: the one place where a gate is made.
+//!
+//! The running agent, the commands that inspect a configuration (`check`, `explain`, `doctor`) and a reload all build their
+//! gate here, so that they decide alike. A reload keeps each part that is configured as before: an issuer keeps its keys
+//! and cached tokens, the sources keep their workspaces. Sessions, revocations and metrics outlive every configuration.
+//!
+//! Whether a part is configured as before is told by values: its settings and the contents of the files that they name.
 
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 
-use super::{feeds::Feeds, secrets};
 use crate::{
     authz::policy::Policies,
-    config::{self, Config, SourceKind},
+    config::Config,
     fingerprint::Fingerprint,
     gate::{Gate, Metadata, Versions},
     identity::{
-        Profile,
         cache::TokenCache,
         certificate::CertificateRule,
-        introspection::{IntrospectionClient, Introspector},
         issuers::Issuers,
         profile::Authority,
-        provider::{FetchSchedule, Fetcher, Provider},
+        provider::Provider,
         revocation::Revocations,
+        settings::{IssuerInputs, IssuerSettings},
     },
     metrics::Metrics,
-    sessions::{
-        BrowserSessions, Sessions,
-        keyring::Keyring,
-        store::{
-            SessionStore,
-            file::FileStore,
-            memory::MemoryStore,
-            redis::{RedisSettings, RedisStore},
-        },
-    },
-    sign_in::{Configured, page::Pages},
-    sources::WatchedSource,
-    time::Timestamp,
+    sessions::{BrowserSessions, settings::Purpose},
+    sign_in::Configured,
+    sources::{WatchedSource, feeds::Feeds, settings::SourcesSettings},
     traces,
-    workspaces::{
-        destination::DestinationLimits, pattern::HostPatterns, reconcile::lookup::Lookup,
-        registry::Registry,
-    },
+    workspaces::{pattern::HostPatterns, reconcile::lookup::Lookup, registry::Registry},
 };
-use std::collections::BTreeSet;
-use std::path::PathBuf;
-use url::Url;
 
-/// What a gate is built for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
-    /// The running agent, which has the file or store of sessions.
-    Run,
-    /// A command that looks at a configuration.
-    Inspect,
-}
-
-/// A gate with everything that keeps it going.
+/// A gate with everything that it lives on.
 pub(crate) struct Built {
     pub(crate) gate: Gate,
-    pub(crate) feeds: Feeds,
-    pub(crate) parts: Parts,
-    /// The providers and pages of sign-in, where people sign in.
-    pub(crate) sign_in: Option<Configured>,
-}
-
-/// A gate of a later configuration.
-pub(crate) struct Rebuilt {
-    pub(crate) gate: Gate,
-    /// The sources, none of which has said anything yet, unless they are those before.
+    /// The sources, none of which has delivered anything yet; `None` if a reload keeps those that run.
     pub(crate) feeds: Option<Feeds>,
     pub(crate) parts: Parts,
-    /// The providers and pages of sign-in, where people sign in.
+    /// The clients and pages of sign-in, if people sign in with a browser.
     pub(crate) sign_in: Option<Configured>,
 }
 
-/// What the parts were built from, for a later configuration that says the same of them.
+/// The parts that a later configuration may keep, with what they were built from.
 pub(crate) struct Parts {
     issuers: Vec<IssuerPart>,
-    sources: SourceSettings,
+    sources: SourceInputs,
 }
 
 struct IssuerPart {
-    settings: IssuerSettings,
+    inputs: IssuerInputs,
     provider: Arc<Provider>,
 }
 
-/// All that an issuer's part is built from, with what is in the files that are named.
+/// All that the sources of workspaces are built from, with the contents of the files that are named.
 #[derive(PartialEq)]
-struct IssuerSettings {
-    profile: Arc<Profile>,
-    jwks_uri: Option<Url>,
-    authority: Option<Fingerprint>,
-    introspection: Option<config::Introspection>,
-    secret: Option<Fingerprint>,
-    key_cache_file: Option<PathBuf>,
-    schedule: FetchSchedule,
-}
-
-/// All that the sources of workspaces are built from, with what is in the files that are named.
-#[derive(PartialEq)]
-struct SourceSettings {
-    sources: Vec<config::Source>,
-    ranges: DestinationLimits,
-    issuers: BTreeSet<Box<str>>,
+struct SourceInputs {
+    settings: SourcesSettings,
     authorities: Vec<Fingerprint>,
 }
 
-/// What outlives a configuration of the running agent.
-struct Durable {
-    browser: Option<Arc<BrowserSessions>>,
-    revocations: Arc<Revocations>,
-    metrics: Arc<Metrics>,
-}
-
-/// The workspaces, as the gate knows them.
-struct Workspaces {
-    registry: Arc<Registry>,
-    lookups: Vec<Option<Lookup>>,
-    watched: Vec<WatchedSource>,
-}
-
-/// The configuration that holds while another is built.
+/// The gate that decides while another is built, and its parts.
 #[derive(Clone, Copy)]
 pub(crate) struct Before<'b> {
     pub(crate) gate: &'b Gate,
     pub(crate) parts: &'b Parts,
 }
 
-/// Builds the gate, without keys and workspaces yet, and the sources of its workspaces.
-pub(crate) fn build(config: &Config, purpose: Purpose) -> anyhow::Result<Built> {
+/// What outlives every configuration of a running agent.
+struct Durable {
+    browser: Option<Arc<BrowserSessions>>,
+    revocations: Arc<Revocations>,
+    metrics: Arc<Metrics>,
+}
+
+/// The workspaces as the gate sees them.
+struct Workspaces {
+    registry: Arc<Registry>,
+    lookups: Vec<Option<Lookup>>,
+    watched: Vec<WatchedSource>,
+}
+
+/// Builds the gate of the agent that starts. Must be called within the runtime.
+pub(crate) fn start(config: &Config) -> anyhow::Result<Built> {
+    first(config, Purpose::Run)
+}
+
+/// Builds the gate for a command that looks at a configuration. The files and stores of the running agent are not opened.
+pub(crate) fn inspect(config: &Config) -> anyhow::Result<Built> {
+    first(config, Purpose::Inspect)
+}
+
+fn first(config: &Config, purpose: Purpose) -> anyhow::Result<Built> {
     if config.traces.is_some() && !traces::BUILT_IN {
         bail!(
-            "[traces]: this program was built without traces: build it with 'cargo build --release --features otel', or take [traces] away"
+            "[traces]: this program was built without traces: build it with 'cargo build --release --features otel', or remove [traces]"
         );
     }
-    let (issuers, issuer_parts) = issuers(config, None)?;
-    let feeds = Feeds::new(config)?;
+    let (issuers, parts) = issuers(config, None)?;
+    let feeds = config.sources.build()?;
     let journal = config.admin.as_ref().map(|admin| admin.revocations.clone());
     let revocations = Arc::new(Revocations::open(authorities(config), journal)?);
-    let authorities: Vec<_> =
-        issuers.profiles().map(|profile| Arc::clone(&profile.authority)).collect();
-    let sign_in = config.sign_in.as_ref().map(|about| {
-        let redis = config.redis.as_ref();
-        let browser = browser_sessions(about, redis, authorities, purpose)?;
-        anyhow::Ok((Arc::new(browser), configured(config, about, &issuers)?))
+    let of_issuers = issuers.profiles().map(|profile| Arc::clone(&profile.authority)).collect();
+    let sign_in = config.sign_in.as_ref().map(|settings| {
+        let browser = settings.sessions.build(of_issuers, purpose)?;
+        let configured = settings.build(&config.issuers, issuers.providers())?;
+        anyhow::Ok((Arc::new(browser), configured))
     });
     let (browser, sign_in) = sign_in.transpose()?.unzip();
     let durable = Durable { browser, revocations, metrics: Arc::default() };
-    let sources = SourceSettings::of(config)?;
+    let parts = Parts { issuers: parts, sources: SourceInputs::of(config)? };
     let certificates = config.certificates.clone();
     let gate = gate(config, durable, issuers, certificates, Workspaces::of(&feeds))?;
-    Ok(Built { gate, feeds, parts: Parts { issuers: issuer_parts, sources }, sign_in })
+    Ok(Built { gate, feeds: Some(feeds), parts, sign_in })
 }
 
-/// Builds the gate of a later configuration of the running agent. What did not change goes on: keys,
-/// cached tokens, workspaces, and always sessions and revocations.
-pub(crate) fn rebuild(config: &Config, before: Before<'_>) -> anyhow::Result<Rebuilt> {
+/// Builds the gate of a changed configuration while the old one decides.
+pub(crate) fn reload(config: &Config, before: Before<'_>) -> anyhow::Result<Built> {
     let known = before.gate;
-    let (issuers, issuer_parts) = issuers(config, Some(before))?;
-    let sources = SourceSettings::of(config)?;
+    let (issuers, parts) = issuers(config, Some(before))?;
+    let sources = SourceInputs::of(config)?;
     let feeds = if sources == before.parts.sources {
         None
-    } else if sources.has_hub() || before.parts.sources.has_hub() {
-        // It listens where the one before still does, and knows what it was told there.
+    } else if sources.settings.has_hub() || before.parts.sources.settings.has_hub() {
+        // The new source would listen where the old one still does, and would lack the routes that were reported there.
         bail!(
-            "beside a source of kind \"jupyterhub\", sources of workspaces (and [destinations]) can only change with a restart"
+            "with a source of kind \"jupyterhub\", sources of workspaces (and [destinations]) can only change with a restart"
         );
     } else {
-        Some(Feeds::new(config)?)
+        Some(config.sources.build()?)
     };
-    // The sessions neither appear nor go without a restart.
-    let about = config.sign_in.as_ref().filter(|_| known.browser.is_some());
-    let sign_in = about.map(|about| configured(config, about, &issuers)).transpose()?;
-    // A rule that is the same stays the same: tunnels are known by it.
-    let certificates = config.certificates.iter();
-    let certificates = certificates
+    // A reload neither starts nor ends sign-in: its listener and its sessions need a restart.
+    let settings = config.sign_in.as_ref().filter(|_| known.browser.is_some());
+    let sign_in = settings.map(|settings| settings.build(&config.issuers, issuers.providers()));
+    // A rule that did not change stays the same object: tunnels know the rule that let them in by that.
+    let certificates = config
+        .certificates
+        .iter()
         .map(|rule| known.certificates.iter().find(|other| *other == rule).unwrap_or(rule).clone());
     let workspaces = feeds.as_ref().map_or_else(|| Workspaces::of_gate(known), Workspaces::of);
     let durable = Durable {
@@ -182,10 +145,11 @@ pub(crate) fn rebuild(config: &Config, before: Before<'_>) -> anyhow::Result<Reb
         metrics: Arc::clone(&known.metrics),
     };
     let gate = gate(config, durable, issuers, certificates.collect(), workspaces)?;
-    Ok(Rebuilt { gate, feeds, parts: Parts { issuers: issuer_parts, sources }, sign_in })
+    let parts = Parts { issuers: parts, sources };
+    Ok(Built { gate, feeds, parts, sign_in: sign_in.transpose()? })
 }
 
-/// The gate of a configuration: the one place where it is made.
+/// Puts the parts of a gate together.
 fn gate(
     config: &Config,
     durable: Durable,
@@ -216,7 +180,7 @@ fn gate(
 
 impl Workspaces {
     fn of(feeds: &Feeds) -> Self {
-        let registry = Arc::clone(&feeds.registry);
+        let registry = feeds.registry();
         Self { registry, lookups: feeds.lookups(), watched: feeds.watched() }
     }
 
@@ -227,80 +191,50 @@ impl Workspaces {
 }
 
 impl Parts {
-    /// Whether this very provider is one of them.
+    /// Whether this provider, and not only an equal one, is a part.
     pub(crate) fn has(&self, provider: &Arc<Provider>) -> bool {
         self.providers().any(|known| Arc::ptr_eq(known, provider))
     }
 
-    /// The providers.
+    /// The providers, in the order of the configuration.
     pub(crate) fn providers(&self) -> impl Iterator<Item = &Arc<Provider>> {
         self.issuers.iter().map(|part| &part.provider)
     }
 }
 
-/// All issuers of identities: providers and certificate rules.
+/// Every issuer of identities: the issuers of tokens and the certificate rules.
 pub(crate) fn authorities(config: &Config) -> Vec<Arc<Authority>> {
     let of_issuers = config.issuers.iter().map(|issuer| &issuer.profile.authority);
     let of_rules = config.certificates.iter().map(|rule| &rule.authority);
     of_issuers.chain(of_rules).cloned().collect()
 }
 
-/// The issuers with their providers; those of before where nothing about them changed.
+/// The issuers with their providers; a provider that is configured as before stays.
 fn issuers(
     config: &Config,
     before: Option<Before<'_>>,
 ) -> anyhow::Result<(Arc<Issuers>, Vec<IssuerPart>)> {
     let known = before.map(|before| before.parts.issuers.as_slice()).unwrap_or_default();
+    let cache_size = config.agent.token_cache_size;
     let mut parts = Vec::new();
     let mut introspector = None;
     for issuer in &config.issuers {
-        let name = &issuer.profile.authority.name;
-        let authority = authority(issuer)?;
-        let same = known.iter().find(|part| part.settings.profile == issuer.profile);
-        let profile = same.map_or(&issuer.profile, |part| part.provider.profile());
-        let fetcher = || {
-            Fetcher::new(issuer.jwks_uri.clone(), authority.as_deref())
-                .with_context(|| format!("the issuer '{name}'"))
+        let profile = kept_profile(issuer, known);
+        introspector = issuer.build_introspector(&profile, cache_size)?.or(introspector);
+        let inputs = issuer.inputs()?;
+        let provider = match known.iter().find(|part| part.inputs == inputs) {
+            Some(part) => Arc::clone(&part.provider),
+            None => Arc::new(issuer.build(profile)?),
         };
-        let mut secret = None;
-        if let Some(about) = &issuer.introspection {
-            let context = || format!("[issuer.introspection] of the issuer '{name}'");
-            let authentication =
-                secrets::client_authentication(&about.key).with_context(context)?;
-            secret = Some(secrets::fingerprint(&about.key).with_context(context)?);
-            let endpoint = about.endpoint.as_deref().map(str::parse).transpose()?;
-            let client_id = about.client_id.to_string();
-            let client = IntrospectionClient::new(fetcher()?, client_id, authentication, endpoint);
-            let profile = Arc::clone(profile);
-            let tokens = config.agent.tokens;
-            introspector = Some(Introspector::new(profile, client, about.keep, tokens));
-        }
-        let settings = IssuerSettings {
-            profile: Arc::clone(&issuer.profile),
-            jwks_uri: issuer.jwks_uri.clone(),
-            authority: authority.as_deref().map(Fingerprint::of_bytes),
-            introspection: issuer.introspection.clone(),
-            secret,
-            key_cache_file: issuer.key_cache_file.clone(),
-            schedule: issuer.schedule,
-        };
-        let provider = if let Some(part) = known.iter().find(|part| part.settings == settings) {
-            Arc::clone(&part.provider)
-        } else {
-            let provider = Provider::new(Arc::clone(profile), issuer.schedule, fetcher()?);
-            Arc::new(match &issuer.key_cache_file {
-                Some(path) => provider.with_file(path.clone()),
-                None => provider,
-            })
-        };
-        parts.push(IssuerPart { settings, provider });
+        parts.push(IssuerPart { inputs, provider });
     }
+    // With all issuers as before their cache of verified tokens stays, too.
     if let Some(before) = before
-        && known.iter().map(|part| &part.settings).eq(parts.iter().map(|part| &part.settings))
+        && known.iter().map(|part| &part.inputs).eq(parts.iter().map(|part| &part.inputs))
     {
         return Ok((Arc::clone(&before.gate.issuers), parts));
     }
-    let cache = TokenCache::new(config.agent.tokens).context("no random numbers to be had")?;
+    let cache = TokenCache::new(cache_size).context("the system gives no random numbers")?;
     let providers = parts.iter().map(|part| Arc::clone(&part.provider)).collect();
     let mut issuers = Issuers::new(providers, cache);
     if let Some(introspector) = introspector {
@@ -309,15 +243,10 @@ fn issuers(
     Ok((Arc::new(issuers), parts))
 }
 
-/// Certificates of a private authority.
-fn authority(issuer: &config::Issuer) -> anyhow::Result<Option<Vec<u8>>> {
-    let name = &issuer.profile.authority.name;
-    let read = issuer.authority.as_ref().map(|path| {
-        std::fs::read(path).with_context(|| {
-            format!("cannot read the ca_file {} of the issuer '{name}'", path.display())
-        })
-    });
-    read.transpose()
+/// The profile of an issuer: the object of the running gate if it says the same, by which sessions and tunnels know it.
+fn kept_profile(issuer: &IssuerSettings, known: &[IssuerPart]) -> Arc<crate::identity::Profile> {
+    let same = known.iter().find(|part| *part.inputs.profile() == issuer.profile);
+    Arc::clone(same.map_or(&issuer.profile, |part| part.provider.profile()))
 }
 
 fn patterns(config: &Config) -> anyhow::Result<HostPatterns> {
@@ -337,64 +266,10 @@ fn metadata(config: &Config, issuers: &Issuers) -> Option<Arc<Metadata>> {
     metadata.map(Arc::new)
 }
 
-impl SourceSettings {
-    fn of(config: &Config) -> anyhow::Result<Self> {
-        let mut authorities = Vec::new();
-        for source in &config.sources {
-            if let SourceKind::Hub(platform, ..)
-            | SourceKind::Coder(platform, _)
-            | SourceKind::Gitpod(platform, _)
-            | SourceKind::Ona(platform, _) = &source.kind
-                && let Some(path) = &platform.authority
-            {
-                let bytes = std::fs::read(path)
-                    .with_context(|| format!("cannot read the ca_file {}", path.display()))?;
-                authorities.push(Fingerprint::of_bytes(&bytes));
-            }
-        }
-        let issuers = config.issuer_names().into_iter().map(Into::into).collect();
-        let (sources, ranges) = (config.sources.clone(), config.limits.ranges.clone());
-        Ok(Self { sources, ranges, issuers, authorities })
-    }
-
-    fn has_hub(&self) -> bool {
-        self.sources.iter().any(|source| matches!(source.kind, SourceKind::Hub(..)))
-    }
-}
-
-/// The providers at which people sign in, and the pages.
-fn configured(
-    config: &Config,
-    about: &config::SignIn,
-    issuers: &Issuers,
-) -> anyhow::Result<Configured> {
-    let mut clients = Vec::new();
-    let mut labels = Vec::new();
-    for (issuer, provider) in config.issuers.iter().zip(issuers.providers()) {
-        let Some(client) = &issuer.client else { continue };
-        let name = &issuer.profile.authority.name;
-        let authentication = secrets::client_authentication(&client.key)
-            .with_context(|| format!("[issuer.sign_in] of the issuer '{name}'"))?;
-        let fetcher = Fetcher::new(issuer.jwks_uri.clone(), authority(issuer)?.as_deref())
-            .with_context(|| format!("the issuer '{name}'"))?;
-        clients.push(Arc::new(crate::sign_in::client::Client::new(
-            Arc::clone(provider),
-            fetcher,
-            client.id.to_string(),
-            authentication,
-            client.scopes.clone(),
-            about.refresh,
-        )));
-        labels.push((name.clone(), client.label.clone().unwrap_or_else(|| name.clone())));
-    }
-    let pages = Pages::load(about.pages.clone(), labels.into_iter().collect())
-        .context("the table [sign_in.pages]")?;
-    Ok(Configured { clients: clients.into(), pages: Arc::new(pages) })
-}
-
-/// The policies, and the fingerprints of what decides.
+/// The policies, and the fingerprints of everything that decides.
 fn policies(config: &Config) -> anyhow::Result<(Option<Arc<Policies>>, Versions)> {
     let policies = config.policies.as_ref().map(Policies::load).transpose()?;
+    // With several issuers, a policy that names a person without an issuer would be about strangers, too.
     if let Some(policies) = policies.as_ref().filter(|_| config.issuer_names().len() > 1) {
         policies.bound_to_issuers()?;
     }
@@ -402,50 +277,9 @@ fn policies(config: &Config) -> anyhow::Result<(Option<Arc<Policies>>, Versions)
     Ok((policies.map(Arc::new), Versions { config: config.fingerprint, policy }))
 }
 
-/// Sessions and keys. The file or store of sessions is the running agent's; other commands need none.
-fn browser_sessions(
-    about: &config::SignIn,
-    redis: Option<&config::Redis>,
-    authorities: Vec<Arc<Authority>>,
-    purpose: Purpose,
-) -> anyhow::Result<BrowserSessions> {
-    let path = about.keys.display();
-    secrets::look_at(&about.keys);
-    let keyring = Keyring::read(&about.keys)
-        .with_context(|| format!("the encryption_keys_file of [sign_in], {path}"))?;
-    let keyring = Arc::new(keyring);
-    // Only the running agent uses the store: another command would be a second user of the file.
-    let redis = redis.filter(|_| purpose == Purpose::Run);
-    let redis = redis.map(|redis| redis_store(redis, Arc::clone(&keyring))).transpose()?;
-    let file = about.sessions.as_ref().filter(|_| purpose == Purpose::Run);
-    let store: Arc<dyn SessionStore> = match (&redis, file) {
-        (Some(redis), _) => Arc::clone(redis) as _,
-        (None, Some(path)) => {
-            let store = FileStore::open(path, Arc::clone(&keyring));
-            Arc::new(store.with_context(|| format!("the sessions_file {}", path.display()))?)
-        }
-        (None, None) => Arc::new(MemoryStore),
-    };
-    let (lifetime, now) = (about.lifetime, Timestamp::now());
-    let sessions = Sessions::load(lifetime, store, Arc::clone(&keyring), authorities, now)
-        .context("loading the sessions")?;
-    let urls = about.urls.clone();
-    Ok(BrowserSessions { sessions: Arc::new(sessions), redis, keyring, urls })
-}
-
-/// The store that several agents share.
-fn redis_store(about: &config::Redis, keyring: Arc<Keyring>) -> anyhow::Result<Arc<RedisStore>> {
-    let authority = about.authority.as_ref().map(|path| {
-        std::fs::read(path)
-            .with_context(|| format!("cannot read the ca_file {} of [redis]", path.display()))
-    });
-    let settings = RedisSettings {
-        address: about.address.clone(),
-        user: about.user.clone(),
-        password: about.password.as_ref().map(secrets::password).transpose()?,
-        authority: authority.transpose()?,
-        prefix: about.prefix.clone(),
-        max_staleness: about.max_staleness,
-    };
-    Ok(Arc::new(RedisStore::new(&settings, keyring).context("the store of [redis]")?))
+impl SourceInputs {
+    fn of(config: &Config) -> anyhow::Result<Self> {
+        let settings = config.sources.clone();
+        Ok(Self { authorities: settings.authorities()?, settings })
+    }
 }

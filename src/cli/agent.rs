@@ -1,4 +1,4 @@
-//! The running agent, asked over its admin socket.
+//! The running agent as commands reach it: over the unix socket of `[admin]`, with HTTP and JSON.
 
 use std::path::{Path, PathBuf};
 
@@ -9,24 +9,26 @@ use tokio::runtime::{Builder, Runtime};
 
 use crate::config::Config;
 
-pub(super) struct Agent {
+/// The admin API of the agent that runs with a configuration.
+pub(super) struct AdminClient {
     socket: PathBuf,
     client: Client,
     runtime: Runtime,
 }
 
-impl Agent {
-    /// The agent that runs with this configuration.
-    pub(super) fn of(config: &Path) -> anyhow::Result<Self> {
+impl AdminClient {
+    /// The client for the agent that runs with this configuration file. Nothing is sent yet.
+    pub(super) fn new(config: &Path) -> anyhow::Result<Self> {
         let config = Config::load(config)?;
         let Some(admin) = config.admin else {
-            bail!("the configuration has no [admin] table: the agent cannot be asked");
+            bail!("the configuration has no table [admin], so that the agent has no admin socket");
         };
         let client = Client::builder().unix_socket(admin.socket.clone()).build()?;
         let runtime = Builder::new_current_thread().enable_all().build()?;
         Ok(Self { socket: admin.socket, client, runtime })
     }
 
+    /// Sends a request, and reads the answer whatever its status: the API describes errors in the answer.
     pub(super) fn ask<T: DeserializeOwned>(
         &self,
         method: Method,
@@ -42,9 +44,13 @@ impl Agent {
             let reply = request.send().await?;
             reply.bytes().await
         });
-        let answered =
-            answered.with_context(|| format!("no answer at {socket}: is the agent running?"))?;
-        serde_json::from_slice(&answered)
-            .with_context(|| format!("what answers at {socket} is no agent of this version"))
+        let answered = answered.with_context(|| {
+            format!(
+                "no answer at {socket}: is the agent running, and may you write to this socket?"
+            )
+        })?;
+        serde_json::from_slice(&answered).with_context(|| {
+            format!("the answer at {socket} is not that of an agent of this version")
+        })
     }
 }

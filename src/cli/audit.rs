@@ -189,7 +189,7 @@ fn text(record: &Value, name: &str) -> String {
 
 /// Shows bytes that were read as progress.
 fn advance(progress: &Progress) -> impl FnMut(u64) {
-    move |bytes| progress.advance(usize::try_from(bytes).unwrap_or(usize::MAX))
+    move |bytes| progress.advance(bytes)
 }
 
 /// Warns on standard error of lines that are not records.

@@ -1,4 +1,7 @@
-//! `check`: every mistake, before it matters.
+//! `check`: reports every mistake in a configuration before an agent runs with it.
+//!
+//! It builds what the agent would build, without opening the files and stores of a running agent and without asking any
+//! platform. Mistakes have file and line; settings that are permitted and probably wrong are warnings.
 
 use std::{
     io::{Write as _, stderr, stdout},
@@ -10,7 +13,10 @@ use anyhow::Context as _;
 
 use super::{CheckArgs, USAGE};
 use crate::{
-    app::setup, config::Config, diagnostics::Mistakes, workspaces::registry::LookupResult,
+    app::setup::{self, Built},
+    config::Config,
+    diagnostics::Mistakes,
+    workspaces::registry::LookupResult,
 };
 
 pub(super) fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
@@ -19,17 +25,24 @@ pub(super) fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         Ok(config) => config,
         Err(mistakes) => return report(&mistakes),
     };
-    let setup::Built { gate, mut feeds, .. } = match setup::build(&config, setup::Purpose::Inspect)
-    {
+    let Built { gate, feeds, .. } = match setup::inspect(&config) {
         Ok(built) => built,
-        // Of the policies.
+        // Mistakes in the files of policies have lines, too.
         Err(error) => match error.downcast::<Mistakes>() {
             Ok(mistakes) => return report(&mistakes),
             Err(error) => return Err(error),
         },
     };
-    if let Err(mistakes) = feeds.check_files() {
-        return report(&mistakes);
+    let mut warnings = config.warnings();
+    if let Some(mut feeds) = feeds {
+        if let Err(mistakes) = feeds.check_files() {
+            return report(&mistakes);
+        }
+        let snapshot = gate.registry.snapshot();
+        warnings.extend(config.missing_workspaces(|source, id| {
+            matches!(snapshot.find(source, id), LookupResult::Unknown)
+        }));
+        warnings.extend(feeds.review_files(&config.known_issuers()));
     }
     let count = gate.registry.snapshot().len();
     writeln!(
@@ -39,11 +52,6 @@ pub(super) fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         config.issuers.len(),
         config.hosts.len(),
     )?;
-    let snapshot = gate.registry.snapshot();
-    let is_missing = |source, id: &str| matches!(snapshot.find(source, id), LookupResult::Unknown);
-    let mut warnings = config.warnings();
-    warnings.extend(config.missing_workspaces(is_missing));
-    warnings.extend(feeds.review_files(&config.known_issuers()));
     for warning in warnings {
         writeln!(stderr(), "{}", warning.as_warning())?;
     }
@@ -53,6 +61,7 @@ pub(super) fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// Prints mistakes and their number.
 fn report(mistakes: &Mistakes) -> anyhow::Result<ExitCode> {
     writeln!(stderr(), "{mistakes}")?;
     let count = mistakes.as_slice().len();

@@ -1,4 +1,8 @@
-//! `doctor`: what is wrong between the agent, its providers and HAProxy, and what to change.
+//! `doctor`: checks the agent's surroundings (providers, files, HAProxy, a token) and says what to change.
+//!
+//! Each part is examined by a module of its own, which returns findings; this one prints them. The command reads the
+//! configuration and asks the providers and HAProxy itself: it works without a running agent and changes nothing. Texts of
+//! strangers, such as a provider's document, are quoted before they reach the terminal.
 
 use std::{
     io::{Write, stdout},
@@ -9,30 +13,30 @@ use std::{
 
 use anyhow::Context as _;
 
-use super::DoctorArgs;
+use super::{
+    DoctorArgs,
+    terminal::{Progress, Tone, paint},
+};
 use crate::{
-    app::setup,
-    config::{Config, SourceKind},
-    gate::Gate,
-    time::Timestamp,
+    app::setup, config::Config, gate::Gate, sources::settings::SourceKind, time::Timestamp,
 };
 
 mod haproxy;
 mod issuer;
 mod token;
 
-/// How grave a finding is.
+/// How serious a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Level {
     /// As it should be.
     Ok,
-    /// Works, but not for ever or not for everybody.
+    /// It works now, but not later or not for all people.
     Warn,
-    /// Does not work.
+    /// It does not work.
     Fail,
 }
 
-/// What was found, and what to do.
+/// One result of an examination: what was found, and what to change.
 #[derive(Debug, PartialEq, Eq)]
 struct Finding {
     level: Level,
@@ -62,34 +66,41 @@ pub(super) fn doctor(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
         )),
         None => None,
     };
-    let gate = setup::build(&config, setup::Purpose::Inspect)?.gate;
+    let gate = setup::inspect(&config)?.gate;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut out = stdout().lock();
     let mut failed = false;
     for (provider, issuer) in gate.issuers.providers().iter().zip(&config.issuers) {
         let profile = provider.profile();
         writeln!(out, "issuer '{}' ({})", profile.authority.name, profile.issuer.as_str())?;
+        let asking = Progress::of_steps("asking the issuer");
         let examined = runtime.block_on(provider.examine());
+        drop(asking);
         let findings = issuer::judge(profile, issuer, &examined, SystemTime::now());
         failed |= show(&mut out, &findings)?;
     }
     writeln!(out, "files")?;
     failed |= show(&mut out, &files(&config))?;
-    if let Some(haproxy) = &config.haproxy {
+    if let Some(tunnels) = &config.tunnels {
         writeln!(out, "haproxy")?;
-        let findings = runtime.block_on(haproxy::examine(&haproxy.sockets));
+        let asking = Progress::of_steps("asking HAProxy");
+        let findings = runtime.block_on(haproxy::examine(&tunnels.sockets));
+        drop(asking);
         failed |= show(&mut out, &findings)?;
     }
     if let Some(token) = token {
         writeln!(out, "token")?;
-        failed |= show(&mut out, &examine_token(&gate, &runtime, token.trim_ascii()))?;
+        let fetching = Progress::of_steps("fetching keys");
+        let findings = examine_token(&gate, &runtime, token.trim_ascii());
+        drop(fetching);
+        failed |= show(&mut out, &findings)?;
     }
     Ok(if failed { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
 fn examine_token(gate: &Gate, runtime: &tokio::runtime::Runtime, token: &[u8]) -> Vec<Finding> {
     for provider in gate.issuers.providers() {
-        // What went wrong is told with the issuer.
+        // An error is among the findings about the issuer already.
         let _ = runtime.block_on(provider.fetch());
     }
     token::judge(&gate.issuers, token, Timestamp::now())
@@ -99,9 +110,9 @@ fn examine_token(gate: &Gate, runtime: &tokio::runtime::Runtime, token: &[u8]) -
 fn show(out: &mut impl Write, findings: &[Finding]) -> std::io::Result<bool> {
     for Finding { level, text, advice } in findings {
         let mark = match level {
-            Level::Ok => "ok  ",
-            Level::Warn => "warn",
-            Level::Fail => "FAIL",
+            Level::Ok => paint(Tone::Good, "ok  "),
+            Level::Warn => paint(Tone::Warning, "warn"),
+            Level::Fail => paint(Tone::Bad, "FAIL"),
         };
         writeln!(out, "  {mark}  {text}")?;
         if let Some(advice) = advice {
@@ -111,7 +122,7 @@ fn show(out: &mut impl Write, findings: &[Finding]) -> std::io::Result<bool> {
     Ok(findings.iter().any(|finding| finding.level == Level::Fail))
 }
 
-/// Whether what the agent will write has a place.
+/// Whether the directories of the files that the agent writes exist, and the lists that it reads.
 fn files(config: &Config) -> Vec<Finding> {
     let sockets = config.agent.listen.iter().filter_map(|listen| match listen {
         crate::agent::Listen::Unix(path) => Some(("listen", path.as_path())),
@@ -125,16 +136,16 @@ fn files(config: &Config) -> Vec<Finding> {
         .chain(keys.map(|path| ("key_cache_file", path)))
         .chain(config.audit.file.as_deref().map(|path| ("audit.file", path)))
         .chain(admin)
-        .map(|(key, path)| place(key, path))
+        .map(|(key, path)| directory_of(key, path))
         .collect();
-    for source in &config.sources {
+    for source in &config.sources.sources {
         match &source.kind {
             SourceKind::File(path) if path.is_file() => {
                 findings.push(Finding::ok(format!("workspaces: {}", path.display())));
             }
             SourceKind::File(path) => findings.push(Finding::fail(
                 format!("workspaces: there is no file {}", path.display()),
-                "write it, or correct 'file' in [workspaces]; nothing is allowed without it",
+                "write it, or correct 'file' in [workspaces]; without it every request for its workspaces is refused",
             )),
             _ => {}
         }
@@ -142,17 +153,18 @@ fn files(config: &Config) -> Vec<Finding> {
     findings
 }
 
-fn place(key: &str, path: &Path) -> Finding {
+/// Whether the directory of a file exists.
+fn directory_of(key: &str, path: &Path) -> Finding {
     let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if directory.is_dir() {
         Finding::ok(format!("{key}: {}", path.display()))
     } else {
         let text = format!("{key}: there is no directory {}", directory.display());
-        Finding::fail(text, "make it, writable for whoever runs the agent")
+        Finding::fail(text, "create it, writable for the user that runs the agent")
     }
 }
 
-/// A stranger's text in a terminal: cut, and nothing but text.
+/// A stranger's text, shortened and without control sequences for a terminal.
 fn quoted(text: &str) -> String {
     let cut: String = text.chars().take(120).collect();
     format!("\"{}\"", cut.escape_debug())

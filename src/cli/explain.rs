@@ -1,37 +1,58 @@
-//! `explain`: one request through the very code of the live path, each stage shown.
+//! `explain`: shows how one request would be decided, stage by stage, by the code that decides about real ones.
+//!
+//! The command builds the gate of a configuration, reads the workspaces of its sources once, and decides. Who asks is
+//! told by a token, or assumed (`--user`, `--subject`), which the output says at each place. Nothing is recorded, and
+//! the running agent is not asked: what only that knows, such as sessions, has no part in the result.
 
 use std::{
     io::{Write, stdout},
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context as _;
 use zeroize::Zeroizing;
 
-use super::ExplainArgs;
+use super::{
+    ExplainArgs,
+    terminal::{Progress, Tone, paint},
+};
 use crate::{
     agent::variables::{self, Value},
     app::setup,
     authz::{
         decision::{DecisionId, HostMatch},
-        reason::Verdict,
+        reason::{Reason, Verdict},
     },
     config::Config,
     gate::{Gate, Response, Step},
     identity::{credential::Credential, introspection::Introspector, pending::Waiting},
     request::{PassedArguments, Request},
     time::Timestamp,
-    workspaces::{Endpoint, Protocol, pattern::Scratch, registry::LookupResult},
+    workspaces::{
+        Endpoint, Protocol, Workspace,
+        pattern::{PatternMatch, Scratch},
+        registry::LookupResult,
+    },
 };
+
+mod assumed;
+
+use assumed::Assumed;
 
 pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config.config)?;
-    let setup::Built { gate, mut feeds, .. } = setup::build(&config, setup::Purpose::Inspect)?;
+    let setup::Built { gate, feeds, .. } = setup::inspect(&config)?;
     let mut out = stdout();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    for failure in runtime.block_on(feeds.load()) {
-        writeln!(out, "workspaces  cannot be read, so none is known:\n{failure}")?;
+    if let Some(mut feeds) = feeds {
+        let reading = Progress::of_steps("reading the workspaces");
+        let failures = runtime.block_on(feeds.load());
+        drop(reading);
+        for failure in failures {
+            writeln!(out, "workspaces  cannot be read, so none is known:\n{failure}")?;
+        }
     }
     let authorization = match &args.token_file {
         Some(path) => {
@@ -60,16 +81,30 @@ pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         authorization: authorization.as_ref().map(|value| value.as_slice()),
         ..Request::default()
     };
-    let response = decide(&gate, &request)?;
-    show(&mut out, &gate, &request, &response)?;
+    let target = match gate.match_host(&request, &mut Scratch::default()) {
+        HostMatch::Matched(_, target) => Some(target),
+        _ => None,
+    };
+    let workspace = target.and_then(|target| workspace(&gate, &target).ok());
+    let assumed = assumed::assume(&args.person, &gate, workspace.as_deref())?;
+    let response = match &assumed {
+        Some(assumed) => {
+            show_assumption(&mut out, assumed)?;
+            let (identity, snapshot) = (Arc::clone(&assumed.identity), gate.registry.snapshot());
+            let now = Timestamp::now();
+            gate.decide_as(identity, &request, &snapshot, now, &mut Scratch::default())
+        }
+        None => decide(&gate, &request)?,
+    };
+    show(&mut out, &gate, &request, &response, assumed.as_ref())?;
     let allowed = response.decision.verdict() == Verdict::Allow;
     Ok(if allowed { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// How long a person waits for an issuer to be asked about an opaque token.
-const PATIENCE: Duration = Duration::from_secs(6);
+/// How long a person at the terminal waits for an issuer to answer about an opaque token.
+const INTROSPECTION_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Fetches the keys of every issuer, once.
+/// Fetches the keys of every issuer once, and says how that went.
 fn fetch_keys(gate: &Gate, out: &mut impl Write) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for provider in gate.issuers.providers() {
@@ -96,16 +131,31 @@ fn decide(gate: &Gate, request: &Request<'_>) -> anyhow::Result<Response> {
         };
         let step = match decide(waiting) {
             Step::Wait(wait) => {
-                wait.ended(PATIENCE).await;
+                wait.ended(INTROSPECTION_TIMEOUT).await;
                 decide(Waiting::Never)
             }
             done @ Step::Done(_) => done,
         };
         match step {
             Step::Done(response) => Ok(response),
-            Step::Wait(_) => Ok(Response::refuse(crate::authz::reason::Reason::Deadline)),
+            Step::Wait(_) => Ok(Response::refuse(Reason::Deadline)),
         }
     })
+}
+
+/// Says who is assumed, before anything that follows from it.
+fn show_assumption(out: &mut impl Write, assumed: &Assumed) -> std::io::Result<()> {
+    let identity = &assumed.identity;
+    writeln!(
+        out,
+        "ASSUMED     {} of issuer '{}' has sent a valid token; no token was verified",
+        identity.label().escape_debug(),
+        identity.authority.name,
+    )?;
+    if let Some(from) = assumed.subject_from {
+        writeln!(out, "            subject {}: {from}", identity.subject.escape_debug())?;
+    }
+    Ok(())
 }
 
 fn show(
@@ -113,6 +163,7 @@ fn show(
     gate: &Gate,
     request: &Request<'_>,
     response: &Response,
+    assumed: Option<&Assumed>,
 ) -> std::io::Result<()> {
     let decision = &response.decision;
     match gate.match_host(request, &mut Scratch::default()) {
@@ -130,32 +181,7 @@ fn show(
             show_workspace(out, gate, &target)?;
         }
     }
-    match (&decision.identity, decision.reason) {
-        (Some(identity), _) => {
-            writeln!(
-                out,
-                "identity    {} (issuer '{}', subject {}), e-mail {}, groups {:?}",
-                identity.label(),
-                identity.authority.name,
-                identity.subject,
-                identity.email.as_deref().unwrap_or("not verified"),
-                identity.groups,
-            )?;
-        }
-        (None, crate::authz::reason::Reason::Refused(error)) => {
-            writeln!(out, "identity    none: {error}")?;
-        }
-        (None, _) if request.is_stream => {
-            writeln!(
-                out,
-                "identity    none: of a stream, only its client certificate says who asks"
-            )?;
-        }
-        (None, _) if request.authorization.is_none() => {
-            writeln!(out, "identity    none: no token given")?;
-        }
-        (None, _) => writeln!(out, "identity    not looked at")?,
-    }
+    show_identity(out, request, response, assumed)?;
     let reason = decision.reason;
     if let Some(relation) = decision.relation {
         write!(out, "policy      ownership says {}", relation.reason())?;
@@ -172,7 +198,14 @@ fn show(
             None => writeln!(out)?,
         }
     }
-    writeln!(out, "verdict     {}: {reason}", decision.verdict().id())?;
+    let verdict = decision.verdict();
+    let tone = match verdict {
+        Verdict::Allow => Tone::Good,
+        Verdict::SignIn => Tone::Warning,
+        Verdict::Deny | Verdict::Unavailable => Tone::Bad,
+    };
+    let assumed = if assumed.is_some() { " (for the ASSUMED person)" } else { "" };
+    writeln!(out, "verdict     {}: {reason}{assumed}", paint(tone, verdict.id()))?;
     if let Some(advice) = reason.advice() {
         writeln!(out, "to do       {advice}")?;
     }
@@ -187,21 +220,56 @@ fn show(
     written
 }
 
-fn show_workspace(
+/// Says who asks, or why that is not known.
+fn show_identity(
     out: &mut impl Write,
-    gate: &Gate,
-    target: &crate::workspaces::pattern::PatternMatch,
+    request: &Request<'_>,
+    response: &Response,
+    assumed: Option<&Assumed>,
 ) -> std::io::Result<()> {
+    let decision = &response.decision;
+    let given = request.authorization.is_some() || assumed.is_some();
+    match (&decision.identity, decision.reason) {
+        (Some(identity), _) => writeln!(
+            out,
+            "identity    {}{} (issuer '{}', subject {}), e-mail {}, groups {:?}",
+            if assumed.is_some() { "ASSUMED: " } else { "" },
+            identity.label(),
+            identity.authority.name,
+            identity.subject,
+            identity.email.as_deref().unwrap_or("not verified"),
+            identity.groups,
+        ),
+        (None, Reason::Refused(error)) => writeln!(out, "identity    none: {error}"),
+        (None, _) if request.is_stream && !given => {
+            writeln!(
+                out,
+                "identity    none: of a stream, only its client certificate says who asks"
+            )
+        }
+        (None, _) if !given => writeln!(
+            out,
+            "identity    none: the request is decided as one without any credential; --token-file takes a token, --user or --subject assumes a person"
+        ),
+        (None, _) => writeln!(out, "identity    not looked at: the request is decided without it"),
+    }
+}
+
+/// The workspace that a host leads to, or why there is none, in words.
+fn workspace(gate: &Gate, target: &PatternMatch) -> Result<Arc<Workspace>, &'static str> {
     let snapshot = gate.registry.snapshot();
-    let workspace = match snapshot.find(target.source, &target.workspace) {
-        LookupResult::Workspace(record) => record.workspace,
-        LookupResult::Unknown => return writeln!(out, "workspace   {}: unknown", target.workspace),
-        LookupResult::NotLoaded => {
-            return writeln!(out, "workspace   {}: not all sources are read", target.workspace);
-        }
-        LookupResult::Ambiguous => {
-            return writeln!(out, "workspace   {}: several sources have it", target.workspace);
-        }
+    match snapshot.find(target.source, &target.workspace) {
+        LookupResult::Workspace(record) => Ok(Arc::clone(record.workspace)),
+        LookupResult::Unknown => Err("unknown"),
+        LookupResult::NotLoaded => Err("not all sources are read"),
+        LookupResult::Ambiguous => Err("several sources have it"),
+    }
+}
+
+fn show_workspace(out: &mut impl Write, gate: &Gate, target: &PatternMatch) -> std::io::Result<()> {
+    let workspace = match workspace(gate, target) {
+        Ok(workspace) => workspace,
+        Err(why) => return writeln!(out, "workspace   {}: {why}", target.workspace),
     };
     write!(
         out,

@@ -1,4 +1,4 @@
-//! `haproxy`: HAProxy's side of the gate.
+//! `haproxy`: commands about the configuration of HAProxy. They need no running agent; `selftest` needs a running gate.
 
 use std::process::ExitCode;
 

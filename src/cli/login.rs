@@ -1,8 +1,8 @@
-//! `login`: a person at a terminal gets a token for curl and git.
+//! `login`: gets a token for curl and git for a person at a terminal.
 //!
-//! The provider signs the person in, in a browser on this machine (RFC 8252) or on another one with a code
-//! (RFC 8628); the agent has no part in it, and neither has its configuration. The token goes to standard
-//! output, everything else to standard error. Between calls the token is kept in a file of the person's own.
+//! The provider signs the person in, with a browser on this machine (RFC 8252) or with a code in a browser elsewhere
+//! (RFC 8628). Neither the agent nor its configuration takes part. The token goes to standard output, everything else to
+//! standard error. Between calls tokens are stored in a file that only this person can read.
 
 use std::{
     io::{Write as _, stderr, stdout},
@@ -26,14 +26,14 @@ mod loopback;
 
 use cache::Cache;
 
-/// The longest answer that is read, in bytes.
+/// The longest answer of a provider that is read, in bytes.
 const MAX_BODY: usize = 512 * 1024;
-/// How long an answer may take.
-const ANSWER: Duration = Duration::from_secs(10);
-/// A token that ends sooner is not worth being given to a program.
-const LEFT: Duration = Duration::from_mins(1);
+/// How long a provider may take to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// A stored token that expires sooner is not used: the program that gets it needs some time.
+const MIN_LIFETIME: Duration = Duration::from_mins(1);
 
-/// A provider, as its discovery document has it.
+/// The parts of a discovery document that are needed here (OIDC Discovery section 3).
 #[derive(Deserialize)]
 struct Provider {
     issuer: String,
@@ -44,9 +44,9 @@ struct Provider {
     authorization_response_iss_parameter_supported: bool,
 }
 
-/// What a token endpoint says (RFC 6749 section 5).
+/// The answer of a token endpoint (RFC 6749 section 5).
 #[derive(Deserialize)]
-struct Answer {
+struct TokenAnswer {
     access_token: Option<SecretString>,
     id_token: Option<SecretString>,
     refresh_token: Option<SecretString>,
@@ -54,17 +54,17 @@ struct Answer {
     error: Option<String>,
 }
 
-/// What was asked for, ready to ask.
+/// A sign-in that is about to begin.
 struct Login<'a> {
     args: &'a LoginArgs,
     http: Client,
     provider: Provider,
-    /// Whether addresses without TLS are fine: a provider on this machine.
+    /// Whether addresses without TLS are accepted: the provider is on this machine.
     plain: bool,
 }
 
 pub(super) fn login(args: &LoginArgs) -> anyhow::Result<ExitCode> {
-    // Git asks its helpers to keep and to forget as well, which is not for us.
+    // Git also asks its helpers to store and to erase credentials; this one stores its own.
     if args.operation.as_deref().is_some_and(|operation| operation != "get") {
         return Ok(ExitCode::SUCCESS);
     }
@@ -82,8 +82,9 @@ pub(super) fn login(args: &LoginArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The token: a stored one, one for a stored refresh token, or one for a new sign-in.
 async fn token(args: &LoginArgs) -> anyhow::Result<SecretString> {
-    let mut builder = Client::builder().redirect(Policy::none()).timeout(ANSWER);
+    let mut builder = Client::builder().redirect(Policy::none()).timeout(ANSWER_TIMEOUT);
     if let Some(path) = &args.ca_file {
         let pem = std::fs::read(path)
             .with_context(|| format!("cannot read the --ca-file {}", path.display()))?;
@@ -99,14 +100,14 @@ async fn token(args: &LoginArgs) -> anyhow::Result<SecretString> {
     let name = format!("{issuer} {} {} {resource} {}", args.client_id, args.scope, args.id_token);
     let cache = Cache::open(args.cache.as_deref())?;
     let now = Timestamp::now();
-    if let Some(token) = cache.token(&name, now.plus(LEFT)).filter(|_| !args.again) {
+    if let Some(token) = cache.token(&name, now.plus(MIN_LIFETIME)).filter(|_| !args.fresh) {
         return Ok(token);
     }
     let plain = Url::parse(&issuer).is_ok_and(|url| url.scheme() == "http");
     let provider = discover(&http, &issuer, plain).await?;
     let login = Login { args, http, provider, plain };
-    let refreshed = match cache.refresh_token(&name).filter(|_| !args.again) {
-        // One that counts no more is no reason not to ask the person.
+    let refreshed = match cache.refresh_token(&name).filter(|_| !args.fresh) {
+        // If the refresh token is no longer valid, the person signs in again.
         Some(token) => login.refresh(&token).await.ok().map(|answer| (answer, Some(token))),
         None => None,
     };
@@ -119,11 +120,11 @@ async fn token(args: &LoginArgs) -> anyhow::Result<SecretString> {
         format!("{issuer} gave no {} token", if args.id_token { "ID" } else { "access" })
     })?;
     let end = now.plus(Duration::from_secs(answer.expires_in.unwrap_or(0)));
-    cache.keep(&name, &token, end, answer.refresh_token.or(before).as_ref());
+    cache.store(&name, &token, end, answer.refresh_token.or(before).as_ref());
     Ok(token)
 }
 
-/// Whose tokens a workspace's host takes (RFC 9728); `resource_metadata` must be on at the agent.
+/// The issuer whose tokens a workspace's host accepts (RFC 9728); needs `resource_metadata` at the agent.
 async fn issuer_of(http: &Client, gate: &str) -> anyhow::Result<String> {
     #[derive(Deserialize)]
     struct Document {
@@ -131,37 +132,43 @@ async fn issuer_of(http: &Client, gate: &str) -> anyhow::Result<String> {
     }
     let base = secure_url(gate, true).with_context(|| format!("--gate {gate}"))?;
     let url = base.join(Metadata::PATH)?;
-    let document: Document = get(http, &url).await.with_context(|| {
-        format!("{url} does not say whose tokens count there: name the provider with --issuer")
-    })?;
+    let document: Document = get(http, &url)
+        .await
+        .with_context(|| format!("{url} does not name the provider: name it with --issuer"))?;
     match document.authorization_servers.as_slice() {
         [only] => Ok(only.clone()),
         several => bail!(
-            "several providers' tokens count there, choose one with --issuer: {}",
+            "the tokens of several providers are accepted there, choose one with --issuer: {}",
             several.join(", ")
         ),
     }
 }
 
+/// Reads the discovery document of an issuer.
 async fn discover(http: &Client, issuer: &str, plain: bool) -> anyhow::Result<Provider> {
     let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
     let url = secure_url(&url, plain).with_context(|| format!("the issuer {issuer}"))?;
     let provider: Provider = get(http, &url).await?;
     if provider.issuer != issuer {
-        bail!("{url} is of the issuer {:?}, expected {issuer:?} to the letter", provider.issuer);
+        bail!(
+            "{url} is the document of the issuer {:?}, expected exactly {issuer:?}",
+            provider.issuer
+        );
     }
     Ok(provider)
 }
 
+/// Reads a JSON document.
 async fn get<T: serde::de::DeserializeOwned>(http: &Client, url: &Url) -> anyhow::Result<T> {
     let response = http.get(url.clone()).send().await.with_context(|| format!("{url}"))?;
     if !response.status().is_success() {
         bail!("{url}: status {}", response.status());
     }
     serde_json::from_slice(&body(response).await?)
-        .with_context(|| format!("{url}: not the document that was expected"))
+        .with_context(|| format!("{url}: the answer is not the expected document"))
 }
 
+/// The body of an answer, up to [`MAX_BODY`].
 async fn body(mut response: reqwest::Response) -> anyhow::Result<Vec<u8>> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
@@ -174,8 +181,8 @@ async fn body(mut response: reqwest::Response) -> anyhow::Result<Vec<u8>> {
 }
 
 impl Login<'_> {
-    /// Asks the person: here if there is a browser, else with a code.
-    async fn ask_person(&self) -> anyhow::Result<Answer> {
+    /// Signs the person in: with a browser on this machine if there is one, or else with a code.
+    async fn ask_person(&self) -> anyhow::Result<TokenAnswer> {
         let screen =
             ["DISPLAY", "WAYLAND_DISPLAY"].iter().any(|name| std::env::var_os(name).is_some());
         let here = screen || cfg!(target_os = "macos") || self.args.browser;
@@ -190,16 +197,17 @@ impl Login<'_> {
         }
     }
 
-    async fn refresh(&self, token: &SecretString) -> anyhow::Result<Answer> {
+    /// Gets a new token for a stored refresh token.
+    async fn refresh(&self, token: &SecretString) -> anyhow::Result<TokenAnswer> {
         let pairs = [("grant_type", "refresh_token"), ("refresh_token", token.expose_secret())];
-        let answer: Answer = self.post(&self.provider.token_endpoint, &pairs).await?;
+        let answer: TokenAnswer = self.post(&self.provider.token_endpoint, &pairs).await?;
         match answer.error {
             Some(error) => bail!("{}", error.escape_debug()),
             None => Ok(answer),
         }
     }
 
-    /// Asks an endpoint as a client that has no secret to keep (RFC 8252 section 8.4).
+    /// Sends a form to an endpoint as a public client (RFC 8252 section 8.4).
     async fn post<T: serde::de::DeserializeOwned>(
         &self,
         endpoint: &str,
@@ -221,15 +229,17 @@ impl Login<'_> {
         let status = response.status();
         let bytes = body(response).await?;
         serde_json::from_slice(&bytes)
-            .with_context(|| format!("{url}: status {status}, and no answer that can be read"))
+            .with_context(|| format!("{url}: status {status}, and the answer cannot be read"))
     }
 
+    /// An address that the provider names, if it is safe to use.
     fn url(&self, text: &str) -> anyhow::Result<Url> {
         secure_url(text, self.plain).with_context(|| format!("the provider names {text:?}"))
     }
 
+    /// Tells the person something on standard error.
     fn say(text: &str) {
-        // Nobody may be listening.
+        // With standard error closed, the command can still succeed.
         let _ = writeln!(stderr(), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! `completions` and `man`: what shells and manuals know of the command line.
+//! `completions` and `man`: prints completions for shells, and writes manual pages; both are made from the command line.
 
 use std::{
     io::{Write as _, stdout},
@@ -13,7 +13,7 @@ use super::{Cli, CompletionsArgs, ManArgs};
 const NAME: &str = "identity-spoa";
 
 pub(super) fn completions(args: &CompletionsArgs) -> anyhow::Result<ExitCode> {
-    // The generator wants a writer that does not fail: a closed pipe must be an error, not a panic.
+    // The generator panics if writing fails, so it writes to memory: a closed pipe must be an error.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), NAME, &mut script);
     stdout().write_all(&script)?;

@@ -1,4 +1,7 @@
-//! `policy`: tests policies, prints their schema, and asks them about a recorded past.
+//! `policy`: tests policies, prints their schema, and replays recorded decisions with them.
+//!
+//! No running agent takes part: policies are read from their directory, decisions from files of the audit log. A replay
+//! tells which decisions would have been different; decisions that ownership had no part in are left out.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +14,10 @@ use anyhow::bail;
 use clap::{Args, Subcommand, ValueEnum};
 use jiff::tz::TimeZone;
 
-use super::audit::{FilterArgs, is_broken_pipe, time_text, warn_unreadable};
+use super::{
+    audit::{FilterArgs, is_broken_pipe, time_text, warn_unreadable},
+    terminal::{Output, Progress},
+};
 use crate::{
     audit::read::select,
     authz::policy::{
@@ -24,61 +30,61 @@ use crate::{
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Runs the cases beside policies: files that end in .test.yaml or .test.toml
+    /// Runs the test cases of policies: files that end in .test.yaml or .test.toml
     ///
-    /// Exit status: 0 all come out as they say, 1 some do not, 2 wrong usage or policies.
+    /// Exit status: 0 all cases pass, 1 some fail, 2 wrong usage or policies.
     Test(TestArgs),
-    /// Prints the schema: what policies can be about
+    /// Prints the schema of policies: the entities and attributes that they can use
     Schema,
-    /// Shows which recorded decisions policies would have made differently, by user and workspace
+    /// Shows which recorded decisions would be different with these policies, by user and workspace
     Replay(ReplayArgs),
 }
 
-/// Which policies are meant.
+/// The policies of a command, and how they are evaluated.
 #[derive(Debug, Args)]
-struct Which {
-    /// The agent's configuration, whose table [policy] says where the policies are and what they may do
+struct PolicyArgs {
+    /// The configuration of the agent, whose table [policy] names the policies
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// What the policies may do; as the configuration says, or narrow
+    /// What the policies may do; by default as in the configuration, or else narrow
     #[arg(long, value_enum)]
     mode: Option<ModeName>,
-    /// Where they are told hours and weekdays; as the configuration says, or UTC
+    /// The time zone of hours and weekdays; by default as in the configuration, or else UTC
     #[arg(long, value_name = "ZONE")]
     time_zone: Option<String>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct TestArgs {
-    /// The directory of the policies; those of the configuration unless given
+    /// The directory of the policies; by default those of the configuration
     #[arg(value_name = "DIR", required_unless_present = "config")]
     directory: Option<PathBuf>,
     #[command(flatten)]
-    which: Which,
+    policies: PolicyArgs,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct ReplayArgs {
-    /// A file of the audit log; several may be given
+    /// The files of the audit log
     #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
     audit: Vec<PathBuf>,
-    /// The directory of the policies; those that the configuration enforces unless given
+    /// The directory of the policies; by default those that the configuration enforces
     #[arg(long, value_name = "DIR", required_unless_present = "config")]
     policy: Option<PathBuf>,
     #[command(flatten)]
-    which: Which,
+    policies: PolicyArgs,
     #[command(flatten)]
     filter: FilterArgs,
-    /// As JSON
+    /// Prints JSON
     #[arg(long)]
     json: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ModeName {
-    /// They only forbid what ownership allows
+    /// Policies only forbid what ownership allows
     Narrow,
-    /// They may also permit what it refuses
+    /// Policies may also permit what ownership refuses
     Replace,
 }
 
@@ -98,7 +104,7 @@ pub(super) fn policy(command: &Command) -> anyhow::Result<ExitCode> {
         Command::Replay(args) => replay(args),
     };
     match done {
-        // Whoever reads has seen enough.
+        // The reader of the output has closed it, for example `head`.
         Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
         done => done,
     }
@@ -110,18 +116,18 @@ fn schema() -> anyhow::Result<ExitCode> {
 }
 
 /// A directory of policies and what they may do.
-struct Place {
+struct PolicyDirectory {
     directory: PathBuf,
     mode: policy::PolicyMode,
 }
 
-impl Which {
-    /// The directories that are meant, `given` instead of those that are configured, and their zone.
-    fn places(
+impl PolicyArgs {
+    /// The directories of the policies, and their time zone. `given` replaces the configured directories.
+    fn directories(
         &self,
         given: Option<&Path>,
         config: Option<&Config>,
-    ) -> anyhow::Result<(Vec<Place>, TimeZone)> {
+    ) -> anyhow::Result<(Vec<PolicyDirectory>, TimeZone)> {
         let about = config.and_then(|config| config.policies.as_ref());
         let zone = match (&self.time_zone, about) {
             (Some(name), _) => TimeZone::get(name)?,
@@ -131,15 +137,15 @@ impl Which {
         let given_mode = self.mode.map(policy::PolicyMode::from);
         let mode = |configured: policy::PolicyMode| given_mode.unwrap_or(configured);
         if let Some(directory) = given {
-            // A copy of a configured directory is judged as that one is.
+            // A directory that is named is often a copy of the configured one, so it gets the same mode.
             let configured = about.map(|about| about.mode).unwrap_or_default();
             let directory = directory.to_owned();
-            return Ok((vec![Place { directory, mode: mode(configured) }], zone));
+            return Ok((vec![PolicyDirectory { directory, mode: mode(configured) }], zone));
         }
         let Some(about) = about else {
             bail!("the configuration has no table [policy]: name the directory of the policies");
         };
-        let place = |directory: &PathBuf, configured| Place {
+        let place = |directory: &PathBuf, configured| PolicyDirectory {
             directory: directory.clone(),
             mode: mode(configured),
         };
@@ -154,11 +160,11 @@ impl Which {
 }
 
 fn test(args: &TestArgs) -> anyhow::Result<ExitCode> {
-    let config = args.which.config()?;
-    let (places, zone) = args.which.places(args.directory.as_deref(), config.as_ref())?;
+    let config = args.policies.config()?;
+    let (places, zone) = args.policies.directories(args.directory.as_deref(), config.as_ref())?;
     let mut out = io::stdout().lock();
     let mut all_well = true;
-    for Place { directory, mode } in places {
+    for PolicyDirectory { directory, mode } in places {
         let set = PolicySet::load(&directory, mode, zone.clone())?;
         let cases = PolicyCases::load(&directory)?;
         if cases.is_empty() {
@@ -179,7 +185,7 @@ fn test(args: &TestArgs) -> anyhow::Result<ExitCode> {
         let policies = set.len();
         writeln!(
             out,
-            "{}: {policies} policies, {count} cases, {wrong} come out otherwise",
+            "{}: {policies} policies, {count} cases, {wrong} failed",
             directory.display()
         )?;
         all_well &= wrong == 0;
@@ -188,9 +194,9 @@ fn test(args: &TestArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
-    let config = args.which.config()?;
-    let (places, zone) = args.which.places(args.policy.as_deref(), config.as_ref())?;
-    let Some(Place { directory, mode }) = places.into_iter().next() else {
+    let config = args.policies.config()?;
+    let (places, zone) = args.policies.directories(args.policy.as_deref(), config.as_ref())?;
+    let Some(PolicyDirectory { directory, mode }) = places.into_iter().next() else {
         bail!("no policies: name their directory");
     };
     let set = PolicySet::load(&directory, mode, zone)?;
@@ -201,10 +207,14 @@ fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         }
     }
     let mut replay = Replay::new(&set, issuers);
-    let unreadable = select(&args.audit, &args.filter.filter()?, &mut |_| (), |record, _| {
+    let filter = args.filter.filter()?;
+    let progress = Progress::of_files("replaying", &args.audit, Output::AtTheEnd);
+    let mut on_read = |bytes| progress.advance(bytes);
+    let unreadable = select(&args.audit, &filter, &mut on_read, |record, _| {
         replay.record(record);
         Ok(())
     })?;
+    drop(progress);
     let report = replay.finish();
     let mut out = BufWriter::new(io::stdout().lock());
     if args.json {
@@ -222,7 +232,7 @@ fn tell(report: &ReplayReport, out: &mut impl Write) -> io::Result<()> {
     for change in &report.changes {
         let ChangedDecisions { user, workspace, was, would_be, allowed, policy, count, .. } =
             change;
-        let user = user.as_deref().unwrap_or("(nobody)").escape_debug();
+        let user = user.as_deref().unwrap_or("(no identity)").escape_debug();
         let workspace = workspace.escape_debug();
         let (before, after) =
             if *allowed { ("refused", "allowed") } else { ("allowed", "refused") };
@@ -236,7 +246,7 @@ fn tell(report: &ReplayReport, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "decisions    {}", report.decisions)?;
     writeln!(out, "different    {}", report.different)?;
     writeln!(out, "the same     {}", report.same)?;
-    writeln!(out, "not asked    {}: ownership had no part in them", report.not_asked)?;
+    writeln!(out, "left out     {}: ownership has no part in them", report.not_asked)?;
     write!(out, "cannot tell  {}", report.lacking)?;
     let lacks: Vec<_> =
         report.lacks.iter().map(|(what, count)| format!("{what} ({count})")).collect();

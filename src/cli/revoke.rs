@@ -1,11 +1,11 @@
-//! `revoke` and `revocations`: an administrator's words to the running agent.
+//! `revoke` and `revocations`: revokes access at the running agent, lifts revocations, and lists them.
 
 use std::{io::Write as _, path::Path, process::ExitCode};
 
 use anyhow::{Context as _, bail};
 use reqwest::Method;
 
-use super::{ListArgs, RevokeArgs, agent::Agent};
+use super::{ListArgs, RevokeArgs, agent::AdminClient};
 use crate::{
     admin::{REVOCATIONS, RevocationViews},
     identity::revocation::Revocation,
@@ -53,7 +53,7 @@ pub(super) fn list(args: &ListArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Texts come from tokens and administrators; in a terminal they must not be more than text.
+/// A revocation in one line. Its texts come from tokens and other people, and must not control the terminal.
 fn describe(revocation: &Revocation) -> String {
     let named = |name: &str, value: &Option<Box<str>>| {
         value.as_ref().map(|value| format!(" {name} {}", value.escape_debug()))
@@ -77,8 +77,9 @@ fn seconds(text: &str) -> anyhow::Result<u64> {
     })
 }
 
+/// Sends a request to the agent; an error in its answer is the error of the command.
 fn ask(config: &Path, method: Method, body: Option<Vec<u8>>) -> anyhow::Result<RevocationViews> {
-    let answer: RevocationViews = Agent::of(config)?.ask(method, REVOCATIONS, body)?;
+    let answer: RevocationViews = AdminClient::new(config)?.ask(method, REVOCATIONS, body)?;
     match answer.error {
         Some(error) => bail!("{error}"),
         None => Ok(answer),

@@ -1,4 +1,4 @@
-//! `schema`: what can be configured, for editors and people.
+//! `schema`: prints the documents that are made from the declarations of the configuration's keys.
 
 use std::{
     io::{Write as _, stdout},

@@ -1,4 +1,4 @@
-//! `sessions`: who is signed in at the running agent, and an end to it.
+//! `sessions`: lists or ends the browser sessions of the running agent.
 
 use std::{
     io::{Write as _, stdout},
@@ -8,11 +8,11 @@ use std::{
 use anyhow::bail;
 use reqwest::Method;
 
-use super::{SessionsArgs, SessionsCommand, agent::Agent};
+use super::{SessionsArgs, SessionsCommand, agent::AdminClient};
 use crate::admin::{SESSIONS, SessionSelection, SessionView, SessionViews};
 
 pub(super) fn sessions(args: &SessionsArgs) -> anyhow::Result<ExitCode> {
-    let agent = Agent::of(&args.config.config)?;
+    let agent = AdminClient::new(&args.config.config)?;
     let answer: SessionViews = match &args.command {
         SessionsCommand::List => agent.ask(Method::GET, SESSIONS, None)?,
         SessionsCommand::End { issuer, target } => {
@@ -44,7 +44,7 @@ pub(super) fn sessions(args: &SessionsArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Names come from providers: in a terminal they must not be more than text.
+/// A session in one line. Its names come from providers and must not control the terminal.
 fn line(session: &SessionView) -> String {
     let moment = |ms: u64| {
         let ms = i64::try_from(ms).unwrap_or(i64::MAX);

@@ -13,7 +13,7 @@ use clap::Args;
 use reqwest::Method;
 
 use self::rates::Rates;
-use super::{ConfigArg, agent::Agent, audit::is_broken_pipe, terminal::Progress};
+use super::{ConfigArg, agent::AdminClient, audit::is_broken_pipe, terminal::Progress};
 use crate::{
     admin::{STATUS, status::StatusView},
     config::Config,
@@ -49,7 +49,7 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn run(args: &StatusArgs) -> anyhow::Result<()> {
-    let agent = Agent::of(&args.config.config)?;
+    let agent = AdminClient::new(&args.config.config)?;
     let sockets = socket_names(args)?;
     let mut out = stdout().lock();
     let mut before: StatusView = agent.ask(Method::GET, STATUS, None)?;

@@ -68,8 +68,8 @@ impl Progress {
     }
 
     /// So much more is done.
-    pub(super) fn advance(&self, by: usize) {
-        self.0.inc(u64::try_from(by).unwrap_or(u64::MAX));
+    pub(super) fn advance(&self, by: u64) {
+        self.0.inc(by);
     }
 
     /// What is done from now on.

@@ -1,4 +1,4 @@
-//! `tunnels`: who is connected to what.
+//! `tunnels`: lists, watches and terminates the live tunnels of the running agent, over its admin socket.
 
 use std::{
     collections::BTreeMap,
@@ -10,17 +10,17 @@ use std::{
 use anyhow::bail;
 use reqwest::Method;
 
-use super::{TerminateArgs, TunnelsArgs, TunnelsCommand, agent::Agent, workspaces::columns};
+use super::{TerminateArgs, TunnelsArgs, TunnelsCommand, agent::AdminClient, terminal::columns};
 use crate::{
     admin::TUNNELS,
     tunnels::view::{TunnelList, TunnelSelection, TunnelView},
 };
 
-/// How often a watch looks.
-const EVERY: Duration = Duration::from_millis(500);
+/// The time between two requests of `watch` to the agent.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(super) fn tunnels(args: &TunnelsArgs) -> anyhow::Result<ExitCode> {
-    let agent = Agent::of(&args.config.config)?;
+    let agent = AdminClient::new(&args.config.config)?;
     let mut out = stdout().lock();
     match args.command.as_ref().unwrap_or(&TunnelsCommand::List) {
         TunnelsCommand::List => {
@@ -43,13 +43,15 @@ pub(super) fn tunnels(args: &TunnelsArgs) -> anyhow::Result<ExitCode> {
             } else {
                 writeln!(out, "{count} {}", if count == 1 { "tunnel" } else { "tunnels" })?;
             }
+            // A script must notice that nothing matched.
             return Ok(if count == 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn ask(agent: &Agent, method: Method, body: Option<Vec<u8>>) -> anyhow::Result<TunnelList> {
+/// Sends a request about tunnels to the agent.
+fn ask(agent: &AdminClient, method: Method, body: Option<Vec<u8>>) -> anyhow::Result<TunnelList> {
     let views: TunnelList = agent.ask(method, TUNNELS, body)?;
     match views.error {
         Some(error) => bail!("{error}"),
@@ -57,8 +59,8 @@ fn ask(agent: &Agent, method: Method, body: Option<Vec<u8>>) -> anyhow::Result<T
     }
 }
 
-/// Prints what opens and closes until the reader goes away.
-fn watch(agent: &Agent, as_json: bool, out: &mut impl Write) -> anyhow::Result<()> {
+/// Prints each tunnel that opens or closes, until the reader of the output goes away.
+fn watch(agent: &AdminClient, as_json: bool, out: &mut impl Write) -> anyhow::Result<()> {
     let mut known: BTreeMap<String, TunnelView> = BTreeMap::new();
     loop {
         let views = ask(agent, Method::GET, None)?;
@@ -77,22 +79,26 @@ fn watch(agent: &Agent, as_json: bool, out: &mut impl Write) -> anyhow::Result<(
         }
         out.flush()?;
         known = now;
-        std::thread::sleep(EVERY);
+        std::thread::sleep(WATCH_INTERVAL);
     }
 }
 
+/// Prints all tunnels as a table, with the problems that the agent reports.
 fn table(out: &mut impl Write, views: &TunnelList) -> std::io::Result<()> {
     let head = ["USER", "WORKSPACE", "ENDPOINT", "SINCE", "RULE", "KIND", "CLIENT", "STATE", "ID"];
     let rows = views.tunnels.iter().map(cells);
-    columns(out, std::iter::once(head.map(String::from)).chain(rows).collect())?;
+    let rows: Vec<_> = std::iter::once(head.map(String::from)).chain(rows).collect();
+    // The id is what `terminate --id` takes.
+    columns(out, &rows, &[8])?;
     for problem in &views.problems {
         writeln!(out, "PROBLEM: {}", problem.escape_debug())?;
     }
     Ok(())
 }
 
+/// The cells of one row, in the order of the head.
 fn cells(view: &TunnelView) -> [String; 9] {
-    // Names are other people's: in a terminal they must not be more than text.
+    // Names come from other people and must not contain control sequences for a terminal.
     let or = |text: &Option<String>| {
         text.as_deref().map_or_else(|| "-".into(), |text| text.escape_debug().to_string())
     };
@@ -114,6 +120,7 @@ fn cells(view: &TunnelView) -> [String; 9] {
     ]
 }
 
+/// An age in the largest unit that leaves no zero.
 fn age(seconds: u64) -> String {
     match seconds {
         0..60 => format!("{seconds} s"),

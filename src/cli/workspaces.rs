@@ -1,4 +1,4 @@
-//! `workspaces`: what the running agent knows of workspaces and their sources.
+//! `workspaces`: shows the workspaces and sources of the running agent, over its admin socket.
 
 use std::{
     collections::BTreeMap,
@@ -10,17 +10,17 @@ use std::{
 use anyhow::bail;
 use reqwest::Method;
 
-use super::{WorkspacesArgs, WorkspacesCommand, agent::Agent};
+use super::{WorkspacesArgs, WorkspacesCommand, agent::AdminClient, terminal::columns};
 use crate::{
     admin::{SOURCES, SourceView, SourceViews, WORKSPACES, WorkspaceView, WorkspaceViews},
     workspaces::WorkspaceId,
 };
 
-/// How often a watch looks.
-const EVERY: Duration = Duration::from_millis(500);
+/// The time between two requests of `watch` to the agent.
+const WATCH_INTERVAL: Duration = Duration::from_millis(500);
 
 pub(super) fn workspaces(args: &WorkspacesArgs) -> anyhow::Result<ExitCode> {
-    let agent = Agent::of(&args.config.config)?;
+    let agent = AdminClient::new(&args.config.config)?;
     let mut out = stdout().lock();
     match &args.command {
         WorkspacesCommand::List => {
@@ -53,7 +53,8 @@ pub(super) fn workspaces(args: &WorkspacesArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn ask(agent: &Agent, path: &str) -> anyhow::Result<Vec<WorkspaceView>> {
+/// Asks the agent for workspaces.
+fn ask(agent: &AdminClient, path: &str) -> anyhow::Result<Vec<WorkspaceView>> {
     let views: WorkspaceViews = agent.ask(Method::GET, path, None)?;
     match views.error {
         Some(error) => bail!("{error}"),
@@ -61,8 +62,8 @@ fn ask(agent: &Agent, path: &str) -> anyhow::Result<Vec<WorkspaceView>> {
     }
 }
 
-/// Prints each change until the reader goes away.
-fn watch(agent: &Agent, as_json: bool, out: &mut impl Write) -> anyhow::Result<()> {
+/// Prints each change of a workspace, until the reader of the output goes away.
+fn watch(agent: &AdminClient, as_json: bool, out: &mut impl Write) -> anyhow::Result<()> {
     let mut known: BTreeMap<(String, String), WorkspaceView> = BTreeMap::new();
     loop {
         let mut now = BTreeMap::new();
@@ -82,10 +83,11 @@ fn watch(agent: &Agent, as_json: bool, out: &mut impl Write) -> anyhow::Result<(
         }
         out.flush()?;
         known = now;
-        std::thread::sleep(EVERY);
+        std::thread::sleep(WATCH_INTERVAL);
     }
 }
 
+/// Prints one change: added (`+`), removed (`-`) or changed (`~`).
 fn change(
     out: &mut impl Write,
     sign: char,
@@ -115,11 +117,12 @@ fn json(out: &mut impl Write, value: &impl serde::Serialize) -> anyhow::Result<(
     Ok(())
 }
 
-/// Names are the platform's: in a terminal they must not be more than text.
+/// A name of a platform, without control sequences for a terminal.
 fn plain(text: &str) -> String {
     text.escape_debug().to_string()
 }
 
+/// The cells of one row of the list.
 fn cells(view: &WorkspaceView) -> [String; 5] {
     let state = view.closed.as_ref().filter(|closed| *closed != "not_running");
     let phase = state.map_or_else(|| view.phase.clone(), |why| format!("{} ({why})", view.phase));
@@ -136,27 +139,11 @@ fn cells(view: &WorkspaceView) -> [String; 5] {
 
 fn table(out: &mut impl Write, views: &[WorkspaceView]) -> io::Result<()> {
     let head = ["WORKSPACE", "PHASE", "OWNER", "SOURCE", "ENDPOINTS"].map(String::from);
-    columns(out, std::iter::once(head).chain(views.iter().map(cells)).collect())
+    let rows: Vec<_> = std::iter::once(head).chain(views.iter().map(cells)).collect();
+    columns(out, &rows, &[0])
 }
 
-pub(super) fn columns<const N: usize>(
-    out: &mut impl Write,
-    rows: Vec<[String; N]>,
-) -> io::Result<()> {
-    let mut widths = [0; N];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    for row in rows {
-        let line: Vec<_> =
-            row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        writeln!(out, "{}", line.join("  ").trim_end())?;
-    }
-    Ok(())
-}
-
+/// Prints one workspace with its endpoints.
 fn show(out: &mut impl Write, view: &WorkspaceView) -> io::Result<()> {
     let or = |text: &Option<String>| text.as_deref().map_or_else(|| "-".into(), plain);
     writeln!(out, "workspace     {}", plain(&view.id))?;
@@ -174,7 +161,7 @@ fn show(out: &mut impl Write, view: &WorkspaceView) -> io::Result<()> {
             plain(&endpoint.destination),
         ]
     });
-    columns(out, rows.collect())
+    columns(out, &rows.collect::<Vec<_>>(), &[])
 }
 
 fn show_sources(out: &mut impl Write, sources: &[SourceView]) -> io::Result<()> {
@@ -190,5 +177,6 @@ fn show_sources(out: &mut impl Write, sources: &[SourceView]) -> io::Result<()> 
             source.status.last_error.as_deref().map_or_else(|| "-".into(), plain),
         ]
     });
-    columns(out, std::iter::once(head).chain(rows).collect())
+    let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
+    columns(out, &rows, &[0])
 }

@@ -1,11 +1,12 @@
-//! The tables `[agent]`, `[admin]` and `[metrics]`: where the agent listens.
+//! The tables `[agent]`, `[admin]` and `[metrics]`: where the agent listens, for HAProxy, for administrators and for
+//! monitoring, and the limits of what it serves.
 
 use std::{
     net::SocketAddr, num::NonZero, path::PathBuf, thread::available_parallelism, time::Duration,
 };
 
 use super::{
-    Metrics,
+    MetricsSettings,
     kinds::{Address, FileMode, Form, Milliseconds, NonEmpty, Number, Parsed},
     section::{Report, Section, table},
 };
@@ -16,29 +17,29 @@ use crate::{
 };
 
 table! {
-    /// How HAProxy reaches the agent, and limits of its requests.
+    /// How HAProxy reaches the agent, and how much it may use.
     AgentTable = "agent";
-    /// Addresses: `unix:/path/to/socket`, `IP:PORT` or `systemd`.
+    /// Where it listens for HAProxy: `unix:/path/to/socket`, `IP:PORT` or `systemd` (a socket that systemd opened).
     listen: required NonEmpty<Address<Listen>>, example("[\"unix:agent.sock\"]"), restart;
     /// The mode of unix sockets, in octal.
     socket_mode: default FileMode = 0o660, restart;
-    /// Who owns unix sockets: `USER`, `USER:GROUP` or `:GROUP`.
+    /// The owner of unix sockets: `USER`, `USER:GROUP` or `:GROUP`.
     socket_owner: optional SocketOwner, note("the user that runs the agent"), example("\"root\""), restart;
-    /// Workspaces answer `/.well-known/oauth-protected-resource` with the issuers whose tokens are accepted (RFC 9728).
+    /// Whether workspaces' hosts answer `/.well-known/oauth-protected-resource` with the issuers whose tokens are accepted (RFC 9728).
     resource_metadata: default bool = false;
     /// The number of threads that serve HAProxy.
-    workers: optional Number<1, 1024, usize>, note("one a core"), restart;
-    /// The longest time to a response; shorter than HAProxy's `timeout processing`.
+    workers: optional Number<1, 1024, usize>, note("one for each CPU core"), restart;
+    /// Each authorization request gets its response within this time. It must be shorter than HAProxy's `timeout processing`.
     response_timeout_ms: default Milliseconds<10, 10_000> = Duration::from_millis(300), restart;
-    /// How long HAProxy may reuse the last allow of a connection (docs/reuse.md). 0: never. 5000 is a good value.
+    /// How long HAProxy may reuse the last allow of a connection (docs/reuse.md); 0 turns that off. 5000 is a good value.
     verdict_cache_ms: default Milliseconds<0, 60_000> = Duration::ZERO, restart;
-    /// The most connections from HAProxy at once.
+    /// The maximum number of connections from HAProxy.
     max_connections: default Number<1, 100_000, usize> = 1024, restart;
-    /// The most authorization requests that wait at once, for a key, a token, a session or a workspace.
+    /// The maximum number of authorization requests that wait for a key, a token or a workspace at the same time.
     max_pending: default Number<0, 1_000_000, usize> = 1024, restart;
-    /// The most verified tokens that are remembered.
-    tokens: default Number<0, 10_000_000> = 100_000, restart;
-    /// Whether this file is read again when it changes, and not only after SIGHUP.
+    /// The maximum number of verified tokens that are cached.
+    token_cache_size: default Number<0, 10_000_000> = 100_000, restart;
+    /// Whether this file is read again when it changes. It is always read again on SIGHUP.
     follow_file: default bool = true, restart;
 }
 
@@ -57,7 +58,7 @@ impl Section for AgentTable {
             reuse: Some(self.verdict_cache_ms).filter(|time| !time.is_zero()),
             max_connections: self.max_connections,
             max_pending: self.max_pending,
-            tokens: self.tokens,
+            token_cache_size: self.token_cache_size,
             follow_file: self.follow_file,
         })
     }
@@ -66,13 +67,13 @@ impl Section for AgentTable {
 table! {
     /// How administrators reach the running agent.
     AdminTable = "admin", restart;
-    /// A unix socket; every process that can write to it can revoke and write workspaces.
+    /// A unix socket. Every process that can write to it can revoke access and write workspaces.
     socket: required PathBuf, example("\"admin.sock\"");
-    /// Where revocations are kept.
-    revocations: required PathBuf, note("made if absent"), example("\"revocations.jsonl\"");
+    /// The file in which revocations are stored.
+    revocations: required PathBuf, note("created if it does not exist"), example("\"revocations.jsonl\"");
     /// The mode of the socket, in octal.
     socket_mode: default FileMode = 0o600;
-    /// Who owns it: `USER`, `USER:GROUP` or `:GROUP`.
+    /// The owner of the socket: `USER`, `USER:GROUP` or `:GROUP`.
     socket_owner: optional SocketOwner, note("the user that runs the agent"), example("\"root\"");
 }
 
@@ -90,17 +91,17 @@ impl Section for AdminTable {
 }
 
 table! {
-    /// Where `/metrics`, `/livez` and `/readyz` are beside the admin socket.
+    /// Where `/metrics`, `/livez` and `/readyz` are served besides the admin socket.
     MetricsTable = "metrics", restart;
-    /// `IP:PORT`.
+    /// The address of the listener, `IP:PORT`.
     listen: required Parsed<SocketAddr>, example("\"127.0.0.1:9012\"");
 }
 
 impl Section for MetricsTable {
-    type Value = Metrics;
+    type Value = MetricsSettings;
 
-    fn build(self, _: &mut Report) -> Option<Metrics> {
-        Some(Metrics { listen: self.listen? })
+    fn build(self, _: &mut Report) -> Option<MetricsSettings> {
+        Some(MetricsSettings { listen: self.listen? })
     }
 }
 

@@ -1,4 +1,4 @@
-//! The table `[audit]`.
+//! The table `[audit]`: where decisions and events are recorded, and for how long.
 
 use std::{
     path::{Path, PathBuf},
@@ -17,31 +17,31 @@ use crate::audit::{AuditSettings, CheckpointInterval, Rotation, SyslogAddress, W
 const DAY: u64 = 86_400;
 
 table! {
-    /// Where each decision is recorded.
+    /// Where each decision and event is recorded.
     AuditTable = "audit", restart;
-    /// The file; `-` is standard output.
+    /// The audit file; `-` is standard output.
     file: optional Output, note("standard output"), example("\"audit.jsonl\"");
-    /// Records that may wait to be written.
+    /// How many KiB of records may wait to be written.
     buffer_kib: default Number<16, 1_048_576, usize> = AuditSettings::default().buffer / 1024;
-    /// What happens to requests whose record cannot be kept: refused, or allowed and the number of lost records is on record.
+    /// What happens to a request whose record cannot be written: `deny` refuses it; `count` allows it and later records the number of lost records.
     when_full: default Choice<WhenFull> = WhenFull::default();
-    /// Whether records go to standard output too.
-    stdout: optional bool, note("only where there is no `file` and no `syslog`");
-    /// Syslog on this machine: `unix:/dev/log`, `udp:IP:PORT` or `tcp:IP:PORT`.
+    /// Whether records go to standard output as well.
+    stdout: optional bool, note("true without `file` and `syslog`, else false");
+    /// A syslog on this machine: `unix:/dev/log`, `udp:IP:PORT` or `tcp:IP:PORT`.
     syslog: optional Parsed<SyslogAddress>, example("\"unix:/dev/log\"");
-    /// The key that signs checkpoints.
-    key_file: optional PathBuf, note("`FILE.key`, made if absent"), example("\"audit.jsonl.key\"");
-    /// A checkpoint is made after so many records.
+    /// The private key that signs checkpoints.
+    key_file: optional PathBuf, note("`FILE.key`, created if it does not exist"), example("\"audit.jsonl.key\"");
+    /// A checkpoint is written after this many records, or earlier after `checkpoint_seconds`.
     checkpoint_records: default Number<1, { verify::MAX_RECORDS }> = CheckpointInterval::default().records;
-    /// Or after so long.
+    /// A checkpoint is written after this time if there are new records.
     checkpoint_seconds: default Seconds<1, 3600> = CheckpointInterval::default().time;
-    /// A new file is begun at this size.
-    rotate_mib: optional Number<1, 1_048_576>, example("1024");
-    /// Or at this age.
-    rotate_hours: optional Number<1, 8784>, example("24");
-    /// Old files are removed after this time.
-    keep_days: optional Number<1, 36_525>, note("never"), example("90");
-    /// Identical allows within this time become one record with a count; 0: never.
+    /// The audit file is rotated when it reaches this size.
+    rotate_mib: optional Number<1, 1_048_576>, note("never"), example("1024");
+    /// The audit file is rotated when it reaches this age.
+    rotate_hours: optional Number<1, 8784>, note("never"), example("24");
+    /// Rotated files are removed after this time.
+    retention_days: optional Number<1, 36_525>, note("never"), example("90");
+    /// Identical allows within this time become one record with a count; 0 turns that off.
     dedupe_seconds: default Seconds<0, 3600> = Duration::ZERO;
 }
 
@@ -51,15 +51,17 @@ impl Section for AuditTable {
     fn build(self, report: &mut Report) -> Option<AuditSettings> {
         let to_stdout = matches!(self.file, Some(Output::Stdout));
         let (file, key) = match self.file {
-            Some(Output::File(file)) => (Some(file.clone()), beside(&file)),
+            Some(Output::File(file)) => (Some(file.clone()), default_key(&file)),
             Some(Output::Device(file)) => (Some(file), None),
             Some(Output::Stdout) | None => (None, None),
         };
-        let rotates =
-            self.rotate_mib.is_some() || self.rotate_hours.is_some() || self.keep_days.is_some();
+        let rotates = self.rotate_mib.is_some()
+            || self.rotate_hours.is_some()
+            || self.retention_days.is_some();
         if rotates && file.is_none() && report.is_clean() {
-            report.mistake("'rotate_mib', 'rotate_hours' and 'keep_days' need a 'file'");
+            report.mistake("'rotate_mib', 'rotate_hours' and 'retention_days' need a 'file'");
         }
+        // Records must go somewhere: without any output that is standard output, whatever `stdout` says.
         let nowhere = file.is_none() && self.syslog.is_none();
         Some(AuditSettings {
             stdout: self.stdout.unwrap_or(nowhere) || to_stdout || nowhere,
@@ -75,24 +77,26 @@ impl Section for AuditTable {
             rotation: Rotation {
                 size: self.rotate_mib.map(|mib| mib * 1024 * 1024),
                 age: self.rotate_hours.map(Duration::from_hours),
-                keep: self.keep_days.map(|days| Duration::from_secs(days * DAY)),
+                keep: self.retention_days.map(|days| Duration::from_secs(days * DAY)),
             },
             dedupe: Some(self.dedupe_seconds).filter(|time| !time.is_zero()),
         })
     }
 }
 
-/// The key of a file: beside it, since the agent can write to that directory.
-fn beside(file: &Path) -> Option<PathBuf> {
+/// The default key of an audit file: next to it, since the agent can write to that directory.
+fn default_key(file: &Path) -> Option<PathBuf> {
     let name = file.file_name()?.to_str()?;
     Some(file.with_file_name(format!("{name}.key")))
 }
 
-/// Where records go.
+/// What `file` names.
 enum Output {
+    /// `-`: standard output.
     Stdout,
-    /// Of the system, with no key beside it.
+    /// A device such as `/dev/stderr`, whose directory can hold no key.
     Device(PathBuf),
+    /// A file, which is appended to and may be rotated.
     File(PathBuf),
 }
 

@@ -1,4 +1,4 @@
-//! A `[[certificate]]` table.
+//! The tables `[[certificate]]`: which client certificates are accepted, and who each stands for.
 
 use std::sync::Arc;
 
@@ -15,17 +15,17 @@ use crate::{
 };
 
 table! {
-    /// Client certificates that HAProxy verified, as identities. The first rule that fits decides.
+    /// Client certificates that HAProxy verified, as identities. The first rule that applies to a certificate decides.
     CertificateTable = "certificate", repeated;
-    /// What lists of workspaces call it.
+    /// The name of the rule in lists of workspaces, like the name of an issuer.
     name: required Word, example("\"laptops\"");
-    /// What of the certificate is the subject; of several values none is taken.
+    /// The part of the certificate that is the subject. A certificate with several values there is not accepted.
     identity: required Choice<CertificateField>, example("\"email\"");
-    /// Only values that begin so are taken, without it.
+    /// Only values that begin with this are accepted; it is removed from the subject.
     prefix: optional Word;
-    /// Only certificates of this issuer, such as `CN=Corp Machines`.
+    /// Only certificates with this issuer are accepted, such as `CN=Corp Machines`.
     issuer: optional Word, example("\"CN=Corp Machines\"");
-    /// As for issuers.
+    /// The fields by which a person is recognised as owner or guest, as for issuers.
     matching as "match": default List<Choice<MatchBy>> = vec![MatchBy::Subject];
 }
 
@@ -34,7 +34,8 @@ impl Section for CertificateTable {
 
     fn build(self, _: &mut Report) -> Option<CertificateRule> {
         let (name, field, prefix) = (self.name?, self.identity?, self.prefix.unwrap_or_default());
-        // Without the certificate's issuer: a subject that was revoked stays so under the next authority.
+        // The identifier does not contain the certificate's issuer: a revoked subject stays revoked when the authority
+        // that signs certificates is replaced.
         let identifier = format!("certificate:{}:{prefix}", field.id()).into();
         let authority =
             Authority { name, identifier, accepted: [].into(), matching: self.matching };

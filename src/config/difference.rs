@@ -1,8 +1,7 @@
-//! What differs between two versions of a configuration, for the log and for the audit log, and whether that
-//! needs a restart.
+//! The differences between two versions of a configuration, for the log and the audit log, and whether they need a restart.
 //!
-//! The typed values of both are compared, key by key: comments and order are no difference. No key of a
-//! configuration holds a secret, only where one is.
+//! The values of both texts are compared key by key, so comments and the order of keys make no difference. A difference may
+//! be shown in full: no key of a configuration holds a secret, only where one is.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,11 +13,11 @@ use toml_span::{Value, value::ValueInner};
 use super::reference;
 use crate::diagnostics::{self, Format};
 
-/// The longest value that is shown, in characters.
+/// A value is shown up to this many characters.
 const MAX_VALUE: usize = 100;
 
 /// One line for each key that differs, such as `issuer[corp].audience: "a" -> "b"`, in the order of the keys.
-/// A text that cannot be read has no keys.
+/// A text that is not valid has no keys.
 #[must_use]
 pub fn between(before: &str, after: &str, format: Format) -> Vec<String> {
     let (before, after) = (keys(before, format), keys(after, format));
@@ -33,10 +32,10 @@ pub fn between(before: &str, after: &str, format: Format) -> Vec<String> {
     all.into_iter().filter_map(line).collect()
 }
 
-/// The keys that can only change with a restart and do change, such as `[agent] listen`. A key that is missing is
-/// as its default.
+/// The keys that differ and whose change needs a restart, such as `[agent] listen`. A missing key is compared as its
+/// default.
 #[must_use]
-pub fn fixed(before: &str, after: &str, format: Format) -> Vec<String> {
+pub fn needing_restart(before: &str, after: &str, format: Format) -> Vec<String> {
     let (before, after) = (keys(before, format), keys(after, format));
     let mut changed = Vec::new();
     for table in reference::tables().iter().filter(|table| !table.repeated) {
@@ -56,7 +55,7 @@ pub fn fixed(before: &str, after: &str, format: Format) -> Vec<String> {
     changed
 }
 
-/// The value of a key that is no table.
+/// The value of a key that is not a table.
 #[derive(Clone, Debug, PartialEq)]
 enum Setting {
     Text(String),
@@ -64,10 +63,11 @@ enum Setting {
     Float(f64),
     Boolean(bool),
     List(Vec<Self>),
-    /// In a list that is no list of tables.
+    /// A table in a list of other values, of which the contents are not shown.
     Table,
 }
 
+/// The values of a text, by the paths of their keys.
 fn keys(text: &str, format: Format) -> BTreeMap<String, Setting> {
     let mut keys = BTreeMap::new();
     if let Ok(mut root) = diagnostics::tree(text, format) {
@@ -76,6 +76,7 @@ fn keys(text: &str, format: Format) -> BTreeMap<String, Setting> {
     keys
 }
 
+/// Adds the values inside `value` under their paths.
 fn walk(value: &mut Value<'_>, path: String, keys: &mut BTreeMap<String, Setting>) {
     match value.take() {
         ValueInner::Table(table) => {
@@ -86,32 +87,33 @@ fn walk(value: &mut Value<'_>, path: String, keys: &mut BTreeMap<String, Setting
         }
         ValueInner::Array(all) if all.iter().any(|value| value.as_table().is_some()) => {
             for (number, mut value) in all.into_iter().enumerate() {
-                // By its name, so that one more in front does not make all others differ.
+                // A table is known by its name, so that a new one in front does not make all others differ.
                 let name = value.as_table().and_then(|table| table.get("name")?.as_str());
                 let label = name.map_or_else(|| (number + 1).to_string(), str::to_owned);
                 walk(&mut value, format!("{path}[{label}]"), keys);
             }
         }
         other => {
-            keys.insert(path, Setting::of(&other));
+            keys.insert(path, Setting::new(&other));
         }
     }
 }
 
 impl Setting {
-    fn of(value: &ValueInner<'_>) -> Self {
+    fn new(value: &ValueInner<'_>) -> Self {
         match value {
             ValueInner::String(text) => Self::Text(text.to_string()),
             ValueInner::Integer(number) => Self::Integer(*number),
             ValueInner::Float(number) => Self::Float(*number),
             ValueInner::Boolean(is) => Self::Boolean(*is),
             ValueInner::Array(all) => {
-                Self::List(all.iter().map(|value| Self::of(value.as_ref())).collect())
+                Self::List(all.iter().map(|value| Self::new(value.as_ref())).collect())
             }
             ValueInner::Table(_) => Self::Table,
         }
     }
 
+    /// The value as TOML, however long.
     fn whole(&self) -> String {
         match self {
             Self::Text(text) => format!("{text:?}"),
@@ -163,8 +165,8 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_needs_a_restart_is_told_if_its_value_changes() {
-        let restart = |after: &str| fixed(BEFORE, after, Format::Toml);
+    fn a_key_that_needs_a_restart_is_reported_if_its_value_changes() {
+        let restart = |after: &str| needing_restart(BEFORE, after, Format::Toml);
         assert!(restart(BEFORE).is_empty());
         let same = BEFORE.replace(
             "[agent]\n",
@@ -181,12 +183,12 @@ mod tests {
             ["[agent] listen", "[agent] max_connections", "[sign_in] host", "[metrics] listen"]
         );
         let long = |end: char| format!("[audit]\nfile = '{}{end}'\n", "x".repeat(2 * MAX_VALUE));
-        let changed = fixed(&long('a'), &long('b'), Format::Toml);
+        let changed = needing_restart(&long('a'), &long('b'), Format::Toml);
         assert_eq!(changed, ["[audit] file"], "however long it is");
     }
 
     #[test]
-    fn words_and_order_are_no_difference() {
+    fn comments_and_order_make_no_difference() {
         let after = "[[host]]\npreset = 'ona' # here\n[[issuer]]\naudience = 'x'\nname = 'corp'\n\
             [agent]\nlisten = [ 'a', 'b' ]\n";
         assert!(between(BEFORE, after, Format::Toml).is_empty());

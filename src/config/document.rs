@@ -1,11 +1,14 @@
-//! The document: its tables, and what must hold between them.
+//! The whole document: its tables, and what must hold between them.
+//!
+//! A check belongs here if it compares keys of two tables; what concerns one table alone is checked where that table is
+//! declared. Each mistake is reported at the table in which a person would correct it.
 
 use std::collections::{BTreeSet, HashSet};
 
 use toml_span::Spanned;
 
 use super::{
-    Config, Issuer, SourceKind,
+    Config,
     agent::{AdminTable, AgentTable, MetricsTable},
     audit_table::AuditTable,
     certificate::CertificateTable,
@@ -18,12 +21,14 @@ use super::{
     sign_in::SignInTable,
     source::{RawSource, SourceTable},
     traces::TracesTable,
-    tunnels::{HaproxyTable, TunnelsTable},
+    tunnels::{Haproxy, HaproxyTable, TunnelsTable},
     workspaces::{AllWorkspaces, DestinationsTable, WorkspacesTable},
 };
 use crate::{
     diagnostics::{Format, mistake},
-    identity::certificate::CertificateRule,
+    identity::{certificate::CertificateRule, settings::IssuerSettings},
+    sources::settings::{SourceKind, SourcesSettings},
+    tunnels::settings::TrackingSettings,
     workspaces::{
         destination::{BackendName, DestinationLimits},
         source::SourceId,
@@ -31,41 +36,41 @@ use crate::{
 };
 
 table! {
-    /// Every table of the configuration. Unknown keys are refused; paths are relative to the file.
+    /// All tables of the configuration. Unknown keys are refused; paths are relative to the directory of the file.
     Document = "";
     /// How HAProxy reaches the agent.
     agent: required AgentTable;
-    /// Whose tokens are accepted.
+    /// The issuers whose tokens are accepted.
     issuer: required NonEmpty<At<IssuerTable>>;
-    /// Where tokens may be beside the Authorization header.
+    /// Where a token may be besides the Authorization header.
     credentials: optional CredentialsTable;
-    /// Which client certificates are accepted.
+    /// The client certificates that are accepted.
     certificate: optional List<At<CertificateTable>>;
-    /// Which hosts are workspaces.
+    /// The hosts that are workspaces.
     host: required NonEmpty<HostTable>;
-    /// What holds for all workspaces, and a list of them.
+    /// What holds for all workspaces, and a list of workspaces in a file.
     workspaces: optional WorkspacesTable;
-    /// Platforms that know workspaces.
+    /// The platforms that list workspaces.
     source: optional List<SourceTable>;
     /// Where requests may be sent.
     destinations: optional DestinationsTable;
-    /// Policies beyond ownership: see docs/policy.md.
+    /// Policies that narrow or widen ownership: see docs/policy.md.
     policy: optional At<PolicyTable>;
-    /// Where decisions are recorded.
+    /// Where decisions and events are recorded.
     audit: optional AuditTable;
     /// How people sign in with a browser.
     sign_in: optional SignInTable;
-    /// Where several agents share sessions and revocations.
+    /// The Redis in which several agents share sessions and revocations.
     redis: optional At<RedisTable>;
-    /// HAProxy's runtime API: live tunnels are tracked, and terminated when access ends.
+    /// HAProxy's runtime API, by which live tunnels are tracked, and closed when access ends.
     haproxy: optional HaproxyTable;
-    /// What holds for live tunnels.
+    /// Limits of live tunnels.
     tunnels: optional At<TunnelsTable>;
     /// How administrators reach the agent.
     admin: optional AdminTable;
-    /// Where metrics are beside the admin socket.
+    /// Where metrics are served besides the admin socket.
     metrics: optional MetricsTable;
-    /// Where spans of decisions go.
+    /// Where spans of decisions are sent.
     traces: optional TracesTable;
 }
 
@@ -93,25 +98,42 @@ impl Section for Document {
                 report.mistake_at(policy.span, message);
             }
         }
-        Some(Config {
-            agent: self.agent?,
-            issuers: self.issuer?.into_iter().map(|issuer| issuer.value).collect(),
-            credentials: self.credentials,
-            certificates: certificates.into_iter().map(|rule| rule.value).collect(),
-            hosts: self.host?.into_iter().map(|raw| raw.spec).collect(),
-            limits: workspaces.limits(ranges),
+        let tunnels = self.tunnels.map(|tunnels| tunnels.value).unwrap_or_default();
+        let tunnels = self.haproxy.map(|Haproxy { sockets, frontends }| TrackingSettings {
+            sockets,
+            limits: crate::tunnels::TunnelSettings { frontends, ..tunnels.limits },
+            file: tunnels.file,
+        });
+        if let (Some(sign_in), Some(redis)) = (&mut self.sign_in, self.redis) {
+            sign_in.sessions.redis = Some(redis.value);
+        }
+        let issuers: Vec<_> = self.issuer?.into_iter().map(|issuer| issuer.value).collect();
+        let certificates: Vec<_> = certificates.into_iter().map(|rule| rule.value).collect();
+        let of_issuers = issuers.iter().map(|issuer| &issuer.profile.authority);
+        let authorities = of_issuers.chain(certificates.iter().map(|rule| &rule.authority));
+        let sources = SourcesSettings {
+            issuers: authorities.map(|authority| authority.name.clone()).collect(),
+            ranges: ranges.clone(),
             sources: workspaces
                 .file
-                .into_iter()
+                .iter()
+                .cloned()
                 .chain(listed.into_iter().map(|raw| raw.source))
                 .collect(),
+        };
+        Some(Config {
+            agent: self.agent?,
+            issuers,
+            credentials: self.credentials,
+            certificates,
+            hosts: self.host?.into_iter().map(|raw| raw.spec).collect(),
+            limits: workspaces.limits(ranges),
+            sources,
             policies: self.policy.map(|policy| policy.value),
             audit: self.audit.unwrap_or_default(),
             sign_in: self.sign_in,
-            redis: self.redis.map(|redis| redis.value),
             admin: self.admin,
-            haproxy: self.haproxy,
-            tunnels: self.tunnels.map(|tunnels| tunnels.value).unwrap_or_default(),
+            tunnels,
             metrics: self.metrics,
             traces: self.traces,
             fingerprint: None,
@@ -122,7 +144,7 @@ impl Section for Document {
 }
 
 impl Document {
-    /// What tables need of each other, or cannot have together.
+    /// Reports tables that need another table, or cannot be used with it.
     fn check_features(&self, report: &mut Report) {
         if self.agent.as_ref().is_some_and(|agent| agent.reuse.is_some())
             && self
@@ -131,7 +153,7 @@ impl Document {
                 .is_some_and(|from| from.query.is_some() || from.subprotocol)
         {
             report.mistake(
-                "'verdict_cache_ms' of [agent] does not go with 'query' or 'subprotocol' of [credentials]: HAProxy does not compare tokens there",
+                "'verdict_cache_ms' of [agent] cannot be used with 'query' or 'subprotocol' of [credentials]: HAProxy does not compare tokens there",
             );
         }
         if let (None, Some(tunnels)) = (&self.haproxy, &self.tunnels) {
@@ -151,18 +173,18 @@ impl Document {
             match &self.sign_in {
                 None => report.mistake_at(
                     redis.span,
-                    "[redis] needs the table [sign_in], whose 'encryption_keys_file' encrypts what agents share",
+                    "[redis] needs the table [sign_in], whose 'encryption_keys_file' encrypts what is shared",
                 ),
-                Some(sign_in) if sign_in.sessions.is_some() => report.mistake_at(
+                Some(sign_in) if sign_in.sessions.file.is_some() => report.mistake_at(
                     redis.span,
-                    "sessions are either in the 'sessions_file' of [sign_in] or in the store of [redis]",
+                    "sessions are either in the 'sessions_file' of [sign_in] or in [redis]",
                 ),
                 Some(_) => {}
             }
         }
     }
 
-    /// What is wrong with the sources together, and with hosts that name one; hosts get its number.
+    /// Reports mistakes among the sources, and in hosts that name a source; such a host gets the source's number.
     fn check_sources(
         &mut self,
         workspaces: &AllWorkspaces,
@@ -170,7 +192,7 @@ impl Document {
         report: &mut Report,
     ) {
         let file = workspaces.file.as_ref();
-        // A mistake in one may be the reason that it is missing.
+        // With a mistake in the only source there would be a second message about none, which is misleading.
         if listed.is_empty() && !report.is_clean() {
             return;
         }
@@ -206,7 +228,7 @@ impl Document {
     }
 }
 
-/// What is wrong with the backends to which a source's template leads.
+/// The mistake in a source's template whose backend of HAProxy is not allowed.
 fn check_backend(raw: &RawSource, ranges: &DestinationLimits) -> Option<toml_span::Error> {
     let checked = match raw.source.kind.template()?.backend()? {
         BackendName::Whole(name) => ranges.backends.check(name),
@@ -217,7 +239,7 @@ fn check_backend(raw: &RawSource, ranges: &DestinationLimits) -> Option<toml_spa
 
 /// The configured names of the issuers and certificate rules.
 fn names<'r>(
-    issuers: &'r [Spanned<Issuer>],
+    issuers: &'r [Spanned<IssuerSettings>],
     certificates: &'r [Spanned<CertificateRule>],
 ) -> BTreeSet<&'r str> {
     let of_issuers = issuers.iter().map(|issuer| &issuer.value.profile.authority);
@@ -225,13 +247,13 @@ fn names<'r>(
     all.map(|authority| &*authority.name).collect()
 }
 
-/// What is wrong with the issuers together, and with certificate rules beside them.
+/// Reports issuers and certificate rules that cannot be distinguished.
 fn check_issuers(
-    issuers: &[Spanned<Issuer>],
+    issuers: &[Spanned<IssuerSettings>],
     certificates: &[Spanned<CertificateRule>],
     report: &mut Report,
 ) {
-    let name = |issuer: &Issuer| vec![issuer.profile.authority.name.to_string()];
+    let name = |issuer: &IssuerSettings| vec![issuer.profile.authority.name.to_string()];
     refuse_repeated(issuers, "name", name, report);
     let mut seen: HashSet<_> = issuers.iter().flat_map(|issuer| name(&issuer.value)).collect();
     for rule in certificates {
@@ -240,22 +262,24 @@ fn check_issuers(
             report.mistake_at(rule.span, format!("the name {name:?} is used more than once"));
         }
     }
-    let asked = |issuer: &&Spanned<Issuer>| issuer.value.introspection.is_some();
+    let asked = |issuer: &&Spanned<IssuerSettings>| issuer.value.introspection.is_some();
     for issuer in issuers.iter().filter(asked).skip(1) {
         report.mistake_at(
             issuer.span,
-            "another issuer has 'introspection' already: an opaque token does not tell whose it is, so only one can be asked",
+            "another issuer has 'introspection' already: an opaque token does not say which issuer it is from, so only one can be asked",
         );
     }
-    let accepted =
-        |issuer: &Issuer| issuer.profile.accepted.iter().map(|a| a.iss.to_string()).collect();
+    let accepted = |issuer: &IssuerSettings| {
+        issuer.profile.accepted.iter().map(|a| a.iss.to_string()).collect()
+    };
     refuse_repeated(issuers, "issuer identifier", accepted, report);
 }
 
+/// Reports each issuer that has a key of an earlier one.
 fn refuse_repeated(
-    issuers: &[Spanned<Issuer>],
+    issuers: &[Spanned<IssuerSettings>],
     what: &'static str,
-    keys: impl Fn(&Issuer) -> Vec<String>,
+    keys: impl Fn(&IssuerSettings) -> Vec<String>,
     report: &mut Report,
 ) {
     let mut seen = HashSet::new();

@@ -1,4 +1,4 @@
-//! What HAProxy's configuration takes from the agent's.
+//! What HAProxy's configuration must know of the agent's, for `haproxy generate` and `haproxy lint`.
 
 use super::Config;
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
 };
 
 impl Config {
-    /// What of this configuration matters to HAProxy's.
+    /// The values of this configuration that HAProxy's must fit.
     #[must_use]
     pub fn haproxy_facts(&self, version: Version) -> Facts {
         let credentials = self.credentials.as_ref();
@@ -18,25 +18,25 @@ impl Config {
         let sign_in = self
             .sign_in
             .as_ref()
-            .map(|sign_in| (sign_in.urls.login.to_string(), sign_in.listen.to_string()));
+            .map(|sign_in| (sign_in.sessions.urls.login.to_string(), sign_in.listen.to_string()));
         Facts {
             version,
             agent: address(&self.agent.listen),
             processing: response_timeout + MARGIN,
             response_timeout,
             sign_in,
-            login_port: self.sign_in.as_ref().map_or(443, |sign_in| sign_in.urls.port),
+            login_port: self.sign_in.as_ref().map_or(443, |sign_in| sign_in.sessions.urls.port),
             cookie: credentials.is_some_and(|sources| sources.cookie.is_some()),
             query: credentials.is_some_and(|sources| sources.query.is_some()),
             subprotocol: credentials.is_some_and(|sources| sources.subprotocol),
             metadata: self.agent.resource_metadata,
-            several: self.redis.is_some(),
+            several: self.sign_in.as_ref().is_some_and(|sign_in| sign_in.sessions.redis.is_some()),
             reuse: self.agent.reuse,
         }
     }
 }
 
-/// Where HAProxy finds the agent: a unix socket rather than TCP, which costs twice as much.
+/// The address at which HAProxy connects to the agent. A unix socket is preferred, since TCP takes twice as much time.
 fn address(listen: &[Listen]) -> Option<String> {
     let unix = listen.iter().find_map(|listen| match listen {
         Listen::Unix(path) => {
@@ -46,10 +46,10 @@ fn address(listen: &[Listen]) -> Option<String> {
     });
     unix.or_else(|| {
         listen.iter().find_map(|listen| match listen {
-            // Whoever listens everywhere is found at home.
+            // A listener on all addresses is reached on loopback.
             Listen::Tcp(address) if address.ip().is_unspecified() && address.port() != 0 => {
-                let home = if address.is_ipv4() { "127.0.0.1" } else { "[::1]" };
-                Some(format!("{home}:{}", address.port()))
+                let loopback = if address.is_ipv4() { "127.0.0.1" } else { "[::1]" };
+                Some(format!("{loopback}:{}", address.port()))
             }
             Listen::Tcp(address) if address.port() != 0 => Some(address.to_string()),
             _ => None,

@@ -1,4 +1,4 @@
-//! The tables `[[host]]` and `[credentials]`: what of a request is looked at.
+//! The tables `[[host]]` and `[credentials]`: which hosts are workspaces, and where a request may have its token.
 
 use toml_span::Spanned;
 
@@ -16,25 +16,25 @@ use crate::{
 };
 
 table! {
-    /// Hosts that are workspaces; the first that fits decides. Either `preset` or `pattern`.
+    /// Hosts that are workspaces; the first pattern that matches decides. Each has either `preset` or `pattern`.
     HostTable = "host", repeated;
-    /// How the platform calls its workspaces.
+    /// The platform whose host names these are.
     preset: optional Choice<Preset>, used("\"gitpod\"");
-    /// With `preset`: the domain below which they are.
+    /// With `preset`: the domain below which the workspaces' hosts are.
     domain: optional At<Domain>, used("\"gitpod.example.com\"");
-    /// With `preset = "coder"`: whose ports have no name of their own.
+    /// With `preset = "coder"`: the agent whose ports have no agent in their host names.
     agent: optional String, note("\"main\"");
-    /// A regular expression over the whole host, with the captures `workspace` and `port` or `app`.
+    /// A regular expression that the whole host must match, with the captures `workspace` and `port` or `app`.
     pattern: optional At<String>, example("'(?<workspace>[a-z0-9-]+)\\.example\\.com'");
     /// With `pattern`: how the workspace's id is made from captures.
     id: optional At<String>, note("\"{workspace}\"");
-    /// With a literal `pattern`, instead of a capture: the id of the one workspace that has all its hosts.
+    /// With a literal `pattern` (a host without captures): the id of the one workspace that has this host.
     workspace: optional At<Parsed<WorkspaceId>>, example("\"app\"");
-    /// Whose workspaces these are.
-    source: optional At<String>, note("any source's");
+    /// Only workspaces of this source.
+    source: optional At<String>, note("any source");
 }
 
-/// Hosts, before the source that they name is looked up.
+/// A table `[[host]]` whose source is not looked up yet: the sources are read in another table.
 pub(super) struct RawHost {
     pub(super) spec: PatternSpec,
     pub(super) source: Option<Spanned<String>>,
@@ -48,6 +48,7 @@ impl Section for HostTable {
         let (spec, span) = match (self.preset, self.pattern) {
             (Some(preset), None) if self.id.is_none() && self.workspace.is_none() => {
                 let Some(domain) = self.domain else {
+                    // A domain that is there and invalid is reported already.
                     if !report.is_wrong("domain") {
                         report.mistake("a 'preset' needs the 'domain' of the hosts");
                     }
@@ -65,7 +66,7 @@ impl Section for HostTable {
                     }
                     (None, Some(workspace)) => IdRule::Fixed(workspace.value),
                     (Some(id), None) => IdRule::Template(id.value),
-                    // The id is there and wrong: what the pattern lacks is not known.
+                    // An id that is present and invalid is reported already.
                     (None, None) if report.is_wrong("workspace") => return None,
                     (None, None) => IdRule::Template("{workspace}".into()),
                 };
@@ -93,7 +94,7 @@ impl Section for HostTable {
 
 words_of!(Preset);
 
-/// The domain of hosts.
+/// A domain in lower case, as it stands in host names.
 struct Domain;
 
 impl Form for Domain {
@@ -110,13 +111,13 @@ impl Form for Domain {
 }
 
 table! {
-    /// Where a token may be beside the Authorization header; nowhere by default. It never travels on.
+    /// Where a token may be besides the Authorization header; nowhere by default. The agent's token is never sent on to a workspace.
     CredentialsTable = "credentials";
-    /// The name of a cookie.
+    /// The name of a cookie with a token.
     cookie: optional Token, example("\"workspace_token\"");
-    /// The name of a query parameter; ends up in histories and logs.
+    /// The name of a query parameter with a token. Such tokens end up in browser histories and logs.
     query: optional Token, example("\"token\"");
-    /// A WebSocket subprotocol `base64url.bearer.authorization.k8s.io.TOKEN`.
+    /// Whether a token may be in a WebSocket subprotocol `base64url.bearer.authorization.k8s.io.TOKEN`.
     subprotocol: default bool = false;
 }
 
@@ -129,7 +130,7 @@ impl Section for CredentialsTable {
     }
 }
 
-/// The name of a cookie or parameter, of characters that need no escaping in either.
+/// The name of a cookie or query parameter, of characters that need no escaping in either.
 struct Token;
 
 impl Form for Token {

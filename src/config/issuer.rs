@@ -1,4 +1,7 @@
-//! An `[[issuer]]` table, with the defaults of its preset.
+//! The tables `[[issuer]]`: whose tokens are accepted.
+//!
+//! A preset has the defaults of a well-known provider and refuses what cannot work with it, or what would accept tokens of
+//! strangers; each key that is set wins over it.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,7 +13,6 @@ use toml_span::{DeserError, Spanned, Value};
 use url::Url;
 
 use super::{
-    Issuer,
     key::{Kind, Shape},
     kinds::{At, Choice, Form, List, Parsed, Seconds, Words, words_of},
     section::{Report, Section, table},
@@ -23,6 +25,7 @@ use crate::{
             TokenKinds, secure_url,
         },
         provider::FetchSchedule,
+        settings::IssuerSettings,
     },
 };
 
@@ -35,64 +38,64 @@ use client::{ClientTable, IntrospectionTable};
 use preset::Preset;
 
 table! {
-    /// An identity provider whose tokens are accepted.
+    /// An issuer (identity provider) whose tokens are accepted.
     IssuerTable = "issuer", repeated;
-    /// What lists of workspaces, logs and the audit log call it.
+    /// Its name in lists of workspaces, in logs and in the audit log.
     name: required Word, example("\"example\"");
-    /// Its identifier, to the letter as in the tokens (`iss`); an https URL. Some presets know it.
+    /// Its identifier, exactly as in the `iss` of its tokens; an https URL. Some presets have one.
     issuer: optional Parsed<IssuerUrl>, used("\"https://idp.example.com\"");
-    /// The audiences (`aud`) that make a token one for workspaces.
+    /// One audience or several. A token must have at least one of them in `aud`.
     audience: required Audience, example("\"workspaces\"");
-    /// A provider with habits of its own: see docs/providers/.
+    /// Defaults for a well-known provider: see docs/providers/.
     preset: optional Choice<Preset>, example("\"keycloak\"");
-    /// How a person is recognised as owner or guest; the first that both sides have decides.
+    /// The fields by which a person is recognised as owner or guest. The first field that both the token and the record of the workspace have is compared.
     matching as "match": default List<Choice<MatchBy>> = vec![MatchBy::Subject];
-    /// Which kinds of token are accepted.
-    tokens: optional Kinds, note("the preset's, else access tokens"), example("[\"at+jwt\", \"access\"]");
-    /// Signatures that are accepted.
-    algorithms: optional List<Choice<Algorithm>>, note("all of them"), example("[\"ES256\"]");
-    /// The tenants that stand for `{tenantid}` in `issuer` and `also_issuers`.
+    /// The types of token that are accepted.
+    token_types: optional Kinds, note("those of the preset, or else access tokens"), example("[\"at+jwt\", \"access\"]");
+    /// The signature algorithms that are accepted.
+    algorithms: optional List<Choice<Algorithm>>, note("all that are supported"), example("[\"ES256\"]");
+    /// The Entra tenants that are accepted: they replace `{tenantid}` in `issuer` and `also_issuers`.
     tenants: optional List<Tenant>, example("[\"72f988bf-86f1-41af-91ab-2d7cd011db47\"]");
-    /// Other spellings of the identifier in tokens.
+    /// Other spellings of the identifier that tokens may have in `iss`.
     also_issuers: optional List<Word>, example("[\"idp.example.com\"]");
-    /// What claims must say.
+    /// Claims that a token must have.
     require: optional List<RequireTable>;
-    /// How old a token may be by `iat`, whatever `exp` says.
+    /// The maximum age of a token by its `iat`, even if its `exp` is later.
     max_age_seconds: optional Seconds<60, 31_536_000>, example("43200");
-    /// By how much clocks may differ.
+    /// How far the clocks of agent and issuer may differ.
     leeway_seconds: default Seconds<0, 60> = Profile::LEEWAY;
-    /// The organization of all people here; or `claims.organization`.
+    /// The organization of everyone who has a token of this issuer. Alternative to `claims.organization`.
     organization: optional Word, example("\"example\"");
-    /// Where tokens say what.
+    /// Which claim has which field of the identity.
     claims: optional ClaimsTable;
-    /// Asks this issuer about opaque tokens (RFC 7662); one issuer at most.
+    /// How the issuer is asked about opaque tokens (RFC 7662). Only one issuer can have it.
     introspection: optional IntrospectionTable;
-    /// People sign in here with a browser.
+    /// How people sign in at this issuer with a browser.
     sign_in: optional ClientTable;
-    /// The address of its keys, instead of discovery.
-    jwks_uri: optional At<String>, example("\"https://idp.example.com/keys\"");
+    /// The address of its key set. With it no discovery is needed.
+    jwks_uri: optional At<String>, note("from the discovery document"), example("\"https://idp.example.com/keys\"");
     /// The address of its discovery document.
     discovery_url: optional At<String>, note("ISSUER/.well-known/openid-configuration"), example("\"https://idp.example.com/.well-known/openid-configuration\"");
-    /// A private authority beside the system's, PEM.
+    /// Certificates of a private authority, PEM; trusted in addition to those of the system.
     ca_file: optional PathBuf, example("\"idp-ca.pem\"");
-    /// Where the last good keys are kept, so that a restart during an outage has keys.
-    key_cache_file: optional PathBuf, example("\"idp-keys.json\"");
-    /// Keys are fetched at least so often.
+    /// A file in which the issuer's public keys are stored, so that an agent that restarts during an outage of the issuer has keys.
+    key_cache_file: optional PathBuf, note("in memory"), example("\"idp-keys.json\"");
+    /// The maximum time between two fetches of the keys.
     refresh_seconds: default Seconds<60, 86_400> = FetchSchedule::default().refresh;
-    /// And once in this time for a key id that is not known.
+    /// The minimum time between two fetches because of an unknown key id.
     unknown_key_seconds: default Seconds<1, 3600> = FetchSchedule::default().unknown_key;
-    /// The last good keys serve so long while the provider is down.
+    /// How long the last good keys are used while the issuer does not answer.
     max_stale_seconds: default Seconds<60, 604_800> = FetchSchedule::default().max_stale;
 }
 
 impl Section for IssuerTable {
-    type Value = Issuer;
+    type Value = IssuerSettings;
 
-    fn build(mut self, report: &mut Report) -> Option<Issuer> {
-        let names = Names::new(&mut self, report);
+    fn build(mut self, report: &mut Report) -> Option<IssuerSettings> {
+        let names = IssuerNames::new(&mut self, report);
         let require = self.require.unwrap_or_default();
         let preset = self.preset;
-        let tokens = self.tokens;
+        let tokens = self.token_types;
         let tokens = tokens.unwrap_or_else(|| preset.map_or_else(Default::default, Preset::tokens));
         let claims = preset.map_or_else(ClaimPaths::default, Preset::claims);
         let claims = match self.claims {
@@ -122,24 +125,24 @@ impl Section for IssuerTable {
             accepted: names.accepted.iter().map(|accepted| accepted.iss.clone()).collect(),
             matching: self.matching,
         };
-        let usual = Profile::new(&authority.name, names.issuer, self.audience?);
+        let defaults = Profile::new(&authority.name, names.issuer, self.audience?);
         let profile = Profile {
             authority: Arc::new(authority),
             discovery: names.discovery,
             accepted: names.accepted,
-            algorithms: self.algorithms.unwrap_or(usual.algorithms),
+            algorithms: self.algorithms.unwrap_or(defaults.algorithms),
             tokens,
             leeway: self.leeway_seconds,
             max_age: self.max_age_seconds,
             claims,
             require,
             organization: self.organization,
-            ..usual
+            ..defaults
         };
-        Some(Issuer {
+        Some(IssuerSettings {
             profile: Arc::new(profile),
             jwks_uri: names.jwks_uri,
-            authority: self.ca_file,
+            ca_file: self.ca_file,
             introspection: self.introspection,
             client: self.sign_in,
             key_cache_file: self.key_cache_file,
@@ -152,21 +155,21 @@ impl Section for IssuerTable {
     }
 }
 
-/// What the issuer is called and where it publishes.
-struct Names {
+/// The identifiers of an issuer, and the addresses of what it publishes.
+struct IssuerNames {
     issuer: IssuerUrl,
     accepted: Vec<AcceptedIssuer>,
     discovery: Url,
     jwks_uri: Option<Url>,
 }
 
-impl Names {
-    /// `None` if there was a mistake, which is in the report then.
+impl IssuerNames {
+    /// The names, or `None` after a mistake that was reported.
     fn new(table: &mut IssuerTable, report: &mut Report) -> Option<Self> {
         let preset = table.preset;
         let issuer = match (table.issuer.take(), preset.and_then(Preset::issuer)) {
             (Some(typed), _) => typed,
-            (None, Some(usual)) => usual.parse().ok()?,
+            (None, Some(default)) => default.parse().ok()?,
             (None, None) => {
                 report.missing("issuer");
                 return None;
@@ -203,15 +206,15 @@ impl Names {
         let jwks_uri = address(table.jwks_uri.take());
         let discovery = match address(table.discovery_url.take()) {
             Some(url) => url,
-            None => usual_discovery(&issuer)?,
+            None => default_discovery(&issuer)?,
         };
         Some(Self { accepted: accepted(&texts, tenants), issuer, discovery, jwks_uri })
     }
 }
 
-/// Each text, or one for each tenant where it is a template.
+/// Each spelling of the identifier, or one for each tenant if it is a template.
 fn accepted(texts: &[Box<str>], tenants: &[Box<str>]) -> Vec<AcceptedIssuer> {
-    let of = |text: &str| {
+    let spellings = |text: &str| {
         if !text.contains(TENANT) {
             return vec![AcceptedIssuer { iss: text.into(), tenant: None }];
         }
@@ -221,16 +224,16 @@ fn accepted(texts: &[Box<str>], tenants: &[Box<str>]) -> Vec<AcceptedIssuer> {
         };
         tenants.iter().map(|id| tenant(id)).collect()
     };
-    texts.iter().flat_map(|text| of(text)).collect()
+    texts.iter().flat_map(|text| spellings(text)).collect()
 }
 
-/// The issuer's own; for a template, Entra's document for all tenants.
-fn usual_discovery(issuer: &IssuerUrl) -> Option<Url> {
+/// The default address of the discovery document; for a template that of Entra's document for all tenants.
+fn default_discovery(issuer: &IssuerUrl) -> Option<Url> {
     let base: IssuerUrl = issuer.as_str().replace(TENANT, "organizations").parse().ok()?;
     Some(base.discovery())
 }
 
-/// The id of an Entra tenant: a GUID, since "common" would stand for every tenant there is.
+/// The id of an Entra tenant: a GUID. Names such as "common" are refused, since they accept every tenant there is.
 struct Tenant;
 
 impl Form for Tenant {
@@ -248,7 +251,7 @@ impl Form for Tenant {
     }
 }
 
-/// Kinds of token; at least one.
+/// The types of token that are accepted; at least one.
 struct Kinds;
 
 #[derive(Clone, Copy, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
@@ -284,7 +287,7 @@ impl Kind for Kinds {
     }
 }
 
-/// One audience or several.
+/// One audience or several; an empty one would accept any token of the issuer.
 struct Audience;
 
 impl Kind for Audience {

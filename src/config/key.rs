@@ -1,67 +1,70 @@
-//! What is declared of a configuration key, and what kinds of value there are.
+//! The declaration of a configuration key as data: its name, kind, default, documentation and flags.
+//!
+//! `table!` makes a [`Table`] of [`Key`]s from each declaration; the reader, the schema and the documents all use it. A
+//! [`Shape`] describes the values of a kind without the code that reads them.
 
 use std::path::Path;
 
 use toml_span::{DeserError, Value};
 
-/// A table of the configuration.
+/// A table of the configuration, as it was declared.
 #[derive(Clone, Debug)]
 pub struct Table {
-    /// Its name, with those of the tables it is in: `issuer.claims`. Empty for the document.
+    /// Its name with the names of the tables around it, such as `issuer.claims`; empty for the document.
     pub path: &'static str,
-    /// Whether there can be several.
+    /// Whether the document may have several of it.
     pub repeated: bool,
-    /// Whether each of its keys can only change with a restart.
+    /// Whether a change of any of its keys needs a restart.
     pub restart: bool,
-    /// What it is for.
+    /// Its documentation.
     pub what: &'static str,
-    /// What can be in it.
+    /// The keys that it may have.
     pub keys: Vec<Key>,
 }
 
-/// A key of a table.
+/// A key of a table, as it was declared.
 #[derive(Clone, Debug)]
 pub struct Key {
     /// Its name.
     pub name: &'static str,
-    /// What its value is.
+    /// The kind of its value.
     pub shape: fn() -> Shape,
-    /// What it says.
+    /// Its documentation.
     pub what: &'static str,
-    /// Its default in TOML, where that is a value.
+    /// Its default in TOML, if that is a fixed value.
     pub default: Option<String>,
-    /// Its default, where that is no value.
+    /// Its default in words, if that depends on something.
     pub note: Option<&'static str>,
     /// A value in TOML, for the annotated example.
     pub example: Option<&'static str>,
-    /// Whether it must be there.
+    /// Whether the table must have it.
     pub required: bool,
-    /// Whether the annotated example has it, and not only as a comment.
+    /// Whether it is set in the annotated example, and not only a comment there.
     pub used: bool,
-    /// Whether it can only change with a restart.
+    /// Whether a change of it needs a restart.
     pub restart: bool,
-    /// The values of the key `kind` with which it can be there; all if empty.
+    /// The words of the key `kind` with which it may be there; empty for all.
     pub of: &'static [&'static str],
 }
 
-/// What a value is.
+/// What the values of a kind look like in the file.
 #[derive(Clone, Debug)]
 pub enum Shape {
-    /// Text.
+    /// A text.
     Text,
     /// A path, relative to the directory of the file that names it.
     Path,
-    /// true or false.
+    /// `true` or `false`.
     Bool,
-    /// A whole number, from and to.
+    /// A whole number between two others, which are included.
     Number(u64, u64),
-    /// A share above 0, at most 1.
+    /// A number above 0, at most 1.
     Ratio,
-    /// One of some words.
+    /// One word of a fixed set.
     Choice(Vec<&'static str>),
-    /// A list.
+    /// A list of values of one kind.
     List(Box<Shape>),
-    /// A text, or what it is beside that.
+    /// A text, or a value of another kind.
     TextOr(Box<Shape>),
     /// A table.
     Table(Table),
@@ -80,7 +83,7 @@ impl Table {
         Self { restart: true, ..self }
     }
 
-    /// It and all tables below it, each before those in it.
+    /// This table and all tables inside it, each before those inside it.
     #[must_use]
     pub fn all(self) -> Vec<Self> {
         let tables = self.keys.iter().filter_map(|key| (key.shape)().table());
@@ -88,7 +91,7 @@ impl Table {
         std::iter::once(self).chain(below).collect()
     }
 
-    /// As it stands in TOML, empty for the document.
+    /// Its heading in TOML; empty for the document.
     #[must_use]
     pub fn heading(&self) -> String {
         match (self.path, self.repeated) {
@@ -98,7 +101,7 @@ impl Table {
         }
     }
 
-    /// The words of its key `kind`, on which its keys depend.
+    /// The words of its key `kind`, if which keys it has depends on that.
     #[must_use]
     pub fn kinds(&self) -> Option<Vec<&'static str>> {
         let kind = self.keys.iter().find(|key| key.name == "kind")?;
@@ -110,7 +113,7 @@ impl Table {
 }
 
 impl Shape {
-    /// The table that it is or lists.
+    /// The table, if the values are a table or a list of tables.
     #[must_use]
     pub fn table(self) -> Option<Table> {
         match self {
@@ -165,32 +168,32 @@ impl Key {
         Self { of, ..self }
     }
 
-    /// Whether it can be in a table with this word for `kind`.
+    /// Whether it may be in a table whose `kind` is this word.
     #[must_use]
     pub fn is_of(&self, kind: &str) -> bool {
         self.of.is_empty() || self.of.contains(&kind)
     }
 }
 
-/// What the value of a key is, and how it is read.
+/// A kind of value: what it looks like, and how it is read.
 pub(super) trait Kind {
-    /// The value.
+    /// What a value is read into.
     type Value;
 
-    /// What schema and documents say of it.
+    /// Its description, for schema and documents.
     fn shape() -> Shape;
 
-    /// What one of a list is called.
+    /// The word for one value in a message about a list of them.
     fn noun() -> String {
         "value".into()
     }
 
-    /// Reads a value; relative paths in it begin at `base`.
+    /// Reads a value. Paths in it are relative to `base`.
     fn read(value: &mut Value<'_>, base: &Path) -> Result<Self::Value, DeserError>;
 }
 
-/// A kind whose values can be a default.
+/// A kind whose values can be written, for the default of a key.
 pub(super) trait Shown: Kind {
-    /// A value in TOML.
+    /// The value as TOML.
     fn show(value: &Self::Value) -> String;
 }

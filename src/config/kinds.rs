@@ -1,4 +1,8 @@
-//! The kinds of value that keys have.
+//! The kinds of value that keys have: how each is read, and what schema and documents say of it.
+//!
+//! A kind is a type, so that a declaration such as `Number<1, 1024>` holds range, reader and documentation together. A text
+//! that must have a form implements [`Form`]; anything else implements [`Kind`]. Kinds of one table alone are declared in
+//! that table's file. An error says what was expected and what was found, never more of the document.
 
 use std::{fmt, marker::PhantomData, path::Path, path::PathBuf, str::FromStr, time::Duration};
 
@@ -13,12 +17,12 @@ use crate::{
     sources::issuer_key::IssuerKey,
 };
 
-/// A text that must have a form.
+/// A text of a certain form, such as a domain or a file mode.
 pub(super) trait Form {
-    /// What it stands for.
+    /// What a text of this form is read into.
     type Value;
 
-    /// Reads the text. The error says what was expected, and what was found.
+    /// Reads the text. The error says what was expected and what was found.
     fn parse(text: &str) -> Result<Self::Value, String>;
 }
 
@@ -35,7 +39,7 @@ impl<T: Form> Kind for T {
     }
 }
 
-/// A text of any form.
+/// Any text.
 impl Form for String {
     type Value = Self;
 
@@ -50,7 +54,7 @@ impl Shown for String {
     }
 }
 
-/// A text that can stand in logs and headers.
+/// A text without control characters, which is safe in logs and headers.
 impl Kind for Word {
     type Value = Box<str>;
 
@@ -69,7 +73,7 @@ impl Shown for Word {
     }
 }
 
-/// A text that is a `T`.
+/// A text that parses as a `T`.
 pub(super) struct Parsed<T>(PhantomData<T>);
 
 impl<T: FromStr<Err: fmt::Display>> Form for Parsed<T> {
@@ -80,7 +84,7 @@ impl<T: FromStr<Err: fmt::Display>> Form for Parsed<T> {
     }
 }
 
-/// A file or directory.
+/// The path of a file or directory.
 impl Kind for PathBuf {
     type Value = Self;
 
@@ -93,15 +97,15 @@ impl Kind for PathBuf {
     }
 }
 
-/// An address that may be that of a unix socket.
+/// An address of a socket; the path of a unix socket is relative to the directory of the file.
 pub(super) struct Address<T>(PhantomData<T>);
 
-/// What an [`Address`] can be.
+/// An address that may be the path of a unix socket.
 pub(super) trait MaybePath: FromStr<Err: fmt::Display> {
-    /// What one in a list is called.
+    /// The word for one of them in a message about a list.
     const NOUN: &str;
 
-    /// The path of a unix socket.
+    /// The path, if it is the address of a unix socket.
     fn path_mut(&mut self) -> Option<&mut PathBuf>;
 }
 
@@ -165,7 +169,7 @@ impl Shown for bool {
     }
 }
 
-/// A whole number in a range whose ends are part of it.
+/// A whole number from `FROM` to `TO`, both included.
 pub(super) struct Number<const FROM: u64, const TO: u64, T = u64>(PhantomData<T>);
 
 impl<const FROM: u64, const TO: u64, T: TryFrom<u64>> Kind for Number<FROM, TO, T> {
@@ -193,35 +197,7 @@ impl<const FROM: u64, const TO: u64, T: TryFrom<u64> + fmt::Display> Shown for N
     }
 }
 
-/// A share above 0, at most 1.
-pub(super) struct Ratio;
-
-impl Kind for Ratio {
-    type Value = f64;
-
-    fn shape() -> Shape {
-        Shape::Ratio
-    }
-
-    fn read(value: &mut Value<'_>, _: &Path) -> Result<f64, DeserError> {
-        let ratio = match value.take() {
-            ValueInner::Float(ratio) => Some(ratio),
-            ValueInner::Integer(1) => Some(1.0),
-            _ => None,
-        };
-        // A comparison with "not a number" is false, so that is refused as well.
-        let ratio = ratio.filter(|ratio| *ratio > 0.0 && *ratio <= 1.0);
-        ratio.ok_or_else(|| mistake(value.span, "expected a number above 0, at most 1").into())
-    }
-}
-
-impl Shown for Ratio {
-    fn show(value: &f64) -> String {
-        value.to_string()
-    }
-}
-
-/// A time, as a number of units of so many milliseconds.
+/// A time, as a whole number of units; `UNIT` is the length of a unit in milliseconds.
 pub(super) struct Time<const FROM: u64, const TO: u64, const UNIT: u64>;
 pub(super) type Seconds<const FROM: u64, const TO: u64> = Time<FROM, TO, 1000>;
 pub(super) type Milliseconds<const FROM: u64, const TO: u64> = Time<FROM, TO, 1>;
@@ -245,13 +221,42 @@ impl<const FROM: u64, const TO: u64, const UNIT: u64> Shown for Time<FROM, TO, U
     }
 }
 
-/// What has a word in the configuration.
+/// A share: a number above 0, at most 1.
+pub(super) struct Ratio;
+
+impl Kind for Ratio {
+    type Value = f64;
+
+    fn shape() -> Shape {
+        Shape::Ratio
+    }
+
+    fn read(value: &mut Value<'_>, _: &Path) -> Result<f64, DeserError> {
+        let number = match value.take() {
+            ValueInner::Float(number) => Some(number),
+            // The only whole number in the range.
+            ValueInner::Integer(1) => Some(1.0),
+            _ => None,
+        };
+        // A comparison with "not a number" is false, so that is refused as well.
+        let number = number.filter(|number| *number > 0.0 && *number <= 1.0);
+        number.ok_or_else(|| mistake(value.span, "expected a number above 0, at most 1").into())
+    }
+}
+
+impl Shown for Ratio {
+    fn show(value: &f64) -> String {
+        value.to_string()
+    }
+}
+
+/// A type whose values have words in the configuration.
 pub(super) trait Words: Copy + PartialEq {
-    /// All of it, with its words.
+    /// Each word with its value.
     fn words() -> Vec<(&'static str, Self)>;
 }
 
-/// The words of these enumerations are declared with them, by `strum`.
+/// Enumerations whose words are declared with them, by `strum`.
 macro_rules! words_of {
     ($($value:ty),*) => {$(
         impl $crate::config::kinds::Words for $value {
@@ -263,7 +268,7 @@ macro_rules! words_of {
 }
 pub(super) use words_of;
 
-/// One of some words.
+/// One word of a fixed set.
 pub(super) struct Choice<T>(PhantomData<T>);
 
 impl<T: Words> Kind for Choice<T> {
@@ -280,12 +285,12 @@ impl<T: Words> Kind for Choice<T> {
 
 impl<T: Words> Shown for Choice<T> {
     fn show(value: &T) -> String {
-        let word = T::words().into_iter().find_map(|(word, of)| (of == *value).then_some(word));
+        let word = T::words().into_iter().find_map(|(word, its)| (its == *value).then_some(word));
         format!("{:?}", word.unwrap_or_default())
     }
 }
 
-/// A list.
+/// A list of values of one kind.
 pub(super) struct List<K>(PhantomData<K>);
 
 impl<K: Kind> Kind for List<K> {
@@ -317,7 +322,7 @@ impl<K: Shown> Shown for List<K> {
     }
 }
 
-/// A list that is not empty.
+/// A list of at least one value.
 pub(super) struct NonEmpty<K>(PhantomData<K>);
 
 impl<K: Kind> Kind for NonEmpty<K> {
@@ -336,7 +341,7 @@ impl<K: Kind> Kind for NonEmpty<K> {
     }
 }
 
-/// A value with its place in the file.
+/// A value together with its position in the file, for a message about it.
 pub(super) struct At<K>(PhantomData<K>);
 
 impl<K: Kind> Kind for At<K> {
@@ -356,7 +361,7 @@ impl<K: Kind> Kind for At<K> {
     }
 }
 
-/// One issuer by its name, or several.
+/// The name of an issuer, or a list of names.
 impl Kind for IssuerKey {
     type Value = Self;
 
@@ -369,7 +374,7 @@ impl Kind for IssuerKey {
     }
 }
 
-/// A file mode, in octal.
+/// The mode of a file in octal, as a text: a TOML number such as 660 would not be octal.
 pub(super) struct FileMode;
 
 impl Form for FileMode {

@@ -1,4 +1,4 @@
-//! The table `[sign_in.pages]`.
+//! The table `[sign_in.pages]`: the words and the look of the pages that people see when they sign in or are denied.
 
 use std::path::PathBuf;
 
@@ -12,21 +12,21 @@ use super::{
 use crate::{diagnostics::Word, sign_in::page::PageSettings};
 
 table! {
-    /// What the pages of sign-in say and show: docs/pages.md.
+    /// What the pages of sign-in say and show: see docs/pages.md.
     PagesTable = "sign_in.pages";
-    /// Whose workspaces they are, above everything else.
+    /// The title above everything else, such as the name of the company.
     title: optional Word, example("\"Example Workspaces\"");
-    /// The language of the texts (RFC 5646).
+    /// The language of the texts, a tag such as `en` or `pt-BR` (RFC 5646).
     language: default Language = PageSettings::default().language;
     /// An image, PNG or SVG.
     logo_file: optional PathBuf, example("\"logo.svg\"");
-    /// What stands below everything else.
+    /// A text below everything else.
     help_text: optional String, example("\"Ask the platform team.\"");
-    /// Where people get help: `mailto:` or `https:`.
+    /// An address at which people get help: `mailto:` or `https:`.
     contact: optional Contact, example("\"mailto:help@example.com\"");
-    /// The operator's own texts: docs/texts.toml.
+    /// A file with texts of your own: see docs/texts.toml.
     texts_file: optional PathBuf, example("\"texts.toml\"");
-    /// Whether a person who is denied is told whose workspace it is.
+    /// Whether a person who is denied sees who owns the workspace.
     show_owner: default bool = PageSettings::default().show_owner;
 }
 
@@ -46,7 +46,7 @@ impl Section for PagesTable {
     }
 }
 
-/// A text that has the form of a language tag (RFC 5646 section 2.1), without its rarest forms.
+/// A language tag (RFC 5646 section 2.1), without its rarest forms.
 struct Language;
 
 impl Form for Language {
@@ -69,7 +69,7 @@ impl Shown for Language {
     }
 }
 
-/// An address that a person can be sent to.
+/// An address that a link on a page may have: others, such as `javascript:`, would run code there.
 struct Contact;
 
 impl Form for Contact {
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_is_as_it_was_built() {
+    fn keys_that_are_not_set_have_their_defaults() {
         assert_eq!(read("").unwrap(), PageSettings::default());
         let pages = read("language = 'pt-BR'\ncontact = 'https://help.test/'\nshow_owner = true");
         let pages = pages.unwrap();
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn each_mistake_is_told_with_its_line() {
+    fn each_mistake_is_reported_with_its_line() {
         let error =
             read("language = 'e\"n'\ncontact = 'javascript:alert(1)'\nlogo = 'x'\ntitle = ''")
                 .unwrap_err();

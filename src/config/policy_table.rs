@@ -1,4 +1,4 @@
-//! The table `[policy]`.
+//! The table `[policy]`: which policies are enforced, and which are only recorded.
 
 use std::path::PathBuf;
 
@@ -12,17 +12,17 @@ use super::{
 use crate::authz::policy::{PolicyMode, PolicySettings};
 
 table! {
-    /// Policies beyond ownership, in the language Cedar: see docs/policy.md. At least `directory` or `shadow` is needed.
+    /// Policies in the language Cedar that narrow or widen ownership: see docs/policy.md. At least `directory` or `shadow` is required.
     PolicyTable = "policy";
-    /// Where the policies are that are enforced: every `*.cedar` in it.
+    /// The directory of the policies that are enforced: all files `*.cedar` in it.
     directory: optional PathBuf, example("\"policies\"");
-    /// `narrow`: policies only forbid what ownership allows. `replace`: they may also permit an identity what it refuses.
+    /// What enforced policies may do. `narrow`: they only forbid what ownership allows. `replace`: they may also permit what ownership refuses to a person who is signed in.
     mode: default Choice<PolicyMode> = PolicyMode::default();
-    /// Policies that are not enforced: what they would have decided is on record.
+    /// The directory of shadow policies: they are not enforced; what they would have decided is recorded.
     shadow: optional PathBuf, example("\"policies-next\"");
-    /// What those may do.
+    /// What shadow policies may do.
     shadow_mode: optional At<Choice<PolicyMode>>, note("as `mode`");
-    /// Where policies are told hours and weekdays, such as `Europe/Berlin`.
+    /// The time zone in which policies see hours and weekdays, such as `Europe/Berlin`.
     time_zone: default Zone = TimeZone::UTC;
 }
 
@@ -33,7 +33,7 @@ impl Section for PolicyTable {
         let Self { directory, mode, shadow, shadow_mode, time_zone: zone } = self;
         if directory.is_none() && shadow.is_none() && report.is_clean() {
             report.mistake(
-                "[policy] needs a 'directory' of policies that are enforced, or a 'shadow' of some that are only put on record",
+                "[policy] needs a 'directory' of policies that are enforced, or a 'shadow' directory of policies that are only recorded",
             );
         }
         if let (Some(mode), None) = (&shadow_mode, &shadow) {
@@ -50,7 +50,7 @@ impl Words for PolicyMode {
     }
 }
 
-/// A time zone by its name.
+/// A time zone by its name in the database of the system (tzdata).
 struct Zone;
 
 impl Form for Zone {

@@ -7,76 +7,53 @@ use super::{
     kinds::{Form, Parsed, Seconds},
     section::{Report, Section, table},
 };
-use crate::sessions::store::redis::Address;
-
-/// The store in which several agents share sessions and revocations.
-#[derive(Debug)]
-pub struct Redis {
-    /// Where the store is.
-    pub address: Address,
-    /// The user name of the agent.
-    pub user: Option<String>,
-    /// The password, if the store requires one.
-    pub password: Option<Password>,
-    /// Certificates of a private authority, PEM.
-    pub authority: Option<PathBuf>,
-    /// The prefix of all keys in the store.
-    pub prefix: String,
-    /// How long sessions stay valid after the store last answered.
-    pub max_staleness: Duration,
-}
-
-/// Where a password is read from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Password {
-    /// A file.
-    File(PathBuf),
-    /// A variable of the environment.
-    Env(String),
-}
+use crate::{
+    secret::SecretLocation,
+    sessions::{settings::SharedStoreSettings, store::redis::Address},
+};
 
 table! {
-    /// A Redis (6.2 or later) or Valkey in which several agents share sessions and revocations; needs `[sign_in]`.
+    /// The Redis (6.2 or later) or Valkey in which several agents share sessions and revocations; needs `[sign_in]`.
     RedisTable = "redis", restart;
     /// `redis://HOST:PORT/DATABASE`, `rediss://…` (TLS) or `redis+unix:///PATH`, without a password.
     url: required Parsed<Address>, example("\"rediss://redis.example.com:6379/0\"");
-    /// The user name of the agent.
+    /// The agent's user name at Redis.
     username: optional String, example("\"identity-spoa\"");
     /// A file with the password.
     password_file: optional PathBuf, example("\"redis-password\"");
-    /// A variable of the environment with the password.
+    /// An environment variable with the password.
     password_env: optional String, example("\"REDIS_PASSWORD\"");
-    /// A private authority instead of the system's, PEM.
+    /// Certificates of a private authority, PEM; trusted instead of those of the system.
     ca_file: optional PathBuf, example("\"redis-ca.pem\"");
-    /// The prefix of all keys in the store.
+    /// The beginning of all names that the agents use in Redis.
     prefix: default Prefix = "identity-spoa".into();
-    /// How long sessions stay valid after the store last answered; then their requests get 503.
+    /// How long sessions stay valid while Redis does not answer. Afterwards requests with a session get 503.
     max_staleness_seconds: default Seconds<0, 86_400> = Duration::from_mins(5);
 }
 
 impl Section for RedisTable {
-    type Value = Redis;
+    type Value = SharedStoreSettings;
 
-    fn build(self, report: &mut Report) -> Option<Redis> {
+    fn build(self, report: &mut Report) -> Option<SharedStoreSettings> {
         let password = match (self.password_file, self.password_env) {
             (Some(_), Some(_)) => {
                 report.mistake("expected 'password_file' or 'password_env', found both");
                 return None;
             }
-            (file, env) => file.map(Password::File).or(env.map(Password::Env)),
+            (file, env) => file.map(SecretLocation::File).or(env.map(SecretLocation::Env)),
         };
-        Some(Redis {
+        Some(SharedStoreSettings {
             address: self.url?,
             user: self.username,
             password,
-            authority: self.ca_file,
+            ca_file: self.ca_file,
             prefix: self.prefix,
             max_staleness: self.max_staleness_seconds,
         })
     }
 }
 
-/// The prefix of keys in the store.
+/// The beginning of names in Redis, of characters that no pattern or separator there has.
 struct Prefix;
 
 impl Form for Prefix {

@@ -1,8 +1,9 @@
-//! What is made of the declarations of keys: the JSON Schema for editors, the reference and the annotated example.
+//! The documents that are made from the declarations of keys: the JSON Schema for editors, the reference and the
+//! annotated example.
 //!
-//! A key is added where its table is declared with `table!`: one line of documentation and one with its name, its
-//! kind and its default. The compiler then says that it is not used yet, until [`Section::build`] of that table puts
-//! it into the settings. `make reference` writes the documents.
+//! To add a key, declare it where its table is declared with `table!`: one line of documentation and one line with its
+//! name, kind and default. The compiler then warns that the key is never read, until [`Section::build`] of that table
+//! puts it into the settings. `make reference` writes the three documents again. Nothing here reads a configuration.
 //!
 //! [`Section::build`]: super::section::Section::build
 
@@ -17,7 +18,7 @@ pub use super::key::{Key, Shape, Table};
 pub use example::example;
 pub use markdown::markdown;
 
-/// Every table, the document first.
+/// Every table, the document as a whole first.
 #[must_use]
 pub fn tables() -> Vec<Table> {
     Document::table().all()
@@ -31,24 +32,25 @@ pub fn schema() -> Value {
         schema.insert("$schema".into(), json!("https://json-schema.org/draft/2020-12/schema"));
         schema.insert("title".into(), json!("The configuration of identity-spoa"));
     }
-    // A dependency may let maps keep the order in which they were filled.
+    // Cargo features of dependencies decide whether maps keep their order, so that the output must not depend on it.
     schema.sort_all_objects();
     schema
 }
 
-/// A table as an object; one whose keys depend on its kind as one of several.
+/// The schema of a table. A table whose keys depend on its `kind` becomes one object for each kind.
 fn object(table: &Table) -> Value {
     let Some(kinds) = table.kinds() else { return object_of(table, |_| true) };
     let of_kind = |kind: &str| {
         let mut object = object_of(table, |key| key.is_of(kind));
         if let Some(value) = object.pointer_mut("/properties/kind") {
-            *value = json!({ "const": kind, "description": "What it is." });
+            *value = json!({ "const": kind, "description": "The kind of source." });
         }
         object
     };
     json!({ "oneOf": kinds.into_iter().map(of_kind).collect::<Vec<_>>() })
 }
 
+/// The schema of the keys that `has` selects.
 fn object_of(table: &Table, has: impl Fn(&Key) -> bool) -> Value {
     let keys = || table.keys.iter().filter(|key| has(key));
     let properties: Map<_, _> = keys().map(|key| (key.name.to_owned(), property(key))).collect();
@@ -62,6 +64,7 @@ fn object_of(table: &Table, has: impl Fn(&Key) -> bool) -> Value {
     })
 }
 
+/// The schema of one key, with its documentation and default.
 fn property(key: &Key) -> Value {
     let mut value = shape((key.shape)());
     if let Some(value) = value.as_object_mut() {
@@ -72,7 +75,7 @@ fn property(key: &Key) -> Value {
             None => String::new(),
         };
         value.insert("description".into(), json!([key.what, &note].concat()));
-        // Only what is a value can be offered as one.
+        // An editor cannot insert a note such as "one for each CPU core" as a value.
         if let Some(default) = default.and_then(|default| serde_json::from_str(default).ok()) {
             value.insert("default".into(), default);
         }
@@ -80,6 +83,7 @@ fn property(key: &Key) -> Value {
     value
 }
 
+/// The schema of a kind of value.
 fn shape(kind: Shape) -> Value {
     match kind {
         Shape::Text | Shape::Path => json!({ "type": "string" }),

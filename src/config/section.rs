@@ -1,8 +1,11 @@
-//! One declaration per configuration key, and what reads a table by its declarations.
+//! One declaration per configuration key, and the reader that goes by the declarations.
 //!
-//! [`table!`] declares a table: each key once, with its documentation, its kind, whether it must be there, and its
-//! default. The reader, the JSON Schema, `docs/configuration.md`, `docs/agent.example.toml` and the list of what can
-//! only change with a restart are made from it. [`Section::build`] turns the values of a table into settings.
+//! [`table!`] declares a table: each key once, with its documentation, its kind, whether it is required, and its default.
+//! The reader, the JSON Schema, `docs/configuration.md`, `docs/agent.example.toml` and the list of changes that need a
+//! restart are made from it. [`Section::build`] turns the values of a table into the settings of a subsystem.
+//!
+//! Reading never stops at the first mistake: each one goes into the [`Report`] of its table, and a key that is missing or
+//! wrong is `None` until the end, when any mistake makes the whole table an error.
 
 use std::path::Path;
 
@@ -11,26 +14,27 @@ use toml_span::{DeserError, Error, ErrorKind, Span, Value, de_helpers::TableHelp
 use super::key::{Key, Kind, Table};
 use crate::diagnostics::mistake;
 
-/// The mistakes in a table, as they are found.
+/// The mistakes in one table, collected while it is read and built.
 pub(super) struct Report {
-    /// Where the table is.
+    /// The position of the table.
     pub(super) span: Span,
     errors: Vec<Error>,
-    /// The keys that are there and wrong.
+    /// The keys whose values could not be read.
     wrong: Vec<&'static str>,
 }
 
 impl Report {
-    /// A mistake of the table as a whole.
+    /// Reports a mistake of the table as a whole.
     pub(super) fn mistake(&mut self, message: impl Into<String>) {
         self.mistake_at(self.span, message);
     }
 
+    /// Reports a mistake at a position of its own.
     pub(super) fn mistake_at(&mut self, span: Span, message: impl Into<String>) {
         self.errors.push(mistake(span, message));
     }
 
-    /// A key that must be there, because of what another one says.
+    /// Reports a missing key that the values of other keys require.
     pub(super) fn missing(&mut self, key: &'static str) {
         if !self.is_wrong(key) {
             let kind = ErrorKind::MissingField(key);
@@ -38,32 +42,33 @@ impl Report {
         }
     }
 
+    /// Adds mistakes that were found elsewhere.
     pub(super) fn extend(&mut self, errors: impl IntoIterator<Item = Error>) {
         self.errors.extend(errors);
     }
 
-    /// Whether a key is there and cannot be read.
+    /// Whether a key is present and could not be read, so that a second message about it would confuse.
     pub(super) fn is_wrong(&self, key: &str) -> bool {
         self.wrong.contains(&key)
     }
 
-    /// Whether no mistake was found yet.
+    /// Whether there is no mistake so far.
     pub(super) fn is_clean(&self) -> bool {
         self.errors.is_empty()
     }
 }
 
-/// The keys of a table, while they are read.
+/// The keys of a table while it is read.
 pub(super) struct Keys<'de, 'r> {
     table: TableHelper<'de>,
     base: &'r Path,
-    /// What the key `kind` says.
+    /// The word of the key `kind`, if the table has one.
     kind: Option<String>,
     report: Report,
 }
 
 impl Keys<'_, '_> {
-    /// The value of a key. Nothing if it is missing or wrong, which is in the report then.
+    /// The value of a key, or `None` if it is missing or wrong; a wrong one is reported.
     pub(super) fn optional<K: Kind>(&mut self, key: &Key) -> Option<K::Value> {
         if !self.has(key) {
             return None;
@@ -79,6 +84,7 @@ impl Keys<'_, '_> {
         }
     }
 
+    /// The value of a key that must be there, or `None` if it is missing or wrong; either is reported.
     pub(super) fn required<K: Kind>(&mut self, key: &Key) -> Option<K::Value> {
         if self.has(key) && !self.table.contains(key.name) {
             self.report.missing(key.name);
@@ -86,36 +92,40 @@ impl Keys<'_, '_> {
         self.optional::<K>(key)
     }
 
+    /// The value of a key, or its default; a wrong value is reported.
     pub(super) fn or_default<K: Kind>(&mut self, key: &Key, default: K::Value) -> K::Value {
         self.optional::<K>(key).unwrap_or(default)
     }
 
+    /// The settings that are made of keys of this table which are declared elsewhere.
     pub(super) fn group<S: Section>(&mut self) -> Option<S::Value> {
         S::take(self).build(&mut self.report)
     }
 
+    /// Whether the table may have the key, with its word for `kind`.
     fn has(&self, key: &Key) -> bool {
         self.kind.as_ref().map_or(key.of.is_empty(), |kind| key.is_of(kind))
     }
 }
 
-/// What [`table!`] makes: the declarations of a table, and its keys as they were typed.
+/// What [`table!`] makes of a declaration: the keys as data, and a reader of their values.
 pub(super) trait Declared: Sized {
-    /// The declarations.
+    /// The declarations as data.
     fn table() -> Table;
-    /// Reads all keys.
+    /// Reads the values of all keys.
     fn take(keys: &mut Keys<'_, '_>) -> Self;
 }
 
-/// A table as what it is for.
+/// A table that becomes the settings of a subsystem.
 pub(super) trait Section: Declared {
-    /// The settings.
+    /// Those settings.
     type Value;
-    /// Makes the settings of the keys. Nothing if one is missing or two do not go together; the report says which.
+    /// Makes the settings, or reports what is missing or contradicts another key. An implementation may return settings
+    /// after a mistake: the report alone decides whether the table is valid.
     fn build(self, report: &mut Report) -> Option<Self::Value>;
 }
 
-/// Reads a table: every mistake in it at once, and the keys that it does not have.
+/// Reads a table, with every mistake in it and every key that it does not know.
 pub(super) fn read<S: Section>(value: &mut Value<'_>, base: &Path) -> Result<S::Value, DeserError> {
     let span = value.span;
     let table = TableHelper::new(value)?;
@@ -135,14 +145,14 @@ pub(super) fn read<S: Section>(value: &mut Value<'_>, base: &Path) -> Result<S::
 /// table! {
 ///     /// What the table is for.
 ///     AgentTable = "agent";
-///     /// What the key says.
-///     connections: default Number<1, 100_000> = 1024, restart;
+///     /// What the key means.
+///     max_connections: default Number<1, 100_000> = 1024, restart;
 /// }
 /// ```
 ///
-/// A key is `required`, `optional`, or has a `default`; a `group` is the keys of another declaration. `as "name"`
-/// stands before the colon where the name is a word of Rust. After a comma follow methods of [`Key`]: `restart`,
-/// `note("…")` for a default that is no value, `example("…")`, `of(KINDS)`; and after the path those of [`Table`].
+/// A key is `required`, `optional`, or has a `default`; a `group` stands for the keys of another declaration. `as "name"`
+/// stands before the colon if the name is a keyword of Rust. Methods of [`Key`] follow after commas: `restart`,
+/// `note("…")` for a default in words, `example("…")`, `of(KINDS)`; methods of [`Table`] follow after the path.
 macro_rules! table {
     (
         $(#[doc = $what:literal])*

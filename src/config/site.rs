@@ -1,20 +1,22 @@
-//! Whether the login host and the workspaces can be of one site: sign-in works only there (docs/decisions/0014).
+//! A warning for login hosts that are not of the workspaces' site, where sign-in cannot work (docs/decisions/0014).
 //!
-//! Which names are registrable is in the Public Suffix List, which changes and is not part of this program. What can
-//! be told without it is that two names with fewer than two labels in common are never of one site, and that the usual
-//! second-level names of countries, such as `co.uk`, are no site.
+//! Browsers send cookies only within one site (registrable domain). Which names are registrable is in the Public Suffix
+//! List, which changes and is not part of this program. Two rules need no list: names with fewer than two labels in common
+//! are never of one site, and the usual second-level names of countries, such as `co.uk`, are not a site. So there is no
+//! false warning, but a wrong login host may also remain unnoticed.
 
 use super::Config;
 use crate::workspaces::pattern::PatternSpec;
 
-/// Second labels under which countries register names.
-const SECOND: [&str; 10] = ["ac", "co", "com", "edu", "gob", "gov", "gouv", "net", "org", "or"];
+/// The second labels below which countries register names.
+const COUNTRY_SECOND_LEVELS: [&str; 10] =
+    ["ac", "co", "com", "edu", "gob", "gov", "gouv", "net", "org", "or"];
 
 impl Config {
     /// A sentence for each host pattern whose workspaces are of another site than the login host.
     pub(super) fn other_sites(&self) -> Vec<String> {
         let Some(sign_in) = &self.sign_in else { return vec![] };
-        let login = &*sign_in.urls.login;
+        let login = &*sign_in.sessions.urls.login;
         let elsewhere = self.hosts.iter().filter_map(|spec| {
             let domain = domain(spec)?;
             (!may_be_one_site(login, &domain)).then_some(domain)
@@ -25,12 +27,12 @@ impl Config {
 
 fn warning(login: &str, domain: &str) -> String {
     format!(
-        "sign-in does not work at the workspaces below '{domain}': the login host '{login}' is of another site (registrable domain), and browsers send no cookies of a session from one site to another. \
+        "sign-in does not work at the workspaces below '{domain}': the login host '{login}' is of another site (registrable domain), and browsers do not send a session's cookies from one site to another. \
          Give [sign_in] a 'host' that ends in the workspaces' registrable domain, such as 'login.{domain}'"
     )
 }
 
-/// The end of every host name of a pattern, as far as its text says so: `ws.example.com`. `None` where it says nothing.
+/// The domain in which all host names of a pattern end, such as `ws.example.com`, or `None` if its text does not show one.
 fn domain(spec: &PatternSpec) -> Option<String> {
     let text = spec.regex.trim_end_matches('$');
     if has_alternatives(text) {
@@ -55,7 +57,7 @@ fn domain(spec: &PatternSpec) -> Option<String> {
         }
     }
     let end: String = end.into_iter().rev().collect();
-    // The first label may be the end of a longer one.
+    // Without the beginning of the pattern, the first label may be only the end of a longer one.
     let whole = if rest.is_empty() { &*end } else { end.split_once('.')?.1 };
     Some(whole.to_owned()).filter(|domain| !domain.is_empty())
 }
@@ -85,7 +87,7 @@ fn may_be_one_site(one: &str, other: &str) -> bool {
     let common: Vec<_> = labels.take_while(|(a, b)| a == b).map(|(label, _)| label).collect();
     match common[..] {
         [] | [_] => false,
-        [top, second] => !(top.len() == 2 && SECOND.contains(&second)),
+        [top, second] => !(top.len() == 2 && COUNTRY_SECOND_LEVELS.contains(&second)),
         _ => true,
     }
 }
@@ -95,7 +97,7 @@ mod tests {
     use super::*;
     use crate::workspaces::pattern::{IdRule, Preset};
 
-    fn of(regex: &str) -> Option<String> {
+    fn domain_of(regex: &str) -> Option<String> {
         domain(&PatternSpec {
             regex: regex.into(),
             id: IdRule::Template("{workspace}".into()),
@@ -113,7 +115,7 @@ mod tests {
             (r"(?<workspace>[a-z]+)\.example\.com", Some("example.com")),
             (r"(?<workspace>[a-z]+)\.example\.com$", Some("example.com")),
             (r"(?<workspace>[a-z]+)(?:-x|-y)\.dev\.example\.co\.uk", Some("dev.example.co.uk")),
-            // The label may go on to the left.
+            // The label may be longer to the left.
             (r"(?<workspace>[a-z]+)-x\.example\.com", Some("example.com")),
             (r"(?<workspace>[a-z]+)\d\.example\.com", Some("example.com")),
             (r"(?<workspace>x|[a-z|]+)\.EXAMPLE\.com", Some("example.com")),
@@ -124,7 +126,7 @@ mod tests {
             (r"(?<workspace>[a-z]+)\.example\.coms?", None),
             (r"(?<workspace>[a-z]+)", None),
         ] {
-            assert_eq!(of(regex).as_deref(), expected, "{regex}");
+            assert_eq!(domain_of(regex).as_deref(), expected, "{regex}");
         }
     }
 

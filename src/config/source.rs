@@ -1,11 +1,13 @@
-//! A `[[source]]` table: a platform that knows workspaces. Its keys depend on its kind.
+//! The tables `[[source]]`: the platforms and files that list workspaces.
+//!
+//! Which keys a source has depends on its `kind`; each key below names its kinds. The issuers that a source refers to are
+//! looked up afterwards, when the whole document is read.
 
 use std::{collections::BTreeSet, net::SocketAddr, path::PathBuf, time::Duration};
 
 use toml_span::{Span, Spanned};
 
 use super::{
-    Platform, Source, SourceKind,
     kinds::{At, Choice, Form, Number, Parsed, Seconds, Words, words_of},
     section::{Report, Section, table},
     workspaces::ListFile,
@@ -20,6 +22,7 @@ use crate::{
         issuer_key::IssuerKey,
         kubernetes::{self, Resource},
         ona,
+        settings::{PlatformSettings, SourceKind, SourceSettings},
     },
     workspaces::{
         Admission,
@@ -38,93 +41,94 @@ const CODER: &[&str] = &["coder"];
 const GITPOD: &[&str] = &["gitpod"];
 const KUBERNETES: &[&str] = &["kubernetes"];
 const ONA: &[&str] = &["ona"];
-/// Kinds with an API over HTTP.
+/// The kinds that are called over HTTP.
 const HTTP: &[&str] = &["jupyterhub", "coder", "gitpod", "ona"];
-/// Kinds that say who is who.
+/// The kinds whose people are joined to identities by this table; lists and the API name issuers themselves.
 const PLATFORMS: &[&str] = &["jupyterhub", "coder", "gitpod", "kubernetes", "ona"];
 
 table! {
-    /// A platform that knows workspaces: see docs/platforms/.
+    /// A platform or file that lists workspaces: see docs/platforms/.
     SourceTable = "source", repeated;
-    /// What `[[host]]`, logs and metrics call it.
+    /// The name of the source in `[[host]]`, logs and metrics.
     name: required Word, example("\"example\"");
-    /// What it is.
+    /// The kind of source, which says which other keys it has.
     kind: required Choice<KindName>;
-    /// No endpoint of it admits more.
+    /// The widest admission of its endpoints: a wider one in a record is lowered to this.
     max_admission: default Choice<Admission> = SourceRules::default().max_admission;
-    /// Whether owners reach ports that the platform does not list.
+    /// Whether owners may reach ports that the platform does not list.
     undeclared_ports: default Choice<UndeclaredPorts> = SourceRules::default().undeclared_ports;
-    /// Owners are let in so long after the platform last confirmed a workspace.
+    /// How long owners and people with a grant are let in after the platform last confirmed a workspace.
     stale_seconds: optional Seconds<1, 86_400>, note("300; jupyterhub: 60"), example("60");
-    /// All others, never longer than owners.
+    /// How long people other than the owner and those with a grant are let in after the last confirmation; never longer than `stale_seconds`.
     stale_open_seconds: default Seconds<1, 86_400> = SourceRules::default().stale_open_after;
-    /// Where its API is.
+    /// The address of the platform's API.
     url: optional At<String>, of(HTTP), note("ona: `https://app.ona.com/api`"), example("\"https://platform.example.com\"");
-    /// A file with a token, read again for every question; or `token_env`.
+    /// A file with a token for the API. It is read again for every call. Alternative to `token_env`.
     token_file: optional PathBuf, of(HTTP), example("\"platform-token\"");
-    /// A variable of the environment with a token.
+    /// An environment variable with a token for the API.
     token_env: optional String, of(HTTP), example("\"PLATFORM_TOKEN\"");
-    /// A private authority beside the system's, PEM.
+    /// Certificates of a private authority, PEM; trusted in addition to those of the system.
     ca_file: optional PathBuf, of(HTTP), example("\"platform-ca.pem\"");
-    /// The time between complete lists.
+    /// The time between two complete lists of all workspaces.
     resync_seconds: optional Seconds<1, 3600>, of(PLATFORMS), note("60; coder, gitpod: 5; jupyterhub: 30"), example("60");
-    /// The issuer (or `[[certificate]]` rule) whose people it has, or several that vouch for the same people; required where several are configured.
+    /// The issuer or `[[certificate]]` rule whose identities the platform's people have, or a list of several. Required if several are configured.
     issuer: optional IssuerKey, of(PLATFORMS), example("\"example\"");
-    /// The organization of its workspaces, as that issuer calls it.
+    /// The organization of its workspaces, by its name at that issuer.
     organization: optional Word, of(PLATFORMS), example("\"example\"");
-    /// Where a workspace is, made from its id and port.
+    /// The destination of a workspace, made from its id and port.
     destination: required DestinationTemplate, of(&["coder", "gitpod"]), example("\"http://{workspace}.internal:{port}\"");
-    /// Where a workspace is, made from its id and port.
+    /// The destination of a workspace, made from its id and port; by default the platform names it.
     other_destination as "destination": optional DestinationTemplate, of(&["kubernetes", "ona"]), example("\"http://{workspace}.internal:{port}\"");
-    /// The list: `.yaml`, `.toml` or `.json`.
+    /// The list of workspaces: `.yaml`, `.toml` or `.json`.
     file: required ListFile, of(FILE), example("\"more.yaml\"");
-    /// How long a workspace may be held that is written through the API.
+    /// The maximum lease of a workspace that is written through the admin API.
     lease_seconds: default Seconds<1, 86_400> = Duration::from_mins(5), of(API);
-    /// The hub's own host.
+    /// The host of the hub itself.
     host: required Parsed<Host>, of(HUB), example("\"hub.example.com\"");
-    /// Where the hub tells of its routes, `IP:PORT`.
+    /// Where the agent listens for the hub's routes, `IP:PORT`.
     routes_listen: required Parsed<SocketAddr>, of(HUB), example("\"127.0.0.1:9013\"");
-    /// A file with the token that the hub shows there; or `routes_token_env`.
+    /// A file with the token that the hub presents there. Alternative to `routes_token_env`.
     routes_token_file: optional PathBuf, of(HUB), example("\"routes-token\"");
-    /// A variable of the environment with that token.
+    /// An environment variable with that token.
     routes_token_env: optional String, of(HUB), example("\"ROUTES_TOKEN\"");
-    /// Who reaches the hub itself.
+    /// Who may reach the hub itself.
     hub_admission: default Choice<Admission> = Admission::Authenticated, of(HUB);
-    /// Whether people with whom a workspace is shared reach it.
+    /// Whether people with whom the platform shares a workspace may reach it.
     shares: optional bool, of(&["jupyterhub", "ona"]), note("jupyterhub: true, ona: false");
-    /// Whose ports have no name of their own.
+    /// The workspace agent whose ports have no agent in their host names.
     agent: default Word = "main".into(), of(CODER);
-    /// Whether shared ports are admitted.
+    /// Whether ports that are shared at the platform get the admission that they have there.
     port_shares: default bool = true, of(CODER);
-    /// The organization whose workspaces are listed.
+    /// The id of the organization whose workspaces are listed.
     organization_id: required Word, of(GITPOD), example("\"0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0\"");
-    /// How old a running workspace may be.
+    /// The maximum age of a running workspace; older ones are not listed.
     lookback_days: default Number<1, 365, i64> = 30, of(GITPOD);
-    /// What the cluster's workspaces are.
+    /// The kind of objects that are the cluster's workspaces.
     resource: required Choice<Resource>, of(KUBERNETES), example("\"devworkspace\"");
     /// The editor's port, with `resource = "gitpod"`.
     ide_port: default Number<1, 65_535, u16> = IDE_PORT, of(KUBERNETES);
-    /// Only this namespace.
+    /// Only objects in this namespace are listed.
     namespace: optional Word, of(KUBERNETES), note("all"), example("\"workspaces\"");
-    /// How the cluster is reached.
-    kubeconfig: optional PathBuf, of(KUBERNETES), note("as a pod in it"), example("\"kubeconfig\"");
-    /// What the owner in a record is.
+    /// A file that says how the cluster is reached.
+    kubeconfig: optional PathBuf, of(KUBERNETES), note("as a pod of the cluster"), example("\"kubeconfig\"");
+    /// Which field of an identity the owner in a record is compared with.
     owner: default Choice<MatchBy> = MatchBy::Subject, of(KUBERNETES);
-    /// Whether the organization's policies limit what is shared.
+    /// Whether the organization's policies limit what may be shared.
     policies: default bool = true, of(ONA);
 }
 
+/// The port of the editor in workspaces of Gitpod.
 const IDE_PORT: u16 = 23_000;
 
-/// A source, before the issuers that it names are looked up.
+/// A source whose issuers are not looked up yet.
 pub(super) struct RawSource {
-    pub(super) source: Source,
+    pub(super) source: SourceSettings,
     issuer: Option<IssuerKey>,
     pub(super) span: Span,
 }
 
 impl RawSource {
-    /// Joins the people of the source to the issuers that it names, where its records do not do so themselves.
+    /// Looks up the issuers of its people; records of the other kinds name issuers themselves.
     ///
     /// # Errors
     /// See [`IssuerKey::resolve`].
@@ -182,17 +186,21 @@ impl Section for SourceTable {
                 SourceKind::Ona(platform?, settings)
             }
         };
-        Some(RawSource { source: Source { name: name?, rules, kind }, issuer, span: report.span })
+        Some(RawSource {
+            source: SourceSettings { name: name?, rules, kind },
+            issuer,
+            span: report.span,
+        })
     }
 }
 
 impl SourceTable {
     fn rules(&self, kind: KindName) -> SourceRules {
-        let usual = SourceRules::default();
+        let defaults = SourceRules::default();
         let stale_after = match kind {
-            // A hub that ends leaves its routes behind, to ports that may soon belong to others.
-            KindName::Hub => usual.stale_open_after,
-            _ => usual.stale_after,
+            // Routes stay after a hub has ended, and lead to ports that other people may soon have.
+            KindName::Hub => defaults.stale_open_after,
+            _ => defaults.stale_after,
         };
         let stale_after = self.stale_seconds.unwrap_or(stale_after);
         let rules = SourceRules {
@@ -241,9 +249,9 @@ impl SourceTable {
         Some(SourceKind::Kubernetes(settings, timing))
     }
 
-    /// Where a platform is and how it is asked.
-    fn platform(&mut self, kind: KindName, report: &mut Report) -> Option<Platform> {
-        let url = match (self.url.take(), kind.usual_url()) {
+    /// Where the platform's API is, and how it is called.
+    fn platform(&mut self, kind: KindName, report: &mut Report) -> Option<PlatformSettings> {
+        let url = match (self.url.take(), kind.default_url()) {
             (Some(Spanned { value, span }), _) => match secure_url(&value, true) {
                 Ok(url) => Some(url),
                 Err(error) => {
@@ -251,9 +259,9 @@ impl SourceTable {
                     None
                 }
             },
-            (None, Some(usual)) => usual.parse().ok(),
+            (None, Some(default)) => default.parse().ok(),
             (None, None) => {
-                report.mistake("the key 'url' is missing here: where the platform's API is");
+                report.mistake("the key 'url' is missing here: the address of the platform's API");
                 None
             }
         };
@@ -262,29 +270,29 @@ impl SourceTable {
             (self.token_env.take(), "token_env"),
             report,
         );
-        let (authority, timing) = (self.ca_file.take(), self.timing(kind));
-        Some(Platform { url: url?, credential: credential?, authority, timing })
+        let (ca_file, timing) = (self.ca_file.take(), self.timing(kind));
+        Some(PlatformSettings { url: url?, credential: credential?, ca_file, timing })
     }
 
     fn timing(&self, kind: KindName) -> ReconcileTiming {
-        let usual = ReconcileTiming::default();
+        let defaults = ReconcileTiming::default();
         let resync = match kind {
-            // Lists are all there is, or nearly.
+            // These platforms report few changes or none, so lists must be frequent.
             KindName::Coder | KindName::Gitpod => Duration::from_secs(5),
-            // With whom servers are shared is told by nothing else.
+            // The hub does not report when a server is shared: only lists show it.
             KindName::Hub => Duration::from_secs(30),
-            _ => usual.list_interval,
+            _ => defaults.list_interval,
         };
-        ReconcileTiming { list_interval: self.resync_seconds.unwrap_or(resync), ..usual }
+        ReconcileTiming { list_interval: self.resync_seconds.unwrap_or(resync), ..defaults }
     }
 
-    /// How people are joined to identities, without the issuers: [`RawSource::join`] looks these up.
+    /// How the platform's people are joined to identities; [`RawSource::join`] adds the issuers.
     fn identity_mapping(&mut self) -> IdentityMapping {
         IdentityMapping { organization: self.organization.take(), ..IdentityMapping::default() }
     }
 }
 
-/// A token, which is in a file or in a variable of the environment.
+/// The token that is in a file or in an environment variable: exactly one of the two keys must be set.
 fn credential(
     (file, in_file): (Option<PathBuf>, &str),
     (variable, in_variable): (Option<String>, &str),
@@ -300,6 +308,7 @@ fn credential(
     }
 }
 
+/// The kinds of source, by their words in the configuration.
 #[derive(Clone, Copy, PartialEq, Eq, strum::IntoStaticStr, strum::VariantArray)]
 #[strum(serialize_all = "snake_case")]
 enum KindName {
@@ -314,8 +323,8 @@ enum KindName {
 }
 
 impl KindName {
-    /// The address of the platform's public service, where there is one.
-    fn usual_url(self) -> Option<&'static str> {
+    /// The address of the platform's public service, if it has one.
+    fn default_url(self) -> Option<&'static str> {
         match self {
             Self::Ona => Some("https://app.ona.com/api"),
             _ => None,
@@ -335,7 +344,7 @@ impl Form for DestinationTemplate {
     type Value = Self;
 
     fn parse(text: &str) -> Result<Self, String> {
-        // The type's own function, of the same name.
+        // The type has a function of the same name, which is called here.
         Self::parse(text).map_err(|error| error.to_string())
     }
 }

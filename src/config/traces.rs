@@ -1,4 +1,4 @@
-//! The table `[traces]`: where spans of decisions go.
+//! The table `[traces]`: where spans of decisions are sent, and how many.
 
 use url::Url;
 
@@ -9,13 +9,13 @@ use super::{
 use crate::traces::TraceSettings;
 
 table! {
-    /// Where OpenTelemetry spans of decisions go; only in programs that are built with the feature `otel`.
+    /// Where OpenTelemetry spans of decisions are sent; only in programs that are built with the feature `otel`.
     TracesTable = "traces", restart;
-    /// The collector's URL for OTLP over HTTP, such as `http://127.0.0.1:4318/v1/traces`; https unless it is on this machine.
+    /// The collector's URL for OTLP over HTTP. It must be https, unless the collector is on this machine.
     endpoint: required At<Parsed<Url>>, example("\"http://127.0.0.1:4318/v1/traces\"");
-    /// The share of decisions that get a span, such as `0.01` for one in a hundred.
+    /// The share of decisions that have a span: 0.01 is one in 100.
     sample_ratio: default Ratio = 0.01;
-    /// Whether a span names the user.
+    /// Whether spans contain the user.
     user: default bool = false;
 }
 
@@ -39,7 +39,8 @@ impl Section for TracesTable {
     }
 }
 
-/// Whether no other machine can read what spans say.
+/// Whether no other machine can read the spans on their way: TLS, or an address of this machine. A URL with a password is
+/// refused, since it would stand in logs.
 fn is_safe(url: &Url) -> bool {
     let here = match url.host() {
         Some(url::Host::Ipv4(ip)) => ip.is_loopback(),

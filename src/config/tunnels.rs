@@ -1,21 +1,26 @@
-//! The tables `[haproxy]` and `[tunnels]`.
+//! The tables `[haproxy]` and `[tunnels]`: how live tunnels are found and closed, and what they are allowed.
 
 use std::path::PathBuf;
 
 use super::{
-    Haproxy, Tunnels,
     kinds::{Address, List, NonEmpty, Number, Seconds},
     section::{Report, Section, table},
 };
 use crate::{haproxy::Socket, tunnels::TunnelSettings};
 
 table! {
-    /// HAProxy's runtime API, through which the agent terminates tunnels.
+    /// How the agent reaches HAProxy's runtime API, to track and close live tunnels.
     HaproxyTable = "haproxy", restart;
-    /// `unix:/path/to/socket` or `IP:PORT`, of a process (`stats socket … level admin`) or of its master (`haproxy -S`), one for each HAProxy.
+    /// `unix:/path/to/socket` or `IP:PORT`: the socket of each HAProxy's master (`haproxy -S`), or of its process (`stats socket … level admin`).
     sockets: required NonEmpty<Address<Socket>>, example("[\"unix:/run/haproxy/admin.sock\"]");
-    /// The frontends whose tunnels are watched from the start. Others are added with their first authorization request.
+    /// The frontends whose streams are tracked from the start. Others are added with their first authorization request.
     frontends: default List<String> = vec![];
+}
+
+/// The way to HAProxy, before it is joined with the limits of tunnels.
+pub(super) struct Haproxy {
+    pub(super) sockets: Vec<Socket>,
+    pub(super) frontends: Vec<Box<[u8]>>,
 }
 
 impl Section for HaproxyTable {
@@ -30,29 +35,36 @@ impl Section for HaproxyTable {
 table! {
     /// Limits of live tunnels; needs `[haproxy]`.
     TunnelsTable = "tunnels", restart;
-    /// The most tunnels at once. One person, or one client address without a person, may have an eighth of it.
+    /// The maximum number of tunnels. One person, or one address without a person, may have an eighth of it.
     max: default Number<8, 1_000_000, usize> = TunnelSettings::default().max;
-    /// The longest that a tunnel may last.
-    max_seconds: optional Seconds<1, 31_536_000>, example("43200");
-    /// Whether a tunnel goes on after the token that opened it has expired.
+    /// The maximum lifetime of a tunnel.
+    max_seconds: optional Seconds<1, 31_536_000>, note("no limit"), example("43200");
+    /// Whether a tunnel stays open when the token or certificate that opened it expires.
     outlive_token: default bool = TunnelSettings::default().outlive_token;
-    /// Whether tunnels that the agent does not know are terminated. Only with a single agent.
+    /// Whether tunnels that the agent does not know are closed when it starts. Use it only if no other agent serves the same HAProxy.
     terminate_unknown: default bool = TunnelSettings::default().terminate_unknown;
-    /// A file with the live tunnels, for an agent that restarts.
-    file: optional PathBuf, example("\"tunnels.json\"");
+    /// The file in which tunnels outlive a restart of the agent.
+    file: optional PathBuf, note("a restarted agent does not know earlier tunnels"), example("\"tunnels.json\"");
+}
+
+/// The limits of tunnels, before they are joined with the way to HAProxy.
+#[derive(Default)]
+pub(super) struct RawTunnels {
+    pub(super) limits: TunnelSettings,
+    pub(super) file: Option<PathBuf>,
 }
 
 impl Section for TunnelsTable {
-    type Value = Tunnels;
+    type Value = RawTunnels;
 
-    fn build(self, _: &mut Report) -> Option<Tunnels> {
-        let settings = TunnelSettings {
+    fn build(self, _: &mut Report) -> Option<RawTunnels> {
+        let limits = TunnelSettings {
             max: self.max,
             max_lifetime: self.max_seconds,
             outlive_token: self.outlive_token,
             terminate_unknown: self.terminate_unknown,
             ..TunnelSettings::default()
         };
-        Some(Tunnels { settings, file: self.file })
+        Some(RawTunnels { limits, file: self.file })
     }
 }

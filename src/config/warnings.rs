@@ -6,11 +6,14 @@
 
 use toml_span::Value;
 
-use super::{Config, Issuer, SourceKind, kinds::Words as _};
+use super::{Config, kinds::Words as _};
 use crate::{
     diagnostics::{self, Mistake},
-    identity::profile::{ClaimPath, MatchBy},
-    sources::file::KnownIssuer,
+    identity::{
+        profile::{ClaimPath, MatchBy},
+        settings::IssuerSettings,
+    },
+    sources::{file::KnownIssuer, settings::SourceKind},
     workspaces::{
         IssuerNames,
         pattern::{IdRule, coverage},
@@ -69,9 +72,9 @@ impl Config {
     fn unknown_people(&self) -> Vec<Mistake> {
         let issuers = self.known_issuers();
         // The list of [workspaces] is the first source and has no table [[source]].
-        let tables = self.sources.len().saturating_sub(self.listed_sources());
-        let sources = self.sources.iter().enumerate().filter_map(|(index, source)| {
-            let (names, has) = source.kind.people()?;
+        let tables = self.sources.sources.len().saturating_sub(self.listed_sources());
+        let sources = self.sources.sources.iter().enumerate().filter_map(|(index, source)| {
+            let (names, has) = people(&source.kind)?;
             let own = issuers.iter().filter(|issuer| names.contains(issuer.name));
             let own: Vec<_> = own.collect();
             let fits = |issuer: &&KnownIssuer<'_>| issuer.matching.iter().any(|rule| has.contains(rule));
@@ -128,7 +131,7 @@ impl Config {
 }
 
 /// The tenants of an issuer that its requirements exclude.
-fn refused_tenants(issuer: &Issuer) -> Vec<String> {
+fn refused_tenants(issuer: &IssuerSettings) -> Vec<String> {
     let profile = &issuer.profile;
     let of_tenant = profile.require.iter().filter(|rule| rule.claim == ClaimPath::named("tid"));
     let excludes =
@@ -146,24 +149,24 @@ fn refused_tenants(issuer: &Issuer) -> Vec<String> {
     refused
 }
 
-impl SourceKind {
-    /// The issuers of a platform's people, and the names that the platform knows of them. `None` where records
-    /// name people themselves.
-    fn people(&self) -> Option<(&IssuerNames, Vec<MatchBy>)> {
-        match self {
-            Self::File(_) | Self::Api(_) => None,
-            Self::Hub(_, hub, _) => Some((&hub.identity_mapping.issuers, vec![MatchBy::Username])),
-            Self::Coder(_, coder) => {
-                Some((&coder.identity_mapping.issuers, vec![MatchBy::Email, MatchBy::Username]))
-            }
-            Self::Gitpod(_, gitpod) => {
-                Some((&gitpod.identity_mapping.issuers, vec![MatchBy::Email]))
-            }
-            Self::Kubernetes(cluster, _) => {
-                Some((&cluster.identity_mapping.issuers, vec![cluster.owner]))
-            }
-            Self::Ona(_, ona) => Some((&ona.identity_mapping.issuers, vec![MatchBy::Email])),
+/// The issuers of a platform's people, and the names that the platform knows of them. `None` where records
+/// name people themselves.
+fn people(kind: &SourceKind) -> Option<(&IssuerNames, Vec<MatchBy>)> {
+    match kind {
+        SourceKind::File(_) | SourceKind::Api(_) => None,
+        SourceKind::Hub(_, hub, _) => {
+            Some((&hub.identity_mapping.issuers, vec![MatchBy::Username]))
         }
+        SourceKind::Coder(_, coder) => {
+            Some((&coder.identity_mapping.issuers, vec![MatchBy::Email, MatchBy::Username]))
+        }
+        SourceKind::Gitpod(_, gitpod) => {
+            Some((&gitpod.identity_mapping.issuers, vec![MatchBy::Email]))
+        }
+        SourceKind::Kubernetes(cluster, _) => {
+            Some((&cluster.identity_mapping.issuers, vec![cluster.owner]))
+        }
+        SourceKind::Ona(_, ona) => Some((&ona.identity_mapping.issuers, vec![MatchBy::Email])),
     }
 }
 

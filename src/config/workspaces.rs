@@ -1,4 +1,4 @@
-//! The tables `[workspaces]` and `[destinations]`: what holds for the workspaces of all sources.
+//! The tables `[workspaces]` and `[destinations]`: what the operator allows for the workspaces of all sources.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,6 @@ use ipnet::IpNet;
 use toml_span::{DeserError, Value};
 
 use super::{
-    Source, SourceKind,
     key::{Kind, Shape},
     kinds::{At, Choice, Form, List, Words, words_of},
     section::{Report, Section, table},
@@ -14,6 +13,7 @@ use super::{
 use crate::{
     authz::limits::{Framing, Limits},
     diagnostics::{Format, mistake},
+    sources::settings::{SourceKind, SourceSettings},
     workspaces::{
         Admission,
         destination::{AllowedBackends, DestinationLimits},
@@ -21,25 +21,25 @@ use crate::{
     },
 };
 
-/// The name of the source that `[workspaces]` stands for.
+/// The name of the source that the list of `[workspaces]` becomes.
 const FILE: &str = "file";
 
 table! {
-    /// What holds for all workspaces, and a list of them in a file.
+    /// What holds for the workspaces of all sources, and a list of workspaces in a file.
     WorkspacesTable = "workspaces";
-    /// The list: `.yaml`, `.toml` or `.json`. Read the moment it changes.
+    /// The list of workspaces: `.yaml`, `.toml` or `.json`. It is read again as soon as it changes.
     file: optional ListFile, used("\"workspaces.yaml\"");
-    /// Whether the owner reaches ports that the list does not have.
+    /// Whether owners may reach ports that the list does not contain.
     undeclared_ports: default Choice<UndeclaredPorts> = UndeclaredPorts::default();
-    /// No endpoint of any source admits more.
+    /// The widest admission of the endpoints of all sources: a wider one is lowered to this.
     max_admission: default Choice<Admission> = Admission::Public;
-    /// Which pages may show a workspace in a frame with its visitor's cookie or certificate, beside those of its own host: those of the workspace's other hosts, those of its site (registrable domain), or any.
+    /// Which pages may show a workspace in a frame with the visitor's cookie or certificate, besides pages of its own host: those of the workspace's other hosts (`workspace`), of its registrable domain (`site`), or any.
     framing: default Choice<Framing> = Framing::default();
 }
 
-/// What holds for all workspaces, and the list of them if there is one.
+/// The values of `[workspaces]`, with the list as a source if one is named.
 pub(super) struct AllWorkspaces {
-    pub(super) file: Option<Source>,
+    pub(super) file: Option<SourceSettings>,
     max_admission: Admission,
     framing: Framing,
 }
@@ -51,6 +51,7 @@ impl Default for AllWorkspaces {
 }
 
 impl AllWorkspaces {
+    /// What the operator allows for all workspaces.
     pub(super) fn limits(&self, ranges: DestinationLimits) -> Limits {
         Limits { max_admission: self.max_admission, ranges, framing: self.framing }
     }
@@ -62,7 +63,7 @@ impl Section for WorkspacesTable {
     fn build(self, _: &mut Report) -> Option<AllWorkspaces> {
         let Self { file, undeclared_ports, max_admission, framing } = self;
         let rules = SourceRules { undeclared_ports, ..SourceRules::default() };
-        let file = file.map(|path| Source {
+        let file = file.map(|path| SourceSettings {
             name: FILE.into(),
             rules: rules.never_stale(),
             kind: SourceKind::File(path),
@@ -71,7 +72,7 @@ impl Section for WorkspacesTable {
     }
 }
 
-/// A list of workspaces, by the name of its file.
+/// The path of a list of workspaces, whose ending says its format.
 pub(super) struct ListFile;
 
 impl Kind for ListFile {
@@ -104,13 +105,13 @@ impl Words for Framing {
 words_of!(Admission);
 
 table! {
-    /// Where requests may be sent. This machine, link-local and multicast addresses and cloud metadata are forbidden.
+    /// Where requests may be sent. This machine, link-local and multicast addresses and cloud metadata services are forbidden by default.
     DestinationsTable = "destinations";
-    /// Exceptions: addresses or ranges; the metadata of a cloud only by its very address.
-    allow: optional List<Net>, example("[\"127.0.0.1\"]");
-    /// Nowhere else than there.
-    only: optional List<Net>, example("[\"10.0.0.0/8\"]");
-    /// The backends of haproxy.cfg that a destination `backend:NAME` may name; `ws-*` stands for all that begin so. Never the gate's own.
+    /// Addresses or ranges that are allowed although they are forbidden by default. A cloud metadata service must be named by its exact address.
+    allow: optional List<Net>, note("none"), example("[\"127.0.0.1\"]");
+    /// If set, only these addresses or ranges are allowed.
+    only: optional List<Net>, note("no restriction"), example("[\"10.0.0.0/8\"]");
+    /// The backends of haproxy.cfg that a destination `backend:NAME` may name; `ws-*` stands for all names that begin with `ws-`. The gate's own backends are never allowed.
     backends: optional List<At<String>>, note("none"), example("[\"ws-*\"]");
 }
 
@@ -130,7 +131,7 @@ impl Section for DestinationsTable {
     }
 }
 
-/// An address, or a range of them.
+/// An address or a range of addresses.
 struct Net;
 
 impl Form for Net {

@@ -1,4 +1,6 @@
-//! Watching with `inotify(7)`.
+//! Watches a file with `inotify(7)`.
+//!
+//! After each event the whole path is resolved again and its parts are watched again, so that no replaced link is missed.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -19,26 +21,26 @@ use nix::{
 use tokio::{io::unix::AsyncFd, sync::mpsc, task::JoinHandle};
 use tracing::warn;
 
-/// What `path_resolution(7)` allows.
+/// The maximum number of symbolic links on a path, as in `path_resolution(7)`.
 const MAX_LINKS: usize = 40;
-/// How often the way is looked up again because it changed meanwhile.
+/// How often a path that changes while it is being watched is resolved again.
 const MAX_TRIES: usize = 5;
-/// Of the file, or of a link. Its last name or one of several is taken away with `ATTRIB`.
+/// The events of the file or of a link. `IN_ATTRIB` also reports that it lost one of its names.
 const CHANGED: AddWatchFlags = AddWatchFlags::IN_CLOSE_WRITE
     .union(AddWatchFlags::IN_ATTRIB)
     .union(AddWatchFlags::IN_MOVE_SELF)
     .union(AddWatchFlags::IN_DELETE_SELF);
-/// Of a directory in which a name is missing.
+/// The events of a directory in which a name of the path is missing.
 const APPEARED: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_MOVED_TO)
     .union(AddWatchFlags::IN_MOVE_SELF)
     .union(AddWatchFlags::IN_DELETE_SELF)
     .union(AddWatchFlags::IN_ONLYDIR);
 
-/// Watches until it is dropped.
+/// A watched file; dropping it ends the watch.
 pub struct Watcher {
     task: JoinHandle<()>,
-    /// How often it was woken up.
+    /// How often the task was woken up.
     #[cfg_attr(not(test), expect(dead_code, reason = "for tests"))]
     pub(super) wakeups: Arc<AtomicU64>,
 }
@@ -65,6 +67,7 @@ pub(super) fn watch(path: &Path, events: mpsc::Sender<()>) -> io::Result<Watcher
     Ok(Watcher { task, wakeups })
 }
 
+/// Sends an event for each change that concerns the file.
 async fn follow(mut watch: AsyncFd<Watch>, events: mpsc::Sender<()>, wakeups: Arc<AtomicU64>) {
     loop {
         let Ok(mut ready) = watch.readable_mut().await else { return };
@@ -77,7 +80,7 @@ async fn follow(mut watch: AsyncFd<Watch>, events: mpsc::Sender<()>, wakeups: Ar
         {
             continue;
         }
-        // First, so that what changes from here on is told again.
+        // The watches are renewed before the event is sent, so that a change after it causes another event.
         if let Err(error) = watch.renew() {
             warn!(path = %watch.path.display(), %error, "watching a file failed: it is read every few seconds instead");
         }
@@ -85,11 +88,12 @@ async fn follow(mut watch: AsyncFd<Watch>, events: mpsc::Sender<()>, wakeups: Ar
     }
 }
 
+/// The watches on one path.
 struct Watch {
     inotify: Inotify,
     path: PathBuf,
     watched: BTreeSet<WatchDescriptor>,
-    /// The directory in which a name is missing, and that name.
+    /// The directory that lacks a name of the path, and that name.
     missing: Option<(WatchDescriptor, OsString)>,
 }
 
@@ -100,9 +104,9 @@ impl AsRawFd for Watch {
 }
 
 impl Watch {
-    /// Whether the file may be another one after this.
+    /// Whether the file may have changed with this event.
     fn concerns(&self, event: &InotifyEvent) -> bool {
-        // The kernel has dropped a watch that we gave up, or one whose end it told before.
+        // The kernel confirms the end of a watch, which was removed here or whose file is gone.
         if event.mask.contains(AddWatchFlags::IN_IGNORED) {
             return false;
         }
@@ -112,42 +116,43 @@ impl Watch {
         }
     }
 
-    /// Watches what is on the way now, and nothing else.
+    /// Watches the parts of the path as it is now, and nothing else.
     fn renew(&mut self) -> io::Result<()> {
         for _ in 0..MAX_TRIES {
-            let way = Way::to(&self.path)?;
-            match self.add(&way) {
+            let path = ResolvedPath::resolve(&self.path)?;
+            match self.add(&path) {
                 Ok(()) => {}
-                // Gone since.
+                // A part was removed after the path was resolved.
                 Err(Errno::ENOENT | Errno::ENOTDIR) => continue,
                 Err(error) => return Err(error.into()),
             }
-            if Way::to(&self.path)? == way {
+            if ResolvedPath::resolve(&self.path)? == path {
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    fn add(&mut self, way: &Way) -> nix::Result<()> {
+    /// Watches the parts of a path, and ends the watches of other files.
+    fn add(&mut self, path: &ResolvedPath) -> nix::Result<()> {
         let mut watched = BTreeSet::new();
-        for link in &way.links {
+        for link in &path.links {
             let flags = CHANGED | AddWatchFlags::IN_DONT_FOLLOW;
             watched.insert(self.inotify.add_watch(link, flags)?);
         }
         self.missing = None;
-        match &way.end {
-            End::File(path) => {
-                watched.insert(self.inotify.add_watch(path, CHANGED)?);
+        match &path.end {
+            PathEnd::File(file) => {
+                watched.insert(self.inotify.add_watch(file, CHANGED)?);
             }
-            End::Missing(directory, name) => {
+            PathEnd::Missing(directory, name) => {
                 let directory = self.inotify.add_watch(directory, APPEARED)?;
                 watched.insert(directory);
                 self.missing = Some((directory, name.clone()));
             }
         }
         for old in self.watched.difference(&watched) {
-            // It may be gone already, with the file.
+            // The watch may have ended already, together with its file.
             let _ = self.inotify.rm_watch(*old);
         }
         self.watched = watched;
@@ -155,25 +160,26 @@ impl Watch {
     }
 }
 
-/// How a path leads to a file.
+/// A resolved path: its links, and the file or what is missing.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Way {
-    /// The symbolic links on it.
+pub(super) struct ResolvedPath {
+    /// The symbolic links on the path.
     pub(super) links: Vec<PathBuf>,
-    pub(super) end: End,
+    pub(super) end: PathEnd,
 }
 
-/// Where a way ends.
+/// Where a resolved path ends.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub(super) enum PathEnd {
     /// The path of the file, without links.
     File(PathBuf),
     /// The directory that lacks a name, and the name.
     Missing(PathBuf, OsString),
 }
 
-impl Way {
-    pub(super) fn to(path: &Path) -> io::Result<Self> {
+impl ResolvedPath {
+    /// Resolves a path as the kernel does, and notes the links.
+    pub(super) fn resolve(path: &Path) -> io::Result<Self> {
         let mut links = Vec::new();
         let mut rest: VecDeque<OsString> = names(path).collect();
         let mut here = PathBuf::from(if path.is_absolute() { "/" } else { "." });
@@ -193,19 +199,19 @@ impl Way {
                         rest.push_front(name);
                     }
                 }
-                // Of the directory as it is by now, not of the path: `..` is one of its names.
+                // `..` is a name in the directory that the links led to, so the path is not shortened as a text.
                 Ok(_) => here = next,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Ok(Self { links, end: End::Missing(here, name) });
+                    return Ok(Self { links, end: PathEnd::Missing(here, name) });
                 }
                 Err(error) => return Err(error),
             }
         }
-        Ok(Self { links, end: End::File(here) })
+        Ok(Self { links, end: PathEnd::File(here) })
     }
 }
 
-/// The names of a path that are looked up one after the other.
+/// The names of a path in the order in which they are looked up.
 fn names(path: &Path) -> impl Iterator<Item = OsString> {
     path.components().filter_map(|component| match component {
         Component::Normal(name) => Some(name.to_owned()),

@@ -78,13 +78,26 @@ impl Gate {
             },
         };
         // Last, for every kind of credential, so that no remembered token passes it.
+        self.refuse_revoked(&mut found);
+        Ok(found)
+    }
+
+    /// A person whose credential is assumed to be valid.
+    pub(super) fn authenticated_as(&self, identity: Arc<Identity>) -> Authenticated {
+        let known = Authentication::Known(identity);
+        let mut assumed = Authenticated::by(CredentialKind::Bearer, known);
+        self.refuse_revoked(&mut assumed);
+        assumed
+    }
+
+    /// Refuses a person whose credential is revoked, whatever kind it is of.
+    fn refuse_revoked(&self, found: &mut Authenticated) {
         if let Authentication::Known(identity) = &found.authentication
             && self.revocations.cover(identity)
         {
             debug!(user = identity.label(), "a revoked credential");
             found.authentication = Authentication::Refused(TokenError::Revoked);
         }
-        Ok(found)
     }
 
     fn by_bearer(

@@ -2,8 +2,6 @@
 //!
 //! Written by the pages of sign-in, by the refresh task and by the administrator's API.
 
-use tracing::error;
-
 use crate::{
     audit::{AuditEvent, AuditLog, AuditRecord, JsonObject},
     identity::Identity,
@@ -55,14 +53,7 @@ impl AuditRecord for SessionEvent<'_> {
 impl SessionEvent<'_> {
     /// Records and counts the event. Returns whether it is on record.
     pub fn record(&self, log: &AuditLog, metrics: &Metrics) -> bool {
-        let is_recorded = log.record(self).is_ok();
         metrics.session_event(self.event);
-        if !is_recorded {
-            error!(
-                event = self.event.id(),
-                "recording an event failed: the audit log has no room or cannot be written"
-            );
-        }
-        is_recorded
+        log.record_event(self.event, self.identity.map_or("sessions", Identity::label), self)
     }
 }

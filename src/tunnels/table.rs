@@ -476,22 +476,14 @@ impl Tunnels {
         error: Option<&str>,
     ) -> bool {
         let record = TunnelEvent { time: Timestamp::now(), event, tunnel, cause, error };
-        let kept = self.audit_log.record(&record).is_ok();
-        if !kept {
-            error!(event = event.id(), decision_id = %tunnel.id, "recording an event failed: the audit log has no room or cannot be written");
-        }
-        kept
+        self.audit_log.record_event(event, tunnel.id, &record)
     }
 
     /// Records the termination of a stream that this agent did not allow.
     pub(super) fn record_unknown(&self, detail: &Detail, process: u32, cause: TerminationCause) {
         self.counts.terminated.fetch_add(1, Ordering::Relaxed);
         let record = StreamTerminated { time: Timestamp::now(), detail, process, cause };
-        if self.audit_log.record(&record).is_err() {
-            error!(
-                "recording the end of an unknown tunnel failed: the audit log has no room or cannot be written"
-            );
-        }
+        self.audit_log.record_event(AuditEvent::TunnelTerminate, "an unknown tunnel", &record);
     }
 
     /// Records the termination of a request that lasts and has no room in the table.

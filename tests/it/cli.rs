@@ -1,4 +1,4 @@
-//! The command line, as a person meets it.
+//! The commands `check` and `explain` as a person uses them.
 
 use std::{
     path::Path,
@@ -298,6 +298,74 @@ async fn explain_shows_each_stage_and_exits_as_the_verdict_says() {
     assert_eq!(output.status.code(), Some(2));
     let output = run_program(&["explain", "--config", "agent.toml"], directory.path());
     assert_eq!(output.status.code(), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_tells_what_a_person_would_get_without_their_token() {
+    let (directory, _idp, _workspace) = stage().await;
+    let explain = |person: &[&str]| {
+        let host = host(ALICES);
+        let args = [&["explain", "--config", "agent.toml", "--host", &host], person].concat();
+        let output = run_program(&args, directory.path());
+        (output.status.code().unwrap(), text(&output))
+    };
+    for (person, code, verdict) in [
+        (&["--subject", "sub-alice"][..], 0, "verdict     allow: owner"),
+        (&["--user", "alice@example.com"], 0, "verdict     allow: owner"),
+        (&["--user", "Alice@Example.com", "--issuer", "dev"], 0, "verdict     allow: owner"),
+        (&["--subject", "sub-bob"], 1, "verdict     deny: not_permitted"),
+        (&["--user", "bob"], 1, "verdict     deny: not_permitted"),
+    ] {
+        let (found, text) = explain(person);
+        assert_eq!(found, code, "{person:?}\n{text}");
+        assert!(text.contains(&format!("{verdict} (for the ASSUMED person)\n")), "{text}");
+        // The first line, the identity and the verdict show that no token was verified.
+        assert!(text.starts_with("ASSUMED     "), "{text}");
+        assert!(text.contains("no token was verified"), "{text}");
+        assert!(text.contains("identity    ASSUMED: "), "{text}");
+    }
+    let (_, text) = explain(&["--user", "bob", "--groups", "engineers,leads"]);
+    assert!(text.contains("groups [\"engineers\", \"leads\"]"), "{text}");
+    // A subject that no record has is not known, which matters where people are matched by it.
+    assert!(text.contains("subject bob: unknown, so the name stands for it"), "{text}");
+    let (code, text) = explain(&["--user", "alice", "--issuer", "other"]);
+    assert_eq!((code, text.contains("--issuer: expected one of dev")), (2, true), "{text}");
+    for wrong in [
+        &["--user", "alice", "--token-file", "agent.toml"][..],
+        &["--groups", "engineers"],
+        &["--issuer", "dev"],
+    ] {
+        assert_eq!(explain(wrong).0, 2, "{wrong:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_assumes_no_person_who_is_revoked() {
+    let (directory, idp, _workspace) = stage().await;
+    let path = directory.path().join("agent.toml");
+    let config = std::fs::read_to_string(&path).unwrap();
+    let admin = "\n[admin]\nsocket = \"admin.sock\"\nrevocations = \"revocations.jsonl\"\n";
+    std::fs::write(&path, config.replace("\n[[host]]", &format!("{admin}\n[[host]]"))).unwrap();
+    let issuer = idp.issuer();
+    let revoked = format!("{{\"issuer\":\"{issuer}\",\"subject\":\"sub-alice\",\"at_ms\":1}}");
+    let journal = format!("{{\"revoke\":{revoked}}}\n");
+    std::fs::write(directory.path().join("revocations.jsonl"), journal).unwrap();
+    let host = host(ALICES);
+    let args = ["explain", "--config", "agent.toml", "--host", &host, "--subject", "sub-alice"];
+    let output = run_program(&args, directory.path());
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("deny: token_revoked"), "{}", text(&output));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_without_a_credential_says_so_and_what_can_be_given() {
+    let (directory, _idp, _workspace) = stage().await;
+    let host = host(ALICES);
+    let args = ["explain", "--config", "agent.toml", "--host", &host];
+    let said = text(&run_program(&args, directory.path()));
+    let expected = "identity    none: the request is decided as one without any credential; \
+        --token-file takes a token, --user or --subject assumes a person\n";
+    assert!(said.contains(expected) && !said.contains("ASSUMED"), "{said}");
 }
 
 async fn stage() -> (tempfile::TempDir, DevIdp, DevWorkspace) {

@@ -1,4 +1,4 @@
-//! `doctor`: what a person is told of each thing that is usually wrong.
+//! `doctor`: each usual mistake is found, with a remedy.
 
 use std::process::Command;
 
@@ -25,7 +25,7 @@ impl Patient {
         Self { idp, directory }
     }
 
-    /// What is said, and the exit status. A token is in none of it.
+    /// The output and the exit status; no part of a token is in the output.
     async fn examine(&self, token: Option<&str>) -> (String, i32) {
         let mut command = Command::new(program());
         command.args(["doctor", "--config"]).arg(self.directory.path().join("agent.toml"));
@@ -52,7 +52,7 @@ impl Patient {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_healthy_provider_and_a_good_token_are_told_so() {
+async fn a_healthy_provider_and_a_valid_token_have_no_failure() {
     let patient = Patient::new().await;
     let token = patient.idp.token_of("alice");
     let (text, status) = patient.examine(Some(&token)).await;
@@ -70,7 +70,7 @@ async fn a_healthy_provider_and_a_good_token_are_told_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_fault_of_a_provider_is_told_with_what_to_do() {
+async fn each_fault_of_a_provider_is_found_with_a_remedy() {
     let patient = Patient::new().await;
     for (discovery, jwks, want) in [
         (Fault::WrongIssuer, Fault::Ok, "if it is the right provider, set issuer"),
@@ -95,7 +95,7 @@ async fn each_fault_of_a_provider_is_told_with_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_usual_mistake_in_a_token_is_told_with_what_to_do() {
+async fn each_usual_mistake_in_a_token_is_found_with_a_remedy() {
     let patient = Patient::new().await;
     let issuer = patient.idp.issuer();
     for (claims, want) in [
@@ -105,7 +105,7 @@ async fn each_usual_mistake_in_a_token_is_told_with_what_to_do() {
         (json!({"iss": format!("{issuer}/")}), "only a slash at the end differs"),
         (json!({"iss": "https://sts.windows.net/x/"}), "requestedAccessTokenVersion"),
         (json!({"iss": "https://elsewhere\u{1b}[31m"}), "\\u{1b}"),
-        (json!({"nonce": "n"}), "of a kind that 'tokens' does not list"),
+        (json!({"nonce": "n"}), "of a type that 'token_types' does not list"),
         (json!({"cnf": {"jkt": "x"}}), "DPoP"),
         (json!({"sub": null}), "each token needs"),
     ] {

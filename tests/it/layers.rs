@@ -6,7 +6,7 @@ use crate::support::haproxy::root;
 
 /// The top-level modules, from the top to the bottom; `src/lib.rs` says what each is for.
 const PLAN: &str = "cli app config haproxy_config admin agent sign_in tunnels verdict_cache gate metrics authz sources \
-    workspaces sessions identity haproxy audit traces request spop diagnostics file_watch unix_socket backoff fingerprint reaper lock time";
+    workspaces sessions identity haproxy audit traces request spop secret diagnostics file_watch unix_socket backoff fingerprint reaper lock time";
 
 /// Each module's path, and the paths that its code names, tests apart: from the crate, or relative to its parent.
 fn modules(directory: &Path, path: &[String], found: &mut Vec<(Vec<String>, Vec<Vec<String>>)>) {

@@ -73,7 +73,7 @@ async fn a_person_at_a_terminal_gets_a_token_that_opens_the_workspace() {
     assert!(done, "{printed}");
     let token = printed.trim_end();
     assert_eq!(stage.get_with(&host(ALICES), Some(token)).await.status, 200);
-    // The next time nobody is asked, and others cannot read what is kept.
+    // The next call needs no sign-in, and other users cannot read the stored token.
     let args = [&issuer[..], &["--format", "header"]].concat();
     let (done, header) = Terminal::start(directory.path(), &args).printed();
     assert!(done);
@@ -118,7 +118,7 @@ async fn without_a_screen_a_code_is_entered_somewhere_else() {
         })
         .await;
     let directory = tempfile::tempdir().unwrap();
-    // The workspace's address says whose tokens count; not a provider that is somebody else's.
+    // The workspace's address names the provider whose tokens are accepted; another provider is refused.
     let gate = format!("http://{}", stage.haproxy.http);
     let refused = Terminal::start(directory.path(), &["--gate", &gate]);
     refused.says("name the provider with --issuer").await;
@@ -133,18 +133,21 @@ async fn without_a_screen_a_code_is_entered_somewhere_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn l4_an_answer_of_somebody_else_signs_nobody_in() {
+async fn l4_an_answer_from_another_provider_signs_no_person_in() {
     let idp = dev_idp::DevIdp::start().await;
     let directory = tempfile::tempdir().unwrap();
     let args = ["--issuer", idp.issuer(), "--browser"];
     let terminal = Terminal::start(directory.path(), &args);
     let address = terminal.says("/authorize").await;
-    let of = |name: &str| {
+    let parameter = |name: &str| {
         let value = address.split(&format!("{name}=")).nth(1).unwrap();
         value.split('&').next().unwrap().replace("%3A", ":").replace("%2F", "/")
     };
-    let back =
-        format!("{}?code=x&state={}&iss=https%3A%2F%2Fevil.test", of("redirect_uri"), of("state"));
+    let back = format!(
+        "{}?code=x&state={}&iss=https%3A%2F%2Fevil.test",
+        parameter("redirect_uri"),
+        parameter("state")
+    );
     assert_eq!(browse(&back).await.0, 400);
     let (done, printed) = terminal.printed();
     assert!(!done && printed.is_empty());

@@ -56,6 +56,7 @@ mod smuggling;
 mod sources;
 mod status;
 mod streams;
+mod terminal;
 mod threat_model;
 mod tokens;
 mod traces;

@@ -1,8 +1,7 @@
 //! Providers and their habits: presets, against tokens of the shape each of them makes.
 
 use identity_spoa::{
-    config::Issuer,
-    identity::{Identity, TokenError, claims},
+    identity::{Identity, TokenError, claims, settings::IssuerSettings},
     sign_in::logout::Ended,
     time::Timestamp,
 };
@@ -13,7 +12,7 @@ use crate::support::issuers;
 const TENANT: &str = "72f988bf-86f1-41af-91ab-2d7cd011db47";
 const OTHER_TENANT: &str = "9188040d-6c67-4c5b-b112-36a304b66dad";
 
-fn one(table: &str) -> Issuer {
+fn one(table: &str) -> IssuerSettings {
     issuers(&format!("[[issuer]]\nname = 'corp'\naudience = 'workspaces'\n{table}"))
         .unwrap()
         .remove(0)
@@ -24,7 +23,7 @@ fn mistake(table: &str) -> String {
 }
 
 /// The identity of claims with those that each token has.
-fn read(issuer: &Issuer, typed: bool, more: Value) -> Result<Identity, TokenError> {
+fn read(issuer: &IssuerSettings, typed: bool, more: Value) -> Result<Identity, TokenError> {
     let now = Timestamp::now().as_millis() / 1000;
     let mut all =
         json!({"aud": "workspaces", "exp": now + 60, "iat": now}).as_object().unwrap().clone();
@@ -49,12 +48,15 @@ fn okta_access_tokens_of_a_custom_server_count_and_its_org_server_is_pointed_out
     let alice = read(&okta, false, token).unwrap();
     assert_eq!((&*alice.subject, alice.label()), ("alice@corp.test", "alice@corp.test"));
     assert_eq!(groups(&alice), ["Everyone", "Engineers"]);
-    assert_eq!(alice.email, None, "a login name that looks like an address is no verified address");
+    assert_eq!(
+        alice.email, None,
+        "a login name that looks like an address is not a verified address"
+    );
     let text = mistake("preset = 'okta'\nissuer = 'https://corp.okta.com'");
     assert!(text.contains("oauth2/default"), "{text}");
 }
 
-fn entra(table: &str) -> Issuer {
+fn entra(table: &str) -> IssuerSettings {
     one(&format!("preset = 'entra'\ntenants = ['{TENANT}']\n{table}"))
 }
 

@@ -1,5 +1,5 @@
-//! The configuration changes while the agent runs: all of it or nothing, and no request notices but by the
-//! verdict that it asks for.
+//! The configuration changes while the agent runs: completely or not at all, and no request is lost or decided wrongly
+//! meanwhile.
 
 use std::sync::{
     Arc,
@@ -15,7 +15,7 @@ use crate::{
 use dev_idp::{DevIdp, TokenRequest};
 use dev_workspace::DevWorkspace;
 
-/// Waits until so many reloads were tried; returns the record of the last.
+/// Waits until this many reloads were tried; returns the record of the last one.
 async fn reloads(stage: &Stage, count: usize) -> Value {
     until("a reload", async || {
         let all: Vec<Value> = stage.audit().into_iter().filter(is_reload).collect();
@@ -85,7 +85,10 @@ async fn a_file_that_changes_holds_without_a_restart_and_is_on_record() {
     assert_eq!(stage.status(&port, None).await, 200);
     stage.agent.signal("-HUP");
     let record = reloads(&stage, 3).await;
-    assert_eq!(record["event"], "reload", "a signal reads what the file names anew: {record}");
+    assert_eq!(
+        record["event"], "reload",
+        "a signal also reads the files that are named again: {record}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -369,7 +372,7 @@ async fn a_storm_of_reloads_under_load_gives_no_wrong_verdict_and_loses_no_reque
         .await;
         let status = stage.get_with(&host(ALICES), Some(&more)).await.status;
         assert_eq!(status, if strict { 200 } else { 401 }, "all of it or nothing");
-        // A burst of signals is as good as one.
+        // A burst of signals has the effect of one.
         for _ in 0..5 {
             stage.agent.signal("-HUP");
         }

@@ -607,7 +607,7 @@ fn the_example_of_each_platforms_page_is_a_good_configuration() {
             let config = identity_spoa::config::Config::load(&directory.path().join("agent.toml"));
             let config = config.unwrap_or_else(|error| panic!("{page}: {error}\n{text}"));
             assert!(example.contains(&format!("kind = \"{page}\"")), "{page}");
-            assert_eq!(config.sources.len(), 1, "{page}");
+            assert_eq!(config.sources.sources.len(), 1, "{page}");
         }
         pages += 1;
     }

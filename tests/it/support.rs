@@ -3,7 +3,9 @@
 pub(crate) use test_stage::*;
 
 /// The issuers of a configuration that holds these tables.
-pub(crate) fn issuers(tables: &str) -> Result<Vec<identity_spoa::config::Issuer>, String> {
+pub(crate) fn issuers(
+    tables: &str,
+) -> Result<Vec<identity_spoa::identity::settings::IssuerSettings>, String> {
     let text = format!(
         "[agent]\nlisten = ['127.0.0.1:0']\n[workspaces]\nfile = 'w.yaml'\n\
          [[host]]\npreset = 'ona'\ndomain = 'x.test'\n{tables}"

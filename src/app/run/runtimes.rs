@@ -1,8 +1,8 @@
 //! Two runtimes: requests are decided on threads of their own.
 //!
-//! Everything else, such as reading lists of workspaces, answering administrators, fetching keys, looking
-//! again at tunnels and sessions, runs on other threads, so that none of it is in the way of a request however
-//! long it takes. What both use is shared without waiting, or under locks that are held for moments.
+//! Everything else runs on background threads: lists of workspaces, the admin API, fetching keys, revalidation of tunnels
+//! and sessions. So no background work delays a request, however long it takes. What both sides use is shared without
+//! waiting, or under locks that are held for moments.
 
 use std::{io, thread::JoinHandle};
 
@@ -10,8 +10,8 @@ use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-/// Threads for everything but requests. More than one, so that a tunnel is closed in time while a long list
-/// is read.
+/// The number of threads for everything but requests. With a single one, a long list of workspaces would delay the
+/// closing of a tunnel.
 const BACKGROUND_THREADS: usize = 2;
 
 /// The runtime for everything but requests.
@@ -31,12 +31,12 @@ pub(super) struct Requests {
 }
 
 impl Requests {
-    /// Starts it with so many threads.
+    /// Starts it with this number of threads.
     ///
     /// # Errors
     /// A thread cannot be started.
     pub(super) fn start(workers: usize) -> io::Result<Self> {
-        // A single thread needs no stealing of work, and costs less without.
+        // A single thread has no other to share work with, and the simpler runtime takes less time for each request.
         let runtime = if workers == 1 {
             Builder::new_current_thread().enable_all().build()?
         } else {
@@ -55,7 +55,7 @@ impl Requests {
         &self.handle
     }
 
-    /// Ends it; what still runs there ends at its next wait.
+    /// Ends the runtime. A task that still runs there ends when it waits next.
     pub(super) fn end(self) {
         self.stop.cancel();
         if self.thread.join().is_err() {
@@ -85,7 +85,7 @@ mod tests {
                 let (blocked, released) = (Arc::clone(&blocked), Arc::clone(&released));
                 background.spawn(async move {
                     blocked.wait();
-                    // Until the sender is gone: it does not yield.
+                    // Blocks until the sender is dropped, and never yields.
                     let _ = released.lock().map(|released| released.recv());
                 });
             }

@@ -1,9 +1,9 @@
-//! The way to HAProxy's runtime API.
+//! Findings about the sockets of HAProxy's runtime API.
 
 use super::Finding;
 use crate::haproxy::{AskError, Socket};
 
-/// Whether each socket answers, reaches every process and allows to terminate streams.
+/// Whether each socket answers, reaches every process and may terminate streams.
 pub(super) async fn examine(sockets: &[Socket]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for socket in sockets {
@@ -17,6 +17,7 @@ pub(super) async fn examine(sockets: &[Socket]) -> Vec<Finding> {
     findings
 }
 
+/// The finding about one socket.
 async fn one(socket: &Socket) -> Result<Finding, AskError> {
     let processes = socket.processes().await?;
     let mut streams = 0;
@@ -29,7 +30,7 @@ async fn one(socket: &Socket) -> Result<Finding, AskError> {
     Ok(if processes.iter().any(|process| process.id().is_none()) {
         Finding::warn(
             text,
-            "a reload of HAProxy puts the tunnels of the old process out of reach of this socket: give the master's (haproxy -W -S …)",
+            "after a reload of HAProxy, tunnels of the old process cannot be reached by this socket: use the socket of the master (haproxy -W -S …)",
         )
     } else {
         Finding::ok(text)

@@ -1,24 +1,23 @@
-//! What an examination of an issuer means.
+//! Findings about an issuer: its discovery document, algorithms, clock and keys.
 
 use std::time::{Duration, SystemTime};
 
 use super::{Finding, quoted};
-use crate::{
-    config::Issuer,
-    identity::{
-        Profile,
-        keys::KeySet,
-        profile::{TENANT, algorithm},
-        provider::{Discovery, IssuerExamination},
-    },
+use crate::identity::{
+    Profile,
+    keys::KeySet,
+    profile::{TENANT, algorithm},
+    provider::{Discovery, IssuerExamination},
+    settings::IssuerSettings,
 };
 
-/// Clocks further apart than this are worth a word.
-const NOTICEABLE: Duration = Duration::from_secs(5);
+/// Clocks that differ by more than this are reported.
+const NOTICEABLE_SKEW: Duration = Duration::from_secs(5);
 
+/// The findings of an examination; `now` is the time of this machine when it ended.
 pub(super) fn judge(
     profile: &Profile,
-    issuer: &Issuer,
+    issuer: &IssuerSettings,
     examined: &IssuerExamination,
     now: SystemTime,
 ) -> Vec<Finding> {
@@ -31,7 +30,7 @@ pub(super) fn judge(
                 findings.push(introspection(issuer, document));
             }
         }
-        // Whoever has configured where the keys are needs no discovery.
+        // With a configured address of the keys, tokens can be verified without discovery.
         Err(error) if issuer.jwks_uri.is_some() => findings.push(Finding::warn(
             format!("discovery: {error}"),
             "not needed, since 'jwks_uri' is set; sign-in and introspection would need it",
@@ -46,7 +45,7 @@ pub(super) fn judge(
         None => {}
         Some(Err(error)) => findings.push(Finding::fail(
             format!("keys: {error}"),
-            "check that this machine reaches the address; until then only 'key_cache_file' could help",
+            "check that this machine reaches the address; until then only keys in 'key_cache_file' help",
         )),
         Some(Ok((url, document, max_age))) => {
             findings.extend(keys(profile, document));
@@ -65,6 +64,7 @@ pub(super) fn judge(
     findings
 }
 
+/// Whether the document is the one of the configured issuer.
 fn names(profile: &Profile, document: &Discovery) -> Finding {
     let (found, configured) = (document.issuer.as_str(), profile.issuer.as_str());
     if found == configured {
@@ -84,6 +84,7 @@ fn names(profile: &Profile, document: &Discovery) -> Finding {
     Finding::fail(text, advice)
 }
 
+/// Whether the provider signs with an algorithm that is accepted.
 fn algorithms(profile: &Profile, document: &Discovery) -> Finding {
     let offered = &document.id_token_signing_alg_values_supported;
     let common = offered
@@ -103,7 +104,8 @@ fn algorithms(profile: &Profile, document: &Discovery) -> Finding {
     }
 }
 
-fn introspection(issuer: &Issuer, document: &Discovery) -> Finding {
+/// Whether opaque tokens can be introspected.
+fn introspection(issuer: &IssuerSettings, document: &Discovery) -> Finding {
     let configured = issuer.introspection.as_ref().and_then(|i| i.endpoint.as_ref());
     match (configured, &document.introspection_endpoint) {
         (None, None) => Finding::fail(
@@ -115,24 +117,26 @@ fn introspection(issuer: &Issuer, document: &Discovery) -> Finding {
     }
 }
 
+/// Whether the clocks agree well enough for `exp` and `nbf`.
 fn clock(profile: &Profile, theirs: SystemTime, ours: SystemTime) -> Finding {
     let (apart, ahead) = match theirs.duration_since(ours) {
         Ok(apart) => (apart, "behind"),
         Err(error) => (error.duration(), "ahead of"),
     };
-    let text = format!("clock: ours is {} s {ahead} the provider's", apart.as_secs());
-    if apart > profile.leeway.max(NOTICEABLE) {
+    let text = format!("clock: this machine is {} s {ahead} the provider", apart.as_secs());
+    if apart > profile.leeway.max(NOTICEABLE_SKEW) {
         Finding::fail(
             text,
             "set this machine's clock (chrony, systemd-timesyncd): good tokens are refused",
         )
-    } else if apart > NOTICEABLE {
+    } else if apart > NOTICEABLE_SKEW {
         Finding::warn(text, "within 'leeway_seconds' still; set this machine's clock")
     } else {
         Finding::ok(format!("clock: within {} s of the provider's", apart.as_secs()))
     }
 }
 
+/// Which of the published keys can verify tokens.
 fn keys(profile: &Profile, document: &[u8]) -> Vec<Finding> {
     let set = match KeySet::parse(document) {
         Ok(set) => set,
@@ -145,7 +149,7 @@ fn keys(profile: &Profile, document: &[u8]) -> Vec<Finding> {
     let (listed, usable) = (KeySet::listed(document), set.len());
     let mut findings = vec![Finding::ok(format!("keys: {usable} of {listed} can verify tokens"))];
     let serves = |algorithm: &&jsonwebtoken::Algorithm| {
-        // A key without an id or one among several: either way it is there.
+        // An error other than this one means that such a key exists, even if it needs a key id to be found.
         !matches!(set.select(None, **algorithm), Err(crate::identity::keys::KeyMiss::Algorithm))
     };
     if !profile.algorithms.iter().any(|algorithm| serves(&algorithm)) {
@@ -196,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn another_issuer_is_told_with_what_makes_the_difference() {
+    fn another_issuer_is_reported_with_the_difference() {
         for (found, want) in [
             ("https://idp.example.com", "a slash at the end"),
             ("https://login.microsoftonline.com/{tenantid}/v2.0", "'tenants'"),
@@ -211,11 +215,11 @@ mod tests {
     }
 
     #[test]
-    fn a_provider_that_shares_its_secret_is_told() {
-        let of = |names: &[&str]| algorithms(&profile(), &document("x", names)).level;
-        assert_eq!(of(&["HS256"]), Level::Fail);
-        assert_eq!(of(&["HS256", "RS256"]), Level::Ok);
-        assert_eq!(of(&[]), Level::Ok);
+    fn a_provider_that_signs_with_a_shared_secret_is_reported() {
+        let level = |names: &[&str]| algorithms(&profile(), &document("x", names)).level;
+        assert_eq!(level(&["HS256"]), Level::Fail);
+        assert_eq!(level(&["HS256", "RS256"]), Level::Ok);
+        assert_eq!(level(&[]), Level::Ok);
     }
 
     #[test]

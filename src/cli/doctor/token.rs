@@ -1,5 +1,6 @@
-//! What a token says, and why it counts or does not. No byte of the token itself is ever shown, only
-//! claims, as quoted text.
+//! Findings about a token: its issuer and audience, and whether it is accepted or why not.
+//!
+//! Only claims are shown, as quoted text. No part of the token itself is, since anyone who reads it could use it.
 
 use serde_json::Value;
 
@@ -15,13 +16,14 @@ use crate::{
     time::Timestamp,
 };
 
+/// The findings about a token; the keys of its issuer must have been fetched.
 pub(super) fn judge(issuers: &Issuers, token: &[u8], now: Timestamp) -> Vec<Finding> {
     let token = token.strip_prefix(b"Bearer ").unwrap_or(token);
     let unverified = match Unverified::inspect(token) {
         Ok(unverified) => unverified,
         Err(error) => return vec![unread(error)],
     };
-    let mut findings = vec![said(&unverified)];
+    let mut findings = vec![claims(&unverified)];
     let profile = issuers.profiles().find(|profile| {
         unverified.issuer().is_some_and(|issuer| profile.accepts(issuer).is_some())
     });
@@ -37,20 +39,21 @@ pub(super) fn judge(issuers: &Issuers, token: &[u8], now: Timestamp) -> Vec<Find
             findings.push(refused(profile, &unverified, error, now));
         }
         _ => findings.push(Finding::fail(
-            "the keys of its issuer are not at hand",
-            "see what is said of the issuer above",
+            "the keys of its issuer could not be fetched",
+            "see the findings about the issuer above",
         )),
     }
     findings
 }
 
+/// A text that cannot be read as a token at all.
 fn unread(error: TokenError) -> Finding {
     let advice = match error {
         TokenError::Encrypted => {
             "Auth0 encrypts tokens that were asked for without an audience: ask with one"
         }
         TokenError::Malformed => {
-            "it is no JWT: with Auth0 ask for it with an audience; an opaque one needs [issuer.introspection], and 'explain' asks about it"
+            "it is not a JWT: with Auth0 ask for it with an audience; an opaque one needs [issuer.introspection], and 'explain' asks about it"
         }
         TokenError::Graph => {
             "ask Entra for a token for your own application (scope <application id URI>/.default)"
@@ -62,7 +65,8 @@ fn unread(error: TokenError) -> Finding {
     Finding::fail(format!("{}: {error}", error.id()), advice)
 }
 
-fn said(token: &Unverified<'_>) -> Finding {
+/// What the token says about itself, before it is verified.
+fn claims(token: &Unverified<'_>) -> Finding {
     let claim = |name: &str| match token.claims().get(name) {
         None => "absent".to_owned(),
         Some(Value::String(text)) => quoted(text),
@@ -72,24 +76,27 @@ fn said(token: &Unverified<'_>) -> Finding {
     Finding::ok(format!("iss {}, aud {}, key id {key}", claim("iss"), claim("aud")))
 }
 
+/// A token of an issuer that is not configured, with the likely reason.
 fn unknown_issuer(token: &Unverified<'_>, issuers: &Issuers) -> Finding {
     let found = token.issuer().unwrap_or_default();
     let same = |one: &str| one.trim_end_matches('/') == found.trim_end_matches('/');
     let advice = if found.starts_with("https://sts.windows.net/") {
         "a version 1 token of Entra: set \"requestedAccessTokenVersion\": 2 in the manifest, or add also_issuers = [\"https://sts.windows.net/{tenantid}/\"]".to_owned()
     } else if found.starts_with("https://login.microsoftonline.com/") {
-        "a token of another tenant: add its id to 'tenants' if its people may come in".to_owned()
+        "a token of another tenant: add its id to 'tenants' if its people may have access"
+            .to_owned()
     } else if let Some(profile) = issuers.profiles().find(|p| same(p.issuer.as_str())) {
         let name = &profile.authority.name;
         format!(
-            "only a slash at the end differs from the issuer '{name}': they must be exactly equal"
+            "only a slash at the end differs from the issuer '{name}': both must be exactly equal"
         )
     } else {
-        "configure it as an [[issuer]] if its tokens shall count".to_owned()
+        "configure it as an [[issuer]] if its tokens are to be accepted".to_owned()
     };
     Finding::fail(format!("token_issuer: {} is not configured", quoted(found)), advice)
 }
 
+/// A token that is refused, with the likely remedy.
 fn refused(
     profile: &Profile,
     token: &Unverified<'_>,
@@ -111,19 +118,20 @@ fn refused(
             Some(end) if end <= now => format!("it ended {} s ago: get a new one", now - end),
             _ => "older than 'max_age_seconds' allows: get a new one".into(),
         },
-        TokenError::NotYetValid => "the clocks differ: see what is said of the issuer's above".into(),
+        TokenError::NotYetValid => "the clocks differ: see the finding about the issuer's clock above".into(),
         TokenError::Key => "the provider does not publish the key it is signed with; Okta's org server never does for access tokens".into(),
-        TokenError::Type => "of a kind that 'tokens' does not list: \"at+jwt\", \"access\" or \"id\"".into(),
+        TokenError::Type => "of a type that 'token_types' does not list: \"at+jwt\", \"access\" or \"id\"".into(),
         TokenError::Requirement => "compare 'require' with what the token says".into(),
         TokenError::Bound => "bound to a certificate (send that certificate) or a DPoP key (not supported)".into(),
         TokenError::Claims => "each token needs iss, sub, aud, exp, of the right types, and the claim that 'claims.subject' names".into(),
-        TokenError::Tenant => "'tid' and 'iss' speak of different tenants".into(),
+        TokenError::Tenant => "'tid' and 'iss' name different tenants".into(),
         TokenError::Revoked => "see 'identity-spoa revocations'".into(),
         _ => "send the token as the provider gave it".into(),
     };
     Finding::fail(format!("{}: {error}", error.id()), advice)
 }
 
+/// A token that is accepted, and what its identity lacks for the configured matching.
 fn known(profile: &Profile, identity: &Identity) -> Vec<Finding> {
     let groups: Vec<_> = identity.groups.iter().map(|group| quoted(group)).collect();
     let mut findings = vec![Finding::ok(format!(
@@ -145,16 +153,16 @@ fn known(profile: &Profile, identity: &Identity) -> Vec<Finding> {
             "name the claim that has it in 'claims.username'",
         ));
     }
-    if identity.groups_overage {
-        findings.push(Finding::warn(
-            "the provider left the groups out: there are too many",
-            "use application roles, or a filter on the groups that go into tokens",
-        ));
-    }
     if identity.groups_joined.left_out() {
         findings.push(Finding::warn(
             "HAProxy's variable 'groups' lacks some of these groups: 'groups_incomplete' is set",
             "names with a comma, and what is beyond 4096 bytes, are left out: decide by grants and policies, or filter the groups at the provider",
+        ));
+    }
+    if identity.groups_overage {
+        findings.push(Finding::warn(
+            "the provider left the groups out: there are too many",
+            "use application roles, or a filter on the groups that go into tokens",
         ));
     }
     findings

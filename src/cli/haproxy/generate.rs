@@ -1,4 +1,4 @@
-//! `haproxy generate`: HAProxy's configuration from the agent's.
+//! `haproxy generate`: writes a configuration of HAProxy that fits the agent's, or compares it with files.
 
 use std::{
     io::{Write as _, stderr, stdout},
@@ -19,7 +19,7 @@ pub(super) fn generate(args: &HaproxyGenerateArgs) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config.config)?;
     let version = match args.haproxy_version {
         Some(version) => version,
-        None => of_this_machine()?,
+        None => installed_version()?,
     };
     let files = generate::generate(&config.haproxy_facts(version));
     match (&args.out, &args.check) {
@@ -35,18 +35,22 @@ pub(super) fn generate(args: &HaproxyGenerateArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// The version of this machine's HAProxy: what is written for a newer one would be refused by it. Says which
-/// it is, since elsewhere the same command may write something else.
-fn of_this_machine() -> anyhow::Result<Version> {
+/// The version of HAProxy on this machine, which would refuse a configuration for a newer one. It is printed, since the
+/// same command on another machine may write something else.
+fn installed_version() -> anyhow::Result<Version> {
     let Ok(output) = Command::new("haproxy").arg("-v").output() else {
         return Ok(Version::V3_0);
     };
-    let said = String::from_utf8_lossy(&output.stdout);
-    let version = Version::of(&said)?;
-    writeln!(stderr(), "for HAProxy {version}, as here; --haproxy-version is for others")?;
+    let output = String::from_utf8_lossy(&output.stdout);
+    let version = Version::of(&output)?;
+    writeln!(
+        stderr(),
+        "for HAProxy {version}, as on this machine; choose another with --haproxy-version"
+    )?;
     Ok(version)
 }
 
+/// Writes the files below a directory, which is created if it does not exist.
 fn write(directory: &Path, files: &[File]) -> anyhow::Result<ExitCode> {
     for File { path, text } in files {
         let path = directory.join(path);
@@ -59,7 +63,7 @@ fn write(directory: &Path, files: &[File]) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Shows how the files differ from what would be written.
+/// Prints how the files differ from what would be written.
 fn check(directory: &Path, files: &[File]) -> anyhow::Result<ExitCode> {
     let mut out = stdout().lock();
     let mut differ = false;

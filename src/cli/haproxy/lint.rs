@@ -1,4 +1,4 @@
-//! `haproxy lint`: dangerous mistakes in a configuration of HAProxy.
+//! `haproxy lint`: finds dangerous mistakes in a configuration of HAProxy, alone or together with the agent's.
 
 use std::{
     io::{Write as _, stdout},
@@ -26,7 +26,7 @@ pub(super) fn lint(args: &HaproxyLintArgs) -> anyhow::Result<ExitCode> {
     let files = args.files.iter().map(|path| listed(path)).collect::<anyhow::Result<Vec<_>>>()?;
     let files = files.concat();
     let sources = files.iter().map(|path| read(path)).collect::<anyhow::Result<Vec<_>>>()?;
-    let named = |name: &str| beside(&files, args.root.as_deref(), name);
+    let named = |name: &str| named_file(&files, args.root.as_deref(), name);
     let findings = lint::lint(&sources, &named, &agent);
     let mut out = stdout().lock();
     if args.json {
@@ -45,7 +45,7 @@ pub(super) fn lint(args: &HaproxyLintArgs) -> anyhow::Result<ExitCode> {
     Ok(if findings.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// What HAProxy's configuration must fit.
+/// The settings of the agent that HAProxy's configuration must fit.
 pub(super) fn agent(config: &Config) -> Agent {
     let credentials = config.credentials.as_ref();
     let limits = &config.limits;
@@ -61,8 +61,8 @@ pub(super) fn agent(config: &Config) -> Agent {
     }
 }
 
-/// The files that `haproxy -f` reads for a path: of a directory those that are called `*.cfg` and are not
-/// hidden, in the order of their names' bytes.
+/// The files that `haproxy -f` reads for a path: in a directory all files `*.cfg` that are not hidden, in the byte order
+/// of their names.
 fn listed(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -89,10 +89,10 @@ fn read(path: &Path) -> anyhow::Result<Source> {
     Ok(Source::from_bytes(name, bytes))
 }
 
-/// A file that a configuration names. HAProxy looks in the directory it was started in, which is mostly that
-/// of the configuration; a path from the root is one of the machine that HAProxy runs on, whose files may
-/// be below `root`. What is not there may lie beside the configuration, as in a checkout.
-fn beside(files: &[PathBuf], root: Option<&Path>, name: &str) -> Option<Source> {
+/// The file that a configuration names. HAProxy resolves a relative path in the directory in which it was started, which
+/// is usually that of the configuration. An absolute path is one of the machine on which HAProxy runs, whose files may be
+/// below `root`; in a checkout such a file is often next to the configuration.
+fn named_file(files: &[PathBuf], root: Option<&Path>, name: &str) -> Option<Source> {
     let path = Path::new(name);
     let directories = || files.iter().filter_map(|file| file.parent());
     let mut places = Vec::new();
@@ -106,6 +106,7 @@ fn beside(files: &[PathBuf], root: Option<&Path>, name: &str) -> Option<Source> 
     places.iter().find_map(|path| read(path).ok())
 }
 
+/// Prints a finding with its reason and its fix.
 fn show(out: &mut impl std::io::Write, finding: &Finding) -> std::io::Result<()> {
     let Finding { file, line, rule, what, why, fix } = finding;
     writeln!(out, "{file}:{line}: {}: {what}", rule.id())?;

@@ -1,4 +1,4 @@
-//! `haproxy selftest`: a running gate, tried from outside.
+//! `haproxy selftest`: tests from outside that a running gate refuses what it must refuse.
 
 use std::{
     io::{Write as _, stdout},
@@ -10,9 +10,12 @@ use secrecy::SecretString;
 use zeroize::Zeroizing;
 
 use crate::{
-    cli::HaproxySelftestArgs,
+    cli::{
+        HaproxySelftestArgs,
+        terminal::{Progress, Tone, paint},
+    },
     haproxy_config::selftest::{
-        self, Check, Target,
+        self, Check, Outcome, Target,
         client::{Client, Trust},
     },
 };
@@ -36,12 +39,31 @@ pub(super) fn selftest(args: &HaproxySelftestArgs) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let gate = &args.url;
     runtime.block_on(target.client.connect()).with_context(|| format!("cannot reach {gate}"))?;
+    let progress = Progress::of_steps("testing the gate");
+    let mut done = 0;
     let tell = |check: &Check| {
-        // Who no longer reads the output learns the result from the status.
-        let _ = writeln!(stdout(), "{check}");
+        done += 1;
+        progress.step(format!("testing the gate, {done} checks done"));
+        // A reader who closed the output learns the result from the exit status.
+        let _ = progress.print(|| writeln!(stdout(), "{}", line(check)));
     };
     let checks = runtime.block_on(selftest::run(&target, tell));
+    drop(progress);
     let failed = checks.iter().filter(|check| check.failed()).count();
     writeln!(stdout(), "{failed} of {} checks failed", checks.len())?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// A check with its outcome in colour, where colours are used.
+fn line(check: &Check) -> String {
+    let tone = match check.outcome {
+        Outcome::Pass(_) => Tone::Good,
+        Outcome::Fail(_) => Tone::Bad,
+        Outcome::Skip(_) => Tone::Warning,
+    };
+    let text = check.to_string();
+    match text.split_once(' ') {
+        Some((outcome, rest)) => format!("{} {rest}", paint(tone, outcome)),
+        None => text,
+    }
 }

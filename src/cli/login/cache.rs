@@ -1,4 +1,4 @@
-//! The tokens of a person, in a file that only they can read.
+//! The stored tokens of a person, in a file that only this person can read.
 
 use std::{
     collections::BTreeMap,
@@ -15,25 +15,28 @@ use zeroize::Zeroizing;
 
 use crate::time::Timestamp;
 
-/// The most tokens that are kept.
+/// The maximum number of tokens in the file; one more empties it first.
 const MAX_ENTRIES: usize = 100;
 
 #[derive(Clone, Serialize, Deserialize)]
-struct Entry {
+struct StoredToken {
     token: String,
-    /// In milliseconds since the Unix epoch.
+    /// When it expires, in milliseconds since the Unix epoch.
     end: u64,
     refresh: Option<String>,
 }
 
-/// The file; none if the person has no home.
+/// The file and its tokens; no file if the environment names no home directory.
 pub(super) struct Cache {
     path: Option<PathBuf>,
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, StoredToken>,
 }
 
 impl Cache {
-    /// Reads it. An empty path means that nothing is kept.
+    /// Reads the file. An empty path means that nothing is stored.
+    ///
+    /// # Errors
+    /// Other users can read the file, or it cannot be read.
     pub(super) fn open(path: Option<&Path>) -> anyhow::Result<Self> {
         let path = if let Some(path) = path {
             Some(path.to_owned()).filter(|path| !path.as_os_str().is_empty())
@@ -59,7 +62,7 @@ impl Cache {
         Ok(cache)
     }
 
-    /// A token that is good until then at least.
+    /// A stored token that does not expire before `until`.
     pub(super) fn token(&self, name: &str, until: Timestamp) -> Option<SecretString> {
         let entry = self.entries.get(name)?;
         (until.as_millis() < entry.end).then(|| entry.token.as_str().into())
@@ -69,8 +72,8 @@ impl Cache {
         self.entries.get(name)?.refresh.as_deref().map(Into::into)
     }
 
-    /// Keeps a token. That it cannot be kept is no reason not to have it.
-    pub(super) fn keep(
+    /// Stores a token. A failure is only logged: the person has the token all the same.
+    pub(super) fn store(
         mut self,
         name: &str,
         token: &SecretString,
@@ -81,7 +84,7 @@ impl Cache {
         if self.entries.len() >= MAX_ENTRIES {
             self.entries.clear();
         }
-        let entry = Entry {
+        let entry = StoredToken {
             token: token.expose_secret().into(),
             end: end.as_millis(),
             refresh: refresh.map(|token| token.expose_secret().into()),
@@ -96,7 +99,7 @@ impl Cache {
         let directory = path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(directory)?;
         let text = Zeroizing::new(serde_json::to_string(&self.entries)?);
-        // Replaced as a whole: two terminals may sign in at once.
+        // The file is replaced as a whole, since two terminals may write it at the same time.
         let part = path.with_extension(format!("{}.part", std::process::id()));
         let mut options = std::fs::OpenOptions::new();
         let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&part)?;

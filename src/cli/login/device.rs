@@ -1,4 +1,4 @@
-//! Signing in with a browser somewhere else (RFC 8628).
+//! Sign-in with a code in a browser on any machine: the device authorization grant (RFC 8628).
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
-use super::{Answer, Login};
+use super::{Login, TokenAnswer};
 
-/// What the provider says to begin with (section 3.2).
+/// The answer of the device authorization endpoint (section 3.2).
 #[derive(Deserialize)]
-struct Begun {
+struct DeviceAuthorization {
     device_code: Option<SecretString>,
     user_code: Option<String>,
     verification_uri: Option<String>,
@@ -31,13 +31,14 @@ const fn five() -> u64 {
     5
 }
 
-pub(super) async fn ask(login: &Login<'_>, endpoint: &str) -> anyhow::Result<Answer> {
-    let begun: Begun = login.post(endpoint, &[("scope", &login.args.scope)]).await?;
+/// Shows the code, and asks the token endpoint until the person has signed in.
+pub(super) async fn ask(login: &Login<'_>, endpoint: &str) -> anyhow::Result<TokenAnswer> {
+    let begun: DeviceAuthorization = login.post(endpoint, &[("scope", &login.args.scope)]).await?;
     let (Some(device), Some(code), Some(address)) =
         (begun.device_code, begun.user_code, begun.verification_uri)
     else {
         let error = begun.error.unwrap_or_else(|| "no code".into());
-        bail!("{} gives no code to sign in with: {}", login.provider.issuer, error.escape_debug());
+        bail!("{} gave no code for signing in: {}", login.provider.issuer, error.escape_debug());
     };
     Login::say(&format!(
         "Open {} in any browser and enter the code {}",
@@ -56,13 +57,13 @@ pub(super) async fn ask(login: &Login<'_>, endpoint: &str) -> anyhow::Result<Ans
     loop {
         sleep(pause).await;
         if Instant::now() >= deadline {
-            bail!("nobody signed in in time");
+            bail!("the time to sign in is over");
         }
-        let answer: Answer = login.post(&login.provider.token_endpoint, &pairs).await?;
+        let answer: TokenAnswer = login.post(&login.provider.token_endpoint, &pairs).await?;
         match answer.error.as_deref() {
             None => return Ok(answer),
             Some("authorization_pending") => {}
-            // Section 3.5.
+            // The provider asks for longer pauses (section 3.5).
             Some("slow_down") => pause += Duration::from_secs(5),
             Some(error) => bail!("not signed in: {}", error.escape_debug()),
         }

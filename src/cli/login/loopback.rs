@@ -1,5 +1,6 @@
-//! Signing in with a browser on this machine: it comes back to a port of loopback (RFC 8252 section 7.3),
-//! with PKCE, state and the issuer checked.
+//! Sign-in with a browser on this machine, which returns to a port of loopback (RFC 8252 section 7.3).
+//!
+//! PKCE, `state` and the issuer (RFC 9207) are checked, since any page can send requests to that port.
 
 use std::{process::Stdio, time::Duration};
 
@@ -13,18 +14,19 @@ use tokio::{
 };
 use url::Url;
 
-use super::{Answer, Login};
+use super::{Login, TokenAnswer};
 
-/// How long the person may take.
-const PATIENCE: Duration = Duration::from_mins(5);
+/// How long the person may take to sign in.
+const SIGN_IN_TIMEOUT: Duration = Duration::from_mins(5);
 /// How long a browser may take to send its request.
-const REQUEST: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest request that is read, in bytes.
 const MAX_REQUEST: usize = 16 * 1024;
 
-pub(super) async fn ask(login: &Login<'_>, page: &str) -> anyhow::Result<Answer> {
+/// Opens the browser, waits for the code, and exchanges it for a token.
+pub(super) async fn ask(login: &Login<'_>, page: &str) -> anyhow::Result<TokenAnswer> {
     let listener = TcpListener::bind(("127.0.0.1", login.args.port)).await;
-    let listener = listener.context("cannot listen on loopback for the browser to come back")?;
+    let listener = listener.context("cannot listen on loopback, where the browser returns")?;
     let back = format!("http://127.0.0.1:{}/callback", listener.local_addr()?.port());
     let (state, verifier) = (random()?, random()?);
     let challenge = URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, verifier.as_bytes()));
@@ -42,53 +44,59 @@ pub(super) async fn ask(login: &Login<'_>, page: &str) -> anyhow::Result<Answer>
     }
     Login::say(&format!("Sign in at\n{url}"));
     open(&url);
-    let code = timeout(PATIENCE, answer(&listener, login, &state)).await;
-    let code = code.context("nobody signed in in time")??;
+    let code = timeout(SIGN_IN_TIMEOUT, answer(&listener, login, &state)).await;
+    let code = code.context("the time to sign in is over")??;
     let pairs = [
         ("grant_type", "authorization_code"),
         ("code", &code),
         ("redirect_uri", &back),
         ("code_verifier", &verifier),
     ];
-    let answer: Answer = login.post(&login.provider.token_endpoint, &pairs).await?;
+    let answer: TokenAnswer = login.post(&login.provider.token_endpoint, &pairs).await?;
     match answer.error {
         Some(error) => bail!("not signed in: {}", error.escape_debug()),
         None => Ok(answer),
     }
 }
 
-/// Waits for the browser with the code. Other requests get nothing: any page can send some.
+/// Waits for the browser with the code. Any page can send requests here, so those without the state are refused.
 async fn answer(listener: &TcpListener, login: &Login<'_>, state: &str) -> anyhow::Result<String> {
     loop {
         let (mut stream, _) = listener.accept().await?;
-        let Some(target) = timeout(REQUEST, target(&mut stream)).await.ok().flatten() else {
+        let Some(target) = timeout(REQUEST_TIMEOUT, target(&mut stream)).await.ok().flatten()
+        else {
             continue;
         };
         let Ok(url) = Url::parse("http://127.0.0.1/").and_then(|base| base.join(&target)) else {
             continue;
         };
-        let of = |name: &str| {
+        let parameter = |name: &str| {
             let mut pairs = url.query_pairs();
             pairs.find(|(key, _)| key == name).map(|(_, value)| value.into_owned())
         };
-        if url.path() != "/callback" || of("state").as_deref() != Some(state) {
+        if url.path() != "/callback" || parameter("state").as_deref() != Some(state) {
             reply(&mut stream, "404 Not Found", "There is nothing here.").await;
             continue;
         }
-        let issuer = of("iss");
-        let wrong = match &issuer {
+        let issuer = parameter("iss");
+        let is_foreign = match &issuer {
             Some(issuer) => *issuer != login.provider.issuer,
             None => login.provider.authorization_response_iss_parameter_supported,
         };
-        if wrong {
-            reply(&mut stream, "400 Bad Request", "That is not the provider that was asked.").await;
-            bail!("the answer is not of {}", login.provider.issuer);
+        if is_foreign {
+            reply(
+                &mut stream,
+                "400 Bad Request",
+                "This is not the provider at which you began to sign in.",
+            )
+            .await;
+            bail!("the answer is not from {}", login.provider.issuer);
         }
-        if let Some(error) = of("error") {
+        if let Some(error) = parameter("error") {
             reply(&mut stream, "200 OK", "You are not signed in. You can close this window.").await;
             bail!("not signed in: {}", error.escape_debug());
         }
-        let Some(code) = of("code") else {
+        let Some(code) = parameter("code") else {
             reply(&mut stream, "400 Bad Request", "There is no code.").await;
             continue;
         };
@@ -110,17 +118,18 @@ async fn target(stream: &mut TcpStream) -> Option<String> {
     (words.next() == Some("GET")).then(|| words.next().map(str::to_owned)).flatten()
 }
 
+/// Answers the browser with a line of text.
 async fn reply(stream: &mut TcpStream, status: &str, text: &str) {
     let length = text.len();
     let reply = format!(
         "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nReferrer-Policy: no-referrer\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n{text}"
     );
-    // The browser may have gone.
+    // A browser that has closed the connection needs no answer.
     let _ = stream.write_all(reply.as_bytes()).await;
     let _ = stream.shutdown().await;
 }
 
-/// Opens the person's browser; the address is on the screen anyway.
+/// Opens the person's browser. If that fails, the person can use the printed address.
 fn open(url: &Url) {
     let program = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
     let mut command = std::process::Command::new(program);
@@ -128,8 +137,9 @@ fn open(url: &Url) {
     drop(command.stderr(Stdio::null()).spawn());
 }
 
+/// A random text for state and verifier.
 fn random() -> anyhow::Result<String> {
     let mut bytes = [0; 32];
-    rand::fill(&mut bytes).ok().context("no random numbers to be had")?;
+    rand::fill(&mut bytes).ok().context("the system gives no random numbers")?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }

@@ -1,4 +1,4 @@
-//! The tables `[issuer.claims]`, `[[issuer.claims.groups]]` and `[[issuer.require]]`: what claims say.
+//! The tables `[issuer.claims]`, `[[issuer.claims.groups]]` and `[[issuer.require]]`: how the claims of a token are read.
 
 use std::path::Path;
 
@@ -15,18 +15,18 @@ use crate::{
 };
 
 table! {
-    /// Claims by their name, or by a JSON Pointer such as `/realm_access/roles`.
+    /// Which claim of a token has which field of the identity. A claim is named, or found by a JSON Pointer such as `/realm_access/roles`.
     ClaimsTable = "issuer.claims";
-    /// Who it is.
-    subject: optional ClaimPath, note("the preset's, else `\"sub\"`"), example("\"sub\"");
-    /// The e-mail address; taken only beside `email_verified: true`.
+    /// The issuer's id of the person.
+    subject: optional ClaimPath, note("that of the preset, or else `\"sub\"`"), example("\"sub\"");
+    /// The e-mail address. It is used only in tokens with `email_verified: true`.
     email: optional ClaimPath, note("`\"email\"`"), example("\"email\"");
     /// The login name.
-    username: optional ClaimPath, note("the preset's, else `\"preferred_username\"`"), example("\"preferred_username\"");
-    /// The groups: a claim, or rules.
-    groups: optional Groups, note("the preset's, else `\"groups\"`"), example("\"groups\"");
-    /// The organization.
-    organization: optional ClaimPath, note("the preset's, else none"), example("\"org_id\"");
+    username: optional ClaimPath, note("that of the preset, or else `\"preferred_username\"`"), example("\"preferred_username\"");
+    /// The groups: a claim, or rules that change the names of groups.
+    groups: optional Groups, note("those of the preset, or else `\"groups\"`"), example("\"groups\"");
+    /// The organization of the person.
+    organization: optional ClaimPath, note("that of the preset, or else none"), example("\"org_id\"");
 }
 
 impl Section for ClaimsTable {
@@ -38,7 +38,7 @@ impl Section for ClaimsTable {
 }
 
 impl ClaimsTable {
-    /// The claims that are set here, and the others as in `defaults`.
+    /// The claims that are set in the file; the others are those of `defaults`.
     pub(super) fn over(self, defaults: ClaimPaths) -> ClaimPaths {
         ClaimPaths {
             subject: self.subject.unwrap_or(defaults.subject),
@@ -58,7 +58,7 @@ impl Form for ClaimPath {
     }
 }
 
-/// One claim by its name, or a list of rules.
+/// One claim by its name, or a list of rules for several.
 struct Groups;
 
 impl Kind for Groups {
@@ -78,13 +78,13 @@ impl Kind for Groups {
 }
 
 table! {
-    /// A claim with names of groups, and what becomes of them.
+    /// A claim with names of groups, and how these names are changed.
     GroupTable = "issuer.claims.groups", repeated;
     /// The claim.
     claim: required ClaimPath, example("\"groups\"");
-    /// Taken off the front of each name.
+    /// A text that is removed from the beginning of each name.
     strip: optional Word, example("\"/\"");
-    /// Put before each name.
+    /// A text that is put before each name.
     prefix: optional Word, example("\"idp:\"");
 }
 
@@ -98,11 +98,11 @@ impl Section for GroupTable {
 }
 
 table! {
-    /// A claim that must have one of some values.
+    /// A claim that must have one of some values; a token without it is refused.
     RequireTable = "issuer.require", repeated;
     /// The claim.
     claim: required ClaimPath, example("\"hd\"");
-    /// The values; at least one.
+    /// The values that are accepted; at least one.
     any_of: required List<Word>, example("[\"example.com\"]");
 }
 

@@ -1,15 +1,17 @@
-//! The annotated example: every key of every table.
+//! The annotated example: a configuration that can be loaded, with every other key as a comment.
 
 use super::{Key, Shape, Table, tables};
 
-const HEAD: &str = "# Every key of identity-spoa's configuration, with its default or an example.
-# Made by `identity-spoa schema --example`; docs/configuration.md says more about each.
+const HEAD: &str = "# Every key of the configuration of identity-spoa, with its default or an example value.
+# Made by `identity-spoa schema --example`. docs/configuration.md has the same keys as tables.
 #
-# What is needed stands here as it is; a key that begins with # is a comment, and so is its table.
-# Paths are relative to the directory of this file. [restart]: can only change with a restart of the
-# agent; everything else changes as soon as the file does.
+# Keys that are required have an example value. All other keys and tables are comments, with their
+# default where they have one: remove the # to set them. Paths are relative to the directory of this
+# file. Changes of a key with [restart] need a restart of the agent; other changes take effect as soon
+# as the file is written.
 ";
 
+/// Marks a key or table that can only change with a restart.
 const RESTART: &str = " [restart]";
 
 /// A configuration that can be loaded, with all other keys as comments.
@@ -21,7 +23,7 @@ pub fn example() -> String {
             write(&mut text, table, "", |_| true);
             continue;
         };
-        // The first kind shows what all have.
+        // Keys that all kinds have are shown with the first kind only.
         for (number, kind) in kinds.into_iter().enumerate() {
             let is_new = |key: &Key| number == 0 || key.required || !key.of.is_empty();
             write(&mut text, table, kind, |key| key.is_of(kind) && is_new(key));
@@ -30,7 +32,7 @@ pub fn example() -> String {
     text
 }
 
-/// One table, or one kind of it.
+/// Appends one table, or the keys of one kind of it.
 fn write(text: &mut String, table: &Table, kind: &str, has: impl Fn(&Key) -> bool) {
     let used = table.path == "agent" || table.keys.iter().any(|key| key.used);
     let mark = |used: bool| if used { "" } else { "#" };
@@ -48,7 +50,7 @@ fn write(text: &mut String, table: &Table, kind: &str, has: impl Fn(&Key) -> boo
     }
 }
 
-/// What is said of the default of a key whose value in the example is another.
+/// The default in words, for a key whose value in the example is not its default.
 fn default(key: &Key) -> String {
     match key.note {
         Some(note) if key.required => format!(" ({note})"),
@@ -58,7 +60,7 @@ fn default(key: &Key) -> String {
     }
 }
 
-/// A value that a key can have: its default where it has one.
+/// A value for a key: its default, or else its example, or else any value of its kind.
 fn value(key: &Key) -> String {
     let shape = || match (key.shape)() {
         Shape::Bool => "false".into(),
@@ -73,7 +75,7 @@ fn value(key: &Key) -> String {
     own.unwrap_or_else(shape)
 }
 
-/// Lines of a comment, at most 100 columns wide.
+/// Appends words as lines of a comment that are at most 100 columns wide.
 fn comment(text: &mut String, words: &str) {
     let mut column = usize::MAX;
     for word in words.split_whitespace() {

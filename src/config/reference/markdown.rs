@@ -1,15 +1,17 @@
-//! The reference of the configuration, in Markdown.
+//! The reference of the configuration in Markdown: `docs/configuration.md`.
 
 use super::{Key, Shape, Table, tables};
 
 const HEAD: &str = "# The configuration, key by key
 
-Made by `identity-spoa schema --markdown`; for editors there is `docs/agent.schema.json`
-(`identity-spoa schema`). [agent.example.toml](agent.example.toml) (`identity-spoa schema --example`)
-has every key with its default.
+For operators who write `agent.toml` and look up what a key means, which values it takes and what its
+default is. [The annotated example](agent.example.toml) has the same keys as a file to edit, and
+`docs/agent.schema.json` lets an editor complete and check them. All three are made from the program's
+own declarations: `identity-spoa schema --markdown`, `--example`, and without an option.
 
-Paths are relative to the directory of the file. A key with ↻ can only change with a restart of the
-agent; all others change as soon as the file does.
+Paths are relative to the directory of the file. A change of a key with ↻ needs a restart of the agent;
+other changes take effect as soon as the file is written. A key in `(…)` exists for these kinds of source
+only. `identity-spoa check --config agent.toml` reports every mistake with its line.
 ";
 
 /// The reference of the configuration, in Markdown.
@@ -26,21 +28,24 @@ pub fn markdown() -> String {
     text
 }
 
+/// The row of one key.
 fn row(table: &Table, key: &Key) -> String {
     let default = match (&key.default, key.note, key.required) {
-        (_, note, true) => note.map_or_else(|| "needed".into(), |note| format!("needed; {note}")),
+        (_, note, true) => {
+            note.map_or_else(|| "required".into(), |note| format!("required; {note}"))
+        }
         (_, Some(note), false) if note.starts_with('"') => format!("`{note}`"),
         (_, Some(note), false) => note.into(),
         (Some(default), None, false) => format!("`{default}`"),
         (None, None, false) => String::new(),
     };
-    let of = if key.of.is_empty() { String::new() } else { format!("({}) ", key.of.join(", ")) };
+    let kinds = if key.of.is_empty() { String::new() } else { format!("({}) ", key.of.join(", ")) };
     let restart = if key.restart || table.restart { " ↻" } else { "" };
     let (name, kind, what) = (key.name, words((key.shape)()), key.what);
-    format!("| `{name}`{restart} | {kind} | {default} | {of}{what} |\n")
+    format!("| `{name}`{restart} | {kind} | {default} | {kinds}{what} |\n")
 }
 
-/// A kind of value in words.
+/// The type of a value in words, for the column of types.
 fn words(shape: Shape) -> String {
     match shape {
         Shape::Text => "text".into(),
