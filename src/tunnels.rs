@@ -42,6 +42,7 @@ mod recent;
 mod record;
 mod reused;
 pub mod revalidation;
+pub mod settings;
 pub mod store;
 mod summary;
 pub mod table;

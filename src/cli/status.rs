@@ -81,7 +81,7 @@ fn run(args: &StatusArgs) -> anyhow::Result<()> {
 /// The sockets of HAProxy as the configuration spells them. The agent knows them by their number only.
 fn socket_names(args: &StatusArgs) -> anyhow::Result<Vec<String>> {
     let config = Config::load(&args.config.config).context("the names of HAProxy's sockets")?;
-    let sockets = config.haproxy.iter().flat_map(|haproxy| &haproxy.sockets);
+    let sockets = config.tunnels.iter().flat_map(|tunnels| &tunnels.sockets);
     Ok(sockets.map(ToString::to_string).collect())
 }
 

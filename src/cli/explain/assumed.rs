@@ -83,7 +83,7 @@ fn authority(name: Option<&str>, gate: &Gate) -> anyhow::Result<Arc<Authority>> 
 fn subject_in(workspace: &Workspace, identity: &Identity) -> Option<Box<str>> {
     let granted = workspace.grants.iter().filter_map(|grant| match &grant.to {
         Grantee::User(person) => Some(person),
-        Grantee::Group { .. } | Grantee::Team(_) => None,
+        Grantee::Group { .. } | Grantee::PlatformGroup(_) => None,
     });
     let is_same = |person: &&Person| {
         let same = |known: &Option<Box<str>>, assumed: &Option<Box<str>>| {
