@@ -104,8 +104,8 @@ docs-check:
 words:
 	@tests/words.sh $(PATHS)
 
-# Runs what CI runs before the tests.
-check: fmt lint deny
+# Runs what CI runs before the tests: formatting, forbidden words, lints, licences.
+check: fmt words lint deny
 
 fmt:
 	cargo fmt --all --check

@@ -126,7 +126,7 @@ pub struct Metrics {
     shadows: [AtomicU64; SHADOW_RESULTS.len()],
     /// Open connections from HAProxy.
     pub connections: Gauge,
-    /// Questions that wait.
+    /// Requests that wait for a key, a token or a workspace.
     pub pending: Gauge,
 }
 
