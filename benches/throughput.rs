@@ -133,7 +133,7 @@ fn pinned(core: &str, program: &Path) -> Command {
 
 fn config(issuer: &str) -> String {
     format!(
-        "[agent]\nlisten = ['unix:ours.sock', '127.0.0.1:0']\nworkers = 1\nconnections = 5000\n\
+        "[agent]\nlisten = ['unix:ours.sock', '127.0.0.1:0']\nworkers = 1\nmax_connections = 5000\n\
          [destinations]\nallow = ['127.0.0.0/8']\n[workspaces]\nfile = 'workspaces.yaml'\n[audit]\nfile = '/dev/null'\nbuffer_kib = 65536\n\
          [[host]]\npreset = 'gitpod'\ndomain = 'bench.test'\n\
          [[issuer]]\nname = 'dev'\nissuer = '{issuer}'\naudience = 'workspaces'\n"
