@@ -284,7 +284,7 @@ export const tests = {
       ['login session', login, (v) => get(gate.login(), cookie('__Host-identity_login', v)), ({ status, body }) => status === 200 && body.includes('Choose where')],
       // A ticket is used up by a wrong secret, so that each has one of its own.
       ['secret', whole.value, async (v) => deliver(gate, (await fresh()).url, `${whole.name}=${v}`, agent), nothing],
-      ['attempt', attempt.value, (v) => get(callback, cookie(attempt.name, v)), ({ status, body }) => status === 400 && body.includes('belongs to no sign-in')],
+      ['attempt', attempt.value, (v) => get(callback, cookie(attempt.name, v)), ({ status, body }) => status === 400 && body.includes('does not belong to a sign-in')],
       ['start', sealed.searchParams.get('r'), (v) => get(gate.own(`start?r=${encodeURIComponent(v)}`), NAVIGATION), ({ status }) => status === 400],
     ];
     let count = 0;

@@ -180,3 +180,27 @@ async fn s14_a_destination_that_is_the_gate_itself_makes_no_loop() {
         assert!(reply.arrived("x-identity-rounds").is_empty(), "{version:?} {}", reply.body);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workspace_that_accepts_no_connection_is_told_with_the_id_of_the_log() {
+    for version in Version::all() {
+        let stage = Stage::with(version, DevIdp::start().await).await;
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let list = std::fs::read_to_string(stage.workspaces_file()).unwrap();
+        let list = add_port(&list, 8300, &closed.to_string());
+        std::fs::write(stage.workspaces_file(), list).unwrap();
+        let reply = until("the closed port", async || {
+            let reply = get(&stage, &port_host(8300, ALICES), "/", "alice").await;
+            reply.body.starts_with("The workspace does not answer (request ").then_some(reply)
+        })
+        .await;
+        assert_eq!(reply.status, 503, "{version:?}");
+        let id = reply.body.split(['(', ')', ' ']).find(|part| part.len() == 36).unwrap();
+        until("the line of the log", async || {
+            let log = stage.haproxy.log();
+            let is_it = |line: &str| line.contains(id) && line.contains(" allow=1 ");
+            log.lines().any(is_it).then_some(())
+        })
+        .await;
+    }
+}
