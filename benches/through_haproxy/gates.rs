@@ -36,7 +36,7 @@ impl Shape {
 }
 
 /// How long an allow may be reused.
-const REUSE_MS: &str = "5000";
+const VERDICT_CACHE_MS: &str = "5000";
 const SHIPPED: &str = include_str!("../../haproxy/haproxy.cfg");
 /// What the agent answers, without asking it.
 const CONSTANTS: [(&str, &str); 11] = [
@@ -116,7 +116,7 @@ impl Gate {
         run.args(["-e", &format!("GATE_HTTP={address}")]);
         run.args(["-e", &format!("IDENTITY_AGENT={socket}")]);
         if variant.ends_with("-reuse") {
-            run.args(["-e", &format!("GATE_REUSE={REUSE_MS}")]);
+            run.args(["-e", &format!("GATE_REUSE={VERDICT_CACHE_MS}")]);
         }
         let child = run
             .arg("-v")

@@ -102,7 +102,7 @@ pub enum Clock {
 }
 
 /// How many milliseconds HAProxy may reuse an allow after the agent would refuse it; 0 without reuse.
-pub static REUSE_MS: AtomicU64 = AtomicU64::new(0);
+pub static VERDICT_CACHE_MS: AtomicU64 = AtomicU64::new(0);
 
 /// One agent, one clock.
 pub static CLOCK: LazyLock<Fact<Clock>> = LazyLock::new(|| Fact::new(Clock::Right));
@@ -236,7 +236,7 @@ impl Attempt {
     /// moment ago may still be.
     pub fn possible(&self, span: Span) -> Possible {
         let now = self.decided(span);
-        let reuse = Duration::from_millis(REUSE_MS.load(Ordering::Relaxed));
+        let reuse = Duration::from_millis(VERDICT_CACHE_MS.load(Ordering::Relaxed));
         let start = span.start.checked_sub(reuse).unwrap_or(span.start);
         Possible { allow: now.allow || self.decided(Span { start, ..span }).allow, ..now }
     }

@@ -273,7 +273,7 @@ impl Scene {
             writeln!(env, "GATE_LOGIN_PAGES_2={}", pages[1]).unwrap();
             writeln!(env, "IDENTITY_AGENT={one}\nIDENTITY_AGENT_2={two}").unwrap();
             writeln!(env, "GATE_REUSE={}", REUSE.as_millis()).unwrap();
-            truth::REUSE_MS.store(REUSE.as_millis().try_into().unwrap(), Ordering::Relaxed);
+            truth::VERDICT_CACHE_MS.store(REUSE.as_millis().try_into().unwrap(), Ordering::Relaxed);
         }
         std::fs::write(path.join("haproxy.env"), &env).unwrap();
         let files = haproxy_files(path);
