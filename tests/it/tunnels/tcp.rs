@@ -118,7 +118,7 @@ async fn a_tcp_stream_is_allowed_routed_and_terminated_by_the_same_rules() {
         }
         let tunnels = scene.tunnels();
         let one = tunnels.iter().find(|tunnel| tunnel["user"] == "ci").unwrap();
-        assert_eq!((&one["kind"], &one["by"]), (&"tcp".into(), &"certificate".into()));
+        assert_eq!((&one["kind"], &one["credential"]), (&"tcp".into(), &"certificate".into()));
         scene.listed(0).machine = None;
         let since = scene.write();
         let took = lines[0].ended().saturating_duration_since(since);
