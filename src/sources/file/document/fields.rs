@@ -244,13 +244,10 @@ impl<'de> Deserialize<'de> for RawEndpointName {
         let name = match text.split_once(':') {
             None if text == "main" => EndpointName::Main,
             // As `explain`, logs and HAProxy's variables spell a port.
-            Some(("port", digits)) => match parse_port(digits) {
-                Some(port) => EndpointName::Port(port),
-                None => {
-                    let message = format!("expected a port from 1 to 65535, found {digits:?}");
-                    return Err(mistake(span, message).into());
-                }
-            },
+            Some(("port", digits)) => {
+                let message = || format!("expected a port from 1 to 65535, found {digits:?}");
+                EndpointName::Port(parse_port(digits).ok_or_else(|| mistake(span, message()))?)
+            }
             Some(("app", app)) => {
                 let app = ValueInner::String(app.to_owned().into());
                 App::deserialize(&mut Value::with_span(app, span))?.into()
