@@ -65,6 +65,9 @@ fn run(args: &StatusArgs) -> anyhow::Result<()> {
             }
             Err(error) if !args.watch => return Err(error),
             // An agent that is being restarted answers again soon, so the watch goes on.
+            Err(error) if args.json => {
+                writeln!(out, "{}", serde_json::json!({ "error": format!("{error:#}") }))?;
+            }
             Err(error) => {
                 clear(args, &mut out)?;
                 writeln!(out, "{error:#}")?;
