@@ -242,10 +242,10 @@ struct AssumedPerson {
     #[arg(long)]
     subject: Option<String>,
     /// The configured name of the assumed person's issuer or certificate rule; required if there are several
-    #[arg(long, value_name = "NAME", requires = "assumed")]
+    #[arg(long, value_name = "NAME")]
     issuer: Option<String>,
     /// The groups of the assumed person, separated by commas
-    #[arg(long, value_name = "GROUP", value_delimiter = ',', requires = "assumed")]
+    #[arg(long, value_name = "GROUP", value_delimiter = ',')]
     groups: Vec<String>,
 }
 

@@ -196,7 +196,8 @@ mod tests {
             for line in &lines {
                 assert!(measure_text_width(line) <= limit, "{limit}: {line}");
             }
-            assert!(lines[1].ends_with("  0123456789abcdef0123") && lines[1].contains('…'));
+            assert!(lines[1].ends_with("  0123456789abcdef0123"), "{limit}: {}", lines[1]);
+            assert!(lines.iter().any(|line| line.contains('…')), "{limit}");
         }
         // Nothing is cut beyond recognition: such a terminal breaks lines.
         assert!(table(Some(10))[1].ends_with("  0123456789abcdef0123"));

@@ -30,7 +30,12 @@ pub(super) fn assume(
     gate: &Gate,
     workspace: Option<&Workspace>,
 ) -> anyhow::Result<Option<Assumed>> {
-    let Some(name) = about.user.as_deref().or(about.subject.as_deref()) else { return Ok(None) };
+    let Some(name) = about.user.as_deref().or(about.subject.as_deref()) else {
+        if about.issuer.is_some() || !about.groups.is_empty() {
+            bail!("--issuer and --groups describe an assumed person: add --user or --subject");
+        }
+        return Ok(None);
+    };
     let authority = authority(about.issuer.as_deref(), gate)?;
     let profile = gate.issuers.profiles().find(|known| known.authority == authority);
     let issuer = profile.map_or(&*authority.identifier, |profile| profile.issuer.as_str());
