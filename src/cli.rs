@@ -164,6 +164,9 @@ struct HaproxyGenerateArgs {
     /// The version of HAProxy; by default that of this machine, or else 3.0
     #[arg(long, value_name = "VERSION", value_enum)]
     haproxy_version: Option<Version>,
+    /// The rules in parts, to put into a haproxy.cfg that you have, in place of whole files
+    #[arg(long)]
+    parts: bool,
     /// Writes the files into this directory; by default they are printed
     #[arg(long, value_name = "DIR", conflicts_with = "check")]
     out: Option<PathBuf>,

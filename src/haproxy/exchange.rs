@@ -17,11 +17,11 @@ use tokio::{
 
 use super::{AskError, Socket, runtime};
 
-/// After this time without a byte, a question is asked once more on a second connection.
-const SILENCE: Duration = Duration::from_millis(300);
-/// An answer must be whole within this time.
-const WITHIN: Duration = Duration::from_secs(3);
-/// The longest answer: some 150,000 streams.
+/// After this time without a byte, a request is sent once more on a second connection.
+const SILENCE_TIMEOUT: Duration = Duration::from_millis(300);
+/// The limit for a whole answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// The longest answer, in bytes: about 150,000 streams.
 pub(super) const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
 /// Sends commands that change nothing, or nothing more when they are repeated. After [`SILENCE_TIMEOUT`] they are sent again on
@@ -29,17 +29,18 @@ pub(super) const MAX_ANSWER: usize = 64 * 1024 * 1024;
 /// taken.
 pub(super) async fn ask(socket: &Socket, commands: &str) -> Result<Vec<u8>, AskError> {
     let silent = Notify::new();
-    let mut first = pin!(within(WITHIN, once(socket, commands, &silent)));
+    let mut first = pin!(within(ANSWER_TIMEOUT, once(socket, commands, &silent)));
     select! {
         answer = &mut first => return answer,
         () = silent.notified() => {}
     }
     let nothing_more = Notify::new();
-    let mut second = pin!(within(WITHIN, once(socket, commands, &nothing_more)));
+    // The first connection stays open: its answer may only be slow.
+    let mut second = pin!(within(ANSWER_TIMEOUT, once(socket, commands, &nothing_more)));
     select! {
         Ok(answer) = &mut first => Ok(answer),
         Ok(answer) = &mut second => Ok(answer),
-        else => Err(AskError::Late(WITHIN)),
+        else => Err(AskError::Late(ANSWER_TIMEOUT)),
     }
 }
 
@@ -96,7 +97,7 @@ async fn or_tell<T>(
 ) -> io::Result<T> {
     // The operation is pinned, not restarted: bytes that were read must not be lost.
     let mut waited_for = pin!(waited_for);
-    if let Ok(result) = timeout(SILENCE, &mut waited_for).await {
+    if let Ok(result) = timeout(SILENCE_TIMEOUT, &mut waited_for).await {
         return result;
     }
     silent.notify_one();

@@ -14,14 +14,14 @@ use super::{
     runtime::{self, Detail, List, Malformed, Pointer},
 };
 
-/// The limit for the end of streams. When it is missed, the streams are looked at again before the next attempt.
-const SHUT_WITHIN: Duration = Duration::from_millis(600);
-/// A process that missed its time limit is given this long to answer one question before it is asked another: each
-/// question that is given up takes one of its master's ten connections until the process goes on.
-const STANDSTILL: Duration = Duration::from_mins(1);
-/// The variable that what is kept for reuse depends on.
-const EPOCH: &str = "proc.identity_epoch";
-/// Commands at once. HAProxy takes a line of `tune.bufsize` bytes at most, 16 KiB unless configured.
+/// The limit for closing streams. If it is missed, the streams are looked at again before the next attempt.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(600);
+/// How long a process that missed a time limit gets to answer one request before it is asked another. Each request that
+/// is given up occupies one of the master's ten connections until the process goes on.
+const RECOVERY_TIMEOUT: Duration = Duration::from_mins(1);
+/// The variable that reused allows depend on: a new value ends them.
+const EPOCH_VARIABLE: &str = "proc.identity_epoch";
+/// The most commands in a line. HAProxy takes lines of up to `tune.bufsize` bytes, by default 16 KiB.
 pub(crate) const BATCH: usize = 200;
 
 /// The address of a runtime API.
@@ -115,7 +115,8 @@ impl Process {
         let mut shut = Vec::new();
         for batch in streams.chunks(BATCH) {
             let commands = batch.iter().map(|stream| format!("shutdown session {stream}"));
-            let answer = exchange::command(&self.socket, &self.line(commands), SHUT_WITHIN).await?;
+            let answer =
+                exchange::command(&self.socket, &self.line(commands), CLOSE_TIMEOUT).await?;
             shut.extend(runtime::shut(&answer, batch.len())?);
         }
         Ok(shut)
@@ -132,12 +133,13 @@ impl Process {
             runtime::is_whole(&self.ask(std::iter::empty::<&str>()).await?)?;
             return Ok(());
         };
-        let set = format!("set var {EPOCH} str({epoch})");
-        let commands = self.line([&*set, &format!("get var {EPOCH}")].into_iter());
-        // The mode is the connection's; a master passes it on to its processes.
+        // The value is read back: without the level `admin` HAProxy refuses the first command, and answers the rest.
+        let set = format!("set var {EPOCH_VARIABLE} str({epoch})");
+        let commands = self.line([&*set, &format!("get var {EPOCH_VARIABLE}")].into_iter());
+        // The mode applies to the connection; a master passes it on to its processes.
         let commands = format!("experimental-mode on;{commands}");
         let answer = exchange::ask(&self.socket, &commands).await?;
-        Ok(runtime::has_value(&answer, EPOCH, epoch)?)
+        Ok(runtime::has_value(&answer, EPOCH_VARIABLE, epoch)?)
     }
 
     /// Waits up to a minute until the process answers again after it missed a time limit.
@@ -146,7 +148,7 @@ impl Process {
     /// There is no answer, or it cannot be parsed.
     pub async fn goes_on(&self) -> Result<(), AskError> {
         let commands = self.line(std::iter::empty::<&str>());
-        let answer = exchange::command(&self.socket, &commands, STANDSTILL).await?;
+        let answer = exchange::command(&self.socket, &commands, RECOVERY_TIMEOUT).await?;
         Ok(runtime::is_whole(&answer)?)
     }
 

@@ -97,7 +97,7 @@ impl Test {
 impl Condition {
     /// Reads the condition of a rule from all words of its line.
     #[must_use]
-    pub fn of(words: &[String], acls: &Acls) -> Self {
+    pub fn parse(words: &[String], acls: &Acls) -> Self {
         step();
         let start = words.iter().skip(1).position(|w| w == "if" || w == "unless");
         let Some(start) = start.map(|start| start + 1) else { return Self::default() };
@@ -245,7 +245,7 @@ mod tests {
                 Arc::new(vec![Test::read(&split("var(a) -m bool")), Test::read(&split("src"))]),
             ),
         ]);
-        Condition::of(&split(rule), &acls)
+        Condition::parse(&split(rule), &acls)
     }
 
     fn is_ok(test: &Test) -> bool {
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_of_all_that_does_not_pass_is_told_from_others() {
+    fn a_refusal_of_all_that_does_not_pass_is_recognized() {
         for (rule, all) in [
             ("deny", true),
             ("deny unless ok", true),
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_for_those_who_pass_only_is_told_from_others() {
+    fn a_rule_for_those_who_pass_only_is_recognized() {
         for (rule, only) in [
             ("allow if ok", true),
             ("allow if ok { src 1.2.3.4 }", true),
@@ -291,8 +291,8 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_for_nobody_who_passes_is_told_from_others() {
-        for (rule, nobody) in [
+    fn a_rule_that_spares_all_who_pass_is_recognized() {
+        for (rule, spared) in [
             ("deny if !ok", true),
             ("deny if !ok { src 1.2.3.4 }", true),
             ("deny if !wide", true),
@@ -306,12 +306,12 @@ mod tests {
             ("deny", false),
         ] {
             let spares = condition(rule).spares(is_ok, |term| term.any.iter().any(is_ok));
-            assert_eq!(spares, nobody, "{rule}");
+            assert_eq!(spares, spared, "{rule}");
         }
     }
 
     #[test]
-    fn flags_and_values_of_a_test_are_told_apart() {
+    fn flags_and_values_of_a_test_are_distinguished() {
         let words = words("hdr(host) -i -m beg -- -x y", &Environment::new()).unwrap();
         let test = Test::read(&words);
         assert_eq!(test.method.as_deref(), Some("beg"));

@@ -3,7 +3,7 @@
 //! Lint judges every variant of a file that HAProxy could load, since the environment and the version of HAProxy decide
 //! which one it is. A condition has one outcome where the files themselves decide it (numbers, variables that they
 //! set); versions that exclude each other are not combined; everything else is taken both as true and as false. The
-//! number of variants is bounded ([`Document::ways`]), and every line is in at least one of them.
+//! number of variants is bounded ([`Document::outcomes`]), and every line is in at least one of them.
 //!
 //! KnownEnvironment never fails: what cannot be read is listed in [`Document::unreadable`], and the rest is still judged.
 
@@ -11,7 +11,7 @@ use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use super::line;
 use branches::Test;
-use environment::Reading;
+use environment::KnownEnvironment;
 
 mod branches;
 mod environment;
@@ -57,6 +57,24 @@ pub struct Line {
     pub at: At,
     /// The words, without quotes and with known variables of the environment put in.
     pub words: Vec<String>,
+    /// Whether the line opens a section.
+    pub opens_section: bool,
+    /// Whether a word has a parenthesis, as samples and actions with arguments do.
+    pub has_call: bool,
+    /// Whether the line means the same whatever rules stand around it.
+    pub stands_alone: bool,
+}
+
+impl Line {
+    /// A line of these words.
+    #[must_use]
+    pub fn new(at: At, words: Vec<String>) -> Self {
+        // Asked here once, since every variant of a file looks at every line.
+        let opens_section = words.first().is_some_and(|word| SECTIONS.contains(&word.as_str()));
+        let stands_alone = words.first().is_some_and(|word| SINGLE.contains(&word.as_str()));
+        let has_call = words.iter().any(|word| word.contains('('));
+        Self { at, words, opens_section, has_call, stands_alone }
+    }
 }
 
 /// A section: a front end, a back end, the defaults …
@@ -134,7 +152,7 @@ impl Document {
     /// Reads files. What cannot be read is listed, and the rest is read.
     #[must_use]
     pub fn read(sources: &[Source]) -> Self {
-        let mut reading = Reading::default();
+        let mut reading = KnownEnvironment::default();
         let mut document = Self::default();
         let mut depth = 0_usize;
         for (file, source) in sources.iter().enumerate() {
@@ -169,7 +187,7 @@ impl Document {
         self.unreadable.push(Unreadable { at, why: why.to_string() });
     }
 
-    fn add(&mut self, at: At, words: Vec<String>, reading: &Reading) {
+    fn add(&mut self, at: At, words: Vec<String>, reading: &KnownEnvironment) {
         let Some(first) = words.first() else { return };
         let item = match first.as_str() {
             ".if" => Item::If(at, self.condition(&words, reading)),
@@ -178,12 +196,12 @@ impl Document {
             ".endif" => Item::Endif(at),
             // `.notice`, `.warning` and the like only print a message.
             word if word.starts_with('.') => return,
-            _ => Item::Line(Arc::new(Line { at, words })),
+            _ => Item::Line(Arc::new(Line::new(at, words))),
         };
         self.items.push(item);
     }
 
-    fn condition(&mut self, words: &[String], reading: &Reading) -> Test {
+    fn condition(&mut self, words: &[String], reading: &KnownEnvironment) -> Test {
         let text = words.get(1..).unwrap_or_default().join(" ");
         Test::read(&text, &mut |atom| {
             if let Some(value) = constant(atom, reading) {
@@ -237,46 +255,50 @@ impl Document {
         &self.conditions
     }
 
-    /// The sections in each of [`Self::ways`].
+    /// The sections in each of [`Self::outcomes`].
     pub fn variants(&self) -> impl Iterator<Item = Vec<Section>> {
-        let ways = self.ways().into_iter();
-        ways.map(|way| self.variant(|number| way.get(number) == Some(&true)))
+        let outcomes = self.outcomes().into_iter();
+        outcomes.map(|outcome| self.variant(|number| outcome.get(number) == Some(&true)))
     }
 
     /// The outcomes of the conditions that are looked at: every combination of a few conditions that decide about
     /// rules, and the others together. Each line is taken in at least one of them. An outcome says which conditions
     /// hold, in the order of [`Self::conditions`].
     #[must_use]
-    pub fn ways(&self) -> Vec<Vec<bool>> {
+    pub fn outcomes(&self) -> Vec<Vec<bool>> {
         let (rules, paths) = self.paths();
         // Outcomes that take the same rules need to be judged once only.
         let mut seen = BTreeSet::new();
-        let differs = |way: &Vec<bool>| seen.insert(self.ruling(way));
+        let differs = |outcome: &Vec<bool>| seen.insert(self.ruling(outcome));
         let outcomes = branches::outcomes(&self.conditions, &rules);
-        let mut ways: Vec<_> = outcomes.into_iter().filter(differs).collect();
+        let mut outcomes: Vec<_> = outcomes.into_iter().filter(differs).collect();
         for (_, path) in paths {
-            if !ways.iter().any(|way| is_reached(&path, way)) {
-                ways.extend(branches::reaching(&self.conditions, &path));
+            // A branch that no combination reaches still gets an outcome of its own.
+            if !outcomes.iter().any(|outcome| is_reached(&path, outcome)) {
+                outcomes.extend(branches::reaching(&self.conditions, &path));
             }
         }
-        ways
+        outcomes
     }
 
-    /// The numbers of the items that a way takes, of those that are no lines about one thing alone.
-    fn ruling(&self, way: &[bool]) -> Vec<u32> {
-        let mut taken = self.taken(|number| way.get(number) == Some(&true));
+    /// The indices of the lines that an outcome takes, without those of the [`SINGLE`] keywords.
+    fn ruling(&self, outcome: &[bool]) -> Vec<u32> {
+        let mut taken = self.taken(|number| outcome.get(number) == Some(&true));
         taken.retain(|number| {
             let item = usize::try_from(*number).ok().and_then(|number| self.items.get(number));
-            !matches!(item, Some(Item::Line(line)) if is_single(line))
+            !matches!(item, Some(Item::Line(line)) if line.stands_alone)
         });
         taken
     }
 
     /// For each outcome, the branches of all conditions: the line that begins each, and whether the outcome takes it.
     #[must_use]
-    pub fn branches(&self, way: &[bool]) -> Vec<(At, bool)> {
+    pub fn branches(&self, outcomes: &[Vec<bool>]) -> Vec<Vec<(At, bool)>> {
         let paths = self.paths().1;
-        paths.into_iter().map(|(at, path)| (at, is_reached(&path, way))).collect()
+        let taken = |outcome: &Vec<bool>| {
+            paths.iter().map(|(at, path)| (*at, is_reached(path, outcome))).collect()
+        };
+        outcomes.iter().map(taken).collect()
     }
 
     /// The sections where `holds` says whether each condition holds.
@@ -303,7 +325,7 @@ impl Document {
                     None
                 }
                 Item::Line(line) => {
-                    for (before, test) in open.iter().filter(|_| !is_single(line)) {
+                    for (before, test) in open.iter().filter(|_| !line.stands_alone) {
                         before.iter().chain([test]).for_each(|test| test.atoms(&mut rules));
                     }
                     None
@@ -366,13 +388,9 @@ impl Document {
     }
 }
 
-fn is_single(line: &Line) -> bool {
-    line.words.first().is_some_and(|word| SINGLE.contains(&word.as_str()))
-}
-
-/// Whether all tests hold in a way.
-fn is_reached(path: &[Test], way: &[bool]) -> bool {
-    path.iter().all(|test| test.holds(&|number| way.get(number) == Some(&true)))
+/// Whether all tests of a branch hold in an outcome.
+fn is_reached(path: &[Test], outcome: &[bool]) -> bool {
+    path.iter().all(|test| test.holds(&|number| outcome.get(number) == Some(&true)))
 }
 
 /// Goes to the next branch of the innermost condition.
@@ -384,8 +402,9 @@ fn next_branch(open: &mut [(Vec<Test>, Test)], test: Test) -> bool {
     false
 }
 
-/// What the files decide themselves: numbers, and variables that they set.
-fn constant(atom: &str, reading: &Reading) -> Option<bool> {
+/// The outcome of a condition that the files decide themselves: a number, or a variable that they set.
+fn constant(atom: &str, reading: &KnownEnvironment) -> Option<bool> {
+    // HAProxy takes an empty condition as false and a number as in C.
     let text = atom.trim();
     if text.is_empty() {
         return Some(false);
@@ -400,7 +419,8 @@ fn constant(atom: &str, reading: &Reading) -> Option<bool> {
 /// Appends a line to the open section, or opens a section.
 fn place(sections: &mut Vec<Section>, line: &Arc<Line>) {
     let word = |n: usize| line.words.get(n).map_or("", String::as_str);
-    if !SECTIONS.contains(&word(0)) {
+    if !line.opens_section {
+        // Lines before the first section belong to none; HAProxy refuses them.
         if let Some(section) = sections.last_mut() {
             section.lines.push(Arc::clone(line));
         }
@@ -471,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_utf8_are_read_one_by_one() {
+    fn p4_text_that_is_not_utf8_is_read_byte_by_byte() {
         let source = Source::from_bytes("t".into(), b"frontend a # caf\xe9\n".to_vec());
         assert_eq!(source.text, "frontend a # caf\u{e9}\n");
         let document = Document::read(&[source]);

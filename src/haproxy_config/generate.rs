@@ -1,7 +1,8 @@
-//! HAProxy's configuration from the agent's: the shipped files, without what this agent never says and with
-//! its addresses and times.
+//! `haproxy generate`: writes HAProxy's configuration from facts of the agent's.
 //!
-//! There is no second copy: `haproxy/` is compiled in and specialised by [`template`].
+//! The shipped files in `haproxy/` are compiled in, and [`template`] takes out what this agent does not need and puts
+//! in its addresses and times. There is no second copy of the rules, so what is generated is what the tests run.
+//! [`Facts`] is all that a file depends on: the same facts give the same text.
 
 use std::{fmt, time::Duration};
 
@@ -19,18 +20,18 @@ const PAGES: [(&str, &str); 2] = [
     ("unavailable.html", include_str!("../../haproxy/pages/unavailable.html")),
 ];
 
-/// A version of HAProxy.
+/// A version of HAProxy, or a range of versions that take the same configuration.
 #[derive(
     Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum, strum::VariantArray,
 )]
 pub enum Version {
-    /// 2.6 and 2.8
+    /// 2.6 to 2.9
     #[value(name = "2.6")]
     V2_6,
-    /// 3.0
+    /// 3.0 and 3.1
     #[value(name = "3.0")]
     V3_0,
-    /// 3.2, where SPOP has a mode of its own
+    /// 3.2 and 3.3. Since 3.2 the agent's backend has a mode of its own (`mode spop`).
     #[value(name = "3.2")]
     V3_2,
     /// 3.4 and later
@@ -39,7 +40,7 @@ pub enum Version {
 }
 
 impl Version {
-    /// As HAProxy writes it.
+    /// The version as HAProxy writes it.
     #[must_use]
     pub fn text(self) -> &'static str {
         match self {
@@ -51,19 +52,19 @@ impl Version {
     }
 }
 
-/// A HAProxy that nothing can be written for.
+/// The installed HAProxy is too old, or `haproxy -v` printed something else.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the haproxy of this machine is {0:?}, and 2.6 or later is needed: say --haproxy-version for another"
+    "the haproxy of this machine is {0:?}, and 2.6 or later is needed: use --haproxy-version for another one"
 )]
 pub struct UnknownVersion(String);
 
 impl Version {
-    /// What to write for a HAProxy, by what `haproxy -v` says (`HAProxy version 2.6.12-1 …`).
+    /// The version for an installed HAProxy, from what `haproxy -v` prints (`HAProxy version 2.6.12-1 …`).
     ///
     /// # Errors
-    /// It is older than all that can be written for, or is none.
-    pub fn of(said: &str) -> Result<Self, UnknownVersion> {
+    /// HAProxy is older than 2.6, or the text has no version.
+    pub fn installed(said: &str) -> Result<Self, UnknownVersion> {
         let line = said.lines().next().unwrap_or_default();
         let number = line.split_whitespace().find_map(numbers);
         let known =
@@ -75,6 +76,7 @@ impl Version {
 
 /// The first two numbers of a version.
 fn numbers(text: &str) -> Option<(u32, u32)> {
+    // A development version has a suffix (`3.1-dev3`).
     let mut parts =
         text.trim_matches('"').split('.').map(|part| part.split('-').next()?.parse().ok());
     Some((parts.next()??, parts.next()??))
@@ -86,48 +88,47 @@ impl fmt::Display for Version {
     }
 }
 
-/// A file to write.
+/// A generated file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
-    /// Its path below the directory of HAProxy's configuration.
+    /// The path below the directory of HAProxy's configuration.
     pub path: String,
-    /// What is in it.
+    /// The contents.
     pub text: String,
 }
 
-/// What the agent's configuration says that matters to HAProxy's.
+/// What HAProxy's configuration depends on: facts of the agent's configuration, and HAProxy's version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is one thing that a configuration says")]
 pub struct Facts {
-    /// HAProxy's version.
+    /// The version to write for.
     pub version: Version,
-    /// Where HAProxy finds the agent, as a `server` line says it; the shipped address where the
-    /// configuration does not tell.
+    /// The agent's address as a `server` line has it. `None` leaves the shipped address.
     pub agent: Option<String>,
-    /// How long HAProxy waits for an answer.
+    /// How long HAProxy waits for an answer (`timeout processing`).
     pub processing: Duration,
-    /// Within which time the agent answers.
-    pub response_timeout: Duration,
-    /// The login host and the address of its pages.
+    /// Within which time the agent answers (`answer_within_ms`).
+    pub answer_within: Duration,
+    /// The login host, and the address of the agent's pages.
     pub sign_in: Option<(String, String)>,
     /// The port of HAProxy's https, as browsers see it.
     pub login_port: u16,
-    /// Whether tokens may be in a cookie.
+    /// Whether tokens are accepted in a cookie.
     pub cookie: bool,
-    /// Whether tokens may be in the query.
+    /// Whether tokens are accepted in the query.
     pub query: bool,
-    /// Whether tokens may be in a WebSocket subprotocol.
+    /// Whether tokens are accepted in a WebSocket subprotocol.
     pub subprotocol: bool,
-    /// Whether workspaces tell which issuers' tokens count.
+    /// Whether workspaces publish the accepted issuers (`resource_metadata`).
     pub metadata: bool,
-    /// Whether another agent may share sessions with this one.
+    /// Whether a second agent may share sessions with this one.
     pub several: bool,
-    /// How long HAProxy may reuse an allow.
+    /// For how long HAProxy may reuse an allow; `None` is never.
     pub reuse: Option<Duration>,
 }
 
 impl Facts {
-    /// Whether the agent ever sets a variable, whatever is asked.
+    /// Whether this agent ever sets a variable.
     fn says(&self, variable: &str) -> bool {
         match variable {
             "location" | "set_cookie" => self.sign_in.is_some(),
@@ -138,19 +139,19 @@ impl Facts {
         }
     }
 
-    /// Whether the question has this argument, of those that not everybody needs.
+    /// Whether this agent needs an argument of the authorization request. Some agents need no query, for instance.
     fn asks(&self, argument: &str, sample: &str) -> bool {
         match argument {
             "query" => self.query || self.sign_in.is_some(),
             "protocols" | "protocol_lines" => self.subprotocol,
             "fetch_mode" | "fetch_dest" | "accept" | "upgrade" | "requested_with"
             | "fetch_site" | "origin" | "referer" => self.sign_in.is_some() || self.cookie,
-            // HAProxy has had the stream's number since 2.9.
+            // HAProxy has the stream's id since 2.9.
             _ => self.version >= Version::V3_0 || !sample.contains("txn.id32"),
         }
     }
 
-    /// How a condition of `.if` turns out, where that is known here.
+    /// The outcome of an `.if` condition, if the facts decide it.
     fn decides(&self, condition: &str) -> Option<bool> {
         if condition == "defined(GATE_LOGIN_HOST)" {
             return Some(self.sign_in.is_some());
@@ -159,7 +160,7 @@ impl Facts {
             return Some(self.reuse.is_some());
         }
         if ["defined(IDENTITY_AGENT_2)", "defined(GATE_LOGIN_PAGES_2)"].contains(&condition) {
-            // Where the second one is, only the environment says.
+            // Only the environment knows the address of the second agent.
             return (!self.several).then_some(false);
         }
         let wanted = condition.strip_prefix("version_atleast(")?.strip_suffix(')')?;
@@ -167,7 +168,7 @@ impl Facts {
     }
 }
 
-/// Every file, in the order of their names; the same for the same configuration.
+/// All files, with those of `haproxy/` first and then the pages in the order of their names.
 #[must_use]
 pub fn generate(facts: &Facts) -> Vec<File> {
     let gate = template::gate(GATE, facts);
@@ -178,10 +179,26 @@ pub fn generate(facts: &Facts) -> Vec<File> {
     ];
     for (name, text) in PAGES {
         let path = format!("pages/{name}");
+        // A page that no rule names would never be served.
         if files.iter().any(|file| file.text.contains(&path)) {
             files.push(File { path, text: text.to_owned() });
         }
     }
+    files
+}
+
+/// The rules in parts, for a `haproxy.cfg` that exists already, with the files that they name.
+///
+/// `parts/frontend.cfg` has parts 1 to 6 of the front end, `parts/log.cfg` its log format, `parts/backends.cfg` the backends
+/// without the example, and `parts/global.cfg` the defaults of the environment that these need.
+#[must_use]
+pub fn parts(facts: &Facts) -> Vec<File> {
+    let mut files = generate(facts);
+    let gate = files.iter().find(|file| file.path == "haproxy.cfg");
+    let parts = template::parts(gate.map_or("", |file| &file.text));
+    files.retain(|file| !file.path.ends_with(".cfg") || file.path == "identity.spoe.cfg");
+    let part = |(name, text)| File { path: format!("parts/{name}.cfg"), text };
+    files.extend(parts.into_iter().map(part));
     files
 }
 
@@ -200,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_haproxy_says_of_itself_tells_what_to_write() {
+    fn the_installed_version_decides_what_is_generated() {
         for (said, want) in [
             (
                 "HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/\nStatus: x",
@@ -215,7 +232,7 @@ mod tests {
             ("HA-Proxy version 2.4.22 2023/02/14", None),
             ("", None),
         ] {
-            assert_eq!(Version::of(said).ok().map(Version::text), want, "{said}");
+            assert_eq!(Version::installed(said).ok().map(Version::text), want, "{said}");
         }
     }
 }

@@ -20,7 +20,7 @@ use regex::Regex;
 use serde::Serialize;
 
 use super::{
-    condition::Acls,
+    condition::{Acls, step},
     document::{At, Document, Line, Section, Source},
 };
 use crate::workspaces::destination::AllowedBackends;
@@ -39,10 +39,11 @@ mod hops;
 mod host;
 mod judged;
 mod lines;
+mod maps;
 mod modes;
 mod needs;
+mod outside;
 mod pages;
-mod question;
 mod reach;
 mod required;
 mod reuse;
@@ -52,6 +53,7 @@ mod servers;
 mod shipped;
 #[cfg(test)]
 mod tests;
+mod verdict;
 mod writes;
 
 pub(crate) use engine::MARGIN;
@@ -137,14 +139,14 @@ pub fn lint(sources: &[Source], files: Files<'_>, agent: &Agent) -> Vec<Finding>
     let written = |line: &Line| writes::written(line).map(str::to_owned).collect::<Vec<_>>();
     let writers = document.lines().map(|line| (line.at, written(line)));
     let writers: BTreeMap<_, _> = writers.filter(|(_, names)| !names.is_empty()).collect();
-    let ways = document.ways();
-    for (number, way) in ways.iter().enumerate() {
-        report.way = number;
-        let sections = document.variant(|condition| way.get(condition) == Some(&true));
+    let outcomes = document.outcomes();
+    for (number, outcome) in outcomes.iter().enumerate() {
+        report.variant = number;
+        let sections = document.variant(|condition| outcome.get(condition) == Some(&true));
         let guards: Vec<_> = sections
             .iter()
             .filter_map(|section| {
-                Guard::of(section, &sections, files, &mut spoe, &mut conditions, &mut report)
+                Guard::find(section, &sections, files, &mut spoe, &mut conditions, &mut report)
             })
             .collect();
         let known = sections.iter().flat_map(reuse::known).collect();
@@ -156,18 +158,18 @@ pub fn lint(sources: &[Source], files: Files<'_>, agent: &Agent) -> Vec<Finding>
             known,
             writers: &writers,
             written: lines
+                .filter(|line| line.has_call)
                 .filter_map(|line| writers.get(&line.at))
                 .flatten()
                 .map(String::as_str)
                 .collect(),
-            reach: Reach::of(&sections, &guards, agent),
+            reach: Reach::new(&sections, &guards, agent),
             names: names(&sections),
             patterns: &patterns,
         };
         check(&variant, files, &mut spoe, &mut report);
     }
-    let branches: Vec<_> = ways.iter().map(|way| document.branches(way)).collect();
-    report.finish(&branches)
+    report.finish(&document.branches(&outcomes))
 }
 
 /// Runs every check on one variant.
@@ -177,12 +179,13 @@ fn check(
     spoe: &mut guard::SpoeFiles,
     report: &mut Report,
 ) {
-    question::check_scopes(variant, report);
+    verdict::check_scopes(variant, report);
     reuse::check_made(variant, report);
     writes::check(variant, files, spoe, report);
     reuse::check_skipped(variant, report);
+    reuse::check_servers(variant, report);
     for guard in variant.guards {
-        question::check(guard, variant, report);
+        verdict::check(guard, variant, report);
         headers::check(guard, variant, report);
         host::check(guard, report);
         engine::check(guard, variant.agent, report);
@@ -194,7 +197,7 @@ fn check(
         required::check(guard, variant, report);
     }
     headers::check_backends(variant, report);
-    let values = forged::Values::of(variant);
+    let values = forged::Values::collect(variant);
     forged::check(variant, &values, report);
     judged::check_backends(variant, &values, report);
     credentials::check(variant, &values, report);
@@ -206,6 +209,9 @@ fn check(
     reach::check(variant, report);
     ends::check(variant, report);
     servers::check(variant, report);
+    maps::check(variant, report);
+    outside::check(variant, report);
+    // In some variant nothing asks the agent: the finding names the condition that decides about it.
     if variant.guards.is_empty() && !report.is_broken {
         let fix = "filter spoe engine identity config identity.spoe.cfg\nhttp-request send-spoe-group identity authorize";
         let is_front = |s: &&Section| s.kind == "frontend" || s.kind == "listen";
@@ -213,7 +219,7 @@ fn check(
         report.lacks(
             Rule::NotAsked,
             at.map_or(At { file: 0, line: 1 }, |s| s.at),
-            "no section asks the agent: there is no 'filter spoe' with a message 'authorize'",
+            "no section asks the agent: there is no 'filter spoe' with the message 'authorize'",
             fix,
         );
     }
@@ -264,7 +270,17 @@ impl Patterns {
 }
 
 impl<'v> Variant<'v> {
-    /// The sections of a name that routes can lead to.
+    /// The variables that a line writes.
+    fn writes(&self, line: &Line) -> &'v [String] {
+        step();
+        // Few lines write variables, and most are known by their words not to.
+        let may =
+            line.has_call || line.words.first().is_some_and(|word| word.starts_with("set-var"));
+        let names = self.writers.get(&line.at).filter(|_| may);
+        names.map_or(&[], Vec::as_slice)
+    }
+
+    /// The sections of this name that routes can lead to.
     fn named(&self, name: &str) -> &[&'v Section] {
         self.names.get(name).map_or(&[], Vec::as_slice)
     }
@@ -288,8 +304,8 @@ struct Report {
     found: BTreeSet<Noted>,
     /// What some variants lack, with the indices of those variants.
     lacks: BTreeMap<Noted, BTreeSet<usize>>,
-    /// The number of the way that is looked at.
-    way: usize,
+    /// The index of the variant that is checked.
+    variant: usize,
     /// Whether HAProxy refuses the files as they are.
     is_broken: bool,
 }
@@ -297,7 +313,7 @@ struct Report {
 impl Report {
     fn new(sources: &[Source]) -> Self {
         let names = sources.iter().map(|source| source.name.clone()).collect();
-        Self { names, found: BTreeSet::new(), lacks: BTreeMap::new(), way: 0, is_broken: false }
+        Self { names, found: BTreeSet::new(), lacks: BTreeMap::new(), variant: 0, is_broken: false }
     }
 
     /// Adds a file; returns its index.
@@ -312,14 +328,14 @@ impl Report {
 
     /// Adds something that this variant lacks. The finding names the condition that decides whether it does.
     fn lacks(&mut self, rule: Rule, at: At, what: impl Into<String>, fix: impl Into<String>) {
-        let ways = self.lacks.entry((at, rule, what.into(), fix.into())).or_default();
-        ways.insert(self.way);
+        let outcomes = self.lacks.entry((at, rule, what.into(), fix.into())).or_default();
+        outcomes.insert(self.variant);
     }
 
     /// All findings. `branches` says for each variant which branches of the conditions it takes.
     fn finish(mut self, branches: &[Vec<(At, bool)>]) -> Vec<Finding> {
-        for ((at, rule, what, fix), ways) in std::mem::take(&mut self.lacks) {
-            let what = match decisive(&ways, branches) {
+        for ((at, rule, what, fix), outcomes) in std::mem::take(&mut self.lacks) {
+            let what = match decisive(&outcomes, branches) {
                 Some((line, true)) => {
                     let name = self.names.get(line.file).map_or("", String::as_str);
                     let place =
@@ -348,17 +364,18 @@ impl Report {
     }
 }
 
-/// The branch whose being taken, or not, is what these ways have in common and no other has.
-fn decisive(ways: &BTreeSet<usize>, branches: &[Vec<(At, bool)>]) -> Option<(At, bool)> {
-    if ways.len() == branches.len() {
+/// The branch that all these variants take and no other does; or that none of these takes and every other does.
+fn decisive(outcomes: &BTreeSet<usize>, branches: &[Vec<(At, bool)>]) -> Option<(At, bool)> {
+    // It lacks in every variant, so no condition decides.
+    if outcomes.len() == branches.len() {
         return None;
     }
     let count = branches.first().map_or(0, Vec::len);
-    let of = |number: usize| branches.iter().map(move |way| way.get(number).copied());
+    let of = |number: usize| branches.iter().map(move |outcome| outcome.get(number).copied());
     let found = |number: usize, taken: bool| {
-        of(number)
-            .enumerate()
-            .all(|(way, branch)| branch.is_some_and(|(_, is)| (is == taken) == ways.contains(&way)))
+        of(number).enumerate().all(|(outcome, branch)| {
+            branch.is_some_and(|(_, is)| (is == taken) == outcomes.contains(&outcome))
+        })
     };
     // Mostly something is lacking where a branch is not taken. Of several such branches the innermost stands last.
     let candidates = || (0..count).rev().flat_map(|number| [(number, false), (number, true)]);

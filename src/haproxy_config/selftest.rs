@@ -13,8 +13,8 @@ pub mod client;
 
 use client::{Client, Reply};
 
-/// How long one answer may take.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+/// The limit for one response.
+pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is tried, and with which credentials.
 pub struct Target {
@@ -78,25 +78,25 @@ pub async fn run(target: &Target, tell: impl FnMut(&Check)) -> Vec<Check> {
 
 /// What a response says about the place it comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum From {
-    /// A refusal.
+enum ReplyKind {
+    /// The gate refused.
     Refused,
     /// The gate redirected to sign-in.
     SignIn,
     /// The connection was closed without a response.
     Closed,
-    /// Somebody was let through.
-    Through,
+    /// The request got through.
+    LetThrough,
 }
 
-impl From {
-    fn of(reply: Option<&Reply>) -> Self {
+impl ReplyKind {
+    fn classify(reply: Option<&Reply>) -> Self {
         match reply.map(|reply| reply.status) {
             None => Self::Closed,
             Some(302 | 303) => Self::SignIn,
             // HAProxy answers 502 and 504 when it asked a server.
             Some(400..=499 | 501 | 503) => Self::Refused,
-            Some(_) => Self::Through,
+            Some(_) => Self::LetThrough,
         }
     }
 }

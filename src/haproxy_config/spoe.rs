@@ -56,8 +56,8 @@ impl Engine {
         let mut engine = Self::default();
         let mut inside = scope.is_none();
         let environment = Environment::new();
-        // The section that lines belong to: none until the first one begins.
-        let mut open: Option<(Kind, Block)> = None;
+        // The open section. Lines before the first section belong to none.
+        let mut open: Option<(BlockKind, Block)> = None;
         for (index, text) in source.text.lines().enumerate() {
             let at = At { file, line: index + 1 };
             let trimmed = text.trim();
@@ -74,12 +74,12 @@ impl Engine {
             let Ok(words) = line::words(text, &environment) else { continue };
             let Some(first) = words.first().filter(|_| inside) else { continue };
             let kind = match first.as_str() {
-                "spoe-agent" => Kind::Agent,
-                "spoe-message" => Kind::Message,
-                "spoe-group" => Kind::Group,
+                "spoe-agent" => BlockKind::Agent,
+                "spoe-message" => BlockKind::Message,
+                "spoe-group" => BlockKind::Group,
                 _ => {
                     if let Some((_, block)) = &mut open {
-                        block.lines.push(Line { at, words });
+                        block.lines.push(Line::new(at, words));
                     }
                     continue;
                 }
@@ -92,13 +92,14 @@ impl Engine {
         engine
     }
 
-    fn close(&mut self, open: Option<(Kind, Block)>) {
+    fn close(&mut self, open: Option<(BlockKind, Block)>) {
         match open {
-            Some((Kind::Agent, block)) => {
+            Some((BlockKind::Agent, block)) => {
+                // HAProxy refuses a second agent in one scope.
                 self.agent.get_or_insert(block);
             }
-            Some((Kind::Message, block)) => self.messages.push(block),
-            Some((Kind::Group, block)) => self.groups.push(block),
+            Some((BlockKind::Message, block)) => self.messages.push(block),
+            Some((BlockKind::Group, block)) => self.groups.push(block),
             None => {}
         }
     }
@@ -122,6 +123,8 @@ impl Engine {
     pub fn sends_by_itself(&self, message: &str, kind: &str) -> bool {
         // Both are needed: the agent lists the message, and the message has an event.
         let listed = self.agent.iter().flat_map(|agent| agent.after(&["messages"]));
+        // Both are needed: the agent lists the message, and the message has an event.
+        let listed = self.agent.iter().flat_map(|agent| agent.after(&["messages"]));
         let event = self.message(message).and_then(|block| block.line(&["event"]));
         let event = event.and_then(|line| line.words.get(1));
         listed.into_iter().any(|name| name == message)
@@ -129,7 +132,7 @@ impl Engine {
     }
 }
 
-enum Kind {
+enum BlockKind {
     Agent,
     Message,
     Group,

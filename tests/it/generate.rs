@@ -8,7 +8,7 @@ use std::{
 
 use identity_spoa::haproxy_config::{
     document::Source,
-    generate::{Facts, File, Version as Dialect, generate},
+    generate::{Facts, File, Version as Dialect, generate, parts},
     lint::{Agent, lint},
 };
 use strum::VariantArray as _;
@@ -68,7 +68,7 @@ fn dialect(version: &Version) -> Dialect {
 }
 
 #[test]
-fn each_haproxy_takes_what_is_written_for_it_without_a_warning() {
+fn each_haproxy_takes_what_is_generated_for_it_without_a_warning() {
     for version in Version::all() {
         for everything in [false, true] {
             let directory = tempfile::tempdir().unwrap();
@@ -85,7 +85,7 @@ fn each_haproxy_takes_what_is_written_for_it_without_a_warning() {
 }
 
 #[test]
-fn what_is_written_has_no_mistakes_and_nothing_that_nobody_needs() {
+fn what_is_generated_has_no_mistakes_and_nothing_superfluous() {
     for version in Dialect::VARIANTS.iter().copied() {
         for everything in [false, true] {
             let facts = facts(version, everything);
@@ -135,7 +135,7 @@ fn what_is_written_has_no_mistakes_and_nothing_that_nobody_needs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_written_guards_in_each_haproxy() {
+async fn what_is_generated_guards_in_each_haproxy() {
     for version in Version::all() {
         let stage = Stage::start(version).await;
         let written = tempfile::tempdir_in(stage.directory.path()).unwrap();
@@ -171,6 +171,48 @@ async fn what_is_written_guards_in_each_haproxy() {
     }
 }
 
+#[test]
+fn the_parts_guard_a_front_end_that_exists_already() {
+    const HEAD: &str = "global\n    log stdout format raw local0 info\n";
+    const FRONT: &str = "defaults\n    mode http\n    timeout client 60s\n    timeout server 60s\n    timeout connect 5s\n\nfrontend mine\n    bind 127.0.0.1:8443\n    http-request deny if { path_beg /internal/ }\n";
+    for version in Dialect::VARIANTS.iter().copied() {
+        for everything in [false, true] {
+            let facts = facts(version, everything);
+            let files = parts(&facts);
+            let part = |name: &str| file(&files, &format!("parts/{name}.cfg"));
+            let text = format!(
+                "{HEAD}{}{FRONT}{}{}\n{}",
+                part("global"),
+                part("frontend"),
+                part("log"),
+                part("backends")
+            );
+            let named = |name: &str| {
+                let file = files.iter().find(|file| file.path == name)?;
+                Some(Source { name: name.into(), text: file.text.clone() })
+            };
+            let source = Source { name: "haproxy.cfg".into(), text: text.clone() };
+            let found = lint(&[source], &named, &agent(&facts));
+            assert!(found.is_empty(), "{found:#?}\n{text}");
+            for (part, words, there) in [
+                (part("frontend"), "# --- 1.", true),
+                (part("frontend"), "default_backend nowhere", true),
+                (part("frontend"), "frontend gate", false),
+                (part("frontend"), "log-format", false),
+                (part("log"), "log-format", true),
+                (part("backends"), "backend workspace-tls", true),
+                (part("backends"), "backend reused", everything),
+                (part("backends"), "backend named", false),
+                (part("global"), "presetenv IDENTITY_AGENT ", true),
+                (part("global"), "GATE_HTTP", false),
+            ] {
+                assert_eq!(part.contains(words), there, "{version} {everything}: {words}\n{part}");
+            }
+            assert!(files.iter().all(|file| file.path != "haproxy.cfg" && file.path != "tcp.cfg"));
+        }
+    }
+}
+
 fn run_program(args: &[&str], config: &Path) -> Output {
     let mut command = Command::new(program());
     command.args(["haproxy", "generate", "--config"]).arg(config).args(args);
@@ -178,7 +220,7 @@ fn run_program(args: &[&str], config: &Path) -> Output {
 }
 
 #[test]
-fn a_difference_is_shown_and_said_by_the_status() {
+fn a_difference_is_printed_and_shown_by_the_status() {
     let directory = tempfile::tempdir().unwrap();
     let config = directory.path().join("agent.toml");
     std::fs::write(&config, crate::support::config("https://idp.example.com")).unwrap();

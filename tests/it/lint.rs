@@ -1,4 +1,4 @@
-//! `haproxy lint`: each mistake is found where it is, and what is shipped has none.
+//! `haproxy lint`: each mistake is found in its line, and the shipped files have none.
 
 use std::{
     collections::BTreeSet,
@@ -25,8 +25,8 @@ fn source(path: &Path) -> Option<Source> {
     Some(Source { name: path.file_name()?.to_str()?.into(), text: completed(&text) })
 }
 
-/// An example with the rules that every gate must have: they come from the shipped file, so that an example
-/// shows its own mistake and no other.
+/// Completes an example with the shipped rules that every gate must have, so that it shows its own mistake and no
+/// other.
 fn completed(text: &str) -> String {
     const MARK: &str = "    # shipped: what protects\n";
     if !text.contains(MARK) {
@@ -91,7 +91,7 @@ fn each_mistake_in_an_example_is_found_in_its_line_and_no_other() {
         .collect();
     names.sort();
     for name in &names {
-        // What is expected stands in the line itself, as a comment.
+        // The expected findings are comments in the lines themselves.
         let spoe = name.replace(".cfg", ".spoe.cfg");
         let mut want = BTreeSet::new();
         for file in [name, &spoe] {
@@ -119,9 +119,8 @@ fn each_mistake_in_an_example_is_found_in_its_line_and_no_other() {
 }
 
 #[test]
-fn what_the_agents_configuration_needs_is_missed_where_haproxys_lacks_it() {
-    let slow =
-        Agent { response_timeout: std::time::Duration::from_millis(500), ..Agent::default() };
+fn what_the_agents_configuration_needs_is_demanded_of_haproxys() {
+    let slow = Agent { answer_within: std::time::Duration::from_millis(500), ..Agent::default() };
     let found = findings("haproxy", &["haproxy.cfg"], &slow);
     assert_eq!(text(&found).matches("processing-timeout").count(), 1, "{}", text(&found));
     assert_eq!(found[0].fix, "timeout processing 700ms");
@@ -132,7 +131,7 @@ fn what_the_agents_configuration_needs_is_missed_where_haproxys_lacks_it() {
         let missing = format!("the argument '{name}' is missing");
         assert!(text(&found).contains(&missing), "{missing}\n{}", text(&found));
     }
-    // Where any page may show a workspace, it does not matter which one does.
+    // If any page may show a workspace in a frame, the agent needs no Referer.
     let found = findings("haproxy", &["haproxy.cfg"], &Agent { frames: false, ..all.clone() });
     assert!(!text(&found).contains("referer"), "{}", text(&found));
     let policies = Agent { policies: true, ..Agent::default() };
@@ -145,8 +144,8 @@ fn what_the_agents_configuration_needs_is_missed_where_haproxys_lacks_it() {
     let found = text(&findings("tests/data/lint", &["good.cfg"], &all));
     for missing in [
         "good.cfg:8: reserved-path: [sign_in] is configured",
-        "good.cfg:8: credential-travels: the token is not taken out of the query",
-        "good.cfg:8: credential-travels: the token is not taken out of Sec-WebSocket-Protocol",
+        "good.cfg:8: credential-travels: the token is not removed from the query",
+        "good.cfg:8: credential-travels: the token is not removed from Sec-WebSocket-Protocol",
     ] {
         assert!(found.contains(missing), "{missing}\n{found}");
     }
@@ -162,17 +161,17 @@ fn run_program(args: &[&str]) -> Output {
 }
 
 #[test]
-fn the_command_shows_place_reason_and_fix_and_says_by_its_status_what_it_found() {
+fn the_command_prints_place_reason_and_fix_and_its_status_says_whether_it_found_any() {
     let output = run_program(&["haproxy/haproxy.cfg"]);
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let example = "tests/data/lint/plain-http.cfg";
     let output = run_program(&[example]);
     assert_eq!(output.status.code(), Some(1));
     let text = String::from_utf8(output.stdout).unwrap();
-    let want = format!("{example}:6: plain-http: :80 takes requests in the clear");
+    let want = format!("{example}:6: plain-http: :80 serves plain http");
     assert!(text.starts_with(&want), "{text}");
     assert!(
-        text.contains("\n    why: a token sent in the clear is a token given away\n"),
+        text.contains("\n    why: a token sent over plain http can be read on the way\n"),
         "{text}"
     );
     assert!(text.contains("\n    fix: http-request redirect scheme https"), "{text}");
@@ -188,8 +187,7 @@ fn the_command_shows_place_reason_and_fix_and_says_by_its_status_what_it_found()
 
 #[test]
 fn f1_a_configuration_without_its_default_deny_is_never_clean() {
-    // Whatever single line of the shipped rules of enforcement goes, but for those that only choose the
-    // answer: the lint must notice the one that matters.
+    // Takes away the verdict from the rule that refuses.
     let shipped = source(&root().join("haproxy/haproxy.cfg")).unwrap();
     let deny =
         shipped.text.lines().find(|line| line.trim_end().ends_with("unless allowed")).unwrap();
@@ -211,7 +209,7 @@ fn f1_a_configuration_without_its_default_deny_is_never_clean() {
 }
 
 #[test]
-fn f1_reuse_is_known_as_it_is_shipped_and_in_no_other_form() {
+fn f1_reuse_is_accepted_only_as_it_is_shipped() {
     let shipped = source(&root().join("haproxy/haproxy.cfg")).unwrap().text;
     let found = |text: String| {
         let files = |name: &str| source(&root().join("haproxy").join(name));
@@ -222,32 +220,33 @@ fn f1_reuse_is_known_as_it_is_shipped_and_in_no_other_form() {
     };
     assert!(found(shipped.clone()).is_empty());
     let blocks: Vec<_> = shipped.split(".if defined(GATE_REUSE)\n").skip(1).collect();
-    // The question, the way, and the two backends.
+    // The rules around the request to the agent, the route, and the backend.
     assert_eq!(blocks.len(), 3);
-    let (question, _) = blocks[0].split_once(".endif\n").unwrap();
-    let (way, _) = blocks[1].split_once(".endif\n").unwrap();
-    let (backends, _) = blocks[2].split_once(".if defined(GATE_LOGIN_HOST)\n").unwrap();
+    let (rules, _) = blocks[0].split_once(".endif\n").unwrap();
+    let (route, _) = blocks[1].split_once(".endif\n").unwrap();
+    let (backend, _) = blocks[2].split_once(".if defined(GATE_LOGIN_HOST)\n").unwrap();
     let mut tries = Vec::new();
-    for block in [question, way, backends] {
+    for block in [rules, route, backend] {
         let start = shipped.find(block).unwrap();
         let mut is_first = true;
         for (at, line) in lines_of(block) {
-            let is_ours = ["http-request", "acl", "use_backend"]
+            let is_ours = ["http-request", "acl", "use_backend", "use-server"]
                 .iter()
                 .any(|keyword| line.trim_start().starts_with(keyword));
             let before = std::mem::replace(&mut is_first, !is_ours && !line.contains('#'));
             if !is_ours {
                 continue;
             }
-            // Without it, after another one, with another condition, and a bit different.
+            // Without the line, with a line before it, with another condition, and slightly changed.
             for other in [
                 String::new(),
-                // Before all of them anything may be.
+                // Other lines may stand before the first one.
                 if before { String::new() } else { format!("    acl x always_true\n{line}") },
                 line.replacen(" if ", " unless ", 1),
                 line.replacen("strcmp(", "add(", 1),
                 line.replacen("secure_memcmp(", "strcmp(", 1),
                 line.replacen("sess.identity.", "sess.identity.x_", 1),
+                format!("{line} {{ always_false }}"),
             ] {
                 if other != line {
                     tries.push((start + at, line, other));
@@ -261,9 +260,36 @@ fn f1_reuse_is_known_as_it_is_shipped_and_in_no_other_form() {
         assert!(is_told(&found(text)), "{line}\n{other}");
     });
     assert!(tries.len() > 200, "{}", tries.len());
+    // Servers at another address, without TLS or with a weight.
+    for (old, new) in [
+        ("server http 0.0.0.0:0 weight 0\n", "server http 10.0.0.9:80 weight 0\n"),
+        ("server http 0.0.0.0:0 weight 0\n", "server http 0.0.0.0:0\n"),
+        ("server http 0.0.0.0:0 weight 0\n", "server http 0.0.0.0:0 weight 1\n"),
+        (
+            "server http 0.0.0.0:0 weight 0\n",
+            "server http 0.0.0.0:0 weight 0 ssl verify required\n",
+        ),
+        ("server https 0.0.0.0:0 weight 0 ssl ", "server https 0.0.0.0:0 weight 0 "),
+        ("server https 0.0.0.0:0 weight 0 ", "server https 0.0.0.0:0 "),
+        (
+            "    server http 0.0.0.0:0 weight 0\n",
+            "    server http 0.0.0.0:0 weight 0\n    server b 0.0.0.0:0\n",
+        ),
+        (
+            "server https 0.0.0.0:0 weight 0 ssl verify required ca-file \"${GATE_UPSTREAM_CA}\" sni var(txn.identity.sni)",
+            "server https 0.0.0.0:0 weight 0 ssl verify required ca-file \"${GATE_UPSTREAM_CA}\"",
+        ),
+    ] {
+        let changed = shipped.replacen(old, new, 1);
+        assert_ne!(changed, shipped, "{old}");
+        let found = found(changed);
+        assert!(found.iter().any(|f| f.rule == Rule::RouteNotAgents), "{new}\n{}", text(&found));
+    }
+    let other = shipped.replace("${GATE_UPSTREAM_CA}", "/etc/ssl/inside.pem");
+    assert!(found(other.clone()).is_empty(), "{}", text(&found(other)));
     let late = shipped.replace("\"1:${GATE_REUSE-0}\"", "1:60001");
     assert!(is_told(&found(late)), "longer than may be said");
-    let first = question.lines().next().unwrap();
+    let first = rules.lines().next().unwrap();
     for rule in [
         "set-var(txn.reuse_hit) str(x)",
         "set-var-fmt(sess.identity_asked_all) \"%[src]\"",
@@ -274,7 +300,7 @@ fn f1_reuse_is_known_as_it_is_shipped_and_in_no_other_form() {
     }
 }
 
-/// The lines of a text with where they begin.
+/// The lines of a text, with the index at which each begins.
 fn lines_of(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let mut at = 0;
     text.split_inclusive('\n').map(move |line| {
@@ -285,7 +311,7 @@ fn lines_of(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 #[test]
-fn f1_rules_that_reuse_goes_past_are_told() {
+fn f1_rules_that_reused_requests_skip_are_found() {
     let shipped = source(&root().join("haproxy/haproxy.cfg")).unwrap().text;
     let found = |text: String, rule: Rule| {
         let files = |name: &str| source(&root().join("haproxy").join(name));
@@ -309,7 +335,7 @@ fn f1_rules_that_reuse_goes_past_are_told() {
     for place in ["frontend gate\n", "    filter spoe engine identity config identity.spoe.cfg\n"] {
         assert!(!found(after(place, own), Rule::ReuseSkips), "{place}");
     }
-    // However like a shipped rule it is, and wherever it leads.
+    // Even if the line is like a shipped one, and wherever it leads.
     for own in [
         "http-request return status 403 if { path_beg /admin }",
         "http-request del-header Authorization",
@@ -338,7 +364,7 @@ fn f1_rules_that_reuse_goes_past_are_told() {
         );
         assert!(!found(both, Rule::ReuseSkips), "{own}");
     }
-    // Another line of a name is an alternative.
+    // Another line of the same name is an alternative.
     for own in [
         "acl reuse_client src 10.0.0.0/8",
         "acl reuse_holds always_true",
@@ -352,7 +378,7 @@ fn f1_rules_that_reuse_goes_past_are_told() {
     let limit = "tune.vars.sess-max-size 1000";
     assert!(found(after("\nglobal\n", limit), Rule::ReuseHalf));
     assert!(!found(after("\nglobal\n", "tune.vars.sess-max-size 0"), Rule::ReuseHalf));
-    // Without reuse both are fine.
+    // Without reuse both are accepted.
     assert!(!found(without_reuse(&after("\nglobal\n", limit)), Rule::ReuseHalf));
     assert!(!found(without_reuse(&after("    default_backend nowhere\n", own)), Rule::ReuseSkips));
 }
@@ -381,7 +407,7 @@ fn files_are_found_where_haproxy_finds_them_and_read_whatever_their_bytes() {
     let gate = String::from_utf8(shipped("haproxy.cfg")).unwrap();
     let (before, after) = gate.split_at(gate.find("\nfrontend gate").unwrap());
     let spoe = shipped("identity.spoe.cfg");
-    // A directory, in the order of names; hidden files and others are passed over.
+    // In a directory the files are read in the order of their names; hidden files and others are ignored.
     let files: &[(&str, &[u8])] = &[
         ("conf.d/20-gate.cfg", after.as_bytes()),
         ("conf.d/10-global.cfg", before.as_bytes()),
@@ -396,7 +422,7 @@ fn files_are_found_where_haproxy_finds_them_and_read_whatever_their_bytes() {
     latin.extend(gate.as_bytes());
     let files: &[(&str, &[u8])] = &[("haproxy.cfg", &latin), ("identity.spoe.cfg", &spoe)];
     assert_eq!(lint_in(files, &["haproxy.cfg"]), (Some(0), "no mistakes found\n".into()));
-    // A path of the machine that HAProxy runs on: below --root, or beside the file.
+    // A path of the machine that HAProxy runs on: below --root, or in the directory of the file.
     let absolute =
         gate.replace("config identity.spoe.cfg", "config /no-such-place/identity.spoe.cfg");
     let files: &[(&str, &[u8])] =
@@ -410,7 +436,7 @@ fn files_are_found_where_haproxy_finds_them_and_read_whatever_their_bytes() {
     assert_eq!(lint_in(files, &["haproxy.cfg"]).0, Some(0));
 }
 
-/// What is found in the shipped file with one text for another, and another SPOE file beside it.
+/// The findings for the shipped file with one text in place of another, and a changed SPOE file.
 fn edited(old: &str, new: &str, spoe: impl Fn(String) -> String) -> Vec<Finding> {
     let shipped = source(&root().join("haproxy/haproxy.cfg")).unwrap();
     assert!(shipped.text.contains(old), "{old}");
@@ -428,7 +454,7 @@ fn defaults_are_followed_through_the_chain_that_they_make() {
     let chain = "defaults base from deeper\n    timeout client 60s\nfrontend gate from base\n";
     let found = edited(gate, chain, |spoe| spoe);
     let spoe = source(&root().join("haproxy/identity.spoe.cfg")).unwrap();
-    // 'deeper' is not there: its mode is not known, and the HTTP checks have nothing to say.
+    // There is no 'deeper', so the mode is not known, and the checks for HTTP are skipped.
     assert!(!found.is_empty());
     let shipped = source(&root().join("haproxy/haproxy.cfg")).unwrap();
     let text = shipped.text.replacen("defaults\n", "defaults deeper\n", 1);

@@ -108,7 +108,7 @@ fn copy_all(from: &Path, to: &Path) {
 const OPEN: (&str, &str) = ("default_backend nowhere", "default_backend named");
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f1_a_gate_without_its_refusals_is_found_out() {
+async fn f1_a_gate_without_its_refusals_fails() {
     let allow_all = ("acl allowed var(txn.identity.allow) -m bool", "acl allowed always_true");
     let failed = broken(&[OPEN, allow_all]).await;
     for id in [
@@ -128,7 +128,7 @@ async fn f1_a_gate_without_its_refusals_is_found_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f1_a_verdict_that_outlives_its_request_is_found_out() {
+async fn f1_a_verdict_that_outlives_its_request_fails() {
     let sticky = (
         "acl allowed var(txn.identity.allow) -m bool",
         "http-request set-var(sess.ok) bool(true) if { var(txn.identity.allow) -m bool }\n    \
@@ -139,7 +139,7 @@ async fn f1_a_verdict_that_outlives_its_request_is_found_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn f3_p1_a_gate_that_passes_on_what_it_should_not_is_found_out() {
+async fn f3_p1_a_gate_that_forwards_what_it_must_delete_fails() {
     let spoofed = ("    http-request del-header ^x[^a-z0-9]forwarded", "    # ");
     assert_eq!(broken(&[spoofed]).await, ["spoofed-headers-arrive"]);
     let token = ("http-request del-header Authorization unless", "# ");
@@ -147,7 +147,7 @@ async fn f3_p1_a_gate_that_passes_on_what_it_should_not_is_found_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_gate_whose_agent_is_gone_is_closed_but_does_not_pass() {
+async fn a_gate_without_its_agent_is_closed_but_does_not_pass() {
     let (mut stage, _) = stage(Version::newest()).await;
     stage.agent.kill();
     let url = format!("http://{}", stage.haproxy.http);
@@ -159,19 +159,19 @@ async fn a_gate_whose_agent_is_gone_is_closed_but_does_not_pass() {
     let output = selftest(url, &[]).await;
     let text = text(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("closed, but the agent does not answer"), "{text}");
+    assert!(text.contains("refused, but because the agent does not answer"), "{text}");
     assert!(!text.contains("let through"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_usage_is_told_from_an_open_gate() {
-    let nobody = crate::support::haproxy::free_port();
+async fn wrong_usage_is_distinguished_from_an_open_gate() {
+    let unused = crate::support::haproxy::free_port();
     for (url, args) in [
-        (format!("http://{nobody}"), &[][..]),
+        (format!("http://{unused}"), &[][..]),
         ("ftp://127.0.0.1".into(), &[]),
-        (format!("http://{nobody}"), &["--echo"]),
-        (format!("http://{nobody}"), &["--token-file", "no-such-file"]),
-        (format!("https://{nobody}"), &["--ca", "no-such-file"]),
+        (format!("http://{unused}"), &["--echo"]),
+        (format!("http://{unused}"), &["--token-file", "no-such-file"]),
+        (format!("https://{unused}"), &["--ca", "no-such-file"]),
     ] {
         let output = selftest(url, args).await;
         assert_eq!(output.status.code(), Some(2), "{}", text(&output));

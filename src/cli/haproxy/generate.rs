@@ -21,7 +21,8 @@ pub(super) fn generate(args: &HaproxyGenerateArgs) -> anyhow::Result<ExitCode> {
         Some(version) => version,
         None => installed_version()?,
     };
-    let files = generate::generate(&config.haproxy_facts(version));
+    let facts = config.haproxy_facts(version);
+    let files = if args.parts { generate::parts(&facts) } else { generate::generate(&facts) };
     match (&args.out, &args.check) {
         (Some(directory), _) => write(directory, &files),
         (None, Some(directory)) => check(directory, &files),
@@ -41,12 +42,9 @@ fn installed_version() -> anyhow::Result<Version> {
     let Ok(output) = Command::new("haproxy").arg("-v").output() else {
         return Ok(Version::V3_0);
     };
-    let output = String::from_utf8_lossy(&output.stdout);
-    let version = Version::of(&output)?;
-    writeln!(
-        stderr(),
-        "for HAProxy {version}, as on this machine; choose another with --haproxy-version"
-    )?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let version = Version::installed(&said)?;
+    writeln!(stderr(), "for HAProxy {version}, as here; --haproxy-version is for others")?;
     Ok(version)
 }
 

@@ -23,7 +23,7 @@ use crate::{
 pub(super) fn selftest(args: &HaproxySelftestArgs) -> anyhow::Result<ExitCode> {
     let trust = match (&args.ca, args.insecure) {
         (Some(path), _) => Trust::File(path),
-        (None, true) => Trust::Anybody,
+        (None, true) => Trust::Unverified,
         (None, false) => Trust::System,
     };
     let token = match &args.token_file {

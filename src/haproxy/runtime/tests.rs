@@ -34,7 +34,7 @@ fn the_streams_of_every_haproxy_are_read() {
 }
 
 #[test]
-fn haproxys_own_streams_are_no_obstacle() {
+fn haproxys_own_streams_are_listed_too() {
     // An SPOE applet of 3.0.
     let line = "0x7f80515dcc00: proto=? ts=00 epoch=0 age=3s calls=1 rate=0 cpu=0 lat=0\n";
     let all = list(format!("{line}\nName: HAProxy\nPid: 7\n\n").as_bytes()).unwrap();
@@ -73,7 +73,7 @@ fn r1_the_end_of_an_answer_is_read_from_the_answer() {
 }
 
 #[test]
-fn an_answer_that_is_cut_short_is_no_answer() {
+fn an_incomplete_answer_is_an_error() {
     for (version, answer) in answers!("list").into_iter().chain(answers!("details")) {
         let end = answer.windows(5).rposition(|w| w == b"Pid: ").unwrap();
         for length in (0..end).step_by(7) {

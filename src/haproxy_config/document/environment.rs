@@ -9,15 +9,15 @@ use crate::haproxy_config::line::Environment;
 
 /// What is known of the environment at the current line.
 #[derive(Debug, Default)]
-pub(super) struct Reading {
-    /// Variables with one known value.
+pub(super) struct KnownEnvironment {
+    /// The variables with one known value.
     pub(super) values: Environment,
     /// The variables that were set inside a condition: in other branches they may have no value, or another one.
     conditional: BTreeSet<String>,
 }
 
-impl Reading {
-    /// Follows a line of `global`. `depth` is how many conditions are open there.
+impl KnownEnvironment {
+    /// Follows a line of `global`. `depth` is the number of open conditions.
     pub(super) fn follow(&mut self, words: &[String], depth: usize) {
         match words {
             [keyword, name, value] if keyword == "setenv" => self.set(name, value, depth),
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn a_variable_has_the_value_of_its_line_or_none_where_branches_disagree() {
-        let mut reading = Reading::default();
+        let mut reading = KnownEnvironment::default();
         let mut follow = |line: &str, depth| {
             let words: Vec<_> = line.split(' ').map(str::to_owned).collect();
             reading.follow(&words, depth);

@@ -16,7 +16,7 @@ use crate::haproxy_config::{
 /// The lines that say where the file comes from. They replace what the shipped file says about itself.
 fn head(facts: &Facts) -> String {
     format!(
-        "#\n# Written by 'identity-spoa haproxy generate' for HAProxy {}, from the agent's configuration: change\n# that and write it anew.\n",
+        "#\n# Written by 'identity-spoa haproxy generate' for HAProxy {}, from the agent's configuration. Change that\n# and generate it again.\n",
         facts.version
     )
 }
@@ -30,7 +30,7 @@ pub(super) fn gate(template: &str, facts: &Facts) -> String {
     // The first paragraph describes the file. The next one is about the shipped file only.
     let title = lines.iter().take_while(|line| line.starts_with("# ")).count();
     let about = lines.iter().take_while(|line| line.starts_with('#')).count();
-    for line in lines.iter().take(title) {
+    for line in lines.iter().take(title).filter(|line| is_present(line, &lines)) {
         text.push_str(line);
         text.push('\n');
     }
@@ -47,7 +47,49 @@ pub(super) fn gate(template: &str, facts: &Facts) -> String {
     squeezed(text)
 }
 
-/// Without the empty lines around what went.
+/// A generated `haproxy.cfg` in parts, by their names.
+pub(super) fn parts(gate: &str) -> [(&'static str, String); 4] {
+    let lines: Vec<&str> = gate.lines().collect();
+    let place = |begin: &str| lines.iter().position(|line| line.trim_start().starts_with(begin));
+    let (first, log) = (place("# --- 1."), place("# --- 7."));
+    let between = |from: Option<usize>, to: Option<usize>| {
+        lines.get(from.unwrap_or(0)..to.unwrap_or(lines.len())).unwrap_or_default()
+    };
+    let front = between(first, log).join("\n");
+    // What follows the front end, in paragraphs: each backend with its comment, without the example.
+    let rest = between(log, None);
+    let end = rest.iter().position(|line| line.is_empty()).unwrap_or(rest.len());
+    let (log, backends) = rest.split_at(end);
+    let paragraphs = backends.split(|line| line.is_empty()).filter(|lines| !lines.is_empty());
+    let own = paragraphs.filter(|lines| !lines.contains(&"backend named"));
+    let backends: Vec<String> = own.map(|lines| lines.join("\n")).collect();
+    let backends = backends.join("\n\n");
+    let is_needed = |line: &&&str| match &split(line)[..] {
+        [presetenv, name, _] if presetenv == "presetenv" => {
+            let used = format!("${{{name}}}");
+            front.contains(&used) || backends.contains(&used)
+        }
+        [keyword, ..] => keyword.starts_with("tune."),
+        [] => false,
+    };
+    let global: Vec<&str> = lines.iter().filter(is_needed).copied().collect();
+    let text = |text: String| text.trim_end().to_owned() + "\n";
+    [
+        ("global", text(global.join("\n"))),
+        ("frontend", text(front)),
+        ("log", text(log.join("\n"))),
+        ("backends", text(backends)),
+    ]
+}
+
+/// Whether a line of the first paragraph stays. `#   backend NAME  …` is for files that have the backend.
+fn is_present(title: &str, lines: &[&str]) -> bool {
+    let mut words = title.split_whitespace().skip(1);
+    let (Some("backend"), Some(name)) = (words.next(), words.next()) else { return true };
+    lines.iter().any(|line| line.strip_prefix("backend ") == Some(name))
+}
+
+/// The text without repeated empty lines, which removed lines leave behind.
 fn squeezed(mut text: String) -> String {
     while text.contains("\n\n\n") {
         text = text.replace("\n\n\n", "\n\n");
@@ -270,7 +312,7 @@ fn is_dead(line: &str, acls: &Acls, facts: &Facts) -> bool {
     if !place {
         return true;
     }
-    let when = Condition::of(&words, acls);
+    let when = Condition::parse(&words, acls);
     let never = |test: &Test| {
         let name = test.fetch.strip_prefix("var(txn.identity.").and_then(|n| n.strip_suffix(')'));
         name.is_some_and(|name| !facts.says(name))

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Report, Rule, Variant, address::Address, guard::Guard, question::place};
+use super::{Report, Rule, Variant, address::Address, guard::Guard, verdict::place};
 use crate::{
     haproxy_config::{
         condition::{Condition, Test},
@@ -15,6 +15,7 @@ use crate::{
 
 pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
     for guard in variant.guards.iter().filter(|guard| guard.http) {
+        check_pages(guard, report);
         check_reserved(guard, variant, report);
         check_plain(guard, report);
         check_logs(guard, report);
@@ -52,16 +53,32 @@ fn check_reuse(variant: &Variant<'_>, report: &mut Report) {
     }
 }
 
-/// With sign-in, requests for our own pages go to the agent's, before anything else.
+/// Reports routes by which other requests come to the backend of the agent's pages.
+fn check_pages(guard: &Guard<'_>, report: &mut Report) {
+    for line in guard.routes_to_pages_of_others() {
+        let name = target(line).unwrap_or_default();
+        let what =
+            format!("'{name}' is for the agent's pages, and this route leads other requests there");
+        report.add(
+            Rule::ReservedPath,
+            line.at,
+            what,
+            "remove it; 'default_backend nowhere' is for requests without a destination",
+        );
+    }
+}
+
+/// With sign-in, requests for the agent's pages must go to the agent before any other rule takes them.
 fn check_reserved(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
     let knows = guard.names.acls.values().flat_map(|tests| tests.iter()).any(is_reserved)
         || guard.lines.iter().any(|line| line.words.iter().any(|w| w.starts_with(PATHS)));
     let fix = format!(
-        "acl sign_in path_beg {PATHS}\nuse_backend identity-web if sign_in\nhttp-request allow if sign_in   # above the question"
+        "acl sign_in path_beg {PATHS}\nuse_backend identity-web if sign_in\nhttp-request allow if sign_in   # above 'send-spoe-group'"
     );
     if !knows {
         if variant.agent.sign_in {
-            let what = format!("[sign_in] is configured, and {PATHS} is not served by the agent");
+            let what =
+                format!("[sign_in] is configured, and no rule leads {PATHS} to the agent's pages");
             report.lacks(Rule::ReservedPath, place(guard), what, fix);
         }
         return;
@@ -81,8 +98,9 @@ fn check_reserved(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report)
     }
     let first = guard.rules("use_backend").iter().chain(guard.rules("default_backend")).next();
     let at = first.map_or_else(|| place(guard), |(_, line, _)| line.at);
-    let what =
-        format!("the first route is not that of {PATHS}: those requests can reach a workspace");
+    let what = format!(
+        "requests for {PATHS} can reach a workspace: their route to the agent's pages is not the first one"
+    );
     report.add(Rule::ReservedPath, at, what, fix);
 }
 
@@ -110,9 +128,8 @@ fn check_plain(guard: &Guard<'_>, report: &mut Report) {
         {
             continue;
         }
-        let what = format!("{address} takes requests in the clear, and answers them");
-        let fix =
-            "http-request redirect scheme https code 301 unless { ssl_fc }   # above the question";
+        let what = format!("{address} serves plain http and does not redirect to https");
+        let fix = "http-request redirect scheme https code 301 unless { ssl_fc }   # above 'send-spoe-group'";
         report.add(Rule::PlainHttp, line.at, what, fix);
     }
 }
@@ -151,7 +168,7 @@ fn check_logs(guard: &Guard<'_>, report: &mut Report) {
         let format = text.split(' ').next().is_some_and(|word| word.contains("-format"));
         let logs = format && secret.iter().any(|s| text.contains(s));
         if captures || logs {
-            let what = "a header with credentials is written to the log";
+            let what = "credentials are written to the log";
             let fix = "remove it; decision=%[var(txn.identity.decision_id)] joins the log and the audit log";
             report.add(Rule::SecretLogged, line.at, what, fix);
         }

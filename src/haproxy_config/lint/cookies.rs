@@ -8,9 +8,9 @@ use super::{
     expression::{Piece, pieces},
     forged::is_agents,
     guard::Guard,
-    question::place,
     required::covers,
     shipped,
+    verdict::place,
 };
 use crate::{
     haproxy_config::{
@@ -73,7 +73,7 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
     let fix = format!(
         "http-response replace-header Set-Cookie (?i)^[[:space:]]*(=[[:space:]]*)*{COOKIE}.* %[str()]"
     );
-    let what = format!("cookies called {COOKIE} are not dropped from workspaces' responses");
+    let what = format!("cookies named {COOKIE} are not removed from the responses of workspaces");
     report.lacks(Rule::CookieNotDropped, at, what, fix);
 }
 
@@ -100,14 +100,13 @@ pub(super) fn check_given(variant: &Variant<'_>, report: &mut Report) {
             };
             let early = kind == "http-response"
                 && (section.kind == "backend" || dropped.contains(&line.at));
-            if shipped::has_line(&line.words) || variant.known.contains(&line.at) {
-                continue;
-            }
             let prefix = variant.prefix();
             let set = !early && kind != "http-request" && sets(line, prefix);
-            if set || returned(line).any(|value| !is_own(value, prefix)) {
-                let what = format!("browsers get a cookie here whose name could be {COOKIE}");
-                let fix = "write out its name, another one: Set-Cookie \"NAME=…\"";
+            let gives = set || returned(line).any(|value| !is_own(value, prefix));
+            let is_shipped = || shipped::has_line(&line.words) || variant.known.contains(&line.at);
+            if gives && !is_shipped() {
+                let what = format!("this rule could give browsers a cookie named {COOKIE}");
+                let fix = "write out another name: Set-Cookie \"NAME=…\"";
                 report.add(Rule::CookieNotDropped, line.at, what, fix);
             }
         }

@@ -72,7 +72,7 @@ pub(super) fn check(variant: &Variant<'_>, values: &Values<'_>, report: &mut Rep
     }
     let early = |line: &Line| variant.guards.iter().any(|guard| is_early(line, guard));
     for line in variant.reach.guarded_lines() {
-        if variant.known.contains(&line.at) || shipped::has_line(&line.words) || !carries(line) {
+        if !carries(line) || variant.known.contains(&line.at) || shipped::has_line(&line.words) {
             continue;
         }
         // These headers are deleted after the agent was asked.
@@ -82,8 +82,9 @@ pub(super) fn check(variant: &Variant<'_>, values: &Values<'_>, report: &mut Rep
         let mut texts =
             line.words.iter().skip(2).take_while(|word| *word != "if" && *word != "unless");
         if texts.any(|text| has_credential(text, variant, values, 0)) {
-            let what = "a credential travels on under another name, or comes back in an answer";
-            let fix = "remove it; workspaces get who it is: %[var(txn.identity.user)]";
+            let what =
+                "a credential goes to the workspace under another name, or back to the browser";
+            let fix = "remove it; %[var(txn.identity.user)] says who it is";
             report.add(Rule::CredentialTravels, line.at, what, fix);
         }
     }
@@ -140,6 +141,8 @@ fn is_credential(sample: &str, variant: &Variant<'_>, values: &Values<'_>, steps
     };
     // `concat` appends the value of a variable.
     let appended = |call: &Call<'_>| call.name == "concat" && call.args.split(',').any(variable);
+    // `concat` appends the value of a variable.
+    let appended = |call: &Call<'_>| call.name == "concat" && call.args.split(',').any(variable);
     let fetched = match first.name {
         "var" => variable(first.args.split(',').next().unwrap_or_default()),
         name => is_fetch(name.strip_prefix("req.").unwrap_or(name), first.args, variant),
@@ -173,10 +176,12 @@ fn check_asked(guard: &Guard<'_>, values: &Values<'_>, report: &mut Report) {
         };
         // Deleting the credential only makes the client anonymous.
         let empty = value.is_empty() || value == "%[str()]";
+        // Deleting the credential only makes the client anonymous.
+        let empty = value.is_empty() || value == "%[str()]";
         let ours = value.contains(&format!("{COOKIE}="));
         if ours || !empty && pieces(value).iter().all(written) {
             let what =
-                "the question is asked with a credential that stands here, not with the client's";
+                "the agent is asked with a credential from this file, and not with the client's";
             report.add(Rule::VerdictMade, line.at, what, "remove it");
         }
     }

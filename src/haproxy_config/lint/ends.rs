@@ -1,8 +1,8 @@
 //! Checks rules that end the rules early by what they skip, and caches, which answer in the place of a workspace.
 
-use std::sync::Arc;
+use std::{cell::LazyCell, sync::Arc};
 
-use super::{Report, Rule, Variant, guard::Guard};
+use super::{Report, Rule, Variant, guard::Guard, reach};
 use crate::haproxy_config::{
     condition::Condition,
     document::{Line, Section},
@@ -58,7 +58,7 @@ pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
 fn check_guard(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
     let kind = if guard.http { "http-request" } else { "tcp-request" };
     let passed = |(number, line, when): &Ruled<'_>| {
-        // [`super::question`] reports those that let pass what is not allowed.
+        // [`super::verdict`] reports those that let pass what is not allowed.
         variant.known.contains(&line.at)
             || guard.is_for_pages(*number, when)
             || guard.is_bypass(*number, when)
@@ -67,13 +67,14 @@ fn check_guard(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
 }
 
 fn check_backend(section: &Section, variant: &Variant<'_>, report: &mut Report) {
-    let acls = super::acls(section.lines.iter().map(|line| &**line));
+    let lines = || reach::all_lines(section, variant.sections);
+    let acls = LazyCell::new(|| super::acls(lines()));
     for kind in ["http-request", "http-response", "http-after-response"] {
         let of_kind = |line: &&Line| line.words.first().is_some_and(|word| word == kind);
-        let lines = section.lines.iter().map(|line| &**line).filter(of_kind);
-        let rules: Vec<Ruled<'_>> = lines
+        let rules: Vec<Ruled<'_>> = lines()
+            .filter(of_kind)
             .enumerate()
-            .map(|(number, line)| (number, line, Arc::new(Condition::of(&line.words, &acls))))
+            .map(|(number, line)| (number, line, Arc::new(Condition::parse(&line.words, &acls))))
             .collect();
         check_rules(&rules, &["allow"], report, |(_, line, _)| variant.known.contains(&line.at));
     }
@@ -93,8 +94,7 @@ fn check_rules(
         let (number, line, _) = rule;
         // What follows the last rule that matters may be skipped.
         if number < last && is_end(line, ends) && !is_known(rule) {
-            let what =
-                format!("the rules behind it, up to line {}, are not followed", matters.at.line);
+            let what = format!("the rules below it, up to line {}, are skipped", matters.at.line);
             let fix = "remove it, or move it below them";
             report.add(Rule::RulesSkipped, line.at, what, fix);
         }
@@ -128,7 +128,7 @@ fn check_cache(line: &Line, report: &mut Report) {
         && rules.starts_with("http-")
         && (action == "cache-use" || action == "cache-store")
     {
-        let what = "answers are kept in a cache that all people share";
+        let what = "responses are kept in a cache that all people share";
         report.add(
             Rule::SharedCache,
             line.at,

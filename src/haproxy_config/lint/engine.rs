@@ -42,11 +42,11 @@ const POLICIES: [(&str, &str); 3] = [("method", "method"), ("path", "path"), ("c
 pub(super) fn check(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
     let Some(section) = &guard.engine.agent else { return };
     if section.line(&["option", "set-on-error"]).is_none() {
-        let what = "there is no 'option set-on-error'";
+        let what = "'option set-on-error' is missing";
         report.add(Rule::NoSetOnError, section.at, what, "option set-on-error spoe_error");
     }
     if section.line(&["option", "var-prefix"]).is_none() {
-        let what = "there is no 'option var-prefix'";
+        let what = "'option var-prefix' is missing";
         report.add(Rule::NoVarPrefix, section.at, what, "option var-prefix identity");
     }
     check_processing(section, agent, report);
@@ -108,7 +108,7 @@ fn equals(found: &str, sample: &str) -> bool {
 fn check_certificate(message: &Block, report: &mut Report) {
     let has = |name: &str| message.args().any(|(found, _)| found == name);
     if has("certificate") && !has("certificate_result") {
-        let what = "the argument 'certificate_result' is missing beside 'certificate'";
+        let what = "the argument 'certificate' needs the argument 'certificate_result'";
         let fix = "args … certificate_result=ssl_c_verify";
         report.add(Rule::Arguments, args(message), what, fix);
     }
@@ -150,7 +150,7 @@ fn check_processing(section: &Block, agent: &Agent, report: &mut Report) {
     let within = agent.response_timeout;
     let fix = format!("timeout processing {}ms", (within + MARGIN).as_millis());
     let Some(line) = section.line(&["timeout", "processing"]) else {
-        let what = "there is no 'timeout processing'";
+        let what = "'timeout processing' is missing";
         report.add(Rule::ProcessingTimeout, section.at, what, fix);
         return;
     };
@@ -160,11 +160,11 @@ fn check_processing(section: &Block, agent: &Agent, report: &mut Report) {
         Some(waits) if waits > within => {}
         Some(_) => {
             let ms = within.as_millis();
-            let what = format!("HAProxy waits {word}, and the agent answers within {ms}ms");
+            let what = format!("HAProxy waits only {word}, and the agent may take {ms}ms");
             report.add(Rule::ProcessingTimeout, line.at, what, fix);
         }
         None => {
-            let what = format!("'{word}' is no time");
+            let what = format!("'{word}' is not a time");
             report.add(Rule::ProcessingTimeout, line.at, what, fix);
         }
     }
@@ -193,7 +193,7 @@ fn check_pipelining(section: &Block, report: &mut Report) {
         }
     }
     if let Some(at) = wrong {
-        let what = "HAProxy asks several questions at a time on one connection: there is no 'no option pipelining'";
+        let what = "HAProxy sends several requests at a time on one connection to the agent: 'no option pipelining' is missing";
         let fix = ".if version_atleast(3.1)\n    no option pipelining\n.endif";
         report.add(Rule::Pipelining, at, what, fix);
     }
@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn conditions_that_leave_out_no_haproxy_from_3_1_on_are_told() {
+    fn conditions_that_hold_for_every_haproxy_from_3_1_on_are_recognized() {
         for (condition, all) in [
             ("version_atleast(3.1)", true),
             ("version_atleast(\"3.0\")", true),

@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_agents_word_is_told_from_what_only_begins_with_it() {
+    fn a_variable_of_the_agent_is_distinguished_from_what_only_begins_so() {
         let prefix = "txn.identity.";
         for (sample, want) in [
             ("var(txn.identity.user)", Some("user")),

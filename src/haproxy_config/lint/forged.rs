@@ -104,10 +104,10 @@ fn about(name: &str) -> About {
 pub(super) struct Values<'v>(BTreeMap<&'v str, Vec<&'v str>>);
 
 impl<'v> Values<'v> {
-    pub(super) fn of(variant: &Variant<'v>) -> Self {
+    pub(super) fn collect(variant: &Variant<'v>) -> Self {
         let mut values: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
         let lines = variant.sections.iter().flat_map(|section| &section.lines);
-        for line in lines.filter(|line| variant.writers.contains_key(&line.at)) {
+        for line in lines.filter(|line| !variant.writes(line).is_empty()) {
             let place = line.words.iter().position(|word| word.starts_with("set-var"));
             let Some(place) = place else { continue };
             let (Some(action), Some(value)) = (line.words.get(place), line.words.get(place + 1))
@@ -213,7 +213,7 @@ pub(super) fn check(variant: &Variant<'_>, values: &Values<'_>, report: &mut Rep
             }
         };
         if !fine {
-            let what = format!("{name} is given a value that is not the agent's");
+            let what = format!("the value of {name} is not the agent's");
             let fix = format!(
                 "http-request set-header {name} %[var({prefix}user)] if {{ var({prefix}user) -m len gt 0 }}   # or another variable of the agent"
             );

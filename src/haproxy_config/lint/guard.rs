@@ -59,7 +59,7 @@ pub(super) struct Names {
 }
 
 impl Names {
-    fn of(lines: &[&Line], prefix: &str) -> Self {
+    fn read(lines: &[&Line], prefix: &str) -> Self {
         let mut names = Self { acls: acls(lines.iter().copied()), ..Self::default() };
         for line in lines {
             if let [_, name, ..] = &line.words[..] {
@@ -92,15 +92,15 @@ struct Known {
 }
 
 impl Conditions {
-    /// What was read with the ACLs among these lines, to be added to.
-    fn of(&mut self, lines: &[&Line], prefix: &str) -> Option<&mut Known> {
+    /// The parsed conditions for the ACLs among these lines; new ones are added to them.
+    fn for_acls(&mut self, lines: &[&Line], prefix: &str) -> Option<&mut Known> {
         let is_acl = |line: &&&Line| line.words.first().is_some_and(|word| word == "acl");
         // The same ACLs make the same conditions of the same rules, in whatever variant.
         let own: Vec<&Line> = lines.iter().filter(is_acl).copied().collect();
         let places: Vec<At> = own.iter().map(|line| line.at).collect();
         let found = self.0.iter().position(|k| k.lines == places && k.prefix == prefix);
         let place = found.unwrap_or_else(|| {
-            let names = Arc::new(Names::of(&own, prefix));
+            let names = Arc::new(Names::read(&own, prefix));
             let prefix = prefix.to_owned();
             self.0.push(Known { prefix, lines: places, names, read: BTreeMap::new() });
             self.0.len() - 1
@@ -133,8 +133,8 @@ pub(super) enum Asked {
 }
 
 impl<'v> Guard<'v> {
-    /// The guard in a section, if it has one of ours.
-    pub(super) fn of(
+    /// The guard of a section, if the section has an SPOE filter of the agent's.
+    pub(super) fn find(
         section: &'v Section,
         sections: &'v [Section],
         files: Files<'_>,
@@ -142,8 +142,9 @@ impl<'v> Guard<'v> {
         conditions: &mut Conditions,
         report: &mut Report,
     ) -> Option<Self> {
-        let own: Vec<&'v Line> = section.lines.iter().map(|line| &**line).collect();
-        let filter = own.iter().copied().find(|line| {
+        let own = || section.lines.iter().map(|line| &**line);
+        // A filter in `defaults` is not inherited.
+        let filter = own().find(|line| {
             matches!(&line.words[..], [filter, spoe, ..] if filter == "filter" && spoe == "spoe")
                 && is_ours(line, files, spoe, report)
         })?;
@@ -155,12 +156,12 @@ impl<'v> Guard<'v> {
         let lines: Vec<&Line> = inherited(section, sections)
             .into_iter()
             .flat_map(|section| section.lines.iter().map(|line| &**line))
-            .chain(own)
+            .chain(own())
             .collect();
         let prefix = used_prefix(&engine, name, &lines, report);
         // HAProxy's default mode is tcp.
         let http = setting(section, sections, "mode").is_some_and(|(_, mode)| mode == "http");
-        let known = conditions.of(&lines, &prefix)?;
+        let known = conditions.for_acls(&lines, &prefix)?;
         let names = Arc::clone(&known.names);
         let mut rules: BTreeMap<&str, Vec<Ruled<'v>>> = BTreeMap::new();
         for (number, line) in lines.iter().copied().enumerate() {
@@ -169,7 +170,7 @@ impl<'v> Guard<'v> {
                 continue;
             };
             let when = known.read.entry(line.at);
-            let when = when.or_insert_with(|| Arc::new(Condition::of(&line.words, &names.acls)));
+            let when = when.or_insert_with(|| Arc::new(Condition::parse(&line.words, &names.acls)));
             let when = Arc::clone(when);
             rules.entry(keyword).or_default().push((number, line, when));
         }
@@ -188,7 +189,7 @@ impl<'v> Guard<'v> {
         };
         guard.asked = guard.when_asked(name);
         guard.refusal = refusal(&guard);
-        guard.pages = Pages::of(&guard.rules);
+        guard.pages = Pages::find(&guard.rules);
         Some(guard)
     }
 
@@ -214,6 +215,8 @@ impl<'v> Guard<'v> {
         if self.engine.sends_by_itself(message, kind) {
             return Asked::First;
         }
+        // If the SPOE file is missing, that is the one mistake: the rule is believed to ask.
+        let unknown = self.engine == Engine::default();
         // If the SPOE file is missing, that is the one mistake: the rule is believed to ask.
         let unknown = self.engine == Engine::default();
         let asks = |line: &&Line| {
@@ -250,7 +253,12 @@ impl<'v> Guard<'v> {
         self.pages.as_ref().map(|pages| pages.name)
     }
 
-    /// Whether a line is the route to our pages.
+    /// Routes by which other requests come to the backend of the agent's pages too.
+    pub(super) fn routes_to_pages_of_others(&self) -> Vec<&'v Line> {
+        if self.pages.is_some() { Vec::new() } else { Pages::contested(&self.rules) }
+    }
+
+    /// Whether a line is the route to the agent's pages.
     pub(super) fn is_route_to_pages(&self, at: At) -> bool {
         self.pages.as_ref().is_some_and(|pages| pages.route.at == at)
     }
@@ -295,7 +303,10 @@ impl<'v> Guard<'v> {
             Some(name) => self.names.mentioning.contains(name),
             None => term.any.iter().any(|test| test.mentions(&self.prefix)),
         };
-        line.words.iter().any(|word| word.contains(&self.prefix)) || condition.terms().any(mentions)
+        step();
+        // A variable is always in parentheses.
+        let own = || line.has_call && line.words.iter().any(|word| word.contains(&self.prefix));
+        own() || condition.terms().any(mentions)
     }
 }
 
@@ -383,7 +394,7 @@ fn is_ours(line: &Line, files: Files<'_>, spoe: &mut SpoeFiles, report: &mut Rep
         }
         None if usual => {
             let what = format!("the SPOE file '{file}' cannot be read");
-            let fix = "filter spoe engine identity config identity.spoe.cfg   # beside this file, or --root DIR";
+            let fix = "filter spoe engine identity config identity.spoe.cfg   # in the directory of this file, or --root DIR";
             report.add(Rule::SpoeUnreadable, line.at, what, fix);
             true
         }

@@ -3,14 +3,15 @@
 //!
 //! A header must be deleted in every spelling that a CGI server would take for the same name.
 
-use std::collections::BTreeMap;
+use std::{cell::LazyCell, collections::BTreeMap};
 
 use regex::Regex;
 
 use super::{
     Agent, Patterns, Report, Rule, Variant,
     guard::{Asked, Guard},
-    question::place,
+    reach,
+    verdict::place,
 };
 use crate::haproxy_config::{
     condition::{Condition, Term, Test},
@@ -48,8 +49,8 @@ enum How {
 }
 
 impl Strips {
-    /// The rules among these lines that always hold.
-    pub(super) fn of<'l>(
+    /// The rules among these lines that have no condition.
+    pub(super) fn among<'l>(
         lines: impl Iterator<Item = (usize, &'l Line)>,
         patterns: &Patterns,
     ) -> Self {
@@ -110,7 +111,7 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
         return;
     }
     check_invalid(guard, report);
-    let strips = Strips::of(guard.lines.iter().copied().enumerate(), variant.patterns);
+    let strips = Strips::among(guard.lines.iter().copied().enumerate(), variant.patterns);
     for (number, line, when) in guard.rules("http-request") {
         check_set(line, when, &guard.prefix, |name| strips.takes(name, *number), report);
     }
@@ -127,7 +128,7 @@ fn check_invalid(guard: &Guard<'_>, report: &mut Report) {
         let lenient = matches!(&line.words[..], [option, what, ..]
             if option == "option" && LENIENT.contains(&what.as_str()));
         if lenient {
-            let what = "requests that are not valid pass: a workspace may read their headers otherwise than the rules here";
+            let what = "malformed requests pass: a workspace can read their headers in another way than these rules";
             report.add(Rule::HeaderNotStripped, line.at, what, "remove it");
         }
     }
@@ -141,14 +142,14 @@ pub(super) fn check_backends(variant: &Variant<'_>, report: &mut Report) {
     let before: Vec<_> = variant
         .guards
         .iter()
-        .map(|guard| Strips::of(guard.lines.iter().copied().enumerate(), variant.patterns))
+        .map(|guard| Strips::among(guard.lines.iter().copied().enumerate(), variant.patterns))
         .collect();
     for section in variant.sections.iter().filter(|s| s.kind == "backend" && !guarded(s)) {
-        let lines = || section.lines.iter().map(|line| &**line);
-        let own = Strips::of(lines().enumerate(), variant.patterns);
-        let acls = super::acls(lines());
+        let lines = || reach::all_lines(section, variant.sections);
+        let own = Strips::among(lines().enumerate(), variant.patterns);
+        let acls = LazyCell::new(|| super::acls(lines()));
         for (number, line) in lines().enumerate().filter(|(_, line)| sets(line)) {
-            let when = Condition::of(&line.words, &acls);
+            let when = Condition::parse(&line.words, &acls);
             let deleted = |name: &str| {
                 before.iter().any(|strips| strips.takes(name, usize::MAX))
                     || own.takes(name, number)
@@ -182,9 +183,9 @@ fn check_set(
     let open = spellings(&lower).into_iter().find(|s| !(deleted(s) || replaced && *s == lower));
     if let Some(spelling) = open {
         let what = if spelling == lower {
-            format!("{name} is set here, and a client's own is not deleted before")
+            format!("{name} is set here, and the client's own is not deleted first")
         } else {
-            format!("{name} is set here, and a client's '{spelling}' is not deleted before")
+            format!("{name} is set here, and the client's own '{spelling}' is not deleted first")
         };
         let pattern = lower.replace('-', "[-_]");
         let fix = format!(
@@ -196,6 +197,8 @@ fn check_set(
 
 /// The name with underscores in place of all hyphens, and in place of each single one.
 fn spellings(name: &str) -> Vec<String> {
+    // Enough to find an expression that misses underscores; not every mixture is tried.
+    let mut all = vec![name.to_owned(), name.replace('-', "_")];
     // Enough to find an expression that misses underscores; not every mixture is tried.
     let mut all = vec![name.to_owned(), name.replace('-', "_")];
     for (place, _) in name.match_indices('-').take(16) {
@@ -243,7 +246,7 @@ fn check_travel(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
         let fix = format!(
             "http-request del-header Authorization unless {{ {keep} -m sub authorization }}"
         );
-        report.add(Rule::CredentialTravels, at, "the token is not taken out of Authorization", fix);
+        report.add(Rule::CredentialTravels, at, "the token is not removed from Authorization", fix);
     }
     if !(deletes("cookie", "cookie", Some("cookie"))
         && (does("set-header", "cookie", "cookie") || removes_all_cookies(&rules)))
@@ -251,7 +254,12 @@ fn check_travel(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
         let fix = format!(
             "http-request set-header Cookie \"%[{cookie}]\" if {{ {cookie} -m len gt 0 }}\nhttp-request del-header Cookie unless {{ {cookie} -m len gt 0 }} or {{ {keep} -m sub cookie }}"
         );
-        report.add(Rule::CredentialTravels, at, "our cookies are not taken out of Cookie", fix);
+        report.add(
+            Rule::CredentialTravels,
+            at,
+            "the agent's cookies are not removed from Cookie",
+            fix,
+        );
     }
     let query = guard.var("query");
     // The shipped condition: there is a query, and the agent does not keep it.
@@ -272,7 +280,7 @@ fn check_travel(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
         let fix = format!(
             "http-request set-query %[{query}] if {{ query -m len gt 0 }} !{{ {keep} -m sub query }}"
         );
-        report.add(Rule::CredentialTravels, at, "the token is not taken out of the query", fix);
+        report.add(Rule::CredentialTravels, at, "the token is not removed from the query", fix);
     }
     let header = "sec-websocket-protocol";
     if agent.subprotocol
@@ -283,7 +291,7 @@ fn check_travel(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
         let fix = format!(
             "http-request set-header Sec-WebSocket-Protocol \"%[{protocols}]\" if {{ {protocols} -m len gt 0 }}\nhttp-request del-header Sec-WebSocket-Protocol unless {{ {protocols} -m len gt 0 }} or {{ {keep} -m sub protocols }}"
         );
-        let what = "the token is not taken out of Sec-WebSocket-Protocol";
+        let what = "the token is not removed from Sec-WebSocket-Protocol";
         report.add(Rule::CredentialTravels, at, what, fix);
     }
 }

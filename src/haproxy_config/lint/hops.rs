@@ -1,4 +1,6 @@
-//! Headers about one connection (RFC 9110 7.6.1): the shipped rules decide which of them a workspace gets.
+//! Checks headers about one connection (RFC 9110 7.6.1): the shipped rules alone decide which of them a workspace gets.
+
+use std::cell::LazyCell;
 
 use super::{Report, Rule, Variant, shipped};
 use crate::haproxy_config::{
@@ -34,15 +36,15 @@ pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
         {
             continue;
         }
-        let what = format!("'{name}' is given another value than by the shipped rules");
-        let fix = "remove it; section 4 of the shipped haproxy.cfg says what travels on of it";
+        let what = format!("'{name}' gets another value than in the shipped rules");
+        let fix = "remove it; part 4 of the shipped haproxy.cfg sets what a workspace needs";
         report.add(Rule::RuleMissing, line.at, what, fix);
     }
 }
 
 /// Reports rules by which status 101 of a tunnel becomes another status, which later rules would not recognize.
 fn check_status(section: &Section, report: &mut Report) {
-    let acls = super::acls(section.lines.iter().map(|line| &**line));
+    let acls = LazyCell::new(|| super::acls(section.lines.iter().map(|line| &**line)));
     for line in &section.lines {
         let sets = matches!(&line.words[..], [http, set, ..] if http == "http-response" && set == "set-status");
         // The condition must list single other statuses.
@@ -51,8 +53,8 @@ fn check_status(section: &Section, report: &mut Report) {
             let plain = |value: &str| value.len() == 3 && value.parse::<u16>().is_ok();
             test.fetch == "status" && values().all(|value| plain(value) && value != "101")
         };
-        if sets && !Condition::of(&line.words, &acls).needs(other) {
-            let what = "a response with status 101 gets another one: the rule that ends tunnels of no request for one does not see it";
+        if sets && !Condition::parse(&line.words, &acls).needs(other) {
+            let what = "a response with status 101 gets another status: the rule that refuses tunnels without an upgrade does not see it";
             let fix = "http-response set-status NUMBER if { status OTHER }   # not 101";
             report.add(Rule::RuleMissing, line.at, what, fix);
         }

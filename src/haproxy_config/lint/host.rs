@@ -23,29 +23,27 @@ pub(super) fn check(guard: &Guard<'_>, report: &mut Report) {
     let ruled = ["http-request", "tcp-request", "use_backend"].map(|kind| guard.rules(kind));
     let others = guard.lines.iter().filter(|line| is_about(line, &OTHERS));
     let others =
-        others.map(|line| (*line, Cow::Owned(Condition::of(&line.words, &guard.names.acls))));
+        others.map(|line| (*line, Cow::Owned(Condition::parse(&line.words, &guard.names.acls))));
     let ruled = ruled.into_iter().flatten().map(|(_, line, when)| (*line, Cow::Borrowed(&**when)));
+    let all: Vec<_> = ruled.chain(others).collect();
     let mut used = BTreeSet::new();
-    for (line, when) in ruled.chain(others) {
+    for (line, when) in &all {
+        // Such rules may look at a part of Host: the request goes where it went before.
         if line.words.get(1).is_some_and(|action| HARMLESS.contains(&action.as_str())) {
             continue;
         }
         for term in when.terms() {
             // An ACL that no rule uses decides nothing.
             if let Some(name) = &term.name {
-                used.insert(name.clone());
+                used.insert(name.as_str());
                 continue;
             }
             for test in term.any.iter() {
                 check_test(test, line.at, report);
             }
         }
-        let mapped = line.words.iter().find(|word| {
-            let host = FETCHES.iter().any(|fetch| word.contains(&format!("{fetch}(host")));
-            host && PARTS.iter().any(|part| word.contains(&format!("map_{part}(")))
-        });
-        if mapped.is_some() {
-            let what = "a map is looked up by a part of Host";
+        if line.words.iter().any(|word| line.has_call && is_map_of_part(word)) {
+            let what = "a map is searched by a part of Host";
             let fix = "req.hdr(host),host_only,lower,map_str(FILE), with whole names in the file";
             report.add(Rule::HostInPart, line.at, what, fix);
         }
@@ -56,9 +54,20 @@ pub(super) fn check(guard: &Guard<'_>, report: &mut Report) {
     }
 }
 
+/// Whether a word is a sample that looks a part of Host up in a map.
+fn is_map_of_part(word: &str) -> bool {
+    let follows = |names: &[&str], before: &str, after: &str| {
+        word.match_indices(after).any(|(place, _)| {
+            let name = word.get(..place).unwrap_or_default();
+            names.iter().any(|known| name.strip_suffix(known).is_some_and(|n| n.ends_with(before)))
+        })
+    };
+    word.contains("map_") && follows(&FETCHES, "", "(host") && follows(&PARTS, "map_", "(")
+}
+
 fn check_test(test: &Test, at: At, report: &mut Report) {
     if let Some(how) = compares_part(test) {
-        let what = format!("Host is compared by '{how}'");
+        let what = format!("only a part of Host is compared, by '{how}'");
         report.add(Rule::HostInPart, at, what, fix(test));
     }
 }

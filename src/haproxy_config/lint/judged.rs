@@ -6,7 +6,7 @@ use super::{
     expression::{Piece, agents, pieces},
     forged::Values,
     guard::{Asked, Guard},
-    shipped,
+    reach, shipped,
 };
 use crate::haproxy_config::document::Line;
 
@@ -22,10 +22,10 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
     if guard.asked == Asked::Never {
         return;
     }
-    let question = guard.asked_at().line;
+    let asked = guard.asked_at().line;
     for (_, line, when) in guard.rules("http-request").iter().filter(|(n, ..)| guard.is_after(*n)) {
         if changes_host(line, guard) {
-            let what = "the request arrives for another host than the one that was judged";
+            let what = "the request arrives with another host than the agent judged";
             let host = guard.var("dst_host");
             let fix = format!("http-request set-header Host %[{host}] if {{ {host} -m found }}");
             report.add(Rule::RouteNotAgents, line.at, what, fix);
@@ -33,10 +33,9 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
         let ours = variant.known.contains(&line.at) || shipped::has_line(&line.words);
         // A refused request does not reach a workspace.
         if let Some(part) = changed(line).filter(|_| !ours && !guard.spares_allowed(when)) {
-            let what =
-                format!("the request arrives with another {part} than the one that was judged");
+            let what = format!("the request arrives with another {part} than the agent judged");
             let fix = format!(
-                "move it above the question in line {question}: the agent judges the new one then"
+                "move it above line {asked}, where the agent is asked: it then judges the new value"
             );
             report.add(Rule::NotAsJudged, line.at, what, fix);
         }
@@ -82,7 +81,7 @@ pub(super) fn check_backends(variant: &Variant<'_>, values: &Values<'_>, report:
         return;
     }
     for section in variant.reach.guarded_sections().filter(|section| section.kind == "backend") {
-        for line in &section.lines {
+        for line in reach::all_lines(section, variant.sections) {
             let [http, action, value @ ..] = &line.words[..] else { continue };
             if http != "http-request" || variant.known.contains(&line.at) {
                 continue;
@@ -96,8 +95,7 @@ pub(super) fn check_backends(variant: &Variant<'_>, values: &Values<'_>, report:
             };
             if method || (path && chosen()) {
                 let part = if method { "method" } else { "path" };
-                let what =
-                    format!("the request arrives with another {part} than the one that was judged");
+                let what = format!("the request arrives with another {part} than the agent judged");
                 report.add(Rule::NotAsJudged, line.at, what, "remove it");
             }
         }

@@ -24,7 +24,7 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
         };
         let Some(other) = other else { continue };
         let what = format!(
-            "'{}' is for {}, and '{}', to which it leads, for {}",
+            "'{}' is for {}, and leads to '{}', which is for {}",
             guard.section.name,
             kind(guard.http),
             other.name,
@@ -40,8 +40,10 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
     }
     for (_, line, _) in guard.rules("tcp-request").iter().filter(|_| !guard.http) {
         if line.words.iter().any(|word| word == "switch-mode") {
-            let what =
-                format!("'{}' judges TCP streams, and goes on with HTTP here", guard.section.name);
+            let what = format!(
+                "'{}' judges TCP streams, and this rule switches to HTTP",
+                guard.section.name
+            );
             let fix = "remove it; HTTP has a front end of its own, with 'mode http'";
             report.add(Rule::ModeDiffers, line.at, what, fix);
         }

@@ -18,16 +18,16 @@ const PREFIX: &str = "txn.identity.";
 /// An alternative of a shipped route: what it waits for.
 struct Wanted {
     /// How its servers are reached.
-    by: By,
-    /// The agent's variables.
+    by: Transport,
+    /// The variables of the agent that it waits for.
     names: BTreeSet<String>,
 }
 
 /// How servers are reached whose address the agent gives.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum By {
-    Tls,
-    Plain,
+enum Transport {
+    Https,
+    Http,
 }
 
 static SHIPPED: LazyLock<Vec<Wanted>> = LazyLock::new(|| {
@@ -39,7 +39,8 @@ static SHIPPED: LazyLock<Vec<Wanted>> = LazyLock::new(|| {
             let Some(by) = PLAIN.iter().find(named).and_then(|section| by(section, &[])) else {
                 continue;
             };
-            let ways = Condition::of(&line.words, &acls).any;
+            // Each alternative of the condition is a way of its own.
+            let ways = Condition::parse(&line.words, &acls).any;
             wanted.extend(ways.iter().map(|way| Wanted { by, names: found(way, PREFIX) }));
         }
     }
@@ -50,21 +51,23 @@ fn is_use(line: &Line) -> bool {
     line.words.first().is_some_and(|word| word == "use_backend")
 }
 
-/// How the servers of a section are reached, if all of them go where the request is sent.
-fn by(section: &Section, defaults: &[&Line]) -> Option<By> {
+/// How the servers of a section are reached, if all of them take the address that rules set.
+fn by(section: &Section, defaults: &[&Line]) -> Option<Transport> {
     let mut servers = addresses(section).peekable();
     servers.peek()?;
     let tls = addresses(section).any(|(line, _)| servers::is_tls(line, defaults));
     servers.all(|(_, address)| address.is_anywhere()).then_some(if tls {
-        By::Tls
+        Transport::Https
     } else {
-        By::Plain
+        Transport::Http
     })
 }
 
 /// The variables of the agent that certainly have a value where these terms hold.
 fn found(way: &[Term], prefix: &str) -> BTreeSet<String> {
     let name = |term: &Term| {
+        // A negated term says nothing about a value.
+        let first = term.any.first().filter(|_| !term.negated)?;
         // A negated term says nothing about a value.
         let first = term.any.first().filter(|_| !term.negated)?;
         let name = first.fetch.strip_prefix("var(")?.strip_suffix(')')?.strip_prefix(prefix)?;
@@ -94,7 +97,7 @@ fn check_way(
     guard: &Guard<'_>,
     line: &Line,
     name: &str,
-    by: By,
+    by: Transport,
     has: &BTreeSet<String>,
     report: &mut Report,
 ) {
@@ -113,7 +116,7 @@ fn check_way(
         return;
     };
     let what = format!(
-        "requests come to '{name}' without {} of the agent: the client's own destination, or the address of another request, takes its place",
+        "requests reach '{name}' without the agent's {}: HAProxy then uses the client's own destination, or the address of another request",
         lacking.join(", ")
     );
     let terms: Vec<String> = wanted
@@ -136,7 +139,7 @@ pub(super) fn check_named(variant: &Variant<'_>, report: &mut Report) {
         }
         for (line, _) in addresses(section).filter(|(_, address)| address.is_anywhere()) {
             let what = format!(
-                "the agent leads to '{}' by its name and gives no address: the client's own destination is used",
+                "the agent names '{}' and gives no address for it: HAProxy uses the client's own destination",
                 section.name
             );
             report.add(Rule::RouteNotAgents, line.at, what, "server NAME ADDRESS:PORT");
@@ -152,7 +155,9 @@ mod tests {
     fn the_shipped_routes_say_what_belongs_to_an_address() {
         let mut wanted: Vec<_> = SHIPPED
             .iter()
-            .map(|w| (w.by == By::Tls, w.names.iter().map(String::as_str).collect::<Vec<_>>()))
+            .map(|w| {
+                (w.by == Transport::Https, w.names.iter().map(String::as_str).collect::<Vec<_>>())
+            })
             .collect();
         wanted.sort();
         let want = [

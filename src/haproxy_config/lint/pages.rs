@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::haproxy_config::{
     condition::{Condition, Term, Test},
     document::Line,
-    lint::lines::{PASSES, Ruled, acts},
+    lint::lines::{PASSES, Ruled, acts, is_unknown, target},
 };
 
 /// The backend of the agent's pages, and which requests go there.
@@ -24,31 +24,38 @@ pub(super) struct Pages<'v> {
 }
 
 impl<'v> Pages<'v> {
-    /// Our own pages in a section: a route that surely takes what some rule lets pass without a verdict, and
-    /// whose back end no other route leads to.
-    pub(super) fn of(rules: &BTreeMap<&'v str, Vec<Ruled<'v>>>) -> Option<Self> {
-        let rules = |kind: &str| rules.get(kind).map_or(&[][..], Vec::as_slice);
-        let name = |line: &'v Line| line.words.get(1).map(String::as_str);
-        let routes = rules("use_backend").iter().chain(rules("default_backend"));
-        let mut leads: BTreeMap<&str, usize> = BTreeMap::new();
-        for to in routes.clone().filter_map(|(_, line, _)| name(line)) {
-            *leads.entry(to).or_default() += 1;
-        }
-        let sets = sets(rules("http-request"));
-        let passes = rules("http-request").iter().filter(|(_, line, _)| acts(line, &PASSES));
-        let passes: Vec<&Ruled<'_>> = passes.take(MAX_PASSES).collect();
-        let mut alone = routes.filter(|(_, line, when)| {
-            let to = name(line).unwrap_or_default();
-            leads.get(to) == Some(&1)
-                && !to.contains(['%', '$'])
-                && !when.is_always()
-                && !when.unless
+    /// Finds the pages of a section: a route that surely takes the requests of a rule that lets pass without a verdict,
+    /// to a backend that no other route leads to.
+    pub(super) fn find(rules: &BTreeMap<&'v str, Vec<Ruled<'v>>>) -> Option<Self> {
+        Self::candidates(rules).into_iter().find(|pages| routes_to(pages.name, rules).count() == 1)
+    }
+
+    /// Where there are no pages because other routes lead to their backend: the lines of those routes.
+    pub(super) fn contested(rules: &BTreeMap<&'v str, Vec<Ruled<'v>>>) -> Vec<&'v Line> {
+        let candidates = Self::candidates(rules);
+        let others = candidates.iter().flat_map(|pages| {
+            routes_to(pages.name, rules).filter(move |line| line.at != pages.route.at)
         });
-        alone.find_map(|(_, line, when)| {
-            let pages =
-                Self { name: name(line)?, route: line, when: (**when).clone(), sets: sets.clone() };
-            passes.iter().any(|(number, _, when)| pages.takes(*number, when)).then_some(pages)
-        })
+        others.filter(|line| candidates.iter().all(|pages| pages.route.at != line.at)).collect()
+    }
+
+    /// The routes that surely take the requests of a rule that lets pass without a verdict.
+    fn candidates(rules: &BTreeMap<&'v str, Vec<Ruled<'v>>>) -> Vec<Self> {
+        let of_kind = |kind: &str| rules.get(kind).map_or(&[][..], Vec::as_slice);
+        let sets = sets(of_kind("http-request"));
+        let passes = of_kind("http-request").iter().filter(|(_, line, _)| acts(line, &PASSES));
+        let passes: Vec<&Ruled<'_>> = passes.take(MAX_PASSES).collect();
+        if passes.is_empty() {
+            return Vec::new();
+        }
+        let routes = of_kind("use_backend").iter().chain(of_kind("default_backend"));
+        let limited = routes.filter(|(_, _, when)| !when.is_always() && !when.unless);
+        let pages = limited.filter_map(|(_, line, when)| {
+            // Which backend a name from a sample means is not known here.
+            let name = target(line).filter(|name| !is_unknown(name))?;
+            Some(Self { name, route: line, when: (**when).clone(), sets: sets.clone() })
+        });
+        pages.filter(|pages| passes.iter().any(|(n, _, when)| pages.takes(*n, when))).collect()
     }
 
     /// Whether all requests that a rule with this number and condition lets pass go there.
@@ -88,7 +95,16 @@ impl<'v> Pages<'v> {
     }
 }
 
-/// How many rules that let pass are compared with each route, to find that of our pages.
+/// The routes that lead to a backend by its name.
+fn routes_to<'v>(
+    name: &str,
+    rules: &BTreeMap<&'v str, Vec<Ruled<'v>>>,
+) -> impl Iterator<Item = &'v Line> {
+    let kinds = ["use_backend", "default_backend"].into_iter().filter_map(|kind| rules.get(kind));
+    kinds.flatten().map(|(_, line, _)| *line).filter(move |line| target(line) == Some(name))
+}
+
+/// How many rules that let pass are compared with each route.
 const MAX_PASSES: usize = 64;
 
 fn is(one: &Term, other: &Term) -> bool {

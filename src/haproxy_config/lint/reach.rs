@@ -3,12 +3,13 @@
 //! A backend leads to workspaces if a guard routes there, or if the agent could name it. Where the agent's
 //! configuration is given, only backends that it permits can be named.
 
-use std::collections::BTreeSet;
+use std::{cell::LazyCell, collections::BTreeSet};
 
 use super::{
     Agent, Report, Rule, Variant,
     address::Address,
     guard::{self, Guard},
+    headers::Strips,
     routes,
 };
 use crate::haproxy_config::{
@@ -30,16 +31,21 @@ pub(super) struct Reach<'v> {
     ours: BTreeSet<String>,
     /// The backends that sections without a guard route to by name.
     elsewhere: BTreeSet<&'v str>,
+    /// What [`Self::guarded_sections`] gives.
+    guarded: Vec<&'v Section>,
 }
 
-/// A section's own lines behind those it inherits.
-fn all_lines<'s>(section: &'s Section, sections: &'s [Section]) -> impl Iterator<Item = &'s Line> {
+/// The inherited lines of a section, and then its own.
+pub(super) fn all_lines<'s>(
+    section: &'s Section,
+    sections: &'s [Section],
+) -> impl Iterator<Item = &'s Line> {
     let chain = guard::inherited(section, sections).into_iter().chain([section]);
     chain.flat_map(|section| section.lines.iter().map(|line| &**line))
 }
 
 impl<'v> Reach<'v> {
-    pub(super) fn of(sections: &'v [Section], guards: &[Guard<'v>], agent: &Agent) -> Self {
+    pub(super) fn new(sections: &'v [Section], guards: &[Guard<'v>], agent: &Agent) -> Self {
         let mut ours: BTreeSet<String> =
             guards.iter().filter_map(Guard::pages_name).map(str::to_owned).collect();
         // The agent's backend is named in the SPOE file, not by a route.
@@ -78,7 +84,7 @@ impl<'v> Reach<'v> {
             serves && reached && !ours.contains(&section.name)
         };
         let found: Vec<&'v Section> = sections.iter().filter(is_workspace).collect();
-        Self {
+        let mut reach = Self {
             sections,
             guards: guarded,
             workspaces: found.iter().map(|section| section.name.as_str()).collect(),
@@ -89,7 +95,29 @@ impl<'v> Reach<'v> {
                 .collect(),
             ours,
             elsewhere,
+            guarded: Vec::new(),
+        };
+        reach.guarded = reach.find_guarded();
+        reach
+    }
+
+    fn find_guarded(&self) -> Vec<&'v Section> {
+        let is_guarded = |section: &Section| {
+            let is_site =
+                || self.is_elsewhere(section) && !self.workspaces.contains(section.name.as_str());
+            self.is_guard(section)
+                || section.kind == "backend" && !self.is_ours(section) && !is_site()
+        };
+        let mut guarded: Vec<bool> = self.sections.iter().map(is_guarded).collect();
+        // Defaults stand before the sections that inherit from them.
+        for (number, section) in self.sections.iter().enumerate().rev() {
+            let inherits = guarded.get(number) == Some(&true);
+            if let Some(from) = section.defaults.and_then(|from| guarded.get_mut(from)) {
+                *from |= inherits;
+            }
         }
+        let all = self.sections.iter().zip(guarded);
+        all.filter_map(|(section, is_guarded)| is_guarded.then_some(section)).collect()
     }
 
     /// Whether a back end leads to workspaces.
@@ -115,18 +143,7 @@ impl<'v> Reach<'v> {
 
     /// The guards, the backends except those of public sites, and the defaults that they inherit from.
     pub(super) fn guarded_sections(&self) -> impl Iterator<Item = &'v Section> {
-        let guards = self.sections.iter().filter(|s| self.guards.contains(&s.at));
-        let mut ats: BTreeSet<At> = self.guards.clone();
-        for guard in guards {
-            ats.extend(guard::inherited(guard, self.sections).iter().map(|section| section.at));
-        }
-        let backend = |s: &Section| {
-            s.kind == "backend"
-                && (!self.is_elsewhere(s) || self.workspaces.contains(s.name.as_str()))
-        };
-        self.sections
-            .iter()
-            .filter(move |s| ats.contains(&s.at) || backend(s) && !self.ours.contains(&s.name))
+        self.guarded.iter().copied()
     }
 
     /// The lines of [`Self::guarded_sections`].
@@ -143,6 +160,7 @@ fn is_front(section: &Section) -> bool {
 pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
     let reach = &variant.reach;
     check_permitted(variant, report);
+    check_pages(variant, report);
     if reach.workspaces.is_empty() {
         return;
     }
@@ -153,30 +171,67 @@ pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
             // A name from a sample could be that of a workspace.
             let leads = if is_unknown(name) { Some(name.to_owned()) } else { leads(name, variant) };
             if let Some(to) = leads {
-                let what = format!("'{}' leads to '{to}' and does not ask", section.name);
+                let what = format!("'{}' leads to '{to}' and does not ask the agent", section.name);
                 report.add(Rule::Unguarded, line.at, what, FIX);
             }
         }
         let own = addresses(section).filter(|(_, address)| reach.addresses.contains(address));
         for (line, _) in own.filter(|_| section.kind == "listen") {
-            let what =
-                format!("'{}' leads to the server of a workspace and does not ask", section.name);
+            let what = format!(
+                "'{}' leads to the server of a workspace and does not ask the agent",
+                section.name
+            );
             report.add(Rule::Unguarded, line.at, what, FIX);
         }
     }
 }
 
-/// Back ends of the gate itself that the agent's configuration lets lists of workspaces name.
+/// Reports sections that lead to the agent's pages and do not delete the headers from which the agent makes them.
+fn check_pages(variant: &Variant<'_>, report: &mut Report) {
+    const HEADERS: [&str; 2] = ["x-identity-user", "x_identity_user"];
+    let reach = &variant.reach;
+    let names: BTreeSet<&str> = variant.guards.iter().filter_map(Guard::pages_name).collect();
+    let of_pages = names.iter().flat_map(|name| variant.named(name)).flat_map(|s| addresses(s));
+    let servers: BTreeSet<Address> = of_pages.map(|(_, address)| address).collect();
+    let fronts = variant.sections.iter().filter(|s| is_front(s) && !reach.guards.contains(&s.at));
+    for section in fronts.filter(|_| !names.is_empty()) {
+        let leads = |name: &str| {
+            let sections = variant.named(name).iter();
+            let mut same = sections.flat_map(|s| addresses(s)).map(|(_, address)| address);
+            names.contains(name) || same.any(|address| servers.contains(&address))
+        };
+        let mut routes = all_lines(section, variant.sections)
+            .filter(|line| target(line).is_some_and(|name| leads(name)));
+        let own = || {
+            let mut own = addresses(section).filter(|(_, address)| servers.contains(address));
+            own.next().map(|(line, _)| line)
+        };
+        let Some(line) = routes.next().or_else(own) else { continue };
+        let lines = all_lines(section, variant.sections).enumerate();
+        let strips = Strips::among(lines, variant.patterns);
+        let deleted = HEADERS.iter().all(|name| strips.takes(name, usize::MAX));
+        if !deleted && !passes_nothing(section, variant) {
+            let what = format!(
+                "'{}' leads to the agent's pages, and a client's own X-Identity-User is not deleted",
+                section.name
+            );
+            let fix = "http-request del-header ^x[^a-z0-9]identity([^a-z0-9]|$) -m reg";
+            report.add(Rule::HeaderNotStripped, line.at, what, fix);
+        }
+    }
+}
+
+/// Reports the gate's own backends if the agent's configuration permits lists of workspaces to name them.
 fn check_permitted(variant: &Variant<'_>, report: &mut Report) {
     let Some(permitted) = &variant.agent.backends else { return };
     let ours = |s: &&Section| s.kind == "backend" && variant.reach.is_ours(s);
     for section in variant.sections.iter().filter(ours) {
         if permitted.check(&section.name).is_ok() {
             let what = format!(
-                "'{}' belongs to the gate, and 'backends' of [destinations] permits that workspaces name it",
+                "'{}' belongs to the gate, and 'backends' of [destinations] permits lists of workspaces to name it",
                 section.name
             );
-            let fix = "name in 'backends' of [destinations] the back ends of workspaces only";
+            let fix = "in 'backends' of [destinations], name only backends of workspaces";
             report.add(Rule::RouteNotAgents, section.at, what, fix);
         }
     }
@@ -210,7 +265,7 @@ fn passes_nothing(section: &Section, variant: &Variant<'_>) -> bool {
         line.words.first().is_some_and(|w| w == "bind") && line.words.iter().any(|w| w == "ssl")
     });
     let secure = |test: &Test| test.fetch == "ssl_fc";
-    let acls = super::acls(section.lines.iter().map(|line| &**line));
+    let acls = LazyCell::new(|| super::acls(section.lines.iter().map(|line| &**line)));
     for line in all_lines(section, variant.sections) {
         let action = match &line.words[..] {
             [http_request, action, ..] if http_request == "http-request" && http => action,
@@ -220,7 +275,8 @@ fn passes_nothing(section: &Section, variant: &Variant<'_>) -> bool {
             [redirect, ..] if redirect == "redirect" && http => redirect,
             _ => continue,
         };
-        let when = Condition::of(&line.words, &acls);
+        let when = Condition::parse(&line.words, &acls);
+        // A rule that lets pass comes before the one that ends.
         if ["allow", "accept"].contains(&action.as_str()) {
             return false;
         }

@@ -10,7 +10,7 @@ use super::{
     shipped::PLAIN,
 };
 use crate::haproxy_config::{
-    condition::{Acls, Condition, Term, Test},
+    condition::{Acls, Condition, Term, Test, step},
     document::{At, Line},
     lint::lines::Ruled,
 };
@@ -56,7 +56,7 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
     check_strips(guard, variant, report);
     let acls = super::acls(shipped());
     for line in shipped() {
-        let Some(wanted) = Wanted::of(line, &acls, guard) else { continue };
+        let Some(wanted) = Wanted::from_rule(line, &acls, guard) else { continue };
         let rules = guard.rules(wanted.keyword);
         if rules.iter().any(|rule| wanted.is_done_by(rule, guard, variant)) {
             continue;
@@ -64,7 +64,7 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
         // One line breaks every rule that uses the name: it is the line to report.
         if let Some((name, at)) = wanted.redefined(guard) {
             let what = format!(
-                "'{name}' is HAProxy's own name, and means something else by this line: {}",
+                "'{name}' is one of HAProxy's own names, and this line gives it another meaning: {}",
                 wanted.what()
             );
             report.lacks(Rule::RuleMissing, at, what, "give it another name");
@@ -75,8 +75,10 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
         let at = like.map_or_else(|| guard.asked_at(), |(_, line, _)| line.at);
         let text = line.words.join(" ").replace("txn.identity.", &guard.prefix);
         let what = match like {
-            Some(_) => format!("this is not followed whenever it must be: {}", wanted.what()),
-            None => format!("there is no rule for it: {}", wanted.what()),
+            Some(_) => {
+                format!("this rule is not followed in every case that needs it: {}", wanted.what())
+            }
+            None => format!("a shipped rule is missing: {}", wanted.what()),
         };
         report.lacks(Rule::RuleMissing, at, what, text);
     }
@@ -91,11 +93,11 @@ struct Wanted<'s> {
 }
 
 impl<'s> Wanted<'s> {
-    fn of(line: &'s Line, acls: &Acls, guard: &Guard<'_>) -> Option<Self> {
+    fn from_rule(line: &'s Line, acls: &Acls, guard: &Guard<'_>) -> Option<Self> {
         let [keyword, action, name, ..] = &line.words[..] else { return None };
-        let when = expanded(Condition::of(&line.words, acls), &guard.prefix);
+        let when = expanded(Condition::parse(&line.words, acls), &guard.prefix);
         let protects = match (keyword.as_str(), action.as_str()) {
-            // [`super::question`] checks the answers to what is not allowed.
+            // [`super::verdict`] checks the answers to what is not allowed.
             ("http-request", "deny" | "reject" | "return") => {
                 !when.is_always() && !when.any.iter().flatten().any(about_verdict)
             }
@@ -128,17 +130,21 @@ impl<'s> Wanted<'s> {
 
     /// Whether a rule does the same thing, whatever its condition.
     fn is_like(&self, line: &Line) -> bool {
-        let word = |line: &Line, n: usize| {
-            line.words.get(n).map(|word| word.to_ascii_lowercase()).unwrap_or_default()
-        };
-        let action = word(self.line, 1);
-        let ends = |action: &str| ENDS.contains(&action);
-        if ends(&action) {
-            return ends(&word(line, 1)) && self.shares_test(line);
+        step();
+        let [_, action, wanted @ ..] = &self.line.words[..] else { return false };
+        let [_, other, found @ ..] = &line.words[..] else { return false };
+        let ends = |action: &str| ENDS.iter().any(|end| action.eq_ignore_ascii_case(end));
+        if ends(action) {
+            return ends(other) && self.shares_test(line);
         }
-        action == word(line, 1)
-            && word(self.line, 2) == word(line, 2)
-            && (action == "del-header" || self.line.words.get(3) == line.words.get(3))
+        let same_name = match (wanted.first(), found.first()) {
+            (Some(wanted), Some(found)) => wanted.eq_ignore_ascii_case(found),
+            (None, None) => true,
+            _ => false,
+        };
+        action.eq_ignore_ascii_case(other)
+            && same_name
+            && (action == "del-header" || wanted.get(1) == found.get(1))
     }
 
     /// Whether a refusal tests the same sample.
@@ -259,7 +265,7 @@ fn check_helpers(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) 
     let acls = super::acls(shipped());
     let refusals =
         shipped().filter(|line| line.words.get(1).is_some_and(|w| ENDS.contains(&w.as_str())));
-    let refusals: Vec<_> = refusals.map(|line| Condition::of(&line.words, &acls)).collect();
+    let refusals: Vec<_> = refusals.map(|line| Condition::parse(&line.words, &acls)).collect();
     let names: BTreeSet<&str> = protecting
         .flat_map(|(_, _, when)| when.tests())
         .chain(refusals.iter().flat_map(Condition::tests))
@@ -274,9 +280,9 @@ fn check_helpers(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) 
     let shipped = helpers();
     for section in variant.sections {
         for line in &section.lines {
-            let written = variant.writers.get(&line.at).into_iter().flatten();
+            let written = variant.writes(line).iter();
             for name in written.map(String::as_str).filter(|name| names.contains(name)) {
-                let condition = || Condition::of(&line.words, &guard.names.acls);
+                let condition = || Condition::parse(&line.words, &guard.names.acls);
                 let test = Test {
                     fetch: format!("var({name})"),
                     method: Some("bool".into()),
@@ -294,7 +300,7 @@ fn check_helpers(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) 
                     continue;
                 }
                 let what = format!(
-                    "'{name}' decides whether rules that protect are followed, and is set here"
+                    "'{name}' decides whether protecting rules are followed, and this line sets it"
                 );
                 report.add(Rule::RuleMissing, line.at, what, "use a variable of another name");
             }
@@ -315,7 +321,7 @@ fn helpers() -> Vec<Helper> {
     let set = |line: &'static Line| {
         let name = line.words.get(1)?.strip_prefix("set-var(")?.strip_suffix(')')?;
         let value = line.words.get(2)?;
-        Some(Helper { name, value, when: Condition::of(&line.words, &acls) })
+        Some(Helper { name, value, when: Condition::parse(&line.words, &acls) })
     };
     shipped().filter_map(set).filter(|helper| !helper.when.is_always()).collect()
 }
@@ -330,8 +336,8 @@ fn narrows(when: &Condition, other: &Condition) -> bool {
 
 /// Checks that a client's own headers of [`HEADERS`] are deleted.
 fn check_strips(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
-    let wanted = Strips::of(shipped().enumerate(), variant.patterns);
-    let strips = Strips::of(guard.lines.iter().copied().enumerate(), variant.patterns);
+    let wanted = Strips::among(shipped().enumerate(), variant.patterns);
+    let strips = Strips::among(guard.lines.iter().copied().enumerate(), variant.patterns);
     for name in HEADERS {
         let spelled = SEPARATORS.map(|separator| name.replace('-', separator));
         let open = spelled
@@ -341,16 +347,16 @@ fn check_strips(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
         // A rule about this header that misses spellings or has a condition is where the finding belongs.
         let like = guard.rules("http-request").iter().find(|(_, line, _)| {
             let always = line.words.iter().take_while(|word| *word != "if" && *word != "unless");
-            let line = Line { at: line.at, words: always.cloned().collect() };
-            let one = Strips::of([(0, &line)].into_iter(), variant.patterns);
+            let line = Line::new(line.at, always.cloned().collect());
+            let one = Strips::among([(0, &line)].into_iter(), variant.patterns);
             spelled.iter().any(|name| one.takes(name, usize::MAX))
         });
         let at = like.map_or_else(|| guard.asked_at(), |(_, line, _)| line.at);
         let text = shipped().find(|line| {
-            Strips::of([(0, *line)].into_iter(), variant.patterns).takes(open, usize::MAX)
+            Strips::among([(0, *line)].into_iter(), variant.patterns).takes(open, usize::MAX)
         });
         let fix = text.map(|line| line.words.join(" ")).unwrap_or_default();
-        let what = format!("a client's '{open}' is not deleted from every request");
+        let what = format!("a client's own '{open}' is not deleted from every request");
         report.lacks(Rule::HeaderNotStripped, at, what, fix);
     }
 }

@@ -1,36 +1,39 @@
-//! Reuse of the last allow: the shipped lines, word for word and in their order, and no others.
+//! Reuse of the last allow: accepts the shipped lines, word for word and in their order, and no others.
 //!
-//! Nothing here judges what a rule of reuse does. Whoever changes one is told that the verdict is kept beyond
-//! its request, or made by a rule, as of any other line that does so. What is added beside the shipped lines is
-//! told where reuse would go past it.
+//! Nothing here judges what a rule of reuse does: [`known`] only compares lines with the shipped ones. A changed
+//! line is then reported by the checks that report every such line (`verdict-scope`, `verdict-made`). [`check_made`] finds
+//! lines that would make HAProxy reuse more, [`check_skipped`] lines of the operator that a reused request
+//! never comes to, [`check_servers`] servers of the backend `reused` that are not the shipped ones.
 
 use std::{
     collections::BTreeSet,
     sync::{Arc, LazyLock},
 };
 
-use super::{Report, Rule, Variant, ends, guard, shipped::FILE};
+use super::{Report, Rule, Variant, ends, guard, servers, shipped::FILE};
 use crate::haproxy_config::{
-    condition::Condition,
     document::{At, Line, Section},
+    lint::lines::is_server,
 };
 
-/// The condition under which the shipped file has them.
+/// The condition of the shipped file under which its lines of reuse stand.
 pub(crate) const CONDITION: &str = "defined(GATE_REUSE)";
-/// The most milliseconds that HAProxy may be told.
-const LONGEST: u32 = 60_000;
-/// Where requests go that were decided for themselves, and where what is reused goes.
-const DECIDED: [(&str, &str); 2] = [("workspace", "reused"), ("workspace-tls", "reused-tls")];
+/// The largest deadline in milliseconds that a rule may give.
+const MAX_MILLIS: u32 = 60_000;
+/// The backends for requests that the agent was asked about. `reused` does the same for reused allows.
+const ASKED: [&str; 2] = ["workspace", "workspace-tls"];
+/// The backend for reused allows.
+const REUSED: &str = "reused";
 
 type Words = Vec<String>;
 
-/// Lines that stand together, in a backend of this name or in any front end.
+/// Shipped lines that stand together, in the backend of this name or in any front end.
 struct Run {
     backend: Option<String>,
     lines: Vec<Words>,
 }
 
-/// The shipped lines: what is there under the condition, and not without it.
+/// The shipped lines of reuse: those that are in the file with [`CONDITION`] and not without it.
 static SHIPPED: LazyLock<Vec<Run>> = LazyLock::new(|| {
     let reuse = FILE.conditions().iter().position(|condition| condition == CONDITION);
     let without = FILE.variant(|condition| Some(condition) != reuse);
@@ -40,10 +43,11 @@ static SHIPPED: LazyLock<Vec<Run>> = LazyLock::new(|| {
     for section in FILE.variant(|_| true) {
         let backend = (section.kind == "backend").then_some(&section.name);
         for lines in section.lines.chunk_by(|a, b| usual.contains(&a.at) == usual.contains(&b.at)) {
+            // These lines are there without reuse too.
             if lines.iter().any(|line| usual.contains(&line.at)) {
                 continue;
             }
-            let rules = lines.iter().filter(|line| backend.is_none() || is_rule(line));
+            let rules = lines.iter().filter(|line| backend.is_none() || is_part_of_rules(line));
             let lines = rules.map(|line| line.words.clone()).collect();
             runs.push(Run { backend: backend.cloned(), lines });
         }
@@ -51,8 +55,15 @@ static SHIPPED: LazyLock<Vec<Run>> = LazyLock::new(|| {
     runs
 });
 
-/// The rules of the shipped file behind the question, and where they lead, in all their forms. What they do to
-/// other requests the backends of reuse do, too.
+/// The servers of the shipped backend `reused`.
+static SERVERS: LazyLock<Vec<Words>> = LazyLock::new(|| {
+    let sections = FILE.variant(|_| true);
+    let lines = sections.iter().filter(|s| s.name == REUSED).flat_map(|section| &section.lines);
+    lines.filter(|line| is_server(line)).map(|line| line.words.clone()).collect()
+});
+
+/// The rules and routes of the shipped file after the agent was asked, in every variant of it. The backend `reused` has
+/// rules of its own that do the same.
 static LATER: LazyLock<BTreeSet<Words>> = LazyLock::new(|| {
     let mut later = BTreeSet::new();
     for section in FILE.variants().flatten().filter(|section| section.kind == "frontend") {
@@ -66,7 +77,12 @@ fn is_rule(line: &Line) -> bool {
     line.words.first().is_some_and(|word| word == "http-request")
 }
 
-/// A rule, or a way to go.
+/// Whether a line of a backend is a rule, or an ACL or choice of server that belongs to the rules.
+fn is_part_of_rules(line: &Line) -> bool {
+    line.words.first().is_some_and(|w| ["http-request", "acl", "use-server"].contains(&w.as_str()))
+}
+
+/// Whether a line is a rule or a route.
 fn matters(line: &Line) -> bool {
     is_rule(line) || line.words.first().is_some_and(|word| word == "use_backend")
 }
@@ -75,35 +91,39 @@ fn asks(line: &Line) -> bool {
     line.words.iter().any(|word| word == "send-spoe-group")
 }
 
-/// The places of the lines of a section that are shipped ones, in whole runs.
+/// The places of those lines of a section that are shipped lines of reuse. They count only as a whole: in a front end the
+/// rules and the route to the backend `reused`, in that backend all of its rules.
 pub(super) fn known(section: &Section) -> BTreeSet<At> {
-    let mut known = BTreeSet::new();
     let here = |run: &&Run| match &run.backend {
         Some(name) => section.kind == "backend" && section.name == *name,
         None => section.kind != "backend",
     };
-    for Run { lines, .. } in SHIPPED.iter().filter(here).filter(|run| !run.lines.is_empty()) {
-        let found = section.lines.windows(lines.len()).find(|window| {
-            window.iter().zip(lines).all(|(line, shipped)| {
-                line.words.len() == shipped.len()
-                    && line.words.iter().zip(shipped).all(|(word, shipped)| is_same(word, shipped))
-            })
-        });
-        known.extend(found.into_iter().flatten().map(|line| line.at));
-    }
-    known
+    let runs = SHIPPED.iter().filter(here).filter(|run| !run.lines.is_empty());
+    // One missing run makes all of them unknown, so that every line of them is reported.
+    let found: Option<Vec<&[Arc<Line>]>> = runs.map(|run| window(section, &run.lines)).collect();
+    found.into_iter().flatten().flatten().map(|line| line.at).collect()
 }
 
-/// The same word, but for the deadline.
+/// The lines of a section that are these, one after another.
+fn window<'s>(section: &'s Section, lines: &[Words]) -> Option<&'s [Arc<Line>]> {
+    section.lines.windows(lines.len()).find(|window| {
+        window.iter().zip(lines).all(|(line, shipped)| {
+            line.words.len() == shipped.len()
+                && line.words.iter().zip(shipped).all(|(word, shipped)| is_same(word, shipped))
+        })
+    })
+}
+
+/// Whether two words are the same, except that the deadline may be another one.
 fn is_same(word: &str, shipped: &str) -> bool {
     let millis = |word: &str| word.strip_prefix("1:").and_then(|n| n.parse::<u32>().ok());
     match (millis(word), millis(shipped)) {
-        (Some(millis), Some(_)) => millis <= LONGEST,
+        (Some(millis), Some(_)) => millis <= MAX_MILLIS,
         _ => word == shipped,
     }
 }
 
-/// Rules that make a verdict, or say that one may be reused.
+/// Reports rules that make a verdict, or that make HAProxy reuse more than the agent said.
 pub(super) fn check_made(variant: &Variant<'_>, report: &mut Report) {
     for section in variant.sections {
         let known = &variant.known;
@@ -111,21 +131,22 @@ pub(super) fn check_made(variant: &Variant<'_>, report: &mut Report) {
         let inherited = guard::inherited(section, variant.sections);
         let lines = inherited.into_iter().chain([section]).flat_map(|section| &section.lines);
         for line in lines.filter(|line| reuses && widens(line, known)) {
-            let what =
-                "another 'acl' of this name: more requests count as the same than were compared";
+            let what = "a second 'acl' of this name: HAProxy reuses an allow for requests that differ from the compared one";
             report.add(Rule::VerdictMade, line.at, what, "give it another name");
         }
         for line in section.lines.iter().filter(|line| !known.contains(&line.at)) {
             if line.words.iter().any(|word| word.trim_start_matches('!') == "reuse_hit") {
-                let what = "a rule says what only the agent may say";
-                let fix = "remove it; reuse is written by 'haproxy generate' with 'verdict_cache_ms' in [agent]";
+                let what = "this line writes a variable that only the agent may write";
+                let fix =
+                    "remove it; reuse is written by 'haproxy generate' with 'reuse_ms' in [agent]";
                 report.add(Rule::VerdictMade, line.at, what, fix);
             }
         }
     }
 }
 
-/// HAProxy takes several lines of one name as alternatives, wherever they stand.
+/// Whether a line adds an alternative to an ACL of reuse. HAProxy takes several lines of one name as alternatives,
+/// wherever they stand.
 fn widens(line: &Line, known: &BTreeSet<At>) -> bool {
     match &line.words[..] {
         [keyword, name, ..] if keyword == "acl" => {
@@ -135,35 +156,33 @@ fn widens(line: &Line, known: &BTreeSet<At>) -> bool {
     }
 }
 
-/// Where allows are reused: rules that were added, and that reuse goes past; and limits under which HAProxy
-/// could remember half of an answer.
+/// Where allows are reused, reports the operator's lines that reused requests do not come to, and limits on memory
+/// under which HAProxy could remember half of an answer.
 pub(super) fn check_skipped(variant: &Variant<'_>, report: &mut Report) {
     let mut reuses = false;
     for guard in variant.guards {
         let known = &variant.known;
-        let first = guard.section.lines.iter().position(|line| known.contains(&line.at));
-        let Some(first) = first else { continue };
+        let Some(first) = guard.lines.iter().position(|line| known.contains(&line.at)) else {
+            continue;
+        };
         reuses = true;
-        for (number, line) in guard.section.lines.iter().enumerate() {
-            // HAProxy goes through the ways after all rules, wherever they stand.
-            let passed = !is_rule(line) || number > first;
+        let kinds = ["http-request", "use_backend"];
+        for (number, line, when) in kinds.iter().flat_map(|kind| guard.rules(kind)) {
+            // HAProxy looks at routes after all rules, wherever they stand.
+            let passed = !is_rule(line) || *number > first;
             let shipped = || known.contains(&line.at) || LATER.contains(&line.words) || asks(line);
-            if !matters(line) || !passed || ends::is_idle(line) || shipped() {
-                continue;
-            }
-            // What is only for requests that are not allowed has nothing to say of these.
-            let when = Condition::of(&line.words, &guard.names.acls);
-            if guard.spares_allowed(&when) {
+            // A reused request is allowed: a rule for refused requests only never concerns it.
+            if !passed || ends::is_idle(line) || guard.spares_allowed(when) || shipped() {
                 continue;
             }
             if is_rule(line) {
-                let fix = "move it above 'acl reuse_hit'; a rule there is for every request";
+                let fix = "move it above 'acl reuse_hit', where rules apply to every request";
                 skips(line, fix, report);
             } else if guard
                 .pages_name()
                 .is_none_or(|name| line.words.get(1).is_none_or(|w| w != name))
             {
-                let fix = "remove it; a destination 'backend:NAME' leads a workspace there, and is not reused";
+                let fix = "remove it; give the workspace the destination 'backend:NAME', which is never reused";
                 skips(line, fix, report);
             }
         }
@@ -171,18 +190,16 @@ pub(super) fn check_skipped(variant: &Variant<'_>, report: &mut Report) {
     if !reuses {
         return;
     }
+    let reused = variant.sections.iter().filter(|s| s.kind == "backend" && s.name == REUSED);
+    let theirs: Vec<&Line> = reused.flat_map(|s| s.lines.iter().map(|line| &**line)).collect();
     for section in variant.sections {
-        let twin =
-            DECIDED.iter().find(|(name, _)| section.kind == "backend" && section.name == *name);
-        if let Some((_, twin)) = twin {
-            let twin = variant.sections.iter().find(|s| s.kind == "backend" && s.name == *twin);
-            let lines = twin.into_iter().flat_map(|twin| &twin.lines);
-            let theirs: BTreeSet<_> = lines.map(|line| &line.words).collect();
-            for line in section.lines.iter().filter(|line| !theirs.contains(&line.words)) {
-                skips(line, "write it into the backend for what is reused, too", report);
+        if section.kind == "backend" && ASKED.contains(&section.name.as_str()) {
+            for line in section.lines.iter().filter(|line| !is_done_by(line, &theirs)) {
+                skips(line, "add it to the backend 'reused' too", report);
             }
         }
         let limits = |line: &&Arc<Line>| {
+            // 0 means unlimited.
             let limit = line.words.first().is_some_and(|word| word.starts_with("tune.vars."));
             limit && line.words.get(1).is_some_and(|size| size != "0")
         };
@@ -194,7 +211,53 @@ pub(super) fn check_skipped(variant: &Variant<'_>, report: &mut Report) {
     }
 }
 
+/// Whether one of these lines does the same. Servers may have other names and weights.
+fn is_done_by(line: &Line, lines: &[&Line]) -> bool {
+    let same = |other: &&Line| {
+        is_server(line) && is_server(other) && server(&line.words).eq(server(&other.words))
+    };
+    lines.iter().any(|other| other.words == line.words || same(other))
+}
+
+/// The words of a server's line without its name and weight.
+fn server(words: &[String]) -> impl Iterator<Item = &String> {
+    let weight = words.iter().position(|word| word == "weight");
+    let of_weight = move |n: usize| weight.is_some_and(|weight| n == weight || n == weight + 1);
+    words.iter().enumerate().filter(move |(n, _)| *n != 1 && !of_weight(*n)).map(|(_, word)| word)
+}
+
 fn skips(line: &Line, fix: &str, report: &mut Report) {
-    let what = "requests whose last allow is reused do not come to this line";
+    let what = "reused requests skip this line";
     report.add(Rule::ReuseSkips, line.at, what, fix);
+}
+
+/// Reports servers of the backend `reused` that are not the shipped ones: at another address, without TLS for
+/// workspaces over https, or with a weight, by which a retry could go to the other server.
+pub(super) fn check_servers(variant: &Variant<'_>, report: &mut Report) {
+    let reused = variant.sections.iter().filter(|s| s.kind == "backend" && s.name == REUSED);
+    let reused = reused.filter(|s| s.lines.iter().any(|line| variant.known.contains(&line.at)));
+    for section in reused {
+        let defaults = servers::defaults(section, variant);
+        for line in section.lines.iter().filter(|line| is_server(line)) {
+            let is_shipped = |words: &Words| {
+                let tls = words.iter().any(|word| word == "ssl");
+                words.get(1) == line.words.get(1)
+                    && fixed(words).all(|word| line.words.contains(word))
+                    && guard::after(line, "weight") == Some("0")
+                    && servers::is_tls(line, &defaults) == tls
+            };
+            if !SERVERS.iter().any(is_shipped) {
+                let what =
+                    "the backend 'reused' needs the shipped servers, and this is not one of them";
+                let shipped: Vec<_> = SERVERS.iter().map(|words| words.join(" ")).collect();
+                report.add(Rule::RouteNotAgents, line.at, what, shipped.join("\n"));
+            }
+        }
+    }
+}
+
+/// The words of a shipped server that must stay. The authority of certificates may be another one.
+fn fixed(words: &[String]) -> impl Iterator<Item = &String> {
+    let authority = words.iter().position(|word| word == "ca-file").map(|place| place + 1);
+    words.iter().enumerate().filter(move |(n, _)| Some(*n) != authority).map(|(_, word)| word)
 }

@@ -1,4 +1,6 @@
-//! Where requests go behind the question: the agent chooses the workspace, and no rule or client does.
+//! Checks where requests go after the agent was asked: the agent chooses the workspace, and no rule and no client does.
+
+use std::cell::LazyCell;
 
 use super::{
     Report, Rule, Variant,
@@ -12,7 +14,7 @@ use crate::haproxy_config::{
     lint::lines::{addresses, is_reserved, is_server},
 };
 
-/// What the agent says about the place of a workspace.
+/// The agent's variables about the workspace and its address.
 const PLACE: [&str; 10] = [
     "backend",
     "dst_ip",
@@ -25,38 +27,42 @@ const PLACE: [&str; 10] = [
     "endpoint",
     "owner",
 ];
-/// What is found only where the agent gives an address, beside what rules take for one.
+/// A variable that is set only where the agent gives an address, besides those that `set-dst` rules take.
 const ADDRESS: [&str; 1] = ["sni"];
 
 /// Where a route leads.
-enum Target<'v> {
-    /// To a back end that the agent names.
+enum RouteTarget<'v> {
+    /// To a backend that the agent names.
     Agents,
-    /// To a back end without servers, or to none.
+    /// To a backend without servers, or to none.
     Nowhere,
-    /// To servers of fixed addresses.
+    /// To servers with fixed addresses.
     Fixed(&'v Section),
-    /// To servers whose address is the destination that rules set.
+    /// To servers that take the address that rules set.
     Anywhere,
-    /// To what only the client or the environment knows.
+    /// To a name that only the client or the environment decides.
     Unknown,
 }
 
-fn target<'v>(line: &Line, guard: &Guard<'_>, variant: &'v Variant<'_>) -> Target<'v> {
-    let Some(name) = line.words.get(1) else { return Target::Nowhere };
+fn target<'v>(line: &Line, guard: &Guard<'_>, variant: &'v Variant<'_>) -> RouteTarget<'v> {
+    let Some(name) = line.words.get(1) else { return RouteTarget::Nowhere };
     if name.contains('%') {
-        return if is_agents(name, &guard.prefix) { Target::Agents } else { Target::Unknown };
+        return if is_agents(name, &guard.prefix) {
+            RouteTarget::Agents
+        } else {
+            RouteTarget::Unknown
+        };
     }
     if name.contains("${") {
-        return Target::Unknown;
+        return RouteTarget::Unknown;
     }
-    variant.named(name).first().copied().map_or(Target::Nowhere, of_section)
+    variant.named(name).first().copied().map_or(RouteTarget::Nowhere, of_section)
 }
 
-/// Whether a name is one of those that the agent may give; or is made of the agent's word on the place by a map,
-/// whose names an administrator wrote.
+/// Whether a name is the agent's own, or is looked up from its variables in a map, whose values an administrator wrote.
 fn is_agents(name: &str, prefix: &str) -> bool {
     let pieces = pieces(name);
+    // A map with a default would lead unknown workspaces to one place.
     let mapped = |piece: &Piece<'_>| match piece {
         Piece::Sample(sample) => {
             let last = calls(sample).and_then(|calls| calls.last().map(|call| call.name));
@@ -69,20 +75,20 @@ fn is_agents(name: &str, prefix: &str) -> bool {
     is_backend(name, prefix) || pieces.iter().all(mapped)
 }
 
-/// Whether a name is the one that the agent gives: it names only what its configuration permits.
+/// Whether a name is exactly the one that the agent gives, which is one that its configuration permits.
 pub(super) fn is_backend(name: &str, prefix: &str) -> bool {
     matches!(&pieces(name)[..], [Piece::Sample(sample)] if *sample == format!("var({prefix}backend)"))
 }
 
-fn of_section(section: &Section) -> Target<'_> {
+fn of_section(section: &Section) -> RouteTarget<'_> {
     let mut servers = addresses(section).peekable();
     if servers.peek().is_none() {
-        return Target::Nowhere;
+        return RouteTarget::Nowhere;
     }
     if servers.all(|(_, address)| address.is_anywhere()) {
-        Target::Anywhere
+        RouteTarget::Anywhere
     } else {
-        Target::Fixed(section)
+        RouteTarget::Fixed(section)
     }
 }
 
@@ -91,11 +97,12 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
         return;
     }
     let rules = || guard.rules("use_backend").iter().chain(guard.rules("default_backend"));
-    let chosen = rules().any(|(_, line, _)| matches!(target(line, guard, variant), Target::Agents))
+    let chosen = rules()
+        .any(|(_, line, _)| matches!(target(line, guard, variant), RouteTarget::Agents))
         || guard.lines.iter().any(|line| destination(line).is_some_and(|(_, sets)| sets.is_some()));
-    // A gate for one workspace alone needs no choice.
+    // A gate with a single workspace needs no choice.
     let fixed = |line: &Line| match target(line, guard, variant) {
-        Target::Fixed(section) => Some(section.name.clone()),
+        RouteTarget::Fixed(section) => Some(section.name.clone()),
         _ => None,
     };
     let mut only: Vec<String> = rules()
@@ -112,20 +119,20 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
         let given = by_agent(when, guard, Addressed::Yes);
         let is_default = line.words.first().is_some_and(|word| word == "default_backend");
         let name = line.words.get(1).map_or("", String::as_str);
-        let what = format!("the agent does not choose this way to '{name}'");
+        let what = format!("this route to '{name}' is not the agent's choice");
         let fine = match target(line, guard, variant) {
-            Target::Agents | Target::Nowhere => true,
-            Target::Anywhere => is_default || alone || given,
-            // Where the agent gives an address, it is for the servers to take it.
-            Target::Fixed(_) if alone || given || is_pages(when, guard) => true,
-            // The route is the shipped one: it is the servers that are not.
-            Target::Fixed(section) if shipped::has_line(&line.words) => {
+            RouteTarget::Agents | RouteTarget::Nowhere => true,
+            RouteTarget::Anywhere => is_default || alone || given,
+            // If the agent gave an address, the servers have to take it, which `check_addressed` checks.
+            RouteTarget::Fixed(_) if alone || given || is_pages(when, guard) => true,
+            // The route is the shipped one, so the servers are wrong.
+            RouteTarget::Fixed(section) if shipped::has_line(&line.words) => {
                 for (server, _) in addresses(section) {
                     report.add(Rule::RouteNotAgents, server.at, what.clone(), fix(guard));
                 }
                 true
             }
-            Target::Fixed(_) | Target::Unknown => false,
+            RouteTarget::Fixed(_) | RouteTarget::Unknown => false,
         };
         if !fine {
             report.add(Rule::RouteNotAgents, line.at, what, fix(guard));
@@ -141,7 +148,7 @@ fn fix(guard: &Guard<'_>) -> String {
     )
 }
 
-/// Whether a route is meant for our pages, where no rule lets requests for them pass.
+/// Whether a route is for the agent's pages although no rule lets requests for them pass.
 fn is_pages(when: &Condition, guard: &Guard<'_>) -> bool {
     let reserved =
         |way: &Vec<Term>| way.iter().any(|t| !t.negated && t.any.iter().all(is_reserved));
@@ -152,11 +159,11 @@ fn is_pages(when: &Condition, guard: &Guard<'_>) -> bool {
 enum Addressed {
     /// The agent must name the place.
     No,
-    /// That it gave an address is enough.
+    /// An address from the agent is enough.
     Yes,
 }
 
-/// Whether each way a route is taken depends on what the agent says of the place.
+/// Whether every alternative of a route depends on what the agent says about the place.
 fn by_agent(when: &Condition, guard: &Guard<'_>, addressed: Addressed) -> bool {
     let says = |term: &Term| {
         !term.negated
@@ -174,12 +181,13 @@ fn is_place(test: &Test, guard: &Guard<'_>, addressed: Addressed) -> bool {
             let mut taken = shipped::taken("set-dst").chain(shipped::taken("set-dst-port"));
             addressed == Addressed::Yes && (ADDRESS.contains(&name) || taken.any(|n| n == name))
         }
+        // A comparison with a fixed place of the agent's is the agent's choice.
         Some("str" | "ip") => PLACE.contains(&name) && (test.from_file || !test.values.is_empty()),
         _ => false,
     }
 }
 
-/// Where the agent gives an address, the servers must leave it, and its port, to the rules.
+/// Checks that servers of routes with an address from the agent take the address and the port.
 fn check_addressed(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
     let mut anywhere = false;
     for (_, line, when) in guard.rules("use_backend").iter().chain(guard.rules("default_backend")) {
@@ -187,13 +195,14 @@ fn check_addressed(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report
         let sections = variant.named(name).iter().filter(|s| s.kind == "backend");
         for section in sections {
             let found = addresses(section).any(|(_, address)| address.is_anywhere());
+            // The backend `reused` takes its address from other variables.
             anywhere |= found && !variant.known.contains(&line.at);
             let given =
                 by_agent(when, guard, Addressed::Yes) && !by_agent(when, guard, Addressed::No);
             for (server, address) in addresses(section) {
                 if (found || given) && !(address.is_anywhere() && address.leaves_port()) {
                     let what = format!(
-                        "'{name}' is for addresses that the agent gives, and this is another one"
+                        "'{name}' is for addresses from the agent, and this server has another one"
                     );
                     report.add(Rule::RouteNotAgents, server.at, what, "server direct 0.0.0.0:0");
                 }
@@ -203,7 +212,7 @@ fn check_addressed(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report
     let sets = |action: &str, name: &str| {
         guard.lines.iter().any(|line| {
             destination(line) == Some((action, Some(name))) && {
-                let when = Condition::of(&line.words, &guard.names.acls);
+                let when = Condition::parse(&line.words, &guard.names.acls);
                 let found = |term: &Term| {
                     !term.negated
                         && term.any.iter().all(|test| is_place(test, guard, Addressed::Yes))
@@ -217,16 +226,16 @@ fn check_addressed(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report
     for (action, name) in [("set-dst", "dst_ip"), ("set-dst-port", "dst_port")] {
         if anywhere && !sets(action, name) {
             let variable = guard.var(name);
-            let what =
-                format!("nothing sets the destination by {variable}: the client's own is used");
+            let what = format!(
+                "no rule sets the destination from {variable}: HAProxy uses the client's own"
+            );
             let fix = format!("{kind} {action} {variable} if {{ {variable} -m found }}");
             report.lacks(Rule::RouteNotAgents, guard.asked_at(), what, fix);
         }
     }
 }
 
-/// The action of a rule that sets an address (`set-dst`), and the agent's variable of the shipped prefix or
-/// any other that it takes, if it takes one.
+/// The action of a rule that sets an address (`set-dst`), and the agent's variable that it takes, if it takes one.
 fn destination(line: &Line) -> Option<(&str, Option<&str>)> {
     let (action, value) = match &line.words[..] {
         [http, action, value, ..] if http == "http-request" => (action, value),
@@ -241,7 +250,7 @@ fn destination(line: &Line) -> Option<(&str, Option<&str>)> {
     Some((action, name.filter(|name| shipped::taken(action).any(|taken| taken == *name))))
 }
 
-/// Addresses of both sides of a connection, in guarded sections and wherever they lead.
+/// Reports rules that set an address from another source than the agent, in guards and behind them.
 pub(super) fn check_destinations(variant: &Variant<'_>, report: &mut Report) {
     if variant.guards.is_empty() {
         return;
@@ -256,12 +265,12 @@ pub(super) fn check_destinations(variant: &Variant<'_>, report: &mut Report) {
                 shipped::taken(action).map(|name| format!("var({prefix}{name})")).collect();
             let value = line.words.iter().skip_while(|word| *word != action).nth(1);
             if !value.is_some_and(|value| allowed.contains(value)) {
-                let what = format!("'{action}' takes an address that the agent does not give");
+                let what = format!("'{action}' takes an address that is not the agent's");
                 let fix = match allowed.first() {
                     Some(value) => {
                         format!("http-request {action} {value} if {{ {value} -m found }}")
                     }
-                    None => "remove it; a proxy in front tells the client's address by 'accept-proxy' on the bind line".into(),
+                    None => "remove it; a proxy in front passes the client's address by 'accept-proxy' on the bind line".into(),
                 };
                 report.add(Rule::RouteNotAgents, line.at, what, fix);
             }
@@ -270,25 +279,28 @@ pub(super) fn check_destinations(variant: &Variant<'_>, report: &mut Report) {
     check_servers(variant, report);
 }
 
-/// Servers that rules choose among.
+/// Reports choices among the servers of a backend that the agent does not make.
 fn check_servers(variant: &Variant<'_>, report: &mut Report) {
     for section in variant.reach.guarded_sections() {
-        let acls = super::acls(section.lines.iter().map(|line| &**line));
-        for line in
-            section.lines.iter().filter(|l| l.words.first().is_some_and(|w| w == "use-server"))
-        {
+        let acls = LazyCell::new(|| super::acls(section.lines.iter().map(|line| &**line)));
+        let chosen = |line: &&Line| {
+            line.words.first().is_some_and(|word| word == "use-server")
+                && !variant.known.contains(&line.at)
+        };
+        for line in section.lines.iter().map(|line| &**line).filter(chosen) {
             let Some(guard) = variant.guards.first() else { return };
             let name = line.words.get(1).map_or("", String::as_str);
-            let when = Condition::of(&line.words, &acls);
+            let when = Condition::parse(&line.words, &acls);
             let dynamic = pieces(name).iter().all(|piece| match piece {
                 Piece::Sample(sample) => {
                     agents(sample, &guard.prefix).is_some_and(|n| PLACE.contains(&n))
                 }
                 _ => false,
             });
+            // With one server there is nothing to choose.
             let others = section.lines.iter().filter(|line| is_server(line)).count() > 1;
             if others && !dynamic && !by_agent(&when, guard, Addressed::No) {
-                let what = format!("the agent does not choose the server '{name}'");
+                let what = format!("the server '{name}' is not the agent's choice");
                 report.add(Rule::RouteNotAgents, line.at, what, fix(guard));
             }
         }

@@ -81,7 +81,9 @@ pub enum Rule {
     NotAsJudged,
     /// A section of one mode leads to one of the other mode.
     ModeDiffers,
-    /// Several questions at a time on one connection, where HAProxy cannot do it.
+    /// Any client can claim any address.
+    AddressForged,
+    /// Several requests at a time on one connection to the agent, which HAProxy cannot do.
     Pipelining,
     /// Something that lint cannot judge.
     NotJudged,
@@ -104,54 +106,55 @@ impl Rule {
     fn about(self) -> (&'static str, &'static str) {
         match self {
             Self::Unreadable => {
-                ("unreadable", "what cannot be read cannot be judged, and HAProxy refuses it")
+                ("unreadable", "lint cannot judge such a line, and HAProxy refuses it")
             }
-            Self::NotAsked => ("not-asked", "no agent decides about requests to this section"),
-            Self::SpoeUnreadable => {
-                ("spoe-unreadable", "without the SPOE file it is not known what is asked and how")
-            }
+            Self::NotAsked => ("not-asked", "no agent decides about the requests to this section"),
+            Self::SpoeUnreadable => (
+                "spoe-unreadable",
+                "without the SPOE file lint does not know what HAProxy sends to the agent",
+            ),
             Self::VerdictScope => (
                 "verdict-scope",
-                "a variable of the session or the process outlives its request: when the agent does not answer, the next request on the connection inherits the last verdict",
+                "such a variable outlives its request: if the agent does not answer, the next request on the connection inherits the last verdict",
             ),
             Self::VerdictTooEarly => (
                 "verdict-too-early",
-                "the variables are not set yet: the rule decides without a verdict",
+                "the variable is not set yet, so the rule decides without a verdict",
             ),
             Self::VerdictMade => (
                 "verdict-made",
-                "these requests pass without the agent having been asked, and when it is away",
+                "requests pass that the agent did not allow, also while it is down",
             ),
             Self::VerdictFound => (
                 "verdict-found",
-                "the agent sets the variable in every answer, to false when it refuses: 'found' holds then, too",
+                "the agent sets the variable in every answer, to false if it refuses: 'found' is true then too",
             ),
             Self::NoDefaultDeny => (
                 "no-default-deny",
-                "what is not allowed is passed on, and everything is when the agent is away",
+                "requests that are not allowed reach workspaces, and all requests do while the agent is down",
             ),
             Self::DenyDepends => (
                 "deny-depends",
-                "a request that is not allowed passes whenever the rest of the condition does not hold, as when the agent is away or answers something new",
+                "a request that is not allowed passes whenever the rest of the condition is false, for instance while the agent is down",
             ),
             Self::Bypass => (
                 "bypass",
-                "these requests are passed on without a verdict, and with all they brought",
+                "these requests reach a workspace without a verdict, with all headers that the client sent",
             ),
             Self::Unguarded => {
-                ("unguarded", "all who reach this front end reach workspaces without a verdict")
+                ("unguarded", "every client of this section reaches workspaces without a verdict")
             }
             Self::HeaderNotStripped => (
                 "header-not-stripped",
-                "a client can send this header itself, and the workspace believes it; names with underscores become the same variables in CGI-like servers",
+                "a client can send this header, and the workspace believes it; CGI servers also accept it with underscores in its name",
             ),
             Self::HostInPart => (
                 "host-in-part",
-                "Host is the client's text: 'ws.example.com.evil.test' begins, 'evil-ws.example.com' ends with what is compared",
+                "the client chooses Host: 'ws.example.com.evil.test' begins and 'evil-ws.example.com' ends with the compared text",
             ),
             Self::CredentialTravels => (
                 "credential-travels",
-                "the code in a workspace could use what it gets as the person who sent it",
+                "the code in a workspace could use the credential to act as that person",
             ),
             Self::CookieNotDropped => (
                 "cookie-not-dropped",
@@ -159,86 +162,88 @@ impl Rule {
             ),
             Self::SharedConnection => (
                 "shared-connection",
-                "a workspace runs code that is not trusted to keep the answers to two people on one connection apart",
+                "a workspace runs untrusted code, which could mix up the responses to two people on one connection",
             ),
             Self::ReservedPath => (
                 "reserved-path",
-                "tickets and pages of sign-in at workspaces' hosts would go to the code in the workspace",
+                "the code in the workspace would get sign-in requests, which contain tickets",
             ),
-            Self::PlainHttp => ("plain-http", "a token sent in the clear is a token given away"),
-            Self::SecretLogged => {
-                ("secret-logged", "all who can read the log can act as the people in it")
+            Self::PlainHttp => {
+                ("plain-http", "a token sent over plain http can be read on the way")
             }
-            Self::NoSetOnError => (
-                "no-set-on-error",
-                "the log does not tell an agent that fails from one that refuses",
-            ),
+            Self::SecretLogged => {
+                ("secret-logged", "everyone who can read the log can act as the people in it")
+            }
+            Self::NoSetOnError => {
+                ("no-set-on-error", "the log does not show whether the agent failed or refused")
+            }
             Self::ProcessingTimeout => (
                 "processing-timeout",
-                "HAProxy gives up before the agent has answered with a reason, or never does",
+                "HAProxy gives up before the agent answers, or waits without a limit",
             ),
             Self::NoVarPrefix => (
                 "no-var-prefix",
-                "the variables are called after the engine then, and change with its name",
+                "the variables then begin with the name of the engine, and change with it",
             ),
             Self::Arguments => (
                 "arguments",
-                "the agent refuses what it cannot see, and sees the last of repeated headers only",
+                "the agent refuses requests that lack an argument, and sees only the last one of repeated headers",
             ),
-            Self::ReuseSkips => (
-                "reuse-skips",
-                "what the rule refuses or changes passes as it is when an allow is reused",
-            ),
+            Self::ReuseSkips => {
+                ("reuse-skips", "a reused request passes without what the rule refuses or changes")
+            }
             Self::ReuseHalf => (
                 "reuse-half",
-                "HAProxy leaves out what it has no memory for: a token that must be taken away could travel on",
+                "HAProxy drops variables for which it has no memory: a token that must be removed could reach a workspace",
             ),
             Self::RouteNotAgents => (
                 "route-not-agents",
-                "the agent decides about one workspace, and the request goes to another one, or where the client says",
+                "the agent decides about one workspace, and the request goes to another one or where the client chooses",
             ),
             Self::HeaderForged => (
                 "header-forged",
-                "workspaces believe this header: with a client's value in it the client is who it wants to be",
+                "workspaces believe this header: with a value of the client's choice it can pose as any person",
             ),
             Self::RulesSkipped => (
                 "rules-skipped",
-                "the rules below are not followed then: what they take away travels on",
+                "what the skipped rules remove reaches the workspace or the browser",
             ),
-            Self::RuleMissing => (
-                "rule-missing",
-                "what this rule prevents is possible without it; docs/threat-model.md",
-            ),
+            Self::RuleMissing => {
+                ("rule-missing", "what the rule prevents becomes possible: docs/threat-model.md")
+            }
             Self::SharedCache => (
                 "shared-cache",
-                "an answer for one person is given to the next who asks for the same address",
+                "the next person who requests the same address gets the response for the first one",
             ),
-            Self::ServerUnverified => (
-                "server-unverified",
-                "whatever answers at that address gets the request, with any certificate",
-            ),
+            Self::ServerUnverified => {
+                ("server-unverified", "any server that answers at that address gets the request")
+            }
             Self::SocketOpen => (
                 "socket-open",
-                "all who reach this socket command HAProxy: they can change addresses, maps and variables",
+                "every client that reaches it controls HAProxy: it can change addresses, maps and variables",
             ),
             Self::StatisticsOpen => (
                 "statistics-open",
-                "all who may open one workspace read the names and addresses of the others there",
+                "every person who may open one workspace can read the names and addresses of the others",
             ),
             Self::NotAsJudged => (
                 "not-as-judged",
-                "the agent decides about the method and path that it is told: what a policy forbids arrives under another name",
+                "the agent judges the method and path that it was asked about: a request that a policy forbids arrives as another one",
             ),
             Self::ModeDiffers => (
                 "mode-differs",
-                "a TCP stream is judged once, when it begins: the requests in it are not, and their headers stay as the client wrote them",
+                "a TCP stream is judged once, when it begins: the requests in it are not judged, and keep the headers of the client",
+            ),
+            Self::AddressForged => (
+                "address-forged",
+                "policies, limits, logs and X-Forwarded-For then have an address of the client's choice",
             ),
             Self::Pipelining => (
                 "pipelining",
-                "from 3.1 on HAProxy stops reading a connection on which answers of 16 kB arrive at once: all questions on it time out, and their requests are refused",
+                "from 3.1 on HAProxy stops reading a connection on which 16 kB of answers arrive at once: everything on it times out and is refused",
             ),
             Self::NotJudged => {
-                ("not-judged", "it may do anything: a clean result says nothing about it")
+                ("not-judged", "it could do anything: a result without mistakes does not cover it")
             }
         }
     }

@@ -75,7 +75,7 @@ fn check_section(section: &Section, variant: &Variant<'_>, report: &mut Report) 
             }
         };
         if !fits {
-            let what = "the certificate may be of any name";
+            let what = "a certificate of any name is accepted";
             let fix = format!("sni var({}sni)", variant.prefix());
             report.add(Rule::ServerUnverified, line.at, what, fix);
         }
@@ -96,7 +96,7 @@ fn check_source(section: &Section, defaults: &[&Line], report: &mut Report) {
         let named =
             guard::after(line, "usesrc").is_some_and(|source| source.starts_with("hdr_ip("));
         if named {
-            let what = "the client names the address that the workspace sees";
+            let what = "the client chooses the source address that the workspace sees";
             report.add(Rule::RouteNotAgents, line.at, what, "usesrc clientip");
         }
     }
@@ -112,7 +112,7 @@ fn check_routes(guard: &guard::Guard<'_>, variant: &Variant<'_>, report: &mut Re
             let defaults = defaults(section, variant);
             for (server, _) in addresses(section).filter(|(line, _)| !is_tls(line, &defaults)) {
                 let what = format!(
-                    "'{name}' is for workspaces that are reached by https, and this is not"
+                    "'{name}' is for workspaces over https, and this server uses plain http"
                 );
                 let fix = format!("ssl verify required ca-file @system-ca sni {sni}");
                 report.add(Rule::ServerUnverified, server.at, what, fix);
@@ -129,7 +129,7 @@ fn check_global(section: &Section, variant: &Variant<'_>, report: &mut Report) {
                     && how == "none"
                     && !variant.guards.is_empty() =>
             {
-                let what = "no server's certificate is verified";
+                let what = "certificates of servers are not verified";
                 report.add(Rule::ServerUnverified, line.at, what, "ssl-server-verify required");
             }
             [stats, socket, address, options @ ..] if stats == "stats" && socket == "socket" => {
@@ -157,7 +157,7 @@ fn check_socket(line: &Line, address: &str, options: &[String], report: &mut Rep
         Address::Name(..) => !part.starts_with("${"),
     });
     if let Some(open) = open {
-        let what = format!("the runtime API is open to all who reach {open}");
+        let what = format!("every client that reaches {open} can use the runtime API");
         let fix = "stats socket /run/haproxy/admin.sock mode 600 level admin";
         report.add(Rule::SocketOpen, line.at, what, fix);
     }
@@ -181,7 +181,7 @@ fn check_shown(section: &Section, variant: &Variant<'_>, lines: &[&Line], report
             if stats == "stats" && (SHOWS.contains(&word.as_str()) || word.starts_with("show-")))
     };
     if let Some(line) = lines.iter().find(shows) {
-        let what = "the page of statistics is where workspaces are";
+        let what = "the page of statistics is open to people who reach a workspace";
         let fix =
             "listen stats\n    bind 127.0.0.1:8404\n    stats enable   # a section of its own";
         report.add(Rule::StatisticsOpen, line.at, what, fix);
@@ -204,7 +204,7 @@ fn check_statistics(section: &Section, variant: &Variant<'_>, report: &mut Repor
     }
     check_shown(section, variant, &lines().map(|line| &**line).collect::<Vec<_>>(), report);
     for line in lines().filter(|line| is(line, "admin")) {
-        let what = "the page of statistics takes commands without a password";
+        let what = "the page of statistics accepts commands without a password";
         report.add(Rule::SocketOpen, line.at, what, "stats auth USER:PASSWORD");
     }
 }

@@ -54,7 +54,7 @@ pub(super) fn written(line: &Line) -> impl Iterator<Item = &str> {
         }
         _ => None,
     };
-    let words = line.words.iter().filter(|word| word.contains('('));
+    let words = line.words.iter().filter(|word| line.has_call && word.contains('('));
     let inside = words.flat_map(|word| WRITERS.iter().flat_map(move |writer| names(word, writer)));
     global.into_iter().chain(inside)
 }
@@ -90,8 +90,7 @@ pub(super) fn check(
     let prefix = variant.prefix();
     for section in variant.sections {
         for line in section.lines.iter().filter(|line| !variant.known.contains(&line.at)) {
-            let mut names = variant.writers.get(&line.at).into_iter().flatten();
-            if names.any(|name| is_protected(name, prefix)) {
+            if variant.writes(line).iter().any(|name| is_protected(name, prefix)) {
                 report.add(Rule::VerdictMade, line.at, MADE, MADE_FIX);
             }
             if section.kind == "global" {
@@ -105,7 +104,7 @@ pub(super) fn check(
     }
 }
 
-const MADE: &str = "a rule says what only the agent may say";
+const MADE: &str = "this line writes a variable that only the agent may write";
 const MADE_FIX: &str =
     "remove it; reuse is written by 'haproxy generate' with 'verdict_cache_ms' in [agent]";
 
@@ -116,8 +115,9 @@ fn check_script(line: &Line, files: Files<'_>, report: &mut Report) {
         return;
     }
     let Some(source) = files(name) else {
-        let what =
-            format!("the script '{name}' cannot be read, and could write the agent's variables");
+        let what = format!(
+            "not judged: the script '{name}' cannot be read, and could write the agent's variables"
+        );
         report.add(
             Rule::NotJudged,
             line.at,
@@ -187,12 +187,12 @@ fn check_engine(
     };
     let engine = Engine::read(source, *number, name);
     if guard::prefix(&engine, name) == variant.prefix() {
-        let what = "another agent writes variables that are called like those of identity-spoa";
+        let what = "another SPOE agent writes variables with the prefix of identity-spoa";
         report.add(
             Rule::VerdictMade,
             line.at,
             what,
-            "option var-prefix NAME   # in its SPOE file, another one",
+            "option var-prefix NAME   # another prefix, in its SPOE file",
         );
     }
     check_messages(&engine, variant.prefix(), report);
@@ -249,7 +249,7 @@ mod tests {
             ("http-request deny unless { var(txn.identity.allow) -m bool }", false),
         ] {
             let words = words.split(' ').map(str::to_owned).collect();
-            let line = Line { at: At::default(), words };
+            let line = Line::new(At::default(), words);
             let found = written(&line).any(|name| is_protected(name, "txn.identity."));
             assert_eq!(found, protected, "{line:?}");
         }

@@ -4,7 +4,7 @@
 use secrecy::ExposeSecret as _;
 use zeroize::Zeroizing;
 
-use super::{Check, From, Outcome, Target, client::Reply};
+use super::{Check, Outcome, ReplyKind, Target, client::Reply};
 
 mod allowed;
 mod strangers;
@@ -16,19 +16,19 @@ const CANARY: &str = "identity-spoa-selftest";
 /// A token without a signature: `{"alg":"none"}`, then `{"sub":"admin"}`.
 const UNSIGNED: &str = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJhZG1pbiJ9.";
 
-const QUESTION: &str = "keep 'http-request send-spoe-group identity authorize' and the rules of section 3 of haproxy/haproxy.cfg, and look with 'identity-spoa haproxy lint'";
-const DENY: &str = "http-request deny deny_status 503 unless { var(txn.identity.allow) -m bool }   # after the question, before anything that routes";
-const HOSTS: &str = "take conditions on Host out of the front end, or compare all of it: req.hdr(host),host_only -m str -i NAME";
-const HEADERS: &str = "copy section 1 of haproxy/haproxy.cfg to the top of the front end: http-request del-header ^x[-_](identity|forwarded|…)([-_]|$) -m reg";
+const ASK: &str = "keep 'http-request send-spoe-group identity authorize' and part 3 of haproxy/haproxy.cfg; run 'identity-spoa haproxy lint'";
+const DENY: &str = "http-request deny deny_status 503 unless { var(txn.identity.allow) -m bool }   # after 'send-spoe-group', before every route";
+const HOSTS: &str = "remove conditions on Host from the front end, or compare all of it: req.hdr(host),host_only -m str -i NAME";
+const HEADERS: &str = "copy part 1 of haproxy/haproxy.cfg to the top of the front end (http-request del-header ^x[^a-z0-9]identity… -m reg)";
 const COUNTS: &str = "pass hosts=req.fhdr_cnt(host) and authorizations=req.fhdr_cnt(authorization) in the SPOE file, as haproxy/identity.spoe.cfg does";
 const SCOPE: &str = "use var(txn.identity.allow), and never a variable in the scope 'sess'";
-const PATHS: &str = "use_backend identity-web if { path_beg /.well-known/identity-spoa/ }   # first, with 'http-request allow' above the question";
+const PATHS: &str = "use_backend identity-web if { path_beg /.well-known/identity-spoa/ }   # first, with 'http-request allow' above 'send-spoe-group'";
 const PARSER: &str = "remove 'option accept-invalid-http-request' ('accept-unsafe-violations-in-http-request') from HAProxy's configuration";
 
 /// What response is expected.
 #[derive(Clone, Copy)]
-enum Want {
-    /// A refusal of any kind, or no answer.
+enum Expected {
+    /// A refusal of any kind, or no response.
     Refused,
     /// A challenge to present a token, or a redirect to sign-in.
     Challenged,
@@ -54,8 +54,8 @@ pub(super) async fn run(target: &Target, mut tell: impl FnMut(&Check)) -> Vec<Ch
     let next = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
     let two = send_two(target, smuggling(host, "", &hidden).as_bytes(), next.as_bytes()).await;
     let outcome = match two {
-        Ok((first, second)) => match judge(Want::Refused, first.as_ref()) {
-            Outcome::Pass(_) => judge(Want::Refused, second.as_ref()),
+        Ok((first, second)) => match judge(Expected::Refused, first.as_ref()) {
+            Outcome::Pass(_) => judge(Expected::Refused, second.as_ref()),
             open => open,
         },
         Err(outcome) => outcome,
@@ -103,16 +103,22 @@ fn failed(error: std::io::Error) -> Outcome {
     Outcome::Fail(format!("no answer: {error}"))
 }
 
-fn judge(want: Want, reply: Option<&Reply>) -> Outcome {
+fn judge(want: Expected, reply: Option<&Reply>) -> Outcome {
     let saw = saw(reply);
-    match (want, From::of(reply), reply) {
-        (_, From::Through, _) => Outcome::Fail(format!("let through: {saw}")),
-        (Want::Refused, ..) | (Want::Challenged, From::SignIn, _) => Outcome::Pass(saw),
-        (Want::Challenged, From::Refused, Some(reply)) if reply.status == 401 => Outcome::Pass(saw),
-        (Want::Challenged, _, Some(reply)) if reply.status == 503 => {
-            Outcome::Fail(format!("{saw}: closed, but the agent does not answer"))
+    match (want, ReplyKind::classify(reply), reply) {
+        (_, ReplyKind::LetThrough, _) => Outcome::Fail(format!("let through: {saw}")),
+        (Expected::Refused, ..) | (Expected::Challenged, ReplyKind::SignIn, _) => {
+            Outcome::Pass(saw)
         }
-        (Want::Challenged, ..) => Outcome::Fail(format!("{saw} instead of 401 or a redirect")),
+        // Only a challenge shows that the agent decided. Other refusals could come from a gate that is closed to
+        // everyone.
+        (Expected::Challenged, ReplyKind::Refused, Some(reply)) if reply.status == 401 => {
+            Outcome::Pass(saw)
+        }
+        (Expected::Challenged, _, Some(reply)) if reply.status == 503 => {
+            Outcome::Fail(format!("{saw}: refused, but because the agent does not answer"))
+        }
+        (Expected::Challenged, ..) => Outcome::Fail(format!("{saw} instead of 401 or a redirect")),
     }
 }
 
@@ -133,8 +139,8 @@ async fn reserved(target: &Target) -> Outcome {
         "GET / HTTP/1.1\r\nHost: {host}\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\nAccept: text/html\r\n\r\n"
     );
     match send(target, browser.as_bytes()).await {
-        Ok(reply) if From::of(reply.as_ref()) == From::SignIn => {}
-        Ok(_) => return Outcome::Skip("nobody signs in here with a browser"),
+        Ok(reply) if ReplyKind::classify(reply.as_ref()) == ReplyKind::SignIn => {}
+        Ok(_) => return Outcome::Skip("this gate has no sign-in with a browser"),
         Err(outcome) => return outcome,
     }
     let path = format!("/.well-known/identity-spoa/{CANARY}");
@@ -146,7 +152,7 @@ async fn reserved(target: &Target) -> Outcome {
         Ok(Some(reply)) if *echo && reply.body.contains(CANARY) => {
             Outcome::Fail(format!("{}, and the workspace saw the request", reply.status))
         }
-        Ok(reply) if From::of(reply.as_ref()) == From::Through => {
+        Ok(reply) if ReplyKind::classify(reply.as_ref()) == ReplyKind::LetThrough => {
             Outcome::Fail(format!("let through: {}", saw(reply.as_ref())))
         }
         Ok(reply) => Outcome::Pass(saw(reply.as_ref())),

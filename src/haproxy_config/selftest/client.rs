@@ -21,7 +21,7 @@ use tokio_rustls::{
 };
 use url::Url;
 
-use super::PATIENCE;
+use super::RESPONSE_TIMEOUT;
 
 /// The longest head of a response, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
@@ -35,8 +35,8 @@ pub enum Trust<'p> {
     System,
     /// By the authorities in a PEM file.
     File(&'p Path),
-    /// Anybody.
-    Anybody,
+    /// Not at all (`--insecure`).
+    Unverified,
 }
 
 /// How to connect to the gate.
@@ -87,7 +87,8 @@ impl Client {
             "https" => {
                 // A host can have a port, and names of certificates have none.
                 let bare = host.split(':').next().unwrap_or(host).to_owned();
-                let name = ServerName::try_from(bare).context("--host is no name of a host")?;
+                let name =
+                    ServerName::try_from(bare).context("--host is not the name of a host")?;
                 Some((TlsConnector::from(Arc::new(config(trust)?)), name))
             }
             other => anyhow::bail!("expected http or https, found {other}"),
@@ -110,7 +111,7 @@ impl Client {
             };
             Ok(Connection { stream, buffer: Vec::new() })
         };
-        timeout(PATIENCE, connect).await?
+        timeout(RESPONSE_TIMEOUT, connect).await?
     }
 }
 
@@ -123,7 +124,7 @@ impl Connection {
         // A gate that refuses can close before it has read everything.
         let _ = self.stream.write_all(request).await;
         let _ = self.stream.flush().await;
-        timeout(PATIENCE, self.read()).await?
+        timeout(RESPONSE_TIMEOUT, self.read()).await?
     }
 
     async fn read(&mut self) -> io::Result<Option<Reply>> {
@@ -132,7 +133,7 @@ impl Connection {
                 break end + 4;
             }
             if self.buffer.len() > MAX_HEAD {
-                return Err(io::Error::other("the head of the answer is longer than 64 KiB"));
+                return Err(io::Error::other("the head of the response is longer than 64 KiB"));
             }
             if self.more().await? == 0 {
                 return Ok(None);
@@ -140,9 +141,11 @@ impl Connection {
         };
         // What follows the head is the body, or the next response.
         let rest = self.buffer.split_off(end);
+        // What follows the head is the body, or the next response.
+        let rest = self.buffer.split_off(end);
         let head = String::from_utf8_lossy(&std::mem::replace(&mut self.buffer, rest)).into_owned();
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-        let status = status.ok_or_else(|| io::Error::other("the answer is no HTTP"))?;
+        let status = status.ok_or_else(|| io::Error::other("the response is not HTTP"))?;
         let head = head.to_ascii_lowercase();
         let mut reply = Reply { status, head, body: String::new() };
         let length = reply.header("content-length").and_then(|length| length.parse().ok());
@@ -159,7 +162,7 @@ impl Connection {
     async fn take(&mut self, length: usize) -> io::Result<Vec<u8>> {
         // A gate that is not ours could send any amount.
         if length > MAX_BODY {
-            return Err(io::Error::other("the body of the answer is longer than 256 KiB"));
+            return Err(io::Error::other("the body of the response is longer than 256 KiB"));
         }
         while self.buffer.len() < length {
             if self.more().await? == 0 {
@@ -177,7 +180,7 @@ impl Connection {
             let size = line.split(';').next().unwrap_or_default().trim();
             let size = usize::from_str_radix(size, 16).map_err(io::Error::other)?;
             if body.len().saturating_add(size) > MAX_BODY {
-                return Err(io::Error::other("the body of the answer is longer than 256 KiB"));
+                return Err(io::Error::other("the body of the response is longer than 256 KiB"));
             }
             let chunk = self.take(size).await?;
             body.extend_from_slice(&chunk);
@@ -197,7 +200,7 @@ impl Connection {
                 return Ok(String::from_utf8_lossy(&line).trim_end().to_owned());
             }
             if self.buffer.len() > MAX_HEAD || self.more().await? == 0 {
-                return Err(io::Error::other("the body of the answer breaks off"));
+                return Err(io::Error::other("the body of the response breaks off"));
             }
         }
     }
@@ -238,8 +241,8 @@ fn config(trust: Trust<'_>) -> anyhow::Result<ClientConfig> {
             }
             builder.with_root_certificates(roots).with_no_client_auth()
         }
-        Trust::Anybody => {
-            let verifier = Arc::new(Anybody(provider));
+        Trust::Unverified => {
+            let verifier = Arc::new(Unverified(provider));
             builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth()
         }
     })
@@ -247,9 +250,9 @@ fn config(trust: Trust<'_>) -> anyhow::Result<ClientConfig> {
 
 /// Accepts every certificate (`--insecure`).
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct Unverified(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for Unverified {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -10,14 +10,13 @@ use thiserror::Error;
 use super::is_backend;
 
 /// The backends and front ends of the files in `haproxy/`, which belong to the gate.
-pub const GATE_BACKENDS: [&str; 10] = [
+pub const GATE_BACKENDS: [&str; 9] = [
     "gate",
     "gate-tcp",
     "identity-agent",
     "identity-web",
     "nowhere",
     "reused",
-    "reused-tls",
     "workspace",
     "workspace-tcp",
     "workspace-tls",

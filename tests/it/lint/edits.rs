@@ -79,8 +79,8 @@ pub(super) enum Place {
 }
 
 pub(super) const TOP: Place = Place::After("frontend gate");
-pub(super) const QUESTION: Place = Place::After("http-request send-spoe-group");
-pub(super) const FRONT: [Place; 4] = [TOP, QUESTION, Place::AfterDeny, Place::FrontEnd];
+pub(super) const ASK: Place = Place::After("http-request send-spoe-group");
+pub(super) const FRONT: [Place; 4] = [TOP, ASK, Place::AfterDeny, Place::FrontEnd];
 pub(super) const LATE: [Place; 2] = [Place::AfterDeny, Place::FrontEnd];
 pub(super) const BACK: [Place; 2] =
     [Place::After("backend workspace"), Place::After("backend named")];
@@ -435,7 +435,7 @@ fn m6_m7_m11_what_ends_the_rules_early_is_judged_by_what_it_skips() {
         "    http-response set-var(txn.sign_in) bool(true)",
         "    http-response cache-store pages",
     ];
-    all_found(&base, &responses, &[&TOP, &QUESTION, &Place::AfterDeny]);
+    all_found(&base, &responses, &[&TOP, &ASK, &Place::AfterDeny]);
     all_found(
         &base,
         &[
@@ -505,7 +505,7 @@ fn m10_m11_m12_the_shipped_rules_that_protect_are_required() {
             "    http-request set-var(txn.upgrades) bool(true)",
             "    http-request set-var(txn.upgrades) bool(true) if TRUE",
         ],
-        &[&QUESTION],
+        &[&ASK],
     );
 }
 

@@ -10,8 +10,8 @@ use identity_spoa::{
 
 use super::{
     edits::{
-        BACK, Base, FRONT, LATE, Place, QUESTION, TOP, all_found, all_found_as, each, names,
-        none_found, without_reuse,
+        ASK, BACK, Base, FRONT, LATE, Place, TOP, all_found, all_found_as, each, names, none_found,
+        without_reuse,
     },
     text,
 };
@@ -97,7 +97,7 @@ fn m2_only_names_that_the_agent_may_give_lead_to_back_ends() {
             "    use_backend named if { nbsrv(workspace) lt 1 }",
             "    use_backend named unless { ssl_fc }",
         ],
-        &[&TOP, &QUESTION, &Place::FrontEnd],
+        &[&TOP, &ASK, &Place::FrontEnd],
     );
     all_found_as(
         Rule::RouteNotAgents,
@@ -122,7 +122,7 @@ fn names_only(backends: &[&str]) -> Agent {
 }
 
 #[test]
-fn m1_a_site_beside_the_gate_is_none_of_its_workspaces_if_the_agent_must_not_name_it() {
+fn m1_a_public_site_is_not_a_workspace_if_the_agent_must_not_name_it() {
     const SITE: &str = "backend site\n    server x 10.9.9.9:80\nfrontend public\n    bind 127.0.0.1:9999\n    default_backend site";
     const SAME: &str = "backend site\n    server x localhost:8090\nfrontend public\n    bind 127.0.0.1:9999\n    default_backend site";
     let base = Base::shipped();
@@ -230,7 +230,7 @@ fn m12_connect_is_refused_by_haproxys_own_word() {
 }
 
 #[test]
-fn one_question_at_a_time_is_asked_where_haproxy_cannot_take_more() {
+fn several_requests_at_a_time_are_found_where_haproxy_cannot_do_it() {
     let base = Base::shipped();
     let option = ".if version_atleast(3.1)\n    no option pipelining\n.endif\n";
     for changed in [
@@ -259,7 +259,7 @@ fn one_question_at_a_time_is_asked_where_haproxy_cannot_take_more() {
 }
 
 #[test]
-fn requests_in_the_clear_are_told_wherever_the_address_comes_from() {
+fn plain_http_is_found_wherever_the_address_comes_from() {
     let base = Base::shipped();
     let preset = "    presetenv GATE_HTTP 127.0.0.1:8080\n";
     let bind = "    bind \"${GATE_HTTP}\"\n";
@@ -396,7 +396,7 @@ fn m7_credentials_do_not_travel_on_under_other_names() {
 }
 
 #[test]
-fn m5_the_question_is_asked_with_the_clients_own_credential() {
+fn m5_the_agent_is_asked_with_the_clients_own_credential() {
     let base = Base::shipped();
     all_found_as(
         Rule::VerdictMade,
@@ -417,7 +417,7 @@ fn m5_the_question_is_asked_with_the_clients_own_credential() {
 }
 
 #[test]
-fn m11_no_rule_gives_browsers_a_cookie_with_our_name() {
+fn m11_no_rule_gives_browsers_a_cookie_of_the_agents_name() {
     let base = without_reuse(&Base::shipped());
     let given = [
         "    http-after-response set-header Set-Cookie __Host-identity=x",
@@ -453,7 +453,7 @@ fn m11_no_rule_gives_browsers_a_cookie_with_our_name() {
 #[test]
 fn m3_what_arrives_is_what_was_judged() {
     let base = without_reuse(&Base::shipped());
-    let places = [&QUESTION, &Place::AfterDeny, &Place::FrontEnd];
+    let places = [&ASK, &Place::AfterDeny, &Place::FrontEnd];
     all_found_as(
         Rule::NotAsJudged,
         &base,
@@ -719,4 +719,171 @@ fn more_harmless_edits_give_no_finding() {
         ],
         &[&LATE[0], &LATE[1]],
     );
+}
+
+#[test]
+fn no_request_changes_what_decides_where_others_go() {
+    let route = "    use_backend %[var(txn.identity.workspace),map(/etc/haproxy/places.map)]";
+    let listed = "    acl own src -f /etc/haproxy/own.lst\n    use_backend nowhere if own { var(txn.identity.workspace) -m str x }";
+    let header = "    http-request set-header X-Forwarded-User %[var(txn.identity.user),map(/etc/haproxy/users.map)]";
+    let base = without_reuse(&Base::shipped());
+    let (base, _) = base.with(&Place::FrontEnd, &format!("{listed}\n{route}")).unwrap();
+    let (base, _) = base.with(&LATE[0], header).unwrap();
+    assert!(base.lint().is_empty(), "{}", text(&base.lint()));
+    let other = "frontend other\n    bind 127.0.0.1:9999\n    http-request set-map(/etc/haproxy/places.map) %[src] named\n    http-request return status 204";
+    all_found_as(Rule::RouteNotAgents, &base, &[other], &[&END]);
+    let front: Vec<&Place> = FRONT.iter().chain(&BACK).collect();
+    all_found_as(
+        Rule::RouteNotAgents,
+        &base,
+        &[
+            "    http-request set-map(/etc/haproxy/places.map) %[req.hdr(x-name)] %[req.hdr(x-place)]",
+            "    http-request del-map(/etc/haproxy/places.map) %[src] if { path /x }",
+            "    http-response set-map(/etc/haproxy/places.map) %[src] %[res.hdr(x-place)]",
+            "    http-request set-map(file@/etc/haproxy/places.map) x y",
+            "    http-request set-map(\"/etc/haproxy/users.map\") %[var(txn.identity.user)] root",
+            "    http-request add-acl(/etc/haproxy/own.lst) %[src]",
+            "    http-request del-acl(/etc/haproxy/own.lst) %[src] unless { ssl_fc }",
+            "    http-request set-map(\"${SOMEWHERE}\") %[src] x",
+        ],
+        &front,
+    );
+    none_found(
+        &base,
+        &[
+            "    http-request set-map(/etc/haproxy/seen.map) %[src] %[date]",
+            "    http-request add-acl(/etc/haproxy/blocked.lst) %[src] if { path /trap }\n    http-request deny if { src -f /etc/haproxy/blocked.lst }",
+        ],
+        &[&TOP],
+    );
+}
+
+#[test]
+fn the_agents_pages_are_reached_by_the_gate_alone() {
+    const PLAIN: &str = "    bind 127.0.0.1:9999\n";
+    let base = Base::shipped();
+    let pages = base.replaced("global\n", "global\n    setenv GATE_LOGIN_HOST login.test\n");
+    for base in [&base, &pages] {
+        all_found(
+            base,
+            &[
+                &format!("frontend login\n{PLAIN}    default_backend identity-web"),
+                &format!(
+                    "frontend login\n{PLAIN}    use_backend identity-web if {{ path_beg /x }}\n    default_backend nowhere"
+                ),
+                &format!("frontend login\n    mode tcp\n{PLAIN}    default_backend identity-web"),
+                &format!(
+                    "listen login\n{PLAIN}    server pages \"${{GATE_LOGIN_PAGES-127.0.0.1:9011}}\""
+                ),
+                &format!(
+                    "backend other\n    server x localhost:9011\nfrontend login\n{PLAIN}    default_backend other"
+                ),
+                &format!(
+                    "frontend login\n{PLAIN}    http-request del-header ^x-identity- -m reg\n    default_backend identity-web"
+                ),
+                &format!(
+                    "frontend login\n{PLAIN}    http-request del-header ^x[^a-z0-9]identity([^a-z0-9]|$) -m reg if {{ ssl_fc }}\n    default_backend identity-web"
+                ),
+            ],
+            &[&END],
+        );
+        none_found(
+            base,
+            &[
+                &format!(
+                    "frontend login\n{PLAIN}    http-request del-header ^x[^a-z0-9]identity([^a-z0-9]|$) -m reg\n    default_backend identity-web"
+                ),
+                &format!(
+                    "frontend login\n{PLAIN}    http-request redirect scheme https\n    default_backend identity-web"
+                ),
+            ],
+            &[&END],
+        );
+    }
+    // In the gate itself.
+    let pages = without_reuse(&pages);
+    all_found_as(
+        Rule::ReservedPath,
+        &pages,
+        &["    use_backend identity-web if { path_beg /x }", "    default_backend identity-web"],
+        &[&Place::FrontEnd],
+    );
+}
+
+#[test]
+fn programs_are_not_judged() {
+    let base = Base::shipped();
+    all_found_as(
+        Rule::NotJudged,
+        &base,
+        &[
+            "program api\n    command /usr/bin/dataplaneapi -f /etc/haproxy/dataplaneapi.yml",
+            "program other\n    no option start-on-reload\n    command /bin/sh -c \"exec other\"\n    user other",
+        ],
+        &[&END],
+    );
+}
+
+#[test]
+fn no_client_of_the_network_chooses_its_address() {
+    let base = Base::shipped();
+    all_found_as(
+        Rule::AddressForged,
+        &base,
+        &[
+            "    bind :8444 ssl crt gate.pem accept-proxy",
+            "    bind *:8444 accept-proxy ssl crt gate.pem",
+            "    bind ipv6@[::]:8444 ssl crt gate.pem accept-proxy",
+            "    bind 192.0.2.7:8444 ssl crt gate.pem accept-proxy",
+            "    bind 127.0.0.1:8444,0.0.0.0:8445 ssl crt gate.pem accept-proxy",
+            "    bind quic4@:8444 ssl crt gate.pem accept-proxy",
+            "    bind :8444 ssl crt gate.pem\n    tcp-request connection expect-proxy layer4",
+            "    bind \"${OUTSIDE-:8444}\" ssl crt gate.pem accept-proxy",
+        ],
+        &[&TOP, &Place::FrontEnd],
+    );
+    none_found(
+        &base,
+        &[
+            "    bind 127.0.0.1:8444 accept-proxy",
+            "    bind /run/gate.sock accept-proxy",
+            "    bind abns@gate accept-proxy",
+            "    bind 10.0.0.7:8444 ssl crt gate.pem accept-proxy",
+            "    bind fd00::7:8444 ssl crt gate.pem accept-proxy",
+            "    bind :8444 ssl crt gate.pem\n    tcp-request connection expect-proxy layer4 if { src 10.0.0.0/8 }",
+        ],
+        &[&TOP],
+    );
+}
+
+#[test]
+fn rules_that_backends_inherit_are_judged_as_their_own() {
+    let base = without_reuse(&Base::shipped());
+    let old = "backend named\n";
+    for rule in [
+        "http-request set-header X-Forwarded-User %[req.hdr(x-user)]",
+        "http-request set-dst hdr(x-ip)",
+        "http-request set-path %[req.hdr(x-path)]",
+        "http-request set-method POST",
+        "http-request allow if { path / }\n    http-request del-header X-Own",
+        "http-request cache-use pages",
+        "http-response set-status 200 if { status 101 }",
+        "http-request set-header X-Own %[req.hdr(authorization)]",
+        "http-request set-header Connection X-Forwarded-User",
+        "http-after-response set-header Set-Cookie %[req.hdr(x)]",
+        "http-request set-var(txn.identity.user) str(root)",
+    ] {
+        let defaults = format!(
+            "defaults own\n    mode http\n    timeout connect 1s\n    timeout server 1s\n    {rule}\n\nbackend named from own\n"
+        );
+        let edited = base.replaced(old, &defaults);
+        let lines: Vec<&str> = edited.gate.lines().collect();
+        let first = lines.iter().position(|line| *line == "defaults own").unwrap() + 1;
+        let found = edited.lint();
+        assert!(
+            found.iter().any(|f| names(f, &(first + 4..first + 6))),
+            "{rule}\n{}",
+            text(&found)
+        );
+    }
 }

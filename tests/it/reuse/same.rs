@@ -132,7 +132,7 @@ async fn what_is_reused_by_https_must_show_the_certificate_of_its_name_too() {
             }
             let log = stage.haproxy.log();
             let mut lines = log.lines().filter(|line| line.contains(" reused=1 "));
-            assert!(lines.any(|line| line.contains(" reused-tls/direct ")), "{version:?} {log}");
+            assert!(lines.any(|line| line.contains(" reused/https ")), "{version:?} {log}");
         }
     }
 }

@@ -83,7 +83,7 @@ fn s14_a_backend_that_is_not_permitted_gets_nothing_whatever_its_source_says() {
         (AllowedBackends::default(), "b", Reason::DestinationForbidden),
         (all.clone(), "b", Reason::Public),
         (all.clone(), "workspace", Reason::DestinationForbidden),
-        (all.clone(), "reused-tls", Reason::DestinationForbidden),
+        (all.clone(), "reused", Reason::DestinationForbidden),
         (all, "identity-agent", Reason::DestinationForbidden),
     ] {
         let mut workspace = workspace(person(Some("s"), None, None));

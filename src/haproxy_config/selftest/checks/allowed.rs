@@ -4,12 +4,12 @@ use secrecy::{ExposeSecret as _, SecretString};
 use zeroize::Zeroizing;
 
 use super::{
-    CANARY, COUNTS, Check, From, HEADERS, Outcome, PARSER, SCOPE, Target, Want, judge, saw, send,
-    send_two, smuggling,
+    CANARY, COUNTS, Check, Expected, HEADERS, Outcome, PARSER, ReplyKind, SCOPE, Target, judge,
+    saw, send, send_two, smuggling,
 };
 
 const TOKEN: &str =
-    "give a token of somebody who may reach this workspace: 'identity-spoa explain' says who";
+    "give a token of a person who may reach this workspace: 'identity-spoa explain' says who may";
 const STRIP: &str =
     "http-request del-header Authorization unless { var(txn.identity.keep) -m sub authorization }";
 
@@ -17,13 +17,17 @@ const STRIP: &str =
 type About = (&'static str, &'static str, &'static str);
 const PASSES: About = ("token-passes", "the token given for this test passes", TOKEN);
 const AGAIN: About =
-    ("asked-again", "after an allow, the next request on the connection is asked about", SCOPE);
-const HIDDEN: About =
-    ("asked-again-in-a-body", "after an allow, a request hidden in a body is asked about", PARSER);
-const TWO: About = ("two-tokens-one-good", "a good token beside another is refused", COUNTS);
+    ("asked-again", "after an allow, the next request on the connection is decided again", SCOPE);
+const HIDDEN: About = (
+    "asked-again-in-a-body",
+    "after an allow, a request hidden in a body is decided by itself",
+    PARSER,
+);
+const TWO: About =
+    ("two-tokens-one-good", "a valid token together with another one is refused", COUNTS);
 const ARRIVES: About = (
     "spoofed-headers-arrive",
-    "no header in our name of a client's arrives at the workspace",
+    "no identity header of the client arrives at the workspace",
     HEADERS,
 );
 const TRAVELS: About = ("token-travels", "the token does not arrive at the workspace", STRIP);
@@ -67,7 +71,7 @@ pub(super) async fn all(target: &Target) -> Vec<Check> {
         checks.push(check(ARRIVES, spoofed));
         checks.push(check(TRAVELS, token));
     } else {
-        let why = "no --echo: what arrives is not seen";
+        let why = "no --echo, so the request that arrives is not seen";
         checks.extend([ARRIVES, TRAVELS].map(|about| skip(about, why)));
     }
     checks
@@ -97,8 +101,10 @@ impl Allowed<'_> {
         // A verdict that outlives its request would let the second one in.
         let (first, second) = (self.get(&self.bearer()), self.get(""));
         match send_two(self.target, first.as_bytes(), second.as_bytes()).await {
-            Ok((Some(first), second)) if From::of(Some(&first)) == From::Through => {
-                (Outcome::Pass(first.status.to_string()), judge(Want::Refused, second.as_ref()))
+            Ok((Some(first), second))
+                if ReplyKind::classify(Some(&first)) == ReplyKind::LetThrough =>
+            {
+                (Outcome::Pass(first.status.to_string()), judge(Expected::Refused, second.as_ref()))
             }
             Ok((first, _)) => (Outcome::Fail(saw(first.as_ref())), Outcome::Skip("")),
             Err(outcome) => (outcome, Outcome::Skip("")),
@@ -110,9 +116,9 @@ impl Allowed<'_> {
         let without = self.get("");
         let request = smuggling(&self.target.host, &self.bearer(), &without);
         let (first, second) = send_two(self.target, request.as_bytes(), without.as_bytes()).await?;
-        Ok(match From::of(first.as_ref()) {
-            From::Through => judge(Want::Refused, second.as_ref()),
-            // HAProxy or the agent would have none of it.
+        Ok(match ReplyKind::classify(first.as_ref()) {
+            ReplyKind::LetThrough => judge(Expected::Refused, second.as_ref()),
+            // HAProxy or the agent refused the request as malformed.
             _ => Outcome::Pass(saw(first.as_ref())),
         })
     }
@@ -124,7 +130,7 @@ impl Allowed<'_> {
         for lines in [[good.as_str(), garbage], [garbage, good.as_str()]] {
             let request = self.get(&Zeroizing::new(lines.concat()));
             let reply = send(self.target, request.as_bytes()).await?;
-            outcome = judge(Want::Refused, reply.as_ref());
+            outcome = judge(Expected::Refused, reply.as_ref());
             if matches!(outcome, Outcome::Fail(_)) {
                 break;
             }

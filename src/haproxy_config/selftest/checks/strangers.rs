@@ -1,13 +1,13 @@
 //! Requests that a stranger could send, without a valid token.
 
-use super::{CANARY, COUNTS, DENY, HEADERS, HOSTS, PARSER, QUESTION, UNSIGNED, Want};
+use super::{ASK, CANARY, COUNTS, DENY, Expected, HEADERS, HOSTS, PARSER, UNSIGNED};
 
 /// One request: the id of its check, what must be true, the request, the expected response, and what to do otherwise.
 pub(super) struct Attempt {
     pub(super) id: &'static str,
     pub(super) what: &'static str,
     pub(super) request: String,
-    pub(super) want: Want,
+    pub(super) want: Expected,
     pub(super) fix: &'static str,
 }
 
@@ -30,28 +30,28 @@ fn tokens(host: &str) -> Vec<Attempt> {
             id: "no-token",
             what: "a request without a token is asked for one",
             request: get(host, ""),
-            want: Want::Challenged,
+            want: Expected::Challenged,
             fix: DENY,
         },
         Attempt {
             id: "garbage-token",
             what: "a token of garbage is refused",
             request: get(host, "Authorization: Bearer garbage\r\n"),
-            want: Want::Challenged,
+            want: Expected::Challenged,
             fix: DENY,
         },
         Attempt {
             id: "unsigned-token",
-            what: "a token that nobody signed is refused",
+            what: "a token without a signature is refused",
             request: get(host, &format!("Authorization: Bearer {UNSIGNED}\r\n")),
-            want: Want::Challenged,
+            want: Expected::Challenged,
             fix: DENY,
         },
         Attempt {
             id: "spoofed-identity",
-            what: "headers that say who it is do not let anybody in",
+            what: "headers that claim an identity let no request in",
             request: get(host, spoofed),
-            want: Want::Challenged,
+            want: Expected::Challenged,
             fix: HEADERS,
         },
     ]
@@ -59,7 +59,8 @@ fn tokens(host: &str) -> Vec<Attempt> {
 
 /// Requests that two servers could understand differently.
 fn shapes(host: &str) -> Vec<Attempt> {
-    let attempt = |id, what, request, fix| Attempt { id, what, request, want: Want::Refused, fix };
+    let attempt =
+        |id, what, request, fix| Attempt { id, what, request, want: Expected::Refused, fix };
     let routed = format!(
         "X-Forwarded-Host: {host}\r\nX-Original-Host: {host}\r\nForwarded: host={host}\r\nX-Original-URL: /\r\n"
     );
@@ -67,7 +68,12 @@ fn shapes(host: &str) -> Vec<Attempt> {
     let post = |lines: &str| format!("POST / HTTP/1.1\r\nHost: {host}\r\n{lines}\r\nhello");
 
     vec![
-        attempt("unknown-host", "a host that is no workspace is refused", get(&unknown, ""), HOSTS),
+        attempt(
+            "unknown-host",
+            "a host that is not a workspace is refused",
+            get(&unknown, ""),
+            HOSTS,
+        ),
         attempt(
             "host-that-begins-so",
             "a host that only begins with a workspace's is refused",
@@ -76,7 +82,7 @@ fn shapes(host: &str) -> Vec<Attempt> {
         ),
         attempt(
             "routed-by-header",
-            "only Host says which workspace is meant",
+            "only Host selects the workspace",
             get(&unknown, &routed),
             HEADERS,
         ),
@@ -84,7 +90,7 @@ fn shapes(host: &str) -> Vec<Attempt> {
             "no-host",
             "a request without a host is refused",
             "GET / HTTP/1.0\r\n\r\n".into(),
-            QUESTION,
+            ASK,
         ),
         attempt(
             "two-hosts",
@@ -121,7 +127,7 @@ fn shapes(host: &str) -> Vec<Attempt> {
         ),
         attempt(
             "smuggling-encoding",
-            "a transfer encoding that nobody knows is refused",
+            "an unknown transfer encoding is refused",
             post("Transfer-Encoding: xchunked\r\n"),
             PARSER,
         ),

@@ -1,4 +1,5 @@
-//! Whether the question is asked, and its answer is what decides.
+//! Checks that the agent is asked, that its verdict is used only afterwards and only for this request, and that
+//! everything else is refused.
 
 use std::collections::BTreeSet;
 
@@ -12,12 +13,12 @@ use crate::haproxy_config::{
     lint::lines::{PASSES, REFUSALS, Ruled, acts},
 };
 
-/// Verdicts in a scope that outlives the request, anywhere.
+/// Reports verdicts in a scope that outlives the request.
 pub(super) fn check_scopes(variant: &Variant<'_>, report: &mut Report) {
     let prefix = variant.prefix();
     let name = prefix.strip_prefix("txn.").unwrap_or(prefix);
     let lines = variant.sections.iter().flat_map(|section| &section.lines);
-    let lines = lines.filter(|line| !variant.known.contains(&line.at));
+    let lines = lines.filter(|line| line.has_call && !variant.known.contains(&line.at));
     let scopes = ["sess.", "proc."].map(|scope| {
         let sets = ["set-var(", "set-var-fmt("].map(|set| format!("{set}{scope}"));
         (scope, format!("var({scope}{name}"), sets)
@@ -31,7 +32,7 @@ pub(super) fn check_scopes(variant: &Variant<'_>, report: &mut Report) {
                 && line.words.iter().any(|word| word.contains(prefix));
             if reads || keeps {
                 let what =
-                    format!("the verdict is kept in the scope '{}'", scope.trim_end_matches('.'));
+                    format!("the verdict is kept in scope '{}'", scope.trim_end_matches('.'));
                 let fix = format!("use var({prefix}allow), which ends with its request");
                 report.add(Rule::VerdictScope, line.at, what, fix);
             }
@@ -46,14 +47,14 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
     if guard.asked == Asked::Never {
         let message = guard.message();
         let name = &guard.section.name;
-        let what = format!("nothing in '{name}' sends the question '{message}'");
+        let what = format!("no rule in '{name}' asks the agent with the message '{message}'");
         let fix = if guard.http {
             "http-request send-spoe-group identity authorize".to_owned()
         } else {
             "tcp-request inspect-delay 2s\ntcp-request content send-spoe-group identity authorize-tcp"
                 .to_owned()
         };
-        // Where the other kind of rules asks, it is the mode that is wrong.
+        // If the other kind of rules asks the agent, the mode of the section is wrong.
         let other = if guard.http { "tcp-request" } else { "http-request" };
         let sends = |word: &String| word == "send-spoe-group";
         let asks = guard.rules(other).iter().any(|(_, line, _)| line.words.iter().any(sends));
@@ -69,16 +70,15 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
         rules.iter().filter(ends)
     };
     if guard.refusal.is_none() {
+        // The last refusal that depends on the verdict is most likely the one that was to be the default.
         let mut partial = refusals().filter(|(_, line, when)| guard.mentions(line, when));
         if let Some((_, line, when)) = partial.next_back() {
             let also = alternatives(guard, when);
-            let what = format!(
-                "requests are refused {}, not whenever they are not allowed{also}",
-                said(when)
-            );
+            let what =
+                format!("requests that are not allowed are refused only {}{also}", said(when));
             report.lacks(Rule::DenyDepends, line.at, what, default_deny(guard));
         } else {
-            let what = "nothing after the question refuses what is not allowed";
+            let what = "no rule after 'send-spoe-group' refuses what is not allowed";
             report.lacks(Rule::NoDefaultDeny, guard.asked_at(), what, default_deny(guard));
         }
     }
@@ -86,15 +86,17 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
         let passes = acts(line, &PASSES) && !variant.known.contains(&line.at);
         if passes && guard.is_bypass(*number, when) && !guard.is_for_pages(*number, when) {
             let also = alternatives(guard, when);
-            let what =
-                format!("requests pass {} before what is not allowed is refused{also}", said(when));
+            let what = format!(
+                "requests pass {} before the rule that refuses what is not allowed{also}",
+                said(when)
+            );
             let fix = "remove the rule, or let its requests end here: http-request return …";
             report.add(Rule::Bypass, line.at, what, fix);
         }
     }
 }
 
-/// The lines of the names in a condition that have several: HAProxy takes them as alternatives.
+/// For a message: the lines of those ACLs in a condition that have several, which are alternatives.
 fn alternatives(guard: &Guard<'_>, when: &Condition) -> String {
     let several = when.terms().filter(|term| term.any.len() > 1);
     let names: BTreeSet<_> = several.filter_map(|term| term.name.as_deref()).collect();
@@ -106,17 +108,17 @@ fn alternatives(guard: &Guard<'_>, when: &Condition) -> String {
     names.into_iter().map(said).collect()
 }
 
-/// A name that stands for the verdict, and for something else as well.
+/// Reports an ACL that is the verdict by one line and something else by another.
 fn check_alternatives(guard: &Guard<'_>, report: &mut Report) {
     for (name, tests) in &guard.names.acls {
         let verdicts = tests.iter().filter(|test| guard.is_verdict(test)).count();
+        // Two lines that are both the verdict change nothing.
         if verdicts == 0 || verdicts == tests.len() {
             continue;
         }
         for (at, test) in guard.acl_lines(name) {
             if !guard.is_verdict(test) {
-                let what =
-                    format!("'{name}' holds by this line as well, and not by the verdict alone");
+                let what = format!("by this line '{name}' is true without the verdict too");
                 report.add(Rule::VerdictMade, at, what, "give it another name");
             }
         }
@@ -132,22 +134,24 @@ fn check_found(guard: &Guard<'_>, report: &mut Report) {
             _ => false,
         });
         if found {
-            let what = "'found' asks whether there is a verdict, not which";
+            let what = "'-m found' is true for every verdict, also for a refusal";
             report.add(Rule::VerdictFound, line.at, what, format!("{allow} -m bool"));
         }
     }
 }
 
-/// Rules that look at the answer before there is one.
+/// Reports rules that use the agent's variables before it is asked.
 fn check_early(guard: &Guard<'_>, report: &mut Report) {
     let kinds = if guard.http { &["http-request", "tcp-request"][..] } else { &["tcp-request"] };
     for (number, line, when) in kinds.iter().flat_map(|kind| guard.rules(kind)) {
+        // `tcp-request` rules are followed before all `http-request` rules, wherever they stand.
         let earlier = guard.http && line.words.first().is_some_and(|word| word == "tcp-request");
         let early = earlier || (!guard.is_after(*number) && guard.asked != Asked::In(*number));
         if early && guard.mentions(line, when) {
             let asked = guard.asked_at().line;
-            let what =
-                format!("a variable of the agent is used before the question in line {asked}");
+            let what = format!(
+                "a variable of the agent is used before the agent is asked in line {asked}"
+            );
             let fix = format!("move this line below line {asked}");
             report.add(Rule::VerdictTooEarly, line.at, what, fix);
         }
@@ -170,7 +174,7 @@ fn said(when: &Condition) -> String {
     format!("{} '{}'", if when.unless { "unless" } else { "if" }, when.words.join(" "))
 }
 
-/// Where a line is, for findings about a section as a whole.
+/// The place for findings about a section as a whole.
 pub(super) fn place(guard: &Guard<'_>) -> At {
     guard.asked_at()
 }
