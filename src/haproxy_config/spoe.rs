@@ -123,8 +123,6 @@ impl Engine {
     pub fn sends_by_itself(&self, message: &str, kind: &str) -> bool {
         // Both are needed: the agent lists the message, and the message has an event.
         let listed = self.agent.iter().flat_map(|agent| agent.after(&["messages"]));
-        // Both are needed: the agent lists the message, and the message has an event.
-        let listed = self.agent.iter().flat_map(|agent| agent.after(&["messages"]));
         let event = self.message(message).and_then(|block| block.line(&["event"]));
         let event = event.and_then(|line| line.words.get(1));
         listed.into_iter().any(|name| name == message)

@@ -141,8 +141,6 @@ fn is_credential(sample: &str, variant: &Variant<'_>, values: &Values<'_>, steps
     };
     // `concat` appends the value of a variable.
     let appended = |call: &Call<'_>| call.name == "concat" && call.args.split(',').any(variable);
-    // `concat` appends the value of a variable.
-    let appended = |call: &Call<'_>| call.name == "concat" && call.args.split(',').any(variable);
     let fetched = match first.name {
         "var" => variable(first.args.split(',').next().unwrap_or_default()),
         name => is_fetch(name.strip_prefix("req.").unwrap_or(name), first.args, variant),
@@ -174,8 +172,6 @@ fn check_asked(guard: &Guard<'_>, values: &Values<'_>, report: &mut Report) {
             Piece::Alias(_) => false,
             Piece::Sample(sample) => is_written(sample, values, 0),
         };
-        // Deleting the credential only makes the client anonymous.
-        let empty = value.is_empty() || value == "%[str()]";
         // Deleting the credential only makes the client anonymous.
         let empty = value.is_empty() || value == "%[str()]";
         let ours = value.contains(&format!("{COOKIE}="));

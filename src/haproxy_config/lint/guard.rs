@@ -217,8 +217,6 @@ impl<'v> Guard<'v> {
         }
         // If the SPOE file is missing, that is the one mistake: the rule is believed to ask.
         let unknown = self.engine == Engine::default();
-        // If the SPOE file is missing, that is the one mistake: the rule is believed to ask.
-        let unknown = self.engine == Engine::default();
         let asks = |line: &&Line| {
             let send = line.words.iter().position(|word| word == "send-spoe-group");
             let Some(send) =

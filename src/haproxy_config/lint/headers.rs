@@ -199,8 +199,6 @@ fn check_set(
 fn spellings(name: &str) -> Vec<String> {
     // Enough to find an expression that misses underscores; not every mixture is tried.
     let mut all = vec![name.to_owned(), name.replace('-', "_")];
-    // Enough to find an expression that misses underscores; not every mixture is tried.
-    let mut all = vec![name.to_owned(), name.replace('-', "_")];
     for (place, _) in name.match_indices('-').take(16) {
         let (before, after) = name.split_at(place);
         all.push(format!("{before}_{}", after.trim_start_matches('-')));

@@ -68,8 +68,6 @@ fn found(way: &[Term], prefix: &str) -> BTreeSet<String> {
     let name = |term: &Term| {
         // A negated term says nothing about a value.
         let first = term.any.first().filter(|_| !term.negated)?;
-        // A negated term says nothing about a value.
-        let first = term.any.first().filter(|_| !term.negated)?;
         let name = first.fetch.strip_prefix("var(")?.strip_suffix(')')?.strip_prefix(prefix)?;
         term.any.iter().all(|test| test.fetch == first.fetch).then(|| name.to_owned())
     };

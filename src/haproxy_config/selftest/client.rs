@@ -141,8 +141,6 @@ impl Connection {
         };
         // What follows the head is the body, or the next response.
         let rest = self.buffer.split_off(end);
-        // What follows the head is the body, or the next response.
-        let rest = self.buffer.split_off(end);
         let head = String::from_utf8_lossy(&std::mem::replace(&mut self.buffer, rest)).into_owned();
         let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = status.ok_or_else(|| io::Error::other("the response is not HTTP"))?;
