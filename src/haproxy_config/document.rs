@@ -5,7 +5,7 @@
 //! set); versions that exclude each other are not combined; everything else is taken both as true and as false. The
 //! number of variants is bounded ([`Document::outcomes`]), and every line is in at least one of them.
 //!
-//! KnownEnvironment never fails: what cannot be read is listed in [`Document::unreadable`], and the rest is still judged.
+//! Reading never fails: what cannot be read is listed in [`Document::unreadable`], and the rest is still judged.
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
