@@ -77,7 +77,7 @@ impl Line {
     }
 }
 
-/// A section: a front end, a back end, the defaults …
+/// A section of the configuration, such as a front end or a backend.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Section {
     /// The place of its first line.
@@ -393,7 +393,7 @@ fn is_reached(path: &[Test], outcome: &[bool]) -> bool {
     path.iter().all(|test| test.holds(&|number| outcome.get(number) == Some(&true)))
 }
 
-/// Goes to the next branch of the innermost condition.
+/// Begins the next branch of the innermost condition. False if no condition is open.
 fn next_branch(open: &mut [(Vec<Test>, Test)], test: Test) -> bool {
     if let Some((before, now)) = open.last_mut() {
         before.push(std::mem::replace(now, test));

@@ -58,7 +58,8 @@ impl<'v> Pages<'v> {
         pages.filter(|pages| passes.iter().any(|(n, _, when)| pages.takes(*n, when))).collect()
     }
 
-    /// Whether all requests that a rule with this number and condition lets pass go there.
+    /// Whether every request that a rule lets pass goes to the pages. `number` is the index of the rule, `when` its
+    /// condition.
     pub(super) fn takes(&self, number: usize, when: &Condition) -> bool {
         let taken = |terms: &Vec<Term>| {
             self.when.any.iter().any(|way| way.iter().all(|term| self.follows(number, terms, term)))

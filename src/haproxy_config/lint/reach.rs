@@ -120,7 +120,7 @@ impl<'v> Reach<'v> {
         all.filter_map(|(section, is_guarded)| is_guarded.then_some(section)).collect()
     }
 
-    /// Whether a back end leads to workspaces.
+    /// Whether a section leads to workspaces.
     pub(super) fn is_workspace(&self, section: &Section) -> bool {
         (section.kind == "backend" || self.guards.contains(&section.at))
             && self.workspaces.contains(section.name.as_str())
