@@ -107,8 +107,8 @@ pub struct Facts {
     pub agent: Option<String>,
     /// How long HAProxy waits for an answer (`timeout processing`).
     pub processing: Duration,
-    /// Within which time the agent answers (`answer_within_ms`).
-    pub answer_within: Duration,
+    /// Within which time the agent answers (`response_timeout_ms`).
+    pub response_timeout: Duration,
     /// The login host, and the address of the agent's pages.
     pub sign_in: Option<(String, String)>,
     /// The port of HAProxy's https, as browsers see it.

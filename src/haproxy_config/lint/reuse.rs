@@ -138,7 +138,7 @@ pub(super) fn check_made(variant: &Variant<'_>, report: &mut Report) {
             if line.words.iter().any(|word| word.trim_start_matches('!') == "reuse_hit") {
                 let what = "this line writes a variable that only the agent may write";
                 let fix =
-                    "remove it; reuse is written by 'haproxy generate' with 'reuse_ms' in [agent]";
+                    "remove it; reuse is written by 'haproxy generate' with 'verdict_cache_ms' in [agent]";
                 report.add(Rule::VerdictMade, line.at, what, fix);
             }
         }
