@@ -120,7 +120,8 @@ fn each_mistake_in_an_example_is_found_in_its_line_and_no_other() {
 
 #[test]
 fn what_the_agents_configuration_needs_is_demanded_of_haproxys() {
-    let slow = Agent { response_timeout: std::time::Duration::from_millis(500), ..Agent::default() };
+    let slow =
+        Agent { response_timeout: std::time::Duration::from_millis(500), ..Agent::default() };
     let found = findings("haproxy", &["haproxy.cfg"], &slow);
     assert_eq!(text(&found).matches("processing-timeout").count(), 1, "{}", text(&found));
     assert_eq!(found[0].fix, "timeout processing 700ms");

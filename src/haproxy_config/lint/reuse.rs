@@ -137,8 +137,7 @@ pub(super) fn check_made(variant: &Variant<'_>, report: &mut Report) {
         for line in section.lines.iter().filter(|line| !known.contains(&line.at)) {
             if line.words.iter().any(|word| word.trim_start_matches('!') == "reuse_hit") {
                 let what = "this line writes a variable that only the agent may write";
-                let fix =
-                    "remove it; reuse is written by 'haproxy generate' with 'verdict_cache_ms' in [agent]";
+                let fix = "remove it; reuse is written by 'haproxy generate' with 'verdict_cache_ms' in [agent]";
                 report.add(Rule::VerdictMade, line.at, what, fix);
             }
         }
