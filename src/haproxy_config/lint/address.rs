@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn p8_local_addresses_are_distinguished_from_network_addresses() {
+    fn local_addresses_are_distinguished_from_network_addresses() {
         for (text, local) in [
             ("127.0.0.1:80", true),
             ("127.9.9.9:80", true),
