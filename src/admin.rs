@@ -112,7 +112,7 @@ impl AdminServer {
     pub fn bind(config: &AdminSettings, state: Arc<AdminState>) -> io::Result<Self> {
         let path: &Path = &config.socket;
         let (listener, file) = bind_unix(path, config.socket_owner, config.socket_mode)?;
-        Ok(Self { listener, _file: file, state: state })
+        Ok(Self { listener, _file: file, state })
     }
 
     /// Serves requests until `stop`.

@@ -95,9 +95,9 @@ impl Write for Counting {
 
 #[test]
 fn r2_records_that_come_close_together_are_written_together() {
-    let (sink, writes) = mpsc::channel();
+    let (sink, seen) = mpsc::channel();
     let (audit_log, writer) = AuditLog::to_sink(Box::new(Counting(sink)), 1 << 20).unwrap();
-    writes.recv().unwrap();
+    seen.recv().unwrap();
     let start = std::time::Instant::now();
     for _ in 0..300 {
         audit_log.record(&TestEntry(AuditEvent::Start, b"x")).unwrap();
@@ -107,6 +107,6 @@ fn r2_records_that_come_close_together_are_written_together() {
     drop(audit_log);
     writer.finish();
     // Each write is at least the time of collecting after the one before.
-    let count = u128::try_from(writes.iter().count()).unwrap();
+    let count = u128::try_from(seen.iter().count()).unwrap();
     assert!(count <= took.as_millis() / 10 + 3, "{count} writes in {took:?}");
 }

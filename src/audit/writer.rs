@@ -116,7 +116,7 @@ impl ChainWriter {
             .dedupe
             .map(|window| Deduplicator::new(u64::try_from(window.as_millis()).unwrap_or(u64::MAX)));
         let checkpoint_interval = settings.checkpoint;
-        Ok(Self { key, dedupe, checkpoint_interval, ..Self::after(targets, &tail) })
+        Ok(Self { key, checkpoint_interval, dedupe, ..Self::after(targets, &tail) })
     }
 
     /// A writer with one sink, a new chain and no checkpoints.

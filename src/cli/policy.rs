@@ -74,7 +74,7 @@ pub(super) struct ReplayArgs {
     #[command(flatten)]
     policies: PolicyArgs,
     #[command(flatten)]
-    filter: FilterArgs,
+    filter: Box<FilterArgs>,
     /// Prints JSON
     #[arg(long)]
     json: bool,

@@ -27,7 +27,6 @@ pub(super) enum Output {
     /// Once, after the work.
     AtTheEnd,
     /// Line by line, during the work: on a terminal the lines themselves are the progress.
-    #[allow(dead_code, reason = "audit query and export print so")]
     Meanwhile,
 }
 

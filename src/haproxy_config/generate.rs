@@ -196,7 +196,7 @@ pub fn parts(facts: &Facts) -> Vec<File> {
     let mut files = generate(facts);
     let gate = files.iter().find(|file| file.path == "haproxy.cfg");
     let parts = template::parts(gate.map_or("", |file| &file.text));
-    files.retain(|file| !file.path.ends_with(".cfg") || file.path == "identity.spoe.cfg");
+    files.retain(|file| file.path != "haproxy.cfg" && file.path != "tcp.cfg");
     let part = |(name, text)| File { path: format!("parts/{name}.cfg"), text };
     files.extend(parts.into_iter().map(part));
     files

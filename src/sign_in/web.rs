@@ -14,7 +14,7 @@ use axum::{
     Router,
     extract::{Form, Query, Request, State},
     http::{
-        HeaderMap, StatusCode,
+        HeaderMap, HeaderValue, StatusCode,
         header::{COOKIE, HOST, LOCATION, ORIGIN, SET_COOKIE},
     },
     middleware::{self, Next},
@@ -442,7 +442,7 @@ fn is_page_load(headers: &HeaderMap) -> bool {
 
 /// The value of the only cookie with this name.
 fn cookie(headers: &HeaderMap, name: &str) -> Option<String> {
-    let lines = headers.get_all(COOKIE).iter().map(|line| line.as_bytes());
+    let lines = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
     String::from_utf8(cookie::only_in(lines, name.as_bytes())?.to_vec()).ok()
 }
 

@@ -43,7 +43,7 @@ async fn stage(version: &Version, reuse: &str) -> Stage {
 }
 
 /// The token of alice with these claims.
-fn token(stage: &Stage, claims: serde_json::Value) -> String {
+fn token(stage: &Stage, claims: &serde_json::Value) -> String {
     let claims = claims.as_object().unwrap().clone();
     stage.idp.token(&TokenRequest { user: "alice".into(), claims, ..TokenRequest::default() })
 }
@@ -64,7 +64,7 @@ async fn an_acl_can_tell_a_cut_list_of_groups_from_a_whole_one() {
             (json!({"groups": many}), Some(many[..40].join(",")), true, Some("maybe")),
             (overage.clone(), None, true, Some("maybe")),
         ] {
-            let token = token(&stage, claims.clone());
+            let token = token(&stage, &claims);
             // What a client sends under that name never arrives.
             let headers = format!(
                 "Authorization: Bearer {token}\r\nX-Identity-Groups-Incomplete: 7\r\nX_Identity_Groups_Incomplete: 7\r\n"
@@ -93,7 +93,7 @@ async fn a_reused_allow_says_that_groups_were_cut_too() {
     for version in Version::all() {
         let stage = stage(version, "GATE_REUSE=60000\n").await;
         for (groups, want) in [(json!(["a,b", "c"]), &["1"][..]), (json!(["c"]), &[])] {
-            let token = token(&stage, json!({"groups": groups}));
+            let token = token(&stage, &json!({"groups": groups}));
             until("a reused allow", async || {
                 let mut client = stage.client().await;
                 let replies = [

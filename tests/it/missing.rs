@@ -412,15 +412,15 @@ async fn s11_without_a_variable_nothing_of_sign_in_or_of_a_session_is_given_away
             assert_eq!(alice.browse(&alices, "/").await.status, 200);
             let session = alice.cookies[&alices]["__Host-identity"].clone();
             // The same gate once more, whose answers are changed.
-            let (files, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+            let (files, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
             copy_with_browser_args(files.path());
             let env = std::fs::read_to_string(stage.directory.path().join("haproxy.env")).unwrap();
-            std::fs::write(state.path().join("haproxy.env"), env).unwrap();
-            let (at, changes) = (state.path().join("between.sock"), Changes::default());
+            std::fs::write(second.path().join("haproxy.env"), env).unwrap();
+            let (at, changes) = (second.path().join("between.sock"), Changes::default());
             between(&at, stage.agent.socket(), &changes);
             let named = ([127, 0, 0, 1], 1).into();
             let haproxy =
-                Haproxy::start_from(files.path(), version, state.path(), &at, named).await;
+                Haproxy::start_from(files.path(), version, second.path(), &at, named).await;
             let page = "Accept: text/html\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\nSec-Fetch-Site: none\r\n";
             let stranger = format!("GET / HTTP/1.1\r\nHost: {alices}\r\n{page}\r\n");
             let hers = format!(

@@ -12,6 +12,7 @@
     clippy::format_push_string,
     clippy::must_use_candidate,
     clippy::missing_panics_doc,
+    clippy::missing_errors_doc,
     missing_docs,
     reason = "test support: a surprise must stop the test"
 )]

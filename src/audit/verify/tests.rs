@@ -217,7 +217,7 @@ fn a4_a_recomputed_chain_is_found_by_the_signatures() {
     let mut chain = chain::Chain::after(0, [0; 32]);
     let mut out = Vec::new();
     chain.append_event(AuditEvent::Open, &mut out, |line| {
-        line.text("previous", &chain::hex(&[0; 32]))
+        line.text("previous", &chain::hex(&[0; 32]));
     });
     for number in 0..3 {
         chain.append(format!("{{\"time_ms\":1,\"n\":{number}}}").as_bytes(), 0, &mut out);

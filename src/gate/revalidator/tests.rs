@@ -6,12 +6,15 @@ use crate::{
     workspaces::registry::ListExtent,
 };
 
-/// What was asked of a table, in order.
+/// One call of a table: `None` for its expiry, or a round of decisions.
+type Call = Option<(Change, Scope)>;
+
+/// The calls of a table, in order.
 #[derive(Clone, Default)]
-struct Calls(Arc<Mutex<Vec<Option<(Change, Scope)>>>>);
+struct Calls(Arc<Mutex<Vec<Call>>>);
 
 impl Calls {
-    fn take(&self) -> Vec<Option<(Change, Scope)>> {
+    fn take(&self) -> Vec<Call> {
         std::mem::take(&mut self.0.lock().unwrap())
     }
 }
@@ -98,7 +101,8 @@ fn a_table_rests_after_long_decisions_and_no_other_table_does() {
     revalidator.register(quick);
     revalidator.register(slow);
     revalidator.round(now(), at(0));
-    (quick_calls.take(), slow_calls.take());
+    quick_calls.take();
+    slow_calls.take();
     let listed = MonotonicTime::now();
     publisher.complete(vec![], listed, listed, ListExtent::Snapshot);
     // The slow one rests for five seconds at least, and still ends what is over by the clock.

@@ -200,8 +200,8 @@ fn check_pages(variant: &Variant<'_>, report: &mut Report) {
             let mut same = sections.flat_map(|s| addresses(s)).map(|(_, address)| address);
             names.contains(name) || same.any(|address| servers.contains(&address))
         };
-        let mut routes = all_lines(section, variant.sections)
-            .filter(|line| target(line).is_some_and(|name| leads(name)));
+        let mut routes =
+            all_lines(section, variant.sections).filter(|line| target(line).is_some_and(&leads));
         let own = || {
             let mut own = addresses(section).filter(|(_, address)| servers.contains(address));
             own.next().map(|(line, _)| line)

@@ -189,8 +189,8 @@ pub(super) fn check_skipped(variant: &Variant<'_>, report: &mut Report) {
     if !reuses {
         return;
     }
-    let reused = variant.sections.iter().filter(|s| s.kind == "backend" && s.name == REUSED);
-    let theirs: Vec<&Line> = reused.flat_map(|s| s.lines.iter().map(|line| &**line)).collect();
+    let backends = variant.sections.iter().filter(|s| s.kind == "backend" && s.name == REUSED);
+    let theirs: Vec<&Line> = backends.flat_map(|s| s.lines.iter().map(|line| &**line)).collect();
     for section in variant.sections {
         if section.kind == "backend" && ASKED.contains(&section.name.as_str()) {
             for line in section.lines.iter().filter(|line| !is_done_by(line, &theirs)) {

@@ -91,9 +91,9 @@ fn a_hostile_value_in_every_slot_of_the_template_comes_out_escaped() {
 async fn a_hostile_text_of_the_operator_or_of_a_request_comes_out_escaped_on_every_page() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("texts.toml");
-    let texts: String =
+    let texts: Vec<_> =
         Text::ALL.iter().map(|text| format!("{} = {EVIL:?}\n", text.id())).collect();
-    std::fs::write(&path, texts).unwrap();
+    std::fs::write(&path, texts.concat()).unwrap();
     let settings = PageSettings { texts: Some(path), ..PageSettings::default() };
     let pages = Pages::load(settings, vec![("corp".into(), EVIL.into())]).unwrap();
     let hand_over =
