@@ -9,7 +9,7 @@ use crate::support::{ALICES, Haproxy, Stage, Version, haproxy::root, host, until
 async fn stage(version: &Version, reuse: &str) -> Stage {
     let mut stage = Stage::changed(version, DevIdp::start().await, |directory, config, _| {
         std::fs::write(directory.join("haproxy.env"), reuse).unwrap();
-        *config = config.replace("[agent]\n", "[agent]\\nverdict_cache_ms = 60000\n");
+        *config = config.replace("[agent]\n", "[agent]\nverdict_cache_ms = 60000\n");
     })
     .await;
     let changed = tempfile::tempdir().unwrap();

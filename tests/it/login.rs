@@ -121,7 +121,7 @@ async fn without_a_screen_a_code_is_entered_somewhere_else() {
     // The workspace's address names the provider whose tokens are accepted; another provider is refused.
     let gate = format!("http://{}", stage.haproxy.http);
     let refused = Terminal::start(directory.path(), &["--gate", &gate]);
-    refused.says("name the provider with --issuer").await;
+    refused.says("name it with --issuer").await;
     assert!(!refused.printed().0);
     let terminal = Terminal::start(directory.path(), &["--issuer", stage.idp.issuer()]);
     let line = terminal.says("enter the code").await;

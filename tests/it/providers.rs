@@ -256,7 +256,7 @@ fn gitpod_and_ona_workspace_tokens_stand_for_the_person_they_belong_to() {
 #[test]
 fn j13_the_kinds_of_token_are_kept_apart() {
     let base = "issuer = 'https://a.test'";
-    let with = |tokens: &str| one(&format!("{base}\ntokens = [{tokens}]"));
+    let with = |tokens: &str| one(&format!("{base}\ntoken_types = [{tokens}]"));
     let access = json!({"iss": "https://a.test", "sub": "s"});
     let id = json!({"iss": "https://a.test", "sub": "s", "nonce": "n"});
     let said = json!({"iss": "https://a.test", "sub": "s", "token_use": "id"});
@@ -278,12 +278,12 @@ fn j13_the_kinds_of_token_are_kept_apart() {
             assert!(!counts(false, never) && !counts(true, never), "{tokens} {never}");
         }
     }
-    assert!(mistake(&format!("{base}\ntokens = []")).contains("at least one"));
+    assert!(mistake(&format!("{base}\ntoken_types = []")).contains("at least one"));
 }
 
 #[test]
 fn j11_an_id_token_is_for_us_alone() {
-    let issuer = one("issuer = 'https://a.test'\ntokens = ['id']");
+    let issuer = one("issuer = 'https://a.test'\ntoken_types = ['id']");
     for (aud, azp, counts) in [
         (json!("workspaces"), Value::Null, true),
         (json!("workspaces"), json!("workspaces"), true),

@@ -22,6 +22,13 @@ pub(super) fn generate(args: &HaproxyGenerateArgs) -> anyhow::Result<ExitCode> {
         None => installed_version()?,
     };
     let facts = config.haproxy_facts(version);
+    if facts.agent.is_none() {
+        writeln!(
+            stderr(),
+            "'listen' names no address that HAProxy can use, so the files name 127.0.0.1:9010: set IDENTITY_AGENT in \
+             HAProxy's environment, for example IDENTITY_AGENT=unix@/run/identity-spoa.sock for the packaged socket unit"
+        )?;
+    }
     let files = if args.parts { generate::parts(&facts) } else { generate::generate(&facts) };
     match (&args.out, &args.check) {
         (Some(directory), _) => write(directory, &files),
@@ -44,7 +51,10 @@ fn installed_version() -> anyhow::Result<Version> {
     };
     let said = String::from_utf8_lossy(&output.stdout);
     let version = Version::installed(&said)?;
-    writeln!(stderr(), "for HAProxy {version}, as here; --haproxy-version is for others")?;
+    writeln!(
+        stderr(),
+        "for HAProxy {version}, as on this machine; choose another with --haproxy-version"
+    )?;
     Ok(version)
 }
 

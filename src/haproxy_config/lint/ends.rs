@@ -2,7 +2,10 @@
 
 use std::{cell::LazyCell, sync::Arc};
 
-use super::{Report, Rule, Variant, guard::Guard, reach};
+use super::{
+    Report, Rule, Variant,
+    guard::{self, Guard},
+};
 use crate::haproxy_config::{
     condition::Condition,
     document::{Line, Section},
@@ -67,7 +70,7 @@ fn check_guard(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
 }
 
 fn check_backend(section: &Section, variant: &Variant<'_>, report: &mut Report) {
-    let lines = || reach::all_lines(section, variant.sections);
+    let lines = || guard::all_lines(section, variant.sections);
     let acls = LazyCell::new(|| super::acls(lines()));
     for kind in ["http-request", "http-response", "http-after-response"] {
         let of_kind = |line: &&Line| line.words.first().is_some_and(|word| word == kind);

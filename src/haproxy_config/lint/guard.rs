@@ -400,6 +400,15 @@ fn is_ours(line: &Line, files: Files<'_>, spoe: &mut SpoeFiles, report: &mut Rep
     }
 }
 
+/// The inherited lines of a section, and then its own.
+pub(super) fn all_lines<'s>(
+    section: &'s Section,
+    sections: &'s [Section],
+) -> impl Iterator<Item = &'s Line> {
+    let chain = inherited(section, sections).into_iter().chain([section]);
+    chain.flat_map(|section| section.lines.iter().map(|line| &**line))
+}
+
 /// The defaults that a section inherits from, the farthest first.
 pub(super) fn inherited<'s>(section: &Section, sections: &'s [Section]) -> Vec<&'s Section> {
     let mut chain = Vec::new();

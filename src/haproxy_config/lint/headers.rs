@@ -9,8 +9,7 @@ use regex::Regex;
 
 use super::{
     Agent, Patterns, Report, Rule, Variant,
-    guard::{Asked, Guard},
-    reach,
+    guard::{self, Asked, Guard},
     verdict::place,
 };
 use crate::haproxy_config::{
@@ -145,7 +144,7 @@ pub(super) fn check_backends(variant: &Variant<'_>, report: &mut Report) {
         .map(|guard| Strips::among(guard.lines.iter().copied().enumerate(), variant.patterns))
         .collect();
     for section in variant.sections.iter().filter(|s| s.kind == "backend" && !guarded(s)) {
-        let lines = || reach::all_lines(section, variant.sections);
+        let lines = || guard::all_lines(section, variant.sections);
         let own = Strips::among(lines().enumerate(), variant.patterns);
         let acls = LazyCell::new(|| super::acls(lines()));
         for (number, line) in lines().enumerate().filter(|(_, line)| sets(line)) {

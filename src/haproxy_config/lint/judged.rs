@@ -5,8 +5,8 @@ use super::{
     Report, Rule, Variant,
     expression::{Piece, agents, pieces},
     forged::Values,
-    guard::{Asked, Guard},
-    reach, shipped,
+    guard::{self, Asked, Guard},
+    shipped,
 };
 use crate::haproxy_config::document::Line;
 
@@ -81,7 +81,7 @@ pub(super) fn check_backends(variant: &Variant<'_>, values: &Values<'_>, report:
         return;
     }
     for section in variant.reach.guarded_sections().filter(|section| section.kind == "backend") {
-        for line in reach::all_lines(section, variant.sections) {
+        for line in guard::all_lines(section, variant.sections) {
             let [http, action, value @ ..] = &line.words[..] else { continue };
             if http != "http-request" || variant.known.contains(&line.at) {
                 continue;

@@ -35,15 +35,6 @@ pub(super) struct Reach<'v> {
     guarded: Vec<&'v Section>,
 }
 
-/// The inherited lines of a section, and then its own.
-pub(super) fn all_lines<'s>(
-    section: &'s Section,
-    sections: &'s [Section],
-) -> impl Iterator<Item = &'s Line> {
-    let chain = guard::inherited(section, sections).into_iter().chain([section]);
-    chain.flat_map(|section| section.lines.iter().map(|line| &**line))
-}
-
 impl<'v> Reach<'v> {
     pub(super) fn new(sections: &'v [Section], guards: &[Guard<'v>], agent: &Agent) -> Self {
         let mut ours: BTreeSet<String> =
@@ -66,8 +57,10 @@ impl<'v> Reach<'v> {
         let permitted = agent.backends.as_ref().filter(|_| by_agent);
         let guarded: BTreeSet<At> = guards.iter().map(|guard| guard.section.at).collect();
         let elsewhere = sections.iter().filter(|s| is_front(s) && !guarded.contains(&s.at));
-        let elsewhere: BTreeSet<&str> =
-            elsewhere.flat_map(|section| all_lines(section, sections)).filter_map(target).collect();
+        let elsewhere: BTreeSet<&str> = elsewhere
+            .flat_map(|section| guard::all_lines(section, sections))
+            .filter_map(target)
+            .collect();
         // A public site that the agent must not name is not a workspace.
         let site = |name: &str| {
             elsewhere.contains(name) && permitted.is_some_and(|known| known.check(name).is_err())
@@ -166,7 +159,7 @@ pub(super) fn check(variant: &Variant<'_>, report: &mut Report) {
     }
     let fronts = variant.sections.iter().filter(|s| is_front(s) && !reach.guards.contains(&s.at));
     for section in fronts.filter(|section| !passes_nothing(section, variant)) {
-        for line in all_lines(section, variant.sections) {
+        for line in guard::all_lines(section, variant.sections) {
             let Some(name) = target(line) else { continue };
             // A name from a sample could be that of a workspace.
             let leads = if is_unknown(name) { Some(name.to_owned()) } else { leads(name, variant) };
@@ -200,14 +193,14 @@ fn check_pages(variant: &Variant<'_>, report: &mut Report) {
             let mut same = sections.flat_map(|s| addresses(s)).map(|(_, address)| address);
             names.contains(name) || same.any(|address| servers.contains(&address))
         };
-        let mut routes =
-            all_lines(section, variant.sections).filter(|line| target(line).is_some_and(&leads));
+        let mut routes = guard::all_lines(section, variant.sections)
+            .filter(|line| target(line).is_some_and(&leads));
         let own = || {
             let mut own = addresses(section).filter(|(_, address)| servers.contains(address));
             own.next().map(|(line, _)| line)
         };
         let Some(line) = routes.next().or_else(own) else { continue };
-        let lines = all_lines(section, variant.sections).enumerate();
+        let lines = guard::all_lines(section, variant.sections).enumerate();
         let strips = Strips::among(lines, variant.patterns);
         let deleted = HEADERS.iter().all(|name| strips.takes(name, usize::MAX));
         if !deleted && !passes_nothing(section, variant) {
@@ -266,7 +259,7 @@ fn passes_nothing(section: &Section, variant: &Variant<'_>) -> bool {
     });
     let secure = |test: &Test| test.fetch == "ssl_fc";
     let acls = LazyCell::new(|| super::acls(section.lines.iter().map(|line| &**line)));
-    for line in all_lines(section, variant.sections) {
+    for line in guard::all_lines(section, variant.sections) {
         let action = match &line.words[..] {
             [http_request, action, ..] if http_request == "http-request" && http => action,
             [tcp, content, action, ..] if tcp == "tcp-request" && content != "inspect-delay" => {
