@@ -181,7 +181,7 @@ struct HaproxyLintArgs {
     /// `haproxy -f`
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// The directory that stands for / in paths such as /etc/haproxy/…, as in a checkout
+    /// The directory in which absolute paths such as /etc/haproxy/… are looked up, as in a checkout
     #[arg(long, value_name = "DIR")]
     root: Option<PathBuf>,
     /// The configuration of the agent, which HAProxy's must fit
@@ -302,7 +302,7 @@ struct LoginArgs {
     /// The provider's issuer identifier, such as https://idp.example.com/realms/corp
     #[arg(long, value_name = "URL")]
     issuer: Option<String>,
-    /// The address of a workspace, whose host names the provider (needs 'resource_metadata' at the agent)
+    /// The address of a workspace; its host says which provider to use (needs 'resource_metadata' at the agent)
     #[arg(long, value_name = "URL")]
     gate: Option<String>,
     /// The id of a public client at the provider

@@ -14,9 +14,9 @@
 //!
 //! [`agent`] serves the connections of HAProxy and takes frames apart with [`spop`]; [`request`] reads a NOTIFY's
 //! arguments. [`gate`] authenticates: a token by [`identity`], a browser's cookie by [`sessions`]. It finds the workspace
-//! of the host in [`workspaces`] and asks [`authz`] for the decision, a pure function. The response is written to
-//! [`audit`] before it is sent, and told to [`metrics`] and [`traces`]. What is allowed and lasts is entered into
-//! [`tunnels`], which decides about it again and closes it through [`haproxy`], the runtime API, when access ends. What
+//! of the host in [`workspaces`] and asks [`authz`] for the decision, a pure function. Its record is in the buffer
+//! of [`audit`] before the response is sent; [`metrics`] and [`traces`] get it too. What is allowed and lasts is entered
+//! into [`tunnels`], which decides about it again and closes it through [`haproxy`], the runtime API, when access ends. What
 //! HAProxy may reuse for a moment is in [`verdict_cache`].
 //!
 //! A browser without a session is sent to [`sign_in`]: pages, and a client of each provider. [`admin`] is the

@@ -25,7 +25,7 @@ table! {
     prefix: optional Word;
     /// Only certificates with this issuer are accepted, such as `CN=Corp Machines`.
     issuer: optional Word, example("\"CN=Corp Machines\"");
-    /// The fields by which a person is recognised as owner or guest, as for issuers.
+    /// The fields by which a person is recognised as owner or as a person with a grant, as for issuers.
     matching as "match": default List<Choice<MatchBy>> = vec![MatchBy::Subject];
 }
 

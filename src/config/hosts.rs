@@ -22,7 +22,7 @@ table! {
     preset: optional Choice<Preset>, used("\"gitpod\"");
     /// With `preset`: the domain below which the workspaces' hosts are.
     domain: optional At<Domain>, used("\"gitpod.example.com\"");
-    /// With `preset = "coder"`: the agent whose ports have no agent in their host names.
+    /// With `preset = "coder"`: the Coder agent of a workspace whose ports are served; those of its other agents are not.
     agent: optional String, note("\"main\"");
     /// A regular expression that the whole host must match, with the captures `workspace` and `port` or `app`.
     pattern: optional At<String>, example("'(?<workspace>[a-z0-9-]+)\\.example\\.com'");

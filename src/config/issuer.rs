@@ -44,11 +44,11 @@ table! {
     name: required Word, example("\"example\"");
     /// Its identifier, exactly as in the `iss` of its tokens; an https URL. Some presets have one.
     issuer: optional Parsed<IssuerUrl>, used("\"https://idp.example.com\"");
-    /// One audience or several. A token must have at least one of them in `aud`.
+    /// One audience or several. An access token must have at least one of them in `aud`; an ID token must have no others in `aud` and `azp`.
     audience: required Audience, example("\"workspaces\"");
     /// Defaults for a well-known provider: see docs/providers/.
     preset: optional Choice<Preset>, example("\"keycloak\"");
-    /// The fields by which a person is recognised as owner or guest. The first field that both the token and the record of the workspace have is compared.
+    /// The fields by which a person is recognised as owner or as a person with a grant. The first field that both the token and the record of the workspace have is compared.
     matching as "match": default List<Choice<MatchBy>> = vec![MatchBy::Subject];
     /// The types of token that are accepted.
     token_types: optional Kinds, note("those of the preset, or else access tokens"), example("[\"at+jwt\", \"access\"]");
@@ -66,7 +66,7 @@ table! {
     leeway_seconds: default Seconds<0, 60> = Profile::LEEWAY;
     /// The organization of everyone who has a token of this issuer. Alternative to `claims.organization`.
     organization: optional Word, example("\"example\"");
-    /// Which claim has which field of the identity.
+    /// Which claim each field of the identity is read from.
     claims: optional ClaimsTable;
     /// How the issuer is asked about opaque tokens (RFC 7662). Only one issuer can have it.
     introspection: optional IntrospectionTable;

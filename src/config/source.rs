@@ -95,7 +95,7 @@ table! {
     hub_admission: default Choice<Admission> = Admission::Authenticated, of(HUB);
     /// Whether people with whom the platform shares a workspace may reach it.
     shares: optional bool, of(&["jupyterhub", "ona"]), note("jupyterhub: true, ona: false");
-    /// The workspace agent whose ports have no agent in their host names.
+    /// The Coder agent of a workspace whose ports are served; those of its other agents are not.
     agent: default Word = "main".into(), of(CODER);
     /// Whether ports that are shared at the platform get the admission that they have there.
     port_shares: default bool = true, of(CODER);

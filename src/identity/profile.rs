@@ -126,7 +126,7 @@ pub struct Profile {
     pub discovery: Url,
     /// The accepted values of `iss`: the issuer identifier, or those of the tenants and other spellings.
     pub accepted: Vec<AcceptedIssuer>,
-    /// The accepted audiences. A token must name at least one of them.
+    /// The accepted audiences. An access token must name at least one of them, an ID token no others.
     pub audience: Vec<String>,
     /// The accepted algorithms.
     pub algorithms: Vec<Algorithm>,

@@ -460,7 +460,7 @@ impl Tunnels {
         drop(state);
         for (tunnel, cause, error) in failed {
             self.counts.failed.fetch_add(1, Ordering::Relaxed);
-            error!(decision_id = %tunnel.id, cause = cause.id(), error, "terminating a tunnel failed: it is tried again until it is gone");
+            error!(decision_id = %tunnel.id, cause = cause.id(), error, "terminating a tunnel failed: it is tried again until it is closed, or HAProxy has not shown it for an hour");
             self.record(AuditEvent::TunnelTerminateFailed, &tunnel, Some(cause), Some(&error));
         }
         self.ended(&nowhere);

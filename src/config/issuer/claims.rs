@@ -15,7 +15,7 @@ use crate::{
 };
 
 table! {
-    /// Which claim of a token has which field of the identity. A claim is named, or found by a JSON Pointer such as `/realm_access/roles`.
+    /// Which claim of a token each field of the identity is read from. A claim is named, or found by a JSON Pointer such as `/realm_access/roles`.
     ClaimsTable = "issuer.claims";
     /// The issuer's id of the person.
     subject: optional ClaimPath, note("that of the preset, or else `\"sub\"`"), example("\"sub\"");

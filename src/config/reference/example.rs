@@ -7,8 +7,9 @@ const HEAD: &str = "# Every key of the configuration of identity-spoa, with its 
 #
 # Keys that are required have an example value. All other keys and tables are comments, with their
 # default where they have one: remove the # to set them. Paths are relative to the directory of this
-# file. Changes of a key with [restart] need a restart of the agent; other changes take effect as soon
-# as the file is written.
+# file. Changes of a key with [restart] need a restart of the agent, and so do changes of sources with
+# a source of kind `jupyterhub`. Other changes take effect as soon as the file is written, or on
+# SIGHUP with `follow_file = false`.
 ";
 
 /// Marks a key or table that can only change with a restart.
