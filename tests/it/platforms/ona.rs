@@ -441,7 +441,7 @@ async fn a_platform_that_asks_for_a_pause_is_left_alone() {
     let fault = json!({ "status": 429, "retry_after": "3.5", "methods": ["ListEnvironments"] });
     stage.control("faults", &fault).await;
     until("the refusal", async || {
-        stage.workspaces(&["sources"]).contains("fewer requests").then_some(())
+        stage.workspaces(&["sources"]).contains("limits requests").then_some(())
     })
     .await;
     let (calls, start) = (stage.calls("ListEnvironments").await, Instant::now());
