@@ -90,7 +90,7 @@ const USUAL: [&str; 9] = [
 /// The agent with a file of workspaces.
 fn usual(report: &mut Report, idp: DevIdp, rate: u32) {
     let mut stage = Stage::start(idp, Setting::default());
-    let load = Load::start(&stage.socket(), &stage.notify(), Shape::of(rate));
+    let load = Load::start(&stage.socket(), &stage.notify(), Shape::at_rate(rate));
     let mut row = |name: &str, stage: &mut Stage, work: &mut dyn FnMut(&mut Stage)| {
         report.row(&load, name, || work(stage));
     };
@@ -115,7 +115,7 @@ fn usual(report: &mut Report, idp: DevIdp, rate: u32) {
     }
     load.stop();
     println!("context switches a decision at {rate}/s: {}", changes.per(decisions));
-    let slow = Load::start(&stage.socket(), &stage.notify(), Shape::of(350));
+    let slow = Load::start(&stage.socket(), &stage.notify(), Shape::at_rate(350));
     let switches = stage.switches();
     slow.begin();
     std::thread::sleep(WINDOW);

@@ -236,7 +236,7 @@ fn tunnels(gate: &Arc<Gate>, request: &Request<'_>, decided: &Response, now: Tim
             certificates: &[],
             now,
         };
-        all.open(Tunnel::of(&allowed).unwrap()).unwrap();
+        all.open(Tunnel::from_allowed(&allowed).unwrap()).unwrap();
         let [_, _, c, d] = number.to_be_bytes();
         let pointer = 0x7fb5_fb24_1c00_u64 + u64::from(number) * 1024;
         writeln!(

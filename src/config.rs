@@ -105,7 +105,7 @@ impl Config {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(path)
             .map_err(|e| Mistakes::whole(&name, format!("cannot read the configuration: {e}")))?;
-        let format = Format::of(path).unwrap_or(Format::Toml);
+        let format = Format::from_path(path).unwrap_or(Format::Toml);
         let directory = path.parent().unwrap_or(Path::new(""));
         let config = Self::parse(&name, &text, format, directory)?;
         let fingerprint = Some(Fingerprint::of_bytes(text.as_bytes()));

@@ -25,7 +25,7 @@ pub enum Format {
 impl Format {
     /// The format by the ending of a file name: `.toml`, or `.yaml`, `.yml` and `.json`.
     #[must_use]
-    pub fn of(path: &Path) -> Option<Self> {
+    pub fn from_path(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()? {
             "toml" => Some(Self::Toml),
             "yaml" | "yml" | "json" => Some(Self::Yaml),

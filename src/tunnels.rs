@@ -220,7 +220,7 @@ impl TunnelKind {
     /// The kind of tunnel that an allowed request becomes at once. `None` for a plain request,
     /// which becomes a tunnel only if it lasts.
     #[must_use]
-    pub fn of(request: &Request<'_>) -> Option<Self> {
+    pub fn from_request(request: &Request<'_>) -> Option<Self> {
         if request.is_stream {
             Some(Self::Tcp)
         } else if request.method.is_some_and(|method| method.eq_ignore_ascii_case(b"CONNECT")) {
@@ -247,7 +247,7 @@ impl TunnelKind {
 impl TunnelCredential {
     /// The kind of credential of an allowed request.
     #[must_use]
-    fn of(response: &Response, certificates: &[CertificateRule]) -> Self {
+    fn from_response(response: &Response, certificates: &[CertificateRule]) -> Self {
         match &response.decision.identity {
             _ if response.session.is_some() => Self::Session,
             None => Self::None,
@@ -293,10 +293,10 @@ impl Tunnel {
     /// The tunnel that an allowed request becomes. `None` if the request does not open a tunnel, or if
     /// HAProxy does not pass where its stream is.
     #[must_use]
-    pub fn of(allowed: &AllowedRequest<'_>) -> Option<Self> {
+    pub fn from_allowed(allowed: &AllowedRequest<'_>) -> Option<Self> {
         let AllowedRequest { response, request, id, certificates, now } = *allowed;
         let decision = &response.decision;
-        let kind = TunnelKind::of(request)?;
+        let kind = TunnelKind::from_request(request)?;
         // What follows cannot name another endpoint that matters.
         let path = request.path.map(|path| path.get(..MAX_PATH).unwrap_or(path).into());
         // Policies compare methods as a whole, and know none that is longer.
@@ -305,7 +305,7 @@ impl Tunnel {
             id: *id,
             kind,
             identity: decision.identity.clone(),
-            credential: TunnelCredential::of(response, certificates),
+            credential: TunnelCredential::from_response(response, certificates),
             session: response.session.clone(),
             workspace: decision.workspace.as_ref().map(|workspace| workspace.id.clone()),
             owner: decision.owner.clone(),
@@ -319,7 +319,7 @@ impl Tunnel {
             client: request.client,
             since: now,
             opened: MonotonicTime::now(),
-            location: TunnelLocation::of(&request.location)?,
+            location: TunnelLocation::from_stream(&request.location)?,
         })
     }
 
@@ -354,7 +354,7 @@ impl Tunnel {
 }
 
 impl TunnelLocation {
-    fn of(location: &StreamLocation<'_>) -> Option<Self> {
+    fn from_stream(location: &StreamLocation<'_>) -> Option<Self> {
         Some(Self {
             frontend: location.frontend?.into(),
             stream: location.stream,
@@ -382,7 +382,7 @@ impl TunnelLocation {
             // The number of a stream is unique in its process only, and HAProxy uses it again.
             _ if !here => false,
             (Some(stream), Some(started)) => {
-                detail.id == stream && detail.started == Quarter::of(started)
+                detail.id == stream && detail.started == Quarter::from_micros(started)
             }
             (Some(stream), None) => detail.id == stream,
             (None, _) => self.source.is_some() && !detail.shares_connection,

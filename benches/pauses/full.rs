@@ -108,7 +108,7 @@ pub fn rows(report: &mut Report, idp: DevIdp, runtime: &tokio::runtime::Handle, 
             args: args.to_vec(),
         },
     );
-    let load = Load::start(&stage.socket(), &stage.notify(), Shape::of(rate));
+    let load = Load::start(&stage.socket(), &stage.notify(), Shape::at_rate(rate));
     if wants_sessions {
         use_sessions(&stage, &cookies.borrow(), &args);
         report.row_for(&load, sessions, SESSIONS_LAST + TIDY);
@@ -278,7 +278,7 @@ pub fn rows_of_tunnels(report: &mut Report, idp: DevIdp, rate: u32) {
             ..Setting::default()
         },
     );
-    let load = Load::start(&stage.socket(), &stage.notify(), Shape::of(rate));
+    let load = Load::start(&stage.socket(), &stage.notify(), Shape::at_rate(rate));
     let open = |numbers: std::ops::Range<usize>| {
         let notifies = numbers.map(|number| {
             let args = of_stream(number, 1, u8::try_from(number % 16).unwrap());

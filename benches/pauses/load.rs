@@ -30,7 +30,7 @@ pub struct Shape {
 
 impl Shape {
     /// A batch of 20 at a time, or single requests where they are few.
-    pub fn of(rate: u32) -> Self {
+    pub fn at_rate(rate: u32) -> Self {
         let batch: u32 = if rate >= 2000 { 20 } else { 1 };
         Self { batch: batch as usize, period: Duration::from_secs(1) * batch / rate }
     }

@@ -241,12 +241,12 @@ impl SpoeHandler {
         };
         // What cannot be tracked could not be terminated, so it is not allowed.
         let allowed = exchange.allowed(response);
-        if TunnelKind::of(exchange.request).is_none() {
+        if TunnelKind::from_request(exchange.request).is_none() {
             // A plain request may last, too: it is remembered for some seconds.
             tunnels.note(&allowed)?;
             return Ok(Opening::Nothing);
         }
-        let tunnel = Tunnel::of(&allowed).ok_or(CannotTrack)?;
+        let tunnel = Tunnel::from_allowed(&allowed).ok_or(CannotTrack)?;
         tunnels.open(tunnel).map(|()| Opening::Tunnel)
     }
 

@@ -109,9 +109,9 @@ fn first(config: &Config, purpose: Purpose) -> anyhow::Result<Built> {
     });
     let (browser, sign_in) = sign_in.transpose()?.unzip();
     let durable = Durable { browser, revocations, metrics: Arc::default() };
-    let parts = Parts { issuers: parts, sources: SourceInputs::of(config)? };
+    let parts = Parts { issuers: parts, sources: SourceInputs::read(config)? };
     let certificates = config.certificates.clone();
-    let gate = gate(config, durable, issuers, certificates, Workspaces::of(&feeds))?;
+    let gate = gate(config, durable, issuers, certificates, Workspaces::from_feeds(&feeds))?;
     Ok(Built { gate, feeds: Some(feeds), parts, sign_in })
 }
 
@@ -119,7 +119,7 @@ fn first(config: &Config, purpose: Purpose) -> anyhow::Result<Built> {
 pub(crate) fn reload(config: &Config, before: Before<'_>) -> anyhow::Result<Built> {
     let known = before.gate;
     let (issuers, parts) = issuers(config, Some(before))?;
-    let sources = SourceInputs::of(config)?;
+    let sources = SourceInputs::read(config)?;
     let feeds = if sources == before.parts.sources {
         None
     } else if sources.settings.has_hub() || before.parts.sources.settings.has_hub() {
@@ -138,7 +138,7 @@ pub(crate) fn reload(config: &Config, before: Before<'_>) -> anyhow::Result<Buil
         .certificates
         .iter()
         .map(|rule| known.certificates.iter().find(|other| *other == rule).unwrap_or(rule).clone());
-    let workspaces = feeds.as_ref().map_or_else(|| Workspaces::of_gate(known), Workspaces::of);
+    let workspaces = feeds.as_ref().map_or_else(|| Workspaces::of_gate(known), Workspaces::from_feeds);
     let durable = Durable {
         browser: known.browser.clone(),
         revocations: Arc::clone(&known.revocations),
@@ -179,7 +179,7 @@ fn gate(
 }
 
 impl Workspaces {
-    fn of(feeds: &Feeds) -> Self {
+    fn from_feeds(feeds: &Feeds) -> Self {
         let registry = feeds.registry();
         Self { registry, lookups: feeds.lookups(), watched: feeds.watched() }
     }
@@ -278,7 +278,7 @@ fn policies(config: &Config) -> anyhow::Result<(Option<Arc<Policies>>, Versions)
 }
 
 impl SourceInputs {
-    fn of(config: &Config) -> anyhow::Result<Self> {
+    fn read(config: &Config) -> anyhow::Result<Self> {
         let settings = config.sources.clone();
         Ok(Self { authorities: settings.authorities()?, settings })
     }

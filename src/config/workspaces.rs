@@ -84,7 +84,7 @@ impl Kind for ListFile {
 
     fn read(value: &mut Value<'_>, base: &Path) -> Result<PathBuf, DeserError> {
         let text = value.take_string(None)?;
-        if Format::of(text.as_ref().as_ref()).is_none() {
+        if Format::from_path(text.as_ref().as_ref()).is_none() {
             let message = format!(
                 "expected a file name that ends in .toml, .yaml, .yml or .json, found {text:?}"
             );

@@ -97,7 +97,7 @@ struct Basis {
 }
 
 impl Basis {
-    fn of(gate: &Arc<Gate>) -> Self {
+    fn read(gate: &Arc<Gate>) -> Self {
         Self {
             gate: Arc::clone(gate),
             workspaces: gate.registry.mark(),
@@ -191,7 +191,7 @@ impl Registered {
         if at < self.rest_until {
             return;
         }
-        let basis = Basis::of(&gate);
+        let basis = Basis::read(&gate);
         let change = basis.change_since(self.basis.as_ref());
         self.basis = Some(basis);
         let is_time = at.since(self.last_full_round) >= FULL_ROUND_INTERVAL;

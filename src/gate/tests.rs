@@ -190,7 +190,7 @@ const TABLE: &[Row] = &[
 #[test]
 fn what_comes_of_each_credential_certificate_session_and_page() {
     let scene = Scene::new();
-    let tokens = Tokens::of(&scene);
+    let tokens = Tokens::mint(&scene);
     let mut used = vec![0; TABLE.len()];
     for token in TOKENS {
         for certificate in CERTIFICATES {
@@ -228,7 +228,7 @@ struct Tokens {
 }
 
 impl Tokens {
-    fn of(scene: &Scene) -> Self {
+    fn mint(scene: &Scene) -> Self {
         let thumbprint = URL_SAFE_NO_PAD.encode(digest(&SHA256, &MACHINE));
         Self {
             good: scene.token(&json!({})),
@@ -389,7 +389,7 @@ fn a_credential_for_a_host_of_no_workspace_is_not_read() {
 #[test]
 fn what_is_revoked_is_refused_and_a_person_may_sign_in_again() {
     let scene = Scene::new();
-    let tokens = Tokens::of(&scene);
+    let tokens = Tokens::mint(&scene);
     let ask = |token, certificate, cookie| {
         tokens.ask(&scene, token, certificate, cookie, Page::None).decision.reason
     };
@@ -409,7 +409,7 @@ fn what_is_revoked_is_refused_and_a_person_may_sign_in_again() {
 #[test]
 fn only_an_authorization_for_the_gate_is_removed() {
     let scene = Scene::new();
-    let tokens = Tokens::of(&scene);
+    let tokens = Tokens::mint(&scene);
     for (token, strips) in [
         (Token::None, false),
         (Token::Basic, false),

@@ -86,7 +86,7 @@ impl Quarter {
 
     /// The quarter for microseconds since the Unix epoch.
     #[must_use]
-    pub const fn of(micros: u64) -> Self {
+    pub const fn from_micros(micros: u64) -> Self {
         Self(micros % Self::MICROS)
     }
 
@@ -115,7 +115,7 @@ impl Quarter {
         let whole = number(whole)?;
         // A leap second counts as the first second of the next minute.
         let fits = minutes < 60 && whole <= 60;
-        fits.then(|| Self::of((minutes * 60 + whole) * 1_000_000 + micros))
+        fits.then(|| Self::from_micros((minutes * 60 + whole) * 1_000_000 + micros))
     }
 }
 

@@ -96,7 +96,7 @@ impl FileSource {
     pub fn review(&self, issuers: &[KnownIssuer<'_>]) -> Mistakes {
         let Ok(bytes) = read(&self.path) else { return Mistakes::default() };
         let Ok(text) = std::str::from_utf8(&bytes) else { return Mistakes::default() };
-        let format = Format::of(&self.path).unwrap_or(Format::Yaml);
+        let format = Format::from_path(&self.path).unwrap_or(Format::Yaml);
         document::review::list(&self.path.display().to_string(), text, format, issuers)
     }
 
@@ -123,7 +123,7 @@ impl FileSource {
     fn parse(&self, name: &str, bytes: &[u8]) -> Result<Vec<Workspace>, Mistakes> {
         let text = std::str::from_utf8(bytes)
             .map_err(|error| Mistakes::whole(name, format!("not UTF-8: {error}")))?;
-        let format = Format::of(&self.path).unwrap_or(Format::Yaml);
+        let format = Format::from_path(&self.path).unwrap_or(Format::Yaml);
         let issuers = self.issuers.iter().map(|name| &**name).collect();
         document::parse(name, text, format, &issuers, &self.backends)
     }

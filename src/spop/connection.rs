@@ -15,12 +15,12 @@ use super::{
 /// The agent's end of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct AgentSide {
-    state: State,
+    state: ConnectionState,
     max_frame_size: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum ConnectionState {
     Opening,
     Open(Agreed),
     Closed,
@@ -47,13 +47,16 @@ impl AgentSide {
     /// An end that accepts frames of at most `max_frame_size` bytes, without the length.
     #[must_use]
     pub fn new(max_frame_size: u32) -> Self {
-        Self { state: State::Opening, max_frame_size: max_frame_size.max(frame::MIN_SIZE) }
+        Self {
+            state: ConnectionState::Opening,
+            max_frame_size: max_frame_size.max(frame::MIN_SIZE),
+        }
     }
 
     /// Takes the next event out of `input`, with the number of bytes that it used. `None` if more
     /// bytes are needed, or if the connection is closed and further input is ignored.
     pub fn next<'b>(&mut self, input: &'b [u8], out: &mut Vec<u8>) -> Option<(Event<'b>, usize)> {
-        if self.state == State::Closed {
+        if self.state == ConnectionState::Closed {
             return None;
         }
         let (event, used) = match frame::split(input, self.frame_limit()) {
@@ -73,15 +76,15 @@ impl AgentSide {
     #[must_use]
     pub fn agreed(&self) -> Option<Agreed> {
         match self.state {
-            State::Open(agreed) => Some(agreed),
-            State::Opening | State::Closed => None,
+            ConnectionState::Open(agreed) => Some(agreed),
+            ConnectionState::Opening | ConnectionState::Closed => None,
         }
     }
 
     /// Whether nothing more must be read.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.state == State::Closed
+        self.state == ConnectionState::Closed
     }
 
     /// The largest frame that may come now, without the length, in bytes.
@@ -92,8 +95,8 @@ impl AgentSide {
 
     /// Closes the connection from the agent's end: appends an AGENT-DISCONNECT.
     pub fn close(&mut self, status: Status, message: &str, out: &mut Vec<u8>) {
-        if self.state != State::Closed {
-            self.state = State::Closed;
+        if self.state != ConnectionState::Closed {
+            self.state = ConnectionState::Closed;
             disconnect::write(out, FrameType::AgentDisconnect, status, message);
         }
     }
@@ -116,18 +119,20 @@ impl AgentSide {
             return Err(FrameError::Ids);
         }
         match (kind, self.state) {
-            (FrameType::HaproxyHello, State::Opening) => {
+            (FrameType::HaproxyHello, ConnectionState::Opening) => {
                 let hello = HaproxyHello::parse(frame.payload)?;
                 let agreed = hello.agree(self.max_frame_size);
                 agreed.write(out);
                 if hello.healthcheck {
-                    self.state = State::Closed;
+                    self.state = ConnectionState::Closed;
                     return Ok(Event::HealthCheck);
                 }
-                self.state = State::Open(agreed);
+                self.state = ConnectionState::Open(agreed);
                 Ok(Event::Opened(agreed))
             }
-            (FrameType::Notify, State::Open(_)) => Notify::parse(frame).map(Event::Notify),
+            (FrameType::Notify, ConnectionState::Open(_)) => {
+                Notify::parse(frame).map(Event::Notify)
+            }
             (FrameType::HaproxyDisconnect, _) => {
                 let event = Event::Closed(Disconnect::parse(frame.payload)?);
                 self.close(Status::Normal, "as HAProxy wishes", out);

@@ -175,7 +175,7 @@ impl RecentRequests {
         let record = RequestRecord {
             id: *id,
             identity: decision.identity.clone(),
-            credential: TunnelCredential::of(response, certificates),
+            credential: TunnelCredential::from_response(response, certificates),
             session: response.session.clone(),
             workspace: decision.workspace.as_ref().map(|workspace| workspace.id.clone()),
             owner: decision.owner.clone(),
@@ -446,13 +446,13 @@ impl RecentRequest<'_> {
 
     /// The number and the start of its stream, where HAProxy passes them.
     pub(super) fn number_and_start(&self) -> Option<(u32, Quarter)> {
-        self.record.stream.zip(self.record.started.map(Quarter::of))
+        self.record.stream.zip(self.record.started.map(Quarter::from_micros))
     }
 
     /// When HAProxy sent the authorization request, by its clock. Only where the allow may be
     /// reused.
     pub(super) fn asked(&self) -> Option<Quarter> {
-        self.record.asked.map(|millis| Quarter::of(millis.saturating_mul(1000)))
+        self.record.asked.map(|millis| Quarter::from_micros(millis.saturating_mul(1000)))
     }
 
     /// The same in milliseconds since the Unix epoch.

@@ -97,7 +97,7 @@ impl SocketWorker {
             let old = streams
                 .get(&(&*detail.frontend, detail.source))
                 .is_some_and(|there| there.old.contains(&detail.pointer));
-            let all = candidates.of(detail);
+            let all = candidates.matching(detail);
             let is_due = all.iter().any(|given| given.cause.is_some());
             if is_due && !old && self.is_early((list.process, detail.pointer)) {
                 continue;
@@ -208,7 +208,7 @@ impl SocketWorker {
 
 impl ReusableAllows {
     /// The allows that a stream may have reused.
-    fn of(&self, detail: &Detail) -> Vec<&ReusableAllow> {
+    fn matching(&self, detail: &Detail) -> Vec<&ReusableAllow> {
         let key = (detail.frontend.clone(), detail.source);
         if self.asked.contains(&(detail.id, detail.started)) || self.busy.contains(&key) {
             return vec![];
@@ -265,7 +265,7 @@ mod tests {
     #[test]
     fn a_reused_stream_goes_by_the_last_authorization_request_before_it() {
         // 24 November 2026, 19:20:30 UTC.
-        let second = |second: u64| Quarter::of((1_795_548_030 + second) * 1_000_000);
+        let second = |second: u64| Quarter::from_micros((1_795_548_030 + second) * 1_000_000);
         let given = |asked: u64, user: &str| {
             let mut tunnel = tunnel(TunnelCredential::Token, named(false));
             tunnel.owner = Some(user.into());
@@ -276,7 +276,7 @@ mod tests {
         let mut candidates = ReusableAllows::default();
         candidates.reusable.insert(key.clone(), all);
         let of = |candidates: &ReusableAllows, time: &str, mux: &str| -> String {
-            let of = candidates.of(&detail(time, mux));
+            let of = candidates.matching(&detail(time, mux));
             of.iter().filter_map(|given| given.tunnel.owner.as_deref()).collect()
         };
         assert_eq!(of(&candidates, "19:20:33.000000", "H1"), "a");
@@ -304,7 +304,7 @@ mod tests {
 
     #[test]
     fn moments_of_two_quarters_are_compared() {
-        let of = |micros| Quarter::of(micros);
+        let of = |micros| Quarter::from_micros(micros);
         let quarter = 900_000_000;
         assert_eq!(of(quarter + 5).after(of(quarter - 5)), 10);
         assert_eq!(of(quarter - 5).after(of(quarter + 5)), -10);

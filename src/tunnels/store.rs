@@ -115,7 +115,7 @@ pub fn load(tunnels: &Tunnels, gate: &Gate, path: &Path) -> io::Result<usize> {
     let mut seen = HashSet::new();
     // A tunnel can be in the file and in the journal.
     stored.retain(|stored| seen.insert(stored.id.clone()));
-    let known = Restorer::of(gate);
+    let known = Restorer::new(gate);
     let mut count = 0;
     for stored in stored {
         let Some((tunnel, cause)) = known.tunnel(stored) else {
@@ -187,7 +187,7 @@ fn recent(memory: &RecentRequests, name: RecentList) -> VecDeque<StoredRequest> 
                 if all.len() == MAX_RECENT {
                     all.pop_front();
                 }
-                let (asked_ms, request) = (seen.asked_millis(), StoredTunnel::of(&tunnel));
+                let (asked_ms, request) = (seen.asked_millis(), StoredTunnel::from_tunnel(&tunnel));
                 all.push_back(StoredRequest { memory: name, asked_ms, request });
             }
         });
@@ -246,7 +246,7 @@ pub async fn run(tunnels: Arc<Tunnels>, path: PathBuf, stop: CancellationToken) 
 
 /// A tunnel as a line of the journal.
 pub(super) fn line(tunnel: &Tunnel) -> Option<Vec<u8>> {
-    serde_json::to_vec(&StoredTunnel::of(tunnel)).ok()
+    serde_json::to_vec(&StoredTunnel::from_tunnel(tunnel)).ok()
 }
 
 fn write(tunnels: &Tunnels, path: &Path) -> io::Result<()> {
@@ -254,7 +254,8 @@ fn write(tunnels: &Tunnels, path: &Path) -> io::Result<()> {
         let state = tunnels.lock();
         state.entries.values().map(|entry| Arc::clone(&entry.tunnel)).collect()
     };
-    let stored: Vec<StoredTunnel> = all.iter().map(|tunnel| StoredTunnel::of(tunnel)).collect();
+    let stored: Vec<StoredTunnel> =
+        all.iter().map(|tunnel| StoredTunnel::from_tunnel(tunnel)).collect();
     let text = serde_json::to_vec(&stored)?;
     replace(path, &text)
 }
@@ -280,7 +281,7 @@ struct Restorer<'g> {
 }
 
 impl<'g> Restorer<'g> {
-    fn of(gate: &'g Gate) -> Self {
+    fn new(gate: &'g Gate) -> Self {
         let sign_in = gate.browser.as_ref();
         let alive = sign_in.map(|sign_in| sign_in.sessions.active(Timestamp::now()));
         let sessions = alive.into_iter().flatten().map(|session| {
@@ -314,7 +315,7 @@ impl<'g> Restorer<'g> {
 }
 
 impl StoredTunnel {
-    fn of(tunnel: &Tunnel) -> Self {
+    fn from_tunnel(tunnel: &Tunnel) -> Self {
         let route = tunnel.route.as_ref().map(|route| match route {
             Route::Backend(name) => StoredRoute::Backend(name.to_string()),
             Route::Direct(at) => StoredRoute::Direct(*at),
@@ -416,7 +417,7 @@ mod tests {
                 [TunnelCredential::Token, TunnelCredential::Certificate, TunnelCredential::None]
             {
                 let tunnel = tunnel(credential, route.clone());
-                let text = serde_json::to_vec(&[StoredTunnel::of(&tunnel)]).unwrap();
+                let text = serde_json::to_vec(&[StoredTunnel::from_tunnel(&tunnel)]).unwrap();
                 let stored: Vec<StoredTunnel> = serde_json::from_slice(&text).unwrap();
                 let stored = stored.into_iter().next().unwrap().tunnel(&[&authority]).unwrap();
                 assert_eq!(format!("{stored:?}"), format!("{tunnel:?}"));
@@ -426,7 +427,7 @@ mod tests {
 
     #[test]
     fn an_identity_of_an_unknown_authority_is_not_restored() {
-        let stored = StoredTunnel::of(&tunnel(TunnelCredential::Token, named(false)));
+        let stored = StoredTunnel::from_tunnel(&tunnel(TunnelCredential::Token, named(false)));
         assert!(stored.tunnel(&[]).unwrap().identity.is_none());
     }
 }

@@ -151,7 +151,7 @@ enum ShareHolder {
 pub struct CannotTrack;
 
 impl ShareHolder {
-    fn of(tunnel: &Tunnel) -> Self {
+    fn from_tunnel(tunnel: &Tunnel) -> Self {
         match &tunnel.identity {
             Some(identity) => Self::Person(identity.issuer.clone(), identity.subject.clone()),
             None => Self::Address(tunnel.client.map(client_network)),
@@ -279,7 +279,7 @@ impl Tunnels {
 
     /// Fails if there is no room for another tunnel of that person or address.
     fn check_room(&self, state: &TableState, tunnel: &Tunnel) -> Result<(), CannotTrack> {
-        let holder = ShareHolder::of(tunnel);
+        let holder = ShareHolder::from_tunnel(tunnel);
         let holds = state.held_by.get(&holder).copied().unwrap_or_default();
         // An endpoint may be public. Without this, clients without a credential could fill the
         // table.
@@ -570,7 +570,7 @@ impl TableState {
             unreachable_since: None,
         };
         self.version += 1;
-        *self.held_by.entry(ShareHolder::of(&entry.tunnel)).or_default() += 1;
+        *self.held_by.entry(ShareHolder::from_tunnel(&entry.tunnel)).or_default() += 1;
         self.anonymous += usize::from(entry.tunnel.identity.is_none());
         self.entries.insert(entry.tunnel.id, entry);
     }
@@ -597,7 +597,7 @@ impl TableState {
 
     fn remove(&mut self, id: &DecisionId) -> Option<TableEntry> {
         let entry = self.entries.remove(id)?;
-        let holder = ShareHolder::of(&entry.tunnel);
+        let holder = ShareHolder::from_tunnel(&entry.tunnel);
         self.anonymous =
             self.anonymous.saturating_sub(usize::from(entry.tunnel.identity.is_none()));
         if let Some(count) = self.held_by.get_mut(&holder) {

@@ -25,7 +25,7 @@ impl Chance {
     }
 
     /// One of some.
-    pub fn of<'a, T>(&mut self, all: &'a [T]) -> Option<&'a T> {
+    pub fn pick<'a, T>(&mut self, all: &'a [T]) -> Option<&'a T> {
         all.get(self.below(all.len()))
     }
 

@@ -341,7 +341,7 @@ async fn people(scene: Arc<Scene>, seed: u64, stop: CancellationToken) {
         }
         round += 1;
         let residents = scene.world.residents().clone();
-        let place = &chance.of(&residents).unwrap().place;
+        let place = &chance.pick(&residents).unwrap().place;
         let next = match place.phase.latest() {
             "running" if chance.percent(50) => Some("stopped"),
             "running" => None,
@@ -396,7 +396,7 @@ async fn people(scene: Arc<Scene>, seed: u64, stop: CancellationToken) {
 async fn end_one_session(scene: &Arc<Scene>, residents: &[Resident], chance: &mut Chance) {
     let of_them = |r: &&Resident| r.person.session().is_some_and(|s| s.alive.latest());
     let signed_in: Vec<_> = residents.iter().filter(of_them).collect();
-    let Some(resident) = chance.of(&signed_in) else { return };
+    let Some(resident) = chance.pick(&signed_in) else { return };
     let Some(session) = resident.person.session() else { return };
     session.alive.begin(false);
     let body = json!({ "issuer": "dev", "subject": format!("sub-{}", resident.person.name) });
@@ -414,7 +414,7 @@ async fn sign_in(scene: &Arc<Scene>, tally: &Tally, chance: &mut Chance) {
         if residents.iter().filter(of_them).count() >= SESSIONS {
             return;
         }
-        let resident = chance.of(&residents).unwrap();
+        let resident = chance.pick(&residents).unwrap();
         if resident.place.phase.latest() != "running" || resident.person.session().is_some() {
             continue;
         }

@@ -98,7 +98,7 @@ impl Churn {
         while self.pause(Duration::from_millis(250)).await {
             round += 1;
             let residents = self.stage.world.residents().clone();
-            let place = &chance.of(&residents).unwrap().place;
+            let place = &chance.pick(&residents).unwrap().place;
             let of_file = place.source == Source::File;
             // The file is written in one piece: less often.
             if !of_file || round.is_multiple_of(3) {
@@ -107,7 +107,7 @@ impl Churn {
                 } else {
                     let mut granted = Vec::new();
                     for _ in 0..chance.below(4) {
-                        granted.push(chance.of(&residents).unwrap().person.name.clone());
+                        granted.push(chance.pick(&residents).unwrap().person.name.clone());
                     }
                     place.granted.begin(granted);
                     if let Err(error) = self.stage.tell(place).await {
@@ -156,7 +156,7 @@ impl Churn {
             "running" => &["stopped", "stopping", "interrupted", "provisioning"][..],
             _ => &["running"],
         };
-        let next = *chance.of(phases).unwrap();
+        let next = *chance.pick(phases).unwrap();
         let end = next != "running";
         place.phase.begin(next);
         let told = Instant::now();
@@ -260,7 +260,7 @@ impl Churn {
                 }
             }
             if round.is_multiple_of(25) {
-                let resident = chance.of(&residents).unwrap();
+                let resident = chance.pick(&residents).unwrap();
                 if let Some(token) = resident.person.token().filter(|t| !t.revoked.latest()) {
                     token.revoked.begin(true);
                     let body = json!({ "issuer": "dev", "token": token.id });

@@ -122,7 +122,7 @@ impl World {
         let id = format!("t{:016x}", chance.next());
         let request = TokenRequest {
             user: name.into(),
-            alg: (*chance.of(&["ES256", "RS256", "EdDSA", "ES384"]).unwrap()).into(),
+            alg: (*chance.pick(&["ES256", "RS256", "EdDSA", "ES384"]).unwrap()).into(),
             expires_in: i64::try_from(seconds).unwrap(),
             claims: json!({ "jti": id }).as_object().unwrap().clone(),
             ..TokenRequest::default()
@@ -165,7 +165,7 @@ impl World {
     }
 
     pub fn any(&self, chance: &mut Chance) -> Resident {
-        chance.of(&self.residents()).unwrap().clone()
+        chance.pick(&self.residents()).unwrap().clone()
     }
 
     pub fn keys(&self) -> Arc<Generation> {
@@ -203,12 +203,12 @@ impl World {
                 None => (place, own),
             },
             82..89 => {
-                let bad = chance.of(&self.bad).cloned();
+                let bad = chance.pick(&self.bad).cloned();
                 let credential = bad.map_or(Credential::Nothing, Credential::Bad);
                 (place, is_public(&credential, Port::Main))
             }
             89..94 => {
-                let ghost = chance.of(&self.ghosts.lock().unwrap()).cloned();
+                let ghost = chance.pick(&self.ghosts.lock().unwrap()).cloned();
                 match ghost {
                     Some(ghost) => {
                         let to = if chance.percent(50) { ghost.place } else { place };

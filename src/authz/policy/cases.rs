@@ -121,7 +121,7 @@ impl PolicyCases {
                     continue;
                 }
             };
-            match Self::parse(&name, &text, Format::of(&path).unwrap_or(Format::Yaml)) {
+            match Self::parse(&name, &text, Format::from_path(&path).unwrap_or(Format::Yaml)) {
                 Ok(found) => cases.extend(found.0),
                 Err(found) => mistakes.extend(found),
             }

@@ -126,7 +126,7 @@ fn ages_and_moments_are_read() {
     // 2026-11-24 19:20:36.812610 UTC, written in any time zone.
     let micros = 1_795_548_036_812_610;
     for text in ["24/Nov/2026:19:20:36.812610", "25/Nov/2026:01:05:36.812610"] {
-        assert_eq!(Quarter::read(text.as_bytes()), Some(Quarter::of(micros)), "{text}");
+        assert_eq!(Quarter::read(text.as_bytes()), Some(Quarter::from_micros(micros)), "{text}");
     }
     for odd in ["", "1:2:3", "1:61:00.000000", "1:00:00.00000", "1:00:61.000000", "1:0x:00.000000"]
     {

@@ -205,7 +205,7 @@ impl Texts {
             return Err(Mistakes::whole(&name, "the file is longer than all texts can be"));
         }
         let text = std::fs::read_to_string(path).map_err(cannot)?;
-        diagnostics::read(&name, &text, Format::of(path).unwrap_or(Format::Toml))
+        diagnostics::read(&name, &text, Format::from_path(path).unwrap_or(Format::Toml))
     }
 
     /// A text in which placeholders are replaced by `values`.

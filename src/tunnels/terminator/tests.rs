@@ -137,12 +137,12 @@ impl Master {
             }
             let (prefix, command) = command.split_once(' ').unwrap();
             let id: u32 = prefix.strip_prefix("@!").unwrap().parse().unwrap();
-            answer += &self.of(id, command);
+            answer += &self.answer_to(id, command);
         }
         answer
     }
 
-    fn of(&self, id: u32, command: &str) -> String {
+    fn answer_to(&self, id: u32, command: &str) -> String {
         let pointer = format!("0x7f{id:02}");
         let mut shut = self.shut.lock();
         let is_there = !shut.contains_key(&id);

@@ -16,7 +16,7 @@ const STRIP: &str =
 /// The id of a check, what must be true, and what to do if it is not.
 type About = (&'static str, &'static str, &'static str);
 const PASSES: About = ("token-passes", "the token given for this test passes", TOKEN);
-const AGAIN: About =
+const ASKED_AGAIN: About =
     ("asked-again", "after an allow, the next request on the connection is decided again", SCOPE);
 const HIDDEN: About = (
     "asked-again-in-a-body",
@@ -50,7 +50,7 @@ const SPOOFED: [&str; 13] = [
 ];
 
 pub(super) async fn all(target: &Target) -> Vec<Check> {
-    let rest = [AGAIN, HIDDEN, TWO, ARRIVES, TRAVELS];
+    let rest = [ASKED_AGAIN, HIDDEN, TWO, ARRIVES, TRAVELS];
     let skip = |about: About, why| check(about, Outcome::Skip(why));
     let Some(token) = &target.token else {
         let all = [PASSES].into_iter().chain(rest);
@@ -63,7 +63,7 @@ pub(super) async fn all(target: &Target) -> Vec<Check> {
         checks.extend(rest.map(|about| skip(about, "the token does not pass")));
         return checks;
     }
-    checks.push(check(AGAIN, again));
+    checks.push(check(ASKED_AGAIN, again));
     checks.push(check(HIDDEN, allowed.hidden().await.unwrap_or_else(|outcome| outcome)));
     checks.push(check(TWO, allowed.two_tokens().await.unwrap_or_else(|outcome| outcome)));
     if target.echo {
