@@ -13,6 +13,8 @@ need openssl openssl
 need haproxy haproxy
 need redis-server redis-server
 need git git
+# Searches for words that this project does not use, and makes the site of the documents.
+need python3 python3
 need python3 python3
 [ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
 [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
