@@ -6,22 +6,12 @@ cd "$(dirname "$0")/../.."
 state=target/site
 mkdir -p "$state"
 
-if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
-    if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
-        echo "docs: please install python3 with venv (Debian: python3-venv)" >&2
-        exit 1
-    fi
-    echo "installing python3-venv" >&2
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq
-    apt-get install -y -qq --no-install-recommends python3-venv >/dev/null
-fi
-
 now=$(sha256sum docs/site/requirements.txt)
 if [ "$(cat "$state/python.done" 2>/dev/null)" != "$now" ]; then
     echo "docs: getting Material for MkDocs" >&2
     rm -rf "$state/python" "$state/python.done"
-    python3 -m venv "$state/python"
+    python=$(tests/venv.sh docs)
+    "$python" -m venv "$state/python"
     "$state/python/bin/python" -m pip install -q --disable-pip-version-check --require-hashes --only-binary :all: \
         -r docs/site/requirements.txt
     echo "$now" >"$state/python.done"

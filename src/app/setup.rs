@@ -138,7 +138,8 @@ pub(crate) fn reload(config: &Config, before: Before<'_>) -> anyhow::Result<Buil
         .certificates
         .iter()
         .map(|rule| known.certificates.iter().find(|other| *other == rule).unwrap_or(rule).clone());
-    let workspaces = feeds.as_ref().map_or_else(|| Workspaces::of_gate(known), Workspaces::from_feeds);
+    let workspaces =
+        feeds.as_ref().map_or_else(|| Workspaces::of_gate(known), Workspaces::from_feeds);
     let durable = Durable {
         browser: known.browser.clone(),
         revocations: Arc::clone(&known.revocations),

@@ -218,6 +218,14 @@ impl Web {
         host(headers).is_some_and(|host| host.as_str() == &*self.urls().login)
     }
 
+    /// The response to a request that is not for the login host, or loads no page.
+    fn refuse_other_than_page_load(&self, headers: &HeaderMap) -> Option<Response> {
+        if !self.is_login(headers) {
+            return Some(self.pages().nothing());
+        }
+        (!is_page_load(headers)).then(|| self.pages().failed())
+    }
+
     /// Sends a browser on to its workspace, or says why the person may not go there.
     fn go(&self, start: &Start, login: &str, session: &Session, now: Timestamp) -> Response {
         let identity = session.identity();

@@ -8,16 +8,7 @@ here=tests/interop state=target/interop
 PATH="$PATH:$HOME/.cargo/bin"
 mkdir -p "$state"
 
-if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
-    if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
-        echo "interop: please install python3 with venv (Debian: python3-venv)" >&2
-        exit 1
-    fi
-    echo "installing python3-venv" >&2
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq
-    apt-get install -y -qq --no-install-recommends python3-venv >/dev/null
-fi
+python=$(tests/venv.sh interop)
 
 # Runs the rest unless it was done for just these files already.
 once() { # name files -- command
@@ -41,7 +32,7 @@ pip() { "$state/python/bin/python" -m pip install -q --disable-pip-version-check
 
 python() {
     rm -rf "$state/python" "$state/nodejs.done" &&
-        python3 -m venv "$state/python" &&
+        "$python" -m venv "$state/python" &&
         pip -r "$here/canaille/requirements.txt"
 }
 

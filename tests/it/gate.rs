@@ -162,9 +162,7 @@ async fn a_broken_list_of_workspaces_keeps_the_last_good_one_and_says_so() {
     .await;
     assert_eq!(stage.get(&host(ALICES), Some("alice")).await.status, 200);
     // A good one by renaming, as editors and Kubernetes do it.
-    let next = stage.directory.path().join("next.yaml");
-    std::fs::write(&next, "workspaces: []\n").unwrap();
-    std::fs::rename(&next, stage.workspaces_file()).unwrap();
+    test_stage::replace(&stage.workspaces_file(), "workspaces: []\n");
     until("the empty list", || async {
         (stage.get(&host(ALICES), Some("alice")).await.status == 404).then_some(())
     })

@@ -260,7 +260,7 @@ async fn a_tunnel_ends_when_the_rules_that_let_it_in_are_gone() {
         "\n[[issuer]]\nname = \"second\"\nissuer = \"{}\"\naudience = \"workspaces\"\n",
         other.issuer()
     );
-    test_stage::configure(scene.directory.path(), &format!("{text}{second}"));
+    test_stage::replace(&scene.directory.path().join("agent.toml"), format!("{text}{second}"));
     let reloads = async |count: usize| {
         until("a reload", async || (scene.records("reload").len() >= count).then_some(())).await;
     };
@@ -269,14 +269,14 @@ async fn a_tunnel_ends_when_the_rules_that_let_it_in_are_gone() {
     let mut theirs = scene.try_open(0, "guest", &token, 0, 3000).await.unwrap();
     let mut ours = scene.open("u0", 0, 3000).await;
     // What does not concern an issuer does not concern its tunnels either.
-    test_stage::configure(
-        scene.directory.path(),
-        &format!("{text}{second}[credentials]\ncookie = 'token'\n"),
+    test_stage::replace(
+        &scene.directory.path().join("agent.toml"),
+        format!("{text}{second}[credentials]\ncookie = 'token'\n"),
     );
     reloads(2).await;
     theirs.echoes().await;
     ours.echoes().await;
-    test_stage::configure(scene.directory.path(), &text);
+    test_stage::replace(&scene.directory.path().join("agent.toml"), &text);
     reloads(3).await;
     theirs.ended().await;
     ours.echoes().await;

@@ -372,9 +372,7 @@ async fn no_request_passes_later_than_a_change_and_the_bound() {
                 if !granted {
                     list = list.replace("carol@example.com", "dave@example.com");
                 }
-                let next = stage.directory.path().join("next.yaml");
-                std::fs::write(&next, list).unwrap();
-                std::fs::rename(&next, stage.workspaces_file()).unwrap();
+                test_stage::replace(&stage.workspaces_file(), list);
                 history.push((Instant::now(), running, granted));
             }
             let (who, which) = (dice.roll(3), dice.roll(4));

@@ -131,21 +131,6 @@ async fn a_revocation_that_says_too_little_or_too_much_is_refused() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("[admin]"));
 }
 
-/// Reloads with another configuration and waits until it holds.
-async fn reload(bare: &Bare, change: impl FnOnce(&str) -> String) {
-    let path = bare.directory.path().join("agent.toml");
-    let text = change(&std::fs::read_to_string(&path).unwrap());
-    let audit_log = || std::fs::read_to_string(bare.directory.path().join("audit.jsonl")).unwrap();
-    let count = |audit_log: &str| audit_log.matches("\"event\":\"reload").count();
-    let before = count(&audit_log());
-    let next = bare.directory.path().join("next.toml");
-    std::fs::write(&next, text).unwrap();
-    std::fs::rename(next, path).unwrap();
-    bare.agent.signal("-HUP");
-    until("the reload", async || (count(&audit_log()) > before).then_some(())).await;
-    assert!(!audit_log().contains("reload_refused"), "{}", audit_log());
-}
-
 #[tokio::test]
 async fn s10_neither_another_name_nor_its_return_lifts_what_is_revoked_of_an_issuer() {
     let mut bare = stage().await;
@@ -155,13 +140,19 @@ async fn s10_neither_another_name_nor_its_return_lifts_what_is_revoked_of_an_iss
     let first = std::fs::read_to_string(bare.directory.path().join("agent.toml")).unwrap();
     for target in [["--subject", "sub-alice"], ["--session", "s-1"], ["--token", "t-1"]] {
         done(&bare, &["revoke", "--issuer", "dev", target[0], target[1]]);
-        reload(&bare, |text| text.replace("name = \"dev\"", "name = \"acme\"")).await;
+        test_stage::reload(&bare.agent, bare.directory.path(), |text| {
+            text.replace("name = \"dev\"", "name = \"acme\"")
+        })
+        .await;
         let asked = peer.ask(&host(ALICES), Some(&token)).await;
         assert_eq!(asked.as_deref(), Some("token_revoked"), "{target:?}");
         let listed = done(&bare, &["revocations"]);
         assert!(listed.starts_with("acme:") && listed.contains(target[1]), "{listed}");
         // Away, its name another's, and back.
-        reload(&bare, |_| first.replace(bare.idp.issuer(), other.issuer())).await;
+        test_stage::reload(&bare.agent, bare.directory.path(), |_| {
+            first.replace(bare.idp.issuer(), other.issuer())
+        })
+        .await;
         let asked = peer.ask(&host(ALICES), Some(&token)).await;
         assert_eq!(asked.as_deref(), Some("token_issuer"), "{target:?}");
         let namesake = other.token_of("alice");
@@ -169,7 +160,7 @@ async fn s10_neither_another_name_nor_its_return_lifts_what_is_revoked_of_an_iss
         assert_eq!(asked.as_deref(), Some("owner"), "nothing was revoked of that one");
         let listed = done(&bare, &["revocations"]);
         assert!(listed.starts_with(bare.idp.issuer()), "{listed}");
-        reload(&bare, |_| first.clone()).await;
+        test_stage::reload(&bare.agent, bare.directory.path(), |_| first.clone()).await;
         let asked = peer.ask(&host(ALICES), Some(&token)).await;
         assert_eq!(asked.as_deref(), Some("token_revoked"), "{target:?}");
         done(&bare, &["revoke", "--lift", "--issuer", bare.idp.issuer(), target[0], target[1]]);

@@ -1092,27 +1092,15 @@ async fn l12_the_provider_ends_the_sessions_that_its_token_names_once_and_no_oth
     assert_eq!(reply.status, 401);
 }
 
-/// Reloads with another configuration and waits until it holds.
-async fn reload(stage: &Stage, change: impl FnOnce(&str) -> String) {
-    let path = stage.directory.path().join("agent.toml");
-    let text = change(&std::fs::read_to_string(&path).unwrap());
-    let audit_log = || std::fs::read_to_string(stage.directory.path().join("audit.jsonl")).unwrap();
-    let count = |audit_log: &str| audit_log.matches("\"event\":\"reload").count();
-    let before = count(&audit_log());
-    let next = stage.directory.path().join("next.toml");
-    std::fs::write(&next, text).unwrap();
-    std::fs::rename(next, path).unwrap();
-    stage.agent.signal("-HUP");
-    until("the reload", async || (count(&audit_log()) > before).then_some(())).await;
-    assert!(!audit_log().contains("reload_refused"), "{}", audit_log());
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn s10_a_session_is_one_of_its_provider_whatever_that_is_called() {
     let stage = Stage::start(Version::newest()).await;
     let mut alice = stage.browser();
     assert_eq!(alice.browse(&host(ALICES), "/").await.status, 200);
-    reload(&stage, |text| text.replace("name = \"dev\"", "name = \"acme\"")).await;
+    test_stage::reload(&stage.agent, stage.directory.path(), |text| {
+        text.replace("name = \"dev\"", "name = \"acme\"")
+    })
+    .await;
     assert_eq!(alice.get(&host(ALICES), "/").await.status, 200);
     let sessions = |args: &[&str]| {
         let output = std::process::Command::new(support::agent::program())
@@ -1128,7 +1116,7 @@ async fn s10_a_session_is_one_of_its_provider_whatever_that_is_called() {
     assert!(listed.contains("\"acme\"") && !listed.contains("\"dev\""), "{listed}");
     // Its old name is another provider's now: no session of the first is one of that.
     let other = DevIdp::start().await;
-    reload(&stage, |text| {
+    test_stage::reload(&stage.agent, stage.directory.path(), |text| {
         text.replace("name = \"acme\"", "name = \"dev\"")
             .replace(stage.idp.issuer(), other.issuer())
     })
@@ -1159,7 +1147,7 @@ async fn log_out(stage: &Stage, claims: &Value) -> u16 {
 #[tokio::test(flavor = "multi_thread")]
 async fn s8_where_another_claim_is_the_subject_the_provider_ends_sessions_by_its_own_sub() {
     let mut stage = Stage::with(Version::newest(), "sessions_file = 'sessions'").await;
-    reload(&stage, |text| {
+    test_stage::reload(&stage.agent, stage.directory.path(), |text| {
         let claims = "[issuer.claims]\nsubject = \"preferred_username\"\n";
         text.replace("[issuer.claims]\n", claims)
     })

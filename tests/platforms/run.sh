@@ -8,22 +8,7 @@ here=tests/platforms state=target/platforms
 PATH="$PATH:$HOME/.cargo/bin"
 mkdir -p "$state"
 
-# A Python of the machine that has what a virtual environment needs: some have no TLS.
-for python in python3 /usr/bin/python3; do
-    "$python" -c 'import ensurepip, ssl, venv' 2>/dev/null && break
-    python=
-done
-if [ -z "$python" ]; then
-    if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
-        echo "platforms: please install python3 with venv (Debian: python3-venv)" >&2
-        exit 1
-    fi
-    echo "installing python3-venv" >&2
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq
-    apt-get install -y -qq --no-install-recommends python3-venv >/dev/null
-    python=/usr/bin/python3
-fi
+python=$(tests/venv.sh platforms)
 
 # Gets a platform's Python packages unless they are there already.
 get() { # name

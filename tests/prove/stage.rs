@@ -318,9 +318,7 @@ impl Stage {
         for place in &of_file {
             writeln!(text, "  - {}", self.record(place)).unwrap();
         }
-        let next = self.directory.path().join("next.yaml");
-        std::fs::write(&next, text).unwrap();
-        std::fs::rename(next, self.directory.path().join("workspaces.yaml")).unwrap();
+        test_stage::replace(&self.directory.path().join("workspaces.yaml"), text);
         for place in of_file {
             place.phase.settle(FILE_LATE);
             place.granted.settle(FILE_LATE);

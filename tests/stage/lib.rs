@@ -17,7 +17,10 @@
     reason = "test support: a surprise must stop the test"
 )]
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
 
 use tempfile::TempDir;
 
@@ -78,7 +81,7 @@ impl Stage {
     pub async fn changed(
         version: &Version,
         idp: DevIdp,
-        change: impl FnOnce(&std::path::Path, &mut String, &mut String),
+        change: impl FnOnce(&Path, &mut String, &mut String),
     ) -> Self {
         machine::watch();
         let setup = Setup::new();
@@ -140,7 +143,7 @@ impl Stage {
 
     /// Writes another configuration.
     pub fn configure(&self, text: &str) {
-        configure(self.directory.path(), text);
+        replace(&self.config_file(), text);
     }
 
     /// The status of one request on a connection of its own.
@@ -154,15 +157,30 @@ impl Stage {
     }
 }
 
-/// Writes another configuration into a directory as editors do it: in one piece.
-pub fn configure(directory: &std::path::Path, text: &str) {
-    let next = directory.join("next.toml");
+/// Writes a file as editors do it: in one piece, by renaming another one.
+pub fn replace(path: &Path, text: impl AsRef<[u8]>) {
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let next = path.with_file_name(format!("next-{name}"));
     std::fs::write(&next, text).unwrap();
-    std::fs::rename(&next, directory.join("agent.toml")).unwrap();
+    std::fs::rename(&next, path).unwrap();
+}
+
+/// Writes another configuration into the directory of an agent, asks the agent to read it, and waits until it is applied
+/// or refused.
+pub async fn reload(agent: &AgentProcess, directory: &Path, change: impl FnOnce(&str) -> String) {
+    let path = directory.join("agent.toml");
+    let reloads = || {
+        let audit_log = std::fs::read_to_string(directory.join("audit.jsonl")).unwrap();
+        audit_log.matches("\"event\":\"reload").count()
+    };
+    let (text, before) = (std::fs::read_to_string(&path).unwrap(), reloads());
+    replace(&path, change(&text));
+    agent.signal("-HUP");
+    until("the reload", async || (reloads() > before).then_some(())).await;
 }
 
 /// The records of the audit log in a directory, as far as they are written.
-pub fn records(directory: &std::path::Path) -> Vec<serde_json::Value> {
+pub fn records(directory: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(directory.join("audit.jsonl")).unwrap();
     let whole = text.rfind('\n').map_or(0, |end| end + 1);
     text[..whole].lines().map(|line| serde_json::from_str(line).unwrap()).collect()

@@ -17,8 +17,7 @@ use axum::{
 use tracing::{error, info, warn};
 
 use super::{
-    Parameters, Web, WebState, blocking, cookie, expired_cookie, is_page_load, see_other,
-    session_cookie,
+    Parameters, Web, WebState, blocking, cookie, expired_cookie, see_other, session_cookie,
 };
 use crate::{
     audit::AuditEvent,
@@ -109,11 +108,8 @@ pub(super) async fn start(
     headers: HeaderMap,
     Query(query): Query<Parameters>,
 ) -> Response {
-    if !web.is_login(&headers) {
-        return web.pages().nothing();
-    }
-    if !is_page_load(&headers) {
-        return web.pages().failed();
+    if let Some(response) = web.refuse_other_than_page_load(&headers) {
+        return response;
     }
     let now = Timestamp::now();
     let sealed = query.get("r");
@@ -175,11 +171,8 @@ pub(super) async fn callback(
     headers: HeaderMap,
     Query(query): Query<Parameters>,
 ) -> Response {
-    if !web.is_login(&headers) {
-        return web.pages().nothing();
-    }
-    if !is_page_load(&headers) {
-        return web.pages().failed();
+    if let Some(response) = web.refuse_other_than_page_load(&headers) {
+        return response;
     }
     let now = Timestamp::now();
     let parameter = |name: &str| query.get(name).map(String::as_str);

@@ -135,9 +135,7 @@ async fn a_policy_that_comes_ends_every_reuse_and_there_is_none_with_it() {
         "@id(\"no-secrets\")\nforbid(principal, action, resource)\nwhen { context has path && context.path == \"/secret\" };\n",
     )
     .unwrap();
-    let config = std::fs::read_to_string(at.join("agent.toml")).unwrap();
-    std::fs::write(at.join("next.toml"), config + "[policy]\ndirectory = 'policies'\n").unwrap();
-    std::fs::rename(at.join("next.toml"), at.join("agent.toml")).unwrap();
+    stage.configure(&(stage.configured() + "[policy]\ndirectory = 'policies'\n"));
     let since = Instant::now();
     let record = until("the reload", async || {
         let all = stage.audit();

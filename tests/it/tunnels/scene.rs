@@ -335,10 +335,7 @@ fn write(directory: &Path, list: &[Option<Listed>]) {
             writeln!(text, "      - user: {{ issuer: machines, subject: {machine} }}").unwrap();
         }
     }
-    // As editors do it: in one piece.
-    let next = directory.join("next.yaml");
-    std::fs::write(&next, text).unwrap();
-    std::fs::rename(&next, directory.join("workspaces.yaml")).unwrap();
+    test_stage::replace(&directory.join("workspaces.yaml"), text);
 }
 
 /// One open WebSocket.

@@ -625,8 +625,6 @@ async fn demand_memory(scene: &Arc<Scene>) {
 
 fn clock(scene: &Arc<Scene>, clock: Clock, by: &str) {
     CLOCK.begin(clock);
-    let next = scene.directory.path().join("next-clock");
-    std::fs::write(&next, format!("{by}\n")).unwrap();
-    std::fs::rename(next, scene.directory.path().join("clock")).unwrap();
+    test_stage::replace(&scene.directory.path().join("clock"), format!("{by}\n"));
     CLOCK.settle(Duration::from_secs(1));
 }
