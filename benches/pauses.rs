@@ -186,8 +186,13 @@ impl Stage {
             .stderr(File::create(at("agent.log")).unwrap())
             .spawn()
             .unwrap();
-        let stage = Self { args: setting.args, directory, agent, idp, round: 0 };
-        until("the agent listens", || UnixStream::connect(stage.socket()).is_ok());
+        let mut stage = Self { args: setting.args, directory, agent, idp, round: 0 };
+        until("the agent listens", || {
+            // An agent that does not start says why in its log.
+            let ended = stage.agent.try_wait().unwrap();
+            assert!(ended.is_none(), "{}", fs::read_to_string(stage.at("agent.log")).unwrap());
+            UnixStream::connect(stage.socket()).is_ok()
+        });
         let notify = stage.notify();
         until("an allow", || ask(&stage.socket(), std::slice::from_ref(&notify))[0] == "owner");
         stage
@@ -373,8 +378,8 @@ fn config(issuer: &str, setting: &Setting<'_>) -> String {
     let Setting { agent, issuer: more, .. } = setting;
     format!(
         "[agent]\nlisten = ['unix:agent.sock']\nworkers = 1\n{agent}[admin]\nsocket = 'admin.sock'\nrevocations = 'revocations.jsonl'\n\
-         [destinations]\nallow = ['10.0.0.0/8']\n[workspaces]\nfile = 'workspaces.yaml'\n\
-         [audit]\nfile = 'audit.jsonl'\nrotate_mib = {rotate}\nkeep_days = 400\n\
+         [destinations]\nallow = ['10.0.0.0/8']\nbackends = ['bench']\n[workspaces]\nfile = 'workspaces.yaml'\n\
+         [audit]\nfile = 'audit.jsonl'\nrotate_mib = {rotate}\nretention_days = 400\n\
          [[host]]\npreset = 'gitpod'\ndomain = 'bench.test'\n\
          [[issuer]]\nname = 'dev'\nissuer = '{issuer}'\naudience = 'workspaces'\n{more}"
     )

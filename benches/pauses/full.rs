@@ -91,7 +91,7 @@ pub fn rows(report: &mut Report, idp: DevIdp, runtime: &tokio::runtime::Handle, 
     };
     let source = format!(
         "[[source]]\nname = 'coder'\nkind = 'coder'\nurl = 'http://{platform}'\ntoken_file = 'token'\n\
-         destination = '10.251.0.1:80'\nissuer = 'dev'\nresync_seconds = 2\n"
+         destination = 'backend:bench'\nissuer = 'dev'\nresync_seconds = 2\n"
     );
     let sign_in = "[issuer.sign_in]\nclient_id = 'gate'\nclient_secret_file = 'secret'\n\
          [sign_in]\nhost = 'login.bench.test'\nlisten = '127.0.0.1:0'\nencryption_keys_file = 'keys'\nsessions_file = 'sessions.redb'\n";

@@ -44,7 +44,7 @@ pub struct Key {
     /// Whether a change of it needs a restart.
     pub restart: bool,
     /// The words of the key `kind` with which it may be there; empty for all.
-    pub of: &'static [&'static str],
+    pub kinds: &'static [&'static str],
 }
 
 /// What the values of a kind look like in the file.
@@ -136,7 +136,7 @@ impl Key {
             required: false,
             used: false,
             restart: false,
-            of: &[],
+            kinds: &[],
         }
     }
 
@@ -164,14 +164,14 @@ impl Key {
         Self { restart: true, ..self }
     }
 
-    pub(super) fn of(self, of: &'static [&'static str]) -> Self {
-        Self { of, ..self }
+    pub(super) fn for_kinds(self, kinds: &'static [&'static str]) -> Self {
+        Self { kinds, ..self }
     }
 
     /// Whether it may be in a table whose `kind` is this word.
     #[must_use]
-    pub fn is_of(&self, kind: &str) -> bool {
-        self.of.is_empty() || self.of.contains(&kind)
+    pub fn is_for_kind(&self, kind: &str) -> bool {
+        self.kinds.is_empty() || self.kinds.contains(&kind)
     }
 }
 

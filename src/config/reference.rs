@@ -41,7 +41,7 @@ pub fn schema() -> Value {
 fn object(table: &Table) -> Value {
     let Some(kinds) = table.kinds() else { return object_of(table, |_| true) };
     let of_kind = |kind: &str| {
-        let mut object = object_of(table, |key| key.is_of(kind));
+        let mut object = object_of(table, |key| key.is_for_kind(kind));
         if let Some(value) = object.pointer_mut("/properties/kind") {
             *value = json!({ "const": kind, "description": "The kind of source." });
         }

@@ -104,7 +104,7 @@ impl Keys<'_, '_> {
 
     /// Whether the table may have the key, with its word for `kind`.
     fn has(&self, key: &Key) -> bool {
-        self.kind.as_ref().map_or(key.of.is_empty(), |kind| key.is_of(kind))
+        self.kind.as_ref().map_or(key.kinds.is_empty(), |kind| key.is_for_kind(kind))
     }
 }
 
@@ -152,7 +152,7 @@ pub(super) fn read<S: Section>(value: &mut Value<'_>, base: &Path) -> Result<S::
 ///
 /// A key is `required`, `optional`, or has a `default`; a `group` stands for the keys of another declaration. `as "name"`
 /// stands before the colon if the name is a keyword of Rust. Methods of [`Key`] follow after commas: `restart`,
-/// `note("…")` for a default in words, `example("…")`, `of(KINDS)`; methods of [`Table`] follow after the path.
+/// `note("…")` for a default in words, `example("…")`, `for_kinds(KINDS)`; methods of [`Table`] follow after the path.
 macro_rules! table {
     (
         $(#[doc = $what:literal])*

@@ -62,59 +62,59 @@ table! {
     /// How long people other than the owner and those with a grant are let in after the last confirmation; never longer than `stale_seconds`.
     stale_open_seconds: default Seconds<1, 86_400> = SourceRules::default().stale_open_after;
     /// The address of the platform's API.
-    url: optional At<String>, of(HTTP), note("ona: `https://app.ona.com/api`"), example("\"https://platform.example.com\"");
+    url: optional At<String>, for_kinds(HTTP), note("ona: `https://app.ona.com/api`"), example("\"https://platform.example.com\"");
     /// A file with a token for the API. It is read again for every call. Alternative to `token_env`.
-    token_file: optional PathBuf, of(HTTP), example("\"platform-token\"");
+    token_file: optional PathBuf, for_kinds(HTTP), example("\"platform-token\"");
     /// An environment variable with a token for the API.
-    token_env: optional String, of(HTTP), example("\"PLATFORM_TOKEN\"");
+    token_env: optional String, for_kinds(HTTP), example("\"PLATFORM_TOKEN\"");
     /// Certificates of a private authority, PEM; trusted in addition to those of the system.
-    ca_file: optional PathBuf, of(HTTP), example("\"platform-ca.pem\"");
+    ca_file: optional PathBuf, for_kinds(HTTP), example("\"platform-ca.pem\"");
     /// The time between two complete lists of all workspaces.
-    resync_seconds: optional Seconds<1, 3600>, of(PLATFORMS), note("60; coder, gitpod: 5; jupyterhub: 30"), example("60");
+    resync_seconds: optional Seconds<1, 3600>, for_kinds(PLATFORMS), note("60; coder, gitpod: 5; jupyterhub: 30"), example("60");
     /// The issuer or `[[certificate]]` rule whose identities the platform's people have, or a list of several. Required if several are configured.
-    issuer: optional IssuerKey, of(PLATFORMS), example("\"example\"");
+    issuer: optional IssuerKey, for_kinds(PLATFORMS), example("\"example\"");
     /// The organization of its workspaces, by its name at that issuer.
-    organization: optional Word, of(PLATFORMS), example("\"example\"");
+    organization: optional Word, for_kinds(PLATFORMS), example("\"example\"");
     /// The destination of a workspace, made from its id and port.
-    destination: required DestinationTemplate, of(&["coder", "gitpod"]), example("\"http://{workspace}.internal:{port}\"");
+    destination: required DestinationTemplate, for_kinds(&["coder", "gitpod"]), example("\"http://{workspace}.internal:{port}\"");
     /// The destination of a workspace, made from its id and port; by default the platform names it.
-    other_destination as "destination": optional DestinationTemplate, of(&["kubernetes", "ona"]), example("\"http://{workspace}.internal:{port}\"");
+    other_destination as "destination": optional DestinationTemplate, for_kinds(&["kubernetes", "ona"]), example("\"http://{workspace}.internal:{port}\"");
     /// The list of workspaces: `.yaml`, `.toml` or `.json`.
-    file: required ListFile, of(FILE), example("\"more.yaml\"");
+    file: required ListFile, for_kinds(FILE), example("\"more.yaml\"");
     /// The maximum lease of a workspace that is written through the admin API.
-    lease_seconds: default Seconds<1, 86_400> = Duration::from_mins(5), of(API);
+    lease_seconds: default Seconds<1, 86_400> = Duration::from_mins(5), for_kinds(API);
     /// The host of the hub itself.
-    host: required Parsed<Host>, of(HUB), example("\"hub.example.com\"");
+    host: required Parsed<Host>, for_kinds(HUB), example("\"hub.example.com\"");
     /// Where the agent listens for the hub's routes, `IP:PORT`.
-    routes_listen: required Parsed<SocketAddr>, of(HUB), example("\"127.0.0.1:9013\"");
+    routes_listen: required Parsed<SocketAddr>, for_kinds(HUB), example("\"127.0.0.1:9013\"");
     /// A file with the token that the hub presents there. Alternative to `routes_token_env`.
-    routes_token_file: optional PathBuf, of(HUB), example("\"routes-token\"");
+    routes_token_file: optional PathBuf, for_kinds(HUB), example("\"routes-token\"");
     /// An environment variable with that token.
-    routes_token_env: optional String, of(HUB), example("\"ROUTES_TOKEN\"");
+    routes_token_env: optional String, for_kinds(HUB), example("\"ROUTES_TOKEN\"");
     /// Who may reach the hub itself.
-    hub_admission: default Choice<Admission> = Admission::Authenticated, of(HUB);
+    hub_admission: default Choice<Admission> = Admission::Authenticated, for_kinds(HUB);
     /// Whether people with whom the platform shares a workspace may reach it.
-    shares: optional bool, of(&["jupyterhub", "ona"]), note("jupyterhub: true, ona: false");
+    shares: optional bool, for_kinds(&["jupyterhub", "ona"]), note("jupyterhub: true, ona: false");
     /// The Coder agent of a workspace whose ports are served; those of its other agents are not.
-    agent: default Word = "main".into(), of(CODER);
+    agent: default Word = "main".into(), for_kinds(CODER);
     /// Whether ports that are shared at the platform get the admission that they have there.
-    port_shares: default bool = true, of(CODER);
+    port_shares: default bool = true, for_kinds(CODER);
     /// The id of the organization whose workspaces are listed.
-    organization_id: required Word, of(GITPOD), example("\"0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0\"");
+    organization_id: required Word, for_kinds(GITPOD), example("\"0f1e2d3c-4b5a-6978-8796-a5b4c3d2e1f0\"");
     /// The maximum age of a running workspace; older ones are not listed.
-    lookback_days: default Number<1, 365, i64> = 30, of(GITPOD);
+    lookback_days: default Number<1, 365, i64> = 30, for_kinds(GITPOD);
     /// The kind of objects that are the cluster's workspaces.
-    resource: required Choice<Resource>, of(KUBERNETES), example("\"devworkspace\"");
+    resource: required Choice<Resource>, for_kinds(KUBERNETES), example("\"devworkspace\"");
     /// The editor's port, with `resource = "gitpod"`.
-    ide_port: default Number<1, 65_535, u16> = IDE_PORT, of(KUBERNETES);
+    ide_port: default Number<1, 65_535, u16> = IDE_PORT, for_kinds(KUBERNETES);
     /// Only objects in this namespace are listed.
-    namespace: optional Word, of(KUBERNETES), note("all"), example("\"workspaces\"");
+    namespace: optional Word, for_kinds(KUBERNETES), note("all"), example("\"workspaces\"");
     /// A file that says how the cluster is reached.
-    kubeconfig: optional PathBuf, of(KUBERNETES), note("as a pod of the cluster"), example("\"kubeconfig\"");
+    kubeconfig: optional PathBuf, for_kinds(KUBERNETES), note("as a pod of the cluster"), example("\"kubeconfig\"");
     /// Which field of an identity the owner in a record is compared with.
-    owner: default Choice<MatchBy> = MatchBy::Subject, of(KUBERNETES);
+    owner: default Choice<MatchBy> = MatchBy::Subject, for_kinds(KUBERNETES);
     /// Whether the organization's policies limit what may be shared.
-    policies: default bool = true, of(ONA);
+    policies: default bool = true, for_kinds(ONA);
 }
 
 /// The port of the editor in workspaces of Gitpod.

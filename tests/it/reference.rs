@@ -50,7 +50,7 @@ fn text(table: &Table, kind: &str, key: &str, value: Option<&str>) -> String {
         }
         text += &format!("{}\n", other.heading());
         let also = ALSO.iter().find(|(path, _)| *path == other.path);
-        for line in other.keys.iter().filter(|line| line.is_of(kind)) {
+        for line in other.keys.iter().filter(|line| line.is_for_kind(kind)) {
             let needed = line.required || line.used;
             let needed = needed || also.is_some_and(|(_, names)| names.contains(&line.name));
             if needed && !(is_own && line.name == key) {
@@ -76,7 +76,7 @@ fn each_key(mut wrong: impl FnMut(&Table, &str, &Key) -> Option<String>) {
     let mut all = String::new();
     for table in tables() {
         for kind in table.kinds().unwrap_or_else(|| vec![""]) {
-            for key in table.keys.iter().filter(|key| key.is_of(kind) && key.name != "kind") {
+            for key in table.keys.iter().filter(|key| key.is_for_kind(kind) && key.name != "kind") {
                 if let Some(wrong) = wrong(&table, kind, key) {
                     all += &format!("[{}] {kind} {}: {wrong}\n", table.path, key.name);
                 }
@@ -95,7 +95,7 @@ fn a_table_takes_the_keys_that_are_declared_and_no_other() {
             let [only] = found.as_slice() else { panic!("[{}] {kind}: {found:?}", table.path) };
             let known: BTreeSet<_> =
                 only.message.strip_prefix(&unknown).unwrap().split(", ").collect();
-            let declared = table.keys.iter().filter(|key| key.is_of(kind));
+            let declared = table.keys.iter().filter(|key| key.is_for_kind(kind));
             assert_eq!(known, declared.map(|key| key.name).collect(), "[{}] {kind}", table.path);
         }
     }

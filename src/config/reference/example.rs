@@ -26,8 +26,8 @@ pub fn example() -> String {
         };
         // Keys that all kinds have are shown with the first kind only.
         for (number, kind) in kinds.into_iter().enumerate() {
-            let is_new = |key: &Key| number == 0 || key.required || !key.of.is_empty();
-            write(&mut text, table, kind, |key| key.is_of(kind) && is_new(key));
+            let is_new = |key: &Key| number == 0 || key.required || !key.kinds.is_empty();
+            write(&mut text, table, kind, |key| key.is_for_kind(kind) && is_new(key));
         }
     }
     text

@@ -40,7 +40,8 @@ fn row(table: &Table, key: &Key) -> String {
         (Some(default), None, false) => format!("`{default}`"),
         (None, None, false) => String::new(),
     };
-    let kinds = if key.of.is_empty() { String::new() } else { format!("({}) ", key.of.join(", ")) };
+    let kinds =
+        if key.kinds.is_empty() { String::new() } else { format!("({}) ", key.kinds.join(", ")) };
     let restart = if key.restart || table.restart { " ↻" } else { "" };
     let (name, kind, what) = (key.name, words((key.shape)()), key.what);
     format!("| `{name}`{restart} | {kind} | {default} | {kinds}{what} |\n")
