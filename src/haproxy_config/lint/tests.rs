@@ -82,7 +82,7 @@ fn a_file_of_5000_lines_takes_a_bounded_number_of_steps() {
 }
 
 /// A tenth more than what was counted.
-const MAX_STEPS: usize = 1;
+const MAX_STEPS: usize = 625_000;
 
 /// The steps of work for a section of its own with `count` lines of each kind.
 fn steps_in(count: usize, section: &str, kinds: &[&str]) -> usize {
