@@ -27,12 +27,17 @@ use crate::{
     time::Timestamp,
 };
 
+mod discovery;
+mod error;
 mod fetch;
 mod store;
 
-pub use fetch::{
-    Discovery, Endpoints, FetchError, Fetched, Fetcher, IssuerExamination, KeysDocument,
-};
+#[cfg(test)]
+mod tests;
+
+pub use discovery::{Discovery, Endpoints};
+pub use error::FetchError;
+pub use fetch::{Fetched, Fetcher, IssuerExamination, KeysDocument};
 use store::KeysFile;
 
 /// When keys are fetched.
@@ -265,7 +270,14 @@ impl Provider {
             }
             old => {
                 let number = old.map_or(0, |old| old.number.wrapping_add(1));
-                info!(issuer = %self.profile.authority.name, keys = set.len(), number, "new keys of the issuer");
+                let issuer = &self.profile.authority.name;
+                info!(%issuer, keys = set.len(), number, "new keys of the issuer");
+                if let Some(refused) = set.refused().defects() {
+                    warn!(%issuer, %refused, "published keys of an issuer are not used: tokens that they sign are refused");
+                }
+                if set.ambiguous() > 0 {
+                    warn!(%issuer, keys = set.ambiguous(), "published keys of an issuer have the same id: none of them is used");
+                }
                 if let Some(tell) = self.on_change.get() {
                     tell(&self.profile, &set, old.map(|old| &*old.set));
                 }
@@ -305,37 +317,4 @@ impl Drop for FetchGuard<'_> {
 /// Between 80 and 100 % of the time, so that many agents do not fetch at the same moment.
 fn with_jitter(time: Duration) -> Duration {
     time.mul_f64(1.0 - 0.2 * jitter())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn k7_keys_are_fetched_again_as_the_response_says_within_bounds() {
-        let schedule = FetchSchedule::default();
-        for (max_age, next) in [(0, 60), (59, 60), (600, 600), (3600, 3600), (1_000_000, 3600)] {
-            let next = Duration::from_secs(next);
-            assert_eq!(schedule.next(Duration::from_secs(max_age)), next);
-            for _ in 0..100 {
-                let jittered = with_jitter(next);
-                assert!(jittered <= next && jittered >= next.mul_f64(0.79), "{jittered:?}");
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn k4_a_fetch_that_is_dropped_does_not_block_a_later_one() {
-        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let issuer = format!("http://{}", silent.local_addr().unwrap()).parse().unwrap();
-        let profile = Arc::new(Profile::new("corp", issuer, vec![]));
-        let fetcher = Fetcher::new(None, None).unwrap();
-        let provider = Provider::new(profile, FetchSchedule::default(), fetcher);
-        tokio::select! {
-            _ = provider.fetch() => panic!("the server is silent"),
-            accepted = silent.accept() => drop(accepted.unwrap()),
-        }
-        assert!(!provider.fetching.load(Ordering::Acquire));
-        assert!(provider.refetch().is_some());
-    }
 }

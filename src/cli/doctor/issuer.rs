@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use super::{Finding, quoted};
 use crate::identity::{
     Profile,
-    keys::KeySet,
+    keys::{KeySet, KeySetError},
     profile::{TENANT, algorithm},
     provider::{Discovery, IssuerExamination},
     settings::IssuerSettings,
@@ -141,13 +141,22 @@ fn keys(profile: &Profile, document: &[u8]) -> Vec<Finding> {
     let set = match KeySet::parse(document) {
         Ok(set) => set,
         Err(error) => {
-            let advice =
-                "publish an RSA key of 2048 bits or more, or one of P-256, P-384 or Ed25519";
-            return vec![Finding::fail(format!("keys: {error}"), advice)];
+            return vec![Finding::fail(format!("keys: {error}"), no_keys(document, &error))];
         }
     };
     let (listed, usable) = (KeySet::listed(document), set.len());
     let mut findings = vec![Finding::ok(format!("keys: {usable} of {listed} can verify tokens"))];
+    for refused in set.refused().iter() {
+        let text = format!("keys: {refused}");
+        findings.push(if refused.why.is_defect() {
+            Finding::warn(
+                text,
+                "tokens that it signs are refused: let the provider publish it again, or remove it",
+            )
+        } else {
+            Finding::ok(text)
+        });
+    }
     let serves = |algorithm: &&jsonwebtoken::Algorithm| {
         // An error other than this one means that such a key exists, even if it needs a key id to be found.
         !matches!(set.select(None, **algorithm), Err(crate::identity::keys::KeyMiss::Algorithm))
@@ -174,6 +183,24 @@ fn keys(profile: &Profile, document: &[u8]) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+/// What to do about a document without usable keys.
+fn no_keys(document: &[u8], error: &KeySetError) -> &'static str {
+    match error {
+        KeySetError::Json(_) if document.trim_ascii_start().starts_with(b"<") => {
+            "the address answers with a page: check 'jwks_uri', and for a log-in page or a proxy in between"
+        }
+        KeySetError::Json(_) => "the address must answer with {\"keys\": […]}: check 'jwks_uri'",
+        KeySetError::TooMany => "let the provider publish fewer keys",
+        // authentik publishes no key, and signs with the client's secret, until it has one.
+        KeySetError::NoneUsable(refused) if refused.is_empty() => {
+            "the provider publishes no keys: choose a signing key there (at authentik, 'Signing Key' of the provider)"
+        }
+        KeySetError::NoneUsable(_) => {
+            "publish an RSA key of 2048 bits or more, or one of P-256, P-384 or Ed25519"
+        }
+    }
 }
 
 #[cfg(test)]
@@ -220,6 +247,33 @@ mod tests {
         assert_eq!(level(&["HS256"]), Level::Fail);
         assert_eq!(level(&["HS256", "RS256"]), Level::Ok);
         assert_eq!(level(&[]), Level::Ok);
+    }
+
+    #[test]
+    fn q11_each_published_key_that_is_not_used_is_named_with_its_reason() {
+        let good = r#"{"kty":"OKP","crv":"Ed25519","kid":"g","x":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"}"#;
+        let judge = |keys: &str| keys_of(&format!("{{\"keys\":[{keys}]}}"));
+        let short = r#"{"kty":"RSA","kid":"short","n":"AQAB","e":"AQAB"}"#;
+        let found = judge(&format!("{good},{short}"));
+        assert_eq!((found[0].level, found[1].level), (Level::Ok, Level::Warn));
+        assert!(found[0].text.contains("1 of 2"), "{found:?}");
+        assert!(found[1].text.contains("\"short\": its RSA modulus has 17 bits"), "{found:?}");
+        let enc = r#"{"kty":"RSA","kid":"enc","use":"enc","n":"AQAB","e":"AQAB"}"#;
+        assert_eq!(judge(&format!("{good},{enc}"))[1].level, Level::Ok);
+        for (document, want) in [
+            ("<!doctype html>", "a page"),
+            ("{}", "must answer with"),
+            ("{\"keys\":[]}", "Signing Key"),
+            (&*format!("{{\"keys\":[{short}]}}"), "2048 bits or more"),
+        ] {
+            let found = keys_of(document);
+            assert_eq!(found[0].level, Level::Fail);
+            assert!(found[0].advice.as_deref().unwrap().contains(want), "{document}: {found:?}");
+        }
+    }
+
+    fn keys_of(document: &str) -> Vec<Finding> {
+        keys(&profile(), document.as_bytes())
     }
 
     #[test]

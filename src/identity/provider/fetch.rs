@@ -6,23 +6,21 @@
 use std::time::Duration;
 
 use reqwest::{Client, RequestBuilder, Response, StatusCode, header, redirect::Policy};
-use serde::Deserialize;
-use thiserror::Error;
 use url::Url;
 
+use super::{
+    discovery::{Discovery, Endpoints},
+    error::FetchError,
+};
 use crate::{
-    identity::{
-        Profile,
-        keys::{KeySet, KeySetError},
-        profile::{UrlError, secure_url},
-    },
+    identity::{Profile, keys::KeySet, profile::secure_url},
     lock::Mutex,
     time::MonotonicTime,
     traces,
 };
 
-/// The largest document that is read, in bytes.
-pub(super) const MAX_BODY: usize = 512 * 1024;
+/// The largest document that is read, in bytes: several hundred keys with their certificates.
+pub(super) const MAX_BODY: usize = 1024 * 1024;
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a whole fetch may take.
@@ -46,117 +44,6 @@ pub struct Fetched {
     pub max_age: Option<Duration>,
 }
 
-/// Why a document could not be fetched. Each error has the address, so that the operator can try it.
-#[derive(Debug, Error)]
-pub enum FetchError {
-    /// The HTTP client cannot be made: TLS cannot be set up.
-    #[error("cannot set up TLS: {0}")]
-    Client(#[source] reqwest::Error),
-    /// The file of authority certificates cannot be read.
-    #[error("cannot read the authority certificates: {0}")]
-    Authority(#[source] reqwest::Error),
-    /// There is no response.
-    #[error("{url}: {}", causes(error))]
-    Request {
-        /// The address.
-        url: String,
-        /// What went wrong.
-        error: reqwest::Error,
-    },
-    /// The status is not 200. Redirects are not followed.
-    #[error("{url}: expected status 200, got {status}")]
-    Status {
-        /// The address.
-        url: String,
-        /// The status.
-        status: StatusCode,
-    },
-    /// The document is too large.
-    #[error("{url}: the document is larger than {limit} bytes")]
-    TooLarge {
-        /// The address.
-        url: String,
-        /// The largest size that is read.
-        limit: usize,
-    },
-    /// Not a discovery document.
-    #[error("GET {url}: not a discovery document: {error}")]
-    Discovery {
-        /// The address.
-        url: String,
-        /// What was missing.
-        error: serde_json::Error,
-    },
-    /// The document is of another issuer (OIDC Discovery section 4.3).
-    #[error(
-        "GET {url}: the document is of issuer {found:?}, but {expected:?} is configured; they must be exactly equal"
-    )]
-    WrongIssuer {
-        /// The address.
-        url: String,
-        /// The issuer it names.
-        found: String,
-        /// The issuer as configured.
-        expected: String,
-    },
-    /// An address in the discovery document is not secure.
-    #[error("the discovery document names {found:?}: {error}")]
-    Address {
-        /// The address as found.
-        found: String,
-        /// Why not.
-        error: UrlError,
-    },
-    /// Not a key set.
-    #[error("GET {url}: {error}")]
-    Keys {
-        /// The address.
-        url: String,
-        /// Why not.
-        error: KeySetError,
-    },
-}
-
-/// The members of a discovery document that are used.
-#[derive(Debug, Deserialize)]
-pub struct Discovery {
-    /// The issuer.
-    pub issuer: String,
-    /// The address of the key set.
-    pub jwks_uri: String,
-    /// The introspection endpoint.
-    pub introspection_endpoint: Option<String>,
-    /// The authorization endpoint, where people sign in.
-    pub authorization_endpoint: Option<String>,
-    /// The token endpoint, where codes are exchanged.
-    pub token_endpoint: Option<String>,
-    /// The end session endpoint, where people sign out.
-    pub end_session_endpoint: Option<String>,
-    /// The revocation endpoint, where tokens are given back (RFC 7009).
-    pub revocation_endpoint: Option<String>,
-    /// Whether the issuer names itself in each authorization response (RFC 9207 section 3).
-    #[serde(default)]
-    pub authorization_response_iss_parameter_supported: bool,
-    /// The algorithms of its ID tokens. Access tokens nearly always have the same.
-    #[serde(default)]
-    pub id_token_signing_alg_values_supported: Vec<String>,
-}
-
-/// The endpoints for sign-in and sign-out at an issuer.
-#[derive(Clone)]
-pub struct Endpoints {
-    /// The authorization endpoint, where people sign in.
-    pub authorization: Option<Url>,
-    /// The token endpoint, where codes are exchanged.
-    pub token: Option<Url>,
-    /// The end session endpoint, where people sign out.
-    pub end_session: Option<Url>,
-    /// The revocation endpoint, where tokens are given back (RFC 7009).
-    pub revocation: Option<Url>,
-    /// Whether the issuer names itself in each authorization response (RFC 9207 section 3).
-    pub issuer_in_answers: bool,
-}
-
 /// What an examination of an issuer found, for `doctor`.
 pub struct IssuerExamination {
     /// The discovery document, even if it names another issuer.
@@ -177,7 +64,10 @@ impl Fetcher {
     /// # Errors
     /// The certificates cannot be read, or TLS cannot be set up.
     pub fn new(jwks_uri: Option<Url>, authority: Option<&[u8]>) -> Result<Self, FetchError> {
+        // What is not asked for in these words, some servers compress.
+        let identity = header::HeaderValue::from_static("identity");
         let mut builder = Client::builder()
+            .default_headers([(header::ACCEPT_ENCODING, identity)].into_iter().collect())
             // A redirect could lead to keys of another party.
             .redirect(Policy::none())
             .connect_timeout(CONNECT_TIMEOUT)
@@ -273,8 +163,7 @@ impl Fetcher {
         let issuer = profile.issuer.as_str();
         let url = &profile.discovery;
         let (body, _) = self.get(url).await?;
-        let document: Discovery = serde_json::from_slice(&body)
-            .map_err(|error| FetchError::Discovery { url: url.to_string(), error })?;
+        let document = Discovery::parse(url, &body)?;
         if document.issuer != issuer {
             let (found, expected) = (document.issuer, issuer.to_owned());
             return Err(FetchError::WrongIssuer { url: url.to_string(), found, expected });
@@ -297,8 +186,7 @@ impl Fetcher {
                 return Err(FetchError::Status { url: url.to_string(), status });
             }
             let document = body(url, response, MAX_BODY).await?;
-            serde_json::from_slice::<Discovery>(&document)
-                .map_err(|error| FetchError::Discovery { url: url.to_string(), error })
+            Discovery::parse(url, &document)
         }
         .await;
         let known = self.lock().clone();
@@ -356,6 +244,17 @@ impl Fetcher {
 
 async fn body(url: &Url, mut response: Response, limit: usize) -> Result<Vec<u8>, FetchError> {
     let failed = |error| FetchError::Request { url: url.to_string(), error };
+    let encoding = response.headers().get(header::CONTENT_ENCODING);
+    if let Some(encoding) =
+        encoding.filter(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+    {
+        let encoding: String =
+            encoding.as_bytes().escape_ascii().take(40).map(char::from).collect();
+        return Err(FetchError::Encoded {
+            url: url.to_string(),
+            encoding: format!("\"{encoding}\""),
+        });
+    }
     let mut body = Vec::new();
     // Content-Length is the server's word, so the bytes themselves are counted.
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
@@ -375,15 +274,4 @@ fn max_age(response: &Response) -> Option<Duration> {
         name.eq_ignore_ascii_case("max-age").then(|| seconds.trim_matches('"').parse().ok())?
     })?;
     Some(Duration::from_secs(seconds))
-}
-
-/// The text of an error with all its sources: reqwest's own text is only "error sending request".
-fn causes(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
