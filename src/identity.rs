@@ -14,9 +14,11 @@ use self::groups::JoinedGroups;
 use crate::time::Timestamp;
 
 pub mod at_hash;
+pub mod audience;
 pub mod cache;
 pub mod certificate;
 pub mod claims;
+pub mod client_auth;
 pub mod credential;
 pub mod evidence;
 pub mod groups;
@@ -32,6 +34,8 @@ pub mod revocation;
 pub mod settings;
 pub mod stored;
 mod token_error;
+mod token_kind;
+pub mod userinfo;
 
 pub use profile::{Authority, Profile};
 pub use token_error::TokenError;

@@ -59,10 +59,10 @@
 //! sessions
 //! identity
 //! haproxy  audit  traces  request  spop  secret
-//! diagnostics  file_watch  unix_socket  backoff  fingerprint  reaper  lock  time
+//! diagnostics  file_watch  unix_socket  outbound  backoff  fingerprint  reaper  lock  time
 //! ```
 //!
-//! [`unix_socket`] binds sockets with owner and mode, [`backoff`] has the pauses between attempts, [`fingerprint`] names
+//! [`unix_socket`] binds sockets with owner and mode, [`outbound`] has the HTTP client and its proxies, [`backoff`] has the pauses between attempts, [`fingerprint`] names
 //! larger things in records, [`reaper`] frees large values away from requests, [`lock`] has locks that a panic does not
 //! close, [`time`] has the clocks.
 
@@ -85,6 +85,7 @@ pub mod haproxy_config;
 pub mod identity;
 pub mod lock;
 pub mod metrics;
+pub mod outbound;
 pub mod reaper;
 pub mod request;
 pub mod secret;

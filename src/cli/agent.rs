@@ -23,7 +23,7 @@ impl AdminClient {
         let Some(admin) = config.admin else {
             bail!("the configuration has no table [admin], so that the agent has no admin socket");
         };
-        let client = Client::builder().unix_socket(admin.socket.clone()).build()?;
+        let client = Client::builder().unix_socket(admin.socket.clone()).no_proxy().build()?;
         let runtime = Builder::new_current_thread().enable_all().build()?;
         Ok(Self { socket: admin.socket, client, runtime })
     }

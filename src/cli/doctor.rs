@@ -18,7 +18,8 @@ use super::{
     terminal::{Progress, Tone, paint},
 };
 use crate::{
-    app::setup, config::Config, gate::Gate, sources::settings::SourceKind, time::Timestamp,
+    app::setup, config::Config, gate::Gate, identity::settings::IssuerSettings,
+    sources::settings::SourceKind, time::Timestamp,
 };
 
 mod haproxy;
@@ -91,19 +92,24 @@ pub(super) fn doctor(args: &DoctorArgs) -> anyhow::Result<ExitCode> {
     if let Some(token) = token {
         writeln!(out, "token")?;
         let fetching = Progress::of_steps("fetching keys");
-        let findings = examine_token(&gate, &runtime, token.trim_ascii());
+        let findings = examine_token(&gate, &config.issuers, &runtime, token.trim_ascii());
         drop(fetching);
         failed |= show(&mut out, &findings)?;
     }
     Ok(if failed { ExitCode::from(1) } else { ExitCode::SUCCESS })
 }
 
-fn examine_token(gate: &Gate, runtime: &tokio::runtime::Runtime, token: &[u8]) -> Vec<Finding> {
+fn examine_token(
+    gate: &Gate,
+    issuers: &[IssuerSettings],
+    runtime: &tokio::runtime::Runtime,
+    token: &[u8],
+) -> Vec<Finding> {
     for provider in gate.issuers.providers() {
         // An error is among the findings about the issuer already.
         let _ = runtime.block_on(provider.fetch());
     }
-    token::judge(&gate.issuers, token, Timestamp::now())
+    token::judge(&gate.issuers, issuers, token, Timestamp::now())
 }
 
 /// Prints findings; returns whether one of them is a failure.

@@ -18,7 +18,7 @@ use tokio::runtime::Builder;
 use url::Url;
 
 use super::{LoginArgs, LoginFormat};
-use crate::{gate::Metadata, identity::profile::secure_url, time::Timestamp};
+use crate::{gate::Metadata, identity::profile::secure_url, outbound::HttpClient, time::Timestamp};
 
 mod cache;
 mod device;
@@ -57,7 +57,7 @@ struct TokenAnswer {
 /// A sign-in that is about to begin.
 struct Login<'a> {
     args: &'a LoginArgs,
-    http: Client,
+    http: HttpClient,
     provider: Provider,
     /// Whether addresses without TLS are accepted: the provider is on this machine.
     plain: bool,
@@ -84,13 +84,19 @@ pub(super) fn login(args: &LoginArgs) -> anyhow::Result<ExitCode> {
 
 /// The token: a stored one, one for a stored refresh token, or one for a new sign-in.
 async fn token(args: &LoginArgs) -> anyhow::Result<SecretString> {
-    let mut builder = Client::builder().redirect(Policy::none()).timeout(ANSWER_TIMEOUT);
-    if let Some(path) = &args.ca_file {
-        let pem = std::fs::read(path)
-            .with_context(|| format!("cannot read the --ca-file {}", path.display()))?;
-        builder = builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(&pem)?);
-    }
-    let http = builder.build().context("cannot set up TLS")?;
+    let certificates = match &args.ca_file {
+        Some(path) => {
+            let pem = std::fs::read(path)
+                .with_context(|| format!("cannot read the --ca-file {}", path.display()))?;
+            reqwest::Certificate::from_pem_bundle(&pem)?
+        }
+        None => vec![],
+    };
+    let http = HttpClient::build(|| {
+        let builder = Client::builder().redirect(Policy::none()).timeout(ANSWER_TIMEOUT);
+        builder.tls_certs_merge(certificates.clone())
+    });
+    let http = http.context("cannot set up TLS")?;
     let issuer = match (&args.issuer, &args.gate) {
         (Some(issuer), _) => issuer.clone(),
         (None, Some(gate)) => issuer_of(&http, gate).await?,
@@ -125,7 +131,7 @@ async fn token(args: &LoginArgs) -> anyhow::Result<SecretString> {
 }
 
 /// The issuer whose tokens a workspace's host accepts (RFC 9728); needs `resource_metadata` at the agent.
-async fn issuer_of(http: &Client, gate: &str) -> anyhow::Result<String> {
+async fn issuer_of(http: &HttpClient, gate: &str) -> anyhow::Result<String> {
     #[derive(Deserialize)]
     struct Document {
         authorization_servers: Vec<String>,
@@ -145,7 +151,7 @@ async fn issuer_of(http: &Client, gate: &str) -> anyhow::Result<String> {
 }
 
 /// Reads the discovery document of an issuer.
-async fn discover(http: &Client, issuer: &str, plain: bool) -> anyhow::Result<Provider> {
+async fn discover(http: &HttpClient, issuer: &str, plain: bool) -> anyhow::Result<Provider> {
     let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
     let url = secure_url(&url, plain).with_context(|| format!("the issuer {issuer}"))?;
     let provider: Provider = get(http, &url).await?;
@@ -159,8 +165,8 @@ async fn discover(http: &Client, issuer: &str, plain: bool) -> anyhow::Result<Pr
 }
 
 /// Reads a JSON document.
-async fn get<T: serde::de::DeserializeOwned>(http: &Client, url: &Url) -> anyhow::Result<T> {
-    let response = http.get(url.clone()).send().await.with_context(|| format!("{url}"))?;
+async fn get<T: serde::de::DeserializeOwned>(http: &HttpClient, url: &Url) -> anyhow::Result<T> {
+    let response = http.of(url).get(url.clone()).send().await.with_context(|| format!("{url}"))?;
     if !response.status().is_success() {
         bail!("{url}: status {}", response.status());
     }
@@ -221,6 +227,7 @@ impl Login<'_> {
         }
         let request = self
             .http
+            .of(&url)
             .post(url.clone())
             .header("content-type", "application/x-www-form-urlencoded")
             .header("accept", "application/json")

@@ -9,32 +9,36 @@ use std::{
 };
 
 use jsonwebtoken::Algorithm;
-use toml_span::{DeserError, Spanned, Value};
-use url::Url;
+use toml_span::{DeserError, Value};
 
 use super::{
     key::{Kind, Shape},
-    kinds::{At, Choice, Form, List, Parsed, Seconds, Words, words_of},
+    kinds::{At, Choice, Form, List, NonEmpty, Parsed, Seconds, Words, words_of},
     section::{Report, Section, table},
 };
 use crate::{
     diagnostics::{Word, mistake},
     identity::{
         profile::{
-            ALGORITHMS, AcceptedIssuer, Authority, ClaimPaths, IssuerUrl, MatchBy, Profile, TENANT,
-            TokenKinds, secure_url,
+            ALGORITHMS, Authority, ClaimPath, ClaimPaths, EmailVouching, IssuerUrl, MatchBy,
+            Profile, TokenKinds, VouchingForm, secure_url,
         },
         provider::FetchSchedule,
-        settings::IssuerSettings,
+        settings::{IntrospectionSettings, IssuerSettings},
     },
 };
 
+mod authorize;
 mod claims;
 mod client;
+mod email;
+mod names;
 mod preset;
 
 use claims::{ClaimsTable, RequireTable};
 use client::{ClientTable, IntrospectionTable};
+use email::EmailDomain;
+use names::IssuerNames;
 use preset::Preset;
 
 table! {
@@ -54,7 +58,15 @@ table! {
     token_types: optional Kinds, note("those of the preset, or else access tokens"), example("[\"at+jwt\", \"access\"]");
     /// The signature algorithms that are accepted.
     algorithms: optional List<Choice<Algorithm>>, note("all that are supported"), example("[\"ES256\"]");
-    /// The Entra tenants that are accepted: they replace `{tenantid}` in `issuer` and `also_issuers`.
+    /// Other audiences that an ID token may name in `aud` next to one of `audience`, such as the project at ZITADEL. None of them can be `azp`.
+    trusted_audiences: optional NonEmpty<Word>, example("[\"285641290152214531\"]");
+    /// The claim that names the audience of an access token without `aud`.
+    audience_claim: optional ClaimPath, note("`\"client_id\"` with the preset `cognito`, or else none"), example("\"client_id\"");
+    /// The claim by which the issuer vouches for the e-mail address. If it is set, `true`, `"true"`, `1` and `"1"` are accepted.
+    email_verified_claim: optional ClaimPath, note("that of the preset, or else `\"email_verified\"`, which must be `true`"), example("\"email_verified\"");
+    /// Domains whose e-mail addresses only the administrators of the issuer can give to a person: an address of such a domain is used whatever the issuer says about it. Domains below them are other domains.
+    managed_email_domains: optional NonEmpty<EmailDomain>, example("[\"example.com\"]");
+    /// The Entra tenants that are accepted: they replace `{tenantid}` in `issuer` and `also_issuers`. With one tenant, its own addresses are used.
     tenants: optional List<Tenant>, example("[\"72f988bf-86f1-41af-91ab-2d7cd011db47\"]");
     /// Other spellings of the identifier that tokens may have in `iss`.
     also_issuers: optional List<Word>, example("[\"idp.example.com\"]");
@@ -102,6 +114,18 @@ impl Section for IssuerTable {
             Some(typed) => typed.over(claims),
             None => claims,
         };
+        let email = EmailVouching {
+            managed_domains: self.managed_email_domains.unwrap_or_default(),
+            ..match self.email_verified_claim {
+                Some(claim) => EmailVouching::by(claim, VouchingForm::Lenient),
+                None => preset.map_or_else(Default::default, Preset::email_vouching),
+            }
+        };
+        if !email.managed_domains.is_empty() && self.tenants.as_ref().is_some_and(|t| t.len() > 1) {
+            report.mistake(
+                "with several 'tenants', each could give its people addresses of 'managed_email_domains': write an [[issuer]] for each tenant",
+            );
+        }
         if let (Some(found), Some(names)) =
             (self.introspection.as_ref().and_then(|i| i.endpoint.as_ref()), &names)
             && let Err(error) = secure_url(found, names.issuer.is_plain())
@@ -121,7 +145,7 @@ impl Section for IssuerTable {
         let names = names?;
         let authority = Authority {
             name: self.name?,
-            identifier: names.issuer.as_str().into(),
+            identifier: names.identifier,
             accepted: names.accepted.iter().map(|accepted| accepted.iss.clone()).collect(),
             matching: self.matching,
         };
@@ -137,14 +161,23 @@ impl Section for IssuerTable {
             claims,
             require,
             organization: self.organization,
+            trusted_audiences: self.trusted_audiences.unwrap_or_default(),
+            audience_claim: self.audience_claim.or_else(|| preset?.audience_claim()),
+            email,
             ..defaults
         };
+        let client_defaults = preset.map_or_else(Default::default, Preset::client);
+        let introspection = self.introspection.map(|settings| IntrospectionSettings {
+            key: settings.key.or(&client_defaults),
+            ..settings
+        });
+        let client = self.sign_in.map(|client| client.or(&client_defaults));
         Some(IssuerSettings {
             profile: Arc::new(profile),
             jwks_uri: names.jwks_uri,
             ca_file: self.ca_file,
-            introspection: self.introspection,
-            client: self.sign_in,
+            introspection,
+            client,
             key_cache_file: self.key_cache_file,
             schedule: FetchSchedule {
                 refresh: self.refresh_seconds,
@@ -153,84 +186,6 @@ impl Section for IssuerTable {
             },
         })
     }
-}
-
-/// The identifiers of an issuer, and the addresses of what it publishes.
-struct IssuerNames {
-    issuer: IssuerUrl,
-    accepted: Vec<AcceptedIssuer>,
-    discovery: Url,
-    jwks_uri: Option<Url>,
-}
-
-impl IssuerNames {
-    /// The names, or `None` after a mistake that was reported.
-    fn new(table: &mut IssuerTable, report: &mut Report) -> Option<Self> {
-        let preset = table.preset;
-        let issuer = match (table.issuer.take(), preset.and_then(Preset::issuer)) {
-            (Some(typed), _) => typed,
-            (None, Some(default)) => default.parse().ok()?,
-            (None, None) => {
-                report.missing("issuer");
-                return None;
-            }
-        };
-        let tenants = table.tenants.as_deref().unwrap_or_default();
-        let mut texts = vec![Box::from(issuer.as_str())];
-        texts.extend(preset.into_iter().flat_map(Preset::spellings).map(|s| Box::from(*s)));
-        texts.extend(table.also_issuers.take().unwrap_or_default());
-        let template = texts.iter().any(|text| text.contains(TENANT));
-        if template == tenants.is_empty() {
-            let message = if template {
-                format!(
-                    "an issuer with \"{TENANT}\" needs 'tenants': list the tenants whose tokens are accepted, or give the \
-                     issuer of one tenant, such as \"https://login.microsoftonline.com/TENANT-ID/v2.0\""
-                )
-            } else {
-                format!(
-                    "'tenants' needs an issuer with \"{TENANT}\": remove 'tenants', as this issuer is of one tenant"
-                )
-            };
-            report.mistake(message);
-            return None;
-        }
-        let plain = issuer.is_plain();
-        let mut address = |found: Option<Spanned<String>>| {
-            let found = found?;
-            secure_url(&found.value, plain)
-                .map_err(|error| {
-                    report.mistake_at(found.span, format!("{error}, found {:?}", found.value));
-                })
-                .ok()
-        };
-        let jwks_uri = address(table.jwks_uri.take());
-        let discovery = match address(table.discovery_url.take()) {
-            Some(url) => url,
-            None => default_discovery(&issuer)?,
-        };
-        Some(Self { accepted: accepted(&texts, tenants), issuer, discovery, jwks_uri })
-    }
-}
-
-/// Each spelling of the identifier, or one for each tenant if it is a template.
-fn accepted(texts: &[Box<str>], tenants: &[Box<str>]) -> Vec<AcceptedIssuer> {
-    let spellings = |text: &str| {
-        if !text.contains(TENANT) {
-            return vec![AcceptedIssuer { iss: text.into(), tenant: None }];
-        }
-        let tenant = |tenant: &str| AcceptedIssuer {
-            iss: text.replace(TENANT, tenant).into(),
-            tenant: Some(tenant.into()),
-        };
-        tenants.iter().map(|id| tenant(id)).collect()
-    };
-    texts.iter().flat_map(|text| spellings(text)).collect()
-}
-
-/// The default address of the discovery document; for a template that of Entra's document for all tenants.
-fn default_discovery(issuer: &IssuerUrl) -> Option<Url> {
-    let base: IssuerUrl = issuer.as_str().replace(TENANT, "organizations").parse().ok()?;
-    Some(base.discovery())
 }
 
 /// The id of an Entra tenant: a GUID. Names such as "common" are refused, since they accept every tenant there is.

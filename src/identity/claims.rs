@@ -4,8 +4,8 @@
 //! requires) must be there in its proper type, or the token is refused. Claims that only describe the person are left
 //! out where they are not proper text. The same rules hold for JWTs, for responses of introspection, and at sign-in.
 //!
-//! The invariant: no text of an identity has control characters, and an e-mail address is there only if the issuer says
-//! that it is verified.
+//! The invariant: no text of an identity has control characters, and an e-mail address is there only if the issuer
+//! vouches for it, as the configuration says ([`EmailVouching`](super::profile::EmailVouching)).
 
 use std::sync::Arc;
 
@@ -13,9 +13,10 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
 use super::{
-    Identity, TokenError, TokenIds,
+    Identity, TokenError, TokenIds, audience,
     groups::JoinedGroups,
-    profile::{ClaimPath, GroupRule, Profile, TokenKinds},
+    profile::{ClaimPath, GroupNames, GroupRule, Profile},
+    token_kind::TokenKind,
 };
 use crate::time::Timestamp;
 
@@ -25,6 +26,12 @@ pub const MAX_SUBJECT: usize = 255;
 const MAX_TEXT: usize = 320;
 /// 9999-12-31T23:59:59Z: a `NumericDate` beyond it is a mistake, not a date.
 const MAX_DATE: f64 = 253_402_300_799.0;
+
+/// What is known of a token whose issuer, kind, audience and time were checked.
+struct Checked<'c> {
+    issuer: &'c str,
+    expires: Timestamp,
+}
 
 /// Checks the claims and reads the identity from them. `typed_access` says whether the header calls the token an access
 /// token.
@@ -37,17 +44,7 @@ pub fn identity(
     typed_access: bool,
     now: Timestamp,
 ) -> Result<Identity, TokenError> {
-    let issuer = claims.get("iss").and_then(Value::as_str).ok_or(TokenError::Claims)?;
-    let accepted = profile.accepts(issuer).ok_or(TokenError::Issuer)?;
-    if let Some(tenant) = &accepted.tenant
-        && claims.get("tid").and_then(Value::as_str) != Some(tenant)
-    {
-        return Err(TokenError::Tenant);
-    }
-    let kind = kind(claims, typed_access)?;
-    check_kind(profile.tokens, kind)?;
-    check_audience(profile, claims, kind)?;
-    let expires = check_time(profile, claims, now)?;
+    let Checked { issuer, expires } = checked(profile, claims, typed_access, now)?;
     let bound_to = confirmation(claims)?;
     let paths = &profile.claims;
     let subject = paths.subject.find(claims).and_then(Value::as_str).ok_or(TokenError::Claims)?;
@@ -60,11 +57,6 @@ pub fn identity(
     if !profile.require.iter().all(|requirement| requirement.is_met(claims)) {
         return Err(TokenError::Requirement);
     }
-    let verified = claims.get("email_verified") == Some(&Value::Bool(true));
-    // ASCII letters only: other characters would become ASCII in lower case (U+212A, the Kelvin sign, becomes "k"), and
-    // so another person's address.
-    let email = text(claims, &paths.email).filter(|_| verified);
-    let email = email.map(|email| email.to_ascii_lowercase().into());
     let groups: Vec<_> = paths.groups.iter().flat_map(|rule| groups(claims, rule)).collect();
     let organization = match &paths.organization {
         Some(path) => text(claims, path).map(Into::into),
@@ -75,7 +67,7 @@ pub fn identity(
         authority: Arc::clone(&profile.authority),
         issuer: issuer.into(),
         subject: subject.into(),
-        email,
+        email: email(profile, claims),
         username: text(claims, &paths.username).map(Into::into),
         groups_joined: JoinedGroups::new(&groups),
         groups,
@@ -92,54 +84,45 @@ pub fn identity(
     })
 }
 
-/// The kind of a token, as far as its header and claims show it.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum TokenKind {
-    TypedAccess,
-    Access,
-    Id,
+/// Checks who issued a token, of which kind it is, for whom, and that it is valid now.
+///
+/// # Errors
+/// The first claim that is missing, has the wrong type, or makes the token invalid.
+pub(super) fn check(
+    profile: &Profile,
+    claims: &Map<String, Value>,
+    typed_access: bool,
+    now: Timestamp,
+) -> Result<(), TokenError> {
+    checked(profile, claims, typed_access, now).map(|_| ())
 }
 
-/// The kind of a token. An issuer signs several kinds with the same key, and only some of them give access (RFC 8725
-/// section 3.12).
-fn kind(claims: &Map<String, Value>, typed_access: bool) -> Result<TokenKind, TokenError> {
-    // Only a logout token has `events` (OIDC Back-Channel Logout section 2.4).
-    if claims.contains_key("events") {
-        return Err(TokenError::Type);
+fn checked<'c>(
+    profile: &Profile,
+    claims: &'c Map<String, Value>,
+    typed_access: bool,
+    now: Timestamp,
+) -> Result<Checked<'c>, TokenError> {
+    let issuer = claims.get("iss").and_then(Value::as_str).ok_or(TokenError::Claims)?;
+    let accepted = profile.accepts(issuer).ok_or(TokenError::Issuer)?;
+    if let Some(tenant) = &accepted.tenant
+        && claims.get("tid").and_then(Value::as_str) != Some(tenant)
+    {
+        return Err(TokenError::Tenant);
     }
-    // Keycloak and Amazon Cognito write the kind into a claim.
-    let said = match (claims.get("typ"), claims.get("token_use")) {
-        (None, None) => None,
-        (Some(Value::String(kind)), None) | (None, Some(Value::String(kind))) => {
-            match kind.to_ascii_lowercase().as_str() {
-                "bearer" | "access" | "at+jwt" => Some(TokenKind::Access),
-                "id" => Some(TokenKind::Id),
-                "jwt" => None,
-                // Refresh, Offline, Logout, and kinds that do not exist yet.
-                _ => return Err(TokenError::Type),
-            }
-        }
-        _ => return Err(TokenError::Type),
-    };
-    // Only ID tokens have these claims (OIDC Core sections 2 and 3.3.2.11).
-    let marked = ["nonce", "at_hash", "c_hash", "s_hash"].iter().any(|m| claims.contains_key(*m));
-    match (typed_access, said) {
-        (true, Some(TokenKind::Id)) => Err(TokenError::Type),
-        (true, _) => Ok(TokenKind::TypedAccess),
-        (false, Some(kind)) => Ok(kind),
-        (false, None) if marked => Ok(TokenKind::Id),
-        (false, None) => Ok(TokenKind::Access),
-    }
+    let kind = TokenKind::of(claims, typed_access)?;
+    kind.check(profile.tokens)?;
+    audience::check(profile, claims, kind)?;
+    let expires = check_time(profile, claims, now)?;
+    Ok(Checked { issuer, expires })
 }
 
-fn check_kind(accepted: TokenKinds, kind: TokenKind) -> Result<(), TokenError> {
-    let counts = match kind {
-        TokenKind::TypedAccess => accepted.typed_access || accepted.access,
-        // An ID token may have nothing that shows its kind. Where only ID tokens are accepted, it is taken for one.
-        TokenKind::Access => accepted.access || (accepted.id && !accepted.typed_access),
-        TokenKind::Id => accepted.id,
-    };
-    if counts { Ok(()) } else { Err(TokenError::Type) }
+/// The e-mail address, if the issuer vouches for it.
+fn email(profile: &Profile, claims: &Map<String, Value>) -> Option<Box<str>> {
+    let email = text(claims, &profile.claims.email)?;
+    // ASCII letters only: other characters would become ASCII in lower case (U+212A, the Kelvin sign, becomes "k"), and
+    // so another person's address.
+    profile.email.standing(claims, email).is_used().then(|| email.to_ascii_lowercase().into())
 }
 
 /// The certificate that the token is bound to, if it is bound (RFC 8705 section 3.1). A token that is bound to anything
@@ -157,40 +140,10 @@ fn confirmation(claims: &Map<String, Value>) -> Result<Option<[u8; 32]>, TokenEr
 
 /// Whether the issuer left the groups out. Entra does so when there are too many, and names an address where they can be
 /// fetched; the agent never follows that address.
-fn has_overage(claims: &Map<String, Value>) -> bool {
+pub(super) fn has_overage(claims: &Map<String, Value>) -> bool {
     let named = claims.get("_claim_names").and_then(Value::as_object);
     claims.get("hasgroups") == Some(&Value::Bool(true))
         || named.is_some_and(|names| names.contains_key("groups"))
-}
-
-/// Checks the audience. An access token must name one of the configured audiences and may name others. An ID token must
-/// name configured ones only, and `azp` must be one of them (OIDC Core section 3.1.3.7, steps 3 to 5).
-fn check_audience(
-    profile: &Profile,
-    claims: &Map<String, Value>,
-    kind: TokenKind,
-) -> Result<(), TokenError> {
-    let is_ours =
-        |value: &Value| value.as_str().is_some_and(|a| profile.audience.iter().any(|b| a == b));
-    if kind == TokenKind::Id {
-        let several = claims.get("aud").and_then(Value::as_array);
-        let party = claims.get("azp");
-        if several.is_some_and(|several| !several.iter().all(is_ours))
-            || party.is_some_and(|party| !is_ours(party))
-            || (several.is_some_and(|several| several.len() > 1) && party.is_none())
-        {
-            return Err(TokenError::Audience);
-        }
-    }
-    match claims.get("aud") {
-        Some(one @ Value::String(_)) if is_ours(one) => Ok(()),
-        Some(Value::Array(several)) if !several.iter().all(Value::is_string) => {
-            Err(TokenError::Claims)
-        }
-        Some(Value::Array(several)) if several.iter().any(is_ours) => Ok(()),
-        Some(Value::String(_) | Value::Array(_)) => Err(TokenError::Audience),
-        _ => Err(TokenError::Claims),
-    }
 }
 
 /// Checks `exp`, `nbf` and `iat`, and returns when the token ends, with the leeway included.
@@ -238,20 +191,25 @@ fn is_clean(text: &str) -> bool {
     !text.is_empty() && text.len() <= MAX_TEXT && !text.chars().any(char::is_control)
 }
 
-/// The groups of a claim: a list of texts, or one text, which is one group whatever it contains. A claim of any other
-/// type gives no groups; a list with anything other than text gives none either.
+/// The groups of a claim: a list of texts, or one text, which is one group whatever it contains; or the keys of an object,
+/// where the configuration says so. A claim of any other type gives no groups; a list with anything other than text gives
+/// none either.
 fn groups(claims: &Map<String, Value>, rule: &GroupRule) -> Vec<Box<str>> {
-    let one = |value: &Value| {
-        let name = value.as_str()?;
+    let named = |name: &str| {
         let name = name.strip_prefix(&*rule.strip).unwrap_or(name);
         let name = format!("{}{name}", rule.prefix);
         is_clean(&name).then(|| name.into())
     };
-    match rule.claim.find(claims) {
-        Some(Value::Array(several)) if several.iter().all(Value::is_string) => {
-            several.iter().filter_map(one).collect()
+    match (rule.claim.find(claims), rule.names) {
+        (Some(Value::Array(several)), GroupNames::Values)
+            if several.iter().all(Value::is_string) =>
+        {
+            several.iter().filter_map(|value| named(value.as_str()?)).collect()
         }
-        Some(single @ Value::String(_)) => one(single).into_iter().collect(),
+        (Some(Value::String(single)), GroupNames::Values) => named(single).into_iter().collect(),
+        (Some(Value::Object(members)), GroupNames::Keys) => {
+            members.keys().filter_map(|name| named(name)).collect()
+        }
         _ => Vec::new(),
     }
 }

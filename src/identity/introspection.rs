@@ -30,7 +30,7 @@ use crate::{
 
 mod client;
 
-pub use client::{ClientAuthentication, IntrospectionClient, IntrospectionError};
+pub use client::{IntrospectionClient, IntrospectionError};
 
 /// The longest opaque token that the agent asks about, in bytes.
 const MAX_TOKEN: usize = 4096;

@@ -11,9 +11,12 @@ use jsonwebtoken::Algorithm;
 use serde_json::{Map, Value};
 
 use super::{
-    Identity, TokenError, at_hash, claims, json,
+    Identity, TokenError, at_hash,
+    audience::{self, AudienceError},
+    claims, json,
     keys::{Key, KeyMiss, KeySet},
     profile::{Profile, TENANT},
+    token_kind::TokenKind,
 };
 use crate::{identity::profile::algorithm, time::Timestamp};
 
@@ -158,8 +161,46 @@ impl<'t> Unverified<'t> {
         now: Timestamp,
     ) -> Result<Identity, VerifyError> {
         self.verify_signature(profile, keys)?;
-        let typed_access = self.header.kind == HeaderType::Access;
-        Ok(claims::identity(profile, &self.claims, typed_access, now)?)
+        Ok(self.identity(profile, &self.claims, now)?)
+    }
+
+    /// Checks issuer, kind, audience and time. The signature must have been verified.
+    ///
+    /// # Errors
+    /// The first check that fails.
+    pub fn check_claims(&self, profile: &Profile, now: Timestamp) -> Result<(), TokenError> {
+        claims::check(profile, &self.claims, self.is_typed_access(), now)
+    }
+
+    /// The identity by `claims`: those of this token, perhaps with what its issuer says elsewhere. The signature must have
+    /// been verified.
+    ///
+    /// # Errors
+    /// The first check that fails.
+    pub fn identity(
+        &self,
+        profile: &Profile,
+        claims: &Map<String, Value>,
+        now: Timestamp,
+    ) -> Result<Identity, TokenError> {
+        claims::identity(profile, claims, self.is_typed_access(), now)
+    }
+
+    /// Why the token is not for one of the audiences of `profile`, for messages; `None` if it is.
+    #[must_use]
+    pub fn audience_error(&self, profile: &Profile) -> Option<AudienceError> {
+        let kind = TokenKind::of(&self.claims, self.is_typed_access()).ok()?;
+        audience::check(profile, &self.claims, kind).err()
+    }
+
+    /// Whether the token shows that it is an ID token.
+    #[must_use]
+    pub fn is_marked_as_id(&self) -> bool {
+        TokenKind::of(&self.claims, self.is_typed_access()) == Ok(TokenKind::Id)
+    }
+
+    fn is_typed_access(&self) -> bool {
+        self.header.kind == HeaderType::Access
     }
 
     /// Verifies the signature alone.

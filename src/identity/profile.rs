@@ -11,9 +11,11 @@ use url::Url;
 
 mod address;
 mod claims;
+mod email;
 
 pub use address::{IssuerUrl, UrlError, secure_url};
-pub use claims::{ClaimPath, ClaimPaths, GroupRule, Requirement};
+pub use claims::{ClaimPath, ClaimPaths, GroupNames, GroupRule, Requirement};
+pub use email::{EmailStanding, EmailVouching, VouchingForm};
 
 /// The signature algorithms that can be accepted. All are asymmetric, so that a published key can never serve as a shared
 /// secret (RFC 8725 section 3.1).
@@ -126,8 +128,12 @@ pub struct Profile {
     pub discovery: Url,
     /// The accepted values of `iss`: the issuer identifier, or those of the tenants and other spellings.
     pub accepted: Vec<AcceptedIssuer>,
-    /// The accepted audiences. An access token must name at least one of them, an ID token no others.
+    /// The accepted audiences. Every token must name at least one of them.
     pub audience: Vec<String>,
+    /// The other audiences that an ID token may name. A token for these alone is not accepted.
+    pub trusted_audiences: Vec<Box<str>>,
+    /// The claim that stands for the audience of access tokens without `aud`.
+    pub audience_claim: Option<ClaimPath>,
     /// The accepted algorithms.
     pub algorithms: Vec<Algorithm>,
     /// The accepted kinds of token.
@@ -138,6 +144,8 @@ pub struct Profile {
     pub max_age: Option<Duration>,
     /// The claims that have subject, e-mail address, login name, groups and organization.
     pub claims: ClaimPaths,
+    /// Which e-mail addresses are taken as verified.
+    pub email: EmailVouching,
     /// The values that claims must have.
     pub require: Vec<Requirement>,
     /// The organization of every person at this issuer, if no claim has it.
@@ -158,11 +166,14 @@ impl Profile {
             accepted: vec![AcceptedIssuer { iss: issuer.as_str().into(), tenant: None }],
             issuer,
             audience,
+            trusted_audiences: vec![],
+            audience_claim: None,
             algorithms: ALGORITHMS.iter().map(|(_, algorithm)| *algorithm).collect(),
             tokens: TokenKinds::default(),
             leeway: Self::LEEWAY,
             max_age: None,
             claims: ClaimPaths::default(),
+            email: EmailVouching::default(),
             require: vec![],
             organization: None,
         }

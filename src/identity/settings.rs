@@ -7,13 +7,22 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
+use aws_lc_rs::digest;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey};
 use url::Url;
+use x509_parser::pem::Pem;
 
 use super::{
     Profile,
-    introspection::{ClientAuthentication, IntrospectionClient, Introspector},
+    client_auth::{
+        AssertionAudience, ClientAuthError, ClientAuthentication, ClientMethod, OfferedMethods,
+        SecretMethod, secret_method,
+    },
+    introspection::{IntrospectionClient, Introspector},
+    profile::TokenKinds,
     provider::{FetchSchedule, Fetcher, Provider},
+    userinfo::UserinfoUse,
 };
 use crate::{
     fingerprint::Fingerprint,
@@ -61,17 +70,43 @@ pub struct ClientSettings {
     pub key: ClientKey,
     /// The scopes that are asked for, separated by spaces.
     pub scopes: String,
+    /// Whether userinfo is asked; when it is needed, by default.
+    pub userinfo: Option<UserinfoUse>,
+    /// Parameters of the provider's own in the address where people sign in.
+    pub authorize: AuthorizeParameters,
+    /// What the provider is told where it shall ask who the person is even if it knows; `login` by default.
+    pub ask_prompt: Option<&'static str>,
     /// What people call the issuer; its configured name by default.
     pub label: Option<Box<str>>,
 }
 
+/// Names and values of parameters in the address where people sign in. None of the names is one that the agent sets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuthorizeParameters(pub Vec<(&'static str, Box<str>)>);
+
 /// How the agent proves to an issuer which client it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientKey {
-    /// By a secret that both know.
-    Secret(SecretLocation),
-    /// By signatures of a private key in a PEM file; with the key id that the issuer knows, if any.
-    PrivateKey(PathBuf, Option<String>),
+    /// By a secret that both know; it is sent as the issuer offers, if no method is named.
+    Secret(SecretLocation, Option<SecretMethod>),
+    /// By signatures of a private key in a PEM file; with the key id that the issuer knows, if any, and the party that the
+    /// assertions are for.
+    PrivateKey(PathBuf, Option<String>, Option<AssertionAudience>),
+    /// Not at all.
+    Public,
+}
+
+/// What a well-known provider needs of its clients, where the configuration does not say otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientDefaults {
+    /// The party that signed assertions are for.
+    pub assertion_audience: Option<AssertionAudience>,
+    /// Whether userinfo is asked.
+    pub userinfo: Option<UserinfoUse>,
+    /// Parameters in the address where people sign in.
+    pub authorize: AuthorizeParameters,
+    /// See [`ClientSettings::ask_prompt`].
+    pub ask_prompt: Option<&'static str>,
 }
 
 /// All that an issuer's provider and introspector are built from, with what is in the files that are named.
@@ -174,23 +209,74 @@ impl IssuerSettings {
     }
 }
 
+impl ClientSettings {
+    /// How the ID tokens for this client are verified, at an issuer whose access tokens are verified by `profile`.
+    #[must_use]
+    pub fn profile(&self, profile: &Profile) -> Profile {
+        Profile {
+            // The audience of an ID token is the client; the configured audience is that of access tokens.
+            audience: vec![self.id.to_string()],
+            tokens: TokenKinds { typed_access: false, access: false, id: true },
+            ..profile.clone()
+        }
+    }
+
+    /// The same with what is not set taken from `defaults`.
+    #[must_use]
+    pub fn or(mut self, defaults: &ClientDefaults) -> Self {
+        self.key = self.key.or(defaults);
+        self.userinfo = self.userinfo.or(defaults.userinfo);
+        self.ask_prompt = self.ask_prompt.or(defaults.ask_prompt);
+        for (name, value) in &defaults.authorize.0 {
+            if !self.authorize.0.iter().any(|(set, _)| set == name) {
+                self.authorize.0.push((name, value.clone()));
+            }
+        }
+        self
+    }
+}
+
 impl ClientKey {
+    /// The same with what is not set taken from `defaults`.
+    #[must_use]
+    pub fn or(self, defaults: &ClientDefaults) -> Self {
+        match self {
+            Self::PrivateKey(file, id, audience) => {
+                Self::PrivateKey(file, id, audience.or(defaults.assertion_audience))
+            }
+            other => other,
+        }
+    }
+
+    /// The method that is used with an issuer that offers these.
+    ///
+    /// # Errors
+    /// The issuer offers no method for a secret.
+    pub fn method(&self, offered: &OfferedMethods) -> Result<ClientMethod, ClientAuthError> {
+        match self {
+            Self::Secret(_, method) => secret_method(*method, offered),
+            Self::PrivateKey(..) => Ok(ClientMethod::PrivateKeyJwt),
+            Self::Public => Ok(ClientMethod::None),
+        }
+    }
+
     /// The secret or key itself.
     ///
     /// # Errors
     /// It cannot be read, or is not a key.
     pub fn authentication(&self) -> anyhow::Result<ClientAuthentication> {
         match self {
-            Self::Secret(location) => {
+            Self::Public => Ok(ClientAuthentication::Public),
+            Self::Secret(location, method) => {
                 let secret = location.read().with_context(|| match location {
                     SecretLocation::File(path) => {
                         format!("the client_secret_file {}", path.display())
                     }
                     SecretLocation::Env(_) => "client_secret_env".to_owned(),
                 })?;
-                Ok(ClientAuthentication::Secret(secret))
+                Ok(ClientAuthentication::Secret { secret, method: *method })
             }
-            Self::PrivateKey(path, key_id) => {
+            Self::PrivateKey(path, key_id, audience) => {
                 let pem = SecretLocation::File(path.clone()).text()?;
                 let rsa = EncodingKey::from_rsa_pem(pem.as_bytes());
                 let rsa = rsa.map(|key| (key, Algorithm::RS256));
@@ -200,19 +286,35 @@ impl ClientKey {
                 });
                 let Ok((key, algorithm)) = either else {
                     bail!(
-                        "the private_key_file {}: expected the PEM of an RSA or P-256 private key",
+                        "the private_key_file {}: expected the PEM of an RSA or P-256 private key, before any certificate",
                         path.display()
                     );
                 };
-                Ok(ClientAuthentication::PrivateKey { key, algorithm, key_id: key_id.clone() })
+                Ok(ClientAuthentication::PrivateKey {
+                    key,
+                    algorithm,
+                    key_id: key_id.clone(),
+                    thumbprint: thumbprint(&pem),
+                    audience: audience.unwrap_or_default(),
+                })
             }
         }
     }
 
     fn fingerprint(&self) -> Result<Fingerprint, SecretError> {
         match self {
-            Self::Secret(location) => location.fingerprint(),
-            Self::PrivateKey(path, _) => SecretLocation::File(path.clone()).fingerprint(),
+            Self::Secret(location, _) => location.fingerprint(),
+            Self::PrivateKey(path, ..) => SecretLocation::File(path.clone()).fingerprint(),
+            Self::Public => Ok(Fingerprint::of_bytes(b"")),
         }
     }
+}
+
+/// SHA-256 of the first certificate of a PEM file, in base64url (RFC 7515 section 4.1.8).
+fn thumbprint(pem: &str) -> Option<String> {
+    // The key before it is not read: no copy of it must be left in memory.
+    let certificate = pem.get(pem.find("-----BEGIN CERTIFICATE-----")?..)?;
+    let certificate = Pem::iter_from_buffer(certificate.as_bytes()).next()?.ok()?;
+    let digest = digest::digest(&digest::SHA256, &certificate.contents);
+    Some(URL_SAFE_NO_PAD.encode(digest))
 }

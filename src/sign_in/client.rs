@@ -7,13 +7,14 @@
 //!
 //! Strangers can cause its requests, so their number is limited: the provider's metadata is cached, and a limited number
 //! of codes is exchanged at the same time. Errors never contain codes or tokens.
+//!
+//! An ID token is checked as a whole before its access token is sent to userinfo, and the identity is read afterwards.
 
 use std::{sync::Arc, time::Duration};
 
 use reqwest::{RequestBuilder, StatusCode};
 use secrecy::{ExposeSecret as _, SecretString};
 use serde::Deserialize;
-use thiserror::Error;
 use tokio::{
     sync::{Mutex, Semaphore},
     time::timeout,
@@ -25,10 +26,13 @@ use super::logout::{self, Ended, LogoutError};
 use crate::{
     identity::{
         Identity, TokenError,
-        introspection::ClientAuthentication,
+        audience::AudienceError,
+        client_auth::{self, ClientAuthentication, OfferedMethods},
         jwt::{Unverified, VerifyError},
-        profile::{Profile, TokenKinds},
-        provider::{CurrentKeys, Endpoints, FetchError, Fetcher, Provider},
+        profile::Profile,
+        provider::{CurrentKeys, Endpoints, Fetcher, Provider},
+        settings::ClientSettings,
+        userinfo::{self, UserinfoError, UserinfoUse},
     },
     sessions::{
         Tokens,
@@ -36,6 +40,14 @@ use crate::{
     },
     time::{MonotonicTime, Timestamp},
 };
+
+mod address;
+mod error;
+#[cfg(test)]
+mod tests;
+
+use address::Address;
+pub use error::{RefreshError, SignInError};
 
 /// How long a logout token with an unknown key waits for the provider's keys.
 const REFETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -57,9 +69,8 @@ pub struct Client {
     fetcher: Fetcher,
     /// How the ID tokens for this client are verified.
     profile: Profile,
-    id: String,
+    settings: ClientSettings,
     authentication: ClientAuthentication,
-    scopes: String,
     /// How often a session in use is refreshed; never if there is no value.
     refresh: Option<Duration>,
     /// When the provider was last asked for its endpoints, and what they are; none if it did not answer.
@@ -73,52 +84,6 @@ pub struct SignedIn {
     pub identity: Identity,
     /// The tokens.
     pub tokens: Tokens,
-}
-
-/// Why a session was not refreshed by its provider.
-#[derive(Debug, Error)]
-pub enum RefreshError {
-    /// The provider refuses the refresh token, or its response is about another person or sign-in.
-    #[error("the provider no longer confirms the session: {0}")]
-    Over(&'static str),
-    /// The provider does not answer, or not as expected. The session may still be valid.
-    #[error(transparent)]
-    Failed(#[from] SignInError),
-}
-
-/// Why a sign-in failed. No error contains a code or token.
-#[derive(Debug, Error)]
-pub enum SignInError {
-    /// The provider does not answer, or not as expected.
-    #[error(transparent)]
-    Fetch(#[from] FetchError),
-    /// The provider did not answer a moment ago.
-    #[error("the provider did not answer a moment ago")]
-    Away,
-    /// Too many people sign in at this moment, or strangers invent codes.
-    #[error("too many codes are being exchanged")]
-    Busy,
-    /// The provider does not have this endpoint.
-    #[error("the discovery document names no {0}")]
-    NoEndpoint(&'static str),
-    /// The provider refuses the code or this client.
-    #[error("the provider refuses: {0}")]
-    Refused(String),
-    /// The response has no ID token.
-    #[error("the provider's response has no ID token")]
-    Response,
-    /// The ID token is not valid.
-    #[error("the ID token is not valid: {0}")]
-    Token(TokenError),
-    /// The ID token belongs to another attempt.
-    #[error("the ID token is of another attempt to sign in")]
-    Nonce,
-    /// The ID token was issued with another access token.
-    #[error("the ID token was issued with another access token (at_hash)")]
-    AccessToken,
-    /// The client could not sign its request.
-    #[error("the client's authentication to the provider failed")]
-    Client,
 }
 
 /// The response of a token endpoint (RFC 6749 sections 5.1 and 5.2).
@@ -140,29 +105,13 @@ impl Client {
     pub fn new(
         provider: Arc<Provider>,
         fetcher: Fetcher,
-        id: String,
+        settings: ClientSettings,
         authentication: ClientAuthentication,
-        scopes: String,
         refresh: Option<Duration>,
     ) -> Self {
-        let profile = Profile {
-            // The audience of an ID token is the client; the configured audience is that of access tokens.
-            audience: vec![id.clone()],
-            tokens: TokenKinds { typed_access: false, access: false, id: true },
-            ..Profile::clone(provider.profile())
-        };
+        let profile = settings.profile(provider.profile());
         let (endpoints, exchanges) = (Mutex::default(), Semaphore::new(MAX_EXCHANGES));
-        Self {
-            provider,
-            fetcher,
-            profile,
-            id,
-            authentication,
-            scopes,
-            refresh,
-            endpoints,
-            exchanges,
-        }
+        Self { provider, fetcher, profile, settings, authentication, refresh, endpoints, exchanges }
     }
 
     /// The configured name of the issuer.
@@ -224,7 +173,7 @@ impl Client {
     }
 
     /// The address at the provider to which the browser is redirected. With `ask`, the provider asks the person to sign
-    /// in even if it knows them (`prompt=login`, OIDC Core section 3.1.2.1).
+    /// in even if it knows them (`prompt`, OIDC Core section 3.1.2.1).
     ///
     /// # Errors
     /// The provider does not answer, or has no authorization endpoint.
@@ -236,20 +185,22 @@ impl Client {
     ) -> Result<Url, SignInError> {
         let endpoints = self.endpoints().await?;
         let missing = SignInError::NoEndpoint("authorization_endpoint");
-        let mut url = endpoints.authorization.ok_or(missing)?;
-        url.query_pairs_mut()
-            .append_pair("response_type", "code")
-            .append_pair("client_id", &self.id)
-            .append_pair("redirect_uri", &self.callback(urls))
-            .append_pair("scope", &self.scopes)
-            .append_pair("state", &attempt.state)
-            .append_pair("nonce", &attempt.nonce)
-            .append_pair("code_challenge", &attempt.challenge())
-            .append_pair("code_challenge_method", "S256");
+        let mut address = Address::new(endpoints.authorization.ok_or(missing)?);
+        address.set("response_type", "code");
+        address.set("client_id", &self.settings.id);
+        address.set("redirect_uri", &self.callback(urls));
+        address.set("scope", &self.settings.scopes);
+        address.set("state", &attempt.state);
+        address.set("nonce", &attempt.nonce);
+        address.set("code_challenge", &attempt.challenge());
+        address.set("code_challenge_method", "S256");
         if ask {
-            url.query_pairs_mut().append_pair("prompt", "login");
+            address.set("prompt", self.settings.ask_prompt.unwrap_or("login"));
         }
-        Ok(url)
+        for (name, value) in &self.settings.authorize.0 {
+            address.add(name, value);
+        }
+        Ok(address.url())
     }
 
     /// The address at which a person also signs out at the provider, if it has one (OIDC RP-Initiated Logout
@@ -258,7 +209,7 @@ impl Client {
         let mut url = self.endpoints().await.ok()?.end_session?;
         url.query_pairs_mut()
             .append_pair("id_token_hint", id_token)
-            .append_pair("client_id", &self.id)
+            .append_pair("client_id", &self.settings.id)
             .append_pair("post_logout_redirect_uri", &urls.page("signed-out"));
         Some(url)
     }
@@ -292,17 +243,19 @@ impl Client {
             ("redirect_uri", &callback),
             ("code_verifier", &attempt.verifier),
         ];
-        let answer = match self.grant(endpoints, &form).await? {
+        let answer = match self.grant(&endpoints, &form).await? {
             Granted::Yes(answer) => answer,
             Granted::No { status, error } => {
                 return Err(SignInError::Refused(format!("status {status} {error}")));
             }
         };
+        let access_token = answer.access_token.as_deref();
         let id_token = answer.id_token.ok_or(SignInError::Response)?;
-        let (identity, nonce) = self.verify(&id_token, answer.access_token.as_deref()).await?;
-        if !nonce.is_some_and(|nonce| same_secret(&nonce, &attempt.nonce)) {
+        let verified = self.verify(&id_token, access_token).await?;
+        if !verified.nonce().is_some_and(|nonce| same_secret(nonce, &attempt.nonce)) {
             return Err(SignInError::Nonce);
         }
+        let identity = self.identity(&verified, &endpoints, access_token).await?;
         let now = Timestamp::now();
         let tokens = Tokens {
             id_token: SecretString::from(id_token),
@@ -331,7 +284,8 @@ impl Client {
     ) -> Result<SignedIn, RefreshError> {
         let Some(token) = &tokens.refresh_token else { return Err(SignInError::Response.into()) };
         let form = [("grant_type", "refresh_token"), ("refresh_token", token.expose_secret())];
-        let answer = match self.grant(self.endpoints().await?, &form).await? {
+        let endpoints = self.endpoints().await?;
+        let answer = match self.grant(&endpoints, &form).await? {
             Granted::Yes(answer) => answer,
             Granted::No { error, .. } if error == "invalid_grant" => {
                 return Err(RefreshError::Over("invalid_grant"));
@@ -350,7 +304,14 @@ impl Client {
         let Some(id_token) = answer.id_token else {
             return Ok(SignedIn { identity: identity.clone(), tokens: renewed });
         };
-        let (found, nonce) = self.verify(&id_token, answer.access_token.as_deref()).await?;
+        let access_token = answer.access_token.as_deref();
+        let verified = self.verify(&id_token, access_token).await?;
+        let found = match self.identity(&verified, &endpoints, access_token).await {
+            Err(SignInError::Userinfo(UserinfoError::Person)) => {
+                return Err(RefreshError::Over("the userinfo response is about another person"));
+            }
+            found => found?,
+        };
         if (&found.issuer, &found.subject) != (&identity.issuer, &identity.subject) {
             return Err(RefreshError::Over("the new ID token is about another person"));
         }
@@ -358,7 +319,7 @@ impl Client {
         if identity.token.sub.is_some() && found.token.sub != identity.token.sub {
             return Err(RefreshError::Over("the new ID token has another 'sub'"));
         }
-        if nonce.is_some_and(|nonce| !same_secret(&nonce, &tokens.nonce)) {
+        if verified.nonce().is_some_and(|nonce| !same_secret(nonce, &tokens.nonce)) {
             return Err(RefreshError::Over("the new ID token belongs to another sign-in"));
         }
         renewed.id_token = SecretString::from(id_token);
@@ -371,9 +332,10 @@ impl Client {
     pub async fn revoke_refresh_token(&self, tokens: &Tokens) {
         let Some(token) = &tokens.refresh_token else { return };
         let given = async {
-            let Some(url) = self.endpoints().await?.revocation else { return Ok(()) };
+            let Endpoints { revocation, revocation_methods, .. } = self.endpoints().await?;
+            let Some(url) = revocation else { return Ok(()) };
             let form = [("token", token.expose_secret()), ("token_type_hint", "refresh_token")];
-            let request = self.sign(&url, &form)?;
+            let request = self.sign(&url, &revocation_methods, &form)?;
             self.fetcher.answer(&url, request, MAX_BODY).await?;
             Ok::<_, SignInError>(())
         };
@@ -383,22 +345,25 @@ impl Client {
     }
 
     /// A request to the provider with this client's authentication.
-    fn sign(&self, url: &Url, form: &[(&str, &str)]) -> Result<RequestBuilder, SignInError> {
-        let issuer = self.profile.issuer.as_str();
-        self.authentication
-            .sign(self.fetcher.post(url), &self.id, issuer, form)
-            .map_err(|_| SignInError::Client)
+    fn sign(
+        &self,
+        url: &Url,
+        offered: &OfferedMethods,
+        form: &[(&str, &str)],
+    ) -> Result<RequestBuilder, SignInError> {
+        let client = client_auth::Client { id: &self.settings.id, profile: &self.profile, offered };
+        Ok(self.authentication.sign(self.fetcher.post(url), url, &client, form)?)
     }
 
     /// Sends a form to the token endpoint (RFC 6749 section 3.2).
     async fn grant(
         &self,
-        endpoints: Endpoints,
+        endpoints: &Endpoints,
         form: &[(&str, &str)],
     ) -> Result<Granted, SignInError> {
-        let url = endpoints.token.ok_or(SignInError::NoEndpoint("token_endpoint"))?;
-        let request = self.sign(&url, form)?;
-        let (status, body) = self.fetcher.answer(&url, request, MAX_BODY).await?;
+        let url = endpoints.token.as_ref().ok_or(SignInError::NoEndpoint("token_endpoint"))?;
+        let request = self.sign(url, &endpoints.token_methods, form)?;
+        let (status, body) = self.fetcher.answer(url, request, MAX_BODY).await?;
         if status.is_server_error() {
             return Err(SignInError::Refused(format!("status {status}")));
         }
@@ -412,22 +377,21 @@ impl Client {
         Ok(Granted::Yes(answer))
     }
 
-    /// Verifies an ID token for this client, which came with an access token. Returns the identity and the nonce.
-    async fn verify(
+    /// Verifies an ID token for this client, which came with an access token. Whose it is, is not looked at yet.
+    async fn verify<'t>(
         &self,
-        id_token: &str,
+        id_token: &'t str,
         access_token: Option<&str>,
-    ) -> Result<(Identity, Option<String>), SignInError> {
-        let unverified = Unverified::inspect(id_token.as_bytes()).map_err(SignInError::Token)?;
+    ) -> Result<VerifiedIdToken<'t>, SignInError> {
+        let token = Unverified::inspect(id_token.as_bytes()).map_err(SignInError::Token)?;
         let mut fetched = false;
-        let identity = loop {
-            let now = Timestamp::now();
-            let verified = match self.provider.keys(now) {
-                Some(keys) => unverified.verify(&self.profile, &keys.set, now),
+        loop {
+            let verified = match self.provider.keys(Timestamp::now()) {
+                Some(keys) => token.verify_signature(&self.profile, &keys.set),
                 None => Err(VerifyError::UnknownKey),
             };
             match verified {
-                Ok(identity) => break identity,
+                Ok(()) => break,
                 Err(VerifyError::Refused(refusal)) => return Err(SignInError::Token(refusal)),
                 Err(VerifyError::UnknownKey) if fetched => {
                     return Err(SignInError::Token(TokenError::Key));
@@ -437,12 +401,50 @@ impl Client {
                     fetched = true;
                 }
             }
-        };
-        if !unverified.fits_access_token(access_token) {
+        }
+        token.check_claims(&self.profile, Timestamp::now()).map_err(|refusal| {
+            // The operator needs the names, which the error of a token does not have.
+            let audience = token.audience_error(&self.profile);
+            let is_it = |error: &AudienceError| TokenError::from(error.clone()) == refusal;
+            audience.filter(is_it).map_or(SignInError::Token(refusal), SignInError::Audience)
+        })?;
+        if !token.fits_access_token(access_token) {
             return Err(SignInError::AccessToken);
         }
-        let nonce = unverified.claims().get("nonce").and_then(|nonce| nonce.as_str());
-        Ok((identity, nonce.map(str::to_owned)))
+        Ok(VerifiedIdToken(token))
+    }
+
+    /// The person of an ID token, with what the provider says at userinfo where the token lacks it.
+    async fn identity(
+        &self,
+        token: &VerifiedIdToken<'_>,
+        endpoints: &Endpoints,
+        access_token: Option<&str>,
+    ) -> Result<Identity, SignInError> {
+        let mut claims = token.0.claims().clone();
+        let lacking = userinfo::lacks(&self.profile, &claims);
+        let is_asked = self.settings.userinfo.unwrap_or_default() == UserinfoUse::WhenNeeded;
+        if let Some(url) = endpoints.userinfo.as_ref().filter(|_| is_asked && !lacking.is_empty()) {
+            let request = access_token.and_then(|token| self.fetcher.get_with(url, token));
+            let request = request.ok_or(SignInError::NoAccessToken)?;
+            let (status, body) = self.fetcher.answer(url, request, MAX_BODY).await?;
+            if status != StatusCode::OK {
+                let (lacking, url) = (lacking.join(", "), url.clone());
+                return Err(SignInError::UserinfoStatus { lacking, url, status });
+            }
+            userinfo::complete(&self.profile, &mut claims, &body).map_err(SignInError::Userinfo)?;
+        }
+        let identity = token.0.identity(&self.profile, &claims, Timestamp::now());
+        identity.map_err(SignInError::Token)
+    }
+}
+
+/// An ID token for this client whose signature, audience and time were checked.
+struct VerifiedIdToken<'t>(Unverified<'t>);
+
+impl VerifiedIdToken<'_> {
+    fn nonce(&self) -> Option<&str> {
+        self.0.claims().get("nonce")?.as_str()
     }
 }
 

@@ -52,9 +52,8 @@ impl SignInSettings {
             clients.push(Arc::new(Client::new(
                 Arc::clone(provider),
                 issuer.fetcher()?,
-                client.id.to_string(),
+                client.clone(),
                 authentication,
-                client.scopes.clone(),
                 self.refresh,
             )));
             labels.push((name.clone(), client.label.clone().unwrap_or_else(|| name.clone())));

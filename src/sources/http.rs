@@ -15,7 +15,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use crate::workspaces::source::SourceError;
+use crate::{outbound::HttpClient, workspaces::source::SourceError};
 
 /// The largest response body in bytes. A page of a hundred workspaces has some hundred KiB.
 const MAX_BODY: usize = 32 << 20;
@@ -38,7 +38,7 @@ pub enum ApiCredential {
 
 /// The API of a platform.
 pub struct PlatformApi {
-    client: Client,
+    client: HttpClient,
     base: Url,
     credential: Option<ApiCredential>,
     /// The text before the credential in the Authorization header, such as "Bearer ". If it ends in
@@ -76,18 +76,20 @@ impl PlatformApi {
         scheme: &'static str,
         authority: Option<&[u8]>,
     ) -> Result<Self, reqwest::Error> {
-        let mut builder = Client::builder()
-            // A redirect would send the credential to another server.
-            .redirect(Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_keepalive(KEEPALIVE)
-            .http2_keep_alive_interval(KEEPALIVE)
-            .http2_keep_alive_timeout(KEEPALIVE)
-            .user_agent(concat!("identity-spoa/", env!("CARGO_PKG_VERSION")));
-        if let Some(pem) = authority {
-            builder = builder.tls_certs_merge(reqwest::Certificate::from_pem_bundle(pem)?);
-        }
-        Ok(Self { client: builder.build()?, base, credential, scheme })
+        let certificates = authority.map(reqwest::Certificate::from_pem_bundle).transpose()?;
+        let certificates = certificates.unwrap_or_default();
+        let client = HttpClient::build(|| {
+            Client::builder()
+                // A redirect would send the credential to another server.
+                .redirect(Policy::none())
+                .connect_timeout(CONNECT_TIMEOUT)
+                .tcp_keepalive(KEEPALIVE)
+                .http2_keep_alive_interval(KEEPALIVE)
+                .http2_keep_alive_timeout(KEEPALIVE)
+                .user_agent(concat!("identity-spoa/", env!("CARGO_PKG_VERSION")))
+                .tls_certs_merge(certificates.clone())
+        })?;
+        Ok(Self { client, base, credential, scheme })
     }
 
     /// A GET request for a path below the base.
@@ -95,7 +97,8 @@ impl PlatformApi {
     /// # Errors
     /// The credential cannot be read.
     pub fn get(&self, path: &str) -> Result<RequestBuilder, SourceError> {
-        self.with_credential(self.client.get(self.url(path)?))
+        let url = self.url(path)?;
+        self.with_credential(self.client.of(&url).get(url))
     }
 
     /// A POST request for a path below the base.
@@ -103,7 +106,8 @@ impl PlatformApi {
     /// # Errors
     /// The credential cannot be read.
     pub fn post(&self, path: &str) -> Result<RequestBuilder, SourceError> {
-        self.with_credential(self.client.post(self.url(path)?))
+        let url = self.url(path)?;
+        self.with_credential(self.client.of(&url).post(url))
     }
 
     fn url(&self, path: &str) -> Result<Url, SourceError> {

@@ -94,10 +94,18 @@ impl Kubernetes {
         let config = match &self.settings.kubeconfig {
             Some(path) => {
                 let file = Kubeconfig::read_from(path).map_err(|e| unusable(e.to_string()))?;
+                let mut clusters = file.clusters.iter().filter_map(|named| named.cluster.as_ref());
+                let is_named = clusters.any(|cluster| cluster.proxy_url.is_some());
                 let options = KubeConfigOptions::default();
-                kube::Config::from_custom_kubeconfig(file, &options)
+                let mut config = kube::Config::from_custom_kubeconfig(file, &options)
                     .await
-                    .map_err(|e| unusable(e.to_string()))?
+                    .map_err(|e| unusable(e.to_string()))?;
+                // HTTPS_PROXY of the environment would be taken, and no client could be made with it: this program has no
+                // proxies for Kubernetes. A proxy that the file itself names is an error.
+                if !is_named {
+                    config.proxy_url = None;
+                }
+                config
             }
             None => kube::Config::incluster().map_err(|e| unusable(e.to_string()))?,
         };

@@ -76,12 +76,14 @@ pub fn start(
     settings: &TraceSettings,
     stop: CancellationToken,
 ) -> Result<impl Future<Output = ()> + Send + 'static, TracesStartError> {
-    let client = reqwest::Client::builder()
-        .redirect(Policy::none())
-        .connect_timeout(EXPORT_TIMEOUT)
-        .timeout(EXPORT_TIMEOUT)
-        .user_agent(concat!("identity-spoa/", env!("CARGO_PKG_VERSION")))
-        .build()?;
+    let client = crate::outbound::HttpClient::build(|| {
+        reqwest::Client::builder()
+            .redirect(Policy::none())
+            .connect_timeout(EXPORT_TIMEOUT)
+            .timeout(EXPORT_TIMEOUT)
+            .user_agent(concat!("identity-spoa/", env!("CARGO_PKG_VERSION")))
+    })?;
+    let client = client.of(&settings.endpoint).clone();
     let mut exporter = SpanExporter::builder()
         .with_http()
         .with_http_client(Http(client))

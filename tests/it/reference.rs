@@ -19,7 +19,8 @@ const UNKNOWN: &str = "zzzzzzzzzzzzzzzzzzzzzzzz";
 /// Tables that every configuration has here.
 const ALWAYS: [&str; 4] = ["agent", "issuer", "host", "workspaces"];
 /// Tables that need others.
-const NEEDS: [(&str, &[&str]); 5] = [
+const NEEDS: [(&str, &[&str]); 6] = [
+    ("issuer.sign_in.authorize", &["issuer.sign_in"]),
     ("sign_in", &["issuer.sign_in"]),
     ("sign_in.pages", &["issuer.sign_in", "sign_in"]),
     ("shared", &["issuer.sign_in", "sign_in"]),

@@ -65,8 +65,8 @@ fn judge(text: &str, key_sets: usize, tokens: usize) {
 fn judge_keys(ExampleKeys { name, keys, usable }: &ExampleKeys) {
     let set = match judge::key_set(keys) {
         Ok(set) => set,
-        Err(KeySetError::NoneUsable(count)) => {
-            assert_eq!((count, usable.len()), (keys.len(), 0), "{name}");
+        Err(KeySetError::NoneUsable(refused)) => {
+            assert_eq!((refused.len(), usable.len()), (keys.len(), 0), "{name}");
             return;
         }
         Err(error) => panic!("{name}: {error}"),

@@ -3,12 +3,16 @@
 use std::time::{Duration, SystemTime};
 
 use super::{Finding, quoted};
-use crate::identity::{
-    Profile,
-    keys::{KeySet, KeySetError},
-    profile::{TENANT, algorithm},
-    provider::{Discovery, IssuerExamination},
-    settings::IssuerSettings,
+use crate::{
+    identity::{
+        Profile,
+        client_auth::OfferedMethods,
+        keys::{KeySet, KeySetError},
+        profile::{TENANT, algorithm},
+        provider::{Discovery, IssuerExamination},
+        settings::{ClientKey, IssuerSettings},
+    },
+    outbound,
 };
 
 /// Clocks that differ by more than this are reported.
@@ -22,12 +26,22 @@ pub(super) fn judge(
     now: SystemTime,
 ) -> Vec<Finding> {
     let mut findings = Vec::new();
+    let proxies: Vec<_> = outbound::proxy_variables().collect();
+    if !proxies.is_empty() && !outbound::is_loopback(&profile.discovery) {
+        let proxies = proxies.join(", ");
+        findings.push(Finding::ok(format!("proxy: {proxies}, except for what NO_PROXY lists")));
+    }
     match &examined.discovery {
         Ok(document) => {
             findings.push(names(profile, document));
             findings.push(algorithms(profile, document));
-            if issuer.introspection.is_some() {
+            if let Some(settings) = &issuer.introspection {
                 findings.push(introspection(issuer, document));
+                let offered = document.introspection_methods();
+                findings.push(client_method("introspection", &settings.key, &offered));
+            }
+            if let Some(client) = &issuer.client {
+                findings.push(client_method("sign-in", &client.key, &document.token_methods()));
             }
         }
         // With a configured address of the keys, tokens can be verified without discovery.
@@ -115,6 +129,26 @@ fn introspection(issuer: &IssuerSettings, document: &Discovery) -> Finding {
         (Some(_), _) => Finding::ok("introspection: at the configured endpoint"),
         (None, Some(found)) => Finding::ok(format!("introspection: {}", quoted(found))),
     }
+}
+
+/// How the agent authenticates at an endpoint, and whether the provider offers that.
+fn client_method(what: &str, key: &ClientKey, offered: &OfferedMethods) -> Finding {
+    let method = match key.method(offered) {
+        Ok(method) => method,
+        Err(error) => {
+            let advice = "the message names the settings; compare with the client at the provider";
+            return Finding::fail(format!("{what}: {error}"), advice);
+        }
+    };
+    let name: &str = method.into();
+    let text = format!("{what}: the agent authenticates by {name}");
+    if offered.0.is_none() || offered.has(method) {
+        return Finding::ok(text);
+    }
+    Finding::warn(
+        format!("{text}, and the provider offers {}", offered.listed()),
+        "set 'auth_method' in the same table, or let the provider accept this method for the client",
+    )
 }
 
 /// Whether the clocks agree well enough for `exp` and `nbf`.
@@ -221,6 +255,10 @@ mod tests {
             token_endpoint: None,
             end_session_endpoint: None,
             revocation_endpoint: None,
+            userinfo_endpoint: None,
+            token_endpoint_auth_methods_supported: None,
+            introspection_endpoint_auth_methods_supported: None,
+            revocation_endpoint_auth_methods_supported: None,
             authorization_response_iss_parameter_supported: false,
             id_token_signing_alg_values_supported: algorithms.iter().map(|a| (*a).into()).collect(),
         }
@@ -269,6 +307,34 @@ mod tests {
             let found = keys_of(document);
             assert_eq!(found[0].level, Level::Fail);
             assert!(found[0].advice.as_deref().unwrap().contains(want), "{document}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn q16_the_method_of_the_client_is_named_and_compared_with_what_is_offered() {
+        use crate::{identity::client_auth::SecretMethod, secret::SecretLocation};
+        let offered = |names: &[&str]| {
+            OfferedMethods(Some(names.iter().map(|name| (*name).to_owned()).collect()))
+        };
+        let secret = |method| ClientKey::Secret(SecretLocation::Env("X".into()), method);
+        let key = ClientKey::PrivateKey("key.pem".into(), None, None);
+        for (key, offered, level, want) in [
+            (secret(None), OfferedMethods(None), Level::Ok, "client_secret_basic"),
+            (secret(None), offered(&["client_secret_post"]), Level::Ok, "client_secret_post"),
+            (secret(None), offered(&["private_key_jwt"]), Level::Fail, "private_key_file"),
+            (
+                secret(Some(SecretMethod::Post)),
+                offered(&["client_secret_basic"]),
+                Level::Warn,
+                "the provider offers \"client_secret_basic\"",
+            ),
+            (key.clone(), offered(&["private_key_jwt"]), Level::Ok, "private_key_jwt"),
+            (key, offered(&["client_secret_basic"]), Level::Warn, "private_key_jwt"),
+            (ClientKey::Public, offered(&["none"]), Level::Ok, "by none"),
+            (ClientKey::Public, offered(&[]), Level::Warn, "offers no methods"),
+        ] {
+            let found = client_method("sign-in", &key, &offered);
+            assert!(found.level == level && found.text.contains(want), "{found:?}");
         }
     }
 

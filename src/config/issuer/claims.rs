@@ -7,11 +7,11 @@ use toml_span::{DeserError, Value};
 use crate::{
     config::{
         key::{Kind, Shape},
-        kinds::{Form, List},
+        kinds::{Choice, Form, List, Words},
         section::{Report, Section, table},
     },
     diagnostics::Word,
-    identity::profile::{ClaimPath, ClaimPaths, GroupRule, Requirement},
+    identity::profile::{ClaimPath, ClaimPaths, GroupNames, GroupRule, Requirement},
 };
 
 table! {
@@ -19,7 +19,7 @@ table! {
     ClaimsTable = "issuer.claims";
     /// The issuer's id of the person.
     subject: optional ClaimPath, note("that of the preset, or else `\"sub\"`"), example("\"sub\"");
-    /// The e-mail address. It is used only in tokens with `email_verified: true`.
+    /// The e-mail address. It is used only if the issuer vouches for it: see `email_verified_claim` and `managed_email_domains`.
     email: optional ClaimPath, note("`\"email\"`"), example("\"email\"");
     /// The login name.
     username: optional ClaimPath, note("that of the preset, or else `\"preferred_username\"`"), example("\"preferred_username\"");
@@ -71,7 +71,7 @@ impl Kind for Groups {
     fn read(value: &mut Value<'_>, base: &Path) -> Result<Vec<GroupRule>, DeserError> {
         if value.as_str().is_some() {
             let claim = ClaimPath::read(value, base)?;
-            return Ok(vec![GroupRule { claim, strip: "".into(), prefix: "".into() }]);
+            return Ok(vec![GroupRule::of(claim)]);
         }
         List::<GroupTable>::read(value, base)
     }
@@ -82,6 +82,8 @@ table! {
     GroupTable = "issuer.claims.groups", repeated;
     /// The claim.
     claim: required ClaimPath, example("\"groups\"");
+    /// What of the claim are the names: its `values`, a text or a list of texts, or the `keys` of the object that it is.
+    names: default Choice<GroupNames> = GroupNames::Values;
     /// A text that is removed from the beginning of each name.
     strip: optional Word, example("\"/\"");
     /// A text that is put before each name.
@@ -93,7 +95,13 @@ impl Section for GroupTable {
 
     fn build(self, _: &mut Report) -> Option<GroupRule> {
         let (strip, prefix) = (self.strip.unwrap_or_default(), self.prefix.unwrap_or_default());
-        Some(GroupRule { claim: self.claim?, strip, prefix })
+        Some(GroupRule { claim: self.claim?, names: self.names, strip, prefix })
+    }
+}
+
+impl Words for GroupNames {
+    fn words() -> Vec<(&'static str, Self)> {
+        vec![("values", Self::Values), ("keys", Self::Keys)]
     }
 }
 

@@ -4,7 +4,15 @@
 
 use crate::{
     config::kinds::words_of,
-    identity::profile::{ClaimPath, ClaimPaths, GroupRule, Requirement, TokenKinds},
+    identity::{
+        client_auth::AssertionAudience,
+        profile::{
+            ClaimPath, ClaimPaths, EmailVouching, GroupNames, GroupRule, Requirement, TokenKinds,
+            VouchingForm,
+        },
+        settings::{AuthorizeParameters, ClientDefaults},
+        userinfo::UserinfoUse,
+    },
 };
 
 /// A well-known provider.
@@ -16,6 +24,12 @@ pub(super) enum Preset {
     Auth0,
     Keycloak,
     Google,
+    Cognito,
+    Zitadel,
+    Authelia,
+    Authentik,
+    Gitlab,
+    Dex,
     Gitpod,
     Ona,
 }
@@ -30,7 +44,7 @@ impl Preset {
             Self::Google => Some("https://accounts.google.com"),
             Self::Gitpod => Some("https://api.gitpod.io/idp"),
             Self::Ona => Some("https://app.gitpod.io"),
-            Self::Okta | Self::Auth0 | Self::Keycloak => None,
+            _ => None,
         }
     }
 
@@ -46,10 +60,20 @@ impl Preset {
     pub(super) fn tokens(self) -> TokenKinds {
         match self {
             // These providers have opaque access tokens or none.
-            Self::Google | Self::Gitpod | Self::Ona => {
+            Self::Google | Self::Gitlab | Self::Gitpod | Self::Ona => {
                 TokenKinds { typed_access: false, access: false, id: true }
             }
-            Self::Okta | Self::Entra | Self::Auth0 | Self::Keycloak => TokenKinds::default(),
+            // Their access tokens have claims of ID tokens (`nonce`, `at_hash`), and the same audience.
+            Self::Authentik | Self::Dex => {
+                TokenKinds { typed_access: false, access: true, id: true }
+            }
+            Self::Okta
+            | Self::Entra
+            | Self::Auth0
+            | Self::Keycloak
+            | Self::Cognito
+            | Self::Zitadel
+            | Self::Authelia => TokenKinds::default(),
         }
     }
 
@@ -57,11 +81,8 @@ impl Preset {
     pub(super) fn claims(self) -> ClaimPaths {
         let defaults = ClaimPaths::default();
         let rule = |claim: &str, strip: &str, prefix: &str| {
-            ClaimPath::new(claim).map(|claim| GroupRule {
-                claim,
-                strip: strip.into(),
-                prefix: prefix.into(),
-            })
+            let rule = GroupRule::of(ClaimPath::new(claim)?);
+            Some(GroupRule { strip: strip.into(), prefix: prefix.into(), ..rule })
         };
         let groups = |rules: [Option<GroupRule>; 2]| rules.into_iter().flatten().collect();
         match self {
@@ -84,6 +105,25 @@ impl Preset {
             Self::Google => {
                 ClaimPaths { groups: vec![], organization: ClaimPath::new("hd"), ..defaults }
             }
+            Self::Cognito => ClaimPaths {
+                username: ClaimPath::named("cognito:username"),
+                groups: groups([rule("cognito:groups", "", ""), None]),
+                ..defaults
+            },
+            // An object with a role for each key, and the organizations that granted it as the value.
+            Self::Zitadel => ClaimPaths {
+                groups: rule("urn:zitadel:iam:org:project:roles", "", "role:")
+                    .into_iter()
+                    .map(|rule| GroupRule { names: GroupNames::Keys, ..rule })
+                    .collect(),
+                organization: ClaimPath::new("urn:zitadel:iam:user:resourceowner:id"),
+                ..defaults
+            },
+            // `groups` is at userinfo only.
+            Self::Gitlab => {
+                ClaimPaths { groups: groups([rule("groups_direct", "", ""), None]), ..defaults }
+            }
+            Self::Authelia | Self::Authentik | Self::Dex => defaults,
             // At Gitpod `sub` names the repository of the workspace; `user_id` is its owner.
             Self::Gitpod => ClaimPaths {
                 subject: ClaimPath::named("user_id"),
@@ -97,6 +137,47 @@ impl Preset {
                 organization: ClaimPath::new("organization_id"),
                 ..defaults
             },
+        }
+    }
+
+    /// The claim that stands for the audience of access tokens without `aud`.
+    pub(super) fn audience_claim(self) -> Option<ClaimPath> {
+        (self == Self::Cognito).then(|| ClaimPath::named("client_id"))
+    }
+
+    /// How the provider vouches for e-mail addresses.
+    pub(super) fn email_vouching(self) -> EmailVouching {
+        match self {
+            // True only if the owner of the domain was verified; present only if the application asks for it.
+            Self::Entra => EmailVouching::by(ClaimPath::named("xms_edov"), VouchingForm::Lenient),
+            // `true` in tokens, and "true" at userinfo.
+            Self::Cognito => {
+                EmailVouching::by(ClaimPath::named("email_verified"), VouchingForm::Lenient)
+            }
+            _ => EmailVouching::default(),
+        }
+    }
+
+    /// What the provider needs of its clients.
+    pub(super) fn client(self) -> ClientDefaults {
+        let defaults = ClientDefaults::default();
+        match self {
+            Self::Okta => {
+                ClientDefaults { assertion_audience: Some(AssertionAudience::Endpoint), ..defaults }
+            }
+            // Its userinfo is Microsoft Graph, which takes tokens for Graph alone and has no more than the ID token.
+            Self::Entra => ClientDefaults {
+                assertion_audience: Some(AssertionAudience::Endpoint),
+                userinfo: Some(UserinfoUse::Never),
+                ..defaults
+            },
+            Self::Google => ClientDefaults {
+                authorize: AuthorizeParameters(vec![("access_type", "offline".into())]),
+                // It knows no `login`.
+                ask_prompt: Some("select_account"),
+                ..defaults
+            },
+            _ => defaults,
         }
     }
 
@@ -121,6 +202,19 @@ impl Preset {
             Self::Google if !requires(require, "hd") => Some(
                 "tokens of every Google account in the world would be accepted: add require = [{ claim = \"hd\", any_of = [\"your-domain.example\"] }]",
             ),
+            Self::Cognito if !issuer.contains("cognito-idp") => Some(
+                "the issuer of Cognito names the user pool, not the domain of its pages: \"https://cognito-idp.REGION.amazonaws.com/USER-POOL-ID\"",
+            ),
+            Self::Authentik if !issuer.ends_with('/') => Some(
+                "the issuer of authentik ends with a slash: \"https://AUTHENTIK/application/o/APPLICATION/\"",
+            ),
+            Self::Gitlab
+                if issuer == "https://gitlab.com" && !requires(require, "groups_direct") =>
+            {
+                Some(
+                    "tokens of every GitLab.com account, and of jobs of every project there, would be accepted: add require = [{ claim = \"groups_direct\", any_of = [\"YOUR-GROUP\"] }]",
+                )
+            }
             Self::Gitpod if !requires(require, "org_id") => Some(
                 "tokens of every Gitpod user's workspaces would be accepted: add require = [{ claim = \"org_id\", any_of = [\"YOUR-ORGANIZATION-ID\"] }]",
             ),

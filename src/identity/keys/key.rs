@@ -136,7 +136,7 @@ impl RawKey {
             }
             ("OKP", Some("Ed25519")) => {
                 let x = number(self.x.as_ref(), "x")?;
-                // Its bytes are no number of which leading zeros could be left out.
+                // Its bytes are not a number, so no zero in front can be missing or too many.
                 if x.len() != ED25519_SIZE {
                     return Err(KeyRefusal::Point);
                 }

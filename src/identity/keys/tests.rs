@@ -181,7 +181,7 @@ fn q11_a_key_verifies_however_its_numbers_are_spelt() {
             }
         }
     }
-    // The bytes of Ed25519 are no number.
+    // The bytes of Ed25519 are not a number.
     let mut all = published;
     let bytes = URL_SAFE_NO_PAD.decode(all[3]["x"].as_str().unwrap()).unwrap();
     all[3]["x"] = json!(URL_SAFE_NO_PAD.encode([&[0], &bytes[..]].concat()));

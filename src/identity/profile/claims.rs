@@ -2,6 +2,8 @@
 //!
 //! Everything here is compared byte for byte. A claim that is missing never fulfils a requirement.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 /// The place of a claim: the name of a top-level claim, or a JSON Pointer (RFC 6901) if it starts with a slash.
@@ -13,7 +15,7 @@ pub struct ClaimPath(Box<str>);
 pub struct ClaimPaths {
     /// The subject; `sub` by default.
     pub subject: ClaimPath,
-    /// The e-mail address, which is used only together with `email_verified: true`.
+    /// The e-mail address, which is used only if the issuer vouches for it.
     pub email: ClaimPath,
     /// The login name.
     pub username: ClaimPath,
@@ -26,12 +28,23 @@ pub struct ClaimPaths {
 /// A claim with groups, and how their names are changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupRule {
-    /// Text, or a list of texts.
+    /// The claim.
     pub claim: ClaimPath,
+    /// What of it are the names.
+    pub names: GroupNames,
     /// Removed from the start of each name that has it.
     pub strip: Box<str>,
     /// Put before each name, so that a role and a group of the same name differ.
     pub prefix: Box<str>,
+}
+
+/// What of a claim are names of groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupNames {
+    /// The claim is a text, or a list of texts.
+    Values,
+    /// The claim is an object, and the names are its keys (the roles of ZITADEL).
+    Keys,
 }
 
 /// A claim that must have one of some values. If the claim is a list, one of its elements must.
@@ -59,7 +72,13 @@ impl GroupRule {
     /// The groups of a top-level claim, unchanged.
     #[must_use]
     pub fn plain(claim: &'static str) -> Self {
-        Self { claim: ClaimPath::named(claim), strip: "".into(), prefix: "".into() }
+        Self::of(ClaimPath::named(claim))
+    }
+
+    /// The groups of a claim, unchanged.
+    #[must_use]
+    pub fn of(claim: ClaimPath) -> Self {
+        Self { claim, names: GroupNames::Values, strip: "".into(), prefix: "".into() }
     }
 }
 
@@ -99,11 +118,22 @@ impl ClaimPath {
     pub fn find<'c>(&self, claims: &'c Map<String, Value>) -> Option<&'c Value> {
         // A name may contain slashes (claims of Auth0 are named by URLs), so only a leading one makes a pointer.
         let Some(pointer) = self.0.strip_prefix('/') else { return claims.get(&*self.0) };
-        let (first, rest) = match pointer.find('/') {
-            Some(slash) => pointer.split_at(slash),
-            None => (pointer, ""),
-        };
-        claims.get(&first.replace("~1", "/").replace("~0", "~"))?.pointer(rest)
+        let rest = pointer.find('/').map_or("", |slash| pointer.get(slash..).unwrap_or_default());
+        claims.get(&*self.top_level())?.pointer(rest)
+    }
+
+    /// The name of the top-level claim that it is, or is part of.
+    #[must_use]
+    pub fn top_level(&self) -> Cow<'_, str> {
+        let Some(pointer) = self.0.strip_prefix('/') else { return Cow::Borrowed(&self.0) };
+        let first = pointer.split('/').next().unwrap_or_default();
+        Cow::Owned(first.replace("~1", "/").replace("~0", "~"))
+    }
+
+    /// The claim as it is written in the configuration.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 

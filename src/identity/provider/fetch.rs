@@ -7,14 +7,16 @@ use std::time::Duration;
 
 use reqwest::{Client, RequestBuilder, Response, StatusCode, header, redirect::Policy};
 use url::Url;
+use zeroize::Zeroizing;
 
 use super::{
     discovery::{Discovery, Endpoints},
     error::FetchError,
 };
 use crate::{
-    identity::{Profile, keys::KeySet, profile::secure_url},
+    identity::{Profile, client_auth::OfferedMethods, keys::KeySet, profile::secure_url},
     lock::Mutex,
+    outbound::HttpClient,
     time::MonotonicTime,
     traces,
 };
@@ -28,7 +30,7 @@ const TOTAL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An HTTP client for the documents of one issuer.
 pub struct Fetcher {
-    client: Client,
+    client: HttpClient,
     /// The address of the key set: configured, or as last discovered.
     jwks_uri: Mutex<Option<Url>>,
     discovers: bool,
@@ -64,21 +66,21 @@ impl Fetcher {
     /// # Errors
     /// The certificates cannot be read, or TLS cannot be set up.
     pub fn new(jwks_uri: Option<Url>, authority: Option<&[u8]>) -> Result<Self, FetchError> {
-        // What is not asked for in these words, some servers compress.
-        let identity = header::HeaderValue::from_static("identity");
-        let mut builder = Client::builder()
-            .default_headers([(header::ACCEPT_ENCODING, identity)].into_iter().collect())
-            // A redirect could lead to keys of another party.
-            .redirect(Policy::none())
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TOTAL_TIMEOUT)
-            .user_agent(concat!("identity-spoa/", env!("CARGO_PKG_VERSION")));
-        if let Some(pem) = authority {
-            let certificates =
-                reqwest::Certificate::from_pem_bundle(pem).map_err(FetchError::Authority)?;
-            builder = builder.tls_certs_merge(certificates);
-        }
-        let client = builder.build().map_err(FetchError::Client)?;
+        let certificates = authority.map(reqwest::Certificate::from_pem_bundle).transpose();
+        let certificates = certificates.map_err(FetchError::Authority)?.unwrap_or_default();
+        let builder = || {
+            // What is not asked for in these words, some servers compress.
+            let identity = header::HeaderValue::from_static("identity");
+            Client::builder()
+                .default_headers([(header::ACCEPT_ENCODING, identity)].into_iter().collect())
+                // A redirect could lead to keys of another party.
+                .redirect(Policy::none())
+                .connect_timeout(CONNECT_TIMEOUT)
+                .timeout(TOTAL_TIMEOUT)
+                .user_agent(concat!("identity-spoa/", env!("CARGO_PKG_VERSION")))
+                .tls_certs_merge(certificates.clone())
+        };
+        let client = HttpClient::build(builder).map_err(FetchError::Client)?;
         Ok(Self { client, discovers: jwks_uri.is_none(), jwks_uri: Mutex::new(jwks_uri) })
     }
 
@@ -124,16 +126,16 @@ impl Fetcher {
             .map_err(|error| FetchError::Address { found: document.jwks_uri, error })
     }
 
-    /// The introspection endpoint of the discovery document, if it names one.
+    /// The introspection endpoint of the discovery document, if it names one, and the methods that are offered there.
     pub(in crate::identity) async fn introspection_endpoint(
         &self,
         profile: &Profile,
-    ) -> Result<Option<Url>, FetchError> {
-        let Some(found) = self.document(profile).await?.introspection_endpoint else {
-            return Ok(None);
-        };
+    ) -> Result<Option<(Url, OfferedMethods)>, FetchError> {
+        let document = self.document(profile).await?;
+        let methods = document.introspection_methods();
+        let Some(found) = document.introspection_endpoint else { return Ok(None) };
         secure_url(&found, profile.issuer.is_plain())
-            .map(Some)
+            .map(|url| Some((url, methods)))
             .map_err(|error| FetchError::Address { found, error })
     }
 
@@ -151,6 +153,9 @@ impl Fetcher {
             found.map(url).transpose()
         };
         Ok(Endpoints {
+            token_methods: document.token_methods(),
+            revocation_methods: document.revocation_methods(),
+            userinfo: url(document.userinfo_endpoint)?,
             authorization: url(document.authorization_endpoint)?,
             token: url(document.token_endpoint)?,
             end_session: url(document.end_session_endpoint)?,
@@ -177,7 +182,7 @@ impl Fetcher {
         let mut date = None;
         let discovery = async {
             let failed = |error| FetchError::Request { url: url.to_string(), error };
-            let response = self.client.get(url.clone()).send().await.map_err(failed)?;
+            let response = self.client.of(url).get(url.clone()).send().await.map_err(failed)?;
             // The date is kept even if the document is not usable: a wrong clock is often the cause.
             let stamp = response.headers().get(header::DATE).and_then(|v| v.to_str().ok());
             date = stamp.and_then(|text| httpdate::parse_http_date(text).ok());
@@ -211,7 +216,19 @@ impl Fetcher {
 
     /// A POST request, to be sent by [`Self::answer`].
     pub(crate) fn post(&self, url: &Url) -> RequestBuilder {
-        self.client.post(url.clone())
+        self.client.of(url).post(url.clone())
+    }
+
+    /// A GET request with an access token, to be sent by [`Self::answer`]; `None` if the token has characters that no
+    /// header can have.
+    pub(crate) fn get_with(&self, url: &Url, access_token: &str) -> Option<RequestBuilder> {
+        let value = Zeroizing::new(format!("Bearer {access_token}"));
+        let mut value = header::HeaderValue::from_str(&value).ok()?;
+        value.set_sensitive(true);
+        let request = self.client.of(url).get(url.clone());
+        Some(
+            request.header(header::AUTHORIZATION, value).header(header::ACCEPT, "application/json"),
+        )
     }
 
     /// Sends a request and reads at most `limit` bytes of the response.
@@ -229,7 +246,7 @@ impl Fetcher {
 
     async fn get(&self, url: &Url) -> Result<(Vec<u8>, Option<Duration>), FetchError> {
         let failed = |error| FetchError::Request { url: url.to_string(), error };
-        let response = self.client.get(url.clone()).send().await.map_err(failed)?;
+        let response = self.client.of(url).get(url.clone()).send().await.map_err(failed)?;
         if response.status() != StatusCode::OK {
             return Err(FetchError::Status { url: url.to_string(), status: response.status() });
         }
