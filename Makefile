@@ -1,5 +1,5 @@
 # The commands of this project; CONTRIBUTING.md lists them with their times. Everything stays on loopback.
-.PHONY: demo test test-repeat terminations interop browser platforms check fmt reference lint build install fuzz sanitize corpus bench \
+.PHONY: demo test test-repeat terminations interop browser platforms apps check fmt reference lint build install fuzz sanitize corpus bench \
 	soak chaos scale docs docs-check words
 
 # Starts HAProxy, the agent and workspaces, shows what they do, and keeps running until Ctrl-C.
@@ -43,6 +43,12 @@ browser: install
 # run needs the package registries.
 platforms: install
 	@tests/platforms/run.sh
+
+# Runs code-server, JupyterLab, Vite, Streamlit, Git and others behind the gate; pictures are in target/apps/pictures. The newest
+# HAProxy; VERSIONS="2.6 3.0" for others, ONLY=REGEX for some apps, LONG=1 for what takes hours, WRITE=1 to write the table of
+# docs/apps.md. The first run needs Debian's, npm's and PyPI's package registries.
+apps: install
+	@VERSIONS="$(VERSIONS)" ONLY="$(ONLY)" LONG="$(LONG)" WRITE="$(WRITE)" tests/apps/run.sh
 
 # Runs every fuzz target for TIME seconds; RUNS=10000000 for at most that many executions.
 TIME ?= 60

@@ -18,13 +18,14 @@ export async function freePort(address) {
   return port;
 }
 
-// A certificate authority of this run, and one certificate of it for everything.
-export function certificates(directory, addresses) {
+// A certificate authority of this run, and one certificate of it for everything: the hosts of workspaces, `hosts`, and
+// `addresses`.
+export function certificates(directory, addresses, hosts = []) {
   const run = (...args) => execFileSync('openssl', args, { cwd: directory, stdio: ['ignore', 'pipe', 'pipe'] });
   const curve = ['-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes'];
   run('req', '-x509', ...curve, '-days', '2', '-subj', '/CN=identity-spoa browser tests',
     '-addext', 'basicConstraints=critical,CA:true', '-keyout', 'ca.key', '-out', 'ca.pem');
-  const names = [`DNS:*.${PARENT}`, `DNS:${LOGIN}`, ...addresses.map((ip) => `IP:${ip}`)];
+  const names = [...[`*.${PARENT}`, LOGIN, ...hosts].map((host) => `DNS:${host}`), ...addresses.map((ip) => `IP:${ip}`)];
   writeFileSync(join(directory, 'names'), `subjectAltName=${names.join(',')}\n`);
   run('req', ...curve, '-subj', '/CN=gate', '-keyout', 'gate.key', '-out', 'gate.csr');
   run('x509', '-req', '-in', 'gate.csr', '-CA', 'ca.pem', '-CAkey', 'ca.key', '-CAcreateserial', '-days', '2',
@@ -48,7 +49,8 @@ export class Gate {
   login(path = '/') { return `https://${LOGIN}:${this.port}${path}`; }
   own(name) { return this.login(`/.well-known/identity-spoa/${name}`); }
 
-  // The shipped files, with the arguments for sign-in that identity.spoe.cfg names.
+  // The shipped files, with the arguments for sign-in that identity.spoe.cfg names. The agent closes tunnels through the
+  // master's socket, master.sock.
   async startHaproxy(certificate, authority) {
     const shipped = join(this.root, 'haproxy');
     const copy = join(this.directory, 'haproxy');
@@ -73,7 +75,7 @@ export class Gate {
       GATE_LOGIN_PAGES: this.pages,
       IDENTITY_AGENT: `unix@${join(this.directory, 'spop.sock')}`,
     };
-    const run = ['-W', '-db', '-C', copy, '-f', 'haproxy.cfg'];
+    const run = ['-W', '-db', '-S', join(this.directory, 'master.sock'), '-C', copy, '-f', 'haproxy.cfg'];
     const log = openSync(join(this.directory, 'haproxy.log'), 'w');
     const stdio = ['ignore', log, log];
     if (this.version) {

@@ -6,8 +6,8 @@ import { generateKeyPairSync } from 'node:crypto';
 import Provider from 'oidc-provider';
 
 // Starts one. `client` has the addresses of the gate; `reach` is where its hosts are, since no name server
-// knows them. `issued` gets every token.
-export async function startProvider({ address, tls, client, reach, issued }) {
+// knows them. `issued` gets every token. `others` are further clients, `settings` further settings of the package.
+export async function startProvider({ address, tls, client, reach, issued, others = [], settings = {} }) {
   const counts = { authorize: 0 };
   const server = createServer(tls);
   await new Promise((resolve) => server.listen(0, address, resolve));
@@ -20,12 +20,13 @@ export async function startProvider({ address, tls, client, reach, issued }) {
       id_token_signed_response_alg: 'ES256',
       backchannel_logout_session_required: true,
       ...client,
-    }],
+    }, ...others],
     claims: { openid: ['sub'], email: ['email', 'email_verified'], profile: ['preferred_username'] },
     // The gate reads ID tokens only.
     conformIdTokenClaims: false,
     cookies: { keys: ['browser'], long: { secure: true }, short: { secure: true } },
-    features: { backchannelLogout: { enabled: true }, devInteractions: { enabled: true } },
+    ...settings,
+    features: { backchannelLogout: { enabled: true }, devInteractions: { enabled: true }, ...settings.features },
     findAccount: (ctx, name) => ({
       accountId: name,
       claims: () => ({
