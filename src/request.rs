@@ -363,11 +363,21 @@ impl Request<'_> {
     /// Whether a page of another origin shows the response in a frame.
     #[must_use]
     pub fn is_framed_by_other_origin(&self) -> bool {
-        let Browser { site, dest, .. } = self.browser;
-        let frames = [&b"iframe"[..], b"frame", b"embed", b"object", b"fencedframe"];
-        dest.is_some_and(|dest| frames.contains(&dest))
-            && !matches!(site, None | Some(b"" | b"none" | b"same-origin"))
+        self.is_framed()
+            && !matches!(self.browser.site, None | Some(b"" | b"none" | b"same-origin"))
     }
+
+    /// Whether a page shows the response in a frame.
+    #[must_use]
+    pub fn is_framed(&self) -> bool {
+        self.browser.dest.is_some_and(is_frame)
+    }
+}
+
+/// Whether the destination of a request (Fetch section 2.2.5) is a frame in a page.
+#[must_use]
+pub fn is_frame(dest: &[u8]) -> bool {
+    matches!(dest, b"iframe" | b"frame" | b"embed" | b"object" | b"fencedframe")
 }
 
 /// Whether the destination of a navigation is a page that a person sees. A service worker that forwards a navigation

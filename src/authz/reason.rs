@@ -74,7 +74,7 @@ reasons! {
     HostRepeated = "host_repeated", Deny, 400;
     /// The request has several Authorization headers.
     AuthorizationRepeated = "authorization_repeated", Deny, 400;
-    /// The request has several Cookie headers.
+    /// The request has several Cookie headers, which HAProxy did not join.
     CookieRepeated = "cookie_repeated", Deny, 400;
     /// The request has several credentials.
     CredentialRepeated = "credential_repeated", Deny, 400;
@@ -179,6 +179,9 @@ impl Reason {
     #[must_use]
     pub const fn advice(self) -> Option<&'static str> {
         match self {
+            Self::CookieRepeated => Some(
+                "HAProxy joins several Cookie lines before it asks: copy the two rules with 'txn.cookies' from part 1 of haproxy/haproxy.cfg",
+            ),
             Self::EndpointNotTcp => Some(
                 "the endpoint speaks HTTP: reach it through the HTTP front end, or declare it with 'protocol: tcp' if its server speaks something else",
             ),

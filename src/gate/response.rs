@@ -93,8 +93,8 @@ impl Gate {
         let sign_in_redirect = match (response.decision.reason, &self.browser, &check.host) {
             (Reason::CredentialMissing, Some(sign_in), HostMatch::Matched(host, _))
                 // Only a page that is opened can be redirected: a script would get the login page
-                // as its data.
-                if check.request.navigates() =>
+                // as its data. Nor a frame: the login host's pages are shown in none.
+                if check.request.navigates() && !check.request.is_framed() =>
             {
                 sign_in_redirect(sign_in, check.request, host, check.now)
             }

@@ -444,6 +444,11 @@ fn a_browser_without_a_session_is_sent_to_sign_in_and_a_program_is_not() {
     for other in [
         plain(&host),
         Request { method: Some(b"POST"), ..page },
+        Request { browser: Browser { dest: Some(b"iframe"), ..opened }, ..page },
+        Request {
+            browser: Browser { dest: Some(b"iframe"), site: Some(b"same-origin"), ..opened },
+            ..page
+        },
         Request { authorization: Some(b"Bearer x"), ..page },
         Request { host: Some(b"www.x.test"), ..page },
         Request { cookie: Some(scene.cookie.as_bytes()), ..page },

@@ -1,6 +1,6 @@
 //! The pages that people see during a sign-in or when they are denied: what each says, and its HTML.
 //!
-//! [`super::web`] asks for a page by what happened ([`Pages::refused`], [`Pages::unavailable`] and others). The
+//! [`super::web`] asks for a page by what happened ([`Pages::unavailable`] and others; [`refused`] has those of a denial). The
 //! markup is one template, `page.html`, written by askama, which escapes every value: a value from a request, a
 //! provider or the operator is always text. [`texts`] has the words, which an operator may replace; [`logo`] serves the
 //! operator's image. The look is `haproxy/pages/style.css`, which HAProxy's own page shares.
@@ -23,13 +23,15 @@ use axum::{
 };
 use thiserror::Error;
 
-use crate::{authz::reason::Reason, diagnostics::Mistakes, sessions::flow::PATHS};
+use crate::{diagnostics::Mistakes, sessions::flow::PATHS};
 
 pub mod escape;
 pub mod logo;
+mod refused;
 pub mod texts;
 
 use logo::Logo;
+pub(crate) use refused::{PageLoad, Refused};
 use texts::{Text, Texts};
 
 /// The style of all pages.
@@ -37,6 +39,11 @@ const STYLE: &str = include_str!("../../haproxy/pages/style.css");
 /// A page loads nothing but our style and logo, and is shown in no frame (RFC 9700 section 4.16). Its forms may lead to
 /// any https address, since signing out continues at the provider.
 const POLICY: &str = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self' https:; base-uri 'none'; frame-ancestors 'none'";
+
+/// The same for a page that may be shown in a frame. No value of `frame-ancestors` would admit the pages of editors that are programs,
+/// which have schemes of their own (CSP Level 3 section 6.7.2.6).
+const FRAMED_POLICY: &str =
+    "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'none'; base-uri 'none'";
 
 /// What the operator configures about the pages (`[sign_in.pages]`).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,20 +90,6 @@ pub enum PagesError {
     Texts(#[from] Mistakes),
 }
 
-/// A decision against a person, for [`Pages::refused`].
-pub(crate) struct Refused<'a> {
-    pub(crate) reason: Reason,
-    pub(crate) decision: &'a str,
-    /// The person, if known.
-    pub(crate) user: Option<&'a str>,
-    /// The workspace's host.
-    pub(crate) host: &'a str,
-    pub(crate) owner: Option<&'a str>,
-    /// The address at which another person can sign in.
-    pub(crate) switch: &'a str,
-    pub(crate) sign_out: &'a str,
-}
-
 /// The delivery of a ticket, for [`Pages::hand_over`].
 pub(crate) struct HandOver<'a> {
     /// The workspace's host.
@@ -126,7 +119,7 @@ pub(crate) enum Outage<'a> {
 
 /// What a person can do on a page.
 enum Action {
-    Link { address: String, text: String, look: Look },
+    Link { address: String, text: String, look: Look, tab: Tab },
     Form { address: String, text: String },
 }
 
@@ -137,6 +130,15 @@ enum Look {
     Main,
     /// Anything else.
     Other,
+}
+
+/// Where a link opens.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tab {
+    /// In place of the page.
+    Same,
+    /// In a new tab, which has no hold of this one.
+    New,
 }
 
 /// A line of the list of facts.
@@ -265,54 +267,6 @@ impl Pages {
         page.into_response()
     }
 
-    /// Says why a person cannot open a workspace, and what they can do.
-    pub(crate) fn refused(&self, refused: &Refused<'_>) -> Response {
-        let Refused { reason, decision, user, host, owner, switch, sign_out } = *refused;
-        let owner = owner.filter(|owner| self.settings.show_owner && !owner.is_empty());
-        let (title, why) = Text::for_reason(reason);
-        let status = StatusCode::from_u16(reason.status()).ok();
-        let status = status.filter(|status| !status.is_success());
-        let status = match status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE) {
-            // The browser has no challenge to answer: the person is known, and is refused.
-            StatusCode::UNAUTHORIZED => StatusCode::FORBIDDEN,
-            status => status,
-        };
-        let values = [("user", user.unwrap_or_default()), ("host", host)];
-        let mut page = self.page(status, title, why, &values);
-        match reason {
-            Reason::NotPermitted | Reason::GroupsOverage => match owner {
-                Some(owner) => page.text(Text::AskNamedOwner, &[("owner", owner)]),
-                None => page.text(Text::AskOwner, &[]),
-            },
-            Reason::OriginForeign => {}
-            _ if status == StatusCode::FORBIDDEN => page.text(Text::AskAdministrator, &[]),
-            _ => {}
-        }
-        // Whether another person would get another answer. A foreign origin is refused to everyone.
-        let is_about_them = status == StatusCode::FORBIDDEN && reason != Reason::OriginForeign;
-        if is_about_them {
-            page.link(switch, Text::Switch, &[], Look::Main);
-            if user.is_some() {
-                page.link(sign_out, Text::SignOut, &[], Look::Other);
-            }
-        } else if reason != Reason::HostUnmatched {
-            page.try_again();
-            if user.is_some() && status == StatusCode::NOT_FOUND {
-                page.link(switch, Text::Switch, &[], Look::Other);
-            }
-        }
-        if let Some(user) = user {
-            page.fact(Text::FactUser, user, None);
-        }
-        page.fact(Text::FactHost, host, None);
-        if let Some(owner) = owner.filter(|_| is_about_them) {
-            page.fact(Text::FactOwner, owner, None);
-        }
-        page.fact(Text::FactReason, reason.id(), Some("reason"));
-        page.fact(Text::FactDecision, decision, Some("decision"));
-        page.into_response()
-    }
-
     /// Delivers a ticket and goes on. The ticket is the address of an image: that is the one kind of request which works
     /// without scripts, carries the cookies of the workspace's host, and is seen by none of its pages and service
     /// workers. The browser goes on when the page and its images are loaded (HTML section 4.2.5.3).
@@ -420,6 +374,12 @@ impl Look {
     }
 }
 
+impl Tab {
+    fn is_new(self) -> bool {
+        self == Self::New
+    }
+}
+
 impl Page<'_> {
     fn text(&mut self, text: Text, values: &[(&str, &str)]) {
         self.paragraphs.push(self.pages.say(text, values));
@@ -427,7 +387,13 @@ impl Page<'_> {
 
     fn link(&mut self, address: &str, text: Text, values: &[(&str, &str)], look: Look) {
         let text = self.pages.say(text, values);
-        self.actions.push(Action::Link { address: address.into(), text, look });
+        self.actions.push(Action::Link { address: address.into(), text, look, tab: Tab::Same });
+    }
+
+    /// The main link of a page, in a tab.
+    fn link_in(&mut self, tab: Tab, address: &str, text: Text) {
+        let text = self.pages.say(text, &[]);
+        self.actions.push(Action::Link { address: address.into(), text, look: Look::Main, tab });
     }
 
     /// A link that opens the address of this page again.

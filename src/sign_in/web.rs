@@ -14,7 +14,7 @@ use axum::{
     Router,
     extract::{Form, Query, Request, State},
     http::{
-        HeaderMap, HeaderValue, StatusCode,
+        HeaderMap, HeaderValue, Method, StatusCode,
         header::{COOKIE, HOST, LOCATION, ORIGIN, SET_COOKIE},
     },
     middleware::{self, Next},
@@ -28,7 +28,7 @@ use tracing::{error, info, warn};
 
 use super::{
     client::Client,
-    page::{self, Outage, Pages, Refused},
+    page::{self, Outage, PageLoad, Pages, Refused},
 };
 use crate::{
     audit::{AuditEvent, AuditLog},
@@ -38,10 +38,13 @@ use crate::{
     },
     gate::live::Live,
     identity::Identity,
-    request::cookie::{self, CookieLifetime, set_cookie},
+    request::{
+        cookie::{self, CookieLifetime, set_cookie},
+        is_frame,
+    },
     sessions::{
         LOGIN_COOKIE, Session, Sessions,
-        flow::{PATHS, PublicUrls, Start, decision_id},
+        flow::{self, PATHS, PublicUrls, Start, decision_id},
         keyring::Keyring,
         replay::ReplayGuard,
     },
@@ -275,6 +278,9 @@ impl Web {
             owner: decision.owner.as_deref(),
             switch: &format!("{PATHS}start?ask=1&r={sealed}"),
             sign_out: &format!("{PATHS}sign-out"),
+            load: PageLoad::Opened,
+            origin: &self.urls().origin(&start.host),
+            path: &start.path,
         })
     }
 
@@ -354,8 +360,8 @@ async fn signed_out(State(web): WebState) -> Response {
 }
 
 /// HAProxy refused a person who opens a page at a workspace's host, and gets the page here. The decision is in headers
-/// that HAProxy removes from clients' requests first.
-async fn refused(State(web): WebState, headers: HeaderMap) -> Response {
+/// that HAProxy removes from clients' requests first; method and Fetch Metadata are the client's own.
+async fn refused(State(web): WebState, method: Method, headers: HeaderMap) -> Response {
     let text = |name: &str| {
         let value = headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()));
         value.filter(|value| !value.is_empty())
@@ -371,7 +377,9 @@ async fn refused(State(web): WebState, headers: HeaderMap) -> Response {
     let issuer = issuer.map(|profile| &*profile.authority.name);
     let user = text("x-identity-user").map(|user| web.pages().person(&user, issuer));
     let host = host(&headers);
-    let path = text("x-identity-path").unwrap_or_else(|| "/".into());
+    // Without a host the page has no address, and a path alone could lead to another host ("//evil.test").
+    let path = text("x-identity-path").filter(|path| host.is_some() && flow::is_path(path));
+    let path = path.unwrap_or_else(|| "/".into());
     let mut query = url::form_urlencoded::Serializer::new(String::new());
     query.append_pair("to", &path);
     web.pages().refused(&Refused {
@@ -382,6 +390,9 @@ async fn refused(State(web): WebState, headers: HeaderMap) -> Response {
         owner: text("x-identity-owner").as_deref(),
         switch: &format!("{PATHS}switch?{}", query.finish()),
         sign_out: &web.urls().page("sign-out"),
+        load: page_load(&method, &headers),
+        origin: &host.as_ref().map_or_else(String::new, |host| web.urls().origin(host.as_str())),
+        path: &path,
     })
 }
 
@@ -440,6 +451,18 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 /// The host of a request without its port.
 fn host(headers: &HeaderMap) -> Option<Host> {
     Host::parse(headers.get(HOST)?.as_bytes()).ok()
+}
+
+/// How a browser came to the page of a refusal, as far as it says.
+fn page_load(method: &Method, headers: &HeaderMap) -> PageLoad {
+    let dest = headers.get("sec-fetch-dest").map(HeaderValue::as_bytes);
+    if dest.is_some_and(is_frame) {
+        PageLoad::Framed
+    } else if method.is_safe() {
+        PageLoad::Opened
+    } else {
+        PageLoad::Submitted
+    }
 }
 
 /// Whether a browser loads a page in a window, as far as it says (Fetch Metadata section 2.1). No sign-in happens in a

@@ -15,7 +15,7 @@ pub(crate) const ARGS: &str = " upgrade=req.fhdr(upgrade) fetch_mode=req.fhdr(se
     protocol_lines=req.fhdr_cnt(sec-websocket-protocol)\n";
 
 /// A stage that takes tokens from everywhere.
-async fn stage(version: &Version) -> Stage {
+pub(crate) async fn stage(version: &Version) -> Stage {
     let mut stage = Stage::start(version).await;
     let directory = stage.directory.path().to_owned();
     let config = std::fs::read_to_string(directory.join("agent.toml")).unwrap() + CREDENTIALS;

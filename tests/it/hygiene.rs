@@ -204,18 +204,14 @@ async fn f4_p5_repeated_headers_are_refused() {
     for version in Version::all() {
         let stage = Stage::start(version).await;
         let token = stage.idp.token_of("alice");
-        for lines in [
-            format!("Authorization: Bearer {token}\r\nAuthorization: Bearer {token}\r\n"),
-            format!("Authorization: Bearer {token}\r\nCookie: a=1\r\nCookie: b=2\r\n"),
-        ] {
-            let reply = stage.client().await.send(&host(ALICES), lines.as_bytes()).await;
-            assert_eq!(
-                (reply.status, reply.body.contains("_repeated")),
-                (400, true),
-                "{version:?} {}",
-                reply.body
-            );
-        }
+        let twice = format!("Authorization: Bearer {token}\r\nAuthorization: Bearer {token}\r\n");
+        let reply = stage.client().await.send(&host(ALICES), twice.as_bytes()).await;
+        assert_eq!(
+            (reply.status, reply.body.contains("_repeated")),
+            (400, true),
+            "{version:?} {}",
+            reply.body
+        );
         let lines =
             format!("Host: {}\r\nAuthorization: Bearer {token}\r\n", port_host(3000, ALICES));
         let reply = stage.client().await.send(&host(ALICES), lines.as_bytes()).await;

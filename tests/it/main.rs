@@ -44,6 +44,7 @@ mod providers;
 mod reference;
 mod refresh;
 mod reload;
+mod requests;
 mod reuse;
 mod revocation;
 mod security_checklist;

@@ -89,6 +89,8 @@ async fn the_same_request_is_reused_and_no_other() {
             base.replace("Bearer", "bearer"),
             format!("{base}Cookie: a=b\r\n"),
             format!("{base}Cookie:\r\n"),
+            // q6: lines of Cookie are one line, and compared as such.
+            format!("{base}Cookie: a=b\r\nCookie: a=b\r\n"),
             format!("{base}Origin: https://x.test\r\n"),
             format!("{base}Sec-Fetch-Site: same-site\r\n"),
             // From 3.0 on HAProxy drops one that Connection does not name, or that is empty.
@@ -108,7 +110,6 @@ async fn the_same_request_is_reused_and_no_other() {
             (format!("GET / HTTP/1.1\r\nHost: {at}\r\nAuthorization:\r\n"), 401),
             (base.replace(&alice, &stage.idp.token_of("bob")), 403),
             (format!("{base}Authorization: Bearer {alice}\r\n"), 400),
-            (format!("{base}Cookie: a=b\r\nCookie: a=b\r\n"), 400),
             (base.replace(&at, &port_host(9999, ALICES)), 403),
         ] {
             let mut client = stage.client().await;
@@ -410,5 +411,37 @@ async fn no_request_passes_later_than_a_change_and_the_bound() {
             history.len()
         );
         assert!(ids.len() < passed && history.len() > 3);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn q6_lines_of_cookies_are_compared_as_one_line() {
+    for version in Version::all() {
+        let stage = stage(version, 60_000, true).await;
+        let alice = stage.idp.token_of("alice");
+        let base = format!(
+            "GET / HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {alice}\r\n",
+            host(ALICES)
+        );
+        let with = |cookies: &str| format!("{base}{cookies}");
+        let two = with("Cookie: a=1\r\nCookie: __Host-identity=x; b=2\r\n");
+        let mut client = stage.client().await;
+        let first = ask(&mut client, &two).await;
+        assert_eq!(first.arrived("cookie"), ["a=1; b=2"], "{version:?}");
+        for same in [&two, &with("Cookie: a=1; __Host-identity=x; b=2\r\n")] {
+            let reply = ask(&mut client, same).await;
+            assert_eq!(id(&reply), id(&first), "{version:?} {same}");
+            assert_eq!(reply.arrived("cookie"), ["a=1; b=2"], "{version:?} {same}");
+        }
+        for other in [
+            "Cookie: b=2\r\nCookie: __Host-identity=x; a=1\r\n",
+            "Cookie: a=2\r\nCookie: __Host-identity=x; b=2\r\n",
+            "Cookie: a=1\r\nCookie: __Host-identity=y; b=2\r\n",
+            "Cookie: __Host-identity=x; b=2\r\n",
+        ] {
+            let before = id(&ask(&mut client, &two).await);
+            let reply = ask(&mut client, &with(other)).await;
+            assert_ne!(id(&reply), before, "{version:?} {other}");
+        }
     }
 }

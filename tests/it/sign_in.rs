@@ -147,6 +147,11 @@ impl Browser {
         Self { gate, http: builder.build().unwrap(), cookies: BTreeMap::new() }
     }
 
+    /// The port of HAProxy's https.
+    pub(crate) fn port(&self) -> u16 {
+        self.gate.port()
+    }
+
     pub(crate) async fn get(&mut self, host: &str, path: &str) -> Reply {
         let html = [
             ("accept", "text/html"),

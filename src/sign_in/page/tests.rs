@@ -1,5 +1,5 @@
 use super::*;
-use crate::{identity::TokenError, sign_in::page::logo::MAX_LOGO};
+use crate::{authz::reason::Reason, identity::TokenError, sign_in::page::logo::MAX_LOGO};
 
 fn pages(about: PageSettings) -> Pages {
     Pages::load(about, vec![("corp".into(), "Example Corp".into())]).unwrap()
@@ -21,6 +21,9 @@ fn refused(reason: Reason) -> Refused<'static> {
         owner: Some("owner-name"),
         switch: "/switch?a=1&b=\"",
         sign_out: "/out",
+        load: PageLoad::Opened,
+        origin: "https://a.test",
+        path: "/x?\"<script>",
     }
 }
 
@@ -54,7 +57,7 @@ const ESCAPED: &str = "&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;&quot;&#39
 fn with_value_in_every_slot(value: &'static str) -> String {
     let text = || value.to_owned();
     let actions = [
-        Action::Link { address: text(), text: text(), look: Look::Other },
+        Action::Link { address: text(), text: text(), look: Look::Other, tab: Tab::New },
         Action::Form { address: text(), text: text() },
     ];
     let facts = [
@@ -104,6 +107,8 @@ async fn a_hostile_text_of_the_operator_or_of_a_request_comes_out_escaped_on_eve
         pages.ask_sign_out(),
         pages.signed_out(EVIL),
         pages.refused(&refused(Reason::NotPermitted)),
+        pages.refused(&Refused { load: PageLoad::Submitted, ..refused(Reason::NotPermitted) }),
+        pages.refused(&Refused { load: PageLoad::Framed, ..refused(Reason::NotPermitted) }),
         pages.hand_over(&hand_over).unwrap(),
         pages.late(EVIL),
         pages.failed(),
