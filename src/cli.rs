@@ -9,7 +9,7 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Args, Parser, Subcommand};
 use url::Url;
 
-use crate::haproxy_config::generate::Version;
+use crate::haproxy_config::{generate::Version, known_bugs::Release};
 
 mod agent;
 mod audit;
@@ -187,6 +187,9 @@ struct HaproxyLintArgs {
     /// The configuration of the agent, which HAProxy's must fit
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// The release of HAProxy that reads the files, such as 3.2.19: also finds bugs that are known of it
+    #[arg(long, value_name = "RELEASE")]
+    haproxy_release: Option<Release>,
     /// Prints JSON
     #[arg(long)]
     json: bool,

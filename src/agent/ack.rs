@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::variables;
+use super::variables::{self, GroupsText};
 use crate::{
     authz::{decision::DecisionId, reason::Reason},
     gate::{Gate, Response},
@@ -72,6 +72,7 @@ impl<'e> Exchange<'e> {
         &self,
         response: &Response,
         terms: Option<ReuseTerms<'_>>,
+        groups: GroupsText,
         out: &mut Vec<u8>,
     ) -> Result<Reuse, TooLong> {
         let ids = (self.notify.stream_id, self.notify.frame_id);
@@ -80,7 +81,7 @@ impl<'e> Exchange<'e> {
             // The variables of a reused allow are in the frame already: they are repeated there,
             // not encoded again.
             let mut reusable = terms.map(|terms| (terms, [None; REUSE_VARIABLES.len()]));
-            variables::each(response, self.request, self.id, |name, value| {
+            variables::each(response, self.request, self.id, groups, |name, value| {
                 let set = actions.set_at(Scope::Transaction, name, spop(value));
                 if let Some((_, kept)) = &mut reusable
                     && let Some(number) = REUSE_VARIABLES.iter().position(|kept| *kept == name)
@@ -102,7 +103,7 @@ impl<'e> Exchange<'e> {
     pub(super) fn refuse(&self, reason: Reason, out: &mut Vec<u8>) -> Response {
         let response = Response::refuse(reason);
         // It has about two hundred bytes, which fit into the smallest frame of the protocol.
-        let _ = self.encode(&response, None, out);
+        let _ = self.encode(&response, None, GroupsText::Whole, out);
         response
     }
 }

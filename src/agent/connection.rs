@@ -22,7 +22,7 @@ use crate::{
     identity::pending::{Pending, Waiting},
     spop::{
         AgentSide, Event, Notify, Status,
-        frame::{self, DEFAULT_SIZE},
+        frame::{self, MAX_SIZE},
     },
     time::{MonotonicTime, Timestamp},
     workspaces::pattern::Scratch,
@@ -70,7 +70,7 @@ pub(super) async fn serve(
     let mut connection = Connection {
         stream,
         shared,
-        side: AgentSide::new(DEFAULT_SIZE),
+        side: AgentSide::new(MAX_SIZE),
         input: BytesMut::new(),
         out: Vec::new(),
         scratch: Scratch::default(),
@@ -251,7 +251,7 @@ fn wait(
         let batch = Batch { gate: &gate, workspaces: &workspaces, now, started, max_frame_size };
         let mut out = Vec::new();
         // It was a valid NOTIFY when it was read.
-        if let Ok(Some((frame, _))) = frame::split(&whole, max_frame_size)
+        if let Ok(Some((frame, _))) = frame::split(&whole, MAX_SIZE)
             && let Ok(notify) = Notify::parse(&frame)
         {
             if ended {

@@ -22,6 +22,7 @@ use crate::{
     agent::{
         ack::{Batch, Exchange, Reuse},
         record::DecisionRecord,
+        variables::GroupsText,
     },
     audit::AuditLog,
     authz::{
@@ -184,7 +185,12 @@ impl SpoeHandler {
         let id = &self.next_id(batch.now);
         let exchange = Exchange { notify, request, id, batch };
         let Settled { mut response, opening, terms } = self.settle(&exchange, response);
-        match exchange.encode(&response, terms, out) {
+        let encoded =
+            exchange.encode(&response, terms, GroupsText::Whole, out).or_else(|TooLong| {
+                // The groups are the one variable that can be told to be missing.
+                exchange.encode(&response, None, GroupsText::LeftOut, out)
+            });
+        match encoded {
             Ok(Reuse::Offered) => {
                 if let Some(tunnels) = &self.tunnels {
                     // This cannot fail: the request itself was remembered with the same location.

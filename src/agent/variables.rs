@@ -34,11 +34,21 @@ pub enum Value<'a> {
     Text(&'a [u8]),
 }
 
+/// Whether the variable `groups` is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupsText {
+    /// With every group that it can hold.
+    Whole,
+    /// It is not set, and `groups_incomplete` says so: the response has no room for it.
+    LeftOut,
+}
+
 /// Passes every variable of a response to `set`, `allow` and `reason` first.
 pub fn each(
     response: &Response,
     request: &Request<'_>,
     id: &DecisionId,
+    text: GroupsText,
     mut set: impl FnMut(&'static str, Value<'_>),
 ) {
     let decision = &response.decision;
@@ -71,11 +81,12 @@ pub fn each(
             set("email", Value::Text(email.as_bytes()));
         }
         let groups = &identity.groups_joined;
-        if !groups.as_str().is_empty() {
+        let left_out = text == GroupsText::LeftOut && !groups.as_str().is_empty();
+        if !groups.as_str().is_empty() && !left_out {
             set("groups", Value::Text(groups.as_str().as_bytes()));
         }
         // A rule by group must not take "not in the text" for "not a member".
-        if groups.left_out() || identity.groups_overage {
+        if left_out || groups.left_out() || identity.groups_overage {
             set("groups_incomplete", Value::Bool(true));
         }
     }

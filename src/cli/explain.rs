@@ -19,7 +19,7 @@ use super::{
     terminal::{Progress, Tone, paint},
 };
 use crate::{
-    agent::variables::{self, Value},
+    agent::variables::{self, GroupsText, Value},
     app::setup,
     authz::{
         decision::{DecisionId, HostMatch},
@@ -211,7 +211,7 @@ fn show(
     }
     writeln!(out, "variables")?;
     let mut written = Ok(());
-    variables::each(response, request, &DecisionId::new(), |name, value| {
+    variables::each(response, request, &DecisionId::new(), GroupsText::Whole, |name, value| {
         // Each real decision has an id of its own; this one is not recorded.
         if name != "decision_id" && written.is_ok() {
             written = writeln!(out, "  txn.identity.{name} = {}", text(value));

@@ -6,8 +6,12 @@ use crate::{
     haproxy_config::{
         generate::{Facts, Version},
         lint::MARGIN,
+        room::{Groups, HeaderRoom},
     },
 };
+
+/// How much longer than its pattern the identifier of a tenant's issuer can be, in bytes.
+const TENANT: usize = 64;
 
 impl Config {
     /// The values of this configuration that HAProxy's must fit.
@@ -32,7 +36,18 @@ impl Config {
             metadata: self.agent.resource_metadata,
             several: self.sign_in.as_ref().is_some_and(|sign_in| sign_in.sessions.redis.is_some()),
             reuse: self.agent.reuse,
+            room: self.header_room(),
         }
+    }
+
+    /// The room that HAProxy needs for the headers about people of this configuration.
+    #[must_use]
+    pub fn header_room(&self) -> HeaderRoom {
+        let profiles = || self.issuers.iter().map(|issuer| &issuer.profile);
+        let longest = profiles().map(|profile| profile.issuer.as_str().len()).max();
+        let has_groups = profiles().any(|profile| !profile.claims.groups.is_empty());
+        let groups = if has_groups { Groups::Possible } else { Groups::Never };
+        HeaderRoom::for_headers(longest.unwrap_or_default() + TENANT, groups)
     }
 }
 

@@ -196,6 +196,18 @@ pub fn details(answer: &[u8]) -> Result<Vec<Detail>, Malformed> {
     Ok(details)
 }
 
+/// The version that a process says it has, such as `3.2.18-1+deb13u1`, from the answer to `show info`.
+///
+/// # Errors
+/// The answer is not whole, or has no version.
+pub fn version(answer: &[u8]) -> Result<String, Malformed> {
+    let (before, _) = body(answer)?;
+    let info = answer.get(before.len()..).unwrap_or_default();
+    let version =
+        lines(info).find_map(|line| line.strip_prefix(b"Version: ")).ok_or(Malformed::Cut)?;
+    Ok(version.iter().take(80).map(|byte| byte.escape_ascii().to_string()).collect())
+}
+
 /// For each of `count` commands `shutdown session`, whether it found its stream.
 ///
 /// # Errors

@@ -5,7 +5,9 @@
 //! those that a reload has replaced. The socket itself is asked which it is. [`super::exchange`] sets the limits, and
 //! [`super::runtime`] parses the answers; nothing here knows about tunnels.
 
-use std::{fmt, fmt::Write as _, io, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    fmt, fmt::Write as _, io, iter, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration,
+};
 
 use thiserror::Error;
 
@@ -91,6 +93,14 @@ impl Process {
     /// The answer is not whole, or cannot be parsed.
     pub async fn list(&self) -> Result<List, AskError> {
         Ok(runtime::list(&self.ask(["show sess"].into_iter()).await?)?)
+    }
+
+    /// The version of HAProxy that the process runs.
+    ///
+    /// # Errors
+    /// The answer is not whole, or has no version.
+    pub async fn version(&self) -> Result<String, AskError> {
+        Ok(runtime::version(&self.ask(iter::empty::<&str>()).await?)?)
     }
 
     /// The details of some streams. Streams that have ended are left out.

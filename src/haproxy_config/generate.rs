@@ -9,14 +9,18 @@ use std::{fmt, time::Duration};
 use strum::VariantArray as _;
 
 use super::lint::REUSE;
-use crate::haproxy_config::shipped::{GATE, SPOE};
+use crate::haproxy_config::{
+    room::HeaderRoom,
+    shipped::{GATE, SPOE},
+};
 
 mod template;
 
 const TCP: &str = include_str!("../../haproxy/tcp.cfg");
 /// The files of haproxy/pages by name, in the order of the names. A test of generate holds the list against the directory.
-const PAGES: [(&str, &str); 2] = [
+const PAGES: [(&str, &str); 3] = [
     ("style.css", include_str!("../../haproxy/pages/style.css")),
+    ("too-large.html", include_str!("../../haproxy/pages/too-large.html")),
     ("unavailable.html", include_str!("../../haproxy/pages/unavailable.html")),
 ];
 
@@ -125,6 +129,8 @@ pub struct Facts {
     pub several: bool,
     /// For how long HAProxy may reuse an allow; `None` is never.
     pub reuse: Option<Duration>,
+    /// The room in HAProxy's buffers.
+    pub room: HeaderRoom,
 }
 
 impl Facts {

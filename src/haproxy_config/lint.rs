@@ -22,6 +22,8 @@ use serde::Serialize;
 use super::{
     condition::{Acls, step},
     document::{At, Document, Line, Section, Source},
+    known_bugs::Release,
+    room::HeaderRoom,
 };
 use crate::workspaces::destination::AllowedBackends;
 
@@ -38,6 +40,7 @@ mod headers;
 mod hops;
 mod host;
 mod judged;
+mod known;
 mod lines;
 mod maps;
 mod modes;
@@ -47,6 +50,7 @@ mod pages;
 mod reach;
 mod required;
 mod reuse;
+mod room;
 mod routes;
 mod rule;
 mod servers;
@@ -83,6 +87,10 @@ pub struct Agent {
     pub frames: bool,
     /// The backends that the agent may name. `None` if there is no configuration: then it could name any.
     pub backends: Option<AllowedBackends>,
+    /// The room that HAProxy's buffers need. `None` if there is no configuration.
+    pub room: Option<HeaderRoom>,
+    /// The release of HAProxy, if it is given.
+    pub release: Option<Release>,
 }
 
 impl Default for Agent {
@@ -98,6 +106,8 @@ impl Default for Agent {
             policies: false,
             frames: true,
             backends: None,
+            room: None,
+            release: None,
         }
     }
 }
@@ -211,6 +221,8 @@ fn check(
     servers::check(variant, report);
     maps::check(variant, report);
     outside::check(variant, report);
+    room::check(variant, report);
+    known::check(variant, report);
     // In some variant nothing asks the agent: the finding names the condition that decides about it.
     if variant.guards.is_empty() && !report.is_broken {
         let fix = "filter spoe engine identity config identity.spoe.cfg\nhttp-request send-spoe-group identity authorize";

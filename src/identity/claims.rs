@@ -23,7 +23,7 @@ use crate::time::Timestamp;
 /// The longest subject in bytes (OIDC Core section 2).
 pub const MAX_SUBJECT: usize = 255;
 /// The longest e-mail address, login name, group or organization in bytes.
-const MAX_TEXT: usize = 320;
+pub const MAX_TEXT: usize = 320;
 /// 9999-12-31T23:59:59Z: a `NumericDate` beyond it is a mistake, not a date.
 const MAX_DATE: f64 = 253_402_300_799.0;
 

@@ -3,8 +3,9 @@
 //! The text is for routes, headers and logs. Grants and policies decide by the list itself, which has every group. The
 //! text may lack some, and says so: a rule of HAProxy must be able to tell "not a member" from "not in the text".
 
-/// The longest text, in bytes: the buffers of HAProxy hold 16 KiB for the whole request.
-const MAX_LENGTH: usize = 4096;
+/// The longest text, in bytes. It holds the 200 groups that Entra puts into a token at most, each a GUID. HAProxy's buffers keep room
+/// for it (`haproxy_config::room`).
+pub const MAX_LENGTH: usize = 8192;
 
 /// The groups joined by commas.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,7 +15,7 @@ pub struct JoinedGroups {
 }
 
 impl JoinedGroups {
-    /// Joins the groups in their order, up to 4,096 bytes. A name with a comma would read as two groups, so it is
+    /// Joins the groups in their order, up to [`MAX_LENGTH`] bytes. A name with a comma would read as two groups, so it is
     /// left out.
     #[must_use]
     pub fn new(groups: &[Box<str>]) -> Self {
@@ -70,18 +71,25 @@ mod tests {
     }
 
     #[test]
+    fn q7_as_many_groups_as_a_token_of_entra_can_have_are_whole() {
+        let groups: Vec<_> = (0..200).map(|n| format!("{n:08x}-0000-4000-8000-{n:012x}")).collect();
+        let groups: Vec<_> = groups.iter().map(String::as_str).collect();
+        assert_eq!(joined(&groups), (groups.join(","), false));
+    }
+
+    #[test]
     fn the_text_ends_with_a_whole_name_before_its_limit() {
         let name = "g".repeat(99);
-        let (text, left_out) = joined(&[&*name; 40]);
-        assert_eq!((text.len(), left_out), (40 * 100 - 1, false));
-        let (text, left_out) = joined(&[&*name; 41]);
-        assert_eq!((text.len(), left_out), (40 * 100 - 1, true));
+        let (text, left_out) = joined(&[&*name; 81]);
+        assert_eq!((text.len(), left_out), (81 * 100 - 1, false));
+        let (text, left_out) = joined(&[&*name; 82]);
+        assert_eq!((text.len(), left_out), (81 * 100 - 1, true));
         assert!(text.split(',').all(|one| one == name));
-        let names = [&*name; 40];
+        let names = [&*name; 81];
         let (text, left_out) = joined(&[&names[..], &[&*name, "x"]].concat());
         assert_eq!(
             (text.len(), left_out),
-            (40 * 100 - 1, true),
+            (81 * 100 - 1, true),
             "nothing after the first that has no room"
         );
     }

@@ -87,10 +87,11 @@ impl AgentSide {
         self.state == ConnectionState::Closed
     }
 
-    /// The largest frame that may come now, without the length, in bytes.
+    /// The largest frame that may come now, without the length, in bytes. A HELLO is short.
     #[must_use]
     pub fn frame_limit(&self) -> u32 {
-        self.agreed().map_or(self.max_frame_size, |agreed| agreed.max_frame_size)
+        let opening = self.max_frame_size.min(frame::DEFAULT_SIZE);
+        self.agreed().map_or(opening, |agreed| agreed.max_frame_size)
     }
 
     /// Closes the connection from the agent's end: appends an AGENT-DISCONNECT.
@@ -148,7 +149,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::spop::{Value, client, frame::DEFAULT_SIZE, value::tests::any_value};
+    use crate::spop::{
+        Value, client,
+        frame::{DEFAULT_SIZE, MAX_SIZE},
+        value::tests::any_value,
+    };
 
     fn opened() -> (AgentSide, Vec<u8>) {
         let mut bytes = Vec::new();
@@ -309,6 +314,31 @@ mod tests {
         let mut side = AgentSide::new(DEFAULT_SIZE);
         side.next(&bytes, &mut Vec::new()).unwrap();
         assert_eq!(refused(&mut side, &[0, 0, 1, 45]).0, FrameError::TooBig);
+    }
+
+    #[test]
+    fn q10_the_size_that_haproxy_offers_is_taken_up_to_the_bound() {
+        for (offered, agreed) in [
+            (DEFAULT_SIZE, DEFAULT_SIZE),
+            (28_668, 28_668),
+            (MAX_SIZE - 4, MAX_SIZE - 4),
+            (MAX_SIZE, MAX_SIZE),
+            (u32::MAX, MAX_SIZE),
+        ] {
+            let mut bytes = Vec::new();
+            client::hello(&mut bytes, offered, "", false);
+            let mut side = AgentSide::new(MAX_SIZE);
+            side.next(&bytes, &mut Vec::new()).unwrap();
+            assert_eq!(side.frame_limit(), agreed, "{offered}");
+            assert_eq!(refused(&mut side, &(agreed + 1).to_be_bytes()).0, FrameError::TooBig);
+        }
+    }
+
+    #[test]
+    fn q10_before_the_hello_no_large_frame_is_waited_for() {
+        let mut side = AgentSide::new(MAX_SIZE);
+        let error = refused(&mut side, &(DEFAULT_SIZE + 1).to_be_bytes()).0;
+        assert_eq!(error, FrameError::TooBig);
     }
 
     fn any_notify() -> impl Strategy<Value = Vec<u8>> {

@@ -13,6 +13,8 @@ pub const LENGTH: usize = 4;
 pub const MIN_SIZE: u32 = 256;
 /// The largest frame that HAProxy sends by default, without its length (tune.bufsize - 4).
 pub const DEFAULT_SIZE: u32 = 16_380;
+/// The largest frame that this program takes where HAProxy has larger buffers, in bytes. Each connection may hold one such frame.
+pub const MAX_SIZE: u32 = 64 * 1024;
 /// The smallest header: a type, flags, and two ids of one byte each.
 const SHORTEST: u32 = 7;
 

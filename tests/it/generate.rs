@@ -10,6 +10,7 @@ use identity_spoa::haproxy_config::{
     document::Source,
     generate::{Facts, File, Version as Dialect, generate, parts},
     lint::{Agent, lint},
+    room::{Groups, HeaderRoom},
 };
 use strum::VariantArray as _;
 
@@ -30,6 +31,10 @@ fn facts(version: Dialect, everything: bool) -> Facts {
         metadata: everything,
         several: false,
         reuse: everything.then(|| Duration::from_secs(5)),
+        room: HeaderRoom::for_headers(
+            30,
+            if everything { Groups::Possible } else { Groups::Never },
+        ),
     }
 }
 
@@ -41,6 +46,7 @@ fn agent(facts: &Facts) -> Agent {
         policies: false,
         query: facts.query,
         subprotocol: facts.subprotocol,
+        room: Some(facts.room),
         ..Agent::default()
     }
 }
@@ -110,6 +116,9 @@ fn what_is_generated_has_no_mistakes_and_nothing_superfluous() {
                 (gate, "txn.identity.metadata", everything),
                 (gate, "if [credentials] accepts tokens there", everything),
                 (gate, "unless allowed", true),
+                (gate, "    tune.maxrewrite 11264\n", everything),
+                (gate, "    tune.maxrewrite 3072\n", !everything),
+                (gate, "    monitor-uri /.well-known/identity-spoa/alive\n", true),
                 (gate, "Cookies without the gate's own", true),
                 (gate, "tests run", false),
                 (gate, "mode spop", version >= Dialect::V3_2),

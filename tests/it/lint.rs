@@ -8,6 +8,7 @@ use std::{
 
 use identity_spoa::haproxy_config::{
     document::Source,
+    known_bugs::Release,
     lint::{Agent, Finding, Rule, lint},
 };
 use strum::VariantArray as _;
@@ -104,7 +105,11 @@ fn each_mistake_in_an_example_is_found_in_its_line_and_no_other() {
             }
         }
         assert_eq!(want.is_empty(), name.starts_with("good"), "{name}");
-        let found = findings("tests/data/lint", &[name], &Agent::default());
+        // The first line may say which release of HAProxy reads the example.
+        let first = std::fs::read_to_string(directory.join(name)).unwrap();
+        let release = first.strip_prefix("# HAProxy version ").and_then(Release::said);
+        let agent = Agent { release, ..Agent::default() };
+        let found = findings("tests/data/lint", &[name], &agent);
         let place = |f: &Finding| (f.file.clone(), f.line, f.rule.id().to_owned());
         let places: BTreeSet<_> = found.iter().map(place).collect();
         if places != want {
@@ -521,4 +526,58 @@ fn local_addresses_and_new_sections_are_known() {
         let found = lint(&[Source { text, ..good.clone() }], &files, &Agent::default());
         assert!(found.is_empty(), "{section}: {}", self::text(&found));
     }
+}
+
+#[test]
+fn q7_the_room_for_the_headers_of_a_configuration_must_be_there() {
+    let shipped = |name: &str| std::fs::read(root().join("haproxy").join(name)).unwrap();
+    let gate = String::from_utf8(shipped("haproxy.cfg")).unwrap();
+    let spoe = shipped("identity.spoe.cfg");
+    let agent = b"[agent]\nlisten = ['unix:spop.sock']\n[[issuer]]\nname = 'x'\nissuer = 'https://idp.example.com'\naudience = ['x']\n\
+        [[host]]\npreset = 'ona'\ndomain = 'x.test'\n[workspaces]\nfile = 'w.yaml'\n";
+    let linted = |gate: &str| {
+        let files: &[(&str, &[u8])] = &[
+            ("haproxy.cfg", gate.as_bytes()),
+            ("identity.spoe.cfg", &spoe),
+            ("agent.toml", agent),
+            ("w.yaml", b"workspaces: []\n"),
+        ];
+        lint_in(files, &["haproxy.cfg", "--config", "agent.toml"])
+    };
+    assert_eq!(linted(&gate), (Some(0), "no mistakes found\n".into()));
+    let line = |name: &str| gate.lines().find(|line| line.contains(name)).unwrap();
+    let (buffers, rewrites) = (line("    tune.bufsize "), line("    tune.maxrewrite "));
+    for (sizes, finds) in [
+        ([buffers, ""], true),
+        (["", ""], true),
+        // HAProxy takes no more than half of its buffer.
+        (["", rewrites], true),
+        (["    tune.bufsize 65536", rewrites], false),
+        (["    tune.bufsize 64k", "    tune.maxrewrite 16k"], false),
+        (["    tune.bufsize 64k", "    tune.maxrewrite 56k"], false),
+        ([buffers, "    tune.maxrewrite 4096"], true),
+    ] {
+        let changed = gate.replace(buffers, sizes[0]).replace(rewrites, sizes[1]);
+        let (status, text) = linted(&changed);
+        assert_eq!(status == Some(1), finds, "{sizes:?} {text}");
+        assert_eq!(text.contains(": header-room: "), finds, "{sizes:?} {text}");
+        assert_eq!(text.contains("fix: tune.bufsize "), finds, "{sizes:?} {text}");
+    }
+}
+
+#[test]
+fn q9_a_release_with_a_known_bug_is_found_where_it_is_given() {
+    for (release, status) in
+        [("3.0.22", 1), ("3.2.18", 1), ("3.3.9", 1), ("3.2.19", 0), ("2.6.12-1+deb12u4", 0)]
+    {
+        let output = run_program(&["haproxy/haproxy.cfg", "--haproxy-release", release]);
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(status), "{release} {text}");
+        assert_eq!(text.contains(": known-bug: "), status == 1, "{release} {text}");
+        assert_eq!(text.contains("haproxy/issues/3355"), status == 1, "{release} {text}");
+    }
+    assert_eq!(
+        run_program(&["haproxy/haproxy.cfg", "--haproxy-release", "3.2"]).status.code(),
+        Some(2)
+    );
 }

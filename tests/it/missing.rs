@@ -143,9 +143,14 @@ struct World {
 
 fn configuration(into: &Path, extra: &str, args: &str) {
     std::fs::create_dir_all(into.join("pages")).unwrap();
-    for file in
-        ["pages/style.css", "pages/unavailable.html", "haproxy.cfg", "tcp.cfg", "identity.spoe.cfg"]
-    {
+    for file in [
+        "pages/style.css",
+        "pages/too-large.html",
+        "pages/unavailable.html",
+        "haproxy.cfg",
+        "tcp.cfg",
+        "identity.spoe.cfg",
+    ] {
         let text = std::fs::read_to_string(root().join("haproxy").join(file)).unwrap();
         let places = "cookies=req.fhdr_cnt(cookie)";
         let text = text.replace(places, &format!("{places}{}", args.trim_end()));

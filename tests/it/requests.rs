@@ -7,6 +7,7 @@ use crate::{
 };
 
 mod pages;
+mod room;
 
 /// Lines of Cookie with these values, with other headers between them.
 fn lines(cookies: &[Vec<u8>]) -> Vec<u8> {
@@ -117,5 +118,47 @@ async fn q6_a_token_in_a_cookie_counts_in_any_line_and_never_in_two() {
             assert_eq!(reply.status, 400, "{version:?} {}", reply.body);
             assert!(reply.body.contains("credential_repeated"), "{version:?} {}", reply.body);
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn q8_a_load_balancers_probe_is_answered_whatever_its_host_is() {
+    const ALIVE: &str = "/.well-known/identity-spoa/alive";
+    for version in Version::all() {
+        let mut stage = Stage::start(version).await;
+        for head in [
+            format!("GET {ALIVE} HTTP/1.0\r\n"),
+            format!("GET {ALIVE} HTTP/1.1\r\nHost: 10.0.0.1:8080\r\n"),
+            format!("GET {ALIVE} HTTP/1.1\r\nHost: [::1]\r\n"),
+            format!("GET {ALIVE} HTTP/1.1\r\nHost: {}\r\n", host(ALICES)),
+        ] {
+            let reply = stage.client().await.raw(format!("{head}\r\n").as_bytes()).await;
+            assert_eq!(reply.status, 200, "{version:?} {head}");
+            // Nothing of the gate, its agent or its workspaces.
+            for part in ["identity", "workspace", "alice", "agent", "haproxy", "2.6", "3."] {
+                let said = format!("{:?} {}", reply.headers, reply.body).to_lowercase();
+                assert!(!said.contains(part), "{version:?} {said}");
+            }
+        }
+        // No other path, and no other part of the request, is such a probe.
+        let before = stage.alice.requests().len();
+        for (target, lines) in [
+            (format!("{ALIVE}/"), ""),
+            (format!("{ALIVE}?x"), ""),
+            (format!("/x{ALIVE}"), ""),
+            ("/.well-known/identity-spoa/%61live".into(), ""),
+            (format!("/?{ALIVE}"), ""),
+            ("/".into(), "X-Original-URL: /.well-known/identity-spoa/alive\r\n"),
+        ] {
+            let request = format!("GET {target} HTTP/1.1\r\nHost: {}\r\n{lines}\r\n", host(ALICES));
+            let reply = stage.client().await.raw(request.as_bytes()).await;
+            assert_eq!(reply.status, 401, "{version:?} {target} {}", reply.body);
+        }
+        assert_eq!(stage.alice.requests().len(), before, "{version:?}");
+        // A probe is not asked about, so it says nothing about the agent either.
+        stage.agent.kill();
+        let reply =
+            stage.client().await.raw(format!("GET {ALIVE} HTTP/1.0\r\n\r\n").as_bytes()).await;
+        assert_eq!(reply.status, 200, "{version:?}");
     }
 }

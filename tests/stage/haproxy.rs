@@ -144,7 +144,8 @@ pub struct Haproxy {
 pub fn copy_with_browser_args(files: &Path) {
     let shipped = root().join("haproxy");
     std::fs::create_dir_all(files.join("pages")).unwrap();
-    for file in ["pages/style.css", "pages/unavailable.html", "haproxy.cfg", "tcp.cfg"] {
+    let pages = ["pages/style.css", "pages/too-large.html", "pages/unavailable.html"];
+    for file in pages.into_iter().chain(["haproxy.cfg", "tcp.cfg"]) {
         std::fs::copy(shipped.join(file), files.join(file)).unwrap();
     }
     let text = std::fs::read_to_string(shipped.join("identity.spoe.cfg")).unwrap();

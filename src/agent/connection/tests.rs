@@ -25,6 +25,7 @@ use crate::{
         ack::{self, Action},
         client,
         disconnect::Disconnect,
+        frame::DEFAULT_SIZE,
         hello::Agreed,
     },
     workspaces::reconcile::lookup::Lookup,

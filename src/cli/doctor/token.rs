@@ -324,7 +324,7 @@ fn known(profile: &Profile, claims: &Map<String, Value>, identity: &Identity) ->
     if identity.groups_joined.left_out() {
         findings.push(Finding::warn(
             "HAProxy's variable 'groups' lacks some of these groups: 'groups_incomplete' is set",
-            "names with a comma, and what is beyond 4096 bytes, are left out: decide by grants and policies, or filter the groups at the provider",
+            "names with a comma, and what is beyond 8192 bytes, are left out: decide by grants and policies, or filter the groups at the provider",
         ));
     }
     if identity.groups_overage {

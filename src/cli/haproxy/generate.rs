@@ -12,7 +12,10 @@ use similar::TextDiff;
 use crate::{
     cli::HaproxyGenerateArgs,
     config::Config,
-    haproxy_config::generate::{self, File, Version},
+    haproxy_config::{
+        generate::{self, File, Version},
+        known_bugs::Release,
+    },
 };
 
 pub(super) fn generate(args: &HaproxyGenerateArgs) -> anyhow::Result<ExitCode> {
@@ -55,6 +58,13 @@ fn installed_version() -> anyhow::Result<Version> {
         stderr(),
         "for HAProxy {version}, as on this machine; choose another with --haproxy-version"
     )?;
+    for bug in Release::said(&said).into_iter().flat_map(Release::known_bugs) {
+        writeln!(
+            stderr(),
+            "the HAProxy of this machine has a known bug: {bug}: use another release, or add '{}' to the section 'global'",
+            bug.workaround
+        )?;
+    }
     Ok(version)
 }
 

@@ -23,6 +23,7 @@ pub(super) fn lint(args: &HaproxyLintArgs) -> anyhow::Result<ExitCode> {
         Some(path) => agent(&Config::load(path)?),
         None => Agent::default(),
     };
+    let agent = Agent { release: args.haproxy_release, ..agent };
     let files = args.files.iter().map(|path| listed(path)).collect::<anyhow::Result<Vec<_>>>()?;
     let files = files.concat();
     let sources = files.iter().map(|path| read(path)).collect::<anyhow::Result<Vec<_>>>()?;
@@ -58,6 +59,8 @@ pub(super) fn agent(config: &Config) -> Agent {
         subprotocol: credentials.is_some_and(|sources| sources.subprotocol),
         frames: limits.framing == Framing::Workspace,
         backends: Some(limits.ranges.backends.clone()),
+        room: Some(config.header_room()),
+        release: None,
     }
 }
 

@@ -330,6 +330,12 @@ fn specialised(line: &str, words: &[String], section: &str, facts: &Facts) -> St
         (["presetenv", "IDENTITY_AGENT", _], Some(agent)) => {
             return instead(format!("presetenv IDENTITY_AGENT {agent}"));
         }
+        (["tune.bufsize", _], _) => {
+            return instead(format!("tune.bufsize {}", facts.room.bufsize));
+        }
+        (["tune.maxrewrite", _], _) => {
+            return instead(format!("tune.maxrewrite {}", facts.room.maxrewrite));
+        }
         (["tcp-request", "inspect-delay", _], _) => {
             let seconds = facts.processing.as_secs() + 2;
             return instead(format!("tcp-request inspect-delay {seconds}s"));

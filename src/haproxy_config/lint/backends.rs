@@ -70,8 +70,11 @@ fn check_pages(guard: &Guard<'_>, report: &mut Report) {
 
 /// With sign-in, requests for the agent's pages must go to the agent before any other rule takes them.
 fn check_reserved(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Report) {
+    // The path of health checks is not a page: HAProxy answers there by itself.
+    let is_probe = |line: &Line| line.words.first().is_some_and(|word| word == "monitor-uri");
+    let mut lines = guard.lines.iter().filter(|line| !is_probe(line));
     let knows = guard.names.acls.values().flat_map(|tests| tests.iter()).any(is_reserved)
-        || guard.lines.iter().any(|line| line.words.iter().any(|w| w.starts_with(PATHS)));
+        || lines.any(|line| line.words.iter().any(|w| w.starts_with(PATHS)));
     let fix = format!(
         "acl sign_in path_beg {PATHS}\nuse_backend identity-web if sign_in\nhttp-request allow if sign_in   # above 'send-spoe-group'"
     );

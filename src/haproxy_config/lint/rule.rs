@@ -85,6 +85,10 @@ pub enum Rule {
     AddressForged,
     /// Several requests at a time on one connection to the agent, which HAProxy cannot do.
     Pipelining,
+    /// HAProxy's buffers have no room for the gate's headers.
+    HeaderRoom,
+    /// The release of HAProxy has a known bug.
+    KnownBug,
     /// Something that lint cannot judge.
     NotJudged,
 }
@@ -242,6 +246,13 @@ impl Rule {
                 "pipelining",
                 "from 3.1 on HAProxy stops reading a connection on which 16 kB of answers arrive at once: everything on it times out and is refused",
             ),
+            Self::HeaderRoom => (
+                "header-room",
+                "a request whose body fills the buffer has no room for the headers about the person: it ends with 500",
+            ),
+            Self::KnownBug => {
+                ("known-bug", "people behind the gate notice it, and nothing in the log says why")
+            }
             Self::NotJudged => {
                 ("not-judged", "it could do anything: a result without mistakes does not cover it")
             }

@@ -1,7 +1,7 @@
 //! The page of a refusal: why a person cannot open a workspace, and what they can do.
 //!
 //! What the page may offer depends on how the browser came to it ([`PageLoad`]). A window gets links. A page in a frame
-//! cannot sign anybody in, so it has one link, which opens a window, and any page may show it: it says nothing about the
+//! cannot sign a person in, so it has one link, which opens a window, and any page may show it: it says nothing about the
 //! person. A page that answers a form has no link that leads away in its window, because reloading the page sends the
 //! form again.
 
@@ -122,7 +122,7 @@ impl Pages {
         page.identified(refused)
     }
 
-    /// The page in a frame: it names nobody, and its one link opens a window.
+    /// The page in a frame: it does not name the person, and its one link opens a window.
     fn refused_in_frame(&self, refused: &Refused<'_>) -> Response {
         let Refused { reason, origin, path, .. } = *refused;
         let status = status(reason);

@@ -65,6 +65,7 @@ fn the_package_holds_the_program_its_units_pages_and_completions() {
         "/usr/share/fish/vendor_completions.d/identity-spoa.fish",
         "/usr/share/identity-spoa/haproxy/haproxy.cfg",
         "/usr/share/identity-spoa/haproxy/identity.spoe.cfg",
+        "/usr/share/identity-spoa/haproxy/pages/too-large.html",
         "/usr/share/identity-spoa/haproxy/pages/unavailable.html",
         "/usr/share/doc/identity-spoa/examples/agent.toml",
         "/usr/share/doc/identity-spoa/README.md",

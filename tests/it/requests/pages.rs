@@ -97,19 +97,21 @@ async fn q4_a_frame_without_a_session_says_to_sign_in_in_a_new_tab() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn q4_a_refusal_in_a_frame_is_shown_and_names_nobody() {
+async fn q4_a_refusal_in_a_frame_is_shown_and_does_not_name_the_person() {
     let stage = Stage::with(Version::newest(), "").await;
     let mut browser = stage.browser();
     assert_eq!(browser.browse(&host(ALICES), "/").await.status, 200);
     let list = stage.directory.path().join("workspaces.yaml");
     let before = std::fs::read_to_string(&list).unwrap();
-    let reply = framed(&mut browser, &host(ALICES), "/x", "iframe", "cross-site").await;
+    let foreign = [("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")];
+    let foreign = [&foreign[..], &[("sec-fetch-site", "cross-site")]].concat();
+    let reply = browser.ask("GET", &host(ALICES), "/x", &foreign).await;
     assert_eq!(reply.status, 403, "{reply:?}");
     assert!(reply.body.contains("origin_foreign"), "{}", reply.body);
     may_be_framed(&reply);
     for (from, to, status, reason) in [
         ("phase: running", "phase: stopped", 404, "workspace_stopped"),
-        ("phase: running", "phase: starting", 503, "workspace_starting"),
+        ("phase: running", "phase: provisioning", 503, "workspace_starting"),
         ("alice", "carol", 403, "not_permitted"),
     ] {
         std::fs::write(&list, before.replace(from, to)).unwrap();
@@ -181,7 +183,7 @@ async fn q5_a_form_for_a_workspace_that_is_not_there_is_not_lost_by_a_link() {
     let before = std::fs::read_to_string(&list).unwrap();
     for (from, to, status, words) in [
         ("phase: running", "phase: stopped", 404, "Reload this page to send it again"),
-        ("phase: running", "phase: starting", 503, "Reload this page to send it again"),
+        ("phase: running", "phase: provisioning", 503, "Reload this page to send it again"),
         ("alice", "carol", 403, "did not reach the workspace"),
     ] {
         std::fs::write(&list, before.replace(from, to)).unwrap();
