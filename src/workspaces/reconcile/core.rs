@@ -11,7 +11,7 @@
 mod reads;
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     time::Duration,
 };
 
@@ -60,6 +60,8 @@ impl Default for ReconcileTiming {
 const MAX_READS: usize = 32;
 /// With more pending changes than this, a complete list is quicker than single reads.
 const LIST_THRESHOLD: usize = 512;
+/// How many owners without an account are remembered. When there are more, all are forgotten and looked up again.
+const MAX_UNKNOWN_OWNERS: usize = 1024;
 /// After this time a connection for events that has sent nothing is taken to be established.
 const SILENT_CONNECT_DELAY: Duration = Duration::from_secs(2);
 
@@ -107,6 +109,8 @@ pub struct Reconciler {
     watch: WatchState,
     lists: RepeatedRequest,
     accounts: RepeatedRequest,
+    /// The owners that the accounts were requested for and did not have.
+    unknown_owners: HashSet<Box<str>>,
     reads: HashMap<WorkspaceId, PendingRead>,
     queue: VecDeque<WorkspaceId>,
     reading: usize,
@@ -131,6 +135,7 @@ impl Reconciler {
             watch: WatchState::default(),
             lists: RepeatedRequest::default(),
             accounts: RepeatedRequest::default(),
+            unknown_owners: HashSet::new(),
             reads: HashMap::new(),
             queue: VecDeque::new(),
             reading: 0,
@@ -281,6 +286,7 @@ impl Reconciler {
             }
             SourceEvent::Described(workspace) => {
                 let id = workspace.id.clone();
+                self.look_up_owner(&workspace);
                 self.publisher.observe(*workspace, self.now, self.now);
                 if let Some(pending) = self.reads.get_mut(&id) {
                     pending.changed = None;
@@ -370,7 +376,9 @@ impl Reconciler {
         match result {
             Ok(members) => {
                 self.succeeded();
-                self.publisher.set_directory(Directory::new(members));
+                let directory = Directory::new(members);
+                self.unknown_owners.retain(|owner| directory.account(owner).is_none());
+                self.publisher.set_directory(directory);
                 let resync = self.timing.list_interval.mul_f64(0.8 + 0.4 * (self.jitter)());
                 self.accounts.succeeded(started, self.now.plus(resync));
                 self.confirm();
@@ -381,6 +389,25 @@ impl Reconciler {
                 self.accounts.failed(self.now.plus(pause));
             }
         }
+    }
+
+    /// Requests the accounts when a workspace's owner has none: an account can be younger than the last list of them, as that
+    /// of a person who has just signed in at the platform for the first time. One request for each such owner.
+    fn look_up_owner(&mut self, workspace: &Workspace) {
+        let Some(owner) = &workspace.owner.account else { return };
+        if !self.capabilities.accounts || self.unknown_owners.contains(owner) {
+            return;
+        }
+        let snapshot = self.publisher.registry().snapshot_at(self.now);
+        let directory = snapshot.directory(self.publisher.source());
+        if directory.is_some_and(|directory| directory.account(owner).is_some()) {
+            return;
+        }
+        if self.unknown_owners.len() >= MAX_UNKNOWN_OWNERS {
+            self.unknown_owners.clear();
+        }
+        self.unknown_owners.insert(owner.clone());
+        self.accounts.request_soon(self.now);
     }
 
     /// When the last complete information was requested: a list, and the accounts if the source has

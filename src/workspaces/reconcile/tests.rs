@@ -20,6 +20,7 @@ use crate::{
     workspaces::{
         Admission, Destination, Endpoint, EndpointName, Person, Phase, Protocol, Revision,
         Workspace, WorkspaceId,
+        directory::Member,
         registry::{LookupResult, Publisher, Registry, SourceRules},
         source::{Capabilities, SourceError, SourceEvent, SourceId},
     },
@@ -538,4 +539,41 @@ fn a_flood_of_changes_asks_for_a_list_and_few_reads_at_once() {
     let reads = commands.iter().filter(|c| matches!(c, Command::Read(_))).count();
     assert_eq!(reads, 32);
     assert!(commands.contains(&Command::List));
+}
+
+#[test]
+fn an_owner_without_an_account_is_looked_up_once_and_at_once() {
+    let capabilities = Capabilities { reads: false, accounts: true, ..WATCHED };
+    let registry = Arc::new(Registry::new(&[("sim", SourceRules::default())], Arc::default()));
+    let publisher = Publisher::new(registry, SourceId::new(0));
+    let mut core = Reconciler::new(publisher, capabilities, TIMING, || 0.5);
+    let member = |account: &str| Member {
+        account: account.into(),
+        person: Person { username: Some(account.into()), ..Person::default() },
+        label: account.into(),
+        active: true,
+        platform_groups: vec![],
+    };
+    let life = Life { number: 1, revision: 1, open: false };
+    let owned = |account: &str| {
+        let owner = Person { account: Some(account.into()), ..Person::default() };
+        SourceEvent::Described(Box::new(Workspace { owner, ..described(0, life) }))
+    };
+    let mut tell = |input: Input, now: u64| {
+        let mut commands = Vec::new();
+        core.handle([input], at(now), &mut commands);
+        commands.iter().filter(|command| **command == Command::Accounts).count()
+    };
+    let second = 1_000_000;
+    assert_eq!(tell(Input::Tick, 0), 1);
+    assert_eq!(tell(Input::Accounts(at(0), Ok(vec![member("old")])), second), 0);
+    assert_eq!(tell(Input::Event(owned("old")), 2 * second), 0, "the account is known");
+    assert_eq!(tell(Input::Event(owned("new")), 2 * second), 1);
+    let members = vec![member("old"), member("new")];
+    assert_eq!(tell(Input::Accounts(at(2 * second), Ok(members)), 3 * second), 0);
+    assert_eq!(tell(Input::Event(owned("new")), 4 * second), 0);
+    // An account that the platform does not list causes no further request.
+    assert_eq!(tell(Input::Event(owned("none")), 4 * second), 1);
+    assert_eq!(tell(Input::Accounts(at(4 * second), Ok(vec![member("old")])), 5 * second), 0);
+    assert_eq!(tell(Input::Event(owned("none")), 6 * second), 0);
 }

@@ -26,6 +26,7 @@ impl Reconciler {
         self.status.reads += 1;
         let ended = match result {
             Ok(Some(workspace)) if workspace.id == id => {
+                self.look_up_owner(&workspace);
                 let observed = self.publisher.observe(workspace, started, self.now);
                 if observed == ObserveOutcome::Unordered
                     && let Some(pending) = self.reads.get_mut(&id)
