@@ -41,7 +41,8 @@ export const tests = [{
     await page.locator('.jp-LauncherCard[data-category="Notebook"]').first().click({ timeout: 120_000 });
     const cell = page.locator('.jp-Notebook .jp-Cell .cm-content').first();
     await cell.waitFor();
-    await page.waitForSelector('.jp-Notebook-ExecutionIndicator[data-status="idle"]', { timeout: 60_000 }).catch(() => {});
+    // A cell that is run before its kernel is there is not run.
+    await page.waitForSelector('text=/ipykernel.*Idle/', { timeout: 60_000 });
     await cell.click();
     await page.keyboard.type('import sys; print(40 + 2, sys.version_info.major)');
     await page.keyboard.press('Shift+Enter');
