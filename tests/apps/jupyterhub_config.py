@@ -3,9 +3,13 @@
 The environment says where everything is; tests/platforms/jupyterhub has the same hub without a provider.
 """
 
+import ctypes
 import os
 import pathlib
+import signal
 import sys
+
+from jupyterhub.spawner import SimpleLocalProcessSpawner
 
 c = get_config()  # noqa: F821
 state = pathlib.Path(os.environ["HUB_STATE"]).resolve()
@@ -46,7 +50,24 @@ c.JupyterHub.load_roles = [
     {"name": "test", "services": ["test"], "scopes": ["admin:users", "admin:servers"]},
 ]
 
-c.JupyterHub.spawner_class = "simple"
+# prctl is looked up here: little is safe between fork and exec.
+prctl = ctypes.CDLL(None).prctl
+
+
+class Spawner(SimpleLocalProcessSpawner):
+    """Servers end with a hub that is killed."""
+
+    def make_preexec_fn(self, name):
+        home = super().make_preexec_fn(name)
+
+        def preexec():
+            home()
+            prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+        return preexec
+
+
+c.JupyterHub.spawner_class = Spawner
 c.SimpleLocalProcessSpawner.home_dir_template = f"{state}/home/{{username}}"
 # The environment's bin need not be in PATH.
 c.Spawner.cmd = [sys.executable, "-m", "jupyterhub.singleuser"]
