@@ -1,7 +1,7 @@
 // Large bodies, `Expect: 100-continue`, slow clients and very many idle WebSockets.
 import { strict as assert } from 'node:assert';
 import { createHash } from 'node:crypto';
-import { writeFileSync } from 'node:fs';
+import { readFileSync, writeFileSync } from 'node:fs';
 import { connect as connectHttp2 } from 'node:http2';
 import { join } from 'node:path';
 import { pipeline, Readable } from 'node:stream';
@@ -14,7 +14,9 @@ import { block, digest, pieces } from './servers/block.mjs';
 const LONG = Boolean(process.env.LONG);
 const MEBIBYTE = 1 << 20;
 const SIZE = LONG ? 5120 * MEBIBYTE : 200 * MEBIBYTE;
-const SOCKETS = LONG ? 10_000 : 500;
+// HAProxy needs two descriptors for each, and some for itself.
+const descriptors = Number(/Max open files +\S+ +(\d+)/.exec(readFileSync('/proc/self/limits', 'utf8'))?.[1] ?? 65_536);
+const SOCKETS = Math.min(LONG ? 10_000 : 500, Math.floor((descriptors - 400) / 2));
 
 // Sends a body over HTTP/1.1 or HTTP/2, and returns what the answer was.
 function up(gate, url, headers, http2) {
