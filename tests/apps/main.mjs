@@ -76,13 +76,13 @@ async function test(gate, one, begun) {
   try {
     if (why) throw new Error(why);
     const { took, note } = await Promise.race([one.run(gate, begun), limit]);
-    if (one.waiting) throw new Error(`it works, and waits for nothing any more: ${one.waiting}`);
+    if (one.waiting) console.log(`        waits for nothing any more, its mark can go: ${one.waiting}`);
     passed += 1;
     const result = ['works', ...took === undefined ? [] : [`ends in ${took} ms`], ...note ? [note] : []].join('; ');
     merge(artefacts, gate.label, row, result);
     console.log(`ok      ${name} [HAProxy ${gate.label}]: ${result} (${seconds()} s)`);
   } catch (error) {
-    const known = one.waiting && !/waits for nothing/.test(error.message);
+    const known = Boolean(one.waiting);
     if (known) waiting += 1;
     else failed += 1;
     merge(artefacts, gate.label, row, known ? `does not work yet: ${one.waiting}` : 'fails');
