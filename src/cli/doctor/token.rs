@@ -335,3 +335,48 @@ fn known(profile: &Profile, claims: &Map<String, Value>, identity: &Identity) ->
     }
     findings
 }
+
+#[cfg(test)]
+mod tests {
+    use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+    use serde_json::json;
+
+    use super::*;
+
+    /// A key whose numbers say which one it is.
+    fn key(id: Option<&str>, fill: u8) -> Value {
+        let mut key = json!({
+            "kty": "OKP", "crv": "Ed25519", "x": URL_SAFE_NO_PAD.encode([fill; 32]),
+        });
+        if let Some(id) = id {
+            key["kid"] = json!(id);
+        }
+        key
+    }
+
+    #[test]
+    fn q11_a_token_of_a_key_that_is_not_used_is_told_why() {
+        let short = json!({"kty": "RSA", "kid": "short", "n": "AQAB", "e": "AQAB"});
+        let all = [short, key(Some("twice"), 1), key(Some("twice"), 2), key(None, 3), key(None, 4)];
+        let keys = KeySet::parse(json!({ "keys": all }).to_string().as_bytes()).unwrap();
+        for (id, error, want) in [
+            (Some("short"), TokenError::Key, Some("RSA modulus has 17 bits")),
+            (Some("twice"), TokenError::Key, Some("another key has its id")),
+            (None, TokenError::Key, Some("names no key")),
+            (None, TokenError::Algorithm, None),
+            (Some("short"), TokenError::Expired, None),
+        ] {
+            let mut header = json!({ "alg": "EdDSA" });
+            if let Some(id) = id {
+                header["kid"] = json!(id);
+            }
+            let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+            let token = format!("{}.{}.AAAA", part(&header), part(&json!({})));
+            let token = Unverified::inspect(token.as_bytes()).unwrap();
+            let found = of_key(&token, error, &keys);
+            let text = found.as_ref().map(|finding| &*finding.text);
+            assert_eq!(text.is_some(), want.is_some(), "{id:?} {error:?}");
+            assert!(text.unwrap_or_default().contains(want.unwrap_or_default()), "{text:?}");
+        }
+    }
+}
