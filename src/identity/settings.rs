@@ -217,6 +217,8 @@ impl ClientSettings {
             // The audience of an ID token is the client; the configured audience is that of access tokens.
             audience: vec![self.id.to_string()],
             tokens: TokenKinds { typed_access: false, access: false, id: true },
+            // It stands for `aud` in access tokens alone.
+            audience_claim: None,
             ..profile.clone()
         }
     }

@@ -29,8 +29,8 @@ use crate::{
         audience::AudienceError,
         client_auth::{self, ClientAuthentication, OfferedMethods},
         jwt::{Unverified, VerifyError},
-        profile::Profile,
-        provider::{CurrentKeys, Endpoints, Fetcher, Provider},
+        profile::{Profile, secure_url},
+        provider::{CurrentKeys, Endpoints, FetchError, Fetcher, Provider},
         settings::ClientSettings,
         userinfo::{self, UserinfoError, UserinfoUse},
     },
@@ -424,7 +424,10 @@ impl Client {
         let mut claims = token.0.claims().clone();
         let lacking = userinfo::lacks(&self.profile, &claims);
         let is_asked = self.settings.userinfo.unwrap_or_default() == UserinfoUse::WhenNeeded;
-        if let Some(url) = endpoints.userinfo.as_ref().filter(|_| is_asked && !lacking.is_empty()) {
+        if let Some(found) = endpoints.userinfo.as_ref().filter(|_| is_asked && !lacking.is_empty())
+        {
+            let url = &secure_url(found, self.profile.issuer.is_plain())
+                .map_err(|error| FetchError::Address { found: found.clone(), error })?;
             let request = access_token.and_then(|token| self.fetcher.get_with(url, token));
             let request = request.ok_or(SignInError::NoAccessToken)?;
             let (status, body) = self.fetcher.answer(url, request, MAX_BODY).await?;

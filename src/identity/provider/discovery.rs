@@ -80,8 +80,8 @@ pub struct Endpoints {
     pub end_session: Option<Url>,
     /// The revocation endpoint, where tokens are given back (RFC 7009).
     pub revocation: Option<Url>,
-    /// The userinfo endpoint.
-    pub userinfo: Option<Url>,
+    /// The userinfo endpoint, unchecked: a bad address must not prevent a sign-in that does not need it.
+    pub userinfo: Option<String>,
     /// How clients authenticate at the token endpoint.
     pub token_methods: OfferedMethods,
     /// How clients authenticate at the revocation endpoint.

@@ -155,7 +155,7 @@ impl Fetcher {
         Ok(Endpoints {
             token_methods: document.token_methods(),
             revocation_methods: document.revocation_methods(),
-            userinfo: url(document.userinfo_endpoint)?,
+            userinfo: document.userinfo_endpoint,
             authorization: url(document.authorization_endpoint)?,
             token: url(document.token_endpoint)?,
             end_session: url(document.end_session_endpoint)?,

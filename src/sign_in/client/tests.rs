@@ -242,6 +242,14 @@ async fn q15_userinfo_is_asked_only_where_it_is_needed_and_allowed() {
     assert_eq!(peer.asked(), 0, "there is none");
     peer.sign_in(&client).await.unwrap();
     assert_eq!(peer.asked(), 1);
+    // A bad address matters only where it is needed.
+    peer.change(|it| it.discovery = json!({ "userinfo_endpoint": "http://idp.example.com/me" }));
+    let bad = peer.client(&[MatchBy::Subject], settings());
+    let error = peer.sign_in(&bad).await.err().unwrap().to_string();
+    assert!(error.contains("http://idp.example.com/me"), "{error}");
+    peer.change(|it| it.id_token = json!({ "groups": ["own"] }));
+    peer.sign_in(&bad).await.unwrap();
+    assert_eq!(peer.asked(), 1);
 }
 
 #[tokio::test]
