@@ -155,6 +155,7 @@ fn take(name: &str, from: &Map<String, Value>, claims: &mut Map<String, Value>) 
 mod tests {
     use std::sync::Arc;
 
+    use proptest::{collection, prelude::*, sample};
     use serde_json::json;
 
     use super::*;
@@ -324,5 +325,53 @@ mod tests {
         let word = json!({"sub": "f0919359", "email_verified": true});
         let all = completed(&profile, id(json!("x@y.test"), json!(null)), &word).unwrap();
         assert_eq!(pair(&all), (Some(json!("x@y.test")), None));
+    }
+
+    /// Claims with names that matter here and values of every type.
+    fn any_claims() -> impl Strategy<Value = Map<String, Value>> {
+        let names: Vec<&str> = OF_THE_TOKEN
+            .into_iter()
+            .chain(["groups", "preferred_username", "email", "email_verified", "org", "x"])
+            .collect();
+        let value = prop_oneof![
+            Just(json!(null)),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "[a-z@.]{0,8}".prop_map(Value::from),
+            Just(json!(["a", 1, {"b": []}])),
+            Just(json!({"a": {"b": null}})),
+        ];
+        let pairs = collection::vec((sample::select(names), value), 0..12);
+        pairs.prop_map(|pairs| {
+            pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn q15_no_response_changes_what_the_id_token_says(
+            id in any_claims(),
+            response in any_claims(),
+            is_same: bool,
+        ) {
+            let claims = ClaimPaths { organization: ClaimPath::new("/org/a"), ..ClaimPaths::default() };
+            let profile = Profile { claims, ..profile(&[MatchBy::Email]) };
+            let (mut claims, mut response) = (id, response);
+            claims.insert("sub".into(), json!("alice"));
+            if is_same {
+                response.insert("sub".into(), json!("alice"));
+            }
+            let before = claims.clone();
+            let text = Value::Object(response).to_string();
+            if complete(&profile, &mut claims, text.as_bytes()).is_err() {
+                prop_assert_eq!(&claims, &before);
+            }
+            for name in OF_THE_TOKEN {
+                prop_assert_eq!(claims.get(name), before.get(name), "{}", name);
+            }
+            for (name, value) in before.iter().filter(|(name, _)| !name.starts_with("email")) {
+                prop_assert_eq!(claims.get(name), Some(value), "{}", name);
+            }
+        }
     }
 }
