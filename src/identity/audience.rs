@@ -138,7 +138,7 @@ mod tests {
     }
 
     fn judge(profile: &Profile, claims: Value, kind: TokenKind) -> Result<(), AudienceError> {
-        let mut claims = claims.as_object().unwrap().clone();
+        let Value::Object(mut claims) = claims else { panic!("not an object: {claims}") };
         claims.retain(|_, value| !value.is_null());
         check(profile, &claims, kind)
     }

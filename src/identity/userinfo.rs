@@ -171,7 +171,8 @@ mod tests {
     }
 
     fn object(value: Value) -> Map<String, Value> {
-        value.as_object().unwrap().clone()
+        let Value::Object(value) = value else { panic!("not an object: {value}") };
+        value
     }
 
     /// The claims after a response.
