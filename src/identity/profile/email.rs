@@ -70,8 +70,8 @@ impl EmailVouching {
     fn is_managed(&self, email: &str) -> bool {
         // With a second "@" it depends on the reader which part is the domain.
         let Some((local, domain)) = email.split_once('@') else { return false };
-        let is_it = |managed: &Box<str>| managed.eq_ignore_ascii_case(domain);
-        !local.is_empty() && self.managed_domains.iter().any(is_it)
+        let mut managed = self.managed_domains.iter();
+        !local.is_empty() && managed.any(|managed| managed.eq_ignore_ascii_case(domain))
     }
 }
 

@@ -83,10 +83,10 @@ impl Peer {
         let issuer = self.issuer.parse().unwrap();
         let profile =
             Profile { authority, ..Profile::new("corp", issuer, vec!["programs".into()]) };
-        self.client_of(profile, settings)
+        Self::client_of(profile, settings)
     }
 
-    fn client_of(&self, profile: Profile, settings: ClientSettings) -> Client {
+    fn client_of(profile: Profile, settings: ClientSettings) -> Client {
         let fetcher = || Fetcher::new(None, None).unwrap();
         let provider = Provider::new(Arc::new(profile), FetchSchedule::default(), fetcher());
         let authentication = match &settings.key {
@@ -97,7 +97,7 @@ impl Peer {
             },
             ClientKey::PrivateKey(..) => settings.key.authentication().unwrap(),
         };
-        let refresh = Some(Duration::from_secs(60));
+        let refresh = Some(Duration::from_mins(1));
         Client::new(Arc::new(provider), fetcher(), settings, authentication, refresh)
     }
 
@@ -326,7 +326,7 @@ async fn q14_an_id_token_that_names_strangers_is_refused_by_their_names() {
     let trusting = |trusted: &[&str]| {
         let profile = Profile::new("corp", peer.issuer.parse().unwrap(), vec!["programs".into()]);
         let trusted_audiences = trusted.iter().map(|name| (*name).into()).collect();
-        peer.client_of(Profile { trusted_audiences, ..profile }, settings())
+        Peer::client_of(Profile { trusted_audiences, ..profile }, settings())
     };
     peer.sign_in(&trusting(&["project", "285@p"])).await.unwrap();
     assert!(peer.sign_in(&trusting(&["project"])).await.is_err());
