@@ -54,8 +54,7 @@ pub(crate) mod scene;
 mod tests;
 
 use authenticate::Authenticated;
-use response::strips_authorization;
-pub use response::{Metadata, Response, Versions};
+pub use response::{AuthorizationHeader, Metadata, Response, Versions};
 
 /// Everything that decisions are made from, besides the workspaces of the moment.
 pub struct Gate {
@@ -67,7 +66,7 @@ pub struct Gate {
     pub token_locations: Option<Arc<TokenLocations>>,
     /// What clients are told about tokens for workspaces (RFC 9728); nothing by default.
     pub metadata: Option<Arc<Metadata>>,
-    /// The rules for client certificates. Without a bearer token, the first rule that a certificate
+    /// The rules for client certificates. Without a token for the gate, the first rule that a certificate
     /// matches decides. Together with a token, a certificate only proves that token.
     pub certificates: Vec<CertificateRule>,
     /// Sign-in with a browser; none by default.
@@ -174,11 +173,9 @@ impl Gate {
 
     /// Passes a request through the stages after authentication.
     fn conclude(&self, check: &Check<'_>, authenticated: Authenticated) -> Result<Response, Stop> {
-        let Authenticated { authentication, evidence, session } = authenticated;
-        // Computed before the decision takes the authentication.
-        let strip_authorization = strips_authorization(check, &authentication);
+        let Authenticated { authentication, evidence, session, authorization } = authenticated;
         let decision = self.authorize(check, authentication)?;
-        let response = Response { evidence, strip_authorization, session, ..decision.into() };
+        let response = Response { evidence, authorization, session, ..decision.into() };
         Ok(self.decorate(check, response))
     }
 
@@ -198,7 +195,7 @@ impl Gate {
     /// Where tokens may be besides the Authorization header.
     fn token_locations(&self) -> &TokenLocations {
         const NOWHERE: &TokenLocations =
-            &TokenLocations { cookie: None, query: None, subprotocol: false };
+            &TokenLocations { header: None, cookie: None, query: None, subprotocol: false };
         self.token_locations.as_deref().unwrap_or(NOWHERE)
     }
 }

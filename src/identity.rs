@@ -2,7 +2,7 @@
 //!
 //! [`credential`] finds the credential of a request. [`issuers`] verifies tokens: [`jwt`] and [`claims`] against the
 //! keys that [`provider`] keeps fresh, [`introspection`] by asking the issuer of an opaque token, and [`cache`] remembers
-//! what was verified. [`certificate`] reads client certificates that HAProxy verified. [`revocation`] is the list of
+//! what was verified. [`claimed_issuer`] finds what could be a token of a configured issuer; anything else is the app's. [`certificate`] reads client certificates that HAProxy verified. [`revocation`] is the list of
 //! what an administrator took back; every request is compared with it, cached tokens too.
 //!
 //! Nothing here knows a workspace or decides about access. The invariant: an [`Identity`] exists only for a credential
@@ -17,6 +17,7 @@ pub mod at_hash;
 pub mod audience;
 pub mod cache;
 pub mod certificate;
+pub mod claimed_issuer;
 pub mod claims;
 pub mod client_auth;
 pub mod credential;
@@ -143,17 +144,6 @@ pub enum Authentication {
     IntrospectionUnavailable,
     /// The credential cannot be checked, because the store of sessions is away.
     SessionsUnavailable,
-}
-
-impl Authentication {
-    /// Whether the request has a token for the gate, valid or not. Such a token does not travel on to a workspace.
-    #[must_use]
-    pub fn is_by_token_for_the_gate(&self) -> bool {
-        match self {
-            Self::Absent | Self::SessionsUnavailable => false,
-            // A token whose check is not possible may be valid, so a workspace must not get it.
-            Self::Known(_) | Self::KeysUnavailable | Self::IntrospectionUnavailable => true,
-            Self::Refused(error) => error.may_be_ours(),
-        }
-    }
+    /// There is a credential that the browser added by itself, and the page that made the request must not use it.
+    OriginForeign,
 }

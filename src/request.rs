@@ -39,6 +39,10 @@ pub struct Request<'a> {
     pub authorization: Option<&'a [u8]>,
     /// How many Authorization headers there are.
     pub authorizations: u64,
+    /// The last header in which programs may send a token for the gate. HAProxy sends it only where `[credentials]` names one.
+    pub token: Option<&'a [u8]>,
+    /// How many of these headers there are.
+    pub tokens: u64,
     /// The last Cookie header.
     pub cookie: Option<&'a [u8]>,
     /// How many Cookie headers there are.
@@ -106,6 +110,8 @@ pub struct StreamLocation<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is an argument of its own")]
 pub struct PassedArguments {
+    /// `token` and `tokens`.
+    pub token: bool,
     /// `query`.
     pub query: bool,
     /// `protocols` and `protocol_lines`.
@@ -201,6 +207,11 @@ impl<'a> Request<'a> {
                 }
                 b"authorization" => request.authorization = text(value, "authorization")?,
                 b"authorizations" => request.authorizations = count(value, "authorizations")?,
+                b"token" => request.token = text(value, "token")?,
+                b"tokens" => {
+                    request.tokens = count(value, "tokens")?;
+                    request.passed.token = true;
+                }
                 b"cookie" => request.cookie = text(value, "cookie")?,
                 b"cookies" => request.cookies = count(value, "cookies")?,
                 b"query" => {
@@ -271,8 +282,14 @@ impl<'a> Request<'a> {
         request.is_stream = true;
         // A TCP stream has no query, headers or cookies, so nothing of them can be missing.
         let tunnels = request.location.frontend.is_some();
-        request.passed =
-            PassedArguments { query: true, protocols: true, browser: true, tunnels, policies };
+        request.passed = PassedArguments {
+            token: true,
+            query: true,
+            protocols: true,
+            browser: true,
+            tunnels,
+            policies,
+        };
         request.hosts = u64::from(request.host.is_some());
         Ok(request)
     }
@@ -293,7 +310,8 @@ impl Request<'_> {
             return mode == b"navigate" && dest.is_some_and(is_page);
         }
         let script = requested_with.is_some_and(|by| by.eq_ignore_ascii_case(b"XMLHttpRequest"));
-        !script && !set(self.authorization) && accept.is_some_and(prefers_html)
+        let program = set(self.authorization) || set(self.token);
+        !script && !program && accept.is_some_and(prefers_html)
     }
 }
 
@@ -543,7 +561,7 @@ mod tests {
         assert!(request(|r| {
             r.browser = Browser { mode: Some(b"navigate"), dest: Some(b"empty"), ..r.browser };
         }));
-        let programs: [fn(&mut Request<'_>); 11] = [
+        let programs: [fn(&mut Request<'_>); 12] = [
             |r| r.method = Some(b"POST"),
             |r| r.method = None,
             |r| r.browser.upgrade = Some(b"websocket"),
@@ -552,6 +570,7 @@ mod tests {
             |r| r.browser = Browser { mode: Some(b"navigate"), dest: Some(b"image"), ..r.browser },
             |r| r.browser.requested_with = Some(b"XMLHttpRequest"),
             |r| r.authorization = Some(b"Basic x"),
+            |r| r.token = Some(b"x"),
             |r| r.browser.accept = None,
             |r| r.browser.accept = Some(b"*/*"),
             |r| r.browser.accept = Some(b"application/json, text/html;q=0.5"),

@@ -16,7 +16,8 @@ use crate::{
         decision::{DecisionId, Route},
         reason::{Reason, Verdict},
     },
-    gate::{Metadata, Response},
+    gate::{AuthorizationHeader, Metadata, Response},
+    identity::TokenError,
     request::{Request, cookie, token_location},
     workspaces::{EndpointName, NamedServer, host::MAX_HOST},
 };
@@ -66,7 +67,8 @@ pub fn each(
             None => set("status", Value::Int(decision.reason.status().into())),
         }
         let metadata = response.metadata.as_deref().zip(request.host);
-        set_challenge(decision.reason, metadata.map(|(_, host)| host), |value| {
+        let missing = also_missing(response, request);
+        set_challenge((decision.reason, missing), metadata.map(|(_, host)| host), |value| {
             set("www_authenticate", Value::Text(value.as_bytes()));
         });
         if let (Reason::ResourceMetadata, Some((metadata, host))) = (decision.reason, metadata) {
@@ -130,7 +132,8 @@ fn set_route(
         None => {}
     }
     let mut keep = Passthrough::default();
-    if request.authorization.is_some() && !response.strip_authorization {
+    let is_workspaces = response.authorization == AuthorizationHeader::Workspaces;
+    if request.authorization.is_some() && is_workspaces {
         keep.add("authorization");
     }
     let locations = response.token_locations.as_deref();
@@ -238,15 +241,28 @@ fn document(metadata: &Metadata, host: &[u8]) -> String {
     .to_string()
 }
 
+/// What is missing as well where a refused token could be the app's: with a session it would travel on.
+fn also_missing(response: &Response, request: &Request<'_>) -> &'static str {
+    let Reason::Refused(error) = response.decision.reason else { return "" };
+    let is_apps = match error {
+        TokenError::Inactive => true,
+        TokenError::Malformed | TokenError::Issuer | TokenError::Encrypted | TokenError::Graph => {
+            response.authorization == AuthorizationHeader::Workspaces
+        }
+        _ => false,
+    };
+    if is_apps && request.authorization.is_some() { ", and there is no session" } else { "" }
+}
+
 /// Writes the WWW-Authenticate challenge (RFC 6750 section 3). It has an error code only if the
 /// request had a credential, and the address of the metadata document if there is one (RFC 9728
 /// section 5.1).
-fn set_challenge(reason: Reason, host: Option<&[u8]>, set: impl FnOnce(&str)) {
+fn set_challenge((reason, missing): (Reason, &str), host: Option<&[u8]>, set: impl FnOnce(&str)) {
     let mut value = ArrayString::<768>::new();
     let written = match (reason, reason.status()) {
         (Reason::Refused(error), _) => write!(
             value,
-            "Bearer realm=\"workspaces\", error=\"invalid_token\", error_description=\"{error}\""
+            "Bearer realm=\"workspaces\", error=\"invalid_token\", error_description=\"{error}{missing}\""
         ),
         (_, 401) => write!(value, "Bearer realm=\"workspaces\""),
         (_, 403) => write!(value, "Bearer realm=\"workspaces\", error=\"insufficient_scope\""),

@@ -179,6 +179,10 @@ pub fn decide(
             decision.reason = Reason::KeysUnavailable;
             return decision;
         }
+        Authentication::OriginForeign => {
+            decision.reason = Reason::OriginForeign;
+            return decision;
+        }
         Authentication::Known(identity) => identity,
     };
     decision.identity = Some(Arc::clone(&identity));

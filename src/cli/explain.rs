@@ -27,7 +27,7 @@ use crate::{
     },
     config::Config,
     gate::{Gate, Response, Step},
-    identity::{credential::Credential, introspection::Introspector, pending::Waiting},
+    identity::{credential::Credential, evidence::Evidence, issuers::Judgement, pending::Waiting},
     request::{PassedArguments, Request},
     time::Timestamp,
     workspaces::{
@@ -70,6 +70,7 @@ pub(super) fn explain(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
         path: Some(args.path.as_bytes()).filter(|_| !args.tcp),
         is_stream: args.tcp,
         passed: PassedArguments {
+            token: true,
             query: true,
             protocols: true,
             browser: true,
@@ -126,7 +127,7 @@ fn decide(gate: &Gate, request: &Request<'_>) -> anyhow::Result<Response> {
     runtime.block_on(async {
         // Keys were fetched a moment ago, so only an opaque token is worth a wait.
         let waiting = match request.authorization.map(Credential::from_authorization) {
-            Some(Credential::Bearer(token)) if Introspector::is_opaque(&token) => Waiting::Allowed,
+            Some(Credential::Bearer(token)) if gate.issuers.introspects(&token) => Waiting::Allowed,
             _ => Waiting::Never,
         };
         let step = match decide(waiting) {
@@ -181,7 +182,7 @@ fn show(
             show_workspace(out, gate, &target)?;
         }
     }
-    show_identity(out, request, response, assumed)?;
+    show_identity(out, gate, request, response, assumed)?;
     let reason = decision.reason;
     if let Some(relation) = decision.relation {
         write!(out, "policy      ownership says {}", relation.reason())?;
@@ -223,6 +224,7 @@ fn show(
 /// Says who asks, or why that is not known.
 fn show_identity(
     out: &mut impl Write,
+    gate: &Gate,
     request: &Request<'_>,
     response: &Response,
     assumed: Option<&Assumed>,
@@ -240,7 +242,19 @@ fn show_identity(
             identity.email.as_deref().unwrap_or("not verified"),
             identity.groups,
         ),
-        (None, Reason::Refused(error)) => writeln!(out, "identity    none: {error}"),
+        (None, Reason::Refused(error)) => {
+            writeln!(out, "identity    none: {error}")?;
+            if is_apps(gate, request) {
+                writeln!(
+                    out,
+                    "            the token is not for the gate: together with a session or a client certificate it is the app's, and travels on"
+                )?;
+            }
+            Ok(())
+        }
+        (None, _) if is_apps(gate, request) => {
+            writeln!(out, "identity    none: the token is not for the gate, so it is the app's")
+        }
         (None, _) if request.is_stream && !given => {
             writeln!(
                 out,
@@ -253,6 +267,15 @@ fn show_identity(
         ),
         (None, _) => writeln!(out, "identity    not looked at: the request is decided without it"),
     }
+}
+
+/// Whether the token of the request cannot be one for the gate.
+fn is_apps(gate: &Gate, request: &Request<'_>) -> bool {
+    let Some(value) = request.authorization else { return false };
+    let Credential::Bearer(token) = Credential::from_authorization(value) else { return false };
+    let (now, evidence) = (Timestamp::now(), &mut Evidence::default());
+    let judgement = gate.issuers.judge((value, &token), None, now, Waiting::Never, evidence);
+    matches!(judgement, Judgement::Foreign(_))
 }
 
 /// The workspace that a host leads to, or why there is none, in words.

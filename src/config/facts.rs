@@ -30,6 +30,7 @@ impl Config {
             response_timeout,
             sign_in,
             login_port: self.sign_in.as_ref().map_or(443, |sign_in| sign_in.sessions.urls.port),
+            header: credentials.and_then(|sources| Some(sources.header.as_ref()?.as_str().into())),
             cookie: credentials.is_some_and(|sources| sources.cookie.is_some()),
             query: credentials.is_some_and(|sources| sources.query.is_some()),
             subprotocol: credentials.is_some_and(|sources| sources.subprotocol),

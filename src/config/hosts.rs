@@ -7,7 +7,7 @@ use super::{
     section::{Report, Section, table},
 };
 use crate::{
-    identity::credential::TokenLocations,
+    identity::credential::{TokenHeader, TokenLocations},
     workspaces::{
         WorkspaceId,
         host::Host,
@@ -113,6 +113,8 @@ impl Form for Domain {
 table! {
     /// Where a token may be besides the Authorization header; nowhere by default. The agent's token is never sent on to a workspace.
     CredentialsTable = "credentials";
+    /// A header with a token of the agent's, so that Authorization is the app's: `Proxy-Authorization` (with `Bearer`), or a name of your own that begins with `X-`.
+    header: optional OwnHeader, example("\"Proxy-Authorization\"");
     /// The name of a cookie with a token.
     cookie: optional Token, example("\"workspace_token\"");
     /// The name of a query parameter with a token. Such tokens end up in browser histories and logs.
@@ -125,8 +127,19 @@ impl Section for CredentialsTable {
     type Value = TokenLocations;
 
     fn build(self, _: &mut Report) -> Option<TokenLocations> {
-        let Self { cookie, query, subprotocol } = self;
-        Some(TokenLocations { cookie, query, subprotocol })
+        let Self { header, cookie, query, subprotocol } = self;
+        Some(TokenLocations { header, cookie, query, subprotocol })
+    }
+}
+
+/// The name of a header for tokens.
+struct OwnHeader;
+
+impl Form for OwnHeader {
+    type Value = TokenHeader;
+
+    fn parse(text: &str) -> Result<TokenHeader, String> {
+        TokenHeader::parse(text)
     }
 }
 

@@ -1,22 +1,26 @@
 //! Finds out who asks: by a token, by the cookie of a session, or by a client certificate.
 //!
-//! The first credential that is there decides, in this order; a request with several tokens is
-//! refused. What a browser adds by itself (a cookie, a certificate) counts only if the page that
-//! made the request may use it (see [`origin`](super::origin)). Whatever was verified is compared
-//! with the revocations last.
+//! The first credential that is there decides, in this order; a request with several tokens for the
+//! gate is refused. A token in Authorization that cannot be the gate's is the app's: it decides
+//! nothing, and travels on with a request that another credential identifies. What a browser adds by
+//! itself (a cookie, a certificate) counts only if the page that made the request may use it (see
+//! [`origin`](super::origin)), whatever is in Authorization. Whatever was verified is compared with
+//! the revocations last.
+//!
+//! Invariant: a header that could have a token of a configured issuer in it does not travel on.
 
 use std::sync::Arc;
 
 use tracing::debug;
 
-use super::{Check, Gate, Stop, origin::CredentialHolder};
+use super::{AuthorizationHeader, Check, Gate, Stop, origin::CredentialHolder};
 use crate::{
     authz::{decision::HostMatch, reason::Reason},
     identity::{
         Authentication, Identity, TokenError,
-        credential::Credential,
+        credential::{Credential, Presented},
         evidence::{CredentialKind, Evidence},
-        issuers::Outcome,
+        issuers::{Foreign, Judgement, Outcome},
         pending::{Pending, Waiting},
         profile::Authority,
     },
@@ -33,12 +37,69 @@ pub(super) struct Authenticated {
     pub(super) evidence: Evidence,
     /// The browser session, if there is one.
     pub(super) session: Option<Arc<Session>>,
+    /// Whose the Authorization header is.
+    pub(super) authorization: AuthorizationHeader,
 }
 
 impl Authenticated {
+    /// A result by a credential outside the Authorization header, which is taken for the gate's.
     fn by(credential: CredentialKind, authentication: Authentication) -> Self {
         let evidence = Evidence { credential, ..Evidence::default() };
-        Self { authentication, evidence, session: None }
+        let authorization = AuthorizationHeader::Gates;
+        Self { authentication, evidence, session: None, authorization }
+    }
+}
+
+/// The token of the Authorization header.
+#[derive(Clone, Copy)]
+struct HeaderToken<'t> {
+    /// The whole value of the header.
+    value: &'t [u8],
+    token: &'t [u8],
+    kind: CredentialKind,
+}
+
+impl<'t> HeaderToken<'t> {
+    fn find(value: Option<&'t [u8]>, credential: &'t Credential<'_>) -> Option<Self> {
+        let value = value?;
+        match credential {
+            Credential::Bearer(token) => Some(Self { value, token, kind: CredentialKind::Bearer }),
+            Credential::Dpop(token) => Some(Self { value, token, kind: CredentialKind::Dpop }),
+            Credential::Absent | Credential::Several => None,
+        }
+    }
+}
+
+/// Whose the Authorization header is, as far as its value says.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Header {
+    /// It has a token for the gate, or may have one.
+    Gates,
+    /// It has none.
+    Workspaces,
+    /// It has a token that may have been one for the gate.
+    Uncertain,
+}
+
+impl From<Foreign> for Header {
+    fn from(foreign: Foreign) -> Self {
+        match foreign {
+            Foreign::Certain => Self::Workspaces,
+            Foreign::Inactive => Self::Uncertain,
+        }
+    }
+}
+
+impl Header {
+    /// Whose the header is, by who asks.
+    fn owner(self, authentication: &Authentication) -> AuthorizationHeader {
+        match (self, authentication) {
+            // Another credential identifies the person, so the token is none for the gate.
+            (Self::Workspaces, _) | (Self::Uncertain, Authentication::Known(_)) => {
+                AuthorizationHeader::Workspaces
+            }
+            (Self::Gates | Self::Uncertain, _) => AuthorizationHeader::Gates,
+        }
     }
 }
 
@@ -55,30 +116,35 @@ enum SessionLookup {
 }
 
 impl Gate {
-    /// Finds out who asks: by a token if there is one, else by a session, else by a certificate.
-    /// Together with a token, a certificate only proves that token.
+    /// Finds out who asks: by a token for the gate if there is one, else by a session, else by a
+    /// certificate. Together with a token, a certificate only proves that token.
     pub(super) fn authenticate(
         &self,
         check: &Check<'_>,
         scratch: &mut Scratch,
     ) -> Result<Authenticated, Stop> {
         // At other hosts nothing is served for an identity, so credentials there are not read.
-        let credential = if check.is_for_workspace() {
-            Credential::find(check.request, self.token_locations())
+        let (value, presented) = if check.is_for_workspace() {
+            let presented = Presented::find(check.request, self.token_locations());
+            (check.request.authorization, presented)
         } else {
-            Credential::Absent
+            (None, Presented::NOTHING)
         };
-        let mut found = match &credential {
-            Credential::Several => return Err(Stop::Refused(Reason::CredentialRepeated)),
-            Credential::Bearer(token) => self.by_bearer(check, token, scratch)?,
-            Credential::Dpop(token) => self.by_dpop(check, token)?,
-            Credential::Absent => match self.by_session(check, scratch)? {
-                Some(found) => found,
-                None => self.by_certificate(check, scratch)?,
-            },
+        let header = HeaderToken::find(value, &presented.authorization);
+        let (mut found, header) = match (&presented.own, header) {
+            (Credential::Several, _) => return Err(Stop::Refused(Reason::CredentialRepeated)),
+            (Credential::Absent, Some(header)) => self.by_header(check, header, scratch)?,
+            (Credential::Absent, None) => {
+                (self.by_browser(check, scratch)?, self.header_of_other_scheme(value))
+            }
+            (own, Some(header)) => self.by_own(check, own, header, scratch)?,
+            (own, None) => {
+                (self.by_token(check, own, scratch)?, self.header_of_other_scheme(value))
+            }
         };
         // Last, for every kind of credential, so that no remembered token passes it.
         self.refuse_revoked(&mut found);
+        found.authorization = header.owner(&found.authentication);
         Ok(found)
     }
 
@@ -100,12 +166,105 @@ impl Gate {
         }
     }
 
-    fn by_bearer(
+    /// Decides by the token of the Authorization header, which may be the app's.
+    fn by_header(
         &self,
         check: &Check<'_>,
-        token: &[u8],
+        header: HeaderToken<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<(Authenticated, Header), Stop> {
+        let mut found = Authenticated::by(header.kind, Authentication::Absent);
+        match self.judge(check, header, &mut found.evidence) {
+            Judgement::Ours(authentication) => {
+                found.authentication = unproved(header.kind, authentication);
+                Ok((found, Header::Gates))
+            }
+            Judgement::Foreign(foreign) => {
+                Ok((self.by_other_than(check, header, scratch)?, foreign.into()))
+            }
+            Judgement::Wait(pending) => Err(Stop::Pending(pending)),
+        }
+    }
+
+    /// Decides by a session or certificate for a request whose Authorization header has the app's
+    /// token. Without these the token is refused, as the only one that there is.
+    fn by_other_than(
+        &self,
+        check: &Check<'_>,
+        header: HeaderToken<'_>,
         scratch: &mut Scratch,
     ) -> Result<Authenticated, Stop> {
+        let found = match self.by_browser(check, scratch) {
+            // A public endpoint needs no credential, so there the request is one without.
+            Err(Stop::Refused(Reason::OriginForeign)) => {
+                Authenticated::by(CredentialKind::None, Authentication::OriginForeign)
+            }
+            found => found?,
+        };
+        if !matches!(found.authentication, Authentication::Absent) {
+            return Ok(found);
+        }
+        let (certificate, token) = (check.request.certificate, header.token);
+        let refused = self.issuers.authenticate(token, certificate, check.now, Waiting::Never);
+        Ok(Authenticated::by(header.kind, unproved(header.kind, settled(refused)?)))
+    }
+
+    /// Decides by a token at a place of `[credentials]` for a request that has one in Authorization
+    /// too. It must be the app's.
+    fn by_own(
+        &self,
+        check: &Check<'_>,
+        own: &Credential<'_>,
+        header: HeaderToken<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<(Authenticated, Header), Stop> {
+        match self.judge(check, header, &mut Evidence::default()) {
+            Judgement::Foreign(foreign) => {
+                Ok((self.by_token(check, own, scratch)?, foreign.into()))
+            }
+            // Whose it is cannot be said, and one of two people may be meant.
+            Judgement::Ours(unknown @ Authentication::IntrospectionUnavailable) => {
+                Ok((Authenticated::by(header.kind, unknown), Header::Gates))
+            }
+            Judgement::Ours(_) => Err(Stop::Refused(Reason::CredentialRepeated)),
+            Judgement::Wait(pending) => Err(Stop::Pending(pending)),
+        }
+    }
+
+    /// Judges whether the token of the Authorization header is for the gate.
+    fn judge(
+        &self,
+        check: &Check<'_>,
+        header: HeaderToken<'_>,
+        evidence: &mut Evidence,
+    ) -> Judgement {
+        let (request, token) = (check.request, (header.value, header.token));
+        self.issuers.judge(token, request.certificate, check.now, check.waiting, evidence)
+    }
+
+    /// Whose an Authorization header without a token is. Its value could have a token for the gate under
+    /// another scheme: a workspace must not get that either.
+    fn header_of_other_scheme(&self, value: Option<&[u8]>) -> Header {
+        match value {
+            Some(value) if self.issuers.may_be_in(value) => Header::Gates,
+            _ => Header::Workspaces,
+        }
+    }
+
+    /// Decides by a token at a place of `[credentials]`.
+    fn by_token(
+        &self,
+        check: &Check<'_>,
+        own: &Credential<'_>,
+        scratch: &mut Scratch,
+    ) -> Result<Authenticated, Stop> {
+        let (token, kind): (&[u8], _) = match own {
+            Credential::Bearer(token) => (token, CredentialKind::Bearer),
+            Credential::Dpop(token) => (token, CredentialKind::Dpop),
+            Credential::Absent | Credential::Several => {
+                return Err(Stop::Refused(Reason::CredentialRepeated));
+            }
+        };
         // A browser sends cookies by itself, so a page of another site could make this request.
         if self.token_locations().is_in_cookie(check.request)
             && self.is_foreign(check, CredentialHolder::AnyClient, scratch)
@@ -113,28 +272,25 @@ impl Gate {
             return Err(Stop::Refused(Reason::OriginForeign));
         }
         let (issuers, certificate) = (&self.issuers, check.request.certificate);
-        let mut found = Authenticated::by(CredentialKind::Bearer, Authentication::Absent);
+        let mut found = Authenticated::by(kind, Authentication::Absent);
         let evidence = &mut found.evidence;
-        found.authentication = settled(issuers.authenticate_with_evidence(
+        let authentication = settled(issuers.authenticate_with_evidence(
             token,
             certificate,
             check.now,
             check.waiting,
             evidence,
         ))?;
+        found.authentication = unproved(kind, authentication);
         Ok(found)
     }
 
-    /// Handles a DPoP token (RFC 9449). Proofs are not supported, so it is never accepted. It is
-    /// verified only to say what is wrong with it.
-    fn by_dpop(&self, check: &Check<'_>, token: &[u8]) -> Result<Authenticated, Stop> {
-        let certificate = check.request.certificate;
-        let outcome = self.issuers.authenticate(token, certificate, check.now, check.waiting);
-        let authentication = match settled(outcome)? {
-            Authentication::Known(_) => Authentication::Refused(TokenError::Bound),
-            other => other,
-        };
-        Ok(Authenticated::by(CredentialKind::Dpop, authentication))
+    /// Decides by what a browser or its connection has: a session, else a certificate.
+    fn by_browser(&self, check: &Check<'_>, scratch: &mut Scratch) -> Result<Authenticated, Stop> {
+        match self.by_session(check, scratch)? {
+            Some(found) => Ok(found),
+            None => self.by_certificate(check, scratch),
+        }
     }
 
     fn by_session(
@@ -232,6 +388,17 @@ impl Gate {
         }
         let authority = Arc::clone(authority);
         Some(Arc::new(Identity { authority, ..Identity::clone(&identity) }))
+    }
+}
+
+/// The result for a token of a kind. Proofs of DPoP (RFC 9449) are not supported, so such a token is never accepted: it
+/// is verified only to say what is wrong with it.
+fn unproved(kind: CredentialKind, authentication: Authentication) -> Authentication {
+    match (kind, authentication) {
+        (CredentialKind::Dpop, Authentication::Known(_)) => {
+            Authentication::Refused(TokenError::Bound)
+        }
+        (_, authentication) => authentication,
     }
 }
 

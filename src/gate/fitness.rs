@@ -33,7 +33,8 @@ impl Gate {
                 "a request is refused: HAProxy does not pass the arguments that [sign_in] needs; add them to the args line as in haproxy/identity.spoe.cfg"
             );
         }
-        let credentials = (locations.cookie.is_some() && !request.passed.browser)
+        let credentials = (locations.header.is_some() && !request.passed.token)
+            || (locations.cookie.is_some() && !request.passed.browser)
             || (locations.query.is_some() && !request.passed.query)
             || (locations.subprotocol && !request.passed.protocols);
         if credentials {
@@ -61,7 +62,7 @@ fn unfit(request: &Request<'_>) -> Option<Reason> {
         Some(Reason::HostRepeated)
     } else if request.authorizations > 1 {
         Some(Reason::AuthorizationRepeated)
-    } else if request.protocol_lines > 1 {
+    } else if request.tokens > 1 || request.protocol_lines > 1 {
         Some(Reason::CredentialRepeated)
     } else if request.cookies > 1 {
         Some(Reason::CookieRepeated)

@@ -10,11 +10,7 @@ use crate::{
         reason::Reason,
     },
     fingerprint::Fingerprint,
-    identity::{
-        Authentication,
-        credential::{Credential, TokenLocations},
-        evidence::Evidence,
-    },
+    identity::{credential::TokenLocations, evidence::Evidence},
     request::Request,
     sessions::{
         BrowserSessions, Session,
@@ -45,6 +41,15 @@ impl Metadata {
     pub const PATH: &str = "/.well-known/oauth-protected-resource";
 }
 
+/// Whose the Authorization header of a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthorizationHeader {
+    /// It has a credential for the gate, or may have one. It must not reach the workspace.
+    Gates,
+    /// It belongs to the workspace, and travels on.
+    Workspaces,
+}
+
 /// The response to an authorization request.
 #[derive(Clone, Debug)]
 pub struct Response {
@@ -52,9 +57,8 @@ pub struct Response {
     pub decision: Decision,
     /// The credential that the identity is based on.
     pub evidence: Evidence,
-    /// Whether the Authorization header has a credential for the gate, which must not reach the
-    /// workspace.
-    pub strip_authorization: bool,
+    /// Whose the Authorization header is.
+    pub authorization: AuthorizationHeader,
     /// Where else tokens may be, so that none reaches the workspace; nowhere by default.
     pub token_locations: Option<Arc<TokenLocations>>,
     /// The issuers whose tokens workspaces accept, where clients are told.
@@ -78,7 +82,7 @@ impl From<Decision> for Response {
         Self {
             decision,
             evidence: Evidence::default(),
-            strip_authorization: false,
+            authorization: AuthorizationHeader::Gates,
             token_locations: None,
             metadata: None,
             sign_in_redirect: None,
@@ -109,15 +113,6 @@ impl Gate {
         let metadata = self.metadata.clone();
         Response { metadata, ..Response::refuse(Reason::ResourceMetadata) }
     }
-}
-
-/// Whether the Authorization header must be removed because it has a credential for the gate. Any
-/// other header belongs to the workspace.
-pub(super) fn strips_authorization(check: &Check<'_>, authentication: &Authentication) -> bool {
-    let header = check.request.authorization.map(Credential::from_authorization);
-    check.is_for_workspace()
-        && authentication.is_by_token_for_the_gate()
-        && matches!(header, Some(Credential::Bearer(_) | Credential::Dpop(_)))
 }
 
 /// The redirect of a browser without a session; `None` if it cannot be encrypted.

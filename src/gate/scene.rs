@@ -15,7 +15,9 @@ use crate::{
         Authority, Identity, Profile,
         cache::TokenCache,
         certificate::{CertificateField, CertificateRule},
+        client_auth::ClientAuthentication,
         credential::TokenLocations,
+        introspection::{IntrospectionClient, Introspector},
         issuers::Issuers,
         keys::KeySet,
         profile::MatchBy,
@@ -119,6 +121,31 @@ impl Scene {
             metrics: Arc::default(),
         };
         Self { gate, publisher, cookie, now, key }
+    }
+
+    /// The same gate, which asks its issuer about opaque tokens.
+    pub(crate) fn introspecting(mut self) -> Self {
+        let profile = Arc::clone(self.gate.issuers.profiles().next().unwrap());
+        let secret = SecretString::from("secret");
+        let secret = ClientAuthentication::Secret { secret, method: None };
+        let fetcher = Fetcher::new(None, None).unwrap();
+        let client = IntrospectionClient::new(fetcher, "gate".into(), secret, None);
+        let introspector = Introspector::new(profile, client, Duration::from_mins(1), 100);
+        let none = Arc::new(Issuers::new(vec![], TokenCache::new(1).unwrap()));
+        let issuers = Arc::into_inner(std::mem::replace(&mut self.gate.issuers, none)).unwrap();
+        self.gate.issuers = Arc::new(issuers.with_introspector(introspector));
+        self
+    }
+
+    /// Changes who reaches the editor of alice's workspace.
+    pub(crate) fn admit(&self, admission: Admission) {
+        let mut alices = workspace(ALICES, "alice", 1);
+        for endpoint in &mut alices.endpoints {
+            endpoint.admission = admission;
+        }
+        let (now, all) = (MonotonicTime::now(), vec![alices, workspace(BOBS, "bob", 2)]);
+        self.publisher.complete(all, now, now, ListExtent::Snapshot);
+        self.publisher.confirm(now);
     }
 
     /// A token of alice, with the claims of `change` added or replaced.

@@ -16,6 +16,8 @@ use crate::{
     request::{Browser, PassedArguments},
 };
 
+mod credentials;
+
 static MACHINE: LazyLock<Vec<u8>> = LazyLock::new(|| certificate("machine:build"));
 static OTHER_CERTIFICATE: LazyLock<Vec<u8>> = LazyLock::new(|| certificate("desk"));
 
@@ -319,6 +321,7 @@ fn browser<'a>(page: Page, own: &'a str, other_port: &'a str, sibling: &'a str) 
 /// A request without a credential, for which HAProxy passes every argument.
 fn plain(host: &str) -> Request<'_> {
     let passed = PassedArguments {
+        token: true,
         query: true,
         protocols: true,
         browser: true,
@@ -383,7 +386,7 @@ fn a_credential_for_a_host_of_no_workspace_is_not_read() {
     let response = ask(&scene, &request);
     assert_eq!(response.decision.reason, Reason::HostUnmatched);
     assert_eq!(response.evidence.credential, CredentialKind::None);
-    assert!(!response.strip_authorization);
+    assert_eq!(response.authorization, AuthorizationHeader::Workspaces);
 }
 
 #[test]
@@ -419,11 +422,13 @@ fn only_an_authorization_for_the_gate_is_removed() {
         (Token::Cookie, false),
     ] {
         let response = tokens.ask(&scene, token, Certificate::None, Cookie::None, Page::None);
-        assert_eq!(response.strip_authorization, strips, "{token:?}");
+        let gates = response.authorization == AuthorizationHeader::Gates;
+        assert_eq!(gates, strips, "{token:?}");
         assert!(response.token_locations.is_some(), "tokens elsewhere are removed in any case");
     }
     let by_session = tokens.ask(&scene, Token::Basic, Certificate::None, Cookie::Alice, Page::None);
-    assert!(!by_session.strip_authorization && by_session.session.is_some());
+    assert!(by_session.authorization == AuthorizationHeader::Workspaces);
+    assert!(by_session.session.is_some());
 }
 
 #[test]

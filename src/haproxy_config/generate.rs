@@ -117,6 +117,8 @@ pub struct Facts {
     pub sign_in: Option<(String, String)>,
     /// The port of HAProxy's https, as browsers see it.
     pub login_port: u16,
+    /// The header in which programs may send tokens, so that Authorization is the app's.
+    pub header: Option<String>,
     /// Whether tokens are accepted in a cookie.
     pub cookie: bool,
     /// Whether tokens are accepted in the query.
@@ -148,6 +150,7 @@ impl Facts {
     /// Whether this agent needs an argument of the authorization request. Some agents need no query, for instance.
     fn asks(&self, argument: &str, sample: &str) -> bool {
         match argument {
+            "token" | "tokens" => self.header.is_some(),
             "query" => self.query || self.sign_in.is_some(),
             "protocols" | "protocol_lines" => self.subprotocol,
             "fetch_mode" | "fetch_dest" | "accept" | "upgrade" | "requested_with"

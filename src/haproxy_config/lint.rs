@@ -74,6 +74,8 @@ pub struct Agent {
     pub response_timeout: Duration,
     /// Whether people sign in with a browser.
     pub sign_in: bool,
+    /// The header in which programs may send tokens.
+    pub header: Option<String>,
     /// Whether tokens are accepted in a cookie.
     pub cookie: bool,
     /// Whether tokens are accepted in the query.
@@ -100,6 +102,7 @@ impl Default for Agent {
         Self {
             response_timeout,
             sign_in: false,
+            header: None,
             cookie: false,
             query: false,
             subprotocol: false,
@@ -159,7 +162,7 @@ pub fn lint(sources: &[Source], files: Files<'_>, agent: &Agent) -> Vec<Finding>
                 Guard::find(section, &sections, files, &mut spoe, &mut conditions, &mut report)
             })
             .collect();
-        let known = sections.iter().flat_map(reuse::known).collect();
+        let known = sections.iter().flat_map(|section| reuse::known(section, agent)).collect();
         let lines = sections.iter().flat_map(|section| &section.lines);
         let variant = Variant {
             sections: &sections,

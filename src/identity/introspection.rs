@@ -95,13 +95,23 @@ impl Introspector {
         }
     }
 
-    /// Whether a token is opaque: not a JWT, and only the characters of a bearer token (RFC 6750 section 2.1).
+    /// Whether a token is opaque, and short enough to ask its issuer about it.
     #[must_use]
     pub fn is_opaque(token: &[u8]) -> bool {
-        let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(b);
-        // A JWT is verified here and never sent to an issuer, which may be another than its own.
-        let is_jwt = token.split(|b| *b == b'.').count() == 3;
-        !is_jwt && !token.is_empty() && token.len() <= MAX_TOKEN && token.iter().all(plain)
+        looks_opaque(token) && token.len() <= MAX_TOKEN
+    }
+
+    /// Whether a token is opaque, and too long to ask its issuer about it.
+    #[must_use]
+    pub fn is_too_long(token: &[u8]) -> bool {
+        looks_opaque(token) && token.len() > MAX_TOKEN
+    }
+
+    /// Settles in advance what the issuer answers about a token.
+    #[cfg(test)]
+    pub(super) fn remember(&self, digest: TokenDigest, answer: Result<Arc<Identity>, TokenError>) {
+        let until = Timestamp::now().plus(Duration::from_hours(1));
+        self.answers.insert(digest, CachedResponse { verdict: answer.map_err(Some), until });
     }
 
     /// The cached result for a token, or the end of a call to wait for. Starts the call if none is under way.
@@ -181,6 +191,14 @@ impl Introspector {
     fn lock(&self) -> MutexGuard<'_, HashMap<TokenDigest, watch::Sender<u64>>> {
         self.pending.lock()
     }
+}
+
+/// Whether a token is not a JWT, and has only the characters of a bearer token (RFC 6750 section 2.1).
+fn looks_opaque(token: &[u8]) -> bool {
+    let plain = |b: &u8| b.is_ascii_alphanumeric() || b"-._~+/=".contains(b);
+    // A JWT is verified here and never sent to an issuer, which may be another than its own.
+    let is_jwt = token.split(|b| *b == b'.').count() == 3;
+    !is_jwt && !token.is_empty() && token.iter().all(plain)
 }
 
 /// Reads a response (RFC 7662 section 2.2) as strictly as the claims of a JWT. `Err(None)` is a response that cannot be

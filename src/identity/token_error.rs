@@ -77,15 +77,6 @@ token_errors! {
     Bound = "token_bound", "the token is bound to a key that the request does not prove";
 }
 
-impl TokenError {
-    /// Whether the token may be from a configured issuer although it is not valid. Such a token must not travel on to
-    /// a workspace; any other one may be the workspace's own.
-    #[must_use]
-    pub const fn may_be_ours(self) -> bool {
-        !matches!(self, Self::Malformed | Self::Issuer | Self::Encrypted)
-    }
-}
-
 impl fmt::Display for TokenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.describe())

@@ -25,6 +25,7 @@ fn facts(version: Dialect, everything: bool) -> Facts {
         response_timeout: Duration::from_millis(if everything { 1_500 } else { 300 }),
         sign_in: everything.then(|| ("login.example.com".into(), "127.0.0.1:9099".into())),
         login_port: if everything { 8443 } else { 443 },
+        header: everything.then(|| "X-Workspace-Token".into()),
         cookie: everything,
         query: everything,
         subprotocol: everything,
@@ -42,6 +43,7 @@ fn agent(facts: &Facts) -> Agent {
     Agent {
         response_timeout: facts.response_timeout,
         sign_in: facts.sign_in.is_some(),
+        header: facts.header.clone(),
         cookie: facts.cookie,
         policies: false,
         query: facts.query,
@@ -112,6 +114,14 @@ fn what_is_generated_has_no_mistakes_and_nothing_superfluous() {
                 (gate, "server pages \"127.0.0.1:9099\"", everything),
                 (gate, "presetenv IDENTITY_AGENT unix@/run/identity-spoa/spop.sock", everything),
                 (gate, "set-query", everything),
+                (gate, "\n    http-request del-header Proxy-Authorization\n", true),
+                (gate, "\n    http-request del-header X-Workspace-Token\n", everything),
+                (gate, "%[req.fhdr(x-workspace-token)]", everything),
+                (
+                    args,
+                    " token=req.fhdr(x-workspace-token) tokens=req.fhdr_cnt(x-workspace-token)",
+                    everything,
+                ),
                 (gate, "Sec-WebSocket-Protocol", everything),
                 (gate, "txn.identity.metadata", everything),
                 (gate, "if [credentials] accepts tokens there", everything),
@@ -139,6 +149,82 @@ fn what_is_generated_has_no_mistakes_and_nothing_superfluous() {
             let pages = files.iter().any(|file| file.path.starts_with("pages/"));
             assert_eq!(pages, everything);
             assert_eq!(files, generate(&facts), "not the same again");
+        }
+    }
+}
+
+/// What the generated files do with the header for tokens, `haproxy lint` demands.
+#[test]
+fn q1_the_header_for_tokens_is_sent_to_the_agent_and_taken_out_everywhere() {
+    for header in ["Proxy-Authorization", "X-Workspace-Token"] {
+        let facts = Facts {
+            query: false,
+            subprotocol: false,
+            header: Some(header.into()),
+            ..facts(Dialect::V3_2, true)
+        };
+        let files = generate(&facts);
+        let (gate, spoe) = (file(&files, "haproxy.cfg"), file(&files, "identity.spoe.cfg"));
+        let lint = |gate: &str, spoe: &str, agent: &Agent| {
+            let named = |name: &str| {
+                let text = if name == "identity.spoe.cfg" { spoe } else { file(&files, name) };
+                Some(Source { name: name.into(), text: text.into() })
+            };
+            lint(&[Source { name: "haproxy.cfg".into(), text: gate.into() }], &named, agent)
+        };
+        let found = lint(gate, spoe, &agent(&facts));
+        assert!(found.is_empty(), "{header}: {found:#?}");
+        // Without the agent's configuration, any header may be the one.
+        let alone = Agent { header: None, ..agent(&facts) };
+        let found = lint(gate, spoe, &alone);
+        assert!(found.is_empty(), "{header}: {found:#?}");
+        let delete = format!("    http-request del-header {header}\n");
+        let lower = header.to_ascii_lowercase();
+        let (first, second) = (gate.find(&delete).unwrap(), gate.rfind(&delete).unwrap());
+        assert!(first < second, "part 4, and the backend of reused requests");
+        let without = |at: usize| format!("{}{}", &gate[..at], &gate[at + delete.len()..]);
+        let with =
+            |at: usize, line: &str| format!("{}{line}{}", &gate[..at], &gate[at + delete.len()..]);
+        let sometimes = format!("    http-request del-header {header} if {{ ssl_fc }}\n");
+        let key = format!("%[req.fhdr({lower})]");
+        for (what, gate, spoe) in [
+            ("not deleted", without(first), spoe.to_owned()),
+            ("not deleted where an allow is reused", without(second), spoe.to_owned()),
+            ("sometimes deleted", with(first, &sometimes), spoe.to_owned()),
+            ("not compared", gate.replace(&key, "%[str(x)]"), spoe.to_owned()),
+            ("another is compared", gate.replace(&key, "%[req.fhdr(x-other)]"), spoe.to_owned()),
+            (
+                "not counted in the comparison",
+                gate.replace(&format!("%[req.fhdr_cnt({lower})]"), "%[int(1)]"),
+                spoe.to_owned(),
+            ),
+            ("not sent", gate.to_owned(), spoe.replace(&format!(" token=req.fhdr({lower})"), "")),
+            (
+                "not counted",
+                gate.to_owned(),
+                spoe.replace(&format!(" tokens=req.fhdr_cnt({lower})"), ""),
+            ),
+            (
+                "another is sent",
+                gate.to_owned(),
+                spoe.replace(&format!("fhdr({lower})"), "fhdr(x-other)"),
+            ),
+            (
+                "the first is sent",
+                gate.to_owned(),
+                spoe.replace(&format!("req.fhdr({lower})"), &format!("req.fhdr({lower},1)")),
+            ),
+            (
+                "it travels under another name",
+                gate.replace(
+                    "    http-request set-header X-Unique-ID",
+                    &format!("    http-request set-header X-Copy %[req.fhdr({lower})]\n    http-request set-header X-Unique-ID"),
+                ),
+                spoe.to_owned(),
+            ),
+        ] {
+            let found = lint(&gate, &spoe, &agent(&facts));
+            assert!(!found.is_empty(), "{header} {what}");
         }
     }
 }

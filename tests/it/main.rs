@@ -13,6 +13,7 @@
 
 mod support;
 
+mod app_tokens;
 mod audit;
 mod certificates;
 mod cli;

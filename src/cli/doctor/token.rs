@@ -29,9 +29,13 @@ pub(super) fn judge(
     now: Timestamp,
 ) -> Vec<Finding> {
     let token = token.strip_prefix(b"Bearer ").unwrap_or(token);
+    // The gate would pass on such a token as the app's.
+    let is_apps = !issuers.may_be_in(token) && !issuers.introspects(token);
     let unverified = match Unverified::inspect(token) {
         Ok(unverified) => unverified,
-        Err(error) => return vec![unread(error)],
+        Err(error) => {
+            return std::iter::once(unread(error)).chain(is_apps.then(passed_on)).collect();
+        }
     };
     let mut findings = vec![claims(&unverified)];
     let of_token = issuers.providers().iter().zip(settings).find(|(provider, _)| {
@@ -39,6 +43,7 @@ pub(super) fn judge(
     });
     let Some((provider, settings)) = of_token else {
         findings.push(unknown_issuer(&unverified, issuers));
+        findings.extend(is_apps.then(passed_on));
         return findings;
     };
     let profile = provider.profile();
@@ -112,6 +117,14 @@ fn of_sign_in(
         });
     }
     findings
+}
+
+/// What happens to a token that cannot be one for the gate.
+fn passed_on() -> Finding {
+    Finding::warn(
+        "it names no configured issuer: sent in Authorization together with a session or a client certificate, it is the app's and travels on to the workspace",
+        "nothing, if it is a token of an app; docs/credentials.md has the table",
+    )
 }
 
 /// A text that cannot be read as a token at all.

@@ -53,6 +53,7 @@ pub(super) fn agent(config: &Config) -> Agent {
     Agent {
         response_timeout: config.agent.response_timeout,
         sign_in: config.sign_in.is_some(),
+        header: credentials.and_then(|sources| Some(sources.header.as_ref()?.as_str().into())),
         cookie: credentials.is_some_and(|sources| sources.cookie.is_some()),
         query: credentials.is_some_and(|sources| sources.query.is_some()),
         policies: config.policies.is_some(),

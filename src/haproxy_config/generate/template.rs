@@ -186,7 +186,18 @@ fn optional_arguments(template: &str, facts: &Facts) -> Vec<String> {
         let (name, sample) = word.split_once('=').unwrap_or((word, ""));
         facts.asks(name, sample) && seen.insert(name.to_owned())
     };
-    words.filter(needed).map(str::to_owned).collect()
+    words.filter(needed).map(|word| with_header(word, facts)).collect()
+}
+
+/// The text with the header for tokens that the agent's configuration names, as samples have it.
+fn with_header(text: &str, facts: &Facts) -> String {
+    match &facts.header {
+        Some(header) => {
+            let sample = format!("({})", header.to_ascii_lowercase());
+            text.replace("(proxy-authorization)", &sample)
+        }
+        None => text.to_owned(),
+    }
 }
 
 fn is_comment(line: &str) -> bool {
@@ -347,7 +358,14 @@ fn specialised(line: &str, words: &[String], section: &str, facts: &Facts) -> St
         }
         _ => {}
     }
-    let mut text = line.to_owned();
+    let mut text = with_header(line, facts);
+    if let (["http-request", "del-header", "Proxy-Authorization"], Some(header)) =
+        (&words[..], &facts.header)
+        && !header.eq_ignore_ascii_case("Proxy-Authorization")
+    {
+        // Proxy-Authorization goes in any case: a client may send a token there by mistake.
+        text = format!("{line}\n{}", instead(format!("http-request del-header {header}")));
+    }
     if let Some(reuse) = facts.reuse {
         text = with(&text, "GATE_REUSE", &reuse.as_millis().to_string());
     }

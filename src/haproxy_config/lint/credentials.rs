@@ -65,7 +65,7 @@ const MAX_STEPS: usize = 4;
 
 pub(super) fn check(variant: &Variant<'_>, values: &Values<'_>, report: &mut Report) {
     for guard in variant.guards.iter().filter(|guard| guard.http) {
-        check_asked(guard, values, report);
+        check_asked(guard, variant, values, report);
     }
     if variant.guards.is_empty() {
         return;
@@ -76,7 +76,7 @@ pub(super) fn check(variant: &Variant<'_>, values: &Values<'_>, report: &mut Rep
             continue;
         }
         // These headers are deleted after the agent was asked.
-        if is_header(line) && early(line) {
+        if is_header(line, variant) && early(line) {
             continue;
         }
         let mut texts =
@@ -103,8 +103,14 @@ fn carries(line: &Line) -> bool {
 }
 
 /// Whether a rule sets a header that holds credentials.
-fn is_header(line: &Line) -> bool {
-    line.words.get(2).is_some_and(|name| HEADERS.contains(&name.to_ascii_lowercase().as_str()))
+fn is_header(line: &Line, variant: &Variant<'_>) -> bool {
+    line.words.get(2).is_some_and(|name| holds_credentials(name, variant))
+}
+
+/// Whether a header of this name holds credentials.
+fn holds_credentials(name: &str, variant: &Variant<'_>) -> bool {
+    let own = variant.agent.header.as_ref().is_some_and(|own| own.eq_ignore_ascii_case(name));
+    own || HEADERS.iter().any(|header| header.eq_ignore_ascii_case(name))
 }
 
 /// Whether a rule comes before the agent is asked.
@@ -152,7 +158,7 @@ fn is_fetch(name: &str, args: &str, variant: &Variant<'_>) -> bool {
     let argument = args.split(',').next().unwrap_or_default().trim().to_ascii_lowercase();
     if FETCHES.contains(&name) {
         let protocol = variant.agent.subprotocol && argument == "sec-websocket-protocol";
-        return HEADERS.contains(&argument.as_str()) || protocol;
+        return holds_credentials(&argument, variant) || protocol;
     }
     // The agent's configuration says which cookie holds tokens, and its name is not known here.
     let ours = || argument.is_empty() || argument.starts_with(&COOKIE.to_ascii_lowercase());
@@ -161,9 +167,9 @@ fn is_fetch(name: &str, args: &str, variant: &Variant<'_>) -> bool {
 
 /// Reports rules that ask the agent with a credential from the file: every client would become the person it belongs
 /// to.
-fn check_asked(guard: &Guard<'_>, values: &Values<'_>, report: &mut Report) {
+fn check_asked(guard: &Guard<'_>, variant: &Variant<'_>, values: &Values<'_>, report: &mut Report) {
     for (number, line, _) in guard.rules("http-request") {
-        let Some(value) = given(line) else { continue };
+        let Some(value) = given(line, variant) else { continue };
         if guard.is_after(*number) || shipped::has_line(&line.words) {
             continue;
         }
@@ -185,7 +191,7 @@ fn check_asked(guard: &Guard<'_>, values: &Values<'_>, report: &mut Report) {
 
 /// The value that a rule gives to a header of credentials. A replacement that keeps part of the old value is left out,
 /// unless it adds a cookie of the agent's name.
-fn given(line: &Line) -> Option<&str> {
+fn given<'l>(line: &'l Line, variant: &Variant<'_>) -> Option<&'l str> {
     let [_, action, _, rest @ ..] = &line.words[..] else { return None };
     let value = match (action.as_str(), rest) {
         ("set-header" | "add-header", [value, ..]) => value,
@@ -196,7 +202,7 @@ fn given(line: &Line) -> Option<&str> {
         }
         _ => return None,
     };
-    is_header(line).then_some(value)
+    is_header(line, variant).then_some(value)
 }
 
 /// Whether the value of a sample stands in the file or the environment.

@@ -94,7 +94,45 @@ pub(super) fn check(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
             None => {}
         }
     }
+    check_token(message, agent, report);
     check_certificate(message, report);
+}
+
+/// Checks the arguments about the header in which programs may send tokens. Both must be about that header, and without
+/// the agent's configuration about the same one.
+fn check_token(message: &Block, agent: &Agent, report: &mut Report) {
+    let found = |name: &str| {
+        message.args().filter(|(found, _)| *found == name).map(|(_, sample)| sample).last()
+    };
+    let passed = found("token").and_then(|sample| sample.split_once('(')?.1.strip_suffix(')'));
+    let passed = passed.map(|header| header.trim_end_matches(",-1"));
+    let Some(header) = agent.header.as_deref().or(passed) else {
+        // An argument that is there must be right even if this agent does not need it.
+        for name in ["token", "tokens"] {
+            if let Some(sample) = found(name) {
+                let what = format!("the argument '{name}' is {sample}");
+                let fix = "remove it, or pass token=req.fhdr(NAME) tokens=req.fhdr_cnt(NAME)";
+                report.add(Rule::Arguments, args(message), what, fix);
+            }
+        }
+        return;
+    };
+    let header = header.to_ascii_lowercase();
+    for (name, sample) in
+        [("token", format!("req.fhdr({header})")), ("tokens", format!("req.fhdr_cnt({header})"))]
+    {
+        match found(name) {
+            Some(found) if equals(found, &sample) => {}
+            Some(found) => {
+                let what = format!("the argument '{name}' is {found}");
+                report.add(Rule::Arguments, args(message), what, format!("{name}={sample}"));
+            }
+            None => {
+                let what = format!("the argument '{name}' is missing");
+                report.add(Rule::Arguments, args(message), what, format!("args … {name}={sample}"));
+            }
+        }
+    }
 }
 
 /// Whether two spellings mean the same sample. `req.hdr` without an occurrence splits values at commas, and is another

@@ -245,6 +245,18 @@ fn check_travel(guard: &Guard<'_>, agent: &Agent, report: &mut Report) {
         );
         report.add(Rule::CredentialTravels, at, "the token is not removed from Authorization", fix);
     }
+    // The header holds tokens for the gate only: nothing keeps it.
+    if let Some(header) = &agent.header
+        && !rules.iter().any(|(_, line, when)| {
+            when.is_always()
+                && matches!(&line.words[..], [_, del, name, ..]
+                    if del == "del-header" && name.eq_ignore_ascii_case(header))
+        })
+    {
+        let what = format!("the token is not removed from {header}");
+        let fix = format!("http-request del-header {header}");
+        report.add(Rule::CredentialTravels, at, what, fix);
+    }
     if !(deletes("cookie", "cookie", Some("cookie"))
         && (does("set-header", "cookie", "cookie") || removes_all_cookies(&rules)))
     {

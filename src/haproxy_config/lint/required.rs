@@ -16,7 +16,7 @@ use crate::haproxy_config::{
 };
 
 /// Names that servers and frameworks believe. Those that the shipped rules delete must be deleted.
-const HEADERS: [&str; 20] = [
+const HEADERS: [&str; 21] = [
     "x-identity-user",
     "x-auth-request-user",
     "x-remote-user",
@@ -31,6 +31,8 @@ const HEADERS: [&str; 20] = [
     "remote-groups",
     "forwarded",
     "http2-settings",
+    // For this proxy, and not for the workspace; the agent may read tokens there.
+    "proxy-authorization",
     "x-unique-id",
     "x-http-method-override",
     "x-http-method",

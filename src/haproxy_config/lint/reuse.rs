@@ -1,7 +1,8 @@
 //! Reuse of the last allow: accepts the shipped lines, word for word and in their order, and no others.
 //!
 //! Nothing here judges what a rule of reuse does: [`known`] only compares lines with the shipped ones. A changed
-//! line is then reported by the checks that report every such line (`verdict-scope`, `verdict-made`). [`check_made`] finds
+//! line is then reported by the checks that report every such line (`verdict-scope`, `verdict-made`). Two things may differ: the
+//! deadline, and the header for tokens that the agent's configuration names, which has a rule more. [`check_made`] finds
 //! lines that would make HAProxy reuse more, [`check_skipped`] lines of the operator that a reused request
 //! never comes to, [`check_servers`] servers of the backend `reused` that are not the shipped ones.
 
@@ -10,7 +11,7 @@ use std::{
     sync::{Arc, LazyLock},
 };
 
-use super::{Report, Rule, Variant, ends, guard, servers, shipped::FILE};
+use super::{Agent, Report, Rule, Variant, ends, guard, servers, shipped::FILE};
 use crate::haproxy_config::{
     document::{At, Line, Section},
     lint::lines::is_server,
@@ -93,34 +94,65 @@ fn asks(line: &Line) -> bool {
 
 /// The places of those lines of a section that are shipped lines of reuse. They count only as a whole: in a front end the
 /// rules and the route to the backend `reused`, in that backend all of its rules.
-pub(super) fn known(section: &Section) -> BTreeSet<At> {
+pub(super) fn known(section: &Section, agent: &Agent) -> BTreeSet<At> {
     let here = |run: &&Run| match &run.backend {
         Some(name) => section.kind == "backend" && section.name == *name,
         None => section.kind != "backend",
     };
     let runs = SHIPPED.iter().filter(here).filter(|run| !run.lines.is_empty());
     // One missing run makes all of them unknown, so that every line of them is reported.
-    let found: Option<Vec<&[Arc<Line>]>> = runs.map(|run| window(section, &run.lines)).collect();
+    let lines: Vec<&Line> =
+        section.lines.iter().map(|line| &**line).filter(|line| !removes_more(line)).collect();
+    let found: Option<Vec<&[&Line]>> =
+        runs.map(|run| window(&lines, &run.lines, agent.header.as_deref())).collect();
     found.into_iter().flatten().flatten().map(|line| line.at).collect()
 }
 
-/// The lines of a section that are these, one after another.
-fn window<'s>(section: &'s Section, lines: &[Words]) -> Option<&'s [Arc<Line>]> {
-    section.lines.windows(lines.len()).find(|window| {
-        window.iter().zip(lines).all(|(line, shipped)| {
+/// Whether a line deletes, from every request, a header that no shipped line of reuse names.
+fn removes_more(line: &Line) -> bool {
+    let [keyword, action, name] = &line.words[..] else { return false };
+    let is_shipped = || {
+        SHIPPED.iter().flat_map(|run| &run.lines).any(|words| {
+            words.get(1) == Some(action)
+                && words.get(2).is_some_and(|shipped| shipped.eq_ignore_ascii_case(name))
+        })
+    };
+    keyword == "http-request" && action == "del-header" && !is_shipped()
+}
+
+/// Those of these lines that are the shipped ones, one after another.
+fn window<'w, 's>(
+    lines: &'w [&'s Line],
+    shipped: &[Words],
+    header: Option<&str>,
+) -> Option<&'w [&'s Line]> {
+    lines.windows(shipped.len()).find(|window| {
+        window.iter().zip(shipped).all(|(line, shipped)| {
             line.words.len() == shipped.len()
-                && line.words.iter().zip(shipped).all(|(word, shipped)| is_same(word, shipped))
+                && line
+                    .words
+                    .iter()
+                    .zip(shipped)
+                    .all(|(word, shipped)| is_same(word, shipped, header))
         })
     })
 }
 
-/// Whether two words are the same, except that the deadline may be another one.
-fn is_same(word: &str, shipped: &str) -> bool {
+/// How samples name the header for tokens in the shipped lines.
+const TOKEN_HEADER: &str = "(proxy-authorization)";
+
+/// Whether two words are the same, except that the deadline may be another one, and that the header for tokens is that of
+/// the agent's configuration. Without a configuration it may be any.
+fn is_same(word: &str, shipped: &str, header: Option<&str>) -> bool {
     let millis = |word: &str| word.strip_prefix("1:").and_then(|n| n.parse::<u32>().ok());
-    match (millis(word), millis(shipped)) {
-        (Some(millis), Some(_)) => millis <= MAX_MILLIS,
-        _ => word == shipped,
+    if let (Some(millis), Some(_)) = (millis(word), millis(shipped)) {
+        return millis <= MAX_MILLIS;
     }
+    let Some((before, _)) = shipped.split_once(TOKEN_HEADER) else { return word == shipped };
+    let found = word.strip_prefix(before).and_then(|rest| rest.strip_prefix('(')?.split_once(')'));
+    let Some((found, _)) = found else { return false };
+    header.is_none_or(|header| header.eq_ignore_ascii_case(found))
+        && word == shipped.replace(TOKEN_HEADER, &format!("({found})"))
 }
 
 /// Reports rules that make a verdict, or that make HAProxy reuse more than the agent said.
@@ -159,6 +191,8 @@ fn widens(line: &Line, known: &BTreeSet<At>) -> bool {
 /// under which HAProxy could remember half of an answer.
 pub(super) fn check_skipped(variant: &Variant<'_>, report: &mut Report) {
     let mut reuses = false;
+    let backends = variant.sections.iter().filter(|s| s.kind == "backend" && s.name == REUSED);
+    let theirs: Vec<&Line> = backends.flat_map(|s| s.lines.iter().map(|line| &**line)).collect();
     for guard in variant.guards {
         let known = &variant.known;
         let Some(first) = guard.lines.iter().position(|line| known.contains(&line.at)) else {
@@ -170,6 +204,8 @@ pub(super) fn check_skipped(variant: &Variant<'_>, report: &mut Report) {
             // HAProxy looks at routes after all rules, wherever they stand.
             let passed = !is_rule(line) || *number > first;
             let shipped = || known.contains(&line.at) || LATER.contains(&line.words) || asks(line);
+            // The backend of reused requests deletes the header as well.
+            let shipped = || shipped() || (removes_more(line) && is_done_by(line, &theirs));
             // A reused request is allowed: a rule for refused requests only never concerns it.
             if !passed || ends::is_idle(line) || guard.spares_allowed(when) || shipped() {
                 continue;
@@ -189,8 +225,6 @@ pub(super) fn check_skipped(variant: &Variant<'_>, report: &mut Report) {
     if !reuses {
         return;
     }
-    let backends = variant.sections.iter().filter(|s| s.kind == "backend" && s.name == REUSED);
-    let theirs: Vec<&Line> = backends.flat_map(|s| s.lines.iter().map(|line| &**line)).collect();
     for section in variant.sections {
         if section.kind == "backend" && ASKED.contains(&section.name.as_str()) {
             for line in section.lines.iter().filter(|line| !is_done_by(line, &theirs)) {
