@@ -37,7 +37,7 @@ mod writer;
 pub use crate::audit::sink::names::rotated;
 pub use chain::MAX_LINE;
 pub use json_object::JsonObject;
-pub use key::PublicKey;
+pub use key::{PublicKey, check_signing_key};
 pub use record::{AuditEvent, AuditRecord};
 use sink::maintenance::LocalDisk;
 pub use sink::{SyslogAddress, file::Rotation};

@@ -3,7 +3,7 @@
 //! Each key is declared once, with `table!` in the file of its table below `config/`: its type, range, default and
 //! documentation. [`Config::load`] reads a file by these declarations and reports every mistake in it at once; [`reference`]
 //! makes the JSON Schema, `docs/configuration.md` and the annotated example from the same declarations; [`difference`]
-//! tells what a changed file changes and whether that needs a restart.
+//! tells what a changed file changes and whether that needs a restart; [`inputs`] reads the files that it names.
 //!
 //! A table's `Section::build` turns its keys into the settings of the subsystem that uses them, whose type belongs to that
 //! subsystem. What must hold between tables is checked in `document`. The configuration holds no secret, only where
@@ -32,6 +32,7 @@ pub mod difference;
 mod document;
 mod facts;
 mod hosts;
+pub mod inputs;
 mod issuer;
 mod key;
 mod kinds;

@@ -74,6 +74,11 @@ async fn serve(path: &Path, config: Config, requests: &Handle) -> anyhow::Result
     if let Some(settings) = &config.sign_in {
         settings.sessions.make_keys()?;
     }
+    // All that cannot be read is reported together, with the lines that name it, before anything is opened.
+    let unread = config.inputs().mistakes;
+    if !unread.as_slice().is_empty() {
+        return Err(unread.into());
+    }
     let setup::Built { gate, mut feeds, parts, sign_in } = setup::start(&config)?;
     gate.revocations.own()?;
     // The first request must find the workspaces of files. A broken file does not keep the agent from starting: requests

@@ -13,6 +13,7 @@ use anyhow::{Context as _, bail};
 use crate::{
     authz::policy::Policies,
     config::Config,
+    diagnostics::Mistakes,
     fingerprint::Fingerprint,
     gate::{Gate, Metadata, Versions},
     identity::{
@@ -100,14 +101,23 @@ fn first(config: &Config, purpose: Purpose) -> anyhow::Result<Built> {
     let (issuers, parts) = issuers(config, None)?;
     let feeds = config.sources.build()?;
     let journal = config.admin.as_ref().map(|admin| admin.revocations.clone());
+    // The running agent alone makes the file, and systemd its directory. For a command, a missing file has no
+    // revocations; a file that it cannot look for is an error.
+    let journal =
+        journal.filter(|path| purpose == Purpose::Run || path.try_exists().unwrap_or(true));
     let revocations = Arc::new(Revocations::open(authorities(config), journal)?);
     let of_issuers = issuers.profiles().map(|profile| Arc::clone(&profile.authority)).collect();
     let sign_in = config.sign_in.as_ref().map(|settings| {
         let browser = settings.sessions.build(of_issuers, purpose)?;
-        let configured = settings.build(&config.issuers, issuers.providers())?;
+        // Commands serve no pages and sign no person in, so they need no secret of a client.
+        let configured = match purpose {
+            Purpose::Run => Some(settings.build(&config.issuers, issuers.providers())?),
+            Purpose::Inspect => None,
+        };
         anyhow::Ok((Arc::new(browser), configured))
     });
     let (browser, sign_in) = sign_in.transpose()?.unzip();
+    let sign_in = sign_in.flatten();
     let durable = Durable { browser, revocations, metrics: Arc::default() };
     let parts = Parts { issuers: parts, sources: SourceInputs::read(config)? };
     let certificates = config.certificates.clone();
@@ -269,13 +279,22 @@ fn metadata(config: &Config, issuers: &Issuers) -> Option<Arc<Metadata>> {
 
 /// The policies, and the fingerprints of everything that decides.
 fn policies(config: &Config) -> anyhow::Result<(Option<Arc<Policies>>, Versions)> {
+    let policies = load_policies(config)?;
+    let policy = policies.as_ref().and_then(Policies::hash);
+    Ok((policies.map(Arc::new), Versions { config: config.fingerprint, policy }))
+}
+
+/// Reads the policies, if there are any.
+///
+/// # Errors
+/// Every mistake in their files.
+pub(crate) fn load_policies(config: &Config) -> Result<Option<Policies>, Mistakes> {
     let policies = config.policies.as_ref().map(Policies::load).transpose()?;
     // With several issuers, a policy that names a person without an issuer would be about strangers, too.
     if let Some(policies) = policies.as_ref().filter(|_| config.issuer_names().len() > 1) {
         policies.bound_to_issuers()?;
     }
-    let policy = policies.as_ref().and_then(Policies::hash);
-    Ok((policies.map(Arc::new), Versions { config: config.fingerprint, policy }))
+    Ok(policies)
 }
 
 impl SourceInputs {

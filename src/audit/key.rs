@@ -43,21 +43,23 @@ fn invalid(message: impl Into<String>) -> io::Error {
 impl SigningKey {
     /// Reads the key of a file. A missing file is created with mode 0600 and a new key.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        match std::fs::read_to_string(path) {
-            Ok(text) => {
-                let mode = std::fs::metadata(path)?.mode();
-                // A key that others may read may have been copied: it would prove nothing.
-                if mode & 0o077 != 0 {
-                    return Err(invalid(format!(
-                        "others may read it (mode {:04o}): chmod 600 it",
-                        mode & 0o777
-                    )));
-                }
-                Self::read(&Zeroizing::new(text))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Self::make(path),
-            Err(error) => Err(error),
+        Self::existing(path)?.map_or_else(|| Self::make(path), Ok)
+    }
+
+    /// Reads the key of a file; `None` if there is no file.
+    fn existing(path: &Path) -> io::Result<Option<Self>> {
+        let text = match std::fs::read_to_string(path) {
+            Ok(text) => Zeroizing::new(text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let mode = std::fs::metadata(path)?.mode();
+        // A key that others may read may have been copied: it would prove nothing.
+        if mode & 0o077 != 0 {
+            let mode = mode & 0o777;
+            return Err(invalid(format!("others may read it (mode {mode:04o}): chmod 600 it")));
         }
+        Self::read(&text).map(Some)
     }
 
     fn read(text: &str) -> io::Result<Self> {
@@ -102,6 +104,14 @@ impl SigningKey {
     pub(super) fn sign(&self, statement: &[u8]) -> String {
         URL_SAFE_NO_PAD.encode(self.pair.sign(statement).as_ref())
     }
+}
+
+/// Whether an agent can sign with the key of a file, or makes one because there is no file.
+///
+/// # Errors
+/// The file cannot be read, others may read it, or it does not hold a private key.
+pub fn check_signing_key(path: &Path) -> io::Result<()> {
+    SigningKey::existing(path).map(|_| ())
 }
 
 fn public(pair: &Ed25519KeyPair) -> io::Result<PublicKey> {

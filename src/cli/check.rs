@@ -1,7 +1,8 @@
 //! `check`: reports every mistake in a configuration before an agent runs with it.
 //!
-//! It builds what the agent would build, without opening the files and stores of a running agent and without asking any
-//! platform. Mistakes have file and line; settings that are permitted and probably wrong are warnings.
+//! It reads every file that the configuration names, and builds what the agent would build, without opening the files and
+//! stores of a running agent and without asking any platform. Mistakes have file and line, and all of them are reported at
+//! once; settings that are permitted and probably wrong are warnings.
 
 use std::{
     io::{Write as _, stderr, stdout},
@@ -14,26 +15,35 @@ use anyhow::Context as _;
 use super::{CheckArgs, USAGE};
 use crate::{
     app::setup::{self, Built},
-    config::Config,
+    config::{Config, inputs::Inputs},
     diagnostics::Mistakes,
     workspaces::registry::LookupResult,
 };
 
 pub(super) fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let path = &args.config.config;
-    let config = match Config::load(path) {
+    let mut config = match Config::load(path) {
         Ok(config) => config,
         Err(mistakes) => return report(&mistakes),
     };
+    let Inputs { mut mistakes, warnings: unread } = config.inputs();
+    mistakes.extend(config.sources.check_lists());
+    if let Err(found) = setup::load_policies(&config) {
+        mistakes.extend(found);
+    }
+    if !mistakes.as_slice().is_empty() {
+        return report(&mistakes);
+    }
+    // No opaque token is asked about here, and the secret for that may be there only while the agent's service runs.
+    for issuer in &mut config.issuers {
+        issuer.introspection = None;
+    }
     let Built { gate, feeds, .. } = match setup::inspect(&config) {
         Ok(built) => built,
-        // Mistakes in the files of policies have lines, too.
-        Err(error) => match error.downcast::<Mistakes>() {
-            Ok(mistakes) => return report(&mistakes),
-            Err(error) => return Err(error),
-        },
+        Err(error) => return report(&Mistakes::whole(&config.file, format!("{error:#}"))),
     };
     let mut warnings = config.warnings();
+    warnings.extend(unread);
     if let Some(mut feeds) = feeds {
         if let Err(mistakes) = feeds.check_files() {
             return report(&mistakes);

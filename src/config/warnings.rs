@@ -97,7 +97,7 @@ impl Config {
     }
 
     /// How many sources have a table `[[source]]`.
-    fn listed_sources(&self) -> usize {
+    pub(super) fn listed_sources(&self) -> usize {
         let tree = diagnostics::tree(&self.text.0, self.text.1).ok();
         let listed = tree.as_ref().and_then(|root| root.pointer("/source"));
         listed.and_then(Value::as_array).map_or(0, Vec::len)
@@ -119,14 +119,15 @@ impl Config {
 
     /// A warning about the first of these keys that the file has.
     fn warning(&self, keys: &[String], message: impl Into<String>) -> Mistake {
+        Mistake { file: self.file.clone(), place: self.place(keys), message: message.into() }
+    }
+
+    /// The line and column of the first of these keys that the file has.
+    pub(super) fn place(&self, keys: &[impl AsRef<str>]) -> Option<(usize, usize)> {
         let (text, format) = &self.text;
-        let tree = diagnostics::tree(text, *format).ok();
-        let span = tree
-            .as_ref()
-            .and_then(|root| keys.iter().find_map(|key| root.pointer(key)))
-            .map(|value| value.span);
-        let place = span.map(|span| diagnostics::line_and_column(text, span.start));
-        Mistake { file: self.file.clone(), place, message: message.into() }
+        let root = diagnostics::tree(text, *format).ok()?;
+        let value = keys.iter().find_map(|key| root.pointer(key.as_ref()))?;
+        Some(diagnostics::line_and_column(text, value.span.start))
     }
 }
 

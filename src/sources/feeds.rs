@@ -15,7 +15,7 @@ use super::{
     WatchedSource,
     api::Leases,
     coder::Coder,
-    file::{FileSource, KnownIssuer},
+    file::{self, FileSource, KnownIssuer},
     gitpod::Gitpod,
     http::PlatformApi,
     hub::{
@@ -96,6 +96,21 @@ impl SourcesSettings {
         });
         let all = feeds.collect::<Result<_, _>>()?;
         Ok(Feeds { registry, resolver, all })
+    }
+
+    /// Every mistake in the lists of workspaces in files. Nothing is built or published.
+    #[must_use]
+    pub fn check_lists(&self) -> Mistakes {
+        let issuers: BTreeSet<&str> = self.issuers.iter().map(|name| &**name).collect();
+        let mut mistakes = Mistakes::default();
+        for source in &self.sources {
+            if let SourceKind::File(path) = &source.kind
+                && let Err(found) = file::check(path, &issuers, &self.ranges.backends)
+            {
+                mistakes.extend(found);
+            }
+        }
+        mistakes
     }
 }
 

@@ -107,7 +107,8 @@ impl FileSource {
         if self.last.as_deref() == Some(&*bytes) {
             return Ok(false);
         }
-        let parsed = self.parse(&name, &bytes);
+        let issuers = self.issuers.iter().map(|name| &**name).collect();
+        let parsed = parse(&self.path, &bytes, &issuers, &self.backends);
         // Stored also after a failure, so that a broken version is reported once and not every few
         // seconds.
         self.last = Some(bytes);
@@ -118,14 +119,6 @@ impl FileSource {
         self.publisher.confirm(now);
         info!(file = %name, workspaces = count, "workspaces loaded");
         Ok(true)
-    }
-
-    fn parse(&self, name: &str, bytes: &[u8]) -> Result<Vec<Workspace>, Mistakes> {
-        let text = std::str::from_utf8(bytes)
-            .map_err(|error| Mistakes::whole(name, format!("not UTF-8: {error}")))?;
-        let format = Format::from_path(&self.path).unwrap_or(Format::Yaml);
-        let issuers = self.issuers.iter().map(|name| &**name).collect();
-        document::parse(name, text, format, &issuers, &self.backends)
     }
 
     /// Follows the file until stopped.
@@ -172,6 +165,32 @@ impl FileSource {
             }
         }
     }
+}
+
+/// Finds every mistake in a list, without publishing it.
+///
+/// # Errors
+/// The mistakes.
+pub(super) fn check(
+    path: &Path,
+    issuers: &BTreeSet<&str>,
+    backends: &AllowedBackends,
+) -> Result<(), Mistakes> {
+    let bytes = read(path).map_err(|error| Mistakes::whole(&path.display().to_string(), error))?;
+    parse(path, &bytes, issuers, backends).map(|_| ())
+}
+
+fn parse(
+    path: &Path,
+    bytes: &[u8],
+    issuers: &BTreeSet<&str>,
+    backends: &AllowedBackends,
+) -> Result<Vec<Workspace>, Mistakes> {
+    let name = path.display().to_string();
+    let text = std::str::from_utf8(bytes)
+        .map_err(|error| Mistakes::whole(&name, format!("not UTF-8: {error}")))?;
+    let format = Format::from_path(path).unwrap_or(Format::Yaml);
+    document::parse(&name, text, format, issuers, backends)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {

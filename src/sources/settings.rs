@@ -132,7 +132,7 @@ impl SourceKind {
 
 impl PlatformSettings {
     /// The certificates of the private authority, if one is configured.
-    pub(super) fn authority(&self) -> Option<anyhow::Result<Vec<u8>>> {
+    pub(crate) fn authority(&self) -> Option<anyhow::Result<Vec<u8>>> {
         let path = self.ca_file.as_ref()?;
         let read = std::fs::read(path);
         Some(read.with_context(|| format!("cannot read the ca_file {}", path.display())))

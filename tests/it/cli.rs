@@ -76,6 +76,173 @@ undeclared_ports = 'allow'
     }
 }
 
+/// An `agent.toml` whose files and variables are all missing or of no use.
+const UNREADABLE: &str = "\
+[agent]
+listen = ['127.0.0.1:0']
+
+[[issuer]]
+name = 'corp'
+issuer = 'https://idp.example.com'
+audience = 'a'
+ca_file = 'corp-ca.pem'
+
+[issuer.introspection]
+client_id = 'gate'
+client_secret_env = 'IDENTITY_SPOA_NO_SUCH_SECRET'
+
+[issuer.sign_in]
+client_id = 'gate'
+client_secret_file = 'corp-secret'
+
+[[issuer]]
+name = 'partner'
+issuer = 'https://partner.example.com'
+audience = 'a'
+
+[issuer.sign_in]
+client_id = 'gate'
+private_key_file = 'partner-key.pem'
+
+[sign_in]
+host = 'login.example.com'
+listen = '127.0.0.1:9011'
+encryption_keys_file = 'keys'
+
+[sign_in.pages]
+logo_file = 'logo.svg'
+texts_file = 'texts.toml'
+
+[redis]
+url = 'redis://127.0.0.1:6379/0'
+password_file = 'redis-password'
+ca_file = 'redis-ca.pem'
+
+[[host]]
+preset = 'ona'
+domain = 'example.com'
+
+[workspaces]
+file = 'workspaces.yaml'
+
+[[source]]
+name = 'ona'
+kind = 'ona'
+issuer = 'corp'
+ca_file = 'ona-ca.pem'
+token_file = 'ona-token'
+
+[policy]
+directory = 'policies'
+
+[audit]
+file = 'audit.jsonl'
+key_file = 'audit.key'
+";
+
+#[test]
+fn check_and_run_report_every_file_and_secret_that_cannot_be_used_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).unwrap();
+    write("agent.toml", UNREADABLE);
+    write("partner-key.pem", "no key");
+    write("keys", "too-short\n");
+    write("texts.toml", "sign_out = ''\nsing_in_again = 'x'\n");
+    write("redis-password", "\n");
+    write("workspaces.yaml", "workspaces: 7\n");
+    write("audit.key", "no key");
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(directory.path().join("audit.key"), private).unwrap();
+    let lines = [
+        ("agent.toml:8:", "corp-ca.pem"),
+        ("agent.toml:12:", "IDENTITY_SPOA_NO_SUCH_SECRET"),
+        ("agent.toml:16:", "cannot read corp-secret: No such file"),
+        ("agent.toml:25:", "partner-key.pem: expected the PEM"),
+        ("agent.toml:30:", "keys: line 1: expected a key"),
+        ("agent.toml:33:", "the logo_file cannot be read"),
+        ("texts.toml:1:", "expected a text that is not empty"),
+        ("texts.toml:2:", "unknown key 'sing_in_again'"),
+        ("agent.toml:38:", "expected a secret, found nothing"),
+        ("agent.toml:39:", "cannot read redis-ca.pem"),
+        ("agent.toml:52:", "ona-ca.pem"),
+        ("agent.toml:60:", "audit.key: expected PEM"),
+    ];
+    let has = |text: &str, start: &str, message: &str| {
+        text.lines().any(|line| line.contains(start) && line.contains(message))
+    };
+    let output = run_program(&["check", "--config", "agent.toml"], directory.path());
+    assert_eq!(output.status.code(), Some(2));
+    let checked = text(&output);
+    for (start, message) in lines {
+        assert!(has(&checked, start, message), "{start} {message}\n{checked}");
+    }
+    // Lists and policies, of which the agent can start without the list.
+    assert!(has(&checked, "workspaces.yaml:1:13:", "expected an array"), "{checked}");
+    assert!(has(&checked, "policies", "cannot read the policies"), "{checked}");
+    assert!(checked.trim_end().ends_with("14 mistakes"), "{checked}");
+    // No text of a secret is printed.
+    assert!(!checked.contains("too-short") && !checked.contains("no key"), "{checked}");
+    let output = run_program(&["run", "--config", "agent.toml"], directory.path());
+    assert!(!output.status.success());
+    let ran = text(&output);
+    for (start, message) in lines {
+        assert!(has(&ran, start, message), "{start} {message}\n{ran}");
+    }
+}
+
+#[test]
+fn check_reads_a_token_of_a_platform_and_warns_without_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = "[agent]\nlisten = ['127.0.0.1:0']\n[[issuer]]\nname = 'corp'\nissuer = 'https://idp.example.com'\naudience = 'a'\n\
+                  match = ['email']\n[[host]]\npreset = 'ona'\ndomain = 'example.com'\n\
+                  [[source]]\nname = 'ona'\nkind = 'ona'\ntoken_file = 'token'\n";
+    std::fs::write(directory.path().join("agent.toml"), config).unwrap();
+    let check = || run_program(&["check", "--config", "agent.toml"], directory.path());
+    let output = check();
+    assert!(output.status.success(), "{}", text(&output));
+    let line = "agent.toml:14:15: warning: cannot read the credential in token";
+    assert!(text(&output).contains("good") && text(&output).contains(line), "{}", text(&output));
+    std::fs::write(directory.path().join("token"), "secret\n").unwrap();
+    assert!(!text(&check()).contains("warning"), "{}", text(&check()));
+}
+
+#[test]
+fn check_does_not_need_the_credentials_of_a_service_that_does_not_run() {
+    let directory = tempfile::tempdir().unwrap();
+    let secret = "/run/credentials/identity-spoa-no-such-unit.service/secrets_corp";
+    let config = format!(
+        "[agent]\nlisten = ['127.0.0.1:0']\n[[issuer]]\nname = 'corp'\nissuer = 'https://idp.example.com'\naudience = 'a'\n\
+         [issuer.introspection]\nclient_id = 'gate'\nclient_secret_file = '{secret}'\n\
+         [issuer.sign_in]\nclient_id = 'gate'\nclient_secret_file = '{secret}'\n\
+         [sign_in]\nhost = 'login.example.com'\nlisten = '127.0.0.1:9011'\nencryption_keys_file = 'keys'\n\
+         [[host]]\npreset = 'ona'\ndomain = 'example.com'\n[workspaces]\nfile = 'workspaces.yaml'\n\
+         [admin]\nsocket = 'admin.sock'\nrevocations = 'state/revocations.jsonl'\n"
+    );
+    std::fs::write(directory.path().join("agent.toml"), config).unwrap();
+    std::fs::write(directory.path().join("workspaces.yaml"), "workspaces: []\n").unwrap();
+    let output = run_program(&["check", "--config", "agent.toml"], directory.path());
+    assert!(output.status.success(), "{}", text(&output));
+    for line in [9, 12] {
+        let warning =
+            format!("agent.toml:{line}:23: warning: not checked: systemd makes {secret} when");
+        assert!(text(&output).contains(&warning), "{}", text(&output));
+    }
+    // Nor does it make what the service makes.
+    std::fs::create_dir(directory.path().join("state")).unwrap();
+    let output = run_program(&["check", "--config", "agent.toml"], directory.path());
+    assert!(output.status.success(), "{}", text(&output));
+    for made in ["state/revocations.jsonl", "keys", "admin.sock"] {
+        assert!(!directory.path().join(made).exists(), "{made}");
+    }
+    // The agent itself needs them.
+    let output = run_program(&["run", "--config", "agent.toml"], directory.path());
+    assert!(
+        !output.status.success() && text(&output).contains("secrets_corp"),
+        "{}",
+        text(&output)
+    );
+}
+
 #[test]
 fn check_reports_two_issuers_of_one_name() {
     let directory = tempfile::tempdir().unwrap();
