@@ -31,6 +31,7 @@ use crate::{
     tunnels::settings::TrackingSettings,
     workspaces::{
         destination::{BackendName, DestinationLimits},
+        host::Host,
         source::SourceId,
     },
 };
@@ -84,6 +85,7 @@ impl Section for Document {
         let mut listed = self.source.take().unwrap_or_default();
         self.check_sources(&workspaces, &listed, report);
         self.check_features(report);
+        self.check_login_host(report);
         report.extend(listed.iter().filter_map(|raw| check_backend(raw, &ranges)));
         if let Some(issuers) = &self.issuer {
             check_issuers(issuers, &certificates, report);
@@ -184,6 +186,20 @@ impl Document {
         }
     }
 
+    /// Reports patterns of workspaces that the login host is one of: HAProxy passes the whole login host to the agent's
+    /// pages, so no request would ever reach such a workspace.
+    fn check_login_host(&self, report: &mut Report) {
+        let Some(sign_in) = &self.sign_in else { return };
+        let login = &*sign_in.sessions.urls.login;
+        let Ok(host) = Host::parse(login.as_bytes()) else { return };
+        for pattern in self.host.iter().flatten().filter(|pattern| pattern.has(&host)) {
+            let message = format!(
+                "the login host {login:?} is a host of workspaces by this pattern, but it serves only the agent's pages, so the workspace could not be reached: give [sign_in] another 'host' of the same registrable domain, or change the pattern"
+            );
+            report.mistake_at(pattern.span, message);
+        }
+    }
+
     /// Reports mistakes among the sources, and in hosts that name a source; such a host gets the source's number.
     fn check_sources(
         &mut self,
@@ -215,7 +231,7 @@ impl Document {
             }
             names.push(name);
         }
-        for RawHost { spec, source } in self.host.iter_mut().flatten() {
+        for RawHost { spec, source, .. } in self.host.iter_mut().flatten() {
             let Some(wanted) = source else { continue };
             spec.source = names.iter().position(|name| *name == wanted.value).map(SourceId::new);
             if spec.source.is_none() {

@@ -1,6 +1,6 @@
 //! The tables `[[host]]` and `[credentials]`: which hosts are workspaces, and where a request may have its token.
 
-use toml_span::Spanned;
+use toml_span::{Span, Spanned};
 
 use super::{
     kinds::{At, Choice, Form, Parsed, words_of},
@@ -11,7 +11,7 @@ use crate::{
     workspaces::{
         WorkspaceId,
         host::Host,
-        pattern::{HostPatterns, IdRule, PatternError, PatternSpec, Preset},
+        pattern::{HostPatterns, IdRule, PatternError, PatternSpec, Preset, Scratch},
     },
 };
 
@@ -38,6 +38,8 @@ table! {
 pub(super) struct RawHost {
     pub(super) spec: PatternSpec,
     pub(super) source: Option<Spanned<String>>,
+    /// Where the pattern or its domain stands.
+    pub(super) span: Span,
 }
 
 impl Section for HostTable {
@@ -88,7 +90,15 @@ impl Section for HostTable {
             };
             report.mistake_at(at, error.to_string());
         }
-        Some(RawHost { spec, source: self.source })
+        Some(RawHost { spec, source: self.source, span })
+    }
+}
+
+impl RawHost {
+    /// Whether a host is one of these workspaces' hosts.
+    pub(super) fn has(&self, host: &Host) -> bool {
+        let pattern = HostPatterns::new(std::slice::from_ref(&self.spec)).ok();
+        pattern.is_some_and(|pattern| pattern.resolve(host, &mut Scratch::default()).is_some())
     }
 }
 
@@ -115,8 +125,8 @@ table! {
     CredentialsTable = "credentials";
     /// A header with a token of the agent's, so that Authorization is the app's: `Proxy-Authorization` (with `Bearer`), or a name of your own that begins with `X-`.
     header: optional OwnHeader, example("\"Proxy-Authorization\"");
-    /// The name of a cookie with a token.
-    cookie: optional Token, example("\"workspace_token\"");
+    /// The name of a cookie with a token. With `__Host-` at its beginning, workspaces cannot set it for each other.
+    cookie: optional Token, example("\"__Host-token\"");
     /// The name of a query parameter with a token. Such tokens end up in browser histories and logs.
     query: optional Token, example("\"token\"");
     /// Whether a token may be in a WebSocket subprotocol `base64url.bearer.authorization.k8s.io.TOKEN`.
@@ -157,5 +167,57 @@ impl Form for Token {
             ));
         }
         Ok(text.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{config::Config, diagnostics::Format};
+
+    /// The mistakes in a configuration with sign-in at this host and with this table `[[host]]`, whose first key is in
+    /// line 15.
+    fn mistakes(login: &str, host: &str) -> String {
+        let text = format!(
+            "[agent]\nlisten = ['127.0.0.1:0']\n[[issuer]]\nname = 'corp'\nissuer = 'https://idp.example.com'\naudience = 'a'\n\
+             [issuer.sign_in]\nclient_id = 'c'\nclient_secret_file = 's'\n\
+             [sign_in]\nhost = '{login}'\nlisten = '127.0.0.1:9011'\nencryption_keys_file = 'k'\n\
+             [[host]]\n{host}\n[workspaces]\nfile = 'w.yaml'\n"
+        );
+        let config = Config::parse("agent.toml", &text, Format::Toml, "".as_ref());
+        config.err().map(|mistakes| mistakes.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_login_host_that_is_a_host_of_workspaces_is_a_mistake_of_that_pattern() {
+        for host in [
+            r"pattern = 'login\.example\.com'
+workspace = 'app'",
+            r"pattern = '(?<workspace>[a-z]+)\.example\.com'",
+            r"pattern = '(?:(?<port>[0-9]+)-)?(?<workspace>[a-z-]+)\.example\.com'",
+        ] {
+            let found = mistakes("login.example.com", host);
+            let line =
+                "agent.toml:15:12: the login host \"login.example.com\" is a host of workspaces";
+            assert!(found.starts_with(line) && found.lines().count() == 1, "{host}: {found}");
+        }
+        let preset = "preset = 'coder'\ndomain = 'example.com'";
+        let found = mistakes("code--login--alice.example.com", preset);
+        assert!(found.starts_with("agent.toml:16:11: the login host"), "{found}");
+    }
+
+    #[test]
+    fn a_login_host_next_to_the_hosts_of_workspaces_is_good() {
+        for (login, host) in [
+            ("login.example.com", r"pattern = '(?<workspace>[a-z]+)\.ws\.example\.com'"),
+            ("login.example.com", "preset = 'coder'\ndomain = 'example.com'"),
+            ("login.example.com", "pattern = 'app\\.example\\.com'\nworkspace = 'app'"),
+            // A port that does not exist names no endpoint, so no workspace has this host.
+            (
+                "99999-a.example.com",
+                r"pattern = '(?<port>[0-9]+)-(?<workspace>[a-z]+)\.example\.com'",
+            ),
+        ] {
+            assert_eq!(mistakes(login, host), "", "{login} {host}");
+        }
     }
 }
