@@ -199,7 +199,8 @@ pub fn generate(facts: &Facts) -> Vec<File> {
 /// The rules in parts, for a `haproxy.cfg` that exists already, with the files that they name.
 ///
 /// `parts/frontend.cfg` has parts 1 to 6 of the front end, `parts/log.cfg` its log format, `parts/backends.cfg` the backends
-/// without the example, and `parts/global.cfg` the defaults of the environment that these need.
+/// without the example, with what the shipped `defaults` have for them, and `parts/global.cfg` the defaults of the
+/// environment that these need.
 #[must_use]
 pub fn parts(facts: &Facts) -> Vec<File> {
     let mut files = generate(facts);

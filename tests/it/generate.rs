@@ -266,22 +266,44 @@ async fn what_is_generated_guards_in_each_haproxy() {
     }
 }
 
+/// A configuration that exists already, with the parts in it.
+fn with_parts(files: &[File]) -> String {
+    const HEAD: &str = "global\n    log stdout format raw local0 info\n";
+    const FRONT: &str = "defaults\n    mode http\n    log global\n    timeout client 60s\n    timeout server 60s\n    timeout connect 5s\n\nfrontend mine\n    bind 127.0.0.1:8443\n    http-request deny if { path_beg /internal/ }\n";
+    let part = |name: &str| file(files, &format!("parts/{name}.cfg"));
+    let (global, frontend) = (part("global"), part("frontend"));
+    format!("{HEAD}{global}{FRONT}{frontend}{}\n{}", part("log"), part("backends"))
+}
+
+#[test]
+fn each_haproxy_takes_the_parts_without_a_warning() {
+    for version in Version::all() {
+        for everything in [false, true] {
+            let directory = tempfile::tempdir().unwrap();
+            let files = parts(&facts(dialect(version), everything));
+            write(directory.path(), &files);
+            std::fs::write(directory.path().join("haproxy.cfg"), with_parts(&files)).unwrap();
+            std::fs::write(directory.path().join("tcp.cfg"), "global\n").unwrap();
+            let (good, text) = version.check_in(directory.path(), &[]);
+            assert!(good, "{version:?} {everything}: {text}");
+            let order = "placed after a 'use_backend' rule will still be processed before";
+            let mut lines = text.lines().filter(|line| !line.contains(order));
+            assert!(
+                !lines.any(|line| line.contains("[WARNING]")),
+                "{version:?} {everything}: {text}"
+            );
+        }
+    }
+}
+
 #[test]
 fn the_parts_guard_a_front_end_that_exists_already() {
-    const HEAD: &str = "global\n    log stdout format raw local0 info\n";
-    const FRONT: &str = "defaults\n    mode http\n    timeout client 60s\n    timeout server 60s\n    timeout connect 5s\n\nfrontend mine\n    bind 127.0.0.1:8443\n    http-request deny if { path_beg /internal/ }\n";
     for version in Dialect::VARIANTS.iter().copied() {
         for everything in [false, true] {
             let facts = facts(version, everything);
             let files = parts(&facts);
             let part = |name: &str| file(&files, &format!("parts/{name}.cfg"));
-            let text = format!(
-                "{HEAD}{}{FRONT}{}{}\n{}",
-                part("global"),
-                part("frontend"),
-                part("log"),
-                part("backends")
-            );
+            let text = with_parts(&files);
             let named = |name: &str| {
                 let file = files.iter().find(|file| file.path == name)?;
                 Some(Source { name: name.into(), text: file.text.clone() })
@@ -302,6 +324,16 @@ fn the_parts_guard_a_front_end_that_exists_already() {
                 (part("global"), "GATE_HTTP", false),
             ] {
                 assert_eq!(part.contains(words), there, "{version} {everything}: {words}\n{part}");
+            }
+            // Settings that the `defaults` of a file that exists already lack.
+            for backend in part("backends").split("\n\n") {
+                let name = backend.lines().find_map(|line| line.strip_prefix("backend ")).unwrap();
+                let there = ["workspace", "workspace-tls", "reused"].contains(&name);
+                for words in
+                    ["    timeout tunnel 1h\n", "\"The workspace does not answer (request "]
+                {
+                    assert_eq!(backend.contains(words), there, "{words}\n{backend}");
+                }
             }
             assert!(files.iter().all(|file| file.path != "haproxy.cfg" && file.path != "tcp.cfg"));
         }

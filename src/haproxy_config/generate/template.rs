@@ -48,6 +48,9 @@ pub(super) fn gate(template: &str, facts: &Facts) -> String {
 }
 
 /// A generated `haproxy.cfg` in parts, by their names.
+///
+/// What the file's `defaults` say about workspaces is in their backends, since a front end that exists already has
+/// `defaults` of its own.
 pub(super) fn parts(gate: &str) -> [(&'static str, String); 4] {
     let lines: Vec<&str> = gate.lines().collect();
     let place = |begin: &str| lines.iter().position(|line| line.trim_start().starts_with(begin));
@@ -62,7 +65,9 @@ pub(super) fn parts(gate: &str) -> [(&'static str, String); 4] {
     let (log, backends) = rest.split_at(end);
     let paragraphs = backends.split(|line| line.is_empty()).filter(|lines| !lines.is_empty());
     let own = paragraphs.filter(|lines| !lines.contains(&"backend named"));
-    let backends: Vec<String> = own.map(|lines| lines.join("\n")).collect();
+    let settings = of_workspaces(&lines);
+    let backends: Vec<String> =
+        own.map(|lines| with_settings(lines, &settings).join("\n")).collect();
     let backends = backends.join("\n\n");
     let is_needed = |line: &&&str| match &split(line)[..] {
         [presetenv, name, _] if presetenv == "presetenv" => {
@@ -80,6 +85,42 @@ pub(super) fn parts(gate: &str) -> [(&'static str, String); 4] {
         ("log", text(log.join("\n"))),
         ("backends", text(backends)),
     ]
+}
+
+/// The lines of `defaults` that concern workspaces: how long a tunnel may be silent, and the answer for a workspace that
+/// does not accept a connection.
+fn of_workspaces<'g>(gate: &[&'g str]) -> Vec<&'g str> {
+    let defaults = gate.iter().skip_while(|line| **line != "defaults").skip(1);
+    let section = defaults.take_while(|line| line.is_empty() || line.starts_with([' ', '#']));
+    let mut comments = Vec::new();
+    let mut settings = Vec::new();
+    for line in section {
+        let words = split(line);
+        match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["timeout", "tunnel", ..] | ["http-error", "status", "503", ..] => {
+                settings.append(&mut comments);
+                settings.push(*line);
+            }
+            [] if is_comment(line) => comments.push(*line),
+            _ => comments.clear(),
+        }
+    }
+    settings
+}
+
+/// The lines of a backend, with these settings if it leads to workspaces: those share no connection between clients.
+fn with_settings<'g>(backend: &[&'g str], settings: &[&'g str]) -> Vec<&'g str> {
+    let mut lines = backend.to_vec();
+    let server = lines.iter().position(|line| split(line).first().is_some_and(|w| w == "server"));
+    if let (Some(server), true) =
+        (server, lines.iter().any(|line| line.trim() == "http-reuse never"))
+    {
+        // Above the servers and their comment.
+        let comments = lines.iter().take(server).rev().take_while(|line| is_comment(line)).count();
+        let at = server - comments;
+        lines.splice(at..at, settings.iter().copied());
+    }
+    lines
 }
 
 /// Whether a line of the first paragraph stays. `#   backend NAME  …` is for files that have the backend.

@@ -74,8 +74,10 @@ pub(super) fn check(guard: &Guard<'_>, variant: &Variant<'_>, report: &mut Repor
         let mut partial = refusals().filter(|(_, line, when)| guard.mentions(line, when));
         if let Some((_, line, when)) = partial.next_back() {
             let also = alternatives(guard, when);
-            let what =
-                format!("requests that are not allowed are refused only {}{also}", said(when));
+            let what = format!(
+                "no rule refuses every request that is not allowed: this one refuses only {}{also}",
+                said(when)
+            );
             report.lacks(Rule::DenyDepends, line.at, what, default_deny(guard));
         } else {
             let what = "no rule after 'send-spoe-group' refuses what is not allowed";
