@@ -287,7 +287,7 @@ struct RevokeArgs {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct RevokeTarget {
-    /// Revokes all tokens and sessions of this subject (the 'sub' of its tokens)
+    /// Revokes all tokens and sessions of this subject ('subject' in the audit log: 'sub', or the claim that is the subject at its issuer)
     #[arg(long)]
     subject: Option<String>,
     /// Revokes one session at the issuer (the 'sid' of its tokens)

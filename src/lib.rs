@@ -13,9 +13,9 @@
 //! ```
 //!
 //! [`agent`] serves the connections of HAProxy and takes frames apart with [`spop`]; [`request`] reads a NOTIFY's
-//! arguments. [`gate`] authenticates: a token by [`identity`], a browser's cookie by [`sessions`]. It finds the workspace
-//! of the host in [`workspaces`] and asks [`authz`] for the decision, a pure function. Its record is in the buffer
-//! of [`audit`] before the response is sent; [`metrics`] and [`traces`] get it too. What is allowed and lasts is entered
+//! arguments. [`gate`] reads from the host which workspace it names, and authenticates: a token by [`identity`], a
+//! browser's cookie by [`sessions`]. It looks the workspace up in [`workspaces`] and asks [`authz`] for the decision, a
+//! pure function. Its record is in the buffer of [`audit`] before the response is sent; [`metrics`] and [`traces`] get it too. What is allowed and lasts is entered
 //! into [`tunnels`], which decides about it again and closes it through [`haproxy`], the runtime API, when access ends. What
 //! HAProxy may reuse for a moment is in [`verdict_cache`].
 //!

@@ -1,7 +1,7 @@
 //! Live tunnels: allowed requests that last for hours, and their termination when access ends.
 //!
-//! A tunnel is a WebSocket or another upgrade, a CONNECT, a TCP stream, or a plain request whose
-//! response takes long. Every allowed tunnel enters a bounded [`table`] before HAProxy gets the
+//! A tunnel is a WebSocket or another upgrade, a TCP stream, or a plain request whose response takes
+//! long. (CONNECT is refused.) Every allowed tunnel enters a bounded [`table`] before HAProxy gets the
 //! response; a plain request enters it once it has lasted for some seconds ([`recent`],
 //! [`promote`]). [`revalidation`] decides about each of them again, by the same code that decides about
 //! requests, whenever something changed and once a second. A tunnel that would be refused now, or

@@ -144,8 +144,8 @@ pub fn decide(
         && permission::admission(record, &endpoint, limits) == Some(Admission::Public)
         && record.workspace.phase.is_routable()
     {
-        // A stale record may no longer be public: then a person with an identity is decided about below, where their own
-        // rights may have a longer limit.
+        // A record that is too old does not prove that the endpoint is still public. A known person is then checked below,
+        // as the owner or by a grant, which stay valid for longer.
         let fresh = record.age <= record.rules.stale_open_after;
         if fresh || matches!(authentication, Authentication::Absent) {
             // A credential that is not valid does not matter here: the endpoint admits everyone.

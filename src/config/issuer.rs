@@ -48,11 +48,11 @@ table! {
     name: required Word, example("\"example\"");
     /// Its identifier, exactly as in the `iss` of its tokens; an https URL. Some presets have one.
     issuer: optional Parsed<IssuerUrl>, used("\"https://idp.example.com\"");
-    /// One audience or several. An access token must have at least one of them in `aud`; an ID token must have no others in `aud` and `azp`.
+    /// One audience or several. An access token must have at least one of them in `aud`. In an ID token that a program sends, each entry of `aud` must be one of them or of `trusted_audiences`, and `azp` one of them; with several entries, `azp` is required. Sign-in with a browser checks `client_id` instead.
     audience: required Audience, example("\"workspaces\"");
     /// Defaults for a well-known provider: see docs/providers/.
     preset: optional Choice<Preset>, example("\"keycloak\"");
-    /// The fields by which a person is recognised as owner or as a person with a grant. The first field that both the token and the record of the workspace have is compared.
+    /// The fields by which a person is recognised as owner or as a person with a grant. Only the first of them that the record of the workspace has is compared, whatever the token has.
     matching as "match": default List<Choice<MatchBy>> = vec![MatchBy::Subject];
     /// The types of token that are accepted.
     token_types: optional Kinds, note("those of the preset, or else access tokens"), example("[\"at+jwt\", \"access\"]");

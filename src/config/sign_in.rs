@@ -16,7 +16,7 @@ use crate::{
 table! {
     /// How people sign in with a browser; needs an issuer with `[issuer.sign_in]`.
     SignInTable = "sign_in", restart;
-    /// The login host. It must be of the same site (registrable domain) as the workspaces.
+    /// The login host. It must be of the same site (registrable domain) as the workspaces, and must not be the host of a workspace.
     host: required Parsed<Host>, example("\"login.example.com\"");
     /// Where the agent serves the sign-in pages to HAProxy, `IP:PORT`.
     listen: required Parsed<SocketAddr>, example("\"127.0.0.1:9011\"");

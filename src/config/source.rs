@@ -58,9 +58,9 @@ table! {
     /// Whether owners may reach ports that the platform does not list.
     undeclared_ports: default Choice<UndeclaredPorts> = SourceRules::default().undeclared_ports;
     /// How long owners and people with a grant are let in after the platform last confirmed a workspace.
-    stale_seconds: optional Seconds<1, 86_400>, note("300; jupyterhub: 60"), example("60");
+    stale_seconds: optional Seconds<1, 86_400>, for_kinds(PLATFORMS), note("300; jupyterhub: 60"), example("300");
     /// How long people other than the owner and those with a grant are let in after the last confirmation; never longer than `stale_seconds`.
-    stale_open_seconds: default Seconds<1, 86_400> = SourceRules::default().stale_open_after;
+    stale_open_seconds: default Seconds<1, 86_400> = SourceRules::default().stale_open_after, for_kinds(PLATFORMS);
     /// The address of the platform's API.
     url: optional At<String>, for_kinds(HTTP), note("ona: `https://app.ona.com/api`"), example("\"https://platform.example.com\"");
     /// A file with a token for the API. It is read again for every call. Alternative to `token_env`.

@@ -256,7 +256,7 @@ impl Revocations {
         // Its issuer need not be configured here, or not yet.
         let revocation = self.identified(shared.revocation.clone());
         if let Err(error) = revocation.validate() {
-            return warn!(%error, "applying a revocation made at another agent failed: it is not valid");
+            return warn!(%error, "reading a revocation made at another agent failed: this agent does not apply it");
         }
         let mut journal = self.journal.lock();
         let known = self.known_at(&revocation);

@@ -5,10 +5,10 @@
 //! remembered for the seconds until HAProxy's list of streams shows whether it lasts. Those that
 //! last become tunnels ([`super::promote`]).
 //!
-//! The memory is allocated once and used as a ring: a new request replaces the oldest. If a request
-//! is replaced before it was scanned for, the time in which it was allowed is noted. Unknown
-//! streams of that time are terminated (see [`super::unknown`]), because the agent could not terminate
-//! them later.
+//! The memory is allocated once and used as a ring: a new request replaces the oldest. If the ring is
+//! full before HAProxy's list was read, the agent remembers of the dropped requests only when they
+//! were allowed. Every stream of that time that it cannot identify is terminated (see
+//! [`super::unknown`]), because the agent could not terminate it later.
 
 mod ring;
 

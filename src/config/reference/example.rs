@@ -5,11 +5,11 @@ use super::{Key, Shape, Table, tables};
 const HEAD: &str = "# Every key of the configuration of identity-spoa, with its default or an example value.
 # Made by `identity-spoa schema --example`. docs/configuration.md has the same keys as tables.
 #
-# Keys that are required have an example value. All other keys and tables are comments, with their
-# default where they have one: remove the # to set them. Paths are relative to the directory of this
-# file. Changes of a key with [restart] need a restart of the agent, and so do changes of sources with
-# a source of kind `jupyterhub`. Other changes take effect as soon as the file is written, or on
-# SIGHUP with `follow_file = false`.
+# Keys that are required have an example value. All other keys and tables are comments: remove the # to
+# set them. They have their default, or an example value if the comment names the default or there is
+# none. Paths are relative to the directory of this file. Changes of a key with [restart] need a
+# restart of the agent. If any source is of kind `jupyterhub`, so does a change of any [[source]]. Other
+# changes take effect as soon as the file is written, or on SIGHUP with `follow_file = false`.
 ";
 
 /// Marks a key or table that can only change with a restart.

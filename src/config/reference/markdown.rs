@@ -9,10 +9,11 @@ default is. [The annotated example](agent.example.toml) has the same keys as a f
 `docs/agent.schema.json` lets an editor complete and check them. All three are made from the program's
 own declarations: `identity-spoa schema --markdown`, `--example`, and without an option.
 
-Paths are relative to the directory of the file. A change of a key with ↻ needs a restart of the agent,
-and so does a change of sources with a source of kind `jupyterhub`. Other changes take effect as soon as
-the file is written, or on SIGHUP with `follow_file = false`. A key in `(…)` exists for these kinds of
-source only. `identity-spoa check --config agent.toml` reports every mistake with its line.
+Paths are relative to the directory of the file. A change of a key with ↻ needs a restart of the agent. If
+any source is of kind `jupyterhub`, so does a change of any `[[source]]`. Other changes take effect as
+soon as the file is written, or on SIGHUP with `follow_file = false`. A key in `(…)` exists for these
+kinds of source only. `identity-spoa check --config agent.toml` reports every mistake with its line, in
+the files that are named too.
 ";
 
 /// The reference of the configuration, in Markdown.

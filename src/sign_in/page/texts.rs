@@ -56,7 +56,7 @@ texts! {
     SignOutText = "sign_out_text": "This ends your session at every workspace, in this browser and wherever its cookies were copied to.",
     SignOut = "sign_out": "Sign out",
     SignedOutTitle = "signed_out_title": "You are signed out",
-    SignedOutText = "signed_out_text": "Your session has ended at every workspace.",
+    SignedOutText = "signed_out_text": "Your session has ended.",
     SignInAgain = "sign_in_again": "Sign in again",
     Switch = "switch": "Sign in as another person",
     TryAgain = "try_again": "Try again",

@@ -120,7 +120,7 @@ impl RedisStore {
                 // only a complete read can tell now.
                 if !understood {
                     error!(
-                        "decrypting a change made by another agent failed: give all agents the same 'encryption_keys_file', with a new key last at first; until then the whole session store is read again and again"
+                        "decrypting a change made by another agent failed, so the whole session store is read again and again: add the key that this agent lacks as the last line of its 'encryption_keys_file'"
                     );
                     tokio::time::sleep(READ_BLOCK_TIME).await;
                     *position = None;
