@@ -39,6 +39,16 @@ fn the_documents_explain_every_reason_and_every_variable() {
     for id in reasons.iter().chain(&token_errors) {
         assert!(page.contains(&format!("`{id}`")), "docs/reasons.md does not explain {id}");
     }
+    // Those of a sign-in that cannot go on.
+    let source = read("src/sign_in/page.rs");
+    let outages = source.split("impl Outage").nth(1).unwrap().split("\nimpl ").next().unwrap();
+    let ids = regex::Regex::new("=> \"([a-z_]+)\",").unwrap();
+    let ids: Vec<_> = ids.captures_iter(outages).map(|found| found[1].to_owned()).collect();
+    assert!(ids.len() >= 5, "{ids:?}");
+    for id in ids {
+        let row = format!("\n| `{id}` | ");
+        assert!(page.contains(&row), "docs/reasons.md does not explain {id} of a sign-in");
+    }
     let page = read("docs/variables.md");
     let configuration = read("haproxy/haproxy.cfg");
     for part in configuration.split("txn.identity.").skip(1) {

@@ -98,6 +98,24 @@ fn every_configuration_of_the_agent_in_a_document_is_a_good_one() {
 }
 
 #[test]
+fn the_pages_of_okta_and_entra_have_a_whole_configuration_that_is_good_by_itself() {
+    let blocks = blocks("toml");
+    for page in ["docs/providers/okta.md", "docs/providers/entra.md"] {
+        let whole = blocks.iter().filter(|block| block.place().starts_with(page));
+        let whole: Vec<_> = whole.filter(|block| block.text.starts_with("[agent]")).collect();
+        assert_eq!(whole.len(), 1, "{page}");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("agent.toml");
+        std::fs::write(&path, &whole[0].text).unwrap();
+        let config = Config::load(&path).unwrap_or_else(|mistakes| panic!("{page}: {mistakes}"));
+        let issuer = &config.issuers[0];
+        assert!(issuer.client.is_some() && config.sign_in.is_some() && config.admin.is_some());
+        assert!(config.audit.file.is_some() && !config.hosts.is_empty(), "{page}");
+        assert_eq!(config.warnings(), [], "{page}");
+    }
+}
+
+#[test]
 fn every_list_of_workspaces_in_a_document_is_a_good_one() {
     let directory = tempfile::tempdir().unwrap();
     let mut count = 0;
