@@ -39,8 +39,8 @@ use identity_spoa::{
     sessions::{Lifetime, Sessions, Tokens, keyring::Keyring},
     time::{MonotonicTime, Timestamp},
     workspaces::{
-        Admission, Destination, Endpoint, EndpointName, IssuerNames, Organization, Person, Phase,
-        Protocol, Revision, Workspace,
+        Admission, Destination, Endpoint, EndpointName, EndpointOrigins, IssuerNames, Organization,
+        Person, Phase, Protocol, Revision, Workspace,
         destination::{Server, resolver::Resolver},
         registry::{ListExtent, LookupResult, Publisher, Registry, SourceRules},
         source::SourceId,
@@ -106,6 +106,7 @@ fn workspace(number: u32, revision: u64, phase: Phase) -> Workspace {
         protocol: Protocol::Http,
         admission: Admission::Organization,
         destination: Destination::Address(Server::new([10, b, c, d].into(), port).unwrap()),
+        origins: EndpointOrigins::default(),
     };
     let owner = format!("00u{:017}", number / 2);
     Workspace {

@@ -27,8 +27,8 @@ use identity_spoa::{
     backoff::jitter,
     time::MonotonicTime,
     workspaces::{
-        Admission, Destination, Endpoint, EndpointName, IssuerNames, Organization, Person, Phase,
-        Protocol, Revision, Workspace, WorkspaceId,
+        Admission, Destination, Endpoint, EndpointName, EndpointOrigins, IssuerNames, Organization,
+        Person, Phase, Protocol, Revision, Workspace, WorkspaceId,
         destination::{Server, resolver::Resolver},
         directory::Member,
         reconcile::{
@@ -65,6 +65,7 @@ fn workspace(number: u32, revision: u64, phase: Phase) -> Workspace {
         protocol: Protocol::Http,
         admission: Admission::Organization,
         destination: Destination::Address(Server::new([10, b, c, d].into(), port).unwrap()),
+        origins: EndpointOrigins::default(),
     };
     Workspace {
         id: id(number).parse().unwrap(),

@@ -1,8 +1,8 @@
 //! The gate: decides about one authorization request.
 //!
-//! A request goes through stages: fitness (requests that are refused with any credential),
-//! [`authenticate`] (who asks), [`authorize`] (may they), and `decorate` (what HAProxy and the
-//! browser need with the decision). The agent, `explain` and the tests all call [`Gate::decide`].
+//! A request goes through stages: fitness (requests that are refused with any credential), [`cors`]
+//! (preflights, which have no credential), [`authenticate`] (who asks), [`authorize`] (may they),
+//! and `decorate` (what HAProxy and the browser need with the decision). The agent, `explain` and the tests all call [`Gate::decide`].
 //!
 //! A [`Gate`] never changes and never waits. A reload builds another one, and [`live`]
 //! replaces it as a whole. [`revalidator`] decides again about what was allowed earlier.
@@ -42,6 +42,7 @@ use crate::{
 
 mod authenticate;
 mod authorize;
+mod cors;
 mod fitness;
 pub mod live;
 mod origin;
@@ -50,10 +51,12 @@ pub mod revalidate;
 pub mod revalidator;
 #[cfg(test)]
 pub(crate) mod scene;
+mod siblings;
 #[cfg(test)]
 mod tests;
 
 use authenticate::Authenticated;
+pub use cors::Cors;
 pub use response::{AuthorizationHeader, Metadata, Response, Versions};
 
 /// Everything that decisions are made from, besides the workspaces of the moment.
@@ -132,12 +135,13 @@ impl Gate {
     ) -> Step {
         let host = self.match_host(request, scratch);
         let check = Check { request, host, workspaces, now, waiting };
-        match self.respond(&check, scratch) {
-            Ok(response) => Step::Done(response),
-            Err(Stop::Refused(reason)) => Step::Done(Response::refuse(reason)),
-            Err(Stop::Metadata) => Step::Done(self.metadata_document()),
-            Err(Stop::Pending(pending)) => Step::Wait(pending),
-        }
+        let response = match self.respond(&check, scratch) {
+            Ok(response) => response,
+            Err(Stop::Refused(reason)) => Response::refuse(reason),
+            Err(Stop::Metadata) => self.metadata_document(),
+            Err(Stop::Pending(pending)) => return Step::Wait(pending),
+        };
+        Step::Done(self.with_cors(&check, response, scratch))
     }
 
     /// Decides about a request as if this person had sent it with a valid credential, for `explain`.
@@ -167,8 +171,12 @@ impl Gate {
     fn respond(&self, check: &Check<'_>, scratch: &mut Scratch) -> Result<Response, Stop> {
         // First, so that a request that cannot be trusted costs no verification.
         self.check_fitness(check)?;
+        if let Some(response) = self.answer_preflight(check, scratch) {
+            return Ok(response);
+        }
         let authenticated = self.authenticate(check, scratch)?;
-        self.conclude(check, authenticated)
+        let response = self.conclude(check, authenticated)?;
+        Ok(self.deliver_to_siblings(check, response, scratch))
     }
 
     /// Passes a request through the stages after authentication.

@@ -58,6 +58,8 @@ pub struct Request<'a> {
     pub passed: PassedArguments,
     /// The headers that tell a person's browser from a program.
     pub browser: Browser<'a>,
+    /// The headers of a CORS preflight. HAProxy sends them only with those of browsers.
+    pub asked_for: AskedFor<'a>,
     /// The client's address.
     pub client: Option<IpAddr>,
     /// The client's certificate, DER; absent unless HAProxy verified it.
@@ -144,6 +146,31 @@ pub struct Browser<'a> {
     /// Referer.
     pub referer: Option<&'a [u8]>,
 }
+
+/// What a CORS preflight asks for (the Fetch standard, "CORS-preflight fetch").
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AskedFor<'a> {
+    /// Access-Control-Request-Method.
+    pub method: Option<&'a [u8]>,
+    /// Access-Control-Request-Headers.
+    pub headers: Option<&'a [u8]>,
+}
+
+/// A CORS preflight: a browser asks whether a page of another origin may send a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preflight<'a> {
+    /// The origin of the page.
+    pub origin: &'a [u8],
+    /// The method of the request, a token.
+    pub method: &'a [u8],
+    /// The names of its headers, tokens separated by commas; `None` if there are none, or if they are anything else.
+    pub headers: Option<&'a [u8]>,
+}
+
+/// The longest method that a preflight may ask for, in bytes.
+const MAX_METHOD: usize = 32;
+/// The longest list of names of headers that a preflight may ask for, in bytes.
+const MAX_HEADERS: usize = 1024;
 
 /// Why a message cannot be read. The cause is an SPOE configuration that differs from the shipped one.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -239,6 +266,10 @@ impl<'a> Request<'a> {
                     origin = true;
                 }
                 b"referer" => request.browser.referer = text(value, "referer")?,
+                b"preflight_method" => request.asked_for.method = text(value, "preflight_method")?,
+                b"preflight_headers" => {
+                    request.asked_for.headers = text(value, "preflight_headers")?;
+                }
                 b"fetch_site" => {
                     request.browser.site = text(value, "fetch_site")?;
                     site = true;
@@ -377,6 +408,56 @@ impl Request<'_> {
     }
 }
 
+impl<'a> Request<'a> {
+    /// The origin of the page that makes the request, where the browser names it.
+    #[must_use]
+    pub fn origin(&self) -> Option<&'a [u8]> {
+        self.browser.origin.filter(|origin| !origin.is_empty())
+    }
+
+    /// The CORS preflight that this request is; `None` if it is another request.
+    #[must_use]
+    pub fn preflight(&self) -> Option<Preflight<'a>> {
+        let upgrades = self.upgrades > 0 || self.browser.upgrade.is_some_and(|up| !up.is_empty());
+        let is_token = |text: &[u8]| text.iter().all(|byte| is_token_byte(*byte));
+        let method = self
+            .asked_for
+            .method
+            .filter(|method| (1..=MAX_METHOD).contains(&method.len()) && is_token(method));
+        if self.is_stream || upgrades || self.method != Some(b"OPTIONS") {
+            return None;
+        }
+        // Echoed into a header of the response: no byte may mean anything else there.
+        let is_list = |list: &[u8]| {
+            list.len() <= MAX_HEADERS
+                && list.split(|byte| *byte == b',').map(trim).all(|n| !n.is_empty() && is_token(n))
+        };
+        let headers = self.asked_for.headers.filter(|headers| is_list(headers));
+        Some(Preflight { origin: self.origin()?, method: method?, headers })
+    }
+
+    /// Whether a browser opens a page in a tab of its own. Only Fetch Metadata says so, and a service worker that forwards the
+    /// request is not one: it could not be led elsewhere.
+    #[must_use]
+    pub fn opens_tab(&self) -> bool {
+        let Browser { mode, dest, upgrade, .. } = self.browser;
+        self.method == Some(b"GET")
+            && mode == Some(b"navigate")
+            && dest == Some(b"document")
+            && upgrade.is_none_or(<[u8]>::is_empty)
+    }
+
+    /// Whether a page loads a part of itself, such as an image or a script, in a way that changes nothing and that names no
+    /// origin (the Fetch standard, "append a request `Origin` header").
+    #[must_use]
+    pub fn is_part_of_page(&self) -> bool {
+        let Browser { mode, site, .. } = self.browser;
+        matches!(self.method, Some(b"GET" | b"HEAD"))
+            && mode == Some(b"no-cors")
+            && site == Some(b"same-site")
+    }
+}
+
 impl Request<'_> {
     /// Whether a page of another origin shows the response in a frame.
     #[must_use]
@@ -413,6 +494,28 @@ fn trim(mut bytes: &[u8]) -> &[u8] {
         bytes = rest;
     }
     bytes
+}
+
+/// Whether a byte may be part of a method or of the name of a header (tchar, RFC 9110 section 5.6.2).
+const fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
+        )
 }
 
 /// Whether an Accept header prefers HTML, or weighs it as high as anything else (RFC 9110 section 12.5.1).
@@ -543,6 +646,62 @@ mod tests {
             }
         }
         assert!(!framed(b"cross-site", b"document") && !framed(b"cross-site", b"empty"));
+    }
+
+    #[test]
+    fn q2_a_preflight_is_an_options_request_with_origin_and_method_and_names_only_tokens() {
+        let whole = Request {
+            method: Some(b"OPTIONS"),
+            browser: Browser { origin: Some(b"https://a.test"), ..Browser::default() },
+            asked_for: AskedFor { method: Some(b"PUT"), headers: Some(b"content-type, x-a") },
+            ..Request::default()
+        };
+        let found = whole.preflight().unwrap();
+        assert_eq!((found.origin, found.method), (&b"https://a.test"[..], &b"PUT"[..]));
+        assert_eq!(found.headers, Some(&b"content-type, x-a"[..]));
+        let none: [fn(&mut Request<'_>); 10] = [
+            |r| r.method = Some(b"GET"),
+            |r| r.method = Some(b"options"),
+            |r| r.method = None,
+            |r| r.browser.origin = None,
+            |r| r.browser.origin = Some(b""),
+            |r| r.asked_for.method = None,
+            |r| r.asked_for.method = Some(b"PUT\r\nX: y"),
+            |r| r.asked_for.method = Some(b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"),
+            |r| r.browser.upgrade = Some(b"websocket"),
+            |r| r.is_stream = true,
+        ];
+        for (number, change) in none.into_iter().enumerate() {
+            let mut request = whole;
+            change(&mut request);
+            assert_eq!(request.preflight(), None, "{number}");
+        }
+        let long = [b'a'; MAX_HEADERS + 1];
+        for headers in [&b"a\r\nb"[..], b"a b", b"a,,b", b"\xff", b"a\0", b"", b"a:1", &long] {
+            let asked_for = AskedFor { headers: Some(headers), ..whole.asked_for };
+            let request = Request { asked_for, ..whole };
+            assert_eq!(request.preflight().unwrap().headers, None, "{}", headers.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn q3_only_parts_of_a_page_of_the_same_site_are_told_by_their_referer() {
+        let part = |method: &'static [u8], site: &'static [u8], mode: &'static [u8]| {
+            let browser = Browser { site: Some(site), mode: Some(mode), ..Browser::default() };
+            Request { method: Some(method), browser, ..Request::default() }.is_part_of_page()
+        };
+        assert!(part(b"GET", b"same-site", b"no-cors") && part(b"HEAD", b"same-site", b"no-cors"));
+        for (method, site, mode) in [
+            (&b"POST"[..], &b"same-site"[..], &b"no-cors"[..]),
+            (b"GET", b"cross-site", b"no-cors"),
+            (b"GET", b"same-site", b"cors"),
+            (b"GET", b"same-site", b"navigate"),
+            (b"GET", b"same-site", b"websocket"),
+            (b"GET", b"", b"no-cors"),
+        ] {
+            assert!(!part(method, site, mode), "{}", mode.escape_ascii());
+        }
+        assert!(!Request::default().is_part_of_page());
     }
 
     #[test]

@@ -26,6 +26,7 @@ use secrecy::SecretString;
 
 use crate::{identity::Identity, lock::Mutex, time::Timestamp};
 
+mod deliveries;
 pub mod flow;
 pub mod keyring;
 pub mod replay;
@@ -33,6 +34,7 @@ pub mod settings;
 pub mod store;
 pub mod table;
 
+use deliveries::Deliveries;
 use flow::PublicUrls;
 use keyring::Keyring;
 use store::{Key, StoredSession, redis::RedisStore};
@@ -42,6 +44,8 @@ pub use table::Sessions;
 pub const COOKIE: &str = "__Host-identity";
 /// The name of the session cookie at the login host.
 pub const LOGIN_COOKIE: &str = "__Host-identity_login";
+/// How long after a sign-in the other agents may not know of all its cookies yet.
+const SETTLING_TIME: Duration = Duration::from_secs(3);
 /// The most cookies of one session. When another host needs one, the oldest becomes invalid.
 const MAX_HOSTS: usize = 256;
 
@@ -84,6 +88,8 @@ pub struct Session {
     /// The cookies, oldest first. A host has one at most, so that a browser that comes again and again does not fill
     /// the table.
     hosts: Mutex<VecDeque<(Box<str>, Digest)>>,
+    /// Where cookies were sent that the browser may not have taken.
+    deliveries: Mutex<Deliveries>,
 }
 
 /// What the identity provider issued at a sign-in, with the state of refreshing it.
@@ -139,6 +145,31 @@ impl Session {
     #[must_use]
     pub fn host_names(&self) -> Vec<String> {
         self.lock_hosts().iter().map(|(host, _)| host.to_string()).collect()
+    }
+
+    /// Whether a cookie may be sent to a host that was not opened: it has none, none was sent lately, and there is room for
+    /// those of hosts that are opened.
+    #[must_use]
+    pub fn may_send_cookie(&self, host: &str, now: Timestamp) -> bool {
+        let hosts = self.lock_hosts();
+        let is_missing = hosts.iter().all(|(known, _)| **known != *host);
+        let has_room = hosts.len() < MAX_HOSTS / 2;
+        drop(hosts);
+        is_missing && has_room && self.deliveries.lock().may_send(host, now)
+    }
+
+    /// Notes that a cookie is sent to a host that was not opened.
+    pub fn note_cookie_sent(&self, host: &str, now: Timestamp) {
+        self.deliveries.lock().note_sent(host, now);
+    }
+
+    /// Notes that a browser which opens a host is led through the login host, for cookies of other hosts. Returns whether it
+    /// may be: not again at once, and not again and again for hosts that take none. Nor just after the sign-in: another
+    /// agent may have made cookies that this one has not heard of.
+    #[must_use]
+    pub fn begin_round(&self, host: &str, others: &[&str], now: Timestamp) -> bool {
+        now.since(self.began) >= SETTLING_TIME
+            && self.deliveries.lock().begin_round(host, others, now)
     }
 
     /// The tokens that the provider issued last.

@@ -17,6 +17,7 @@ use crate::{lock::Mutex, workspaces::reconcile::status::SourceStatus};
 pub mod api;
 pub mod coder;
 pub mod connect;
+pub(crate) mod cross_origin;
 pub mod feeds;
 pub mod file;
 pub mod gitpod;

@@ -279,6 +279,10 @@ fn may_be_reused(response: &Response, request: &Request<'_>) -> bool {
     if decision.verdict() != Verdict::Allow || request.is_stream || request.upgrades > 0 {
         return false;
     }
+    // What the page of another origin is told is not part of what HAProxy stores.
+    if response.cors.is_some() {
+        return false;
+    }
     // HAProxy sends a reused request to an address. A backend of the operator has rules of its own.
     if !matches!(decision.route, Some(Route::Direct(_) | Route::Named(..))) {
         return false;

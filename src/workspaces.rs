@@ -3,7 +3,8 @@
 //! A [`Workspace`] is what a source last reported about one development environment. Host names are
 //! mapped to workspace ids by [`pattern`]; the [`registry`] holds the current workspaces of every
 //! [`source`]; [`reconcile`] keeps them up to date; a [`directory`] maps the accounts of a platform
-//! to identities; a [`destination`] says where requests for an endpoint go.
+//! to identities; a [`destination`] says where requests for an endpoint go, and [`cross_origin`]
+//! which pages of other origins may send them.
 //!
 //! This module knows nothing about requests and decides nothing. Who asks is [`crate::identity`],
 //! and whether that person may reach the endpoint is [`crate::authz::decision`].
@@ -16,6 +17,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 use strum::{Display, IntoStaticStr, VariantArray};
 use thiserror::Error;
 
+pub mod cross_origin;
 pub mod destination;
 pub mod directory;
 pub mod host;
@@ -25,6 +27,7 @@ pub mod reconcile;
 pub mod registry;
 pub mod source;
 
+pub use cross_origin::{CorsAnswers, CrossOrigin, EndpointOrigins};
 pub use destination::{Destination, NamedServer};
 pub use person::{IssuerNames, Organization, Person};
 
@@ -239,6 +242,8 @@ pub struct Endpoint {
     pub admission: Admission,
     /// Where its server is.
     pub destination: Destination,
+    /// What pages of other origins may do here, where it differs from what the source says.
+    pub origins: EndpointOrigins,
 }
 
 /// The platform's own counters for the version of a description, to tell older descriptions from

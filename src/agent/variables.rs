@@ -16,7 +16,7 @@ use crate::{
         decision::{DecisionId, Route},
         reason::{Reason, Verdict},
     },
-    gate::{AuthorizationHeader, Metadata, Response},
+    gate::{AuthorizationHeader, Cors, Metadata, Response},
     identity::TokenError,
     request::{Request, cookie, token_location},
     workspaces::{EndpointName, NamedServer, host::MAX_HOST},
@@ -75,6 +75,9 @@ pub fn each(
             set("metadata", Value::Text(document(metadata, host).as_bytes()));
         }
     }
+    if let (Some(cors), Some(origin)) = (response.cors, request.origin()) {
+        set_cors(cors, origin, request, &mut set);
+    }
     if let Some(identity) = &decision.identity {
         set("user", Value::Text(identity.label().as_bytes()));
         set("subject", Value::Text(identity.subject.as_bytes()));
@@ -114,6 +117,25 @@ pub fn each(
     }
 }
 
+/// Sets what a page of another origin is told by CORS. The origin is one that the gate recognized byte for byte, and the
+/// preflight names only tokens.
+fn set_cors(
+    cors: Cors,
+    origin: &[u8],
+    request: &Request<'_>,
+    set: &mut impl FnMut(&'static str, Value<'_>),
+) {
+    set("cors_origin", Value::Text(origin));
+    if cors == Cors::Preflight
+        && let Some(preflight) = request.preflight()
+    {
+        set("cors_methods", Value::Text(preflight.method));
+        if let Some(headers) = preflight.headers {
+            set("cors_headers", Value::Text(headers));
+        }
+    }
+}
+
 /// Sets where an allowed request goes, and which of its headers reach the workspace.
 fn set_route(
     response: &Response,
@@ -132,12 +154,14 @@ fn set_route(
         None => {}
     }
     let mut keep = Passthrough::default();
+    // No credential was looked at for a preflight, so none travels on with it.
+    let looked = response.decision.reason != Reason::PreflightPassed;
     let is_workspaces = response.authorization == AuthorizationHeader::Workspaces;
-    if request.authorization.is_some() && is_workspaces {
+    if request.authorization.is_some() && is_workspaces && looked {
         keep.add("authorization");
     }
     let locations = response.token_locations.as_deref();
-    if let Some(header) = request.cookie {
+    if let Some(header) = request.cookie.filter(|_| looked) {
         let token = locations.and_then(|locations| locations.cookie.as_deref());
         match cookie::without_ours(header, token.map(str::as_bytes)) {
             Some(rest) => set("cookie", Value::Text(&rest)),

@@ -200,6 +200,30 @@ pub fn decide(
     decision.apply_policies(policies, relation, &record, limits, context)
 }
 
+/// Decides about a CORS preflight that the workspace answers itself. It has no credential, so it may reach only an endpoint
+/// that the workspace declares, and only where the policies let a person without an identity.
+#[must_use]
+pub fn decide_preflight(
+    target: &PatternMatch,
+    context: &RequestContext<'_>,
+    record: &WorkspaceRecord<'_>,
+    limits: &Limits,
+    policies: PolicySets<'_>,
+) -> Decision {
+    let endpoint = record.workspace.endpoint_at(&target.endpoint, context.path);
+    if record.workspace.endpoint(&endpoint).is_none() {
+        return Decision::refuse(Reason::CorsPreflight);
+    }
+    let decision = Decision { endpoint: Some(endpoint), ..Decision::refuse(Reason::CorsPreflight) };
+    // Policies see what they see of a request without an identity at a public endpoint.
+    let open = Permission::Granted(Reason::Public);
+    let mut decision = decision.apply_policies(policies, open, record, limits, context);
+    if decision.reason == Reason::Public {
+        decision.reason = Reason::PreflightPassed;
+    }
+    decision
+}
+
 impl Decision {
     /// Evaluates the policies after ownership, and completes the decision by their outcome.
     fn apply_policies(

@@ -62,8 +62,14 @@ reasons! {
     Public = "public", Allow, 200;
     /// A policy permits what ownership does not.
     PolicyPermitted = "policy_permitted", Allow, 200;
+    /// A CORS preflight of an origin that may use the endpoint, where the workspace answers CORS. It reaches the workspace
+    /// without a credential and an identity.
+    PreflightPassed = "cors_preflight_passed", Allow, 200;
     /// The request has no credential.
     CredentialMissing = "credential_missing", SignIn, 401;
+    /// The person has a session here and may pass, and is first led through the login host, which gives the workspace's other
+    /// endpoints a session too.
+    EndpointsWithoutSession = "endpoints_without_session", SignIn, 401;
     /// The method is CONNECT, after which HAProxy asks about nothing more on the connection.
     MethodRefused = "method_refused", Deny, 400;
     /// The request has no host.
@@ -80,6 +86,9 @@ reasons! {
     CredentialRepeated = "credential_repeated", Deny, 400;
     /// The request asks which issuers' tokens are accepted (RFC 9728). HAProxy answers it with the document and 200.
     ResourceMetadata = "resource_metadata", Deny, 404;
+    /// A CORS preflight of an origin that may ask. HAProxy answers it with 204 and what is allowed; nothing reaches the
+    /// workspace.
+    CorsPreflight = "cors_preflight", Deny, 403;
     /// A page of another workspace or site made the request, whose cookie or client certificate the browser added by
     /// itself.
     OriginForeign = "origin_foreign", Deny, 403;

@@ -14,7 +14,8 @@ use crate::{
     agent::Listen,
     diagnostics::{self, Word, mistake},
     haproxy::Socket,
-    sources::issuer_key::IssuerKey,
+    sources::{cross_origin::CrossOriginKey, issuer_key::IssuerKey},
+    workspaces::{CorsAnswers, CrossOrigin},
 };
 
 /// A text of a certain form, such as a domain or a file mode.
@@ -373,6 +374,21 @@ impl Kind for IssuerKey {
         Self::deserialize(value)
     }
 }
+
+/// Which pages of other origins may use an endpoint.
+impl Kind for CrossOriginKey {
+    type Value = CrossOrigin;
+
+    fn shape() -> Shape {
+        Shape::TextOr(Box::new(Shape::List(Box::new(Shape::Text))))
+    }
+
+    fn read(value: &mut Value<'_>, _: &Path) -> Result<CrossOrigin, DeserError> {
+        Ok(Self::deserialize(value)?.0)
+    }
+}
+
+words_of!(CorsAnswers);
 
 /// The mode of a file in octal, as a text: a TOML number such as 660 would not be octal.
 pub(super) struct FileMode;

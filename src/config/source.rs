@@ -16,7 +16,9 @@ use crate::{
     diagnostics::Word,
     identity::profile::{MatchBy, secure_url},
     sources::{
-        coder, gitpod,
+        coder,
+        cross_origin::CrossOriginKey,
+        gitpod,
         http::ApiCredential,
         hub,
         issuer_key::IssuerKey,
@@ -25,7 +27,7 @@ use crate::{
         settings::{PlatformSettings, SourceKind, SourceSettings},
     },
     workspaces::{
-        Admission,
+        Admission, CorsAnswers,
         destination::DestinationTemplate,
         host::Host,
         reconcile::core::ReconcileTiming,
@@ -57,6 +59,10 @@ table! {
     max_admission: default Choice<Admission> = SourceRules::default().max_admission;
     /// Whether owners may reach ports that the platform does not list.
     undeclared_ports: default Choice<UndeclaredPorts> = SourceRules::default().undeclared_ports;
+    /// Which pages of other origins may use its endpoints with the cookie or certificate of their visitor: none, those of the same workspace's other endpoints, or a list of origins, which may contain `same-workspace`.
+    cross_origin: optional CrossOriginKey, note("`same-workspace`"), example("[\"same-workspace\", \"https://dashboard.example.com\"]");
+    /// Who answers CORS to these pages, preflights included: the gate, or the workspace itself. Preflights then reach the workspace without a sign-in.
+    cors_answers: default Choice<CorsAnswers> = CorsAnswers::default();
     /// How long owners and people with a grant are let in after the platform last confirmed a workspace.
     stale_seconds: optional Seconds<1, 86_400>, for_kinds(PLATFORMS), note("300; jupyterhub: 60"), example("300");
     /// How long people other than the owner and those with a grant are let in after the last confirmation; never longer than `stale_seconds`.
@@ -208,6 +214,8 @@ impl SourceTable {
             undeclared_ports: self.undeclared_ports,
             stale_after,
             stale_open_after: self.stale_open_seconds.min(stale_after),
+            cross_origin: self.cross_origin.clone().unwrap_or_default(),
+            cors_answers: self.cors_answers,
         };
         match kind {
             KindName::File | KindName::Api => rules.never_stale(),

@@ -13,9 +13,12 @@ use super::{
 use crate::{
     authz::limits::{Framing, Limits},
     diagnostics::{Format, mistake},
-    sources::settings::{SourceKind, SourceSettings},
+    sources::{
+        cross_origin::CrossOriginKey,
+        settings::{SourceKind, SourceSettings},
+    },
     workspaces::{
-        Admission,
+        Admission, CorsAnswers,
         destination::{AllowedBackends, DestinationLimits},
         registry::{SourceRules, UndeclaredPorts},
     },
@@ -31,6 +34,10 @@ table! {
     file: optional ListFile, used("\"workspaces.yaml\"");
     /// Whether owners may reach ports that the list does not contain.
     undeclared_ports: default Choice<UndeclaredPorts> = UndeclaredPorts::default();
+    /// Which pages of other origins may use the endpoints of the list with the cookie or certificate of their visitor: none, those of the same workspace's other endpoints, or a list of origins, which may contain `same-workspace`.
+    cross_origin: optional CrossOriginKey, note("`same-workspace`"), example("[\"same-workspace\", \"https://dashboard.example.com\"]");
+    /// Who answers CORS to these pages, preflights included: the gate, or the workspace itself. Preflights then reach the workspace without a sign-in.
+    cors_answers: default Choice<CorsAnswers> = CorsAnswers::default();
     /// The widest admission of the endpoints of all sources: a wider one is lowered to this.
     max_admission: default Choice<Admission> = Admission::Public;
     /// Which pages may show a workspace in a frame with the visitor's cookie or certificate, besides pages of its own host: those of the workspace's other hosts (`workspace`), of its registrable domain (`site`), or any.
@@ -61,8 +68,11 @@ impl Section for WorkspacesTable {
     type Value = AllWorkspaces;
 
     fn build(self, _: &mut Report) -> Option<AllWorkspaces> {
-        let Self { file, undeclared_ports, max_admission, framing } = self;
-        let rules = SourceRules { undeclared_ports, ..SourceRules::default() };
+        let Self { file, undeclared_ports, cross_origin, cors_answers, max_admission, framing } =
+            self;
+        let cross_origin = cross_origin.unwrap_or_default();
+        let rules =
+            SourceRules { undeclared_ports, cross_origin, cors_answers, ..SourceRules::default() };
         let file = file.map(|path| SourceSettings {
             name: FILE.into(),
             rules: rules.never_stale(),

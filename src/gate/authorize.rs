@@ -101,7 +101,7 @@ impl Gate {
     }
 
     /// The configured policies; none by default.
-    fn policy_sets(&self) -> PolicySets<'_> {
+    pub(super) fn policy_sets(&self) -> PolicySets<'_> {
         self.policies.as_deref().map(Policies::sets).unwrap_or_default()
     }
 

@@ -2,8 +2,8 @@
 //!
 //! Cookies and client certificates come with every request that a page makes, also with those of
 //! another workspace's page, whose code may be hostile. SameSite does not prevent this, since
-//! workspaces are hosts of one site. So such a request counts only if its page belongs to the same
-//! workspace, or if it only opens a page.
+//! workspaces are hosts of one site. So such a request counts only if its page may use the endpoint
+//! (by default those of the same workspace), or if it only opens a page.
 
 use super::{Check, Gate};
 use crate::{
@@ -27,10 +27,10 @@ pub(super) enum CredentialHolder {
 impl Gate {
     /// Whether a request comes from a page that must not use the credential.
     ///
-    /// The page may be of the same workspace, at any of its ports. A WebSocket must come from the
-    /// very host (RFC 6455 section 10.2). It must name its origin if only browsers have the
-    /// credential. A request that opens a page, or a frame where the policy allows it, may come
-    /// from anywhere.
+    /// The page may be of the same host, or of an origin that may use the endpoint: by default another
+    /// endpoint of the same workspace. This holds for WebSockets too, which browsers do not protect by
+    /// CORS (RFC 6455 section 10.2). They must name their origin if only browsers have the credential.
+    /// A request that opens a page, or a frame where the policy allows it, may come from anywhere.
     pub(super) fn is_foreign(
         &self,
         check: &Check<'_>,
@@ -39,14 +39,15 @@ impl Gate {
     ) -> bool {
         let HostMatch::Matched(host, target) = &check.host else { return true };
         let request = check.request;
-        let set = |value: &&[u8]| !value.is_empty();
-        let origin = request.browser.origin.filter(set);
+        let origin = request.origin();
         if origin.is_some_and(|origin| self.is_origin(origin, host, request)) {
             return false;
         }
-        // Browsers apply no CORS to WebSockets, so only the Origin header protects them.
         if request.browser.upgrade.is_some_and(|upgrade| !upgrade.is_empty()) {
-            return holder == CredentialHolder::Browser || origin.is_some();
+            return match origin {
+                Some(origin) => !self.may_use(origin, check, scratch),
+                None => holder == CredentialHolder::Browser,
+            };
         }
         if request.is_framed_by_other_origin() && !self.may_frame(request, target, scratch) {
             return true;
@@ -56,7 +57,18 @@ impl Gate {
         if request.is_intended_by_user() && (said || origin.is_none()) {
             return false;
         }
-        origin.is_none_or(|origin| !self.is_of_workspace(origin, target, request, scratch))
+        let page = match origin {
+            Some(origin) => Some(origin),
+            // Browsers name the page of an image or a script in Referer only. The page can suppress the header but
+            // not change it; a page of the very host is of the same origin, which the browser would have said.
+            None if request.is_part_of_page() => request
+                .browser
+                .referer
+                .and_then(origin_of)
+                .filter(|page| !self.is_origin(page, host, request)),
+            None => None,
+        };
+        page.is_none_or(|page| !self.may_use(page, check, scratch))
     }
 
     /// Whether the page that shows the workspace in a frame may do so by `[policy] framing`.
@@ -75,6 +87,19 @@ impl Gate {
                 from.is_some_and(|from| self.is_of_workspace(from, target, request, scratch))
             }
         }
+    }
+
+    /// Whether an origin is another host of the same workspace.
+    pub(super) fn is_sibling(
+        &self,
+        origin: &[u8],
+        host: &Host,
+        target: &PatternMatch,
+        request: &Request<'_>,
+        scratch: &mut Scratch,
+    ) -> bool {
+        !self.is_origin(origin, host, request)
+            && self.is_of_workspace(origin, target, request, scratch)
     }
 
     /// Whether an origin is a host of the same workspace.

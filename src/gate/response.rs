@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::{Check, Gate};
+use super::{Check, Cors, Gate};
 use crate::{
     authz::{
         decision::{Decision, HostMatch},
@@ -14,7 +14,7 @@ use crate::{
     request::Request,
     sessions::{
         BrowserSessions, Session,
-        flow::{SignInRedirect, Start},
+        flow::{Aim, SignInRedirect, Start},
     },
     time::Timestamp,
     workspaces::host::Host,
@@ -67,6 +67,8 @@ pub struct Response {
     pub sign_in_redirect: Option<Arc<SignInRedirect>>,
     /// The browser session of the identity, if there is one.
     pub session: Option<Arc<Session>>,
+    /// What a page of another origin is told by CORS.
+    pub cors: Option<Cors>,
 }
 
 impl Response {
@@ -87,6 +89,7 @@ impl From<Decision> for Response {
             metadata: None,
             sign_in_redirect: None,
             session: None,
+            cors: None,
         }
     }
 }
@@ -122,14 +125,34 @@ fn sign_in_redirect(
     host: &Host,
     now: Timestamp,
 ) -> Option<Arc<SignInRedirect>> {
+    redirect(browser, request, host, Aim::SignIn, now).map(Arc::new)
+}
+
+/// The redirect of a browser with a session, for cookies of the workspace's other hosts.
+pub(super) fn way_round(
+    browser: &BrowserSessions,
+    request: &Request<'_>,
+    host: &Host,
+    now: Timestamp,
+) -> Option<SignInRedirect> {
+    redirect(browser, request, host, Aim::OtherHosts, now)
+}
+
+/// A redirect to the login host, from which the browser returns to this very address.
+fn redirect(
+    browser: &BrowserSessions,
+    request: &Request<'_>,
+    host: &Host,
+    aim: Aim,
+    now: Timestamp,
+) -> Option<SignInRedirect> {
     let path = request.path.and_then(|path| std::str::from_utf8(path).ok()).unwrap_or("/");
     let query = request.query.and_then(|query| std::str::from_utf8(query).ok());
-    // After the sign-in the browser returns to this very address.
     let whole = match query.filter(|query| !query.is_empty()) {
         Some(query) => format!("{path}?{query}"),
         None => path.to_owned(),
     };
     let BrowserSessions { keyring, urls, .. } = browser;
     let held = request.cookie.unwrap_or_default();
-    Start::redirect(keyring, urls, host.as_str(), &whole, held, now).ok().map(Arc::new)
+    Start::redirect(keyring, urls, host.as_str(), &whole, held, aim, now).ok()
 }

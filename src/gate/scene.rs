@@ -30,8 +30,8 @@ use crate::{
     sources::WatchedSource,
     time::{MonotonicTime, Timestamp},
     workspaces::{
-        Admission, Destination, Endpoint, EndpointName, Grant, Grantee, IssuerNames, Person, Phase,
-        Protocol, Revision, Workspace,
+        Admission, Destination, Endpoint, EndpointName, EndpointOrigins, Grant, Grantee,
+        IssuerNames, Person, Phase, Protocol, Revision, Workspace,
         destination::resolver::Resolver,
         pattern::{HostPatterns, Preset},
         registry::{ListExtent, Publisher, Registry, SourceRules},
@@ -64,6 +64,11 @@ pub(crate) fn host(port: &str, workspace: &str) -> String {
 
 impl Scene {
     pub(crate) fn new() -> Self {
+        Self::with_rules(SourceRules::default())
+    }
+
+    /// A scene whose source has these rules.
+    pub(crate) fn with_rules(rules: SourceRules) -> Self {
         let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
         let now = Timestamp::now();
         let key = Ed25519KeyPair::generate().unwrap();
@@ -82,7 +87,7 @@ impl Scene {
         };
         let machines = Arc::new(machines);
         let (browser, cookie) = sign_in(&corp, now);
-        let rules = SourceRules::default().never_stale();
+        let rules = rules.never_stale();
         let registry = Arc::new(Registry::new(&[("test", rules)], Arc::new(Resolver::default())));
         let publisher = Publisher::new(Arc::clone(&registry), SourceId::new(0));
         let moment = MonotonicTime::now();
@@ -212,6 +217,7 @@ pub(crate) fn workspace(id: &str, owner: &str, address: u8) -> Workspace {
         protocol: Protocol::Http,
         admission: Admission::Grants,
         destination: Destination::Address(format!("10.0.0.{address}:80").parse().unwrap()),
+        origins: EndpointOrigins::default(),
     };
     Workspace {
         id: id.parse().unwrap(),

@@ -16,7 +16,9 @@ use crate::{
     request::{Browser, PassedArguments},
 };
 
+mod cors;
 mod credentials;
+mod siblings;
 
 static MACHINE: LazyLock<Vec<u8>> = LazyLock::new(|| certificate("machine:build"));
 static OTHER_CERTIFICATE: LazyLock<Vec<u8>> = LazyLock::new(|| certificate("desk"));
@@ -114,11 +116,10 @@ const PAGES: [Page; 11] = [
 ];
 
 /// The pages that must not use a credential that is added automatically.
-const FOREIGN: &[Page] =
-    &[Page::Sibling, Page::SiblingFrame, Page::SiblingSocket, Page::OtherPortSocket];
+const FOREIGN: &[Page] = &[Page::Sibling, Page::SiblingFrame, Page::SiblingSocket];
 /// The same for a credential that only browsers have: a WebSocket must name its origin.
 const FOREIGN_TO_BROWSERS: &[Page] =
-    &[Page::Sibling, Page::SiblingFrame, Page::SiblingSocket, Page::OtherPortSocket, Page::Socket];
+    &[Page::Sibling, Page::SiblingFrame, Page::SiblingSocket, Page::Socket];
 
 /// Which requests a row matches, and the expected result. The first row that matches counts.
 type Row = (

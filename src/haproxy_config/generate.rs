@@ -143,6 +143,9 @@ impl Facts {
             "query" => self.query,
             "protocols" => self.subprotocol,
             "metadata" => self.metadata,
+            "cors_origin" | "cors_methods" | "cors_headers" => {
+                self.sign_in.is_some() || self.cookie
+            }
             _ => true,
         }
     }
@@ -154,7 +157,9 @@ impl Facts {
             "query" => self.query || self.sign_in.is_some(),
             "protocols" | "protocol_lines" => self.subprotocol,
             "fetch_mode" | "fetch_dest" | "accept" | "upgrade" | "requested_with"
-            | "fetch_site" | "origin" | "referer" => self.sign_in.is_some() || self.cookie,
+            | "fetch_site" | "origin" | "referer" | "preflight_method" | "preflight_headers" => {
+                self.sign_in.is_some() || self.cookie
+            }
             // HAProxy has the stream's id since 2.9.
             _ => self.version >= Version::V3_0 || !sample.contains("txn.id32"),
         }

@@ -6,7 +6,8 @@
 //!    verifier, in an encrypted cookie. So the agent stores nothing for strangers.
 //! 3. A page of the login host delivers an encrypted [`Ticket`] to the workspace's host. The ticket is valid for half a
 //!    minute, once, at that host, and in the browser that has the secret. Pages and service workers of the
-//!    workspace never see it (docs/decisions/0014-hand-over.md).
+//!    workspace never see it (docs/decisions/0014-hand-over.md). The workspace's other hosts get one each, which is bound to
+//!    no secret (docs/decisions/0018-cross-origin.md).
 //!
 //! The gate makes the redirect; [`crate::sign_in`] does the rest. No HTTP here: only the values, and what makes them valid.
 
@@ -51,8 +52,21 @@ pub struct Start {
     pub path: String,
     /// The SHA-256 of the secret that the browser has, in base64url.
     secret: String,
+    /// What it is for.
+    #[serde(default)]
+    pub aim: Aim,
     /// When it becomes invalid, in milliseconds since the Unix epoch.
     until: u64,
+}
+
+/// What a browser is sent to the login host for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Aim {
+    /// A session at the host that was opened.
+    #[default]
+    SignIn,
+    /// Only cookies for the workspace's other hosts: the one that was opened has a session.
+    OtherHosts,
 }
 
 /// One attempt to sign in, while the person is at the provider.
@@ -139,6 +153,7 @@ impl Start {
         host: &str,
         path: &str,
         cookies: &[u8],
+        aim: Aim,
         now: Timestamp,
     ) -> Result<SignInRedirect, SealError> {
         let secret = random()?;
@@ -147,6 +162,7 @@ impl Start {
             host: host.into(),
             path: if is_path(path) { path.into() } else { "/".into() },
             secret: hash(&secret),
+            aim,
             until: now.plus(ATTEMPT_TIME).as_millis(),
         };
         let text = keyring.seal(Purpose::Start, &urls.login, &start)?;
@@ -202,6 +218,28 @@ impl Start {
         };
         keyring.seal(Purpose::Ticket, &self.host, &ticket)
     }
+}
+
+/// The encrypted ticket for the host of another endpoint of the workspace, which was not opened, so that there is no secret
+/// of it in the browser. `session` is the login host's cookie.
+///
+/// # Errors
+/// The system has no random numbers.
+pub fn sibling_ticket(
+    keyring: &Keyring,
+    host: &str,
+    session: &str,
+    identity: &Identity,
+    now: Timestamp,
+) -> Result<String, SealError> {
+    let ticket = Ticket {
+        session: session.into(),
+        person: person(identity),
+        secret: String::new(),
+        id: random()?,
+        until: now.plus(TICKET_TIME).as_millis(),
+    };
+    keyring.seal(Purpose::SiblingTicket, host, &ticket)
 }
 
 impl Attempt {
@@ -261,6 +299,13 @@ impl Ticket {
     #[must_use]
     pub fn open(keyring: &Keyring, host: &str, text: &str, now: Timestamp) -> Option<Self> {
         let ticket: Self = keyring.open(Purpose::Ticket, host, text)?;
+        (now.as_millis() < ticket.until).then_some(ticket)
+    }
+
+    /// The same for a ticket of [`sibling_ticket`].
+    #[must_use]
+    pub fn open_sibling(keyring: &Keyring, host: &str, text: &str, now: Timestamp) -> Option<Self> {
+        let ticket: Self = keyring.open(Purpose::SiblingTicket, host, text)?;
         (now.as_millis() < ticket.until).then_some(ticket)
     }
 
@@ -374,7 +419,8 @@ mod tests {
 
     /// The encrypted start of a redirect, and the browser's secret.
     fn redirect(path: &str) -> (String, String) {
-        let redirect = Start::redirect(&keyring(), &urls(), "w.test", path, b"", at(0)).unwrap();
+        let redirect =
+            Start::redirect(&keyring(), &urls(), "w.test", path, b"", Aim::SignIn, at(0)).unwrap();
         let sealed = redirect.location.split("?r=").nth(1).unwrap().to_owned();
         let secret = redirect.cookie.split(['=', ';']).nth(1).unwrap().to_owned();
         (sealed, secret)
@@ -409,8 +455,15 @@ mod tests {
             let header: Vec<_> =
                 held.iter().map(|(name, value)| format!("{name}={value}")).collect();
             let header = format!("a=1; {}", header.join("; "));
-            let redirect =
-                Start::redirect(&keyring(), &urls(), "w.test", "/", header.as_bytes(), at(0));
+            let redirect = Start::redirect(
+                &keyring(),
+                &urls(),
+                "w.test",
+                "/",
+                header.as_bytes(),
+                Aim::SignIn,
+                at(0),
+            );
             let cookie = redirect.unwrap().cookie;
             let (name, rest) = cookie.split_once('=').unwrap();
             let value = rest.split(';').next().unwrap();
@@ -420,7 +473,15 @@ mod tests {
         assert_eq!(held.len(), MAX_SECRETS);
         // What others put there is not taken over: nothing but one of our names is set.
         let evil = format!("{SECRET_COOKIE}e\r\nvil=x; ").repeat(20);
-        let redirect = Start::redirect(&keyring(), &urls(), "w.test", "/", evil.as_bytes(), at(0));
+        let redirect = Start::redirect(
+            &keyring(),
+            &urls(),
+            "w.test",
+            "/",
+            evil.as_bytes(),
+            Aim::SignIn,
+            at(0),
+        );
         assert!(!redirect.unwrap().cookie.contains("vil"));
     }
 
@@ -431,6 +492,14 @@ mod tests {
             assert!(Ticket::open(&keyring(), host, &start, at(1)).is_none());
         }
         let (ticket, _) = ticket("/");
+        // A ticket for a host that was opened needs the secret of the browser there.
+        assert!(Ticket::open_sibling(&keyring(), "w.test", &ticket, at(1)).is_none());
+        let other = sibling_ticket(&keyring(), "w.test", "session", &alice(), at(1)).unwrap();
+        assert!(Ticket::open(&keyring(), "w.test", &other, at(1)).is_none());
+        assert!(Ticket::open_sibling(&keyring(), "other.test", &other, at(1)).is_none());
+        assert!(Ticket::open_sibling(&keyring(), "w.test", &other, at(31)).is_none(), "too late");
+        let other = Ticket::open_sibling(&keyring(), "w.test", &other, at(30)).unwrap();
+        assert!(!other.belongs_to("") && !other.belongs_to("secret"), "to no secret");
         assert!(Start::open(&keyring(), &urls(), &ticket, at(1)).is_none());
         assert!(Start::open(&keyring(), &urls(), &start, at(601)).is_none(), "too late");
     }
@@ -478,7 +547,8 @@ mod tests {
 
     #[test]
     fn c1_cookies_are_of_their_host_alone() {
-        let redirect = Start::redirect(&keyring(), &urls(), "w.test", "/", b"", at(0)).unwrap();
+        let redirect =
+            Start::redirect(&keyring(), &urls(), "w.test", "/", b"", Aim::SignIn, at(0)).unwrap();
         let attempt = Attempt::new("c", None, at(0)).unwrap();
         for cookie in [redirect.cookie, attempt.cookie(&keyring(), &urls()).unwrap()] {
             assert!(cookie.starts_with("__Host-"), "{cookie}");

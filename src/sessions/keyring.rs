@@ -36,6 +36,8 @@ pub enum Purpose {
     Attempt,
     /// A hand-over from the login host back to a workspace's host.
     Ticket,
+    /// The same for the host of another endpoint, which was not opened.
+    SiblingTicket,
     /// A session or cookie in a store.
     Session,
     /// A session cookie.
@@ -186,6 +188,7 @@ impl Key {
             Purpose::Start => "start",
             Purpose::Attempt => "attempt",
             Purpose::Ticket => "ticket",
+            Purpose::SiblingTicket => "sibling-ticket",
             Purpose::Session => "session",
             Purpose::Cookie => "cookie",
             Purpose::Shared => "shared",

@@ -220,6 +220,7 @@ impl Sessions {
             stored_last_used: AtomicU64::new(now.as_millis()),
             ended: AtomicBool::new(false),
             hosts: Mutex::default(),
+            deliveries: Mutex::default(),
         });
         let (id, cookie) = self.new_cookie(&session, login_host, now)?;
         self.store.save(&session, &cookie)?;

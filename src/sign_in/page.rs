@@ -94,10 +94,10 @@ pub enum PagesError {
 pub(crate) struct HandOver<'a> {
     /// The workspace's host.
     pub(crate) host: &'a str,
-    /// The origin of the host.
-    pub(crate) origin: &'a str,
-    /// The address that takes the ticket, with the ticket.
-    pub(crate) ticket: &'a str,
+    /// The origins of the hosts that get tickets.
+    pub(crate) origins: &'a [String],
+    /// The addresses that take the tickets, with the tickets; that of the host itself first.
+    pub(crate) tickets: &'a [String],
     /// Where the browser goes when the ticket is delivered.
     pub(crate) next: &'a str,
 }
@@ -155,8 +155,8 @@ struct Page<'a> {
     status: StatusCode,
     title: String,
     paragraphs: Vec<String>,
-    /// The address that takes a ticket.
-    ticket: Option<&'a str>,
+    /// The addresses that take tickets.
+    tickets: &'a [String],
     actions: Vec<Action>,
     facts: Vec<Fact>,
 }
@@ -171,7 +171,7 @@ struct PageTemplate<'a> {
     has_logo: bool,
     files: &'static str,
     paragraphs: &'a [String],
-    ticket: Option<&'a str>,
+    tickets: &'a [String],
     actions: &'a [Action],
     facts: &'a [Fact],
     help_text: Option<&'a str>,
@@ -209,7 +209,7 @@ impl Pages {
             status,
             title: self.say(title, values),
             paragraphs: vec![self.say(text, values)],
-            ticket: None,
+            tickets: &[],
             actions: vec![],
             facts: vec![],
         }
@@ -267,16 +267,17 @@ impl Pages {
         page.into_response()
     }
 
-    /// Delivers a ticket and goes on. The ticket is the address of an image: that is the one kind of request which works
+    /// Delivers tickets and goes on. A ticket is the address of an image: that is the one kind of request which works
     /// without scripts, carries the cookies of the workspace's host, and is seen by none of its pages and service
     /// workers. The browser goes on when the page and its images are loaded (HTML section 4.2.5.3).
     pub(crate) fn hand_over(&self, hand_over: &HandOver<'_>) -> Option<Response> {
-        let HandOver { host, origin, ticket, next } = *hand_over;
+        let HandOver { host, origins, tickets, next } = *hand_over;
         let values = [("host", host)];
         let mut page = self.page(StatusCode::OK, Text::HandOverTitle, Text::HandOverText, &values);
         page.link(next, Text::Continue, &[], Look::Main);
-        let mut response = Page { ticket: Some(ticket), ..page }.into_response();
-        let policy = POLICY.replace("img-src 'self'", &format!("img-src 'self' {origin}"));
+        let mut response = Page { tickets, ..page }.into_response();
+        let policy =
+            POLICY.replace("img-src 'self'", &format!("img-src 'self' {}", origins.join(" ")));
         let policy = HeaderValue::try_from(policy).ok()?;
         let refresh = HeaderValue::try_from(format!("0; url={next}")).ok()?;
         response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
@@ -421,7 +422,7 @@ impl Page<'_> {
             has_logo: self.pages.logo.is_some(),
             files: PATHS,
             paragraphs: &self.paragraphs,
-            ticket: self.ticket,
+            tickets: self.tickets,
             actions: &self.actions,
             facts: &self.facts,
             help_text: help_text.as_deref(),

@@ -44,7 +44,7 @@ use crate::{
     },
     sessions::{
         LOGIN_COOKIE, Session, Sessions,
-        flow::{self, PATHS, PublicUrls, Start, decision_id},
+        flow::{self, Aim, PATHS, PublicUrls, Start, decision_id},
         keyring::Keyring,
         replay::ReplayGuard,
     },
@@ -243,7 +243,7 @@ impl Web {
         if is_denied && decision.reason != Reason::PolicyError {
             return self.deny(start, session, &decision, now);
         }
-        self.hand_over(start, login, &identity, now)
+        self.hand_over(start, login, session, now)
     }
 
     /// Says why a workspace is not for this person, and what they can do.
@@ -408,7 +408,7 @@ async fn switch(
     let to = query.get("to").map_or("/", String::as_str);
     let cookies = headers.get(COOKIE).map_or(&b""[..], |header| header.as_bytes());
     let now = Timestamp::now();
-    match Start::redirect(web.keyring(), web.urls(), host.as_str(), to, cookies, now) {
+    match Start::redirect(web.keyring(), web.urls(), host.as_str(), to, cookies, Aim::SignIn, now) {
         Ok(redirect) => see_other(&format!("{}&ask=1", redirect.location), [redirect.cookie]),
         Err(error) => web.internal(&error),
     }

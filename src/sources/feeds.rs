@@ -85,7 +85,8 @@ impl SourcesSettings {
     pub fn build(&self) -> anyhow::Result<Feeds> {
         let Self { sources, ranges, issuers } = self;
         let resolver = Arc::new(Resolver::new(ranges.clone()));
-        let names: Vec<_> = sources.iter().map(|source| (&*source.name, source.rules)).collect();
+        let names: Vec<_> =
+            sources.iter().map(|source| (&*source.name, source.rules.clone())).collect();
         let registry = Arc::new(Registry::new(&names, Arc::clone(&resolver)));
         let issuers: BTreeSet<&str> = issuers.iter().map(|name| &**name).collect();
         let feeds = sources.iter().enumerate().map(|(number, source)| {

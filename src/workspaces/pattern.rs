@@ -20,6 +20,9 @@ use crate::workspaces::source::SourceId;
 
 pub mod coverage;
 mod literal;
+mod siblings;
+
+use siblings::HostParts;
 
 /// The most memory in bytes that a compiled pattern may take, since a short expression can expand
 /// to a huge one.
@@ -180,6 +183,8 @@ struct HostPattern {
     port: Option<usize>,
     app: Option<usize>,
     source: Option<SourceId>,
+    /// How the hosts of other endpoints are made; `None` if the pattern does not say.
+    parts: Option<HostParts>,
 }
 
 #[derive(Debug)]
@@ -288,7 +293,8 @@ impl HostPattern {
             return Err(PatternError::NotLiteral);
         }
         let (port, app) = (capture("port"), capture("app"));
-        Ok(Self { regex, workspace, port, app, source: spec.source })
+        let parts = HostParts::new(&spec.regex);
+        Ok(Self { regex, workspace, port, app, source: spec.source, parts })
     }
 
     fn target(&self, host: &str, found: &CaptureLocations) -> Option<PatternMatch> {

@@ -13,7 +13,8 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use arc_swap::{ArcSwap, Guard};
 
 use super::{
-    Admission, Workspace, WorkspaceId, destination::resolver::Resolver, directory::Directory,
+    Admission, CorsAnswers, CrossOrigin, EndpointName, Workspace, WorkspaceId,
+    destination::resolver::Resolver, directory::Directory,
 };
 use crate::{lock::Mutex, reaper::Reaper, time::MonotonicTime, workspaces::source::SourceId};
 
@@ -36,7 +37,7 @@ pub struct Registry {
 }
 
 /// What the operator set for all workspaces of a source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceRules {
     /// No endpoint of the source admits more than this.
     pub max_admission: Admission,
@@ -47,6 +48,10 @@ pub struct SourceRules {
     pub stale_after: Duration,
     /// The same for all other people. It is never longer.
     pub stale_open_after: Duration,
+    /// Which pages of other origins may use its endpoints.
+    pub cross_origin: CrossOrigin,
+    /// Who answers CORS at its endpoints.
+    pub cors_answers: CorsAnswers,
 }
 
 /// What happens to a port that a workspace does not declare.
@@ -67,6 +72,8 @@ impl Default for SourceRules {
             undeclared_ports: UndeclaredPorts::Deny,
             stale_after: Duration::from_mins(5),
             stale_open_after: Duration::from_mins(1),
+            cross_origin: CrossOrigin::default(),
+            cors_answers: CorsAnswers::default(),
         }
     }
 }
@@ -200,7 +207,9 @@ impl Registry {
         };
         let removed = sources.iter().map(|_| HashMap::new()).collect();
         Self {
-            current: ArcSwap::from_pointee(sources.iter().map(|(_, rules)| part(*rules)).collect()),
+            current: ArcSwap::from_pointee(
+                sources.iter().map(|(_, rules)| part(rules.clone())).collect(),
+            ),
             reaper: Reaper::default(),
             writer: Mutex::new(WriterState { claims: Claims::default(), removed }),
             names: sources.iter().map(|(name, _)| Box::from(*name)).collect(),
@@ -300,8 +309,19 @@ impl Snapshot {
 
     /// The rules of a source.
     #[must_use]
-    pub fn rules(&self, source: SourceId) -> Option<SourceRules> {
-        self.state.get(source.index()).map(|part| part.rules)
+    pub fn rules(&self, source: SourceId) -> Option<&SourceRules> {
+        self.state.get(source.index()).map(|part| &part.rules)
+    }
+
+    /// The rules that a workspace of a host would have, whether it exists or not: those of the source that the host
+    /// names, or of the only source.
+    #[must_use]
+    pub fn rules_for(&self, source: Option<SourceId>) -> Option<&SourceRules> {
+        match (source, &self.state[..]) {
+            (Some(source), _) => self.rules(source),
+            (None, [only]) => Some(&only.rules),
+            (None, _) => None,
+        }
     }
 
     /// The state of a source.
@@ -321,6 +341,22 @@ impl Snapshot {
             state.doubtful += usize::from(entry.doubtful);
         }
         Some(state)
+    }
+}
+
+impl<'s> WorkspaceRecord<'s> {
+    /// Which pages of other origins may use an endpoint: as it says itself, or else its source.
+    #[must_use]
+    pub fn cross_origin(&self, endpoint: &EndpointName) -> &'s CrossOrigin {
+        let own = self.workspace.endpoint(endpoint).map(|endpoint| &endpoint.origins);
+        own.and_then(|own| own.cross_origin.as_ref()).unwrap_or(&self.rules.cross_origin)
+    }
+
+    /// Who answers CORS at an endpoint: as it says itself, or else its source.
+    #[must_use]
+    pub fn cors_answers(&self, endpoint: &EndpointName) -> CorsAnswers {
+        let own = self.workspace.endpoint(endpoint).map(|endpoint| &endpoint.origins);
+        own.and_then(|own| own.cors_answers).unwrap_or(self.rules.cors_answers)
     }
 }
 

@@ -21,8 +21,8 @@ use identity_spoa::{
     time::MonotonicTime,
     tunnels::{TunnelSettings, Tunnels},
     workspaces::{
-        Admission, Destination, Endpoint, EndpointName, IssuerNames, Person, Phase, Protocol,
-        Revision, Workspace,
+        Admission, Destination, Endpoint, EndpointName, EndpointOrigins, IssuerNames, Person,
+        Phase, Protocol, Revision, Workspace,
         destination::{AllowedBackends, DestinationLimits, resolver::Resolver},
         pattern::HostPatterns,
         registry::{ListExtent, Publisher, Registry, SourceRules},
@@ -83,6 +83,7 @@ fn workspace() -> Workspace {
         protocol: Protocol::Http,
         admission: Admission::Owner,
         destination,
+        origins: EndpointOrigins::default(),
     };
     Workspace {
         id: "pinkpanda-demo-ns35kd21abc".parse().unwrap(),

@@ -20,6 +20,7 @@ mod cli;
 mod conformance;
 mod corpus;
 mod credentials;
+mod cross_origin;
 mod destinations;
 mod docs;
 mod doctor;

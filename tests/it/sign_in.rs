@@ -24,7 +24,7 @@ pub(crate) struct Stage {
     /// A second one, with the same configuration, where it was asked for.
     pub(crate) second: Option<AgentProcess>,
     pub(crate) idp: DevIdp,
-    _workspaces: [DevWorkspace; 2],
+    pub(crate) workspaces: [DevWorkspace; 2],
     pub(crate) directory: TempDir,
 }
 
@@ -100,7 +100,7 @@ impl Stage {
         } else {
             None
         };
-        let stage = Self { haproxy, agent, second, idp, _workspaces: workspaces, directory };
+        let stage = Self { haproxy, agent, second, idp, workspaces, directory };
         let mut browser = stage.browser();
         until("the gate to open", async || {
             let reply = browser.get(&host(ALICES), "/").await;
@@ -144,10 +144,16 @@ impl Browser {
             LOGIN.to_owned(),
             host(ALICES),
             host(BOBS),
+            port_host(8000, BOBS),
+            port_host(8001, BOBS),
             port_host(3000, ALICES),
             port_host(4000, ALICES),
+            port_host(5000, ALICES),
             port_host(6000, ALICES),
             port_host(7000, ALICES),
+            port_host(7001, ALICES),
+            port_host(7002, ALICES),
+            port_host(7003, ALICES),
         ] {
             builder = builder.resolve(&name, gate);
         }
@@ -208,7 +214,7 @@ impl Browser {
         let refresh = text(REFRESH).map(|text| text.strip_prefix("0; url=").unwrap().to_owned());
         let location = text(LOCATION).or_else(|| refresh.clone());
         let body = response.text().await.unwrap();
-        let ticket = refresh.map(|_| ticket_of(&body));
+        let ticket = refresh.map(|_| tickets_of(&body).swap_remove(0));
         Reply { status, location, headers, body, ticket }
     }
 
@@ -238,8 +244,10 @@ impl Browser {
     /// Goes where a reply leads, to our hosts or the provider's.
     pub(crate) async fn follow(&mut self, reply: &Reply) -> Reply {
         let location = reply.location.clone().unwrap_or_else(|| panic!("{reply:?}"));
-        if let Some(ticket) = &reply.ticket {
-            self.deliver(ticket).await;
+        if reply.ticket.is_some() {
+            for ticket in tickets_of(&reply.body) {
+                self.deliver(&ticket).await;
+            }
         }
         if !location.starts_with("https://") {
             let response = self.http.get(&location).send().await.unwrap();
@@ -280,11 +288,14 @@ fn parts(address: &str) -> (String, String) {
     (authority.split(':').next().unwrap().to_owned(), format!("/{path}"))
 }
 
-/// The address of the image with which a page delivers a ticket.
-fn ticket_of(page: &str) -> String {
-    let image = page.split("<img ").find(|image| image.contains("/finish?t=")).unwrap();
-    assert!(image.contains("crossorigin=\"use-credentials\""), "{image}");
-    image.split('"').nth(1).unwrap().replace("&amp;", "&")
+/// The addresses of the images with which a page delivers tickets; that of the host that was opened comes first.
+pub(crate) fn tickets_of(page: &str) -> Vec<String> {
+    let images = page.split("<img ").filter(|image| image.contains("/finish?"));
+    let address = |image: &str| {
+        assert!(image.contains("crossorigin=\"use-credentials\""), "{image}");
+        image.split('"').nth(1).unwrap().replace("&amp;", "&")
+    };
+    images.map(address).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -71,6 +71,7 @@ impl DevWorkspace {
             .route("/set-cookies", get(set_cookies))
             .route("/endless", any(endless))
             .route("/echoed", any(echoed))
+            .route("/cors", any(cors))
             .fallback(any(tell))
             .with_state(Arc::clone(&shared));
         let stop = CancellationToken::new();
@@ -139,6 +140,18 @@ async fn endless(State(shared): State<Arc<Shared>>, request: Request) -> Respons
         Some((Ok::<_, Infallible>("data: hi\n\n"), ()))
     });
     ([("content-type", "text/event-stream")], Body::from_stream(events)).into_response()
+}
+
+/// Answers CORS by itself, for every origin, and in two lines where one is right.
+async fn cors(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    shared.keep(&request);
+    let headers = axum::response::AppendHeaders([
+        ("access-control-allow-origin", "*"),
+        ("access-control-allow-origin", "https://app.test"),
+        ("access-control-allow-headers", "x-app"),
+        ("vary", "Accept"),
+    ]);
+    (headers, "own answer\n").into_response()
 }
 
 /// Answers with the body, while it comes.

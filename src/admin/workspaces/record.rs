@@ -60,13 +60,18 @@ impl AuditRecord for WorkspaceEvent<'_> {
     }
 }
 
-/// Who may reach a workspace: its owner, the admission of each endpoint that admits more than the owner, and the grants.
+/// Who may reach a workspace: its owner, the admission of each endpoint that admits more than the owner, the pages of other
+/// origins where the record names them, and the grants.
 pub(super) fn access(workspace: &Workspace) -> Vec<String> {
     let owner = std::iter::once(format!("owner {}", workspace.owner_label));
     let wider =
         workspace.endpoints.iter().filter(|endpoint| endpoint.admission != Admission::Owner);
     let admissions = wider.map(|endpoint| format!("{}: {}", endpoint.name, endpoint.admission));
-    owner.chain(admissions).chain(workspace.grants.iter().map(grant)).collect()
+    let pages = workspace.endpoints.iter().filter_map(|endpoint| {
+        let pages = endpoint.origins.cross_origin.as_ref()?;
+        Some(format!("{}: cross_origin {pages}", endpoint.name))
+    });
+    owner.chain(admissions).chain(pages).chain(workspace.grants.iter().map(grant)).collect()
 }
 
 fn grant(grant: &Grant) -> String {

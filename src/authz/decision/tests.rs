@@ -10,7 +10,8 @@ use crate::{
     identity::{Authority, TokenError, profile::MatchBy},
     time::MonotonicTime,
     workspaces::{
-        Endpoint, Grant, Grantee, IssuerNames, Organization, Person, Revision, WorkspaceId,
+        Endpoint, EndpointOrigins, Grant, Grantee, IssuerNames, Organization, Person, Revision,
+        WorkspaceId,
         destination::{AllowedBackends, DestinationLimits, resolver::Resolver},
         directory::{Directory, Member, is_person},
         registry::{ListExtent, Publisher, Registry, SourceRules, UndeclaredPorts},
@@ -143,6 +144,7 @@ fn s12_an_email_address_a_group_and_an_organization_count_only_from_their_issuer
             protocol: Protocol::Http,
             admission: Admission::Organization,
             destination: Destination::Backend("b".into()),
+            origins: EndpointOrigins::default(),
         });
         change(&mut workspace);
         let known = Authentication::Known(Arc::new(who));
@@ -187,6 +189,7 @@ fn no_organization_is_not_the_same_organization() {
         protocol: Protocol::Http,
         admission: Admission::Organization,
         destination: Destination::Backend("b".into()),
+        origins: EndpointOrigins::default(),
     });
     let who = identity(&profile("corp", &[MatchBy::Subject]), "s");
     let known = Authentication::Known(Arc::new(who));
@@ -225,6 +228,7 @@ fn the_owner_reaches_undeclared_ports_only_where_the_policy_says_so() {
         protocol: Protocol::Http,
         admission: Admission::Public,
         destination: Destination::Backend("b".into()),
+        origins: EndpointOrigins::default(),
     });
     let corp = profile("corp", &[MatchBy::Subject]);
     let ask = |subject: &str, endpoint: EndpointName, undeclared_ports, address| {
@@ -359,6 +363,7 @@ fn any_workspace() -> impl Strategy<Value = Workspace> {
                         protocol: Protocol::Http,
                         admission,
                         destination,
+                        origins: EndpointOrigins::default(),
                     });
                 }
             }

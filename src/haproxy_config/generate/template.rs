@@ -350,7 +350,8 @@ fn without_dead_rules<'t>(lines: &[&'t str], facts: &Facts) -> Vec<&'t str> {
 fn is_dead(line: &str, acls: &Acls, facts: &Facts) -> bool {
     let words = split(line);
     let rule = words.first().is_some_and(|word| {
-        ["http-request", "http-response", "tcp-request", "use_backend"].contains(&word.as_str())
+        ["http-request", "http-response", "http-after-response", "tcp-request", "use_backend"]
+            .contains(&word.as_str())
     });
     if !rule {
         return false;

@@ -25,7 +25,7 @@ const PROTOCOLS: [(&str, &str); 2] = [
     ("protocols", "req.fhdr(sec-websocket-protocol)"),
     ("protocol_lines", "req.fhdr_cnt(sec-websocket-protocol)"),
 ];
-const BROWSER: [(&str, &str); 7] = [
+const BROWSER: [(&str, &str); 9] = [
     ("fetch_mode", "req.fhdr(sec-fetch-mode)"),
     ("fetch_dest", "req.fhdr(sec-fetch-dest)"),
     ("accept", "req.fhdr(accept)"),
@@ -33,6 +33,8 @@ const BROWSER: [(&str, &str); 7] = [
     ("requested_with", "req.fhdr(x-requested-with)"),
     ("fetch_site", "req.fhdr(sec-fetch-site)"),
     ("origin", "req.fhdr(origin)"),
+    ("preflight_method", "req.fhdr(access-control-request-method)"),
+    ("preflight_headers", "req.fhdr(access-control-request-headers)"),
 ];
 /// For pages that show a workspace in a frame.
 const FRAMES: [(&str, &str); 1] = [("referer", "req.fhdr(referer),bytes(0,300)")];

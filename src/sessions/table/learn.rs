@@ -154,6 +154,7 @@ impl Sessions {
             stored_last_used: AtomicU64::new(last_used),
             ended: AtomicBool::new(false),
             hosts: Mutex::default(),
+            deliveries: Mutex::default(),
         })
     }
 }

@@ -71,7 +71,7 @@ fn with_value_in_every_slot(value: &'static str) -> String {
         has_logo: true,
         files: value,
         paragraphs: &[text()],
-        ticket: Some(value),
+        tickets: &[text()],
         actions: &actions,
         facts: &facts,
         help_text: Some(value),
@@ -99,8 +99,8 @@ async fn a_hostile_text_of_the_operator_or_of_a_request_comes_out_escaped_on_eve
     std::fs::write(&path, texts.concat()).unwrap();
     let settings = PageSettings { texts: Some(path), ..PageSettings::default() };
     let pages = Pages::load(settings, vec![("corp".into(), EVIL.into())]).unwrap();
-    let hand_over =
-        HandOver { host: EVIL, origin: "https://a.test", ticket: EVIL, next: "/next?\"" };
+    let (origins, tickets) = (["https://a.test".to_owned()], [EVIL.to_owned()]);
+    let hand_over = HandOver { host: EVIL, origins: &origins, tickets: &tickets, next: "/next?\"" };
     for response in [
         pages.choose(Some(EVIL), &[(EVIL.into(), "corp")]),
         pages.home(EVIL),

@@ -156,7 +156,9 @@ impl Text {
             Reason::PolicyForbidden | Reason::PolicyError => {
                 (Self::DeniedTitle, Self::ReasonPolicyForbidden)
             }
-            Reason::OriginForeign => (Self::DeniedTitle, Self::ReasonOriginForeign),
+            Reason::OriginForeign | Reason::CorsPreflight => {
+                (Self::DeniedTitle, Self::ReasonOriginForeign)
+            }
             Reason::Refused(TokenError::Revoked) => (Self::DeniedTitle, Self::ReasonRevoked),
             Reason::Refused(_) | Reason::CredentialMissing => {
                 (Self::SignInFirstTitle, Self::ReasonToken)

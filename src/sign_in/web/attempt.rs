@@ -17,14 +17,15 @@ use axum::{
 use tracing::{error, info, warn};
 
 use super::{
-    Parameters, Web, WebState, blocking, cookie, expired_cookie, see_other, session_cookie,
+    Parameters, Web, WebState, blocking, cookie, expired_cookie, hand_over::Arrival, see_other,
+    session_cookie,
 };
 use crate::{
     audit::AuditEvent,
     request::cookie::with_prefix,
     sessions::{
         LOGIN_COOKIE, Session,
-        flow::{self, ATTEMPT_COOKIE, ATTEMPT_TIME, Attempt, PATHS, Start},
+        flow::{self, ATTEMPT_COOKIE, ATTEMPT_TIME, Aim, Attempt, PATHS, Start},
         replay::Taken,
         store::StoreError,
         table::BeginError,
@@ -118,6 +119,13 @@ pub(super) async fn start(
         return match Start::open_late(web.keyring(), web.urls(), sealed) {
             Some(late) => web.pages().late(&late.address(web.urls())),
             None => web.pages().failed(),
+        };
+    }
+    if let Some(start) = start.as_ref().filter(|start| start.aim == Aim::OtherHosts) {
+        return match web.login(&headers, now).await {
+            Some((login, session)) => web.go(start, &login, &session, now),
+            // The person has a session where they go, and is asked for nothing.
+            None => see_other(&web.arrived(start, Arrival::Alone), []),
         };
     }
     // Said before the person types a password at the provider, and not only afterwards.

@@ -4,9 +4,11 @@
 //! the login host delivers the ticket to [`finish`] in a request of its own, whose response sets the cookie; then the
 //! browser goes on to [`arrived`], which leads to the workspace.
 //!
-//! Invariants: a ticket is used up by its first request, wherever that comes from; it sets a cookie only in the browser
-//! that has the secret of the same sign-in; and a browser that did not get the cookie stops at [`arrived`], so that
-//! it cannot go round in circles.
+//! The workspace's other hosts get tickets of their own with the same page (docs/decisions/0018-cross-origin.md).
+//!
+//! Invariants: a ticket is used up by its first request, wherever that comes from; at the host that was opened it sets a
+//! cookie only in the browser that has the secret of the same sign-in; and a browser that did not get the cookie stops at
+//! [`arrived`], so that it cannot go round in circles.
 
 use std::sync::Arc;
 
@@ -28,44 +30,112 @@ use super::{
 };
 use crate::{
     audit::AuditEvent,
-    identity::Identity,
     sessions::{
-        COOKIE as SESSION_COOKIE,
+        COOKIE as SESSION_COOKIE, Session,
         flow::{self, PATHS, Start, Ticket},
         replay::Taken,
         store::StoreError,
     },
     sign_in::page::{self, HandOver, Outage},
     time::Timestamp,
-    workspaces::host::Host,
+    workspaces::{host::Host, pattern::Scratch},
 };
 
+/// How a browser goes on from the login host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// Tickets were delivered.
+    WithTickets,
+    /// The login host has no session of the browser, so none could be delivered.
+    Alone,
+}
+
+/// The parameter of [`arrived`] for [`Arrival::Alone`].
+const ALONE: &str = "alone";
+
+/// A ticket as it arrives.
+enum Delivery {
+    /// For the host that was opened.
+    Opened(Ticket),
+    /// For the host of another endpoint of the workspace.
+    Sibling(Ticket),
+}
+
+impl Delivery {
+    /// The ticket of a request, if it is valid at this host.
+    fn open(web: &Web, host: &Host, query: &Parameters, now: Timestamp) -> Option<Self> {
+        let (keyring, host) = (web.keyring(), host.as_str());
+        match (query.get("t"), query.get("s")) {
+            (Some(text), None) => Ticket::open(keyring, host, text, now).map(Self::Opened),
+            (None, Some(text)) => Ticket::open_sibling(keyring, host, text, now).map(Self::Sibling),
+            _ => None,
+        }
+    }
+
+    const fn ticket(&self) -> &Ticket {
+        match self {
+            Self::Opened(ticket) | Self::Sibling(ticket) => ticket,
+        }
+    }
+}
+
 impl Web {
-    /// The page that delivers a ticket to the workspace's host. `login` is the login host's cookie of the session.
+    /// The page that delivers tickets to the workspace's host, and to the hosts of its other endpoints that have no cookie
+    /// of the session. `login` is the login host's cookie of the session.
     pub(super) fn hand_over(
         &self,
         start: &Start,
         login: &str,
-        identity: &Identity,
+        session: &Session,
         now: Timestamp,
     ) -> Response {
-        let (urls, host) = (self.urls(), &*start.host);
-        let ticket = match start.ticket(self.keyring(), login, identity, now) {
+        let (urls, identity) = (self.urls(), session.identity());
+        let ticket = match start.ticket(self.keyring(), login, &identity, now) {
             Ok(ticket) => ticket,
             Err(error) => return self.internal(&error),
         };
-        let mut query = url::form_urlencoded::Serializer::new(String::new());
-        query.append_pair("to", &start.path);
+        let mut origins = vec![urls.origin(&start.host)];
+        let mut tickets = vec![format!("{}?t={ticket}", urls.page_at(&start.host, "finish"))];
+        for host in self.hosts_without_cookie(&start.host, session, now) {
+            let host = host.as_str();
+            // Without random numbers the host that was opened is enough.
+            let Ok(ticket) = flow::sibling_ticket(self.keyring(), host, login, &identity, now)
+            else {
+                break;
+            };
+            session.note_cookie_sent(host, now);
+            origins.push(urls.origin(host));
+            tickets.push(format!("{}?s={ticket}", urls.page_at(host, "finish")));
+        }
         let page = self.pages().hand_over(&HandOver {
-            host,
-            origin: &urls.origin(host),
-            ticket: &format!("{}?t={ticket}", urls.page_at(host, "finish")),
-            next: &format!("{}?{}", urls.page_at(host, "arrived"), query.finish()),
+            host: &start.host,
+            origins: &origins,
+            tickets: &tickets,
+            next: &self.arrived(start, Arrival::WithTickets),
         });
         page.unwrap_or_else(|| self.internal(&"an address is not the value of a header"))
     }
 
-    /// The Set-Cookie headers for a ticket; none if it is not valid in this browser.
+    /// The address at the workspace's host to which the browser goes on.
+    pub(super) fn arrived(&self, start: &Start, how: Arrival) -> String {
+        let mut query = url::form_urlencoded::Serializer::new(String::new());
+        query.append_pair("to", &start.path);
+        if how == Arrival::Alone {
+            query.append_pair(ALONE, "1");
+        }
+        format!("{}?{}", self.urls().page_at(&start.host, "arrived"), query.finish())
+    }
+
+    /// The hosts of the workspace's other endpoints to which a cookie should be sent.
+    fn hosts_without_cookie(&self, host: &str, session: &Session, now: Timestamp) -> Vec<Host> {
+        let Ok(host) = Host::parse(host.as_bytes()) else { return vec![] };
+        let gate = self.live.load();
+        let workspaces = gate.registry.snapshot();
+        let scratch = &mut Scratch::default();
+        gate.hosts_without_cookie(session, &host, &workspaces, now, scratch)
+    }
+
+    /// The Set-Cookie headers for a ticket of the host that was opened; none if it is not valid in this browser.
     async fn redeem(
         &self,
         host: &Host,
@@ -79,32 +149,59 @@ impl Web {
         let Some((name, _)) = secrets.find(|(_, secret)| ticket.belongs_to(secret)) else {
             return Vec::new();
         };
-        let login = &self.urls().login;
-        let Some(session) = self.find(&ticket.session, login, now).await else {
+        let Some(made) = self.give_cookie(host, ticket, headers, now).await else {
             return Vec::new();
         };
+        made.into_iter().chain([expired_cookie(name)]).collect()
+    }
+
+    /// The same for the host of another endpoint. Only an image of the login host's page may bring the ticket, as a browser
+    /// says that shows where its requests come from.
+    async fn redeem_sibling(
+        &self,
+        host: &Host,
+        ticket: &Ticket,
+        headers: &HeaderMap,
+        now: Timestamp,
+    ) -> Vec<String> {
+        let is = |name: &str, value: &str| headers.get(name).is_some_and(|found| *found == *value);
+        if !is("sec-fetch-dest", "image") || !is("sec-fetch-site", "same-site") {
+            return Vec::new();
+        }
+        let made = self.give_cookie(host, ticket, headers, now).await;
+        made.flatten().into_iter().collect()
+    }
+
+    /// Makes a cookie of the session of a ticket: `Some(None)` if the browser has one, `None` if it must not get one.
+    async fn give_cookie(
+        &self,
+        host: &Host,
+        ticket: &Ticket,
+        headers: &HeaderMap,
+        now: Timestamp,
+    ) -> Option<Option<String>> {
+        let session = self.find(&ticket.session, &self.urls().login, now).await?;
         let here = match cookie(headers, SESSION_COOKIE) {
             Some(id) => self.find(&id, host.as_str(), now).await,
             None => None,
         };
         if here.is_some_and(|here| here.is_same(&session)) {
             // Requests of another tab that are under way have this cookie, so it must stay valid.
-            return vec![expired_cookie(name)];
+            return Some(None);
         }
         if !self.record(AuditEvent::SessionHost, &session.identity.load(), Some(host.as_str())) {
-            return Vec::new();
+            return None;
         }
         let made = {
             let (sessions, host) = (Arc::clone(self.sessions()), host.clone());
             blocking(move || sessions.add_cookie(&session, host.as_str(), now)).await
         };
-        match made {
-            Some(Ok(id)) => vec![session_cookie(SESSION_COOKIE, &id), expired_cookie(name)],
-            Some(Err(error)) => {
+        match made? {
+            Ok(id) => Some(Some(session_cookie(SESSION_COOKIE, &id))),
+            Err(error) => {
                 error!(%error, "storing a session failed: the sign-in is refused");
-                Vec::new()
+                None
             }
-            None => Vec::new(),
         }
     }
 }
@@ -117,16 +214,14 @@ pub(super) async fn finish(
     Query(query): Query<Parameters>,
 ) -> Response {
     let now = Timestamp::now();
-    let ticket = match (host(&headers), query.get("t")) {
-        (Some(host), Some(text)) => {
-            let ticket = Ticket::open(web.keyring(), host.as_str(), text, now);
-            ticket.map(|ticket| (host, ticket))
-        }
-        _ => None,
-    };
-    let ticket = match ticket {
-        Some((host, ticket)) if ticket.take(&web.replay, now).await == Taken::First => {
-            Some((host, ticket))
+    let found = host(&headers)
+        .and_then(|host| Delivery::open(&web, &host, &query, now).map(|found| (host, found)));
+    // Used up wherever it comes from.
+    let found = match found {
+        Some((host, delivery))
+            if delivery.ticket().take(&web.replay, now).await == Taken::First =>
+        {
+            Some((host, delivery))
         }
         _ => None,
     };
@@ -135,8 +230,11 @@ pub(super) async fn finish(
         // A person opened the address as a page. The redirect takes the ticket out of the address bar.
         return see_other(&format!("{PATHS}late"), []);
     }
-    let cookies = match &ticket {
-        Some((host, ticket)) => web.redeem(host, ticket, &headers, now).await,
+    let cookies = match &found {
+        Some((host, Delivery::Opened(ticket))) => web.redeem(host, ticket, &headers, now).await,
+        Some((host, Delivery::Sibling(ticket))) => {
+            web.redeem_sibling(host, ticket, &headers, now).await
+        }
         None => Vec::new(),
     };
     if cookies.is_empty() && headers.get("sec-fetch-site").is_some_and(|site| site == "cross-site")
@@ -172,11 +270,18 @@ pub(super) async fn arrived(
     let Some(host) = host(&headers) else { return web.pages().nothing() };
     let path = query.get("to").filter(|path| flow::is_path(path)).map_or("/", String::as_str);
     let address = format!("{}{path}", web.urls().origin(host.as_str()));
+    let now = Timestamp::now();
     let here = match cookie(&headers, SESSION_COOKIE) {
-        Some(id) => web.find(&id, host.as_str(), Timestamp::now()).await,
+        Some(id) => web.find(&id, host.as_str(), now).await,
         None => None,
     };
-    if here.is_some() {
+    if let Some(session) = here {
+        if query.contains_key(ALONE) {
+            // Not again for a while: the browser would be led round for nothing.
+            for other in web.hosts_without_cookie(host.as_str(), &session, now) {
+                session.note_cookie_sent(other.as_str(), now);
+            }
+        }
         return see_other(&address, []);
     }
     // Without the store no ticket can be used, however early the browser comes.

@@ -172,6 +172,7 @@ impl<'de> Deserialize<'de> for RawWorkspace {
             table.optional::<Choice<Admission>>("admission").map_or(Admission::Grants, |a| a.0);
         let destination = table.optional_s::<RawDestination>("destination");
         let protocol = table.optional_s::<Choice<Protocol>>("protocol");
+        let origins = fields::origins(&mut table);
         let grants = table.optional::<Vec<RawGrant>>("grants").unwrap_or_default();
         let mut raw_endpoints = table.optional::<Vec<RawEndpoint>>("ports").unwrap_or_default();
         raw_endpoints.extend(
@@ -194,6 +195,7 @@ impl<'de> Deserialize<'de> for RawWorkspace {
                     protocol: protocol.as_ref().map_or(Protocol::Http, |p| p.value.0),
                     admission,
                     destination: destination.value.0,
+                    origins: origins.clone(),
                 };
                 let checked = with_address(endpoint).map_err(|m| mistake(destination.span, m));
                 match checked {
@@ -209,7 +211,7 @@ impl<'de> Deserialize<'de> for RawWorkspace {
         }
         for raw in raw_endpoints {
             let span = raw.span;
-            match raw.endpoint(admission, address) {
+            match raw.endpoint(admission, &origins, address) {
                 Err(message) => table.errors.push(mistake(span, message)),
                 Ok(endpoint) if endpoints.iter().any(|e| e.name == endpoint.name) => {
                     table.errors.push(mistake(span, format!("{} is listed twice", endpoint.name)));

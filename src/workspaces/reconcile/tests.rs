@@ -18,8 +18,8 @@ use super::{
 use crate::{
     time::MonotonicTime,
     workspaces::{
-        Admission, Destination, Endpoint, EndpointName, Person, Phase, Protocol, Revision,
-        Workspace, WorkspaceId,
+        Admission, Destination, Endpoint, EndpointName, EndpointOrigins, Person, Phase, Protocol,
+        Revision, Workspace, WorkspaceId,
         directory::Member,
         registry::{LookupResult, Publisher, Registry, SourceRules},
         source::{Capabilities, SourceError, SourceEvent, SourceId},
@@ -107,6 +107,7 @@ fn described(number: u8, life: Life) -> Workspace {
         protocol: Protocol::Http,
         admission: if life.open { Admission::Public } else { Admission::Owner },
         destination: Destination::Address(address.parse().unwrap()),
+        origins: EndpointOrigins::default(),
     };
     Workspace {
         id: id(number),

@@ -247,7 +247,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::workspaces::{Admission, Endpoint, EndpointName, Person, Phase, Protocol, Revision};
+    use crate::workspaces::{
+        Admission, Endpoint, EndpointName, EndpointOrigins, Person, Phase, Protocol, Revision,
+    };
 
     /// A workspace that claims these ports of addresses; port zero stands for all.
     fn workspace(id: &str, claims: &BTreeSet<(u8, u16)>) -> Workspace {
@@ -256,6 +258,7 @@ mod tests {
             protocol: Protocol::Http,
             admission: Admission::Owner,
             destination: Destination::Address(format!("10.0.0.{host}:{port}").parse().unwrap()),
+            origins: EndpointOrigins::default(),
         };
         let ports = claims.iter().filter(|(_, port)| *port != ALL_PORTS);
         let all = claims.iter().find(|(_, port)| *port == ALL_PORTS);

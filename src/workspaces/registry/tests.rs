@@ -1,6 +1,7 @@
 use super::*;
 use crate::workspaces::{
-    Destination, Endpoint, EndpointName, Person, Phase, Protocol, Revision, directory::Member,
+    Destination, Endpoint, EndpointName, EndpointOrigins, Person, Phase, Protocol, Revision,
+    directory::Member,
 };
 
 fn registry(sources: &[&str]) -> Vec<Publisher> {
@@ -26,6 +27,7 @@ fn workspace(id: &str, phase: Phase) -> Workspace {
         protocol: Protocol::Http,
         admission: Admission::Owner,
         destination: Destination::Backend("b".into()),
+        origins: EndpointOrigins::default(),
     };
     Workspace {
         id: id.parse().unwrap(),

@@ -53,6 +53,7 @@ fn scene(admission: Admission, phase: Phase) -> (Arc<Identity>, Workspace) {
         protocol: Protocol::Http,
         admission,
         destination: Destination::Backend("b".into()),
+        origins: EndpointOrigins::default(),
     });
     (Arc::new(who), workspace)
 }

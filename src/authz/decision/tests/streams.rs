@@ -26,7 +26,13 @@ fn ask(
     policies: PolicySets<'_>,
 ) -> Decision {
     let mut workspace = workspace(person(Some("s"), None, None));
-    workspace.endpoints.push(Endpoint { name: name.clone(), protocol, admission, destination });
+    workspace.endpoints.push(Endpoint {
+        name: name.clone(),
+        protocol,
+        admission,
+        destination,
+        origins: EndpointOrigins::default(),
+    });
     let known = Arc::new(identity(&profile("corp", &[MatchBy::Subject]), "s"));
     decide(
         &place(name.clone()),
@@ -92,6 +98,7 @@ fn s14_a_backend_that_is_not_permitted_gets_nothing_whatever_its_source_says() {
             protocol: Protocol::Http,
             admission: Admission::Public,
             destination: Destination::Backend(name.into()),
+            origins: EndpointOrigins::default(),
         });
         let ranges = DestinationLimits::default().with_backends(backends);
         let decision = decide(
@@ -117,7 +124,7 @@ fn s1_an_undeclared_port_is_http() {
             &place(EndpointName::Port(99)),
             &RequestContext { is_stream, ..RequestContext::default() },
             Authentication::Known(Arc::clone(&known)),
-            &ruled(rules, vec![workspace.clone()]),
+            &ruled(rules.clone(), vec![workspace.clone()]),
             &permissive(),
             PolicySets::default(),
         );

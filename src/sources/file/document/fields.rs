@@ -10,10 +10,10 @@ use toml_span::{DeserError, Deserialize, Span, Value, de_helpers::TableHelper, v
 use super::IssuerRef;
 use crate::{
     diagnostics::{self, Choice, mistake},
-    sources::issuer_key::IssuerKey,
+    sources::{cross_origin::CrossOriginKey, issuer_key::IssuerKey},
     workspaces::{
-        Admission, AppName, Destination, Endpoint, EndpointName, Grant, Grantee, IssuerNames,
-        NamedServer, Person, Protocol, WorkspaceId,
+        Admission, AppName, CorsAnswers, Destination, Endpoint, EndpointName, EndpointOrigins,
+        Grant, Grantee, IssuerNames, NamedServer, Person, Protocol, WorkspaceId,
         destination::{Address, Server, is_backend},
         pattern::parse_port,
     },
@@ -110,6 +110,7 @@ pub(super) struct RawEndpoint {
     pub(super) protocol: Protocol,
     pub(super) admission: Option<Admission>,
     pub(super) destination: Option<Destination>,
+    pub(super) origins: EndpointOrigins,
     /// The backend that it names, and where.
     pub(super) backend: Option<(Arc<str>, Span)>,
     pub(super) span: Span,
@@ -119,6 +120,7 @@ impl RawEndpoint {
     pub(super) fn endpoint(
         self,
         inherited: Admission,
+        origins: &EndpointOrigins,
         address: Option<Address>,
     ) -> Result<Endpoint, String> {
         let destination = match (self.destination, &self.name, address) {
@@ -134,7 +136,12 @@ impl RawEndpoint {
             }
         };
         let admission = self.admission.unwrap_or(inherited);
-        with_address(Endpoint { name: self.name, protocol: self.protocol, admission, destination })
+        let origins = EndpointOrigins {
+            cross_origin: self.origins.cross_origin.or_else(|| origins.cross_origin.clone()),
+            cors_answers: self.origins.cors_answers.or(origins.cors_answers),
+        };
+        let Self { name, protocol, .. } = self;
+        with_address(Endpoint { name, protocol, admission, destination, origins })
     }
 
     pub(super) fn read<'de, N>(
@@ -153,8 +160,17 @@ impl RawEndpoint {
         let destination = destination.map(|d| d.value.0);
         let protocol =
             table.optional::<Choice<Protocol>>("protocol").map(|p| p.0).unwrap_or_default();
+        let origins = origins(&mut table);
         table.finalize(None)?;
-        Ok(Self { name: name?.into(), protocol, admission, destination, backend, span })
+        Ok(Self { name: name?.into(), protocol, admission, destination, origins, backend, span })
+    }
+}
+
+/// The keys about pages of other origins.
+pub(super) fn origins(table: &mut TableHelper<'_>) -> EndpointOrigins {
+    EndpointOrigins {
+        cross_origin: table.optional::<CrossOriginKey>("cross_origin").map(|key| key.0),
+        cors_answers: table.optional::<Choice<CorsAnswers>>("cors_answers").map(|c| c.0),
     }
 }
 
