@@ -12,6 +12,8 @@ import * as core from './scenarios.mjs';
 import * as hostile from './hostile.mjs';
 import * as pages from './pages.mjs';
 import * as late from './late.mjs';
+import * as ports from './ports.mjs';
+import * as hostilePorts from './hostile_ports.mjs';
 
 // The provider tells of what a production would need.
 console.info = console.warn = () => {};
@@ -60,7 +62,7 @@ async function stage(number, version, { two = false, lifetimes = '' } = {}) {
   const tls = certificates(own, idps);
   const port = await freePort(address);
   const gate = new Gate({ root, directory: own, version, address, port, pages: `127.0.0.1:${await freePort('127.0.0.1')}` });
-  Object.assign(gate, { ca: tls.ca, pin: tls.pin, artefacts, issued: [], logs: [] });
+  Object.assign(gate, { ca: tls.ca, pin: tls.pin, tls, artefacts, issued: [], logs: [] });
   const names = ['corp', 'partner'].slice(0, two ? 2 : 1);
   gate.providers = await Promise.all(names.map((name, at) => startProvider({
     address: idps[at],
@@ -75,7 +77,7 @@ async function stage(number, version, { two = false, lifetimes = '' } = {}) {
   })));
   const attack = { targets: () => [gate.url('mine', '/secret'), gate.url('second', '/secret'), gate.login()], parent: () => PARENT };
   const workspaces = await Promise.all(
-    ['mine', 'second', 'bobs', 'hostile', 'nasty', 'moving'].map((name) => startWorkspace(name, attack)),
+    ['mine', 'second', 'bobs', 'hostile', 'nasty', 'moving', 'ported', 'api', 'foe'].map((name) => startWorkspace(name, attack)),
   );
   gate.workspaces = Object.fromEntries(workspaces.map((workspace) => [workspace.name, workspace]));
   gate.list = (change = {}) => {
@@ -84,10 +86,14 @@ async function stage(number, version, { two = false, lifetimes = '' } = {}) {
       const at = gate.workspaces[id] ? `, destination: "127.0.0.1:${gate.workspaces[id].port}"` : '';
       return `  - { id: ${id}, owner: { issuer: corp, username: ${now} }, phase: ${phase}${at}${more} }\n`;
     };
+    const ports = (all) => `, ports: [${all.map(([port, name, more]) => (
+      `{ port: ${port}, destination: "127.0.0.1:${gate.workspaces[name].port}"${more ? `, ${more}` : ''} }`)).join(', ')}]`;
     const text = 'workspaces:\n'
       + workspace('mine', 'alice') + workspace('second', 'alice') + workspace('bobs', 'bob')
       + workspace('hostile', 'mallory', ', admission: authenticated') + workspace('nasty', 'mallory', ', admission: authenticated')
-      + workspace('moving', 'alice');
+      + workspace('moving', 'alice')
+      + workspace('ported', 'alice', ports([[3000, 'ported'], [8080, 'api'], [8081, 'api', 'cors_answers: workspace'], [9000, 'api', 'cross_origin: none'], ...(change.ports ?? [])]))
+      + workspace('foe', 'mallory', `, admission: authenticated${ports([[3000, 'foe'], [8080, 'foe']])}`);
     writeFileSync(join(own, 'workspaces.yaml'), text);
   };
   gate.list();
@@ -155,11 +161,14 @@ try {
   // Sessions end while the rest goes on.
   const ending = late.begin(other);
   for (const [name, run] of Object.entries(core.tests)) await test(name, () => run(gate));
+  for (const [name, run] of Object.entries(ports.tests)) await test(name, () => run(gate));
   for (const [name, run] of Object.entries(hostile.tests)) await test(name, () => run(gate));
+  for (const [name, run] of Object.entries(hostilePorts.tests)) await test(name, () => run(gate));
   for (const [name, run] of Object.entries(pages.chooser)) await test(name, () => run(other));
   for (const version of versions.slice(0, -1)) {
     const older = await stage(2 + versions.indexOf(version), version);
     for (const name of core.everywhere) await test(`${name} [HAProxy ${version}]`, () => core.tests[name](older));
+    for (const name of ports.everywhere) await test(`${name} [HAProxy ${version}]`, () => ports.tests[name](older));
     await test(`p1 [HAProxy ${version}]`, () => hostile.nothingArrived(older));
     await older.closeAll();
   }

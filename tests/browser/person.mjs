@@ -9,7 +9,7 @@ import { chromium } from 'playwright-core';
 // Whatever the browser ever held that must stay between it and us: value to what it is.
 export const secrets = new Map();
 const OURS = /^__Host-identity/i;
-const PARAMETERS = ['r', 't', 'code', 'state', 'nonce', 'id_token_hint'];
+const PARAMETERS = ['r', 't', 's', 'code', 'state', 'nonce', 'id_token_hint'];
 
 export function keep(value, what) {
   if (value && value.length >= 16) secrets.set(value, what);
@@ -50,7 +50,7 @@ export class Person {
     this.requests.push({ url: sent.url(), navigation: sent.isNavigationRequest(), method: sent.method() });
     const url = new URL(sent.url());
     for (const name of PARAMETERS) {
-      const of = name === 't' ? `ticket of ${url.hostname}` : name;
+      const of = ['t', 's'].includes(name) ? `ticket of ${url.hostname}` : name;
       keep(url.searchParams.get(name), of);
     }
   }

@@ -37,7 +37,7 @@ function serve(name, gate, reports, request, response) {
       reports.push(text);
       response.end('noted');
     } else if (page) {
-      page(response, gate);
+      page(response, gate, request);
     } else {
       response.setHeader('content-type', 'text/html; charset=utf-8');
       const user = request.headers['x-forwarded-user'] ?? 'anonymous';
@@ -121,6 +121,67 @@ const pages = {
       document.querySelector('#state').textContent = document.cookie;
     </script>`);
   },
+  // What a page of another port uses.
+  '/api': (response, gate, request) => response.setHeader('content-type', 'application/json').end(JSON.stringify({
+    method: request.method, user: request.headers['x-forwarded-user'], origin: request.headers.origin, csrf: request.headers['x-csrf'],
+  })),
+  '/events': (response, gate, request) => response.setHeader('content-type', 'text/event-stream')
+    .write(`data: ${request.headers['x-forwarded-user']}\n\n`),
+  '/pixel.svg': (response) => response.setHeader('content-type', 'image/svg+xml')
+    .end('<svg xmlns="http://www.w3.org/2000/svg" width="1" height="1"/>'),
+  '/lib.js': (response) => response.setHeader('content-type', 'text/javascript').end('window.loaded = (window.loaded ?? 0) + 1;'),
+  // Answers CORS itself, as an app does that knows its front end.
+  '/own': (response, gate, request) => {
+    response.setHeader('access-control-allow-origin', request.headers.origin ?? '*');
+    response.setHeader('access-control-allow-credentials', 'true');
+    response.setHeader('access-control-allow-headers', 'x-csrf');
+    response.setHeader('access-control-allow-methods', 'PUT');
+    response.setHeader('access-control-expose-headers', 'x-own');
+    response.setHeader('x-own', 'yes');
+    response.end(JSON.stringify({ user: request.headers['x-forwarded-user'] }));
+  },
+  // Lets every other origin read what it may have, as far as a workspace can.
+  '/open': (response) => {
+    response.setHeader('access-control-allow-origin', '*');
+    response.setHeader('timing-allow-origin', '*');
+    response.end('open');
+  },
+  '/away': (response, gate, request) => response.writeHead(307, {
+    location: new URL(request.url, 'http://workspace').searchParams.get('to'),
+    'access-control-allow-origin': request.headers.origin ?? '*',
+    'access-control-allow-credentials': 'true',
+    'access-control-allow-headers': 'x-csrf',
+    'access-control-allow-methods': 'PUT',
+  }).end(),
+  '/relay.js': (response) => response.setHeader('content-type', 'text/javascript').end(`
+    self.addEventListener('install', () => self.skipWaiting());
+    self.addEventListener('activate', (event) => event.waitUntil(self.clients.claim()));
+    const seen = [];
+    self.addEventListener('fetch', (event) => { seen.push(event.request.url); });
+    self.addEventListener('message', (event) => event.waitUntil((async () => {
+      const results = [];
+      for (const [url, options] of event.data) {
+        try {
+          const answer = await fetch(url, options);
+          results.push([answer.type, answer.status, await answer.text()]);
+        } catch (error) { results.push(['error', String(error)]); }
+      }
+      event.ports[0].postMessage({ results, seen });
+    })()));
+  `),
+  '/relay': (response) => html(response, `<title>relay</title><p id="state">waiting</p><script>
+    (async () => {
+      await navigator.serviceWorker.register('/relay.js', { scope: '/' });
+      await navigator.serviceWorker.ready;
+      window.relay = async (calls) => {
+        const channel = new MessageChannel();
+        const heard = new Promise((done) => { channel.port1.onmessage = ({ data }) => done(data); });
+        (await navigator.serviceWorker.ready).active.postMessage(calls, [channel.port2]);
+        return heard;
+      };
+      document.querySelector('#state').textContent = 'ready';
+    })().catch((error) => { document.querySelector('#state').textContent = String(error); });
+  </script>`),
   // Pages of other hosts can be asked for in many ways that need no permission to read the answer.
   '/forge': (response, gate) => html(response, `<title>forge</title><p id="state">waiting</p>
     <iframe name="frame"></iframe><script>
