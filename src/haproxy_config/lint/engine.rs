@@ -33,8 +33,8 @@ const BROWSER: [(&str, &str); 9] = [
     ("requested_with", "req.fhdr(x-requested-with)"),
     ("fetch_site", "req.fhdr(sec-fetch-site)"),
     ("origin", "req.fhdr(origin)"),
-    ("preflight_method", "req.fhdr(access-control-request-method)"),
-    ("preflight_headers", "req.fhdr(access-control-request-headers)"),
+    ("preflight_method", "req.fhdr(access-control-request-method),bytes(0,33)"),
+    ("preflight_headers", "req.fhdr(access-control-request-headers),bytes(0,1025)"),
 ];
 /// For pages that show a workspace in a frame.
 const FRAMES: [(&str, &str); 1] = [("referer", "req.fhdr(referer),bytes(0,300)")];
