@@ -165,7 +165,7 @@ impl Session {
 
     /// Notes that a browser which opens a host is led through the login host, for cookies of other hosts. Returns whether it
     /// may be: not again at once, and not again and again for hosts that take none. Nor just after the sign-in: another
-    /// agent may have made cookies that this one has not heard of.
+    /// agent may have made cookies that this one does not know yet.
     #[must_use]
     pub fn begin_round(&self, host: &str, others: &[&str], now: Timestamp) -> bool {
         now.since(self.began) >= SETTLING_TIME
