@@ -9,6 +9,9 @@ use crate::{
 mod pages;
 mod room;
 
+/// The values of several Cookie lines, and what arrives.
+type Case = (Vec<Vec<u8>>, Option<Vec<u8>>);
+
 /// Lines of Cookie with these values, with other headers between them.
 fn lines(cookies: &[Vec<u8>]) -> Vec<u8> {
     let mut lines = b"X-First: cookie: no\r\nCookie2: no\r\n".to_vec();
@@ -28,7 +31,7 @@ fn lines(cookies: &[Vec<u8>]) -> Vec<u8> {
 async fn q6_several_cookie_lines_are_one_line() {
     let long = |name: &str, size: usize| format!("{name}={}", "x".repeat(size)).into_bytes();
     let crumbs: Vec<Vec<u8>> = (0..80).map(|n| format!("k{n}=v{n}").into_bytes()).collect();
-    let cases: Vec<(Vec<Vec<u8>>, Option<Vec<u8>>)> = vec![
+    let cases: Vec<Case> = vec![
         (
             vec![b"a=1".into(), b"b=\"2\"; c= d".into(), b"e=\xff\tf".into()],
             Some(b"a=1; b=\"2\"; c= d; e=\xff\tf".into()),

@@ -212,7 +212,7 @@ async fn sized(stage: &Stage, grows: Grows, size: usize) -> String {
         }
         Grows::Query => format!("GET /?{} HTTP/1.1\r\nHost: {at}\r\n\r\n", "x".repeat(size)),
         Grows::Headers => {
-            let lines: String = (0..size).map(|n| format!("X-{n}: x\r\n")).collect();
+            let lines = (0..size).map(|n| format!("X-{n}: x\r\n")).collect::<Vec<_>>().concat();
             format!("GET / HTTP/1.1\r\nHost: {at}\r\n{lines}\r\n")
         }
         Grows::CookieOverHttp2 => {
