@@ -359,9 +359,19 @@ impl SocketWorker {
             let here = found.filter(|(f, _)| f.socket == self.number && f.process == *process);
             here.map(|(found, id)| (found.pointer, id)).collect()
         };
-        if due.is_empty() {
-            return Ok(());
+        // Batch by batch: the first tunnels end before the details of the last ones are read.
+        for batch in due.chunks(BATCH) {
+            self.terminate_batch(process, batch).await?;
         }
+        Ok(())
+    }
+
+    /// Terminates tunnels after their streams were looked at once more.
+    async fn terminate_batch(
+        &self,
+        process: &Process,
+        due: &[(Pointer, DecisionId)],
+    ) -> Result<(), AskError> {
         let pointers: Vec<_> = due.iter().map(|(pointer, _)| *pointer).collect();
         let details = process.details(&pointers).await?;
         let details: HashMap<_, _> = details.iter().map(|d| (d.pointer, d)).collect();
@@ -369,28 +379,26 @@ impl SocketWorker {
         {
             let mut state = self.tunnels.lock();
             for (pointer, id) in due {
-                let Some(entry) = state.entries.get_mut(&id) else { continue };
+                let Some(entry) = state.entries.get_mut(id) else { continue };
                 let Some(found) = &entry.located else { continue };
                 let location = &entry.tunnel.location;
-                if details.get(&pointer).is_some_and(|d| location.is(d, found.process_id)) {
+                if details.get(pointer).is_some_and(|d| location.is(d, found.process_id)) {
                     // If the reply of HAProxy is lost, the record of the tunnel's end still has its
                     // cause.
                     entry.attempted = true;
-                    sure.push((pointer, id));
+                    sure.push((*pointer, *id));
                 } else {
-                    gone.push(id);
+                    gone.push(*id);
                 }
             }
         }
         self.tunnels.ended(&gone);
-        for batch in sure.chunks(BATCH) {
-            let pointers: Vec<_> = batch.iter().map(|(pointer, _)| *pointer).collect();
-            let shut = process.shut(&pointers).await?;
-            let done = batch.iter().zip(shut).map(|((_, id), was_there)| (*id, was_there));
-            let (terminated, gone): (Vec<_>, Vec<_>) = done.partition(|(_, was_there)| *was_there);
-            self.tunnels.note_terminated(terminated.into_iter().map(|(id, _)| id));
-            self.tunnels.ended(&gone.into_iter().map(|(id, _)| id).collect::<Vec<_>>());
-        }
+        let pointers: Vec<_> = sure.iter().map(|(pointer, _)| *pointer).collect();
+        let shut = process.shut(&pointers).await?;
+        let done = sure.iter().zip(shut).map(|((_, id), was_there)| (*id, was_there));
+        let (terminated, gone): (Vec<_>, Vec<_>) = done.partition(|(_, was_there)| *was_there);
+        self.tunnels.note_terminated(terminated.into_iter().map(|(id, _)| id));
+        self.tunnels.ended(&gone.into_iter().map(|(id, _)| id).collect::<Vec<_>>());
         Ok(())
     }
 

@@ -81,7 +81,6 @@ export const tests = [
     app: 'Express',
     version: (gate) => gate.packaged('express'),
     what: 'API at port 8080, opened before in a tab, log-in of its own by `Authorization: Bearer`',
-    waiting: "a Bearer token of the app's own next to a session",
     async run(gate) {
       await api(gate);
       const url = gate.url('8080-front');
@@ -96,7 +95,6 @@ export const tests = [
     app: 'Vite and Express',
     version: (gate) => `${gate.packaged('vite')}, ${gate.packaged('express')}`,
     what: 'page at one port, API at another that was never opened: fetch with preflights, the API\'s own `Bearer`, EventSource, WebSocket',
-    waiting: 'requests between the ports of one workspace',
     async run(gate) {
       await vite(gate);
       await api(gate);

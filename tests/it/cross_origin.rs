@@ -14,6 +14,8 @@ use crate::{
     support::{ALICES, BOBS, Version, host, port_host, until},
 };
 
+type Headers<'h> = Vec<(&'h str, &'h str)>;
+
 /// The page's port; the endpoint that it uses is the workspace's editor.
 const PAGE: u16 = 7000;
 
@@ -56,7 +58,7 @@ impl Stage {
         let path = self.directory.path().join("workspaces.yaml");
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.contains(from), "{text}");
-        test_stage::replace(&path, &text.replacen(from, to, 1));
+        test_stage::replace(&path, text.replacen(from, to, 1));
         until("the list", seen).await;
     }
 }
@@ -455,7 +457,7 @@ async fn q3_an_endpoint_that_appears_later_gets_a_session_at_the_next_page_and_n
         let text = std::fs::read_to_string(&path).unwrap();
         let (port, address) = (7002 + number, stage.workspaces[0].address());
         let more = format!("    ports:\n      - {{ port: {port}, destination: \"{address}\" }}");
-        test_stage::replace(&path, &text.replacen("    ports:", &more, 1));
+        test_stage::replace(&path, text.replacen("    ports:", &more, 1));
         if forget {
             alice.cookies.get_mut(LOGIN).unwrap().clear();
         }
@@ -515,7 +517,7 @@ async fn q3_a_ticket_for_another_endpoint_is_worth_nothing_elsewhere_again_or_fr
         let mut again = stage.browser();
         assert_eq!(again.ask("GET", &here, &path(&ticket), &image).await.status, 204);
         assert_eq!(with_cookie(&again), [""; 0], "{version:?}: again");
-        let elsewhere: [(&str, String, Vec<(&str, &str)>); 8] = [
+        let elsewhere: [(&str, String, Headers<'_>); 8] = [
             ("another port", port_host(6000, ALICES), image.to_vec()),
             ("another workspace", host(BOBS), image.to_vec()),
             ("another page", here.clone(), with("origin", "https://evil.test")),
