@@ -76,7 +76,7 @@ undeclared_ports = 'allow'
     }
 }
 
-/// An `agent.toml` whose files and variables are all missing or of no use.
+/// An `agent.toml` whose files and variables are all missing or cannot be used.
 const UNREADABLE: &str = "\
 [agent]
 listen = ['127.0.0.1:0']
