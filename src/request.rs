@@ -1,6 +1,6 @@
 //! The arguments of a NOTIFY message, which describe one request or TCP stream: for the gate and the agent.
 //!
-//! [`Request`] borrows them from the frame. It also tells a browser from a program, and a request that a person made
+//! [`Request`] borrows them from the frame. [`browser`] tells a browser from a program, and a request that a person made
 //! from one that a page of another site made, since only the request's own headers are needed for that. [`cookie`] reads
 //! and writes cookies; [`token_location`] finds tokens outside the Authorization header.
 //!
@@ -14,8 +14,11 @@ use thiserror::Error;
 
 use crate::spop::Value;
 
+pub mod browser;
 pub mod cookie;
 pub mod token_location;
+
+pub use browser::{AskedFor, Browser, Preflight, is_frame};
 
 /// The name of the message for HTTP requests.
 pub const AUTHORIZE: &[u8] = b"authorize";
@@ -125,52 +128,6 @@ pub struct PassedArguments {
     /// `method`, `path` and `client`, which policies read.
     pub policies: bool,
 }
-
-/// Headers that tell a person who opens a page from a program or script that fetches something.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Browser<'a> {
-    /// Sec-Fetch-Mode.
-    pub mode: Option<&'a [u8]>,
-    /// Sec-Fetch-Site.
-    pub site: Option<&'a [u8]>,
-    /// Sec-Fetch-Dest.
-    pub dest: Option<&'a [u8]>,
-    /// Accept.
-    pub accept: Option<&'a [u8]>,
-    /// Upgrade.
-    pub upgrade: Option<&'a [u8]>,
-    /// X-Requested-With.
-    pub requested_with: Option<&'a [u8]>,
-    /// Origin.
-    pub origin: Option<&'a [u8]>,
-    /// Referer.
-    pub referer: Option<&'a [u8]>,
-}
-
-/// What a CORS preflight asks for (the Fetch standard, "CORS-preflight fetch").
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct AskedFor<'a> {
-    /// Access-Control-Request-Method.
-    pub method: Option<&'a [u8]>,
-    /// Access-Control-Request-Headers.
-    pub headers: Option<&'a [u8]>,
-}
-
-/// A CORS preflight: a browser asks whether a page of another origin may send a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Preflight<'a> {
-    /// The origin of the page.
-    pub origin: &'a [u8],
-    /// The method of the request, a token.
-    pub method: &'a [u8],
-    /// The names of its headers, tokens separated by commas; `None` if there are none, or if they are anything else.
-    pub headers: Option<&'a [u8]>,
-}
-
-/// The longest method that a preflight may ask for, in bytes.
-const MAX_METHOD: usize = 32;
-/// The longest list of names of headers that a preflight may ask for, in bytes.
-const MAX_HEADERS: usize = 1024;
 
 /// Why a message cannot be read. The cause is an SPOE configuration that differs from the shipped one.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -326,26 +283,6 @@ impl<'a> Request<'a> {
     }
 }
 
-impl Request<'_> {
-    /// Whether a person opens a page in a browser, which can be redirected to sign in and come back. Programs,
-    /// WebSockets and scripts cannot, and get a status code instead.
-    #[must_use]
-    pub fn navigates(&self) -> bool {
-        let Browser { mode, dest, accept, upgrade, requested_with, .. } = self.browser;
-        let set = |value: Option<&[u8]>| value.is_some_and(|value| !value.is_empty());
-        if !matches!(self.method, Some(b"GET" | b"HEAD")) || set(upgrade) {
-            return false;
-        }
-        // Fetch Metadata says it exactly; the other headers are for browsers before 2023.
-        if let Some(mode) = mode.filter(|mode| !mode.is_empty()) {
-            return mode == b"navigate" && dest.is_some_and(is_page);
-        }
-        let script = requested_with.is_some_and(|by| by.eq_ignore_ascii_case(b"XMLHttpRequest"));
-        let program = set(self.authorization) || set(self.token);
-        !script && !program && accept.is_some_and(prefers_html)
-    }
-}
-
 impl<'a> Reuse<'a> {
     /// Reads an argument. Returns whether it is one of these. A value of the wrong type counts as absent: then the
     /// response cannot be reused, and the request is decided as usual.
@@ -390,101 +327,6 @@ impl<'a> StreamLocation<'a> {
     }
 }
 
-impl Request<'_> {
-    /// Whether the request comes from the user or from a page of the same origin, or opens a page. False for any other
-    /// request that a page of another origin makes with the user's cookies (Fetch Metadata section 2.4). True for
-    /// browsers that do not send Fetch Metadata.
-    #[must_use]
-    pub fn is_intended_by_user(&self) -> bool {
-        let Browser { mode, site, dest, .. } = self.browser;
-        match site {
-            None | Some(b"" | b"none" | b"same-origin") => true,
-            Some(_) => {
-                matches!(self.method, Some(b"GET" | b"HEAD"))
-                    && mode == Some(b"navigate")
-                    && dest.is_some_and(is_page)
-            }
-        }
-    }
-}
-
-impl<'a> Request<'a> {
-    /// The origin of the page that makes the request, where the browser names it.
-    #[must_use]
-    pub fn origin(&self) -> Option<&'a [u8]> {
-        self.browser.origin.filter(|origin| !origin.is_empty())
-    }
-
-    /// The CORS preflight that this request is; `None` if it is another request.
-    #[must_use]
-    pub fn preflight(&self) -> Option<Preflight<'a>> {
-        let upgrades = self.upgrades > 0 || self.browser.upgrade.is_some_and(|up| !up.is_empty());
-        let is_token = |text: &[u8]| text.iter().all(|byte| is_token_byte(*byte));
-        let method = self
-            .asked_for
-            .method
-            .filter(|method| (1..=MAX_METHOD).contains(&method.len()) && is_token(method));
-        if self.is_stream || upgrades || self.method != Some(b"OPTIONS") {
-            return None;
-        }
-        // Echoed into a header of the response: no byte may mean anything else there.
-        let is_list = |list: &[u8]| {
-            list.len() <= MAX_HEADERS
-                && list.split(|byte| *byte == b',').map(trim).all(|n| !n.is_empty() && is_token(n))
-        };
-        let headers = self.asked_for.headers.filter(|headers| is_list(headers));
-        Some(Preflight { origin: self.origin()?, method: method?, headers })
-    }
-
-    /// Whether a browser opens a page in a tab of its own. Only Fetch Metadata says so, and a service worker that forwards the
-    /// request is not one: it could not be led elsewhere.
-    #[must_use]
-    pub fn opens_tab(&self) -> bool {
-        let Browser { mode, dest, upgrade, .. } = self.browser;
-        self.method == Some(b"GET")
-            && mode == Some(b"navigate")
-            && dest == Some(b"document")
-            && upgrade.is_none_or(<[u8]>::is_empty)
-    }
-
-    /// Whether a page loads a part of itself, such as an image or a script, in a way that changes nothing and that names no
-    /// origin (the Fetch standard, "append a request `Origin` header").
-    #[must_use]
-    pub fn is_part_of_page(&self) -> bool {
-        let Browser { mode, site, .. } = self.browser;
-        matches!(self.method, Some(b"GET" | b"HEAD"))
-            && mode == Some(b"no-cors")
-            && site == Some(b"same-site")
-    }
-}
-
-impl Request<'_> {
-    /// Whether a page of another origin shows the response in a frame.
-    #[must_use]
-    pub fn is_framed_by_other_origin(&self) -> bool {
-        self.is_framed()
-            && !matches!(self.browser.site, None | Some(b"" | b"none" | b"same-origin"))
-    }
-
-    /// Whether a page shows the response in a frame.
-    #[must_use]
-    pub fn is_framed(&self) -> bool {
-        self.browser.dest.is_some_and(is_frame)
-    }
-}
-
-/// Whether the destination of a request (Fetch section 2.2.5) is a frame in a page.
-#[must_use]
-pub fn is_frame(dest: &[u8]) -> bool {
-    matches!(dest, b"iframe" | b"frame" | b"embed" | b"object" | b"fencedframe")
-}
-
-/// Whether the destination of a navigation is a page that a person sees. A service worker that forwards a navigation
-/// sends "empty".
-fn is_page(dest: &[u8]) -> bool {
-    matches!(dest, b"document" | b"iframe" | b"empty")
-}
-
 /// Bytes without the optional whitespace around header values (OWS, RFC 9110 section 5.6.3): space and tab.
 fn trim(mut bytes: &[u8]) -> &[u8] {
     while let [b' ' | b'\t', rest @ ..] = bytes {
@@ -494,46 +336,6 @@ fn trim(mut bytes: &[u8]) -> &[u8] {
         bytes = rest;
     }
     bytes
-}
-
-/// Whether a byte may be part of a method or of the name of a header (tchar, RFC 9110 section 5.6.2).
-const fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        )
-}
-
-/// Whether an Accept header prefers HTML, or weighs it as high as anything else (RFC 9110 section 12.5.1).
-fn prefers_html(accept: &[u8]) -> bool {
-    let (mut html, mut most) = (0.0_f32, 0.0_f32);
-    for range in accept.split(|byte| *byte == b',') {
-        let mut parts = range.split(|byte| *byte == b';').map(trim);
-        let kind = parts.next().unwrap_or_default();
-        let quality = parts.find_map(|part| part.strip_prefix(b"q="));
-        let quality = quality.map_or(Some(1.0), |q| std::str::from_utf8(q).ok()?.parse().ok());
-        let quality: f32 = quality.filter(|q| (0.0..=1.0).contains(q)).unwrap_or(0.0);
-        if kind.eq_ignore_ascii_case(b"text/html") {
-            html = quality;
-        } else {
-            most = most.max(quality);
-        }
-    }
-    html > 0.0 && html >= most
 }
 
 /// A client certificate with the result of HAProxy's verification.
@@ -603,139 +405,4 @@ fn address(value: Value<'_>, name: &'static str) -> Result<Option<IpAddr>, Reque
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_request_of_a_page_of_another_site_is_told_from_one_of_the_user() {
-        let asked = |method: &'static [u8], site: &'static [u8], mode: &'static [u8]| {
-            let dest = Some(if mode == b"navigate" { &b"document"[..] } else { b"empty" });
-            let browser =
-                Browser { site: Some(site), mode: Some(mode), dest, ..Browser::default() };
-            Request { method: Some(method), browser, ..Request::default() }.is_intended_by_user()
-        };
-        assert!(Request::default().is_intended_by_user());
-        for site in [&b"none"[..], b"same-origin"] {
-            for (method, mode) in [(&b"POST"[..], &b"cors"[..]), (b"GET", b"navigate")] {
-                assert!(asked(method, site, mode));
-            }
-        }
-        for site in [&b"same-site"[..], b"cross-site", b"something"] {
-            assert!(asked(b"GET", site, b"navigate"), "a link");
-            for (method, mode) in
-                [(&b"POST"[..], &b"navigate"[..]), (b"GET", b"no-cors"), (b"POST", b"cors")]
-            {
-                assert!(!asked(method, site, mode));
-            }
-        }
-    }
-
-    #[test]
-    fn s15_a_frame_of_another_origin_is_told_from_a_window_and_from_ones_own_frame() {
-        let framed = |site: &'static [u8], dest: &'static [u8]| {
-            let (site, dest) = (Some(site), Some(dest));
-            let browser = Browser { site, dest, mode: Some(b"navigate"), ..Browser::default() };
-            Request { browser, ..Request::default() }.is_framed_by_other_origin()
-        };
-        for dest in [&b"iframe"[..], b"frame", b"embed", b"object", b"fencedframe"] {
-            for site in [&b"same-site"[..], b"cross-site", b"something"] {
-                assert!(framed(site, dest));
-            }
-            for site in [&b"same-origin"[..], b"none", b""] {
-                assert!(!framed(site, dest));
-            }
-        }
-        assert!(!framed(b"cross-site", b"document") && !framed(b"cross-site", b"empty"));
-    }
-
-    #[test]
-    fn q2_a_preflight_is_an_options_request_with_origin_and_method_and_names_only_tokens() {
-        let whole = Request {
-            method: Some(b"OPTIONS"),
-            browser: Browser { origin: Some(b"https://a.test"), ..Browser::default() },
-            asked_for: AskedFor { method: Some(b"PUT"), headers: Some(b"content-type, x-a") },
-            ..Request::default()
-        };
-        let found = whole.preflight().unwrap();
-        assert_eq!((found.origin, found.method), (&b"https://a.test"[..], &b"PUT"[..]));
-        assert_eq!(found.headers, Some(&b"content-type, x-a"[..]));
-        let none: [fn(&mut Request<'_>); 10] = [
-            |r| r.method = Some(b"GET"),
-            |r| r.method = Some(b"options"),
-            |r| r.method = None,
-            |r| r.browser.origin = None,
-            |r| r.browser.origin = Some(b""),
-            |r| r.asked_for.method = None,
-            |r| r.asked_for.method = Some(b"PUT\r\nX: y"),
-            |r| r.asked_for.method = Some(b"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA"),
-            |r| r.browser.upgrade = Some(b"websocket"),
-            |r| r.is_stream = true,
-        ];
-        for (number, change) in none.into_iter().enumerate() {
-            let mut request = whole;
-            change(&mut request);
-            assert_eq!(request.preflight(), None, "{number}");
-        }
-        let long = [b'a'; MAX_HEADERS + 1];
-        for headers in [&b"a\r\nb"[..], b"a b", b"a,,b", b"\xff", b"a\0", b"", b"a:1", &long] {
-            let asked_for = AskedFor { headers: Some(headers), ..whole.asked_for };
-            let request = Request { asked_for, ..whole };
-            assert_eq!(request.preflight().unwrap().headers, None, "{}", headers.escape_ascii());
-        }
-    }
-
-    #[test]
-    fn q3_only_parts_of_a_page_of_the_same_site_are_told_by_their_referer() {
-        let part = |method: &'static [u8], site: &'static [u8], mode: &'static [u8]| {
-            let browser = Browser { site: Some(site), mode: Some(mode), ..Browser::default() };
-            Request { method: Some(method), browser, ..Request::default() }.is_part_of_page()
-        };
-        assert!(part(b"GET", b"same-site", b"no-cors") && part(b"HEAD", b"same-site", b"no-cors"));
-        for (method, site, mode) in [
-            (&b"POST"[..], &b"same-site"[..], &b"no-cors"[..]),
-            (b"GET", b"cross-site", b"no-cors"),
-            (b"GET", b"same-site", b"cors"),
-            (b"GET", b"same-site", b"navigate"),
-            (b"GET", b"same-site", b"websocket"),
-            (b"GET", b"", b"no-cors"),
-        ] {
-            assert!(!part(method, site, mode), "{}", mode.escape_ascii());
-        }
-        assert!(!Request::default().is_part_of_page());
-    }
-
-    #[test]
-    fn a_person_who_opens_a_page_is_told_from_programs_and_scripts() {
-        let request = |change: fn(&mut Request<'_>)| {
-            let mut request = Request { method: Some(b"GET"), ..Request::default() };
-            request.browser.accept = Some(b"text/html,application/xhtml+xml,*/*;q=0.8");
-            change(&mut request);
-            request.navigates()
-        };
-        assert!(request(|_| ()));
-        assert!(request(|r| r.method = Some(b"HEAD")));
-        assert!(request(|r| {
-            r.browser = Browser { mode: Some(b"navigate"), dest: Some(b"document"), ..r.browser };
-        }));
-        assert!(request(|r| {
-            r.browser = Browser { mode: Some(b"navigate"), dest: Some(b"empty"), ..r.browser };
-        }));
-        let programs: [fn(&mut Request<'_>); 12] = [
-            |r| r.method = Some(b"POST"),
-            |r| r.method = None,
-            |r| r.browser.upgrade = Some(b"websocket"),
-            |r| r.browser.mode = Some(b"cors"),
-            |r| r.browser.mode = Some(b"websocket"),
-            |r| r.browser = Browser { mode: Some(b"navigate"), dest: Some(b"image"), ..r.browser },
-            |r| r.browser.requested_with = Some(b"XMLHttpRequest"),
-            |r| r.authorization = Some(b"Basic x"),
-            |r| r.token = Some(b"x"),
-            |r| r.browser.accept = None,
-            |r| r.browser.accept = Some(b"*/*"),
-            |r| r.browser.accept = Some(b"application/json, text/html;q=0.5"),
-        ];
-        for (number, change) in programs.into_iter().enumerate() {
-            assert!(!request(change), "{number}");
-        }
-    }
-}
+mod tests;

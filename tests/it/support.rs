@@ -6,10 +6,16 @@ pub(crate) use test_stage::*;
 pub(crate) fn issuers(
     tables: &str,
 ) -> Result<Vec<identity_spoa::identity::settings::IssuerSettings>, String> {
-    let text = format!(
+    issuers_of_file(&format!(
         "[agent]\nlisten = ['127.0.0.1:0']\n[workspaces]\nfile = 'w.yaml'\n\
          [[host]]\npreset = 'ona'\ndomain = 'x.test'\n{tables}"
-    );
+    ))
+}
+
+/// The issuers of a whole `agent.toml`.
+pub(crate) fn issuers_of_file(
+    text: &str,
+) -> Result<Vec<identity_spoa::identity::settings::IssuerSettings>, String> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("agent.toml");
     std::fs::write(&path, text).unwrap();
