@@ -347,7 +347,7 @@ impl SocketWorker {
     /// Terminates the streams in this process that are located and must end.
     async fn terminate(&self, process: &Process) -> Result<(), AskError> {
         let now = MonotonicTime::now();
-        let due: Vec<(Pointer, DecisionId)> = {
+        let mut due: Vec<(MonotonicTime, Pointer, DecisionId)> = {
             let state = self.tunnels.lock();
             let all = state.entries.iter().filter(|(_, entry)| {
                 entry.due.is_some()
@@ -355,10 +355,16 @@ impl SocketWorker {
                         .terminated_at
                         .is_none_or(|at| now.since(at) >= TERMINATE_RETRY_INTERVAL)
             });
-            let found = all.filter_map(|(id, entry)| Some((entry.located.as_ref()?, *id)));
-            let here = found.filter(|(f, _)| f.socket == self.number && f.process == *process);
-            here.map(|(found, id)| (found.pointer, id)).collect()
+            let here = all.filter_map(|(id, entry)| {
+                let found = entry.located.as_ref()?;
+                let is_here = found.socket == self.number && found.process == *process;
+                is_here.then_some((entry.due?.since, found.pointer, *id))
+            });
+            here.collect()
         };
+        // Those that wait longest come first.
+        due.sort_unstable_by_key(|(since, pointer, _)| (*since, *pointer));
+        let due: Vec<_> = due.into_iter().map(|(_, pointer, id)| (pointer, id)).collect();
         // Batch by batch: the first tunnels end before the details of the last ones are read.
         for batch in due.chunks(BATCH) {
             self.terminate_batch(process, batch).await?;

@@ -81,8 +81,11 @@ async fn each_person_reaches_what_is_theirs_and_nothing_else() {
             let reply = stage.get_with(&port_host(port, ALICES), Some(&guest)).await;
             assert_eq!(reply.status, status, "{version:?} {}", reply.body);
         }
-        let log = stage.haproxy.log();
-        let line = log.lines().find(|l| l.contains("reason=not_permitted")).unwrap();
+        let line = until("the line of the denied request", async || {
+            let log = stage.haproxy.log();
+            log.lines().find(|l| l.contains("reason=not_permitted")).map(str::to_owned)
+        })
+        .await;
         assert!(
             line.contains("user=\"bob\"") && line.contains(&format!("workspace={ALICES}")),
             "{line}"

@@ -1,6 +1,7 @@
 //! The terminator against a runtime API that is a master with ten connections, which fails as planned.
 
 use std::{
+    fmt::Write as _,
     path::PathBuf,
     sync::atomic::{AtomicUsize, Ordering},
 };
@@ -193,24 +194,30 @@ fn id_of(process: u32) -> DecisionId {
 
 impl Desk {
     fn new(master: &Arc<Master>) -> Self {
+        let all = master.processes.iter().map(|process| (*process, *process));
+        Self::with(master.path(), all)
+    }
+
+    /// With tunnels of these processes and numbers of streams.
+    fn with(socket: PathBuf, all: impl Iterator<Item = (u32, u32)>) -> Self {
         let (audit_log, _writer) =
             crate::audit::AuditLog::to_sink(Box::new(std::io::sink()), 1 << 20).unwrap();
         let tunnels = Arc::new(Tunnels::new(TunnelSettings::default(), 1, Arc::new(audit_log)));
-        for process in &master.processes {
+        for (process, stream) in all {
             let usual = tunnel(TunnelCredential::None, named(false));
             let location = TunnelLocation {
-                stream: Some(*process),
+                stream: Some(stream),
                 started: None,
-                process: Some(*process),
+                process: Some(process),
                 ..usual.location.clone()
             };
             let tunnel =
-                Tunnel { id: id_of(*process), opened: MonotonicTime::now(), location, ..usual };
+                Tunnel { id: id_of(stream), opened: MonotonicTime::now(), location, ..usual };
             tunnels.open(tunnel).unwrap();
         }
         let stop = CancellationToken::new();
         let terminator = TunnelTerminator::new(
-            Socket::Unix(master.path()),
+            Socket::Unix(socket),
             SocketId::new(0),
             Arc::clone(&tunnels),
             None,
@@ -297,4 +304,85 @@ async fn r1_what_is_due_is_terminated_at_once_when_haproxy_comes_back() {
     master.listen();
     let took = master.ends(8, Instant::now()).await;
     assert!(took <= PROMISE, "{took:?}");
+}
+
+/// Answers the commands to a process with many streams. The details of the last ones never come.
+async fn serve_many(stream: UnixStream, streams: u32, silent: u32, shut: &Mutex<usize>) {
+    let (read, mut write) = stream.into_split();
+    let mut lines = BufReader::new(read);
+    let mut line = String::new();
+    if lines.read_line(&mut line).await.unwrap_or(0) == 0 {
+        return;
+    }
+    let mut answer = String::new();
+    for command in line.trim_end().split(';') {
+        let command = command.strip_prefix("@!8 ").unwrap_or(command);
+        let (words, number) = match command.rsplit_once(" 0x") {
+            Some((words, pointer)) => (words, u32::from_str_radix(pointer, 16).unwrap()),
+            None => (command, 0),
+        };
+        match words {
+            "show sess" if number == 0 => {
+                for number in 1..=streams {
+                    let _ = writeln!(
+                        answer,
+                        "0x{number:x}: proto=tcpv4 src=127.0.0.1:5 fe=gate be=b srv=s age=1s"
+                    );
+                }
+                answer.push('\n');
+            }
+            "show sess" if number > silent => std::future::pending::<()>().await,
+            "show sess" => {
+                let _ = write!(
+                    answer,
+                    "0x{number:x}: [24/Nov/2026:19:20:36.812610] id={number} proto=tcpv4 source=127.0.0.1:5\n  \
+                     frontend=gate (id=2 mode=http)\n  txn=0x1 rsp.st=MSG_TUNNEL\n      \
+                     co0=0x1 ctrl=tcpv4 mux=H1 data=STRM\n\n"
+                );
+            }
+            "shutdown session" => {
+                *shut.lock() += 1;
+                answer.push('\n');
+            }
+            "show proc" => {
+                answer += "#<PID>          <type>          <reloads>\n1               master          0\n# workers\n8  worker  0\n\n";
+            }
+            "show info" => answer += "Name: HAProxy\nVersion: 3.2.26-1\nPid: 8\nTainted: 0\n\n",
+            other => panic!("{other}"),
+        }
+    }
+    let _ = write.write_all(answer.as_bytes()).await;
+    let _ = lines.read_to_end(&mut Vec::new()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_of_many_tunnels_end_before_the_last_ones_are_looked_at() {
+    let streams = 3 * u32::try_from(BATCH).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("master.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let (shut, silent) = (Arc::new(Mutex::new(0)), Arc::new(AtomicUsize::new(usize::MAX)));
+    let (counted, from) = (Arc::clone(&shut), Arc::clone(&silent));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (shut, from) = (Arc::clone(&counted), Arc::clone(&from));
+            tokio::spawn(async move {
+                let from = u32::try_from(from.load(Ordering::SeqCst)).unwrap_or(u32::MAX);
+                serve_many(stream, streams, from, &shut).await;
+            });
+        }
+    });
+    let desk = Desk::with(path, (1..=streams).map(|stream| (8, stream)));
+    for stream in 1..=streams {
+        desk.found(stream).await;
+    }
+    silent.store(usize::try_from(streams - 1).unwrap(), Ordering::SeqCst);
+    let all = (1..=streams).map(|stream| (id_of(stream), TerminationCause::Administrator(None)));
+    desk.tunnels.mark_for_termination(all);
+    let some = async {
+        while *shut.lock() < 2 * BATCH {
+            sleep(Duration::from_millis(2)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), some).await.expect("the first two batches end");
 }
