@@ -246,6 +246,19 @@ pub struct Endpoint {
     pub origins: EndpointOrigins,
 }
 
+impl Endpoint {
+    /// An endpoint that says nothing about pages of other origins: what the source says holds for it.
+    #[must_use]
+    pub fn new(
+        name: EndpointName,
+        protocol: Protocol,
+        admission: Admission,
+        destination: Destination,
+    ) -> Self {
+        Self { name, protocol, admission, destination, origins: EndpointOrigins::default() }
+    }
+}
+
 /// The platform's own counters for the version of a description, to tell older descriptions from
 /// newer ones.
 ///

@@ -13,8 +13,8 @@ use tokio::sync::mpsc;
 
 use super::http::{self, PlatformApi};
 use crate::workspaces::{
-    Admission, AppName, Endpoint, EndpointName, EndpointOrigins, Grant, Grantee, Person, Phase,
-    Protocol, Revision, Workspace, WorkspaceId,
+    Admission, AppName, Endpoint, EndpointName, Grant, Grantee, Person, Phase, Protocol, Revision,
+    Workspace, WorkspaceId,
     destination::DestinationTemplate,
     directory::Member,
     source::{Capabilities, IdentityMapping, Source, SourceError, SourceEvent},
@@ -166,13 +166,7 @@ impl Coder {
             if endpoints.iter().all(|endpoint| endpoint.name != name) {
                 // Coder's applications and shared ports are web pages.
                 let (protocol, admission) = (Protocol::Http, admission(level));
-                endpoints.push(Endpoint {
-                    name,
-                    protocol,
-                    admission,
-                    destination,
-                    origins: EndpointOrigins::default(),
-                });
+                endpoints.push(Endpoint::new(name, protocol, admission, destination));
             }
         };
         let agents = || {

@@ -16,8 +16,7 @@ use super::{
     http::PlatformApi,
 };
 use crate::workspaces::{
-    Admission, Endpoint, EndpointName, EndpointOrigins, Person, Phase, Protocol, Revision,
-    Workspace, WorkspaceId,
+    Admission, Endpoint, EndpointName, Person, Phase, Protocol, Revision, Workspace, WorkspaceId,
     destination::DestinationTemplate,
     directory::Member,
     source::{Capabilities, IdentityMapping, Source, SourceError, SourceEvent},
@@ -90,13 +89,7 @@ impl Gitpod {
             if let Some(destination) = self.settings.destination.render(&id, &name) {
                 // Gitpod's protocols for a port are HTTP and HTTPS only.
                 let protocol = Protocol::Http;
-                endpoints.push(Endpoint {
-                    name,
-                    protocol,
-                    admission,
-                    destination,
-                    origins: EndpointOrigins::default(),
-                });
+                endpoints.push(Endpoint::new(name, protocol, admission, destination));
             }
         };
         push(EndpointName::Main, whole);

@@ -31,8 +31,8 @@ use super::http::{self, PlatformApi};
 use crate::{
     lock::Mutex,
     workspaces::{
-        Admission, AppName, Destination, Endpoint, EndpointName, EndpointOrigins, Grant, Grantee,
-        NamedServer, PathRule, Person, Phase, Protocol, Revision, Workspace, WorkspaceId,
+        Admission, AppName, Destination, Endpoint, EndpointName, Grant, Grantee, NamedServer,
+        PathRule, Person, Phase, Protocol, Revision, Workspace, WorkspaceId,
         destination::Server,
         directory::Member,
         host::Host,
@@ -257,13 +257,7 @@ impl Hub {
                 grants.extend(shared.map(|to| Grant { to, endpoints: endpoints.clone() }));
             }
             let destination = route.destination.clone();
-            endpoints.push(Endpoint {
-                name,
-                protocol: Protocol::Http,
-                admission,
-                destination,
-                origins: EndpointOrigins::default(),
-            });
+            endpoints.push(Endpoint::new(name, Protocol::Http, admission, destination));
         }
         let label = user.as_deref().unwrap_or("hub");
         Workspace {

@@ -19,8 +19,8 @@ use super::{
 use crate::{
     lock::Mutex,
     workspaces::{
-        Admission, Destination, Endpoint, EndpointName, EndpointOrigins, Grant, Grantee,
-        NamedServer, Person, Phase, Protocol, Revision, Workspace, WorkspaceId,
+        Admission, Destination, Endpoint, EndpointName, Grant, Grantee, NamedServer, Person, Phase,
+        Protocol, Revision, Workspace, WorkspaceId,
         destination::DestinationTemplate,
         directory::Member,
         source::{Capabilities, IdentityMapping, Source, SourceError, SourceEvent},
@@ -273,13 +273,7 @@ impl Ona {
             if endpoints.iter().all(|endpoint| endpoint.name != name) {
                 // Ona's protocols for a port are HTTP and HTTPS only.
                 let protocol = Protocol::Http;
-                endpoints.push(Endpoint {
-                    name,
-                    protocol,
-                    admission,
-                    destination,
-                    origins: EndpointOrigins::default(),
-                });
+                endpoints.push(Endpoint::new(name, protocol, admission, destination));
             }
         }
         endpoints

@@ -15,8 +15,8 @@ use super::KubernetesSettings;
 use crate::{
     identity::profile::MatchBy,
     workspaces::{
-        Admission, Destination, Endpoint, EndpointName, EndpointOrigins, Person, Phase, Protocol,
-        Revision, Workspace, WorkspaceId,
+        Admission, Destination, Endpoint, EndpointName, Person, Phase, Protocol, Revision,
+        Workspace, WorkspaceId,
         destination::{Address, Server},
         without_control_characters,
     },
@@ -96,13 +96,7 @@ fn gitpod(
         if let Some(destination) = destination.filter(|_| new && port != 0) {
             // Gitpod's protocols for a port are HTTP and HTTPS only.
             let protocol = Protocol::Http;
-            workspace.endpoints.push(Endpoint {
-                name,
-                protocol,
-                admission,
-                destination,
-                origins: EndpointOrigins::default(),
-            });
+            workspace.endpoints.push(Endpoint::new(name, protocol, admission, destination));
         }
     };
     push(EndpointName::Main, ide_port, whole);
@@ -157,13 +151,7 @@ fn devworkspace(object: &DynamicObject, settings: &KubernetesSettings) -> Option
             if let Some(destination) = destination.filter(|_| new) {
                 // A DevWorkspace says nothing about sharing.
                 let admission = Admission::Owner;
-                workspace.endpoints.push(Endpoint {
-                    name,
-                    protocol,
-                    admission,
-                    destination,
-                    origins: EndpointOrigins::default(),
-                });
+                workspace.endpoints.push(Endpoint::new(name, protocol, admission, destination));
             }
         }
     }
