@@ -209,13 +209,7 @@ impl Start {
         identity: &Identity,
         now: Timestamp,
     ) -> Result<String, SealError> {
-        let ticket = Ticket {
-            session: session.into(),
-            person: person(identity),
-            secret: self.secret.clone(),
-            id: random()?,
-            until: now.plus(TICKET_TIME).as_millis(),
-        };
+        let ticket = Ticket::new(session, identity, self.secret.clone(), now)?;
         keyring.seal(Purpose::Ticket, &self.host, &ticket)
     }
 }
@@ -232,13 +226,7 @@ pub fn sibling_ticket(
     identity: &Identity,
     now: Timestamp,
 ) -> Result<String, SealError> {
-    let ticket = Ticket {
-        session: session.into(),
-        person: person(identity),
-        secret: String::new(),
-        id: random()?,
-        until: now.plus(TICKET_TIME).as_millis(),
-    };
+    let ticket = Ticket::new(session, identity, String::new(), now)?;
     keyring.seal(Purpose::SiblingTicket, host, &ticket)
 }
 
@@ -295,17 +283,42 @@ impl Attempt {
 }
 
 impl Ticket {
+    /// A ticket that is valid from now on; `secret` is empty for a host without one in the browser.
+    fn new(
+        session: &str,
+        identity: &Identity,
+        secret: String,
+        now: Timestamp,
+    ) -> Result<Self, SealError> {
+        Ok(Self {
+            session: session.into(),
+            person: person(identity),
+            secret,
+            id: random()?,
+            until: now.plus(TICKET_TIME).as_millis(),
+        })
+    }
+
     /// Decrypts a ticket; `None` if it is invalid, too old or for another host.
     #[must_use]
     pub fn open(keyring: &Keyring, host: &str, text: &str, now: Timestamp) -> Option<Self> {
-        let ticket: Self = keyring.open(Purpose::Ticket, host, text)?;
-        (now.as_millis() < ticket.until).then_some(ticket)
+        Self::open_for(Purpose::Ticket, keyring, host, text, now)
     }
 
     /// The same for a ticket of [`sibling_ticket`].
     #[must_use]
     pub fn open_sibling(keyring: &Keyring, host: &str, text: &str, now: Timestamp) -> Option<Self> {
-        let ticket: Self = keyring.open(Purpose::SiblingTicket, host, text)?;
+        Self::open_for(Purpose::SiblingTicket, keyring, host, text, now)
+    }
+
+    fn open_for(
+        purpose: Purpose,
+        keyring: &Keyring,
+        host: &str,
+        text: &str,
+        now: Timestamp,
+    ) -> Option<Self> {
+        let ticket: Self = keyring.open(purpose, host, text)?;
         (now.as_millis() < ticket.until).then_some(ticket)
     }
 
