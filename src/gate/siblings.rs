@@ -56,22 +56,22 @@ impl Gate {
         if names.is_empty() {
             return vec![];
         }
-        let mut hosts = self.patterns.hosts_of(host, names, scratch);
-        hosts.retain(|host| session.may_send_cookie(host.as_str(), now));
         let context = RequestContext {
             method: Some(b"GET"),
             path: Some(b"/"),
             now,
             ..RequestContext::default()
         };
-        hosts.retain(|host| {
+        let hosts = self.patterns.hosts_of(host, names, scratch).into_iter();
+        let candidates = hosts.filter(|host| session.may_send_cookie(host.as_str(), now));
+        // Decided one by one, so that a workspace of many endpoints costs no more decisions than it gets cookies.
+        let reachable = candidates.filter(|host| {
             let identity = Some(session.identity());
             let decision = self.decide_for_identity(workspaces, host, &context, identity, scratch);
             // A cookie is not a permission: what a policy cannot decide without the request itself is decided then.
             decision.verdict() == Verdict::Allow || decision.reason == Reason::PolicyError
         });
-        hosts.truncate(MAX_SIBLINGS);
-        hosts
+        reachable.take(MAX_SIBLINGS).collect()
     }
 
     /// Leads a browser that opens a page through the login host, where other hosts of the workspace need a cookie of its
