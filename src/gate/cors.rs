@@ -85,8 +85,9 @@ impl Gate {
         };
         let is_readable = match response.decision.verdict() {
             Verdict::Allow => check.record(target).is_some_and(|record| {
-                record.cors_answers(&check.endpoint(target, &record)) == CorsAnswers::Gate
-                    && self.may_use(origin, check, scratch)
+                let endpoint = check.endpoint(target, &record);
+                record.cors_answers(&endpoint) == CorsAnswers::Gate
+                    && self.is_among(record.cross_origin(&endpoint), origin, check, scratch)
             }),
             Verdict::SignIn | Verdict::Deny | Verdict::Unavailable => {
                 self.is_sibling(origin, host, target, check.request, scratch)
@@ -97,12 +98,26 @@ impl Gate {
 
     /// Whether a page of another origin may use the endpoint with the credentials of its visitor.
     pub(super) fn may_use(&self, origin: &[u8], check: &Check<'_>, scratch: &mut Scratch) -> bool {
-        let HostMatch::Matched(host, target) = &check.host else { return false };
-        let pages = match check.record(target) {
-            Some(record) => record.cross_origin(&check.endpoint(target, &record)).clone(),
+        let HostMatch::Matched(_, target) = &check.host else { return false };
+        match check.record(target) {
+            Some(record) => {
+                let pages = record.cross_origin(&check.endpoint(target, &record));
+                self.is_among(pages, origin, check, scratch)
+            }
             // Nothing is served for a workspace that is not known: its pages learn that from the refusal.
-            None => CrossOrigin::default(),
-        };
+            None => self.is_among(&CrossOrigin::default(), origin, check, scratch),
+        }
+    }
+
+    /// Whether an origin is one of those that a setting admits.
+    fn is_among(
+        &self,
+        pages: &CrossOrigin,
+        origin: &[u8],
+        check: &Check<'_>,
+        scratch: &mut Scratch,
+    ) -> bool {
+        let HostMatch::Matched(host, target) = &check.host else { return false };
         pages.lists(origin)
             || (pages.admits_siblings()
                 && self.is_sibling(origin, host, target, check.request, scratch))
