@@ -9,14 +9,5 @@ for python in python3 /usr/bin/python3; do
         exit
     fi
 done
-if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
-    echo "$name: please install python3 with venv (Debian: python3-venv)" >&2
-    exit 1
-fi
-echo "installing python3-venv" >&2
-export DEBIAN_FRONTEND=noninteractive
-{
-    apt-get update -qq
-    apt-get install -y -qq --no-install-recommends python3-venv
-} >/dev/null
+HINT=", or Python with the modules ensurepip, ssl and venv" "$(dirname "$0")/apt.sh" "$name" python3-venv
 echo /usr/bin/python3

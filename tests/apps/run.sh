@@ -16,19 +16,7 @@ missing=()
 command -v openssl >/dev/null || missing+=(openssl)
 command -v git >/dev/null || missing+=(git)
 command -v curl >/dev/null || missing+=(curl)
-if [ ${#missing[@]} -gt 0 ]; then
-    if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
-        echo "apps: please install ${missing[*]}" >&2
-        exit 1
-    fi
-    echo "installing ${missing[*]}" >&2
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq
-    apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$state/apt.log" 2>&1 || {
-        cat "$state/apt.log" >&2
-        exit 1
-    }
-fi
+[ ${#missing[@]} = 0 ] || tests/apt.sh apps "${missing[@]}"
 
 python=$(tests/venv.sh apps)
 

@@ -13,19 +13,7 @@ export CHROMIUM=${CHROMIUM:-/usr/bin/chromium}
 missing=()
 [ -x "$CHROMIUM" ] || missing+=(chromium fonts-dejavu-core)
 command -v openssl >/dev/null || missing+=(openssl)
-if [ ${#missing[@]} -gt 0 ]; then
-    if ! command -v apt-get >/dev/null || [ "$(id -u)" != 0 ]; then
-        echo "browser: please install ${missing[*]}, or say where it is: CHROMIUM=/path" >&2
-        exit 1
-    fi
-    echo "installing ${missing[*]}" >&2
-    export DEBIAN_FRONTEND=noninteractive
-    apt-get update -qq
-    apt-get install -y -qq --no-install-recommends "${missing[@]}" >"$state/apt.log" 2>&1 || {
-        cat "$state/apt.log" >&2
-        exit 1
-    }
-fi
+[ ${#missing[@]} = 0 ] || HINT=", or say where it is: CHROMIUM=/path" tests/apt.sh browser "${missing[@]}"
 
 # Node.js of this machine, or where it is missing or too old, which Debian 12's is, one from PyPI, which
 # has an npm too.
